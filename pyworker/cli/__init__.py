@@ -1,0 +1,1 @@
+"""CLI: short-lived; asks the daemon, prints, exits. Never imports the daemon."""

@@ -1,0 +1,1 @@
+"""Daemon: the brain. Desired state, limiter, reload, control socket. Imports no app code."""

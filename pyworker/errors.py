@@ -1,0 +1,34 @@
+"""Errors someone can act on, and the exit codes that scripts may rely on. Runs anywhere."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Exit(enum.IntEnum):
+    """What a `pyworker` command exits with. Documented in docs/exit-codes.md; never renumbered."""
+
+    OK = 0
+    FAILED = 1  # the operation ran and failed: app not ready, reload refused
+    USAGE = 2  # bad option or argument
+    NOT_RUNNING = 3  # a known app that is not running
+    NO_SUCH_APP = 4
+    UNAVAILABLE = 69  # EX_UNAVAILABLE: the daemon cannot be reached
+    BUSY = 75  # EX_TEMPFAIL: another reload is under way, or --timeout was hit
+    NO_PERMISSION = 77  # EX_NOPERM
+    BAD_CONFIG = 78  # EX_CONFIG; a worker that exits with it is not retried
+    INTERRUPTED = 130  # Ctrl-C in a foreground wait
+
+
+class PyworkerError(Exception):
+    """A failure with its cause (`message`), the next step (`hint`) and a stable `code` word.
+
+    `message` is one sentence (may have further lines of detail), `hint` says what to do, in words.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+        self.exit = exit

@@ -1,0 +1,1 @@
+"""Guardian: keeps file descriptors, reaps, starts daemon and logger again. No policy."""

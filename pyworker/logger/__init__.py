@@ -1,0 +1,1 @@
+"""Logger: reads every worker's stdout and stderr pipe, stamps, writes, rotates."""

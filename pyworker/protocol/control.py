@@ -1,0 +1,156 @@
+"""CLI <-> daemon over the control socket: a stream of JSON lines.
+
+The client sends one Request line; the daemon answers with zero or more Progress lines and one final line, Reply or
+Refused, and closes. Nothing here is ever sent to another user: the daemon checks the peer's uid first.
+A selector is an app's name, "name.2" (one worker), a glob, or "all".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+PROTOCOL = 1  # raised when an old peer would misunderstand; the same number = they understand each other
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start apps of a config file, or one app from options; `names` alone starts stopped apps again.
+
+    Progress: events; Reply: {"apps": [AppResult…]}.
+    """
+
+    file: str = ""  # absolute path of a config file
+    only: tuple[str, ...] = ()  # of that file; () = all
+    inline: dict[str, Any] = field(default_factory=dict)  # the [app] table of an app without a file, as in TOML
+    names: tuple[str, ...] = ()
+    overrides: dict[str, Any] = field(default_factory=dict)  # from options: workers, bind, balance, env...
+    cwd: str = ""  # where the command was typed
+    shell_env: dict[str, str] = field(default_factory=dict)  # what inherit_env may pick from
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop apps or single workers (a stopped slot stays empty). `now`: no drain."""
+
+    selectors: tuple[str, ...]
+    now: bool = False
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Hard: stop all, start all; `api.2`: that worker, successor first."""
+
+    selectors: tuple[str, ...]
+    shell_env: dict[str, str] = field(default_factory=dict)
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Reload:
+    """New code, no gap. Returns when the new generation accepts; drain and soak go on."""
+
+    selectors: tuple[str, ...]
+    shell_env: dict[str, str] = field(default_factory=dict)
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Scale:
+    """changes: app -> "8", "+2", "-1" or "auto"."""
+
+    changes: dict[str, str]
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Stop and forget; `logs`: the log files too."""
+
+    selectors: tuple[str, ...]
+    logs: bool = False
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Ps:
+    """Reply: the document of `ps --json`. `sample`: measure CPU and memory."""
+
+    selectors: tuple[str, ...] = ()
+    sample: bool = True
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Reply: {"apps": [one element of ps' apps plus more]}. `reveal`: secret values too."""
+
+    selectors: tuple[str, ...]
+    reveal: bool = False
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Progress lines: the events after `since_seq` (0 = none of the past), of the selected apps, until the client leaves."""
+
+    selectors: tuple[str, ...] = ()
+    since_seq: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Reply: {"pid","version","protocol","uptime_s","home","guardian_pid","logger_pid","apps"}."""
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Stop every app, then the daemon, the logger and the guardian. What was wanted stays in apps.json."""
+
+    now: bool = False
+
+
+Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Follow, Status, Shutdown]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The one line a client sends."""
+
+    protocol: int
+    version: str
+    request: dict[str, Any]  # an encoded Request
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An event (protocol/events.py) that belongs to the request."""
+
+    event: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The end of a request that was carried out; `ok` False: it ran and failed (exit 1)."""
+
+    ok: bool
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The end of a request that was not carried out.
+
+    code: no_such_app, not_running, config_invalid, busy, no_permission, protocol, usage, failed, port_in_use…
+    """
+
+    code: str
+    exit: int
+    message: str
+    hint: str = ""
+    problems: tuple[dict[str, Any], ...] = ()  # of a config file: {"message","hint","key","line","column","end_column","source","file"}
+
+
+Answer = Union[Progress, Reply, Refused]
+
+AppState = Literal["running", "starting", "reloading", "degraded", "stopping", "stopped", "failed"]

@@ -1,0 +1,131 @@
+"""What happened: one type word and data per event; the log of events, the stream, the progress lines, the tests.
+
+On disk and on the wire an event is a JSON line: {"v":1,"time":"2026-11-23T14:02:31.104Z","seq":8123,"app":"mail",
+"worker":1,"type":"worker_exited","data":{...}}. `sentence` turns it into the words that `events -f` shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# type -> the keys of `data` (all JSON values); every event of the program is listed here
+TYPES: dict[str, tuple[str, ...]] = {
+    "daemon_started": ("pid", "reason"),
+    "daemon_stopped": (),
+    "app_started": ("generation", "workers", "listen"),
+    "app_running": ("generation", "workers", "took_s"),
+    "app_stopping": (),
+    "app_stopped": (),
+    "app_deleted": (),
+    "app_failed": ("reason", "traceback", "hint", "restarts", "window_s"),  # also the limiter's giveup
+    "app_note": ("text",),
+    "template_starting": ("generation",),
+    "template_ready": ("generation", "took_s", "preload", "why"),
+    "template_exited": ("generation", "reason"),
+    "worker_starting": ("generation", "pid"),
+    "worker_held": ("generation", "pid", "took_s"),  # ready, accepts nothing yet
+    "worker_ready": ("generation", "pid", "took_s"),
+    "worker_unhealthy": ("generation", "pid", "reason"),
+    "worker_draining": ("generation", "pid", "reason"),
+    "worker_stopped": ("generation", "pid", "took_s", "requests", "cancelled"),  # ended because it was told to
+    "worker_exited": ("generation", "pid", "code", "signal", "after_s", "reason", "traceback"),  # ended by itself
+    "worker_recycled": ("generation", "pid", "reason"),
+    "worker_backoff": ("try", "max", "delay_s"),
+    "reload_started": ("from", "to"),
+    "reload_committed": ("from", "to"),
+    "reload_done": ("from", "to", "took_s"),
+    "reload_refused": ("from", "to", "reason", "traceback", "hint"),  # before the commit: nothing was touched
+    "reload_rolled_back": ("from", "to", "reason"),  # after it, in the soak
+    "scaled": ("from", "to"),
+    "logger_restarted": ("reason", "lost_chunks"),
+    "guardian_restarted": ("pid", "reason"),
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `worker` is the slot number, None for what concerns the whole app."""
+
+    seq: int
+    time: str  # UTC, ISO 8601 with milliseconds
+    app: str
+    worker: int | None
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+    v: int = 1
+
+
+def sentence(event: Event) -> str:
+    """Return the event in words, without time and name: "exited with code 1 after 0.3 s: ModuleNotFoundError…"."""
+    d = event.data
+    match event.type:
+        case "worker_starting":
+            return f"starting  gen {d['generation']} pid {d['pid']}"
+        case "worker_held":
+            return f"started   gen {d['generation']} pid {d['pid']} in {d['took_s']:.2f}s, waits for the commit"
+        case "worker_ready":
+            return f"ready     gen {d['generation']} pid {d['pid']} in {d['took_s']:.2f}s"
+        case "worker_unhealthy":
+            return f"unhealthy pid {d['pid']}: {d['reason']}"
+        case "worker_draining":
+            return f"draining  gen {d['generation']} pid {d['pid']} ({d['reason']})"
+        case "worker_stopped":
+            requests = f", finished {d['requests']} requests" if d["requests"] else ""
+            cut = f", {d['cancelled']} cut at the drain time-out" if d["cancelled"] else ""
+            return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}"
+        case "worker_exited":
+            how = exit_words(d["code"], d["signal"])
+            why = f": {d['reason']}" if d["reason"] else ""
+            return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{why}"
+        case "worker_recycled":
+            return f"recycled  pid {d['pid']}: {d['reason']}"
+        case "worker_backoff":
+            return f"backoff   try {d['try']} of {d['max']} in {d['delay_s']:.1f} s"
+        case "app_started":
+            where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
+            return f"starting  {d['workers']} workers{where}"
+        case "app_running":
+            return f"running   {d['workers']} workers ready in {d['took_s']:.1f}s"
+        case "app_failed":
+            return f"failed    {d['reason']}"
+        case "app_stopping" | "app_stopped" | "app_deleted" | "daemon_stopped":
+            return event.type.partition("_")[2]
+        case "app_note":
+            return str(d["text"])
+        case "template_starting":
+            return f"importing gen {d['generation']}"
+        case "template_ready":
+            return f"imported  gen {d['generation']} in {d['took_s']:.2f}s" + (f" ({d['why']})" if d["why"] else "")
+        case "template_exited":
+            return f"template  gen {d['generation']} ended: {d['reason']}"
+        case "reload_started":
+            return f"reload    gen {d['from']} → {d['to']} started"
+        case "reload_committed":
+            return f"reload    gen {d['from']} → {d['to']} committed"
+        case "reload_done":
+            return f"reload    gen {d['from']} → {d['to']} done in {d['took_s']:.1f}s"
+        case "reload_refused":
+            return f"reload    gen {d['from']} → {d['to']} refused: {d['reason']}"
+        case "reload_rolled_back":
+            return f"reload    gen {d['to']} → {d['from']} rolled back: {d['reason']}"
+        case "scaled":
+            return f"scaled    {d['from']} → {d['to']} workers"
+        case "daemon_started":
+            return f"daemon started, pid {d['pid']} ({d['reason']})"
+        case "guardian_restarted":
+            return f"guardian replaced, pid {d['pid']} ({d['reason']})"
+        case "logger_restarted":
+            return f"logger started again ({d['reason']})"
+        case _:
+            return event.type.replace("_", " ")
+
+
+def exit_words(code: int | None, signal: int | None) -> str:
+    """Return how a process ended, in words."""
+    if signal is not None:
+        return f"killed by signal {signal}{_SIGNALS.get(signal, '')}"
+    return "status unknown" if code is None else f"with code {code}"
+
+
+_SIGNALS = {1: " (HUP)", 2: " (INT)", 3: " (QUIT)", 4: " (ILL)", 6: " (ABRT)", 7: " (BUS)", 8: " (FPE)", 9: " (KILL)", 11: " (SEGV)", 13: " (PIPE)", 14: " (ALRM)", 15: " (TERM)"}

@@ -1,0 +1,104 @@
+"""What a new process is given: fd numbers, fd names, environment names, paths in the home. Declared here only.
+
+fds are the state: the guardian's store maps these names to descriptors, and a daemon that starts again
+knows from the names alone what runs. A worker is known by (app, generation, slot, serial), never by pid.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+
+# ---- environment names -----------------------------------------------------------------------------
+ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
+ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
+ENV_APP = "PYWORKER_APP"  # set for workers
+ENV_WORKER = "PYWORKER_WORKER"  # the slot number
+ENV_GENERATION = "PYWORKER_GENERATION"
+ENV_WORKERS = "PYWORKER_WORKERS"
+
+# ---- paths below the home --------------------------------------------------------------------------
+CONTROL_SOCKET = "control.sock"
+NOTIFY_SOCKET = "notify.sock"
+APPS_FILE = "apps.json"
+LOCK_FILE = "lock"
+EVENTS_FILE = "events.jsonl"
+LOGS_DIR = "logs"
+STATE_DIR = "state"
+DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
+
+# ---- fd names in the guardian's store --------------------------------------------------------------
+LOCK = "lock"
+CONTROL = "control"
+NOTIFY = "notify"
+
+
+@dataclass(frozen=True)
+class WorkerId:
+    """The identity of a worker; its text is the tail of its fds' names."""
+
+    app: str
+    generation: int
+    slot: int
+    serial: int  # unique in the app; never used again
+
+    def __str__(self) -> str:
+        return f"{self.app}.{self.generation}.{self.slot}.{self.serial}"
+
+
+@dataclass(frozen=True)
+class FdName:
+    """A parsed store name: kind and what it belongs to."""
+
+    kind: str
+    app: str
+    numbers: tuple[int, ...]
+
+    @property
+    def worker(self) -> WorkerId:
+        generation, slot, serial = self.numbers
+        return WorkerId(self.app, generation, slot, serial)
+
+
+# kind -> how many numbers follow the app's name
+KINDS = {
+    "listen": 1,  # listen.APP.INDEX          a listener (bound, listening, O_NONBLOCK)
+    "board": 0,  # board.APP                  the scoreboard memfd
+    "ledger": 0,  # ledger.APP                daemon's own memo of the app (a memfd; see daemon/)
+    "logs": 0,  # logs.APP                    memfd: how the app's log is written (protocol/logs.py)
+    "env": 1,  # env.APP.GENERATION           sealed memfd: the resolved app of a live generation
+    "template": 1,  # template.APP.GENERATION daemon's end of the template's channel
+    "tpid": 1,  # tpid.APP.GENERATION         the template's pidfd
+    "ctl": 3,  # ctl.APP.GEN.SLOT.SERIAL      daemon's end of the worker's channel
+    "pid": 3,  # pid.APP.GEN.SLOT.SERIAL      the worker's pidfd
+    "out": 3,  # out.APP.GEN.SLOT.SERIAL      read end of the worker's stdout
+    "err": 3,  # err.APP.GEN.SLOT.SERIAL      read end of the worker's stderr
+    "tout": 1,  # tout.APP.GENERATION         read end of the template's stdout
+    "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
+}
+LOGGER_KINDS = frozenset({"logs", "pid", "out", "err", "tout", "terr"})  # what the logger is handed
+
+
+def fd_name(kind: str, app: str, *numbers: int) -> str:
+    """Return the store name of an fd."""
+    assert KINDS[kind] == len(numbers), (kind, numbers)
+    return ".".join((kind, app, *map(str, numbers)))
+
+
+def worker_fd(kind: str, worker: WorkerId) -> str:
+    """Return the store name of one of a worker's fds."""
+    return fd_name(kind, worker.app, worker.generation, worker.slot, worker.serial)
+
+
+def parse_fd_name(name: str) -> FdName | None:
+    """Return what a store name says, or None for the fixed names and for anything malformed."""
+    kind, _, rest = name.partition(".")
+    count = KINDS.get(kind)
+    if count is None:
+        return None
+    app, *numbers = rest.split(".")
+    if len(numbers) != count or not APP_NAME.match(app) or not all(n.isascii() and n.isdigit() for n in numbers):
+        return None
+    return FdName(kind, app, tuple(map(int, numbers)))

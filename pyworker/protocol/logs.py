@@ -1,0 +1,94 @@
+"""The lines of an app's log file, written by the logger and read by `pyworker logs`, and what the logger is told.
+
+Text format, one record a line, readable with tail:
+
+    2026-11-23T14:02:31.104Z api.2 41211 out| the line as the app printed it
+    2026-11-23T14:02:31.110Z api.2 41211 err| a line on stderr
+    2026-11-23T14:02:31.110Z api.2 41211 out+ a part of a line: the next out record of the same pid goes on with it
+
+The stamp is the time at which the chunk was read. After "| " or "+ " come the app's own bytes, unchanged except
+that they hold no newline. JSON format: {"ts","app","worker","pid","stream","msg"} and "partial":true.
+`worker` is the slot, 0 for the template's own output (shown as "api.template").
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+MAX_LINE = 64 * 1024  # a longer line is written in parts
+
+
+@dataclass(frozen=True)
+class LogsSpec:
+    """Content of the memfd `logs.APP`: how the logger writes the app's log."""
+
+    file: str  # absolute
+    format: Literal["text", "json"]
+    max_size: int
+    max_files: int
+    compress: bool
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of a log file, parsed."""
+
+    ts: str
+    app: str
+    worker: int
+    pid: int
+    stream: Literal["out", "err"]
+    partial: bool
+    msg: bytes
+
+
+def format_record(record: LogRecord, format: Literal["text", "json"]) -> bytes:
+    """Return the record as it stands in the file, newline included."""
+    if format == "json":
+        value: dict[str, object] = {
+            "ts": record.ts, "app": record.app, "worker": record.worker, "pid": record.pid,
+            "stream": record.stream, "msg": record.msg.decode("utf-8", "backslashreplace"),
+        }  # fmt: skip
+        if record.partial:
+            value["partial"] = True
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+    mark = b"+" if record.partial else b"|"
+    head = f"{record.ts} {record.app}.{record.worker} {record.pid} {record.stream}".encode()
+    return head + mark + b" " + record.msg + b"\n"
+
+
+def parse_record(line: bytes) -> LogRecord | None:
+    """Parse one line (either format); None for a line that is not a record (an editor's, a torn one)."""
+    line = line.rstrip(b"\n")
+    if line.startswith(b"{"):
+        return _parse_json(line)
+    parts = line.split(b" ", 4)
+    if len(parts) != 5 or len(parts[3]) != 4:
+        return None
+    ts, name, pid, stream, msg = parts
+    app, _, slot = name.rpartition(b".")
+    if stream[:3] not in (b"out", b"err") or stream[3:] not in (b"|", b"+") or not pid.isdigit() or not slot.isdigit():
+        return None
+    try:
+        return LogRecord(
+            ts.decode("ascii"), app.decode("ascii"), int(slot), int(pid),
+            "out" if stream[:3] == b"out" else "err", stream[3:] == b"+", msg,
+        )  # fmt: skip
+    except ValueError:
+        return None
+
+
+def _parse_json(line: bytes) -> LogRecord | None:
+    try:
+        value = json.loads(line)
+        stream = value["stream"]
+        if stream not in ("out", "err"):
+            return None
+        return LogRecord(
+            str(value["ts"]), str(value["app"]), int(value["worker"]), int(value["pid"]), stream,
+            bool(value.get("partial", False)), str(value["msg"]).encode("utf-8", "backslashreplace"),
+        )  # fmt: skip
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None

@@ -1,0 +1,124 @@
+"""Guardian <-> daemon and guardian <-> logger: a SOCK_SEQPACKET pair, one message a packet.
+
+fds ride in SCM_RIGHTS beside the message that names them, in the order named, at most BATCH in one packet.
+The daemon's end and the logger's end are fd CHANNEL_FD of the new process. First the guardian sends
+`Restore` packets and `RestoreDone(count)`; nothing else is acted on before that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+CHANNEL_FD = 3  # of daemon and logger: their end of the pair
+BATCH = 200  # fds a packet; the kernel takes 253
+
+
+# ---- guardian -> daemon / logger --------------------------------------------------------------------
+@dataclass(frozen=True)
+class Restore:
+    """fds from the store; the logger gets these at any time, for each new fd of LOGGER_KINDS."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RestoreDone:
+    count: int  # of fds sent since the start of the process
+    reason: str  # why this process was started: "boot", "exited with code 1", "killed by KILL", "hung", "upgrade"
+    guardian_pid: int
+    guardian_version: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """To the logger: the store has dropped these names (the logger closes them after reading to the end)."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A child of the guardian has ended and stays unreaped until `Collected(pid)`; said again to a new daemon."""
+
+    pid: int
+    code: int | None  # exit code, or None when a signal ended it
+    signal: int | None
+    core: bool
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Asked by either side, answered by Pong with the same number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Pong:
+    number: int
+
+
+@dataclass(frozen=True)
+class Relay:
+    """To the daemon: what the logger said (LogStats as JSON text)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class LoggerState:
+    """To the daemon: the logger's pid, and how often it had to be started again."""
+
+    pid: int
+    restarts: int
+    reason: str
+
+
+# ---- daemon -> guardian ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Store:
+    """Keep the fds that ride along under these names (a name that exists is replaced)."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Remove:
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The daemon knows how these ended; the guardian may reap them now."""
+
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Deliberate end: the guardian starts nothing any more, and exits when daemon and logger are gone."""
+
+
+# ---- logger -> guardian ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LogStats:
+    """Lines of an app that could not be written (disk full), and bytes written, since the logger started."""
+
+    app: str
+    dropped: int
+    written: int
+    error: str  # "" or why lines are dropped, e.g. "No space left on device"
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The logger has read these pipes to their end; the guardian may drop them."""
+
+    names: tuple[str, ...]
+
+
+ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState]
+FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong]
+ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping]
+FromLogger = Union[LogStats, Closed, Pong]

@@ -1,0 +1,107 @@
+"""Daemon <-> template, and what launcher and template are given at birth.
+
+The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd. The
+launcher drops rights and then execs the app's interpreter: for a template once, for a script or command after
+one fork and after Go. The template's channel is SOCK_SEQPACKET; a Fork carries [ctl, out, err] as fds, in that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from pyworker.config.schema import AppConfig
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where pyworker's own HTTP libraries are, for interpreters of the same ABI (a closed list is served)."""
+
+    path: str  # a site-packages folder
+    abi: str  # sysconfig SOABI of the interpreter they were built for, e.g. "cpython-311-x86_64-linux-gnu"
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """Everything a launcher needs. fd fields are numbers inherited at exact those places, -1 = absent."""
+
+    role: Literal["template", "script", "command"]
+    app: AppConfig  # resolved: absolute cwd, script, bind paths
+    generation: int
+    slot: int  # 0 for a template
+    serial: int  # 0 for a template
+    held: bool  # wait for Go before serving (a command: before its exec)
+    python: str
+    env: dict[str, str]  # complete, without PYWORKER_* and LISTEN_*, which the launcher and the worker add
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...]
+    engine: Engine
+    channel_fd: int  # template: its channel; script and command: the ctl channel
+    runtime_fd: int  # memfd with the zip of pyworker's own runtime
+    board_fd: int  # scoreboard memfd
+    row: int  # of the scoreboard; templates: 0, each Fork names one
+    listener_fds: tuple[int, ...]  # in the order of app.bind
+    cert_fd: int = -1  # memfds with the PEM files, read by the daemon
+    key_fd: int = -1
+    ca_fd: int = -1
+    notify_socket: str = ""  # for commands
+    workers: int = 1
+
+
+# ---- daemon -> template ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Fork:
+    """Fork worker `serial` for `slot`; fds: ctl, out, err. Answered by Forked or ForkFailed."""
+
+    slot: int
+    serial: int
+    row: int
+    held: bool
+    workers: int
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Exit now: no worker will be asked for any more."""
+
+
+# ---- template -> daemon ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Loaded:
+    """The app is imported. With preload=False each worker imports it for itself, and `why` says the reason."""
+
+    pid: int
+    python: str  # version: "3.11.7"
+    interface: Literal["asgi", "wsgi"]
+    engine: str  # e.g. "uvicorn 0.54.0, httptools 0.9.0, uvloop 0.23.0 (from the app's environment)"
+    loop: Literal["asyncio", "uvloop"]
+    preload: bool
+    why: str
+    took: float  # seconds
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The app could not be imported; the template exits after this (78 where a retry is useless)."""
+
+    kind: Literal["import", "target", "engine", "config", "rights", "exec", "other"]
+    message: str
+    traceback: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Forked:
+    serial: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class ForkFailed:
+    serial: int
+    errno: int
+
+
+ToTemplate = Union[Fork, Retire]
+FromTemplate = Union[Loaded, LoadFailed, Forked, ForkFailed]

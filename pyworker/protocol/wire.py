@@ -1,0 +1,166 @@
+"""Messages <-> bytes: one JSON object with a "type", fields refused by name when unknown, missing or mistyped.
+
+Bytes from a peer are never trusted: everything wrong with them is a WireError (also what json.loads
+reports as RecursionError, NaN and infinities, and lone surrogates, which would blow up when printed).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import types
+import typing
+from typing import Any, TypeVar
+
+MAX_MESSAGE = 64 * 1024  # a packet between our own processes
+MAX_REQUEST = 1024 * 1024  # a line from the CLI (a shell's environment may be in it)
+
+T = TypeVar("T")
+
+
+class WireError(ValueError):
+    """The peer sent something that is not a message of the set expected here."""
+
+
+def tag(cls: type) -> str:
+    """Return the name a message class has on the wire: class WorkerReady -> "worker_ready"."""
+    return "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
+
+
+def encode(message: Any) -> bytes:
+    """Return the JSON bytes of a message (no newline at the end)."""
+    return json.dumps({"type": tag(type(message)), **to_json(message)}, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def to_json(value: Any) -> Any:
+    """Return the JSON value of a dataclass, enum, tuple, dict or scalar."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [to_json(v) for v in value]
+    if isinstance(value, dict):
+        return {k: to_json(v) for k, v in value.items()}
+    return value
+
+
+def decode(union: Any, data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE) -> Any:
+    """Decode one message of a closed union of dataclasses; raise WireError for anything else."""
+    raw = parse_json(data, limit=limit)
+    if not isinstance(raw, dict):
+        raise WireError(f"message: expected an object, got {_kind(raw)}")
+    name = raw.pop("type", None)
+    for cls in typing.get_args(union) or (union,):
+        if tag(cls) == name:
+            return from_json(cls, raw, "message")
+    raise WireError(f"message: unknown type {name!r:.60}")
+
+
+def parse_json(data: bytes | bytearray | memoryview, *, limit: int = MAX_REQUEST) -> Any:
+    """json.loads for untrusted bytes: every way to fail is a WireError."""
+    if len(data) > limit:
+        raise WireError(f"message of {len(data)} bytes, at most {limit} are taken")
+    try:
+        return json.loads(bytes(data).decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {str(error)[:100]}") from None
+
+
+def from_json(hint: Any, value: Any, where: str) -> Any:
+    """Check `value` against a type and return it converted; `where` names it in the error."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_from_json(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        failures: list[str] = []
+        for option in options:
+            if option is type(None):
+                continue
+            try:
+                return from_json(option, value, where)
+            except WireError as error:
+                failures.append(str(error))
+        raise WireError(failures[0])
+    if origin is typing.Literal:
+        if any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint)):
+            return value
+        raise WireError(f"{where}: expected one of {typing.get_args(hint)}, got {value!r:.60}")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise WireError(f"{where}: expected a list, got {_kind(value)}")
+        item = typing.get_args(hint)[0]
+        return tuple(from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise WireError(f"{where}: expected an object, got {_kind(value)}")
+        item = typing.get_args(hint)[1]
+        return {_text(k, where): from_json(item, v, f"{where}[{k!r:.40}]") for k, v in value.items()}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise WireError(f"{where}: {value!r:.60} is not a {hint.__name__}") from None
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise WireError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {_kind(value)}")
+    if hint is int and not -(2**63) <= value < 2**64:
+        raise WireError(f"{where}: number out of range")
+    return _text(value, where) if hint is str else value
+
+
+_hints: dict[type, dict[str, Any]] = {}
+
+
+def _dataclass_from_json(cls: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise WireError(f"{where}: expected an object, got {_kind(value)}")
+    hints = _hints.get(cls)
+    if hints is None:
+        hints = _hints[cls] = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in value:
+        if name not in fields:
+            raise WireError(f"{where}: unknown field {name!r:.60}")
+    arguments = {}
+    for name, field in fields.items():
+        if name in value:
+            arguments[name] = from_json(hints[name], value[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise WireError(f"{where}: missing field {name!r}")
+    return cls(**arguments)
+
+
+def _text(value: str, where: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise WireError(f"{where}: text with a lone surrogate") from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a number here")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is out of range")
+    return number

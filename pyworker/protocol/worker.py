@@ -1,0 +1,114 @@
+"""Daemon <-> worker: the `ctl` channel (SOCK_SEQPACKET), a small closed set of messages.
+
+The worker's end is given to the process that becomes the worker; the daemon's end is in the store. The daemon
+takes the sender's pid from SCM_CREDENTIALS (SO_PASSCRED), never from the message; it accepts no fds from here.
+Everything a worker says is untrusted: no message can name another worker, a path to open, a pid or a command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+MAX_WORKER_MESSAGE = 32 * 1024
+CHECK_HEADER = "x-pyworker-check"  # marks a health check's request: not counted, not in the access log
+
+
+# ---- worker -> daemon ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Hello:
+    """First message, before any app code of this worker runs (a command: right before its exec)."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Could accept now; accepts nothing before Go unless it was born with held=False.
+
+    `serving`: True when it accepts already (a command on an inherited socket, or one with its own port).
+    """
+
+    serving: bool = False
+
+
+@dataclass(frozen=True)
+class Accepting:
+    """The answer to Go: the listener is registered."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Could not start: what went wrong, and the traceback cut to the user's frames (24 KiB at most)."""
+
+    kind: Literal["import", "lifespan", "config", "engine", "bind", "other"]
+    message: str  # the exception's last line: "ModuleNotFoundError: No module named 'redis'"
+    traceback: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Recycle:
+    """Asks to be replaced (successor first): max_requests and the like."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """Serves nothing any more and is about to exit."""
+
+    requests: int  # finished during the drain
+    cancelled: int  # cut at the drain time-out
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A script asks for the shared listener of the address it wants to bind; answered by Bound (on Go)."""
+
+    family: Literal["inet", "inet6", "unix"]
+    host: str  # "" = any; the path for unix
+    port: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the operator should know: an event and a note in `describe`."""
+
+    text: str
+
+
+# ---- daemon -> worker ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Go:
+    """Start to accept."""
+
+
+@dataclass(frozen=True)
+class Kick:
+    """A sibling died or drains: try one accept per listener, it may have been woken for a connection."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Stop accepting, finish, exit 0. `to_empty`: nobody else will accept, so take all that is queued (1 s at most)."""
+
+    timeout: float  # seconds until requests are cancelled
+    to_empty: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """Serve the connected stream socket that rides along as if it had been accepted (a health check)."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The answer to Bind. errno 0: the listener rides along."""
+
+    errno: int
+    message: str = ""
+
+
+FromWorker = Union[Hello, Ready, Accepting, Failed, Recycle, Drained, Bind, Notice]
+ToWorker = Union[Go, Kick, Drain, Check, Bound]

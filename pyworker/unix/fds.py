@@ -1,0 +1,126 @@
+"""File descriptors that travel: SCM_RIGHTS, memfds, close-on-exec."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import resource
+import socket
+import struct
+from typing import NamedTuple
+
+SCM_CREDENTIALS = 2  # linux/socket.h; the socket module does not always have it
+SO_PASSCRED = 16
+_CREDENTIALS = struct.Struct("iii")
+_INT = array.array("i").itemsize
+
+
+class Packet(NamedTuple):
+    """What one recvmsg returned. The receiver owns `fds` (all close-on-exec)."""
+
+    data: bytes
+    fds: list[int]
+    pid: int  # of the sender by the kernel's word (0 unless SO_PASSCRED is set)
+    truncated: bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
+
+
+def socketpair() -> tuple[socket.socket, socket.socket]:
+    """Return a non-blocking SOCK_SEQPACKET pair, both ends close-on-exec."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+def pass_credentials(sock: socket.socket) -> None:
+    """Ask the kernel to name the sender of each packet."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+
+
+def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()) -> bool:
+    """Send one packet without blocking; False when the peer's buffer is full. A dead peer is an OSError.
+
+    fds stay the caller's: close them when they are not needed here any more.
+    """
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
+    """Receive one packet; None when there is none now. Empty data with no fds is end-of-file.
+
+    Never socket.recv_fds: it ignores its flags argument, so the fds it returns leak into children.
+    """
+    room = socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(max_fds * _INT) if max_fds else 0)
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    fds: list[int] = []
+    pid = 0
+    for level, kind, payload in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            received = array.array("i")
+            received.frombytes(payload[: len(payload) - len(payload) % _INT])
+            fds.extend(received)
+        elif kind == SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
+            pid = _CREDENTIALS.unpack_from(payload)[0]
+    extra = fds[max_fds:]
+    close_all(extra)
+    cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)) or bool(extra)
+    return Packet(data, fds[:max_fds], pid, cut)
+
+
+def close_all(fds: list[int] | tuple[int, ...]) -> None:
+    """Close fds; one that is closed already is no error."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def memfd(name: str, content: bytes, *, seal: bool = True) -> int:
+    """Return a close-on-exec memfd with this content, by default sealed against every change."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    if seal:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def memfd_fixed(name: str, size: int) -> int:
+    """Return a zeroed memfd whose size can never change: no reader of a mapping can be killed by SIGBUS."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def read_whole(fd: int) -> bytes:
+    """Return the content of a regular file or memfd from its start, whatever its offset is."""
+    size = os.fstat(fd).st_size
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def raise_nofile() -> tuple[int, int]:
+    """Raise the soft limit of open files to the hard one; return the limits as they were."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before

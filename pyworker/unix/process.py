@@ -1,0 +1,122 @@
+"""Processes: spawn without fork, pidfds, exit statuses, subreaper."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import NamedTuple
+
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_NAME = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ExitStatus(NamedTuple):
+    """How a process ended: an exit code or a signal, or neither when nobody can know."""
+
+    code: int | None
+    signal: int | None
+    core: bool = False
+
+
+UNKNOWN = ExitStatus(None, None)
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2) with one number."""
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+
+
+def set_name(name: str) -> None:
+    """Set the 15-character name that ps -o comm and top show."""
+    _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_session: bool = True) -> int:
+    """Start a program and return its pid. `fds` maps the child's fd numbers to ours (0, 1, 2 included).
+
+    posix_spawn: nothing of this process is copied, and nothing but these fds is handed on (all others are
+    close-on-exec). Signal mask and handlers of the child are the defaults.
+    """
+    # dup2 in an order that never overwrites a source that is still needed: move all sources out of the way first
+    top = max([*fds.keys(), *fds.values(), 2]) + 1
+    moved: dict[int, int] = {}
+    actions: list[tuple[int, ...]] = []
+    try:
+        for target, source in fds.items():
+            moved[target] = _dup_above(source, top)
+            actions.append((os.POSIX_SPAWN_DUP2, moved[target], target))
+        return os.posix_spawn(
+            argv[0], argv, env, file_actions=actions, setsid=new_session, setsigmask=[], setsigdef=range_of_signals()
+        )
+    finally:
+        for fd in moved.values():
+            os.close(fd)
+
+
+def _dup_above(fd: int, minimum: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
+
+
+def range_of_signals() -> list[int]:
+    """Every signal whose action a program may set."""
+    return [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+def pidfd_pid(pidfd: int) -> int:
+    """Return the pid a pidfd stands for, -1 when the process is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        for line in info:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return -1
+
+
+def send_signal(pidfd: int, signum: int) -> bool:
+    """Signal the process of a pidfd; False when it is gone already."""
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_group(pid: int, signum: int) -> None:
+    """Signal a whole process group; one that is gone is no error. Only for a pid that is known to be ours."""
+    assert pid > 1
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+
+
+def collect(pidfd: int) -> ExitStatus | None:
+    """Reap a child of ours by its pidfd; None while it runs, UNKNOWN when it is not our child."""
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return UNKNOWN
+    return None if found is None else status_of(found)
+
+
+def status_of(found: os.waitid_result) -> ExitStatus:
+    """Return the exit status out of waitid's result."""
+    if found.si_code == os.CLD_EXITED:
+        return ExitStatus(found.si_status, None)
+    return ExitStatus(None, found.si_status, found.si_code == os.CLD_DUMPED)
+
+
+def is_gone(pidfd: int) -> bool:
+    """True when the process of a pidfd has ended (a zombie counts as ended)."""
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
