@@ -1,0 +1,108 @@
+"""CLI: the options that every command takes, before or after its name, and what they come to.
+
+`common` adds them to a command and hands it one `Settings` as its first argument. Nothing is looked up
+here but the environment: no file, no socket.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import click
+
+from pyworker.protocol.inherited import ENV_HOME
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Settings(NamedTuple):
+    """What the options shared by all commands say. color None: as the terminal and NO_COLOR have it."""
+
+    json: bool
+    quiet: bool
+    verbose: bool
+    color: bool | None
+    yes: bool
+    timeout: float | None  # seconds; None = not given
+    home: str  # absolute
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """A time span as text ("10s", "500ms", "2m") or a bare number of seconds; converts to float seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _DURATION.match(str(value).strip())
+        if match is None:
+            self.fail(f'{value!r} is not a time span: write "10s", "500ms" or "2m"', param, ctx)
+        return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+_OPTIONS = (
+    click.Option(["--json"], is_flag=True, default=None, help="Data as JSON; errors as JSON on stderr."),
+    click.Option(["-q", "--quiet"], is_flag=True, default=None, help="Only what was asked for."),
+    click.Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
+    click.Option(
+        ["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."
+    ),
+    click.Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
+    click.Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (75)."),
+    click.Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
+)
+NAMES: tuple[str, ...] = tuple(str(o.name) for o in _OPTIONS)
+
+
+def options() -> list[click.Parameter]:
+    """Return the shared options for a command that is built by hand (the top group)."""
+    return list(_OPTIONS)
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Return the Settings that these values (name -> value, None or absent = not given) come to."""
+    color = given.get("color") or os.environ.get("PYWORKER_COLOR") or "auto"
+    return Settings(
+        json=bool(given.get("json")),
+        quiet=bool(given.get("quiet")),
+        verbose=bool(given.get("verbose")),
+        color={"always": True, "never": False}.get(color),
+        yes=bool(given.get("yes")),
+        timeout=given.get("timeout"),
+        home=os.path.abspath(os.path.expanduser(given.get("home") or default_home())),
+    )
+
+
+def default_home() -> str:
+    """Return the state folder when none was named on the command line."""
+    if home := os.environ.get(ENV_HOME):
+        return home
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG rules say: a relative path is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    return os.path.join(state, "pyworker")
+
+
+def common(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the shared options to a command; it gets `settings: Settings` as its first argument.
+
+    Goes right above the function: @click.command() / @click.option(...)… / @common / def cmd(settings, …).
+    """
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        ctx = click.get_current_context()
+        before = ctx.obj if isinstance(ctx.obj, dict) else {}
+        here = {name: kwargs.pop(name, None) for name in NAMES}
+        given = {name: before.get(name) if here[name] is None else here[name] for name in NAMES}
+        return fn(settings_of(given), *args, **kwargs)
+
+    parameters: list[click.Parameter] = getattr(run, "__click_params__", None) or []
+    run.__click_params__ = [*options()[::-1], *parameters]  # type: ignore[attr-defined]
+    return run
