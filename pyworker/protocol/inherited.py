@@ -33,6 +33,7 @@ DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small
 LOCK = "lock"
 CONTROL = "control"
 NOTIFY = "notify"
+LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class LogsSpec:
     max_size: int
     max_files: int
     compress: bool
+    stop_signal: int = 15  # when guardian and daemon are both gone the logger stops what is left
+    drain_timeout: float = 30.0  # seconds from that signal to SIGKILL
 
 
 @dataclass(frozen=True)

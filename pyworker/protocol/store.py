@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Union
 
 CHANNEL_FD = 3  # of daemon and logger: their end of the pair
+LIFELINE_FD = 4  # of the logger: the read end of the pipe LIFELINE
 BATCH = 200  # fds a packet; the kernel takes 253
 
 

@@ -1,0 +1,124 @@
+"""Private directories and the files and sockets in them, reached through a directory fd.
+
+Everything is opened without following a link at the last step. What is unsafe is refused with the reason and
+the command that mends it; nothing is repaired silently. A Unix socket whose path is longer than the kernel's
+108 bytes is reached through /proc/self/fd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import stat
+
+
+class UnsafeDirectory(OSError):
+    """The directory is not private to us: `reason` says why, `hint` what to do about it."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+def open_home(path: str, create: bool) -> int:
+    """Open a private directory and return its fd (the caller's to close), close-on-exec.
+
+    With `create` it is made (0700, parents too) and must be our own. Without, root may also look into
+    another user's. Raises UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
+    """
+    path = os.path.abspath(path)
+    if create:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    if os.path.islink(path):
+        raise UnsafeDirectory(
+            f"{path} is a symbolic link", f"use the folder that it points to: {os.path.realpath(path)}"
+        )
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check_private(path, os.fstat(fd), ours=create)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_private(path: str, found: os.stat_result, *, ours: bool) -> None:
+    me = os.geteuid()
+    if found.st_uid != me and (ours or me != 0):
+        raise UnsafeDirectory(
+            f"{path} belongs to user {found.st_uid}, and this is user {me}",
+            f"run as that user, or use a folder of your own; to take it over: chown {me} {path}",
+        )
+    # root may open its home for passing through (0711): workers of other users reach their state folder in it
+    open_to_others = found.st_mode & (0o066 if found.st_uid == 0 else 0o077)
+    if open_to_others:
+        mode = stat.S_IMODE(found.st_mode)
+        raise UnsafeDirectory(f"{path} is open to other users (mode {mode:04o})", f"chmod 700 {path}")
+
+
+def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:
+    """Make (if absent) and open a directory below `dirfd`; the fd is the caller's. A link is refused (OSError)."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=dirfd)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+
+
+def open_append(name: str, dirfd: int | None = None, mode: int = 0o600) -> int:
+    """Open a file for appending, made when absent, never through a link at its last step."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    return os.open(name, flags, mode, dir_fd=dirfd)
+
+
+def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128) -> socket.socket:
+    """Return a non-blocking listening stream socket at `name` below `dirfd`.
+
+    It is bound under another name and renamed, so there is no moment without a socket, and none in which
+    somebody could connect before the mode is set. The caller must hold the lock that makes it the owner.
+    """
+    temporary = f".{name}.{secrets.token_hex(4)}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(f"/proc/self/fd/{dirfd}/{temporary}")
+        try:
+            os.chmod(temporary, mode, dir_fd=dirfd)
+            listener.listen(backlog)
+            os.rename(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=dirfd)
+            raise
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def connect_unix(directory: int | str, name: str, *, timeout: float | None = None) -> socket.socket:
+    """Connect to a stream socket in a directory (an fd or a path of any length). Errors are OSErrors."""
+    dirfd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(directory, str) else directory
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        peer.settimeout(timeout)
+        peer.connect(f"/proc/self/fd/{dirfd}/{name}")
+    except BaseException:
+        peer.close()
+        raise
+    finally:
+        if isinstance(directory, str):
+            os.close(dirfd)
+    return peer
+
+
+def same_file(dirfd: int, name: str, device: int, inode: int) -> bool:
+    """True when `name` below `dirfd` is still the file with this device and inode."""
+    try:
+        found = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (device, inode)
