@@ -23,40 +23,93 @@ MB = 1024 * 1024
 class RestartConfig:
     """[app.restart]: what happens when a worker dies by itself."""
 
-    policy: Policy = option("always", help="restart a worker that ended by itself", choices=("always", "on-failure", "never"), apply="live")
-    min_uptime: float = option(10.0, help="lived this long after ready: replaced at once, record cleared", unit="duration", minimum=0, apply="live")
-    max_restarts: int = option(10, help="more unstable deaths than this within `window`: failed", minimum=1, maximum=1000, apply="live")
-    window: float = option(60.0, help="the window of `max_restarts`", unit="duration", minimum=1, apply="live")
-    retry: float = option(60.0, help='a failed app is probed this often; "0s" = never', unit="duration", minimum=0, apply="live")
+    policy: Policy = option(
+        "always",
+        help="restart a worker that ended by itself",
+        choices=("always", "on-failure", "never"),
+        apply="live",
+    )
+    min_uptime: float = option(
+        10.0,
+        help="lived this long after ready: replaced at once, record cleared",
+        unit="duration",
+        minimum=0,
+        apply="live",
+    )
+    max_restarts: int = option(
+        10,
+        help="more unstable deaths than this within `window`: failed",
+        minimum=1,
+        maximum=1000,
+        apply="live",
+    )
+    window: float = option(
+        60.0, help="the window of `max_restarts`", unit="duration", minimum=1, apply="live"
+    )
+    retry: float = option(
+        60.0, help='a failed app is probed this often; "0s" = never', unit="duration", minimum=0, apply="live"
+    )
 
 
 @dataclass(frozen=True)
 class StopConfig:
     """[app.stop]: how a worker is asked to leave."""
 
-    drain_timeout: float = option(30.0, help="no new connections; open requests may finish", unit="duration", minimum=0, apply="live")
+    drain_timeout: float = option(
+        30.0, help="no new connections; open requests may finish", unit="duration", minimum=0, apply="live"
+    )
     signal: str = option("TERM", help="sent to the worker after the drain", example="INT", apply="live")
-    kill_timeout: float = option(10.0, help="SIGKILL to the whole process group this long after the signal", unit="duration", minimum=0, apply="live")
+    kill_timeout: float = option(
+        10.0,
+        help="SIGKILL to the whole process group this long after the signal",
+        unit="duration",
+        minimum=0,
+        apply="live",
+    )
 
 
 @dataclass(frozen=True)
 class ReloadConfig:
     """[app.reload]: new code without a lost request."""
 
-    max_surge: int = option(1, help="how many new workers may be starting at once during a reload", minimum=1, maximum=1000, apply="live")
-    ready_timeout: float = option(60.0, help="a new worker (import included) must be ready within this", unit="duration", minimum=0.1, apply="live")
-    soak: float = option(10.0, help="the old template is kept this long; too many deaths roll back from it", unit="duration", minimum=0, apply="live")
+    max_surge: int = option(
+        1,
+        help="how many new workers may be starting at once during a reload",
+        minimum=1,
+        maximum=1000,
+        apply="live",
+    )
+    ready_timeout: float = option(
+        60.0,
+        help="a new worker (import included) must be ready within this",
+        unit="duration",
+        minimum=0.1,
+        apply="live",
+    )
+    soak: float = option(
+        10.0,
+        help="the old template is kept this long; too many deaths roll back from it",
+        unit="duration",
+        minimum=0,
+        apply="live",
+    )
 
 
 @dataclass(frozen=True)
 class HealthConfig:
     """[app.health]: asked of each worker, not of the port."""
 
-    type: Literal["http", "tcp", "exec"] = option("http", help="kind of check", choices=("http", "tcp", "exec"))
+    type: Literal["http", "tcp", "exec"] = option(
+        "http", help="kind of check", choices=("http", "tcp", "exec")
+    )
     path: str = option("/", help="path of the http check", example="/healthz")
-    host: str = option("localhost", help="Host header of the http check (Django's ALLOWED_HOSTS must have it)")
+    host: str = option(
+        "localhost", help="Host header of the http check (Django's ALLOWED_HOSTS must have it)"
+    )
     expect: str = option("2xx", help='expected status: "2xx", "200", "2xx,3xx"')
-    port: int | None = option(None, help="port of the check, for commands that bind their own", minimum=1, maximum=65535)
+    port: int | None = option(
+        None, help="port of the check, for commands that bind their own", minimum=1, maximum=65535
+    )
     command: tuple[str, ...] = option((), help="command of the exec check")
     interval: float = option(10.0, help="time between checks", unit="duration", minimum=0.1)
     timeout: float = option(3.0, help="time one check may take", unit="duration", minimum=0.1)
@@ -68,11 +121,22 @@ class HealthConfig:
 class LimitsConfig:
     """[app.limits]: a worker over a limit is replaced, the new one first."""
 
-    memory: int | None = option(None, help="resident memory of a worker", unit="size", minimum=MB, example="512MB", apply="live")
+    memory: int | None = option(
+        None, help="resident memory of a worker", unit="size", minimum=MB, example="512MB", apply="live"
+    )
     max_requests: int = option(0, help="requests a worker serves before it is replaced; 0 = off", minimum=0)
-    max_requests_jitter: int = option(0, help="up to this many more, at random, so that workers do not leave together", minimum=0)
-    max_age: float = option(0.0, help='age at which a worker is replaced; "0s" = off', unit="duration", minimum=0, apply="live")
-    request_timeout: float = option(0.0, help='a request stuck longer: stacks to the log, worker replaced; "0s" = off', unit="duration", minimum=0)
+    max_requests_jitter: int = option(
+        0, help="up to this many more, at random, so that workers do not leave together", minimum=0
+    )
+    max_age: float = option(
+        0.0, help='age at which a worker is replaced; "0s" = off', unit="duration", minimum=0, apply="live"
+    )
+    request_timeout: float = option(
+        0.0,
+        help='a request stuck longer: stacks to the log, worker replaced; "0s" = off',
+        unit="duration",
+        minimum=0,
+    )
     nofile: int | None = option(None, help="soft and hard limit of open files of a worker", minimum=16)
 
 
@@ -81,8 +145,12 @@ class LogsConfig:
     """[app.logs]: where stdout and stderr of the workers go."""
 
     file: str | None = option(None, help="log file; default: logs/NAME.log in pyworker's home")
-    format: Literal["text", "json"] = option("text", help="text lines, or one JSON object per line", choices=("text", "json"))
-    max_size: int = option(50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live")
+    format: Literal["text", "json"] = option(
+        "text", help="text lines, or one JSON object per line", choices=("text", "json")
+    )
+    max_size: int = option(
+        50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live"
+    )
     max_files: int = option(5, help="how many rotated files are kept", minimum=0, maximum=1000, apply="live")
     compress: bool = option(False, help="compress rotated files with gzip", apply="live")
 
@@ -100,14 +168,29 @@ class TlsConfig:
 class HttpConfig:
     """[app.http]: what the web server of asgi and wsgi apps does."""
 
-    access_log: Literal["off", "text", "json"] = option("off", help="one line a request to the app's log", choices=("off", "text", "json"))
-    request_id: bool = option(True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer")
-    forwarded_allow_ips: tuple[str, ...] = option(("127.0.0.1", "::1", "unix"), help='peers whose X-Forwarded-* headers are believed; addresses, networks, "unix" or "*"')
+    access_log: Literal["off", "text", "json"] = option(
+        "off", help="one line a request to the app's log", choices=("off", "text", "json")
+    )
+    request_id: bool = option(
+        True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer"
+    )
+    forwarded_allow_ips: tuple[str, ...] = option(
+        ("127.0.0.1", "::1", "unix"),
+        help='peers whose X-Forwarded-* headers are believed; addresses, networks, "unix" or "*"',
+    )
     root_path: str = option("", help="path prefix the app is mounted at (ASGI root_path, WSGI SCRIPT_NAME)")
-    keepalive_timeout: float = option(5.0, help="an idle keep-alive connection is closed after this", unit="duration", minimum=0)
-    header_timeout: float = option(15.0, help="a request's header must be complete within this (408)", unit="duration", minimum=0.1)
-    max_header_size: int = option(64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024)
-    max_body_size: int = option(0, help='larger bodies are refused (413); "0B" = no limit', unit="size", minimum=0)
+    keepalive_timeout: float = option(
+        5.0, help="an idle keep-alive connection is closed after this", unit="duration", minimum=0
+    )
+    header_timeout: float = option(
+        15.0, help="a request's header must be complete within this (408)", unit="duration", minimum=0.1
+    )
+    max_header_size: int = option(
+        64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024
+    )
+    max_body_size: int = option(
+        0, help='larger bodies are refused (413); "0B" = no limit', unit="size", minimum=0
+    )
     server_header: bool = option(False, help="send `Server: pyworker`")
     websocket_max_size: int = option(16 * MB, help="largest websocket message", unit="size", minimum=1)
 
@@ -116,26 +199,62 @@ class HttpConfig:
 class AppConfig:
     """[app] or [apps.NAME]: one app. Exactly one of target, script and command is set."""
 
-    name: str = option(help="shown in ps and logs: [a-z0-9][a-z0-9_-]{0,63}; default: the folder's name", apply="restart")
+    name: str = option(
+        help="shown in ps and logs: [a-z0-9][a-z0-9_-]{0,63}; default: the folder's name", apply="restart"
+    )
     target: str | None = option(None, help="module:attribute of an ASGI or WSGI app", example="shop.main:app")
     script: str | None = option(None, help="a Python script that binds its own port", example="server.py")
     args: tuple[str, ...] = option((), help="arguments of the script")
-    command: tuple[str, ...] = option((), help="any command: a list (no shell) or one text split like a shell does", apply="restart")
+    command: tuple[str, ...] = option(
+        (), help="any command: a list (no shell) or one text split like a shell does", apply="restart"
+    )
     factory: bool = option(False, help="target is a function that returns the app")
     interface: Interface = option("auto", help="auto looks at the target", choices=("auto", "asgi", "wsgi"))
-    threads: int = option(1, help="threads of a wsgi worker; 1 = requests run in the loop itself", minimum=1, maximum=1024)
-    loop: Literal["auto", "asyncio", "uvloop"] = option("auto", help="event loop; auto = uvloop when it can be imported", choices=("auto", "asyncio", "uvloop"))
+    threads: int = option(
+        1, help="threads of a wsgi worker; 1 = requests run in the loop itself", minimum=1, maximum=1024
+    )
+    loop: Literal["auto", "asyncio", "uvloop"] = option(
+        "auto",
+        help="event loop; auto = uvloop when it can be imported",
+        choices=("auto", "asyncio", "uvloop"),
+    )
     cwd: str = option(".", help="working directory; relative to the config file")
-    python: str | None = option(None, help="venv folder or interpreter; default: ./.venv when there is one, else pyworker's own", example=".venv")
-    workers: int | Literal["auto"] = option(1, help='number of workers, or "auto" = usable CPUs', minimum=1, maximum=1000, apply="live")
-    bind: tuple[str, ...] = option((), help='one address or a list: "host:port" ":8000" "[::1]:8000" "unix:/run/api.sock"', apply="reload")
-    balance: Balance = option("round-robin", help="who gets the next connection", choices=("round-robin", "shared", "least-connections", "proxy"))
+    python: str | None = option(
+        None,
+        help="venv folder or interpreter; default: ./.venv when there is one, else pyworker's own",
+        example=".venv",
+    )
+    workers: int | Literal["auto"] = option(
+        1, help='number of workers, or "auto" = usable CPUs', minimum=1, maximum=1000, apply="live"
+    )
+    bind: tuple[str, ...] = option(
+        (),
+        help='one address or a list: "host:port" ":8000" "[::1]:8000" "unix:/run/api.sock"',
+        apply="reload",
+    )
+    balance: Balance = option(
+        "round-robin",
+        help="who gets the next connection",
+        choices=("round-robin", "shared", "least-connections", "proxy"),
+    )
     backlog: int = option(2048, help="listen() queue", minimum=1, maximum=65535)
-    preload: Literal["auto", False] = option("auto", help="auto: import once, then fork; false: import in each worker")
-    ready: Literal["auto", "notify"] = option("auto", help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready", choices=("auto", "notify"))
-    env: dict[str, str] = option(factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$")
-    env_file: tuple[str, ...] = option((), help="dotenv files, later ones win; read at every start and reload")
-    inherit_env: tuple[str, ...] = option((), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all')
+    preload: Literal["auto", False] = option(
+        "auto", help="auto: import once, then fork; false: import in each worker"
+    )
+    ready: Literal["auto", "notify"] = option(
+        "auto",
+        help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready",
+        choices=("auto", "notify"),
+    )
+    env: dict[str, str] = option(
+        factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$"
+    )
+    env_file: tuple[str, ...] = option(
+        (), help="dotenv files, later ones win; read at every start and reload"
+    )
+    inherit_env: tuple[str, ...] = option(
+        (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all'
+    )
     user: str | None = option(None, help="run as this user (the daemon must be root)", apply="restart")
     group: str | None = option(None, help="run as this group", apply="restart")
     umask: str | None = option(None, help='octal, as text: "0022"')

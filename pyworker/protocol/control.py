@@ -148,7 +148,9 @@ class Refused:
     exit: int
     message: str
     hint: str = ""
-    problems: tuple[dict[str, Any], ...] = ()  # of a config file: {"message","hint","key","line","column","end_column","source","file"}
+    problems: tuple[
+        dict[str, Any], ...
+    ] = ()  # of a config file: {"message","hint","key","line","column","end_column","source","file"}
 
 
 Answer = Union[Progress, Reply, Refused]

@@ -28,8 +28,22 @@ TYPES: dict[str, tuple[str, ...]] = {
     "worker_ready": ("generation", "pid", "took_s"),
     "worker_unhealthy": ("generation", "pid", "reason"),
     "worker_draining": ("generation", "pid", "reason"),
-    "worker_stopped": ("generation", "pid", "took_s", "requests", "cancelled"),  # ended because it was told to
-    "worker_exited": ("generation", "pid", "code", "signal", "after_s", "reason", "traceback"),  # ended by itself
+    "worker_stopped": (
+        "generation",
+        "pid",
+        "took_s",
+        "requests",
+        "cancelled",
+    ),  # ended because it was told to
+    "worker_exited": (
+        "generation",
+        "pid",
+        "code",
+        "signal",
+        "after_s",
+        "reason",
+        "traceback",
+    ),  # ended by itself
     "worker_recycled": ("generation", "pid", "reason"),
     "worker_backoff": ("try", "max", "delay_s"),
     "reload_started": ("from", "to"),
@@ -128,4 +142,17 @@ def exit_words(code: int | None, signal: int | None) -> str:
     return "status unknown" if code is None else f"with code {code}"
 
 
-_SIGNALS = {1: " (HUP)", 2: " (INT)", 3: " (QUIT)", 4: " (ILL)", 6: " (ABRT)", 7: " (BUS)", 8: " (FPE)", 9: " (KILL)", 11: " (SEGV)", 13: " (PIPE)", 14: " (ALRM)", 15: " (TERM)"}
+_SIGNALS = {
+    1: " (HUP)",
+    2: " (INT)",
+    3: " (QUIT)",
+    4: " (ILL)",
+    6: " (ABRT)",
+    7: " (BUS)",
+    8: " (FPE)",
+    9: " (KILL)",
+    11: " (SEGV)",
+    13: " (PIPE)",
+    14: " (ALRM)",
+    15: " (TERM)",
+}

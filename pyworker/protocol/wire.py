@@ -31,7 +31,9 @@ def tag(cls: type) -> str:
 
 def encode(message: Any) -> bytes:
     """Return the JSON bytes of a message (no newline at the end)."""
-    return json.dumps({"type": tag(type(message)), **to_json(message)}, separators=(",", ":"), ensure_ascii=True).encode()
+    return json.dumps(
+        {"type": tag(type(message)), **to_json(message)}, separators=(",", ":"), ensure_ascii=True
+    ).encode()
 
 
 def to_json(value: Any) -> Any:

@@ -23,7 +23,9 @@ class Packet(NamedTuple):
     data: bytes
     fds: list[int]
     pid: int  # of the sender by the kernel's word (0 unless SO_PASSCRED is set)
-    truncated: bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
+    truncated: (
+        bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
+    )
 
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
@@ -93,7 +95,11 @@ def memfd(name: str, content: bytes, *, seal: bool = True) -> int:
     while view:
         view = view[os.write(fd, view) :]
     if seal:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(
+            fd,
+            fcntl.F_ADD_SEALS,
+            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
+        )
     return fd
 
 

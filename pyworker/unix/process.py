@@ -54,7 +54,13 @@ def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_sess
             moved[target] = _dup_above(source, top)
             actions.append((os.POSIX_SPAWN_DUP2, moved[target], target))
         return os.posix_spawn(
-            argv[0], argv, env, file_actions=actions, setsid=new_session, setsigmask=[], setsigdef=range_of_signals()
+            argv[0],
+            argv,
+            env,
+            file_actions=actions,
+            setsid=new_session,
+            setsigmask=[],
+            setsigdef=range_of_signals(),
         )
     finally:
         for fd in moved.values():

@@ -1,0 +1,413 @@
+"""The brain: converge(app, now) -> actions. What is wanted, what is seen, what to do about the difference.
+
+Pure and level-triggered: it is run after every event, looks only at values, and an action that was carried out is
+visible in the next view, so nothing is done twice and nothing needs to be remembered. A restart, a missed message, a
+reload and a crash of the daemon are all the same case here. daemon/perform.py carries the actions out.
+
+Order of one reload: template with the new code -> a canary that accepts nothing -> the rest, `max_surge` at a time
+-> Commit -> Go to all the new -> all of them accept -> Drain to the old. Before the Commit the old generation is
+never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State
+from pyworker.policy.restart import Record
+
+CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself; then it has this long to go
+OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
+OPENING_TIMEOUT = 10.0  # ... and is stuck after this
+QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued before the listener is shut
+MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
+
+
+# ---- what is seen ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class WorkerView:
+    serial: int
+    slot: int
+    generation: int
+    state: State
+    since: float  # when it entered this state
+    born_at: float
+    ready_at: float | None = None  # held or ready
+    recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
+    checked: bool = True  # its first health check has passed (or there is none)
+
+
+@dataclass(frozen=True)
+class TemplateView:
+    generation: int
+    state: Literal["loading", "ready", "retiring"]
+    since: float
+
+
+@dataclass(frozen=True)
+class AppView:
+    """One app: what is wanted (the upper half) and what is seen."""
+
+    running: bool
+    want: int  # slots 1..want
+    generation: int  # the committed one
+    restart: RestartConfig
+    stop: StopConfig
+    reload: ReloadConfig
+    workers: tuple[WorkerView, ...] = ()
+    templates: tuple[TemplateView, ...] = ()
+    record: Record = Record()
+    stopped_slots: frozenset[int] = frozenset()  # `stop api.2`
+    finished_slots: frozenset[int] = frozenset()  # ended by itself and the policy says that is that
+    target: int | None = None  # the generation a reload brings up, before its commit
+    target_failure: str | None = None  # why it must be given up
+    previous: int | None = None  # during the soak: where a roll-back goes
+    soak_until: float = 0.0
+    soak_deaths: int = 0  # unstable deaths of the new generation since the commit
+    starting: bool = False  # a first start whose outcome is open: one failure ends it
+    start_failure: str | None = None
+    hurry: bool = False  # `stop --now`: no drain
+    listening: bool = True  # the listeners are open
+    forks: bool = True  # workers are forked from a template (asgi, wsgi)
+    holds: bool = True  # a worker can be ready without accepting
+    overlaps: bool = True  # two workers of a slot can live side by side
+    drains: bool = True  # understands Drain; else the stop signal is all there is
+    keep_listening: bool = False  # a hard restart: the listeners stay open in between
+
+
+# ---- what to do ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class StartTemplate:
+    generation: int
+
+
+@dataclass(frozen=True)
+class StopTemplate:
+    generation: int
+    reason: str = ""  # not "": it is stuck, kill it
+
+
+@dataclass(frozen=True)
+class Spawn:
+    slot: int
+    generation: int
+    held: bool
+
+
+@dataclass(frozen=True)
+class SendGo:
+    serial: int
+
+
+@dataclass(frozen=True)
+class SendDrain:
+    serial: int
+    to_empty: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class SendStop:
+    """The stop signal."""
+
+    serial: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SendKill:
+    """SIGKILL to the process group."""
+
+    serial: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    generation: int
+
+
+@dataclass(frozen=True)
+class AbortReload:
+    reason: str
+
+
+@dataclass(frozen=True)
+class RollBack:
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class EndSoak:
+    pass
+
+
+@dataclass(frozen=True)
+class FailStart:
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClearRecord:
+    pass
+
+
+@dataclass(frozen=True)
+class ShutListeners:
+    """Refuse new connections from now on."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """Nothing of the app is left: close its listeners, forget its fds."""
+
+
+@dataclass(frozen=True)
+class LookAgain:
+    at: float
+
+
+Action = Union[
+    StartTemplate, StopTemplate, Spawn, SendGo, SendDrain, SendStop, SendKill, Commit, AbortReload, RollBack,
+    EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain,
+]  # fmt: skip
+
+
+def converge(app: AppView, now: float) -> list[Action]:
+    """Return what is to be done now, and (LookAgain) when to ask again if nothing happens before."""
+    actions: list[Action] = []
+    for part in (_deadlines, _outcomes, _templates, _reload, _go, _fill, _leave, _close):
+        for action in part(app, now):
+            if isinstance(action, (Commit, AbortReload, RollBack, FailStart)):
+                # the view changes under our feet: carry this out, then be asked again
+                return [*(a for a in actions if not isinstance(a, LookAgain)), action, LookAgain(now)]
+            actions.append(action)
+    looks = [a.at for a in actions if isinstance(a, LookAgain)]
+    rest: list[Action] = [a for a in actions if not isinstance(a, LookAgain)]
+    return [*rest, LookAgain(min(looks))] if looks else rest
+
+
+def slots_of(app: AppView) -> list[int]:
+    """Return the slots that should have a worker."""
+    return [s for s in range(1, app.want + 1) if s not in app.stopped_slots and s not in app.finished_slots]
+
+
+def alive(app: AppView, generation: int | None = None) -> list[WorkerView]:
+    """Return the workers that have not ended, of one generation or of all."""
+    return [w for w in app.workers if w.state in ALIVE and generation in (None, w.generation)]
+
+
+def is_open(worker: WorkerView, now: float) -> bool:
+    """Whether this worker counts as accepting."""
+    return worker.state in (State.READY, State.UNHEALTHY) or (
+        worker.state is State.OPENING and now - worker.since >= OPENING_GRACE
+    )
+
+
+def generation_is_open(app: AppView, now: float) -> bool:
+    """Whether every slot has an accepting worker of the committed generation."""
+    open_slots = {w.slot for w in alive(app, app.generation) if is_open(w, now)}
+    return bool(open_slots) and open_slots.issuperset(slots_of(app))
+
+
+# ---- the parts, in the order in which they are asked --------------------------------------------------
+def _deadlines(app: AppView, now: float) -> Iterator[Action]:
+    """Escalate: drain -> stop signal -> SIGKILL; and what does not get ready in time is killed."""
+    for w in alive(app):
+        match w.state:
+            case State.DRAINING:
+                deadline = w.since + (0 if app.hurry else app.stop.drain_timeout + CANCEL_GRACE)
+                yield SendStop(w.serial, "drain time-out") if now >= deadline else LookAgain(deadline)
+            case State.STOPPING:
+                deadline = w.since + app.stop.kill_timeout
+                yield SendKill(w.serial, "kill time-out") if now >= deadline else LookAgain(deadline)
+            case State.STARTING:
+                deadline = w.since + app.reload.ready_timeout
+                reason = f"not ready within {app.reload.ready_timeout:g} s"
+                yield SendKill(w.serial, reason) if now >= deadline else LookAgain(deadline)
+            case State.OPENING:
+                deadline = w.since + OPENING_TIMEOUT
+                yield (SendKill(w.serial, "did not accept when told to") if now >= deadline else LookAgain(deadline))
+                if now < w.since + OPENING_GRACE:
+                    yield LookAgain(w.since + OPENING_GRACE)
+            case _:
+                pass
+    for t in app.templates:
+        if t.state == "loading":
+            deadline = t.since + app.reload.ready_timeout
+            reason = f"the import took more than {app.reload.ready_timeout:g} s"
+            yield StopTemplate(t.generation, reason) if now >= deadline else LookAgain(deadline)
+
+
+def _outcomes(app: AppView, now: float) -> Iterator[Action]:
+    """End what has been decided: a start or reload that failed, a soak, a record that is forgiven."""
+    if app.target is not None and app.target_failure is not None:
+        yield AbortReload(app.target_failure)
+    if app.starting and app.start_failure is not None:
+        yield FailStart(app.start_failure)
+    if app.previous is not None:
+        can_go_back = not app.forks or any(t.generation == app.previous and t.state == "ready" for t in app.templates)
+        if app.running and can_go_back and app.soak_deaths * 2 > app.want:
+            yield RollBack(app.previous, f"{app.soak_deaths} workers of generation {app.generation} died in the soak")
+        elif now >= app.soak_until:
+            yield EndSoak()
+        else:
+            yield LookAgain(app.soak_until)
+    if not app.record.is_clear and not app.record.permanent:
+        last = app.record.deaths[-1] if app.record.deaths else 0.0
+        for w in alive(app, app.generation):
+            if w.state is State.READY and w.ready_at is not None and w.born_at >= last:
+                stable_at = w.ready_at + app.restart.min_uptime
+                yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
+
+
+def _templates(app: AppView, now: float) -> Iterator[Action]:
+    """Keep one template for each generation that may still have to fork."""
+    needed: set[int] = set()
+    if app.forks and app.running:
+        if not app.record.permanent:
+            needed.add(app.generation)
+        if app.target is not None:
+            needed.add(app.target)
+        if app.previous is not None:
+            needed.add(app.previous)
+    existing = {t.generation for t in app.templates}
+    for t in app.templates:
+        if t.generation not in needed and t.state != "retiring":
+            yield StopTemplate(t.generation)
+    for generation in sorted(needed - existing):
+        if generation == app.target:
+            yield StartTemplate(generation)
+        elif generation == app.generation:
+            if now >= app.record.next_at:
+                yield StartTemplate(generation)
+            else:
+                yield LookAgain(app.record.next_at)
+
+
+def _reload(app: AppView, now: float) -> Iterator[Action]:
+    """Bring the target generation up, held; commit when all of it is ready and healthy."""
+    target = app.target
+    if target is None or not app.running:
+        return
+    if app.forks and not any(t.generation == target and t.state == "ready" for t in app.templates):
+        return
+    slots = slots_of(app)
+    draining = {w.generation for w in alive(app) if w.state in LEAVING} - {target, app.generation}
+    if not app.overlaps:
+        # no two of its workers can live side by side: the old leave first, which the CLI has said before
+        yield Commit(target)
+        return
+    new = [w for w in alive(app, target) if w.state in UNTOUCHED]
+    able = [w for w in new if w.state is not State.STARTING and w.checked]
+    missing = [s for s in slots if s not in {w.slot for w in new}]
+    if missing and (able or not new):
+        room = app.reload.max_surge if able else 1  # the canary goes alone
+        starting = sum(w.state is State.STARTING for w in new)
+        for slot in missing[: max(0, room - starting)]:
+            yield Spawn(slot, target, held=app.holds)
+    elif not missing and len(able) == len(new) and len(draining) < MAX_DRAINING:
+        yield Commit(target)
+
+
+def _go(app: AppView, now: float) -> Iterator[Action]:
+    """Whoever is held and of the committed generation may accept."""
+    if app.running:
+        for w in alive(app, app.generation):
+            if w.state is State.HELD:
+                yield SendGo(w.serial)
+
+
+def _fill(app: AppView, now: float) -> Iterator[Action]:
+    """Start what is missing in the committed generation, and successors of what must be replaced."""
+    if not app.running or app.record.permanent:
+        return
+    if app.forks and not any(t.generation == app.generation and t.state == "ready" for t in app.templates):
+        return
+    everybody = alive(app)
+    current = [w for w in everybody if w.generation == app.generation and w.state in UNTOUCHED]
+    trying = any(w.state is State.STARTING for w in current)
+    calm = app.record.is_clear
+    succession = any(_is_succession(app, slot, now) for slot in slots_of(app))
+    for slot in slots_of(app):
+        mine = [w for w in current if w.slot == slot]
+        if mine and not all(w.recycle or w.state is State.UNHEALTHY for w in mine):
+            continue
+        if mine and (succession or app.target is not None or not app.overlaps):
+            continue  # one succession of an app at a time; a reload replaces it anyway
+        if not mine and not app.overlaps and any(w.slot == slot for w in everybody):
+            continue
+        if not calm and (trying or (app.record.failed and _probe_is_out(app, current))):
+            continue  # after an unstable death one worker is tried at a time, until it is ready
+        if not calm and now < app.record.next_at:
+            yield LookAgain(app.record.next_at)
+            continue
+        yield Spawn(slot, app.generation, held=False)
+        trying = True
+        succession = succession or bool(mine)
+
+
+def _probe_is_out(app: AppView, current: list[WorkerView]) -> bool:
+    """Whether a failed app's one probe lives: nothing more is started before it has proved stable."""
+    last = app.record.deaths[-1] if app.record.deaths else 0.0
+    return any(w.born_at >= last for w in current)
+
+
+def _is_succession(app: AppView, slot: int, now: float) -> bool:
+    """Whether a worker of this slot is being replaced by another right now."""
+    mine = [w for w in alive(app, app.generation) if w.slot == slot and w.state in UNTOUCHED]
+    return len(mine) > 1
+
+
+def _leave(app: AppView, now: float) -> Iterator[Action]:
+    """Tell those to leave that are not wanted any more."""
+    slots = set(slots_of(app))
+    current_open = generation_is_open(app, now)
+    for w in alive(app):
+        if w.state not in UNTOUCHED or (w.generation == app.target and app.running):
+            continue
+        reason = _reason_to_leave(app, w, slots, current_open, now)
+        if reason is None:
+            continue
+        if w.state in (State.STARTING, State.HELD) or not app.drains or app.hurry:
+            yield SendStop(w.serial, reason)
+        else:
+            yield SendDrain(w.serial, to_empty=not app.running and not app.keep_listening, reason=reason)
+
+
+def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open: bool, now: float) -> str | None:
+    if not app.running:
+        return "stop"
+    if app.starting and app.record.permanent:
+        return "the start failed"
+    if w.generation != app.generation:
+        if w.state in (State.STARTING, State.HELD):
+            return "its generation was given up"
+        if current_open or not app.overlaps:
+            return f"replaced by generation {app.generation}"
+        return None
+    if w.slot not in slots:
+        return "scaled down" if w.slot > app.want else "stop"
+    newer = [o for o in alive(app, app.generation) if o.slot == w.slot and o.serial > w.serial]
+    if any(is_open(o, now) and o.state is not State.UNHEALTHY for o in newer):
+        return "replaced"
+    if not app.overlaps and (w.recycle or w.state is State.UNHEALTHY):
+        return "replaced"
+    return None
+
+
+def _close(app: AppView, now: float) -> Iterator[Action]:
+    """Close the port when the last worker has taken what was queued; forget the app when the last has gone."""
+    if app.running or app.keep_listening:
+        return
+    left = alive(app)
+    if app.listening and left and all(w.state in LEAVING for w in left):
+        since = max(w.since for w in left)
+        shut_at = since + QUEUE_GRACE
+        yield ShutListeners() if now >= shut_at or app.hurry else LookAgain(shut_at)
+    if not left and not app.templates:
+        yield Close()

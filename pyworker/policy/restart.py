@@ -1,0 +1,74 @@
+"""Restart policy: whether and when a worker that ended by itself is replaced.
+
+Backoff bounds the rate; the limiter only changes the label and the interval of the probes. First starts and reloads
+do not come here: they have a deadline and an outcome of their own. All instants are the caller's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pyworker.config.schema import RestartConfig
+
+FIRST_DELAY = 0.1  # seconds
+FACTOR = 2.0
+MAX_DELAY = 30.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """The unstable deaths of an app since the last stable one."""
+
+    tries: int = 0  # unstable deaths since the record was cleared
+    deaths: tuple[float, ...] = ()  # their instants, those of the window only
+    next_at: float = 0.0  # no start before this
+    failed: bool = False  # the limiter has tripped: only probes now
+    permanent: bool = False  # exit code 78, or a first start that failed: nothing is tried any more
+
+    @property
+    def is_clear(self) -> bool:
+        return self.tries == 0 and not self.permanent
+
+
+CLEAR = Record()
+
+
+def is_stable(ready_at: float | None, ended_at: float, config: RestartConfig) -> bool:
+    """A death is stable when the worker had been ready and lived `min_uptime` after that."""
+    return ready_at is not None and ended_at - ready_at >= config.min_uptime
+
+
+def after_unstable_death(record: Record, now: float, config: RestartConfig, *, jitter: float) -> Record:
+    """Count one unstable death. `jitter` is a number in 0..1 that the caller has drawn."""
+    tries = record.tries + 1
+    deaths = (*(t for t in record.deaths if t > now - config.window), now)
+    failed = record.failed or len(deaths) >= config.max_restarts
+    if failed:
+        delay = config.retry
+    else:
+        # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow
+        delay = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 + jitter / 4)
+    return Record(
+        tries,
+        deaths[-config.max_restarts :],
+        now + delay,
+        failed,
+        record.permanent or (failed and config.retry == 0),
+    )
+
+
+def after_refusal(record: Record, now: float) -> Record:
+    """Exit code 78 or a first start that failed: do not try again."""
+    return dataclasses.replace(record, tries=record.tries + 1, deaths=(*record.deaths, now)[-1000:], permanent=True)
+
+
+def wants_replacement(config: RestartConfig, *, clean: bool) -> bool:
+    """Whether a worker that ended by itself is replaced at all; `clean`: with exit code 0."""
+    match config.policy:
+        case "always":
+            return True
+        case "on-failure":
+            return not clean
+        case "never":
+            return False
