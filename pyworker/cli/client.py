@@ -1,0 +1,289 @@
+"""CLI: asks the daemon over its control socket. socket and json only: this is on the path of `pyworker ps`.
+
+Requests are plain objects here, not the dataclasses of protocol/control.py: building those sixteen classes takes 7 ms,
+a sixth of what `ps` may take. tests/support/fake_control.py decodes every request that the tests make with
+the real classes, so the two cannot drift apart. Never starts a daemon (launch.py does) and prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+from pyworker import __version__
+from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.inherited import CONTROL_SOCKET
+
+PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
+ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
+MAX_ANSWER = 64 * 1024 * 1024
+_UCRED = struct.Struct("3i")
+
+
+class DaemonAway(PyworkerError):
+    """No daemon answers at this home."""
+
+
+class Lost(PyworkerError):
+    """The daemon went away after the request was sent and before its answer was complete."""
+
+
+class RefusedError(PyworkerError):
+    """The daemon's refusal; `problems` (of a config file) as in protocol.control.Refused."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        code = int(answer.get("exit") or 1)
+        super().__init__(
+            str(answer.get("message") or "refused"),
+            hint=str(answer.get("hint") or ""),
+            code=str(answer.get("code") or "failed"),
+            exit=Exit(code) if code in set(Exit) else Exit.FAILED,
+        )
+        self.problems: list[dict[str, Any]] = list(answer.get("problems") or ())
+
+
+class Answer(NamedTuple):
+    """The end of a request that was carried out."""
+
+    ok: bool
+    body: dict[str, Any]
+
+
+def connect(home: str) -> socket.socket:
+    """Return a connected control socket; raise DaemonAway, or PyworkerError when it is not ours to use."""
+    path = os.path.join(home, CONTROL_SOCKET)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    dirfd = -1
+    try:
+        if len(os.fsencode(path)) > 107:  # sun_path holds no more; through the folder's fd it is short
+            dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
+        sock.settimeout(ANSWER_TIME)
+        sock.connect(path)
+        _check_peer(sock, home)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        sock.close()
+        raise _away(home) from None
+    except PermissionError:
+        sock.close()
+        raise _not_ours(home) from None
+    except (TimeoutError, BlockingIOError):
+        sock.close()
+        raise _silent(home, ANSWER_TIME) from None
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if dirfd >= 0:
+            os.close(dirfd)
+    return sock
+
+
+def _check_peer(sock: socket.socket, home: str) -> None:
+    """Refuse a socket that another user put there: `start` sends the shell's environment through it."""
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    me = os.geteuid()
+    if me not in (0, uid) and uid != 0:
+        raise _not_ours(home)
+
+
+def _away(home: str) -> DaemonAway:
+    hint = _other_daemon(home)
+    return DaemonAway(
+        f"The pyworker daemon is not running (home {home}). Start an app with: pyworker start app.toml",
+        hint=hint,
+        code="unavailable",
+        exit=Exit.UNAVAILABLE,
+    )
+
+
+def _not_ours(home: str) -> PyworkerError:
+    try:
+        uid = os.stat(home).st_uid
+    except OSError:
+        uid = -1
+    whose = "another user" if uid < 0 else "root" if uid == 0 else f"user {uid}"
+    become = "run the command as that user" if uid else "run it with sudo"
+    return PyworkerError(
+        f"The pyworker daemon of {home} belongs to {whose}, and this is user {os.geteuid()}.",
+        hint=f"{become}, or name a home of your own: --home DIR",
+        code="no_permission",
+        exit=Exit.NO_PERMISSION,
+    )
+
+
+def _other_daemon(home: str) -> str:
+    """Return a hint when a daemon of somebody else's would be meant: root's for a user, the user's under sudo."""
+    others = []
+    if os.geteuid() != 0:
+        others.append(("root", "/root/.local/state/pyworker", "sudo pyworker …"))
+    elif user := os.environ.get("SUDO_USER"):
+        others.append((user, os.path.expanduser(f"~{user}/.local/state/pyworker"), "the same without sudo"))
+    for name, path, instead in others:
+        if path != home and os.path.lexists(os.path.join(path, CONTROL_SOCKET)):
+            return f"{name} has a daemon of its own: {instead}"
+    return ""
+
+
+def _silent(home: str, seconds: float) -> PyworkerError:
+    return PyworkerError(
+        f"The pyworker daemon (home {home}) did not answer within {seconds:g} s.",
+        hint="its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s",
+        code="unavailable",
+        exit=Exit.UNAVAILABLE,
+    )
+
+
+class Call:
+    """One request on its way. A context manager: leaving it closes the connection (what was asked goes on)."""
+
+    def __init__(self, home: str, request: dict[str, Any]) -> None:
+        self.home = home
+        self.request = request
+        self._buffer = bytearray()
+        self._sock = connect(home)
+        try:
+            self._send({"type": "call", "protocol": PROTOCOL, "version": __version__, "request": request})
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def _send(self, call: dict[str, Any]) -> None:
+        # surrogates (bytes of the shell's environment that are no text) are left out before this
+        data = json.dumps(call, separators=(",", ":")).encode() + b"\n"
+        try:
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise _silent(self.home, ANSWER_TIME) from None
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused before it was read whole: the reason is there to be read
+
+    def answers(self, tick: float | None, deadline: float | None) -> Iterator[dict[str, Any] | Answer | None]:
+        """Yield each event (a dict), None after each `tick` seconds without one, and the Answer last.
+
+        Raises RefusedError; Lost at end-of-file; TimeoutError when `deadline` (time.monotonic) has passed.
+        """
+        while True:
+            line = self._line(tick, deadline)
+            if line is None:
+                yield None
+                continue
+            answer = self._parse(line)
+            match answer.get("type"):
+                case "progress" if isinstance(answer.get("event"), dict):
+                    yield answer["event"]
+                case "reply" if isinstance(answer.get("body"), dict):
+                    yield Answer(bool(answer.get("ok")), answer["body"])
+                    return
+                case "refused":
+                    raise RefusedError(answer)
+                case other:
+                    raise self._stranger(f"it sent {str(other)[:40]!r}")
+
+    def _line(self, tick: float | None, deadline: float | None) -> bytes | None:
+        while (end := self._buffer.find(b"\n")) < 0:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            self._sock.settimeout(left if tick is None else tick if left is None else min(tick, left))
+            try:
+                data = self._sock.recv(256 * 1024)
+            except TimeoutError:
+                if tick is not None:
+                    return None
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise Lost(
+                    f"The pyworker daemon (home {self.home}) went away before it had answered.",
+                    hint="its guardian starts it again at once; pyworker ps shows what runs",
+                    code="unavailable",
+                    exit=Exit.UNAVAILABLE,
+                )
+            self._buffer += data
+            if len(self._buffer) > MAX_ANSWER:
+                raise self._stranger("it sent a line without an end")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._stranger("it sent something that is not JSON") from None
+        if not isinstance(answer, dict):
+            raise self._stranger("it sent something that is not an object")
+        return answer
+
+    def _stranger(self, what: str) -> PyworkerError:
+        return PyworkerError(
+            f"The pyworker daemon (home {self.home}) speaks another language than this command ({__version__}): {what}.",
+            hint="restart it with this version: pyworker daemon stop, then pyworker start",
+            code="protocol",
+            exit=Exit.UNAVAILABLE,
+        )
+
+
+def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """Send a request that only reads and return its reply's body. Asked again once if the daemon dies meanwhile."""
+    seconds = ANSWER_TIME if timeout is None else timeout
+    try:
+        return _ask_once(home, request, seconds)
+    except Lost:
+        return _ask_once(home, request, seconds)  # the socket outlives the daemon: its successor answers
+
+
+def _ask_once(home: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    with Call(home, request) as call:
+        try:
+            for answer in call.answers(None, time.monotonic() + seconds):
+                if isinstance(answer, Answer):
+                    return answer.body
+        except TimeoutError:
+            raise _silent(home, seconds) from None
+    raise AssertionError("answers() ends with an Answer or raises")
+
+
+Listener = Callable[["dict[str, Any] | None"], None]
+
+
+def perform(
+    home: str, request: dict[str, Any], on_event: Listener, tick: float | None, timeout: float | None
+) -> Answer:
+    """Send a request that does something; `on_event` gets each event, and None after each `tick` seconds without.
+
+    Raises TimeoutError after `timeout` seconds; what was asked goes on all the same.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with Call(home, request) as call:
+        for answer in call.answers(tick, deadline):
+            if isinstance(answer, Answer):
+                return answer
+            on_event(answer)
+    raise AssertionError("answers() ends with an Answer or raises")
+
+
+def shell_env() -> dict[str, str]:
+    """Return this shell's environment for `inherit_env`; variables that are no text (stray bytes) are left out."""
+    return {k: v for k, v in os.environ.items() if _is_text(k) and _is_text(v)}
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

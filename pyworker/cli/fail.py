@@ -1,0 +1,106 @@
+"""CLI: the one place that turns an error into words (or a JSON line) on stderr and an exit code.
+
+First what and why, last the next step. A traceback of the user's code is shown once, as the daemon cut it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pyworker.cli.render import Look, clean, note, paint
+from pyworker.errors import Exit, PyworkerError
+
+
+class Shown(Exception):
+    """What went wrong is on the screen already; only the exit code is left."""
+
+    def __init__(self, exit: int) -> None:
+        super().__init__()
+        self.exit = exit
+
+
+def report(error: PyworkerError, as_json: bool, how: Look) -> int:
+    """Write the error to stderr and return its exit code."""
+    problems = list(getattr(error, "problems", ()) or ())
+    if as_json:
+        note(json.dumps(document(error)), how)
+    elif problems:
+        from pyworker.cli.problems import render
+
+        note(render(_problems(problems), how.color).rstrip("\n"), how)
+    else:
+        note(words(error.message, "", error.hint, how), how)
+    return int(error.exit)
+
+
+def words(message: str, traceback: str, hint: str, how: Look) -> str:
+    """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint."""
+    first, *more = clean(message).rstrip("\n").split("\n")
+    lines = [f"{paint('error:', 'error', how)} {paint(first, 'bold', how)}", *more]
+    if traceback:
+        lines += ["", *clean(traceback).strip("\n").split("\n")]
+    if hints := [h for h in clean(hint).split("\n") if h.strip()]:
+        if traceback:
+            lines.append("")
+        lines += [f"  {paint('= help:', 'cyan', how)} {h}" for h in hints]
+    return "\n".join(lines)
+
+
+def document(error: PyworkerError) -> dict[str, Any]:
+    """Return the JSON form of an error."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "exit": int(error.exit),
+        "message": error.message,
+        "hint": error.hint,
+    }
+    problems = [p if isinstance(p, dict) else _fields(p) for p in getattr(error, "problems", ()) or ()]
+    if problems:
+        first = problems[0]
+        body["where"] = {k: first.get(k) for k in ("file", "line", "column", "key")}
+        body["problems"] = problems
+    return {"v": 1, "error": body}
+
+
+def _fields(problem: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(problem)
+
+
+def _problems(problems: list[Any]) -> Any:
+    """Return problems as the class that the config reader uses; the daemon sends them as objects."""
+    if not any(isinstance(p, dict) for p in problems):
+        return tuple(problems)
+    import dataclasses
+
+    from pyworker.config.problem import Problem
+
+    known = {f.name for f in dataclasses.fields(Problem)}
+    return tuple(Problem(**{k: v for k, v in p.items() if k in known}) for p in problems)
+
+
+def bug(error: BaseException, as_json: bool, how: Look) -> int:
+    """Report an exception that nobody foresaw: it is our fault, and the traceback is what a bug report needs."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    if as_json:
+        failed = PyworkerError(f"pyworker itself failed: {type(error).__name__}: {error}", code="bug", hint=text)
+        note(json.dumps(document(failed)), how)
+    else:
+        note(clean(text).rstrip("\n"), how)
+        hint = "this is a bug of pyworker: please report it with the lines above"
+        note(words(f"pyworker itself failed: {type(error).__name__}: {error}", "", hint, how), how)
+    return int(Exit.FAILED)
+
+
+def quiet_stdout() -> None:
+    """Make sure that nothing more is written to a pipe whose reader has left, not even at exit."""
+    import os
+
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

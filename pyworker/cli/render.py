@@ -1,0 +1,263 @@
+"""CLI: text for people: colour, glyphs, widths, tables, spans of time and sizes.
+
+Pure apart from `look`, which asks a stream what it is. Nothing here is read back by a program, and nothing an app
+or the daemon says can steer a terminal: `clean` stands between.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TextIO
+
+_STYLES = {
+    "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36",
+    "error": "1;31", "header": "1",
+}  # fmt: skip
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ASCII = str.maketrans(
+    {
+        "●": "*", "◐": "~", "▲": "!", "✖": "x", "✗": "x", "✓": "+", "○": "o", "→": "->", "…": "...", "–": "-",
+        "—": "-", "·": "-", "│": "|", "┃": "|", "─": "-", "×": "x",
+        **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "."),
+    }
+)  # fmt: skip
+_ANSI = re.compile("\x1b\\[[0-9;]*m")
+GLYPHS = {
+    "running": ("●", "green"), "ready": ("●", "green"), "starting": ("◐", "cyan"), "reloading": ("◐", "cyan"),
+    "stopping": ("◐", "cyan"), "draining": ("◐", "cyan"), "held": ("◐", "cyan"), "degraded": ("▲", "yellow"),
+    "backoff": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "failed": ("✖", "red"), "stopped": ("○", "dim"),
+}  # fmt: skip
+
+
+class Look(NamedTuple):
+    """What a stream can show."""
+
+    tty: bool
+    color: bool
+    ascii: bool  # no glyphs
+    width: int  # columns; 0 = unlimited (not a terminal)
+
+
+def look(stream: TextIO, color: bool | None = None) -> Look:
+    """Return what this stream can show. `color`: True, False, or None = as the stream and NO_COLOR have it."""
+    env = os.environ
+    try:
+        tty = stream.isatty()
+    except ValueError:  # closed
+        tty = False
+    if color is None:
+        if env.get("NO_COLOR"):
+            color = False
+        elif env.get("FORCE_COLOR"):
+            color = True
+        else:
+            color = tty and env.get("TERM") != "dumb"
+    return Look(tty, color, _wants_ascii(stream), _columns(stream) if tty else 0)
+
+
+def _wants_ascii(stream: TextIO) -> bool:
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
+    if locale in {"C", "POSIX"}:  # Python makes UTF-8 of it, the terminal behind it may not
+        return True
+    try:
+        "●→…".encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return max(20, int(os.environ["COLUMNS"]))
+    except (KeyError, ValueError):
+        pass
+    try:
+        return max(20, os.get_terminal_size(stream.fileno()).columns or 80)
+    except (OSError, ValueError):
+        return 80
+
+
+def write(stream: TextIO, text: str, how: Look) -> None:
+    """Write text (newlines included as given) so that no encoding can make it fail, and flush."""
+    if how.ascii:
+        text = text.translate(_ASCII)
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(text)
+    stream.flush()
+
+
+def out(text: str, how: Look | None = None) -> None:
+    """Write a line of data to stdout."""
+    write(sys.stdout, text + "\n", how or look(sys.stdout))
+
+
+def note(text: str, how: Look | None = None) -> None:
+    """Write a line meant for a person to stderr."""
+    write(sys.stderr, text + "\n", how or look(sys.stderr))
+
+
+def clean(text: object) -> str:
+    """Return text of foreign origin with everything that could steer a terminal made visible. Newline and tab stay."""
+    return _CONTROL.sub(_visible, str(text))
+
+
+def line(text: object) -> str:
+    """Return foreign text as one clean line."""
+    return clean(text).replace("\n", " ").replace("\t", " ")
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def paint(text: str, style: str, how: Look) -> str:
+    """Return text in a style ("" = none)."""
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if how.color and style and text else text
+
+
+def width(text: str) -> int:
+    """Return how many columns a terminal needs for text."""
+    if text.isascii() and "\x1b" not in text:
+        return len(text)
+    bare = _ANSI.sub("", text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in bare)
+
+
+def cut(text: str, columns: int) -> str:
+    """Return text (without styles) cut to so many columns, with … where something is gone; columns <= 0: not at all."""
+    if columns <= 0 or width(text) <= columns:
+        return text
+    kept = ""
+    room = columns - 1
+    for c in text:
+        room -= width(c)
+        if room < 0:
+            break
+        kept += c
+    return kept + "…"
+
+
+def pad(text: str, columns: int, *, right: bool = False) -> str:
+    """Return text filled with blanks to so many columns; `right`: blanks first."""
+    blanks = " " * (columns - width(text))
+    return blanks + text if right else text + blanks
+
+
+class Column(NamedTuple):
+    """A column of a table. When the terminal is too narrow the one with the lowest `keep` above 0 leaves first."""
+
+    title: str
+    right: bool = False
+    keep: int = 0  # 0 = never dropped
+    shrink: int = 0  # may be cut to so many columns; 0 = never
+
+
+class Cell(NamedTuple):
+    """A cell with a style of its own."""
+
+    text: str
+    style: str = ""
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]], how: Look, indent: str = "") -> list[str]:
+    """Return the lines of a table. On a terminal it fits the width; elsewhere nothing is cut or dropped."""
+    cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+    shown = list(range(len(columns)))
+    need = [max([width(c.title), *(width(row[i].text) for row in cells)]) for i, c in enumerate(columns)]
+    while how.width and _total(need, shown, indent) > how.width:
+        over = _total(need, shown, indent) - how.width
+        candidates = [i for i in shown if columns[i].shrink and need[i] > columns[i].shrink]
+        can_give = sum(need[i] - columns[i].shrink for i in candidates)
+        droppable = [i for i in shown if columns[i].keep]
+        if over > can_give and droppable:
+            shown.remove(min(droppable, key=lambda i: columns[i].keep))
+            continue
+        for i in sorted(candidates, key=lambda i: -need[i]):
+            give = min(over, need[i] - columns[i].shrink)
+            need[i] -= give
+            over -= give
+        break
+    lines = [_row([Cell(columns[i].title, "header") for i in shown], shown, columns, need, how, indent)]
+    lines.extend(_row([row[i] for i in shown], shown, columns, need, how, indent) for row in cells)
+    return lines
+
+
+def _total(need: list[int], shown: list[int], indent: str) -> int:
+    return len(indent) + sum(need[i] for i in shown) + 2 * (len(shown) - 1)
+
+
+def _row(row: list[Cell], shown: list[int], columns: Sequence[Column], need: list[int], how: Look, indent: str) -> str:
+    parts = []
+    for cell, i in zip(row, shown, strict=True):
+        text = cut(cell.text, need[i]) if how.width else cell.text
+        blanks = " " * (need[i] - width(text))
+        styled = paint(text, cell.style, how)
+        parts.append(blanks + styled if columns[i].right else styled + blanks)
+    return (indent + "  ".join(parts)).rstrip()
+
+
+def state(word: str, how: Look) -> Cell:
+    """Return a state as glyph and word on a terminal, as the bare word elsewhere."""
+    glyph, style = GLYPHS.get(word, ("○", ""))
+    return Cell(f"{glyph} {line(word)}", style) if how.tty else Cell(line(word))
+
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def span(seconds: float | None, *, gap: str = " ", none: str = "–") -> str:
+    """Return a span of time in at most two units: "3d 4h", "14m 3s", "45s"."""
+    if seconds is None:
+        return none
+    rest = max(0, int(seconds))
+    for i, (length, unit) in enumerate(_UNITS):
+        if rest >= length:
+            count, rest = divmod(rest, length)
+            smaller = _UNITS[i + 1] if i + 1 < len(_UNITS) else None
+            second = f"{gap}{rest // smaller[0]}{smaller[1]}" if smaller and rest >= smaller[0] else ""
+            return f"{count}{unit}{second}"
+    return "0s"
+
+
+def size(count: int | None, *, gap: str = " ", unit: str = "B", none: str = "–") -> str:
+    """Return a number of bytes in powers of 1024: "352 MB", "1.1 GB"; with gap="" and unit="": "352M"."""
+    if count is None:
+        return none
+    if count < 1024:
+        return f"{count}{gap}{unit or 'B'}"
+    value = float(count)
+    for prefix in "KMGT":
+        value /= 1024
+        if value < 1000 or prefix == "T":
+            text = f"{value:.1f}" if prefix in "GT" and value < 10 else f"{value:.0f}"
+            return f"{text}{gap}{prefix}{unit}"
+    raise AssertionError
+
+
+def percent(value: float | None, *, none: str = "–") -> str:
+    """Return a share of one CPU."""
+    return none if value is None else f"{value:.1f}%"
+
+
+def rate(value: float | None, *, thousands: str = ",", none: str = "–") -> str:
+    """Return requests per second; below 10 with one digit after the point, unless that is 0."""
+    if value is None:
+        return none
+    if 0.05 <= value < 9.95 and round(value, 1) != round(value):
+        return f"{value:.1f}"
+    return f"{value:,.0f}".replace(",", thousands)
+
+
+def home(path: str) -> str:
+    """Return a path with the user's home as ~."""
+    base = os.path.expanduser("~")
+    return "~" + path[len(base) :] if base != "/" and (path == base or path.startswith(base + "/")) else path
