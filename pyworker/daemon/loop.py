@@ -1,0 +1,227 @@
+"""Daemon: the one place that blocks. Calls back for ready fds and for deadlines that have passed.
+
+Laws:
+1. A callback that raises never ends the loop: it is reported, and its fd rests for a while, so that a lasting
+   bug costs a few lines of log and not a core.
+2. `remove` comes before close. The guardian holds a copy of most fds, and epoll forgets a *file* only when its last
+   copy is closed. An fd that was closed first is noticed, and the epoll instance replaced.
+3. No event reaches a registration that is younger than the event: fd numbers are used again at once.
+
+It starts no thread, installs no signal handler and knows nothing of what the fds are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import select
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP | select.EPOLLERR  # always reported, never asked for
+
+_FIRST_REST = 0.1
+_LONGEST_REST = 5.0
+_EVENTS_A_TURN = 256
+
+Callback = Callable[[int], None]
+
+
+class Timer:
+    """A deadline that was asked for. `cancel` may be called at any time, also after it has passed."""
+
+    __slots__ = ("callback", "deadline")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Make it never fire; what the callback held is let go at once."""
+        self.callback = None
+
+
+class _Registration:
+    __slots__ = ("callback", "mask", "rest", "resting", "since")
+
+    def __init__(self, mask: int, callback: Callback, since: int) -> None:
+        self.mask = mask
+        self.callback = callback
+        self.since = since  # number of the poll before which it was made
+        self.rest = _FIRST_REST
+        self.resting = False
+
+
+def report_to_stderr(what: str) -> None:
+    """Write the exception that is being handled to stderr, which is the daemon's own log."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{what}:\n{traceback.format_exc()}")
+        sys.stderr.flush()
+
+
+class Loop:
+    """Readiness, deadlines and soon-calls, all on one thread. `clock` is monotonic seconds."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, report: Callable[[str], None] = report_to_stderr
+    ) -> None:
+        self.clock = clock
+        self._report = report
+        self._epoll = select.epoll()
+        self._registrations: dict[int, _Registration] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._polls = 0
+        self._removed: set[int] = set()  # since the last poll
+        self._running = False
+
+    # ---- fds ---------------------------------------------------------------------------------------
+    def add(self, fd: int, mask: int, callback: Callback) -> None:
+        """Call `callback(events)` whenever the fd is ready (level-triggered). The fd stays the caller's."""
+        if fd in self._registrations:
+            raise ValueError(f"fd {fd} is registered already")
+        self._epoll.register(fd, mask)
+        self._registrations[fd] = _Registration(mask, callback, self._polls)
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Wait for other events; with 0 only a hang-up or an error is reported."""
+        registration = self._registrations[fd]
+        if registration.mask != mask:
+            registration.mask = mask
+            if not registration.resting:
+                self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """Forget the fd; one that is not registered is no error. Call it before the fd is closed."""
+        registration = self._registrations.pop(fd, None)
+        self._removed.add(fd)
+        if registration is not None and not registration.resting:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # closed already: the epoll may go on reporting it (law 2)
+                self._replace_epoll()
+
+    def watches(self, fd: int) -> bool:
+        """True when the fd is registered."""
+        return fd in self._registrations
+
+    # ---- time --------------------------------------------------------------------------------------
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        """Call back once `deadline` (on this loop's clock) has passed."""
+        timer = Timer(deadline, callback)
+        heapq.heappush(self._timers, (deadline, next(self._order), timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call back after `delay` seconds."""
+        return self.call_at(self.clock() + delay, callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back in this turn or the next, after what is being handled now has returned."""
+        self._soon.append(callback)
+
+    # ---- running -----------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Turn until `stop` is called."""
+        self._running = True
+        while self._running:
+            self.turn(None)
+
+    def stop(self) -> None:
+        """End `run` after the current turn."""
+        self._running = False
+        self.call_soon(_nothing)  # a stop from a signal handler's fd must not wait for the next event
+
+    def turn(self, timeout: float | None) -> None:
+        """Wait at most `timeout` seconds (None: for ever) for something to do, and do all that is due."""
+        self._polls += 1
+        self._removed.clear()
+        for fd, events in self._epoll.poll(self._patience(timeout), _EVENTS_A_TURN):
+            registration = self._registrations.get(fd)
+            if registration is None:
+                if fd not in self._removed:  # fetched before it was removed in this batch: nothing to do
+                    self._replace_epoll()
+            elif registration.since < self._polls and not registration.resting:
+                self._dispatch(fd, registration, events)
+        now = self.clock()
+        while self._timers and (self._timers[0][2].callback is None or self._timers[0][0] <= now):
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                self._guarded(callback, "a timer")
+        for _ in range(len(self._soon)):
+            self._guarded(self._soon.popleft(), "a soon-call")
+
+    def close(self) -> None:
+        """Close the epoll instance; registered fds stay open, they are their owners'."""
+        self._registrations.clear()
+        self._timers.clear()
+        self._soon.clear()
+        self._epoll.close()
+
+    def _patience(self, timeout: float | None) -> float | None:
+        if self._soon:
+            return 0.0
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return timeout
+        until = max(0.0, self._timers[0][0] - self.clock())
+        return until if timeout is None else min(timeout, until)
+
+    def _dispatch(self, fd: int, registration: _Registration, events: int) -> None:
+        try:
+            registration.callback(events)
+        except Exception:  # noqa: BLE001 - law 1: one bad callback must not take the brain down
+            self._report(f"the callback of fd {fd} failed")
+            if self._registrations.get(fd) is registration:
+                self._put_to_rest(fd, registration)
+        else:
+            registration.rest = _FIRST_REST
+
+    def _guarded(self, callback: Callable[[], None], what: str) -> None:
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - law 1: one bad callback must not take the brain down
+            self._report(f"{what} failed")
+
+    def _put_to_rest(self, fd: int, registration: _Registration) -> None:
+        registration.resting = True
+        try:
+            self._epoll.unregister(fd)
+        except OSError:  # closed under us
+            self._replace_epoll()
+
+        def wake() -> None:
+            if self._registrations.get(fd) is registration:
+                registration.resting = False
+                try:
+                    self._epoll.register(fd, registration.mask)
+                except OSError:  # it was closed meanwhile
+                    del self._registrations[fd]
+
+        self.call_later(registration.rest, wake)
+        registration.rest = min(_LONGEST_REST, registration.rest * 2)
+
+    def _replace_epoll(self) -> None:
+        fresh = select.epoll()
+        for fd, registration in list(self._registrations.items()):
+            if registration.resting:
+                continue
+            try:
+                fresh.register(fd, registration.mask)
+            except OSError:
+                del self._registrations[fd]
+        self._epoll.close()
+        self._epoll = fresh
+
+
+def _nothing() -> None:
+    """What `stop` calls soon."""

@@ -1,0 +1,215 @@
+"""The daemon's loop: readiness, deadlines, and what a broken callback may not do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.daemon.loop import READ, WRITE, Loop
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reports() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def loop(clock: Clock, reports: list[str]) -> Iterator[Loop]:
+    loop = Loop(clock, reports.append)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+def test_readable_fd_is_called_until_it_is_read(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[int] = []
+    loop.add(pipe[0], READ, seen.append)
+    loop.turn(0)
+    assert seen == []
+    os.write(pipe[1], b"x")
+    loop.turn(0)
+    loop.turn(0)
+    assert len(seen) == 2
+    os.read(pipe[0], 1)
+    loop.turn(0)
+    assert len(seen) == 2
+
+
+def test_modify_changes_what_is_waited_for(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[int] = []
+    loop.add(pipe[1], 0, seen.append)
+    loop.turn(0)
+    assert seen == []
+    loop.modify(pipe[1], WRITE)
+    loop.turn(0)
+    assert seen == [WRITE]
+
+
+def test_removed_fd_is_not_called_any_more_even_in_the_same_batch(loop: Loop) -> None:
+    first, second = os.pipe(), os.pipe()
+    seen: list[str] = []
+
+    def on(name: str, other: int) -> None:
+        seen.append(name)
+        loop.remove(other)
+
+    loop.add(first[0], READ, lambda _: on("first", second[0]))
+    loop.add(second[0], READ, lambda _: on("second", first[0]))
+    os.write(first[1], b"x")
+    os.write(second[1], b"x")
+    loop.turn(0)
+    assert len(seen) == 1
+    for fd in (*first, *second):
+        os.close(fd)
+
+
+def test_fd_number_used_again_gets_no_event_of_its_predecessor(loop: Loop) -> None:
+    first, second = os.pipe(), os.pipe()
+    stale: list[int] = []
+    fresh: list[int] = []
+
+    def swap(mine: int, other: int) -> None:
+        loop.remove(mine)
+        loop.remove(other)
+        os.close(other)
+        assert os.dup(empty[0]) == other
+        loop.add(other, READ, fresh.append)
+
+    empty = os.pipe()
+    loop.add(first[0], READ, lambda _: swap(first[0], second[0]))
+    loop.add(second[0], READ, stale.append)
+    os.write(first[1], b"x")
+    os.write(second[1], b"x")
+    loop.turn(0)
+    assert fresh == []
+    for fd in (*first, *second, *empty):
+        os.close(fd)
+
+
+def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop, clock: Clock) -> None:
+    seen: list[str] = []
+    loop.call_later(2, lambda: seen.append("late"))
+    loop.call_later(1, lambda: seen.append("early"))
+    loop.call_later(1.5, lambda: seen.append("never")).cancel()
+    loop.turn(0)
+    assert seen == []
+    clock.now += 3
+    loop.turn(None)
+    assert seen == ["early", "late"]
+
+
+def test_soon_calls_run_in_order_and_do_not_starve_the_loop(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[str] = []
+
+    def again() -> None:
+        seen.append("soon")
+        loop.call_soon(again)
+
+    loop.call_soon(again)
+    loop.add(pipe[0], READ, lambda _: seen.append("fd"))
+    os.write(pipe[1], b"x")
+    loop.turn(None)
+    loop.turn(None)
+    assert seen == ["fd", "soon", "fd", "soon"]
+
+
+def test_stop_ends_run(loop: Loop) -> None:
+    loop.call_soon(loop.stop)
+    loop.run()
+
+
+def test_failing_callback_is_reported_rests_and_is_tried_again(
+    loop: Loop, clock: Clock, reports: list[str], pipe: tuple[int, int]
+) -> None:
+    calls: list[int] = []
+
+    def fail(events: int) -> None:
+        calls.append(events)
+        raise RuntimeError("a bug")
+
+    loop.add(pipe[0], READ, fail)
+    os.write(pipe[1], b"x")
+    for _ in range(50):
+        loop.turn(0)
+    assert len(calls) == len(reports) == 1
+    clock.now += 0.2
+    for _ in range(50):
+        loop.turn(0)
+    assert len(calls) == 2
+
+
+def test_failing_timer_does_not_take_the_next_one_with_it(loop: Loop, clock: Clock, reports: list[str]) -> None:
+    seen: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    loop.call_later(1, fail)
+    loop.call_later(1, lambda: seen.append("next"))
+    loop.call_soon(fail)
+    clock.now += 2
+    loop.turn(0)
+    assert seen == ["next"]
+    assert len(reports) == 2
+
+
+def test_fd_closed_before_it_was_removed_does_not_make_the_loop_spin(loop: Loop, pipe: tuple[int, int]) -> None:
+    copy = os.dup(pipe[0])  # what the guardian's store is to the daemon
+    victim = os.dup(copy)
+    others: list[int] = []
+    calls: list[int] = []
+    loop.add(pipe[0], READ, others.append)
+    loop.add(victim, READ, calls.append)
+    os.close(victim)
+    loop.remove(victim)
+    os.write(pipe[1], b"x")
+    loop.turn(0)
+    assert calls == []
+    assert len(others) == 1
+    os.read(pipe[0], 1)
+    loop.turn(0)
+    assert len(others) == 1
+    os.close(copy)
+
+
+def test_callback_of_an_fd_closed_under_the_loop_ends_in_silence(
+    loop: Loop, clock: Clock, reports: list[str], pipe: tuple[int, int]
+) -> None:
+    victim = os.dup(pipe[0])
+
+    def read(_: int) -> None:
+        os.read(victim, 1)
+
+    loop.add(victim, READ, read)
+    os.write(pipe[1], b"xx")
+    os.close(victim)
+    for _ in range(20):
+        loop.turn(0)
+        clock.now += 1
+    assert len(reports) == 1
+    assert not loop.watches(victim)

@@ -1,0 +1,21 @@
+"""Waiting in tests: on a condition, with a deadline, never for a length of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], deadline: float = 10.0, what: str = "") -> T:
+    """Poll every 5 ms until the predicate is true and return what it returned; fail after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while True:
+        found = predicate()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline:g} s for {what or predicate}")
+        time.sleep(0.005)
