@@ -1,0 +1,56 @@
+"""Daemon: the worker runtime as a zip, which templates and scripts import from a sealed memfd in any interpreter.
+
+Reads pyworker's own files and imports none of them. Whatever is installed in the app's environment, `import pyworker`
+in a worker is the one that the daemon is.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import io
+import marshal
+import os
+import zipfile
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FOLDERS = ("protocol", "policy", "unix", "worker", "template", "cluster")
+_FILES = (
+    "__init__.py",
+    "errors.py",
+    "config/__init__.py",
+    "config/option.py",
+    "config/schema.py",
+    "config/address.py",
+)
+_UNCHECKED = (1).to_bytes(4, "little")  # PEP 552: a hash-based pyc that is never compared with its source
+
+
+def runtime_zip() -> bytes:
+    """Return the zip: sources for every interpreter, and beside them bytecode that is used when its version fits."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name in _names():
+            path = os.path.join(_ROOT, name)
+            with open(path, "rb") as source:
+                text = source.read()
+            archive.writestr(zipfile.ZipInfo(f"pyworker/{name}"), text)
+            if name == "template/boot.py":
+                archive.writestr(zipfile.ZipInfo("__main__.py"), text)
+            else:
+                archive.writestr(zipfile.ZipInfo(f"pyworker/{name}c"), _bytecode(name, path, text))
+    return out.getvalue()
+
+
+def _names() -> list[str]:
+    names = [name for name in _FILES if os.path.exists(os.path.join(_ROOT, name))]
+    for folder in _FOLDERS:
+        for where, _, files in os.walk(os.path.join(_ROOT, folder)):
+            names += [os.path.relpath(os.path.join(where, f), _ROOT) for f in sorted(files) if f.endswith(".py")]
+    return names
+
+
+def _bytecode(name: str, path: str, text: bytes) -> bytes:
+    module = "pyworker." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    code = importlib.machinery.SourceFileLoader(module, path).get_code(module)  # from __pycache__ when it is current
+    return importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(text) + marshal.dumps(code)

@@ -1,0 +1,105 @@
+"""Launcher: `python -I -m pyworker.template SPEC_FD`. From pyworker's interpreter into the app's, without rights.
+
+Short-lived. It gives up the daemon's rights before anything that the app's user can write is looked at, and then
+becomes the app's interpreter: for a template by exec, for a script or a command after one fork, so that the worker
+becomes the guardian's child. Every failure is a message on the channel and exit code 78. It never imports an app.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyworker import __version__
+from pyworker.errors import Exit
+from pyworker.protocol import wire
+from pyworker.protocol.template import LaunchSpec, LoadFailed
+from pyworker.protocol.worker import Failed, Hello
+from pyworker.template import command
+from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix.fds import send_packet
+from pyworker.unix.process import set_name
+from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile
+from pyworker.worker.channel import Channel
+
+_TITLE_ROOM = " " * 60  # a last argument that only makes room for the title that the program writes over all of them
+
+
+def main(argv: list[str]) -> int:
+    """Launch; returns only an exit code of a failure or of the parent half of the fork."""
+    spec_fd = int(argv[1])
+    try:
+        spec = read_spec(spec_fd)
+    except (OSError, wire.WireError) as error:
+        print(f"pyworker launcher: cannot read what to start: {error}", file=sys.stderr)
+        return Exit.BAD_CONFIG
+    pass_on(spec_fds(spec, spec_fd), inheritable=False)
+    set_name("pyworker launch")
+    if spec.role != "template":
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+    try:
+        take_rights(spec)
+    except (CannotDrop, OSError, ValueError) as error:
+        return fail(spec, "rights", *_explain(spec, error))
+    if spec.role == "template":
+        return exec_python(spec, spec_fd)
+    channel = Channel(open_channel(spec))
+    channel.send(Hello(__version__))
+    if spec.role == "script":
+        return exec_python(spec, spec_fd)
+    return command.run(spec, channel)
+
+
+def take_rights(spec: LaunchSpec) -> None:
+    """Set limits, umask and user, in that order (raising a limit needs root), then enter the app's folder as that user."""
+    app = spec.app
+    if app.limits.nofile is not None:
+        limit_nofile(app.limits.nofile)
+    if app.umask is not None:
+        os.umask(int(app.umask, 8))
+    drop_rights(spec.uid, spec.gid, spec.groups)
+    os.chdir(app.cwd)
+
+
+def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
+    """Become the app's interpreter running the runtime zip; returns only when that fails."""
+    zip_path = f"/proc/self/fd/{spec.runtime_fd}"
+    argv = [spec.python, zip_path, spec.role, str(spec_fd), str(spec.channel_fd), _TITLE_ROOM]
+    fds = spec_fds(spec, spec_fd)
+    pass_on(fds, inheritable=True)
+    try:
+        os.execve(spec.python, argv, spec.env)
+    except OSError as error:
+        pass_on(fds, inheritable=False)
+        message = f"cannot run the interpreter {spec.python}: {error.strerror}"
+        return fail(spec, "exec", message, "Check `python` (a venv folder or an interpreter that this user may run).")
+
+
+def fail(spec: LaunchSpec, kind: str, message: str, hint: str) -> int:
+    """Tell the daemon and return the exit code that is not retried."""
+    failure: LoadFailed | Failed
+    if spec.role == "template":
+        failure = LoadFailed("rights" if kind == "rights" else "exec", message, "", hint)
+    else:
+        failure = Failed("other", message, "", hint)
+    try:
+        send_packet(open_channel(spec), wire.encode(failure))
+    except OSError:
+        print(f"pyworker launcher: {message}", file=sys.stderr)
+    return Exit.BAD_CONFIG
+
+
+def _explain(spec: LaunchSpec, error: Exception) -> tuple[str, str]:
+    app = spec.app
+    if isinstance(error, CannotDrop):
+        return str(error), "Only a daemon that runs as root can start an app as another user."
+    if isinstance(error, OSError) and error.filename is not None:
+        user = f"user {spec.uid}" if spec.uid is not None else "this user"
+        return f"cannot enter the folder {app.cwd}: {error.strerror}", f"Check `cwd`, and that {user} may enter it."
+    return f"cannot set the limit of open files to {app.limits.nofile}: {error}", "Lower `limits.nofile`."
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,112 @@
+"""Launcher, for a command of any language: hand it its listeners by systemd's convention and become it.
+
+No process of ours stays beside it: its end of the channel closes at the exec, which is no sign of death.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+
+from pyworker.errors import Exit
+from pyworker.protocol.template import LaunchSpec
+from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
+from pyworker.worker.birth import worker_env
+from pyworker.worker.channel import Channel, Closed
+
+_FIRST = 3  # SD_LISTEN_FDS_START
+
+
+def run(spec: LaunchSpec, channel: Channel) -> int:
+    """Become the command (after Go when held); returns an exit code when there is nothing to become."""
+    env = environment(spec)
+    argv = list(spec.app.command)
+    try:
+        path = find(argv[0], env)
+    except OSError as error:
+        return _fail(channel, argv[0], error)
+    if spec.held:
+        channel.send(Ready())
+        if not _wait_for_go(channel):
+            return Exit.OK
+        channel.send(Accepting())
+    elif spec.app.ready != "notify":
+        channel.send(Ready(serving=True))
+    listeners = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in spec.listener_fds]
+    # the channel may sit on a number that a listener needs; above them all it still closes at the exec
+    channel = _moved(channel)
+    for place, fd in enumerate(listeners):
+        os.dup2(fd, _FIRST + place, inheritable=True)
+    try:
+        os.execve(path, argv, env)
+    except OSError as error:
+        return _fail(channel, argv[0], error)
+
+
+def environment(spec: LaunchSpec) -> dict[str, str]:
+    """Return the command's environment. LISTEN_PID is this process: it keeps its pid over the exec."""
+    own = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"}
+    env = {name: value for name, value in spec.env.items() if name not in own}
+    env.update(worker_env(spec.app.name, spec.generation, spec.slot, spec.workers))
+    if spec.listener_fds:
+        count = len(spec.listener_fds)
+        names = ":".join(f"listen{i}" for i in range(count))
+        env.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+    if spec.notify_socket:
+        env["NOTIFY_SOCKET"] = spec.notify_socket
+    return env
+
+
+def find(name: str, env: dict[str, str]) -> str:
+    """Return the file to execute, by the PATH of the command's own environment. OSError says why there is none."""
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [os.path.join(folder or ".", name) for folder in os.get_exec_path(env)]
+    reason = errno.ENOENT
+    for path in candidates:
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK):
+                return path
+            reason = errno.EACCES
+    raise OSError(reason, os.strerror(reason))
+
+
+def _wait_for_go(channel: Channel) -> bool:
+    while True:
+        found = channel.wait()
+        if isinstance(found, Closed):
+            return False
+        match found.message:
+            case Go():
+                return True
+            case Drain():
+                return False
+            case Kick() | Check() | Bound():
+                if found.fd >= 0:
+                    os.close(found.fd)
+
+
+def _moved(channel: Channel) -> Channel:
+    fd = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 64)
+    channel.close()
+    return Channel(socket.socket(fileno=fd))
+
+
+def _fail(channel: Channel, name: str, error: OSError) -> int:
+    match error.errno:
+        case errno.ENOENT if "/" not in name:
+            hint = "It is not on the PATH of the app; give its full path, or set PATH in `env`."
+        case errno.EACCES:
+            hint = "Make it executable for the user that the app runs as."
+        case errno.ENOEXEC:
+            hint = "Its first line must name an interpreter, like #!/bin/sh."
+        case _:
+            hint = "Check `command`."
+    message = f"cannot run {name}: {error.strerror}"
+    channel.send(Failed("other", message, "", hint))
+    print(f"pyworker: {message}", file=sys.stderr)
+    return Exit.BAD_CONFIG

@@ -1,0 +1,61 @@
+"""Template: is this process, now that it has imported the app, one that may be forked? It only looks.
+
+A fork copies the thread that forks and no other, and shares every open description: a thread started or a connection
+opened at import time would be dead, or used by all workers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+import time
+
+
+def open_fds() -> set[int]:
+    """Return the fds of this process."""
+    return {int(name) for name in os.listdir("/proc/self/fd")}
+
+
+def why_not(before: set[int]) -> str:
+    """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
+    return _threads() or _descriptors(open_fds() - before)
+
+
+def _threads() -> str:
+    deadline = time.monotonic() + 0.1  # a thread that was joined may still be seen for a moment
+    while (count := len(os.listdir("/proc/self/task"))) > 1:
+        if time.monotonic() > deadline:
+            names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+            known = f": {', '.join(names[:3])}" if names else ""
+            noun = "thread runs" if count == 2 else "threads run"
+            return f"{count - 1} {noun} after the import{known}"
+        time.sleep(0.005)
+    return ""
+
+
+def _descriptors(new: set[int]) -> str:
+    for fd in sorted(new):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                peer = _peer(fd)
+                if peer:
+                    return f"a socket connected to {peer} was opened by the import"
+            elif os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]":
+                return "an event loop was made by the import"
+        except OSError:  # closed meanwhile, or the fd of the listing itself
+            continue
+    return ""
+
+
+def _peer(fd: int) -> str:
+    sock = socket.socket(fileno=os.dup(fd))
+    with sock:
+        try:
+            peer = sock.getpeername()
+        except OSError:
+            return ""
+        if isinstance(peer, tuple):
+            return f"{peer[0]}:{peer[1]}"
+        return str(peer) if peer else "another socket"

@@ -1,0 +1,240 @@
+"""Template: imports the app once, then forks a worker whenever the daemon asks. Runs in the app's interpreter.
+
+It serves nothing, has one thread, and sleeps in one place. The daemon's side is daemon/; the messages are
+protocol/template.py. The child of a fork leaves through worker/main.py and never comes back here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import ssl
+import sys
+import time
+import traceback
+import types
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from pyworker.errors import Exit
+from pyworker.protocol import wire
+from pyworker.protocol.template import Fork, Forked, ForkFailed, FromTemplate, Loaded, LoadFailed, Retire, ToTemplate
+from pyworker.template import forksafe
+from pyworker.template.spec import LaunchSpec, open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.process import set_name
+from pyworker.unix.title import set_title
+from pyworker.worker import main as worker_main
+from pyworker.worker.birth import Birth, reset_signals, take_identity
+from pyworker.worker.channel import Channel, clip
+from pyworker.worker.engines import finder, prepare, tls
+from pyworker.worker.target import TargetError, load
+
+_AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
+
+
+class _Ready(NamedTuple):
+    """What the template holds for its workers."""
+
+    loaded: Loaded
+    application: Any
+    ssl_context: ssl.SSLContext | None
+
+
+def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
+    """Run the template; in a forked child, the worker. `boot` is kept alive: we still run inside of it."""
+    started = time.monotonic()
+    spec = read_spec(spec_fd)
+    fds = spec_fds(spec, spec_fd)
+    pass_on(fds, inheritable=False)
+    set_name(f"{spec.app.name} template")
+    set_title(f"pyworker template {spec.app.name} (generation {spec.generation})")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the daemon's affair
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # multiprocessing must not look for the zip's
+    sys.argv = [spec.app.target or ""]
+    channel = open_channel(spec)
+    ready = prepare_app(spec, channel, argv, started)
+    if not ready.loaded.preload and ready.application is not None:
+        replace_self(spec, fds, archive, spec_fd, ready.loaded)
+    gc.collect()
+    gc.freeze()  # the collector of no worker will touch, and so copy, the pages that all share
+    send(channel, ready.loaded)
+    birth = serve(spec, channel, ready)
+    del channel, boot
+    sys.exit(worker_main.run(birth) if birth is not None else Exit.OK)
+
+
+def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], started: float) -> _Ready:
+    """Import engine and app, say what failed and exit, or return what workers will need."""
+    again = next((a.removeprefix(_AGAIN) for a in argv if a.startswith(_AGAIN)), "")
+    try:
+        finder.install(spec.engine)
+        engine = prepare.prepare(spec.app, spec.engine)
+    except prepare.EngineMissing as error:
+        fail(channel, LoadFailed("engine", error.message, "", error.hint))
+    try:
+        ssl_context = tls_context(spec)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        fail(
+            channel,
+            LoadFailed("config", f"cannot use the TLS certificate: {error}", "", "Check `tls.cert` and `tls.key`."),
+        )
+    before = forksafe.open_fds()
+    sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
+    if again:
+        return _Ready(wire.decode(Loaded, again.encode()), None, ssl_context)
+    try:
+        target = load(spec.app)
+    except TargetError as error:
+        fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
+    except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
+        fail(channel, LoadFailed("import", f"{type(error).__name__}: {error}", clip(traceback.format_exc())))
+    why = "preload = false" if spec.app.preload is False else forksafe.why_not(before)
+    took = time.monotonic() - started
+    version = platform.python_version()
+    loaded = Loaded(
+        os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4)
+    )
+    return _Ready(loaded, target.application, ssl_context)
+
+
+def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
+    """Become a template that has not imported the app: same process, same channel, no threads."""
+    pass_on(fds, inheritable=True)
+    role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
+    text = json.dumps({"type": wire.tag(Loaded), **wire.to_json(loaded)})
+    flush()
+    os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
+
+
+def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:
+    """Make the context from the PEM files that the daemon has read, and forget those."""
+    if spec.cert_fd < 0:
+        return None
+    paths = [f"/proc/self/fd/{fd}" if fd >= 0 else None for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd)]
+    assert paths[0] is not None and paths[1] is not None
+    return tls.context(paths[0], paths[1], paths[2])
+
+
+def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | None:
+    """Fork workers until told to retire or left alone; return a Birth in each child, None in the template."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        poll.poll()
+        try:
+            packet = recv_packet(channel, wire.MAX_MESSAGE, 3)
+        except OSError:
+            return None
+        if packet is None:
+            continue
+        if not packet.data and not packet.fds:
+            return None
+        try:
+            message = wire.decode(ToTemplate, packet.data)
+        except wire.WireError as error:
+            print(f"pyworker template: ignored a message of the daemon: {error}", file=sys.stderr)
+            close_all(packet.fds)
+            continue
+        match message:
+            case Retire():
+                close_all(packet.fds)
+                flush()
+                os._exit(Exit.OK)  # what the app registered for its end is for processes that served
+            case Fork():
+                if len(packet.fds) != 3 or packet.truncated:
+                    close_all(packet.fds)
+                    send(channel, ForkFailed(message.serial, 24))  # EMFILE: the kernel could not hand them all over
+                    continue
+                pid = fork_worker()
+                if pid == 0:
+                    return become_worker(spec, channel, ready, message, packet.fds)
+                close_all(packet.fds)
+                send(channel, Forked(message.serial, pid) if pid > 0 else ForkFailed(message.serial, -pid))
+
+
+def fork_worker() -> int:
+    """Fork twice, so that the worker is nobody's child here: the guardian gets it. Return 0 in the worker, its pid in
+    the template, -errno when a fork failed.
+    """
+    flush()  # what is buffered would be written twice
+    reader, writer = os.pipe()
+    try:
+        middle = os.fork()
+    except OSError as error:
+        close_all([reader, writer])
+        return -(error.errno or 1)
+    if middle == 0:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or 1)
+        if pid == 0:
+            close_all([reader, writer])
+            return 0
+        os.write(writer, str(pid).encode())
+        os._exit(0)
+    os.close(writer)
+    answer = os.read(reader, 32)
+    os.close(reader)
+    os.waitpid(middle, 0)
+    return int(answer) if answer else -11  # EAGAIN: the one in the middle was killed
+
+
+def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork: Fork, fds: list[int]) -> Birth:
+    """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
+    os.setsid()
+    ctl_fd, out_fd, err_fd = fds
+    os.dup2(out_fd, 1)
+    os.dup2(err_fd, 2)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    channel.close()
+    close_all([null, out_fd, err_fd, *(fd for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd) if fd >= 0)])
+    reset_signals()
+    take_identity(spec.app.name, spec.generation, fork.slot, fork.workers)
+    interface: Literal["asgi", "wsgi"] = ready.loaded.interface
+    return Birth(
+        app=spec.app,
+        generation=spec.generation,
+        slot=fork.slot,
+        held=fork.held,
+        workers=fork.workers,
+        channel=Channel(socket.socket(fileno=ctl_fd)),
+        listener_fds=spec.listener_fds,
+        board_fd=spec.board_fd,
+        row=fork.row,
+        loop=ready.loaded.loop,
+        application=ready.application,
+        interface=interface,
+        ssl_context=ready.ssl_context,
+    )
+
+
+def send(channel: socket.socket, message: FromTemplate) -> None:
+    """Send, waiting for a daemon that does not read just now. One that is gone is noticed by the next receive."""
+    poll = select.poll()
+    poll.register(channel, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        while not send_packet(channel, wire.encode(message)):
+            poll.poll()
+
+
+def fail(channel: socket.socket, failure: LoadFailed) -> NoReturn:
+    """Report and exit: 78 unless a later try may go better (an import that needs a database, say)."""
+    send(channel, failure)
+    flush()
+    os._exit(Exit.FAILED if failure.kind in ("import", "other") else Exit.BAD_CONFIG)
+
+
+def flush() -> None:
+    """Write out what is buffered; a closed pipe is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()

@@ -1,0 +1,53 @@
+"""Change to another user for good, and prove that there is no way back. Decides nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from pyworker.unix.process import PR_SET_NO_NEW_PRIVS, prctl
+
+
+class CannotDrop(Exception):
+    """A right could not be given up; the process must not go on."""
+
+
+def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> None:
+    """Become this user and group with exactly these groups; None leaves that one as it is.
+
+    The order matters: setgroups and setgid need the rights that setuid gives away. Afterwards nothing that this
+    process executes can regain any (no_new_privs). Raises CannotDrop; the caller then must exit.
+    """
+    if uid is None and gid is None:
+        return
+    try:
+        os.setgroups(groups)
+        if gid is not None:
+            os.setresgid(gid, gid, gid)
+        if uid is not None:
+            os.setresuid(uid, uid, uid)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise CannotDrop(f"cannot become user {uid}, group {gid}: {error.strerror}") from None
+    if gid is not None and os.getresgid() != (gid, gid, gid):
+        raise CannotDrop(f"the group is {os.getresgid()} after the change to {gid}")
+    if sorted(os.getgroups()) != sorted(groups):
+        raise CannotDrop(f"the groups are {os.getgroups()} after the change to {list(groups)}")
+    if uid is not None:
+        if os.getresuid() != (uid, uid, uid):
+            raise CannotDrop(f"the user is {os.getresuid()} after the change to {uid}")
+        if uid != 0:
+            _check_no_way_back()
+
+
+def _check_no_way_back() -> None:
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return
+    raise CannotDrop("root's rights could be taken back after they were given up")
+
+
+def limit_nofile(count: int) -> None:
+    """Set soft and hard limit of open files. OSError or ValueError when it may not be raised that far."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))

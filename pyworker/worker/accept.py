@@ -1,0 +1,251 @@
+"""Worker: take connections from the shared listeners, in strict turns.
+
+The kernel keeps the waiting workers of a listener in a queue. Registered with EPOLLEXCLUSIVE only the first one that
+sleeps is woken, and leaving and entering the queue again (DEL, ADD) after each accept puts a worker at its end: the
+queue becomes a queue of idle workers, and one that is busy is passed over. Three rules come with it:
+1. one accept per wake-up, then back to the end of the queue;
+2. a wake-up may die with the worker that got it, so each worker tries one accept a second, and when told (Kick);
+3. who stops leaves the queue first and then takes a few more: one may have been meant for it.
+
+The event loop registers the listener by its public add_reader; only then is the kernel's entry in the loop's own
+epoll replaced, with the same user data, so that the loop's dispatch stays its own. Never a nested epoll: that wakes all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+import selectors
+import socket
+import sys
+from collections.abc import Callable
+
+_EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
+_PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
+_LAST_ACCEPTS = 16  # per listener, when others go on accepting
+_EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
+
+
+class NotSupported(Exception):
+    """This event loop cannot take turns."""
+
+
+class AcceptLoop:
+    """Accepts on `listeners` and gives each connection to `serve(connection, is_unix)`. Lives in one event loop.
+
+    It owns its listener objects: `stop` closes them.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: list[socket.socket],
+        serve: Callable[[socket.socket, bool], None],
+        *,
+        exclusive: bool,
+    ) -> None:
+        self._loop = loop
+        self._listeners = listeners
+        self._serve = serve
+        self._exclusive = exclusive
+        self._epoll: select.epoll | None = None
+        self._paused: asyncio.TimerHandle | None = None
+        self._held = False
+        self._registered = False  # not while paused or held
+        self._stopped = False
+        self.accepting = False
+
+    async def start(self) -> None:
+        """Begin to accept. Raises NotSupported when the loop's epoll cannot be shared (nothing is left behind)."""
+        self._register()
+        if self._exclusive:
+            try:
+                self._epoll = await open_epoll(self._loop, self._listeners[0].fileno()) if self._listeners else None
+                for listener in self._listeners:  # none are left when a stop came in between
+                    self._rearm(listener.fileno())
+            except (NotSupported, OSError) as error:
+                self._unregister()
+                raise NotSupported(str(error)) from None
+        self._begin()
+
+    async def start_shared(self) -> None:
+        """Begin to accept without turns."""
+        self._register()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._stopped:
+            self._close_epoll()
+            return
+        self.accepting = True
+        if self._held:
+            self._unregister()
+        self.try_once()  # what was queued before we listened
+
+    def hold(self, held: bool) -> None:
+        """Leave new connections to the siblings while `held`: this worker could not serve them."""
+        self._held = held
+        if self.accepting:
+            if held:
+                self._unregister()
+            elif self._paused is None:
+                self._resume()
+
+    def try_once(self) -> None:
+        """Try one accept per listener, without waiting: nobody else may have been woken for what is there."""
+        if self.accepting and self._registered:
+            for listener in self._listeners:
+                self._accept(listener)
+
+    async def stop(self, *, to_empty: bool) -> None:
+        """Accept no more. What is queued goes to the siblings, or with `to_empty` to us (at most one second)."""
+        was_accepting, self.accepting, self._stopped = self.accepting, False, True
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+        self._unregister()
+        for _ in range(_EMPTY_ROUNDS if to_empty else 1):
+            taken = [
+                self._take(each, 1 << 16 if to_empty else _LAST_ACCEPTS) for each in self._listeners if was_accepting
+            ]
+            if not to_empty or not any(taken):
+                break
+            await asyncio.sleep(0.05)
+        self._close_epoll()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    def _close_epoll(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
+
+    def _register(self) -> None:
+        self._registered = True
+        for listener in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._on_readable, listener)
+
+    def _unregister(self) -> None:
+        if self._registered:
+            self._registered = False
+            for listener in self._listeners:
+                self._loop.remove_reader(listener.fileno())
+
+    def _rearm(self, fd: int) -> None:
+        """Leave the queue and enter it at its end. ADD reports at once what is queued already."""
+        assert self._epoll is not None
+        self._epoll.unregister(fd)
+        self._epoll.register(fd, _EXCLUSIVE)
+
+    def _on_readable(self, listener: socket.socket) -> None:
+        # the state is checked, not the event: a stop may have come in the same batch of events
+        ours = self.accepting and self._registered
+        if ours and self._accept(listener) and self._epoll is not None and self._registered:
+            self._rearm(listener.fileno())
+
+    def _take(self, listener: socket.socket, limit: int) -> int:
+        count = 0
+        while count < limit and self._accept(listener):
+            count += 1
+        return count
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept and serve one connection; False when there was none or it could not be had."""
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._pause(error)
+            return False  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
+        connection.setblocking(False)
+        self._serve(connection, connection.family == socket.AF_UNIX)
+        return True
+
+    def _pause(self, error: OSError) -> None:
+        """Leave the listeners to the siblings for a moment: a listener that stays readable would make us spin."""
+        if self._paused is None and self.accepting:
+            print(f"pyworker: cannot accept connections: {error.strerror}; trying again", file=sys.stderr)
+            self._unregister()
+            self._paused = self._loop.call_later(_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = None
+        if self.accepting and not self._registered and not self._held:
+            self._register()
+            if self._epoll is not None:
+                self._loop.call_soon(self._take_turns, 10)
+            self.try_once()
+
+    def _take_turns(self, tries: int) -> None:
+        """Replace the plain entries once the loop has told the kernel of them (uvloop does so when it goes to wait)."""
+        if not self.accepting or not self._registered:
+            return
+        try:
+            for listener in self._listeners:
+                self._rearm(listener.fileno())
+        except FileNotFoundError:
+            if tries:
+                self._loop.call_later(0.001, self._take_turns, tries - 1)
+
+
+async def open_epoll(loop: asyncio.AbstractEventLoop, fd: int) -> select.epoll:
+    """Return the loop's own epoll, in which `fd` (given to add_reader before) is registered; close it when done.
+
+    Found by what the kernel says of every epoll of this process, so that no private attribute of a loop is needed.
+    """
+    for _ in range(10):
+        await asyncio.sleep(0)  # uvloop tells the kernel of a new reader when it goes to wait
+        holders = [epoll_fd for epoll_fd, fds in registered().items() if fd in fds]
+        if len(holders) == 1:
+            return select.epoll.fromfd(os.dup(holders[0]))
+        if len(holders) > 1:
+            raise NotSupported("more than one epoll waits for the listener")
+        await asyncio.sleep(0.001)
+    raise NotSupported("no epoll of this process waits for the listener")
+
+
+def registered() -> dict[int, set[int]]:
+    """Return each epoll of this process with the fds registered in it."""
+    found: dict[int, set[int]] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own fd is closed by now
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                with open(f"/proc/self/fdinfo/{name}") as info:
+                    found[int(name)] = {int(line.split()[1]) for line in info if line.startswith("tfd:")}
+    return found
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Make an event loop; `kind` is "uvloop" or "asyncio"."""
+    if kind == "uvloop":
+        import uvloop
+
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        return loop
+    return asyncio.SelectorEventLoop(selectors.EpollSelector())
+
+
+async def can_take_turns(loop: asyncio.AbstractEventLoop) -> bool:
+    """Try on a socket pair what `AcceptLoop` does: the reader must still be called after its entry was replaced."""
+    here, there = socket.socketpair()
+    with here, there:
+        called = asyncio.Event()
+        loop.add_reader(here.fileno(), called.set)
+        try:
+            epoll = await open_epoll(loop, here.fileno())
+            with contextlib.closing(epoll):
+                epoll.unregister(here.fileno())
+                epoll.register(here.fileno(), _EXCLUSIVE)
+                there.send(b"x")
+                await asyncio.wait_for(called.wait(), 1.0)
+        except (NotSupported, OSError, TimeoutError):
+            return False
+        finally:
+            loop.remove_reader(here.fileno())
+    return True

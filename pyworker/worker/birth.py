@@ -1,0 +1,72 @@
+"""Worker: what one is born with. Made by the template in the child it has just forked; the worker owns all of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyworker import worker
+from pyworker.config.schema import AppConfig
+from pyworker.protocol.inherited import ENV_APP, ENV_GENERATION, ENV_WORKER, ENV_WORKERS
+from pyworker.unix.process import set_name
+from pyworker.unix.title import set_title
+from pyworker.worker.channel import Channel
+
+
+@dataclass(frozen=True)
+class Birth:
+    """One worker: who it is, its channel, its listeners (fds), and the app when the template has imported it."""
+
+    app: AppConfig
+    generation: int
+    slot: int
+    held: bool
+    workers: int
+    channel: Channel
+    listener_fds: tuple[int, ...]
+    board_fd: int
+    row: int
+    loop: Literal["asyncio", "uvloop"]
+    application: Any  # None: this worker imports the app itself
+    interface: Literal["asgi", "wsgi"]
+    ssl_context: ssl.SSLContext | None
+
+
+def worker_env(app: str, generation: int, slot: int, workers: int) -> dict[str, str]:
+    """Return the variables that tell a worker who it is."""
+    return {ENV_APP: app, ENV_WORKER: str(slot), ENV_GENERATION: str(generation), ENV_WORKERS: str(workers)}
+
+
+def take_identity(app: str, generation: int, slot: int, workers: int, title: str = "") -> None:
+    """Make this process that worker: environment, `pyworker.worker`, the name in ps, output line by line."""
+    os.environ.update(worker_env(app, generation, slot, workers))
+    worker.app, worker.id, worker.generation = app, slot, generation
+    set_name(f"{app}.{slot}")
+    set_title(f"pyworker worker {app}.{slot}{title}")
+    for stream in (sys.stdout, sys.stderr):
+        # a pipe would be written in blocks of 8 KiB: lines would reach the log minutes late, or never
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def reset_signals() -> None:
+    """Give every signal its default action of a fresh Python, whatever an import has set."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):  # signals of the C library's own
+            continue
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def last_line(error: BaseException) -> str:
+    """Return how Python names an exception: "ValueError: bad port"."""
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

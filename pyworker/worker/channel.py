@@ -1,0 +1,106 @@
+"""Worker: its end of the `ctl` channel. Never blocks on a daemon that is away; it owns the socket.
+
+The daemon's side is daemon/; the messages are protocol/worker.py.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+from collections import deque
+from typing import NamedTuple
+
+from pyworker.protocol import wire
+from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
+from pyworker.unix.fds import close_all, recv_packet, send_packet
+
+_MAX_PENDING = 64  # messages kept for a daemon that does not read; a worker says a handful in its life
+
+
+class Received(NamedTuple):
+    """A message and the fd that rode along (-1 = none). The receiver owns the fd."""
+
+    message: ToWorker
+    fd: int
+
+
+class Closed:
+    """The other end is gone: daemon and guardian both."""
+
+
+class Channel:
+    """Send and receive messages; `receive` returns None when nothing is there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._pending: deque[bytes] = deque(maxlen=_MAX_PENDING)
+
+    def fileno(self) -> int:
+        """Return the fd to wait on."""
+        return self.sock.fileno()
+
+    def send(self, message: FromWorker) -> None:
+        """Send, or keep for `flush` when the daemon does not read now. A channel that is closed swallows it."""
+        self._pending.append(wire.encode(message))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is kept, as far as the daemon takes it."""
+        while self._pending:
+            try:
+                if not send_packet(self.sock, self._pending[0]):
+                    return
+            except OSError:  # the peer is gone: receive() says so
+                self._pending.clear()
+                return
+            self._pending.popleft()
+
+    def receive(self) -> Received | Closed | None:
+        """Return the next message, Closed at the end, None when there is none now.
+
+        What is not a message of the set (a daemon of another version) is reported on stderr and skipped.
+        """
+        while True:
+            try:
+                packet = recv_packet(self.sock, MAX_WORKER_MESSAGE, 4)
+            except OSError:
+                return Closed()
+            if packet is None:
+                return None
+            if not packet.data and not packet.fds:
+                return Closed()
+            fd = packet.fds.pop(0) if packet.fds else -1
+            close_all(packet.fds)
+            try:
+                if packet.truncated:
+                    raise wire.WireError("cut message")
+                return Received(wire.decode(ToWorker, packet.data, limit=MAX_WORKER_MESSAGE), fd)
+            except wire.WireError as error:
+                if fd >= 0:
+                    close_all([fd])
+                print(f"pyworker: ignored a message of the daemon: {error}", file=sys.stderr)
+
+    def wait(self) -> Received | Closed:
+        """Block until there is a message. Only for a worker that has nothing else to do."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        while True:
+            found = self.receive()
+            if found is not None:
+                return found
+            self.flush()
+            poll.poll(1000 if self._pending else None)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+
+def clip(text: str, limit: int = 20 * 1024) -> str:
+    """Return the end of a text (a traceback says what matters last) that surely fits a message."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= limit // 2:  # JSON may need more bytes than characters
+        return text
+    return "…" + text[-limit // 2 :]

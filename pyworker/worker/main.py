@@ -1,0 +1,255 @@
+"""Worker: one asgi or wsgi worker from birth to end: start the app, accept, answer the daemon, drain.
+
+Runs in the process that the template forked. It listens to the daemon and to signals, and needs neither: when the
+channel closes (daemon and guardian both gone) it finishes its requests and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import inspect
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, assert_never
+
+from pyworker import __version__
+from pyworker.errors import Exit
+from pyworker.protocol.scoreboard import F
+from pyworker.protocol.worker import (
+    Accepting,
+    Bound,
+    Check,
+    Drain,
+    Drained,
+    Failed,
+    Go,
+    Hello,
+    Kick,
+    Notice,
+    Ready,
+    Recycle,
+)
+from pyworker.worker import api
+from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new_loop
+from pyworker.worker.birth import Birth, last_line
+from pyworker.worker.channel import Channel, Closed, clip
+from pyworker.worker.engines.server import LifespanFailed, Server
+from pyworker.worker.row import Row
+from pyworker.worker.target import TargetError, load
+
+_TICK = 1.0  # seconds: progress is noted, and one accept is tried
+_CRASHED = 70  # EX_SOFTWARE
+
+
+def run(birth: Birth) -> int:
+    """Live as this worker and return its exit code; the caller then ends the process as any Python program ends."""
+    faulthandler.enable()  # SIGABRT, and every crash of an extension, prints the stacks of all threads
+    birth.channel.send(Hello(__version__))
+    application, interface = birth.application, birth.interface
+    if application is None:
+        try:
+            target = load(birth.app)
+        except TargetError as error:
+            birth.channel.send(Failed("import", error.message, clip(error.traceback), error.hint))
+            print(error.traceback or error.message, file=sys.stderr)
+            return Exit.FAILED
+        application, interface = target.application, target.interface
+    kind = birth.loop
+    while True:
+        worker = _Worker(birth, application, interface, kind)
+        try:
+            with asyncio.Runner(loop_factory=lambda kind=kind: new_loop(kind)) as runner:  # type: ignore[misc]
+                return runner.run(worker.live())
+        except NotSupported:
+            # rather the slower loop than workers that do not share their connections evenly
+            birth.channel.send(Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead"))
+            kind = "asyncio"
+        except Exception:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
+            traceback.print_exc()
+            return _CRASHED
+
+
+class _Worker:
+    def __init__(self, birth: Birth, application: Any, interface: Any, kind: str) -> None:
+        self._birth = birth
+        self._application = application
+        self._interface = interface
+        self._kind = kind
+        self._channel: Channel = birth.channel
+        self._row = Row.mapped(birth.board_fd, birth.row)
+        self._going = not birth.held
+        self._drain: asyncio.Future[Drain] | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ready = False
+        self._signals = 0
+
+    async def live(self) -> int:
+        loop = self._loop = asyncio.get_running_loop()
+        birth = self._birth
+        exclusive = birth.app.balance == "round-robin"
+        if self._kind == "uvloop" and exclusive and not await can_take_turns(loop):
+            raise NotSupported
+        self._drain = loop.create_future()
+        for name in {"TERM", "INT", birth.app.stop.signal}:
+            loop.add_signal_handler(getattr(signal, f"SIG{name}"), self._on_signal, name)
+        loop.add_reader(self._channel.fileno(), self._on_channel)
+        listeners = [_listener(fd) for fd in birth.listener_fds]
+        self._server = Server(
+            birth.app,
+            self._application,
+            self._interface,
+            row=self._row,
+            ssl_context=birth.ssl_context,
+            on_recycle=lambda reason: self._channel.send(Recycle(reason)),
+        )
+        self._accepts = AcceptLoop(loop, listeners, self._serve, exclusive=exclusive)
+        self._server.on_saturation = self._accepts.hold
+        self._tick()
+        starting = loop.create_task(self._server.start())
+        await asyncio.wait([starting, self._drain], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()  # told to leave before the app was up
+            await asyncio.wait([starting])
+            self._channel.send(Drained(0, 0))
+            return Exit.OK
+        try:
+            starting.result()
+        except LifespanFailed as error:
+            self._channel.send(Failed("lifespan", str(error.message), clip(error.traceback)))
+            print(error.traceback or error.message, file=sys.stderr)
+            return Exit.FAILED
+        self._ready = True
+        if not self._drain.done():
+            if self._going:
+                await self._accepts.start()
+                self._channel.send(Ready(serving=True))
+            else:
+                self._channel.send(Ready())
+        order = await self._drain
+        return await self._leave(order)
+
+    async def _leave(self, order: Drain) -> int:
+        for callback in api.take_stop_callbacks():
+            self._call_stop(callback)
+        self._server.begin_drain(order.timeout)
+        await self._accepts.stop(to_empty=order.to_empty)
+        report = await self._server.drained()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(1.0, order.timeout))
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._channel.send(Drained(report.requests, report.cancelled))
+        self._loop.remove_reader(self._channel.fileno())
+        return Exit.OK
+
+    def _call_stop(self, callback: Any) -> None:
+        try:
+            result = callback()
+            if inspect.isawaitable(result):
+                task = asyncio.ensure_future(_guarded(result))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        except Exception:  # noqa: BLE001  the app's own: it must not keep the worker from draining
+            traceback.print_exc()
+
+    def _serve(self, connection: socket.socket, unix: bool) -> None:
+        self._server.serve(connection, unix=unix)
+
+    def _tick(self) -> None:
+        self._row[F.PROGRESS_AT] = time.monotonic_ns()
+        self._channel.flush()
+        self._accepts.try_once()
+        self._ticking = self._loop.call_later(_TICK, self._tick)
+
+    def _begin(self, order: Drain) -> None:
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(order)
+
+    # ---- what comes in -----------------------------------------------------------------------------
+    def _on_signal(self, name: str) -> None:
+        self._signals += 1
+        if self._signals > 1 or (self._drain is not None and self._drain.done()):
+            # asked again: leave at once, by the very signal, so that the status tells the truth
+            number = getattr(signal, f"SIG{name}")
+            self._loop.remove_signal_handler(number)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._begin(Drain(self._birth.app.stop.drain_timeout, to_empty=False))
+
+    def _on_channel(self) -> None:
+        while True:
+            found = self._channel.receive()
+            if found is None:
+                return
+            if isinstance(found, Closed):
+                self._loop.remove_reader(self._channel.fileno())
+                self._begin(Drain(self._birth.app.stop.drain_timeout, to_empty=True))
+                return
+            self._on_message(found.message, found.fd)
+
+    def _on_message(self, message: Any, fd: int) -> None:
+        match message:
+            case Go():
+                self._going = True
+                if self._ready:
+                    task = self._loop.create_task(self._accept_now())
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+            case Kick():
+                self._accepts.try_once()
+            case Drain():
+                self._begin(message)
+            case Check():
+                self._serve_check(fd)
+                return
+            case Bound():
+                pass  # an answer that only scripts ask for
+            case _:
+                assert_never(message)
+        if fd >= 0:
+            os.close(fd)
+
+    async def _accept_now(self) -> None:
+        assert self._drain is not None
+        try:
+            if not self._accepts.accepting and not self._drain.done():
+                await self._accepts.start()
+            self._channel.send(Accepting())
+        except NotSupported as error:  # the self-test has passed, so this is a shortage, of fds for instance
+            print(f"pyworker: cannot take turns in accepting ({error}); accepting without", file=sys.stderr)
+            await self._accepts.start_shared()
+            self._channel.send(Accepting())
+
+    def _serve_check(self, fd: int) -> None:
+        if fd < 0:
+            return
+        connection = socket.socket(fileno=fd)
+        connection.setblocking(False)
+        if not self._ready:
+            connection.close()
+            return
+        self._server.serve(connection, unix=True, tls=False, check=True)
+
+
+async def _guarded(awaitable: Any) -> None:
+    try:
+        await awaitable
+    except Exception:  # noqa: BLE001  the app's own stop callback
+        traceback.print_exc()
+
+
+def _listener(fd: int) -> socket.socket:
+    listener = socket.socket(fileno=os.dup(fd))
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,35 @@
+"""Worker: its row of the scoreboard. Other processes read it at any time; nothing here locks."""
+
+from __future__ import annotations
+
+import mmap
+
+from pyworker.protocol.scoreboard import FIELD, FIELDS, SIZE, row_slice
+
+
+class Row:
+    """One worker's 64 numbers. `cells` is the memory itself, for code that counts on every request."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self.cells = cells
+
+    @classmethod
+    def mapped(cls, board_fd: int, row: int) -> Row:
+        """Return the row of a scoreboard memfd. The fd may be closed afterwards."""
+        board = memoryview(mmap.mmap(board_fd, SIZE)).cast("Q")
+        return cls(board[row_slice(row)])
+
+    @classmethod
+    def private(cls) -> Row:
+        """Return a row that nobody else sees."""
+        return cls(memoryview(bytearray(FIELD * FIELDS)).cast("Q"))
+
+    def __getitem__(self, field: int) -> int:
+        return self.cells[field]
+
+    def __setitem__(self, field: int, value: int) -> None:
+        self.cells[field] = value
+
+    def add(self, field: int, n: int = 1) -> None:
+        """Add to a field (n may be negative; a field never goes below zero)."""
+        self.cells[field] = max(0, self.cells[field] + n)
