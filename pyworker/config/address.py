@@ -1,0 +1,97 @@
+"""Addresses of `bind`: text -> Address. Pure and standard library only; it looks up no name and opens nothing.
+
+Forms: "host:port", ":port" (every IPv4 address of this machine, 0.0.0.0), "[::1]:port" (IPv6 only), "unix:/path".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+MAX_UNIX_PATH = 107  # sun_path of sockaddr_un, less the closing NUL: unix(7)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z")
+
+
+class AddressError(ValueError):
+    """Not an address; `hint` says how it is written (may be "")."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen. A host that is a name (localhost) has family "inet": whoever listens resolves it, once."""
+
+    family: Literal["inet", "inet6", "unix"]
+    host: str = ""
+    port: int = 0  # 0: the kernel picks one
+    path: str = ""  # unix only
+
+    def __str__(self) -> str:
+        match self.family:
+            case "unix":
+                return f"unix:{self.path}"
+            case "inet6":
+                return f"[{self.host}]:{self.port}"
+            case "inet":
+                return f"{self.host}:{self.port}"
+
+
+def parse_bind(text: str) -> Address:
+    """Return the address that `text` stands for; raise AddressError with a hint."""
+    if text.startswith("unix:"):
+        return _unix(text.removeprefix("unix:"))
+    if text.startswith(("/", "./", "../")):
+        raise AddressError(f'"{text}" is not an address', f'a Unix socket is written "unix:{text}"')
+    if text.startswith(("fd://", "systemd:")):
+        raise AddressError(f'"{text}": inherited sockets are not available in this version', 'use "host:port"')
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        raise AddressError(f'"{text}" is a URL, not an address', f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else "")
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        hint = f'did you mean ":{text}"?' if text.isdecimal() else f'did you mean "{text}:8000"?' if text else ""
+        raise AddressError(f'"{text}" has no port', hint)
+    return _internet(text, host, _port(text, port))
+
+
+def _unix(path: str) -> Address:
+    if path.startswith("//"):  # unix:///run/x is how URLs have it
+        path = "/" + path.lstrip("/")
+    if not path or path.endswith("/"):
+        raise AddressError(f'"unix:{path}" names no socket file', 'for example "unix:/run/api.sock"')
+    if "\0" in path or path.startswith("@"):
+        raise AddressError("abstract Unix sockets are not supported", 'name a file: "unix:/run/api.sock"')
+    return Address("unix", path=path)
+
+
+def _port(text: str, port: str) -> int:
+    if not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
+        raise AddressError(f'"{text}": the port must be a number from 0 to 65535', "")
+    return int(port)
+
+
+def _internet(text: str, host: str, port: int) -> Address:
+    if not host:
+        return Address("inet", "0.0.0.0", port)
+    if host == "*":
+        raise AddressError(f'"{text}" is not an address', f'all IPv4 addresses are ":{port}", all IPv6 ones "[::]:{port}"')
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return Address("inet6", str(ipaddress.IPv6Address(host[1:-1])), port)
+        except ValueError:
+            raise AddressError(f'"{host[1:-1]}" is not an IPv6 address', 'for example "[::1]:8000"') from None
+    if ":" in host:
+        raise AddressError(f'"{text}" is not an address', f'an IPv6 address goes into brackets: "[{host}]:{port}"')
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            return Address("inet", str(ipaddress.IPv4Address(host)), port)
+        except ValueError:
+            raise AddressError(f'"{host}" is not an IPv4 address', 'for example "127.0.0.1:8000"') from None
+    if len(host) > 253 or not _HOST_NAME.match(host):
+        raise AddressError(f'"{host}" is not a host name', 'for example "127.0.0.1:8000"')
+    return Address("inet", host, port)

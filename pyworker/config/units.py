@@ -1,0 +1,72 @@
+"""Durations and sizes: text with a unit -> float seconds, int bytes, and back. Pure; a bare number is no value."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}  # powers of 1024, as docker counts
+_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµ]*)\s*\Z", re.ASCII)
+_MAX_SECONDS = 10 * 365 * 86400.0
+_MAX_BYTES = 2**62
+_MEANT = {
+    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m", "minutes": "m",
+    "hr": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms", "millis": "ms",
+    "k": "KB", "kb": "KB", "kib": "KB", "m": "MB", "mb": "MB", "mib": "MB", "g": "GB", "gb": "GB", "gib": "GB",
+    "t": "TB", "tb": "TB", "tib": "TB", "b": "B", "bytes": "B",
+}  # fmt: skip
+
+
+class UnitError(ValueError):
+    """Not a duration or size; `hint` says what may have been meant (may be "")."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds: "10s" "500ms" "2m" "1h" "1d"."""
+    return _parse(text, _DURATIONS, "s", 'a time span such as "30s", "500ms", "2m", "1h"', _MAX_SECONDS)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: "512MB" "1GB" "64KB" "0B", powers of 1024."""
+    return int(_parse(text, _SIZES, "MB", 'a size such as "512MB", "64KB", "1GB"', _MAX_BYTES))
+
+
+def _parse(text: str, units: dict[str, float] | dict[str, int], usual: str, what: str, most: float) -> float:
+    match = _NUMBER.match(text)
+    if match is None:
+        raise UnitError(f"must be {what}")
+    number, unit = match[1], match[2]
+    if unit not in units:
+        meant = _MEANT.get(unit.lower(), unit.lower() if unit else usual)
+        hint = f'did you mean "{number}{meant}"?' if meant in units else "units: " + " ".join(units)
+        raise UnitError(f"must be {what}", hint)
+    value = float(number) * units[unit]
+    if value > most:
+        raise UnitError(f"must be {what}; this is too large")
+    return value
+
+
+def bare_number_hint(value: float, unit: str) -> str:
+    """Return what a number without a unit was most likely meant to be."""
+    return f'did you mean "{value:g}s"?' if unit == "duration" else f'did you mean "{value:g}MB"?'
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as it is written in a file; exact for what parse_duration returns."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds >= _DURATIONS[unit] and math.isclose(seconds % _DURATIONS[unit], 0, abs_tol=1e-9):
+            return f"{seconds / _DURATIONS[unit]:g}{unit}"
+    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+
+
+def size_text(size: int) -> str:
+    """Return a size as it is written in a file."""
+    for unit in ("TB", "GB", "MB", "KB"):
+        if size and size % _SIZES[unit] == 0:
+            return f"{size // _SIZES[unit]}{unit}"
+    return f"{size}B"
