@@ -21,6 +21,7 @@ from pyworker.unix.fds import send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile
 from pyworker.worker.channel import Channel
+from pyworker.worker.say import say
 
 _TITLE_ROOM = " " * 60  # a last argument that only makes room for the title that the program writes over all of them
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     try:
         spec = read_spec(spec_fd)
     except (OSError, wire.WireError) as error:
-        print(f"pyworker launcher: cannot read what to start: {error}", file=sys.stderr)
+        say(f"cannot read what to start: {error}")
         return Exit.BAD_CONFIG
     pass_on(spec_fds(spec, spec_fd), inheritable=False)
     set_name("pyworker launch")
@@ -87,7 +88,7 @@ def fail(spec: LaunchSpec, kind: str, message: str, hint: str) -> int:
     try:
         send_packet(open_channel(spec), wire.encode(failure))
     except OSError:
-        print(f"pyworker launcher: {message}", file=sys.stderr)
+        say(f"{message}")
     return Exit.BAD_CONFIG
 
 

@@ -38,4 +38,4 @@ def boot():  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    boot()
+    boot()  # type: ignore[no-untyped-call]

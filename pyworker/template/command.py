@@ -9,13 +9,13 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 
 from pyworker.errors import Exit
 from pyworker.protocol.template import LaunchSpec
 from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
 from pyworker.worker.birth import worker_env
 from pyworker.worker.channel import Channel, Closed
+from pyworker.worker.say import say
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 
@@ -108,5 +108,5 @@ def _fail(channel: Channel, name: str, error: OSError) -> int:
             hint = "Check `command`."
     message = f"cannot run {name}: {error.strerror}"
     channel.send(Failed("other", message, "", hint))
-    print(f"pyworker: {message}", file=sys.stderr)
+    say(f"{message}")
     return Exit.BAD_CONFIG

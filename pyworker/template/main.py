@@ -23,9 +23,19 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker.errors import Exit
 from pyworker.protocol import wire
-from pyworker.protocol.template import Fork, Forked, ForkFailed, FromTemplate, Loaded, LoadFailed, Retire, ToTemplate
+from pyworker.protocol.template import (
+    Fork,
+    Forked,
+    ForkFailed,
+    FromTemplate,
+    LaunchSpec,
+    Loaded,
+    LoadFailed,
+    Retire,
+    ToTemplate,
+)
 from pyworker.template import forksafe
-from pyworker.template.spec import LaunchSpec, open_channel, pass_on, read_spec, spec_fds
+from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
@@ -33,6 +43,7 @@ from pyworker.worker import main as worker_main
 from pyworker.worker.birth import Birth, reset_signals, take_identity
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.engines import finder, prepare, tls
+from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, load
 
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
@@ -118,8 +129,7 @@ def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:
     if spec.cert_fd < 0:
         return None
     paths = [f"/proc/self/fd/{fd}" if fd >= 0 else None for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd)]
-    assert paths[0] is not None and paths[1] is not None
-    return tls.context(paths[0], paths[1], paths[2])
+    return tls.context(str(paths[0]), str(paths[1]), paths[2])
 
 
 def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | None:
@@ -139,7 +149,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
         try:
             message = wire.decode(ToTemplate, packet.data)
         except wire.WireError as error:
-            print(f"pyworker template: ignored a message of the daemon: {error}", file=sys.stderr)
+            say(f"ignored a message of the daemon: {error}")
             close_all(packet.fds)
             continue
         match message:
@@ -231,10 +241,3 @@ def fail(channel: socket.socket, failure: LoadFailed) -> NoReturn:
     send(channel, failure)
     flush()
     os._exit(Exit.FAILED if failure.kind in ("import", "other") else Exit.BAD_CONFIG)
-
-
-def flush() -> None:
-    """Write out what is buffered; a closed pipe is no reason to fail."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()

@@ -20,8 +20,9 @@ import os
 import select
 import selectors
 import socket
-import sys
 from collections.abc import Callable
+
+from pyworker.worker.say import say
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 _PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
@@ -170,7 +171,7 @@ class AcceptLoop:
     def _pause(self, error: OSError) -> None:
         """Leave the listeners to the siblings for a moment: a listener that stays readable would make us spin."""
         if self._paused is None and self.accepting:
-            print(f"pyworker: cannot accept connections: {error.strerror}; trying again", file=sys.stderr)
+            say(f"cannot accept connections: {error.strerror}; trying again")
             self._unregister()
             self._paused = self._loop.call_later(_PAUSE, self._resume)
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import select
 import socket
-import sys
 from collections import deque
 from typing import NamedTuple
 
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
 from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.worker.say import say
 
 _MAX_PENDING = 64  # messages kept for a daemon that does not read; a worker says a handful in its life
 
@@ -80,7 +80,7 @@ class Channel:
             except wire.WireError as error:
                 if fd >= 0:
                     close_all([fd])
-                print(f"pyworker: ignored a message of the daemon: {error}", file=sys.stderr)
+                say(f"ignored a message of the daemon: {error}")
 
     def wait(self) -> Received | Closed:
         """Block until there is a message. Only for a worker that has nothing else to do."""

@@ -7,13 +7,11 @@ channel closes (daemon and guardian both gone) it finishes its requests and leav
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import inspect
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from typing import Any, assert_never
@@ -37,10 +35,11 @@ from pyworker.protocol.worker import (
 )
 from pyworker.worker import api
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new_loop
-from pyworker.worker.birth import Birth, last_line
+from pyworker.worker.birth import Birth
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.server import LifespanFailed, Server
 from pyworker.worker.row import Row
+from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, load
 
 _TICK = 1.0  # seconds: progress is noted, and one accept is tried
@@ -57,7 +56,7 @@ def run(birth: Birth) -> int:
             target = load(birth.app)
         except TargetError as error:
             birth.channel.send(Failed("import", error.message, clip(error.traceback), error.hint))
-            print(error.traceback or error.message, file=sys.stderr)
+            say(error.traceback or error.message)
             return Exit.FAILED
         application, interface = target.application, target.interface
     kind = birth.loop
@@ -113,7 +112,8 @@ class _Worker:
         self._server.on_saturation = self._accepts.hold
         self._tick()
         starting = loop.create_task(self._server.start())
-        await asyncio.wait([starting, self._drain], return_when=asyncio.FIRST_COMPLETED)
+        waits: list[asyncio.Future[Any]] = [starting, self._drain]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()  # told to leave before the app was up
             await asyncio.wait([starting])
@@ -123,7 +123,7 @@ class _Worker:
             starting.result()
         except LifespanFailed as error:
             self._channel.send(Failed("lifespan", str(error.message), clip(error.traceback)))
-            print(error.traceback or error.message, file=sys.stderr)
+            say(error.traceback or error.message)
             return Exit.FAILED
         self._ready = True
         if not self._drain.done():
@@ -179,9 +179,7 @@ class _Worker:
             # asked again: leave at once, by the very signal, so that the status tells the truth
             number = getattr(signal, f"SIG{name}")
             self._loop.remove_signal_handler(number)
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
+            flush()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -227,7 +225,7 @@ class _Worker:
                 await self._accepts.start()
             self._channel.send(Accepting())
         except NotSupported as error:  # the self-test has passed, so this is a shortage, of fds for instance
-            print(f"pyworker: cannot take turns in accepting ({error}); accepting without", file=sys.stderr)
+            say(f"cannot take turns in accepting ({error}); accepting without")
             await self._accepts.start_shared()
             self._channel.send(Accepting())
 

@@ -1,0 +1,64 @@
+"""Launcher's last step for a script: in the app's interpreter, make this process the worker and run the script in it.
+
+The script is run as __main__, unmodified: sys.argv, sys.path[0] and __file__ are what `python script.py` gives. The only
+difference is worker/script.py, which gives it the shared listener when it binds its address.
+"""
+
+from __future__ import annotations
+
+import builtins
+import faulthandler
+import io
+import os
+import sys
+import traceback
+import types
+
+from pyworker.protocol.worker import Failed
+from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix.fds import close_all
+from pyworker.worker import script
+from pyworker.worker.birth import last_line, take_identity
+from pyworker.worker.channel import Channel, clip
+from pyworker.worker.row import Row
+
+_kept: list[object] = []  # the module that still runs beneath us
+
+
+def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
+    """Run the script and leave as it leaves."""
+    spec = read_spec(spec_fd)
+    fds = spec_fds(spec, spec_fd)
+    pass_on(fds, inheritable=False)
+    app = spec.app
+    path = app.script or ""
+    take_identity(app.name, spec.generation, spec.slot, spec.workers, f" ({os.path.basename(path)})")
+    faulthandler.enable()
+    runtime = script.Runtime(Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal)
+    keep = (spec.channel_fd, spec.runtime_fd)
+    close_all([fd for fd in fds if fd not in keep])
+    runtime.install()
+    _kept.append(boot)
+    sys.argv = [path, *app.args]
+    sys.path.insert(0, os.path.dirname(path))
+    try:
+        with io.open_code(path) as source:
+            code = compile(source.read(), path, "exec")
+        module = types.ModuleType("__main__")
+        module.__dict__.update(__file__=path, __builtins__=builtins, __spec__=None)
+        sys.modules["__main__"] = module
+        exec(code, module.__dict__)
+    except SystemExit as leaving:
+        if leaving.code and not runtime.bound:
+            runtime.fail(Failed("other", f"the script called sys.exit({leaving.code!r}) before it listened", ""))
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  the script's own: shown as Python shows it, without our frames
+        own = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        error.__traceback__ = own
+        if not runtime.bound:
+            text = "".join(traceback.format_exception(error))
+            runtime.fail(Failed("import", last_line(error), clip(text)))
+        sys.excepthook(type(error), error, own)
+        sys.exit(1)
