@@ -51,13 +51,17 @@ def to_json(value: Any) -> Any:
 
 def decode(union: Any, data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE) -> Any:
     """Decode one message of a closed union of dataclasses; raise WireError for anything else."""
-    raw = parse_json(data, limit=limit)
+    return decode_value(union, parse_json(data, limit=limit))
+
+
+def decode_value(union: Any, raw: Any) -> Any:
+    """Like `decode`, for JSON that is parsed already (a message inside a message). `raw` is left as it was."""
     if not isinstance(raw, dict):
         raise WireError(f"message: expected an object, got {_kind(raw)}")
-    name = raw.pop("type", None)
+    name = raw.get("type")
     for cls in typing.get_args(union) or (union,):
         if tag(cls) == name:
-            return from_json(cls, raw, "message")
+            return from_json(cls, {k: v for k, v in raw.items() if k != "type"}, "message")
     raise WireError(f"message: unknown type {name!r:.60}")
 
 
