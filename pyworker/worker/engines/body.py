@@ -1,0 +1,35 @@
+"""Worker: a request's body collected before a wsgi app runs: in memory, past 1 MiB in a temporary file."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from typing import IO
+
+IN_MEMORY = 1024 * 1024
+
+
+class Body:
+    """Bytes that arrive in parts. `close` frees the file."""
+
+    __slots__ = ("_file", "size")
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = io.BytesIO()
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > IN_MEMORY and isinstance(self._file, io.BytesIO):
+            spooled: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+            spooled.write(self._file.getvalue())
+            self._file = spooled
+        self._file.write(data)
+
+    def rewound(self) -> IO[bytes]:
+        """Return the file that the app reads, at its start."""
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        self._file.close()

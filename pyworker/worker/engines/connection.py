@@ -1,0 +1,477 @@
+"""Worker: one client connection: bytes -> requests in order, limits, time-outs, keep-alive, and how it ends.
+
+The order of answers is the order of requests; errors take their turn, too. It never runs an app itself
+(`asgi`, `wsgi`) and decides nothing about the server's life (`server`). What a client sends can end its own
+connection only. Deadlines are looked at by the server's tick: none is ever early, each may be a tick late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httptools
+
+from pyworker.worker.engines import heads, request_id
+from pyworker.worker.engines.exchange import Exchange
+
+if TYPE_CHECKING:
+    from pyworker.worker.engines.server import Server
+
+NEVER = float("inf")
+LINGER = 2.0  # seconds that a connection is still read after our last byte, so that no reset destroys the answer
+BODY_STALL = 60.0  # seconds without a byte of a body that is being collected (wsgi)
+DISCARD = 1024 * 1024  # bytes of a body that nobody wants, read to keep the connection
+
+IDLE, HEAD, BODY, LINGERING = range(4)
+
+HOST, EXPECT, LENGTH, CODING, UPGRADE, IDENT, FORWARDED_FOR, FORWARDED_PROTO, CHECK = range(1, 10)
+NOTED = {
+    b"host": HOST,
+    b"expect": EXPECT,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"upgrade": UPGRADE,
+    request_id.HEADER: IDENT,
+    b"x-forwarded-for": FORWARDED_FOR,
+    b"x-forwarded-proto": FORWARDED_PROTO,
+}
+_noted = NOTED.get
+_monotonic = time.monotonic
+
+
+class Refusal(Exception):
+    """Raised inside the parser to stop it; the status is in `Connection.refusal`."""
+
+
+class Connection(asyncio.Protocol):
+    """Owned by the loop's transport once `connection_made` was called; counted by the server from before that."""
+
+    __slots__ = (
+        "body_size", "carry", "check", "client", "completed", "current", "deadline", "deaf", "discarded", "eof", "fed",
+        "head_count", "headers", "hold_body", "hold_queue", "in_head", "local", "loop", "parser", "parsing", "paused", "queue", "reading",
+        "refusal", "scheme", "server", "static", "transport", "trusted", "upgrade", "upgraded_client", "upgraded_scheme",
+        "url", "waiting", "write", "write_paused",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        server: Server,
+        client: tuple[str, int] | None,
+        local: tuple[str, int | None] | None,
+        scheme: str,
+        trusted: bool,
+        check: bool,
+    ) -> None:
+        self.server = server
+        self.loop = server.loop
+        self.client = client
+        self.local = local
+        self.scheme = scheme
+        self.trusted = trusted
+        self.check = check
+        self.transport: Any = None
+        self.write: Any = None
+        self.static: dict[str, Any] | None = None  # what wsgi's environ has in common for all requests
+        self.parser: Any = httptools.HttpRequestParser(self)
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.in_head = False
+        self.completed = False
+        self.carry = self.fed = 0  # bytes of the head so far: before this chunk, with it
+        self.head_count = 0
+        self.parsing: Exchange | None = None  # its body is arriving
+        self.current: Exchange | None = None  # its answer is the next one on the wire
+        self.queue: deque[Exchange] = deque()
+        self.body_size = self.discarded = 0
+        self.refusal = 0
+        self.upgrade: tuple[str, bytes, list[tuple[bytes, bytes]]] | None = None
+        self.deaf = False  # nothing that arrives is looked at any more
+        self.eof = False
+        self.hold_queue = self.hold_body = False
+        self.paused = False
+        self.write_paused = False
+        self.waiting: list[asyncio.Future[None]] = []
+        self.reading = IDLE  # what `deadline` is about
+        self.deadline = _monotonic() + server.header_timeout
+
+    # ---- transport -------------------------------------------------------------------------------
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.write = transport.write
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deaf = True
+        self.parser = None  # it refers to this object
+        self.deadline = NEVER
+        self._wake_writers()
+        current, self.current = self.current, None
+        if current is not None:
+            current.on_lost()
+        self.queue.clear()
+        self.parsing = None
+        self.server.lost(self)
+
+    def eof_received(self) -> bool | None:
+        self.eof = True
+        if self.current is None or self.deaf or self.scheme_is_tls():
+            return None
+        if self.parsing is not None:  # it can never be completed
+            return None
+        self.current.on_eof()
+        return True  # a client that has said all may still be waiting for its answer
+
+    def scheme_is_tls(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._wake_writers()
+        if self.current is not None:
+            self.current.on_writable()
+
+    def _wake_writers(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def writable(self) -> None:
+        """Wait until the client has read enough (or is gone)."""
+        while self.write_paused and not self.deaf:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self.waiting.append(waiter)
+            await waiter
+
+    def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            return
+        self.completed = False
+        self.fed = self.carry + len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as pause:
+            if not self._after_upgrade(data[pause.args[0] :]):
+                return
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+            return
+        current = self.current
+        if self.in_head:
+            self._head_incomplete()
+        elif current is not None:
+            self.carry = 0
+            self.deadline = NEVER
+        if current is not None and not current.started:
+            current.try_start()
+
+    def _head_incomplete(self) -> None:
+        if self.reading != HEAD:
+            self.reading = HEAD
+            self.deadline = _monotonic() + self.server.header_timeout
+        # what came with an earlier message in the same chunk does not count: only what can be seen of this head
+        self.carry = self._head_size() if self.completed else self.fed
+        if self.carry > self.server.max_header_size:
+            self._refuse(431)
+
+    def _head_size(self, headers: list[tuple[bytes, bytes]] | None = None, url: bytes | None = None) -> int:
+        fields = self.headers if headers is None else headers
+        return len(self.url if url is None else url) + sum(len(name) + len(value) + 4 for name, value in fields)
+
+    # ---- parser callbacks ------------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        self.in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:  # else: a trailer, which nobody asked for
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        self.reading = IDLE
+        headers = self.headers
+        self.headers = []
+        url = self.url
+        self.url = b""
+        server = self.server
+        parser = self.parser
+        if self.fed > server.max_header_size and self._head_size(headers, url) > server.max_header_size:
+            self._stop(431)
+        version: str = parser.get_http_version()
+        hosts = 0
+        client, scheme = self.client, self.scheme
+        ident = b""
+        expects = coded = upgrade = False
+        counted = True
+        forwarded: list[bytes] | None = None
+        for name, value in headers:
+            code = _noted(name)
+            if code is None:
+                continue
+            if code == HOST:
+                hosts += 1
+            elif code == LENGTH:
+                if server.max_body_size and int(value) > server.max_body_size:
+                    self._stop(413)
+            elif code == EXPECT:
+                if value.lower() != b"100-continue":
+                    self._stop(417)
+                expects = True
+            elif code == CODING:
+                coded = True
+                if value.lower() != b"chunked":
+                    self._stop(501)
+            elif code == UPGRADE:
+                upgrade = value.lower() == b"websocket"
+            elif code == IDENT:
+                ident = value
+            elif self.trusted:
+                if code == FORWARDED_FOR:
+                    forwarded = [value] if forwarded is None else [*forwarded, value]
+                elif code == FORWARDED_PROTO:
+                    scheme = server.schemes.get(value.strip().lower(), scheme)
+        if version == "1.1":
+            if hosts != 1:
+                self._stop(400)
+            keep_alive = parser.should_keep_alive()
+        elif version == "1.0":
+            if hosts > 1 or coded:
+                self._stop(400)
+            expects = False
+            keep_alive = parser.should_keep_alive()
+        else:
+            self._stop(505)
+        if forwarded is not None:
+            client = server.trust.client(forwarded) or client
+        if server.request_ids is not None:
+            if not ident or not self.trusted or not request_id.acceptable(ident):
+                if ident:
+                    headers = [pair for pair in headers if pair[0] != request_id.HEADER]
+                ident = server.request_ids.make()
+                headers.append((request_id.HEADER, ident))
+        else:
+            ident = b""
+        if self.check:
+            counted = all(name != server.check_header for name, _ in headers)
+        method: str = parser.get_method().decode("ascii")
+        if upgrade and server.takes_websockets and method == "GET" and parser.should_upgrade():
+            if self.current is not None:
+                self._stop(400)
+            self.upgrade = method, url, headers
+            self.upgraded_client, self.upgraded_scheme = client, scheme
+            return
+        if method == "CONNECT":
+            self._stop(501)
+        exchange = server.exchange(
+            self, method, url, version, headers, keep_alive, client, scheme, ident, expects, counted
+        )
+        self.parsing = exchange
+        self.body_size = 0
+        if self.current is None:
+            self.current = exchange
+        else:
+            self.queue.append(exchange)
+            if not self.hold_queue:
+                self.hold_queue = True
+                self._update_reading()
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self.parsing
+        if exchange is None:
+            return
+        limit = self.server.max_body_size
+        if limit:
+            self.body_size += len(body)
+            if self.body_size > limit:
+                self._stop(413)
+        if exchange.done or exchange.gone:
+            self.discarded += len(body)
+            if self.discarded > DISCARD:
+                self._stop(413)
+            return
+        exchange.on_body(body)
+
+    def on_message_complete(self) -> None:
+        exchange = self.parsing
+        self.completed = True
+        if exchange is not None:
+            self.parsing = None
+            exchange.complete = True
+            exchange.on_complete()
+
+    def _stop(self, status: int) -> NoReturn:
+        self.refusal = status
+        raise Refusal
+
+    # ---- what can go wrong -----------------------------------------------------------------------
+    def _malformed(self, error: Exception) -> None:
+        """The parser stopped: by one of our refusals, or because this is not HTTP."""
+        status = self.refusal
+        if not status:
+            status = 400
+            cause = error.__context__
+            if isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
+                status = 500  # a bug of ours: the connection pays for it, the worker does not
+                sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(cause)))
+        self._refuse(status)
+
+    def _refuse(self, status: int) -> None:
+        """Answer `status` when its turn has come, and close. Nothing that arrives later is looked at."""
+        self.deaf = True
+        self.refusal = status
+        self.deadline = NEVER
+        broken, self.parsing = self.parsing, None
+        if broken is not None:
+            if broken is self.current:
+                if broken.done:
+                    self.close(linger=True)
+                else:
+                    broken.refuse(status)  # its end closes the connection
+                return
+            self.queue.remove(broken)
+        current = self.current
+        if current is None:
+            self._answer_refusal()
+        elif not current.started:
+            current.try_start()
+
+    def _answer_refusal(self) -> None:
+        server = self.server
+        if time.monotonic_ns() >= server.date_until:
+            server.renew_date()
+        server.refused(self.refusal)
+        self.write(heads.short_answer(self.refusal, (server.date_line, server.server_line)))
+        self.close(linger=True)
+
+    def _after_upgrade(self, rest: bytes) -> bool:
+        """The parser has paused after a request with Upgrade: hand over to websockets, or go on with HTTP (True)."""
+        if self.upgrade is None:
+            self.parser = httptools.HttpRequestParser(self)  # the upgrade was not taken: what follows is HTTP
+            if rest:
+                self.data_received(rest)
+            return not self.deaf
+        method, url, headers = self.upgrade
+        lines = [method.encode(), b" ", url, b" HTTP/1.1\r\n"]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (b"\r\n", rest)
+        self.deaf = True
+        self.deadline = NEVER
+        self.parser = None
+        self.server.upgraded(self, b"".join(lines))
+        return False
+
+    # ---- order of answers ------------------------------------------------------------------------
+    def last_answer(self) -> bool:
+        """True when the answer that is about to be written should be this connection's last one."""
+        return (self.eof and not self.queue) or (self.server.draining and not self.queue and not self.in_head)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The current exchange is over: its answer is written."""
+        if exchange is not self.current:
+            return
+        self.current = None
+        if self.transport.is_closing():
+            return
+        if not exchange.keep_alive:
+            self.close(linger=self.deaf or not exchange.complete or self.server.draining or bool(self.queue))
+            return
+        if self.hold_body:
+            self.hold_body = False
+            self._update_reading()
+        if self.queue:
+            self.current = self.queue.popleft()
+            if not self.queue:
+                self.hold_queue = False
+                self._update_reading()
+            self.loop.call_soon(self._start_next)
+        elif self.deaf:
+            self._answer_refusal()
+        elif self.eof:
+            self.close(linger=False)
+        elif self.in_head:
+            self.deadline = _monotonic() + self.server.header_timeout
+        else:
+            self.discarded = 0
+            self.reading = IDLE
+            self.deadline = _monotonic() + self.server.idle_timeout
+
+    def _start_next(self) -> None:
+        if self.current is not None and not self.current.started:
+            self.deadline = NEVER
+            self.current.try_start()
+
+    def hold(self, reading: bool) -> None:
+        """Stop (or go on) reading because a body is not taken as fast as it comes."""
+        if self.hold_body is reading:
+            return
+        self.hold_body = reading
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        wanted = self.hold_body or self.hold_queue
+        if wanted is self.paused or self.transport is None or self.transport.is_closing():
+            return
+        self.paused = wanted
+        if wanted:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def await_body(self) -> None:
+        """A request waits for the rest of its body: not for ever."""
+        if not self.in_head:
+            self.reading = BODY
+            self.deadline = _monotonic() + BODY_STALL
+
+    # ---- the end ---------------------------------------------------------------------------------
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = NEVER
+        if self.transport is None:
+            return
+        if self.reading == LINGERING:
+            self.transport.abort()
+        elif (self.reading == HEAD and self.in_head) or (
+            self.reading == BODY and self.current is not None and not self.current.started
+        ):
+            self._refuse(408)
+        elif self.current is None:
+            self.close(linger=False)
+
+    def drain(self, deadline: float) -> None:
+        """The server is stopping: stay open for one more request until `deadline`, then go."""
+        if self.current is None and not self.in_head and not self.deaf:
+            self.reading = IDLE
+            self.deadline = deadline
+
+    def close(self, *, linger: bool) -> None:
+        """Close after what was written. `linger`: the client may still be sending, and must not be reset for it."""
+        self.deaf = True
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if not linger or self.eof or not transport.can_write_eof():
+            transport.close()
+            return
+        self.hold_body = self.hold_queue = False
+        self._update_reading()
+        self.reading = LINGERING
+        self.deadline = _monotonic() + LINGER
+        transport.write_eof()
+
+    def abort(self) -> None:
+        """Cut the connection: the client must see that the answer is not whole."""
+        self.deaf = True
+        if self.transport is not None:
+            self.transport.abort()

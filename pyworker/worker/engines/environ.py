@@ -1,0 +1,110 @@
+"""Worker: a request as WSGI's environ (PEP 3333). Names with an underscore are dropped: they could pose as another's.
+
+SCRIPT_NAME is the root path; PATH_INFO is the path without it, whether or not the proxy has taken it off.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from pyworker.worker.engines.body import Body
+from pyworker.worker.engines.exchange import Exchange, split_target
+
+if TYPE_CHECKING:
+    from pyworker.worker.engines.connection import Connection
+
+_REMEMBERED = 1024
+_keys: dict[bytes, str] = {
+    b"content-type": "CONTENT_TYPE",
+    b"content-length": "CONTENT_LENGTH",
+    b"transfer-encoding": "",
+}
+
+
+class FileWrapper:
+    """wsgi.file_wrapper: iterates over a file in blocks, and closes it."""
+
+    def __init__(self, filelike: IO[bytes], blksize: int = 65536) -> None:
+        self._file = filelike
+        self._size = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> bytes:
+        data = self._file.read(self._size)
+        if not data:
+            raise StopIteration
+        return data
+
+
+def static_part(connection: Connection, root_path: str, threads: bool) -> dict[str, Any]:
+    """Return what is the same for all requests of a connection."""
+    local = connection.local
+    host, port = (local[0], local[1]) if local is not None and local[1] is not None else ("localhost", 80)
+    return {
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "SERVER_SOFTWARE": "pyworker",
+        "SCRIPT_NAME": root_path.encode().decode("latin-1"),
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.multithread": threads,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,
+    }
+
+
+def environ(exchange: Exchange, static: dict[str, Any]) -> dict[str, Any]:
+    """Return the environ of one request; raises ValueError for a request target that is none."""
+    made = static.copy()
+    raw_path, query = split_target(exchange.target)
+    path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("latin-1")
+    root = made["SCRIPT_NAME"]
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        path = path[len(root) :]
+    client = exchange.client
+    body = exchange.body
+    made["REQUEST_METHOD"] = exchange.method
+    made["PATH_INFO"] = path
+    made["QUERY_STRING"] = query.decode("latin-1")
+    made["REQUEST_URI"] = exchange.target.decode("latin-1")
+    made["SERVER_PROTOCOL"] = "HTTP/" + exchange.version
+    made["wsgi.url_scheme"] = exchange.scheme
+    made["wsgi.errors"] = sys.stderr
+    made["wsgi.input"] = body.rewound() if isinstance(body, Body) else io.BytesIO()
+    if client is None:
+        made["REMOTE_ADDR"] = ""  # a Unix socket's peer has no address
+    else:
+        made["REMOTE_ADDR"] = client[0]
+        made["REMOTE_PORT"] = str(client[1])
+    for name, value in exchange.headers:
+        key = _keys.get(name)
+        if key is None:
+            key = _learn(name)
+        if not key:
+            continue
+        text = value.decode("latin-1")
+        if key in made:
+            if key == "CONTENT_TYPE":
+                continue
+            text = made[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
+        made[key] = text
+    if isinstance(body, Body) and "CONTENT_LENGTH" not in made:
+        made["CONTENT_LENGTH"] = str(body.size)  # it came in chunks, but is here as a whole
+    return made
+
+
+def _learn(name: bytes) -> str:
+    text = name.decode("latin-1")
+    key = "" if "_" in text else "HTTP_" + text.upper().replace("-", "_")
+    if len(_keys) < _REMEMBERED:
+        _keys[name] = key
+    return key

@@ -1,0 +1,79 @@
+"""Template: lends pyworker's own HTTP libraries to an app that has none, without putting their folder on sys.path.
+
+A closed list of names is served, nothing else in that folder can be imported. The lender stands last, so what the
+app's environment has wins; only versions that the engine cannot work with are replaced, by one that stands first.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.metadata
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Sequence
+from types import ModuleType
+
+from pyworker.protocol.template import Engine
+
+Version = tuple[int, ...]
+
+LENT = ("uvicorn", "httptools", "uvloop", "websockets", "h11", "click")
+TESTED: dict[str, tuple[Version, Version]] = {  # from (included) - to (not included)
+    "uvicorn": ((0, 54), (0, 55)),
+    "httptools": ((0, 6, 3), (0, 10)),
+    "uvloop": ((0, 19), (0, 24)),
+    "websockets": ((13,), (18,)),
+}
+REPLACED = ("uvicorn", "httptools", "uvloop")  # never an app's own websockets, h11 or click
+
+
+class Lender:
+    """A meta-path finder for top-level packages of one folder."""
+
+    def __init__(self, path: str, names: frozenset[str]) -> None:
+        self.path = path
+        self.names = names
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is not None or fullname not in self.names:
+            return None
+        return importlib.machinery.PathFinder.find_spec(fullname, [self.path])
+
+
+def install(engine: Engine) -> None:
+    """Make what is missing importable, if the engine fits this interpreter. Twice is once."""
+    if not fits(engine) or any(isinstance(finder, Lender) for finder in sys.meta_path):
+        return
+    replaced = frozenset(name for name in REPLACED if (found := version(name)) is not None and not tested(name, found))
+    if replaced:
+        sys.meta_path.insert(0, Lender(engine.path, replaced))
+    sys.meta_path.append(Lender(engine.path, frozenset(LENT)))
+
+
+def fits(engine: Engine) -> bool:
+    """True when compiled modules of pyworker's environment can be loaded here."""
+    return bool(engine.path) and engine.abi == sysconfig.get_config_var("SOABI") and os.path.isdir(engine.path)
+
+
+def version(name: str, path: str | None = None) -> Version | None:
+    """Return the version of a distribution in the app's environment (or in one folder), None when it is not there."""
+    text = version_text(name, path)
+    return None if text is None else tuple(int(n) for n in re.findall(r"\d+", text)[:3])
+
+
+def version_text(name: str, path: str | None = None) -> str | None:
+    """Return the version as it is written."""
+    found = importlib.metadata.distributions(name=name, path=sys.path if path is None else [path])
+    for distribution in found:
+        return distribution.version
+    return None
+
+
+def tested(name: str, found: Version) -> bool:
+    """True when the engine is known to work with this version."""
+    bounds = TESTED.get(name)
+    return bounds is None or bounds[0] <= found < bounds[1]

@@ -1,0 +1,98 @@
+"""Worker: the bytes of a response's head, and the short answers the server gives by itself. Knows no connection.
+
+A header that could split the response is refused here (names are checked once and remembered; a head is checked as
+a whole by counting its line ends). Nothing is guessed about the app's meaning.
+"""
+
+from __future__ import annotations
+
+import http
+import re
+from collections.abc import Iterable
+
+CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER, REQUEST_ID, HOP = 1, 2, 3, 4, 5, 6, 7
+_CODES = {
+    "content-length": CONTENT_LENGTH,
+    "transfer-encoding": TRANSFER_ENCODING,
+    "connection": CONNECTION,
+    "date": DATE,
+    "server": SERVER,
+    "x-request-id": REQUEST_ID,
+    "keep-alive": HOP,
+    "proxy-connection": HOP,
+    "upgrade": HOP,
+}
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_REMEMBERED = 1024  # names; an app that invents new ones for ever must not fill the memory
+
+_names: dict[bytes | str, tuple[bytes, int]] = {}
+
+
+class InvalidHeader(ValueError):
+    """The app gave a header that must not be sent."""
+
+
+def _status_line(code: int) -> bytes:
+    try:
+        phrase = http.HTTPStatus(code).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {code} {phrase}\r\n".encode()
+
+
+STATUS_LINES = {code: _status_line(code) for code in range(100, 600)}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def field(name: bytes | str) -> tuple[bytes, int]:
+    """Return (b"name: ", code) of a header name; code 0 = nothing special. Raises InvalidHeader."""
+    known = _names.get(name)
+    return known if known is not None else _learn(name)
+
+
+def _learn(name: bytes | str) -> tuple[bytes, int]:
+    raw = name.encode("latin-1") if isinstance(name, str) else bytes(name)
+    if not _TOKEN.match(raw):
+        raise InvalidHeader(f"invalid header name {name!r:.80}")
+    lower = raw.lower()
+    known = lower + b": ", _CODES.get(lower.decode("ascii"), 0)
+    if len(_names) < _REMEMBERED:
+        _names[name if isinstance(name, str) else raw] = known
+    return known
+
+
+def check_head(head: bytes, lines: int) -> None:
+    """Refuse a head that has another number of lines than were put into it, or a NUL."""
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        raise InvalidHeader("a header value holds a line break or a NUL")
+
+
+def says_close(value: bytes) -> bool:
+    """True when a Connection header's value has the token "close"."""
+    return any(token.strip() == b"close" for token in value.lower().split(b","))
+
+
+REASONS = {
+    400: b"The request is malformed.\n",
+    408: b"The request's header did not arrive in time.\n",
+    413: b"The request's body is larger than this server takes.\n",
+    417: b"Unknown expectation.\n",
+    431: b"The request's header is larger than this server takes.\n",
+    500: b"Internal Server Error\n",
+    501: b"Not implemented.\n",
+    503: b"The server is stopping.\n",
+    505: b"HTTP version not supported.\n",
+}
+
+
+def short_answer(status: int, lines: Iterable[bytes] = (), *, head_only: bool = False) -> bytes:
+    """Return a complete response that closes the connection; `lines` are further header lines with their CRLF."""
+    body = REASONS.get(status, b"")
+    return b"".join(
+        (
+            STATUS_LINES[status],
+            *lines,
+            b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body),
+            b"" if head_only else body,
+        )
+    )

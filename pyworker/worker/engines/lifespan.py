@@ -1,0 +1,95 @@
+"""Worker: the ASGI lifespan of one worker: startup before it is ready, shutdown after its drain.
+
+An app that does not know lifespan is served without: it raises before it takes the startup message, or answers with
+something else. One that takes the message and then raises, or says startup.failed, has failed to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from typing import Any
+
+
+class LifespanFailed(Exception):
+    """The app's startup failed. `traceback` is "" when the app only sent a message."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.traceback = traceback
+
+
+class Lifespan:
+    """Runs the app's lifespan coroutine. `state` is copied into each request's scope."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self.state: dict[str, Any] = {}
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._answer: asyncio.Future[tuple[str, str]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._asked = False  # the app has taken the startup message
+        self._foreign = False  # it answered with something that is not lifespan
+
+    async def startup(self) -> None:
+        """Return when the app may serve; raises LifespanFailed."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        kind, message = await self._ask("lifespan.startup")
+        if kind == "lifespan.startup.failed":
+            text = message.strip()
+            await asyncio.wait([self._task], timeout=1)
+            raise LifespanFailed(text.rpartition("\n")[2] or "the app's lifespan startup failed", text)
+        if kind == "raised" and self._asked and not self._foreign:
+            raise LifespanFailed(message.strip().rpartition("\n")[2], message)
+        if kind != "lifespan.startup.complete":
+            await self._abandon()
+
+    async def shutdown(self) -> None:
+        """Let the app clean up; what goes wrong is printed, and stops nothing."""
+        if self._task is None or self._task.done():
+            return
+        kind, message = await self._ask("lifespan.shutdown")
+        if kind != "lifespan.shutdown.complete" and message:
+            sys.stderr.write(f"lifespan shutdown failed: {message.rstrip()}\n")
+            sys.stderr.flush()
+        await asyncio.wait([self._task], timeout=1)
+        await self._abandon()
+
+    async def _abandon(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
+
+    async def _ask(self, kind: str) -> tuple[str, str]:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._messages.put_nowait({"type": kind})
+        return await self._answer
+
+    def _tell(self, kind: str, message: str = "") -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((kind, message))
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._application(scope, self._receive, self._send)
+        except BaseException as error:
+            self._tell("raised", "".join(traceback.format_exception(error)))
+            if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+                raise
+        else:
+            self._tell("returned")
+
+    async def _receive(self) -> dict[str, Any]:
+        self._asked = True
+        return await self._messages.get()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if not kind.startswith("lifespan."):
+            self._foreign = True
+            raise RuntimeError(f"{kind!r:.60} is not a message of lifespan")
+        self._tell(kind, message.get("message", ""))

@@ -1,0 +1,113 @@
+"""Template: finds the HTTP engine and imports all that a worker will need, once, so that workers share it by fork.
+
+The app's environment comes first, then pyworker's own libraries; with neither there is an error that names the
+command to type. Makes no loop, no thread, no socket.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from dataclasses import dataclass
+from typing import Literal
+
+from pyworker.config.schema import AppConfig
+from pyworker.protocol.template import Engine
+from pyworker.worker.engines import finder
+
+REQUIREMENTS = {
+    "uvicorn": "'uvicorn>=0.54,<0.55'",
+    "httptools": "'httptools>=0.6.3,<0.10'",
+    "uvloop": "'uvloop>=0.19,<0.24'",
+    "websockets": "'websockets>=13,<18'",
+}
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was found: `description` for people, `loop` for the worker."""
+
+    description: str
+    loop: Literal["asyncio", "uvloop"]
+
+
+class EngineMissing(Exception):
+    """There is no usable engine for this interpreter."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def prepare(app: AppConfig, engine: Engine) -> EngineInfo:
+    """Import the engine. Raises EngineMissing."""
+    finder.install(engine)
+    needed = ["httptools", "uvicorn"]
+    optional = [] if app.interface == "wsgi" else ["websockets"]
+    if app.loop == "uvloop":
+        needed.append("uvloop")
+    elif app.loop == "auto":
+        optional.append("uvloop")
+    sources: dict[str, tuple[str, bool]] = {}  # name -> version, from the app's environment
+    missing: list[str] = []
+    for name in [*needed, *optional]:
+        found = _source(name, engine)
+        if found is None:
+            if name in needed:
+                missing.append(name)
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if name in needed:
+                raise _missing([name], engine, f": {error}") from None
+            continue
+        sources[name] = found
+    if missing:
+        raise _missing(missing, engine, "")
+    importlib.import_module("pyworker.worker.engines.server")
+    if "websockets" in sources:
+        importlib.import_module("pyworker.worker.engines.websocket")
+    loop: Literal["asyncio", "uvloop"] = "uvloop" if "uvloop" in sources else "asyncio"
+    return EngineInfo(_describe(sources), loop)
+
+
+def _source(name: str, engine: Engine) -> tuple[str, bool] | None:
+    """Return version and whether the app's environment has it; None when nobody has a usable one."""
+    text, found = finder.version_text(name), finder.version(name)
+    if text is not None and found is not None and finder.tested(name, found):
+        return text, True
+    if not finder.fits(engine) or (text is not None and name not in finder.REPLACED):
+        return None
+    own, found = finder.version_text(name, engine.path), finder.version(name, engine.path)
+    return (own, False) if own is not None and found is not None and finder.tested(name, found) else None
+
+
+def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
+    have = []
+    for name in names:
+        text = finder.version_text(name)
+        have.append(f"{name} {text} is not in the tested range" if text else f"{name} is not installed")
+    if why:
+        have = [f"{names[0]} cannot be imported{why}"]
+    message = f"no HTTP engine for {sys.executable}: " + ", ".join(have)
+    if engine.path and not finder.fits(engine):
+        message += (
+            f" (pyworker's own is for {engine.abi or 'another interpreter'}, not {sysconfig.get_config_var('SOABI')})"
+        )
+    wanted = dict.fromkeys(["uvicorn", "httptools", *names, "websockets"])
+    return EngineMissing(message, f"{sys.executable} -m pip install " + " ".join(REQUIREMENTS[name] for name in wanted))
+
+
+def _describe(sources: dict[str, tuple[str, bool]]) -> str:
+    order = [name for name in ("uvicorn", "httptools", "uvloop", "websockets") if name in sources]
+    places = {True: "from the app's environment", False: "pyworker's own"}
+    groups = []
+    for theirs in (True, False):
+        names = [f"{name} {sources[name][0]}" for name in order if sources[name][1] is theirs]
+        if names:
+            groups.append(", ".join(names) + f" ({places[theirs]})")
+    return "; ".join(groups)

@@ -1,0 +1,355 @@
+"""Worker: the HTTP server of one worker: takes accepted connections, runs the app, counts, drains.
+
+It accepts nothing and speaks to no daemon: the worker's main program does. All of it runs in one event loop, wsgi
+apps with threads aside. An idle server has no timer at all; one with connections ticks once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Literal
+
+from pyworker.config.schema import AppConfig
+from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
+from pyworker.protocol.worker import CHECK_HEADER
+from pyworker.worker.engines import forwarded
+from pyworker.worker.engines.access_log import AccessLog
+from pyworker.worker.engines.asgi import AsgiExchange
+from pyworker.worker.engines.connection import Connection
+from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.lifespan import Lifespan, LifespanFailed
+from pyworker.worker.engines.pool import ThreadPool
+from pyworker.worker.engines.request_id import RequestIds
+from pyworker.worker.engines.wsgi import WsgiExchange
+from pyworker.worker.row import Row
+
+__all__ = ["DrainReport", "LifespanFailed", "Server"]
+
+MARGIN = 1.0  # an idle connection is kept this much longer than its time-out while draining
+AFTER_CUT = 1.0  # seconds between cancelling requests and cutting what is left
+
+_IN_FLIGHT, _REQUESTS, _SUM, _BUCKET_0 = int(F.IN_FLIGHT), int(F.REQUESTS), int(F.LATENCY_SUM_US), int(F.LATENCY_0)
+_CLASS_0 = int(F.STATUS_1XX) - 1
+_OLDEST = int(F.OLDEST_AT)
+_LAST_BUCKET = LATENCY_BUCKETS - 1
+_monotonic_ns = time.monotonic_ns
+
+
+@dataclass(frozen=True)
+class DrainReport:
+    """How a drain ended."""
+
+    requests: int  # finished since it began
+    cancelled: int  # cut at its time-out
+
+
+class Server:
+    """One per worker, made inside the running loop. `on_saturation(True)` = no thread is free for another request."""
+
+    on_saturation: Callable[[bool], None] | None = None
+
+    def __init__(
+        self,
+        app: AppConfig,
+        application: Any,
+        interface: Literal["asgi", "wsgi"],
+        *,
+        row: Row,
+        ssl_context: ssl.SSLContext | None,
+        on_recycle: Callable[[str], None],
+        check_header: str = CHECK_HEADER,
+        log_fd: int = 1,
+    ) -> None:
+        http = app.http
+        self.loop = asyncio.get_running_loop()
+        self.application = application
+        self.interface = interface
+        self.row = row
+        self._cells = row.cells
+        self._ssl = ssl_context
+        self._threads = app.threads if interface == "wsgi" else 1
+        self._on_recycle = on_recycle
+        limits = app.limits
+        self._recycle_at = 0
+        if limits.max_requests:
+            jitter = random.randint(0, limits.max_requests_jitter) if limits.max_requests_jitter else 0
+            self._recycle_at = limits.max_requests + jitter
+        # read by connections and exchanges
+        self.check_header = check_header.lower().encode()
+        self.header_timeout = http.header_timeout
+        self.idle_timeout = http.keepalive_timeout
+        self.closes_always = http.keepalive_timeout <= 0
+        self.max_header_size = http.max_header_size
+        self.max_body_size = http.max_body_size
+        self.root_path = http.root_path.rstrip("/")
+        self.root_path_bytes = self.root_path.encode()
+        self.trust = forwarded.Trust(http.forwarded_allow_ips)
+        self.schemes = forwarded.SCHEMES
+        self.request_ids = RequestIds() if http.request_id else None
+        self.server_line = b"server: pyworker\r\n" if http.server_header else b""
+        self.date_line = b""
+        self.date_until = 0
+        self.exchange: Any = AsgiExchange if interface == "asgi" else WsgiExchange
+        self.pool: ThreadPool | None = None
+        self.contexts: list[contextvars.Context] = []
+        self.state: dict[str, Any] = {}
+        self.draining = False
+        self.background: set[Exchange] = set()
+        self._log = AccessLog(http.access_log, log_fd) if http.access_log != "off" else None
+        self._lifespan = Lifespan(application) if interface == "asgi" else None
+        self._websockets: Any = None
+        if interface == "asgi":
+            self._websockets = _websockets(self, application, self.root_path, http.websocket_max_size)
+        self.takes_websockets = self._websockets is not None
+        self._running: dict[Exchange, None] = {}  # in the order of their start
+        self._connections: set[Connection] = set()
+        self._opening: set[asyncio.Task[Any]] = set()
+        self._tick_every = max(0.05, min(1.0, http.header_timeout / 4, http.keepalive_timeout / 4 or 1.0))
+        self._ticking: asyncio.TimerHandle | None = None
+        self._requests = 0
+        self._drained_from = 0
+        self._cancelled = 0
+        self._empty: asyncio.Future[None] | None = None
+        self._cut_timers: list[asyncio.TimerHandle] = []
+
+    # ---- life ------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Make the app ready to serve: lifespan startup, threads. Raises LifespanFailed."""
+        if self._lifespan is not None:
+            await self._lifespan.startup()
+            self.state = self._lifespan.state
+        elif self._threads > 1:
+            self.pool = ThreadPool(self._threads, self.loop, self._on_busy)
+
+    def begin_drain(self, timeout: float) -> None:
+        """Stop being a server: finish, announce `Connection: close`, and after `timeout` seconds cut what is left."""
+        if self.draining:
+            return
+        self.draining = True
+        self._drained_from = self._requests
+        deadline = time.monotonic() + self.idle_timeout + MARGIN
+        for connection in self._connections:
+            connection.drain(deadline)
+        if self._websockets is not None:
+            self._websockets.drain()
+        self._cut_timers.append(self.loop.call_later(timeout, self._cut))
+
+    async def drained(self) -> DrainReport:
+        """Wait until nothing is open any more (or was cut), then let the app shut down."""
+        self._empty = self.loop.create_future()
+        self.check_empty()
+        await self._empty
+        for timer in self._cut_timers:
+            timer.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        if self.pool is not None:
+            self.pool.close()
+        if self._lifespan is not None:
+            await self._lifespan.shutdown()
+        return DrainReport(self._requests - self._drained_from, self._cancelled)
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections) + (self._websockets.open if self._websockets is not None else 0)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    @property
+    def saturated(self) -> bool:
+        """True when every thread of a wsgi app is busy: another worker should take the next connection."""
+        return self.pool is not None and self.pool.pending >= self.pool.size
+
+    # ---- connections -----------------------------------------------------------------------------
+    def serve(self, connection: socket.socket, *, unix: bool, tls: bool = True, check: bool = False) -> None:
+        """Serve an accepted, non-blocking connection, which is the server's from here on. Never raises for a bad one.
+
+        `tls=False`: plain HTTP even when the app has TLS. `check`: requests with the check header are not counted.
+        """
+        try:
+            if unix:
+                client = None
+                name = connection.getsockname()
+                local = (name, None) if name and isinstance(name, str) else None
+            else:
+                peer = connection.getpeername()
+                client = forwarded.plain_host(peer[0]), peer[1]
+                here = connection.getsockname()
+                local = forwarded.plain_host(here[0]), here[1]
+        except OSError:
+            connection.close()  # the client left before we came to it
+            return
+        context = self._ssl if tls else None
+        trusted = self.trust.unix if client is None else self.trust.host(client[0])
+        made = Connection(self, client, local, "http" if context is None else "https", trusted, check)
+        self._connections.add(made)
+        if not check:
+            cells = self._cells
+            cells[F.OPEN] += 1
+            cells[F.ACCEPTED] += 1
+        if self.draining:
+            made.deadline = min(made.deadline, time.monotonic() + self.idle_timeout + MARGIN)
+        if self._ticking is None:
+            self._schedule_tick()
+        task = self.loop.create_task(self._open(made, connection, context))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, made: Connection, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: made, sock, ssl=context, ssl_handshake_timeout=self.header_timeout if context else None
+            )
+        except (OSError, EOFError):
+            # a failed handshake (SSLError is an OSError): the client's affair
+            sock.close()
+            self.lost(made)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            if not connection.check:
+                self._cells[F.OPEN] -= 1
+            self.check_empty()
+
+    def upgraded(self, connection: Connection, head: bytes) -> None:
+        """A connection becomes a websocket."""
+        self._connections.discard(connection)
+        if connection.check:
+            self._cells[F.OPEN] += 1
+        self._websockets.take(connection, head)
+
+    def websocket_lost(self) -> None:
+        self._cells[F.OPEN] -= 1
+        self.check_empty()
+
+    # ---- requests --------------------------------------------------------------------------------
+    def begin(self, exchange: Exchange) -> None:
+        """The app is about to be called."""
+        running = self._running
+        running[exchange] = None
+        cells = self._cells
+        cells[_IN_FLIGHT] = len(running)
+        if self.interface == "wsgi" and not cells[_OLDEST]:
+            cells[_OLDEST] = exchange.at  # an app in the loop may keep the tick from coming
+
+    def finished(self, exchange: Exchange) -> None:
+        """An answer is written, or never will be."""
+        cells = self._cells
+        running = self._running
+        if running.pop(exchange, 0) is None:
+            cells[_IN_FLIGHT] = len(running)
+            if not running:
+                cells[_OLDEST] = 0
+        if not exchange.counted:
+            return
+        us = (_monotonic_ns() - exchange.at) // 1000
+        self._requests += 1
+        cells[_REQUESTS] = self._requests
+        cells[_SUM] += us
+        bucket = us.bit_length()
+        cells[_BUCKET_0 + (min(_LAST_BUCKET, bucket))] += 1
+        status = exchange.status
+        if status:
+            cells[_CLASS_0 + status // 100] += 1
+        if self._log is not None:
+            client = exchange.client[0] if exchange.client is not None else "unix"
+            self._log.write(
+                client, exchange.method, exchange.target, exchange.version, status or 499, exchange.sent, us, exchange.request_id
+            )  # fmt: skip
+        if self._requests == self._recycle_at:
+            self._on_recycle(f"max_requests {self._recycle_at}")
+
+    def refused(self, status: int) -> None:
+        """A request was refused before it was one: counted by its class only."""
+        self._cells[_CLASS_0 + status // 100] += 1
+
+    def background_done(self, exchange: Exchange) -> None:
+        """The app's coroutine has ended after its answer."""
+        self.background.discard(exchange)
+        if self.draining:
+            self.check_empty()
+
+    def _on_busy(self, busy: int) -> None:
+        self._cells[F.BUSY_THREADS] = busy
+        if self.on_saturation is not None:
+            self.on_saturation(self.saturated)
+        if self.draining:
+            self.check_empty()
+
+    # ---- time ------------------------------------------------------------------------------------
+    def renew_date(self) -> None:
+        """Make the Date line of this second."""
+        now = time.time()
+        self.date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
+        self.date_until = _monotonic_ns() + int((1.0 - now % 1.0) * 1e9)
+
+    def _schedule_tick(self) -> None:
+        self._ticking = self.loop.call_later(self._tick_every, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = time.monotonic()
+        for connection in [c for c in self._connections if c.deadline <= now]:
+            connection.expire()
+        oldest = next(iter(self._running), None)
+        self._cells[_OLDEST] = oldest.at if oldest is not None else 0
+        if self._connections or self._running:
+            self._schedule_tick()
+
+    # ---- the end ---------------------------------------------------------------------------------
+    def _cut(self) -> None:
+        """The drain's time is over: cancel what runs, close what idles."""
+        for exchange in list(self._running):
+            self._cancelled += 1
+            exchange.cancel()
+        for exchange in list(self.background):
+            self._cancelled += 1
+            exchange.cancel()
+        for connection in list(self._connections):
+            if connection.current is None:
+                connection.close(linger=False)
+        self._cut_timers.append(self.loop.call_later(AFTER_CUT, self._abort))
+
+    def _abort(self) -> None:
+        for task in list(self._opening):
+            task.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._websockets is not None:
+            self._cancelled += self._websockets.abort()
+        self._running.clear()
+        self.background.clear()
+        if self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def check_empty(self) -> None:
+        """Wake `drained` when nothing is left."""
+        if self._empty is None or self._empty.done() or self._connections or self._running or self.background:
+            return
+        if self._websockets is not None and self._websockets.busy:
+            return
+        if self.pool is not None and self.pool.pending:
+            return
+        self._empty.set_result(None)
+
+
+def _websockets(server: Server, application: Any, root_path: str, max_size: int) -> Any:
+    """Return the websockets of this worker, or None where the libraries for it are missing."""
+    try:
+        from pyworker.worker.engines.websocket import WebSockets
+    except ImportError:
+        return None
+    return WebSockets(server, application, root_path, max_size)

@@ -1,0 +1,393 @@
+"""Worker: runs a WSGI app for one request (PEP 3333), in the loop (threads = 1) or in a thread of the pool.
+
+The body is collected before the app runs, so a slow client never occupies it. What the app yields is written at once;
+when the client reads too slowly the app is not asked for more. In the loop, a response that waits keeps its generator
+and its context; requests that do not overlap share one context, as those of a thread do.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from pyworker.worker.engines import heads
+from pyworker.worker.engines.body import Body
+from pyworker.worker.engines.environ import environ, static_part
+from pyworker.worker.engines.exchange import Exchange
+
+COALESCE = 64 * 1024  # larger parts are not copied behind their head
+PIECE = 64 * 1024
+UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
+SLICE = 0.02  # seconds a streaming app in the loop may run before others get their turn
+
+MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
+
+_statuses: dict[str, tuple[int, bytes]] = {}
+
+
+class WsgiExchange(Exchange):
+    """One request and the call of the app that answers it."""
+
+    __slots__ = (
+        "answer", "context", "cut_short", "iterable", "room", "scheduled", "spool", "spool_at", "steps", "taken", "threaded", "written",
+    )  # fmt: skip
+
+    def try_start(self) -> None:
+        connection = self.connection
+        server = self.server
+        if not self.complete:
+            if connection.deaf:
+                return
+            if self.expects:
+                self.expects = False
+                connection.write(heads.CONTINUE)
+            connection.await_body()
+            return
+        self.started = True
+        self.answer: tuple[int, bytes, list[tuple[str, bytes]]] | None = None
+        self.iterable: Any = None
+        self.steps: Iterator[bytes] | None = None
+        self.spool: IO[bytes] | None = None
+        self.spool_at = 0
+        self.cut_short = self.scheduled = False
+        server.begin(self)
+        pool = server.pool
+        if pool is not None:
+            self.threaded = True
+            self.room: threading.Event | None = None
+            self.written = self.taken = 0  # bytes given by the thread, and taken by the loop
+            pool.submit(self)
+            return
+        self.threaded = False
+        self.context = server.contexts.pop() if server.contexts else contextvars.copy_context()
+        self.context.run(self._run_in_loop)
+
+    # ---- the app, wherever it runs ---------------------------------------------------------------
+    def _call(self) -> bytes | None:
+        """Call the app. Return the whole answer when it is there at once, else None: `steps` has it."""
+        connection = self.connection
+        static = connection.static
+        if static is None:
+            static = connection.static = static_part(connection, self.server.root_path, self.threaded)
+        result = self.iterable = self.server.application(environ(self, static), self.start_response)
+        if (type(result) is list or type(result) is tuple) and not self.status:
+            body = result[0] if len(result) == 1 else b"".join(result)
+            whole = self._part(body, len(body))
+            end = self._end()
+            return whole + end if end else whole
+        self.steps = self._steps(result)
+        return None
+
+    def _steps(self, result: Any) -> Iterator[bytes]:
+        for part in result:
+            if part or not isinstance(part, bytes):
+                yield self._part(part, None)
+            if self.nobody:
+                break
+        end = self._end()
+        if end:
+            yield end
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """PEP 3333's start_response."""
+        if exc_info is not None:
+            try:
+                if self.status:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.answer is not None:
+            raise AssertionError("start_response was called twice without exc_info")
+        code, line = _statuses.get(status) or _status(status)
+        try:
+            self.answer = code, line, [(name, value.encode("latin-1")) for name, value in headers]
+        except AttributeError:
+            raise TypeError(f"header names and values must be str: {headers!r:.200}") from None
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's write()."""
+        if not data:
+            return
+        part = self._part(data, None)
+        if self.threaded:
+            self._emit(part, MORE)
+        elif self.spool is not None or self.connection.write_paused:
+            if self.spool is None:
+                import tempfile
+
+                self.spool = tempfile.TemporaryFile()  # noqa: SIM115 - the app cannot be stopped here, so disk takes it
+            self.spool.write(part)
+        elif not self.gone:
+            self.connection.write(part)
+
+    def _part(self, data: bytes, size: int | None) -> bytes:
+        """Return the wire's bytes of one part of the body, with the head before the first."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"the app's body has {type(data).__name__} in it, not bytes")
+        head = b""
+        if not self.status:
+            if self.answer is None:
+                raise AssertionError("the app did not call start_response")
+            code, line, pairs = self.answer
+            head = self.make_head(code, line, pairs, size)
+        if self.nobody:
+            return head
+        length = len(data)
+        if self.chunked:
+            self.sent += length
+            return b"%b%x\r\n%b\r\n" % (head, length, data)
+        if self.remaining is not None:
+            if length > self.remaining:
+                self.complain("the body is longer than its Content-Length: cut")
+                data = data[: self.remaining]
+                length = self.remaining
+            self.remaining -= length
+        self.sent += length
+        return head + data if head else data
+
+    def _end(self) -> bytes:
+        """Return what ends the body on the wire."""
+        if not self.status:
+            if self.answer is None:
+                raise AssertionError("the app did not call start_response")
+            code, line, pairs = self.answer
+            return self.make_head(code, line, pairs, 0)
+        if self.chunked:
+            return b"0\r\n\r\n"
+        if self.remaining and not self.nobody:
+            self.cut_short = True
+            self.complain("the body is shorter than its Content-Length: connection cut")
+        return b""
+
+    def _close(self) -> None:
+        """Call the iterable's close(), whatever happened, and free the request's body."""
+        iterable, self.iterable = self.iterable, None
+        try:
+            close = getattr(iterable, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:  # noqa: BLE001 - it is the app's, and its answer was given already
+            self.report(error)
+        body, self.body = self.body, b""
+        if isinstance(body, Body):
+            body.close()
+
+    def _target_is_bad(self, error: BaseException) -> bool:
+        return (
+            isinstance(error, ValueError)
+            and self.answer is None
+            and self.iterable is None
+            and not self.target.startswith(b"/")
+        )
+
+    # ---- in the loop -----------------------------------------------------------------------------
+    def _run_in_loop(self) -> None:
+        try:
+            whole = self._call()
+        except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+            self._failed(error)
+            return
+        if whole is None:
+            self._pump()
+            return
+        if self.spool is None and not self.gone:
+            self.connection.write(whole)
+        if self.iterable.__class__ is not list or self.body:
+            self._close()
+        self._over()
+
+    def _pump(self) -> None:
+        """Write until the app has nothing more or the client cannot take more. Runs in the exchange's context."""
+        self.scheduled = False
+        connection = self.connection
+        until = time.monotonic() + SLICE
+        try:
+            while not self.gone:
+                if connection.write_paused:
+                    return  # on_writable goes on
+                if self.spool is not None:
+                    self._write_spool()
+                    continue
+                assert self.steps is not None
+                part = next(self.steps, None)
+                spool = self._spool()  # the app may just have called write()
+                if part is None:
+                    if spool is not None:
+                        continue
+                    self._close()
+                    self._over()
+                    return
+                if spool is not None:
+                    spool.write(part)
+                else:
+                    connection.write(part)
+                if time.monotonic() > until and not connection.write_paused:
+                    self.scheduled = True
+                    self.server.loop.call_soon(self._go_on)
+                    return
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._failed(error)
+            return
+        self._close()
+        self._over()
+
+    def _spool(self) -> IO[bytes] | None:
+        return self.spool
+
+    def _write_spool(self) -> None:
+        spool = self.spool
+        assert spool is not None
+        spool.seek(self.spool_at)
+        piece = spool.read(PIECE)
+        self.spool_at += len(piece)
+        spool.seek(0, 2)
+        if piece:
+            self.connection.write(piece)
+        else:
+            self.spool = None
+            spool.close()
+
+    def _go_on(self) -> None:
+        if self.steps is not None and not (self.done and self.iterable is None):
+            self.context.run(self._pump)
+
+    def _failed(self, error: BaseException) -> None:
+        if self._target_is_bad(error):
+            status = 400
+        else:
+            status = 500
+            self.report(error)
+        self._close()
+        if not self.done:
+            if self.gone:
+                self._over()
+            else:
+                Exchange.refuse(self, status)
+        self._release()
+
+    def _over(self) -> None:
+        if self.cut_short:
+            self.abort()
+        else:
+            self.finish()
+        self._release()
+
+    def _release(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+        self.steps = None
+        contexts = self.server.contexts
+        if len(contexts) < 64:
+            contexts.append(self.context)
+
+    # ---- in a thread -----------------------------------------------------------------------------
+    def run_in_thread(self) -> None:
+        """Run the app and send what it says to the loop."""
+        try:
+            whole = self._call()
+            if whole is not None:
+                self._emit(whole, BROKEN if self.cut_short else FINISHED)
+            else:
+                assert self.steps is not None
+                for part in self.steps:
+                    if not self._emit(part, MORE):
+                        break
+                self._emit(b"", BROKEN if self.cut_short else FINISHED)
+        except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+            if self._target_is_bad(error):
+                self._emit(b"", 400)
+            else:
+                self.report(error)
+                self._emit(b"", 500)
+        finally:
+            self._close()
+
+    def _emit(self, data: bytes, end: int) -> bool:
+        """Give output to the loop, and wait while the client is behind; False when nobody is there any more."""
+        pool = self.server.pool
+        assert pool is not None
+        self.written += len(data)
+        pool.deliver(self, data, end)
+        if end == MORE:
+            while not self.gone and (self.written - self.taken > UNSENT or self.connection.write_paused):
+                if self.room is None:
+                    self.room = threading.Event()
+                self.room.clear()
+                if self.written - self.taken > UNSENT or self.connection.write_paused:
+                    self.room.wait(1.0)
+        return not self.gone
+
+    def on_output(self, data: bytes, end: int) -> None:
+        """In the loop: a piece of a thread's output. `end`: MORE, FINISHED, BROKEN, or a status to answer with."""
+        self.taken += len(data)
+        if self.room is not None:
+            self.room.set()
+        if self.done:
+            return
+        if self.gone:
+            if end != MORE:
+                self.finish()
+            return
+        if data:
+            self.connection.write(data)
+        if end == FINISHED:
+            self.finish()
+        elif end == BROKEN:
+            self.abort()
+        elif end != MORE:
+            self.refuse(end)
+
+    # ---- what the connection tells ---------------------------------------------------------------
+    def on_body(self, data: bytes) -> None:
+        if not isinstance(self.body, Body):
+            self.body = Body()
+        self.body.append(data)
+
+    def on_writable(self) -> None:
+        if not self.started:
+            return
+        if self.threaded:
+            if self.room is not None:
+                self.room.set()
+        elif not self.scheduled:
+            self._go_on()
+
+    def on_lost(self) -> None:
+        self.gone = True
+        if not self.started:
+            if isinstance(self.body, Body):
+                self.body.close()
+            return
+        if self.threaded:
+            if self.room is not None:
+                self.room.set()
+        elif not self.scheduled:
+            self._go_on()
+
+    def refuse(self, status: int) -> None:
+        super().refuse(status)
+        if not self.started:
+            if isinstance(self.body, Body):
+                self.body.close()
+        elif self.threaded and self.room is not None:
+            self.room.set()
+
+
+def _status(status: str) -> tuple[int, bytes]:
+    """Check a status of the app: "200 OK". Raises ValueError."""
+    if not isinstance(status, str):
+        raise TypeError(f"the status must be a str: {status!r:.60}")
+    if len(status) < 3 or not status[:3].isdigit() or status[3:4] not in ("", " ") or not 200 <= int(status[:3]) < 600:
+        raise ValueError(f"not a status: {status!r:.60}")
+    if "\n" in status or "\r" in status or "\0" in status:
+        raise ValueError("the status holds a line break or a NUL")
+    code = int(status[:3])
+    line = b"HTTP/1.1 %b\r\n" % (status if len(status) > 3 else status + " ").encode("latin-1")
+    if len(_statuses) < 256:
+        _statuses[status] = code, line
+    return code, line

@@ -1,0 +1,262 @@
+"""Template or worker: imports the app that `target` names and finds out what kind it is.
+
+Every way to fail is a TargetError with the user's own frames and a next step. sys.path is the caller's business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from pyworker.config.schema import AppConfig
+
+Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
+MAX_TRACEBACK = 24 * 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """The app, ready to be called."""
+
+    application: Any
+    interface: Literal["asgi", "wsgi"]
+
+
+class TargetError(Exception):
+    """The app could not be loaded; the fields are those of protocol.template.LoadFailed."""
+
+    def __init__(self, kind: Kind, message: str, traceback: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.traceback = traceback
+        self.hint = hint
+
+
+def load(app: AppConfig) -> Target:
+    """Import `app.target` and return the app in it. Raises TargetError."""
+    spec = app.target or ""
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise TargetError("target", f'target "{spec}" is not module:attribute', hint='write it like "shop.main:app"')
+    module = _import(module_name)
+    found = _attribute(module, module_name, attribute)
+    if app.factory:
+        found = _from_factory(found, spec)
+    return Target(found, _interface(found, spec, app))
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback without pyworker's and the import system's frames, 24 KiB at most."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # the whole chain: "during handling of…"
+        seen.add(id(cause))
+        cause.__traceback__ = _user_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    text = "".join(traceback.format_exception(error))
+    if len(text) > MAX_TRACEBACK:
+        half = MAX_TRACEBACK // 2 - 20
+        text = text[:half] + "\n  [...]\n" + text[-half:]
+    return text
+
+
+def _user_frames(tb: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while tb is not None:
+        frame = tb.tb_frame
+        name = str(frame.f_globals.get("__name__", ""))
+        ours = name.split(".")[0] == "pyworker" and name != "pyworker.__main__"
+        if not ours and not frame.f_code.co_filename.startswith("<frozen importlib") and name != "importlib":
+            kept.append(tb)
+        tb = tb.tb_next
+    for this, following in zip(kept, [*kept[1:], None], strict=True):
+        this.tb_next = following
+    return kept[0] if kept else None
+
+
+def last_line(error: BaseException) -> str:
+    """Return the exception as the last line of its traceback: "ModuleNotFoundError: No module named 'redis'"."""
+    return "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (name == missing or name.startswith(missing + ".")) and not _user_frames(error.__traceback__):
+            raise TargetError(
+                "import", f'cannot import "{name}": there is no module {missing}', hint=_where_is(missing)
+            ) from None
+        raise TargetError("import", last_line(error), user_traceback(error), _how_to_get(missing)) from None
+    except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
+        hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
+        raise TargetError("import", last_line(error), user_traceback(error), hint) from None
+
+
+def _where_is(name: str) -> str:
+    here = os.getcwd()
+    last = name.split(".")[-1]
+    found = []
+    for folder in sorted(os.listdir(here)) if os.path.isdir(here) else []:
+        path = os.path.join(here, folder)
+        if os.path.isfile(os.path.join(path, last + ".py")) or os.path.isfile(os.path.join(path, last, "__init__.py")):
+            found.append(folder)
+    if found:
+        return f'there is a {last} in the folder {found[0]}: set cwd = "{found[0]}", or target = "{found[0]}.{last}:…"'
+    names = [entry.removesuffix(".py") for entry in os.listdir(here)] if os.path.isdir(here) else []
+    near = difflib.get_close_matches(last, names, n=1)
+    if near:
+        return f'did you mean "{near[0]}"? (looked in {here})'
+    return f"looked in {here}; set cwd to the folder that holds it"
+
+
+def _how_to_get(missing: str) -> str:
+    top = missing.split(".")[0]
+    if not top or os.path.exists(top + ".py") or os.path.isdir(top):
+        return ""
+    for folder in (".venv", "venv", "env"):
+        python = os.path.join(os.getcwd(), folder, "bin", "python")
+        if os.path.exists(python) and os.path.realpath(os.path.dirname(python)) != os.path.realpath(
+            os.path.dirname(sys.executable)
+        ):
+            return f'there is a virtual environment in {folder}: set python = "{folder}"'
+    return f"install it: {sys.executable} -m pip install {top}"
+
+
+def _attribute(module: Any, module_name: str, path: str) -> Any:
+    found = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            break
+    else:
+        return found
+    names = [name for name in vars(module) if not name.startswith("_")]
+    near = difflib.get_close_matches(path, names, n=1)
+    apps = [name for name in names if _looks_like_an_app(getattr(module, name), module_name)]
+    if near:
+        hint = f'did you mean "{module_name}:{near[0]}"?'
+    elif apps:
+        hint = "it has " + ", ".join(f'"{module_name}:{name}"' for name in apps[:5])
+    elif names:
+        hint = "it has " + ", ".join(names[:10])
+    else:
+        hint = f"it is empty: {getattr(module, '__file__', None) or module_name}"
+    raise TargetError("target", f'module "{module_name}" has no attribute "{path}"', hint=hint)
+
+
+def _looks_like_an_app(value: Any, module_name: str) -> bool:
+    if inspect.ismodule(value) or isinstance(value, type) or not callable(value):
+        return False
+    if inspect.isroutine(value):
+        return getattr(value, "__module__", "") == module_name
+    return True
+
+
+def _from_factory(found: Any, spec: str) -> Any:
+    if not callable(found):
+        raise TargetError("target", f'"{spec}" is not a function', hint="remove factory = true: it is the app itself")
+    try:
+        made = found()
+    except BaseException as error:  # noqa: BLE001 - the user's code
+        hint = ""
+        if isinstance(error, TypeError) and _arguments(found) >= 2:
+            hint = "it looks like the app itself: remove factory = true"
+        raise TargetError("import", last_line(error), user_traceback(error), hint) from None
+    if inspect.iscoroutine(made):
+        made.close()
+        raise TargetError(
+            "target",
+            f'"{spec}" is a coroutine function',
+            hint="a factory must be a plain function that returns the app",
+        )
+    return made
+
+
+def _arguments(function: Any) -> int:
+    """Return how many positional arguments a callable needs, -1 when that cannot be known."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return -1
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return -1
+    return sum(1 for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty)
+
+
+def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
+    if not callable(found):
+        raise TargetError(
+            "target",
+            f'"{spec}" is {_article(found)}, which cannot be called',
+            hint="name the app object, like main:app",
+        )
+    looks = _detect(found, spec, app)
+    wanted = app.interface
+    if wanted == "auto":
+        return looks
+    if wanted == "asgi" and looks == "wsgi" and _arguments(found) == 2:
+        raise TargetError("target", f'"{spec}" is a WSGI app', hint='set interface = "wsgi", or leave it out')
+    if wanted == "wsgi" and looks == "asgi" and _arguments(found) == 3:
+        raise TargetError("target", f'"{spec}" is an ASGI app', hint='set interface = "asgi", or leave it out')
+    return wanted
+
+
+def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
+    call = (
+        found
+        if inspect.isroutine(found) or isinstance(found, type)
+        else vars(type(found)).get("__call__") or type(found).__call__
+    )
+    if isinstance(found, type):
+        needed = _arguments(found)
+        if _is_async(getattr(found, "__await__", None)) or needed == 1:
+            raise TargetError(
+                "target",
+                f'"{spec}" is a class of the old ASGI 2 kind',
+                hint="wrap it: asgiref.compatibility.guarantee_single_callable(app)",
+            )
+        if needed == 0:
+            raise TargetError(
+                "target", f'"{spec}" is a class, not an app', hint="set factory = true to have it called once"
+            )
+        return "asgi" if needed == 3 else "wsgi"
+    if _is_async(found) or _is_async(call):
+        return "asgi"
+    needed = _arguments(found)
+    if needed == 3:
+        return "asgi"
+    if needed == 0 and not app.factory:
+        raise TargetError(
+            "target",
+            f'"{spec}" takes no arguments, so it is not an app',
+            hint="if it returns the app, set factory = true",
+        )
+    if needed == 1:
+        raise TargetError(
+            "target", f'"{spec}" takes one argument: neither ASGI 3 nor WSGI',
+            hint="an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)",
+        )  # fmt: skip
+    return "wsgi"
+
+
+def _is_async(function: Any) -> bool:
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    return inspect.iscoroutinefunction(function)
+
+
+def _article(value: Any) -> str:
+    name = "a module" if inspect.ismodule(value) else type(value).__name__
+    return name if name.startswith("a ") else ("an " if name[0] in "aeiouAEIOU" else "a ") + name
