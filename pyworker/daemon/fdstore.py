@@ -1,0 +1,204 @@
+"""Daemon: its side of the guardian's store. The guardian's side is guardian/.
+
+`fds` is the daemon's copy of every stored fd (these ints are owned here). Sends never block: what the channel does
+not take now is kept in order and sent when it is writable. A store operation that is still queued when the daemon
+dies was never promised to anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+from pyworker.daemon.loop import READ, WRITE, Loop
+from pyworker.protocol import store
+from pyworker.protocol.inherited import FdName, parse_fd_name
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.unix import fds as unix_fds
+
+
+class FdStore:
+    """Named fds that outlive the daemon, and the guardian's news."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.fds: dict[str, int] = {}
+        self.guardian_pid = 0
+        self.reason = "boot"
+        self.logger_pid = 0
+        self.on_exited: Callable[[store.Exited], None] = lambda message: None
+        self.on_relay: Callable[[str], None] = lambda text: None
+        self.on_logger: Callable[[store.LoggerState], None] = lambda message: None
+        self.on_lost: Callable[[], None] = lambda: None
+        self._outbox: deque[store.Store | store.Remove | store.Collected | store.Stopping | store.Ping | store.Pong] = (
+            deque()
+        )
+        self._loop: Loop | None = None
+        self._early: list[store.ToDaemon] = []
+        self.unanswered = 0
+
+    # ---- start -------------------------------------------------------------------------------------
+    def restore(self) -> None:
+        """Block until the guardian has handed over everything. Raises EOFError when it dies before."""
+        done: store.RestoreDone | None = None
+        self.channel.setblocking(True)
+        try:
+            while done is None:
+                packet = _receive_blocking(self.channel)
+                if not packet.data:
+                    raise EOFError("the guardian is gone")
+                message = decode(store.ToDaemon, packet.data)
+                match message:
+                    case store.Restore(names=names):
+                        if len(names) != len(packet.fds):
+                            raise EOFError(f"{len(packet.fds)} fds came for {len(names)} names")
+                        self.fds.update(zip(names, packet.fds, strict=True))
+                    case store.RestoreDone():
+                        done = message
+                    case _:
+                        self._early.append(message)
+        finally:
+            self.channel.setblocking(False)
+        self.guardian_pid = done.guardian_pid
+        self.reason = done.reason
+
+    def attach(self, loop: Loop) -> None:
+        """Go on in the daemon's loop."""
+        self._loop = loop
+        loop.add(self.channel.fileno(), READ, self._on_channel)
+        early, self._early = self._early, []
+        for message in early:
+            self._take(message)
+
+    # ---- what the daemon does ------------------------------------------------------------------------
+    def put(self, name: str, fd: int) -> None:
+        """Keep `fd` (owned by the store from here) under `name`, here and in the guardian."""
+        old = self.fds.get(name)
+        self.fds[name] = fd
+        if old is not None and old != fd:
+            unix_fds.close_all([old])
+        self._send(store.Store((name,)))
+
+    def get(self, name: str) -> int | None:
+        return self.fds.get(name)
+
+    def remove(self, *names: str) -> None:
+        """Drop fds here and in the guardian; names that are not there are no error."""
+        known = tuple(n for n in names if n in self.fds)
+        unix_fds.close_all([self.fds.pop(n) for n in known])
+        if known:
+            self._send(store.Remove(known))
+
+    def forget(self, *names: str) -> None:
+        """Drop our copy only: the guardian keeps its own until the logger has read the pipe to its end."""
+        unix_fds.close_all([self.fds.pop(n) for n in names if n in self.fds])
+
+    def names(self, kind: str, app: str | None = None) -> list[FdName]:
+        """Return the parsed names of one kind, of one app or of all."""
+        found = []
+        for name in self.fds:
+            parsed = parse_fd_name(name)
+            if parsed is not None and parsed.kind == kind and app in (None, parsed.app):
+                found.append(parsed)
+        return sorted(found, key=lambda n: (n.app, n.numbers))
+
+    def collected(self, pid: int) -> None:
+        self._send(store.Collected((pid,)))
+
+    def stopping(self) -> None:
+        self._send(store.Stopping())
+
+    def ping(self, number: int) -> None:
+        self._send(store.Ping(number))
+
+    def flush_blocking(self, deadline: float) -> None:
+        """Send what is queued, waiting at most `deadline` seconds; only for the daemon's own end."""
+        self.channel.settimeout(deadline)
+        try:
+            while self._outbox:
+                if not self._send_one(self._outbox[0]):
+                    break
+                self._outbox.popleft()
+        except OSError:
+            pass
+
+    # ---- the channel ---------------------------------------------------------------------------------
+    def _send(self, message: store.FromDaemon) -> None:
+        self._outbox.append(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._outbox and self._send_one(self._outbox[0]):
+                self._outbox.popleft()
+        except OSError:
+            self._outbox.clear()  # the guardian is gone: the end-of-file on the channel says so, too
+        if self._loop is not None and self._loop.watches(self.channel.fileno()):
+            self._loop.modify(self.channel.fileno(), READ | WRITE if self._outbox else READ)
+
+    def _send_one(self, message: store.FromDaemon) -> bool:
+        fds: list[int] = []
+        if isinstance(message, store.Store):
+            names = tuple(n for n in message.names if n in self.fds)
+            if not names:
+                return True  # removed again before it could be sent
+            fds = [self.fds[n] for n in names]
+        return unix_fds.send_packet(self.channel, encode(message), fds)
+
+    def _on_channel(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        for _ in range(64):
+            packet = unix_fds.recv_packet(self.channel, MAX_MESSAGE, store.BATCH)
+            if packet is None:
+                return
+            if not packet.data and not packet.fds:
+                assert self._loop is not None
+                self._loop.remove(self.channel.fileno())
+                self.on_lost()
+                return
+            unix_fds.close_all(packet.fds)  # none are due after the restore
+            try:
+                self._take(decode(store.ToDaemon, packet.data))
+            except WireError:
+                continue
+
+    def _take(self, message: store.ToDaemon) -> None:
+        match message:
+            case store.Exited():
+                self.on_exited(message)
+            case store.Ping(number=number):
+                self._send(store.Pong(number))
+            case store.Pong():
+                self.unanswered = 0
+            case store.Relay(text=text):
+                self.on_relay(text)
+            case store.LoggerState():
+                self.logger_pid = message.pid
+                self.on_logger(message)
+            case store.Restore() | store.RestoreDone():
+                pass
+            case _:
+                assert_never(message)
+
+
+def _receive_blocking(channel: socket.socket) -> unix_fds.Packet:
+    import select
+
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        packet = unix_fds.recv_packet(channel, MAX_MESSAGE, store.BATCH)
+        if packet is not None:
+            return packet
+        poll.poll()
+
+
+def exec_with_fds(argv: list[str], fds: dict[str, int]) -> None:
+    """Replace this process by `argv`, all of these fds inherited. Does not return unless it fails (OSError)."""
+    for fd in fds.values():
+        os.set_inheritable(fd, True)
+    os.execv(argv[0], argv)
