@@ -25,7 +25,7 @@ _ASCII = str.maketrans(
         **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "."),
     }
 )  # fmt: skip
-_ANSI = re.compile("\x1b\\[[0-9;]*m")
+ANSI = re.compile("\x1b\\[[0-9;]*m")
 GLYPHS = {
     "running": ("●", "green"), "ready": ("●", "green"), "starting": ("◐", "cyan"), "reloading": ("◐", "cyan"),
     "stopping": ("◐", "cyan"), "draining": ("◐", "cyan"), "held": ("◐", "cyan"), "degraded": ("▲", "yellow"),
@@ -128,7 +128,7 @@ def width(text: str) -> int:
     """Return how many columns a terminal needs for text."""
     if text.isascii() and "\x1b" not in text:
         return len(text)
-    bare = _ANSI.sub("", text)
+    bare = ANSI.sub("", text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in bare)
 
 

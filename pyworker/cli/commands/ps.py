@@ -1,0 +1,213 @@
+"""CLI: `pyworker ps`: one row per app, or per worker with -w. Never starts a daemon; imports next to nothing.
+
+The table (or the JSON document, as the daemon made it) goes to stdout. What needs attention goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pyworker import __version__
+from pyworker.cli import render
+from pyworker.cli.client import ask
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Cell, Column, Look
+from pyworker.errors import Exit
+
+_APPS = (
+    Column("APP", shrink=12),
+    Column("STATE"),
+    Column("WORKERS"),
+    Column("CPU", right=True, keep=3),
+    Column("MEM", right=True, keep=4),
+    Column("REQ/S", right=True, keep=1),
+    Column("RESTARTS", keep=5),
+    Column("UPTIME", keep=2),
+    Column("LISTENING ON", keep=6, shrink=20),
+)
+WORKERS = (
+    Column("WORKER", shrink=12),
+    Column("PID", right=True),
+    Column("STATE"),
+    Column("GEN", right=True, keep=4),
+    Column("CPU", right=True, keep=5),
+    Column("MEM", right=True, keep=6),
+    Column("REQ/S", right=True, keep=2),
+    Column("OPEN", right=True, keep=1),
+    Column("RESTARTS", right=True, keep=7),
+    Column("UPTIME", keep=3),
+    Column("LAST EXIT", keep=8, shrink=16),
+)
+_UP = frozenset({"running", "reloading"})
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-w", "--workers", is_flag=True, help="One row per worker.")
+@click.option("--check", is_flag=True, help="Exit with 3 unless all of them run.")
+@common
+def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) -> int:
+    """Show what runs: all apps, or those named (api, api.2, 'w*').
+
+    \b
+    pyworker ps                 all apps
+    pyworker ps -w api          each worker of api
+    pyworker ps --json | jq     for programs
+    """
+    request = {"type": "ps", "selectors": list(names), "sample": not settings.quiet}
+    document = ask(settings.home, request, settings.timeout)
+    apps: list[dict[str, Any]] = document.get("apps") or []
+    how = render.look(sys.stdout, settings.color)
+    if settings.json:
+        render.out(json.dumps(document, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+    elif settings.quiet:
+        for app in apps:
+            for name in [f"{app['name']}.{w['worker']}" for w in app["pool"]] if workers else [app["name"]]:
+                render.out(render.line(name), how)
+    else:
+        _show(apps, workers, how)
+        errors = render.look(sys.stderr, settings.color)
+        for text in notes(document, errors):
+            render.note(text, errors)
+    if check and not (apps and all(app["state"] in _UP for app in apps)):
+        return int(Exit.NOT_RUNNING)
+    return 0
+
+
+def _show(apps: list[dict[str, Any]], workers: bool, how: Look) -> None:
+    if not apps and how.tty:
+        return
+    columns: tuple[Column, ...] = WORKERS if workers else _APPS
+    rows = [row for app in apps for row in (worker_rows(app, how) if workers else [_app_row(app, how)])]
+    if not how.tty:  # for awk, column, grep: no blanks inside a cell, all to the left
+        columns = tuple(Column(c.title.replace(" ", "-")) for c in columns)
+        rows = [[Cell("-".join(cell.text.split()) or "-") for cell in row] for row in rows]
+    render.write(sys.stdout, "\n".join(render.table(columns, rows, how)) + "\n", how)
+
+
+def _app_row(app: dict[str, Any], how: Look) -> list[Cell]:
+    none = "–" if how.tty else "-"
+    gap = " " if how.tty else ""
+    want, ready, total = (app["workers"].get(k) or 0 for k in ("want", "ready", "total"))
+    up = bool(total)
+    more = f" +{total - want}" if how.tty and total > want and up else ""
+    return [
+        Cell(render.line(app["name"]), "bold"),
+        render.state(app["state"], how),
+        Cell(f"{ready}/{want}{more}", "" if ready >= want else "yellow"),
+        Cell(render.percent(app.get("cpu_percent") if up else None, none=none)),
+        Cell(_memory(app.get("rss_bytes") if up else None, how)),
+        Cell(render.rate(app.get("requests_per_s") if up else None, thousands="," if how.tty else "", none=none)),
+        Cell(_restarts(app.get("restarts") or {}, how)),
+        Cell(render.span(app.get("uptime_s"), gap=gap, none=none)),
+        Cell((", " if how.tty else ",").join(render.line(a) for a in app.get("listen") or ()) or none),
+    ]
+
+
+def worker_rows(app: dict[str, Any], how: Look) -> list[list[Cell]]:
+    """Return a table row for each worker of an element of the document's `apps`."""
+    none = "–" if how.tty else "-"
+    rows = []
+    for worker in app["pool"]:
+        pid = worker.get("pid")
+        rows.append(
+            [
+                Cell(render.line(f"{app['name']}.{worker['worker']}"), "bold"),
+                Cell(str(pid) if pid else none),
+                render.state(worker["state"], how),
+                Cell(str(worker.get("gen", none))),
+                Cell(render.percent(worker.get("cpu_percent"), none=none)),
+                Cell(_memory(worker.get("rss_bytes"), how)),
+                Cell(render.rate(worker.get("requests_per_s"), thousands="," if how.tty else "", none=none)),
+                Cell(none if worker.get("open_connections") is None else str(worker["open_connections"])),
+                Cell(str(worker.get("restarts") or 0)),
+                Cell(render.span(worker.get("uptime_s", _age(worker)), gap=" " if how.tty else "", none=none)),
+                Cell(_last_exit(worker.get("last_exit")) or none),
+            ]
+        )
+    return rows
+
+
+def _age(worker: dict[str, Any]) -> float | None:
+    """Seconds since the worker started, from its `started_at`."""
+    started = worker.get("started_at")
+    if not started:
+        return None
+    import time
+    from datetime import datetime
+
+    try:
+        return max(0.0, time.time() - datetime.fromisoformat(started).timestamp())
+    except ValueError:
+        return None
+
+
+def _last_exit(last: Any) -> str:
+    """A worker's last exit as words: the daemon sends text, or an object with reason, code and signal."""
+    if isinstance(last, dict):
+        if last.get("reason"):
+            last = last["reason"]
+        elif last.get("signal") is not None:
+            last = f"signal {last['signal']}"
+        else:
+            last = f"code {last.get('code')}"
+    return render.line(last or "")
+
+
+def _memory(count: int | None, how: Look) -> str:
+    return render.size(count) if how.tty else render.size(count, gap="", unit="", none="-")
+
+
+def _restarts(restarts: dict[str, Any], how: Look) -> str:
+    recent = restarts.get("window") or 0
+    if not recent:
+        return str(restarts.get("total") or 0)
+    window = render.span(restarts.get("window_s"), gap="")
+    return f"{recent} in {window}" if how.tty else f"{recent}/{window}"
+
+
+def notes(document: dict[str, Any], how: Look) -> list[str]:
+    """Return what needs attention, one line each, with the next step."""
+    lines = []
+    apps = document.get("apps") or []
+    if not apps:
+        lines.append("No apps yet. Start one with: pyworker start app.toml")
+    for app in apps:
+        lines += app_notes(app, how)
+    version = (document.get("daemon") or {}).get("version")
+    if version and version != __version__:
+        text = f"daemon {render.line(version)}, this command {__version__}"
+        lines.append(render.paint(_step(text, "pyworker daemon stop; pyworker daemon start"), "dim", how))
+    return lines
+
+
+def app_notes(app: dict[str, Any], how: Look) -> list[str]:
+    """Return the lines about one app: why it failed, what it waits for, what else the daemon wants said."""
+    name = render.line(app["name"])
+    lines = []
+    failure = app.get("last_failure")
+    if failure and app["state"] in {"failed", "degraded"}:
+        words = render.clean(failure.get("message") or "").split("\n")[0]
+        style = "red" if app["state"] == "failed" else "yellow"
+        head = render.paint(f"{name} {app['state']}:", style, how)
+        lines.append(_step(f"{head} {words}", f"pyworker logs {name}"))
+    if backoff := app.get("backoff"):
+        waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
+        who = f"{name}.{waiting[0]}" if waiting else name
+        left = f"{backoff.get('in_s') or 0:.1f} s"
+        lines.append(f"{who} backoff: try {backoff.get('try')} of {backoff.get('max')} in {left}")
+    if (app.get("config") or {}).get("changed"):
+        file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
+        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker reload {name}"))
+    if app.get("drops"):
+        lines.append(f"{name}: {app['drops']} lines of its log could not be written")
+    lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
+    return lines
+
+
+def _step(text: str, command: str) -> str:
+    return f"{text}   → {command}"

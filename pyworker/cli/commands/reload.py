@@ -1,0 +1,37 @@
+"""CLI: `pyworker reload`: new code and settings, no request lost; or nothing changes and it says why."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from pyworker.cli.client import shell_env
+from pyworker.cli.operation import run
+from pyworker.cli.options import Settings, common
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--wait/--no-wait", default=True, help="Return when the new workers accept (default).")
+@common
+def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
+    """Bring in new code and settings without a gap. Code that does not start leaves the old workers serving.
+
+    Without a name: the apps of the config file in this folder, else all.
+
+    \b
+    pyworker reload api
+    pyworker reload             what the file here describes
+    """
+    selectors = list(names) or _here() or ["all"]
+    request = {"type": "reload", "selectors": selectors, "shell_env": shell_env(), "wait": wait}
+    return run(settings, "reload", request)
+
+
+def _here() -> list[str]:
+    """Return the names of the apps in the config file of this folder, if there is one."""
+    from pyworker.config import load
+
+    path = load.find(os.getcwd(), os.environ)
+    return [app.name for app in load.load(path).apps] if path else []

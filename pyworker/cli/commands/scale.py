@@ -1,0 +1,59 @@
+"""CLI: `pyworker scale`: more or fewer workers, at once, kept until the config file says otherwise."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from pyworker.cli.operation import run
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import line
+from pyworker.errors import Exit, PyworkerError
+
+_CHANGE = re.compile(r"(?:[+-]?\d{1,4}|auto)\Z")
+_NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("changes", nargs=-1, metavar="NAME=N...")
+@click.option("--wait/--no-wait", default=True, help="Return when the new workers are ready (default).")
+@common
+def cmd(settings: Settings, changes: tuple[str, ...], wait: bool) -> int:
+    """Set the number of workers of an app: a number, +N, -N, or auto (the usable CPUs).
+
+    \b
+    pyworker scale api=8
+    pyworker scale api +2
+    pyworker scale api=auto jobs=4
+    """
+    return run(settings, "scale", {"type": "scale", "changes": parse(changes), "wait": wait})
+
+
+def parse(words: tuple[str, ...]) -> dict[str, str]:
+    """Return app -> change from "api=8", "api +2", "api=auto jobs=4"; raise PyworkerError for anything else."""
+    changes: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        name, equals, change = rest.pop(0).partition("=")
+        if not equals and rest and _CHANGE.match(rest[0]):
+            change = rest.pop(0)
+        if name.startswith("-") and not _CHANGE.match(name):
+            raise _wrong(f"no such option: {line(name)}")
+        if not _NAME.match(name):
+            raise _wrong(f"{line(name)!r} is no app's name")
+        if not change:
+            raise _wrong(f"how many workers shall {name} have?")
+        if not _CHANGE.match(change):
+            raise _wrong(f"{line(change)!r} is no number of workers")
+        if name in changes:
+            raise _wrong(f"{name} is named twice")
+        changes[name] = change
+    if not changes:
+        raise _wrong("scale what?")
+    return changes
+
+
+def _wrong(message: str) -> PyworkerError:
+    hint = "pyworker scale api=8, pyworker scale api +2, pyworker scale api=auto"
+    return PyworkerError(message, hint=hint, code="usage", exit=Exit.USAGE)

@@ -1,0 +1,122 @@
+"""CLI: starts the guardian (which starts the daemon) when none answers. Only `start` and `daemon start` do this.
+
+The guardian is a program of its own in a session of its own, with a small environment, no terminal, and nothing open
+but /dev/null and the pipe on which it says that it is there. Many starts at once make one: the lock of the home
+decides, the others connect to the winner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import sys
+import time
+
+from pyworker.cli.client import DaemonAway, connect
+from pyworker.errors import Exit, PyworkerError
+from pyworker.unix.fds import read_whole
+from pyworker.unix.process import spawn
+
+START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
+_KEPT = re.compile(r"(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH)\Z")
+_NOTIFY = 3  # the guardian's end of the pipe
+
+
+def ensure_daemon(home: str) -> int:
+    """Return when a daemon answers at `home`: 0 when one ran already, else the pid of the guardian it has now."""
+    deadline = time.monotonic() + START_TIME
+    started = 0
+    while True:
+        try:
+            connect(home).close()
+        except DaemonAway:
+            if time.monotonic() > deadline:
+                raise _too_slow(home) from None
+        else:
+            return started
+        started = _start(home, deadline) or started
+        if not started:  # somebody else is starting it, or one is just leaving
+            time.sleep(0.02)
+
+
+def _start(home: str, deadline: float) -> int:
+    """Start a guardian; return its pid once it answers, 0 when another holds the home."""
+    reads, writes = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own
+    try:
+        argv = [
+            sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
+        ]  # fmt: skip
+        env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
+        pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
+        os.close(writes)
+        writes = -1
+        answer = _read(reads, deadline)
+        if answer == b"ok\n":
+            return pid
+        return _not_started(home, pid, answer, read_whole(words).decode("utf-8", "replace"))
+    finally:
+        for fd in (reads, writes, null, words):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _read(fd: int, deadline: float) -> bytes:
+    answer = b""
+    while not answer.endswith(b"\n"):
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            break
+        data = os.read(fd, 65536)
+        if not data:
+            break
+        answer += data
+    return answer
+
+
+def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
+    """Return 0 when another guardian holds the home; raise PyworkerError for everything else."""
+    error: dict[str, object] = {}
+    try:
+        parsed = json.loads(answer)
+        error = parsed if isinstance(parsed, dict) else {}
+    except ValueError:
+        pass
+    code = error.get("exit")
+    if code == Exit.BUSY:
+        os.waitpid(pid, 0)  # it says so with its last breath
+        return 0
+    if error:
+        os.waitpid(pid, 0)
+        raise PyworkerError(
+            f"The pyworker daemon did not start: {error.get('error')}",
+            hint=str(error.get("hint") or ""),
+            code="daemon_not_started",
+            exit=Exit(code) if isinstance(code, int) and code in set(Exit) else Exit.UNAVAILABLE,
+        )
+    ended, status = os.waitpid(pid, os.WNOHANG) if answer == b"" else (0, 0)
+    if not ended:
+        raise _too_slow(home)
+    how = os.waitstatus_to_exitcode(status)
+    if how == Exit.BUSY:
+        return 0
+    last = stderr.strip() or "it printed nothing"
+    raise PyworkerError(
+        f"The pyworker daemon did not start: its guardian ended with {'code' if how >= 0 else 'signal'} {abs(how)}.\n{last}",
+        hint=f"try it by hand: {sys.executable} -I -m pyworker.guardian --home {home}",
+        code="daemon_not_started",
+        exit=Exit.UNAVAILABLE,
+    )
+
+
+def _too_slow(home: str) -> PyworkerError:
+    return PyworkerError(
+        f"The pyworker daemon (home {home}) did not answer within {START_TIME:g} s of being started.",
+        hint="the machine may be overloaded: try again; or look who holds it: fuser " + os.path.join(home, "lock"),
+        code="unavailable",
+        exit=Exit.UNAVAILABLE,
+    )

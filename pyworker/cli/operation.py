@@ -1,0 +1,143 @@
+"""CLI: carries one operation (start, stop, reload…) through: its progress on stderr, its result on stdout.
+
+On a terminal one row per worker, rewritten in place; elsewhere one line per change; with --json one object per line.
+Leaving the view (Ctrl-C, --timeout) never ends the operation: the daemon goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from pyworker.cli import render
+from pyworker.cli.client import Lost, ask, perform
+from pyworker.cli.fail import Shown
+from pyworker.cli.live import Live
+from pyworker.cli.options import Settings
+from pyworker.cli.progress import Board, flat, plain
+from pyworker.cli.render import line, note, out
+from pyworker.cli.result import finish
+from pyworker.errors import Exit, PyworkerError
+
+Header = Callable[["dict[str, Any]", bool], str]
+_TICK = 0.1  # seconds between two frames
+
+
+def run(settings: Settings, verb: str, request: dict[str, Any], header: Header | None = None) -> int:
+    """Send the request, show what happens, say how it ended; return the exit code.
+
+    `header(event, tty)` may turn an app_started event into the line above the workers.
+    """
+    view = _View(settings, verb, header)
+    try:
+        with view:
+            answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
+    except TimeoutError:
+        raise _timed_out(settings, verb) from None
+    except Lost as lost:
+        raise _lost(settings, verb, lost) from None
+    except KeyboardInterrupt:
+        if not settings.json:
+            note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is.", view.err)
+        raise Shown(int(Exit.INTERRUPTED)) from None
+    return finish(settings, verb, answer, view.board)
+
+
+class _View:
+    """What is shown while the operation runs."""
+
+    def __init__(self, settings: Settings, verb: str, header: Header | None) -> None:
+        self.err = render.look(sys.stderr, settings.color)
+        self.out = render.look(sys.stdout, settings.color)
+        self.board = Board()
+        self._settings = settings
+        self._verb = verb
+        self._header = header
+        self._said: set[str] = set()
+        animated = self.err.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+        self._live: Live | None = None
+        if animated and not settings.json and not settings.quiet:
+            self._live = Live(self.board, sys.stderr, self.err)
+        self.tick = _TICK if self._live else None
+
+    def __enter__(self) -> None:
+        if self._live:
+            self._live.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, trace)
+
+    def event(self, event: dict[str, Any] | None) -> None:
+        """Show one event; None: time passes."""
+        if event is not None:
+            self.board.apply(event, time.monotonic())
+        if self._settings.json:
+            if event is not None:
+                out(json.dumps(flat(event), ensure_ascii=self.out.ascii), self.out)
+        elif self._live:
+            if event is not None and (text := self._above(event, tty=True)):
+                self._live.say(text)
+            else:
+                self._live.draw()
+        elif event is not None and not self._settings.quiet:
+            text = self._above(event, tty=False) or plain(event, self.board)
+            if text:
+                note(text, self.err)
+
+    def _above(self, event: dict[str, Any], *, tty: bool) -> str:
+        """Return the line that announces an app, once."""
+        app, data = line(event.get("app") or ""), event.get("data")
+        if not isinstance(data, dict):
+            return ""
+        match event.get("type"):
+            case "app_started" if app not in self._said:
+                self._said.add(app)
+                return self._header(event, tty) if self._header else _starting(app, data, tty=tty)
+            case "reload_started" if tty:
+                return f"Reloading {app}, gen {data.get('from')} → {data.get('to')}. Ctrl-C leaves this view; the reload goes on."
+            case "app_note" if tty:
+                return f"{app}: {line(data.get('text') or '')}"
+            case _:
+                return ""
+
+
+def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
+    listen = ", ".join(line(a) for a in data.get("listen") or ())
+    what = f"{data.get('workers')} workers" + (f" on {listen}" if listen else "")
+    return f"Starting {app} — {what}" if tty else f"starting {app}: {what}"
+
+
+def _timed_out(settings: Settings, verb: str) -> PyworkerError:
+    return PyworkerError(
+        f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings)}",
+        hint="pyworker ps shows how far it is",
+        code="timeout",
+        exit=Exit.BUSY,
+    )
+
+
+def _lost(settings: Settings, verb: str, lost: Lost) -> PyworkerError:
+    return PyworkerError(
+        f"The pyworker daemon (home {settings.home}) went away in the middle of the {verb}{_known(settings)}",
+        hint=f"{lost.hint}\nthe {verb} may be done or not: give the command again when ps is not as you want it",
+        code=lost.code,
+        exit=lost.exit,
+    )
+
+
+def _known(settings: Settings) -> str:
+    """Return what the daemon (or its successor) says of the apps now, for the end of a sentence."""
+    with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):
+        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+        states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want']}" for a in apps]
+        return f". Now: {line(', '.join(states))}" if states else ". Now: no apps"
+    return ""

@@ -1,0 +1,202 @@
+"""CLI: what the events of a running operation come to: a row per worker, or a line per change.
+
+Pure: events in, text out. The live view (live.py) draws the rows; a pipe gets the lines; --json the events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyworker.cli.render import Look, clean, line, paint
+from pyworker.protocol.events import exit_words
+
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_DONE = {"ready": ("✓", "green"), "replaced": ("✓", "green"), "stopped": ("○", "dim"), "failed": ("✗", "red")}
+_WAITING = {"backoff": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "waiting": ("·", "dim")}
+
+
+@dataclass
+class Row:
+    """One slot of an app, as far as the events tell."""
+
+    app: str
+    worker: int
+    state: str
+    generation: int = 0
+    old: int = 0  # the generation that is being replaced, 0 = none
+    pid: int = 0
+    since: float = 0.0  # when the state was entered, by the caller's clock
+    took: float | None = None
+    more: str = ""
+
+
+@dataclass
+class Board:
+    """Everything that is known of one operation."""
+
+    rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    importing: set[str] = field(default_factory=set)
+    generations: dict[str, tuple[int, int]] = field(default_factory=dict)  # app -> from, to of its reload
+    scaled: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def apply(self, event: dict[str, Any], now: float) -> None:
+        """Take one event in. What is unknown or incomplete changes nothing."""
+        app, slot, data = event.get("app"), event.get("worker"), event.get("data")
+        if not isinstance(app, str) or not isinstance(data, dict):
+            return
+        try:
+            if isinstance(slot, int):
+                self._worker(str(event.get("type")), app, slot, data, now)
+            else:
+                self._app(str(event.get("type")), app, data, now)
+        except (KeyError, TypeError, ValueError):  # a daemon of another version: its event is not shown
+            return
+
+    def _app(self, type: str, app: str, data: dict[str, Any], now: float) -> None:
+        match type:
+            case "app_started":
+                for slot in range(1, min(int(data["workers"]), 1000) + 1):
+                    self.rows[app, slot] = Row(app, slot, "starting", int(data["generation"]), since=now)
+            case "template_starting":
+                self.importing.add(app)
+                for row in self._rows_of(app):
+                    if row.state == "starting" and not row.pid:
+                        row.state, row.since = "importing", now
+            case "template_ready" | "template_exited":
+                self.importing.discard(app)
+                for row in self._rows_of(app):
+                    if row.state == "importing":
+                        row.state, row.since = "starting", now
+            case "reload_started":
+                self.generations[app] = (int(data["from"]), int(data["to"]))
+                for row in self._rows_of(app):
+                    row.state, row.old, row.generation = "waiting", int(data["from"]), int(data["to"])
+            case "scaled":
+                self.scaled[app] = (int(data["from"]), int(data["to"]))
+            case "app_failed" | "reload_refused":
+                for row in self._rows_of(app):
+                    if row.state in {"starting", "importing", "backoff"}:
+                        row.took, row.state = now - row.since, "failed"
+
+    def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
+        row = self.rows.setdefault((app, slot), Row(app, slot, "starting", since=now))
+        generation = int(data.get("generation") or row.generation)
+        reloading = self.generations.get(app)
+        if reloading and generation == reloading[0] and type in {"worker_draining", "worker_stopped"}:
+            row.more = _left(type, data)
+            return
+        match type:
+            case "worker_starting":
+                row.state, row.pid, row.since, row.took, row.more = "starting", int(data["pid"]), now, None, ""
+                row.generation = generation
+                if reloading:
+                    row.old = reloading[0]
+            case "worker_held":
+                row.state, row.took, row.pid = "held", float(data["took_s"]), int(data["pid"])
+                row.more = "ready, waits for the others"
+            case "worker_ready":
+                row.state = "replaced" if reloading else "ready"
+                row.took, row.pid, row.more = float(data["took_s"]), int(data["pid"]), ""
+            case "worker_draining":
+                row.state, row.since, row.more = "draining", now, ""
+            case "worker_stopped":
+                row.state, row.took, row.more = "stopped", float(data["took_s"]), ""
+            case "worker_exited":
+                row.state, row.took = "failed", float(data["after_s"])
+                row.more = line(data.get("reason") or exit_words(data.get("code"), data.get("signal")))
+            case "worker_backoff":
+                row.state, row.took = "backoff", None
+                row.more = f"try {data['try']} of {data['max']} in {data['delay_s']:.1f} s"
+            case "worker_unhealthy":
+                row.state, row.more = "unhealthy", line(data.get("reason") or "")
+
+    def _rows_of(self, app: str) -> list[Row]:
+        return [row for row in self.rows.values() if row.app == app]
+
+    def lines(self, now: float, how: Look, room: int) -> list[str]:
+        """Return at most `room` lines, a row each; what is finished gives way to what is not."""
+        rows = [self.rows[key] for key in sorted(self.rows)]
+        hidden = 0
+        if len(rows) > room:
+            open_rows = [r for r in rows if r.state not in _DONE] + [r for r in rows if r.state in _DONE]
+            shown = {(r.app, r.worker) for r in open_rows[: max(0, room - 1)]}
+            hidden = len(rows) - len(shown)
+            rows = [r for r in rows if (r.app, r.worker) in shown]
+        names = max([len(f"{r.app}.{r.worker}") for r in rows], default=0)
+        frame = SPINNER[int(now * 10) % len(SPINNER)]
+        lines = [_row(r, names, frame, now, how) for r in rows]
+        if hidden:
+            done = sum(1 for r in self.rows.values() if r.state in {"ready", "replaced"})
+            lines.append(f"  … {hidden} more · {done} of {len(self.rows)} ready")
+        return lines
+
+
+def _row(row: Row, names: int, frame: str, now: float, how: Look) -> str:
+    glyph, style = _DONE.get(row.state) or _WAITING.get(row.state) or (frame, "cyan")
+    took = row.took
+    if took is None and row.state not in {"waiting", "backoff"}:
+        took = now - row.since
+    exact = row.took is not None and row.state in {"ready", "replaced", "held"}
+    seconds = "" if took is None else f"{took:.2f}s" if exact else f"{took:.1f}s"
+    moved = f"{row.old} → {row.generation}  " if row.old else ""
+    pid = f"pid {row.pid}" if row.pid else ""
+    rest = "   ".join(part for part in (f"{seconds:<6}", pid, row.more) if part.strip())
+    name = f"{row.app}.{row.worker}".ljust(names)
+    return f"  {name}  {moved}{paint(glyph, style, how)} {row.state:<9} {rest}".rstrip()
+
+
+def _left(type: str, data: dict[str, Any]) -> str:
+    if type == "worker_draining":
+        return f"old pid {data['pid']} drains"
+    return f"old pid {data['pid']} left after {data['took_s']:.1f}s, {data['requests']} requests"
+
+
+def plain(event: dict[str, Any], board: Board) -> str:
+    """Return the line that a pipe gets for an event, "" for events that change nothing for the reader."""
+    data = event.get("data")
+    app, slot = line(event.get("app") or ""), event.get("worker")
+    if not isinstance(data, dict):
+        return ""
+    who = f"{app}.{slot}"
+    if app in board.generations and slot is not None:
+        who = f"{app} gen={data.get('generation', '-')} worker={slot}"
+    try:
+        match event.get("type"):
+            case "template_ready":
+                return f"{app} imported {data['took_s']:.2f}s" + (f" ({line(data['why'])})" if data["why"] else "")
+            case "worker_held":
+                return f"{who} held {data['took_s']:.2f}s pid={data['pid']}"
+            case "worker_ready" if app in board.generations:
+                return f"{who} replaced ready={data['took_s']:.2f}s pid={data['pid']}"
+            case "worker_ready":
+                return f"{who} ready {data['took_s']:.2f}s pid={data['pid']}"
+            case "worker_stopped":
+                cut = f" cancelled={data['cancelled']}" if data["cancelled"] else ""
+                return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
+            case "worker_exited":
+                why = f": {line(data['reason'])}" if data["reason"] else ""
+                return f"{who} exited {exit_words(data['code'], data['signal'])} after {data['after_s']:.1f}s{why}"
+            case "worker_backoff":
+                return f"{who} backoff try {data['try']} of {data['max']} in {data['delay_s']:.1f}s"
+            case "worker_unhealthy":
+                return f"{who} unhealthy: {line(data['reason'])}"
+            case "reload_started":
+                return f"reloading {app}: gen {data['from']} → {data['to']}"
+            case "reload_committed":
+                return f"{app} gen={data['to']} committed"
+            case "app_note":
+                return f"{app}: {clean(data['text'])}"
+            case _:
+                return ""
+    except (KeyError, TypeError, ValueError):  # a daemon of another version
+        return ""
+
+
+def flat(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event as the line that --json prints: its data beside it, `generation` as `gen`."""
+    data = event.get("data") if isinstance(event.get("data"), dict) else {}
+    assert data is not None
+    names = {"generation": "gen"}
+    kept = {k: event.get(k) for k in ("v", "type", "time", "seq", "app", "worker")}
+    return {**kept, "v": 1, **{names.get(k, k): v for k, v in data.items() if k not in kept}}

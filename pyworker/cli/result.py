@@ -1,0 +1,126 @@
+"""CLI: how an operation ended, app by app: a sentence on stdout, or the cause and the next step on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pyworker.cli import render
+from pyworker.cli.client import Answer
+from pyworker.cli.fail import words
+from pyworker.cli.options import Settings
+from pyworker.cli.progress import Board
+from pyworker.cli.render import Look, line, note, out, paint
+from pyworker.errors import Exit
+
+
+def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
+    """Say how it ended, app by app; return the exit code."""
+    results: list[dict[str, Any]] = [r for r in answer.body.get("apps") or () if isinstance(r, dict)]
+    how, err = render.look(sys.stdout, settings.color), render.look(sys.stderr, settings.color)
+    if settings.json:
+        for result in results:
+            out(json.dumps({"v": 1, "type": "result", **_for_json(result)}, ensure_ascii=how.ascii), how)
+    else:
+        for result in results:
+            if result.get("ok"):
+                if not settings.quiet:
+                    _say_result(result, verb, board, how, err)
+            else:
+                note(_failure(result, verb, err), err)
+        if not results and not settings.quiet:
+            note("Nothing to do.", err)
+    if answer.ok:
+        return 0
+    return int(answer.body.get("exit") or Exit.FAILED)
+
+
+def _for_json(result: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "ok",
+        "app",
+        "action",
+        "state",
+        "gen",
+        "workers",
+        "listen",
+        "took_s",
+        "reason",
+        "traceback",
+        "hint",
+        "notes",
+    )
+    return {k: result[k] for k in names if k in result and result[k] not in ("", None)}
+
+
+def _say_result(result: dict[str, Any], verb: str, board: Board, how: Look, err: Look) -> None:
+    app = line(result.get("app") or "?")
+    action = str(result.get("action") or "")
+    if how.tty and err.tty and verb in {"start", "reload", "restart"} and board.rows:
+        note("", err)
+    out(_sentence(app, action, result, board, how), how)
+    for text in result.get("notes") or ():
+        note(f"{app}: {line(text)}", err)
+    if how.tty and action in {"started", "already_running"}:
+        then = f"pyworker reload {app}   applies new code and settings without a gap"
+        if action == "started":
+            then = f"pyworker logs -f {app} · pyworker ps · pyworker reload {app}"
+        note(paint(f"  {then}", "dim", err), err)
+    elif action == "already_running":
+        note(f"pyworker reload {app} applies new code and settings without a gap", err)
+
+
+def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: Look) -> str:
+    workers = result.get("workers") or {}
+    ready, want = workers.get("ready", 0), workers.get("want", 0)
+    count = f"{ready}/{want}"
+    took = f"{result.get('took_s') or 0:.1f}s"
+    where = [line(a) for a in result.get("listen") or ()]
+    state = line(result.get("state") or "")
+    gen = result.get("gen")
+    match action:
+        case "started" | "already_running" if not how.tty:
+            already = " already" if action == "already_running" else ""
+            return " ".join([app, state + already, count, *([took] if not already else []), ",".join(where) or "-"])
+        case "started" if ready < want:
+            return f"{app} is {state}: {count} workers ready so far"
+        case "started":
+            arrow = f" → {', '.join(where)}" if where else ""
+            return f"{paint(app, 'bold', how)} is {paint(state, 'green', how)}: {count} workers ready in {took}{arrow}"
+        case "already_running":
+            arrow = f" → {', '.join(where)}" if where else ""
+            return f"{paint(app, 'bold', how)} is {state} already: {count} workers ready, gen {gen}{arrow}"
+        case "reloaded":
+            old = board.generations.get(app)
+            return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {count} ready, {took}"
+        case "restarted":
+            return f"{app} restarted: gen {gen}, {count} ready, {took}"
+        case "scaled":
+            old = board.scaled.get(app)
+            return f"{app}: {f'{old[0]} → {old[1]}' if old else want} workers, {count} ready in {took}"
+        case "stopped":
+            return f"{app} stopped in {took}" if how.tty else f"{app} stopped {took}"
+        case "deleted":
+            return f"{app} deleted"
+        case _:
+            return f"{app}: nothing to do ({state})"
+
+
+_NOT = {"start": "did not start", "reload": "was not reloaded", "restart": "did not start again"}
+
+
+def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
+    app = line(result.get("app") or "?")
+    reason = str(result.get("reason") or "no reason was given")
+    message = f"{app} {_NOT.get(verb, f'could not {verb}')}: {reason}"
+    return "\n" * how.tty + words(message, str(result.get("traceback") or ""), _hints(result), how)
+
+
+def _hints(result: dict[str, Any]) -> str:
+    notes = [str(n) for n in result.get("notes") or ()]
+    hint = str(result.get("hint") or "")
+    return (
+        "\n".join([*([hint] if hint else []), *notes])
+        or f"pyworker logs {line(result.get('app') or '')}   shows what it printed"
+    )
