@@ -1,0 +1,191 @@
+"""Daemon: its side of an app's scoreboard.
+
+The daemon gives out rows, writes who a row belongs to, and reads what workers count. A worker has the whole
+memfd mapped and may write rubbish anywhere: which rows are taken is remembered here and not read back from the
+board, and every number read is cut to a sane range. The layout is protocol/scoreboard.py; the other end worker/row.py.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.scoreboard import LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
+from pyworker.unix.fds import memfd_fixed
+
+_SANE = 2**53  # what a JSON reader in any language keeps exact
+
+
+class BoardFull(Exception):
+    """All rows are taken: more workers of one app at once than the board was made for."""
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """What a worker says of itself. Untrusted numbers, cut to 0..2**53; instants are monotonic seconds, 0.0 = never."""
+
+    in_flight: int
+    open: int
+    accepted: int
+    requests: int
+    status: tuple[int, int, int, int, int]  # answers 1xx to 5xx
+    progress_at: float
+    oldest_at: float
+    busy_threads: int
+    latency_sum_us: int
+    latency: tuple[int, ...]  # by protocol.scoreboard.latency_bucket
+
+
+class Board:
+    """The scoreboard of one app. Owns `fd` and closes it with `close`."""
+
+    def __init__(self, fd: int) -> None:
+        if os.fstat(fd).st_size != SIZE:
+            raise ValueError(f"a scoreboard is {SIZE} bytes, fd {fd} has {os.fstat(fd).st_size}")
+        self.fd = fd
+        self._map = mmap.mmap(fd, SIZE)
+        self._cells = memoryview(self._map).cast("B").cast("Q")
+        self._rows: dict[int, int] = {}  # serial -> row
+        self._free = list(range(ROWS - 1, 0, -1))  # the lowest is given out first: few pages are touched
+
+    @classmethod
+    def create(cls, app: str) -> Board:
+        """Make an empty board; the app counts as started now."""
+        board = cls(memfd_fixed(f"pyworker-board-{app}", SIZE))
+        board.set_app(AppF.STARTED_AT, time.time_ns() // 1_000_000)
+        return board
+
+    @classmethod
+    def adopt(cls, fd: int, serials: Iterable[int]) -> Board:
+        """Take over the board of a daemon before this one; rows of other workers than `serials` are cleared.
+
+        A worker whose row cannot be found (scribbled over) has none any more: `row_of` says 0 and it counts nothing.
+        """
+        board = cls(fd)
+        known = set(serials)
+        for row in range(1, ROWS):
+            serial = board._cells[row_slice(row)][F.SERIAL]
+            if serial in known and serial not in board._rows:
+                board._rows[serial] = row
+            elif serial:
+                board._clear(row)
+        taken = set(board._rows.values())
+        board._free = [row for row in board._free if row not in taken]
+        return board
+
+    def close(self) -> None:
+        """Unmap the board and close the fd; workers keep their own mapping."""
+        self._cells.release()
+        self._map.close()
+        os.close(self.fd)
+
+    # ---- rows --------------------------------------------------------------------------------------
+    def allocate(self, worker: WorkerId, *, pid: int = 0) -> int:
+        """Give the worker a zeroed row and return its number."""
+        if not self._free:
+            raise BoardFull(f"app {worker.app} has {len(self._rows)} workers at once, the most there can be")
+        row = self._free.pop()
+        self._clear(row)
+        cells = self._cells[row_slice(row)]
+        cells[F.SLOT] = worker.slot
+        cells[F.GENERATION] = worker.generation
+        cells[F.PID] = pid
+        cells[F.BORN_AT] = time.monotonic_ns()
+        cells[F.SERIAL] = worker.serial
+        self._rows[worker.serial] = row
+        self.set_app(AppF.LAST_SERIAL, max(worker.serial, self.app(AppF.LAST_SERIAL)))
+        return row
+
+    def free(self, serial: int) -> None:
+        """Take the row back once the worker is dead; its requests go on counting for the app."""
+        row = self._rows.pop(serial, 0)
+        if row:
+            self.add_app(AppF.REQUESTS_GONE, self._read(row, F.REQUESTS))
+            self._clear(row)
+            self._free.append(row)
+
+    def row_of(self, serial: int) -> int:
+        """Return the row of a worker, 0 when it has none."""
+        return self._rows.get(serial, 0)
+
+    def set_pid(self, serial: int, pid: int) -> None:
+        """Note which process the worker turned out to be."""
+        self._write(serial, F.PID, pid)
+
+    def set_ready(self, serial: int) -> None:
+        """Note that the worker is ready as of now."""
+        self._write(serial, F.READY_AT, time.monotonic_ns())
+
+    def born_at(self, serial: int) -> float:
+        """Return when the row was given out, in monotonic seconds; 0.0 without a row."""
+        return self._read(self.row_of(serial), F.BORN_AT) / 1e9 if serial in self._rows else 0.0
+
+    def ready_at(self, serial: int) -> float:
+        """Return when the worker became ready, in monotonic seconds; 0.0 = it is not, or has no row."""
+        return self._read(self.row_of(serial), F.READY_AT) / 1e9 if serial in self._rows else 0.0
+
+    def pid_of(self, serial: int) -> int:
+        """Return the pid noted for the worker. Shown, never signalled: the worker could have written it."""
+        return self._read(self.row_of(serial), F.PID) if serial in self._rows else 0
+
+    def stats(self, serial: int) -> WorkerStats:
+        """Return what the worker counts; zeros when it has no row."""
+        row = self.row_of(serial)
+        if not row:
+            return NO_STATS
+        cells = [min(value, _SANE) for value in self._cells[row_slice(row)].tolist()]
+        return WorkerStats(
+            in_flight=cells[F.IN_FLIGHT],
+            open=cells[F.OPEN],
+            accepted=cells[F.ACCEPTED],
+            requests=cells[F.REQUESTS],
+            status=(
+                cells[F.STATUS_1XX],
+                cells[F.STATUS_2XX],
+                cells[F.STATUS_3XX],
+                cells[F.STATUS_4XX],
+                cells[F.STATUS_5XX],
+            ),
+            progress_at=cells[F.PROGRESS_AT] / 1e9,
+            oldest_at=cells[F.OLDEST_AT] / 1e9,
+            busy_threads=cells[F.BUSY_THREADS],
+            latency_sum_us=cells[F.LATENCY_SUM_US],
+            latency=tuple(cells[F.LATENCY_0 : F.LATENCY_0 + LATENCY_BUCKETS]),
+        )
+
+    # ---- the app's own row -------------------------------------------------------------------------
+    def app(self, field: AppF) -> int:
+        """Return one of the app's numbers."""
+        return min(self._cells[field], _SANE)
+
+    def set_app(self, field: AppF, value: int) -> None:
+        """Write one of the app's numbers."""
+        self._cells[field] = value
+
+    def add_app(self, field: AppF, count: int = 1) -> None:
+        """Count up one of the app's numbers."""
+        self.set_app(field, min(self.app(field) + count, _SANE))
+
+    def requests(self) -> int:
+        """Return how many requests the app has answered, by workers that are gone too."""
+        return self.app(AppF.REQUESTS_GONE) + sum(self._read(row, F.REQUESTS) for row in self._rows.values())
+
+    def _read(self, row: int, field: F) -> int:
+        return min(self._cells[row_slice(row)][field], _SANE)
+
+    def _write(self, serial: int, field: F, value: int) -> None:
+        row = self.row_of(serial)
+        if row:
+            self._cells[row_slice(row)][field] = value
+
+    def _clear(self, row: int) -> None:
+        cells = self._cells[row_slice(row)]
+        for field in range(len(cells)):
+            cells[field] = 0
+
+
+NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0, 0, (0,) * LATENCY_BUCKETS)

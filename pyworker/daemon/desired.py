@@ -1,0 +1,142 @@
+"""Daemon: what is wanted, kept in apps.json. Sources and names, never values of the environment.
+
+Written by rename, so that it is the old file or the new one and never half of one. A file that cannot be read is
+put aside and said so; it never keeps the daemon from starting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Union
+
+from pyworker.protocol.inherited import APP_NAME, APPS_FILE
+from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
+
+VERSION = 1
+_MAX_FILE = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """An app of a config file, with what `start` was told beside it."""
+
+    path: str  # absolute
+    app: str  # its name in the file
+    overrides: dict[str, Any] = field(default_factory=dict)  # of protocol.control.Start, without env values
+    env_names: tuple[str, ...] = ()  # given with -e: known by name only, so a boot cannot set them again
+    kind: Literal["file"] = "file"
+
+
+@dataclass(frozen=True)
+class InlineSource:
+    """An app that was given on the command line."""
+
+    table: dict[str, Any]  # the [app] table, without env values
+    cwd: str  # where the command was typed
+    env_names: tuple[str, ...] = ()
+    kind: Literal["inline"] = "inline"
+
+
+Source = Union[FileSource, InlineSource]
+
+
+@dataclass(frozen=True)
+class DesiredApp:
+    """What is wanted of one app."""
+
+    name: str
+    source: Source
+    running: bool = True
+    generation: int = 1  # the last one that was committed
+    stopped_slots: tuple[int, ...] = ()  # slots that `stop api.2` left empty
+    scale: int | None = None  # `scale api=8`; None: as many as the source says
+    scale_base: int | str | None = None  # `workers` of the source when it was scaled; another value ends the override
+    serial_hint: int = 0  # serials below it were given out already
+
+
+@dataclass(frozen=True)
+class Desired:
+    """All that is wanted, by name."""
+
+    apps: dict[str, DesiredApp] = field(default_factory=dict)
+
+    def with_app(self, app: DesiredApp) -> Desired:
+        """Return a copy that wants this, whatever was wanted of that name."""
+        return replace(self, apps={**self.apps, app.name: app})
+
+    def without(self, name: str) -> Desired:
+        """Return a copy that has never heard of that name."""
+        return replace(self, apps={n: a for n, a in self.apps.items() if n != name})
+
+
+def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Split an [app] table (or overrides) into what may be written down and the names of what may not."""
+    env = table.get("env")
+    names = tuple(sorted(str(name) for name in env)) if isinstance(env, dict) else ()
+    return {key: value for key, value in table.items() if key != "env"}, names
+
+
+def load(home_fd: int) -> tuple[Desired, str]:
+    """Return what is wanted, and a note for the operator ("" = none). Nothing wrong with the file raises."""
+    try:
+        fd = os.open(APPS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=home_fd)
+    except FileNotFoundError:
+        return Desired(), ""
+    except OSError as error:
+        return Desired(), _put_aside(home_fd, error.strerror or str(error))
+    try:
+        with open(fd, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        return _decode(data), ""
+    except OSError as error:
+        return Desired(), _put_aside(home_fd, error.strerror or str(error))
+    except WireError as error:
+        return Desired(), _put_aside(home_fd, str(error))
+
+
+def save(home_fd: int, desired: Desired) -> None:
+    """Write what is wanted; an OSError (full disk) leaves the old file as it was."""
+    apps = [to_json(app) for app in desired.apps.values()]
+    data = json.dumps({"v": VERSION, "apps": apps}, indent=1).encode() + b"\n"
+    temporary = f".{APPS_FILE}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=home_fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(temporary, flags, 0o600, dir_fd=home_fd), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, APPS_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=home_fd)
+        raise
+    os.fsync(home_fd)  # the rename itself
+
+
+def _decode(data: bytes) -> Desired:
+    raw = parse_json(data, limit=_MAX_FILE)
+    if not isinstance(raw, dict) or raw.get("v") != VERSION or not isinstance(raw.get("apps"), list):
+        raise WireError(f"not a list of apps of version {VERSION}")
+    apps: dict[str, DesiredApp] = {}
+    for number, value in enumerate(raw["apps"]):
+        where = f"apps[{number}]"
+        app: DesiredApp = from_json(DesiredApp, value, where)
+        if not APP_NAME.match(app.name) or app.name in apps:
+            raise WireError(f"{where}.name: {app.name!r:.80} is no name, or there twice")
+        apps[app.name] = app
+    return Desired(apps)
+
+
+def _put_aside(home_fd: int, why: str) -> str:
+    bad = f"{APPS_FILE}.bad-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    try:
+        os.rename(APPS_FILE, bad, src_dir_fd=home_fd, dst_dir_fd=home_fd)
+    except OSError as error:
+        return f"{APPS_FILE} cannot be read ({why}) and cannot be put aside ({error.strerror}): no app was restored"
+    return f"{APPS_FILE} cannot be read ({why}): it is kept as {bad}, no app was restored. Start your apps again"

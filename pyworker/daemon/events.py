@@ -1,0 +1,164 @@
+"""Daemon: the log of events. Each gets a number that never comes twice, a line on disk, and goes to who listens.
+
+A full disk costs lines and never raises (`lost` counts them); a file that somebody removed is made again; lines
+that cannot be read are skipped. The words for an event are protocol/events.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.daemon.loop import report_to_stderr
+from pyworker.protocol.events import TYPES, Event
+from pyworker.protocol.inherited import EVENTS_FILE
+from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
+
+MAX_FILE = 4 * 1024 * 1024
+KEPT = 500  # events in memory
+_TAIL = 1024 * 1024  # read of each file at the start
+
+Subscriber = Callable[[Event], None]
+
+
+class EventLog:
+    """Events of all apps, in the home that `home_fd` stands for (it stays the caller's and must stay open)."""
+
+    def __init__(
+        self,
+        home_fd: int,
+        clock: Callable[[], float] = time.time,
+        *,
+        max_file: int = MAX_FILE,
+        report: Callable[[str], None] = report_to_stderr,
+    ) -> None:
+        self.lost = 0  # events that are not on disk
+        self._home_fd = home_fd
+        self._clock = clock
+        self._max_file = max_file
+        self._report = report
+        self._subscribers: dict[object, Subscriber] = {}
+        self._recent: deque[Event] = deque(maxlen=KEPT)
+        self._fd = -1
+        self._size = 0
+        old = self._read_tail(EVENTS_FILE + ".1")
+        for event in old + self._read_tail(EVENTS_FILE):
+            self._recent.append(event)
+        self.seq = max((event.seq for event in self._recent), default=0)  # of the last event
+
+    def emit(self, type: str, app: str = "", worker: int | None = None, **data: Any) -> Event:
+        """Note that something happened. `data` must have exactly the keys that the type declares."""
+        return self.emit_data(type, app, worker, data)
+
+    def emit_data(self, type: str, app: str, worker: int | None, data: dict[str, Any]) -> Event:
+        """The same for data in a dict: "from" is a key that cannot be spelled as an argument."""
+        if set(data) != set(TYPES[type]):
+            raise ValueError(f"event {type} has the data {sorted(TYPES[type])}, not {sorted(data)}")
+        self.seq += 1
+        event = Event(self.seq, stamp(self._clock()), app, worker, type, _clean(data))
+        self._recent.append(event)
+        self._write(json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n")
+        for subscriber in list(self._subscribers.values()):
+            try:
+                subscriber(event)
+            except Exception:  # noqa: BLE001 - who listens must not be able to stop what happens
+                self._report(f"a subscriber failed at event {type}")
+        return event
+
+    def recent(self, app: str = "", count: int = KEPT, *, since_seq: int = 0) -> list[Event]:
+        """Return the last events in memory, the oldest first; of one app only, if it is named."""
+        found = [e for e in self._recent if e.seq > since_seq and (not app or e.app == app)]
+        return found[-count:] if count else []
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call `subscriber` with each event from now on, until the function returned here is called."""
+        key = object()
+        self._subscribers[key] = subscriber
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(key, None)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # ---- on disk -----------------------------------------------------------------------------------
+    def _write(self, line: bytes) -> None:
+        try:
+            if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:
+                self._open()
+            elif self._size + len(line) > self._max_file and self._size:
+                os.replace(EVENTS_FILE, EVENTS_FILE + ".1", src_dir_fd=self._home_fd, dst_dir_fd=self._home_fd)
+                self._open()
+            written = os.write(self._fd, line)
+            if written < len(line):  # the disk is full: half a line must not be joined to the next one
+                os.ftruncate(self._fd, self._size)
+                self.lost += 1
+            else:
+                self._size += written
+        except OSError as error:
+            if not self.lost:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
+            self.lost += 1
+
+    def _open(self) -> None:
+        self.close()
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(EVENTS_FILE, flags, 0o600, dir_fd=self._home_fd)
+        self._size = os.fstat(self._fd).st_size
+        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":  # cut short by a crash
+            self._size += os.write(self._fd, b"\n")
+
+    def _read_tail(self, name: str) -> list[Event]:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._home_fd)
+        except OSError:
+            return []
+        try:
+            size = os.fstat(fd).st_size
+            data = os.pread(fd, _TAIL, max(0, size - _TAIL))
+        except OSError:
+            return []
+        finally:
+            os.close(fd)
+        return [event for line in data.splitlines() if (event := _parse(line)) is not None]
+
+
+def stamp(seconds: float) -> str:
+    """Return an instant of the wall clock as UTC, ISO 8601 with milliseconds."""
+    milliseconds = int(seconds * 1000)
+    day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{day}.{milliseconds % 1000:03d}Z"
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = from_json(Event, parse_json(line), "event")
+    except WireError:  # half a line, or an editor's work
+        return None
+    assert isinstance(event, Event)
+    return event if event.seq < 2**53 else None
+
+
+def _clean(value: Any) -> Any:
+    """Return the value with text that can be encoded: an app's error message may hold a lone surrogate."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_clean(k): _clean(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_clean(v) for v in value]
+        case _:
+            return value

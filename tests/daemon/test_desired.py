@@ -1,0 +1,122 @@
+"""apps.json: what is wanted survives, secrets do not get in, and a broken file keeps nobody from starting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.daemon.desired import (
+    Desired,
+    DesiredApp,
+    FileSource,
+    InlineSource,
+    load,
+    save,
+    without_env_values,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+API = DesiredApp("api", FileSource("/srv/app.toml", "api", {"workers": 8}, ("TOKEN",)), scale=6, scale_base="auto")
+MAIL = DesiredApp(
+    "mail",
+    InlineSource({"command": ["sleep", "9"], "workers": 2}, "/srv"),
+    running=False,
+    generation=7,
+    stopped_slots=(2, 3),
+    scale_base=4,
+    serial_hint=99,
+)
+
+
+def test_first_start_wants_nothing(home: int) -> None:
+    assert load(home) == (Desired(), "")
+
+
+def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
+    wanted = Desired().with_app(API).with_app(MAIL)
+    save(home, wanted)
+    assert load(home) == (wanted, "")
+    assert (tmp_path / "apps.json").stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["apps.json"]
+    save(home, wanted.without("api"))
+    assert list(load(home)[0].apps) == ["mail"]
+
+
+def test_values_of_the_environment_are_split_off() -> None:
+    table = {"target": "m:app", "env": {"TOKEN": "s3cret", "A": "b"}}
+    assert without_env_values(table) == ({"target": "m:app"}, ("A", "TOKEN"))
+    assert without_env_values({"workers": 2}) == ({"workers": 2}, ())
+
+
+GOOD = b'{"v":1,"apps":[{"name":"api","source":{"kind":"file","path":"/a","app":"api"}}]}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"v":2,"apps":[]}',
+        b'{"v":1,"apps":{}}',
+        b'{"v":1,"apps":[1]}',
+        b"[" * 100_000,
+        GOOD.replace(b'"api"', b'"../x"', 1),
+        GOOD.replace(b'"file"', b'"web"'),
+        GOOD.replace(b'"path":"/a"', b'"path":7'),
+        GOOD.replace(b'"name":"api"', b'"name":"api","scale":"many"'),
+        GOOD.replace(b"]}", b',{"name":"api","source":{"kind":"inline","table":{},"cwd":"/"}}]}'),
+        b"\xff",
+        GOOD + b"trailing",
+    ],
+)
+def test_broken_file_is_put_aside_and_said_so(home: int, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "apps.json").write_bytes(data)
+    desired, note = load(home)
+    assert desired == Desired()
+    (kept,) = os.listdir(tmp_path)
+    assert kept.startswith("apps.json.bad-")
+    assert kept in note
+    assert (tmp_path / kept).read_bytes() == data
+    save(home, Desired().with_app(API))
+    assert load(home)[1] == ""
+
+
+def test_file_that_is_a_folder_is_put_aside(home: int, tmp_path: Path) -> None:
+    (tmp_path / "apps.json").mkdir()
+    desired, note = load(home)
+    assert desired == Desired()
+    assert "apps.json.bad-" in note
+
+
+def test_failed_save_leaves_the_old_file(home: int, tmp_path: Path) -> None:
+    save(home, Desired().with_app(API))
+    with pytest.raises(OSError):
+        save(-1, Desired())
+    assert load(home)[0] == Desired().with_app(API)
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=60).map(lambda t: GOOD.decode().replace("api", t).encode("utf-8", "replace"))
+)
+def test_no_content_of_the_file_raises(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "apps.json").write_bytes(data)
+    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        load(home)
+    finally:
+        os.close(home)
