@@ -214,8 +214,6 @@ def _run(argv: list[str], as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  the last resort: words and a traceback instead of a bare one
-        if (wrong := _config_error(error)) is not None:
-            return fail.report(wrong, as_json, how)
         return fail.bug(error, as_json, how)
 
 
@@ -238,13 +236,3 @@ def _usage(error: click.ClickException) -> PyworkerError:
         message = f"No such option: {getattr(error, 'option_name', '')}"
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(possibilities)) + f"?\n{hint}"
     return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage", exit=Exit.USAGE)
-
-
-def _config_error(error: Exception) -> PyworkerError | None:
-    """Return a config file's errors as one PyworkerError; the reader is only looked at when it was imported."""
-    problems = getattr(error, "problems", None)
-    if problems is None:
-        return None
-    wrong = PyworkerError(str(error), code="config_invalid", exit=Exit.BAD_CONFIG)
-    wrong.problems = tuple(problems)  # type: ignore[attr-defined]
-    return wrong

@@ -34,4 +34,4 @@ def _here() -> list[str]:
     from pyworker.config import load
 
     path = load.find(os.getcwd(), os.environ)
-    return [app.name for app in load.load(path).apps] if path else []
+    return [app.name for app in load.load(path, environ=os.environ).apps] if path else []

@@ -1,0 +1,184 @@
+"""CLI: `pyworker describe`: all about an app on one card: the reason first when it is unwell, events last."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.asking import need_names
+from pyworker.cli.client import ask
+from pyworker.cli.commands.ps import WORKERS, app_notes, worker_rows
+from pyworker.cli.eventlog import ago, parse, words
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Cell, Column, Look, line, paint
+
+_SHOWN_ENV = 12  # without -v or --reveal
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--reveal", is_flag=True, help="Show the values of secrets.")
+@common
+def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
+    """Show all about an app: where it comes from, its workers, why they ended, its environment, its last events.
+
+    \b
+    pyworker describe api
+    pyworker describe api -v           with the whole environment
+    """
+    need_names(settings, "describe", names)
+    body = ask(settings.home, {"type": "describe", "selectors": list(names), "reveal": reveal}, settings.timeout)
+    apps: list[dict[str, Any]] = body.get("apps") or []
+    how = render.look(sys.stdout, settings.color)
+    if settings.json:
+        render.out(json.dumps({"v": 1, **body}, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+        return 0
+    everything = settings.verbose or reveal
+    render.write(sys.stdout, "\n\n".join("\n".join(card(app, how, everything)) for app in apps) + "\n", how)
+    return 0
+
+
+def card(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
+    """Return the lines of an app's card."""
+    workers = app.get("workers") or {}
+    state = render.state(app["state"], how)
+    name = paint(line(app["name"]), "bold", how)
+    count = f"{workers.get('ready', 0)}/{workers.get('want', 0)} workers ready"
+    lines = [f"{name} — {paint(state.text, state.style, how)}, {count}"]
+    lines += _reason(app, how)
+    lines += ["", *_facts(_left(app), _right(app), how)]
+    if app.get("pool"):
+        lines += ["", paint("Workers", "bold", how), *render.table(WORKERS, worker_rows(app, how), how, "  ")]
+    lines += _environment(app, how, everything)
+    lines += _events(app, how)
+    return lines
+
+
+def _reason(app: dict[str, Any], how: Look) -> list[str]:
+    """Why it is not well, with the traceback once, and what else wants to be known."""
+    lines = []
+    failure = app.get("last_failure") or {}
+    unwell = app["state"] in {"failed", "degraded"}
+    if unwell and failure:
+        lines += ["", paint(f"{app['state']}: {render.clean(failure.get('message') or '')}", "red", how)]
+        if failure.get("traceback"):
+            lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
+        if failure.get("hint"):
+            lines += [f"  = help: {h}" for h in render.clean(failure["hint"]).split("\n") if h.strip()]
+    quiet = {**app, "last_failure": None}
+    if more := app_notes(quiet, how):
+        lines += ["", *more]
+    return lines
+
+
+def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
+    restarts = app.get("restarts") or {}
+    limits = app.get("limits") or {}
+    listen = ", ".join(app.get("listen") or ())
+    up = app.get("uptime_s")
+    counted = f"{restarts.get('window', 0)} of {restarts.get('max', '–')} in the last {_span(restarts.get('window_s'))}"
+    memory = limits.get("memory")
+    return [
+        _what(app),
+        ("listening", listen or "–"),
+        ("balance", str(app.get("balance") or "–")),
+        ("generation", f"{app.get('gen', '–')}" + (f", since {render.span(up)}" if up is not None else "")),
+        ("restarts", f"{counted} ({restarts.get('total', 0)} total)"),
+        ("limits", f"{render.size(memory)} per worker" if memory else "none"),
+    ]
+
+
+def _what(app: dict[str, Any]) -> tuple[str, str]:
+    if app.get("target"):
+        return "target", f"{app['target']} ({app['kind']})" if app.get("kind") else str(app["target"])
+    if app.get("script"):
+        return "script", str(app["script"])
+    command = app.get("command") or "–"
+    return "command", " ".join(map(str, command)) if isinstance(command, list) else str(command)
+
+
+def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
+    config = app.get("config") or {}
+    template = app.get("template") or {}
+    health = app.get("health") or {}
+    file = config.get("file")
+    changed = "changed on disk" if config.get("changed") else "unchanged"
+    facts = [
+        ("config", f"{render.home(str(file))} ({changed})" if file else "given on the command line"),
+        ("cwd", render.home(str(app.get("cwd") or "–"))),
+        ("python", render.home(str(app.get("python") or "–"))),
+        ("user", str(app.get("user") or "as the daemon")),
+        ("logs", render.home(str(app.get("log_file") or "–"))),
+    ]
+    if health:
+        what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
+        every = f" every {_span(health['interval_s'])}" if health.get("interval_s") is not None else ""
+        facts.append(("health", f"{what}{every}, {health.get('ok', 0)} ok, {health.get('failing', 0)} failing"))
+    if template:
+        why = f" ({template['why']})" if template.get("why") else ""
+        preload = "imported once, then forked" if template.get("preload") not in (False, "false") else "in each worker"
+        facts.append(("preload", f"{preload}{why}"))
+        if template.get("engine"):
+            facts.append(("engine", str(template["engine"])))
+    return facts
+
+
+def _span(seconds: float | None) -> str:
+    return render.span(seconds, gap="")
+
+
+def _facts(left: list[tuple[str, str]], right: list[tuple[str, str]], how: Look) -> list[str]:
+    """Return the facts in two columns where they fit, else (and in a pipe) in one."""
+    left, right = ([(k, line(v)) for k, v in facts] for facts in (left, right))
+    names = max(len(k) for k, _ in left + right) + 2
+
+    def cell(fact: tuple[str, str]) -> str:
+        return render.pad(fact[0], names) + fact[1]
+
+    column = max(render.width(cell(fact)) for fact in left) + 4
+    widest = max(render.width(cell(fact)) for fact in right)
+    if how.width >= 100 and 2 + column + widest <= how.width:
+        rows = max(len(left), len(right))
+        left += [("", "")] * (rows - len(left))
+        right += [("", "")] * (rows - len(right))
+        return [f"  {render.pad(cell(a), column)}{cell(b)}".rstrip() for a, b in zip(left, right, strict=True)]
+    return [render.cut(f"  {cell(fact)}", how.width) for fact in left + right]
+
+
+def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
+    env = app.get("env") or []
+    if not env:
+        return []
+    origins: dict[str, int] = {}
+    for variable in env:
+        origin = line(variable.get("origin") or "?")
+        origins[origin] = origins.get(origin, 0) + 1
+    counts = ", ".join(f"{n} from {origin}" for origin, n in origins.items())
+    lines = ["", f"{paint('Environment', 'bold', how)}   {len(env)} variables ({counts})"]
+    shown = env if everything else [v for v in env if v.get("origin") != "base"][:_SHOWN_ENV]
+    rows = [
+        [Cell(line(v["name"])), Cell(line(v.get("value"))), Cell(line(v.get("origin") or ""), "dim")] for v in shown
+    ]
+    if rows:
+        columns = (Column("NAME", shrink=12), Column("VALUE", shrink=12), Column("FROM", keep=1))
+        lines += render.table(columns, rows, how, "  ")
+    if len(shown) < len(env):
+        lines.append(f"  … {len(env) - len(shown)} more with -v")
+    return lines
+
+
+def _events(app: dict[str, Any], how: Look) -> list[str]:
+    found = [event for event in map(parse, app.get("events") or ()) if event is not None]
+    if not found:
+        return []
+    rows = []
+    for event in found:
+        who = event.app if event.worker is None else f"{event.app}.{event.worker}"
+        rows.append((ago(event.time), line(who), words(event)))
+    when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
+    texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
+    return ["", paint("Events", "bold", how), *(render.cut(text, how.width) for text in texts)]

@@ -1,0 +1,105 @@
+"""CLI: `pyworker events`: what happened, and with -f what happens. The past is read without a daemon too."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.client import Call, DaemonAway, Lost
+from pyworker.cli.eventlog import Printer, matches, parse, past
+from pyworker.cli.options import Settings, common
+from pyworker.protocol.events import TYPES, Event
+
+_COME_BACK = 15.0  # seconds that a daemon which went away has to come back
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens.")
+@click.option("-n", "count", type=click.IntRange(min=0), metavar="N", help="So many of the past (50; with -f 10).")
+@click.option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All after this one.")
+@click.option("--type", "kinds", metavar="TYPE,...", help="Only these types.")
+@common
+def cmd(
+    settings: Settings,
+    names: tuple[str, ...],
+    follow: bool,
+    count: int | None,
+    since_seq: int | None,
+    kinds: str | None,
+) -> int:
+    """Show what happened to the apps.
+
+    \b
+    pyworker events -f
+    pyworker events api --type worker_exited,worker_backoff
+    pyworker events --json --since-seq 8123
+    """
+    types = _types(kinds)
+    if count is None:
+        count = sys.maxsize if since_seq is not None else 10 if follow else 50
+    show = _shower(settings)
+    known = past(settings.home, 1, 0, (), frozenset())  # what the file has by now is not asked for again
+    shown = past(settings.home, count, since_seq or 0, names, types)
+    for event in shown:
+        show(event)
+    last = max([since_seq or 0, *(event.seq for event in (*known, *shown))])
+    return _follow(settings, names, types, last, show) if follow else 0
+
+
+def _types(kinds: str | None) -> frozenset[str]:
+    found = frozenset(k.strip() for k in (kinds or "").split(",") if k.strip())
+    for kind in sorted(found - TYPES.keys()):
+        import difflib
+
+        near = difflib.get_close_matches(kind, TYPES, n=1)
+        raise click.BadParameter(f"there is no event {kind!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return found
+
+
+def _shower(settings: Settings) -> Callable[[Event], None]:
+    how = render.look(sys.stdout, settings.color)
+    printer = Printer(how)
+
+    def show(event: Event) -> None:
+        if settings.json:
+            worker = event.worker
+            value = {"v": 1, "time": event.time, "seq": event.seq, "app": event.app, "worker": worker}
+            value |= {"type": event.type, "data": event.data}
+            render.out(json.dumps(value, ensure_ascii=how.ascii), how)
+        else:
+            render.out(printer.line(event), how)
+
+    return show
+
+
+def _follow(
+    settings: Settings, names: tuple[str, ...], types: frozenset[str], last: int, show: Callable[[Event], None]
+) -> int:
+    """Show events as they come; ask the next daemon for the rest when this one goes away."""
+    gc.enable()
+    lost_at: float | None = None
+    while True:
+        request = {"type": "follow", "selectors": list(names), "since_seq": last}
+        try:
+            with Call(settings.home, request) as call:
+                for answer in call.answers(None, None):
+                    event = parse(answer)
+                    lost_at = None
+                    if event is not None and event.seq > last:
+                        last = event.seq
+                        if matches(event, names, types):
+                            show(event)
+                return 0  # the daemon ended the stream
+        except DaemonAway:
+            if lost_at is None or time.monotonic() - lost_at > _COME_BACK:
+                raise
+        except Lost:
+            lost_at = lost_at or time.monotonic()
+        time.sleep(0.1)

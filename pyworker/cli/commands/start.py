@@ -1,0 +1,151 @@
+"""CLI: `pyworker start`: checks what it is given, starts the daemon when none runs, then the apps.
+
+A config file is validated here first: with a mistake in it nothing is started, the daemon included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.client import shell_env
+from pyworker.cli.operation import Header, run
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import line
+from pyworker.cli.startable import Startable, find_startable, split_environment
+from pyworker.errors import Exit, PyworkerError
+
+
+class _StartCommand(click.Command):
+    """Keeps what stands after `--` apart: it is the app's command line, not ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["pyworker.after"] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """A whole number, or "auto"."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value if isinstance(value, int) else str(value)
+        if not (str(value).isascii() and str(value).isdigit()):
+            self.fail(f'{value!r} is neither a whole number nor "auto"', param, ctx)
+        return int(value)
+
+
+@click.command(cls=_StartCommand)
+@click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py | NAME...] [-- COMMAND...]")
+@click.option("-w", "--workers", type=_Workers(), metavar="N|auto", help="Number of workers.")
+@click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable.")
+@click.option("--name", help="Name of an app without a file.")
+@click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
+@click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable.")
+@click.option("--balance", metavar="HOW", help="round-robin or shared.")
+@click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker.")
+@click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app.")
+@click.option("--interface", metavar="KIND", help="auto, asgi or wsgi.")
+@click.option("--cwd", metavar="DIR", help="Working directory.")
+@click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
+@click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
+@click.option("--wait/--no-wait", default=True, help="Return when it is ready or has failed (default).")
+@click.option("-n", "--dry-run", is_flag=True, help="Check all and say what would start; start nothing.")
+@common
+def cmd(
+    settings: Settings,
+    what: tuple[str, ...],
+    only: tuple[str, ...],
+    wait: bool,
+    dry_run: bool,
+    name: str | None,
+    **options: Any,
+) -> int:
+    """Start an app and wait until it is ready, or say why it is not. Starts the daemon when none runs.
+
+    Without an argument: the config file of this folder. What runs already is left alone.
+
+    \b
+    pyworker start app.toml
+    pyworker start shop.main:app -w 4 -b :8000
+    pyworker start server.py -- --port 9000
+    pyworker start --name tick -- sh -c 'while :; do date; sleep 1; done'
+    """
+    after = click.get_current_context().meta.get("pyworker.after")
+    found = find_startable(what, after, only, name, overrides_of(options))
+    if dry_run:
+        return _dry_run(settings, found)
+    _launch(settings)
+    request = {**found.request, "type": "start", "cwd": os.getcwd(), "shell_env": shell_env(), "wait": wait}
+    return run(settings, "start", request, _header(found))
+
+
+def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given as config keys: relative paths are those of this shell."""
+    found = {k: v for k, v in options.items() if v is not None and v != ()}
+    if env := found.get("env"):
+        found["env"] = split_environment(env)
+    for key in ("bind", "env_file"):
+        if key in found:
+            found[key] = list(found[key])
+    if "env_file" in found:
+        found["env_file"] = [os.path.abspath(path) for path in found["env_file"]]
+    if "cwd" in found:
+        found["cwd"] = os.path.abspath(found["cwd"])
+    python = found.get("python", "")
+    if os.sep in python or os.path.exists(python):
+        found["python"] = os.path.abspath(python)
+    return found
+
+
+def _launch(settings: Settings) -> None:
+    from pyworker.cli.launch import ensure_daemon
+
+    pid = ensure_daemon(settings.home)
+    if pid and not settings.json and not settings.quiet:
+        how = render.look(sys.stderr, settings.color)
+        text = f"Started the pyworker daemon (guardian pid {pid}, home {render.home(settings.home)})"
+        render.note(render.paint(text, "dim", how), how)
+
+
+def _dry_run(settings: Settings, found: Startable) -> int:
+    if not found.apps:
+        raise PyworkerError(
+            "-n looks at a file, MODULE:APP, script or command; names are the daemon's", code="usage", exit=Exit.USAGE
+        )
+    if settings.json:
+        import json
+
+        render.out(json.dumps({"v": 1, "ok": True, "would_start": [app.name for app in found.apps]}))
+        return 0
+    for app in found.apps:
+        render.out(f"would start {app.name}: {found.describe(app.name)}")
+    return 0
+
+
+def _header(found: Startable) -> Header:
+    """Return what turns app_started into the line above the workers: what it is, how many, where."""
+
+    def header(event: dict[str, Any], tty: bool) -> str:
+        app = line(event.get("app") or "")
+        data = event.get("data") or {}
+        listen = ", ".join(line(a).removeprefix("http://") for a in data.get("listen") or ())
+        what = found.kind_and_balance(app)
+        count = data.get("workers")
+        parts = [what[0]] if what else []
+        parts.append(f"{count} worker{'s' if count != 1 else ''}")
+        if listen:
+            parts.append(f"{what[1]} on {listen}" if what else f"on {listen}")
+        text = ", ".join(parts)
+        return f"Starting {app} — {text}" if tty else f"starting {app}: {text}"
+
+    return header

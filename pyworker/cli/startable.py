@@ -1,0 +1,176 @@
+"""CLI: what `pyworker start` was given: a config file, an app without one, or names the daemon knows.
+
+Reads and validates config files; sends nothing, starts nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyworker.errors import Exit, PyworkerError
+
+if TYPE_CHECKING:
+    from pyworker.config.schema import AppConfig
+
+_TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(\))?\Z")
+_NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
+_KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
+
+
+class Startable(NamedTuple):
+    """The part of a Start request that says what, and the checked configs (none for names)."""
+
+    request: dict[str, Any]
+    apps: tuple[AppConfig, ...]
+
+    def kind_and_balance(self, name: str) -> tuple[str, str] | None:
+        """Return what an app runs, as typed, and how its connections are spread."""
+        for app in self.apps:
+            if app.name == name:
+                return app.target or app.script or " ".join(app.command), app.balance
+        return None
+
+    def describe(self, name: str) -> str:
+        """Return an app in one line, for --dry-run."""
+        app = next(app for app in self.apps if app.name == name)
+        what, balance = self.kind_and_balance(name) or ("", "")
+        where = f", {balance} on {', '.join(app.bind)}" if app.bind else ""
+        return f"{what}, {app.workers} workers{where}"
+
+
+def find_startable(
+    what: tuple[str, ...],
+    after: tuple[str, ...] | None,
+    only: tuple[str, ...],
+    name: str | None,
+    overrides: dict[str, Any],
+) -> Startable:
+    """Return what to start. `after`: the words behind `--`, None without one.
+
+    Raises PyworkerError for a wrong command line, and what config.load raises for a wrong file.
+    """
+    first = what[0] if what else ""
+    if after is not None and not what:
+        if not after:
+            raise _usage("there is no command after --", "pyworker start -- sleep 60")
+        return _inline({"command": list(after)}, name, only, overrides)
+    if first.endswith(".toml") or os.path.isdir(first):
+        return _file(_config_of(first), (*only, *what[1:]), after, name, overrides)
+    if first.endswith(".py") or _TARGET.match(first):
+        if len(what) > 1:
+            raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
+        if first.endswith(".py"):
+            if not os.path.isfile(first):
+                raise _no_file(first)
+            return _inline({"script": os.path.abspath(first), "args": list(after or ())}, name, only, overrides)
+        if after is not None:
+            raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
+        return _inline({"target": first}, name, only, overrides)
+    if not what:
+        return _file(_config_here(), only, after, name, overrides)
+    return _names(what, after, only, name, overrides)
+
+
+def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], overrides: dict[str, Any]) -> Startable:
+    from pyworker.config import load
+
+    if only:
+        raise _usage("--only goes with a config file that has several apps", "")
+    # here the shell is the config: its whole environment goes along
+    table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": os.getcwd(), **overrides}
+    app = load.load_inline(table, table["cwd"], os.environ)
+    return Startable({"inline": {**table, "name": app.name}}, (app,))
+
+
+def _file(
+    path: str, only: tuple[str, ...], after: tuple[str, ...] | None, name: str | None, overrides: dict[str, Any]
+) -> Startable:
+    from pyworker.config import load
+
+    if name:
+        raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
+    if after is not None:
+        raise _usage("words after -- do not go with a config file", f"start takes {_KINDS}")
+    apps = load.load(path, only=only, environ=os.environ).apps
+    if overrides:
+        if len(apps) > 1:
+            names = ", ".join(app.name for app in apps)
+            raise _usage(f"{path} has {len(apps)} apps ({names}), and options are for one", "name it with --only NAME")
+        apps = (load.apply_overrides(apps[0], overrides),)
+    return Startable({"file": os.path.abspath(path), "only": list(only), "overrides": overrides}, tuple(apps))
+
+
+def _names(
+    what: tuple[str, ...],
+    after: tuple[str, ...] | None,
+    only: tuple[str, ...],
+    name: str | None,
+    overrides: dict[str, Any],
+) -> Startable:
+    for word in what:
+        if not _NAMES.match(word):
+            if os.sep in word or os.path.exists(word):
+                raise _usage(
+                    f"{word!r} is no config file and no Python script",
+                    f"any program: pyworker start -- {word}",
+                )
+            raise _usage(f"{word!r} is nothing that can be started", f"start takes {_KINDS}")
+    if name or only or overrides or after is not None:
+        raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
+    return Startable({"names": list(what)}, ())
+
+
+def _config_of(path: str) -> str:
+    if os.path.isdir(path):
+        from pyworker.config import load
+
+        found = load.find(path, {})
+        if found is None:
+            raise _usage(f"there is no app.toml in {path}", "pyworker start MODULE:APP needs no file")
+        return found
+    if not os.path.exists(path):
+        raise _no_file(path)
+    return path
+
+
+def _config_here() -> str:
+    from pyworker.config import load
+
+    found = load.find(os.getcwd(), os.environ)
+    if found is None:
+        raise _usage("start what? There is no app.toml in this folder", f"start takes {_KINDS}")
+    return found
+
+
+def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return "K=V" words as a dict; a bare K takes the value that this shell has."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals and key in os.environ:
+            value = os.environ[key]
+        elif not equals or not key:
+            raise _usage(f"-e {pair}: no such variable here", "-e NAME=VALUE, or -e NAME for the value of this shell")
+        found[key] = value
+    return found
+
+
+def _no_file(path: str) -> PyworkerError:
+    folder = os.path.dirname(path) or "."
+    try:
+        near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1)
+    except OSError:
+        near = []
+    hint = f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+    return PyworkerError(f"there is no file {path}", hint=hint, code="no_such_file", exit=Exit.USAGE)
+
+
+def _after_hint(what: tuple[str, ...]) -> str:
+    return f"arguments of a program stand behind --: pyworker start {what[0]} -- {' '.join(what[1:])}".rstrip()
+
+
+def _usage(message: str, hint: str) -> PyworkerError:
+    return PyworkerError(message, hint=hint, code="usage", exit=Exit.USAGE)
