@@ -97,9 +97,8 @@ class AcceptLoop:
 
     def try_once(self) -> None:
         """Try one accept per listener, without waiting: nobody else may have been woken for what is there."""
-        if self.accepting and self._registered:
-            for listener in self._listeners:
-                self._accept(listener)
+        for listener in self._listeners:
+            self._on_readable(listener)
 
     async def stop(self, *, to_empty: bool) -> None:
         """Accept no more. What is queued goes to the siblings, or with `to_empty` to us (at most one second)."""
@@ -146,7 +145,8 @@ class AcceptLoop:
         # the state is checked, not the event: a stop may have come in the same batch of events
         ours = self.accepting and self._registered
         if ours and self._accept(listener) and self._epoll is not None and self._registered:
-            self._rearm(listener.fileno())
+            with contextlib.suppress(FileNotFoundError):  # _take_turns has not come yet, and will
+                self._rearm(listener.fileno())
 
     def _take(self, listener: socket.socket, limit: int) -> int:
         count = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self._pending: deque[bytes] = deque(maxlen=_MAX_PENDING)
+        self._sending = threading.Lock()  # a script says things from its own thread and from ours
 
     def fileno(self) -> int:
         """Return the fd to wait on."""
@@ -48,14 +50,15 @@ class Channel:
 
     def flush(self) -> None:
         """Send what is kept, as far as the daemon takes it."""
-        while self._pending:
-            try:
-                if not send_packet(self.sock, self._pending[0]):
+        with self._sending:
+            while self._pending:
+                try:
+                    if not send_packet(self.sock, self._pending[0]):
+                        return
+                except OSError:  # the peer is gone: receive() says so
+                    self._pending.clear()
                     return
-            except OSError:  # the peer is gone: receive() says so
-                self._pending.clear()
-                return
-            self._pending.popleft()
+                self._pending.popleft()
 
     def receive(self) -> Received | Closed | None:
         """Return the next message, Closed at the end, None when there is none now.

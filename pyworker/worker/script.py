@@ -15,6 +15,7 @@ A thread reads the channel from the first bind on; none is started before, so th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import select
@@ -58,6 +59,7 @@ class Runtime:
         self._reader: threading.Thread | None = None
         self._adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._taking: set[int] = set()  # threads inside an accept that returns at once
         self._wake_reader, self._wake_writer = -1, -1  # readable = draining; made with the thread
         self._said_ready = False
         self._pid = os.getpid()
@@ -115,11 +117,11 @@ class Runtime:
             self._start_reader()
             self._channel.send(asked)
             self._say_ready(serving=False)
-            errno, message, fd = self._answers.get()
-        if errno == 0 and fd < 0:
+            number, message, fd = self._answers.get()
+        if number == 0 and fd < 0:
             return False  # nobody is there any more to share it with
-        if errno:
-            raise OSError(errno, message or os.strerror(errno))
+        if number:
+            raise OSError(number, message or os.strerror(number))
         os.dup2(fd, sock.fileno(), inheritable=False)
         os.close(fd)
         self._adopted.add(sock)
@@ -133,13 +135,17 @@ class Runtime:
         waits = sock.gettimeout()
         for_ever = waits is None or waits >= _FOR_EVER
         while True:
+            if waits is None or waits == 0:
+                self._taking.add(threading.get_ident())  # before the look at `draining`: the drain waits for us
             if self.draining:
+                self._taking.discard(threading.get_ident())
                 if not for_ever:
-                    raise BlockingIOError(11, "this worker drains")
-                signal.pause() if threading.current_thread() is threading.main_thread() else time.sleep(60)
+                    raise BlockingIOError(errno.EAGAIN, "this worker drains")
+                time.sleep(60)  # the stop signal ends it
                 continue
             try:
                 connection, address = _accept(sock)
+                self._open.add(connection)
             except BlockingIOError:
                 if not for_ever:
                     raise
@@ -152,9 +158,10 @@ class Runtime:
                 if not for_ever:
                     raise
                 continue
+            finally:
+                self._taking.discard(threading.get_ident())
             if for_ever:
                 _setblocking(connection, True)
-            self._open.add(connection)
             self._row.add(F.ACCEPTED)
             self._row[F.OPEN] = self._count_open()
             return connection, address
@@ -198,8 +205,8 @@ class Runtime:
                 self._drain(_LONELY_DRAIN)
                 return
             match found.message:
-                case Bound(errno=errno, message=message):
-                    self._answers.put((errno, message, found.fd))
+                case Bound(errno=number, message=message):
+                    self._answers.put((number, message, found.fd))
                     continue
                 case Drain(timeout=timeout):
                     self._drain(timeout)
@@ -219,7 +226,7 @@ class Runtime:
                 callback()
             except Exception as error:  # noqa: BLE001  the script's own: it must not keep the worker from ending
                 say(f"on_stop: {type(error).__name__}: {error}")
-        while self._count_open() and time.monotonic() < deadline:
+        while (self._taking or self._count_open()) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._row[F.OPEN] = left = self._count_open()
         self._channel.send(Drained(0, left))

@@ -1,0 +1,241 @@
+"""Strict turns, measured on real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.scoreboard import F
+from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
+from pyworker.worker.accept import AcceptLoop, can_take_turns, new_loop
+from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
+from tests.support.wait import wait_until
+from tests.worker.conftest import get, request, spread
+
+pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+LOOPS = ("asyncio", "uvloop")
+
+
+def started(daemon: FakeDaemon, count: int) -> list[Peer]:
+    template = daemon.load()
+    workers = [daemon.fork(template, slot) for slot in range(1, count + 1)]
+    for worker in workers:
+        worker.expect(Hello)
+        assert worker.expect(Ready).serving
+    return workers
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("target", ["shop:app", "shop:wsgi"])
+def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> None:
+    d = daemon(target=target, loop=loop)
+    started(d, 4)
+    assert d.loaded.loop == loop
+    address = d.listeners[0].getsockname()
+    counts = spread(address, 400)
+    # a try once a second may take a connection out of turn
+    assert len(counts) == 4
+    assert max(counts.values()) - min(counts.values()) <= 2, counts
+    lasting: list[socket.socket] = []
+    try:
+        for _ in range(64):
+            lasting.append(socket.create_connection(address, timeout=10))
+            request(lasting[-1])
+        held = [d.row(row)[F.OPEN] for row in range(1, 5)]
+        assert sum(held) == 64
+        assert max(held) - min(held) <= 2, held
+    finally:
+        for connection in lasting:
+            connection.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_blocked_worker_of_four_delays_nobody(daemon: Any, loop: str) -> None:
+    d = daemon(target="shop:wsgi", loop=loop)
+    started(d, 4)
+    address = d.listeners[0].getsockname()
+    with socket.create_connection(address, timeout=10) as slow:
+        slow.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: sum(d.row(row)[F.IN_FLIGHT] for row in range(1, 5)) == 1)
+        before = time.monotonic()
+        counts = spread(address, 90)
+        if time.monotonic() - before < 1.0:  # on a machine that hangs the blocked one is free again meanwhile
+            assert sorted(counts.values()) == [30, 30, 30], counts
+
+
+def test_shared_balance_serves_on_several_listeners_of_every_family(daemon: Any, folder: Path) -> None:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(folder / "s"))
+    unix.listen()
+    listeners = [tcp_listener(), unix]
+    if socket.has_ipv6:
+        listeners.append(tcp_listener("::1"))
+    for balance in ("shared", "round-robin"):
+        d = daemon([each.dup() for each in listeners], balance=balance)
+        workers = started(d, 2)
+        for listener in listeners:
+            counts = spread(listener.getsockname(), 20)
+            assert set(counts) <= {str(worker.pid).encode() for worker in workers}
+        for worker in workers:
+            worker.send(Drain(1.0, to_empty=False))
+            worker.wait_closed()
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connection_of_a_worker_killed_between_wake_and_accept_is_served_by_a_sibling(daemon: Any, loop: str) -> None:
+    d = daemon(loop=loop)
+    first, second = started(d, 2)
+    address = d.listeners[0].getsockname()
+    # whose turn it is: the one that did not take the last connection
+    last = int(get(address))
+    turn, other = (first, second) if last == second.pid else (second, first)
+    os.kill(turn.pid, signal.SIGSTOP)
+    wait_until(lambda: "T" in Path(f"/proc/{turn.pid}/stat").read_text().rpartition(")")[2][:3])
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        d.kill(turn.pid)
+        other.send(Kick())
+        assert str(other.pid).encode() in client.recv(4096)
+
+
+def test_held_worker_accepts_only_after_go(daemon: Any) -> None:
+    d = daemon()
+    worker = d.fork(d.load(), 1, held=True)
+    worker.expect(Hello)
+    assert not worker.expect(Ready).serving
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        worker.send(Kick())  # must not make it accept
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        worker.send(Go())
+        worker.expect(Accepting)
+        client.settimeout(10)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_loop_can_take_turns(kind: str) -> None:
+    async def check() -> bool:
+        return await can_take_turns(asyncio.get_running_loop())
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        assert runner.run(check())
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    served: list[socket.socket] = []
+
+    async def scenario() -> None:
+        listener = tcp_listener()
+        address = listener.getsockname()
+        accepts = AcceptLoop(
+            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+        )
+        await accepts.start()
+        client = socket.socket()
+        client.setblocking(False)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        top = max(int(name) for name in os.listdir("/proc/self/fd"))
+        fillers = [os.dup(0) for _ in range(top)]  # no hole below the limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(*fillers, top) + 1, limits[1]))
+        before = time.process_time()
+        try:
+            await asyncio.get_running_loop().sock_connect(client, address)
+            await asyncio.sleep(0.35)
+            assert not served
+            assert time.process_time() - before < 0.2
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in fillers:
+                os.close(fd)
+        for _ in range(1000):
+            if served:
+                break
+            await asyncio.sleep(0.01)
+        assert len(served) == 1
+        with socket.create_connection(address) as another:
+            for _ in range(1000):
+                if len(served) == 2:
+                    break
+                await asyncio.sleep(0.01)
+            del another
+        assert len(served) == 2
+        client.close()
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+    for connection in served:
+        connection.close()
+    assert "Too many open files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to_empty", [False, True])
+def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
+    served: list[socket.socket] = []
+
+    async def scenario() -> None:
+        listener = tcp_listener()
+        kept = listener.dup()
+        accepts = AcceptLoop(
+            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+        )
+        await accepts.start()
+        clients = [socket.create_connection(kept.getsockname()) for _ in range(30)]
+        await accepts.stop(to_empty=to_empty)
+        assert len(served) == (30 if to_empty else 16)
+        clients.append(socket.create_connection(kept.getsockname()))
+        accepts.try_once()
+        await asyncio.sleep(0)
+        assert len(served) == (30 if to_empty else 16)
+        for client in clients:
+            client.close()
+        kept.close()
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("asyncio")) as runner:
+        runner.run(scenario())
+    for connection in served:
+        connection.close()
+
+
+def test_held_back_worker_leaves_connections_to_siblings_and_comes_back() -> None:
+    served: list[socket.socket] = []
+
+    async def scenario() -> None:
+        listener = tcp_listener()
+        address = listener.getsockname()
+        accepts = AcceptLoop(
+            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+        )
+        await accepts.start()
+        accepts.hold(True)
+        client = socket.create_connection(address)
+        accepts.try_once()
+        await asyncio.sleep(0.05)
+        assert not served
+        accepts.hold(False)
+        for _ in range(500):
+            if served:
+                break
+            await asyncio.sleep(0.01)
+        assert len(served) == 1
+        client.close()
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("uvloop")) as runner:
+        runner.run(scenario())
+    for connection in served:
+        connection.close()

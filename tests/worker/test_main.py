@@ -1,0 +1,235 @@
+"""One worker from birth to end, against a daemon that speaks the real protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import HttpConfig, LimitsConfig, StopConfig
+from pyworker.protocol.scoreboard import F
+from pyworker.protocol.worker import Accepting, Check, Drain, Drained, Failed, Go, Hello, Ready, Recycle
+from pyworker.unix.process import kill_group
+from tests.support.fake_daemon import FakeDaemon, Peer
+from tests.support.wait import wait_until
+from tests.worker.conftest import answer, get, request
+
+pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+QUICK = HttpConfig(keepalive_timeout=0.2)
+
+
+def born(d: FakeDaemon, *, held: bool = False) -> Peer:
+    worker = d.fork(d.load(), 1, held=held, workers=3)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    return worker
+
+
+def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any) -> None:
+    d = daemon(http=QUICK)
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
+        worker.send(Drain(10.0, to_empty=False))
+        assert answer(client) == str(worker.pid).encode()
+    assert worker.expect(Drained) == Drained(requests=1, cancelled=0)
+    assert d.reap(worker.pid) == 0
+    assert b"app is down" in worker.read_out()  # by the lifespan, line by line
+
+
+def test_drain_of_the_last_worker_serves_all_that_is_queued(daemon: Any) -> None:
+    d = daemon(http=QUICK)
+    worker = born(d, held=True)
+    clients = [socket.create_connection(d.listeners[0].getsockname(), timeout=10) for _ in range(40)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    worker.send(Go())
+    worker.expect(Accepting)
+    worker.send(Drain(10.0, to_empty=True))
+    assert {answer(client) for client in clients} == {str(worker.pid).encode()}
+    for client in clients:
+        client.close()
+    assert worker.expect(Drained).cancelled == 0
+    assert d.reap(worker.pid) == 0
+
+
+def test_drain_before_go_ends_at_once(daemon: Any) -> None:
+    d = daemon()
+    worker = born(d, held=True)
+    worker.send(Drain(10.0, to_empty=False))
+    assert worker.expect(Drained) == Drained(0, 0)
+    assert d.reap(worker.pid) == 0
+
+
+def test_closed_channel_means_finish_and_leave(daemon: Any) -> None:
+    d = daemon(http=QUICK)
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
+        worker.sock.shutdown(socket.SHUT_RDWR)
+        assert answer(client) == str(worker.pid).encode()
+    assert d.reap(worker.pid) == 0
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR2"])
+def test_stop_signal_drains(daemon: Any, name: str) -> None:
+    d = daemon(stop=StopConfig(signal=name))
+    worker = born(d)
+    os.kill(worker.pid, getattr(signal, f"SIG{name}"))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+
+
+def test_second_signal_ends_at_once_by_that_signal(daemon: Any) -> None:
+    d = daemon()
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+        request(client)  # an open keep-alive connection keeps the drain waiting
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGTERM)
+        assert d.reap(worker.pid) in (-signal.SIGTERM, 0)  # two at once may be seen as one
+
+
+def test_check_is_served_before_go_and_not_counted(daemon: Any) -> None:
+    d = daemon()
+    worker = born(d, held=True)
+    ours, theirs = socket.socketpair()
+    worker.send(Check(), theirs.fileno())
+    theirs.close()
+    ours.settimeout(10)
+    ours.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Pyworker-Check: 1\r\nConnection: close\r\n\r\n")
+    assert answer(ours) == str(worker.pid).encode()
+    ours.close()
+    assert d.row(1)[F.REQUESTS] == 0
+
+
+def test_progress_is_noted_in_the_row(daemon: Any) -> None:
+    d = daemon()
+    born(d)
+    first = d.row(1)[F.PROGRESS_AT]
+    assert first
+    wait_until(lambda: d.row(1)[F.PROGRESS_AT] > first)
+
+
+def test_rubbish_from_the_channel_is_reported_and_skipped(daemon: Any) -> None:
+    d = daemon()
+    worker = born(d)
+    for rubbish in (b"\xff", b"[" * 4000, b'{"type":"go","x":1}', b'{"type":"wings"}'):
+        worker.sock.send(rubbish)
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+    assert b"ignored a message" in wait_until(worker.read_err)
+
+
+def test_failing_lifespan_is_told_with_its_traceback(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'lifespan':\n"
+        "        await receive()\n"
+        "        await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
+    )
+    d = daemon()
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    failed = worker.expect(Failed)
+    assert failed.kind == "lifespan"
+    assert "no database" in failed.message
+    assert d.reap(worker.pid) == 1
+
+
+def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(
+        "import pyworker\n"
+        "pyworker.ready()\n"
+        "@pyworker.on_stop\ndef one(): print('one')\n"
+        "@pyworker.on_stop\ndef bad(): 1 / 0\n"
+        "@pyworker.on_stop\nasync def two(): print('two')\n" + shop
+    )
+    d = daemon()
+    worker = born(d)
+    worker.send(Drain(1.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out().split() == [b"one", b"two", b"app", b"is", b"down"]
+    assert b"ZeroDivisionError" in worker.read_err()
+
+
+def test_worker_knows_who_it_is_and_its_children_inherit_nothing(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text("""
+import json, os, subprocess, sys, pyworker.worker
+def app(environ, start_response):
+    child = subprocess.run([sys.executable, "-c", "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))"], capture_output=True, text=True).stdout
+    w = pyworker.worker
+    body = json.dumps({
+        "env": {k: v for k, v in os.environ.items() if k.startswith("PYWORKER_")},
+        "api": [w.app, w.id, w.generation], "child": json.loads(child), "sid": os.getsid(0) == os.getpid(),
+        "argv": sys.argv, "path0": sys.path[0], "main": hasattr(sys.modules["__main__"], "__file__"),
+        "pyworker": pyworker.__file__, "title": open("/proc/self/cmdline").read().strip(chr(0)),
+        "zip_on_path": any("/proc/self/fd" in p for p in sys.path),
+    }).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+""")
+    d = daemon()
+    born(d)
+    said = json.loads(get(d.listeners[0].getsockname()))
+    assert said["env"] == {
+        "PYWORKER_APP": "shop",
+        "PYWORKER_WORKER": "1",
+        "PYWORKER_GENERATION": "1",
+        "PYWORKER_WORKERS": "3",
+    }
+    assert said["api"] == ["shop", 1, 1]
+    assert said["sid"]
+    assert said["child"] == [0, 1, 2, 3]  # 3 is the listing itself
+    assert said["path0"] == str(folder)
+    assert not said["main"]
+    assert "/proc/self/fd/" in said["pyworker"]
+    assert not said["zip_on_path"]
+    assert said["title"] == "pyworker worker shop.1"
+
+
+def test_worker_that_imports_for_itself_reports_its_failure(daemon: Any, folder: Path) -> None:
+    marker = folder / "broken"
+    (folder / "shop.py").write_text(
+        f"import os\nif os.path.exists({str(marker)!r}): import no_such_thing\n" + (folder / "shop.py").read_text()
+    )
+    d = daemon(preload=False)
+    template = d.load()
+    assert d.loaded.why == "preload = false"
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    marker.touch()
+    worker = d.fork(template, 2)
+    worker.expect(Hello)
+    failed = worker.expect(Failed)
+    assert failed.kind == "import"
+    assert failed.message == "ModuleNotFoundError: No module named 'no_such_thing'"
+    assert d.reap(worker.pid) == 1
+
+
+def test_worker_asks_to_be_replaced_after_max_requests(daemon: Any) -> None:
+    d = daemon(limits=LimitsConfig(max_requests=3))
+    worker = born(d)
+    for _ in range(4):
+        get(d.listeners[0].getsockname())
+    assert "max_requests" in worker.expect(Recycle).reason
+
+
+def test_abort_dumps_the_stacks_of_all_threads(daemon: Any) -> None:
+    d = daemon()
+    worker = born(d)
+    os.kill(worker.pid, signal.SIGABRT)
+    assert d.reap(worker.pid) == -signal.SIGABRT
+    assert b"Current thread" in worker.read_err()
+    kill_group(worker.pid, signal.SIGKILL)
+    assert threading.active_count() == 1
