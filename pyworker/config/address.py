@@ -51,7 +51,9 @@ def parse_bind(text: str) -> Address:
         raise AddressError(f'"{text}": inherited sockets are not available in this version', 'use "host:port"')
     scheme, separator, rest = text.partition("://")
     if separator:
-        raise AddressError(f'"{text}" is a URL, not an address', f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else "")
+        raise AddressError(
+            f'"{text}" is a URL, not an address', f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else ""
+        )
     host, colon, port = text.rpartition(":")
     if not colon:
         hint = f'did you mean ":{text}"?' if text.isdecimal() else f'did you mean "{text}:8000"?' if text else ""
@@ -79,7 +81,9 @@ def _internet(text: str, host: str, port: int) -> Address:
     if not host:
         return Address("inet", "0.0.0.0", port)
     if host == "*":
-        raise AddressError(f'"{text}" is not an address', f'all IPv4 addresses are ":{port}", all IPv6 ones "[::]:{port}"')
+        raise AddressError(
+            f'"{text}" is not an address', f'all IPv4 addresses are ":{port}", all IPv6 ones "[::]:{port}"'
+        )
     if host.startswith("[") and host.endswith("]"):
         try:
             return Address("inet6", str(ipaddress.IPv6Address(host[1:-1])), port)

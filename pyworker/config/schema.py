@@ -43,9 +43,7 @@ class RestartConfig:
         maximum=1000,
         apply="live",
     )
-    window: float = option(
-        60.0, help="the window of `max_restarts`", unit="duration", minimum=1, apply="live"
-    )
+    window: float = option(60.0, help="the window of `max_restarts`", unit="duration", minimum=1, apply="live")
     retry: float = option(
         60.0, help='a failed app is probed this often; "0s" = never', unit="duration", minimum=0, apply="live"
     )
@@ -99,13 +97,9 @@ class ReloadConfig:
 class HealthConfig:
     """[app.health]: asked of each worker, not of the port."""
 
-    type: Literal["http", "tcp", "exec"] = option(
-        "http", help="kind of check", choices=("http", "tcp", "exec")
-    )
+    type: Literal["http", "tcp", "exec"] = option("http", help="kind of check", choices=("http", "tcp", "exec"))
     path: str = option("/", help="path of the http check", example="/healthz")
-    host: str = option(
-        "localhost", help="Host header of the http check (Django's ALLOWED_HOSTS must have it)"
-    )
+    host: str = option("localhost", help="Host header of the http check (Django's ALLOWED_HOSTS must have it)")
     expect: str = option("2xx", help='expected status: "2xx", "200", "2xx,3xx"')
     port: int | None = option(
         None, help="port of the check, for commands that bind their own", minimum=1, maximum=65535
@@ -148,9 +142,7 @@ class LogsConfig:
     format: Literal["text", "json"] = option(
         "text", help="text lines, or one JSON object per line", choices=("text", "json")
     )
-    max_size: int = option(
-        50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live"
-    )
+    max_size: int = option(50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live")
     max_files: int = option(5, help="how many rotated files are kept", minimum=0, maximum=1000, apply="live")
     compress: bool = option(False, help="compress rotated files with gzip", apply="live")
 
@@ -171,9 +163,7 @@ class HttpConfig:
     access_log: Literal["off", "text", "json"] = option(
         "off", help="one line a request to the app's log", choices=("off", "text", "json")
     )
-    request_id: bool = option(
-        True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer"
-    )
+    request_id: bool = option(True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer")
     forwarded_allow_ips: tuple[str, ...] = option(
         ("127.0.0.1", "::1", "unix"),
         help='peers whose X-Forwarded-* headers are believed; addresses, networks, "unix" or "*"',
@@ -185,12 +175,8 @@ class HttpConfig:
     header_timeout: float = option(
         15.0, help="a request's header must be complete within this (408)", unit="duration", minimum=0.1
     )
-    max_header_size: int = option(
-        64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024
-    )
-    max_body_size: int = option(
-        0, help='larger bodies are refused (413); "0B" = no limit', unit="size", minimum=0
-    )
+    max_header_size: int = option(64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024)
+    max_body_size: int = option(0, help='larger bodies are refused (413); "0B" = no limit', unit="size", minimum=0)
     server_header: bool = option(False, help="send `Server: pyworker`")
     websocket_max_size: int = option(16 * MB, help="largest websocket message", unit="size", minimum=1)
 
@@ -238,9 +224,7 @@ class AppConfig:
         choices=("round-robin", "shared", "least-connections", "proxy"),
     )
     backlog: int = option(2048, help="listen() queue", minimum=1, maximum=65535)
-    preload: Literal["auto", False] = option(
-        "auto", help="auto: import once, then fork; false: import in each worker"
-    )
+    preload: Literal["auto", False] = option("auto", help="auto: import once, then fork; false: import in each worker")
     ready: Literal["auto", "notify"] = option(
         "auto",
         help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready",
@@ -249,9 +233,7 @@ class AppConfig:
     env: dict[str, str] = option(
         factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$"
     )
-    env_file: tuple[str, ...] = option(
-        (), help="dotenv files, later ones win; read at every start and reload"
-    )
+    env_file: tuple[str, ...] = option((), help="dotenv files, later ones win; read at every start and reload")
     inherit_env: tuple[str, ...] = option(
         (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all'
     )

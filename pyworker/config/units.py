@@ -7,7 +7,7 @@ import re
 
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}  # powers of 1024, as docker counts
-_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµ]*)\s*\Z", re.ASCII)
+_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*\Z", re.ASCII)
 _MAX_SECONDS = 10 * 365 * 86400.0
 _MAX_BYTES = 2**62
 _MEANT = {

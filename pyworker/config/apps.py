@@ -1,0 +1,200 @@
+"""The tables of a config file -> AppConfig values: [app], [apps.NAME] on [defaults]. No I/O.
+
+One field's value is convert.py's, the rules between fields are check.py's; this file knows tables, what an
+app gets when it does not say (name, bind, workers, balance), and where a broken rule stands in the text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pyworker.config.check import FOR_KINDS, NAME, Finding, check, clean_name, shared_addresses
+from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
+from pyworker.config.problem import Problem
+from pyworker.config.report import Report, dotted, shown
+from pyworker.config.schema import AppConfig
+from pyworker.config.spans import Path
+from pyworker.config.suggest import nearest
+
+DEFAULT_BIND = "127.0.0.1:8000"
+_KINDS = ("target", "script", "command")
+_EXAMPLE = '[app]\ntarget = "module:app"'
+
+
+def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str, str], folder: str) -> list[AppConfig]:
+    for name in raw:
+        if name not in ("app", "apps", "defaults"):
+            _unknown_table(name, at, report)
+    tables = {n: v for n in ("app", "apps", "defaults") if (v := _table(raw, n, at, report)) is not None}
+    if "app" in raw and "apps" in raw:
+        hint = f"make [{dotted((*at, 'app'))}] one of the apps: [{dotted((*at, 'apps', 'NAME'))}]"
+        report.add((*at, "apps"), "[app] and [apps.NAME] cannot be in one file", hint, at="key", code="conflict")
+        return []
+    defaults: Partial = {}
+    if "defaults" in tables:
+        path = (*at, "defaults")
+        defaults = partial(AppConfig, tables["defaults"], path, report)
+        if "name" in tables["defaults"]:
+            report.add((*path, "name"), f"`{dotted((*path, 'name'))}` makes no sense: every app has its own", at="key")
+    found: list[AppConfig | None] = []
+    paths: dict[str, Path] = {}
+    if "app" in tables:
+        path = (*at, "app")
+        values = partial(AppConfig, tables["app"], path, report)
+        if (*path, "name") not in report.attempted:
+            values["name"] = clean_name(folder)
+        paths[values.get("name", "")] = path
+        found.append(finish(values, defaults, path, report, environ))
+    for name, table in tables.get("apps", {}).items():
+        path = paths[name] = (*at, "apps", name)
+        if not isinstance(table, dict):
+            hint = f"write [{dotted((*at, 'apps', 'NAME'))}] above it, or [{dotted((*at, 'app'))}] for a single app"
+            report.add(path, f"`{dotted(path)}` must be a table, not {shown(table)}", hint)
+            continue
+        values = partial(AppConfig, {k: v for k, v in table.items() if k != "name"}, path, report)
+        if "name" in table:
+            hint = f"the app is called {name}, as its table is; remove this line"
+            report.add((*path, "name"), f"`{dotted((*path, 'name'))}` cannot be set here", hint, at="key")
+        if not NAME.match(name) or name == "all":
+            hint = (
+                f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?" if name != "all" else "choose another name"
+            )
+            report.add(path, f"an app cannot be called {shown(name)}: small letters, digits, - and _", hint, at="key")
+            name = clean_name(name) if name != "all" else "app"
+        found.append(finish({**values, "name": name}, defaults, path, report, environ))
+    apps = [a for a in found if a is not None]
+    for app, index, other in shared_addresses(apps):
+        path = path_of(("bind", index), paths.get(app.name, at), report)
+        message = f"apps `{other.name}` and `{app.name}` both want {app.bind[index]}"
+        report.add(path, message, f'give `{app.name}` another address: bind = "127.0.0.1:8001"', code="conflict")
+    if not apps and not report.problems:
+        where = "[tool.pyworker.app]" + _EXAMPLE[5:] if at else _EXAMPLE
+        message = f"{os.path.basename(report.file)} has no app"
+        report.problems.append(Problem(message, f"add one:\n{where}", file=report.file, code="missing_key"))
+    return apps
+
+
+def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str, Any] | None:
+    value = raw.get(name)
+    if value is None or isinstance(value, dict):
+        return value
+    hint = (
+        "one pair of brackets: [app]; several apps are [apps.NAME]"
+        if isinstance(value, list)
+        else f"write [{dotted((*at, name))}]"
+    )
+    report.add((*at, name), f"`{dotted((*at, name))}` must be a table, not {shown(value)}", hint)
+    return None
+
+
+def _unknown_table(name: str, at: Path, report: Report) -> None:
+    hint = "known tables: [app], [apps.NAME], [defaults]"
+    if name in (types := hints_of(AppConfig)):
+        is_table = name == "env" or table_class(types[name]) is not None
+        hint = (
+            f"did you mean [{dotted((*at, 'app', name))}]?" if is_table else f"write [{dotted((*at, 'app'))}] above it"
+        )
+    elif meant := nearest(name, ("app", "apps", "defaults")):
+        hint = f"did you mean [{dotted((*at, meant))}]?"
+    where = f"in [{dotted(at)}]" if at else "at the top of the file"
+    report.add((*at, name), f"unknown key `{dotted((name,))}` {where}", hint, at="key", code="unknown_key")
+
+
+def finish(
+    values: Partial, defaults: Partial, path: Path, report: Report, environ: Mapping[str, str]
+) -> AppConfig | None:
+    """Lay an app on the defaults, fill in what depends on its kind, check the rules between its options."""
+    merged = merge(_fitting(defaults, values), values)
+    kind = next((k for k in _KINDS if merged.get(k)), None)
+    if kind == "target":
+        _from_environment(merged, path, report, environ)
+    elif kind is not None and (*path, "balance") not in report.attempted:
+        merged.setdefault("balance", "shared")
+    app: AppConfig | None = build(AppConfig, merged, path, report)
+    if app is None:
+        return None
+    for finding in check(app, given(merged)):
+        if finding.key == ():
+            attempted = any((*path, k) in report.attempted for k in _KINDS)
+            if not attempted:
+                report_finding(finding, path, path, report)
+        elif not _is_known_bad(finding, path, report):
+            report_finding(finding, path_of(finding.key, path, report), path, report)
+    return app
+
+
+def _is_known_bad(finding: Finding, path: Path, report: Report) -> bool:
+    """True when the finding only follows from a value that was reported already."""
+    if finding.key[0] in ("env", "env_file", "bind"):  # one bad item says nothing about the others
+        return path_of(finding.key, path, report) in report.failed
+    return report.failed_below((*path, finding.key[0]))
+
+
+def _fitting(defaults: Partial, values: Partial) -> Partial:
+    """Return the defaults without what is not for this kind of app: a [defaults] serves all kinds at once."""
+    merged = merge(defaults, values)
+    kind = next((k for k in _KINDS if merged.get(k)), None)
+    if kind is None:
+        return defaults
+    fitting = {k: v for k, v in defaults.items() if kind in FOR_KINDS.get(k, (kind,))}
+    if kind != "target" and fitting.get("balance") == "round-robin":
+        del fitting["balance"]
+    if merged.get("interface") == "asgi":
+        fitting.pop("threads", None)
+    return fitting
+
+
+def _from_environment(values: Partial, path: Path, report: Report, environ: Mapping[str, str]) -> None:
+    if "bind" not in values and (*path, "bind") not in report.attempted:
+        port = environ.get("PORT", "")
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
+            report.add(
+                (*path, "bind"),
+                f"the environment's PORT must be a port number, not {shown(port)}",
+                "unset PORT, or set bind",
+            )
+        values["bind"] = (f"0.0.0.0:{port}",) if port else (DEFAULT_BIND,)
+    if (
+        "workers" not in values
+        and (*path, "workers") not in report.attempted
+        and (count := environ.get("WEB_CONCURRENCY"))
+    ):
+        if not (count.isascii() and count.isdecimal() and 0 < int(count[:6]) <= 1000):
+            message = f"the environment's WEB_CONCURRENCY must be a number from 1 to 1000, not {shown(count)}"
+            report.add((*path, "workers"), message, "unset WEB_CONCURRENCY, or set workers")
+        else:
+            values["workers"] = int(count)
+
+
+def report_finding(finding: Finding, path: Path, table: Path, report: Report) -> None:
+    if finding.key == ():
+        message = f"[{dotted(table)}] {finding.message}" if table else f"the app {finding.message}"
+    else:
+        message = f"`{dotted(path)}` {finding.message}"
+    report.add(path, message, finding.hint, at=finding.at, code=finding.code)
+
+
+def path_of(key: Path, table: Path, report: Report) -> Path:
+    """Return where an app's key stands: in its own table, else in [defaults]; list items only where there is a list."""
+    tables = [table]
+    if table[-2:-1] == ("apps",) or table[-1:] == ("app",):
+        root = table[:-2] if table[-2:-1] == ("apps",) else table[:-1]
+        tables.append((*root, "defaults"))
+    for candidate in tables:
+        for length in range(len(key), 0, -1):
+            if report.has((*candidate, *key[:length])):
+                whole = length == len(key) or isinstance(key[length], int)
+                return (*candidate, *(key[:length] if whole else key))
+    return (*table, *key) if key and not isinstance(key[-1], int) else (*table, *key[:-1])
+
+
+def name_after(values: Partial) -> str:
+    if values.get("target"):
+        return clean_name(str(values["target"]).partition(":")[0].partition(".")[0])
+    if values.get("script"):
+        return clean_name(os.path.splitext(os.path.basename(values["script"]))[0])
+    if values.get("command"):
+        return clean_name(os.path.basename(values["command"][0]))
+    return "app"

@@ -1,0 +1,320 @@
+"""Rules between the options of one app, and between the apps of a file. Pure: no file, no clock, no environment.
+
+A rule says what is wrong as a Finding; load.py turns it into a Problem with its place in the file.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pyworker.config.address import AddressError, parse_bind
+from pyworker.config.interpolate import InterpolationError, check_syntax
+from pyworker.config.report import short, shown
+from pyworker.config.schema import AppConfig
+from pyworker.config.suggest import nearest
+
+Key = tuple[str | int, ...]
+Kind = Literal["target", "script", "command"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+_USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]*\$?\Z")
+_EXPECT = re.compile(r"[1-5](?:[0-9]{2}|xx)\Z")
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
+_DEFAULT_SIGNALS = {"KILL", "STOP"}  # cannot be handled: the end is SIGKILL anyway
+
+# option -> the kinds of app it is for; what is not named here is for all
+FOR_KINDS: dict[str, tuple[Kind, ...]] = {
+    "factory": ("target",),
+    "interface": ("target",),
+    "threads": ("target",),
+    "loop": ("target",),
+    "preload": ("target",),
+    "http": ("target",),
+    "tls": ("target",),
+    "args": ("script",),
+    "ready": ("command",),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken rule. `message` continues "`app.key` "; with an empty key it is said of the whole table."""
+
+    key: Key
+    message: str
+    hint: str = ""
+    at: Literal["key", "value"] = "value"
+    code: str = "invalid_value"
+
+
+def kind_of(app: AppConfig) -> Kind | None:
+    """Return which kind of app this is; None when it is none or more than one."""
+    kinds: list[Kind] = []
+    if app.target is not None:
+        kinds.append("target")
+    if app.script is not None:
+        kinds.append("script")
+    if app.command:
+        kinds.append("command")
+    return kinds[0] if len(kinds) == 1 else None
+
+
+def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
+    """Return what is wrong with an app; `given`: the keys it states itself, ("health", "path") and the like."""
+    found = [*_name(app), *_what_to_run(app, given), *_addresses(app), *_environment(app), *_rights(app), *_stop(app)]
+    kind = kind_of(app)
+    if kind is not None:
+        found += [*_only_for(app, kind, given), *_balance(app, kind), *_health(app, kind, given)]
+    if app.http.root_path and (not app.http.root_path.startswith("/") or app.http.root_path.endswith("/")):
+        found.append(
+            Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(app.http.root_path)}")
+        )
+    return found
+
+
+def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, AppConfig]]:
+    """Return (app, index of its bind, the app before it) wherever two apps want the same address."""
+    taken: dict[str, AppConfig] = {}
+    clashes = []
+    for app in apps:
+        for index, text in enumerate(app.bind):
+            try:
+                address = parse_bind(text)
+            except AddressError:
+                continue
+            if address.family != "unix" and address.port == 0:
+                continue
+            name = str(address) if address.family != "unix" else f"{app.cwd}/{address}"
+            if taken.setdefault(name, app) is not app:
+                clashes.append((app, index, taken[name]))
+    return clashes
+
+
+def _name(app: AppConfig) -> list[Finding]:
+    if NAME.match(app.name) and app.name != "all":
+        return []
+    if app.name == "all":
+        return [Finding(("name",), 'must not be "all": that stands for every app', "choose another name")]
+    meant = clean_name(app.name)
+    return [
+        Finding(
+            ("name",),
+            f"must be small letters, digits, - and _ (64 at most), not {shown(app.name)}",
+            f'did you mean "{meant}"?',
+        )
+    ]
+
+
+def clean_name(text: str) -> str:
+    """Return the nearest valid app name; "app" when nothing is left of the text."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:64] or "app"
+
+
+def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
+    found: list[Finding] = []
+    stated = [k for k in ("target", "script", "command") if (k,) in given]
+    if len(stated) > 1:
+        found.append(
+            Finding(
+                (stated[1],), f"and `{stated[0]}` are both set; an app is one of them", "remove one", "key", "conflict"
+            )
+        )
+    elif not stated:
+        hint = 'add target = "module:app" (a web app), script = "server.py" or command = ["…"]'
+        found.append(
+            Finding((), "says nothing to run: one of target, script and command is needed", hint, code="missing_key")
+        )
+    if app.target is not None:
+        found += _target(app.target)
+    if app.script is not None and not app.script.strip():
+        found.append(Finding(("script",), "is empty", 'for example script = "server.py"'))
+    if ("command",) in given and not (app.command and app.command[0]):
+        found.append(Finding(("command",), "is empty", 'for example command = ["node", "server.js"]'))
+    return found
+
+
+def _target(target: str) -> list[Finding]:
+    module, colon, attribute = target.partition(":")
+    parts = [*module.split("."), *attribute.split(".")] if colon else module.split(".")
+    if colon and all(p.isidentifier() for p in parts):
+        return []
+    hint = 'for example "shop.main:app"'
+    path = re.sub(r"\.py\Z", "", module.removeprefix("./")).replace("/", ".")
+    usable = all(p.isidentifier() for p in path.split("."))
+    if attribute.endswith("()") and usable:
+        hint = f'did you mean target = "{path}:{attribute[:-2]}" with factory = true?'
+    elif not colon and module.endswith(".py"):
+        hint = f'a web app is "{path}:app"; a script that listens by itself is script = "{module}"' if usable else hint
+    elif usable:
+        hint = f'did you mean "{path}:{attribute if attribute.isidentifier() else "app"}"?'
+    return [Finding(("target",), f"must be module:attribute, not {shown(target)}", hint)]
+
+
+def _addresses(app: AppConfig) -> list[Finding]:
+    found = []
+    seen: set[str] = set()
+    for index, text in enumerate(app.bind):
+        key: Key = ("bind", index)
+        try:
+            address = parse_bind(text)
+        except AddressError as error:
+            found.append(Finding(key, f"is no address: {error}", error.hint))
+            continue
+        if str(address) in seen and not (address.family != "unix" and address.port == 0):
+            found.append(Finding(key, f"has {shown(str(address))} twice", "remove one", code="conflict"))
+        seen.add(str(address))
+    return found
+
+
+def _environment(app: AppConfig) -> list[Finding]:
+    found: list[Finding] = []
+    for name, text in app.env.items():
+        if name.startswith(("PYWORKER_", "LISTEN_")):
+            found.append(Finding(("env", name), "is set by pyworker itself", "choose another name", "key"))
+        try:
+            check_syntax(text)
+        except InterpolationError as error:
+            found.append(Finding(("env", name), str(error), error.hint))
+    found += [Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? ")]
+    return found
+
+
+def _rights(app: AppConfig) -> list[Finding]:
+    found = []
+    for key, name in (("user", app.user), ("group", app.group)):
+        if name is not None and not _USER.match(name):
+            hint = "user and group are two options" if ":" in name else ""
+            found.append(Finding((key,), f"must be a name or a number, not {shown(name)}", hint))
+    if app.umask is not None and not re.fullmatch(r"(0o?)?[0-7]{1,3}", app.umask):
+        found.append(Finding(("umask",), f'must be octal digits such as "0022", not {shown(app.umask)}'))
+    return found
+
+
+def signal_number(name: str) -> int | None:
+    """Return the number of a signal by its name ("TERM" or "SIGTERM"), or None."""
+    plain = name.upper().removeprefix("SIG")
+    found = signal.Signals.__members__.get(f"SIG{plain}")
+    return None if found is None else int(found)
+
+
+def _stop(app: AppConfig) -> list[Finding]:
+    name = app.stop.signal
+    plain = name.upper().removeprefix("SIG")
+    if signal_number(name) is None:
+        known = [m.removeprefix("SIG") for m in signal.Signals.__members__ if not m.startswith("SIGRT")]
+        meant = nearest(plain, known)
+        hint = f'did you mean "{meant}"?' if meant else "for example TERM, INT, QUIT, HUP, USR1, USR2"
+        return [Finding(("stop", "signal"), f"must be the name of a signal, not {shown(name)}", hint)]
+    if plain in _DEFAULT_SIGNALS:
+        return [
+            Finding(
+                ("stop", "signal"),
+                f"cannot be {plain}: no program can act on it",
+                'for a hard stop: kill_timeout = "0s"',
+            )
+        ]
+    return []
+
+
+def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:
+    found: list[Finding] = []
+    for key, kinds in FOR_KINDS.items():
+        if kind not in kinds and (key,) in given:
+            whose = {"target": "ASGI and WSGI apps (target)", "script": "scripts", "command": "commands"}[kinds[0]]
+            found.append(Finding((key,), f"is for {whose}; this app is a {kind}", "remove it", "key", "conflict"))
+    if kind == "target" and app.threads > 1 and app.interface == "asgi":
+        found.append(Finding(("threads",), "is for WSGI apps; this one is ASGI", "use more workers", "key", "conflict"))
+    return found
+
+
+def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
+    if app.balance in ("least-connections", "proxy"):
+        hint = "use round-robin or shared" if kind == "target" else "use shared"
+        return [Finding(("balance",), f'"{app.balance}" is not available in this version', hint)]
+    if app.balance == "round-robin" and kind != "target":
+        hint = 'use balance = "shared": its workers accept by themselves'
+        return [Finding(("balance",), f'"round-robin" is for ASGI and WSGI apps; this app is a {kind}', hint)]
+    return []
+
+
+def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:
+    health = app.health
+    if health is None:
+        return []
+    found: list[Finding] = []
+    owners = {"path": "http", "host": "http", "expect": "http", "command": "exec"}
+    for key, owner in owners.items():
+        if ("health", key) in given and health.type != owner:
+            found.append(
+                Finding(
+                    ("health", key), f'is for type = "{owner}", not "{health.type}"', "remove it", "key", "conflict"
+                )
+            )
+    if health.type == "http":
+        if not health.path.startswith("/") or not _HEADER_SAFE.match(health.path):
+            hint = (
+                f'did you mean "/{health.path}"?' if _HEADER_SAFE.match("/" + health.path) else "no spaces, ASCII only"
+            )
+            found.append(Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint))
+        if not _HEADER_SAFE.match(health.host):
+            found.append(Finding(("health", "host"), f"must be a host name, not {shown(health.host)}"))
+        if not all(_EXPECT.match(p.strip()) for p in health.expect.split(",")):
+            found.append(
+                Finding(
+                    ("health", "expect"),
+                    f'must be statuses such as "2xx", "200" or "2xx,3xx", not {shown(health.expect)}',
+                )
+            )
+    if health.type == "exec" and not health.command and ("health", "command") not in given:
+        found.append(
+            Finding(
+                ("health", "type"),
+                '"exec" needs health.command',
+                'for example command = ["./check.sh"]',
+                code="missing_key",
+            )
+        )
+    elif health.type == "exec" and not (health.command and health.command[0]):
+        found.append(Finding(("health", "command"), "is empty"))
+    if health.type == "exec" and health.port is not None:
+        found.append(Finding(("health", "port"), 'is for type = "http" or "tcp"', "remove it", "key", "conflict"))
+    elif kind == "target":
+        if health.type == "tcp":
+            hint = 'use type = "http": it asks each worker over a connection of its own'
+            found.append(
+                Finding(("health", "type"), '"tcp" is for apps with a port of their own', hint, code="conflict")
+            )
+        elif health.port is not None:
+            found.append(
+                Finding(
+                    ("health", "port"),
+                    "is for apps with a port of their own: each worker is asked directly",
+                    "remove it",
+                    "key",
+                    "conflict",
+                )
+            )
+    elif health.type != "exec" and health.port is None and not any(_has_port(text) for text in app.bind):
+        hint = (
+            f"add health.port: where this {kind} listens"
+            if kind == "script"
+            else 'add health.port, or use type = "exec"'
+        )
+        found.append(Finding(("health", "type"), f'"{health.type}" needs a port to ask', hint, code="missing_key"))
+    return found
+
+
+def _has_port(text: str) -> bool:
+    try:
+        return parse_bind(text).family != "unix"
+    except AddressError:
+        return False
+
+
+def described(app: AppConfig) -> str:
+    """Return what the app runs in a few words, for lists: "shop.main:app", "server.py", "celery -A shop"."""
+    return short(app.target or app.script or " ".join(app.command))

@@ -1,0 +1,332 @@
+"""TOML tables -> values of the schema, field by field, so that every mistake of a file is reported at once.
+
+Everything comes from the declarations in schema.py: types, units, choices, limits. A *partial* is a dict of
+what a table says, converted: field -> value, nested tables -> nested partials. Partials are merged
+([defaults] below [apps.NAME]) before `build` fills in the rest. Rules between options are in check.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import types
+import typing
+from typing import Any
+
+import msgspec
+
+from pyworker.config import units
+from pyworker.config.option import Option, option_of
+from pyworker.config.report import Report, dotted, shown
+from pyworker.config.schema import AppConfig
+from pyworker.config.spans import Path
+from pyworker.config.suggest import nearest
+
+Partial = dict[str, Any]
+
+_SPLIT_LIKE_A_SHELL = {"args", "command"}
+_SHORT_FORMS = {"health": "path", "restart": "policy"}  # health = "/healthz", restart = "never"
+_KINDS = ("target", "script", "command")
+_NUL = "must not contain a NUL character"
+_hints: dict[type, dict[str, Any]] = {}
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a schema class's fields."""
+    if cls not in _hints:
+        _hints[cls] = typing.get_type_hints(cls)
+    return _hints[cls]
+
+
+def table_class(hint: Any) -> type | None:
+    """Return the schema class of a field that is a table (HealthConfig | None -> HealthConfig), else None."""
+    for option in (hint, *typing.get_args(hint)):
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
+            return option
+    return None
+
+
+def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Partial:
+    """Return what is right in a table, converted; report the rest."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    result: Partial = {}
+    for name, value in table.items():
+        here = (*path, name)
+        report.attempted.add(here)
+        if name not in fields:
+            _unknown(cls, name, path, report)
+            continue
+        hint = hints_of(cls)[name]
+        nested = table_class(hint)
+        if nested is not None:
+            _table(nested, name, value, here, report, result, optional=hint is not nested)
+            continue
+        try:
+            result[name] = _value(name, hint, option_of(fields[name]), value)
+        except _Wrong as wrong:
+            _report(wrong, here, report)
+        except _WrongItems as several:
+            result[name] = several.rest  # the rules between options are checked on what is right
+            for wrong in several.items:
+                _report(wrong, here, report)
+    return result
+
+
+def merge(base: Partial, over: Partial) -> Partial:
+    """Return `over` laid on `base`. One kind of app, or of health check, replaces another whole."""
+    result = dict(base)
+    if any(kind in over for kind in _KINDS):
+        for kind in _KINDS:
+            result.pop(kind, None)
+    for name, value in over.items():
+        below = result.get(name)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("type", below.get("type")) == below.get("type")
+        ):
+            result[name] = merge(below, value)
+        else:
+            result[name] = value
+    return result
+
+
+def build(cls: Any, values: Partial, path: Path, report: Report) -> Any:
+    """Return the schema object; report required options that are absent (None is returned then)."""
+    arguments: dict[str, Any] = {}
+    complete = True
+    for field in dataclasses.fields(cls):
+        nested = table_class(hints_of(cls)[field.name])
+        if field.name in values:
+            value = values[field.name]
+            if nested is not None and isinstance(value, dict):
+                value = build(nested, value, (*path, field.name), report)
+            arguments[field.name] = value
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            complete = False
+            here = (*path, field.name)
+            if here not in report.attempted:
+                example = option_of(field).example
+                report.add(here, f"`{dotted(here)}` is missing", f'add: {field.name} = "{example}"', code="missing_key")
+    return cls(**arguments) if complete else None
+
+
+def given(values: Partial) -> set[tuple[str, ...]]:
+    """Return the keys that a partial states: {("bind",), ("health", "path")…}."""
+    found: set[tuple[str, ...]] = set()
+    for name, value in values.items():
+        found.add((name,))
+        if isinstance(value, dict):
+            found |= {(name, *rest) for rest in given(value)}
+    return found
+
+
+class _Wrong(Exception):
+    def __init__(self, message: str, hint: str = "", below: Path = ()) -> None:
+        super().__init__(message)
+        self.message = message  # continues "`app.workers` "
+        self.hint = hint
+        self.below = below  # where in the value
+
+
+class _WrongItems(Exception):
+    """Some items of a list or table are wrong; `rest` is the value without them (a list keeps empty places)."""
+
+    def __init__(self, items: list[_Wrong], rest: Any) -> None:
+        super().__init__(items[0].message)
+        self.items = items
+        self.rest = rest
+
+
+def _report(wrong: _Wrong, path: Path, report: Report) -> None:
+    whole = (*path, *wrong.below)
+    report.add(whole, f"`{dotted(whole)}` {wrong.message}", wrong.hint)
+
+
+def _table(cls: type, name: str, value: Any, path: Path, report: Report, result: Partial, *, optional: bool) -> None:
+    if isinstance(value, dict):
+        result[name] = partial(cls, value, path, report)
+    elif isinstance(value, str) and name in _SHORT_FORMS:
+        key = _SHORT_FORMS[name]
+        option = next(option_of(f) for f in dataclasses.fields(cls) if f.name == key)
+        try:
+            result[name] = {key: _value(key, hints_of(cls)[key], option, value)}
+        except _Wrong as wrong:
+            _report(wrong, path, report)
+    elif value is False and optional:
+        result[name] = None  # takes back what [defaults] says
+    else:
+        form = (
+            f'[{dotted(path)}], or {name} = "…" for its {_SHORT_FORMS[name]}'
+            if name in _SHORT_FORMS
+            else f"[{dotted(path)}]"
+        )
+        hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
+        report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
+
+
+def _unknown(cls: type, name: str, path: Path, report: Report) -> None:
+    here = (*path, name)
+    names = [f.name for f in dataclasses.fields(cls)]
+    hint = ""
+    if (meant := nearest(name, names)) is not None:
+        report.attempted.add((*path, meant))
+        hint = f"did you mean `{meant}`?"
+    elif cls is AppConfig and (found := _elsewhere(name)):
+        hint = f"did you mean `{found}`?"
+    else:
+        hint = "known keys: " + ", ".join(names)
+    report.add(here, f"unknown key `{dotted((name,))}` in [{dotted(path)}]", hint, at="key", code="unknown_key")
+
+
+def _elsewhere(name: str) -> str:
+    """Return the full key of an option that stands in one of the app's tables: drain_timeout -> stop.drain_timeout."""
+    inner: dict[str, str] = {}
+    for field, hint in hints_of(AppConfig).items():
+        if (nested := table_class(hint)) is not None:
+            inner |= {f.name: f"{field}.{f.name}" for f in dataclasses.fields(nested)}
+    return inner.get(nearest(name, inner) or "", "")
+
+
+def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        raise _Wrong(_NUL)
+    origin = typing.get_origin(hint)
+    if option.unit:
+        return _with_unit(option, value)
+    if origin is dict:
+        return _environment(value)
+    if origin is tuple:
+        return _texts(name, value)
+    try:
+        converted = msgspec.convert(value, hint, strict=True)
+    except msgspec.ValidationError:
+        raise _Wrong(
+            f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value)
+        ) from None
+    if option.choices and converted not in option.choices:
+        raise _Wrong(f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value))
+    _limits(option, converted, str)
+    return converted
+
+
+def _with_unit(option: Option, value: Any) -> float | int:
+    duration = option.unit == "duration"
+    what = 'a time span such as "30s"' if duration else 'a size such as "512MB"'
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        hint = units.bare_number_hint(value, option.unit)
+        raise _Wrong(f"must be {what}, with a unit, not {shown(value)}", hint)
+    if not isinstance(value, str):
+        raise _Wrong(f"must be {what}, not {shown(value)}")
+    try:
+        number = units.parse_duration(value) if duration else units.parse_size(value)
+    except units.UnitError as error:
+        raise _Wrong(f"{error}, not {shown(value)}", error.hint) from None
+    _limits(option, number, lambda n: f'"{units.duration_text(n) if duration else units.size_text(int(n))}"')
+    return number
+
+
+def _limits(option: Option, value: Any, words: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if option.minimum is not None and value < option.minimum:
+        raise _Wrong(f"must be at least {words(option.minimum)}, not {words(value)}")
+    if option.maximum is not None and value > option.maximum:
+        raise _Wrong(f"must be at most {words(option.maximum)}, not {words(value)}")
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list of texts, or one text: split like a shell does where it is a command, else a list of one."""
+    if isinstance(value, str):
+        if name not in _SPLIT_LIKE_A_SHELL:
+            return (value,)
+        try:
+            return tuple(shlex.split(value))
+        except ValueError as error:
+            raise _Wrong(f"cannot be split: {str(error).lower()}", "close the quotes, or write a list") from None
+    if not isinstance(value, list):
+        hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
+        raise _Wrong(f"must be text or a list of texts, not {shown(value)}", hint)
+    wrong: list[_Wrong] = []
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            hint = f'text needs quotes: "{shown(item)}"' if _is_plain(item) else ""
+            wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (index,)))
+        elif "\0" in item:
+            wrong.append(_Wrong(_NUL, "", (index,)))
+    if wrong:
+        bad = {w.below[0] for w in wrong}
+        raise _WrongItems(wrong, tuple("" if i in bad else item for i, item in enumerate(value)))
+    return tuple(value)
+
+
+def _environment(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise _Wrong(f'must be a table of NAME = "text", not {shown(value)}')
+    wrong: list[_Wrong] = []
+    for name, item in value.items():
+        if not name or "=" in name or "\0" in name:
+            wrong.append(_Wrong("cannot be the name of a variable", "letters, digits and _", (name,)))
+        elif not isinstance(item, str):
+            hint = f'text needs quotes: {name} = "{shown(item)}"' if _is_plain(item) else ""
+            wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (name,)))
+        elif "\0" in item:
+            wrong.append(_Wrong(_NUL, "", (name,)))
+    if wrong:
+        bad = {w.below[0] for w in wrong}
+        raise _WrongItems(wrong, {k: v for k, v in value.items() if k not in bad})
+    return dict(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """True for numbers and booleans: what one easily writes without the quotes that text needs."""
+    return isinstance(value, (int, float))
+
+
+def expected(hint: Any, option: Option) -> str:
+    """Return in words what a value may be."""
+    origin = typing.get_origin(hint)
+    if hint is bool:
+        return "true or false"
+    if hint is int:
+        return "a whole number"
+    if hint is str:
+        return "text"
+    if origin is typing.Literal:
+        choices = [shown(c) for c in typing.get_args(hint)]
+        return (
+            choices[0]
+            if len(choices) == 1
+            else " or ".join(choices)
+            if len(choices) == 2
+            else "one of " + ", ".join(choices)
+        )
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(expected(o, option) for o in typing.get_args(hint) if o is not type(None))
+    return option.help
+
+
+def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
+    choices = [c for c in typing.get_args(hint) if isinstance(c, str)] or list(option.choices)
+    if name == "workers":
+        numeral = isinstance(value, str) and value.strip().isdecimal()
+        return (
+            f"a number has no quotes: workers = {value.strip()}"
+            if numeral
+            else '"auto" means one worker per usable CPU'
+        )
+    if name == "policy" and value in ("no", "off", "none", False):
+        return 'did you mean "never"?'
+    if name == "policy" and value in ("yes", "on", "unless-stopped", True):
+        return 'did you mean "always"?'
+    if name == "preload" and value in (True, "true"):
+        return 'did you mean "auto"?'
+    if value in ("true", "false") and (hint is bool or name == "preload"):
+        return f"without quotes: {value}"
+    if choices and isinstance(value, str) and (meant := nearest(value, choices)) is not None:
+        return f'did you mean "{meant}"?'
+    if hint is not bool and isinstance(value, str) and value.strip().isdecimal():
+        return f"a number has no quotes: {name} = {value.strip()}"
+    if not isinstance(value, (str, list, dict)) and "text" in expected(hint, option):
+        return f'text needs quotes: {name} = "{shown(value)}"'
+    return ""

@@ -1,0 +1,106 @@
+"""${VAR} ${VAR:-default} ${VAR:?message} and $$ in the values of [env]. Pure; names are looked up by the caller.
+
+A variable that is set nowhere is an error unless it has a default: an empty DATABASE_URL is found late.
+A $ before anything else stays what it is ($HOME is not expanded).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_MAX_DEPTH = 20
+
+Lookup = Callable[[str], str | None]
+
+
+class InterpolationError(ValueError):
+    """Malformed, or a variable that is not set; `hint` says what to write."""
+
+    def __init__(self, message: str, hint: str = "", *, unset: bool = False) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.unset = unset  # the text is right, the environment lacks something
+
+
+def interpolate(text: str, lookup: Lookup) -> str:
+    """Return the text with its variables filled in."""
+    return _expand(text, lookup, 0)
+
+
+def check_syntax(text: str) -> None:
+    """Raise InterpolationError when the text is malformed, whatever is set; defaults are looked into."""
+    try:
+        _expand(text, lambda name: None, 0)
+    except InterpolationError as error:
+        if not error.unset:
+            raise
+    _expand(text, lambda name: "", 0)
+
+
+def expand_dotenv(text: str, lookup: Lookup) -> str:
+    """Return a value of a dotenv file filled in as such files have it: ${VAR} and ${VAR:-default}, unset = empty."""
+    return _DOTENV.sub(lambda m: lookup(m[1]) or m[2] or "", text)
+
+
+def _expand(text: str, lookup: Lookup, depth: int) -> str:
+    if depth > _MAX_DEPTH:
+        raise InterpolationError("is nested too deeply")
+    parts: list[str] = []
+    at = 0
+    while (dollar := text.find("$", at)) >= 0:
+        parts.append(text[at:dollar])
+        if text.startswith("$$", dollar):
+            parts.append("$")
+            at = dollar + 2
+        elif text.startswith("${", dollar):
+            end = _closing(text, dollar + 2)
+            parts.append(_variable(text[dollar + 2 : end], lookup, depth))
+            at = end + 1
+        else:
+            parts.append("$")
+            at = dollar + 1
+    parts.append(text[at:])
+    return "".join(parts)
+
+
+def _closing(text: str, at: int) -> int:
+    depth = 1
+    while at < len(text):
+        if text.startswith("$$", at) or text.startswith("${", at):
+            depth += text[at + 1] == "{"
+            at += 2
+            continue
+        if text[at] == "}":
+            depth -= 1
+            if depth == 0:
+                return at
+        at += 1
+    raise InterpolationError("has a ${ without its }", "a plain dollar sign is written $$")
+
+
+def _variable(inside: str, lookup: Lookup, depth: int) -> str:
+    match = _NAME.match(inside)
+    if match is None:
+        raise InterpolationError(f"has ${{{inside[:40]}}}: that is not a variable", "a plain dollar sign is written $$")
+    name, rest = match[0], inside[match.end() :]
+    value = lookup(name)
+    if rest.startswith(":-"):
+        return value or _expand(rest[2:], lookup, depth + 1)
+    if rest.startswith(":?"):
+        if not value:
+            message = _expand(rest[2:], lookup, depth + 1) or "it must be set"
+            raise InterpolationError(
+                f"needs {name}: {message}", f"set {name} in env_file, or list it in inherit_env", unset=True
+            )
+        return value
+    if rest:
+        raise InterpolationError(
+            f"has ${{{inside[:40]}}}, which is none of ${{{name}}} ${{{name}:-default}} ${{{name}:?message}}"
+        )
+    if value is None:
+        hint = f"set {name} in env_file or the shell, or give a default: ${{{name}:-}}"
+        raise InterpolationError(f"needs {name}, which is not set", hint, unset=True)
+    return value

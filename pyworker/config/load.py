@@ -1,0 +1,170 @@
+"""A config file or the options of a command -> AppConfig values, or every problem of it at once.
+
+The only I/O is reading the one file. Nothing is looked up outside it (that is resolve.py); $PORT and
+$WEB_CONCURRENCY come from the `environ` that is passed in. Used by the CLI before it asks the daemon, and by
+the daemon itself, which trusts no CLI.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyworker.config import syntax
+from pyworker.config.apps import apps_of, finish, name_after, path_of, report_finding
+from pyworker.config.check import check
+from pyworker.config.convert import build, given, partial
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.report import Report
+from pyworker.config.schema import AppConfig
+from pyworker.config.spans import Document, Path, scan
+from pyworker.config.suggest import nearest
+
+MAX_FILE = 1024 * 1024
+FILES = ("app.toml", "pyworker.toml", "pyproject.toml")
+PYPROJECT = "pyproject.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What a file says: its apps in the file's order, its absolute path, when it was changed."""
+
+    apps: tuple[AppConfig, ...]
+    path: str
+    mtime_ns: int
+
+
+def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
+    """Return the config file that a command without one means: $PYWORKER_CONFIG, else one of FILES in this folder."""
+    if named := environ.get("PYWORKER_CONFIG"):
+        return os.path.abspath(os.path.join(start_dir, named))
+    for name in FILES:
+        path = os.path.join(os.path.abspath(start_dir), name)
+        if os.path.isfile(path) and (name != PYPROJECT or _has_our_table(path)):
+            return path
+    return None
+
+
+def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
+    path = os.path.abspath(path)
+    raw, document, mtime_ns = _read(path)
+    report = Report(path, document)
+    at: Path = ()
+    if os.path.basename(path) == PYPROJECT:
+        at = ("tool", "pyworker")
+        raw = _our_table(raw)
+    apps = apps_of(raw, at, report, environ or {}, os.path.basename(os.path.dirname(os.path.realpath(path))))
+    report.stop_if_wrong()
+    names = [app.name for app in apps]
+    for name in only:
+        if name not in names:
+            meant = nearest(name, names)
+            hint = f"did you mean `{meant}`?" if meant else "it has: " + ", ".join(names)
+            raise ConfigError(
+                [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
+            )
+    return Loaded(tuple(a for a in apps if not only or a.name in only), path, mtime_ns)
+
+
+def load_inline(table: dict[str, Any], cwd: str, environ: Mapping[str, str] | None = None) -> AppConfig:
+    """Return an app given as an [app] table without a file; without a name it is called after what it runs."""
+    report = Report()
+    values = partial(AppConfig, table, (), report)
+    if "name" not in values and ("name",) not in report.attempted:
+        values["name"] = name_after(values)
+    app = finish(values, {}, (), report, environ or {})
+    report.stop_if_wrong()
+    assert app is not None
+    return dataclasses.replace(app, cwd=os.path.join(cwd, app.cwd))
+
+
+def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
+    """Return the app with options from the command line, each as in TOML; env is added to, the rest replaced."""
+    report = Report()
+    changes = dict(overrides)
+    if isinstance(workers := changes.get("workers"), str) and workers.isdecimal():
+        changes["workers"] = int(workers)
+    values = partial(AppConfig, changes, (), report)
+    report.stop_if_wrong()
+    if "env" in values:
+        values["env"] = {**app.env, **values["env"]}
+    merged: dict[str, Any] = {}
+    for name, value in values.items():
+        before = getattr(app, name)
+        nested = isinstance(value, dict) and name != "env"
+        if nested and before is not None:
+            merged[name] = dataclasses.replace(before, **value)
+        elif nested:
+            merged |= {name: getattr(build(AppConfig, {"name": app.name, name: value}, (), report), name)}
+        else:
+            merged[name] = value
+    changed = dataclasses.replace(app, **merged)
+    stated = given(values) | {(k,) for k in ("target", "script", "command") if getattr(app, k)}
+    for finding in check(changed, stated):
+        report_finding(finding, finding.key, (), report)
+    report.stop_if_wrong()
+    return changed
+
+
+def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
+    """Return the problem with the place of an app's key in its file; as it was when the file cannot be read now."""
+    try:
+        _, document, _ = _read(file)
+    except ConfigError:
+        return problem
+    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
+    report = Report(file, document)
+    path = path_of(key, (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app"), report)
+    report.add(path, problem.message, problem.hint, code=problem.code)
+    return dataclasses.replace(report.problems[0], key=problem.key)
+
+
+def _read(path: str) -> tuple[dict[str, Any], Document, int]:
+    shown_name = os.path.basename(path)
+
+    def refuse(message: str, hint: str = "") -> ConfigError:
+        return ConfigError([Problem(message, hint, file=path, code="unreadable")])
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # non-blocking: a fifo must not hold us
+    except FileNotFoundError:
+        raise refuse(f"cannot read {shown_name}: no such file", f"looked for {path}") from None
+    except OSError as error:
+        raise refuse(f"cannot read {shown_name}: {error.strerror}", f"looked for {path}") from None
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if stat.S_ISDIR(info.st_mode):
+            inside = next((n for n in FILES if os.path.isfile(os.path.join(path, n))), "app.toml")
+            raise refuse(f"{shown_name} is a folder, not a config file", f"did you mean {os.path.join(path, inside)}?")
+        if not stat.S_ISREG(info.st_mode):
+            raise refuse(f"{shown_name} is not a regular file")
+        if info.st_size > MAX_FILE:
+            raise refuse(
+                f"{shown_name} is too large for a config file: {info.st_size} bytes, at most {MAX_FILE} are read"
+            )
+        try:
+            data = file.read(MAX_FILE + 1)
+        except OSError as error:
+            raise refuse(f"cannot read {shown_name}: {error.strerror}") from None
+    if len(data) > MAX_FILE:  # it grew, or is one of those whose size is said to be 0
+        raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
+    raw, text = syntax.parse(data, path)
+    return raw, scan(text), info.st_mtime_ns
+
+
+def _has_our_table(path: str) -> bool:
+    try:
+        raw, _, _ = _read(path)
+    except ConfigError:
+        return False  # somebody else's file: not ours to complain about unless it was named
+    return bool(_our_table(raw))
+
+
+def _our_table(raw: dict[str, Any]) -> dict[str, Any]:
+    tool = raw.get("tool")
+    ours = tool.get("pyworker") if isinstance(tool, dict) else None
+    return ours if isinstance(ours, dict) else {}
