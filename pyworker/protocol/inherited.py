@@ -14,6 +14,7 @@ APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 # ---- environment names -----------------------------------------------------------------------------
 ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
 ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
+ENV_SOFT_NOFILE = "PYWORKER_SOFT_NOFILE"  # for the daemon: the soft limit that workers should get back
 ENV_APP = "PYWORKER_APP"  # set for workers
 ENV_WORKER = "PYWORKER_WORKER"  # the slot number
 ENV_GENERATION = "PYWORKER_GENERATION"

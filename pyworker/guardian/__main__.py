@@ -1,0 +1,90 @@
+"""Guardian: `python -I -m pyworker.guardian --home DIR [--notify-fd N] [--adopt FD]`.
+
+Says "ok" or why not on the notify fd, then keeps quiet: its own words go to logs/pyworker.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+
+from pyworker.errors import Exit, PyworkerError
+from pyworker.guardian import boot
+from pyworker.guardian.main import Guardian, Times, say
+from pyworker.guardian.store import FdStore
+from pyworker.protocol import inherited
+from pyworker.unix import process
+
+
+def main(argv: list[str]) -> int:
+    """Boot, run, leave. Returns the exit code."""
+    options = _options(argv)
+    if options.notify_fd is not None:
+        os.set_inheritable(options.notify_fd, False)
+    _set_title("pyworker guardian")
+    try:
+        return _run(options)
+    except PyworkerError as error:
+        _answer(options.notify_fd, {"error": error.message, "hint": error.hint, "exit": int(error.exit)})
+        return int(error.exit)
+    except OSError as error:
+        _answer(options.notify_fd, {"error": f"the guardian could not start: {error}", "hint": "", "exit": 1})
+        return int(Exit.FAILED)
+
+
+def _run(options: argparse.Namespace) -> int:
+    path = os.path.abspath(options.home)
+    home = boot.open_home(path)
+    if options.adopt is not None:
+        store = boot.adopted_store(options.adopt)
+    else:
+        store = FdStore({inherited.LOCK: boot.take_lock(home)})
+    boot.become_guardian()
+    boot.open_own_log(home)
+    if store.get(inherited.CONTROL) is None:
+        store.put(inherited.CONTROL, boot.bind_control(home).detach())
+    reason = "boot" if options.adopt is None else "guardian died"
+    say(f"started ({reason}), {len(store)} fds")
+    guardian = Guardian(path, store, reason=reason, times=Times(tick=options.tick))
+    code = guardian.run(started=lambda: _answer(options.notify_fd, None))
+    boot.remove_control(home, store.get(inherited.LOCK))
+    say("stopped")
+    return code
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pyworker.guardian", description="Started by `pyworker`; not for users.")
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--notify-fd", type=int)
+    parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of a dead guardian")
+    parser.add_argument("--tick", type=float, default=Times.tick, help="seconds between pings")
+    return parser.parse_args(argv)
+
+
+def _answer(notify_fd: int | None, failure: dict[str, object] | None) -> None:
+    """Tell who started us; None is success. Without a notify fd a failure goes to stderr."""
+    if notify_fd is None:
+        if failure is not None:
+            print(f"pyworker guardian: {failure['error']}", file=sys.stderr)  # noqa: T201  no logger exists yet
+        return
+    text = "ok" if failure is None else json.dumps(failure)
+    with contextlib.suppress(OSError):  # who started us may be gone: no reason to stop
+        os.write(notify_fd, text.encode() + b"\n")
+    with contextlib.suppress(OSError):
+        os.close(notify_fd)
+
+
+def _set_title(title: str) -> None:
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        process.set_name(title)
+    else:
+        setproctitle(title)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Guardian: what must be so before the loop runs. The home, the lock, the control socket, or the fds of a dead guardian.
+
+Every failure is a BootError with the exit code and the next step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+
+from pyworker.errors import Exit, PyworkerError
+from pyworker.guardian.store import FdStore
+from pyworker.protocol import inherited, wire
+from pyworker.unix import fds, files, process
+
+MAX_OWN_LOG = 1024 * 1024
+
+
+class BootError(PyworkerError):
+    """The guardian cannot start."""
+
+
+def open_home(path: str) -> int:
+    """Open (make) the home and return its fd."""
+    try:
+        return files.open_home(path, create=True)
+    except files.UnsafeDirectory as error:
+        raise BootError(error.reason, hint=error.hint, exit=Exit.NO_PERMISSION) from None
+    except OSError as error:
+        raise BootError(
+            f"cannot make or open {path}: {error.strerror or error}",
+            hint="choose another place with --home or PYWORKER_HOME",
+            exit=Exit.NO_PERMISSION if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Exit.FAILED,
+        ) from None
+
+
+def become_guardian() -> None:
+    """Adopt orphans, hide our memory and fds from the user's other processes, take all fds we may have."""
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    soft, _ = fds.raise_nofile()
+    os.environ.setdefault(inherited.ENV_SOFT_NOFILE, str(soft))
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def open_own_log(home: int) -> None:
+    """Point stdout and stderr at logs/pyworker.log, stdin at /dev/null."""
+    folder, _, name = inherited.DAEMON_LOG.rpartition("/")
+    try:
+        logs = files.make_directory(home, folder)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(name, dir_fd=logs).st_size > MAX_OWN_LOG:
+                    os.rename(name, name + ".1", src_dir_fd=logs, dst_dir_fd=logs)
+            log = files.open_append(name, logs)
+        finally:
+            os.close(logs)
+    except OSError as error:
+        raise BootError(f"cannot write {inherited.DAEMON_LOG}: {error.strerror}", hint="check the disk and the rights of the folder") from None  # fmt: skip
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    for fd in (null, log):
+        if fd > 2:
+            os.close(fd)
+
+
+def take_lock(home: int) -> int:
+    """Return the fd of the locked lock file; BootError with exit code 75 when somebody has it."""
+    lock = -1
+    try:
+        lock = os.open(
+            inherited.LOCK_FILE,
+            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+            0o600,
+            dir_fd=home,
+        )
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        if error.errno == errno.EWOULDBLOCK:
+            raise BootError("already running", hint="pyworker ps", exit=Exit.BUSY) from None
+        raise BootError(f"cannot lock {inherited.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip
+    return lock
+
+
+def bind_control(home: int) -> socket.socket:
+    """Return the listening control socket. Needs the lock: it replaces what is there."""
+    try:
+        return files.listen_unix(home, inherited.CONTROL_SOCKET)
+    except OSError as error:
+        raise BootError(f"cannot make {inherited.CONTROL_SOCKET}: {error.strerror}", hint="the file system of the home must support sockets") from None  # fmt: skip
+
+
+def adopted_store(fd: int) -> FdStore:
+    """Return the store out of the memfd that a daemon without a guardian left; closes the memfd."""
+    try:
+        state = wire.parse_json(fds.read_whole(fd), limit=16 * wire.MAX_REQUEST)
+        names = wire.from_json(dict[str, int], state["names"], "names")
+        for number in names.values():
+            os.fstat(number)
+        return FdStore(names)
+    except (OSError, KeyError, TypeError, wire.WireError) as error:
+        raise BootError(f"cannot take over the file descriptors: {error!r}") from None
+    finally:
+        os.close(fd)
+
+
+def remove_control(home: int, lock: int | None) -> None:
+    """Remove control.sock from the home, if the lock there is still ours (else it may be another guardian's)."""
+    if lock is None:
+        return
+    ours = os.fstat(lock)
+    if files.same_file(home, inherited.LOCK_FILE, ours.st_dev, ours.st_ino):
+        with contextlib.suppress(OSError):
+            os.unlink(inherited.CONTROL_SOCKET, dir_fd=home)

@@ -1,0 +1,376 @@
+"""Guardian: the loop. Keeps what the daemon stores, hands it to the next daemon and logger, reports ended children.
+
+Blocks in one place (epoll) and wakes up for a message, a dead child, or its tick. Decides nothing about apps.
+Level-triggered: every turn looks at what is, and does what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyworker import __version__
+from pyworker.guardian.children import Children
+from pyworker.guardian.program import Backoff, Program
+from pyworker.guardian.store import FdStore
+from pyworker.protocol import inherited, wire
+from pyworker.protocol.store import (
+    LIFELINE_FD,
+    Closed,
+    Collected,
+    Exited,
+    Forget,
+    FromDaemon,
+    FromLogger,
+    LoggerState,
+    LogStats,
+    Ping,
+    Pong,
+    Relay,
+    Remove,
+    RestoreDone,
+    Stopping,
+    Store,
+)
+from pyworker.unix import fds, process
+
+MESSAGES_A_TURN = 64
+FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE})  # the daemon can neither replace nor remove these
+ANY_NAMES = frozenset({inherited.CONTROL, inherited.NOTIFY})
+MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds. Tests make them short."""
+
+    tick: float = 10.0  # pings, and a look at the children in case a signal was missed
+    logger_end: float = 5.0  # how long the logger may read the pipes to their end
+    half_dead: float = 2.0  # from the end of a channel to SIGKILL
+    too_many_fds: float = 0.05
+
+
+class Guardian:
+    """Daemon, logger, store, children, and one epoll."""
+
+    def __init__(
+        self,
+        home: str,
+        store: FdStore,
+        *,
+        reason: str = "boot",
+        times: Times | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._store = store
+        self._times = times or Times()
+        backoff = backoff or Backoff()
+        self._daemon = Program("pyworker.daemon", home, store, backoff)
+        self._logger = Program("pyworker.logger", home, store, backoff)
+        self._reasons = {self._daemon: reason, self._logger: reason}
+        self._children = Children()
+        self._stopping = False
+        self._logger_told = False
+        self._look_at_children = True
+        self._epoll = select.epoll()
+        self._wake, wake = socket.socketpair()
+        self._wake.setblocking(False)
+        wake.setblocking(False)
+        self._waker = wake
+        self._watched: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._next_tick = 0.0
+        self._retry_sends_at: float | None = None
+
+    def run(self, started: Callable[[], None]) -> int:
+        """Run until the daemon's deliberate end and return the exit code. `started` is called once the daemon runs."""
+        self._catch_signals()
+        self._watch(self._wake.fileno(), select.EPOLLIN, self._on_signal)
+        now = time.monotonic()
+        self._next_tick = now + self._times.tick
+        self._turn(now)
+        started()
+        while not self._finished():
+            for fd, _ in self._epoll.poll(self._timeout(time.monotonic())):
+                known = self._watched.get(fd)
+                if known is not None:
+                    known[1]()
+            self._turn(time.monotonic())
+        return 0
+
+    # ---- signals ------------------------------------------------------------------------------------
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_signal(self) -> None:
+        try:
+            numbers = self._wake.recv(4096)
+        except BlockingIOError:
+            return
+        self._look_at_children = True
+        if signal.SIGTERM in numbers:
+            say("SIGTERM: asking the daemon to stop everything")
+            self._stopping = True
+            self._daemon.signal(signal.SIGTERM)
+
+    # ---- one turn -----------------------------------------------------------------------------------
+    def _turn(self, now: float) -> None:
+        if now >= self._next_tick:
+            self._next_tick = now + self._times.tick
+            self._look_at_children = True
+            self._ping()
+        if self._look_at_children:
+            self._look_at_children = False
+            self._find_ended(now)
+        for program in (self._daemon, self._logger):
+            if program.kill_at is not None and now >= program.kill_at:
+                program.kill_at = None
+                program.kill("closed its channel and stayed" if not self._stopping else "did not end in time")
+        # the logger first: the pipes of a daemon that starts at once should have a reader
+        if not self._logger.pid and now >= self._logger.next_start and not self._stopping:
+            self._start_logger(now)
+        if not self._daemon.pid and now >= self._daemon.next_start and not self._stopping:
+            self._start_daemon(now)
+        if self._stopping and not self._daemon.pid and self._logger.pid and not self._logger_told:
+            self._logger_told = True
+            self._logger.outbox.say(Stopping())
+            self._logger.kill_at = now + self._times.logger_end
+        if self._retry_sends_at is not None and now >= self._retry_sends_at:
+            self._retry_sends_at = None
+        for program in (self._daemon, self._logger):
+            self._flush(program, now)
+
+    def _timeout(self, now: float) -> float:
+        deadlines = [self._next_tick]
+        for program in (self._daemon, self._logger):
+            if program.kill_at is not None:
+                deadlines.append(program.kill_at)
+            if not program.pid and not self._stopping:
+                deadlines.append(program.next_start)
+        if self._retry_sends_at is not None:
+            deadlines.append(self._retry_sends_at)
+        return max(0.0, min(deadlines) - now)
+
+    def _finished(self) -> bool:
+        return self._stopping and not self._daemon.pid and not self._logger.pid
+
+    def _ping(self) -> None:
+        for program in (self._daemon, self._logger):
+            if program.channel is not None and not program.ping():
+                say(f"the {program.name} (pid {program.pid}) does not answer: killed, to be started again")
+                program.kill("hung")
+
+    # ---- starting -----------------------------------------------------------------------------------
+    def _start_daemon(self, now: float) -> None:
+        daemon = self._daemon
+        if not daemon.start(now, {}):
+            say("the daemon cannot be started now (too many processes, or no memory); trying again")
+            return
+        self._watch_channel(daemon, self._on_daemon)
+        daemon.outbox.restore(self._store)
+        daemon.outbox.say(self._restore_done(daemon))
+        daemon.outbox.say(self._logger_state())
+        for pid, status in self._children.ended.items():
+            daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
+
+    def _start_logger(self, now: float) -> None:
+        logger = self._logger
+        lifeline = self._open_lifeline()
+        try:
+            if not logger.start(now, {LIFELINE_FD: lifeline}):
+                say("the logger cannot be started now (too many processes, or no memory); trying again")
+                return
+        finally:
+            os.close(lifeline)
+        self._watch_channel(logger, self._on_logger)
+        logger.outbox.restore(name for name in self._store if _is_for_logger(name))
+        logger.outbox.say(self._restore_done(logger))
+        if self._daemon.pid:
+            self._daemon.outbox.say(self._logger_state())
+
+    def _open_lifeline(self) -> int:
+        """Return a new read end of the lifeline (its write end is in the store, and so with the daemon, too)."""
+        write_end = self._store.get(inherited.LIFELINE)
+        if write_end is None:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._store.put(inherited.LIFELINE, write_end)
+            return read_end
+        return os.open(f"/proc/self/fd/{write_end}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _restore_done(self, program: Program) -> RestoreDone:
+        return RestoreDone(0, self._reasons[program], os.getpid(), __version__)
+
+    def _logger_state(self) -> LoggerState:
+        return LoggerState(self._logger.pid, max(0, self._logger.starts - 1), self._reasons[self._logger])
+
+    # ---- ended children -----------------------------------------------------------------------------
+    def _find_ended(self, now: float) -> None:
+        for pid, status in self._children.find().items():
+            if pid == self._daemon.pid:
+                self._ended(self._daemon, now, status)
+            elif pid == self._logger.pid:
+                self._ended(self._logger, now, status)
+            elif self._daemon.pid:
+                self._daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
+
+    def _ended(self, program: Program, now: float, status: process.ExitStatus) -> None:
+        # what it said last is still in its channel: an fd it stored right before it was killed must not be lost
+        handle = self._daemon_said if program is self._daemon else self._logger_said
+        while program.channel is not None and self._receive(program, handle):
+            pass
+        if program.channel is not None:
+            self._unwatch(program.channel.fileno())
+        self._children.reap(program.pid)
+        pid = program.pid
+        self._reasons[program] = why = program.ended(now, status)
+        say(f"the {program.name} (pid {pid}) {why}" + ("" if self._stopping else ": starting it again"))
+
+    # ---- messages -----------------------------------------------------------------------------------
+    def _on_daemon(self) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            if not self._receive(self._daemon, self._daemon_said):
+                break
+
+    def _on_logger(self) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            if not self._receive(self._logger, self._logger_said):
+                break
+
+    def _receive(self, program: Program, handle: Callable[[fds.Packet], None]) -> bool:
+        """Take one packet; False when there is none, or no channel any more. Closes the fds that nobody took."""
+        if program.channel is None:
+            return False
+        try:
+            packet = fds.recv_packet(program.channel, wire.MAX_MESSAGE, 253)
+        except OSError:
+            packet = fds.Packet(b"", [], 0, False)
+        if packet is None:
+            return False
+        if not packet.data and not packet.fds:
+            self._unwatch(program.channel.fileno())
+            program.close_channel()
+            program.kill_at = time.monotonic() + self._times.half_dead
+            return False
+        try:
+            if packet.truncated:
+                raise wire.WireError("cut: too long, or the guardian is out of file descriptors")
+            handle(packet)
+        except wire.WireError as error:
+            self._complain(program, str(error))
+        finally:
+            fds.close_all(packet.fds)
+        return True
+
+    def _daemon_said(self, packet: fds.Packet) -> None:
+        message = wire.decode(FromDaemon, packet.data)
+        match message:
+            case Store(names):
+                self._keep(names, packet.fds)
+            case Remove(names):
+                self._drop(names)
+            case Collected(pids):
+                for pid in pids:
+                    self._children.reap(pid)
+            case Stopping():
+                self._stopping = True
+            case Ping(number):
+                self._daemon.outbox.say(Pong(number), droppable=True)
+            case Pong(number):
+                self._daemon.ponged(number)
+
+    def _logger_said(self, packet: fds.Packet) -> None:
+        message: Any = wire.decode(FromLogger, packet.data)
+        match message:
+            case LogStats():
+                text = wire.encode(message).decode()
+                if self._daemon.pid:
+                    self._daemon.outbox.say(Relay(text), droppable=True)
+            case Closed(names):
+                for name in names:
+                    fd = self._store.get(name)
+                    if fd is not None and _is_for_logger(name) and _at_end(fd):
+                        self._store.remove(name)
+            case Pong(number):
+                self._logger.ponged(number)
+
+    def _keep(self, names: tuple[str, ...], received: list[int]) -> None:
+        if len(names) != len(received):
+            raise wire.WireError(f"store: {len(names)} names with {len(received)} fds")
+        for name in names:
+            if name not in ANY_NAMES and inherited.parse_fd_name(name) is None:
+                raise wire.WireError(f"store: not a name that can be stored: {name!r:.60}")
+        for name in names:
+            self._store.put(name, received.pop(0))
+        if self._logger.pid:
+            self._logger.outbox.restore(name for name in names if _is_for_logger(name))
+
+    def _drop(self, names: tuple[str, ...]) -> None:
+        gone = [name for name in names if name not in FIXED_NAMES and self._store.remove(name)]
+        forgotten = tuple(name for name in gone if _is_for_logger(name))
+        if forgotten and self._logger.pid:
+            self._logger.outbox.say(Forget(forgotten))
+
+    def _complain(self, program: Program, text: str) -> None:
+        program.complaints += 1
+        if program.complaints <= MAX_COMPLAINTS:
+            say(f"the {program.name} (pid {program.pid}) sent nonsense, ignored: {text}")
+
+    # ---- epoll --------------------------------------------------------------------------------------
+    def _flush(self, program: Program, now: float) -> None:
+        if program.channel is None or (self._retry_sends_at is not None and len(program.outbox)):
+            return
+        flushed = program.outbox.flush(program.channel)
+        if flushed == "later":
+            self._retry_sends_at = now + self._times.too_many_fds
+        fd = program.channel.fileno()
+        wanted = select.EPOLLIN | (select.EPOLLOUT if flushed == "full" else 0)
+        if self._watched[fd][0] != wanted:
+            self._epoll.modify(fd, wanted)
+            self._watched[fd] = (wanted, self._watched[fd][1])
+
+    def _watch_channel(self, program: Program, handler: Callable[[], None]) -> None:
+        assert program.channel is not None
+        self._watch(program.channel.fileno(), select.EPOLLIN, handler)
+
+    def _watch(self, fd: int, mask: int, handler: Callable[[], None]) -> None:
+        self._epoll.register(fd, mask)
+        self._watched[fd] = (mask, handler)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._watched[fd]
+        self._epoll.unregister(fd)
+
+
+def _is_for_logger(name: str) -> bool:
+    parsed = inherited.parse_fd_name(name)
+    return parsed is not None and parsed.kind in inherited.LOGGER_KINDS
+
+
+def _at_end(pipe: int) -> bool:
+    """True for a pipe that nobody can write to any more and that is empty.
+
+    The logger's word may be about a pipe that had this name before: the one in the store now is asked.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    found = dict(poll.poll(0)).get(pipe, 0)
+    return bool(found & select.POLLHUP) and not found & select.POLLIN
+
+
+def say(text: str) -> None:
+    """Write one line to the program's own log; a full disk is no reason to fail."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{stamp} guardian[{os.getpid()}]: {text}\n")
+        sys.stderr.flush()

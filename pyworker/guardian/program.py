@@ -1,0 +1,139 @@
+"""Guardian: one of the two programs it keeps alive (daemon, logger), its channel, its pings, its next start.
+
+Does not decide when to start or stop; that is the guardian's loop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+from pyworker.guardian.outbox import Outbox
+from pyworker.guardian.store import FdStore
+from pyworker.protocol.store import CHANNEL_FD, Ping
+from pyworker.unix import fds, process
+from pyworker.unix.process import ExitStatus
+
+MISSED_PINGS = 3
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds until a program that ended is started again: none after a good life, else doubling."""
+
+    good_life: float = 5.0
+    first: float = 0.05
+    most: float = 5.0
+
+    def delay(self, early_deaths: int) -> float:
+        """Return the delay after so many deaths in a row that came before `good_life`."""
+        return 0.0 if early_deaths <= 1 else min(self.most, self.first * 2 ** min(early_deaths - 2, 30))
+
+
+class Program:
+    """`python -I -m MODULE --home DIR` with its end of a channel as fd 3."""
+
+    def __init__(self, module: str, home: str, store: FdStore, backoff: Backoff) -> None:
+        self.module = module
+        self.name = module.rpartition(".")[2]
+        self.outbox = Outbox(store)
+        self.channel: socket.socket | None = None
+        self.pid = 0  # 0 = does not run
+        self.starts = 0
+        self.next_start = 0.0
+        self.kill_at: float | None = None
+        self.complaints = 0
+        self._home = home
+        self._backoff = backoff
+        self._pidfd = -1
+        self._started_at = 0.0
+        self._early_deaths = 0
+        self._why_killed = ""
+        self._ping = 0
+        self._unanswered = 0
+
+    def start(self, now: float, extra_fds: dict[int, int]) -> bool:
+        """Start it. False, and tried again later, when the system refuses."""
+        ours, theirs = fds.socketpair()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.pid = process.spawn(
+                [sys.executable, "-I", "-m", self.module, "--home", self._home],
+                dict(os.environ),
+                {0: null, 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds},
+            )
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            ours.close()
+            self._schedule(now, early=True)
+            return False
+        finally:
+            theirs.close()
+            os.close(null)
+        self.channel = ours
+        self.outbox.clear()
+        self.starts += 1
+        self._started_at = now
+        self._why_killed = ""
+        self._unanswered = self.complaints = 0
+        self.kill_at = None
+        return True
+
+    def ended(self, now: float, status: ExitStatus) -> str:
+        """Note that the process is gone (its channel was read to the end) and return why, in words."""
+        self.close_channel()
+        os.close(self._pidfd)
+        self.pid = 0
+        self._pidfd = -1
+        self.kill_at = None
+        self._schedule(now, early=now - self._started_at < self._backoff.good_life)
+        return self._why_killed or _words(status)
+
+    def _schedule(self, now: float, *, early: bool) -> None:
+        self._early_deaths = self._early_deaths + 1 if early else 0
+        self.next_start = now + self._backoff.delay(self._early_deaths)
+
+    def close_channel(self) -> None:
+        """Close our end; the other side sees end-of-file."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+
+    def signal(self, signum: int) -> None:
+        """Signal it, if it runs."""
+        if self.pid:
+            process.send_signal(self._pidfd, signum)
+
+    def kill(self, why: str) -> None:
+        """SIGKILL; `why` is the reason its successor is told."""
+        self._why_killed = why
+        self.signal(signal.SIGKILL)
+
+    def ping(self) -> bool:
+        """Ask for a sign of life; False when too many were not answered.
+
+        Called once a tick of the guardian's own clock: a machine that was frozen as a whole misses nothing.
+        """
+        if self._unanswered >= MISSED_PINGS:
+            return False
+        self._ping += 1
+        self._unanswered += 1
+        self.outbox.say(Ping(self._ping))
+        return True
+
+    def ponged(self, number: int) -> None:
+        """Note an answer; an old one is as good a sign of life as the latest."""
+        if 0 < number <= self._ping:
+            self._unanswered = 0
+
+
+def _words(status: ExitStatus) -> str:
+    if status.signal is not None:
+        try:
+            return f"killed by {signal.Signals(status.signal).name.removeprefix('SIG')}"
+        except ValueError:
+            return f"killed by signal {status.signal}"
+    return "ended, nobody knows how" if status.code is None else f"exited with code {status.code}"
