@@ -1,0 +1,292 @@
+"""Daemon: one app, what is wanted of it and what is seen. Values and their memo; the doing is brain.py's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyworker.config.address import Address
+from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon.board import Board
+from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.ledger import Ledger
+from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
+from pyworker.policy.lifecycle import SERVING, UNTOUCHED, State
+from pyworker.policy.restart import CLEAR, Record
+from pyworker.protocol.wire import from_json, to_json
+
+
+@dataclass
+class Generation:
+    """One load of the app's code: what it pins. The same content is in the store as env.APP.GENERATION."""
+
+    number: int
+    resolved: ResolvedApp
+    listeners: tuple[int, ...] = ()  # indexes of App.listeners, in the order of config.bind
+    tls: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # certificate, key, CA as read for this generation
+
+    @property
+    def config(self) -> AppConfig:
+        return self.resolved.config
+
+    def pack(self) -> bytes:
+        return json.dumps({"resolved": to_json(self.resolved), "listeners": list(self.listeners)}).encode()
+
+    @classmethod
+    def unpack(cls, number: int, data: bytes) -> Generation:
+        value = json.loads(data)
+        resolved: ResolvedApp = from_json(ResolvedApp, value["resolved"], "resolved")
+        return cls(number, resolved, tuple(int(i) for i in value["listeners"]))
+
+
+@dataclass
+class Listener:
+    """A listening socket of an app; the store has it as listen.APP.INDEX and this is a copy."""
+
+    index: int
+    address: Address
+    sock: socket.socket
+
+
+@dataclass
+class Failure:
+    """Why the app is not as it should be: shown by ps and describe, answered to who waits."""
+
+    message: str
+    traceback: str = ""
+    hint: str = ""
+    at: str = ""
+
+
+@dataclass
+class App:
+    """One app. All instants are monotonic seconds."""
+
+    name: str
+    source: FileSource | InlineSource
+    board: Board
+    ledger: Ledger
+    generation: int = 0
+    last_generation: int = 0
+    last_serial: int = 0
+    wanted: bool = False  # somebody asked for it to run; apps.json says so, a boot brings it back
+    running: bool = False
+    closed: bool = True  # nothing of it is left in the system
+    scale: int | None = None
+    scale_base: int | str | None = None
+    stopped_slots: set[int] = field(default_factory=set)
+    finished_slots: set[int] = field(default_factory=set)
+    target: int | None = None
+    target_failure: Failure | None = None
+    previous: int | None = None
+    soak_until: float = 0.0
+    soak_deaths: int = 0
+    starting: bool = False
+    started_at: float = 0.0
+    start_failure: Failure | None = None
+    hurry: bool = False
+    listening: bool = True
+    keep_listening: bool = False
+    restart_to: int | None = None  # a hard restart: the generation that comes when all have gone
+    delete_when_closed: bool = False
+    delete_logs: bool = False
+    record: Record = CLEAR
+    failure: Failure | None = None
+    reload_from: int | None = None  # of a committed reload whose new generation does not yet accept everywhere
+    reload_started_at: float = 0.0
+    refused: dict[int, Failure] = field(default_factory=dict)  # generations that were given up
+    generations: dict[int, Generation] = field(default_factory=dict)
+    listeners: dict[int, Listener] = field(default_factory=dict)
+    workers: dict[int, WorkerHandle] = field(default_factory=dict)
+    templates: dict[int, TemplateHandle] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    dropped_lines: int = 0
+    log_error: str = ""
+
+    # ---- what kind it is -----------------------------------------------------------------------------
+    @property
+    def current(self) -> Generation | None:
+        return self.generations.get(self.generation)
+
+    @property
+    def config(self) -> AppConfig | None:
+        return self.current.config if self.current else None
+
+    @property
+    def kind(self) -> str:
+        """asgi/wsgi once known, else "target", "script" or "command"."""
+        config = self.config
+        if config is None:
+            return "unknown"
+        if config.target is not None:
+            template = self.templates.get(self.generation)
+            return template.loaded.interface if template and template.loaded else "target"
+        return "script" if config.script is not None else "command"
+
+    @property
+    def want(self) -> int:
+        """Slots 1..want; a reload is measured by its target."""
+        if self.scale is not None:
+            return self.scale
+        number = self.target if self.target is not None else self.generation
+        generation = self.generations.get(number)
+        return generation.resolved.workers if generation else 0
+
+    def view(self) -> AppView:
+        """Return the app as policy sees it."""
+        config = self.config
+        assert config is not None
+        forks = config.target is not None
+        return AppView(
+            running=self.running,
+            want=self.want,
+            generation=self.generation,
+            restart=config.restart,
+            stop=config.stop,
+            reload=config.reload,
+            workers=tuple(w.view() for w in self.workers.values()),
+            templates=tuple(t.view() for t in self.templates.values()),
+            record=self.record,
+            stopped_slots=frozenset(self.stopped_slots),
+            finished_slots=frozenset(self.finished_slots),
+            target=self.target,
+            target_failure=self.target_failure.message if self.target_failure else None,
+            previous=self.previous,
+            soak_until=self.soak_until,
+            soak_deaths=self.soak_deaths,
+            starting=self.starting,
+            start_failure=self.start_failure.message if self.start_failure else None,
+            hurry=self.hurry,
+            listening=self.listening and bool(self.listeners),
+            forks=forks,
+            holds=forks or config.script is not None,
+            overlaps=forks or config.script is not None or bool(config.bind),
+            drains=forks or config.script is not None,
+            keep_listening=self.keep_listening,
+        )
+
+    def is_open(self, now: float) -> bool:
+        """Every wanted slot has an accepting worker of the committed generation."""
+        return generation_is_open(self.view(), now) if self.current else False
+
+    def slots(self) -> list[int]:
+        return slots_of(self.view()) if self.current else []
+
+    def ready_count(self) -> int:
+        """Slots with an accepting worker, of any generation."""
+        slots = set(self.slots())
+        return len({w.id.slot for w in self.workers.values() if w.state in SERVING and w.id.slot in slots})
+
+    def has_untouched(self) -> bool:
+        """Somebody of the committed generation serves, or is on the way to."""
+        return any(w.state in UNTOUCHED and w.id.generation == self.generation for w in self.workers.values())
+
+    def is_empty(self) -> bool:
+        return not any(w.is_alive for w in self.workers.values()) and not self.templates
+
+    def has_alive(self) -> bool:
+        return bool(alive(self.view())) if self.current else False
+
+    def state_word(self, now: float) -> str:
+        """The roll-up that `ps` shows."""
+        if not self.running:
+            if self.keep_listening or self.restart_to is not None:
+                return "starting"
+            if self.closed or self.is_empty():
+                return "failed" if self.failure is not None and self.record.permanent else "stopped"
+            return "stopping"
+        if self.record.permanent and not self.has_untouched():
+            return "failed"
+        if self.record.failed:
+            return "failed" if self.ready_count() == 0 else "degraded"
+        if self.starting:
+            return "starting"
+        if self.target is not None or self.reload_from is not None:
+            return "reloading"
+        wanted = self.slots()
+        if not wanted:
+            return "stopped"
+        return "running" if self.ready_count() >= len(wanted) else "degraded"
+
+    # ---- what survives ---------------------------------------------------------------------------------
+    def desired(self) -> DesiredApp:
+        """What apps.json says of it."""
+        return DesiredApp(
+            self.name,
+            self.source,
+            self.wanted,
+            max(self.generation, 1),
+            tuple(sorted(self.stopped_slots)),
+            self.scale,
+            self.scale_base,
+            self.last_serial,
+        )
+
+    def write_memo(self) -> None:
+        """Put down what fd names and scoreboard cannot say."""
+        memo: dict[str, Any] = {
+            "generation": self.generation,
+            "last_generation": self.last_generation,
+            "last_serial": self.last_serial,
+            "wanted": self.wanted,
+            "running": self.running,
+            "stopped_slots": sorted(self.stopped_slots),
+            "finished_slots": sorted(self.finished_slots),
+            "previous": self.previous,
+            "soak_until": self.soak_until,
+            "soak_deaths": self.soak_deaths,
+            "starting": self.starting,
+            "started_at": self.started_at,
+            "hurry": self.hurry,
+            "listening": self.listening,
+            "keep_listening": self.keep_listening,
+            "restart_to": self.restart_to,
+            "delete_when_closed": self.delete_when_closed,
+            "record": dataclasses.asdict(self.record),
+            "failure": dataclasses.asdict(self.failure) if self.failure else None,
+            "notes": self.notes[-20:],
+            "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
+            "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
+            "templates": {
+                str(t.generation): {
+                    "state": t.state,
+                    "since": t.since,
+                    "pid": t.pid,
+                    "loaded": to_json(t.loaded) if t.loaded else None,
+                }
+                for t in self.templates.values()
+            },
+        }
+        with contextlib.suppress(OSError):  # a memo that is too large: the next daemon knows less, that is all
+            self.ledger.write(memo)
+
+    def recall(self, memo: dict[str, Any]) -> None:
+        """Take over the app's part of a memo."""
+        self.generation = int(memo["generation"])
+        self.last_generation = int(memo["last_generation"])
+        self.last_serial = int(memo["last_serial"])
+        self.wanted = bool(memo["wanted"])
+        self.running = bool(memo["running"])
+        self.stopped_slots = set(memo["stopped_slots"])
+        self.finished_slots = set(memo["finished_slots"])
+        self.previous = memo["previous"]
+        self.soak_until = float(memo["soak_until"])
+        self.soak_deaths = int(memo["soak_deaths"])
+        self.starting = bool(memo["starting"])
+        self.started_at = float(memo["started_at"])
+        self.hurry = bool(memo["hurry"])
+        self.listening = bool(memo["listening"])
+        self.keep_listening = bool(memo["keep_listening"])
+        self.restart_to = memo["restart_to"]
+        self.delete_when_closed = bool(memo["delete_when_closed"])
+        record = memo["record"]
+        self.record = Record(**{**record, "deaths": tuple(record["deaths"])})
+        self.failure = Failure(**memo["failure"]) if memo["failure"] else None
+        self.notes = [str(n) for n in memo["notes"]]
+
+

@@ -1,0 +1,123 @@
+"""Daemon: what it knows of one worker and of one template. The processes themselves are worker/ and template/."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyworker.policy.converge import TemplateView, WorkerView
+from pyworker.policy.lifecycle import ALIVE, Happening, State, advance
+from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.template import Loaded, LoadFailed
+from pyworker.protocol.worker import Drained, Failed
+from pyworker.unix.process import ExitStatus
+
+
+@dataclass
+class WorkerHandle:
+    """One worker as the daemon sees it. Its fds are in the store, under names made of `id`; `ctl` is a copy."""
+
+    id: WorkerId
+    held: bool
+    born_at: float
+    row: int = 0
+    state: State = State.STARTING
+    since: float = 0.0
+    ready_at: float | None = None
+    pid: int = 0
+    ctl: socket.socket | None = None
+    recycle: str = ""  # why it must be replaced
+    checked: bool = True
+    gone_go: bool = False  # a script that binds later than Go is answered at once
+    bound: bool = False
+    waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for
+    leaving_because: str = ""
+    failure: Failed | None = None
+    drained: Drained | None = None
+    status: ExitStatus | None = None
+    ended_at: float | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.state in ALIVE
+
+    def happen(self, happening: Happening, now: float) -> State:
+        """Advance by the table; return the new state."""
+        after = advance(self.state, happening)
+        if after is not self.state:
+            self.state, self.since = after, now
+        return after
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            self.id.serial,
+            self.id.slot,
+            self.id.generation,
+            self.state,
+            self.since,
+            self.born_at,
+            self.ready_at,
+            bool(self.recycle),
+            self.checked,
+        )
+
+    def memo(self) -> dict[str, Any]:
+        """What a daemon after this one must know of it."""
+        return {
+            "state": self.state.value,
+            "since": self.since,
+            "born_at": self.born_at,
+            "ready_at": self.ready_at,
+            "row": self.row,
+            "held": self.held,
+            "pid": self.pid,
+            "recycle": self.recycle,
+            "checked": self.checked,
+            "gone_go": self.gone_go,
+            "bound": self.bound,
+            "because": self.leaving_because,
+        }
+
+    def recall(self, memo: dict[str, Any]) -> None:
+        """Take over a memo (of our own making: a sealed-size memfd that only daemons write)."""
+        self.state = State(memo["state"])
+        self.since = float(memo["since"])
+        self.born_at = float(memo["born_at"])
+        self.ready_at = memo["ready_at"]
+        self.row = int(memo["row"])
+        self.held = bool(memo["held"])
+        self.pid = int(memo["pid"])
+        self.recycle = str(memo["recycle"])
+        self.checked = bool(memo["checked"])
+        self.gone_go = bool(memo["gone_go"])
+        self.bound = bool(memo["bound"])
+        self.leaving_because = str(memo["because"])
+
+
+@dataclass
+class TemplateHandle:
+    """One template as the daemon sees it."""
+
+    app: str
+    generation: int
+    since: float
+    state: Literal["loading", "ready", "retiring"] = "loading"
+    pid: int = 0
+    channel: socket.socket | None = None
+    loaded: Loaded | None = None
+    failure: LoadFailed | None = None
+    killed_because: str = ""
+    ended: bool = False
+    forks: dict[int, int] = field(default_factory=dict)  # serial -> nothing yet answered (value unused)
+
+    def view(self) -> TemplateView:
+        return TemplateView(self.generation, self.state, self.since)
+
+
+def copy_socket(fd: int) -> socket.socket:
+    """Return a socket object on a copy of a stored fd."""
+    sock = socket.socket(fileno=os.dup(fd))
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,193 @@
+"""Daemon: a command that waits. What it is waiting for, app by app, and the answer once all of it is decided."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.daemon.app import App, Failure
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.client import Client
+from pyworker.daemon.listener import url
+from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.protocol.events import Event
+from pyworker.protocol.wire import to_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How it ended for one app."""
+
+    ok: bool
+    action: str  # started already_running stopped reloaded restarted scaled deleted unchanged failed
+    failure: Failure | None = None
+
+
+Goal = Callable[[App, float], Outcome | None]  # None: not decided yet
+
+
+class Operations:
+    """All commands that wait."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        self._waiting: list[_Operation] = []
+        brain.on_settled = self._look
+
+    def wait(self, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome], *, wait: bool) -> None:
+        """Answer the client once every goal is reached or lost; with wait=False at once."""
+        operation = _Operation(self._brain, client, goals, decided)
+        if not wait:
+            operation.pending.clear()
+        if operation.try_to_end():
+            return
+        self._waiting.append(operation)
+        client.on_gone(lambda: self._drop(operation))
+        for name in list(goals):
+            app = self._brain.apps.get(name)
+            if app is not None:
+                self._look(app)
+
+    def _look(self, app: App) -> None:
+        for operation in list(self._waiting):
+            operation.look(app)
+            if operation.try_to_end():
+                self._drop(operation)
+
+    def gone(self, app: App) -> None:
+        """The app was deleted: whoever waits for that has it now."""
+        self._look(app)
+
+    def _drop(self, operation: _Operation) -> None:
+        operation.unsubscribe()
+        if operation in self._waiting:
+            self._waiting.remove(operation)
+
+
+class _Operation:
+    def __init__(self, brain: Brain, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome]) -> None:
+        self._brain = brain
+        self._client = client
+        self.pending = dict(goals)
+        self._decided = dict(decided)
+        self._apps = {n: brain.apps[n] for n in [*goals, *decided] if n in brain.apps}
+        self._began_at = brain.loop.clock()
+        self.unsubscribe = brain.events.subscribe(self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        if event.app in self._apps:
+            self._client.progress(to_json(event))
+
+    def look(self, app: App) -> None:
+        goal = self.pending.get(app.name)
+        if goal is not None:
+            outcome = goal(app, self._brain.loop.clock())
+            if outcome is not None:
+                del self.pending[app.name]
+                self._decided[app.name] = outcome
+
+    def try_to_end(self) -> bool:
+        if self.pending:
+            return False
+        self.unsubscribe()
+        now = self._brain.loop.clock()
+        results = []
+        for name, app in self._apps.items():
+            outcome = self._decided.get(name, Outcome(True, "unchanged"))
+            results.append(result(app, outcome, now, now - self._began_at))
+        self._client.reply(all(r["ok"] for r in results), {"apps": results})
+        return True
+
+
+def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any]:
+    """Return one app's part of the answer."""
+    failure = outcome.failure or Failure("")
+    current = app.current
+    secure = current is not None and current.config.tls is not None
+    return {
+        "app": app.name,
+        "action": outcome.action,
+        "ok": outcome.ok,
+        "state": app.state_word(now),
+        "gen": app.generation,
+        "workers": {"want": len(app.slots()), "ready": app.ready_count()},
+        "listen": [url(x.address, secure) for x in app.listeners.values()],
+        "took_s": round(took, 3),
+        "reason": failure.message,
+        "traceback": failure.traceback,
+        "hint": failure.hint,
+        "notes": list(app.notes),
+    }
+
+
+# ---- goals ---------------------------------------------------------------------------------------------
+def started(action: str, generation: int) -> Goal:
+    """The app runs with this generation, or its start has failed."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        if app.generation != generation or app.restart_to is not None:
+            return None if app.restart_to == generation else Outcome(False, "failed", Failure("another command came first"))
+        if not app.running and not app.keep_listening:
+            if not app.wanted:
+                return Outcome(False, "failed", Failure("it was stopped before it was ready"))
+            return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
+        if app.record.permanent or app.record.failed:
+            return Outcome(False, "failed", app.failure)
+        return Outcome(True, action) if not app.starting and app.running else None
+
+    return goal
+
+
+def reloaded(generation: int) -> Goal:
+    """The generation accepts everywhere, or was given up."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        if generation in app.refused:
+            return Outcome(False, "failed", app.refused[generation])
+        if app.generation == generation:
+            if app.reload_from is None:
+                return Outcome(True, "reloaded")
+            if app.record.failed or app.record.permanent:
+                return Outcome(False, "failed", app.failure)
+            return None
+        if app.target == generation:
+            return None
+        return Outcome(False, "failed", Failure("it was replaced by a later command"))
+
+    return goal
+
+
+def stopped(slots: frozenset[int] | None) -> Goal:
+    """Nothing of the app (or of these slots) lives any more."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        if slots is None:
+            return Outcome(True, "stopped") if app.closed else None
+        left = any(w.id.slot in slots for w in app.workers.values() if w.is_alive)
+        return None if left else Outcome(True, "stopped")
+
+    return goal
+
+
+def scaled(app: App, now: float) -> Outcome | None:
+    """Every wanted slot serves and no other does."""
+    if app.record.failed or app.record.permanent:
+        return Outcome(False, "failed", app.failure)
+    surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
+    if surplus or app.target is not None or (app.slots() and not app.is_open(now)):
+        return None
+    return Outcome(True, "scaled")
+
+
+def replaced(serials: frozenset[int]) -> Goal:
+    """These workers are gone and their slots serve again."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        if app.record.failed or app.record.permanent:
+            return Outcome(False, "failed", app.failure)
+        if any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials) or not app.is_open(now):
+            return None
+        return Outcome(True, "restarted")
+
+    return goal

@@ -1,0 +1,53 @@
+"""Daemon: selectors ("api", "api.2", "w*", "all") -> apps and slots. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_WORKER = re.compile(r"(.+)\.([0-9]{1,4})\Z")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One app, or one slot of it."""
+
+    app: str
+    slot: int | None = None
+
+
+def select(selectors: Iterable[str], names: Iterable[str]) -> tuple[list[Selected], list[str]]:
+    """Return what is meant, each once and in the order asked for, and the selectors that mean nothing here."""
+    known = sorted(names)
+    found: dict[Selected, None] = {}
+    unknown: list[str] = []
+    for selector in selectors:
+        if selector == "all":
+            matches = [Selected(n) for n in known]
+            if not matches:
+                continue
+        else:
+            matches = _matches(selector, known)
+        if not matches:
+            unknown.append(selector)
+        found.update(dict.fromkeys(matches))
+    return list(found), unknown
+
+
+def _matches(selector: str, known: list[str]) -> list[Selected]:
+    if selector in known:
+        return [Selected(selector)]
+    whole = [Selected(n) for n in known if fnmatch.fnmatchcase(n, selector)]
+    worker = _WORKER.match(selector)
+    if whole or worker is None:
+        return whole
+    return [Selected(n, int(worker[2])) for n in known if fnmatch.fnmatchcase(n, worker[1])]
+
+
+def nearest(selector: str, names: Iterable[str]) -> str:
+    """Return the name that was probably meant, or ""."""
+    close = difflib.get_close_matches(selector.partition(".")[0], list(names), 1)
+    return close[0] if close else ""

@@ -1,0 +1,82 @@
+"""Daemon: from where an app is described to a generation that pins everything. Reads config, env and PEM files.
+
+Called at each start, reload and restart: config, env files, interpreter and symlinks are read again each time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from pyworker.config.load import apply_overrides, load, load_inline
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.resolve import resolve
+from pyworker.config.schema import AppConfig
+from pyworker.daemon.app import Generation
+from pyworker.daemon.desired import FileSource, InlineSource
+
+
+def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, int]:
+    """Return the app's config, its file ("" without one) and the file's mtime; raises ConfigError.
+
+    `values`: those of source.env_names (given with -e), which no file holds.
+    """
+    missing = [name for name in source.env_names if name not in values]
+    if missing:
+        names = ", ".join(missing)
+        raise ConfigError(
+            [
+                Problem(
+                    f"the value of {names} was given with -e and cannot be restored",
+                    "start the app again with -e, or put the value into an env_file",
+                    "env",
+                    code="environment",
+                )
+            ]
+        )
+    env = {name: values[name] for name in source.env_names}
+    if isinstance(source, InlineSource):
+        table: dict[str, Any] = {**source.table, "env": env} if env else source.table
+        return load_inline(table, source.cwd), "", 0
+    loaded = load(source.path, only=(source.app,))
+    overrides = {**source.overrides, "env": env} if env else source.overrides
+    app = loaded.apps[0]
+    return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.mtime_ns
+
+
+def make_generation(number: int, app: AppConfig, file: str, mtime_ns: int, shell_env: dict[str, str]) -> Generation:
+    """Resolve all that the app's config leaves open; raises ConfigError."""
+    resolved = resolve(
+        app,
+        file=file,
+        shell_env=shell_env,
+        base_env=dict(os.environ),
+        our_python=sys.executable,
+        is_root=os.geteuid() == 0,
+    )
+    if file:
+        import dataclasses
+
+        resolved = dataclasses.replace(resolved, source=file, mtime_ns=mtime_ns)
+    return Generation(number, resolved, tls=read_tls(resolved.config))
+
+
+def read_tls(config: AppConfig) -> tuple[bytes, bytes, bytes]:
+    """Return certificate, key and CA as the daemon may read them; workers may not need to."""
+    if config.tls is None:
+        return b"", b"", b""
+    parts = []
+    for name in ("cert", "key", "ca"):
+        path = getattr(config.tls, name)
+        if path is None:
+            parts.append(b"")
+            continue
+        try:
+            with open(os.path.join(config.cwd, path), "rb") as file:
+                parts.append(file.read(1024 * 1024))
+        except OSError as error:
+            raise ConfigError(
+                [Problem(f"cannot read {path}: {error.strerror}", "it must be a PEM file that pyworker may read", f"tls.{name}")]
+            ) from None
+    return parts[0], parts[1], parts[2]

@@ -1,0 +1,169 @@
+"""Daemon: make the processes of an app. Pipes, channels and rows first, in the store before they matter; then the process.
+
+A daemon that is killed between any two lines leaves nothing, or something that the next one recognises: a channel
+whose process never came shows end-of-file and is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import sysconfig
+
+from pyworker.daemon.app import App, Generation
+from pyworker.daemon.bundle import runtime_zip
+from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.protocol import template as t
+from pyworker.protocol.inherited import NOTIFY_SOCKET, WorkerId, fd_name, worker_fd
+from pyworker.protocol.wire import encode
+from pyworker.unix import fds as unix_fds
+from pyworker.unix.process import spawn
+
+_SPEC_FD = 3
+_CHANNEL_FD = 4
+_RUNTIME_FD = 5
+_BOARD_FD = 6
+_FIRST_FREE_FD = 7
+
+
+class Spawner:
+    """Knows how a process of ours is started; decides nothing."""
+
+    def __init__(self, store: FdStore, home: str) -> None:
+        self._store = store
+        self._home = home
+        self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        import uvicorn  # where our own HTTP libraries are; in the daemon only as a path
+
+        packages = os.path.dirname(os.path.dirname(os.path.abspath(uvicorn.__file__)))
+        self._engine = t.Engine(packages, str(sysconfig.get_config_var("SOABI") or ""))
+
+    # ---- templates -----------------------------------------------------------------------------------
+    def template(self, app: App, generation: Generation, now: float) -> TemplateHandle:
+        """Start the launcher that becomes the template; raises OSError."""
+        number = generation.number
+        handle = TemplateHandle(app.name, number, now)
+        ours, theirs = unix_fds.socketpair()
+        unix_fds.pass_credentials(ours)
+        out, err = self._pipes(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
+        handle.channel = ours
+        self._store.put(fd_name("template", app.name, number), os.dup(ours.fileno()))
+        try:
+            handle.pid = self._launch("template", app, generation, None, theirs, out, err, 0, held=False)
+        finally:
+            theirs.close()
+            unix_fds.close_all([out, err])
+        return handle
+
+    # ---- workers -------------------------------------------------------------------------------------
+    def prepare_worker(self, app: App, slot: int, generation: int, *, held: bool, now: float) -> WorkerHandle:
+        """Return the handle of a worker that is about to be made, its serial and row given out."""
+        app.last_serial += 1
+        identity = WorkerId(app.name, generation, slot, app.last_serial)
+        handle = WorkerHandle(identity, held, now, since=now)
+        handle.row = app.board.allocate(identity)
+        return handle
+
+    def worker(self, app: App, generation: Generation, handle: WorkerHandle) -> int:
+        """Ask the template to fork the worker, or start its launcher; return the launcher's pid (0: a fork).
+
+        Raises OSError; the worker then counts as one that died.
+        """
+        identity = handle.id
+        ours, theirs = unix_fds.socketpair()
+        unix_fds.pass_credentials(ours)
+        out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity))
+        handle.ctl = ours
+        self._store.put(worker_fd("ctl", identity), os.dup(ours.fileno()))
+        try:
+            config = generation.config
+            if config.target is None:
+                role = "script" if config.script is not None else "command"
+                return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held)
+            template = app.templates[generation.number]
+            assert template.channel is not None
+            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want)
+            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err]):
+                raise BlockingIOError("the template does not take any more requests")
+            return 0
+        finally:
+            theirs.close()
+            unix_fds.close_all([out, err])
+
+    def _pipes(self, out_name: str, err_name: str) -> tuple[int, int]:
+        write_ends = []
+        for name in (out_name, err_name):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            self._store.put(name, reader)
+            write_ends.append(writer)
+        return write_ends[0], write_ends[1]
+
+    def _launch(
+        self,
+        role: str,
+        app: App,
+        generation: Generation,
+        handle: WorkerHandle | None,
+        channel: socket.socket,
+        out: int,
+        err: int,
+        row: int,
+        *,
+        held: bool,
+    ) -> int:
+        resolved = generation.resolved
+        table: dict[int, int] = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
+        table[_RUNTIME_FD] = self._runtime
+        table[_BOARD_FD] = app.board.fd
+        free = _FIRST_FREE_FD
+        listener_fds: list[int] = []
+        for index in generation.listeners:
+            table[free] = app.listeners[index].sock.fileno()
+            listener_fds.append(free)
+            free += 1
+        temporary: list[int] = []
+        pem_fds: list[int] = []
+        for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True):
+            if content:
+                temporary.append(unix_fds.memfd(f"pyworker-{name}", content))
+                table[free] = temporary[-1]
+                pem_fds.append(free)
+                free += 1
+            else:
+                pem_fds.append(-1)
+        assert role in ("template", "script", "command")
+        spec = t.LaunchSpec(
+            role=role,  # type: ignore[arg-type]  # a str that is one of the three
+            app=resolved.config,
+            generation=generation.number,
+            slot=handle.id.slot if handle else 0,
+            serial=handle.id.serial if handle else 0,
+            held=held,
+            python=resolved.python,
+            env=resolved.env,
+            uid=resolved.uid,
+            gid=resolved.gid,
+            groups=resolved.groups,
+            engine=self._engine,
+            channel_fd=_CHANNEL_FD,
+            runtime_fd=_RUNTIME_FD,
+            board_fd=_BOARD_FD,
+            row=row,
+            listener_fds=tuple(listener_fds),
+            cert_fd=pem_fds[0],
+            key_fd=pem_fds[1],
+            ca_fd=pem_fds[2],
+            notify_socket=os.path.join(self._home, NOTIFY_SOCKET) if role == "command" else "",
+            workers=app.want,
+        )
+        try:
+            temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))
+            table[_SPEC_FD] = temporary[-1]
+            argv = [sys.executable, "-I", "-m", "pyworker.template", str(_SPEC_FD)]
+            return spawn(argv, {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}, table)
+        finally:
+            unix_fds.close_all(temporary)
