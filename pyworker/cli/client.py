@@ -26,7 +26,9 @@ _UCRED = struct.Struct("3i")
 
 
 class DaemonAway(PyworkerError):
-    """No daemon answers at this home."""
+    """No daemon answers at this home. Not an error in itself: it is said without the word."""
+
+    bare = True
 
 
 class Lost(PyworkerError):
@@ -95,7 +97,8 @@ def _check_peer(sock: socket.socket, home: str) -> None:
 def _away(home: str) -> DaemonAway:
     hint = _other_daemon(home)
     return DaemonAway(
-        f"The pyworker daemon is not running (home {home}). Start an app with: pyworker start app.toml",
+        "The pyworker daemon is not running. Start an app with: pyworker start app.toml\n"
+        f"  (no daemon answers at {home})",
         hint=hint,
         code="unavailable",
         exit=Exit.UNAVAILABLE,

@@ -31,14 +31,18 @@ def report(error: PyworkerError, as_json: bool, how: Look) -> int:
 
         note(render(_problems(problems), how.color).rstrip("\n"), how)
     else:
-        note(words(error.message, "", error.hint, how), how)
+        note(words(error.message, "", error.hint, how, bare=getattr(error, "bare", False)), how)
     return int(error.exit)
 
 
-def words(message: str, traceback: str, hint: str, how: Look) -> str:
-    """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint."""
+def words(message: str, traceback: str, hint: str, how: Look, *, bare: bool = False) -> str:
+    """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint.
+
+    `bare`: without the word "error".
+    """
     first, *more = clean(message).rstrip("\n").split("\n")
-    lines = [f"{paint('error:', 'error', how)} {paint(first, 'bold', how)}", *more]
+    head = first if bare else f"{paint('error:', 'error', how)} {paint(first, 'bold', how)}"
+    lines = [head, *more]
     if traceback:
         lines += ["", *clean(traceback).strip("\n").split("\n")]
     if hints := [h for h in clean(hint).split("\n") if h.strip()]:

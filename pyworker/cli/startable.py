@@ -161,7 +161,7 @@ def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
 def _no_file(path: str) -> PyworkerError:
     folder = os.path.dirname(path) or "."
     try:
-        near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1)
+        near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1, cutoff=0.75)
     except OSError:
         near = []
     hint = f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""

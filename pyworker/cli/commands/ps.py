@@ -71,7 +71,10 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) 
     else:
         _show(apps, workers, how)
         errors = render.look(sys.stderr, settings.color)
-        for text in notes(document, errors):
+        texts = notes(document, errors)
+        if texts and apps and how.tty and errors.tty:
+            render.note("", errors)
+        for text in texts:
             render.note(text, errors)
     if check and not (apps and all(app["state"] in _UP for app in apps)):
         return int(Exit.NOT_RUNNING)

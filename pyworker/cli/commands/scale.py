@@ -34,12 +34,13 @@ def parse(words: tuple[str, ...]) -> dict[str, str]:
     """Return app -> change from "api=8", "api +2", "api=auto jobs=4"; raise PyworkerError for anything else."""
     changes: dict[str, str] = {}
     rest = list(words)
+    for word in rest:  # unknown options come here as words, because -1 must
+        if word.startswith("-") and not _CHANGE.match(word):
+            raise _wrong(f"no such option: {line(word)}")
     while rest:
         name, equals, change = rest.pop(0).partition("=")
         if not equals and rest and _CHANGE.match(rest[0]):
             change = rest.pop(0)
-        if name.startswith("-") and not _CHANGE.match(name):
-            raise _wrong(f"no such option: {line(name)}")
         if not _NAME.match(name):
             raise _wrong(f"{line(name)!r} is no app's name")
         if not change:

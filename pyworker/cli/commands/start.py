@@ -141,11 +141,9 @@ def _header(found: Startable) -> Header:
         listen = ", ".join(line(a).removeprefix("http://") for a in data.get("listen") or ())
         what = found.kind_and_balance(app)
         count = data.get("workers")
-        parts = [what[0]] if what else []
-        parts.append(f"{count} worker{'s' if count != 1 else ''}")
-        if listen:
-            parts.append(f"{what[1]} on {listen}" if what else f"on {listen}")
-        text = ", ".join(parts)
+        workers = f"{count} worker{'s' if count != 1 else ''}"
+        where = f" on {listen}" if listen else ""
+        text = f"{line(what[0])}, {workers}{f', {what[1]}{where}' if where else ''}" if what else f"{workers}{where}"
         return f"Starting {app} — {text}" if tty else f"starting {app}: {text}"
 
     return header
