@@ -1,0 +1,118 @@
+"""A client that sends exactly the bytes it is told to, and reads one response at a time."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def closes(self) -> bool:
+        return self.headers.get("connection", "").lower() == "close"
+
+
+class Client:
+    """One connection. `recv` returns None when the server has closed instead of answering."""
+
+    def __init__(self, address: Any, *, family: int = socket.AF_INET, timeout: float = 10, context: Any = None) -> None:
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock.settimeout(timeout)
+        self.sock.connect(address)
+        if context is not None:
+            self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        self.buffer = b""
+
+    def send(self, data: bytes) -> Client:
+        self.sock.sendall(data)
+        return self
+
+    def get(self, path: str = "/", *lines: str) -> Response | None:
+        head = "".join(f"{line}\r\n" for line in (f"GET {path} HTTP/1.1", "Host: test", *lines))
+        return self.send(f"{head}\r\n".encode()).recv()
+
+    def post(self, path: str, body: bytes, *lines: str) -> Response | None:
+        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+        return self.send((head + "".join(f"{line}\r\n" for line in lines) + "\r\n").encode() + body).recv()
+
+    def _more(self) -> bool:
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionResetError:
+            return False
+        self.buffer += data
+        return bool(data)
+
+    def _until(self, mark: bytes) -> bytes | None:
+        while mark not in self.buffer:
+            if not self._more():
+                return None
+        found, _, self.buffer = self.buffer.partition(mark)
+        return found
+
+    def _exactly(self, size: int) -> bytes | None:
+        while len(self.buffer) < size:
+            if not self._more():
+                return None
+        found, self.buffer = self.buffer[:size], self.buffer[size:]
+        return found
+
+    def recv(self, *, head_only: bool = False) -> Response | None:
+        head = self._until(b"\r\n\r\n")
+        if head is None:
+            return None
+        line, *rest = head.decode("latin-1").split("\r\n")
+        headers: dict[str, str] = {}
+        for field in rest:
+            name, _, value = field.partition(": ")
+            assert name not in headers, f"{name} twice"
+            headers[name] = value
+        status = int(line.split()[1])
+        if head_only or status in (100, 204, 304):
+            return Response(status, headers, b"")
+        if "content-length" in headers:
+            body = self._exactly(int(headers["content-length"]))
+        elif headers.get("transfer-encoding") == "chunked":
+            body = self._chunks()
+        else:
+            body = self.rest()
+        return None if body is None else Response(status, headers, body)
+
+    def _chunks(self) -> bytes | None:
+        whole = b""
+        while True:
+            line = self._until(b"\r\n")
+            if line is None:
+                return None
+            part = self._exactly(int(line, 16) + 2)
+            if part is None:
+                return None
+            if line == b"0":
+                return whole
+            whole += part[:-2]
+
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        while self._more():
+            pass
+        found, self.buffer = self.buffer, b""
+        return found
+
+    def closed(self) -> bool:
+        """Wait for the server's end-of-file; True when nothing came before it."""
+        return self.rest() == b""
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,57 @@
+"""Servers for the tests of this folder: every combination of loop and interface, closed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig, HttpConfig
+from tests.support.engine import Running, listener, running
+from tests.support.rawhttp import Client
+
+Serve = Callable[..., "Site"]
+
+
+class Site:
+    """A running server and its listener."""
+
+    def __init__(self, running: Running, sock: socket.socket) -> None:
+        self.running = running
+        self.address = sock.getsockname()
+        self.family = sock.family
+        self.clients: list[Client] = []
+
+    def client(self, **options: Any) -> Client:
+        made = Client(self.address, family=self.family, **options)
+        self.clients.append(made)
+        return made
+
+    @property
+    def row(self) -> Any:
+        return self.running.row
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            application: Any, interface: str = "asgi", *, loop: str = "asyncio", context: Any = None, family: int = socket.AF_INET,
+            address: Any = None, threads: int = 1, limits: Any = None, **http: Any,
+        ) -> Site:  # fmt: skip
+            app = AppConfig(name="test", threads=threads, http=replace(HttpConfig(), **http))
+            if limits is not None:
+                app = replace(app, limits=limits)
+            sock = stack.enter_context(listener(family, address))
+            made = stack.enter_context(running(application, interface, loop=loop, context=context, app=app))
+            made.listen(sock)
+            site = Site(made, sock)
+            stack.callback(lambda: [client.close() for client in site.clients])
+            return site
+
+        yield start

@@ -1,0 +1,250 @@
+"""ASGI: scope, receive and send, lifespan, websockets, real frameworks, and apps that break the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines.lifespan import LifespanFailed
+from tests.support.apps import echo, frameworks, hello
+from tests.support.wait import wait_until
+from tests.worker.engines.conftest import Serve
+
+pytestmark = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def test_the_scope_says_what_was_asked(serve: Serve, loop: str) -> None:
+    site = serve(echo.asgi, loop=loop, root_path="/shop")
+    response = site.client().get("/caf%C3%A9?a=b%20c", "X-Some: Thing")
+    assert response is not None
+    said = json.loads(response.body)
+    assert (said["path"], said["root"], said["query"]) == ("/shop/café", "/shop", "a=b%20c")
+    assert (said["client"], said["server"]) == (["127.0.0.1"], ["127.0.0.1", site.address[1]])
+    assert (said["scheme"], said["headers"]["x-some"]) == ("http", "Thing")
+
+
+def test_a_single_body_gets_its_length_and_a_stream_is_chunked(serve: Serve, loop: str) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        if scope["path"] == "/stream":
+            for n in range(3):
+                await send({"type": "http.response.body", "body": b"%d" % n, "more_body": True})
+        await send({"type": "http.response.body", "body": b"end"})
+
+    client = serve(app, loop=loop).client()
+    response = client.get("/")
+    assert response is not None
+    assert (response.headers["content-length"], response.body) == ("3", b"end")
+    response = client.get("/stream")
+    assert response is not None
+    assert (response.headers["transfer-encoding"], response.body) == ("chunked", b"012end")
+
+
+def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) -> None:
+    go = threading.Event()
+    sizes: list[int] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        more = True
+        while more:
+            message = await receive()
+            sizes.append(len(message["body"]))
+            more = message["more_body"]
+        await hello.asgi(scope, receive, send)
+
+    client = serve(app, loop=loop).client()
+    sender = threading.Thread(
+        target=lambda: client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000))
+    )
+    sender.start()
+    go.set()
+    response = client.recv()
+    sender.join(10)
+    assert response is not None
+    assert response.status == 200
+    assert sum(sizes) == 20_000_000
+    assert max(sizes) < 1_000_000
+
+
+def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str) -> None:
+    given = [0]
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/other":
+            await hello.asgi(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200})
+        for _ in range(200):
+            given[0] += 1
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+        await send({"type": "http.response.body"})
+
+    site = serve(app, loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    last = [-1]
+
+    def stands_still() -> bool:
+        before, last[0] = last[0], given[0]
+        response = site.client().get("/other")
+        assert response is not None
+        return given[0] == before > 0
+
+    wait_until(stands_still, what="the app to be held back")
+    assert given[0] < 150
+    response = client.recv()
+    assert response is not None
+    assert len(response.body) == 20_000_000
+
+
+def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
+    told: list[str] = []
+    entered = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        entered.set()
+        told.append((await receive())["type"])
+        await hello.asgi(scope, receive, send)  # ignored
+
+    site = serve(app, loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    client.close()
+    wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
+    wait_until(lambda: site.row[F.OPEN] == site.row[F.IN_FLIGHT] == 0, what="the end")
+
+
+def test_an_app_that_breaks_the_rules_is_a_500_or_cut(serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope["path"]
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        if path == "/raise":
+            raise ValueError("the app's own words")
+        if path == "/exit":
+            raise SystemExit(3)
+        if path == "/body-first":
+            await send({"type": "http.response.body"})
+        if path == "/split":
+            await send({**start, "headers": [(b"x-a", b"b\r\nset-cookie: c")]})
+            await send({"type": "http.response.body"})
+        if path == "/status":
+            await send({**start, "status": 99})
+        if path == "/start-only":
+            await send(start)
+        if path == "/cut":
+            await send(start)
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        if path == "/short":
+            await send({**start, "headers": [(b"content-length", b"10")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+    site = serve(app, loop=loop)
+    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/status", "/start-only"):
+        response = site.client().get(path)
+        assert response is not None, path
+        assert (response.status, response.closes) == (500, True), path
+    for path in ("/cut", "/short"):
+        assert site.client().get(path) is None, path
+    said = capfd.readouterr().err
+    assert "ValueError: the app's own words" in said
+    assert "error in GET /nothing: the app returned without a response" in said
+
+
+def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
+    from websockets.sync.client import connect
+
+    app = frameworks.fastapi_app()
+    site = serve(app, loop=loop)
+    client = site.client()
+    assert app.state.events == ["startup"]
+    response = client.get("/hello/you")
+    assert response is not None
+    assert json.loads(response.body) == {"hello": "you", "ready": "yes"}
+    response = client.post("/size", b"x" * 300_000)
+    assert response is not None
+    assert response.body == b"300000"
+    response = client.get("/stream")
+    assert response is not None
+    assert response.body == b"0 1 2 "
+    with connect(f"ws://127.0.0.1:{site.address[1]}/ws") as websocket:
+        websocket.send("a")
+        assert websocket.recv(timeout=10) == "echo a"
+    client.close()
+    site.running.begin_drain(10)
+    site.running.finish()
+    assert app.state.events == ["startup", "background", "shutdown"]
+
+
+def test_django_as_asgi(serve: Serve, loop: str) -> None:
+    response = serve(frameworks.django_app(asgi=True), loop=loop).client().get("/hello?name=you")
+    assert response is not None
+    assert response.body == b"hello you"
+
+
+def test_a_startup_that_fails_says_why(serve: Serve, loop: str) -> None:
+    async def raises(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        raise ConnectionError("no database at db:5432")
+
+    async def says(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no cache"})
+
+    with pytest.raises(LifespanFailed, match="ConnectionError: no database at db:5432") as caught:
+        serve(raises, loop=loop)
+    assert 'raise ConnectionError("no database' in caught.value.traceback
+    with pytest.raises(LifespanFailed, match="no cache"):
+        serve(says, loop=loop)
+
+
+def test_an_app_without_lifespan_is_served(serve: Serve, loop: str) -> None:
+    async def answers_anything(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"fine"})
+
+    async def returns(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await hello.asgi(scope, receive, send)
+
+    for app in (hello.asgi, answers_anything, returns):
+        response = serve(app, loop=loop).client().get()
+        assert response is not None
+        assert response.status == 200
+
+
+def test_a_websocket_message_that_is_too_large_is_refused(serve: Serve, loop: str) -> None:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    site = serve(frameworks.fastapi_app(), loop=loop, websocket_max_size=1000)
+    with connect(f"ws://127.0.0.1:{site.address[1]}/ws") as websocket:
+        websocket.send("x" * 5000)
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
+
+
+def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> None:
+    go, entered = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        entered.set()
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        await hello.asgi(scope, receive, send)
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    wait_until(lambda: site.row[F.OLDEST_AT] > 0, what="the oldest request")
+    assert site.row[F.IN_FLIGHT] == 1
+    go.set()
+    assert client.recv() is not None
+    wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="its end")

@@ -1,0 +1,278 @@
+"""A drain loses no request: closed-loop clients, idle ones, long ones, pipelines, websockets, and its time-out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig
+from pyworker.protocol.scoreboard import F
+from tests.support.apps import echo, hello
+from tests.support.engine import Running, listener, running
+from tests.support.rawhttp import Client
+from tests.support.wait import wait_until
+from tests.worker.engines.conftest import Serve
+
+KINDS = [
+    pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
+    pytest.param("asgi", "uvloop", 1, id="asgi-uvloop"),
+    pytest.param("wsgi", "asyncio", 1, id="wsgi-asyncio"),
+    pytest.param("wsgi", "uvloop", 1, id="wsgi-uvloop"),
+    pytest.param("wsgi", "uvloop", 4, id="wsgi-uvloop-threads"),
+]
+
+
+class Loop(threading.Thread):
+    """A keep-alive client without think time. A request that was sent and not answered is lost."""
+
+    def __init__(self, address: Any, stop: threading.Event) -> None:
+        super().__init__()
+        self.address, self.stop = address, stop
+        self.answered = self.lost = self.closes = 0
+
+    def run(self) -> None:
+        client: Client | None = None
+        while not self.stop.is_set():
+            if client is None:
+                client = Client(self.address)
+            response = client.get()
+            if response is None or response.status != 200:
+                self.lost += 1
+            else:
+                self.answered += 1
+                if not response.closes:
+                    continue
+                self.closes += 1
+            client.close()
+            client = None
+        if client is not None:
+            client.close()
+
+
+@pytest.mark.parametrize(("interface", "loop", "threads"), KINDS)
+def test_ten_keep_alive_clients_without_think_time_lose_nothing(interface: str, loop: str, threads: int) -> None:
+    """Server after server on one listener, as generations of workers do it: the next accepts, then the old one drains."""
+    app = AppConfig(name="test", threads=threads)
+    stop = threading.Event()
+    with listener() as sock, contextlib.ExitStack() as servers:
+
+        def start() -> Running:
+            made = servers.enter_context(running(getattr(hello, interface), interface, loop=loop, app=app))
+            made.listen(sock)
+            return made
+
+        server = start()
+        clients = [Loop(sock.getsockname(), stop) for _ in range(10)]
+        for client in clients:
+            client.start()
+        try:
+            for _ in range(5):
+                before = sum(client.answered for client in clients)
+                wait_until(lambda n=before: sum(client.answered for client in clients) > n + 100, what="traffic")
+                old, server = server, start()
+                old.begin_drain(10)
+                assert old.finish().cancelled == 0
+                assert old.row[F.OPEN] == old.row[F.IN_FLIGHT] == 0
+        finally:
+            stop.set()
+            for client in clients:
+                client.join(15)
+    assert sum(client.lost for client in clients) == 0
+    assert sum(client.closes for client in clients) >= 50
+
+
+async def slow(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Says when it was called, and answers when it is told to."""
+    gate = slow_gate[scope["path"]]
+    gate[0].set()
+    await asyncio.get_running_loop().run_in_executor(None, gate[1].wait, 20)
+    await hello.asgi(scope, receive, send)
+
+
+slow_gate: dict[str, tuple[threading.Event, threading.Event]] = {}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_request_in_flight_is_finished_and_its_connection_closed(serve: Serve, loop: str) -> None:
+    entered, go = slow_gate["/a"] = threading.Event(), threading.Event()
+    site = serve(slow, loop=loop, keepalive_timeout=0.2)
+    client = site.client().send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    site.running.begin_drain(10)
+    go.set()
+    response = client.recv()
+    assert response is not None
+    assert (response.status, response.closes) == (200, True)
+    client.close()
+    report = site.running.finish()
+    assert (report.requests, report.cancelled) == (1, 0)
+
+
+@pytest.mark.parametrize(("interface", "loop", "threads"), KINDS)
+def test_idle_and_silent_connections_get_one_more_answer(serve: Serve, interface: str, loop: str, threads: int) -> None:
+    site = serve(getattr(hello, interface), interface, loop=loop, threads=threads)
+    idle, silent, half = site.client(), site.client(), site.client()
+    assert idle.get() is not None
+    half.send(b"GET / HTTP/1.1\r\nHo")
+    wait_until(lambda: site.row[F.ACCEPTED] == 3, what="all three accepted")
+    site.running.begin_drain(10)
+    for client in (idle, silent):
+        response = client.get()
+        assert response is not None
+        assert (response.status, response.closes) == (200, True)
+        client.close()
+    response = half.send(b"st: a\r\n\r\n").recv()
+    assert response is not None
+    assert response.closes
+    half.close()
+    assert site.running.finish().requests == 3
+
+
+def test_idle_connections_are_closed_after_their_time(serve: Serve) -> None:
+    site = serve(hello.asgi, keepalive_timeout=0.1)
+    client = site.client()
+    assert client.get() is not None
+    site.running.begin_drain(20)
+    assert client.closed()
+    assert site.running.finish().cancelled == 0
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_of_a_pipeline_only_the_last_answer_closes(serve: Serve, interface: str) -> None:
+    site = serve(getattr(echo, interface), interface)
+    client = site.client()
+    assert client.get() is not None
+    site.running.begin_drain(10)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 5)
+    answers = [client.recv() for _ in range(5)]
+    assert [answer is not None and answer.closes for answer in answers] == [False] * 4 + [True]
+    client.close()
+    site.running.finish()
+
+
+def test_at_the_time_out_requests_are_answered_503(serve: Serve) -> None:
+    entered, go = slow_gate["/b"] = threading.Event(), threading.Event()
+    site = serve(slow)
+    client = site.client().send(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    site.running.begin_drain(0.1)
+    response = client.recv()
+    go.set()
+    assert response is not None
+    assert (response.status, response.closes) == (503, True)
+    client.close()
+    assert site.running.finish().cancelled == 1
+
+
+def test_at_the_time_out_a_thread_that_does_not_answer_is_given_up(serve: Serve) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        entered.set()
+        go.wait(20)
+        start_response("200 OK", [])
+        return [b"late"]
+
+    site = serve(app, "wsgi", threads=2)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    site.running.begin_drain(0.1)
+    response = client.recv()
+    assert response is not None
+    assert (response.status, response.closes) == (503, True)
+    client.close()
+    assert site.running.finish().cancelled == 1
+    go.set()
+
+
+def test_a_connection_taken_over_while_draining_is_answered(serve: Serve) -> None:
+    site = serve(hello.asgi)
+    site.running.unlisten()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    site.running.call(lambda: site.running.server.begin_drain(10))
+    site.running.call(lambda: site.running.server.serve(theirs, unix=True))
+    site.running.call(site.running.stop.set)
+    with ours:
+        ours.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"connection: close" in ours.recv(4096)
+    assert site.running.finish().requests == 1
+
+
+def test_the_answer_after_the_drain_began_in_a_stream_is_whole(serve: Serve) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        entered.set()
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        await send({"type": "http.response.body", "body": b"two"})
+
+    site = serve(app)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    site.running.begin_drain(10)
+    go.set()
+    response = client.recv()
+    assert response is not None
+    assert response.body == b"onetwo"
+    again = client.get()  # its head could not announce the end any more, so the connection is still good
+    assert again is not None
+    assert again.closes
+    client.close()
+    site.running.finish()
+
+
+def test_work_after_the_answer_is_waited_for(serve: Serve) -> None:
+    entered, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await hello.asgi(scope, receive, send)
+        entered.set()
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        done.set()
+
+    site = serve(app)
+    client = site.client()
+    assert client.get("/", "Connection: close") is not None
+    assert entered.wait(10)
+    client.close()
+    site.running.begin_drain(10)
+    go.set()
+    assert site.running.finish().cancelled == 0
+    assert done.is_set()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_websockets_are_closed_with_1012(serve: Serve, loop: str) -> None:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            raise AssertionError(scope["type"])
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": json.dumps([scope["path"], scope["scheme"]])})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    site = serve(app, loop=loop)
+    with connect(f"ws://127.0.0.1:{site.address[1]}/chat") as websocket:
+        assert json.loads(websocket.recv(timeout=10)) == ["/chat", "ws"]
+        assert site.running.call(lambda: site.running.server.open_connections) == 1
+        assert site.row[F.OPEN] == 1
+        site.running.begin_drain(10)
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(timeout=10)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012
+    assert site.running.finish().cancelled == 0
+    assert site.row[F.OPEN] == 0

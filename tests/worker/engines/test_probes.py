@@ -1,0 +1,179 @@
+"""What a strict server does with odd, malformed and hostile requests: status, and what becomes of the connection."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from tests.support.apps import echo, hello
+from tests.worker.engines.conftest import Serve
+
+APPS = [pytest.param("asgi", id="asgi"), pytest.param("wsgi", id="wsgi")]
+H = b"Host: test\r\n"
+
+REFUSED = {
+    "no Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
+    "two Host": (400, b"GET / HTTP/1.1\r\n" + H + H + b"\r\n"),
+    "two Host in HTTP/1.0": (400, b"GET / HTTP/1.0\r\n" + H + H + b"\r\n"),
+    "CL and TE": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "two CL": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
+    "CL +4": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: +4\r\n\r\nabcd"),
+    "CL 1_0": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1_0\r\n\r\n0123456789"),
+    "space before colon": (400, b"GET / HTTP/1.1\r\n" + H + b"X-A : b\r\n\r\n"),
+    "obs-fold": (400, b"GET / HTTP/1.1\r\n" + H + b"X-A: b\r\n c\r\n\r\n"),
+    "bare LF": (400, b"GET / HTTP/1.1\nHost: test\n\n"),
+    "NUL": (400, b"GET / HTTP/1.1\r\n" + H + b"X-A: b\0c\r\n\r\n"),
+    "not HTTP": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    "chunked in HTTP/1.0": (400, b"POST / HTTP/1.0\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "unknown expectation": (417, b"POST / HTTP/1.1\r\n" + H + b"Expect: tea\r\nContent-Length: 1\r\n\r\nx"),
+    "CONNECT": (501, b"CONNECT a:1 HTTP/1.1\r\n" + H + b"\r\n"),
+    "body too large": (413, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2001\r\n\r\n"),
+    "chunks too large": (
+        413,
+        b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n%b\r\n" % (b"x" * 1024) * 3,
+    ),
+    "header too large": (431, b"GET / HTTP/1.1\r\n" + H + b"X-A: %b\r\n\r\n" % (b"x" * 5000)),
+    "URL too large": (431, b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000) + H + b"\r\n"),
+    "endless header": (431, b"GET / HTTP/1.1\r\n" + b"X-A: bcdefghijkl\r\n" * 1000),
+}
+
+
+@pytest.mark.parametrize("interface", APPS)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_request_is_refused_and_its_connection_closed(serve: Serve, interface: str, name: str) -> None:
+    status, data = REFUSED[name]
+    site = serve(getattr(echo, interface), interface, max_body_size=2000, max_header_size=4096)
+    client = site.client()
+    response = client.send(data).recv()
+    assert response is not None
+    assert (response.status, response.closes) == (status, True)
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.closed()
+    assert site.client().get("/fine") is not None  # and nobody else has noticed
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("interface", APPS)
+def test_good_requests_of_every_kind_on_one_connection(serve: Serve, interface: str, loop: str) -> None:
+    site = serve(getattr(echo, interface), interface, loop=loop, max_header_size=4096)
+    client = site.client()
+    chunked = b"POST /c HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n"
+    response = client.send(chunked).recv()
+    assert response is not None
+    assert json.loads(response.body)["body"] == "abcdefg"
+    for byte in b"POST /slow HTTP/1.1\r\n" + H + b"Content-Length: 3\r\n\r\nxyz":
+        client.send(bytes([byte]))
+    response = client.recv()
+    assert response is not None
+    assert json.loads(response.body)["body"] == "xyz"
+    client.send(b"\r\n" + b"".join(b"GET /%d?a=b HTTP/1.1\r\nHost: test\r\n\r\n" % n for n in range(50)))
+    for n in range(50):
+        response = client.recv()
+        assert response is not None
+        assert json.loads(response.body)["path"] == f"/{n}"
+    response = client.post("/big", b"x" * 3_000_000)
+    assert response is not None
+    assert json.loads(response.body)["body"] == 3_000_000
+    client.send(b"POST /e HTTP/1.1\r\n" + H + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    interim = client.recv()
+    assert interim is not None
+    assert interim.status == 100
+    response = client.send(b"ok").recv()
+    assert response is not None
+    assert json.loads(response.body)["body"] == "ok"
+    response = client.get("/h2c", "Connection: Upgrade", "Upgrade: h2c")
+    assert response is not None
+    assert response.status == 200
+    response = client.get("http://test/absolute?q")
+    assert response is not None
+    assert (json.loads(response.body)["path"], json.loads(response.body)["query"]) == ("/absolute", "q")
+    response = client.get("/%C3%A9%20x")
+    assert response is not None
+    assert json.loads(response.body)["path"] == "/é x"
+    response = client.get("/", "Connection: close")
+    assert response is not None
+    assert response.closes
+    assert client.closed()
+
+
+@pytest.mark.parametrize("interface", APPS)
+def test_head_gets_the_head_and_no_body(serve: Serve, interface: str) -> None:
+    client = serve(getattr(hello, interface), interface).client()
+    client.send(b"HEAD / HTTP/1.1\r\n" + H + b"\r\n")
+    response = client.recv(head_only=True)
+    assert response is not None
+    assert response.headers["content-length"] == "6"
+    response = client.get("/")
+    assert response is not None
+    assert response.body == b"hello\n"
+
+
+@pytest.mark.parametrize("interface", APPS)
+def test_http_1_0_closes_unless_asked_to_keep_alive(serve: Serve, interface: str) -> None:
+    site = serve(getattr(echo, interface), interface)
+    client = site.client()
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    response = client.recv()
+    assert response is not None
+    assert client.closed()
+    client = site.client()
+    for _ in range(3):
+        response = client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").recv()
+        assert response is not None
+        assert response.headers["connection"] == "keep-alive"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("interface", APPS)
+def test_a_client_that_has_closed_its_sending_side_is_answered(serve: Serve, interface: str, loop: str) -> None:
+    client = serve(getattr(echo, interface), interface, loop=loop).client()
+    client.send(b"GET / HTTP/1.1\r\n" + H + b"\r\n")
+    client.sock.shutdown(socket.SHUT_WR)
+    response = client.recv()
+    assert response is not None
+    assert response.status == 200
+    assert client.closed()
+
+
+@pytest.mark.parametrize("interface", APPS)
+def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interface: str) -> None:
+    client = serve(getattr(echo, interface), interface).client()
+    client.send(b"GET /good HTTP/1.1\r\n" + H + b"\r\nGET / HTTP/1.1\r\n\r\n")
+    first, second = client.recv(), client.recv()
+    assert first is not None
+    assert second is not None
+    assert (first.status, second.status) == (200, 400)
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.closed()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
+    site = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=0.3)
+    silent, half, idle = site.client(), site.client(), site.client()
+    half.send(b"GET / HTTP/1.1\r\nHost: te")
+    assert idle.get() is not None
+    assert silent.closed()
+    response = half.recv()
+    assert response is not None
+    assert response.status == 408
+    assert idle.closed()
+
+
+def test_a_wsgi_body_that_stalls_is_not_waited_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.2)
+    site = serve(hello.wsgi, "wsgi", header_timeout=0.4)
+    response = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10\r\n\r\nabc").recv()
+    assert response is not None
+    assert response.status == 408
+
+
+def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
+    """The client sends on while the answer is on its way: it must not be reset before it has read it."""
+    client = serve(hello.asgi, max_body_size=1000).client()
+    client.send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5000000\r\n\r\n" + b"x" * 300_000)
+    response = client.recv()
+    assert response is not None
+    assert response.status == 413
