@@ -1,0 +1,265 @@
+"""Daemon: listening sockets. Made here, once, with every option they will ever have: all that share one share those.
+
+Fails in words: who has the port, which right is missing, which address this machine lacks. Accepts nothing. A
+listener is ended by `shut_down`, never by close alone: the guardian and every worker hold copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import socket
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Self
+
+from pyworker.config.address import Address
+from pyworker.daemon import owner
+from pyworker.errors import Exit, PyworkerError
+
+# Any local user may connect, as to a port on 127.0.0.1. Who wants less sets a umask, or a folder that is closed.
+UNIX_MODE = 0o666
+_TCP_INFO_QUEUE = struct.Struct("=24xII")  # of struct tcp_info, linux/tcp.h: tcpi_unacked, tcpi_sacked
+_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+class ListenFailed(PyworkerError):
+    """An address that cannot be listened on. code: port_in_use, no_permission, bad_address or failed."""
+
+    def __init__(self, message: str, *, hint: str, code: str) -> None:
+        status = Exit.NO_PERMISSION if code == "no_permission" else Exit.FAILED
+        super().__init__(message, hint=hint, code=code, exit=status)
+
+
+def open_listener(
+    address: Address,
+    *,
+    backlog: int = 2048,
+    mode: int = UNIX_MODE,
+    uid: int = -1,
+    gid: int = -1,
+    own: Mapping[int, str] | None = None,
+) -> socket.socket:
+    """Return a non-blocking listener; the caller owns it. Raise ListenFailed.
+
+    mode, uid and gid are of a Unix socket's file. `own` maps inodes (`inode`) of pyworker's own listeners to their
+    app, for the message. A host name is resolved by the system's resolver, which may take its time.
+    """
+    if address.family == "unix":
+        return _open_unix(address, backlog, mode, uid, gid)
+    family, host = _resolve(address)
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it, so no worker has to set it for each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, address.port))
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _explain(address, host, error, own or {}) from None
+    return sock
+
+
+def inode(listener: socket.socket) -> int:
+    """Return what identifies the socket in /proc, the same for every copy of it."""
+    return os.fstat(listener.fileno()).st_ino
+
+
+def actual(address: Address, listener: socket.socket) -> Address:
+    """Return the address with the port the kernel chose, if it was asked to choose one."""
+    if address.family == "unix" or address.port:
+        return address
+    return replace(address, port=listener.getsockname()[1])
+
+
+def url(address: Address, tls: bool = False) -> str:
+    """Return what `ps` shows: "http://127.0.0.1:8000" or "unix:/run/api.sock"."""
+    if address.family == "unix":
+        return str(address)
+    return f"{'https' if tls else 'http'}://{address}"
+
+
+def queue_depth(listener: socket.socket) -> tuple[int, int] | None:
+    """Return how many connections wait to be accepted, and how many may; None for a Unix socket."""
+    if listener.family == socket.AF_UNIX:
+        return None
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_QUEUE.size)
+    waiting, limit = _TCP_INFO_QUEUE.unpack(info)
+    return waiting, limit
+
+
+def shut_down(listener: socket.socket, address: Address) -> None:
+    """Refuse connections from now on, whoever still holds a copy, and remove a Unix socket's file. Does not close."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RD)
+    if address.family == "unix":
+        with contextlib.suppress(OSError), _Folder(address.path) as folder:
+            if folder.is_stale():
+                os.unlink(folder.name, dir_fd=folder.fd)
+
+
+# ---- Unix sockets ----------------------------------------------------------------------------------
+class _Folder:
+    """The folder of a socket file, by fd: paths longer than sun_path work, and nobody swaps the folder under us."""
+
+    def __init__(self, path: str) -> None:
+        parent, self.name = os.path.split(path)
+        self.fd = os.open(parent or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def path(self, name: str) -> str:
+        """Return a path that is short enough for the kernel however deep the folder is."""
+        return f"/proc/self/fd/{self.fd}/{name}"
+
+    def is_stale(self) -> bool:
+        """True for a socket file that nobody listens on."""
+        if not stat.S_ISSOCK(os.stat(self.name, dir_fd=self.fd, follow_symlinks=False).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            return probe.connect_ex(self.path(self.name)) == errno.ECONNREFUSED
+
+
+def _open_unix(address: Address, backlog: int, mode: int, uid: int, gid: int) -> socket.socket:
+    try:
+        folder = _Folder(address.path)
+    except OSError as error:
+        raise _explain_unix(address, error) from None
+    with folder:
+        _check_free(folder, address)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        temporary = f".{secrets.token_hex(4)}"
+        try:
+            sock.bind(folder.path(temporary))
+            # Set before the name can be found, so that nobody meets a socket with the wrong rights or without a queue.
+            os.chmod(temporary, mode, dir_fd=folder.fd)
+            if uid != -1 or gid != -1:
+                os.chown(temporary, uid, gid, dir_fd=folder.fd)
+            sock.listen(backlog)
+            os.replace(temporary, folder.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+        except OSError as error:
+            sock.close()
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder.fd)
+            raise _explain_unix(address, error) from None
+    return sock
+
+
+def _check_free(folder: _Folder, address: Address) -> None:
+    """Raise ListenFailed unless the name is free, or taken by a socket that nobody listens on."""
+    try:
+        if folder.is_stale():
+            return
+        is_socket = stat.S_ISSOCK(os.stat(folder.name, dir_fd=folder.fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _explain_unix(address, error) from None
+    if not is_socket:
+        message = f"cannot listen on {address}: there is a file of that name, and it is no socket"
+        raise ListenFailed(message, hint="remove it, or choose another path", code="port_in_use")
+    by = ""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        if probe.connect_ex(folder.path(folder.name)) == 0:
+            by = f"\n  {owner.of_unix(probe).sentence()}"
+    message = f"cannot listen on {address}: already in use{by}"
+    raise ListenFailed(message, hint="stop that program, or choose another path", code="port_in_use")
+
+
+def _explain_unix(address: Address, error: OSError) -> ListenFailed:
+    folder = os.path.dirname(address.path)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            message, hint, code = f"there is no folder {folder}", f"make it: mkdir -p {folder}", "bad_address"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            message = f"no right to make a socket in {folder}"
+            hint, code = "choose a folder that this user may write to", "no_permission"
+        case _:
+            message, hint, code = (error.strerror or str(error)), "choose another path", "failed"
+    return ListenFailed(f"cannot listen on {address}: {message}", hint=hint, code=code)
+
+
+# ---- TCP -------------------------------------------------------------------------------------------
+def _resolve(address: Address) -> tuple[int, str]:
+    if address.family == "inet6":
+        return socket.AF_INET6, address.host
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        message = f"cannot listen on {address}: the host name is not known ({error})"
+        raise ListenFailed(message, hint=f'use an address: "127.0.0.1:{address.port}"', code="bad_address") from None
+    family, _, _, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)  # IPv4 first: like "host:port"
+    return family, str(where[0])
+
+
+def _explain(address: Address, host: str, error: OSError, own: Mapping[int, str]) -> ListenFailed:
+    code = "failed"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return _in_use(address, host, own)
+        case errno.EACCES | errno.EPERM:
+            code = "no_permission"
+            first = _first_free_for_all()
+            message = f"ports below {first} are for root"
+            hint = (
+                f'choose another port, for example "{replace(address, port=8000)}" behind a proxy, '
+                f"or allow it: sysctl net.ipv4.ip_unprivileged_port_start={address.port}"
+            )
+            if address.port >= first:
+                message, hint = "this is not permitted here", "ask who runs this machine (a security policy forbids it)"
+        case errno.EADDRNOTAVAIL:
+            code = "bad_address"
+            message = f"this machine has no address {host}"
+            every = replace(address, host="::" if address.family == "inet6" else "0.0.0.0")
+            hint = f'to listen on all of them: bind = "{every}"'
+        case errno.EAFNOSUPPORT:
+            code = "bad_address"
+            message, hint = "IPv6 is switched off on this machine", f'use IPv4: bind = "127.0.0.1:{address.port}"'
+        case _:
+            message, hint = (error.strerror or str(error)), "choose another address"
+    return ListenFailed(f"cannot listen on {address}: {message}", hint=hint, code=code)
+
+
+def _in_use(address: Address, host: str, own: Mapping[int, str]) -> ListenFailed:
+    found = owner.of_port(host, address.port)
+    message = f"cannot listen on {address}: already in use"
+    stop = "stop that program"
+    if found is not None:
+        app = next((own[i] for i in found.inodes if i in own), "")
+        message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
+        stop = f"stop it (pyworker stop {app})" if app else f"stop it (kill {found.pid})" if found.pid else stop
+    other = _free_port(address, host)
+    elsewhere = f', or choose another address: bind = "{replace(address, port=other)}"' if other else ""
+    return ListenFailed(message, hint=stop + elsewhere, code="port_in_use")
+
+
+def _free_port(address: Address, host: str) -> int:
+    """Return the next port that is free just now, 0 if none of the next twenty is."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(address.port + 1, min(address.port + 21, 65536)):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        return port
+    return 0
+
+
+def _first_free_for_all() -> int:
+    try:
+        with open(_UNPRIVILEGED) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1024

@@ -1,0 +1,154 @@
+"""Daemon: who is listening on a port or a Unix socket already. Reads /proc, on the error path only.
+
+The pid of another user's process cannot be known without root; its user can, from /proc/net/tcp. Everything read
+here belongs to others and is shown to a human: control characters are taken out, lengths are limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
+_MAX_COMMAND = 120
+_CREDENTIALS = struct.Struct("iII")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds an address. `pid` 0: it belongs to `uid`, more than that may not be known."""
+
+    uid: int
+    pid: int = 0
+    command: str = ""
+    age: float = 0.0  # seconds since it was started
+    cwd: str = ""
+    inodes: frozenset[int] = frozenset()  # of the sockets in question
+
+    @property
+    def user(self) -> str:
+        """The user's name, or "uid 1001"."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except (KeyError, OverflowError):
+            return f"uid {self.uid}"
+
+    def sentence(self) -> str:
+        """Return "by gunicorn: master [shop.main:app]  (pid 38120, user deploy, started 2h ago, in /srv/shop)"."""
+        if not self.pid:
+            return f"by a process of user {self.user} (its pid is visible to root only)"
+        where = f", in {self.cwd}" if self.cwd else ""
+        return f"by {self.command}  (pid {self.pid}, user {self.user}, started {_ago(self.age)}{where})"
+
+
+def of_port(host: str, port: int) -> Owner | None:
+    """Return who listens on the TCP port at this numeric address, or at one that overlaps it."""
+    found = [entry for entry in _listening() if entry[1] == port and _overlap(entry[0], host)]
+    if not found:
+        return None
+    inodes = frozenset(entry[3] for entry in found)
+    return _of_inodes(inodes, found[0][2])
+
+
+def of_unix(connected: socket.socket) -> Owner:
+    """Return who listens at the other end of a connection to a Unix socket."""
+    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return _of_process(pid, uid, frozenset()) if pid else Owner(uid)
+
+
+def _listening() -> list[tuple[str, int, int, int]]:
+    """Return (address, port, uid, inode) of every listening TCP socket of this network namespace."""
+    found = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        with contextlib.suppress(OSError), open(f"/proc/self/net/{name}") as table:
+            next(table, None)
+            for line in table:
+                columns = line.split()
+                if len(columns) > 9 and columns[3] == _LISTEN:
+                    address, _, port = columns[1].partition(":")
+                    # Words of 32 bits, each in the byte order of the machine.
+                    raw = b"".join(struct.pack("=I", int(address[i : i + 8], 16)) for i in range(0, len(address), 8))
+                    text = socket.inet_ntop(family, raw)
+                    found.append((text, int(port, 16), int(columns[7]), int(columns[9])))
+    return found
+
+
+def _overlap(theirs: str, ours: str) -> bool:
+    """True when two sockets on these addresses cannot both listen on one port."""
+    if theirs == ours or theirs == "::":  # "::" takes IPv4 connections too, unless it was told not to
+        return True
+    if ":" in theirs or ":" in ours:
+        return ours == "::" and ":" in theirs
+    return "0.0.0.0" in (theirs, ours)
+
+
+def _of_inodes(inodes: frozenset[int], uid: int) -> Owner:
+    """Return the oldest process that holds one of the sockets: the master, not one of its children."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    holders = [pid for pid in _pids() if _holds(pid, wanted)]
+    if not holders:
+        return Owner(uid, inodes=inodes)
+    return _of_process(max(holders, key=_age), uid, inodes)
+
+
+def _of_process(pid: int, uid: int, inodes: frozenset[int]) -> Owner:
+    with contextlib.suppress(OSError):
+        uid = os.stat(f"/proc/{pid}").st_uid
+    cwd = ""
+    with contextlib.suppress(OSError):
+        cwd = _printable(os.readlink(f"/proc/{pid}/cwd"))
+    return Owner(uid, pid, _command(pid), _age(pid), cwd, inodes)
+
+
+def _pids() -> Iterable[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _holds(pid: int, wanted: set[str]) -> bool:
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if os.readlink(entry.path) in wanted:
+                        return True
+    except OSError:  # another user's, or gone
+        pass
+    return False
+
+
+def _command(pid: int) -> str:
+    for name, separator in (("cmdline", "\0"), ("comm", "\n")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+            text = file.read(4096).decode("utf-8", "backslashreplace").rstrip(separator).replace("\0", " ").strip()
+            if text:
+                return _printable(text)
+    return "a process"
+
+
+def _age(pid: int) -> float:
+    """Return how long ago a process was started, 0.0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            started = int(file.read().rpartition(b")")[2].split()[19])  # field 22, in clock ticks since the boot
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+
+
+def _printable(text: str) -> str:
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= _MAX_COMMAND else shown[: _MAX_COMMAND - 1] + "…"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit} ago"
+    return f"{int(seconds)}s ago"

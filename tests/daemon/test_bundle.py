@@ -1,0 +1,59 @@
+"""The runtime zip holds all that a worker imports, and is usable by a bare interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from pyworker.daemon.bundle import runtime_zip
+
+CHECK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pyworker.template.main, pyworker.template.script, pyworker.worker.main, pyworker.worker.api
+import pyworker
+assert pyworker.__file__.startswith(sys.argv[1]), pyworker.__file__
+outside = [m.__name__ for m in sys.modules.values() if "site-packages" in str(getattr(m, "__file__", ""))]
+assert not outside, outside
+for name in ("uvicorn", "httptools", "uvloop", "msgspec", "click", "psutil"):
+    assert name not in sys.modules, name
+"""
+
+
+def test_bare_interpreter_imports_the_runtime(tmp_path: Path) -> None:
+    path = tmp_path / "runtime.zip"
+    path.write_bytes(runtime_zip())
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", CHECK, str(path)],
+        cwd=os.path.dirname(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_bytecode_of_another_version_is_passed_over(tmp_path: Path) -> None:
+    path, other = tmp_path / "runtime.zip", tmp_path / "other.zip"
+    path.write_bytes(runtime_zip())
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, b"\x01\x02\r\n" + data[4:] if name.endswith(".pyc") else data)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", CHECK, str(other)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_but_the_runtime_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "runtime.zip"
+    path.write_bytes(runtime_zip())
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    assert "__main__.py" in names
+    folders = {name.split("/")[1] for name in names if name.count("/") > 1}
+    assert folders == {"config", "protocol", "policy", "unix", "worker", "template", "cluster"}

@@ -1,0 +1,225 @@
+"""Listeners: their options, their failures in words, and never stealing a live socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyworker.config.address import Address, parse_bind
+from pyworker.daemon import owner
+from pyworker.daemon.listener import (
+    ListenFailed,
+    actual,
+    inode,
+    open_listener,
+    queue_depth,
+    shut_down,
+    url,
+)
+
+ANY = parse_bind("127.0.0.1:0")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with open_listener(ANY, backlog=7) as sock:
+        yield sock
+
+
+def at(sock: socket.socket) -> Address:
+    return actual(ANY, sock)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def test_listener_has_all_its_options(listener: socket.socket) -> None:
+    assert listener.getblocking() is False
+    assert not os.get_inheritable(listener.fileno())
+    assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_queue_is_measured(listener: socket.socket) -> None:
+    assert queue_depth(listener) == (0, 7)
+    with socket.create_connection(listener.getsockname()):
+        assert queue_depth(listener) == (1, 7)
+
+
+def test_url_names_where_to_find_it(listener: socket.socket) -> None:
+    assert url(at(listener)) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+    assert url(parse_bind("[::1]:8000"), tls=True) == "https://[::1]:8000"
+    assert url(parse_bind("unix:/run/api.sock")) == "unix:/run/api.sock"
+
+
+def test_host_name_is_resolved() -> None:
+    with open_listener(parse_bind("localhost:0")) as sock:
+        assert sock.getsockname()[0] in ("127.0.0.1", "::1")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+def test_ipv6_listener_leaves_ipv4_to_others() -> None:
+    with open_listener(parse_bind("[::]:0")) as sock:
+        port = sock.getsockname()[1]
+        with open_listener(Address("inet", "0.0.0.0", port)):
+            pass
+
+
+def test_port_in_use_names_its_owner(listener: socket.socket) -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(at(listener))
+    error = caught.value
+    assert error.code == "port_in_use"
+    assert error.message.startswith(f"cannot listen on {at(listener)}: already in use\n  by ")
+    assert f"(pid {os.getpid()}, user " in error.message
+    assert f"kill {os.getpid()}" in error.hint
+    assert 'bind = "127.0.0.1:' in error.hint
+
+
+def test_port_in_use_by_an_overlapping_address_names_its_owner(listener: socket.socket) -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(Address("inet", "0.0.0.0", at(listener).port))
+    assert f"pid {os.getpid()}" in caught.value.message
+
+
+def test_port_in_use_by_an_app_of_ours_names_the_app(listener: socket.socket) -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(at(listener), own={inode(listener): "admin"})
+    assert "by your app admin" in caught.value.message
+    assert "pyworker stop admin" in caught.value.hint
+
+
+def test_owner_is_the_oldest_process_that_holds_the_socket_with_its_command_and_folder(tmp_path: Path) -> None:
+    program = (
+        "import os, socket, sys; s = socket.create_server(('127.0.0.1', 0));"
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, "some\x1b[31mthing"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        found = owner.of_port("127.0.0.1", port)
+        assert found is not None
+        assert (found.pid, found.uid, found.cwd) == (child.pid, os.getuid(), str(tmp_path))
+        assert "\x1b" not in found.command
+        assert 0 <= found.age < 120
+        child.communicate()
+
+
+def test_owner_that_may_not_be_known_is_named_by_its_user() -> None:
+    assert owner.Owner(0).sentence() == "by a process of user root (its pid is visible to root only)"
+    assert "uid 4000001" in owner.Owner(4_000_001).sentence()
+    words = owner.Owner(0, 38120, "gunicorn: master", 7300.0, "/srv").sentence()
+    assert words == "by gunicorn: master  (pid 38120, user root, started 2h ago, in /srv)"
+
+
+def test_nobody_owns_a_free_port(listener: socket.socket) -> None:
+    port = at(listener).port
+    listener.close()
+    assert owner.of_port("127.0.0.1", port) is None
+
+
+def test_address_of_another_machine_is_explained() -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("192.0.2.1:0"))
+    assert caught.value.code == "bad_address"
+    assert "no address 192.0.2.1" in caught.value.message
+    assert '"0.0.0.0:0"' in caught.value.hint
+
+
+def test_unknown_host_name_is_explained() -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("no-such-host.invalid:8000"))
+    assert caught.value.code == "bad_address"
+    assert "127.0.0.1:8000" in caught.value.hint
+
+
+# ---- Unix sockets ----------------------------------------------------------------------------------
+def test_unix_listener_takes_connections_and_has_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with open_listener(Address("unix", path=str(path)), mode=0o660) as sock:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert sock.getblocking() is False
+        assert queue_depth(sock) is None
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+    assert os.listdir(tmp_path) == ["api.sock"]
+
+
+def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    open_listener(address).close()
+    with open_listener(address), socket.socket(socket.AF_UNIX) as client:
+        client.connect(address.path)
+    assert os.listdir(tmp_path) == ["api.sock"]
+
+
+def test_live_unix_socket_is_never_stolen(tmp_path: Path) -> None:
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    with open_listener(address):
+        with pytest.raises(ListenFailed) as caught:
+            open_listener(address)
+        assert caught.value.code == "port_in_use"
+        assert f"pid {os.getpid()}" in caught.value.message
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address.path)
+
+
+def test_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    path.write_text("precious")
+    with pytest.raises(ListenFailed, match="no socket"):
+        open_listener(Address("unix", path=str(path)))
+    assert path.read_text() == "precious"
+
+
+def test_missing_folder_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(Address("unix", path=str(tmp_path / "none" / "api.sock")))
+    assert "mkdir -p" in caught.value.hint
+
+
+def test_path_longer_than_the_kernel_takes_works(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 100) / ("e" * 100)
+    folder.mkdir(parents=True)
+    with open_listener(Address("unix", path=str(folder / "api.sock"))):
+        assert stat.S_ISSOCK((folder / "api.sock").stat().st_mode)
+
+
+def test_shut_down_refuses_although_somebody_holds_a_copy_and_removes_the_file(tmp_path: Path) -> None:
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    with open_listener(address) as sock, sock.dup():
+        shut_down(sock, address)
+        assert os.listdir(tmp_path) == []
+    with open_listener(ANY) as sock, sock.dup():
+        shut_down(sock, at(sock))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(sock.getsockname(), timeout=5)
+
+
+def test_shut_down_leaves_a_file_that_is_somebody_elses_by_now(tmp_path: Path) -> None:
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    with open_listener(address) as old:
+        os.unlink(address.path)
+        with open_listener(address):
+            shut_down(old, address)
+            assert os.listdir(tmp_path) == ["api.sock"]
