@@ -1,0 +1,47 @@
+# Two commands do it all: `make demo` (a running app to play with) and `make test`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+.PHONY: demo demo-stop setup test check lint types imports fmt docs bench clean
+
+$(VENV)/.demo: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo  ## install, start configs/app.toml, show the spread, leave it running
+	@$(BIN)/python configs/demo.py
+
+demo-stop: $(VENV)/.demo  ## stop what `make demo` started
+	@$(BIN)/python configs/demo.py stop
+
+test: $(VENV)/.dev  ## the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports test  ## everything CI runs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check pyworker tests benchmarks configs
+	$(BIN)/ruff format --check pyworker
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format pyworker
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo

@@ -1,0 +1,244 @@
+"""Daemon: boot order, the watch over the guardian, shutdown order.
+
+Boot: fds from the guardian -> what is wanted from apps.json -> adopt what lives -> start what is missing -> serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+
+from pyworker.daemon import desired
+from pyworker.daemon.adopt import adopt
+from pyworker.daemon.app import App
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.control import ControlServer
+from pyworker.daemon.events import EventLog
+from pyworker.daemon.fdstore import FdStore, exec_with_fds
+from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.sample import Sampler
+from pyworker.daemon.spawn import Spawner
+from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.protocol.inherited import CONTROL, NOTIFY, NOTIFY_SOCKET
+from pyworker.protocol.store import CHANNEL_FD
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+from pyworker.unix.files import open_home
+
+PING_EVERY = 10.0
+MISSED_PINGS = 3
+SAMPLE_EVERY = 5.0
+
+
+def main(argv: list[str]) -> int:
+    """Run the daemon until it is told to stop; the return value is its exit code."""
+    if len(argv) != 2 or argv[0] != "--home":
+        sys.stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
+        return 2
+    home = argv[1]
+    _become_quiet()
+    loop = Loop()
+    started_at = loop.clock()
+    store = FdStore(socket.socket(fileno=CHANNEL_FD))
+    os.set_inheritable(CHANNEL_FD, False)
+    try:
+        store.restore()
+    except EOFError as error:
+        sys.stderr.write(f"daemon: {error}\n")
+        return 1
+    home_fd = open_home(home, create=False)
+    events = EventLog(home_fd)
+    spawner = Spawner(store, home)
+    brain = Brain(loop, store, spawner, events, home)
+    sampler = Sampler()
+    handlers = Handlers(brain, sampler, home, started_at)
+    wanted, note = desired.load(home_fd)
+    if note:
+        sys.stderr.write(note + "\n")
+
+    def save() -> None:
+        desired.save(home_fd, desired.Desired({a.name: a.desired() for a in brain.apps.values()}))
+
+    brain.save = save
+    events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
+    adopted = adopt(brain, wanted.apps)
+    _restore(brain, handlers, wanted, adopted)
+    store.attach(loop)
+    control_fd = store.get(CONTROL)
+    if control_fd is None:
+        sys.stderr.write("daemon: the guardian has no control socket\n")
+        return 1
+    ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
+    _notify_socket(loop, store, home_fd, brain)
+    _watch_guardian(loop, store, home)
+    _watch_limits(loop, brain, sampler)
+
+    def relay(text: str) -> None:
+        _log_stats(brain, text)
+
+    store.on_relay = relay
+
+    def shutdown(now: bool) -> None:
+        _when_all_closed(loop, brain, lambda: _leave(loop, store, events))
+
+    handlers.on_shutdown = shutdown
+    loop.run()
+    return 0
+
+
+def _become_quiet() -> None:
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle("pyworker daemon")
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    unix_fds.raise_nofile()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def _restore(brain: Brain, handlers: Handlers, wanted: desired.Desired, adopted: list[str]) -> None:
+    """Bring back what is wanted and does not live; say so in one line."""
+    failures: list[str] = []
+    restored: list[str] = []
+    for name, app in wanted.apps.items():
+        there = brain.apps.get(name)
+        if name in adopted and there is not None and (not there.closed or not app.running):
+            continue
+        if there is not None:
+            handlers._forget(there)
+        failure = handlers.restore(
+            name, app.source, running=app.running, generation=app.generation, scale=app.scale,
+            base=app.scale_base, stopped_slots=app.stopped_slots,
+        )  # fmt: skip
+        if failure:
+            failures.append(failure)
+        elif app.running:
+            restored.append(name)
+    if restored or failures:
+        words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
+        sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
+        sys.stderr.flush()
+
+
+def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
+    """sd_notify of commands: datagrams whose sender the kernel names."""
+    fd = store.get(NOTIFY)
+    if fd is None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        temporary = f"/proc/self/fd/{home_fd}/.{NOTIFY_SOCKET}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        sock.bind(temporary)
+        os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
+        os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
+        unix_fds.pass_credentials(sock)
+        store.put(NOTIFY, os.dup(sock.fileno()))
+    else:
+        sock = socket.socket(fileno=os.dup(fd))
+    sock.setblocking(False)
+
+    def arrived(_: int) -> None:
+        for _turn in range(16):
+            packet = unix_fds.recv_packet(sock, 4096, 4)
+            if packet is None:
+                return
+            unix_fds.close_all(packet.fds)
+            if packet.pid:
+                brain.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
+
+    loop.add(sock.fileno(), READ, arrived)
+
+
+def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
+    """Become the guardian when it is gone; kill it first when it hangs."""
+
+    def become() -> None:
+        # The store's fds go along, the numbers in a memfd; the new guardian starts a daemon as always.
+        names = {n: fd for n, fd in store.fds.items()}
+        memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": names, "daemon": False}).encode())
+        argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
+        exec_with_fds(argv, {**names, "": memo})
+
+    store.on_lost = become
+    asked = 0
+
+    def ping() -> None:
+        nonlocal asked
+        if store.unanswered >= MISSED_PINGS and store.guardian_pid > 1:
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(store.guardian_pid)
+                process.send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+        asked += 1
+        store.unanswered += 1
+        store.ping(asked)
+        loop.call_later(PING_EVERY, ping)
+
+    loop.call_later(PING_EVERY, ping)
+
+
+def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
+    """Memory and age: a worker over a limit is replaced, the new one first, one of an app at a time."""
+
+    def look() -> None:
+        now = loop.clock()
+        for app in brain.apps.values():
+            config = app.config
+            if config is None or not app.running or app.target is not None:
+                continue
+            limits = config.limits
+            if limits.memory is None and not limits.max_age:
+                continue
+            _check_app(brain, sampler, app, limits.memory, limits.max_age, now)
+        loop.call_later(SAMPLE_EVERY, look)
+
+    loop.call_later(SAMPLE_EVERY, look)
+
+
+def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max_age: float, now: float) -> None:
+    if any(w.recycle for w in app.workers.values()):
+        return
+    for w in sorted(app.workers.values(), key=lambda w: w.born_at):
+        if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
+            continue
+        rss = sampler.rss(w.pid) if memory is not None else None
+        if memory is not None and rss is not None and rss > memory:
+            brain.recycle(app, w, f"memory {rss // 2**20} MB > {memory // 2**20} MB")
+            return
+        if max_age and now - w.ready_at > max_age:
+            brain.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
+            return
+
+
+def _log_stats(brain: Brain, text: str) -> None:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        stats = json.loads(text)
+        app = brain.apps.get(stats["app"])
+        if app is not None:
+            app.dropped_lines = int(stats["dropped"])
+            app.log_error = str(stats["error"])[:200]
+
+
+def _when_all_closed(loop: Loop, brain: Brain, then: object) -> None:
+    assert callable(then)
+    if all(a.closed for a in brain.apps.values()):
+        # the answer to whoever asked goes out first
+        loop.call_later(0.05, then)
+    else:
+        loop.call_later(0.05, lambda: _when_all_closed(loop, brain, then))
+
+
+def _leave(loop: Loop, store: FdStore, events: EventLog) -> None:
+    events.emit("daemon_stopped")
+    store.on_lost = lambda: None
+    store.stopping()
+    store.flush_blocking(2.0)
+    loop.stop()

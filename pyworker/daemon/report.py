@@ -1,0 +1,183 @@
+"""Daemon: the documents of `ps --json` and `describe --json`. Reads, changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+from pyworker.config.schema import AppConfig
+from pyworker.daemon.app import App
+from pyworker.daemon.board import WorkerStats
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.desired import FileSource
+from pyworker.daemon.diagnosis import log_file as log_file
+from pyworker.daemon.events import stamp
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.listener import queue_depth, url
+from pyworker.daemon.sample import Sampler
+from pyworker.policy.lifecycle import State
+from pyworker.protocol.scoreboard import AppF
+from pyworker.protocol.wire import to_json
+
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
+
+
+def ps_document(brain: Brain, sampler: Sampler, apps: list[App], status: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of `ps --json` (reference: docs/json.md)."""
+    daemon = {"pid": status["pid"], "version": status["version"], "uptime_s": status["uptime_s"]}
+    return {"v": 1, "daemon": daemon, "apps": [app_document(brain, sampler, app) for app in apps]}
+
+
+def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
+    """Return one app of `ps --json`."""
+    now = brain.loop.clock()
+    config = app.config
+    workers = sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
+    pool = [_worker_document(app, sampler, w, now) for w in workers]
+    started_ms = app.board.app(AppF.STARTED_AT)
+    uptime = max((now - w.ready_at for w in workers if w.ready_at is not None), default=None)
+    record = app.record
+    window = config.restart.window if config else 60.0
+    failure = app.failure
+    backoff = None
+    if record.tries and not record.failed and not record.permanent and config is not None:
+        in_s = max(0.0, round(record.next_at - now, 1))
+        backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
+    return {
+        "name": app.name,
+        "state": app.state_word(now),
+        "kind": app.kind,
+        "gen": app.generation,
+        "target": _what(config),
+        "balance": config.balance if config else None,
+        "listen": [url(x.address, bool(config and config.tls)) for x in app.listeners.values()],
+        "queue": [queue_depth(x.sock) for x in app.listeners.values()],
+        "workers": {"want": len(app.slots()), "ready": app.ready_count(), "total": len(workers)},
+        "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
+        "rss_bytes": _sum([p["rss_bytes"] for p in pool]),
+        "requests_per_s": _sum([p["requests_per_s"] for p in pool]),
+        "requests": app.board.requests(),
+        "open_connections": sum(p["open_connections"] for p in pool),
+        "restarts": {
+            "total": app.board.app(AppF.RESTARTS),
+            "window": sum(1 for t in record.deaths if t > now - window),
+            "max": config.restart.max_restarts if config else 0,
+            "window_s": window,
+        },
+        "backoff": backoff,
+        "reloads": app.board.app(AppF.RELOADS),
+        "started_at": stamp(started_ms / 1000) if app.running else None,
+        "uptime_s": round(uptime, 1) if uptime is not None else None,
+        "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": _changed(app)},
+        "last_failure": {
+            "message": failure.message,
+            "traceback": failure.traceback,
+            "hint": failure.hint,
+            "at": failure.at,
+        }
+        if failure
+        else None,
+        "notes": list(app.notes),
+        "drops": app.dropped_lines,
+        "pool": pool,
+    }
+
+
+def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) -> dict[str, Any]:
+    stats: WorkerStats = app.board.stats(w.id.serial)
+    figures = sampler.figures(w.pid, stats.requests, now) if w.pid else None
+    return {
+        "worker": w.id.slot,
+        "pid": w.pid or None,
+        "state": w.state.value,
+        "health": "failing" if w.state is State.UNHEALTHY else "ok",
+        "gen": w.id.generation,
+        "cpu_percent": figures.cpu_percent if figures else None,
+        "rss_bytes": figures.rss if figures else None,
+        "open_connections": stats.open,
+        "in_flight": stats.in_flight,
+        "requests": stats.requests,
+        "requests_per_s": figures.requests_per_s if figures else None,
+        "restarts": 0,
+        "started_at": stamp(time.time() - (now - w.born_at)),
+        "uptime_s": round(now - (w.ready_at if w.ready_at is not None else w.born_at), 1),
+        "last_exit": None,
+        "reason": w.recycle or w.leaving_because,
+    }
+
+
+def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[str, Any]:
+    """Return one app of `describe --json`."""
+    config, current = app.config, app.current
+    template = app.templates.get(app.generation)
+    loaded = template.loaded if template else None
+    env = []
+    if current is not None:
+        for name, value in sorted(current.resolved.env.items()):
+            secret = name in current.resolved.secrets
+            shown = value if reveal else "***" if secret else _URL_PASSWORD.sub(r"\1***\2", value)
+            env.append({"name": name, "value": shown, "origin": ""})
+    last_exits: dict[int, dict[str, Any]] = {}
+    restarts: dict[int, int] = {}
+    for event in brain.events.recent(app.name):
+        if event.type == "worker_exited" and event.worker is not None:
+            last_exits[event.worker] = {k: event.data[k] for k in ("code", "signal", "after_s", "reason")} | {
+                "at": event.time
+            }
+            restarts[event.worker] = restarts.get(event.worker, 0) + 1
+    document = app_document(brain, sampler, app)
+    for worker in document["pool"]:
+        worker["last_exit"] = last_exits.get(worker["worker"])
+        worker["restarts"] = restarts.get(worker["worker"], 0)
+    document |= {
+        "limits": to_json(config.limits) if config else None,
+        "health": to_json(config.health) if config and config.health else None,
+        "env": env,
+        "events": [to_json(e) for e in brain.events.recent(app.name, 20)],
+        "command": list(config.command) if config else [],
+        "script": config.script if config else None,
+        "cwd": config.cwd if config else None,
+        "python": current.resolved.python if current else None,
+        "user": config.user if config else None,
+        "log_file": log_file(app, brain.home),
+        "template": {
+            "state": template.state,
+            "preload": loaded.preload if loaded else None,
+            "why": loaded.why if loaded else "",
+            "engine": loaded.engine if loaded else "",
+            "loop": loaded.loop if loaded else "",
+            "python": loaded.python if loaded else "",
+            "pid": template.pid,
+        }
+        if template
+        else None,
+        "restart": to_json(config.restart) if config else None,
+        "stop": to_json(config.stop) if config else None,
+        "reload": to_json(config.reload) if config else None,
+    }
+    return document
+
+
+def _what(config: AppConfig | None) -> str:
+    if config is None:
+        return ""
+    if config.target is not None:
+        return config.target
+    return config.script if config.script is not None else " ".join(config.command)
+
+
+def _changed(app: App) -> bool:
+    current = app.current
+    if current is None or not current.resolved.mtime_ns:
+        return False
+    try:
+        return os.stat(current.resolved.source).st_mtime_ns != current.resolved.mtime_ns
+    except OSError:
+        return True
+
+
+def _sum(values: list[Any]) -> Any:
+    known = [v for v in values if v is not None]
+    return round(sum(known), 1) if known else None

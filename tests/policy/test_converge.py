@@ -1,0 +1,345 @@
+"""The brain as a table: what is wanted, what is seen, what is done. And walks through it with a tiny simulated world."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy import converge as c
+from pyworker.policy.lifecycle import UNTOUCHED, Happening, State, advance
+from pyworker.policy.restart import CLEAR, Record, after_unstable_death
+
+
+def app(**changes: Any) -> c.AppView:
+    base = c.AppView(
+        running=True,
+        want=2,
+        generation=1,
+        restart=RestartConfig(),
+        stop=StopConfig(),
+        reload=ReloadConfig(),
+        templates=(c.TemplateView(1, "ready", 0.0),),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def worker(serial: int, slot: int, generation: int = 1, state: State = State.READY, since: float = 0.0, **more: Any) -> c.WorkerView:
+    ready_at = since if state not in (State.STARTING,) else None
+    return c.WorkerView(serial, slot, generation, state, since, since, **{"ready_at": ready_at, **more})
+
+
+def doing(view: c.AppView, now: float = 1.0) -> list[c.Action]:
+    return [a for a in c.converge(view, now) if not isinstance(a, c.LookAgain)]
+
+
+BOTH = (worker(1, 1), worker(2, 2))
+
+
+def test_settled_app_needs_nothing() -> None:
+    assert doing(app(workers=BOTH)) == []
+
+
+def test_missing_template_comes_before_workers() -> None:
+    assert doing(app(templates=())) == [c.StartTemplate(1)]
+
+
+def test_first_start_forks_all_slots_at_once() -> None:
+    assert doing(app(starting=True)) == [c.Spawn(1, 1, False), c.Spawn(2, 1, False)]
+
+
+def test_dead_worker_is_replaced_at_once_in_its_slot() -> None:
+    assert doing(app(workers=BOTH[:1])) == [c.Spawn(2, 1, False)]
+
+
+def test_backoff_waits_and_says_until_when() -> None:
+    record = after_unstable_death(CLEAR, 1.0, RestartConfig(), jitter=0.0)
+    actions = c.converge(app(workers=BOTH[:1], record=record), 1.05)
+    assert actions == [c.LookAgain(pytest.approx(1.1))]
+    assert doing(app(workers=BOTH[:1], record=record), 1.2) == [c.Spawn(2, 1, False)]
+
+
+def test_after_an_unstable_death_one_worker_is_tried_at_a_time() -> None:
+    record = after_unstable_death(CLEAR, 1.0, RestartConfig(), jitter=0.0)
+    assert doing(app(want=4, record=record), 2.0) == [c.Spawn(1, 1, False)]
+    trying = (worker(5, 1, state=State.STARTING, since=2.0),)
+    assert doing(app(want=4, record=record, workers=trying), 2.5) == []
+    ready = (worker(5, 1, since=2.0),)
+    assert doing(app(want=4, record=record, workers=ready), 2.5) == [c.Spawn(2, 1, False)]
+
+
+def test_failed_app_is_probed_with_one_worker() -> None:
+    record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
+    assert doing(app(want=3, record=record), 60.0) == []
+    assert doing(app(want=3, record=record), 71.0) == [c.Spawn(1, 1, False)]
+    probe = (worker(9, 1, since=71.0),)
+    assert doing(app(want=3, record=record, workers=probe), 75.0) == []
+
+
+def test_stable_probe_clears_the_record() -> None:
+    record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
+    probe = (worker(9, 1, since=71.0),)
+    assert c.ClearRecord() in doing(app(want=3, record=record, workers=probe), 81.5)
+
+
+def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
+    assert doing(app(workers=BOTH[:1], record=Record(1, (0.5,), 0.0, permanent=True), templates=())) == []
+
+
+def test_failed_first_start_ends_the_others() -> None:
+    view = app(starting=True, start_failure="ImportError", workers=(worker(2, 2, state=State.STARTING),))
+    assert doing(view) == [c.FailStart("ImportError")]
+
+
+def test_stuck_start_is_killed_at_ready_timeout() -> None:
+    view = app(want=1, workers=(worker(1, 1, state=State.STARTING),))
+    assert doing(view, 59.0) == []
+    assert doing(view, 60.0) == [c.SendKill(1, "not ready within 60 s")]
+
+
+def test_stuck_import_is_ended_at_ready_timeout() -> None:
+    view = app(templates=(c.TemplateView(1, "loading", 0.0),))
+    assert doing(view, 30.0) == []
+    assert isinstance(doing(view, 61.0)[0], c.StopTemplate)
+
+
+def test_drain_then_signal_then_kill() -> None:
+    stop = StopConfig(drain_timeout=5.0, kill_timeout=2.0)
+    view = app(running=False, stop=stop, listening=False, templates=(), workers=(worker(1, 1, state=State.DRAINING),))
+    assert doing(view, 6.9) == []
+    assert doing(view, 7.0) == [c.SendStop(1, "drain time-out")]
+    view = dataclasses.replace(view, workers=(worker(1, 1, state=State.STOPPING, since=7.0),))
+    assert doing(view, 8.9) == []
+    assert doing(view, 9.0) == [c.SendKill(1, "kill time-out")]
+
+
+def test_stop_drains_everybody_to_empty_then_shuts_the_port_then_closes() -> None:
+    assert doing(app(running=False, workers=BOTH)) == [
+        c.StopTemplate(1),
+        c.SendDrain(1, True, "stop"),
+        c.SendDrain(2, True, "stop"),
+    ]
+    leaving = (worker(1, 1, state=State.DRAINING), worker(2, 2, state=State.DRAINING))
+    assert doing(app(running=False, workers=leaving, templates=()), 0.5) == []
+    assert doing(app(running=False, workers=leaving, templates=()), 1.0) == [c.ShutListeners()]
+    assert doing(app(running=False, templates=())) == [c.Close()]
+
+
+def test_stop_now_skips_the_drain() -> None:
+    assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
+
+
+def test_scaling_down_drains_the_last_slots_only() -> None:
+    assert doing(app(want=1, workers=BOTH)) == [c.SendDrain(2, False, "scaled down")]
+
+
+def test_stopped_slot_stays_empty() -> None:
+    assert doing(app(workers=BOTH[:1], stopped_slots=frozenset({2}))) == []
+
+
+def test_recycled_worker_leaves_after_its_successor_serves() -> None:
+    old = dataclasses.replace(BOTH[1], recycle=True)
+    assert doing(app(workers=(BOTH[0], old))) == [c.Spawn(2, 1, False)]
+    starting = worker(3, 2, state=State.STARTING)
+    assert doing(app(workers=(BOTH[0], old, starting))) == []
+    assert doing(app(workers=(BOTH[0], old, worker(3, 2)))) == [c.SendDrain(2, False, "replaced")]
+
+
+def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
+    both = tuple(dataclasses.replace(w, recycle=True) for w in BOTH)
+    assert doing(app(workers=both)) == [c.Spawn(1, 1, False)]
+    assert doing(app(workers=(*both, worker(3, 1, state=State.STARTING)))) == []
+
+
+RELOADING = {"target": 2, "templates": (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0))}
+
+
+def test_reload_begins_with_a_template() -> None:
+    assert doing(app(target=2, workers=BOTH)) == [c.StartTemplate(2)]
+
+
+def test_canary_goes_alone_and_is_held() -> None:
+    assert doing(app(workers=BOTH, **RELOADING)) == [c.Spawn(1, 2, True)]
+    canary = worker(3, 1, 2, State.STARTING)
+    assert doing(app(workers=(*BOTH, canary), **RELOADING)) == []
+
+
+def test_the_rest_follows_a_canary_that_is_ready_and_healthy() -> None:
+    canary = worker(3, 1, 2, State.HELD)
+    assert doing(app(workers=(*BOTH, canary), **RELOADING)) == [c.Spawn(2, 2, True)]
+    unchecked = dataclasses.replace(canary, checked=False)
+    assert doing(app(workers=(*BOTH, unchecked), **RELOADING)) == []
+
+
+def test_commit_when_all_are_held() -> None:
+    new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
+    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [c.Commit(2)]
+
+
+def test_after_the_commit_the_new_go_and_the_old_stay_until_they_accept() -> None:
+    new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
+    committed = {"generation": 2, "previous": 1, "soak_until": 10.0, "templates": RELOADING["templates"]}
+    assert doing(app(workers=(*BOTH, *new), **committed)) == [c.SendGo(3), c.SendGo(4)]
+    half = (worker(3, 1, 2, State.READY), worker(4, 2, 2, State.OPENING, since=0.9))
+    assert doing(app(workers=(*BOTH, *half), **committed)) == []
+    ready = (worker(3, 1, 2), worker(4, 2, 2))
+    assert doing(app(workers=(*BOTH, *ready), **committed)) == [
+        c.SendDrain(1, False, "replaced by generation 2"),
+        c.SendDrain(2, False, "replaced by generation 2"),
+    ]
+
+
+def test_failure_before_the_commit_ends_the_reload_and_touches_nobody() -> None:
+    view = app(workers=BOTH, target_failure="SyntaxError", **RELOADING)
+    assert doing(view) == [c.AbortReload("SyntaxError")]
+    left_over = worker(3, 1, 2, State.HELD)
+    assert doing(app(workers=(*BOTH, left_over))) == [c.SendStop(3, "its generation was given up")]
+
+
+def test_third_generation_waits_while_two_drain() -> None:
+    new = (worker(3, 1, 3, State.HELD), worker(4, 2, 3, State.HELD))
+    ancient = (worker(8, 1, 1, State.DRAINING, since=0.5),)
+    current = (worker(5, 1, 2), worker(6, 2, 2))
+    templates = (c.TemplateView(2, "ready", 0.0), c.TemplateView(3, "ready", 0.0))
+    older = (*ancient, worker(9, 1, 0, State.DRAINING, since=0.5))
+    view = app(generation=2, target=3, workers=(*new, *current, *ancient), templates=templates)
+    assert doing(view) == [c.Commit(3)]
+    assert doing(dataclasses.replace(view, workers=(*new, *current, *older))) == []
+
+
+def test_too_many_deaths_in_the_soak_roll_back() -> None:
+    view = app(generation=2, previous=1, soak_until=10.0, soak_deaths=2, templates=RELOADING["templates"])
+    assert doing(view) == [c.RollBack(1, "2 workers of generation 2 died in the soak")]
+
+
+def test_soak_ends() -> None:
+    view = app(generation=2, previous=1, soak_until=10.0, workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=RELOADING["templates"])
+    assert doing(view, 10.0) == [c.EndSoak()]
+
+
+def test_command_with_its_own_port_stops_before_it_starts() -> None:
+    kind = {"forks": False, "holds": False, "overlaps": False, "drains": False, "templates": (), "want": 1}
+    old = worker(1, 1)
+    assert doing(app(target=2, workers=(old,), **kind)) == [c.Commit(2)]
+    assert doing(app(generation=2, workers=(old,), **kind)) == [c.SendStop(1, "replaced by generation 2")]
+    leaving = worker(1, 1, state=State.STOPPING)
+    assert doing(app(generation=2, workers=(leaving,), **kind)) == []
+    assert doing(app(generation=2, **kind)) == [c.Spawn(1, 2, False)]
+
+
+class World:
+    """Carries actions out as the daemon would, with chance deciding what the processes do."""
+
+    def __init__(self, seed: int, want: int = 2) -> None:
+        self.chance = random.Random(seed)
+        self.now = 0.0
+        self.serial = 0
+        self.view = app(want=want, templates=(), starting=True)
+        self.refused: list[str] = []
+
+    def turn(self) -> None:
+        for _ in range(50):
+            actions = [a for a in c.converge(self.view, self.now) if not isinstance(a, c.LookAgain)]
+            if not actions:
+                return
+            for action in actions:
+                self.do(action)
+        raise AssertionError(f"does not settle: {actions} {self.view}")
+
+    def put(self, serial: int, happening: Happening) -> None:
+        changed = []
+        for w in self.view.workers:
+            if w.serial == serial:
+                state = advance(w.state, happening)
+                ready = self.now if w.ready_at is None and state in (State.HELD, State.READY) else w.ready_at
+                w = dataclasses.replace(w, state=state, since=self.now if state is not w.state else w.since, ready_at=ready)
+            if w.state is not State.STOPPED:
+                changed.append(w)
+        self.view = dataclasses.replace(self.view, workers=tuple(changed))
+
+    def set(self, **changes: Any) -> None:
+        self.view = dataclasses.replace(self.view, **changes)
+
+    def do(self, action: c.Action) -> None:
+        v = self.view
+        match action:
+            case c.StartTemplate(generation=g):
+                self.set(templates=(*v.templates, c.TemplateView(g, "ready", self.now)))
+            case c.StopTemplate(generation=g):
+                self.set(templates=tuple(t for t in v.templates if t.generation != g))
+            case c.Spawn(slot=slot, generation=g, held=held):
+                self.serial += 1
+                self.set(workers=(*v.workers, c.WorkerView(self.serial, slot, g, State.STARTING, self.now, self.now)))
+            case c.SendGo(serial=s):
+                self.put(s, Happening.GO)
+            case c.SendDrain(serial=s):
+                self.put(s, Happening.DRAIN)
+            case c.SendStop(serial=s):
+                self.put(s, Happening.STOP)
+            case c.SendKill(serial=s):
+                self.put(s, Happening.KILL)
+            case c.Commit(generation=g):
+                self.set(generation=g, target=None, previous=v.generation, soak_until=self.now + 10, soak_deaths=0, record=CLEAR)
+            case c.AbortReload(reason=reason):
+                self.refused.append(reason)
+                self.set(target=None, target_failure=None)
+            case c.RollBack(generation=g):
+                self.set(generation=g, previous=None, record=CLEAR)
+            case c.EndSoak():
+                self.set(previous=None)
+            case c.ClearRecord():
+                self.set(record=CLEAR)
+            case _:
+                pass
+
+    def live(self) -> None:
+        """One step of the world: somebody gets ready, accepts, ends, or dies; or time passes."""
+        v = self.view
+        self.now += self.chance.choice([0.0, 0.01, 0.2, 1.0, 5.0])
+        if not v.workers:
+            return
+        w = self.chance.choice(v.workers)
+        match w.state:
+            case State.STARTING:
+                held = v.target is not None and w.generation == v.target
+                self.put(w.serial, Happening.IS_READY if held else Happening.ACCEPTS)
+            case State.OPENING:
+                self.put(w.serial, Happening.ACCEPTS)
+            case State.DRAINING | State.STOPPING | State.KILLED:
+                self.put(w.serial, Happening.EXIT)
+            case _:
+                if self.chance.random() < 0.1:
+                    self.put(w.serial, Happening.EXIT)
+                    if w.generation == v.target:
+                        self.set(target_failure="died")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_in_a_world_of_chance_all_settles_at_what_is_wanted(seed: int) -> None:
+    world = World(seed)
+    last_generation = 1
+    for step in range(400):
+        world.turn()
+        committed = [w for w in world.view.workers if w.generation == world.view.generation and w.state in UNTOUCHED]
+        slots = [w.slot for w in committed]
+        assert len(slots) <= 2 * world.view.want, "more than one successor a slot"
+        if step % 37 == 5:
+            last_generation += 1
+            world.set(target=last_generation, target_failure=None, previous=None)
+        world.live()
+    world.chance = random.Random(0)
+    for _ in range(2000):  # no more deaths: everything gets where it should
+        world.turn()
+        for w in world.view.workers:
+            if w.state in (State.STARTING, State.OPENING, State.DRAINING, State.STOPPING, State.KILLED):
+                held = world.view.target is not None and w.generation == world.view.target
+                happening = {State.STARTING: Happening.IS_READY if held else Happening.ACCEPTS, State.OPENING: Happening.ACCEPTS}
+                world.put(w.serial, happening.get(w.state, Happening.EXIT))
+        world.now += 1.0
+        if world.view.target is None and world.view.previous is None and len(world.view.workers) == world.view.want:
+            break
+    assert [w.state for w in world.view.workers] == [State.READY] * world.view.want
+    assert {w.generation for w in world.view.workers} == {world.view.generation}

@@ -1,0 +1,123 @@
+"""The limiter: against a small model, and the table of known situations."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyworker.config.schema import RestartConfig
+from pyworker.policy.restart import CLEAR, Record, after_refusal, after_unstable_death, is_stable, wants_replacement
+
+CONFIG = RestartConfig()
+
+
+def deaths_at(times: list[float], config: RestartConfig = CONFIG) -> Record:
+    record = CLEAR
+    for t in times:
+        record = after_unstable_death(record, t, config, jitter=0.0)
+    return record
+
+
+def test_first_delay_is_a_tenth_of_a_second_and_doubles() -> None:
+    delays = [deaths_at([0.0] * n).next_at for n in range(1, 10)]
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6])
+
+
+def test_delay_is_capped_at_thirty_seconds() -> None:
+    far_apart = [i * 100.0 for i in range(2000)]
+    record = deaths_at(far_apart)
+    assert record.next_at - far_apart[-1] == pytest.approx(30.0)
+    assert not record.failed
+
+
+def test_jitter_adds_at_most_a_quarter() -> None:
+    assert after_unstable_death(CLEAR, 0.0, CONFIG, jitter=1.0).next_at == pytest.approx(0.125)
+
+
+def test_tenth_death_in_the_window_fails_and_probes_every_retry() -> None:
+    record = deaths_at([float(i) for i in range(9)])
+    assert not record.failed
+    record = after_unstable_death(record, 9.0, CONFIG, jitter=0.5)
+    assert record.failed
+    assert record.next_at == 9.0 + 60.0
+    again = after_unstable_death(record, 69.0, CONFIG, jitter=0.5)
+    assert again.failed
+    assert again.next_at == 129.0
+
+
+def test_retry_of_zero_gives_up_for_good() -> None:
+    config = RestartConfig(retry=0.0)
+    assert deaths_at([float(i) for i in range(10)], config).permanent
+
+
+def test_death_before_ready_is_unstable_however_long_it_took() -> None:
+    assert not is_stable(None, 1000.0, CONFIG)
+    assert not is_stable(5.0, 14.9, CONFIG)
+    assert is_stable(5.0, 15.0, CONFIG)
+
+
+def test_refusal_is_permanent() -> None:
+    assert after_refusal(CLEAR, 1.0).permanent
+
+
+@pytest.mark.parametrize(
+    ("policy", "clean", "expected"),
+    [
+        ("always", True, True),
+        ("always", False, True),
+        ("on-failure", True, False),
+        ("on-failure", False, True),
+        ("never", True, False),
+        ("never", False, False),
+    ],
+)
+def test_policy_says_who_is_replaced(policy: str, clean: bool, expected: bool) -> None:
+    assert wants_replacement(RestartConfig(policy=policy), clean=clean) is expected  # type: ignore[arg-type]
+
+
+def starts_in_an_hour(lives: float, uptime_before: float = 0.0) -> tuple[int, float | None]:
+    """Simulate one worker that dies `lives` seconds after each start; return (starts, when it failed)."""
+    now, record, starts, failed_at = uptime_before, CLEAR, 0, None
+    end = uptime_before + 3600.0
+    while now < end:
+        starts += 1
+        now += lives
+        record = after_unstable_death(record, now, CONFIG, jitter=0.0)
+        if record.failed and failed_at is None:
+            failed_at = now - uptime_before
+        now = max(now, record.next_at)
+    return starts, failed_at
+
+
+def test_a_bug_at_start_makes_few_starts_and_is_named_within_a_minute() -> None:
+    starts, failed_at = starts_in_an_hour(0.3)
+    assert starts <= 70
+    assert failed_at is not None
+    assert failed_at <= 60
+
+
+def test_one_that_dies_every_three_seconds_is_bounded_too() -> None:
+    starts, _ = starts_in_an_hour(3.0)
+    assert starts <= 150
+
+
+def test_an_hour_of_health_does_not_disarm_the_limiter() -> None:
+    assert starts_in_an_hour(0.3, uptime_before=3600.0) == pytest.approx(starts_in_an_hour(0.3))
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(st.lists(st.floats(0.0, 40.0), max_size=30), st.integers(1, 12))
+def test_limiter_is_the_model(gaps: list[float], limit: int) -> None:
+    config = RestartConfig(max_restarts=limit)
+    record, now = CLEAR, 0.0
+    history: list[float] = []
+    tripped = False
+    for gap in gaps:
+        now += gap
+        record = after_unstable_death(record, now, config, jitter=0.0)
+        history.append(now)
+        tripped = tripped or len([t for t in history if t > now - config.window]) >= limit
+        assert record.failed is tripped
+        expected = config.retry if tripped else min(30.0, 0.1 * 2 ** (len(history) - 1))
+        assert record.next_at == pytest.approx(now + expected)
