@@ -17,12 +17,11 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle, copy_socket
 from pyworker.daemon.ledger import Ledger
-from pyworker.daemon.loop import READ
-from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
+from pyworker.protocol.inherited import WorkerId, fd_name, parse_fd_name, worker_fd
 from pyworker.protocol.template import Loaded
 from pyworker.protocol.wire import WireError, from_json
 from pyworker.unix.fds import pass_credentials, read_whole
-from pyworker.unix.process import pidfd_pid
+from pyworker.unix.process import UNKNOWN, pidfd_pid
 
 
 def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
@@ -66,9 +65,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
 
 
 def _drop(brain: Brain, name: str) -> None:
-    from pyworker.protocol.inherited import KINDS, parse_fd_name
-
-    doomed = [n for n in brain.store.fds if (p := parse_fd_name(n)) is not None and p.app == name and p.kind in KINDS]
+    doomed = [n for n in brain.store.fds if (p := parse_fd_name(n)) is not None and p.app == name]
     brain.store.remove(*doomed)
 
 
@@ -122,10 +119,10 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         brain.watch_template(app, handle)
         pidfd = store.get(fd_name("tpid", app.name, number))
         if pidfd is None:
-            brain._template_gone(app, handle, __import__("pyworker.unix.process", fromlist=["UNKNOWN"]).UNKNOWN)
+            brain.template_gone(app, handle, UNKNOWN)
         else:
             handle.pid = handle.pid or pidfd_pid(pidfd)
-            brain.loop.add(pidfd, READ, lambda _, h=handle, p=pidfd: brain._template_ended(app, h, p))
+            brain.watch_template_pid(app, handle, pidfd)
 
 
 def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:

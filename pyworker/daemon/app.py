@@ -16,7 +16,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
-from pyworker.policy.lifecycle import SERVING, UNTOUCHED, State
+from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, to_json
 
@@ -288,5 +288,3 @@ class App:
         self.record = Record(**{**record, "deaths": tuple(record["deaths"])})
         self.failure = Failure(**memo["failure"]) if memo["failure"] else None
         self.notes = [str(n) for n in memo["notes"]]
-
-

@@ -8,6 +8,7 @@ that is out of protocol kills its sender, never the daemon.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from pyworker.config.address import Address, parse_bind
+from pyworker.config.schema import RestartConfig
 from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import BoardFull
@@ -86,18 +88,16 @@ class Brain:
             doing = [a for a in actions if not isinstance(a, c.LookAgain)]
             for action in doing:
                 self._perform(app, action, now)
-                if app.closed:
-                    break
-            if app.closed or not doing:
+            if _is_over(app) or not doing:
                 break
         self._note_progress(app)
         timer = self._looks.pop(app.name, None)
         if timer is not None:
             timer.cancel()
-        if look is not None and not app.closed:
+        if look is not None and not _is_over(app):
             self._looks[app.name] = self.loop.call_at(max(look, self.loop.clock() + 0.001), lambda: self.poke(app))
         self._drop_generations(app)
-        if not app.closed:
+        if not _is_over(app):
             app.write_memo()
         self.on_settled(app)
 
@@ -188,9 +188,13 @@ class Brain:
         try:
             pidfd = os.pidfd_open(handle.pid)
         except OSError:
-            self._template_gone(app, handle, process.UNKNOWN)
+            self.template_gone(app, handle, process.UNKNOWN)
             return
         self.store.put(fd_name("tpid", app.name, number), pidfd)
+        self.watch_template_pid(app, handle, pidfd)
+
+    def watch_template_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
+        """Wait for the end of a template."""
         self.loop.add(pidfd, READ, lambda _: self._template_ended(app, handle, pidfd))
 
     def _stop_template(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
@@ -279,7 +283,9 @@ class Brain:
 
     def _kill(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         if handle.state is State.STARTING or handle.state is State.OPENING:
-            handle.failure = handle.failure or w.Failed("other", reason, "", "is it stuck, or does it need a longer reload.ready_timeout?")
+            handle.failure = handle.failure or w.Failed(
+                "other", reason, "", "is it stuck, or does it need a longer reload.ready_timeout?"
+            )
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)
         if handle.pid:
@@ -307,7 +313,9 @@ class Brain:
             self.save()
         except OSError as error:
             app.generation, app.target, app.previous = old, number, old_previous
-            app.target_failure = self.fail(f"cannot write apps.json: {error.strerror}", hint="free some disk space, then reload again")
+            app.target_failure = self.fail(
+                f"cannot write apps.json: {error.strerror}", hint="free some disk space, then reload again"
+            )
             return
         app.soak_until = now + config.reload.soak
         app.soak_deaths = 0
@@ -322,7 +330,13 @@ class Brain:
         failure = app.target_failure or self.fail("it was given up")
         number, app.target, app.target_failure = app.target, None, None
         app.refused[number] = failure
-        data = {"from": app.generation, "to": number, "reason": failure.message, "traceback": failure.traceback, "hint": failure.hint}
+        data = {
+            "from": app.generation,
+            "to": number,
+            "reason": failure.message,
+            "traceback": failure.traceback,
+            "hint": failure.hint,
+        }
         self.events.emit_data("reload_refused", app.name, None, data)
 
     def _roll_back(self, app: App, number: int, reason: str) -> None:
@@ -330,12 +344,16 @@ class Brain:
         app.generation, app.previous = number, None
         app.record = restart.CLEAR
         app.reload_from = None
-        failure = self.fail(reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else "")
+        failure = self.fail(
+            reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""
+        )
         app.refused[given_up] = failure
         with contextlib.suppress(OSError):
             self.save()
         self.note(app, f"generation {given_up} was rolled back: {failure.message}")
-        self.events.emit_data("reload_rolled_back", app.name, None, {"from": number, "to": given_up, "reason": failure.message})
+        self.events.emit_data(
+            "reload_rolled_back", app.name, None, {"from": number, "to": given_up, "reason": failure.message}
+        )
 
     def _fail_start(self, app: App, now: float) -> None:
         failure = app.start_failure or self.fail("the start failed")
@@ -383,7 +401,7 @@ class Brain:
                 indexes.append(listener.index)
         except ListenFailed:
             for listener in opened:
-                self._close_listener(app, listener)
+                self.close_listener(app, listener)
             raise
         generation.listeners = tuple(indexes)
         app.generations[generation.number] = generation
@@ -400,18 +418,18 @@ class Brain:
             for theirs in other.listeners.values():
                 if other is not app and theirs.address == address and address.port != 0:
                     raise ListenFailed(
-                        "port_in_use",
                         f"cannot listen on {address}: already in use by your app {other.name}",
-                        f"pyworker stop {other.name}   or choose another address",
+                        hint=f"pyworker stop {other.name}   or choose another address",
+                        code="port_in_use",
                     )
         index = max(app.listeners, default=-1) + 1
-        sock = open_listener(address, generation.config.backlog)
+        sock = open_listener(address, backlog=generation.config.backlog)
         listener = Listener(index, address, sock)
         app.listeners[index] = listener
         self.store.put(fd_name("listen", app.name, index), os.dup(sock.fileno()))
         return listener
 
-    def _close_listener(self, app: App, listener: Listener) -> None:
+    def close_listener(self, app: App, listener: Listener) -> None:
         app.listeners.pop(listener.index, None)
         self.store.remove(fd_name("listen", app.name, listener.index))
         if listener.address.family == "unix":
@@ -425,7 +443,7 @@ class Brain:
         for listener in list(app.listeners.values()):
             with contextlib.suppress(OSError):
                 listener.sock.shutdown(socket.SHUT_RD)
-            self._close_listener(app, listener)
+            self.close_listener(app, listener)
         for number in list(app.generations):
             if number != app.generation:
                 del app.generations[number]
@@ -445,7 +463,7 @@ class Brain:
         named = {i for g in app.generations.values() for i in g.listeners}
         scripts = any(g.config.script is not None for g in app.generations.values())
         for listener in [x for x in app.listeners.values() if x.index not in named and not scripts]:
-            self._close_listener(app, listener)
+            self.close_listener(app, listener)
 
     def write_logs_spec(self, app: App) -> None:
         """Tell the logger how this app's log is written."""
@@ -524,13 +542,14 @@ class Brain:
             known = self._unclaimed.pop(handle.pid, None)
             if known is None:
                 self.loop.call_later(
-                    STATUS_PATIENCE, lambda: self._template_gone(app, handle, self._unclaimed.pop(handle.pid, process.UNKNOWN))
+                    STATUS_PATIENCE,
+                    lambda: self.template_gone(app, handle, self._unclaimed.pop(handle.pid, process.UNKNOWN)),
                 )
                 return
             status = known
-        self._template_gone(app, handle, status or process.UNKNOWN)
+        self.template_gone(app, handle, status or process.UNKNOWN)
 
-    def _template_gone(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
+    def template_gone(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
         if handle.ended:
             return
         handle.ended = True
@@ -551,10 +570,15 @@ class Brain:
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
-                self.loop.call_later(STATUS_PATIENCE, lambda x=worker: None if x.pid else self._ended(app, x, process.UNKNOWN))
+                self.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker))
         if handle.state != "ready":
             self._template_failed(app, number, self.fail(words, traceback, hint), now, permanent=status.code == 78)
         self.poke(app)
+
+    def _unborn(self, app: App, handle: WorkerHandle) -> None:
+        """Nobody has said a pid: the process never came."""
+        if not handle.pid:
+            self._ended(app, handle, process.UNKNOWN)
 
     def _template_failed(self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False) -> None:
         if number == app.target:
@@ -588,7 +612,9 @@ class Brain:
                 message: w.FromWorker = decode(w.FromWorker, packet.data, limit=w.MAX_WORKER_MESSAGE)
             except WireError as error:
                 self.note(app, f"worker {handle.id.slot} was killed: its channel said {str(error)[:200]}")
-                handle.failure = handle.failure or w.Failed("other", f"it broke the protocol of its channel: {error}", "")
+                handle.failure = handle.failure or w.Failed(
+                    "other", f"it broke the protocol of its channel: {error}", ""
+                )
                 self._signal(app, handle, signal.SIGKILL)
                 self.loop.remove(handle.ctl.fileno())
                 return
@@ -612,7 +638,14 @@ class Brain:
                 handle.failure = message
             case w.Recycle(reason=reason):
                 handle.recycle = reason[:200] or "it asked for it"
-                self.emit(app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=handle.recycle)
+                self.emit(
+                    app,
+                    "worker_recycled",
+                    handle.id.slot,
+                    pid=handle.pid,
+                    generation=handle.id.generation,
+                    reason=handle.recycle,
+                )
             case w.Drained():
                 handle.drained = message
             case w.Bind(family=family, host=host, port=port):
@@ -706,7 +739,7 @@ class Brain:
         try:
             if generation.resolved.uid is not None and str(address) not in generation.config.bind:
                 message = f'with `user` set a script may only bind addresses named in the file: bind = "{address}"'
-                raise ListenFailed("no_permission", message, "")
+                raise ListenFailed(message, hint="add it to bind in the file", code="no_permission")
             listener = self._find_listener(app, address) or self._open_listener(app, address, generation)
         except ListenFailed as error:
             handle.failure = w.Failed("bind", error.message, "", error.hint)
@@ -778,7 +811,9 @@ class Brain:
     def _channel_closed(self, app: App, handle: WorkerHandle) -> None:
         """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
         if not handle.pid and handle.is_alive:
-            self.loop.call_later(STATUS_PATIENCE, lambda: None if handle.pid else self._ended(app, handle, process.UNKNOWN))
+            self.loop.call_later(
+                STATUS_PATIENCE, lambda: None if handle.pid else self._ended(app, handle, process.UNKNOWN)
+            )
 
     def _ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if handle.status is not None or not handle.is_alive:
@@ -845,13 +880,20 @@ class Brain:
         if handle.id.generation == app.target:
             app.target_failure = failure
             return
-        if handle.id.generation != app.generation or not app.running or before in LEAVING and handle.ready_at is not None:
+        if (
+            handle.id.generation != app.generation
+            or not app.running
+            or (before in LEAVING and handle.ready_at is not None)
+        ):
             return
         config = self._restart(app)
-        if app.starting and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values()):
-            if handle.ready_at is None or status.code != 0:
-                app.start_failure = failure
-                return
+        if (
+            app.starting
+            and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())
+            and (handle.ready_at is None or status.code != 0)
+        ):
+            app.start_failure = failure
+            return
         if status.code != 78 and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
             return
@@ -873,7 +915,11 @@ class Brain:
         app.failure = failure
         if app.record.failed or app.record.permanent:
             if not had_failed:
-                words = f"gave up after {config.max_restarts} restarts in {config.window:g} s" if app.record.failed else "it asked not to be restarted (exit code 78)"
+                words = (
+                    f"gave up after {config.max_restarts} restarts in {config.window:g} s"
+                    if app.record.failed
+                    else "it asked not to be restarted (exit code 78)"
+                )
                 self.emit(
                     app, "app_failed", None, reason=f"{words}: {failure.message}", traceback=failure.traceback,
                     hint=failure.hint, restarts=config.max_restarts, window_s=config.window,
@@ -882,7 +928,7 @@ class Brain:
             data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
             self.events.emit_data("worker_backoff", app.name, None, data)
 
-    def _restart(self, app: App) -> restart.RestartConfig:
+    def _restart(self, app: App) -> RestartConfig:
         assert app.config is not None
         return app.config.restart
 
@@ -890,8 +936,15 @@ class Brain:
         """Have a worker replaced, its successor first."""
         if handle.state in UNTOUCHED and not handle.recycle:
             handle.recycle = reason
-            self.emit(app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason)
+            self.emit(
+                app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
+            )
             self.poke(app)
+
+
+def _is_over(app: App) -> bool:
+    """Closed by now: what was checked before a round may have changed in it."""
+    return app.closed
 
 
 def _unlink_own_socket(listener: Listener) -> None:

@@ -16,7 +16,9 @@ from pyworker.unix.process import ExitStatus
 
 _TAIL = 128 * 1024
 _LAST_LINES = 20
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+")
+_EXCEPTION = re.compile(
+    r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
+)
 
 
 def of_worker(app: App, handle: WorkerHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:
@@ -26,26 +28,38 @@ def of_worker(app: App, handle: WorkerHandle, status: ExitStatus, home: str) -> 
     lines = last_lines(log_file(app, home), handle.pid)
     text = "\n".join(lines)
     if status.signal == 9:
-        return "killed by SIGKILL from outside", "", "if nobody did that, the kernel did: out of memory? (dmesg, memory.events)"
+        return (
+            "killed by SIGKILL from outside",
+            "",
+            "if nobody did that, the kernel did: out of memory? (dmesg, memory.events)",
+        )
     if status.signal is not None:
         return exit_words(None, status.signal), text, ""
     if status.code == 0 and handle.ready_at is None:
         return (
             "exited with code 0 before it was ready",
             text,
-            "it had nothing to do, or it put itself into the background; a job that may end: restart.policy = \"never\"",
+            'it had nothing to do, or it put itself into the background; a job that may end: restart.policy = "never"',
         )
     if status.code == 0:
         return "ended by itself with code 0", "", ""
     said = next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
     words = exit_words(status.code, None)
-    return (said[:300] if said else "exited " + words), text, "" if said else "it printed nothing; run it by hand to see more"
+    return (
+        (said[:300] if said else "exited " + words),
+        text,
+        "" if said else "it printed nothing; run it by hand to see more",
+    )
 
 
 def of_template(app: App, handle: TemplateHandle, status: ExitStatus) -> tuple[str, str, str]:
     """Return (reason, traceback, hint) for a template that ended."""
     if handle.killed_because:
-        return handle.killed_because, "", "does the import wait for something? raise reload.ready_timeout if it needs longer"
+        return (
+            handle.killed_because,
+            "",
+            "does the import wait for something? raise reload.ready_timeout if it needs longer",
+        )
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
     if status.code is not None and handle.state == "loading":
@@ -73,5 +87,7 @@ def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
         record = parse_record(line)
         if record is not None and record.pid == pid:
             text = record.msg.decode("utf-8", "backslashreplace")
-            found[record.stream].append("".join(ch if ch.isprintable() or ch == "\t" else repr(ch)[1:-1] for ch in text))
+            found[record.stream].append(
+                "".join(ch if ch.isprintable() or ch == "\t" else repr(ch)[1:-1] for ch in text)
+            )
     return (found["err"] or found["out"])[-count:]

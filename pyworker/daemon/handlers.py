@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import time
+from collections.abc import Callable
 from typing import Any, assert_never
 
 from pyworker import __version__
+from pyworker.config.cpus import usable_cpus
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
 from pyworker.daemon import operations as ops
 from pyworker.daemon import report
 from pyworker.daemon.app import App, Failure, Generation
-from pyworker.daemon.brain import Brain
 from pyworker.daemon.board import Board
+from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
@@ -44,7 +47,7 @@ class Handlers:
         self._started_at = started_at
         self._operations = ops.Operations(brain)
         self.shutting_down = False
-        self.on_shutdown = lambda now: None  # type: ignore[var-annotated]  # set by main
+        self.on_shutdown: Callable[[bool], None] = lambda now: None  # set by main
         brain.on_closed = self._app_closed
 
     def handle(self, client: Client, request: k.Request) -> None:
@@ -122,7 +125,7 @@ class Handlers:
             for app, generation, _ in prepared:
                 self._give_back(app, generation)
             for app in fresh:
-                self._forget(app)
+                self.forget(app)
             raise
         for app, generation, idle in prepared:
             app.stopped_slots.clear()
@@ -182,9 +185,9 @@ class Handlers:
         self._brain.store.remove(fd_name("env", app.name, generation.number))
         if app.closed:
             for listener in list(app.listeners.values()):
-                self._brain._close_listener(app, listener)
+                self._brain.close_listener(app, listener)
 
-    def _forget(self, app: App) -> None:
+    def forget(self, app: App) -> None:
         self._brain.apps.pop(app.name, None)
         app.ledger.close()
         app.board.close()
@@ -316,7 +319,7 @@ class Handlers:
             app = self._brain.apps.get(name)
             if app is None or app.current is None or not app.running:
                 raise _Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
-            count = scaled(app.want, change, _usable_cpus())
+            count = scaled(app.want, change, usable_cpus())
             if count is None:
                 raise _Refuse("usage", Exit.USAGE, f"cannot scale to {change!r}", 'for example: 8, +2, -1 or "auto"')
             changes.append((app, count))
@@ -338,7 +341,12 @@ class Handlers:
         decided: dict[str, ops.Outcome] = {}
         for s in self._select(request.selectors):
             if s.slot is not None:
-                raise _Refuse("usage", Exit.USAGE, f"{s.app}.{s.slot} is a worker: only apps are deleted", f"pyworker stop {s.app}.{s.slot}")
+                raise _Refuse(
+                    "usage",
+                    Exit.USAGE,
+                    f"{s.app}.{s.slot} is a worker: only apps are deleted",
+                    f"pyworker stop {s.app}.{s.slot}",
+                )
             app = self._brain.apps[s.app]
             app.delete_logs = request.logs
             if app.closed:
@@ -361,7 +369,7 @@ class Handlers:
         if app.name not in self._brain.apps:
             return
         path = report.log_file(app, self._home)
-        self._forget(app)
+        self.forget(app)
         if app.delete_logs:
             for name in (path, *(f"{path}.{i}" for i in range(1, 1001))):
                 with contextlib.suppress(FileNotFoundError):
@@ -446,7 +454,9 @@ class Handlers:
 
     def _check_slot(self, app: App, selected: Selected) -> None:
         if not app.running or selected.slot not in range(1, app.want + 1):
-            message = f"{selected.app} has no worker {selected.slot}" + (f": they are 1 to {app.want}" if app.running else "")
+            message = f"{selected.app} has no worker {selected.slot}" + (
+                f": they are 1 to {app.want}" if app.running else ""
+            )
             raise _Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
 
     def _save(self) -> None:
@@ -454,10 +464,22 @@ class Handlers:
             self._brain.save()
         except OSError as error:
             for app in self._brain.apps.values():
-                self._brain.note(app, f"apps.json cannot be written: {error.strerror}; a boot would restore the state before this")
+                self._brain.note(
+                    app, f"apps.json cannot be written: {error.strerror}; a boot would restore the state before this"
+                )
 
     # ---- boot -----------------------------------------------------------------------------------------------
-    def restore(self, name: str, source: FileSource | InlineSource, *, running: bool, generation: int, scale: int | None, base: int | str | None, stopped_slots: tuple[int, ...]) -> str:
+    def restore(
+        self,
+        name: str,
+        source: FileSource | InlineSource,
+        *,
+        running: bool,
+        generation: int,
+        scale: int | None,
+        base: int | str | None,
+        stopped_slots: tuple[int, ...],
+    ) -> str:
         """Bring back one app that apps.json wants; return "" or why it could not be."""
         app = self._new_app(name, source)
         app.last_generation, app.scale, app.scale_base = generation, scale, base
@@ -471,9 +493,11 @@ class Handlers:
             self._brain.add_generation(app, made)
         except (ConfigError, ListenFailed) as error:
             message = error.message
-            app.failure = Failure(message, "", error.hint, stamp(__import__("time").time()))
+            app.failure = Failure(message, "", error.hint, stamp(time.time()))
             app.record = after_refusal(CLEAR, 0.0)
-            self._brain.emit(app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0)
+            self._brain.emit(
+                app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0
+            )
             return f"{name}: {message}"
         self._brain.begin(app, made.number)
         return ""
@@ -502,9 +526,3 @@ def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSourc
 
 def _origin(source: FileSource | InlineSource) -> str:
     return source.path if isinstance(source, FileSource) else f"the command line in {source.cwd}"
-
-
-def _usable_cpus() -> int:
-    from pyworker.config.resolve import usable_cpus
-
-    return usable_cpus()

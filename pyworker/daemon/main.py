@@ -113,7 +113,7 @@ def _restore(brain: Brain, handlers: Handlers, wanted: desired.Desired, adopted:
         if name in adopted and there is not None and (not there.closed or not app.running):
             continue
         if there is not None:
-            handlers._forget(there)
+            handlers.forget(there)
         failure = handlers.restore(
             name, app.source, running=app.running, generation=app.generation, scale=app.scale,
             base=app.scale_base, stopped_slots=app.stopped_slots,
@@ -162,7 +162,7 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
 
     def become() -> None:
         # The store's fds go along, the numbers in a memfd; the new guardian starts a daemon as always.
-        names = {n: fd for n, fd in store.fds.items()}
+        names = dict(store.fds.items())
         memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": names, "daemon": False}).encode())
         argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
         exec_with_fds(argv, {**names, "": memo})

@@ -127,7 +127,11 @@ def started(action: str, generation: int) -> Goal:
 
     def goal(app: App, now: float) -> Outcome | None:
         if app.generation != generation or app.restart_to is not None:
-            return None if app.restart_to == generation else Outcome(False, "failed", Failure("another command came first"))
+            return (
+                None
+                if app.restart_to == generation
+                else Outcome(False, "failed", Failure("another command came first"))
+            )
         if not app.running and not app.keep_listening:
             if not app.wanted:
                 return Outcome(False, "failed", Failure("it was stopped before it was ready"))

@@ -77,6 +77,12 @@ def read_tls(config: AppConfig) -> tuple[bytes, bytes, bytes]:
                 parts.append(file.read(1024 * 1024))
         except OSError as error:
             raise ConfigError(
-                [Problem(f"cannot read {path}: {error.strerror}", "it must be a PEM file that pyworker may read", f"tls.{name}")]
+                [
+                    Problem(
+                        f"cannot read {path}: {error.strerror}",
+                        "it must be a PEM file that pyworker may read",
+                        f"tls.{name}",
+                    )
+                ]
             ) from None
     return parts[0], parts[1], parts[2]
