@@ -17,16 +17,18 @@ from pyworker.guardian.main import Guardian, Times, say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.unix import process
+from pyworker.unix.title import set_title
 
 
-def main(argv: list[str]) -> int:
-    """Boot, run, leave. Returns the exit code."""
+def main(argv: list[str], commands: dict[str, list[str]] | None = None) -> int:
+    """Boot, run, leave. Returns the exit code. Tests give `commands` of their own for daemon and logger."""
     options = _options(argv)
     if options.notify_fd is not None:
         os.set_inheritable(options.notify_fd, False)
-    _set_title("pyworker guardian")
+    process.set_name("pyworker guardian")
+    set_title("pyworker guardian")
     try:
-        return _run(options)
+        return _run(options, commands)
     except PyworkerError as error:
         _answer(options.notify_fd, {"error": error.message, "hint": error.hint, "exit": int(error.exit)})
         return int(error.exit)
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
         return int(Exit.FAILED)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None) -> int:
     path = os.path.abspath(options.home)
     home = boot.open_home(path)
     if options.adopt is not None:
@@ -48,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         store.put(inherited.CONTROL, boot.bind_control(home).detach())
     reason = "boot" if options.adopt is None else "guardian died"
     say(f"started ({reason}), {len(store)} fds")
-    guardian = Guardian(path, store, reason=reason, times=Times(tick=options.tick))
+    guardian = Guardian(store, commands or _commands(path), reason=reason, times=Times(tick=options.tick))
     code = guardian.run(started=lambda: _answer(options.notify_fd, None))
     boot.remove_control(home, store.get(inherited.LOCK))
     say("stopped")
@@ -77,13 +79,9 @@ def _answer(notify_fd: int | None, failure: dict[str, object] | None) -> None:
         os.close(notify_fd)
 
 
-def _set_title(title: str) -> None:
-    try:
-        from setproctitle import setproctitle
-    except ImportError:
-        process.set_name(title)
-    else:
-        setproctitle(title)
+def _commands(home: str) -> dict[str, list[str]]:
+    python = [sys.executable, "-I", "-m"]
+    return {name: [*python, f"pyworker.{name}", "--home", home] for name in ("daemon", "logger")}
 
 
 if __name__ == "__main__":

@@ -63,18 +63,19 @@ class Guardian:
 
     def __init__(
         self,
-        home: str,
         store: FdStore,
+        commands: dict[str, list[str]],
         *,
         reason: str = "boot",
         times: Times | None = None,
         backoff: Backoff | None = None,
     ) -> None:
+        """`commands`: the argv of "daemon" and of "logger"; `reason` is what they are told why they were started."""
         self._store = store
         self._times = times or Times()
         backoff = backoff or Backoff()
-        self._daemon = Program("pyworker.daemon", home, store, backoff)
-        self._logger = Program("pyworker.logger", home, store, backoff)
+        self._daemon = Program("daemon", commands["daemon"], store, backoff)
+        self._logger = Program("logger", commands["logger"], store, backoff)
         self._reasons = {self._daemon: reason, self._logger: reason}
         self._children = Children()
         self._stopping = False

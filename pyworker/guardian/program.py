@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 
 from pyworker.guardian.outbox import Outbox
@@ -34,11 +33,10 @@ class Backoff:
 
 
 class Program:
-    """`python -I -m MODULE --home DIR` with its end of a channel as fd 3."""
+    """A program with its end of a channel as fd 3."""
 
-    def __init__(self, module: str, home: str, store: FdStore, backoff: Backoff) -> None:
-        self.module = module
-        self.name = module.rpartition(".")[2]
+    def __init__(self, name: str, argv: list[str], store: FdStore, backoff: Backoff) -> None:
+        self.name = name
         self.outbox = Outbox(store)
         self.channel: socket.socket | None = None
         self.pid = 0  # 0 = does not run
@@ -46,7 +44,7 @@ class Program:
         self.next_start = 0.0
         self.kill_at: float | None = None
         self.complaints = 0
-        self._home = home
+        self._argv = argv
         self._backoff = backoff
         self._pidfd = -1
         self._started_at = 0.0
@@ -61,7 +59,7 @@ class Program:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             self.pid = process.spawn(
-                [sys.executable, "-I", "-m", self.module, "--home", self._home],
+                self._argv,
                 dict(os.environ),
                 {0: null, 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds},
             )

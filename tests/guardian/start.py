@@ -1,0 +1,15 @@
+"""Test program: the real guardian, with stand-ins for daemon and logger. start.py SOCKET GUARDIAN-ARGUMENTS..."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyworker.guardian.__main__ import main
+
+STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_in.py")
+
+if __name__ == "__main__":
+    address, *arguments = sys.argv[1:]
+    python = [sys.executable, "-I", "-S", STAND_IN]
+    sys.exit(main(arguments, {role: [*python, role, address] for role in ("daemon", "logger")}))

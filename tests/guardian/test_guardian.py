@@ -1,0 +1,378 @@
+"""The guardian's promises, on the real program, with the test as its daemon and logger."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyworker.protocol import store as protocol
+from tests.guardian.rig import Rig
+from tests.support.wait import wait_until
+
+OPEN_RIGS = Callable[..., Rig]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[OPEN_RIGS]:
+    rigs: list[Rig] = []
+
+    def make(*arguments: str, wait: bool = True, fds: list[int] | None = None) -> Rig:
+        rigs.append(Rig(tmp_path, *arguments, wait=wait, fds=fds or []))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs[::-1]:
+        rig.close()
+
+
+def pipe_with(text: bytes) -> tuple[int, int]:
+    reads, writes = os.pipe()
+    os.write(writes, text)
+    return reads, writes
+
+
+def gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def test_home_is_private_and_the_control_socket_takes_connections_before_ok_is_said(start: OPEN_RIGS) -> None:
+    rig = start()
+    assert stat.S_IMODE(os.stat(rig.home).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(rig.home / "control.sock").st_mode) == 0o600
+    rig.connect().close()
+
+
+def test_daemon_gets_lock_control_socket_and_lifeline_at_boot(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = dict(rig.next_peer() for _ in range(2))["daemon"], rig.peers[-1]
+    done = daemon.hear_until(protocol.RestoreDone)
+    assert (done.reason, done.count, done.guardian_pid) == ("boot", 3, rig.process.pid)
+    assert set(daemon.fds) == {"lock", "control", "lifeline"}
+    waiting = rig.connect()
+    with socket.socket(fileno=os.dup(daemon.fds["control"])) as listener:
+        listener.accept()[0].close()
+    waiting.close()
+    assert logger in rig.peers
+
+
+def test_second_guardian_in_the_same_home_says_already_running_and_exits_75(start: OPEN_RIGS) -> None:
+    first = start()
+    second = start(wait=False)
+    assert json.loads(second.answer()) == {"error": "already running", "hint": "pyworker ps", "exit": 75}
+    assert second.process.wait(10) == 75
+    first.connect().close()
+
+
+def test_unsafe_home_is_refused_with_the_command_that_mends_it(start: OPEN_RIGS, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    os.chmod(tmp_path / "home", 0o755)
+    rig = start(wait=False)
+    answer = json.loads(rig.answer())
+    assert answer["exit"] == 77
+    assert "open to other users (mode 0755)" in answer["error"]
+    assert answer["hint"] == f"chmod 700 {tmp_path / 'home'}"
+
+
+def test_stored_fds_come_back_to_a_daemon_that_was_killed(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    reads, writes = pipe_with(b"still here")
+    daemon.say(protocol.Store(("board.api", "listen.api.0")), (reads, writes))
+    os.close(reads)
+    os.kill(daemon.pid, signal.SIGKILL)
+    successor = rig.peer("daemon")
+    done = successor.hear_until(protocol.RestoreDone)
+    assert done.reason == "killed by KILL"
+    assert done.count == 5
+    assert os.read(successor.fds["board.api"], 100) == b"still here"
+    os.close(writes)
+
+
+def test_many_fds_come_back_in_batches_with_their_number(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    for first in range(0, 500, 100):
+        pipes = [pipe_with(b"%d" % n) for n in range(first, first + 100)]
+        daemon.say(
+            protocol.Store(tuple(f"ctl.api.1.1.{n}" for n in range(first, first + 100))), tuple(r for r, _ in pipes)
+        )
+        for pair in pipes:
+            os.close(pair[0])
+            os.close(pair[1])
+        daemon.say(protocol.Ping(first))
+        daemon.hear_until(protocol.Pong, number=first)
+    daemon.leave(3)
+    successor = rig.peer("daemon")
+    done = successor.hear_until(protocol.RestoreDone)
+    assert (done.reason, done.count) == ("exited with code 3", 503)
+    assert all(os.read(successor.fds[f"ctl.api.1.1.{n}"], 10) == b"%d" % n for n in range(500))
+
+
+def test_replaced_and_removed_fds_are_closed(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    ends = []
+    for _ in range(2):
+        reads, writes = os.pipe()
+        daemon.say(protocol.Store(("board.api",)), (reads,))
+        os.close(reads)
+        ends.append(writes)
+    wait_until(lambda: _broken(ends[0]), what="the replaced fd to be closed")
+    assert not _broken(ends[1])
+    daemon.say(protocol.Remove(("board.api", "board.never")))
+    wait_until(lambda: _broken(ends[1]), what="the removed fd to be closed")
+    for end in ends:
+        os.close(end)
+
+
+def _broken(writes: int) -> bool:
+    try:
+        os.write(writes, b"x")
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def test_logger_is_handed_pipes_only_and_is_told_when_they_are_forgotten(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    reads, writes = pipe_with(b"line\n")
+    daemon.say(protocol.Store(("ctl.api.1.1.1", "out.api.1.1.1", "logs.api")), (reads, reads, reads))
+    os.close(reads)
+    logger.hear_until(protocol.Restore, names=("out.api.1.1.1", "logs.api"))
+    daemon.say(protocol.Remove(("out.api.1.1.1", "ctl.api.1.1.1")))
+    assert logger.hear_until(protocol.Forget).names == ("out.api.1.1.1",)
+    os.kill(logger.pid, signal.SIGKILL)
+    successor = rig.peer("logger")
+    assert successor.hear_until(protocol.RestoreDone).reason == "killed by KILL"
+    assert set(successor.fds) == {"logs.api"}
+    assert daemon.hear_until(protocol.LoggerState) == protocol.LoggerState(successor.pid, 1, "killed by KILL")
+    os.close(writes)
+
+
+def test_pipe_is_dropped_at_closed_only_when_it_really_is_at_its_end(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    reads, writes = os.pipe()
+    daemon.say(protocol.Store(("out.api.1.1.1",)), (reads,))
+    logger.hear_until(protocol.Restore)
+    logger.say(protocol.Closed(("out.api.1.1.1",)))  # about an older pipe of that name: this one has a writer
+    daemon.leave()
+    daemon = rig.peer("daemon")
+    daemon.hear_until(protocol.RestoreDone)
+    assert "out.api.1.1.1" in daemon.fds
+    os.close(writes)
+    logger.say(protocol.Closed(("out.api.1.1.1", "control")))
+    logger.say(protocol.LogStats("api", 0, 1, ""))
+    assert "log_stats" in daemon.hear_until(protocol.Relay).text
+    daemon.leave()
+    daemon = rig.peer("daemon")
+    daemon.hear_until(protocol.RestoreDone)
+    assert set(daemon.fds) == {"lock", "control", "lifeline"}
+    os.close(reads)
+
+
+def test_ended_child_is_reported_once_and_stays_a_zombie_until_collected(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    first, second = daemon.orphan(), daemon.orphan()
+    os.kill(first, signal.SIGTERM)
+    assert daemon.hear_until(protocol.Exited) == protocol.Exited(first, 15, None, False)
+    os.kill(second, signal.SIGKILL)
+    assert daemon.hear_until(protocol.Exited) == protocol.Exited(second, None, 9, False)
+    assert not gone(first)
+    assert not gone(second)
+    daemon.say(protocol.Collected((first, 999_999_999)))
+    wait_until(lambda: gone(first), what="the collected child to be reaped")
+    assert not gone(second)
+    daemon.say(protocol.Collected((second,)))
+    wait_until(lambda: gone(second), what="the second one, too")
+
+
+def test_uncollected_deaths_are_said_again_to_the_next_daemon(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    before, between = daemon.orphan(), daemon.orphan()
+    os.kill(before, signal.SIGTERM)
+    daemon.hear_until(protocol.Exited, pid=before)
+    os.kill(daemon.pid, signal.SIGSTOP)
+    os.kill(between, signal.SIGTERM)
+    os.kill(daemon.pid, signal.SIGKILL)
+    successor = rig.peer("daemon")
+    successor.hear_until(protocol.RestoreDone)
+    said = {successor.hear_until(protocol.Exited).pid for _ in range(2)}
+    assert said == {before, between}
+    successor.say(protocol.Collected((before, between)))
+    wait_until(lambda: gone(before) and gone(between), what="both to be reaped")
+
+
+def test_ended_orphan_costs_no_cpu_while_nobody_collects_it(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    orphan = daemon.orphan()
+    os.kill(orphan, signal.SIGTERM)
+    daemon.hear_until(protocol.Exited)
+    switches = Path(f"/proc/{rig.process.pid}/status")
+
+    def sleeps() -> int:
+        line = next(x for x in switches.read_text().splitlines() if x.startswith("voluntary_ctxt_switches"))
+        return int(line.split()[1])
+
+    before = sleeps()
+    for number in range(50):  # it must be idle between these: one wake-up for each
+        daemon.say(protocol.Ping(number))
+        daemon.hear_until(protocol.Pong, number=number)
+    assert sleeps() - before < 200
+
+
+def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "0.05")
+    for _ in range(2):
+        rig.next_peer()  # nobody listens to these
+    role, successor = rig.next_peer()
+    assert successor.hear_until(protocol.RestoreDone).reason == "hung"
+    assert f"the {role} (pid" in rig.log()
+    assert "does not answer" in rig.log()
+
+
+def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "0.05")
+    daemon, logger = rig.both()
+    for number in range(1, 12):
+        for peer in (daemon, logger):
+            ping = peer.hear(answer_pings=False)
+            assert isinstance(ping, protocol.Ping)
+            assert ping.number >= number
+            peer.say(protocol.Pong(ping.number))
+    assert not gone(daemon.pid)
+    assert not gone(logger.pid)
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\xff\xfe",
+        b"[" * 4000,
+        b"{}",
+        b'{"type":"store","names":["x"]}',
+        b'{"type":"collected","pids":["1"]}',
+        b"x" * 70_000,
+    ],
+)
+def test_rubbish_is_ignored_with_a_line_in_the_log(start: OPEN_RIGS, rubbish: bytes) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    for peer in (daemon, logger):
+        peer.channel.send(rubbish)
+    daemon.say(protocol.Ping(1))
+    assert daemon.hear_until(protocol.Pong).number == 1
+    wait_until(lambda: rig.log().count("sent nonsense") == 2, what="two lines in the log")
+
+
+def test_fds_of_a_refused_message_are_closed(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    reads, writes = os.pipe()
+    daemon.say(protocol.Store(("lock",)), (reads,))  # the lock cannot be replaced
+    daemon.say(protocol.Store(("board.api", "board.b")), (reads,))
+    daemon.say(protocol.Ping(5), (reads,))
+    os.close(reads)
+    wait_until(lambda: _broken(writes), what="the fds to be closed")
+    os.close(writes)
+
+
+def test_closed_channel_of_a_living_daemon_ends_it(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    daemon.channel.shutdown(socket.SHUT_RDWR)
+    successor = rig.peer("daemon")
+    assert "channel" in successor.hear_until(protocol.RestoreDone).reason
+
+
+def test_deliberate_stop_ends_daemon_then_logger_then_the_guardian(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    daemon.say(protocol.Stopping())
+    daemon.leave()
+    logger.hear_until(protocol.Stopping)
+    assert rig.process.poll() is None
+    logger.leave()
+    assert rig.process.wait(10) == 0
+    assert not (rig.home / "control.sock").exists()
+
+
+def test_term_is_passed_to_the_daemon_and_ends_everything(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    rig.process.send_signal(signal.SIGHUP)
+    rig.process.send_signal(signal.SIGINT)
+    rig.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: gone(daemon.pid), what="the daemon to end")
+    logger.hear_until(protocol.Stopping)
+    logger.leave()
+    assert rig.process.wait(10) == 0
+
+
+def test_socket_of_another_guardian_is_left_alone_at_the_end(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    os.unlink(rig.home / "lock")
+    (rig.home / "lock").touch()
+    daemon.say(protocol.Stopping())
+    daemon.leave()
+    logger.hear_until(protocol.Stopping)
+    logger.leave()
+    assert rig.process.wait(10) == 0
+    assert (rig.home / "control.sock").exists()
+
+
+def test_lifeline_ends_when_guardian_and_daemon_are_both_gone(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    os.set_blocking(logger.lifeline, False)
+    rig.process.kill()
+    rig.process.wait()
+    with pytest.raises(BlockingIOError):
+        os.read(logger.lifeline, 1)
+    daemon.leave()
+    daemon.close()
+    wait_until(lambda: _ended(logger.lifeline), what="the end of the lifeline")
+
+
+def _ended(pipe: int) -> bool:
+    try:
+        return os.read(pipe, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_daemon_without_guardian_becomes_one_by_exec_and_keeps_all_fds(start: OPEN_RIGS, tmp_path: Path) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    reads, writes = pipe_with(b"kept")
+    daemon.say(protocol.Store(("board.api",)), (reads,))
+    daemon.fds["board.api"] = reads
+    os.kill(rig.process.pid, signal.SIGKILL)
+    rig.process.wait()
+    assert daemon.hear() is None  # how it learns of it
+    logger.leave()
+    names = dict(daemon.fds)
+    state = os.memfd_create("adopt", 0)
+    os.write(state, json.dumps({"names": names, "daemon": False}).encode())
+    heir = start("--adopt", str(state), wait=False, fds=[*names.values(), state])
+    daemon.leave()
+    daemon.close()
+    os.close(state)
+    successor, _ = heir.both("guardian died")
+    assert os.read(successor.fds["board.api"], 10) == b"kept"
+    third = start(wait=False)
+    assert json.loads(third.answer())["error"] == "already running"
+    heir.connect().close()
+    os.close(writes)

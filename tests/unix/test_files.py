@@ -1,0 +1,115 @@
+"""Private directories and the sockets in them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from pyworker.unix import files
+
+
+def test_home_is_made_private_with_its_parents(tmp_path: Path) -> None:
+    fd = files.open_home(str(tmp_path / "a" / "b"), create=True)
+    assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o700
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_absent_home_is_not_made_unless_asked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.open_home(str(tmp_path / "a"), create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o707, 0o722])
+def test_home_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(mode)
+    with pytest.raises(files.UnsafeDirectory) as refused:
+        files.open_home(str(home), create=True)
+    assert f"mode {mode:04o}" in refused.value.reason
+    assert refused.value.hint == f"chmod 700 {home}"
+
+
+def test_link_is_refused_and_its_target_named(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "home").symlink_to("real")
+    with pytest.raises(files.UnsafeDirectory) as refused:
+        files.open_home(str(tmp_path / "home") + "/", create=True)
+    assert str(tmp_path / "real") in refused.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to give a folder away")
+def test_home_of_another_user_is_refused_for_writing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 12345, 12345)
+    with pytest.raises(files.UnsafeDirectory, match="belongs to user 12345"):
+        files.open_home(str(home), create=True)
+    os.close(files.open_home(str(home), create=False))  # root may look
+
+
+def test_socket_in_a_deep_folder_is_reached_and_replaced_without_a_gap(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 120) / "home"
+    fd = files.open_home(str(deep), create=True)
+    old = files.listen_unix(fd, "control.sock")
+    new = files.listen_unix(fd, "control.sock")
+    assert [p.name for p in deep.iterdir()] == ["control.sock"]
+    assert stat.S_IMODE((deep / "control.sock").stat().st_mode) == 0o600
+    with files.connect_unix(str(deep), "control.sock", timeout=5), files.connect_unix(fd, "control.sock", timeout=5):
+        for _ in range(2):
+            new.accept()[0].close()
+    with pytest.raises(BlockingIOError):
+        old.accept()
+    old.close()
+    new.close()
+    os.close(fd)
+
+
+def test_failed_connect_leaves_nothing_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        files.connect_unix(str(tmp_path), "control.sock")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_log_is_not_opened_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "api.log").symlink_to("elsewhere")
+    with pytest.raises(OSError):
+        files.open_append(str(tmp_path / "api.log"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_same_file_tells_a_replaced_file(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    (tmp_path / "lock").touch()
+    found = (tmp_path / "lock").stat()
+    assert files.same_file(fd, "lock", found.st_dev, found.st_ino)
+    (tmp_path / "new").touch()
+    (tmp_path / "new").rename(tmp_path / "lock")
+    assert not files.same_file(fd, "lock", found.st_dev, found.st_ino)
+    os.close(fd)
+
+
+def test_directory_below_the_home_is_made_or_opened_and_a_link_refused(tmp_path: Path) -> None:
+    home = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(2):
+        os.close(files.make_directory(home, "logs"))
+    (tmp_path / "link").symlink_to("logs")
+    with pytest.raises(OSError):
+        files.make_directory(home, "link")
+    os.close(home)
+
+
+def test_listening_socket_does_not_block(tmp_path: Path) -> None:
+    home = files.open_home(str(tmp_path / "home"), create=True)
+    listener = files.listen_unix(home, "s")
+    assert not listener.getblocking()
+    assert listener.type == socket.SOCK_STREAM
+    listener.close()
+    os.close(home)
