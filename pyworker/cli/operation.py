@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from pyworker.cli import render
-from pyworker.cli.client import Lost, ask, perform
+from pyworker.cli.client import Answer, Lost, ask, perform
 from pyworker.cli.fail import Shown
 from pyworker.cli.live import Live
 from pyworker.cli.options import Settings
@@ -38,6 +38,7 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
     try:
         with view:
             answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
+            view.ended(answer)
     except TimeoutError:
         raise _timed_out(settings, verb) from None
     except Lost as lost:
@@ -92,6 +93,12 @@ class _View:
             text = self._above(event, tty=False) or plain(event, self.board)
             if text:
                 note(text, self.err)
+
+    def ended(self, answer: Answer) -> None:
+        """Take in how it ended: the rows of an app that failed turn no more."""
+        for result in answer.body.get("apps") or ():
+            if isinstance(result, dict) and not result.get("ok"):
+                self.board.fail(str(result.get("app")), time.monotonic())
 
     def _above(self, event: dict[str, Any], *, tty: bool) -> str:
         """Return the line that announces an app, once."""

@@ -75,9 +75,13 @@ class Board:
             case "scaled":
                 self.scaled[app] = (int(data["from"]), int(data["to"]))
             case "app_failed" | "reload_refused":
-                for row in self._rows_of(app):
-                    if row.state in {"starting", "importing", "backoff"}:
-                        row.took, row.state = now - row.since, "failed"
+                self.fail(app, now)
+
+    def fail(self, app: str, now: float) -> None:
+        """Mark the workers of an app that were on their way as failed."""
+        for row in self._rows_of(app):
+            if row.state in {"starting", "importing", "backoff"}:
+                row.took, row.state = now - row.since, "failed"
 
     def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
         row = self.rows.setdefault((app, slot), Row(app, slot, "starting", since=now))

@@ -5,6 +5,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture()
+@pytest.fixture
 def home(tmp_path: Path) -> str:
     return str(tmp_path / "state")

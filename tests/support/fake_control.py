@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from pyworker.protocol import wire
 from pyworker.protocol.control import Call, Progress, Refused, Reply, Request
@@ -34,7 +34,7 @@ class FakeControl:
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []
 
-    def __enter__(self) -> FakeControl:
+    def __enter__(self) -> Self:
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         dirfd = os.open(self.home, os.O_RDONLY)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.cli import client
+from pyworker.protocol import control
+from pyworker.protocol.control import Reply
+from tests.cli import documents
+from tests.support.cli import run
+from tests.support.fake_control import CLOSE, HANG, FakeControl, refuses, replies
+
+
+def test_the_protocol_number_is_the_declared_one() -> None:
+    assert client.PROTOCOL == control.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "args", [("ps",), ("stop", "api"), ("restart", "api"), ("reload", "api"), ("scale", "api=2"), ("delete", "api"),
+             ("describe", "api"), ("events", "-f"), ("wait", "api")],
+)  # fmt: skip
+def test_no_daemon_is_said_with_the_home_and_none_is_started(home: str, args: tuple[str, ...], tmp_path: Path) -> None:
+    found = run(*args, home=home, cwd=str(tmp_path))
+    assert (found.code, found.out) == (69, "")
+    assert found.err == (
+        "The pyworker daemon is not running. Start an app with: pyworker start app.toml\n"
+        f"  (no daemon answers at {home})\n"
+    )
+    assert not os.path.exists(home)
+    as_json = json.loads(run(*args, "--json", home=home, cwd=str(tmp_path)).err)
+    assert (as_json["v"], as_json["error"]["code"], as_json["error"]["exit"]) == (1, "unavailable", 69)
+
+
+def test_a_stale_socket_is_no_daemon(home: str) -> None:
+    os.makedirs(home)
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(f"{home}/control.sock")
+    assert run("ps", home=home).code == 69
+
+
+def test_a_home_with_a_long_path_is_reached(tmp_path: Path) -> None:
+    home = str(tmp_path / ("deep-" * 20) / ("deeper-" * 20))
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        assert run("ps", "-q", home=home).out.startswith("api\n")
+        assert run("ps", "-q", "--home", home, home=str(tmp_path / "other")).out.startswith("api\n")
+
+
+def test_a_read_is_asked_again_when_the_daemon_dies(home: str) -> None:
+    answers: Iterator[Any] = iter([[b'{"type":"rep', CLOSE], [Reply(True, documents.ps())]])
+    with FakeControl(home, {"ps": lambda _: next(answers)}) as daemon:
+        assert run("ps", "-q", home=home).code == 0
+    assert len(daemon.requests) == 2
+
+
+def test_a_daemon_that_dies_each_time_is_unavailable(home: str) -> None:
+    with FakeControl(home, {"ps": lambda _: [CLOSE]}) as daemon:
+        found = run("ps", home=home)
+    assert (found.code, len(daemon.requests)) == (69, 2)
+    assert "went away before it had answered" in found.err
+
+
+def test_a_daemon_that_hangs_is_given_up_after_the_timeout(home: str) -> None:
+    with FakeControl(home, {"ps": lambda _: [HANG]}):
+        found = run("ps", "--timeout", "100ms", home=home)
+    assert found.code == 69
+    assert "did not answer within 0.1 s" in found.err
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"type":"reply","ok":true}\n',
+        b'{"type":"progress","event":3}\n',
+        b"[" * 9999 + b"\n",
+    ],
+)
+def test_rubbish_from_the_daemon_is_an_error_not_a_crash(home: str, rubbish: bytes) -> None:
+    with FakeControl(home, {"ps": lambda _: [rubbish]}):
+        found = run("ps", home=home)
+    assert found.code == 69
+    assert "speaks another language than this command" in found.err
+    assert "Traceback" not in found.err
+
+
+def test_an_answer_with_wild_text_is_printed_somehow(home: str) -> None:
+    document = documents.ps()
+    document["apps"] = [documents.app("api", listen=["a\ud800b\u202ec", "\U0001f600 日本"])]
+    text = json.dumps({"type": "reply", "ok": True, "body": document}).encode() + b"\n"
+    with FakeControl(home, {"ps": lambda _: [text]}):
+        found = run("ps", home=home)
+    assert found.code == 0
+    assert r"a\ud800b\u202ec" in found.out
+
+
+def test_a_protocol_refusal_says_what_to_do(home: str) -> None:
+    message = "this daemon (0.1.0) speaks protocol 1, the command 2"
+    with FakeControl(home, {"ps": refuses("protocol", 69, message, hint="pyworker daemon stop")}):
+        assert run("ps", home=home) == (69, "", f"error: {message}\n  = help: pyworker daemon stop\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open every socket")
+def test_a_socket_that_may_not_be_opened_names_its_owner(home: str) -> None:
+    with FakeControl(home, {}):
+        os.chmod(f"{home}/control.sock", 0)
+        found = run("ps", home=home)
+    assert found.code == 77
+    assert "belongs to user" in found.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_another_users_socket_is_not_spoken_to(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    home = str(tmp_path / "state")
+    code = (
+        "import sys; sys.path[:0] = {path!r}; from pyworker.cli import client; import os; "
+        "os.setgid(65534); os.setuid(65534); real = os.geteuid; "
+        "client.os.geteuid = lambda: 65533\n"
+        "try: client.connect({home!r})\n"
+        "except client.PyworkerError as e: print(int(e.exit))"
+    )
+    with FakeControl(home, {}):
+        # root's own daemon is believed; one of user 65534 is not by user 65533
+        for folder in [Path(home), *Path(home).parents]:
+            if folder.owner() == "root" and len(folder.parts) > 2:
+                folder.chmod(folder.stat().st_mode | 0o011)
+        os.chmod(f"{home}/control.sock", 0o600)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(path=sys.path, home=home)],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    assert done.stdout == "77\n"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import re
+
+from tests.cli import documents
+from tests.support.cli import run, run_on_terminal
+from tests.support.fake_control import FakeControl, replies
+
+PIPED = """\
+api — running, 4/4 workers ready
+
+  target      shop.main:app (asgi)
+  listening   http://127.0.0.1:8000
+  balance     round-robin
+  generation  7, since 3d 4h
+  restarts    0 of 10 in the last 1m (0 total)
+  limits      512 MB per worker
+  config      /srv/shop/app.toml (unchanged)
+  cwd         /srv/shop
+  python      /srv/shop/.venv/bin/python
+  user        deploy
+  logs        /srv/state/logs/api.log
+  health      http /healthz every 10s, 4 ok, 0 failing
+  preload     imported once, then forked
+  engine      uvicorn 0.54.0 (the app's)
+
+Workers
+  WORKER    PID  STATE  GEN   CPU  MEM  REQ/S  OPEN  RESTARTS  UPTIME  LAST EXIT
+  api.1   41210  ready    7  9.8%  88M    311     4         0  3d4h    -
+  api.2   41211  ready    7  9.8%  88M    311     4         0  3d4h    -
+  api.3   41212  ready    7  9.8%  88M    311     4         0  3d4h    -
+  api.4   41213  ready    7  9.8%  88M    311     4         0  3d4h    -
+
+Environment   2 variables (1 from base, 1 from .env)
+  NAME        VALUE  FROM
+  STRIPE_KEY  ***    .env
+  … 1 more with -v
+
+Events
+  AGO   api.3  recycled  pid 41212: memory 530 MB > 512 MB
+"""
+
+
+def test_the_card_is_plain_in_a_pipe(home: str) -> None:
+    with FakeControl(home, {"describe": replies(documents.describe())}):
+        found = run("describe", "api", home=home)
+    assert (found.code, re.sub(r"\d+d \d+h ago|\d+d ago", "AGO", found.out), found.err) == (0, PIPED, "")
+
+
+def test_the_card_has_two_columns_where_they_fit_and_never_wraps(home: str) -> None:
+    with FakeControl(home, {"describe": replies(documents.describe())}):
+        wide = run_on_terminal("describe", "api", home=home, columns=120).screen
+        narrow = run_on_terminal("describe", "api", home=home, columns=60).screen
+    assert "  balance     round-robin                         python      /srv/shop/.venv/bin/python" in wide.lines
+    assert "● running" in wide.lines[0]
+    assert all(len(text) <= 60 for text in narrow.lines)
+
+
+def test_the_reason_comes_first_with_its_traceback_once(home: str) -> None:
+    body = documents.describe()
+    body["apps"][0] |= {"state": "failed", "last_failure": documents.ps()["apps"][4]["last_failure"]}
+    with FakeControl(home, {"describe": replies(body)}):
+        lines = run("show", "api", home=home).out.splitlines()
+    assert lines[2].startswith("failed: gave up after 5 restarts in 60 s: ModuleNotFoundError")
+    assert lines[3:6] == ['  File "mail.py", line 3, in <module>', "    import redis", "  = help: pip install redis"]
+
+
+def test_reveal_is_asked_of_the_daemon_and_everything_shown(home: str) -> None:
+    with FakeControl(home, {"describe": replies(documents.describe())}) as daemon:
+        found = run("describe", "api", "--reveal", home=home)
+        document = json.loads(run("describe", "api", "--json", home=home).out)
+    assert [request.reveal for request in daemon.requests] == [True, False]
+    assert "  PATH        /usr/bin  base" in found.out
+    assert document == {"v": 1, **documents.describe()}

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pyworker import __version__
+from pyworker.cli.main import ALIASES, COMMANDS, GROUPS
+from tests.support.cli import run
+from tests.support.fake_control import FakeControl
+
+
+def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
+    found = run(home=home)
+    assert (found.code, found.err) == (0, "")
+    assert found.out.count("  pyworker ") == 3
+    for names in GROUPS.values():
+        assert "  ".join(names) in found.out
+
+
+def test_every_command_is_in_a_group() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert set(ALIASES.values()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"check", "logs"}))
+def test_every_command_has_help_with_examples_and_the_common_options(name: str, home: str) -> None:
+    found = run(name, "-h", home=home)
+    assert found.code == 0
+    if name != "daemon":
+        assert f"\n  pyworker {name} " in found.out
+        for option in ("--json", "--quiet", "--color", "--yes", "--timeout", "--home", "-h, --help"):
+            assert option in found.out
+    assert run("help", name, home=home).out == found.out
+
+
+def test_version_and_long_help(home: str) -> None:
+    assert run("--version", home=home).out == f"pyworker {__version__}\n"
+    assert "Options of every command" in run("-h", home=home).out
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("reloda", "did you mean `reload`?"),
+        ("lst", "did you mean `ps`?"),
+        ("save", "not needed"),
+        ("xyz", "pyworker -h"),
+    ],
+)
+def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -> None:
+    found = run(word, home=home)
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith(f"error: no such command `{word}`\n  = help: ")
+    assert said in found.err
+
+
+def test_usage_errors_are_json_too(home: str) -> None:
+    found = run("ps", "--json", "--jsno", home=home)
+    assert found.code == 2
+    error = json.loads(found.err)["error"]
+    assert (error["code"], error["exit"]) == ("usage", 2)
+    assert "--json" in error["hint"]
+
+
+def test_a_timeout_must_be_a_time(home: str) -> None:
+    assert '"10s", "500ms" or "2m"' in run("ps", "--timeout", "soon", home=home).err
+
+
+def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
+    def nonsense(_request: object) -> list[bytes]:
+        return [b'{"type":"reply","ok":true,"body":{"apps":[{"name":"x"}]}}\n']
+
+    with FakeControl(home, {"ps": nonsense}):
+        found = run("ps", home=home)
+    assert found.code == 1
+    assert found.err.startswith("Traceback")
+    assert "this is a bug of pyworker" in found.err
+
+
+def test_daemon_status_and_stop_without_a_daemon(home: str) -> None:
+    assert run("daemon", "status", home=home).code == 69
+    as_json = run("daemon", "status", "--json", home=home)
+    assert (as_json.code, json.loads(as_json.out)) == (69, {"v": 1, "running": False})
+    assert run("daemon", "stop", home=home) == (0, "", "The daemon is not running.\n")
+    assert not Path(home).exists()
+
+
+def test_daemon_status_says_where_it_is(home: str) -> None:
+    from tests.support.fake_control import replies
+
+    body = {
+        "pid": 7, "version": __version__, "protocol": 1, "uptime_s": 3700.0, "home": home, "guardian_pid": 5,
+        "logger_pid": 6, "apps": 3,
+    }  # fmt: skip
+    with FakeControl(home, {"status": replies(body)}):
+        found = json.loads(run("daemon", "status", "--json", home=home).out)
+        assert found == {"v": 1, "running": True, **body, "socket": f"{home}/control.sock"}
+        assert "pid 7, since 1h 1m" in run("daemon", "status", home=home).out
+
+
+def test_the_home_is_found_as_documented(tmp_path: Path) -> None:
+    def asked(**env: str) -> str:
+        return run("ps", home="", HOME="/h", **env).err.rpartition(" at ")[2].strip().rstrip(")")
+
+    assert asked() == "/h/.local/state/pyworker"
+    assert asked(XDG_STATE_HOME="/s") == "/s/pyworker"
+    assert asked(XDG_STATE_HOME="relative") == "/h/.local/state/pyworker"
+    assert asked(PYWORKER_HOME="/p") == "/p"
+    assert run("--home", "/first", "ps", "--home", "/last", home="/p").err.rstrip().endswith("/last)")

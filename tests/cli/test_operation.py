@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.control import Reply
+from tests.cli import documents, results
+from tests.support.cli import environment, run, run_on_terminal
+from tests.support.fake_control import CLOSE, HANG, FakeControl, event, refuses, replies
+from tests.support.wait import wait_until
+
+RELOAD_PIPED = """\
+reloading api: gen 7 → 8
+api gen=8 worker=1 held 0.61s pid=101
+api gen=8 worker=2 held 0.61s pid=102
+api gen=8 committed
+api gen=8 worker=1 replaced ready=0.61s pid=101
+api gen=8 worker=2 replaced ready=0.61s pid=102
+api gen=7 worker=1 stopped 0.2s pid=91 requests=4
+"""
+RELOAD_SCREEN = """\
+Reloading api, gen 7 → 8. Ctrl-C leaves this view; the reload goes on.
+  api.1  7 → 8  ✓ replaced  0.61s    pid 101   old pid 91 left after 0.2s, 4 requests
+  api.2  7 → 8  ✓ replaced  0.61s    pid 102   old pid 92 drains
+
+api reloaded: gen 7 → 8, 2/2 ready, 6.2s
+"""
+
+
+def half_a_reload(_request: Any) -> Iterator[Any]:
+    yield from results.reload_up_to_commit()
+    yield HANG
+
+
+def test_reload_shows_old_and_new_of_each_worker(home: str) -> None:
+    with FakeControl(home, {"reload": results.reload}):
+        piped = run("reload", "api", home=home)
+        shown = run_on_terminal("reload", "api", home=home)
+    assert piped == (0, "api reloaded: gen 7 → 8, 2/2 ready, 6.2s\n", RELOAD_PIPED)
+    assert (shown.code, shown.screen.text) == (0, RELOAD_SCREEN)
+
+
+def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
+    reason = "the new code does not start. The 4 old workers (gen 7) are still serving."
+    failed = results.reply("failed", ok=False, reason=reason, traceback=results.TRACEBACK, hint="fix it")
+    with FakeControl(home, {"reload": lambda _: [failed]}):
+        found = run("reload", "api", home=home)
+    assert found.code == 1
+    assert found.err.startswith(f"error: api was not reloaded: {reason}\n")
+    assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n")
+
+
+def test_reload_without_names_takes_the_file_here_else_all(home: str, tmp_path: Path) -> None:
+    with FakeControl(home, {"reload": results.reload}) as daemon:
+        run("reload", home=home, cwd=str(tmp_path))
+        (tmp_path / "app.toml").write_text('[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = ["x"]\n')
+        run("reload", home=home, cwd=str(tmp_path))
+        (tmp_path / "app.toml").write_text("[app")
+        assert run("reload", home=home, cwd=str(tmp_path)).code == 78
+    assert [request.selectors for request in daemon.requests] == [("all",), ("web", "jobs")]
+
+
+def test_busy_exits_with_75(home: str) -> None:
+    with FakeControl(home, {"reload": refuses("busy", 75, "api is being reloaded")}):
+        assert run("reload", "api", home=home).code == 75
+
+
+@pytest.mark.parametrize(
+    ("args", "action", "request_fields", "said"),
+    [
+        (("stop", "api", "--now"), "stopped", {"selectors": ("api",), "now": True}, "api stopped 0.9s\n"),
+        (("restart", "api.2"), "restarted", {"selectors": ("api.2",)}, "api restarted: gen 1, 2/2 ready, 0.9s\n"),
+        (("delete", "api", "--logs"), "deleted", {"logs": True}, "api deleted\n"),
+        (("rm", "api", "--no-wait"), "deleted", {"logs": False, "wait": False}, "api deleted\n"),
+        (("scale", "api=8"), "scaled", {"changes": {"api": "8"}}, "api: 2 workers, 2/2 ready in 0.9s\n"),
+        (("scale", "api", "-1", "w=auto"), "scaled", {"changes": {"api": "-1", "w": "auto"}}, None),
+        (("scale", "api", "+2"), "scaled", {"changes": {"api": "+2"}}, None),
+    ],
+)  # fmt: skip
+def test_each_operation_sends_its_request_and_says_its_end(
+    home: str, args: tuple[str, ...], action: str, request_fields: dict[str, Any], said: str | None
+) -> None:
+    kind = {"rm": "delete"}.get(args[0], args[0])
+    with FakeControl(home, {kind: lambda _: [results.reply(action)]}) as daemon:
+        found = run(*args, home=home)
+    assert (found.code, found.err) == (0, "")
+    assert said is None or found.out == said
+    assert {k: getattr(daemon.requests[0], k) for k in request_fields} == request_fields
+
+
+def test_scale_says_from_and_to(home: str) -> None:
+    def scale(_request: Any) -> Iterator[Any]:
+        yield event("api", None, "scaled", **{"from": 4, "to": 6})
+        yield results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)
+
+    with FakeControl(home, {"scale": scale}):
+        assert run("scale", "api=6", home=home).out == "api: 4 → 6 workers, 6/6 ready in 0.7s\n"
+
+
+@pytest.mark.parametrize("args", [("api",), ("api", "--foo"), ("api=x",), ("=4",), (), ("api=1", "api=2"), ("A B=1",)])
+def test_scale_refuses_what_is_no_change(home: str, args: tuple[str, ...]) -> None:
+    assert run("scale", *args, home=home).code == 2
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart", "delete", "describe", "wait"])
+def test_a_command_without_names_lists_them(home: str, verb: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        found = run(verb, home=home)
+    assert found.code == 2
+    assert f"error: {verb} what? the apps are: api, admin, jobs, hooks, mail\n" in found.err
+
+
+def test_all_asks_on_a_terminal_and_refuses_without_one(home: str) -> None:
+    def answer(word: str) -> Any:
+        def during(process: subprocess.Popen[bytes], raw: str, fd: int) -> None:
+            if raw.endswith("[y/N]: "):
+                import os
+
+                os.write(fd, word.encode() + b"\n")
+
+        return during
+
+    handlers = {"ps": replies(documents.ps()), "stop": lambda _: [results.reply("stopped")]}
+    with FakeControl(home, handlers) as daemon:
+        refused = run("stop", "all", home=home)
+        assert refused.code == 2
+        assert "pyworker stop all -y" in refused.err
+        assert run_on_terminal("stop", "all", home=home, during=answer("n")).code == 1
+        assert not any(type(request).__name__ == "Stop" for request in daemon.requests)
+        assert run_on_terminal("stop", "all", home=home, during=answer("y")).code == 0
+        assert run("stop", "all", "-y", home=home).code == 0
+    assert sum(type(request).__name__ == "Stop" for request in daemon.requests) == 2
+
+
+def test_ctrl_c_leaves_the_view_and_the_terminal_clean(home: str) -> None:
+    sent: list[bool] = []
+
+    def during(process: subprocess.Popen[bytes], raw: str, _fd: int) -> None:
+        if "held" in raw and not sent:
+            sent.append(True)
+            process.send_signal(signal.SIGINT)
+
+    with FakeControl(home, {"reload": half_a_reload}) as daemon:
+        found = run_on_terminal("reload", "api", home=home, during=during)
+        assert daemon.gone.wait(10)
+    assert found.code == 130
+    assert "Left the view; the reload goes on." in found.screen.text
+    assert not found.screen.cursor_hidden
+    assert "Traceback" not in found.raw
+
+
+def test_a_term_signal_gives_the_cursor_back(home: str) -> None:
+    sent: list[bool] = []
+
+    def during(process: subprocess.Popen[bytes], raw: str, _fd: int) -> None:
+        if "held" in raw and not sent:
+            sent.append(True)
+            process.send_signal(signal.SIGTERM)
+
+    with FakeControl(home, {"reload": half_a_reload}):
+        found = run_on_terminal("reload", "api", home=home, during=during)
+    assert found.code == 143
+    assert not found.screen.cursor_hidden
+
+
+def test_the_spinner_turns_while_nothing_happens(home: str) -> None:
+    frames: set[str] = set()
+    sent: list[bool] = []
+
+    def during(process: subprocess.Popen[bytes], raw: str, _fd: int) -> None:
+        frames.update(c for c in raw if c in "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+        if len(frames) >= 3 and not sent:
+            sent.append(True)
+            process.send_signal(signal.SIGINT)
+
+    with FakeControl(home, {"reload": half_a_reload}):
+        assert run_on_terminal("reload", "api", home=home, during=during).code == 130
+    assert len(frames) >= 3
+
+
+def test_a_timeout_exits_with_75_and_says_what_is_known(home: str) -> None:
+    with FakeControl(home, {"reload": half_a_reload, "ps": replies(documents.ps())}):
+        found = run("reload", "api", "--timeout", "200ms", home=home)
+    assert found.code == 75
+    assert "error: the reload was not done within 0.2 s; it goes on. Now: api running 4/4, admin" in found.err
+
+
+def test_a_daemon_that_dies_in_the_middle_is_told_with_what_its_successor_knows(home: str) -> None:
+    def dies(_request: Any) -> Iterator[Any]:
+        yield from results.reload_up_to_commit()
+        yield CLOSE
+
+    with FakeControl(home, {"reload": dies, "ps": replies(documents.ps())}):
+        found = run("reload", "api", home=home)
+        as_json = run("reload", "api", "--json", home=home)
+    assert found.code == 69
+    assert "went away in the middle of the reload. Now: api running 4/4" in found.err
+    assert json.loads(as_json.err.splitlines()[-1])["error"]["exit"] == 69
+
+
+def test_events_of_another_version_do_not_hurt(home: str) -> None:
+    def strange(_request: Any) -> Iterator[Any]:
+        for body in (
+            {"type": "worker_ready", "app": "api", "worker": 1, "data": {}},
+            {"type": "app_started", "app": "api", "worker": None, "data": {"workers": "many", "generation": None}},
+            {"type": "brand_new", "app": None, "data": None},
+            {"type": None},
+        ):
+            yield json.dumps({"type": "progress", "event": body}).encode() + b"\n"
+        yield Reply(True, {"apps": [results.result("restarted"), "rubbish", {"ok": True}]})
+
+    with FakeControl(home, {"restart": strange}):
+        assert run("restart", "api", home=home).code == 0
+        assert run("restart", "api", "--json", home=home).code == 0
+        assert run_on_terminal("restart", "api", home=home).code == 0
+
+
+def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> None:
+    starting = documents.app("api", state="starting")
+    answers = iter([starting, documents.app("api")])
+    with FakeControl(home, {"ps": lambda _: [Reply(True, {"apps": [next(answers)]})]}) as daemon:
+        found = run("wait", "api", "--json", home=home)
+        assert (found.code, json.loads(found.out)["state"]) == (0, "running")
+        daemon.handlers["ps"] = replies({"apps": [documents.ps()["apps"][4]]})
+        assert "mail has failed: gave up after 5" in run("wait", "mail", home=home).err
+        assert run("wait", "mail", "--for", "stopped", home=home).code == 0
+        daemon.handlers["ps"] = replies({"apps": [starting]})
+        late = run("wait", "api", "--timeout", "10ms", home=home)
+    assert (late.code, late.out) == (75, "")
+
+
+def test_a_closed_stdout_does_not_stop_the_operation(home: str) -> None:
+    with FakeControl(home, {"reload": results.reload}):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyworker", "reload", "api", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home),
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        with process.stderr as stderr:
+            assert stderr.read() == b""
+        wait_until(lambda: process.poll() is not None, what="the command to end")
+    assert process.returncode == 0

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import results
+from tests.support.cli import run, run_on_terminal
+from tests.support.fake_control import FakeControl, refuses
+
+PIPED = """\
+starting api: shop.main:app, 2 workers, round-robin on 127.0.0.1:8000
+api imported 0.40s
+api.1 ready 0.61s pid=41210
+api.2 ready 0.62s pid=41211
+"""
+SCREEN = """\
+Starting api — shop.main:app, 2 workers, round-robin on 127.0.0.1:8000
+  api.1  ✓ ready     0.61s    pid 41210
+  api.2  ✓ ready     0.62s    pid 41211
+
+api is running: 2/2 workers ready in 0.9s → http://127.0.0.1:8000
+  pyworker logs -f api · pyworker ps · pyworker reload api
+"""
+FAILURE = """\
+error: api did not start: importing shop.main failed
+
+File "/srv/shop/shop/main.py", line 3, in <module>
+    import redis
+ModuleNotFoundError: No module named 'redis'
+
+  = help: pip install redis
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    (tmp_path / "app.toml").write_text('[app]\nname = "api"\ntarget = "shop.main:app"\nworkers = 2\n')
+    (tmp_path / "many.toml").write_text('[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = ["sleep", "9"]\n')
+    (tmp_path / "server.py").write_text("")
+    return str(tmp_path)
+
+
+def test_in_a_pipe_there_is_one_line_a_change_and_the_result_on_stdout(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}) as daemon:
+        found = run("start", home=home, cwd=folder, MY_VARIABLE="here")
+    assert found == (0, "api running 2/2 0.9s http://127.0.0.1:8000\n", PIPED)
+    (request,) = daemon.requests
+    assert request.file == f"{folder}/app.toml"
+    assert (request.cwd, request.wait, request.shell_env["MY_VARIABLE"]) == (folder, True, "here")
+
+
+def test_on_a_terminal_rows_are_rewritten_in_place(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}):
+        found = run_on_terminal("start", "app.toml", home=home, cwd=folder)
+    assert (found.code, found.screen.text) == (0, SCREEN)
+    assert not found.screen.cursor_hidden
+
+
+def test_rows_never_wrap_and_never_fill_more_than_the_screen(home: str, folder: str) -> None:
+    def many(_request: Any) -> Any:
+        from tests.support.fake_control import event
+
+        yield event("api", None, "app_started", generation=1, workers=30, listen=[])
+        for slot in range(1, 31):
+            yield event("api", slot, "worker_exited", generation=1, pid=9, code=1, signal=None, after_s=1.0,
+                        reason="ModuleNotFoundError: " + "long " * 30, traceback="")  # fmt: skip
+        yield results.reply("failed", ok=False, reason="no")
+
+    with FakeControl(home, {"start": many}):
+        found = run_on_terminal("start", home=home, cwd=folder, columns=50, rows=15)
+    rows = [line for line in found.screen.lines if line.startswith("  api.")]
+    assert len(rows) == 10
+    assert all(len(row) < 50 for row in rows)
+    assert "  … 20 more · 0 of 30 ready" in found.screen.text
+
+
+def test_ci_and_dumb_terminals_get_lines_instead_of_animation(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}):
+        for env in ({"CI": "1"}, {"TERM": "dumb"}):
+            found = run_on_terminal("start", home=home, cwd=folder, **env)
+            assert "\x1b[1A" not in found.raw
+            assert "api.1 ready 0.61s pid=41210\n" in found.screen.text
+
+
+def test_json_is_one_object_a_line(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}):
+        found = run("start", "--json", home=home, cwd=folder)
+    lines = [json.loads(line) for line in found.out.splitlines()]
+    assert (found.code, found.err) == (0, "")
+    assert all(line["v"] == 1 for line in lines)
+    ready = next(line for line in lines if line["type"] == "worker_ready")
+    assert {k: ready[k] for k in ("app", "worker", "pid", "gen", "took_s")} == {
+        "app": "api", "worker": 1, "pid": 41210, "gen": 1, "took_s": 0.61,
+    }  # fmt: skip
+    last = lines[-1]
+    assert (last["type"], last["ok"], last["workers"]) == ("result", True, {"want": 2, "ready": 2})
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_a_failure_shows_the_cause_once_and_the_next_step_last(home: str, folder: str, on_terminal: bool) -> None:
+    with FakeControl(home, {"start": results.start_fails}):
+        if on_terminal:
+            shown = run_on_terminal("start", home=home, cwd=folder)
+            code, text = shown.code, shown.screen.text
+            assert "  api.1  ✗ failed" in text
+        else:
+            code, out, text = run("start", home=home, cwd=folder)
+            assert out == ""
+    assert code == 1
+    assert text.endswith(FAILURE)
+    assert text.count("ModuleNotFoundError") == 1
+
+
+def test_what_runs_already_is_no_error(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": lambda _: [results.reply("already_running")]}):
+        found = run("start", home=home, cwd=folder)
+    assert (found.code, found.out) == (0, "api running already 2/2 http://127.0.0.1:8000\n")
+    assert "pyworker reload api applies" in found.err
+
+
+def test_a_refusal_keeps_its_exit_code_message_and_hint(home: str, folder: str) -> None:
+    message = "cannot listen on 127.0.0.1:8000: already in use\n  by gunicorn (pid 38120, user deploy)"
+    with FakeControl(home, {"start": refuses("port_in_use", 1, message, hint="stop it (kill 38120)")}):
+        found = run("start", home=home, cwd=folder)
+        as_json = run("start", "--json", home=home, cwd=folder)
+    assert found == (1, "", f"error: {message}\n  = help: stop it (kill 38120)\n")
+    assert json.loads(as_json.err)["error"]["code"] == "port_in_use"
+
+
+def test_a_wrong_file_starts_nothing_not_even_the_daemon(home: str, folder: str) -> None:
+    Path(folder, "app.toml").write_text('[app]\ntarget = "a:b"\nworker = 4\n')
+    found = run("start", home=home, cwd=folder)
+    as_json = run("start", "--json", home=home, cwd=folder)
+    assert (found.code, found.out) == (78, "")
+    assert "did you mean `workers`?" in found.err
+    error = json.loads(as_json.err)["error"]
+    assert (error["exit"], error["where"]["line"], error["where"]["key"]) == (78, 3, "app.worker")
+    assert not Path(home).exists()
+
+
+def test_options_and_words_become_an_app_without_a_file(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}) as daemon:
+        run("start", "shop.main:app", "-w", "4", "-b", ":8000", "-b", "unix:/tmp/x.sock", "-e", "A=1", "-e", "HOME",
+            "--name", "api", "--env-file", "my.env", home=home, cwd=folder)  # fmt: skip
+        run("start", "server.py", "-w", "auto", "--", "--port", "9000", home=home, cwd=folder)
+        run("start", "--name", "tick", "--", "sh", "-c", "echo -- $1", "--json", home=home, cwd=folder)
+    target, script, command = (request.inline for request in daemon.requests)
+    assert target == {
+        "name": "api", "target": "shop.main:app", "workers": 4, "bind": [":8000", "unix:/tmp/x.sock"], "cwd": folder,
+        "inherit_env": ["*"], "env": {"A": "1", "HOME": str(Path(home).parent)}, "env_file": [f"{folder}/my.env"],
+    }  # fmt: skip
+    assert (script["script"], script["args"]) == (f"{folder}/server.py", ["--port", "9000"])
+    assert script["workers"] == "auto"
+    assert (command["name"], command["command"]) == ("tick", ["sh", "-c", "echo -- $1", "--json"])
+
+
+def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": results.start}) as daemon:
+        run("start", "api", "w*", home=home, cwd=folder)
+        run("start", "many.toml", "--only", "web", "-w", "3", home=home, cwd=folder)
+    assert daemon.requests[0].names == ("api", "w*")
+    assert (daemon.requests[1].only, daemon.requests[1].overrides) == (("web",), {"workers": 3})
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nope.toml",), "there is no file nope.toml"),
+        (("sever.py",), "did you mean server.py?"),
+        (("many.toml", "-w", "4"), "name it with --only NAME"),
+        (("app.toml", "--name", "x"), "--name is for an app without a file"),
+        (("api", "-w", "4"), "options do not go with the names"),
+        (("./server",), "'./server' is no config file"),
+        (("a:b", "c:d"), "one app at a time"),
+        (("--",), "there is no command after --"),
+        (("a:b", "-w", "many"), "neither a whole number nor"),
+        (("a:b", "-e", "NOPE_NOT_SET"), "no such variable here"),
+        (("a:b", "--wrokers", "4"), "did you mean `--workers`?"),
+    ],
+)
+def test_a_wrong_command_line_says_what_and_starts_nothing(
+    home: str, folder: str, args: tuple[str, ...], message: str
+) -> None:
+    found = run("start", *args, home=home, cwd=folder)
+    assert found.code == 2
+    assert message in found.err
+    assert not Path(home).exists()
+
+
+def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path: Path) -> None:
+    found = run("start", home=home, cwd=str(tmp_path))
+    assert found.code == 2
+    assert "There is no app.toml in this folder" in found.err
+
+
+def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
+    found = run("start", "-n", home=home, cwd=folder)
+    assert found == (0, "would start api: shop.main:app, 2 workers, round-robin on 127.0.0.1:8000\n", "")
+    assert not Path(home).exists()
