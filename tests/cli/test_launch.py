@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import environment
+from tests.support.wait import wait_until
+
+STAND_IN = Path(__file__).with_name("stand_in_guardian.py")
+
+
+@pytest.fixture
+def leaves(home: str) -> Iterator[str]:
+    """Have the stand-ins of this home leave after the test, and wait until they have."""
+    yield home
+    boots = Path(home, "boots")
+    if boots.exists():
+        Path(home, "leave").touch()
+        for pid in map(int, boots.read_text().split()):
+            wait_until(lambda pid=pid: not alive(pid), what="the stand-in to leave")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def launch(home: str, tmp_path: Path, mode: str = "serve") -> subprocess.Popen[str]:
+    """Start a program that calls ensure_daemon with the stand-in for an interpreter."""
+    wrapper = tmp_path / f"python-{mode}"
+    if not wrapper.exists():
+        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} {mode} "$@"\n')
+        wrapper.chmod(0o755)
+    code = (
+        "import sys; from pyworker.cli import launch; from pyworker.errors import PyworkerError\n"
+        f"sys.executable = {str(wrapper)!r}\n"
+        f"try: print(launch.ensure_daemon({home!r}))\n"
+        "except PyworkerError as e: print(int(e.exit), e.message, '|', e.hint)"
+    )
+    env = environment(home, SECRET="hidden", LC_TIME="C.UTF-8", PYTHONPATH="/nowhere")
+    del env["PYTHONPATH"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**env, "PYTHONHASHSEED": "0"}
+    )
+
+
+def result(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return out
+
+
+def test_the_guardian_gets_a_session_of_its_own_and_a_small_environment(leaves: str, tmp_path: Path) -> None:
+    pid = int(result(launch(leaves, tmp_path)))
+    seen = json.loads(Path(leaves, "seen").read_text())
+    assert (seen["pid"], seen["sid"]) == (pid, pid)
+    assert {"PATH", "HOME", "LANG", "LC_TIME", "TZ"} <= seen["env"].keys()
+    assert not {"SECRET", "PYTHONHASHSEED", "PYWORKER_HOME"} & seen["env"].keys()
+    assert (seen["fds"]["0"], seen["fds"]["1"]) == ("/dev/null", "/dev/null")
+    assert result(launch(leaves, tmp_path)) == "0\n"
+
+
+def test_twenty_starts_at_once_make_one(leaves: str, tmp_path: Path) -> None:
+    starts = [launch(leaves, tmp_path) for _ in range(20)]
+    answers = [int(result(process)) for process in starts]
+    boots = Path(leaves, "boots").read_text().split()
+    assert len(boots) == 1
+    assert max(answers) == int(boots[0])
+    assert sorted(answers)[:-1] == [0] * 19
+
+
+def test_a_home_that_is_refused_is_told_with_its_exit_code(home: str, tmp_path: Path) -> None:
+    assert result(launch(home, tmp_path, "refuse")) == (
+        f"77 The pyworker daemon did not start: {home} is open to others | chmod 700\n"
+    )
+    assert not os.path.exists(home)
+
+
+def test_a_guardian_that_crashes_is_told_with_its_last_words(home: str, tmp_path: Path) -> None:
+    found = result(launch(home, tmp_path, "crash"))
+    assert found.startswith(
+        "69 The pyworker daemon did not start: its guardian ended with code 1.\nModuleNotFoundError"
+    )
+    assert "try it by hand: " in found

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.cli.render import Column, Look, clean, cut, line, pad, rate, size, span, table, width
+
+PLAIN = Look(tty=True, color=False, ascii=False, width=0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"), (0, "0s"), (-3, "0s"), (0.9, "0s"), (45, "45s"), (60, "1m"), (843, "14m 3s"), (3600, "1h"),
+        (7860, "2h 11m"), (3605, "1h"), (273600.4, "3d 4h"), (86400 * 400, "400d"),
+    ],
+)  # fmt: skip
+def test_spans_have_two_units_at_most(seconds: float | None, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "long", "short"),
+    [(None, "–", "–"), (0, "0 B", "0B"), (1023, "1023 B", "1023B"), (92274688, "88 MB", "88M"), (1181116006, "1.1 GB", "1.1G"),
+     (2**60, "1048576 TB", "1048576T")],
+)  # fmt: skip
+def test_sizes_count_in_powers_of_1024(count: int | None, long: str, short: str) -> None:
+    assert size(count) == long
+    assert size(count, gap="", unit="") == short
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.0, "0"), (0.3, "0.3"), (3.0, "3"), (9.96, "10"), (1240.1, "1,240")]
+)
+def test_rates(value: float | None, text: str) -> None:
+    assert rate(value) == text
+
+
+def test_wide_characters_take_two_columns_and_combining_ones_none() -> None:
+    assert (width("日本"), width("e\u0301"), width("\x1b[31mred\x1b[0m")) == (4, 1, 3)
+    assert cut("日本語", 5) == "日本…"
+    assert pad("日本", 6) + "|" == "日本  |"
+
+
+@given(st.text(), st.integers(1, 40))
+def test_what_is_cut_fits(text: str, columns: int) -> None:
+    assert width(cut(text, columns)) <= columns
+
+
+@given(st.text())
+def test_clean_text_has_nothing_that_steers_a_terminal(text: str) -> None:
+    shown = clean(text)
+    assert not [c for c in shown if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
+    shown.encode()
+    assert "\n" not in line(text)
+
+
+@given(st.lists(st.lists(st.text("abc日", max_size=30), min_size=4, max_size=4), max_size=5), st.integers(30, 200))
+def test_a_table_fits_the_terminal(rows: list[list[str]], columns: int) -> None:
+    shape = (
+        Column("NAME", shrink=8),
+        Column("A", right=True, keep=1),
+        Column("B", keep=2),
+        Column("C", keep=3, shrink=6),
+    )
+    for text in table(shape, rows, PLAIN._replace(width=columns)):
+        assert width(text) <= columns
+
+
+def test_outside_a_terminal_nothing_is_cut() -> None:
+    assert "x" * 500 in table((Column("NAME", shrink=8),), [["x" * 500]], PLAIN)[1]
