@@ -78,7 +78,7 @@ def _user_frames(tb: TracebackType | None) -> TracebackType | None:
         if not ours and not frame.f_code.co_filename.startswith("<frozen importlib") and name != "importlib":
             kept.append(tb)
         tb = tb.tb_next
-    for this, following in zip(kept, [*kept[1:], None], strict=True):
+    for this, following in zip(kept, [*kept[1:], None], strict=False):
         this.tb_next = following
     return kept[0] if kept else None
 

@@ -128,6 +128,8 @@ class WsgiExchange(Exchange):
         """Return the wire's bytes of one part of the body, with the head before the first."""
         if not isinstance(data, bytes):
             raise TypeError(f"the app's body has {type(data).__name__} in it, not bytes")
+        if self.gone:
+            return b""  # a thread that was given up: somebody else has answered
         head = b""
         if not self.status:
             if self.answer is None:
@@ -151,6 +153,8 @@ class WsgiExchange(Exchange):
 
     def _end(self) -> bytes:
         """Return what ends the body on the wire."""
+        if self.gone:
+            return b""
         if not self.status:
             if self.answer is None:
                 raise AssertionError("the app did not call start_response")

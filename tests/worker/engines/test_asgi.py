@@ -11,7 +11,7 @@ import pytest
 
 from pyworker.protocol.scoreboard import F
 from pyworker.worker.engines.lifespan import LifespanFailed
-from tests.support.apps import echo, frameworks, hello
+from tests.support.apps import echo, fast, frameworks, hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
@@ -50,6 +50,7 @@ def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) ->
     sizes: list[int] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
         await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
         more = True
         while more:
@@ -60,7 +61,9 @@ def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) ->
 
     client = serve(app, loop=loop).client()
     sender = threading.Thread(
-        target=lambda: client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000))
+        target=lambda: client.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000)
+        )
     )
     sender.start()
     go.set()
@@ -107,6 +110,7 @@ def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
     entered = threading.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
         await receive()
         entered.set()
         told.append((await receive())["type"])
@@ -120,7 +124,9 @@ def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
     wait_until(lambda: site.row[F.OPEN] == site.row[F.IN_FLIGHT] == 0, what="the end")
 
 
-def test_an_app_that_breaks_the_rules_is_a_500_or_cut(serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
+    serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         start = {"type": "http.response.start", "status": 200, "headers": []}
@@ -159,7 +165,7 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(serve: Serve, loop: str, c
 def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
     from websockets.sync.client import connect
 
-    app = frameworks.fastapi_app()
+    app = fast.fastapi_app()
     site = serve(app, loop=loop)
     client = site.client()
     assert app.state.events == ["startup"]
@@ -223,7 +229,7 @@ def test_a_websocket_message_that_is_too_large_is_refused(serve: Serve, loop: st
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
 
-    site = serve(frameworks.fastapi_app(), loop=loop, websocket_max_size=1000)
+    site = serve(fast.fastapi_app(), loop=loop, websocket_max_size=1000)
     with connect(f"ws://127.0.0.1:{site.address[1]}/ws") as websocket:
         websocket.send("x" * 5000)
         with pytest.raises(ConnectionClosed) as caught:
@@ -236,6 +242,7 @@ def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> 
     go, entered = threading.Event(), threading.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
         entered.set()
         await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
         await hello.asgi(scope, receive, send)

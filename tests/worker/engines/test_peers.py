@@ -170,7 +170,9 @@ def test_a_client_certificate_can_be_asked_for(serve: Serve, certificate: tuple[
 
 
 @APPS
-def test_health_checks_are_neither_counted_nor_logged(serve: Serve, interface: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_health_checks_are_neither_counted_nor_logged(
+    serve: Serve, interface: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     site = serve(getattr(hello, interface), interface, access_log="text")
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -189,13 +191,13 @@ def test_the_access_log(serve: Serve, interface: str, capfd: pytest.CaptureFixtu
     client = serve(getattr(hello, interface), interface, access_log="json").client()
     response = client.get('/a"b?c=d')
     assert response is not None
-    line = json.loads(capfd.readouterr().out)
+    line = json.loads(wait_until(lambda: capfd.readouterr().out, what="the line"))
     assert (line["method"], line["path"], line["status"], line["bytes"]) == ("GET", '/a"b?c=d', 200, 6)
     assert (line["client"], line["request_id"]) == ("127.0.0.1", response.headers["x-request-id"])
     assert line["ms"] >= 0
     client = serve(getattr(hello, interface), interface, access_log="text").client()
     assert client.get('/a"b') is not None
-    text = capfd.readouterr().out
+    text = wait_until(lambda: capfd.readouterr().out, what="the line")
     assert text.startswith('127.0.0.1 "GET /a\\"b HTTP/1.1" 200 6 ')
     assert text.count("\n") == 1
 

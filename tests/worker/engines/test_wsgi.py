@@ -21,7 +21,11 @@ from tests.support.apps import echo, hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
-MODES = [pytest.param("asyncio", 1, id="asyncio"), pytest.param("uvloop", 1, id="uvloop"), pytest.param("uvloop", 4, id="threads")]
+MODES = [
+    pytest.param("asyncio", 1, id="asyncio"),
+    pytest.param("uvloop", 1, id="uvloop"),
+    pytest.param("uvloop", 4, id="threads"),
+]
 pytestmark = pytest.mark.parametrize(("loop", "threads"), MODES)
 
 
@@ -109,7 +113,9 @@ def test_every_way_to_give_a_body(serve: Serve, loop: str, threads: int) -> None
     assert made["/sized"].closed.wait(10)
 
 
-def test_an_app_that_fails_before_its_head_is_a_500(serve: Serve, loop: str, threads: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_app_that_fails_before_its_head_is_a_500(
+    serve: Serve, loop: str, threads: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ["PATH_INFO"]
         if path == "/raise":
@@ -219,7 +225,10 @@ def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, threads: int)
     assert given[0] < 150
     response = client.recv()
     assert response is not None
-    assert hashlib.sha1(response.body).digest() == hashlib.sha1(b"".join(bytes([n]) * 100_000 for n in range(200))).digest()
+    assert (
+        hashlib.sha1(response.body).digest()
+        == hashlib.sha1(b"".join(bytes([n]) * 100_000 for n in range(200))).digest()
+    )
     assert closed.wait(10)
 
 
@@ -261,7 +270,13 @@ def test_the_body_of_a_request(serve: Serve, loop: str, threads: int) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         given = environ["wsgi.input"]
         first, second, rest = given.readline(), given.read(3), given.readlines()
-        said = [first.decode(), second.decode(), len(b"".join(rest)), given.read().decode(), environ.get("CONTENT_LENGTH")]
+        said = [
+            first.decode(),
+            second.decode(),
+            len(b"".join(rest)),
+            given.read().decode(),
+            environ.get("CONTENT_LENGTH"),
+        ]
         start_response("200 OK", [])
         return [json.dumps(said).encode()]
 
@@ -279,7 +294,9 @@ def test_the_body_of_a_request(serve: Serve, loop: str, threads: int) -> None:
 def test_the_environ(serve: Serve, loop: str, threads: int) -> None:
     site = serve(echo.wsgi, "wsgi", loop=loop, threads=threads, root_path="/shop")
     client = site.client()
-    response = client.get("/shop/caf%C3%A9?a=b%20c", "X-Twice: a", "X-Twice: b", "Cookie: c=1", "Cookie: d=2", "X_Evil: 1")
+    response = client.get(
+        "/shop/caf%C3%A9?a=b%20c", "X-Twice: a", "X-Twice: b", "Cookie: c=1", "Cookie: d=2", "X_Evil: 1"
+    )
     assert response is not None
     said = json.loads(response.body)
     assert (said["path"], said["root"], said["query"]) == ("/café", "/shop", "a=b%20c")
@@ -320,7 +337,9 @@ def test_flask_and_django_work(serve: Serve, loop: str, threads: int) -> None:
     assert response.body == b"3000000"
 
 
-def test_requests_that_follow_each_other_share_a_context_and_streams_have_their_own(serve: Serve, loop: str, threads: int) -> None:
+def test_requests_that_follow_each_other_share_a_context_and_streams_have_their_own(
+    serve: Serve, loop: str, threads: int
+) -> None:
     if threads > 1:
         pytest.skip("threads have a context each")
     kept: contextvars.ContextVar[int] = contextvars.ContextVar("kept", default=0)
