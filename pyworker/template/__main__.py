@@ -16,7 +16,7 @@ from pyworker.protocol import wire
 from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
-from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.template.spec import keep_from_exec, open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     except (OSError, wire.WireError) as error:
         say(f"cannot read what to start: {error}")
         return Exit.BAD_CONFIG
-    pass_on(spec_fds(spec, spec_fd), inheritable=False)
+    keep_from_exec()
     set_name("pyworker launch")
     if spec.role != "template":
         if os.fork():

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 
 from pyworker.errors import Exit
 from pyworker.protocol.template import LaunchSpec
@@ -68,10 +69,14 @@ def find(name: str, env: dict[str, str]) -> str:
         candidates = [os.path.join(folder or ".", name) for folder in os.get_exec_path(env)]
     reason = errno.ENOENT
     for path in candidates:
-        if os.path.isfile(path):
-            if os.access(path, os.X_OK):
-                return path
-            reason = errno.EACCES
+        try:
+            is_file = stat.S_ISREG(os.stat(path).st_mode)
+        except OSError as error:
+            reason = errno.EACCES if error.errno == errno.EACCES else reason
+            continue
+        if is_file and os.access(path, os.X_OK):
+            return path
+        reason = errno.EACCES
     raise OSError(reason, os.strerror(reason))
 
 

@@ -37,7 +37,7 @@ from pyworker.worker import api
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new_loop
 from pyworker.worker.birth import Birth
 from pyworker.worker.channel import Channel, Closed, clip
-from pyworker.worker.engines.server import LifespanFailed, Server
+from pyworker.worker.engines.lifespan import LifespanFailed
 from pyworker.worker.row import Row
 from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, load
@@ -90,6 +90,9 @@ class _Worker:
         self._signals = 0
 
     async def live(self) -> int:
+        # imported by now, before the fork: this module itself must not need the libraries that the finder lends
+        from pyworker.worker.engines.server import Server
+
         loop = self._loop = asyncio.get_running_loop()
         birth = self._birth
         exclusive = birth.app.balance == "round-robin"

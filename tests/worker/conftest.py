@@ -16,7 +16,7 @@ import uvloop
 from pyworker.config.schema import AppConfig
 from tests.support.fake_daemon import FakeDaemon, tcp_listener
 
-APP = '''
+APP = """
 import asyncio, os, time
 
 async def app(scope, receive, send):
@@ -39,7 +39,7 @@ def wsgi(environ, start_response):
     body = str(os.getpid()).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-'''
+"""
 
 
 def request(connection: socket.socket, path: str = "/") -> bytes:

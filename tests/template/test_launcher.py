@@ -1,0 +1,241 @@
+"""The launcher: rights dropped before anything else, then an exec; every failure is a message."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import LimitsConfig
+from pyworker.protocol import wire
+from pyworker.protocol.template import FromTemplate, LoadFailed
+from pyworker.protocol.worker import Accepting, Drain, Failed, FromWorker, Go, Hello, Ready
+from tests.support.fake_daemon import tcp_listener
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+NOBODY = 65534
+# an interpreter that any user may run (that of the tests may be in root's own folder)
+PUBLIC = shutil.which("python3.11", path="/usr/bin:/usr/local/bin") or ""
+needs_public = pytest.mark.skipif(not PUBLIC, reason="no python3.11 for all users")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+SHOW = """
+import json, os, resource, socket
+fds = [int(n) for n in os.listdir("/proc/self/fd")]
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+old = os.umask(0)
+print(json.dumps({
+    "env": {k: v for k, v in os.environ.items() if k.startswith(("LISTEN", "PYWORKER", "NOTIFY", "X"))},
+    "pid": os.getpid(), "sid": os.getsid(0), "fds": sorted(fds), "cwd": os.getcwd(), "umask": old,
+    "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(),
+    "nofile": resource.getrlimit(resource.RLIMIT_NOFILE), "privs": status["NoNewPrivs"].strip(),
+    "caps": status["CapEff"].strip(),
+    "socks": [socket.socket(fileno=os.dup(fd)).getsockname()[1] for fd in range(3, 3 + int(os.environ.get("LISTEN_FDS", 0)))],
+}))
+"""
+
+
+def shown(worker: Any) -> Any:
+    wait_until(lambda: worker.read_out().endswith(b"\n"), what=f"output {worker.read_err()!r}")
+    return json.loads(worker.read_out())
+
+
+def command(daemon: Any, *argv: str, listeners: Any = (), **options: Any) -> Any:
+    return daemon(list(listeners), target=None, command=argv or (sys.executable, "-c", SHOW), **options)
+
+
+def test_command_gets_its_listeners_by_the_convention(daemon: Any, folder: Path) -> None:
+    listeners = [tcp_listener(), tcp_listener()]
+    ports = [each.getsockname()[1] for each in listeners]
+    d = command(daemon, listeners=listeners)
+    d.env = {"X": "1", "LISTEN_FDS": "9", "NOTIFY_SOCKET": "/wrong"}
+    d.notify_socket = "/right"
+    worker = d.launch("command", slot=2, row=2, workers=4)
+    worker.expect(Hello)
+    assert worker.expect(Ready).serving
+    said = shown(worker)
+    assert said["socks"] == ports
+    assert said["fds"] == [0, 1, 2, 3, 4, 5]  # 5 is the listing itself
+    assert said["env"] == {
+        "X": "1",
+        "LISTEN_FDS": "2",
+        "LISTEN_PID": str(said["pid"]),
+        "LISTEN_FDNAMES": "listen0:listen1",
+        "NOTIFY_SOCKET": "/right",
+        "PYWORKER_APP": "shop",
+        "PYWORKER_WORKER": "2",
+        "PYWORKER_GENERATION": "1",
+        "PYWORKER_WORKERS": "4",
+    }
+    assert said["pid"] == said["sid"] == worker.pid
+    assert said["cwd"] == str(folder)
+    assert d.reap(worker.pid) == 0
+
+
+def test_held_command_waits_for_go(daemon: Any) -> None:
+    d = command(daemon, "/bin/sh", "-c", "echo ran; exit 3")
+    worker = d.launch("command", slot=1, held=True)
+    worker.expect(Hello)
+    assert not worker.expect(Ready).serving
+    assert worker.read_out() == b""
+    worker.send(Go())
+    worker.expect(Accepting)
+    assert d.reap(worker.pid) == 3
+    assert worker.read_out() == b"ran\n"
+    worker = d.launch("command", slot=1, held=True)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    worker.send(Drain(1.0, to_empty=False))
+    assert d.reap(worker.pid) == 0
+
+
+def test_command_with_notify_says_itself_when_it_is_ready(daemon: Any) -> None:
+    d = command(daemon, "/bin/true", ready="notify")
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    worker.wait_closed()
+    assert d.reap(worker.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("no-such-command", "cannot run no-such-command: No such file or directory", "PATH"),
+        ("./plain", "cannot run ./plain: Permission denied", "executable"),
+        ("./text", "cannot run ./text: Exec format error", "#!/bin/sh"),
+    ],
+)
+def test_command_that_cannot_run_is_told_with_what_to_do(
+    daemon: Any, folder: Path, name: str, message: str, hint: str
+) -> None:
+    (folder / "plain").write_text("x")
+    (folder / "text").write_text("just text")
+    (folder / "text").chmod(0o755)
+    d = command(daemon, name)
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    failed = worker.receive()
+    if isinstance(failed, Ready):  # only the exec itself could tell
+        failed = worker.receive()
+    assert isinstance(failed, Failed)
+    assert failed.message == message
+    assert hint in failed.hint
+    assert d.reap(worker.pid) == 78
+
+
+def test_limits_and_umask_are_set(daemon: Any) -> None:
+    d = command(daemon, umask="0027", limits=LimitsConfig(nofile=100))
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    said = shown(worker)
+    assert said["umask"] == 0o027
+    assert said["nofile"] == [100, 100]
+    assert d.reap(worker.pid) == 0
+
+
+def test_missing_folder_is_told(daemon: Any, folder: Path) -> None:
+    d = daemon()
+    d.app = d.app.__class__(**{**vars(d.app), "cwd": str(folder / "gone")})
+    template = d.launch("template")
+    failed = template.expect(LoadFailed)
+    assert failed.kind == "rights"
+    assert failed.message == f"cannot enter the folder {folder}/gone: No such file or directory"
+    assert d.reap(template.pid) == 78
+    worker = d.launch("command", slot=1)
+    assert worker.expect(Failed).message == failed.message
+    assert d.reap(worker.pid) == 78
+
+
+def test_missing_interpreter_is_told(daemon: Any, folder: Path) -> None:
+    d = daemon()
+    d.python = str(folder / "python")
+    template = d.launch("template")
+    failed = template.expect(LoadFailed)
+    assert failed.kind == "exec"
+    assert "No such file" in failed.message
+    assert d.reap(template.pid) == 78
+
+
+@needs_root
+@needs_public
+def test_rights_are_gone_before_the_app_runs(daemon: Any, folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if not path.stat().st_mode & stat.S_IXOTH:
+            path.chmod(path.stat().st_mode | stat.S_IXOTH)
+    folder.chmod(0o755)
+    d = command(daemon, PUBLIC, "-c", SHOW, limits=LimitsConfig(nofile=5000))
+    d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY, 12345)
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    said = shown(worker)
+    assert said["uid"] == said["gid"] == [NOBODY] * 3
+    assert sorted(said["groups"]) == [12345, NOBODY]
+    assert said["privs"] == "1"
+    assert int(said["caps"], 16) == 0
+    assert said["nofile"] == [5000, 5000]
+    assert d.reap(worker.pid) == 0
+
+
+@needs_root
+@needs_public
+def test_app_of_another_user_is_imported_and_served_as_that_user(daemon: Any, folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if not path.stat().st_mode & stat.S_IXOTH:
+            path.chmod(path.stat().st_mode | stat.S_IXOTH)
+    folder.chmod(0o755)
+    d = daemon()
+    d.python = PUBLIC
+    d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY,)
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    for pid in (template.pid, worker.pid):
+        status = dict(x.split(":", 1) for x in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert status["Uid"].split() == [str(NOBODY)] * 4
+
+
+@needs_root
+def test_folder_that_the_user_may_not_enter_is_told(daemon: Any, folder: Path) -> None:
+    folder.chmod(0o700)
+    d = daemon()
+    d.uid, d.gid = NOBODY, NOBODY
+    template = d.launch("template")
+    failed = template.expect(LoadFailed)
+    assert failed.kind == "rights"
+    assert "Permission denied" in failed.message
+    assert f"user {NOBODY}" in failed.hint
+    assert d.reap(template.pid) == 78
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may")
+def test_user_without_the_right_to_become_another_is_told(daemon: Any) -> None:
+    d = daemon()
+    d.uid, d.gid = NOBODY, NOBODY
+    template = d.launch("template")
+    assert template.expect(LoadFailed).kind == "rights"
+    assert d.reap(template.pid) == 78
+
+
+@pytest.mark.parametrize("role", ["template", "script"])
+def test_old_python_is_refused_with_a_sentence(daemon: Any, folder: Path, role: str) -> None:
+    boot = Path(__file__).parents[2] / "pyworker/template/boot.py"
+    compile(boot.read_text(), "boot", "exec")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    old = f"import sys; sys.version_info = (3, 6, 1); sys.argv = ['x', {role!r}, '9', '{theirs.fileno()}']\n"
+    text = old + boot.read_text()
+    done = subprocess.run([sys.executable, "-c", text], pass_fds=[theirs.fileno()], check=False)
+    assert done.returncode == 78
+    message = wire.decode(FromTemplate if role == "template" else FromWorker, ours.recv(4096))
+    assert "Python 3.6; 3.11 or newer" in message.message
+    ours.close()
+    theirs.close()

@@ -1,0 +1,164 @@
+"""The template: imports once, forks on request, tells why it cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Retire
+from pyworker.protocol.worker import Hello, Ready
+from tests.support.wait import wait_until
+from tests.worker.conftest import get
+
+pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_app_is_imported_once_and_its_output_goes_to_the_right_pipes(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("print('importing')\n" + shop)
+    d = daemon()
+    template = d.load()
+    assert d.loaded.preload
+    assert d.loaded.why == ""
+    assert d.loaded.interface == "asgi"
+    assert d.loaded.pid == template.pid
+    workers = [d.fork(template, slot) for slot in (1, 2, 3)]
+    for worker in workers:
+        worker.expect(Hello)
+        worker.expect(Ready)
+        assert worker.read_out() == b""
+        assert parent(worker.pid) == os.getpid()  # the subreaper's child, not the template's
+        assert os.getsid(worker.pid) == worker.pid
+    assert template.read_out() == b"importing\n"
+    task = Path(f"/proc/{template.pid}/task/{template.pid}/children").read_text()
+    assert task == ""  # no zombie in between
+
+
+def test_template_ends_when_told_and_when_left_alone(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("import atexit\natexit.register(print, 'at exit')\n" + shop)
+    d = daemon()
+    template = d.load()
+    template.send(Retire())
+    assert d.reap(template.pid) == 0
+    assert template.read_out() == b""  # what the app does at its end is for processes that served
+    template = d.load()
+    template.sock.shutdown(socket.SHUT_RDWR)
+    assert d.reap(template.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message", "code"),
+    [
+        ("import no_such_thing", "import", "No module named 'no_such_thing'", 1),
+        ("def app(:", "import", "SyntaxError", 1),
+        ("import sys; sys.exit(3)", "import", "3", 1),
+        ("raise KeyboardInterrupt", "import", "KeyboardInterrupt", 1),
+        ("App = 1", "target", "app", 78),
+    ],
+)
+def test_app_that_does_not_load_is_told_with_its_cause(
+    daemon: Any, folder: Path, text: str, kind: str, message: str, code: int
+) -> None:
+    (folder / "shop.py").write_text(text + "\n")
+    d = daemon()
+    template = d.launch("template")
+    failed = template.expect(LoadFailed)
+    assert failed.kind == kind
+    assert message in failed.message
+    assert "template/main.py" not in failed.traceback
+    assert d.reap(template.pid) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True, name='poller').start()", "poller"),
+        ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(server.getsockname())", "127.0.0.1"),
+        ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
+    ],
+)  # fmt: skip
+def test_what_must_not_be_forked_makes_each_worker_import_the_app(
+    daemon: Any, folder: Path, text: str, why: str
+) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(text + "\n" + shop)
+    d = daemon()
+    template = d.load()
+    assert not d.loaded.preload
+    assert why in d.loaded.why or (why == "an event loop" and "socket connected" in d.loaded.why)
+    assert len(os.listdir(f"/proc/{template.pid}/task")) == 1
+    workers = [d.fork(template, slot) for slot in (1, 2)]
+    for worker in workers:
+        worker.expect(Hello)
+        worker.expect(Ready)
+    pids = {str(worker.pid).encode() for worker in workers}
+    wait_until(lambda: {get(d.listeners[0].getsockname()) for _ in range(4)} == pids)
+
+
+def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, folder: Path) -> None:
+    (folder / "json.py").write_text("raise SystemExit('json of the app')\n")
+    (folder / "pyworker.py").write_text("raise SystemExit('pyworker of the app')\n")
+    other = folder / "lib"
+    other.mkdir()
+    (other / "extra.py").write_text("here = 1\n")
+    (folder / "shop.py").write_text("import extra, pyworker\n" + (folder / "shop.py").read_text())
+    d = daemon()
+    d.env["PYTHONPATH"] = str(other)
+    template = d.load()
+    assert d.loaded.preload
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
+def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
+    d = daemon()
+    template = d.load()
+    template.send(Fork(1, 7, 1, held=False, workers=1))
+    assert template.expect(ForkFailed).serial == 7
+    template.sock.send(b"rubbish")
+    assert b"ignored a message" in wait_until(template.read_err)
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
+def test_tls_files_are_read_once_and_served(daemon: Any, tmp_path: Path) -> None:
+    key, cert = tmp_path / "k.pem", tmp_path / "c.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [*command, "-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    d = daemon()
+    d.pem = (cert.read_bytes(), key.read_bytes())
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    context = ssl.create_default_context(cafile=str(cert))
+    plain = socket.create_connection(d.listeners[0].getsockname(), timeout=10)
+    with context.wrap_socket(plain, server_hostname="localhost") as client:  # takes the plain one's fd over
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    held = [os.readlink(f"/proc/{worker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{worker.pid}/fd")]
+    assert not [name for name in held if "pem" in name]
+
+
+def test_unusable_tls_files_are_a_config_failure(daemon: Any) -> None:
+    d = daemon()
+    d.pem = (b"no certificate", b"no key")
+    template = d.launch("template")
+    assert template.expect(LoadFailed).kind == "config"
+    assert d.reap(template.pid) == 78

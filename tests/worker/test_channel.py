@@ -1,0 +1,71 @@
+"""The worker's end of ctl: never blocks, loses nothing that fits, believes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.protocol import wire
+from pyworker.protocol.worker import MAX_WORKER_MESSAGE, Check, Failed, FromWorker, Go, Notice
+from pyworker.unix.fds import recv_packet, send_packet, socketpair
+from pyworker.worker.channel import Channel, Closed, Received, clip
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Channel, socket.socket]]:
+    ours, theirs = socketpair()
+    channel = Channel(theirs)
+    yield channel, ours
+    channel.close()
+    ours.close()
+
+
+def test_messages_and_fds_arrive_and_then_the_end(pair: tuple[Channel, socket.socket]) -> None:
+    channel, daemon = pair
+    assert channel.receive() is None
+    reader, writer = os.pipe()
+    send_packet(daemon, wire.encode(Go()))
+    send_packet(daemon, wire.encode(Check()), [writer, reader])
+    os.close(reader)
+    os.close(writer)
+    assert channel.receive() == Received(Go(), -1)
+    found = channel.receive()
+    assert isinstance(found, Received)
+    assert found.message == Check()
+    assert not os.get_inheritable(found.fd)
+    os.close(found.fd)
+    daemon.shutdown(socket.SHUT_RDWR)
+    assert isinstance(channel.wait(), Closed)
+
+
+def test_full_channel_keeps_messages_in_order_and_never_blocks(pair: tuple[Channel, socket.socket]) -> None:
+    channel, daemon = pair
+    sent = 0
+    while send_packet(channel.sock, wire.encode(Notice("x" * 1000))):
+        sent += 1
+    channel.send(Notice("first"))
+    channel.send(Notice("second"))
+    for _ in range(sent):
+        assert recv_packet(daemon, MAX_WORKER_MESSAGE, 0)
+    assert recv_packet(daemon, MAX_WORKER_MESSAGE, 0) is None
+    channel.flush()
+    for text in ("first", "second"):
+        packet = recv_packet(daemon, MAX_WORKER_MESSAGE, 0)
+        assert packet is not None
+        assert wire.decode(FromWorker, packet.data) == Notice(text)
+
+
+def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> None:
+    channel, daemon = pair
+    daemon.close()
+    channel.send(Notice("x"))
+    assert isinstance(channel.receive(), Closed)
+
+
+def test_clipped_text_always_fits_a_message() -> None:
+    for text in ("é\udcff\0" * 40000, "x" * 100000, '"\\' * 50000):
+        assert len(wire.encode(Failed("other", "m", clip(text)))) <= MAX_WORKER_MESSAGE
+    assert clip("short") == "short"

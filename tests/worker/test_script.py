@@ -1,0 +1,241 @@
+"""Unmodified scripts that bind for themselves share one listener."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.scoreboard import F
+from pyworker.protocol.worker import Accepting, Bind, Bound, Drain, Drained, Failed, Hello, Ready
+from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
+from tests.support.wait import wait_until
+from tests.worker.conftest import get, request, spread
+
+pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+
+HTTP_SERVER = """
+import http.server, os, socketserver, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = str(os.getpid()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        if BASE is http.server.HTTPServer:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+class Threading(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+BASE = %s
+BASE(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+SCRIPTS = {
+    "http.server": HTTP_SERVER % "http.server.HTTPServer",
+    "socketserver with threads": HTTP_SERVER % "Threading",
+    "blocking accept": """
+import os, socket, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.settimeout(3)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+server.listen(5)
+server.setblocking(True)
+while True:
+    client, _ = server.accept()
+    with client:
+        client.recv(4096)
+        body = str(os.getpid()).encode()
+        client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+""",
+    "asyncio": """
+import asyncio, os, sys
+async def handle(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    body = str(os.getpid()).encode()
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    await writer.drain()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+asyncio.run(main())
+""",
+    "aiohttp": """
+import os, sys
+from aiohttp import web
+async def show(request): return web.Response(text=str(os.getpid()))
+app = web.Application()
+app.router.add_get("/", show)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+""",
+    "uvicorn": """
+import sys, uvicorn
+from shop import app
+uvicorn.run(app, port=int(sys.argv[1]), loop="uvloop", log_level="warning")
+""",
+    "flask": """
+import os, sys
+from flask import Flask
+app = Flask(__name__)
+@app.get("/")
+def show(): return str(os.getpid())
+app.run(port=int(sys.argv[1]))
+""",
+}
+
+
+def launch(daemon: Any, folder: Path, text: str, count: int = 1) -> tuple[FakeDaemon, list[Peer]]:
+    (folder / "server.py").write_text(text)
+    listener = tcp_listener()
+    d = daemon([listener], script=str(folder / "server.py"), args=(str(listener.getsockname()[1]),))
+    workers = [d.launch("script", slot=slot, row=slot, workers=count) for slot in range(1, count + 1)]
+    for worker in workers:
+        worker.expect(Hello)
+    return d, workers
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_unmodified_server_shares_the_port_and_drains(daemon: Any, folder: Path, name: str) -> None:
+    d, workers = launch(daemon, folder, SCRIPTS[name], 2)
+    address = d.listeners[0].getsockname()
+    for worker in workers:
+        assert d.answer_bind(worker) == Bind("inet", "127.0.0.1", address[1])
+        assert not worker.expect(Ready).serving
+        worker.expect(Accepting)
+    pids = {str(worker.pid).encode() for worker in workers}
+    wait_until(lambda: set(spread(address, 20)) == pids, what="both workers to serve")
+    workers[0].send(Drain(5.0, to_empty=False))
+    workers[0].expect(Drained)
+    assert d.reap(workers[0].pid) in (-signal.SIGTERM, 0)
+    assert set(spread(address, 20)) == {str(workers[1].pid).encode()}
+
+
+def test_script_is_held_inside_bind_and_sees_what_python_would_show(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(
+        daemon,
+        folder,
+        "import sys, os\nprint(__name__, __file__, sys.argv[0], sys.path[0], __spec__)\n" + SCRIPTS["http.server"],
+    )
+    asked = worker.expect(Bind)
+    worker.expect(Ready)
+    path = str(folder / "server.py")
+    assert wait_until(worker.read_out).split() == [
+        b"__main__",
+        path.encode(),
+        path.encode(),
+        str(folder).encode(),
+        b"None",
+    ]
+    client = socket.create_connection(d.listeners[0].getsockname(), timeout=10)
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(10)
+    worker.send(Bound(0), d.listeners[0].fileno())
+    worker.expect(Accepting)
+    assert b"200" in client.recv(100)
+    client.close()
+    assert asked.port == d.listeners[0].getsockname()[1]
+
+
+def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
+    d.answer_bind(worker, errno=errno.EACCES)
+    worker.expect(Ready)
+    failed = worker.expect(Failed)
+    assert failed.message.startswith("PermissionError")
+    assert failed.traceback.split("File ")[1].startswith(f'"{folder}/server.py"')
+    assert d.reap(worker.pid) == 1
+
+
+def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, "def f():\n    import no_such_thing\nf()\n")
+    failed = worker.expect(Failed)
+    assert failed.message == "ModuleNotFoundError: No module named 'no_such_thing'"
+    assert failed.traceback.count("File ") == 2
+    assert d.reap(worker.pid) == 1
+    assert worker.read_err().count(b"File ") == 2
+
+
+def test_other_sockets_are_left_alone(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(
+        daemon,
+        folder,
+        """
+import socket, threading
+free = socket.socket(); free.bind(("127.0.0.1", 0)); free.listen()
+client = socket.create_connection(free.getsockname(), source_address=("127.0.0.1", 0))
+free.settimeout(5); peer, _ = free.accept(); peer.sendall(b"x"); assert client.recv(1) == b"x"
+free.setblocking(False)
+try: free.accept()
+except BlockingIOError: pass
+udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(("127.0.0.1", 0))
+abstract = socket.socket(socket.AF_UNIX); abstract.bind("\\0pyworker-test-%d" % id(udp))
+assert threading.active_count() == 1
+import pyworker
+pyworker.ready()
+print("fine")
+""",
+    )
+    assert worker.expect(Ready).serving
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"fine\n"
+
+
+def test_blocking_script_never_makes_the_shared_listener_block(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    get(d.listeners[0].getsockname())
+    assert not os.get_blocking(d.listeners[0].fileno())
+
+
+def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, SCRIPTS["socketserver with threads"])
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+        request(client)
+        assert d.row(1)[F.OPEN] == 1
+        worker.send(Drain(0.3, to_empty=False))
+        assert worker.expect(Drained) == Drained(0, 1)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+
+
+def test_closed_channel_ends_the_script(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, SCRIPTS["asyncio"])
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    worker.sock.shutdown(socket.SHUT_RDWR)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+
+
+def test_forked_child_of_a_script_binds_for_itself(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(
+        daemon,
+        folder,
+        """
+import os, socket, sys
+pid = os.fork()
+if pid == 0:
+    try:
+        socket.socket().bind(("127.0.0.1", int(sys.argv[1])))
+    except OSError as error:
+        os._exit(error.errno)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+""",
+    )
+    assert d.reap(worker.pid) == 0
+    assert int(worker.read_out()) == errno.EADDRINUSE
