@@ -147,3 +147,5 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         elif handle.pid:
             handle.pid = 0  # its Hello or Forked comes again? no: take it from the kernel's word on the channel
         brain.watch_worker(app, handle)
+        if handle.ready_at is not None:
+            brain.watch_health(app, handle)

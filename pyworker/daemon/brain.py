@@ -19,7 +19,7 @@ from typing import assert_never
 
 from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import RestartConfig
-from pyworker.daemon import diagnosis
+from pyworker.daemon import diagnosis, health
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.events import EventLog, stamp
@@ -30,6 +30,7 @@ from pyworker.daemon.loop import READ, Loop, Timer
 from pyworker.daemon.spawn import Spawner
 from pyworker.policy import converge as c
 from pyworker.policy import restart
+from pyworker.policy.health import after_check
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import store as store_messages
 from pyworker.protocol import template as t
@@ -109,7 +110,7 @@ class Brain:
             app.keep_listening = False
             self.begin(app, number)
             return
-        if app.closed or not app.running:
+        if _is_over(app) or not app.running:
             return
         if app.starting and app.is_open(now):
             app.starting = False
@@ -124,7 +125,7 @@ class Brain:
             app.reload_from = None
             app.board.add_app(AppF.RELOADS)
             self.events.emit_data("reload_done", app.name, None, data)
-        elif not app.starting and app.running and app.record.is_clear and app.is_open(now):
+        elif not app.starting and app.record.is_clear and app.is_open(now):
             app.failure = None
 
     def emit(self, app: App, type: str, slot: int | None, **data: object) -> None:
@@ -229,7 +230,7 @@ class Brain:
             self._finish(app, handle, process.UNKNOWN)
             return
         config = app.generations[number].config
-        handle.checked = config.health is None or config.target is None
+        handle.checked = config.health is None
         self.watch_worker(app, handle)
         if launcher:
             self._watch_launcher(app, handle, launcher)
@@ -672,7 +673,9 @@ class Brain:
         elif config.script is not None:
             if not handle.bound:
                 self.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
-        elif config.ready != "notify" and config.health is None:
+        elif config.health is not None:
+            self.watch_health(app, handle)
+        elif config.ready != "notify":
             # it has been exec'd this moment; a command that cannot run is gone before this
             self.loop.call_later(COMMAND_SETTLE, lambda: self._settled(app, handle))
 
@@ -704,6 +707,73 @@ class Brain:
                     self.poke(app)
                     return
 
+    # ---- health ----------------------------------------------------------------------------------------
+    def watch_health(self, app: App, handle: WorkerHandle) -> None:
+        """Begin to check a worker that says it is ready; goes on until it leaves."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or generation.config.health is None or handle.is_watched:
+            return
+        handle.is_watched = True
+        self._check(app, handle, generation)
+
+    def _check(self, app: App, handle: WorkerHandle, generation: Generation) -> None:
+        config = generation.config.health
+        if config is None or handle.state not in UNTOUCHED or handle.ended_at is not None:
+            return
+
+        def done(ok: bool, reason: str) -> None:
+            self._checked(app, handle, generation, ok, reason)
+
+        try:
+            if config.type == "exec":
+                health.ExecCheck(self.loop, config, generation.resolved.env, done)
+            elif config.port is not None:
+                health.SocketCheck(self.loop, health.connect(config.port), config, done)
+            else:
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    if not self._say(handle, w.Check(), theirs.fileno()):
+                        ours.close()
+                        self.loop.call_soon(lambda: done(False, "its channel takes no more messages"))
+                        return
+                health.SocketCheck(self.loop, ours, config, done)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.loop.call_soon(lambda: done(False, f"the check could not be made: {reason}"))
+
+    def _checked(self, app: App, handle: WorkerHandle, generation: Generation, ok: bool, reason: str) -> None:
+        config = generation.config.health
+        if config is None or handle.state not in UNTOUCHED:
+            return
+        now = self.loop.clock()
+        pause = config.interval
+        if handle.state is State.STARTING:  # a command that is ready when its check passes
+            if ok:
+                handle.checked = True
+                self._accepts(app, handle)
+            else:
+                pause = min(pause, 0.5)
+                handle.reason = reason
+        else:
+            handle.health, verdict = after_check(handle.health, ok, now - (handle.ready_at or now), config)
+            if verdict == "well":
+                handle.checked, handle.reason = True, ""
+                handle.happen(Happening.WELL, now)
+            elif verdict == "sick":
+                self._sick(app, handle, reason, now)
+            if not handle.checked:
+                pause = min(pause, 0.5)
+        self.loop.call_later(pause, lambda: self._check(app, handle, generation))
+        self.poke(app)
+
+    def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
+        handle.reason = reason
+        if handle.id.generation == app.target:
+            app.target_failure = self.fail(f"a new worker fails its health check: {reason}")
+        elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
+            data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
+            self.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)
+
     def _is_held(self, app: App, handle: WorkerHandle, now: float) -> None:
         if handle.state is State.STARTING:
             handle.happen(Happening.IS_READY, now)
@@ -722,6 +792,7 @@ class Brain:
 
     def _note_ready(self, app: App, handle: WorkerHandle, now: float) -> None:
         handle.ready_at = now
+        self.watch_health(app, handle)
         app.board.set_ready(handle.id.serial)
 
     def _answer_bind(self, app: App, handle: WorkerHandle) -> None:
@@ -914,16 +985,21 @@ class Brain:
             app.record = restart.after_unstable_death(app.record, now, config, jitter=random.random())
         app.failure = failure
         if app.record.failed or app.record.permanent:
+            words = "it asked not to be restarted (exit code 78)"
+            if app.record.failed:
+                words = f"gave up after {config.max_restarts} restarts in {config.window:g} s"
+            app.failure = Failure(f"{words}: {failure.message}", failure.traceback, failure.hint, failure.at)
             if not had_failed:
-                words = (
-                    f"gave up after {config.max_restarts} restarts in {config.window:g} s"
-                    if app.record.failed
-                    else "it asked not to be restarted (exit code 78)"
-                )
                 self.emit(
-                    app, "app_failed", None, reason=f"{words}: {failure.message}", traceback=failure.traceback,
-                    hint=failure.hint, restarts=config.max_restarts, window_s=config.window,
-                )  # fmt: skip
+                    app,
+                    "app_failed",
+                    None,
+                    reason=app.failure.message,
+                    traceback=failure.traceback,
+                    hint=failure.hint,
+                    restarts=config.max_restarts,
+                    window_s=config.window,
+                )
         elif app.record.tries:
             data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
             self.events.emit_data("worker_backoff", app.name, None, data)

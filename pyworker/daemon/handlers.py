@@ -309,6 +309,9 @@ class Handlers:
         app.reload_started_at = self._brain.loop.clock()
         data = {"from": app.generation, "to": number}
         self._brain.events.emit_data("reload_started", app.name, None, data)
+        if not app.view().overlaps:
+            text = "its command binds a port of its own: the old workers stop before the new ones start"
+            self._brain.emit(app, "app_note", None, text=text)
         self._brain.poke(app)
         return ops.reloaded(number)
 

@@ -71,6 +71,7 @@ class _Operation:
         self._client = client
         self.pending = dict(goals)
         self._decided = dict(decided)
+        self._took: dict[str, float] = {}
         self._apps = {n: brain.apps[n] for n in [*goals, *decided] if n in brain.apps}
         self._began_at = brain.loop.clock()
         self.unsubscribe = brain.events.subscribe(self._on_event)
@@ -86,6 +87,7 @@ class _Operation:
             if outcome is not None:
                 del self.pending[app.name]
                 self._decided[app.name] = outcome
+                self._took[app.name] = self._brain.loop.clock() - self._began_at
 
     def try_to_end(self) -> bool:
         if self.pending:
@@ -95,7 +97,7 @@ class _Operation:
         results = []
         for name, app in self._apps.items():
             outcome = self._decided.get(name, Outcome(True, "unchanged"))
-            results.append(result(app, outcome, now, now - self._began_at))
+            results.append(result(app, outcome, now, self._took.get(name, 0.0)))
         self._client.reply(all(r["ok"] for r in results), {"apps": results})
         return True
 

@@ -42,7 +42,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     window = config.restart.window if config else 60.0
     failure = app.failure
     backoff = None
-    if record.tries and not record.failed and not record.permanent and config is not None:
+    waiting = app.ready_count() < len(app.slots())  # a record that is only remembered is no backoff
+    if waiting and record.tries and not record.failed and not record.permanent and config is not None:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
     return {
@@ -88,6 +89,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
 def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) -> dict[str, Any]:
     stats: WorkerStats = app.board.stats(w.id.serial)
     figures = sampler.figures(w.pid, stats.requests, now) if w.pid else None
+    generation = app.generations.get(w.id.generation)
+    counts = generation is not None and generation.config.target is not None  # others count nothing
     return {
         "worker": w.id.slot,
         "pid": w.pid or None,
@@ -99,12 +102,12 @@ def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) ->
         "open_connections": stats.open,
         "in_flight": stats.in_flight,
         "requests": stats.requests,
-        "requests_per_s": figures.requests_per_s if figures else None,
+        "requests_per_s": figures.requests_per_s if figures and counts else None,
         "restarts": 0,
         "started_at": stamp(time.time() - (now - w.born_at)),
         "uptime_s": round(now - (w.ready_at if w.ready_at is not None else w.born_at), 1),
         "last_exit": None,
-        "reason": w.recycle or w.leaving_because,
+        "reason": w.reason or w.recycle or w.leaving_because,
     }
 
 

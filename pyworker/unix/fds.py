@@ -64,6 +64,9 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
         data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
+    except ConnectionResetError:
+        # The peer died before it had read all that we sent: its end, said in another way.
+        return Packet(b"", [], 0, False)
     fds: list[int] = []
     pid = 0
     for level, kind, payload in ancillary:

@@ -28,7 +28,7 @@ def app(**changes: Any) -> c.AppView:
 
 
 def worker(serial: int, slot: int, generation: int = 1, state: State = State.READY, since: float = 0.0, **more: Any) -> c.WorkerView:
-    ready_at = since if state not in (State.STARTING,) else None
+    ready_at = since if state is not State.STARTING else None
     return c.WorkerView(serial, slot, generation, state, since, since, **{"ready_at": ready_at, **more})
 
 
@@ -270,7 +270,7 @@ class World:
                 self.set(templates=(*v.templates, c.TemplateView(g, "ready", self.now)))
             case c.StopTemplate(generation=g):
                 self.set(templates=tuple(t for t in v.templates if t.generation != g))
-            case c.Spawn(slot=slot, generation=g, held=held):
+            case c.Spawn(slot=slot, generation=g):
                 self.serial += 1
                 self.set(workers=(*v.workers, c.WorkerView(self.serial, slot, g, State.STARTING, self.now, self.now)))
             case c.SendGo(serial=s):
