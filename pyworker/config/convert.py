@@ -67,8 +67,8 @@ def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Par
             _report(wrong, here, report)
         except _WrongItems as several:
             result[name] = several.rest  # the rules between options are checked on what is right
-            for wrong in several.items:
-                _report(wrong, here, report)
+            for item in several.items:
+                _report(item, here, report)
     return result
 
 

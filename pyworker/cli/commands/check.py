@@ -1,0 +1,86 @@
+"""CLI: `pyworker check` looks at a config file, says all that is wrong with it, and starts nothing.
+
+Beyond the file itself it looks whether the folders, scripts, interpreters and certificates that it names are
+there. Environment and rights are not looked at: they are those of the machine and the user that will run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyworker.cli.options import Settings, common
+from pyworker.errors import Exit
+
+if TYPE_CHECKING:
+    from pyworker.config.problem import Problem
+    from pyworker.config.schema import AppConfig
+
+
+@click.command()
+@click.argument("file", required=False)
+@common
+def cmd(settings: Settings, file: str | None) -> None:
+    """Check a config file; start nothing.
+
+    \b
+    pyworker check             the file of this folder
+    pyworker check app.toml    exit 0: fine; 78: every mistake is shown
+    """
+    from pyworker.config.load import find
+    from pyworker.config.problem import Problem
+
+    path = file or find(os.getcwd(), os.environ)
+    apps: tuple[AppConfig, ...] = ()
+    if path is None:
+        hint = (
+            "name one, or go to the folder that has an app.toml, a pyworker.toml, or [tool.pyworker] in pyproject.toml"
+        )
+        problems = [Problem("there is no config file here", hint, code="no_file")]
+    else:
+        apps, problems = _problems(path)
+    if settings.json:
+        click.echo(json.dumps(_document(path, problems)))
+    elif problems:
+        _show(problems, settings)
+    elif not settings.quiet and path is not None:
+        names = ", ".join(app.name for app in apps)
+        click.echo(f"{os.path.basename(path)} is fine: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
+    if problems:
+        sys.exit(Exit.BAD_CONFIG)
+
+
+def _problems(path: str) -> tuple[tuple[AppConfig, ...], list[Problem]]:
+    from pyworker.config.load import load
+    from pyworker.config.problem import ConfigError
+    from pyworker.config.resolve import find_paths
+
+    try:
+        loaded = load(path, environ=os.environ)
+    except ConfigError as error:
+        return (), list(error.problems)
+    problems: list[Problem] = []
+    for app in loaded.apps:
+        try:
+            find_paths(app, file=loaded.path, our_python=sys.executable)
+        except ConfigError as error:
+            problems += error.problems
+    return loaded.apps, problems
+
+
+def _document(path: str | None, problems: list[Problem]) -> dict[str, Any]:
+    names = ("code", "message", "hint", "key", "line", "column", "end_column")
+    errors = [{name: getattr(problem, name) for name in names} for problem in problems]
+    return {"v": 1, "ok": not problems, "file": path, "errors": errors}
+
+
+def _show(problems: list[Problem], settings: Settings) -> None:
+    from pyworker.cli.problems import render
+    from pyworker.cli.render import look, note
+
+    how = look(sys.stderr, settings.color)
+    note(render(problems, how.color, closing="").rstrip("\n"), how)

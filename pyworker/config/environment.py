@@ -1,0 +1,125 @@
+"""The complete environment of an app's workers: clean base, inherit_env, env_file, [env]; and what of it is secret.
+
+The shell's environment is never taken over silently. Only the dotenv files are read here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+import re
+import stat
+from collections.abc import Mapping
+
+import dotenv.parser
+
+from pyworker.config.interpolate import InterpolationError, expand_dotenv, interpolate
+
+MAX_ENV_FILE = 1024 * 1024
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
+# of the shell that types the command, not of the app; or set by pyworker
+_NEVER = ("PYWORKER_*", "LISTEN_*", "NOTIFY_SOCKET", "_", "SHLVL", "PWD", "OLDPWD", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
+_SECRET = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
+_URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@")
+_NAME = re.compile(r"[^=\0]+\Z")
+
+
+class EnvironmentProblem(ValueError):
+    """A variable or file that does not resolve; `key` is the option's path below the app."""
+
+    def __init__(self, key: tuple[str | int, ...], message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.message = message  # continues "`app.env.X` "
+        self.hint = hint
+
+
+def base(base_env: Mapping[str, str], *, name: str, home: str, shell: str, changed_user: bool) -> dict[str, str]:
+    """Return the clean base; with another user, what is personal is that user's."""
+    env = {k: v for k, v in base_env.items() if k in _BASE or k.startswith("LC_")}
+    personal = {"HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell}
+    if changed_user:
+        env.pop("TMPDIR", None)  # it may be a private folder of the other one
+        env |= personal
+    else:
+        env = {**{k: v for k, v in personal.items() if v}, **env}
+    env.setdefault("PATH", DEFAULT_PATH)
+    return env
+
+
+def inherit(env: dict[str, str], shell_env: Mapping[str, str], patterns: tuple[str, ...]) -> None:
+    """Add what the shell has under these names (globs)."""
+    for name, value in shell_env.items():
+        wanted = any(fnmatch.fnmatchcase(name, p) for p in patterns)
+        if wanted and _NAME.match(name) and "\0" not in value and not any(fnmatch.fnmatchcase(name, p) for p in _NEVER):
+            env[name] = value
+
+
+def use_venv(env: dict[str, str], python: str) -> None:
+    """Put the interpreter's own folder first on PATH when it is in a virtual environment, as `activate` does."""
+    bin_dir = os.path.dirname(python)
+    venv = os.path.dirname(bin_dir)
+    if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+        return
+    rest = [p for p in env["PATH"].split(os.pathsep) if p != bin_dir]
+    env["PATH"] = os.pathsep.join([bin_dir, *rest])
+    env["VIRTUAL_ENV"] = venv
+
+
+def add_file(env: dict[str, str], file: str, key: tuple[str | int, ...], shell_env: Mapping[str, str]) -> None:
+    """Add a dotenv file; a name that ends with "?" need not exist. ${VAR} sees what is there already, then the shell."""
+    optional = file.endswith("?")
+    path = file.removesuffix("?")
+    name = os.path.basename(path)
+    try:
+        text = _read(path)
+    except FileNotFoundError:
+        if optional:
+            return
+        hint = f'looked for {path}; if it need not be there: "{name}?"'
+        raise EnvironmentProblem(key, f"names {name}, which does not exist", hint) from None
+    except OSError as error:
+        raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error.strerror or error}", path) from None
+    except ValueError as error:
+        raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error}", path) from None
+    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and "\0" in binding.key + (binding.value or "")):
+            line = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
+            raise EnvironmentProblem(key, f"names {name}, whose line {line} is not NAME=value", path)
+        if binding.key and binding.value is not None:
+            env[binding.key] = expand_dotenv(binding.value, lambda n: env.get(n, shell_env.get(n)))
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is not a regular file")
+        data = file.read(MAX_ENV_FILE + 1)
+    if len(data) > MAX_ENV_FILE:
+        raise ValueError(f"it is larger than {MAX_ENV_FILE} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+
+
+def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[str, str]) -> list[EnvironmentProblem]:
+    """Add [env] in its order, with variables filled in; return what does not resolve."""
+    problems = []
+    for name, text in table.items():
+        try:
+            env[name] = interpolate(text, lambda n: env.get(n, shell_env.get(n)))
+        except InterpolationError as error:
+            problems.append(EnvironmentProblem(("env", name), str(error), error.hint))
+    return problems
+
+
+def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names whose values must not be shown: by name, and URLs with a password in them."""
+    return tuple(
+        n for n, v in env.items() if any(fnmatch.fnmatchcase(n.upper(), p) for p in _SECRET) or _URL_PASSWORD.search(v)
+    )

@@ -1,0 +1,118 @@
+"""Who an app runs as: names of `user` and `group` -> ids; and whose config file may say so.
+
+The rights are dropped elsewhere (in the child, before the app's interpreter is executed). This module only
+looks things up and refuses.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+
+
+class IdentityError(ValueError):
+    """The app cannot run as this; `key` is the option to blame ("" = the file itself)."""
+
+    def __init__(self, key: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the child sets; None = not changed. `name`, `home`, `shell` are of the user that it runs as."""
+
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...]
+    name: str
+    home: str
+    shell: str
+
+
+def identify(user: str | None, group: str | None, *, is_root: bool) -> Identity:
+    """Return the identity of an app; raise IdentityError for what is unknown or not ours to take."""
+    entry = _user(user) if user is not None else None
+    gid = _group(group) if group is not None else None
+    if not is_root:
+        return _own(user, entry, group, gid)
+    if entry is None:
+        me = _by_uid(os.geteuid())
+        return Identity(None, gid, () if gid is None else (gid,), me.pw_name, me.pw_dir, me.pw_shell)
+    if entry.pw_gid < 0 and gid is None:
+        raise IdentityError(
+            "user", f"{user} has no entry in the user database, so its group is unknown", "set group too"
+        )
+    primary = entry.pw_gid if gid is None else gid
+    known = entry.pw_gid >= 0
+    groups = tuple(sorted(set(os.getgrouplist(entry.pw_name, primary)))) if known else (primary,)
+    return Identity(entry.pw_uid, primary, groups, entry.pw_name, entry.pw_dir, entry.pw_shell)
+
+
+def _own(user: str | None, entry: pwd.struct_passwd | None, group: str | None, gid: int | None) -> Identity:
+    me = _by_uid(os.geteuid())
+    if entry is not None and entry.pw_uid != os.geteuid():
+        hint = f"remove it, or let root run pyworker: sudo pyworker start …; this daemon runs as {me.pw_name}"
+        raise IdentityError("user", f"cannot run as {user}: only root can change the user", hint)
+    if gid is not None and gid != os.getegid():
+        raise IdentityError("group", f"cannot run as group {group}: only root can change the group", "remove it")
+    return Identity(None, None, (), me.pw_name, me.pw_dir, me.pw_shell)
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        pass
+    if not name.isdecimal():
+        raise IdentityError("user", f"there is no user {name} on this machine", f"make it: useradd --system {name}")
+    if int(name) >= 2**32 - 1:
+        raise IdentityError("user", f"{name} is not a user number")
+    return _by_uid(int(name))
+
+
+def _by_uid(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:  # containers run as numbers without a name
+        return pwd.struct_passwd((str(uid), "x", uid, -1, "", "/", "/bin/sh"))
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        pass
+    if not name.isdecimal():
+        raise IdentityError("group", f"there is no group {name} on this machine", f"make it: groupadd --system {name}")
+    if int(name) >= 2**32 - 1:
+        raise IdentityError("group", f"{name} is not a group number")
+    return int(name)
+
+
+def check_owner(file: str, uid: int | None) -> None:
+    """For root: refuse a config file that anyone but root and the app's own user could have written.
+
+    Whoever can change the file (or put another in its place) decides what runs and as whom.
+    """
+    trusted = {0} if uid is None else {0, uid}
+    real = os.path.realpath(file)
+    for path, what in ((real, "it"), (os.path.dirname(real), "its folder")):
+        info = os.stat(path)
+        if info.st_uid not in trusted:
+            owner = _by_uid(info.st_uid).pw_name
+            hint = f"chown root {path}"
+            if uid is None:
+                hint += f', or run the app as its owner: user = "{owner}"'
+            raise IdentityError("", f"root does not start apps from {file}: {what} belongs to {owner}", hint)
+        sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX  # others cannot replace files in it
+        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
+            raise IdentityError(
+                "", f"root does not start apps from {file}: {what} can be written by {who}", f"chmod go-w {path}"
+            )

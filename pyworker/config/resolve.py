@@ -1,0 +1,255 @@
+"""An app's config -> all that one generation pins: real paths, interpreter, environment, ids, number of workers.
+
+The only module of config besides load.py that looks at the file system. Called at each start and reload, so
+that a changed symlink, dotenv file or venv is seen; nothing is kept between calls. It opens no socket, starts
+no process and changes nothing. `find_paths` alone is what `pyworker check` uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+
+from pyworker.config import environment
+from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
+from pyworker.config.cpus import usable_cpus
+from pyworker.config.identity import Identity, IdentityError, check_owner, identify
+from pyworker.config.load import locate
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.report import dotted
+from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
+
+Key = tuple[str | int, ...]
+
+
+def resolve(
+    app: AppConfig,
+    *,
+    file: str,
+    shell_env: Mapping[str, str],
+    base_env: Mapping[str, str],
+    our_python: str,
+    is_root: bool,
+) -> ResolvedApp:
+    """Look everything up; raise ConfigError with all that cannot be had.
+
+    `file` is the config file, "" for an app without one (its cwd is absolute then). `shell_env` is what inherit_env
+    and ${VAR} may take from; `base_env` gives PATH, LANG and the like. Symlinks are followed, but never the one that
+    is a venv's python: the interpreter finds its venv by that path.
+    """
+    found = _Found(app.name, file)
+    who = _identity(app, file, is_root, found)
+    config, python = _paths(app, file, our_python, found)
+    env = _environment(app, config, python, who, shell_env, base_env, found)
+    if app.command:
+        _command(app, config, env, found)
+    found.stop_if_wrong()
+    return ResolvedApp(
+        config=config,
+        workers=usable_cpus() if app.workers == "auto" else app.workers,
+        python=python,
+        env=env,
+        secrets=environment.secrets(env),
+        uid=who.uid,
+        gid=who.gid,
+        groups=who.groups,
+        source=file,
+        mtime_ns=_mtime(file),
+    )
+
+
+def find_paths(app: AppConfig, *, file: str, our_python: str) -> None:
+    """Raise ConfigError when a folder, script, interpreter or certificate that the app names is not there."""
+    found = _Found(app.name, file)
+    _paths(app, file, our_python, found)
+    found.stop_if_wrong()
+
+
+class _Found:
+    """The problems so far, each with its place in the config file."""
+
+    def __init__(self, app: str, file: str) -> None:
+        self._app = app
+        self._file = file
+        self._problems: list[Problem] = []
+
+    def add(self, key: Key, message: str, hint: str = "", code: str = "invalid_value") -> None:
+        """Report what is wrong with an option; the message continues "`workers` "."""
+        text = f"`{dotted(key)}` of app `{self._app}` {message}" if key else message
+        problem = Problem(text, hint, dotted(key), self._file, code=code)
+        self._problems.append(locate(self._file, self._app, key, problem) if self._file and key else problem)
+
+    def stop_if_wrong(self) -> None:
+        if self._problems:
+            raise ConfigError(sorted(self._problems, key=lambda p: (p.line, p.column)))
+
+
+def _identity(app: AppConfig, file: str, is_root: bool, found: _Found) -> Identity:
+    nobody = Identity(None, None, (), "", "", "")
+    try:
+        who = identify(app.user, app.group, is_root=is_root)
+    except IdentityError as error:
+        found.add((error.key,), error.message, error.hint, "identity")
+        return nobody
+    try:
+        if is_root and file:
+            check_owner(file, who.uid)
+    except IdentityError as error:
+        found.add((), error.message, error.hint, "identity")
+    except OSError as error:
+        found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
+    return who
+
+
+def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[AppConfig, str]:
+    folder = os.path.dirname(os.path.realpath(file)) if file else "/"
+    cwd = os.path.realpath(os.path.join(folder, os.path.expanduser(app.cwd)))
+    if not os.path.isdir(cwd):
+        problem = "is not a folder" if os.path.exists(cwd) else "does not exist"
+        found.add(("cwd",), f"names {cwd}, which {problem}", "relative to the folder of the config file", "not_found")
+        found.stop_if_wrong()  # all else would be looked for in the wrong place
+    script = None if app.script is None else _file(cwd, app.script, ("script",), found)
+    logs = app.logs
+    if logs.file is not None:
+        logs = dataclasses.replace(logs, file=_new_file(cwd, logs.file, ("logs", "file"), found))
+    config = dataclasses.replace(
+        app,
+        cwd=cwd,
+        script=script,
+        bind=tuple(str(_bind(cwd, text, ("bind", i), found)) for i, text in enumerate(app.bind)),
+        env_file=tuple(os.path.join(cwd, os.path.expanduser(name)) for name in app.env_file),
+        logs=logs,
+        tls=None if app.tls is None else _tls(cwd, app.tls, found),
+    )
+    return config, _python(app.python, cwd, our_python, found)
+
+
+def _file(cwd: str, name: str, key: Key, found: _Found) -> str:
+    path = os.path.join(cwd, os.path.expanduser(name))
+    if not os.path.isfile(path):
+        problem = "is a folder" if os.path.isdir(path) else "does not exist"
+        found.add(key, f"names {name}, which {problem}", f"looked for {path}", "not_found")
+    return os.path.realpath(path)
+
+
+def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
+    """Return the real path of a file that need not exist; its folder must."""
+    path = os.path.join(cwd, os.path.expanduser(name))
+    folder = os.path.realpath(os.path.dirname(path))
+    if not os.path.isdir(folder):
+        found.add(key, f"is in {folder}, which is no folder", f"make it: mkdir -p {folder}", "not_found")
+    elif os.path.isdir(path):
+        found.add(key, f"names {name}, which is a folder", "name a file in it", "not_found")
+    return os.path.join(folder, os.path.basename(path))
+
+
+def _bind(cwd: str, text: str, key: Key, found: _Found) -> Address | str:
+    try:
+        address = parse_bind(text)
+    except AddressError as error:
+        found.add(key, f"is no address: {error}", error.hint)
+        return text
+    if address.family != "unix":
+        return address
+    path = _new_file(cwd, address.path, key, found)
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        found.add(key, f"is too long for a Unix socket: {path} (at most {MAX_UNIX_PATH} bytes)", "use a shorter path")
+    return Address("unix", path=path)
+
+
+def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
+    paths: dict[str, str] = {}
+    for name in ("cert", "key", "ca"):
+        value = getattr(tls, name)
+        if value is None:
+            continue
+        path = paths[name] = _file(cwd, value, ("tls", name), found)
+        if os.path.isfile(path) and not os.access(path, os.R_OK):
+            found.add(
+                ("tls", name), f"names {value}, which this user may not read", f"look at: ls -l {path}", "not_found"
+            )
+        elif name == "key" and os.path.isfile(path) and os.stat(path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {path}")
+    return dataclasses.replace(tls, **paths)
+
+
+def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
+    """Return the interpreter's absolute path: given, else of ./.venv, else pyworker's own."""
+    if name is None:
+        venv = os.path.join(cwd, ".venv")
+        if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+            return our_python
+        path = _venv_python(venv)
+        if path is None:
+            hint = f"make it again: python3 -m venv --clear {venv}; or name another: python = …"
+            found.add(("python",), f"would be that of {venv}, which has no usable bin/python", hint, "not_found")
+        return path or our_python
+    given = os.path.normpath(os.path.join(cwd, os.path.expanduser(name)))
+    if os.path.isdir(given):
+        path = _venv_python(given)
+        if path is None:
+            hint = f"a virtual environment is made by: python3 -m venv {given}"
+            found.add(("python",), f"names the folder {given}, which has no usable bin/python", hint, "not_found")
+        return path or our_python
+    if os.path.isfile(given):
+        if not os.access(given, os.X_OK):
+            found.add(("python",), f"names {given}, which cannot be executed", f"chmod +x {given}", "not_found")
+        return given
+    on_path = shutil.which(name) if "/" not in name else None
+    if on_path is None:
+        found.add(
+            ("python",),
+            f"names {name}, which does not exist",
+            f"looked for {given}; make it: python3 -m venv {given}",
+            "not_found",
+        )
+    return on_path or our_python
+
+
+def _venv_python(venv: str) -> str | None:
+    for name in ("python", "python3"):
+        path = os.path.join(venv, "bin", name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _environment(
+    app: AppConfig,
+    config: AppConfig,
+    python: str,
+    who: Identity,
+    shell_env: Mapping[str, str],
+    base_env: Mapping[str, str],
+    found: _Found,
+) -> dict[str, str]:
+    env = environment.base(base_env, name=who.name, home=who.home, shell=who.shell, changed_user=who.uid is not None)
+    environment.inherit(env, shell_env, app.inherit_env)
+    environment.use_venv(env, python)
+    for index, path in enumerate(config.env_file):
+        try:
+            environment.add_file(env, path, ("env_file", index), shell_env)
+        except environment.EnvironmentProblem as problem:
+            found.add(problem.key, problem.message, problem.hint, "environment")
+    for unset in environment.add_table(env, app.env, shell_env):
+        found.add(unset.key, unset.message, unset.hint, "environment")
+    env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
+    return env
+
+
+def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:
+    name = app.command[0]
+    path = os.path.join(config.cwd, name) if "/" in name else name
+    if shutil.which(path, path=env.get("PATH", environment.DEFAULT_PATH)) is None:
+        where = f"looked for {path}" if "/" in name else f"looked in PATH: {env.get('PATH', '')}"
+        found.add(("command",), f"names {name}, which is no program", where, "not_found")
+
+
+def _mtime(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns if file else 0
+    except OSError:
+        return 0
