@@ -103,6 +103,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.write = transport.write
+        if self.deaf:  # given up before it began
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.deaf = True

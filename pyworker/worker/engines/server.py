@@ -11,7 +11,9 @@ import contextvars
 import random
 import socket
 import ssl
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -211,8 +213,9 @@ class Server:
             await self.loop.connect_accepted_socket(
                 lambda: made, sock, ssl=context, ssl_handshake_timeout=self.header_timeout if context else None
             )
-        except (OSError, EOFError):
-            # a failed handshake (SSLError is an OSError): the client's affair
+        except Exception as error:  # noqa: BLE001 - one connection that cannot be served must not disturb the rest
+            if not isinstance(error, (OSError, EOFError)):  # those are failed handshakes: the client's affair
+                sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
             sock.close()
             self.lost(made)
 
@@ -321,6 +324,8 @@ class Server:
         for connection in list(self._connections):
             if connection.current is None:
                 connection.close(linger=False)
+            elif not connection.current.started:  # its body is still arriving
+                connection.current.refuse(503)
         self._cut_timers.append(self.loop.call_later(AFTER_CUT, self._abort))
 
     def _abort(self) -> None:

@@ -416,7 +416,7 @@ def test_a_file_of_the_disk_is_sent_and_closed(serve: Serve, loop: str, threads:
         opened: list[Any] = []
 
         def app(environ: dict[str, Any], start_response: Any) -> Any:
-            opened.append(open(file.name, "rb"))
+            opened.append(open(file.name, "rb"))  # noqa: SIM115 - the server closes it
             start_response("200 OK", [("Content-Length", "1000000")])
             return environ["wsgi.file_wrapper"](opened[0])
 

@@ -1,0 +1,134 @@
+"""Where the HTTP engine comes from: the app's environment, else pyworker's own, lent without being on sys.path."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyworker
+
+ROOT = str(Path(pyworker.__file__).parent.parent)
+OWN = sysconfig.get_paths()["purelib"]
+ABI = str(sysconfig.get_config_var("SOABI"))
+
+PROGRAM = """
+import importlib, json, sys
+root, options, path, abi, names = json.loads(sys.argv[1])
+sys.path.append(root)
+from pyworker.config.schema import AppConfig
+from pyworker.protocol.template import Engine
+from pyworker.worker.engines.prepare import EngineMissing, prepare
+sys.path.remove(root)
+try:
+    found = prepare(AppConfig(name="test", **options), Engine(path, abi))
+    result = {"description": found.description, "loop": found.loop}
+except EngineMissing as error:
+    result = {"message": error.message, "hint": error.hint}
+result["imports"] = {}
+for name in names:
+    try:
+        result["imports"][name] = importlib.import_module(name).__file__
+    except ImportError:
+        result["imports"][name] = None
+result["path"] = sys.path
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of a fresh environment with nothing in it."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    return str(folder / "bin" / "python")
+
+
+def site(python: str) -> Path:
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return Path(python).parent.parent / "lib" / version / "site-packages"
+
+
+def prepared(python: str, *names: str, path: str = OWN, abi: str = ABI, **options: Any) -> dict[str, Any]:
+    argument = json.dumps([ROOT, options, path, abi, names])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, "-c", PROGRAM, argument],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_apps_own_engine_is_used_when_it_has_one() -> None:
+    found = prepared(sys.executable)
+    assert found["description"].startswith("uvicorn 0.54.")
+    assert found["description"].endswith("(from the app's environment)")
+    assert found["loop"] == "uvloop"
+
+
+def test_an_environment_without_engine_is_lent_ours_and_nothing_else(empty: str) -> None:
+    found = prepared(empty, "uvicorn", "httptools", "psutil", "rich", "flask", "msgspec", "requests")
+    assert found["description"].endswith("(pyworker's own)")
+    assert found["loop"] == "uvloop"
+    assert OWN not in found["path"]
+    imports = found["imports"]
+    assert imports["uvicorn"].startswith(OWN)
+    assert imports["httptools"].startswith(OWN)
+    assert [imports[name] for name in ("psutil", "rich", "flask", "msgspec", "requests")] == [None] * 5
+
+
+def test_another_abi_gets_the_command_that_installs_it(empty: str) -> None:
+    found = prepared(empty, abi="cpython-39-x86_64-linux-gnu")
+    assert "uvicorn is not installed" in found["message"]
+    assert "cpython-39" in found["message"]
+    assert found["hint"].startswith(f"{empty} -m pip install 'uvicorn>=0.54,<0.55'")
+
+
+def test_an_untested_version_is_replaced_and_the_apps_other_libraries_are_not(empty: str) -> None:
+    packages = site(empty)
+    made = []
+    for name, version in (("uvicorn", "0.30.1"), ("click", "7.0")):
+        (packages / name).mkdir()
+        (packages / name / "__init__.py").write_text("def __getattr__(name): return lambda *a, **k: (lambda f: f)\n")
+        (packages / f"{name}-{version}.dist-info").mkdir()
+        (packages / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        made.append(name)
+    try:
+        refused = prepared(empty, abi="other")
+        assert "uvicorn 0.30.1 is not in the tested range" in refused["message"]
+        found = prepared(empty, "uvicorn", interface="wsgi", path="/nonexistent", abi=ABI)
+        assert "message" in found
+    finally:
+        import shutil
+
+        for entry in list(packages.iterdir()):
+            if entry.name.split("-")[0] in made:
+                shutil.rmtree(entry)
+
+
+def test_the_loop_is_the_one_that_was_asked_for(empty: str, tmp_path: Path) -> None:
+    assert prepared(empty, loop="asyncio")["loop"] == "asyncio"
+    assert prepared(empty, loop="uvloop")["loop"] == "uvloop"
+    without = tmp_path / "packages"
+    without.mkdir()
+    for entry in Path(OWN).iterdir():
+        if entry.name.split("-")[0] in ("uvicorn", "httptools", "websockets", "click", "h11"):
+            (without / entry.name).symlink_to(entry)
+    assert prepared(empty, path=str(without))["loop"] == "asyncio"
+    refused = prepared(empty, path=str(without), loop="uvloop")
+    assert "uvloop is not installed" in refused["message"]
+    assert "'uvloop>=" in refused["hint"]

@@ -1,0 +1,161 @@
+"""Loading the app that `target` names: what kind it is, and errors that say the next step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig
+from pyworker.worker.target import MAX_TRACEBACK, Target, TargetError, load
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write modules into a folder that is the working directory and first on the path; forget them afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+
+    def files(**modules: str) -> None:
+        for name, text in modules.items():
+            path = tmp_path / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    yield files
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def find(target: str, **options: Any) -> Target:
+    return load(AppConfig(name="test", target=target, **options))
+
+
+def fails(target: str, **options: Any) -> TargetError:
+    with pytest.raises(TargetError) as caught:
+        find(target, **options)
+    return caught.value
+
+
+KINDS = """
+import functools
+async def asgi(scope, receive, send): ...
+def asgi_plain(scope, receive, send): ...
+class Asgi:
+    async def __call__(self, scope, receive, send): ...
+class AsgiPlain:
+    def __call__(self, scope, receive, send): ...
+class AnyCall:
+    async def __call__(self, *args, **kwargs): ...
+class Wsgi:
+    def __call__(self, environ, start_response): ...
+def wsgi(environ, start_response): ...
+def wsgi_any(*args): ...
+def wsgi_extra(environ, start_response, extra=None): ...
+def asgi2(scope): ...
+class Asgi2:
+    def __init__(self, scope): ...
+    async def __call__(self, receive, send): ...
+async def extra(x, scope, receive, send): ...
+partial = functools.partial(extra, 1)
+asgi_object, asgi_plain_object, any_call, wsgi_object = Asgi(), AsgiPlain(), AnyCall(), Wsgi()
+number = 3
+def make(): return wsgi_object
+def make_broken(): raise ValueError("no settings")
+async def make_async(): ...
+class Box:
+    app = asgi_object
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "interface"),
+    [
+        ("asgi", "asgi"), ("asgi_plain", "asgi"), ("asgi_object", "asgi"), ("asgi_plain_object", "asgi"), ("any_call", "asgi"),
+        ("partial", "asgi"), ("Box.app", "asgi"), ("wsgi", "wsgi"), ("wsgi_object", "wsgi"), ("wsgi_any", "wsgi"),
+        ("wsgi_extra", "wsgi"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_an_app_is_seen(write: Write, name: str, interface: str) -> None:
+    write(kinds=KINDS)
+    assert find(f"kinds:{name}").interface == interface
+
+
+def test_frameworks_are_recognized() -> None:
+    assert find("tests.support.apps.frameworks:flask_app", factory=True).interface == "wsgi"
+    assert find("tests.support.apps.frameworks:django_app", factory=True).interface == "wsgi"
+    assert find("tests.support.apps.fast:fastapi_app", factory=True).interface == "asgi"
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "kind", "message", "hint"),
+    [
+        ("kinds", {}, "target", "not module:attribute", "shop.main:app"),
+        ("kinds:wsgy", {}, "target", 'has no attribute "wsgy"', 'did you mean "kinds:wsgi"'),
+        ("kinds:zzz", {}, "target", 'has no attribute "zzz"', '"kinds:asgi"'),
+        ("kinds:number", {}, "target", "an int, which cannot be called", "name the app object"),
+        ("kinds:make", {}, "target", "takes no arguments", "set factory = true"),
+        ("kinds:Asgi", {}, "target", "is a class", "factory = true"),
+        ("kinds:asgi2", {}, "target", "takes one argument", "guarantee_single_callable"),
+        ("kinds:Asgi2", {}, "target", "ASGI 2", "guarantee_single_callable"),
+        ("kinds:wsgi", {"interface": "asgi"}, "target", "is a WSGI app", 'interface = "wsgi"'),
+        ("kinds:asgi", {"interface": "wsgi"}, "target", "is an ASGI app", 'interface = "asgi"'),
+        ("kinds:make_broken", {"factory": True}, "import", "ValueError: no settings", ""),
+        ("kinds:make_async", {"factory": True}, "target", "coroutine function", "plain function"),
+        ("kinds:wsgi", {"factory": True}, "import", "TypeError", "remove factory = true"),
+        ("kindz:app", {}, "import", "there is no module kindz", 'did you mean "kinds"'),
+        ("nowhere:app", {}, "import", "there is no module nowhere", "set cwd"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_next_step(
+    write: Write, target: str, options: dict[str, Any], kind: str, message: str, hint: str
+) -> None:
+    write(kinds=KINDS)
+    error = fails(target, **options)
+    assert error.kind == kind
+    assert message in error.message
+    assert hint in error.hint
+
+
+def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
+    write(backend__main="app = 1")
+    assert 'cwd = "backend"' in fails("main:app").hint
+
+
+def test_a_missing_library_is_named_and_how_to_get_it(write: Write, tmp_path: Path) -> None:
+    write(shop="import a_library_that_is_missing\n")
+    error = fails("shop:app")
+    assert error.message == "ModuleNotFoundError: No module named 'a_library_that_is_missing'"
+    assert "pip install a_library_that_is_missing" in error.hint
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    assert 'python = ".venv"' in fails("shop:app").hint
+
+
+def test_the_traceback_has_the_users_frames_only(write: Write) -> None:
+    write(outer="import inner\n", inner="def f():\n    raise RuntimeError('deep')\nf()\n")
+    error = fails("outer:app")
+    assert error.message == "RuntimeError: deep"
+    assert error.traceback.count("File ") == 3
+    assert "importlib" not in error.traceback
+    assert "worker/target.py" not in error.traceback
+    assert error.traceback.endswith("RuntimeError: deep\n")
+
+
+def test_a_syntax_error_shows_its_line(write: Write) -> None:
+    write(broken="x = 1\nif x\n    pass\n")
+    error = fails("broken:app")
+    assert error.message.startswith("SyntaxError: ")
+    assert "line 2" in error.traceback
+
+
+def test_an_endless_traceback_is_cut(write: Write) -> None:
+    write(big="raise ValueError('x' * 100_000)\n", leaving="import sys\nsys.exit(3)\n")
+    assert len(fails("big:app").traceback) <= MAX_TRACEBACK
+    assert "sys.exit()" in fails("leaving:app").hint
