@@ -1,0 +1,112 @@
+"""Figures of real processes: the whole session counts, the dead and the reborn do not confuse."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.daemon.sample import FRESH, Sampler
+
+from tests.support.wait import wait_until
+from .test_loop import Clock
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "x = bytearray(60_000_000); print('up', flush=True); input()"])
+try:
+    input()
+finally:
+    child.kill(); child.wait()
+"""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sampler(clock: Clock) -> Sampler:
+    return Sampler(clock)
+
+
+@pytest.fixture
+def busy() -> Iterator[subprocess.Popen[bytes]]:
+    """A session that does nothing but count."""
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_first_reading_is_the_mean_of_its_life(sampler: Sampler, clock: Clock) -> None:
+    figures = sampler.figures(os.getpid(), 0, clock.now)
+    assert figures is not None
+    assert figures.rss > 1_000_000
+    assert figures.cpu_percent is not None
+    assert figures.cpu_percent > 0
+
+
+def test_rates_are_since_the_last_reading(sampler: Sampler, clock: Clock, busy: subprocess.Popen[bytes]) -> None:
+    sampler.figures(busy.pid, 100, clock.now)
+    clock.now += 2.0
+    figures = sampler.figures(busy.pid, 150, clock.now)
+    assert figures is not None
+    assert figures.requests_per_s == 25.0
+
+    def measured() -> bool:
+        clock.now += 1.0
+        figures = sampler.figures(busy.pid, 150, clock.now)
+        return figures is not None and (figures.cpu_percent or 0.0) > 0.0
+
+    wait_until(measured, what="CPU time of a busy process")
+
+
+def test_same_answer_within_a_moment_and_no_negative_rate(sampler: Sampler, clock: Clock) -> None:
+    first = sampler.figures(os.getpid(), 10, clock.now)
+    clock.now += FRESH / 2
+    assert sampler.figures(os.getpid(), 999, clock.now) is first
+    clock.now += FRESH
+    later = sampler.figures(os.getpid(), 5, clock.now)
+    assert later is not None
+    assert later.requests_per_s == 0.0
+
+
+def test_what_a_worker_starts_counts_for_it(sampler: Sampler, clock: Clock) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        figures = sampler.figures(parent.pid, 0, clock.now)
+        assert figures is not None
+        assert figures.rss > 60_000_000
+        assert (sampler.rss(parent.pid) or 0) > 60_000_000
+        assert (sampler.pss(parent.pid) or 0) > 60_000_000
+        parent.communicate(b"\n")
+
+
+def test_session_of_somebody_else_does_not_count(sampler: Sampler) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        # It is in this test's session and leads none: nobody but itself is counted.
+        assert sampler._members(child.pid) == []
+        child.communicate(b"\n")
+
+
+def test_process_that_is_gone_or_a_zombie_has_no_figures(
+    sampler: Sampler, clock: Clock, busy: subprocess.Popen[bytes]
+) -> None:
+    assert sampler.figures(busy.pid, 0, clock.now) is not None
+    busy.kill()
+    os.waitid(os.P_PID, busy.pid, os.WEXITED | os.WNOWAIT)
+    clock.now += 1
+    assert sampler.figures(busy.pid, 0, clock.now) is None
+    busy.wait()
+    assert sampler.rss(busy.pid) is None
+    assert sampler.pss(busy.pid) is None
+    sampler.want()
