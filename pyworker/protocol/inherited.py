@@ -80,7 +80,7 @@ KINDS = {
     "tout": 1,  # tout.APP.GENERATION         read end of the template's stdout
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
-LOGGER_KINDS = frozenset({"logs", "pid", "out", "err", "tout", "terr"})  # what the logger is handed
+LOGGER_KINDS = frozenset({"logs", "pid", "tpid", "out", "err", "tout", "terr"})  # what the logger is handed
 
 
 def fd_name(kind: str, app: str, *numbers: int) -> str:

@@ -31,6 +31,7 @@ class LogsSpec:
     compress: bool
     stop_signal: int = 15  # when guardian and daemon are both gone the logger stops what is left
     drain_timeout: float = 30.0  # seconds from that signal to SIGKILL
+    drains_alone: bool = False  # asgi, wsgi, script: ends by itself then, so that it needs no signal, only the SIGKILL
 
 
 @dataclass(frozen=True)

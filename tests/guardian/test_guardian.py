@@ -213,25 +213,6 @@ def test_uncollected_deaths_are_said_again_to_the_next_daemon(start: OPEN_RIGS) 
     wait_until(lambda: gone(before) and gone(between), what="both to be reaped")
 
 
-def test_ended_orphan_costs_no_cpu_while_nobody_collects_it(start: OPEN_RIGS) -> None:
-    rig = start()
-    daemon, _ = rig.both()
-    orphan = daemon.orphan()
-    os.kill(orphan, signal.SIGTERM)
-    daemon.hear_until(protocol.Exited)
-    switches = Path(f"/proc/{rig.process.pid}/status")
-
-    def sleeps() -> int:
-        line = next(x for x in switches.read_text().splitlines() if x.startswith("voluntary_ctxt_switches"))
-        return int(line.split()[1])
-
-    before = sleeps()
-    for number in range(50):  # it must be idle between these: one wake-up for each
-        daemon.say(protocol.Ping(number))
-        daemon.hear_until(protocol.Pong, number=number)
-    assert sleeps() - before < 200
-
-
 def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start: OPEN_RIGS) -> None:
     rig = start("--tick", "0.05")
     for _ in range(2):

@@ -1,0 +1,35 @@
+"""Logger: `python -I -m pyworker.logger --home DIR`, with its channel as fd 3 and the lifeline as fd 4."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+
+from pyworker.logger.main import Logger, become_logger, wait_for_predecessor
+from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD
+from pyworker.unix import process
+from pyworker.unix.title import set_title
+
+PREDECESSOR = 2.0  # seconds
+
+
+def main(argv: list[str]) -> int:
+    """Run the logger and return its exit code."""
+    parser = argparse.ArgumentParser(prog="pyworker.logger", description="Started by the guardian; not for users.")
+    parser.add_argument("--home", required=True)
+    home = os.path.abspath(parser.parse_args(argv).home)
+    process.set_name("pyworker logger")
+    set_title("pyworker logger")
+    channel = socket.socket(fileno=CHANNEL_FD)
+    channel.setblocking(False)
+    for fd in (CHANNEL_FD, LIFELINE_FD):
+        os.set_inheritable(fd, False)
+    become_logger()
+    wait_for_predecessor(LIFELINE_FD, PREDECESSOR)
+    return Logger(home, channel, LIFELINE_FD).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

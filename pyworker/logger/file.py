@@ -1,0 +1,157 @@
+"""Logger: one log file. Appends whole records, rotates by size, goes on after a full disk and says what was lost.
+
+Never raises for what the disk does: lines that cannot be written are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from pyworker.logger.rotation import Rotation
+from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
+from pyworker.unix import files
+
+LOOK_EVERY = 2.0  # seconds between looks whether somebody has moved or removed the file
+RETRY_OPEN = 0.5
+
+
+class LogFile:
+    """The file of one path; apps may share it."""
+
+    def __init__(self, spec: LogsSpec, app: str) -> None:
+        self.spec = spec
+        self.app = app  # the one that is told of losses
+        self.lost = 0  # lines, since the logger started
+        self.written = 0  # bytes
+        self.error = ""  # why lines are lost now; "" while all is well
+        self._unsaid = 0  # lost lines that the file does not mention yet
+        self._why = ""
+        self._fd = -1
+        self._size = 0
+        self._rotation = Rotation(spec.file)
+        self._next_look = 0.0
+        self._next_open = 0.0
+        if spec.compress:
+            self._rotation.compress()
+
+    def write(self, records: bytes, now: float, stamp: str) -> None:
+        """Append records (complete lines). `stamp` is the time of a record about lost lines, if one is due."""
+        if self._fd >= 0 and now >= self._next_look:
+            self._look(now)
+        if self._fd < 0 and not self._open(now):
+            self._lose(records)
+            return
+        if self._unsaid:
+            text = f"{self._unsaid} lines were lost here: {self._why}".encode()
+            note = LogRecord(stamp, self.app, 0, os.getpid(), "err", partial=False, msg=text)
+            if not self._append(format_record(note, self.spec.format), count=False):
+                self._lose(records)
+                return
+            self._unsaid = 0
+        while records:
+            cut = self._room_for(records)
+            self._append(records[:cut])
+            records = records[cut:]
+            if records and not self._rotate(now):
+                self._append(records) if self._fd >= 0 else self._lose(records)
+                return
+
+    def _room_for(self, records: bytes) -> int:
+        """Return how many bytes of the records, whole ones, still fit; one that fits nowhere gets a file of its own."""
+        room = self.spec.max_size - self._size
+        if len(records) <= room:
+            return len(records)
+        fits = records.rfind(b"\n", 0, max(0, room)) + 1
+        return fits if fits or self._size else records.find(b"\n") + 1
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, records: bytes, *, count: bool = True) -> bool:
+        """Write it all, or whole records only: what was torn by a full disk is cut off again."""
+        view = memoryview(records)
+        done = 0
+        try:
+            while done < len(records):
+                done += os.write(self._fd, view[done:])
+        except OSError as error:
+            self.error = self._why = error.strerror or str(error)
+            whole = records.rfind(b"\n", 0, done) + 1
+            if whole < done:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - whole))
+            self._size += whole
+            self.written += whole
+            if count:
+                self._lose(records[whole:])
+            return False
+        self._size += done
+        self.written += done
+        self.error = ""
+        return True
+
+    def _lose(self, records: bytes) -> None:
+        count = records.count(b"\n")
+        self.lost += count
+        self._unsaid += count
+
+    def _open(self, now: float) -> bool:
+        if now < self._next_open:
+            return False
+        path = self.spec.file
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            self._fd = files.open_append(path)
+        except OSError as error:
+            self.error = self._why = f"cannot open {path}: {error.strerror}"
+            self._next_open = now + RETRY_OPEN
+            return False
+        found = os.fstat(self._fd)
+        self._size = found.st_size
+        self._next_look = now + LOOK_EVERY
+        if self._size and stat.S_ISREG(found.st_mode) and not _ends_with_newline(path, found):
+            self._append(b"\n", count=False)  # a logger was killed, or a disk full, in the middle of a record
+        return True
+
+    def _look(self, now: float) -> None:
+        """Open the file again when its name is another file's (logrotate), and learn its size (copytruncate)."""
+        self._next_look = now + LOOK_EVERY
+        ours = os.fstat(self._fd)
+        self._size = ours.st_size
+        try:
+            named = os.stat(self.spec.file, follow_symlinks=False)
+        except OSError:
+            self.close()
+            return
+        if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+            self.close()
+
+    def _rotate(self, now: float) -> bool:
+        """Go on in a new file; False when that is not possible (the old one grows on, or there is none)."""
+        self._look(now)  # never rotate what somebody else has just rotated
+        if self._fd >= 0 and self._size > 0:
+            try:
+                self._rotation.shift(self.spec.max_files)
+            except OSError as error:
+                self.error = f"cannot rotate {self.spec.file}: {error.strerror}"  # better too long than lost
+                return False
+            self.close()
+            if self.spec.compress:
+                self._rotation.compress()
+        return self._fd >= 0 or self._open(now)
+
+
+def _ends_with_newline(path: str, found: os.stat_result) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return True
+    try:
+        return os.pread(fd, 1, found.st_size - 1) == b"\n"
+    finally:
+        os.close(fd)

@@ -1,0 +1,98 @@
+"""Logger: the bytes of one stream become records. Sans I/O and without a clock; the format is protocol/logs.py.
+
+Most chunks are many whole lines: they become records by one `replace`, not line by line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from pyworker.protocol.logs import MAX_LINE, LogRecord, format_record
+
+CHUNK = MAX_LINE  # bytes a read; only the first line of a chunk can then be longer than MAX_LINE
+
+
+@dataclass
+class Source:
+    """What stands before every record of one stream: "api.2 41211 out"."""
+
+    app: str
+    worker: int
+    stream: Literal["out", "err"]
+    pid: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.app}.{self.worker} {self.pid} {self.stream}"
+
+
+class Lines:
+    """Assembles the lines of one stream. `held` is the unfinished line so far (less than MAX_LINE bytes)."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.held = b""
+        self._parted = False  # the unfinished line has records already
+
+    def feed(self, chunk: bytes, stamp: str, format: Literal["text", "json"]) -> bytes:
+        """Take a chunk (CHUNK bytes at most) and return the records that are complete now."""
+        assert len(chunk) <= CHUNK
+        end = chunk.rfind(b"\n")
+        if end < 0:
+            self.held += chunk
+            if len(self.held) < MAX_LINE:
+                return b""
+            return self.part(stamp, format)
+        data = self.held + chunk[:end]
+        self.held = chunk[end + 1 :]
+        before = b""
+        if len(data) > MAX_LINE:
+            first = data.find(b"\n")
+            first = len(data) if first < 0 else first
+            while first > MAX_LINE:
+                cut = whole_characters(data[:MAX_LINE])
+                before += self._records(data[:cut], stamp, format, partial=True)
+                data = data[cut:]
+                first -= cut
+        self._parted = False
+        return before + self._records(data, stamp, format)
+
+    def part(self, stamp: str, format: Literal["text", "json"]) -> bytes:
+        """Return what is held as a part of a line; a character that is not complete stays held."""
+        cut = whole_characters(self.held)
+        if not cut:
+            return b""
+        ready, self.held = self.held[:cut], self.held[cut:]
+        self._parted = True
+        return self._records(ready, stamp, format, partial=True)
+
+    def finish(self, stamp: str, format: Literal["text", "json"]) -> bytes:
+        """Return the end of an unfinished line, as a line: nothing will follow."""
+        if not self.held and not self._parted:
+            return b""
+        rest, self.held, self._parted = self.held, b"", False
+        return self._records(rest, stamp, format)
+
+    def _records(self, data: bytes, stamp: str, format: Literal["text", "json"], *, partial: bool = False) -> bytes:
+        if format == "text":
+            head = f"{stamp} {self.source}{'+' if partial else '|'} ".encode()
+            return head + data.replace(b"\n", b"\n" + head) + b"\n"
+        source = self.source
+        empty = LogRecord(stamp, source.app, source.worker, source.pid, source.stream, partial, b"\0")
+        before, _, after = format_record(empty, "json").partition(rb'"\u0000"')
+        dumps = json.dumps
+        texts = data.decode("utf-8", "backslashreplace").split("\n")
+        return b"".join([before + dumps(t, ensure_ascii=False).encode() + after for t in texts])
+
+
+def whole_characters(data: bytes) -> int:
+    """Return the length of `data` without a UTF-8 character that has only begun at its end."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte < 0x80:
+            return len(data)
+        if byte >= 0xC0:
+            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(data) - back if back < size and byte < 0xF8 else len(data)
+    return len(data)

@@ -1,0 +1,392 @@
+"""Logger: the loop. Reads every pipe in turn, hands records to the files, obeys the guardian.
+
+Blocks in one place (epoll) and in the disk. A worker is never slowed by another one's output: each ready pipe gets
+one chunk a turn. When guardian and daemon are both gone it sees to the end of what they started (sweep).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pyworker.logger.file import LogFile
+from pyworker.logger.pipe import Life, Pipe
+from pyworker.logger.stamp import Stamp
+from pyworker.logger.sweep import Sweep
+from pyworker.protocol import wire
+from pyworker.protocol.inherited import LOGS_DIR, FdName, parse_fd_name
+from pyworker.protocol.logs import LogsSpec
+from pyworker.protocol.store import (
+    BATCH,
+    Closed,
+    Forget,
+    LogStats,
+    Ping,
+    Pong,
+    Restore,
+    RestoreDone,
+    Stopping,
+    ToLogger,
+)
+from pyworker.unix import fds
+
+HOLD = 0.2  # seconds an unfinished line is held
+WAIT_FOR_NAMES = 0.25  # seconds a pipe waits for its pid and its app's log file before it is read without them
+STATS_EVERY = 1.0
+STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
+ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one
+MESSAGES_A_TURN = 64
+DEFAULT_SIZE, DEFAULT_FILES = 50 * 1024 * 1024, 5
+Format = Literal["text", "json"]
+
+
+class Logger:
+    """All pipes, all files, one epoll."""
+
+    def __init__(self, home: str, channel: socket.socket, lifeline: int) -> None:
+        self._home = home
+        self._channel: socket.socket | None = channel
+        self._lifeline = lifeline
+        self._epoll = select.epoll()
+        self._pipes: dict[int, Pipe] = {}
+        self._waiting: dict[int, Pipe] = {}  # not read yet: pid or file are not known
+        self._holding: dict[int, Pipe] = {}
+        self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
+        self._specs: dict[str, LogsSpec] = {}
+        self._files: dict[str, LogFile] = {}
+        self._stamp = Stamp()
+        self._batch: dict[LogFile, list[bytes]] = {}
+        self._closed: list[str] = []
+        self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
+        self._outbox: list[Any] = []
+        self._next_stats = 0.0
+        self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
+        self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
+        self._sweep: Sweep | None = None
+
+    def run(self) -> int:
+        """Read until there is nobody to read for; return the exit code."""
+        channel = self._channel
+        assert channel is not None
+        self._epoll.register(channel.fileno(), select.EPOLLIN)
+        self._epoll.register(self._lifeline, select.EPOLLIN)
+        now = time.monotonic()
+        while not self._is_over(now):
+            for fd, _ in self._epoll.poll(self._timeout(now)):
+                if fd in self._pipes:
+                    self._read(self._pipes[fd])
+                elif fd == channel.fileno():
+                    self._on_channel()
+                elif fd == self._lifeline:
+                    self._on_lifeline()
+            now = time.monotonic()
+            self._turn(now)
+        self._leave()
+        return 0
+
+    # ---- one turn -----------------------------------------------------------------------------------
+    def _turn(self, now: float) -> None:
+        for pipe in [p for p in self._waiting.values() if self._knows(p) or now >= p.born + WAIT_FOR_NAMES]:
+            del self._waiting[pipe.fd]
+            try:
+                self._epoll.register(pipe.fd, select.EPOLLIN)
+            except OSError as error:  # not a pipe: a mistake of the daemon's must not end the logger
+                say(f"{pipe.full_name} cannot be read, ignored: {error}")
+                os.close(self._pipes.pop(pipe.fd).fd)
+                continue
+            if pipe.forgotten:
+                self._drain(pipe)
+        for pipe in [p for p in self._holding.values() if now >= (p.holding_since or now) + HOLD]:
+            self._put(pipe, pipe.lines.part(self._stamp.now(), self._format(pipe.name.app)))
+            self._holding.pop(pipe.fd)
+            pipe.holding_since = None
+        self._write(now)
+        while self._closed:
+            self._outbox.append(Closed(tuple(self._closed[:BATCH])))
+            del self._closed[:BATCH]
+        if now >= self._next_stats:
+            self._next_stats = now + STATS_EVERY
+            self._report()
+        self._flush()
+        if self._sweep is not None:
+            self._sweep.turn(now, self._lives, self._specs)
+
+    def _timeout(self, now: float) -> float:
+        deadlines = [now + 30.0]
+        if self._waiting:
+            deadlines.append(min(p.born for p in self._waiting.values()) + WAIT_FOR_NAMES)
+        if self._holding:
+            deadlines.append(min(p.holding_since or now for p in self._holding.values()) + HOLD)
+        if self._unreported():
+            deadlines.append(self._next_stats)
+        due = (self._quiet_at, self._leave_at, self._sweep.next_at if self._sweep else None)
+        deadlines.extend(moment for moment in due if moment is not None)
+        return max(0.0, min(deadlines) - now)
+
+    def _is_over(self, now: float) -> bool:
+        nothing_left = not self._pipes and not self._waiting
+        if self._sweep is not None:
+            return (nothing_left and self._sweep.all_gone(self._lives)) or self._sweep.is_over(now)
+        if self._quiet_at is not None and (nothing_left or now >= self._quiet_at):
+            return True
+        return self._leave_at is not None and now >= self._leave_at
+
+    def _leave(self) -> None:
+        """Write what is held. A line that goes on with the next logger is only a part."""
+        goes_on = self._leave_at is not None and self._sweep is None
+        for pipe in self._pipes.values():
+            end = pipe.lines.part if goes_on else pipe.lines.finish
+            self._put(pipe, end(self._stamp.now(), self._format(pipe.name.app)))
+        self._write(time.monotonic())
+        self._report()
+        self._flush()
+
+    # ---- pipes --------------------------------------------------------------------------------------
+    def _read(self, pipe: Pipe) -> bool:
+        """Take one chunk; False when there is none (any more)."""
+        chunk = pipe.read()
+        if chunk is None:
+            return False
+        if not chunk:
+            self._end(pipe)
+            return False
+        if self._quiet_at is not None:
+            self._quiet_at = time.monotonic() + STOP_QUIET
+        self._put(pipe, pipe.lines.feed(chunk, self._stamp.now(), self._format(pipe.name.app)))
+        if not pipe.lines.held:
+            self._holding.pop(pipe.fd, None)
+            pipe.holding_since = None
+        elif pipe.holding_since is None or len(pipe.lines.held) < len(chunk):  # another line than the one held before
+            pipe.holding_since = time.monotonic()
+            self._holding[pipe.fd] = pipe
+        return True
+
+    def _drain(self, pipe: Pipe) -> None:
+        """Read what is in a forgotten pipe now, then close it; who still writes to it gets SIGPIPE."""
+        for _ in range(32):
+            if not self._read(pipe):
+                break
+            self._write(time.monotonic())
+        if pipe.fd in self._pipes:
+            self._end(pipe)
+
+    def _end(self, pipe: Pipe) -> None:
+        self._put(pipe, pipe.lines.finish(self._stamp.now(), self._format(pipe.name.app)))
+        self._holding.pop(pipe.fd, None)
+        self._epoll.unregister(pipe.fd)  # closing is not enough: the guardian has a copy of the same pipe
+        del self._pipes[pipe.fd]
+        os.close(pipe.fd)
+        if pipe.named and not pipe.forgotten:
+            self._closed.append(pipe.full_name)
+
+    def _knows(self, pipe: Pipe) -> bool:
+        """True when the pipe can be read; its source then has the pid."""
+        life = self._lives.get(pipe.pid_name)
+        if life is not None:
+            pipe.lines.source.pid = life.pid
+        return life is not None and pipe.name.app in self._specs
+
+    # ---- files --------------------------------------------------------------------------------------
+    def _spec(self, app: str) -> LogsSpec:
+        found = self._specs.get(app)
+        if found is None:
+            path = os.path.join(self._home, LOGS_DIR, f"{app}.log")
+            return LogsSpec(path, "text", DEFAULT_SIZE, DEFAULT_FILES, compress=False)
+        return found
+
+    def _format(self, app: str) -> Format:
+        return self._spec(app).format
+
+    def _put(self, pipe: Pipe, records: bytes) -> None:
+        if records:
+            spec = self._spec(pipe.name.app)
+            file = self._files.get(spec.file)
+            if file is None:
+                file = self._files[spec.file] = LogFile(spec, pipe.name.app)
+            self._batch.setdefault(file, []).append(records)
+
+    def _write(self, now: float) -> None:
+        for file, records in self._batch.items():
+            file.write(b"".join(records), now, self._stamp.now())
+        self._batch = {}
+
+    def _report(self) -> None:
+        for file in self._unreported():
+            self._said[file.app] = (file.lost, file.error)
+            self._outbox.append(LogStats(file.app, file.lost, file.written, file.error))
+
+    def _unreported(self) -> list[LogFile]:
+        return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]
+
+    def _drop_unused_files(self) -> None:
+        used = {self._spec(app).file for app in {*self._specs, *(p.name.app for p in self._pipes.values())}}
+        for path in [p for p in self._files if p not in used]:
+            self._files.pop(path).close()
+
+    # ---- the guardian -------------------------------------------------------------------------------
+    def _on_channel(self) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            if self._channel is None:
+                return
+            try:
+                packet = fds.recv_packet(self._channel, wire.MAX_MESSAGE, BATCH)
+            except OSError:
+                packet = fds.Packet(b"", [], 0, False)
+            if packet is None:
+                return
+            if not packet.data and not packet.fds:
+                self._guardian_gone()
+                return
+            try:
+                if packet.truncated:
+                    raise wire.WireError("cut: too long, or the logger is out of file descriptors")
+                self._obey(wire.decode(ToLogger, packet.data), packet.fds)
+            except wire.WireError as error:
+                say(f"the guardian sent nonsense, ignored: {error}")
+            finally:
+                fds.close_all(packet.fds)
+
+    def _obey(self, message: ToLogger, received: list[int]) -> None:
+        match message:
+            case Restore(names):
+                if len(names) != len(received):
+                    raise wire.WireError(f"restore: {len(names)} names with {len(received)} fds")
+                for name in names:
+                    self._take(name, received.pop(0))
+            case Forget(names):
+                for name in names:
+                    self._forget(name)
+            case Ping(number):
+                self._outbox.append(Pong(number))
+            case Stopping():
+                self._quiet_at = time.monotonic() + STOP_QUIET
+            case RestoreDone():
+                pass
+
+    def _take(self, text: str, fd: int) -> None:
+        """Use an fd (ours from here) for what its name says."""
+        name = parse_fd_name(text)
+        match name:
+            case FdName(kind="logs", app=app):
+                self._configure(app, fd)
+            case FdName(kind="pid" | "tpid"):
+                self._forget(text)
+                self._lives[name.kind, name.app, name.numbers] = life = Life(fd)
+                for pipe in self._pipes.values():
+                    if pipe.pid_name == (name.kind, name.app, name.numbers):
+                        pipe.lines.source.pid = life.pid
+            case FdName(kind="out" | "err" | "tout" | "terr"):
+                self._add_pipe(name, fd)
+            case _:
+                os.close(fd)
+
+    def _add_pipe(self, name: FdName, fd: int) -> None:
+        pipe = Pipe(name, fd, time.monotonic())
+        for other in self._pipes.values():
+            if other.name == name and other.named:
+                if other.inode == pipe.inode:
+                    os.close(fd)
+                    return
+                other.named = False
+        self._pipes[fd] = self._waiting[fd] = pipe
+
+    def _configure(self, app: str, fd: int) -> None:
+        try:
+            spec = wire.decode(LogsSpec, fds.read_whole(fd))
+        except (OSError, wire.WireError) as error:
+            say(f"logs.{app} cannot be read, ignored: {error}")
+            return
+        finally:
+            os.close(fd)
+        self._write(time.monotonic())  # what was read before belongs to the file before
+        self._specs[app] = spec
+        file = self._files.get(spec.file)
+        if file is not None:
+            file.spec = spec
+        self._drop_unused_files()
+
+    def _forget(self, text: str) -> None:
+        name = parse_fd_name(text)
+        match name:
+            case FdName(kind="logs", app=app):
+                self._write(time.monotonic())
+                self._specs.pop(app, None)
+                self._drop_unused_files()
+            case FdName(kind="pid" | "tpid"):
+                life = self._lives.pop((name.kind, name.app, name.numbers), None)
+                if life is not None:
+                    os.close(life.fd)
+            case FdName():
+                for pipe in [p for p in self._pipes.values() if p.name == name and p.named]:
+                    pipe.forgotten = True
+                    if pipe.fd not in self._waiting:
+                        self._drain(pipe)
+            case None:
+                pass
+
+    def _flush(self) -> None:
+        while self._outbox and self._channel is not None:
+            try:
+                if not fds.send_packet(self._channel, wire.encode(self._outbox[0])):
+                    return  # tried again at the next turn; nothing here is urgent
+            except OSError:
+                return
+            del self._outbox[0]
+
+    # ---- the end of the others ----------------------------------------------------------------------
+    def _guardian_gone(self) -> None:
+        assert self._channel is not None
+        self._epoll.unregister(self._channel.fileno())
+        self._channel.close()
+        self._channel = None
+        if self._sweep is None:
+            self._leave_at = time.monotonic() + ORPHANED
+
+    def _on_lifeline(self) -> None:
+        try:
+            if os.read(self._lifeline, 1):
+                return  # nobody has a reason to write to it
+        except BlockingIOError:
+            return
+        self._epoll.unregister(self._lifeline)
+        self._leave_at = self._quiet_at = None
+        self._sweep = Sweep(time.monotonic())
+
+
+def become_logger() -> None:
+    """Take all fds we may have; signals that are meant for others do not end us (the pipes do)."""
+    fds.raise_nofile()
+    os.umask(0o077)
+    os.chdir("/")
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def wait_for_predecessor(lifeline: int, seconds: float, wait: Callable[[float], None] = time.sleep) -> None:
+    """Wait until no other logger reads these pipes: two readers would tear lines. After `seconds` go on anyway."""
+    import fcntl
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(lifeline, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait(0.01)
+        else:
+            return
+    say(f"another logger has not ended within {seconds:g} s; going on beside it")
+
+
+def say(text: str) -> None:
+    """Write one line to the program's own log; a full disk is no reason to fail."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{stamp} logger[{os.getpid()}]: {text}\n")
+        sys.stderr.flush()

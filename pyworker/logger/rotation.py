@@ -1,0 +1,88 @@
+"""Logger: file.log → file.log.1 → file.log.2 …, compressed in a thread when asked. Loses and tears nothing.
+
+Names are shifted under a lock, and a compressed file takes the place of the one with the same inode: a rotation
+in the middle of a compression does not confuse it. Errors of compression leave the file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import shutil
+import threading
+
+
+class Rotation:
+    """The rotated files of one log file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._names = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._temporary = f"{path}.compressing"
+
+    def shift(self, max_files: int) -> None:
+        """Move file.log out of the way: it becomes file.log.1, or is removed when no rotated file is to be kept."""
+        with self._names:
+            for number, name in sorted(self._rotated(), reverse=True):
+                if number >= max_files:
+                    os.unlink(name)
+                else:
+                    suffix = ".gz" if name.endswith(".gz") else ""
+                    os.rename(name, f"{self._path}.{number + 1}{suffix}")
+            if max_files > 0:
+                os.rename(self._path, f"{self._path}.1")
+            else:
+                os.unlink(self._path)
+
+    def compress(self) -> None:
+        """Start to compress what is not yet; one thread at a time."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._compress_all, daemon=True, name="compress")
+            self._thread.start()
+
+    def _compress_all(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)  # of a logger that was killed
+        while True:
+            with self._names:
+                plain = [name for _, name in sorted(self._rotated(), reverse=True) if not name.endswith(".gz")]
+            if not plain or not self._compress_one(plain[0]):
+                return
+
+    def _compress_one(self, name: str) -> bool:
+        try:
+            with open(name, "rb") as source:
+                before = os.fstat(source.fileno())
+                fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with open(fd, "wb") as raw, gzip.GzipFile("", "wb", 1, raw, before.st_mtime) as target:
+                    shutil.copyfileobj(source, target, 1024 * 1024)
+                os.utime(self._temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
+        except FileNotFoundError:
+            return True  # rotated away before it was opened: look again
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            return False
+        with self._names:
+            for _, now in self._rotated():
+                found = os.stat(now)
+                if (found.st_dev, found.st_ino) == (before.st_dev, before.st_ino):
+                    os.rename(self._temporary, now + ".gz")
+                    os.unlink(now)
+                    return True
+        os.unlink(self._temporary)  # it was the oldest and is gone
+        return True
+
+    def _rotated(self) -> list[tuple[int, str]]:
+        folder, name = os.path.split(self._path)
+        pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,3})(\.gz)?\Z")
+        found = []
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(folder):
+                match = pattern.match(entry)
+                if match:
+                    found.append((int(match[1]), os.path.join(folder, entry)))
+        return found

@@ -1,0 +1,91 @@
+"""One log file: what is on disk when the disk does not play along."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyworker.logger.file import LogFile
+from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
+from tests.logger.rig import records
+
+STAMP = "2026-11-23T14:02:31.104Z"
+
+
+def block(first: int, count: int) -> bytes:
+    return b"".join(
+        format_record(LogRecord(STAMP, "api", 1, 5, "out", partial=False, msg=b"%d" % n), "text")
+        for n in range(first, first + count)
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[LogFile]:
+    made = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 1_000_000, 3, compress=False), "api")
+    yield made
+    made.close()
+
+
+@contextmanager
+def disk_full_at(size: int) -> Iterator[None]:
+    """Let no file grow past `size` bytes; a write gets what fits, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_write_that_fits_only_in_part_leaves_whole_records_and_counts_the_rest(file: LogFile, tmp_path: Path) -> None:
+    with disk_full_at(1000):
+        file.write(block(0, 50), 0.0, STAMP)
+    kept = records(tmp_path / "api.log")
+    assert [r.msg for r in kept] == [b"%d" % n for n in range(len(kept))]
+    assert 0 < len(kept) < 50
+    assert file.lost == 50 - len(kept)
+    assert file.error == "File too large"
+    file.write(block(50, 2), 0.0, STAMP)
+    after = records(tmp_path / "api.log")[len(kept) :]
+    assert [r.msg for r in after] == [b"%d lines were lost here: File too large" % (50 - len(kept)), b"50", b"51"]
+    assert file.error == ""
+
+
+def test_link_in_the_place_of_the_log_is_never_followed(file: LogFile, tmp_path: Path) -> None:
+    (tmp_path / "api.log").symlink_to("victim")
+    file.write(block(0, 1), 0.0, STAMP)
+    assert not (tmp_path / "victim").exists()
+    assert file.lost == 1
+    assert "cannot open" in file.error
+
+
+def test_record_larger_than_the_file_may_be_gets_a_file_of_its_own(tmp_path: Path) -> None:
+    file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 3, compress=False), "api")
+    big = format_record(LogRecord(STAMP, "api", 1, 5, "out", partial=False, msg=b"x" * 9000), "text")
+    file.write(block(0, 1) + big + block(1, 1), 0.0, STAMP)
+    file.close()
+    assert [r.msg[:1] for r in records(*(tmp_path / f"api.log{n}" for n in (".2", ".1", "")))] == [b"0", b"x", b"1"]
+
+
+def test_rotation_that_fails_lets_the_file_grow_and_says_so(tmp_path: Path) -> None:
+    file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 1, compress=False), "api")
+    (tmp_path / "api.log.1").mkdir()
+    file.write(block(0, 300), 0.0, STAMP)
+    file.close()
+    assert [r.msg for r in records(tmp_path / "api.log")] == [b"%d" % n for n in range(300)]
+
+
+def test_no_rotated_file_is_kept_when_none_is_wanted(tmp_path: Path) -> None:
+    file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 0, compress=False), "api")
+    file.write(block(0, 300), 0.0, STAMP)
+    file.close()
+    assert os.listdir(tmp_path) == ["api.log"]
+    assert records(tmp_path / "api.log")[-1].msg == b"299"
