@@ -1,0 +1,1 @@
+"""The sample app of configs/app.toml: a plain ASGI callable, no framework needed."""
