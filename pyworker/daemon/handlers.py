@@ -47,7 +47,7 @@ class Handlers:
         self._started_at = started_at
         self._operations = ops.Operations(brain)
         self.shutting_down = False
-        self.on_shutdown: Callable[[bool], None] = lambda now: None  # set by main
+        self.on_shutdown: Callable[[], None] = lambda: None  # set by main
         brain.on_closed = self._app_closed
 
     def handle(self, client: Client, request: k.Request) -> None:
@@ -428,19 +428,23 @@ class Handlers:
         }
 
     def _shutdown(self, client: Client, request: k.Shutdown) -> None:
-        self.shutting_down = True
-        self._save()
-        client.on_gone(lambda: None)
-        goals: dict[str, ops.Goal] = {}
+        names = self.shut_down(now=request.now)
+        self._operations.wait(client, {name: ops.stopped(None) for name in names}, {}, wait=True)
+
+    def shut_down(self, *, now: bool) -> list[str]:
+        """Stop every app, then the daemon; return the apps that have to end first. What was wanted stays wanted."""
+        first_time, self.shutting_down = not self.shutting_down, True
+        if first_time:
+            self._save()
         wanted = {n for n, a in self._brain.apps.items() if a.wanted}
-        for app in self._brain.apps.values():
-            if not app.closed:
-                self._stop_app(app, now=request.now)
-                goals[app.name] = ops.stopped(None)
+        ending = [name for name, app in self._brain.apps.items() if not app.closed]
+        for name in ending:
+            self._stop_app(self._brain.apps[name], now=now)
         for name in wanted:
             self._brain.apps[name].wanted = True  # a later daemon brings them back
-        self._operations.wait(client, goals, {}, wait=True)
-        self.on_shutdown(request.now)
+        if first_time:
+            self.on_shutdown()
+        return ending
 
     # ---- small things ---------------------------------------------------------------------------------------
     def _select(self, selectors: tuple[str, ...]) -> list[Selected]:

@@ -1,152 +1,109 @@
-"""Daemon: health checks of single workers: http through a private socketpair or a port, tcp, exec. Nothing blocks.
+"""Daemon: the health of one worker, checked again and again until it is stopped. One check at a time.
 
-One check is a small object that lives until it has called back once. What a worker answers is untrusted: at most a
-few kilobytes are read, and nothing but the status line is looked at.
+`begin` makes a check and is called with what the check must call when it is done; `on_verdict` hears of every change
+("ok" for the first time too). What follows from a verdict is the brain's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
 from collections.abc import Callable
-from typing import Protocol
 
-from pyworker.config.schema import HealthConfig
-from pyworker.daemon.loop import READ, WRITE, Loop
-from pyworker.policy.health import expects
-from pyworker.protocol.worker import CHECK_HEADER
-from pyworker.unix import process
+from pyworker.config.address import Address, parse_bind
+from pyworker.config.schema import HealthConfig, ResolvedApp
+from pyworker.daemon import check
+from pyworker.daemon.check import Check, Done
+from pyworker.daemon.loop import Loop, Timer
+from pyworker.policy.health import Health, Verdict, after_check, begin
 
-_MAX_HEAD = 16 * 1024
-
-Done = Callable[[bool, str], None]  # (ok, reason)
-
-
-class Running(Protocol):
-    """A check under way."""
-
-    def cancel(self) -> None:
-        """End it; it calls back no more."""
+Begin = Callable[[Done], Check]
+OnVerdict = Callable[[Verdict, str], None]
 
 
-class SocketCheck:
-    """An http check (or tcp: a connection is all it wants) on a socket that is connected or connecting. Owns it."""
+class HealthWatch:
+    """Checks from now on, the first time at once; `stop` ends it."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, config: HealthConfig, done: Done) -> None:
-        self._loop, self._sock, self._config, self._done = loop, sock, config, done
-        self._head = b""
-        self._out = b""
-        self._over = False
-        if config.type == "http":
-            lines = (f"GET {config.path} HTTP/1.1", f"Host: {config.host}", f"{CHECK_HEADER}: 1", "Connection: close")
-            self._out = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
-        sock.setblocking(False)
-        loop.add(sock.fileno(), READ | WRITE, self._on_events)
-        self._timer = loop.call_later(config.timeout, self._late)
+    def __init__(self, loop: Loop, config: HealthConfig, begin_check: Begin, on_verdict: OnVerdict) -> None:
+        self.health: Health = begin(loop.clock())
+        self._loop = loop
+        self._config = config
+        self._begin = begin_check
+        self._on_verdict = on_verdict
+        self._check: Check | None = None
+        self._started_at = 0.0
+        self._stopped = False
+        self._timer: Timer = loop.call_at(self.health.next_at, self._ask)
 
-    def cancel(self) -> None:
-        if not self._over:
-            self._over = True
-            self._timer.cancel()
-            self._loop.remove(self._sock.fileno())
-            self._sock.close()
-
-    def _finish(self, ok: bool, reason: str) -> None:
-        if not self._over:
-            self.cancel()
-            self._done(ok, reason)
-
-    def _late(self) -> None:
-        self._finish(False, f"no answer within {self._config.timeout:g} s")
-
-    def _on_events(self, events: int) -> None:
-        try:
-            if events & WRITE:
-                error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if error:
-                    self._finish(False, f"cannot connect: {os.strerror(error)}")
-                    return
-                if self._config.type == "tcp":
-                    self._finish(True, "")
-                    return
-                sent = self._sock.send(self._out, socket.MSG_NOSIGNAL) if self._out else 0
-                self._out = self._out[sent:]
-                if not self._out:
-                    self._loop.modify(self._sock.fileno(), READ)
-            if events & ~WRITE:
-                part = self._sock.recv(4096)
-                self._head += part
-                if b"\r\n" in self._head or not part or len(self._head) > _MAX_HEAD:
-                    self._judge()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._finish(False, error.strerror or str(error))
-
-    def _judge(self) -> None:
-        words = self._head.split(b"\r\n", 1)[0].split(b" ")
-        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-            self._finish(False, "closed without an answer" if not self._head else "the answer is not HTTP")
-            return
-        status = int(words[1][:3])
-        ok = expects(self._config.expect, status)
-        self._finish(ok, "" if ok else f"{self._config.path} answered {status}, expected {self._config.expect}")
-
-
-class ExecCheck:
-    """A command that must exit with 0."""
-
-    def __init__(self, loop: Loop, config: HealthConfig, env: dict[str, str], done: Done) -> None:
-        self._loop, self._config, self._done = loop, config, done
-        self._pidfd = -1
-        self._pid = 0
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            argv = ["/bin/sh", "-c", 'exec "$@"', "check", *config.command]  # sh looks the command up in the app's PATH
-            self._pid = process.spawn(argv, env, {0: null, 1: null, 2: null})
-            self._pidfd = os.pidfd_open(self._pid)
-        finally:
-            os.close(null)
-        loop.add(self._pidfd, READ, self._ended)
-        self._timer = loop.call_later(config.timeout, self._late)
-        self._is_late = False
-        self._is_cancelled = False
-
-    def cancel(self) -> None:
-        self._is_cancelled = True
+    def stop(self) -> None:
+        """Check no more; nothing is called back after this."""
+        self._stopped = True
         self._timer.cancel()
-        self._kill()
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
 
-    def _kill(self) -> None:
-        if self._pidfd >= 0:
-            process.send_signal(self._pidfd, signal.SIGKILL)
+    def _ask(self) -> None:
+        self._started_at = self._loop.clock()
+        try:
+            self._check = self._begin(self._done)
+        except OSError as error:  # out of fds, or the worker's channel is gone
+            self._done(False, f"cannot begin a check: {error.strerror or error}")
 
-    def _late(self) -> None:
-        self._is_late = True
-        self._kill()
-
-    def _ended(self, _: int) -> None:
-        self._loop.remove(self._pidfd)
-        status = process.collect(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._timer.cancel()
-        if self._is_cancelled:
+    def _done(self, ok: bool, reason: str) -> None:
+        if self._stopped:
             return
-        if self._is_late:
-            self._done(False, f"{self._config.command[0]} took more than {self._config.timeout:g} s")
-        elif status is not None and status.code == 0:
-            self._done(True, "")
-        else:
-            code = status.code if status is not None else None
-            self._done(False, f"{self._config.command[0]} ended with code {code}")
+        self._check = None
+        now = self._loop.clock()
+        before = self.health.verdict
+        self.health = after_check(self.health, ok, reason, started_at=self._started_at, now=now, config=self._config)
+        self._timer = self._loop.call_at(self.health.next_at, self._ask)
+        if self.health.verdict != before:
+            self._on_verdict(self.health.verdict, self.health.reason)
 
 
-def connect(port: int) -> socket.socket:
-    """Return a socket that is connecting to a port of this machine."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    with contextlib.suppress(BlockingIOError):
-        sock.connect(("127.0.0.1", port))
-    return sock
+def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool]) -> Begin:
+    """Return what begins one check of a worker of this app, as its [app.health] says.
+
+    `hand_over` gives a connected socket to the worker, to be served as if accepted (protocol.worker.Check), and says
+    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app.
+    """
+    config = resolved.config.health
+    assert config is not None
+
+    def begin_check(done: Done) -> Check:
+        if config.type == "exec":
+            return check.execute(loop, resolved, config, done)
+        if config.type == "http" and resolved.config.target is not None:
+            return _privately(loop, config, hand_over, done)
+        where = _port_of(resolved)
+        return (
+            check.http_at(loop, where, config, done)
+            if config.type == "http"
+            else check.tcp_at(loop, where, config, done)
+        )
+
+    return begin_check
+
+
+def _privately(loop: Loop, config: HealthConfig, hand_over: Callable[[socket.socket], bool], done: Done) -> Check:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs:
+        theirs.setblocking(False)
+        if not hand_over(theirs):
+            ours.close()
+            raise BlockingIOError(0, "the worker does not take messages")
+    return check.http(loop, ours, config, done)
+
+
+def _port_of(resolved: ResolvedApp) -> check.Address:
+    """Return where a script or a command is asked: `health.port`, else the first address it is bound to."""
+    config = resolved.config
+    assert config.health is not None
+    if config.health.port is not None:
+        return "127.0.0.1", config.health.port
+    bound = [parse_bind(text) for text in config.bind]
+    address = next(iter(bound), Address("inet", "127.0.0.1", 80))
+    if address.family == "unix":
+        return address.path
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
+    return local.get(address.host, address.host), address.port

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 from pyworker.daemon import desired
 from pyworker.daemon.adopt import adopt
@@ -33,6 +34,7 @@ from pyworker.unix.files import open_home
 PING_EVERY = 10.0
 MISSED_PINGS = 3
 SAMPLE_EVERY = 5.0
+_KEPT: list[socket.socket] = []  # sockets that live as long as the process
 
 
 def main(argv: list[str]) -> int:
@@ -83,10 +85,8 @@ def main(argv: list[str]) -> int:
 
     store.on_relay = relay
 
-    def shutdown(now: bool) -> None:
-        _when_all_closed(loop, brain, lambda: _leave(loop, store, events))
-
-    handlers.on_shutdown = shutdown
+    handlers.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events))
+    _on_term(loop, lambda: handlers.shut_down(now=False))
     loop.run()
     return 0
 
@@ -102,6 +102,22 @@ def _become_quiet() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.chdir("/")
+
+
+def _on_term(loop: Loop, shut_down: Callable[[], object]) -> None:
+    """SIGTERM is `daemon stop`: a service manager says it that way."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    def arrived(_: int) -> None:
+        ours.recv(64)
+        shut_down()
+
+    loop.add(ours.fileno(), READ, arrived)
+    _KEPT.extend((ours, theirs))
 
 
 def _restore(brain: Brain, handlers: Handlers, wanted: desired.Desired, adopted: list[str]) -> None:
@@ -227,8 +243,7 @@ def _log_stats(brain: Brain, text: str) -> None:
             app.log_error = str(stats["error"])[:200]
 
 
-def _when_all_closed(loop: Loop, brain: Brain, then: object) -> None:
-    assert callable(then)
+def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:
     if all(a.closed for a in brain.apps.values()):
         # the answer to whoever asked goes out first
         loop.call_later(0.05, then)
