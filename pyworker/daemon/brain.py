@@ -19,18 +19,19 @@ from typing import assert_never
 
 from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import RestartConfig
-from pyworker.daemon import diagnosis, health
+from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.health import HealthWatch, check_of
 from pyworker.daemon.listener import ListenFailed, open_listener, url
 from pyworker.daemon.loop import READ, Loop, Timer
 from pyworker.daemon.spawn import Spawner
 from pyworker.policy import converge as c
 from pyworker.policy import restart
-from pyworker.policy.health import after_check
+from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import store as store_messages
 from pyworker.protocol import template as t
@@ -283,6 +284,8 @@ class Brain:
         self._kick_siblings(app, handle)
 
     def _say_draining(self, app: App, handle: WorkerHandle, reason: str) -> None:
+        if handle.health is not None:
+            handle.health.stop()
         generation = handle.id.generation
         self.emit(app, "worker_draining", handle.id.slot, generation=generation, pid=handle.pid, reason=reason)
 
@@ -715,63 +718,31 @@ class Brain:
     def watch_health(self, app: App, handle: WorkerHandle) -> None:
         """Begin to check a worker that says it is ready; goes on until it leaves."""
         generation = app.generations.get(handle.id.generation)
-        if generation is None or generation.config.health is None or handle.is_watched:
+        if generation is None or generation.config.health is None or handle.health is not None:
             return
-        handle.is_watched = True
-        self._check(app, handle, generation)
+        begin_check = check_of(self.loop, generation.resolved, lambda sock: self._say(handle, w.Check(), sock.fileno()))
+        handle.health = HealthWatch(
+            self.loop,
+            generation.config.health,
+            begin_check,
+            lambda verdict, reason: self._on_verdict(app, handle, verdict, reason),
+        )
 
-    def _check(self, app: App, handle: WorkerHandle, generation: Generation) -> None:
-        config = generation.config.health
-        if config is None or handle.state not in UNTOUCHED or handle.ended_at is not None:
-            return
-
-        def done(ok: bool, reason: str) -> None:
-            self._checked(app, handle, generation, ok, reason)
-
-        try:
-            if config.type == "exec":
-                health.ExecCheck(self.loop, config, generation.resolved.env, done)
-            elif config.port is not None:
-                health.SocketCheck(self.loop, health.connect(config.port), config, done)
-            else:
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    if not self._say(handle, w.Check(), theirs.fileno()):
-                        ours.close()
-                        self.loop.call_soon(lambda: done(False, "its channel takes no more messages"))
-                        return
-                health.SocketCheck(self.loop, ours, config, done)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self.loop.call_soon(lambda: done(False, f"the check could not be made: {reason}"))
-
-    def _checked(self, app: App, handle: WorkerHandle, generation: Generation, ok: bool, reason: str) -> None:
-        config = generation.config.health
-        if config is None or handle.state not in UNTOUCHED:
-            return
+    def _on_verdict(self, app: App, handle: WorkerHandle, verdict: Verdict, reason: str) -> None:
         now = self.loop.clock()
-        pause = config.interval
-        if handle.state is State.STARTING:  # a command that is ready when its check passes
-            if ok:
-                handle.checked = True
+        if handle.state not in UNTOUCHED:
+            return
+        if verdict == "ok":
+            handle.checked = True
+            if handle.state is State.STARTING:  # a command that is ready when its check passes
                 self._accepts(app, handle)
             else:
-                pause = min(pause, 0.5)
-                handle.reason = reason
-        else:
-            handle.health, verdict = after_check(handle.health, ok, now - (handle.ready_at or now), config)
-            if verdict == "well":
-                handle.checked, handle.reason = True, ""
                 handle.happen(Happening.WELL, now)
-            elif verdict == "sick":
-                self._sick(app, handle, reason, now)
-            if not handle.checked:
-                pause = min(pause, 0.5)
-        self.loop.call_later(pause, lambda: self._check(app, handle, generation))
+        elif verdict == "failing" and handle.state is not State.STARTING:
+            self._sick(app, handle, reason, now)
         self.poke(app)
 
     def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
-        handle.reason = reason
         if handle.id.generation == app.target:
             app.target_failure = self.fail(f"a new worker fails its health check: {reason}")
         elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
@@ -923,6 +894,8 @@ class Brain:
         self.poke(app)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
+        if handle.health is not None:
+            handle.health.stop()
         if handle.pid and handle.status != process.UNKNOWN:
             # what it has left behind in its process group; its pid is reserved until `collected`
             process.kill_group(handle.pid, signal.SIGKILL)

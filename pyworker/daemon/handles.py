@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pyworker.daemon.health import HealthWatch
 from pyworker.policy.converge import TemplateView, WorkerView
-from pyworker.policy.health import HealthRecord
 from pyworker.policy.lifecycle import ALIVE, Happening, State, advance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
@@ -31,9 +31,7 @@ class WorkerHandle:
     ctl: socket.socket | None = None
     recycle: str = ""  # why it must be replaced
     checked: bool = True
-    health: HealthRecord = HealthRecord()
-    is_watched: bool = False  # its health checks go on
-    reason: str = ""  # why its last check failed
+    health: HealthWatch | None = None
     gone_go: bool = False  # a script that binds later than Go is answered at once
     bound: bool = False
     waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for

@@ -107,7 +107,7 @@ def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) ->
         "started_at": stamp(time.time() - (now - w.born_at)),
         "uptime_s": round(now - (w.ready_at if w.ready_at is not None else w.born_at), 1),
         "last_exit": None,
-        "reason": w.reason or w.recycle or w.leaving_because,
+        "reason": (w.health.health.reason if w.health else "") or w.recycle or w.leaving_because,
     }
 
 

@@ -1,37 +1,82 @@
-"""Health: what one more result of a check means for a worker. Pure."""
+"""When to check a worker's health, and what a row of answers means. All instants are the caller's monotonic clock.
+
+Before its first success a worker is looked at often, so that nobody waits for a whole interval, but its failures count
+no faster than one an interval. The verdict changes on `retries` failures in a row, and on one success.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from pyworker.config.schema import HealthConfig
 
-Verdict = Literal["well", "sick", "wait"]
+EAGER = 0.5  # seconds between checks before the first success
+
+Verdict = Literal["unknown", "ok", "failing"]
 
 
 @dataclass(frozen=True)
-class HealthRecord:
-    """The results so far of one worker."""
+class Health:
+    """What is known of one worker's health."""
 
-    passed: bool = False  # at least once
-    failures: int = 0  # in a row
+    since: float  # when it was ready to be checked
+    next_at: float  # no check before this
+    verdict: Verdict = "unknown"
+    passed: bool = False  # once at least
+    failures: int = 0  # counted ones in a row
+    counted_at: float | None = None  # the last failure that counted
+    reason: str = ""  # of the last failure; "" after a success
+    ok_count: int = 0
+    failed_count: int = 0
 
 
-def after_check(record: HealthRecord, ok: bool, age: float, config: HealthConfig) -> tuple[HealthRecord, Verdict]:
-    """Count one result. `age` is the worker's, in seconds: failures before its start period is over do not count."""
+def begin(now: float) -> Health:
+    """Return the health of a worker that has not been checked: the first check is due at once."""
+    return Health(since=now, next_at=now)
+
+
+def after_check(
+    health: Health, ok: bool, reason: str, *, started_at: float, now: float, config: HealthConfig
+) -> Health:
+    """Return the health after a check that was started then and has ended now."""
     if ok:
-        return HealthRecord(True, 0), "well"
-    if not record.passed and age < config.start_period:
-        return record, "wait"
-    failures = record.failures + 1
-    return HealthRecord(record.passed, failures), "sick" if failures >= config.retries else "wait"
+        return dataclasses.replace(
+            health,
+            next_at=_next(started_at, now, config.interval),
+            verdict="ok",
+            passed=True,
+            failures=0,
+            counted_at=None,
+            reason="",
+            ok_count=health.ok_count + 1,
+        )
+    pause = config.interval if health.passed else min(EAGER, config.interval)
+    failures, counted_at = health.failures, health.counted_at
+    warming_up = not health.passed and now - health.since < config.start_period
+    if not warming_up and (health.passed or counted_at is None or now - counted_at >= config.interval):
+        failures, counted_at = failures + 1, now
+    return dataclasses.replace(
+        health,
+        next_at=_next(started_at, now, pause),
+        verdict="failing" if failures >= config.retries else health.verdict,
+        failures=failures,
+        counted_at=counted_at,
+        reason=reason,
+        failed_count=health.failed_count + 1,
+    )
+
+
+def _next(started_at: float, now: float, pause: float) -> float:
+    """One check every `pause`, but never one on the heels of another: a slow answer means a worker that is busy."""
+    return max(started_at + pause, now + pause / 2)
 
 
 def expects(expect: str, status: int) -> bool:
-    """Whether an HTTP status is one of "2xx,301"."""
-    for part in expect.split(","):
-        word = part.strip().lower()
-        if word == str(status) or (len(word) == 3 and word.endswith("xx") and word[0] == str(status)[:1]):
+    """Return whether a status fits "2xx", "200" or "2xx,3xx"."""
+    for pattern in expect.split(","):
+        word = pattern.strip().lower()
+        if len(word) == 3 and all(p in ("x", s) for p, s in zip(word, f"{status:03d}", strict=False)):
             return True
     return False
