@@ -1,0 +1,163 @@
+"""The page docs/configuration.md, written from the schema: `python -m pyworker.config.reference > docs/configuration.md`.
+
+A test compares the committed page with this output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+from pyworker.config.convert import expected, hints_of, table_class
+from pyworker.config.option import Option, option_of
+from pyworker.config.report import shown
+from pyworker.config.schema import AppConfig
+from pyworker.config.units import duration_text, size_text
+
+_INTRO = """# Configuration
+
+This page is written from the schema: `python -m pyworker.config.reference > docs/configuration.md`.
+
+A file holds one app, `[app]`, or several, `[apps.NAME]`, each on top of `[defaults]`:
+
+```toml
+[app]
+target  = "shop.main:app"     # the one thing an app needs: target, script or command
+workers = 4
+bind    = "127.0.0.1:8000"
+```
+
+```toml
+[defaults]                    # any option; what does not fit an app's kind is left out
+workers = 2
+
+[apps.web]
+target = "shop.main:app"
+bind   = "127.0.0.1:8000"
+
+[apps.jobs]
+command = ["celery", "-A", "shop.jobs", "worker"]
+stop.drain_timeout = "2m"     # the same as [apps.jobs.stop] drain_timeout = "2m"
+```
+
+In `pyproject.toml` the same tables stand under `[tool.pyworker]`: `[tool.pyworker.app]`.
+
+**Which file.** The one that is named; else `$PYWORKER_CONFIG`; else `app.toml`, `pyworker.toml`, or a `pyproject.toml`
+with `[tool.pyworker]` in this folder. `pyworker check` shows every mistake in it and starts nothing.
+
+**Units.** Time spans and sizes are text with a unit: `"500ms"` `"10s"` `"2m"` `"1h"` `"1d"`, `"64KB"` `"512MB"` `"1GB"`
+(powers of 1024). A bare number is refused.
+
+**Paths** are relative to `cwd`, and `cwd` is relative to the file's folder. All are looked up again at each start and
+reload, symlinks included.
+
+**Short forms.** `bind`, `env_file` and the other lists take one text too; `args` and `command` as one text are split
+like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`.
+In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
+
+**Addresses.** `"127.0.0.1:8000"`, `"localhost:8000"`, `":8000"` (every IPv4 address of the machine), `"[::1]:8000"`,
+`"[::]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI apps without `bind` listen on `127.0.0.1:8000`, or on
+`0.0.0.0:$PORT` when the environment has `PORT`; without `workers` they take `$WEB_CONCURRENCY`, else 1.
+
+**Environment of a worker**, in this order, later wins: PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR,
+with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command; `env_file`
+(a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
+`${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign.
+
+**Takes effect** says when a changed value does: *live*, at once with `pyworker reload` and without new workers; *reload*, with
+the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
+"""
+
+_FOOTER = """## Rules
+
+- An app has exactly one of `target`, `script` and `command`.
+- `factory`, `interface`, `threads`, `loop`, `preload`, `http` and `tls` are for `target`; `args` for `script`; `ready` for `command`.
+- `balance`: `round-robin` is the default for `target`; scripts and commands accept by themselves, which is `shared`.
+  `least-connections` and `proxy` are not available in this version.
+- Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
+- `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
+  app's user can write.
+- No two apps of a file may have the same address.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    sections = [_INTRO, _table("app", AppConfig, "## [app], [apps.NAME], [defaults]")]
+    for field in dataclasses.fields(AppConfig):
+        nested = table_class(hints_of(AppConfig)[field.name])
+        if nested is not None:
+            sections.append(_table(f"app.{field.name}", nested, f"## [app.{field.name}]", option_of(field).help))
+    return "\n".join([*sections, _FOOTER])
+
+
+def _table(path: str, cls: Any, title: str, lead: str = "") -> str:
+    lines = [title, ""]
+    if lead:
+        lines += [f"{lead[0].upper()}{lead[1:]}.", ""]
+    lines += ["| option | value | default | takes effect | |", "|---|---|---|---|---|"]
+    for field in dataclasses.fields(cls):
+        hint = hints_of(cls)[field.name]
+        if table_class(hint) is not None:
+            continue
+        option = option_of(field)
+        cells = (
+            f"`{field.name}`",
+            _kind(hint, option),
+            _default(field, option),
+            option.apply,
+            _help(field.name, option),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(hint: Any, option: Option) -> str:
+    if option.unit:
+        text = "time span" if option.unit == "duration" else "size"
+    elif option.choices:
+        text = " ".join(f"`{shown(c)}`" for c in option.choices)
+    elif "tuple" in str(hint):
+        text = "text or list"
+    elif "dict" in str(hint):
+        text = "table of texts"
+    else:
+        text = expected(hint, option)
+    words = _in_units(option)
+    if option.minimum is not None and option.maximum is not None:
+        return f"{text}, {words(option.minimum)} to {words(option.maximum)}"
+    if option.minimum:
+        return f"{text}, at least {words(option.minimum)}"
+    return text
+
+
+def _default(field: dataclasses.Field[Any], option: Option) -> str:
+    value = field.default
+    if field.name in ("bind", "name"):
+        return "see above" if field.name == "bind" else "the folder's name"
+    if value is dataclasses.MISSING or value is None or value in ("", ()):
+        required = value is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        return "required" if required else ""
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(shown(v) for v in value) + "]`"
+    return f"`{_in_units(option)(value) if option.unit else shown(value)}`"
+
+
+def _in_units(option: Option) -> Any:
+    match option.unit:
+        case "duration":
+            return lambda n: f'"{duration_text(n)}"'
+        case "size":
+            return lambda n: f'"{size_text(int(n))}"'
+        case "":
+            return lambda n: f"{n:g}"
+
+
+def _help(name: str, option: Option) -> str:
+    example = f"; for example `{option.example}`" if option.example else ""
+    return option.help.replace("<", "&lt;") + example
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
