@@ -34,6 +34,13 @@ def spread() -> None:
         print(f"  worker {worker}  {'#' * count} {count}")
 
 
+def daemon_pid() -> int:
+    """Ask which process is the brain."""
+    command = [PYWORKER, "daemon", "status", "--json"]
+    asked = subprocess.run(command, env={**os.environ, "PYWORKER_HOME": HOME}, capture_output=True, check=True)
+    return int(json.loads(asked.stdout)["pid"])
+
+
 def main() -> int:
     if sys.argv[1:] == ["stop"]:
         return pyworker("daemon", "stop", "-y")
@@ -42,6 +49,7 @@ def main() -> int:
         return code
     spread()
     pyworker("ps", "-w")
+    daemon = daemon_pid()
     print(f"""
 It is still running. Try:
 
@@ -50,7 +58,7 @@ It is still running. Try:
   curl {URL}          who answers?
   pyworker logs -f                              its output, all workers together
   pyworker reload                               new code, no request lost
-  kill -9 $(pgrep -f 'pyworker daemon' | head -1)   nothing happens to the app
+  kill -9 {daemon:<38}the daemon: the app does not notice
   make demo-stop                                the end""")
     return 0
 
