@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import socket
-import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyworker.protocol.template import FromTemplate, LoadFailed
 from pyworker.protocol.worker import Accepting, Drain, Failed, FromWorker, Go, Hello, Ready
 from tests.support.fake_daemon import tcp_listener
 from tests.support.wait import wait_until
+from tests.worker.conftest import APP
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
 NOBODY = 65534
@@ -27,6 +29,16 @@ NOBODY = 65534
 PUBLIC = shutil.which("python3.11", path="/usr/bin:/usr/local/bin") or ""
 needs_public = pytest.mark.skipif(not PUBLIC, reason="no python3.11 for all users")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder with the app that every user may enter (pytest's own are private)."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        Path(name, "shop.py").write_text(APP)
+        yield Path(name)
+
 
 SHOW = """
 import json, os, resource, socket
@@ -167,12 +179,8 @@ def test_missing_interpreter_is_told(daemon: Any, folder: Path) -> None:
 
 @needs_root
 @needs_public
-def test_rights_are_gone_before_the_app_runs(daemon: Any, folder: Path) -> None:
-    for path in (folder, *folder.parents):
-        if not path.stat().st_mode & stat.S_IXOTH:
-            path.chmod(path.stat().st_mode | stat.S_IXOTH)
-    folder.chmod(0o755)
-    d = command(daemon, PUBLIC, "-c", SHOW, limits=LimitsConfig(nofile=5000))
+def test_rights_are_gone_before_the_app_runs(daemon: Any, public_folder: Path) -> None:
+    d = command(daemon, PUBLIC, "-c", SHOW, cwd=str(public_folder), limits=LimitsConfig(nofile=5000))
     d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY, 12345)
     worker = d.launch("command", slot=1)
     worker.expect(Hello)
@@ -187,12 +195,8 @@ def test_rights_are_gone_before_the_app_runs(daemon: Any, folder: Path) -> None:
 
 @needs_root
 @needs_public
-def test_app_of_another_user_is_imported_and_served_as_that_user(daemon: Any, folder: Path) -> None:
-    for path in (folder, *folder.parents):
-        if not path.stat().st_mode & stat.S_IXOTH:
-            path.chmod(path.stat().st_mode | stat.S_IXOTH)
-    folder.chmod(0o755)
-    d = daemon()
+def test_app_of_another_user_is_imported_and_served_as_that_user(daemon: Any, public_folder: Path) -> None:
+    d = daemon(cwd=str(public_folder))
     d.python = PUBLIC
     d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY,)
     template = d.load()

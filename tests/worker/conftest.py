@@ -90,7 +90,8 @@ def daemon(folder: Path) -> Iterator[Any]:
             options.setdefault("target", "shop:app")
             if options.get("script"):
                 options["target"] = None
-            app = AppConfig(name="shop", cwd=str(folder), **options)
+            options.setdefault("cwd", str(folder))
+            app = AppConfig(name="shop", **options)
             return stack.enter_context(FakeDaemon(app, [tcp_listener()] if listeners is None else listeners))
 
         yield make

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,31 @@ def started(daemon: FakeDaemon, count: int) -> list[Peer]:
     return workers
 
 
+def wait_idle(workers: list[Peer]) -> None:
+    """Wait until every worker sleeps: turns are strict among idle workers, and a busy machine makes them late."""
+    for worker in workers:
+        stat = Path(f"/proc/{worker.pid}/stat")
+        wait_until(lambda stat=stat: stat.read_text().rpartition(")")[2].split()[0] == "S")  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("target", ["shop:app", "shop:wsgi"])
 def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> None:
     d = daemon(target=target, loop=loop)
-    started(d, 4)
+    workers = started(d, 4)
     assert d.loaded.loop == loop
     address = d.listeners[0].getsockname()
-    counts = spread(address, 400)
+    counts: Counter[bytes] = Counter()
+    for _ in range(400):
+        wait_idle(workers)
+        counts[get(address)] += 1
     # a try once a second may take a connection out of turn
     assert len(counts) == 4
     assert max(counts.values()) - min(counts.values()) <= 2, counts
     lasting: list[socket.socket] = []
     try:
         for _ in range(64):
+            wait_idle(workers)
             lasting.append(socket.create_connection(address, timeout=10))
             request(lasting[-1])
         held = [d.row(row)[F.OPEN] for row in range(1, 5)]
@@ -65,10 +77,10 @@ def test_blocked_worker_of_four_delays_nobody(daemon: Any, loop: str) -> None:
     with socket.create_connection(address, timeout=10) as slow:
         slow.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: sum(d.row(row)[F.IN_FLIGHT] for row in range(1, 5)) == 1)
-        before = time.monotonic()
         counts = spread(address, 90)
-        if time.monotonic() - before < 1.0:  # on a machine that hangs the blocked one is free again meanwhile
-            assert sorted(counts.values()) == [30, 30, 30], counts
+        if sum(d.row(row)[F.IN_FLIGHT] for row in range(1, 5)):  # else it was over before the 90 were
+            assert len(counts) == 3, counts
+            assert all(count >= 10 for count in counts.values()), counts
 
 
 def test_shared_balance_serves_on_several_listeners_of_every_family(daemon: Any, folder: Path) -> None:
@@ -91,8 +103,11 @@ def test_shared_balance_serves_on_several_listeners_of_every_family(daemon: Any,
         listener.close()
 
 
+@pytest.mark.parametrize("kicked", [True, False])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_connection_of_a_worker_killed_between_wake_and_accept_is_served_by_a_sibling(daemon: Any, loop: str) -> None:
+def test_connection_of_a_worker_killed_between_wake_and_accept_is_served_by_a_sibling(
+    daemon: Any, loop: str, kicked: bool
+) -> None:
     d = daemon(loop=loop)
     first, second = started(d, 2)
     address = d.listeners[0].getsockname()
@@ -104,7 +119,8 @@ def test_connection_of_a_worker_killed_between_wake_and_accept_is_served_by_a_si
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         d.kill(turn.pid)
-        other.send(Kick())
+        if kicked:
+            other.send(Kick())
         assert str(other.pid).encode() in client.recv(4096)
 
 
