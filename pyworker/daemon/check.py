@@ -82,12 +82,12 @@ class _Exchange:
         self._answer = bytearray()
         sock.setblocking(False)
         self._timer = loop.call_later(config.timeout, self._timed_out)
-        loop.add(sock.fileno(), WRITE, self._on_events)
-        if address is not None:
-            failure = sock.connect_ex(address)
-            if failure not in (0, errno.EINPROGRESS):
-                # Not from inside the constructor: the caller does not hold the check yet.
-                loop.call_soon(lambda: self._end(False, _not_connected(failure)))
+        failure = sock.connect_ex(address) if address is not None else 0
+        if failure in (0, errno.EINPROGRESS):
+            loop.add(sock.fileno(), WRITE, self._on_events)
+        else:
+            # Not from inside the constructor: the caller does not hold the check yet.
+            loop.call_soon(lambda: self._end(False, _not_connected(failure)))
 
     def cancel(self) -> None:
         if self._done is not None:
@@ -206,6 +206,10 @@ class _Command:
         try:
             self._start(resolved)
         except OSError as error:
+            if self._pid and self._pidfd < 0:  # no fd left to watch it by
+                process.kill_group(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                self._pid = 0
             reason = f"cannot start the check: {error.strerror}"
             loop.call_soon(lambda: self._end(False, reason))
 
@@ -239,12 +243,14 @@ class _Command:
             return
         self._done = None
         self._timer.cancel()
-        if self._pid:
-            # Not reaped before its pidfd says it is dead, so the number is still its own.
-            process.kill_group(self._pid, signal.SIGKILL)
         if self._pidfd >= 0:
             self._loop.remove(self._pidfd)
-            _reap_later(self._loop, self._pidfd)
+            if self._pid:
+                # Not reaped yet, so the number is still its own.
+                process.kill_group(self._pid, signal.SIGKILL)
+                _reap_later(self._loop, self._pidfd)
+            else:
+                os.close(self._pidfd)
         if self._pipe >= 0:
             self._loop.remove(self._pipe)
             os.close(self._pipe)
@@ -267,13 +273,15 @@ class _Command:
             self._output += data
             del self._output[:-_MAX_ANSWER]
         else:  # whoever has the pipe has closed it; the end of the process comes by itself
-            self._loop.modify(self._pipe, 0)
             self._loop.remove(self._pipe)
 
     def _ended(self, _events: int) -> None:
+        # It is dead but not reaped: what it has left running in its session goes before its number is free again.
+        process.kill_group(self._pid, signal.SIGKILL)
         found = process.collect(self._pidfd)
         if found is None:
             return
+        self._pid = 0
         self._read(0)
         if found.code == 0:
             self._end(True, "")

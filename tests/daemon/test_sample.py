@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.daemon.sample import FRESH, Sampler
-
 from tests.support.wait import wait_until
+
 from .test_loop import Clock
 
 PARENT = """

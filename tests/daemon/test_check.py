@@ -1,0 +1,289 @@
+"""Single health checks against real servers and real commands, well-behaved and not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pyworker.config.schema import AppConfig, HealthConfig, ResolvedApp
+from pyworker.daemon import check
+from pyworker.daemon.loop import READ, Loop
+
+HTTP = HealthConfig(path="/healthz", host="shop.example", timeout=5.0)
+
+
+@dataclass
+class Outcome:
+    calls: list[tuple[bool, str]] = field(default_factory=list)
+
+    def __call__(self, ok: bool, reason: str) -> None:
+        self.calls.append((ok, reason))
+
+
+@pytest.fixture
+def reports() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def loop(reports: list[str]) -> Iterator[Loop]:
+    loop = Loop(report=reports.append)
+    yield loop
+    loop.close()
+    assert reports == []
+
+
+@pytest.fixture
+def outcome() -> Outcome:
+    return Outcome()
+
+
+def turn_until(loop: Loop, outcome: Outcome, deadline: float = 20.0) -> tuple[bool, str]:
+    end = time.monotonic() + deadline
+    while not outcome.calls:
+        assert time.monotonic() < end, "the check has not ended"
+        loop.turn(0.1)
+    (call,) = outcome.calls
+    return call
+
+
+class App:
+    """The other end of a private connection: notes the request, answers in pieces."""
+
+    def __init__(self, loop: Loop, *answer: bytes, close: bool = True) -> None:
+        self.loop = loop
+        self.ours, self.sock = socket.socketpair()
+        self.sock.setblocking(False)
+        self.request = b""
+        self.answer = list(answer)
+        self.close = close
+        loop.add(self.sock.fileno(), READ, self.on_readable)
+
+    def on_readable(self, _: int) -> None:
+        data = self.sock.recv(65536)
+        self.request += data
+        if not data:
+            self.end()
+        elif self.request.endswith(b"\r\n\r\n"):
+            self.say()
+
+    def say(self) -> None:
+        if self.answer:
+            try:
+                self.sock.send(self.answer.pop(0))
+            except BrokenPipeError:  # the check has heard enough
+                return
+            self.loop.call_soon(self.say)
+        elif self.close:
+            self.end()
+
+    def end(self) -> None:
+        if self.sock.fileno() >= 0:
+            self.loop.remove(self.sock.fileno())
+            self.sock.close()
+
+
+def ask(loop: Loop, outcome: Outcome, *answer: bytes, close: bool = True, config: HealthConfig = HTTP) -> App:
+    app = App(loop, *answer, close=close)
+    check.http(loop, app.ours, config, outcome)
+    turn_until(loop, outcome)
+    app.end()
+    assert app.ours.fileno() == -1
+    return app
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def test_good_answer_is_healthy_and_the_request_is_what_apps_expect(loop: Loop, outcome: Outcome) -> None:
+    app = ask(loop, outcome, OK)
+    assert outcome.calls == [(True, "")]
+    lines = app.request.decode().split("\r\n")
+    assert lines[0] == "GET /healthz HTTP/1.1"
+    assert "Host: shop.example" in lines
+    assert "x-pyworker-check: 1" in lines
+    assert "Connection: close" in lines
+
+
+def test_answer_of_known_length_need_not_be_followed_by_a_close(loop: Loop, outcome: Outcome) -> None:
+    ask(loop, outcome, OK, close=False)
+    assert outcome.calls == [(True, "")]
+
+
+def test_answer_may_come_byte_by_byte_after_an_interim_one(loop: Loop, outcome: Outcome) -> None:
+    whole = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + b"HTTP/1.1 204 No Content\r\n\r\n"
+    ask(loop, outcome, *[bytes([b]) for b in whole])
+    assert outcome.calls == [(True, "")]
+
+
+def test_other_status_is_unhealthy_and_says_what_was_expected(loop: Loop, outcome: Outcome) -> None:
+    ask(loop, outcome, b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+    assert outcome.calls == [(False, "GET /healthz answered 500, expected 2xx")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "closed without an answer"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not an HTTP answer"),
+        (b"HTTP/1.1 999 What\r\n\r\n", "not an HTTP answer"),
+        (b"HTTP/1.1 200", "not an HTTP answer"),
+        (b"x" * 100_000, "not an HTTP answer"),
+    ],
+)
+def test_what_is_no_answer_is_unhealthy(loop: Loop, outcome: Outcome, answer: bytes, words: str) -> None:
+    ask(loop, outcome, *[answer[i : i + 20_000] for i in range(0, len(answer), 20_000)])
+    assert outcome.calls[0][0] is False
+    assert words in outcome.calls[0][1]
+
+
+def test_endless_page_is_not_read_for_ever(loop: Loop, outcome: Outcome) -> None:
+    ask(loop, outcome, b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 16_000] * 20, close=False)
+    assert outcome.calls == [(True, "")]
+
+
+def test_silent_worker_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outcome) -> None:
+    ask(loop, outcome, close=False, config=HealthConfig(timeout=0.05))
+    assert outcome.calls == [(False, "no answer within 0.05 s")]
+
+
+def test_half_an_answer_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outcome) -> None:
+    ask(loop, outcome, OK[:-1], close=False, config=HealthConfig(timeout=0.2))
+    assert outcome.calls == [(False, "no whole answer within 0.2 s")]
+
+
+def test_worker_that_died_is_unhealthy(loop: Loop, outcome: Outcome) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    check.http(loop, ours, HTTP, outcome)
+    assert turn_until(loop, outcome)[0] is False
+
+
+def test_cancelled_check_says_nothing_and_closes_its_socket(loop: Loop, outcome: Outcome) -> None:
+    app = App(loop, OK)
+    running = check.http(loop, app.ours, HTTP, outcome)
+    running.cancel()
+    running.cancel()
+    loop.turn(0)
+    app.end()
+    assert outcome.calls == []
+    assert app.ours.fileno() == -1
+
+
+# ---- ports -----------------------------------------------------------------------------------------
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def test_port_that_accepts_is_healthy(loop: Loop, outcome: Outcome, listener: socket.socket) -> None:
+    check.tcp_at(loop, listener.getsockname(), HTTP, outcome)
+    assert turn_until(loop, outcome) == (True, "")
+
+
+def test_port_that_nobody_listens_on_is_unhealthy(loop: Loop, outcome: Outcome, listener: socket.socket) -> None:
+    address = listener.getsockname()
+    listener.close()
+    for start in (check.tcp_at, check.http_at):
+        outcome.calls.clear()
+        start(loop, address, HTTP, outcome)
+        ok, reason = turn_until(loop, outcome)
+        assert not ok
+        assert "refused" in reason
+
+
+def test_http_over_a_port_and_over_a_unix_socket(
+    loop: Loop, outcome: Outcome, listener: socket.socket, tmp_path: Path
+) -> None:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "s"))
+    unix.listen()
+    for server, address in ((listener, listener.getsockname()), (unix, str(tmp_path / "s"))):
+        outcome.calls.clear()
+        check.http_at(loop, address, HTTP, outcome)
+        connection = server.accept()[0]
+        with connection:
+            connection.sendall(OK)
+            assert turn_until(loop, outcome) == (True, "")
+    unix.close()
+
+
+def test_missing_unix_socket_is_unhealthy(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    check.tcp_at(loop, str(tmp_path / "none"), HTTP, outcome)
+    assert turn_until(loop, outcome)[0] is False
+
+
+# ---- commands --------------------------------------------------------------------------------------
+def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
+    config = AppConfig("api", command=("true",), cwd=str(tmp_path))
+    env = {"PATH": os.environ["PATH"], "TOKEN": "from the app"}
+    return ResolvedApp(config, 1, sys.executable, env, (), uid, uid, (), "", 0)
+
+
+def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeout: float = 15.0) -> tuple[bool, str]:
+    check.execute(loop, app, HealthConfig(type="exec", command=command, timeout=timeout), outcome)
+    result = turn_until(loop, outcome)
+    end = time.monotonic() + 10
+    while loop._registrations:  # a killed command is reaped by and by
+        assert time.monotonic() < end
+        loop.turn(0.1)
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+    return result
+
+
+def test_command_that_exits_with_0_is_healthy(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    script = 'test "$TOKEN" = "from the app" && test "$PWD" = "$0"'
+    assert execute(loop, outcome, resolved(tmp_path), "sh", "-c", script, str(tmp_path)) == (True, "")
+
+
+def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "echo queue is full >&2; exit 3")
+    assert (ok, reason) == (False, "sh: exit code 3: queue is full")
+
+
+def test_command_that_cannot_be_run_says_so(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    ok, reason = execute(loop, outcome, resolved(tmp_path), "no-such-command")
+    assert not ok
+    assert "cannot run no-such-command" in reason
+
+
+def test_command_that_hangs_is_killed_with_all_it_started(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "echo busy; sleep 100 & sleep 100", timeout=0.5)
+    assert not ok
+    assert reason.startswith("sh did not end within 0.5 s")
+
+
+def test_command_that_leaves_a_child_with_its_output_does_not_hold_the_check(
+    loop: Loop, outcome: Outcome, tmp_path: Path
+) -> None:
+    assert execute(loop, outcome, resolved(tmp_path), "sh", "-c", "sleep 100 & exit 0") == (True, "")
+
+
+def test_cancelled_command_is_killed_and_reaped(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    config = HealthConfig(type="exec", command=("sleep", "100"), timeout=60)
+    running = check.execute(loop, resolved(tmp_path), config, outcome)
+    running.cancel()
+    running.cancel()
+    end = time.monotonic() + 10
+    while loop._registrations:
+        assert time.monotonic() < end
+        loop.turn(0.1)
+    assert outcome.calls == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up rights")
+def test_command_runs_as_the_apps_user(loop: Loop, outcome: Outcome) -> None:
+    app = resolved(Path("/"), uid=65534)
+    assert execute(loop, outcome, app, "sh", "-c", 'test "$(id -u):$(id -g):$(id -G)" = 65534:65534:65534') == (
+        True,
+        "",
+    )

@@ -1,0 +1,149 @@
+"""The watch over one worker: check after check, verdicts on change, nothing after stop."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.config.schema import AppConfig, HealthConfig, ResolvedApp
+from pyworker.daemon.check import Check, Done
+from pyworker.daemon.health import HealthWatch, check_of
+from pyworker.daemon.loop import Loop
+
+from .test_loop import Clock
+
+CONFIG = HealthConfig(interval=10.0, retries=2)
+
+
+class FakeCheck:
+    """A check that ends when the test says so."""
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.loop = Loop(self.clock)
+        self.checks: list[FakeCheck] = []
+        self.verdicts: list[tuple[str, str]] = []
+        self.broken = False
+        self.watch = HealthWatch(self.loop, CONFIG, self.begin, lambda v, why: self.verdicts.append((v, why)))
+
+    def begin(self, done: Done) -> Check:
+        if self.broken:
+            raise OSError(24, "Too many open files")
+        self.checks.append(FakeCheck(done))
+        return self.checks[-1]
+
+    def later(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.loop.turn(0)
+
+    def answer(self, ok: bool) -> None:
+        self.checks[-1].done(ok, "" if ok else "it said no")
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    watched = Watched()
+    yield watched
+    watched.watch.stop()
+    watched.loop.close()
+
+
+def test_verdict_is_told_when_it_changes_and_only_then(watched: Watched) -> None:
+    watched.later(0)
+    watched.answer(True)
+    watched.later(10)
+    watched.answer(True)
+    for _ in range(3):
+        watched.later(10)
+        watched.answer(False)
+    watched.later(10)
+    watched.answer(True)
+    assert watched.verdicts == [("ok", ""), ("failing", "it said no"), ("ok", "")]
+
+
+def test_one_check_at_a_time(watched: Watched) -> None:
+    watched.later(0)
+    watched.later(1000)
+    assert len(watched.checks) == 1
+
+
+def test_nothing_happens_after_stop(watched: Watched) -> None:
+    watched.later(0)
+    watched.watch.stop()
+    assert watched.checks[0].cancelled
+    watched.answer(True)
+    watched.later(1000)
+    assert watched.verdicts == []
+    assert len(watched.checks) == 1
+
+
+def test_check_that_cannot_begin_is_a_failed_one(watched: Watched) -> None:
+    watched.later(0)
+    watched.answer(True)
+    watched.broken = True
+    watched.later(10)
+    watched.later(10)
+    assert watched.verdicts == [("ok", ""), ("failing", "cannot begin a check: Too many open files")]
+
+
+def resolved(config: AppConfig) -> ResolvedApp:
+    return ResolvedApp(config, 1, sys.executable, {}, (), None, None, (), "", 0)
+
+
+def test_worker_of_a_target_is_asked_over_a_connection_of_its_own() -> None:
+    loop = Loop()
+    handed: list[socket.socket] = []
+    answers: list[bool] = []
+    app = resolved(AppConfig("api", target="m:app", health=HealthConfig(timeout=30)))
+
+    def hand_over(sock: socket.socket) -> bool:
+        handed.append(sock.dup())
+        return True
+
+    check_of(loop, app, hand_over)(lambda ok, _: answers.append(ok))
+    loop.turn(5)
+    (worker_end,) = handed
+    worker_end.settimeout(10)
+    assert worker_end.recv(65536).startswith(b"GET / HTTP/1.1\r\n")
+    worker_end.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    while not answers:
+        loop.turn(5)
+    assert answers == [True]
+    worker_end.close()
+    loop.close()
+
+
+def test_worker_that_takes_no_message_fails_its_check() -> None:
+    loop = Loop()
+    app = resolved(AppConfig("api", target="m:app", health=HealthConfig()))
+    with pytest.raises(OSError, match="does not take"):
+        check_of(loop, app, lambda _: False)(lambda ok, reason: None)
+    loop.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
+def test_command_is_asked_at_its_port_or_at_its_first_address(host: str) -> None:
+    loop = Loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        health = HealthConfig(type="tcp", port=None if host else port, timeout=30)
+        bind = (f"{host}:{port}",) if host else ()
+        app = resolved(AppConfig("api", command=("x",), bind=bind, health=health))
+        answers: list[bool] = []
+        check_of(loop, app, lambda _: False)(lambda ok, _: answers.append(ok))
+        while not answers:
+            loop.turn(5)
+        assert answers == [True]
+    loop.close()
