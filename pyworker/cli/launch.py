@@ -98,10 +98,9 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
             code="daemon_not_started",
             exit=Exit(code) if isinstance(code, int) and code in set(Exit) else Exit.UNAVAILABLE,
         )
-    ended, status = os.waitpid(pid, os.WNOHANG) if answer == b"" else (0, 0)
-    if not ended:
+    if answer or not _ended(pid):
         raise _too_slow(home)
-    how = os.waitstatus_to_exitcode(status)
+    how = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if how == Exit.BUSY:
         return 0
     last = stderr.strip() or "it printed nothing"
@@ -111,6 +110,17 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
         code="daemon_not_started",
         exit=Exit.UNAVAILABLE,
     )
+
+
+def _ended(pid: int) -> bool:
+    """True when a child has ended. Its pipe is closed a moment before that, so there is patience here."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(2000))
+    finally:
+        os.close(pidfd)
 
 
 def _too_slow(home: str) -> PyworkerError:

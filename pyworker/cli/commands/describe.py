@@ -155,17 +155,17 @@ def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
         return []
     origins: dict[str, int] = {}
     for variable in env:
-        origin = line(variable.get("origin") or "?")
-        origins[origin] = origins.get(origin, 0) + 1
+        if origin := line(variable.get("origin") or ""):
+            origins[origin] = origins.get(origin, 0) + 1
     counts = ", ".join(f"{n} from {origin}" for origin, n in origins.items())
-    lines = ["", f"{paint('Environment', 'bold', how)}   {len(env)} variables ({counts})"]
+    lines = ["", f"{paint('Environment', 'bold', how)}   {len(env)} variables{f' ({counts})' if counts else ''}"]
     shown = env if everything else [v for v in env if v.get("origin") != "base"][:_SHOWN_ENV]
     rows = [
         [Cell(line(v["name"])), Cell(line(v.get("value"))), Cell(line(v.get("origin") or ""), "dim")] for v in shown
     ]
     if rows:
-        columns = (Column("NAME", shrink=12), Column("VALUE", shrink=12), Column("FROM", keep=1))
-        lines += render.table(columns, rows, how, "  ")
+        columns = (Column("NAME", shrink=12), Column("VALUE", shrink=12), Column("FROM", keep=1))[: 3 if counts else 2]
+        lines += render.table(columns, (row[: len(columns)] for row in rows), how, "  ")
     if len(shown) < len(env):
         lines.append(f"  … {len(env) - len(shown)} more with -v")
     return lines
