@@ -93,16 +93,20 @@ class Handlers:
     def _start(self, client: Client, request: k.Start) -> None:
         prepared: list[tuple[App, Generation, bool]] = []
         decided: dict[str, ops.Outcome] = {}
+        goals: dict[str, ops.Goal] = {}
         todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
         for source, name, values in self._sources(request):
             app = self._brain.apps.get(name)
-            if app is not None and app.running and app.has_untouched():
+            if app is not None and app.running and (app.starting or app.has_untouched()):
                 if not _same_origin(app.source, source):
                     raise _Refuse(
                         "failed", Exit.FAILED, f"an app named {name} runs already, from {_origin(app.source)}",
                         f"choose another name (--name), or: pyworker delete {name}",
                     )  # fmt: skip
-                decided[name] = ops.Outcome(True, "already_running")
+                if app.starting:  # another command has just started it: both get the same answer
+                    goals[name] = ops.started("already_running", app.generation)
+                else:
+                    decided[name] = ops.Outcome(True, "already_running")
                 continue
             todo.append((name, source, values))
         made: list[tuple[str, FileSource | InlineSource, Generation]] = []
@@ -110,7 +114,6 @@ class Handlers:
             config, file, mtime = read_config(source, values)
             number = self._next_generation(name)
             made.append((name, source, make_generation(number, config, file, mtime, request.shell_env)))
-        goals: dict[str, ops.Goal] = {}
         fresh: list[App] = []
         try:
             for name, source, generation in made:
