@@ -1,0 +1,225 @@
+"""A whole pyworker for one test: a home and a folder of its own, commands run as a user would, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from tests.support.rawhttp import Client
+from tests.support.wait import wait_until
+
+LONG = 30.0  # seconds: no test waits for a length of time, so this is what a very busy machine may take
+_SUBREAPER = 36
+
+
+class Pyworker:
+    """`run` is the command line; all the rest looks at what it made. Orphans come to the test process (subreaper)."""
+
+    def __init__(self) -> None:
+        # not pytest's tmp_path: Unix sockets live here and their paths have 107 bytes
+        self.folder = tempfile.mkdtemp(prefix="pw-")
+        self.home = os.path.join(self.folder, "home")
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYWORKER_", "LISTEN_", "PYTHON"))}
+        self.environ.update(PYWORKER_HOME=self.home, CI="1", NO_COLOR="1", LC_ALL="C.UTF-8")
+        self.port = free_port()
+        self._ports = [self.port]
+        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._writes = 0
+        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+    # ---- making ----------------------------------------------------------------------------------------
+    def another_port(self) -> int:
+        port = free_port()
+        self._ports.append(port)
+        return port
+
+    def write(self, name: str, text: str) -> str:
+        """Write a file of the app; each write has another mtime, or Python would run the compiled old one."""
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+        self._writes += 1
+        stamp = os.stat(path).st_mtime + self._writes * 2
+        os.utime(path, (stamp, stamp))
+        return path
+
+    def api(self, source: str, *, top: str = "", tables: str = "", workers: int = 2, bind: str = "") -> None:
+        """Write web.py and app.toml with one app, `api`."""
+        self.write("web.py", source)
+        bind = bind or f"127.0.0.1:{self.port}"
+        self.write(
+            "app.toml",
+            f'[app]\nname = "api"\ntarget = "web:app"\nworkers = {workers}\nbind = "{bind}"\n{top}\n{tables}\n',
+        )
+
+    # ---- the command line --------------------------------------------------------------------------------
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pyworker", *arguments],
+            env=self.environ, cwd=self.folder, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        process = self.popen(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"pyworker {' '.join(arguments)} hangs\n{out}\n{err}\n{self.daemon_log()}") from None
+        assert "Traceback" not in err or "pyworker/cli" not in err, err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def ok(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        done = self.run(*arguments, timeout=timeout)
+        assert done.returncode == 0, (
+            f"{arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}{self.daemon_log()}"
+        )
+        return done
+
+    def ps(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ok("ps", "--json").stdout)
+        return found
+
+    def app(self, name: str = "api") -> dict[str, Any]:
+        return next(app for app in self.ps()["apps"] if app["name"] == name)
+
+    def pids(self, name: str = "api") -> list[int]:
+        """The pids of the workers, by slot."""
+        return [worker["pid"] for worker in self.app(name)["pool"] if worker["pid"]]
+
+    def status(self) -> dict[str, Any]:
+        done = self.run("daemon", "status", "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def role(self, role: str) -> int:
+        """The pid of the daemon, guardian, logger, or of the template of `api`."""
+        if role == "template":
+            found = json.loads(self.ok("describe", "api", "--json").stdout)
+            return int(found["apps"][0]["template"]["pid"])
+        return int(self.status()["pid" if role == "daemon" else f"{role}_pid"])
+
+    def wait_steady(self, name: str = "api") -> dict[str, Any]:
+        """Wait until the app has exactly the workers it wants and return it."""
+
+        def steady() -> dict[str, Any] | None:
+            done = self.run("ps", "--json")
+            apps = json.loads(done.stdout)["apps"] if done.returncode == 0 else []
+            for app in apps:
+                count = app["workers"]
+                if app["name"] == name and count["want"] == count["ready"] == count["total"]:
+                    return app  # type: ignore[no-any-return]
+            return None
+
+        return wait_until(steady, LONG, f"{name} to be steady\n{self.run('ps', '-w').stdout}")
+
+    def get(self, path: str = "/", port: int = 0, timeout: float = LONG) -> str:
+        with Client(("127.0.0.1", port or self.port), timeout=timeout) as client:
+            answer = client.get(path, "Connection: close")
+        assert answer is not None, "closed without an answer"
+        assert answer.status == 200, answer
+        return answer.body.decode()
+
+    def refuses(self, port: int = 0) -> bool:
+        return port_is_closed(port or self.port)
+
+    # ---- the end -----------------------------------------------------------------------------------------
+    def daemon_log(self) -> str:
+        try:
+            with open(os.path.join(self.home, "logs", "pyworker.log"), errors="replace") as file:
+                return file.read()[-4000:]
+        except OSError:
+            return ""
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process that came out of this test, by descent."""
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            if child.pid in self._before:
+                continue
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(child.pid, os.WNOHANG)
+                else:
+                    found.append(child)
+        return found
+
+    def close(self) -> None:
+        """Stop all; what the stop leaves is a failure of the test, and is killed."""
+        try:
+            stopped = self.run("daemon", "stop", "-y", "--now", "--timeout", "40s")
+            try:
+                wait_until(lambda: not self.processes(), LONG, "the end of all processes")
+            except AssertionError:
+                left = [f"{p.pid} {' '.join(p.cmdline())}" for p in self.processes()]
+                raise AssertionError(f"left over: {left}\n{stopped.stderr}{self.daemon_log()}") from None
+            for port in self._ports:
+                assert port_is_closed(port), f"port {port} is still open"
+        finally:
+            self._kill_all()
+            ctypes.CDLL(None).prctl(_SUBREAPER, 0, 0, 0, 0)
+            shutil.rmtree(self.folder)
+
+    def _kill_all(self) -> None:
+        def none_left() -> bool:
+            left = self.processes()
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+            return not left
+
+        wait_until(none_left, LONG, "the killed processes to be gone")
+
+
+def alive(pid: int) -> bool:
+    """Whether this process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill(pid: int) -> None:
+    """kill -9, and wait until it has happened."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), LONG, f"{pid} to die")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_closed(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Pyworker]:
+    """A Pyworker that is closed at the end; a failure of the test is not hidden by one of the closing."""
+    pw = Pyworker()
+    try:
+        yield pw
+    finally:
+        pw.close()

@@ -1,0 +1,129 @@
+"""A reload loses no request, or does not happen."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI, WSGI, version
+from tests.support.wait import wait_until
+
+
+@pytest.mark.parametrize(("source", "top"), [(ASGI, ""), (ASGI, 'loop = "asyncio"'), (WSGI, ""), (WSGI, "threads = 4")])
+def test_reloads_under_load_lose_no_request(pw: Pyworker, source: str, top: str) -> None:
+    pw.api(source, top=top)
+    pw.ok("start", "app.toml")
+    with Load(pw.port) as load:
+        load.wait_more(50)
+        for name in ("two", "three", "four"):
+            pw.write("web.py", version(source, name))
+            pw.ok("reload", "api")
+            assert pw.get().split()[0] == name
+            load.wait_more(50)
+        pw.wait_steady()
+        load.wait_more(50)
+    assert load.lost == []
+    assert {body.split()[0] for body in load.bodies} >= {"one", "two", "three", "four"}
+
+
+def test_requests_under_way_are_finished_by_the_old_workers(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    old = set(pw.pids())
+    with Load(pw.port, "new", "new", "keep", "keep", path="/slow") as load:
+        load.wait_more(1)
+        pw.ok("reload", "api")
+        load.wait_more(8)
+    assert load.lost == []
+    served = {int(body.split()[1]) for body in load.bodies}
+    assert served & old
+    assert served - old
+
+
+BROKEN = {
+    "a syntax error": ("def app(:\n", "SyntaxError"),
+    "a missing module": ("import no_such_module_of_ours\n", "No module named 'no_such_module_of_ours'"),
+    "an exit at import": ("import sys\nsys.exit(7)\n", "exit"),
+    "a hang at import": ("import time\ntime.sleep(3600)\n", "took more than 2 s"),
+    "a death at import": ("import os\nos.kill(os.getpid(), 11)\n", "SEGV"),
+    "a failing lifespan": (
+        ASGI.replace('message["type"] + ".complete"', '"lifespan.startup.failed", "message": "no database"'),
+        "no database",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_new_code_that_does_not_start_leaves_the_old_serving(pw: Pyworker, how: str) -> None:
+    source, cause = BROKEN[how]
+    pw.api(ASGI, tables='[app.reload]\nready_timeout = "2s"')
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    pw.write("web.py", source)
+    with Load(pw.port, "new", "keep") as load:
+        load.wait_more(10)
+        done = pw.run("reload", "api")
+        load.wait_more(10)
+    assert done.returncode == 1, done
+    assert cause in done.stderr, done.stderr
+    assert load.lost == []
+    app = pw.wait_steady()
+    assert [worker["pid"] for worker in app["pool"]] == before
+    assert app["state"] == "running"
+    # and the repaired code comes in as if nothing had been
+    pw.write("web.py", version(ASGI, "two"))
+    pw.ok("reload", "api")
+    assert pw.get().split()[0] == "two"
+
+
+def test_new_code_that_dies_after_it_was_taken_is_rolled_back(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    dies = 'import threading, os\nif scope["type"] == "lifespan": threading.Timer(0.7, os._exit, (9,)).start()\n'
+    body = "\n".join("    " + line for line in dies.strip().split("\n"))
+    first = "async def app(scope, receive, send):\n"
+    pw.write("web.py", version(ASGI, "two").replace(first, first + body + "\n"))
+    done = pw.run("reload", "api")
+
+    def back() -> bool:
+        app = pw.app()
+        return app["state"] == "running" and app["gen"] == 1 and app["workers"]["ready"] == 2
+
+    wait_until(back, LONG, f"the old code to be back; reload said {done.returncode} {done.stderr}")
+    pw.wait_steady()
+    assert pw.get().split()[0] == "one"
+
+
+def test_a_broken_config_refuses_the_reload(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    pw.write("app.toml", '[app]\nname = "api"\ntarget = "web:app"\nworkrs = 4\n')
+    done = pw.run("reload", "api")
+    assert done.returncode == 78, done
+    assert "workers" in done.stderr
+    assert pw.pids() == before
+
+
+def test_a_changed_config_comes_in_with_the_reload(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.api(version(ASGI, "two"), workers=3)
+    assert pw.app()["config"]["changed"] is True
+    pw.ok("reload", "api")
+    app = pw.wait_steady()
+    assert app["workers"]["ready"] == 3
+    assert app["config"]["changed"] is False
+    assert pw.get().split()[0] == "two"
+
+
+def test_the_bind_address_can_change_without_a_gap(pw: Pyworker) -> None:
+    soak = '[app.reload]\nsoak = "500ms"'  # until its end a roll-back needs the old address
+    pw.api(ASGI, tables=soak)
+    pw.ok("start", "app.toml")
+    other = pw.another_port()
+    pw.api(ASGI, tables=soak, bind=f"127.0.0.1:{other}")
+    pw.ok("reload", "api")
+    assert pw.get(port=other).startswith("one")
+    wait_until(pw.refuses, LONG, "the old address to be closed")

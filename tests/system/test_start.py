@@ -1,0 +1,135 @@
+"""`pyworker start`: what it starts, what it refuses, what it says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+import psutil
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI, WSGI
+from tests.support.wait import wait_until
+
+
+def test_a_module_app_is_started_from_the_command_line(pw: Pyworker) -> None:
+    pw.write("shop.py", ASGI)
+    done = pw.ok("start", "shop:app", "-w", "2", "-b", f"127.0.0.1:{pw.port}", "--name", "shop")
+    assert done.stdout.startswith("shop running 2/2")
+    assert int(pw.get().split()[1]) in pw.pids("shop")
+
+
+def test_a_file_is_started_and_a_second_start_changes_nothing(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    assert len(before) == 2
+    again = pw.ok("start", "app.toml")
+    assert "running" in again.stdout + again.stderr
+    assert pw.pids() == before
+
+
+def test_one_file_starts_several_apps(pw: Pyworker) -> None:
+    other = pw.another_port()
+    pw.write("web.py", ASGI)
+    pw.write("old.py", WSGI)
+    pw.write(
+        "app.toml",
+        f'[defaults]\nworkers = 2\n[apps.web]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\n'
+        f'[apps.old]\ntarget = "old:app"\nbind = "127.0.0.1:{other}"\nworkers = 1\n',
+    )
+    pw.ok("start", "app.toml")
+    assert int(pw.get().split()[1]) in pw.pids("web")
+    assert [int(pw.get(port=other).split()[1])] == pw.pids("old")
+
+
+def test_a_bad_config_starts_nothing_the_daemon_included(pw: Pyworker) -> None:
+    pw.write("app.toml", '[app]\nname = "api"\ntarget = "web:app"\nworkrs = 4\nbalance = "fair"\n')
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 78
+    assert "did you mean `workers`?" in done.stderr
+    assert "app.balance" in done.stderr
+    assert pw.status() == {}
+    assert not pw.processes()
+
+
+def test_an_app_that_does_not_import_shows_one_traceback_and_leaves_nothing(pw: Pyworker) -> None:
+    pw.api("import no_such_module_of_ours\n", workers=4)
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    assert "ModuleNotFoundError: No module named 'no_such_module_of_ours'" in done.stderr
+    assert 'web.py", line 1' in done.stderr
+    assert "importlib" not in done.stderr
+    assert pw.app()["state"] == "failed"
+    assert pw.pids() == []
+    assert pw.refuses()
+
+
+def test_a_missing_attribute_lists_what_there_is(pw: Pyworker) -> None:
+    pw.api(ASGI.replace("async def app(", "async def application("))
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert "application" in done.stderr
+
+
+def test_a_port_in_use_names_its_owner(pw: Pyworker) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", pw.port))
+        taken.listen()
+        pw.api(ASGI)
+        done = pw.run("start", "app.toml")
+        assert done.returncode == 1
+        assert "already in use" in done.stderr
+        assert str(os.getpid()) in done.stderr
+
+
+def test_only_start_starts_a_daemon(pw: Pyworker) -> None:
+    for command in (["ps"], ["stop", "api"], ["reload", "api"], ["describe", "api"], ["events"]):
+        done = pw.run(*command)
+        assert done.returncode == 69, (command, done.stdout, done.stderr)
+    assert not pw.processes()
+
+
+def test_twenty_first_starts_at_once_make_one_daemon(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    starts = [pw.popen("start", "app.toml") for _ in range(20)]
+    ends = [(*start.communicate(timeout=90), start.returncode) for start in starts]
+    assert [code for _, _, code in ends] == [0] * 20, ends
+    titles = [" ".join(process.cmdline()) for process in pw.processes()]
+    assert sum("guardian" in title for title in titles) == 1, titles
+    assert sum("daemon" in title for title in titles) == 1, titles
+    assert len(pw.pids()) == 2
+
+
+def test_an_unknown_app_names_the_daemon_that_was_asked(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    for command in ("stop", "reload", "restart", "describe"):
+        done = pw.run(command, "nobody")
+        assert done.returncode == 4, (command, done.stderr)
+        assert "nobody" in done.stderr
+        assert pw.home in done.stderr
+
+
+def test_the_home_is_private_and_the_daemon_is_detached(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    assert stat.S_IMODE(os.stat(pw.home).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(os.path.join(pw.home, "control.sock")).st_mode) == 0o600
+    ours = os.getsid(0)
+    for role in ("guardian", "daemon", "logger"):
+        pid = pw.role(role)
+        assert os.getsid(pid) != ours, role
+        assert psutil.Process(pid).terminal() is None, role
+        assert os.readlink(f"/proc/{pid}/cwd") == "/", role
+
+
+def test_a_daemon_that_stopped_leaves_no_process_and_no_port(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("daemon", "stop", "-y")
+    wait_until(lambda: not pw.processes(), LONG, "the end")
+    assert pw.refuses()
+    assert pw.run("ps").returncode == 69
