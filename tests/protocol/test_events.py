@@ -1,0 +1,35 @@
+"""Every event has its words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.events import TYPES, Event, exit_words, sentence
+
+NUMBERS = {"took_s", "after_s", "delay_s", "window_s"}
+
+
+def sample(key: str) -> Any:
+    if key in NUMBERS:
+        return 1.5
+    if key == "listen":
+        return ["http://127.0.0.1:8000"]
+    if key in ("reason", "text", "why", "traceback", "hint"):
+        return "because"
+    return 7
+
+
+@pytest.mark.parametrize("type_", sorted(TYPES))
+def test_every_event_has_a_sentence(type_: str) -> None:
+    data = {key: sample(key) for key in TYPES[type_]}
+    words = sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, type_, data))
+    assert words
+    assert "\n" not in words
+
+
+def test_how_a_process_ended() -> None:
+    assert exit_words(3, None) == "with code 3"
+    assert exit_words(None, 9) == "killed by signal 9 (KILL)"
+    assert exit_words(None, None) == "status unknown"

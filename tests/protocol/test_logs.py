@@ -1,0 +1,33 @@
+"""A log line is read as it was written, in both formats."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.protocol.logs import LogRecord, format_record, parse_record
+
+
+def record(msg: bytes, partial: bool = False, stream: str = "out") -> LogRecord:
+    return LogRecord("2026-11-23T14:02:31.104Z", "my-api", 2, 41211, stream, partial, msg)  # type: ignore[arg-type]
+
+
+@given(st.binary(max_size=300).map(lambda b: b.replace(b"\n", b"")), st.booleans(), st.sampled_from(["out", "err"]))
+def test_text_keeps_every_byte(msg: bytes, partial: bool, stream: str) -> None:
+    line = format_record(record(msg, partial, stream), "text")
+    assert line.count(b"\n") == 1
+    assert parse_record(line) == record(msg, partial, stream)
+
+
+@given(st.text(max_size=100), st.booleans())
+def test_json_keeps_text(text: str, partial: bool) -> None:
+    msg = text.encode("utf-8", "replace").replace(b"\n", b"")
+    line = format_record(record(msg, partial), "json")
+    assert line.count(b"\n") == 1
+    assert parse_record(line) == record(msg, partial)
+
+
+@pytest.mark.parametrize("line", [b"", b"hello\n", b"{", b"{}", b'{"ts":1}', b"a b c d e", b"2026 api.x 1 out| x", b"[" * 5000, b"2026 api.1 1 out? x"])
+def test_other_lines_are_none(line: bytes) -> None:
+    assert parse_record(line) is None

@@ -1,0 +1,111 @@
+"""fds that travel: owned, close-on-exec, never silently lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from pyworker.unix.fds import (
+    close_all,
+    memfd,
+    memfd_fixed,
+    pass_credentials,
+    read_whole,
+    recv_packet,
+    send_packet,
+    socketpair,
+)
+
+
+def test_received_fds_are_close_on_exec_and_the_same_file() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        assert send_packet(ours, b"take", [null.fileno(), null.fileno()])
+        packet = recv_packet(theirs, 100, 2)
+        assert packet is not None
+        assert packet.data == b"take"
+        assert not packet.truncated
+        assert [os.fstat(fd).st_rdev for fd in packet.fds] == [os.fstat(null.fileno()).st_rdev] * 2
+        assert not any(os.get_inheritable(fd) for fd in packet.fds)
+        close_all(packet.fds)
+
+
+def test_unasked_fds_are_closed_and_said_so() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        before = len(os.listdir("/proc/self/fd"))
+        send_packet(ours, b"x", [null.fileno()] * 3)
+        packet = recv_packet(theirs, 100, 0)
+        assert packet is not None
+        assert packet.truncated
+        assert packet.fds == []
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_free_fd_the_loss_is_seen() -> None:
+    ours, theirs = socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs, open("/dev/null", "rb") as null:
+        send_packet(ours, b"x", [null.fileno()])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (null.fileno() + 1, hard))
+        try:
+            packet = recv_packet(theirs, 100, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert packet is not None
+        assert packet.truncated
+        assert packet.fds == []
+
+
+def test_full_buffer_is_false_and_not_a_wait() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs:
+        sent = 0
+        while send_packet(ours, b"x" * 1000):
+            sent += 1
+        assert 0 < sent < 100_000
+
+
+def test_empty_packet_means_the_peer_is_gone_also_when_it_left_unread_bytes() -> None:
+    ours, theirs = socketpair()
+    with ours:
+        assert recv_packet(ours, 100, 0) is None
+        send_packet(ours, b"never read")
+        theirs.close()
+        packet = recv_packet(ours, 100, 0)
+        assert packet is not None
+        assert packet.data == b""
+        with pytest.raises(OSError):
+            send_packet(ours, b"x")
+
+
+def test_the_kernel_names_the_sender() -> None:
+    ours, theirs = socketpair()
+    pass_credentials(ours)
+    with ours, theirs:
+        send_packet(theirs, b"hello")
+        packet = recv_packet(ours, 100, 0)
+        assert packet is not None
+        assert packet.pid == os.getpid()
+
+
+def test_sealed_memfd_cannot_be_changed() -> None:
+    fd = memfd("x", b"content")
+    try:
+        assert read_whole(fd) == b"content"
+        with pytest.raises(PermissionError):
+            os.pwrite(fd, b"other", 0)
+    finally:
+        os.close(fd)
+
+
+def test_fixed_memfd_keeps_its_size() -> None:
+    fd = memfd_fixed("x", 4096)
+    try:
+        os.pwrite(fd, b"y", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

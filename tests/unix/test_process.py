@@ -1,0 +1,88 @@
+"""Spawning without fork; pidfds; exit statuses."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+import pytest
+
+from pyworker.unix.process import UNKNOWN, ExitStatus, collect, is_gone, kill_group, pidfd_pid, send_signal, spawn
+
+
+def wait_for(pidfd: int) -> ExitStatus:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    assert poll.poll(30_000), "the process does not end"
+    status = collect(pidfd)
+    assert status is not None
+    return status
+
+
+def run(code: str, fds: dict[int, int] | None = None) -> tuple[int, int]:
+    pid = spawn([sys.executable, "-I", "-c", code], {"PATH": os.defpath}, fds or {})
+    return pid, os.pidfd_open(pid)
+
+
+@pytest.mark.parametrize("code", [0, 1, 78, 255])
+def test_exit_code_is_known(code: int) -> None:
+    _, pidfd = run(f"import os; os._exit({code})")
+    assert wait_for(pidfd) == ExitStatus(code, None)
+    os.close(pidfd)
+
+
+def test_signal_is_known_and_a_dead_one_takes_none() -> None:
+    pid, pidfd = run("import signal; signal.pause()")
+    assert pidfd_pid(pidfd) == pid
+    assert not is_gone(pidfd)
+    assert send_signal(pidfd, signal.SIGKILL)
+    assert wait_for(pidfd) == ExitStatus(None, signal.SIGKILL)
+    assert is_gone(pidfd)
+    assert not send_signal(pidfd, signal.SIGTERM)
+    assert collect(pidfd) == UNKNOWN
+    os.close(pidfd)
+
+
+def test_child_has_the_fds_it_was_given_and_no_others() -> None:
+    reader, writer = os.pipe()
+    other_reader, other_writer = os.pipe()
+    code = "import os; names = sorted(int(n) for n in os.listdir('/proc/self/fd')); os.write(3, repr(names).encode())"
+    try:
+        # numbers that overlap their sources in both directions
+        _, pidfd = run(code, {3: writer, writer: 0 if writer == 3 else writer, 0: 0, 1: 1, 2: 2})
+        wait_for(pidfd)
+        os.close(pidfd)
+        names = os.read(reader, 4096).decode()
+        assert "3" in names
+        assert f" {other_writer}" not in names
+    finally:
+        for fd in (reader, writer, other_reader, other_writer):
+            os.close(fd)
+
+
+def test_child_leads_its_own_session_and_its_group_can_be_killed() -> None:
+    reader, writer = os.pipe()
+    code = "import os, signal, sys\nos.fork()\nos.write(1, b'x')\nsignal.pause()"
+    pid, pidfd = run(code, {1: writer, 2: 2})
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    assert os.read(reader, 1) == b"x"
+    assert os.getsid(pid) == pid
+    kill_group(pid, signal.SIGKILL)
+    assert wait_for(pidfd) == ExitStatus(None, signal.SIGKILL)
+    assert os.read(reader, 1) == b""  # the grandchild is gone too
+    os.close(reader)
+    os.close(pidfd)
+    kill_group(pid, signal.SIGKILL)  # gone already: no error
+
+
+def test_child_starts_with_default_signals() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        _, pidfd = run("import os, signal; os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)")
+        assert wait_for(pidfd) == ExitStatus(0, None)
+        os.close(pidfd)
+    finally:
+        signal.signal(signal.SIGTERM, before)
