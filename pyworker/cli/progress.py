@@ -87,8 +87,10 @@ class Board:
         row = self.rows.setdefault((app, slot), Row(app, slot, "starting", since=now))
         generation = int(data.get("generation") or row.generation)
         reloading = self.generations.get(app)
-        if reloading and generation == reloading[0] and type in {"worker_draining", "worker_stopped"}:
-            row.more = _left(type, data)
+        leaving = type in {"worker_draining", "worker_stopped"}
+        if leaving and ((reloading and generation == reloading[0]) or row.pid not in (0, data["pid"])):
+            row.old = generation if generation != row.generation else 0
+            row.more = _left(type, data)  # the one before: its successor has the row by now
             return
         match type:
             case "worker_starting":

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.cli.progress import Board, flat, plain
+from pyworker.cli.render import Look
+from pyworker.protocol.events import TYPES
+from tests.support.fake_control import event
+
+PLAIN = Look(tty=True, color=False, ascii=False, width=0)
+
+
+def board(*events: Any) -> Board:
+    found = Board()
+    for progress in events:
+        found.apply(progress.event, 100.0)
+    return found
+
+
+def test_the_one_before_leaves_the_row_to_its_successor() -> None:
+    found = board(
+        event("api", 2, "worker_starting", generation=7, pid=11),
+        event("api", 2, "worker_ready", generation=7, pid=11, took_s=0.5),
+        event("api", 2, "worker_draining", generation=7, pid=9, reason="restart"),
+    )
+    assert found.lines(100.0, PLAIN, 10) == ["  api.2  ✓ ready     0.50s    pid 11   old pid 9 drains"]
+
+
+def test_a_worker_that_is_stopped_for_good_says_so() -> None:
+    found = board(
+        event("api", 1, "worker_draining", generation=7, pid=9, reason="stop"),
+        event("api", 1, "worker_stopped", generation=7, pid=9, took_s=1.25, requests=4, cancelled=0),
+    )
+    assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
+
+
+def test_a_backoff_shows_its_try() -> None:
+    found = board(event("api", 1, "worker_backoff", **{"try": 3, "max": 10, "delay_s": 1.6}))
+    assert found.lines(100.0, PLAIN, 10)[0].endswith("try 3 of 10 in 1.6 s")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.data())
+def test_no_event_can_break_the_view(data: st.DataObject) -> None:
+    found = Board()
+    for _ in range(data.draw(st.integers(1, 4))):
+        kind = data.draw(st.sampled_from(sorted(TYPES)))
+        keys = data.draw(st.sets(st.sampled_from(TYPES[kind]))) if TYPES[kind] else set()
+        odd: dict[str, Any] = {
+            "type": kind,
+            "app": data.draw(st.sampled_from(["api", "", None, 3])),
+            "worker": data.draw(st.sampled_from([1, 2, None, "x", -1])),
+            "data": data.draw(json_values | st.just({key: data.draw(json_values) for key in keys})),
+        }
+        found.apply(odd, 1.0)
+        plain(odd, found)
+        json.dumps(flat(odd))
+        found.lines(2.0, PLAIN, 5)
