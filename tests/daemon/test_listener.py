@@ -223,3 +223,16 @@ def test_shut_down_leaves_a_file_that_is_somebody_elses_by_now(tmp_path: Path) -
         with open_listener(address):
             shut_down(old, address)
             assert os.listdir(tmp_path) == ["api.sock"]
+
+
+def first_port_for_all() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+
+
+@pytest.mark.skipif(os.getuid() == 0 or first_port_for_all() <= 81, reason="this user may listen on every port")
+def test_port_of_root_is_explained() -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("127.0.0.1:81"))
+    assert (caught.value.code, caught.value.exit) == ("no_permission", 77)
+    assert f"below {first_port_for_all()}" in caught.value.message
+    assert "127.0.0.1:8000" in caught.value.hint
