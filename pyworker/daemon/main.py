@@ -225,9 +225,10 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
     for w in sorted(app.workers.values(), key=lambda w: w.born_at):
         if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
             continue
-        rss = sampler.rss(w.pid) if memory is not None else None
-        if memory is not None and rss is not None and rss > memory:
-            brain.recycle(app, w, f"memory {rss // 2**20} MB > {memory // 2**20} MB")
+        # pages shared with the template count by their share only
+        used = sampler.pss(w.pid) if memory is not None else None
+        if memory is not None and used is not None and used > memory:
+            brain.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
         if max_age and now - w.ready_at > max_age:
             brain.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")

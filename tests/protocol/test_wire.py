@@ -46,9 +46,12 @@ def test_every_message_round_trips(cls: type) -> None:
         except (ValueError, TypeError):
             return  # a value that JSON has no word for; ours never make one
         try:
-            assert decode(union_of(cls), text) == message
+            decoded = decode(union_of(cls), text)
         except WireError as error:
-            assert "surrogate" in str(error) or "out of range" in str(error)
+            if "surrogate" in str(error) or "out of range" in str(error):
+                return  # ours never send such a value
+            raise
+        assert decoded == message
 
     if any("Any" in str(f.type) for f in dataclasses.fields(cls)):
         required = {f.name: _plain(f.type) for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
