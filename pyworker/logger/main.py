@@ -307,6 +307,7 @@ class Logger:
             os.close(fd)
         self._write(time.monotonic())  # what was read before belongs to the file before
         self._specs[app] = spec
+        point_to(self._home, app, spec.file)
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec
@@ -358,6 +359,19 @@ class Logger:
         self._epoll.unregister(self._lifeline)
         self._leave_at = self._quiet_at = None
         self._sweep = Sweep(time.monotonic())
+
+
+def point_to(home: str, app: str, file: str) -> None:
+    """Leave a link logs/APP.path to a log that is elsewhere, for those who look for it while no daemon runs."""
+    folder = os.path.join(home, LOGS_DIR)
+    link = os.path.join(folder, f"{app}.path")
+    with contextlib.suppress(OSError):
+        if os.path.dirname(file) == folder and os.path.basename(file) == f"{app}.log":
+            os.unlink(link)
+        elif not os.path.islink(link) or os.readlink(link) != file:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.symlink(file, link + ".new")
+            os.rename(link + ".new", link)
 
 
 def become_logger() -> None:

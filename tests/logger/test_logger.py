@@ -251,6 +251,7 @@ def test_settings_can_change_while_it_runs(rig: Rig, worker: int) -> None:
     write_all(out, b"json\n")
     assert wait_for(second, 1)[0].msg == b"json"
     assert second.read_bytes().startswith(b'{"ts":')
+    assert (rig.home / "logs" / "api.path").readlink() == second  # for who looks for it without a daemon
     assert len(records(first)) == 1
     os.close(out)
 

@@ -1,0 +1,208 @@
+"""CLI: the log files of a home: which there are, read from their end or their start, followed across rotation.
+
+Reads only, and asks nobody: it works while the daemon is down. Lines are bytes without their newline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from pyworker.protocol.inherited import APP_NAME, LOGS_DIR
+
+_BLOCK = 256 * 1024
+_TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time
+_LONGEST = 1024 * 1024  # a line that is longer (not one of the logger's) is cut into such pieces
+
+
+def find(home: str) -> dict[str, str]:
+    """Return app → log file. An app whose log is elsewhere has a link `logs/APP.path` that the logger has made."""
+    folder = os.path.join(home, LOGS_DIR)
+    found: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in sorted(os.listdir(folder), reverse=True):  # APP.path before APP.log
+            app, _, kind = name.rpartition(".")
+            if kind == "path" and APP_NAME.match(app):
+                found[app] = os.path.realpath(os.path.join(folder, name))
+            elif kind == "log" and APP_NAME.match(app) and app not in found and name != "pyworker.log":
+                found[app] = os.path.join(folder, name)
+    return dict(sorted(found.items()))
+
+
+def rotated(path: str) -> list[str]:
+    """Return the rotated files of a log, newest first: file.log.1, file.log.2.gz…"""
+    folder, name = os.path.split(path)
+    pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,3})(\.gz)?\Z")
+    found = []
+    with contextlib.suppress(OSError):
+        found = [(int(m[1]), e) for e in os.listdir(folder) if (m := pattern.match(e))]
+    return [os.path.join(folder, entry) for _, entry in sorted(found)]
+
+
+class Log:
+    """One log file, opened once: its past up to now, then what is added. `close` it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = _open(path)
+        self._at = 0  # where `more` goes on
+        self._before: list[str] = []
+        if self._fd is not None:
+            self._at = _after_last_newline(self._fd, os.fstat(self._fd).st_size)
+            self._before = rotated(path)
+        self._end = self._at
+        self._rest = b""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    # ---- the past -----------------------------------------------------------------------------------
+    def backwards(self) -> Iterator[bytes]:
+        """Yield the lines that were there when the log was opened, the newest first, older files too."""
+        if self._fd is not None:
+            yield from _backwards(self._fd, self._end)
+        for path in self._before:
+            if path.endswith(".gz"):
+                yield from reversed(list(_forwards(path)))
+            elif (fd := _open(path)) is not None:
+                try:
+                    yield from _backwards(fd, os.fstat(fd).st_size)
+                finally:
+                    os.close(fd)
+
+    def forwards(self, since: float) -> Iterator[bytes]:
+        """Yield these lines oldest first, without files last written before `since` (seconds of the epoch)."""
+        for path in reversed(self._before):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_mtime >= since:
+                    yield from _forwards(path)
+        if self._fd is not None:
+            with open(f"/proc/self/fd/{self._fd}", "rb") as file:  # by its fd: it may have been renamed
+                yield from _split(file, self._end)
+
+    # ---- what is added ------------------------------------------------------------------------------
+    def more(self) -> list[bytes]:
+        """Return the lines added since the last call (a part of a long batch at a time); [] when there are none."""
+        data = self._read()
+        if not data and self._is_replaced():
+            data = self._read()  # written between the look and the rotation
+            if not data:
+                self._next()
+                ending, self._rest = self._rest, b""
+                return [ending] if ending else self._lines(self._read())
+        return self._lines(data)
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST:
+            lines.append(self._rest)
+            self._rest = b""
+        return lines
+
+    def _read(self) -> bytes:
+        if self._fd is None:
+            self._fd = _open(self.path)
+            if self._fd is None:
+                return b""
+        data = os.pread(self._fd, _TURN, self._at)
+        self._at += len(data)
+        return data
+
+    def _is_replaced(self) -> bool:
+        """True when this file is at its end for good: another one has its name, or it was cut."""
+        if self._fd is None:
+            return False
+        ours = os.fstat(self._fd)
+        if ours.st_size < self._at:
+            return True
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False  # moved away, and the next one is not made yet
+        return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def _next(self) -> None:
+        """Go on in the file that comes after this one: more than one rotation may have happened."""
+        assert self._fd is not None
+        ours = os.fstat(self._fd)
+        following = self.path
+        for path in rotated(self.path) if ours.st_size >= self._at else ():
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                    break
+                if not path.endswith(".gz") and found.st_mtime_ns >= ours.st_mtime_ns:
+                    following = path
+        self.close()
+        self._fd = _open(following)
+        self._at = 0
+
+
+def _open(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+
+
+def _forwards(path: str) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            yield from _split(cast("BinaryIO", file), None)
+    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
+        return  # gone, or damaged: what could be read was
+
+
+def _split(file: BinaryIO, left: int | None) -> Iterator[bytes]:
+    rest = b""
+    while left is None or left > 0:
+        data = file.read(_BLOCK if left is None else min(_BLOCK, left))
+        if not data:
+            break
+        if left is not None:
+            left -= len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+        if len(rest) > _LONGEST:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def _backwards(fd: int, at: int) -> Iterator[bytes]:
+    rest = b""
+    first = True
+    while at > 0:
+        size = min(_BLOCK, at)
+        at -= size
+        rest, *lines = (os.pread(fd, size, at) + rest).split(b"\n")
+        if first and lines and not lines[-1]:
+            lines.pop()  # after the last newline
+        first = False
+        yield from reversed(lines)
+        if len(rest) > _LONGEST:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def _after_last_newline(fd: int, size: int) -> int:
+    """Return the offset after the last whole line: what is being written now belongs to what is added."""
+    at = size
+    while at > 0:
+        start = max(0, at - _BLOCK)
+        found = os.pread(fd, at - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        at = start
+    return 0

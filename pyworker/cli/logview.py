@@ -1,0 +1,244 @@
+"""CLI: records of log files as lines for a person, a pipe or a program. Pure: no file, no clock, no terminal.
+
+An app's output can never steer the terminal: control characters are made visible, except with --raw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from pyworker.cli.render import Look, clean
+from pyworker.protocol.inherited import APP_NAME
+from pyworker.protocol.logs import parse_record
+
+_UNSAFE = re.compile(rb"[^\t\x20-\x7e]")  # anything that needs a closer look
+_COLORS = (b"36", b"33", b"32", b"35", b"34", b"96", b"93", b"92", b"95", b"94")
+_MOST_HELD = 1024 * 1024  # bytes of one unfinished line
+
+
+_MARKS = frozenset({b"out|", b"err|", b"out+", b"err+"})
+_names: set[bytes] = set()  # seen and found to be APP.N; checking each once is enough
+
+
+class Entry(NamedTuple):
+    """A line of a log: `name` is "api.2"; `stream` is "out" or "err"; `partial`: the next one goes on with it."""
+
+    ts: bytes
+    name: bytes
+    pid: bytes
+    stream: bytes
+    partial: bool
+    msg: bytes
+
+
+def entry(line: bytes) -> Entry | None:
+    """Parse a line of a log file (either format); None for one that is no record."""
+    parts = line.split(b" ", 4)
+    if len(parts) == 5:
+        mark = parts[3]
+        if mark in _MARKS and parts[2].isdigit() and (parts[1] in _names or _is_name(parts[1])):
+            return Entry(parts[0], parts[1], parts[2], mark[:3], mark[3:] == b"+", parts[4])
+    record = parse_record(line) if line.startswith(b"{") else None
+    if record is None or not APP_NAME.match(record.app):
+        return None
+    name = f"{record.app}.{record.worker}".encode()
+    return Entry(record.ts.encode(), name, b"%d" % record.pid, record.stream.encode(), record.partial, record.msg)
+
+
+def _is_name(name: bytes) -> bool:
+    app, _, worker = name.rpartition(b".")
+    good = worker.isdigit() and APP_NAME.match(app.decode("latin-1")) is not None
+    if good and len(_names) < 10_000:
+        _names.add(name)
+    return good
+
+
+class Choice:
+    """Which lines are wanted: names ("api", "api.2", globs; none = all), streams, times (UTC stamps; "" = open)."""
+
+    def __init__(self, names: tuple[str, ...] = (), stream: str = "", since: str = "", until: str = "") -> None:
+        self._names = () if "all" in names else names
+        self._stream = stream.encode()
+        self._since = since.encode()
+        self._until = until.encode()
+        self._known: dict[bytes, bool] = {}
+        self._everything = not self._names and not stream and not until and not since
+
+    def wants(self, found: Entry) -> bool:
+        """True for an entry that was asked for."""
+        if self._everything:
+            return True
+        if self._stream and found.stream != self._stream:
+            return False
+        if (self._since and found.ts < self._since) or (self._until and found.ts > self._until):
+            return False
+        known = self._known.get(found.name)
+        if known is None:
+            known = self._known[found.name] = self._is_named(found.name.decode("utf-8", "replace"))
+        return known
+
+    def is_before(self, found: Entry) -> bool:
+        """True for an entry older than all that is wanted."""
+        return bool(self._since) and found.ts < self._since
+
+    def wants_app(self, app: str) -> bool:
+        """True when something of this app may be wanted."""
+        return not self._names or any(fnmatchcase(app, n) or fnmatchcase(app, _app_of(n)) for n in self._names)
+
+    def _is_named(self, name: str) -> bool:
+        app, _, worker = name.rpartition(".")
+        full = f"{app}.template" if worker == "0" else name
+        return not self._names or any(fnmatchcase(app, n) or fnmatchcase(full, n) for n in self._names)
+
+
+def _app_of(selector: str) -> str:
+    app, dot, worker = selector.rpartition(".")
+    return app if dot and (worker.isdigit() or worker == "template" or "*" in worker) else selector
+
+
+class Joiner:
+    """Puts the parts of lines together again, per worker and stream."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[bytes, bytes, bytes], list[bytes]] = {}
+        self._sizes: dict[tuple[bytes, bytes, bytes], int] = {}
+        self._last: dict[tuple[bytes, bytes, bytes], Entry] = {}
+
+    def add(self, found: Entry) -> Entry | None:
+        """Return the whole line that an entry ends, or None when it goes on."""
+        if not found.partial and not self._parts:
+            return found
+        key = (found.name, found.pid, found.stream)
+        parts = self._parts.get(key)
+        if found.partial:
+            size = self._sizes[key] = self._sizes.get(key, 0) + len(found.msg)
+            if parts is None:
+                self._parts[key] = [found.msg]
+            else:
+                parts.append(found.msg)
+            self._last[key] = found
+            return self._take(key) if size > _MOST_HELD else None
+        if parts is None:
+            return found
+        parts.append(found.msg)
+        self._last[key] = found
+        return self._take(key)
+
+    def held(self) -> list[Entry]:
+        """Return the lines that nothing has ended, as they are so far, and forget them."""
+        return [self._take(key) for key in list(self._parts)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def _take(self, key: tuple[bytes, bytes, bytes]) -> Entry:
+        msg = b"".join(self._parts.pop(key))
+        self._sizes.pop(key, None)
+        return self._last.pop(key)._replace(partial=False, msg=msg)
+
+
+class View:
+    """Turns entries into output. `kind`: "text", "json" (one object a line) or "raw" (the app's own bytes)."""
+
+    def __init__(self, how: Look, kind: str = "text", *, prefix: bool = True, encoding: str = "utf-8") -> None:
+        self._how = how
+        self._kind = kind
+        self._prefix = prefix
+        self._encoding = encoding
+        self._width = 0
+        self._heads: dict[tuple[bytes, bytes], bytes] = {}
+        self._colors: dict[bytes, bytes] = {}
+        self._second = b""
+        self._time = b""
+
+    def learn(self, names: Iterable[bytes]) -> None:
+        """Make room for the longest of these names, so that what follows is aligned from its first line."""
+        longest = max([self._width, *(len(_shown(n)) for n in names)])
+        if longest > self._width:
+            self._width = longest
+            self._heads = {}
+
+    def line(self, found: Entry) -> bytes:
+        """Return the output for an entry, newline included."""
+        if self._kind == "raw":
+            return found.msg + b"\n"
+        if self._kind == "json":
+            return self._json(found)
+        msg = found.msg if not _UNSAFE.search(found.msg) else self._safe(found.msg)
+        if not self._prefix:
+            return msg + b"\n"
+        head = self._heads.get((found.name, found.stream))
+        if head is None:
+            head = self._head(found.name, found.stream)
+        if not self._how.tty:
+            return head + msg + b"\n"
+        if found.ts[:19] != self._second:
+            self._second = found.ts[:19]
+            self._time = self._clock(found.ts)
+        return head + self._time + msg + b"\n"
+
+    def event(self, stamp: str, who: str, words: str) -> bytes:
+        """Return an event as a dim line between the app's."""
+        rule = "--" if self._how.ascii else "──"
+        time = local(stamp)
+        text = f"{rule} {time}  {clean(who)} {clean(words)} {rule}"
+        return self._encode(f"\x1b[2m{text}\x1b[0m" if self._how.color else text) + b"\n"
+
+    def stray(self, line: bytes) -> bytes:
+        """Return a line of a log file that is no record: somebody else has written it."""
+        return line + b"\n" if self._kind == "raw" else self._safe(line) + b"\n" if self._kind == "text" else b""
+
+    def _head(self, name: bytes, stream: bytes) -> bytes:
+        self.learn([name])
+        bar = "|" if self._how.ascii else "┃" if stream == b"err" else "│"
+        if self._how.ascii and stream == b"err":
+            bar = "!"
+        label, mark = _shown(name).ljust(self._width), self._encode(bar)
+        if self._how.color:
+            color = self._colors.setdefault(name, _COLORS[len(self._colors) % len(_COLORS)])
+            label = b"\x1b[" + color + b"m" + label
+            mark = (b"\x1b[31m" + mark if stream == b"err" else mark) + b"\x1b[0m"
+        head = self._heads[name, stream] = label + b" " + mark + b" "
+        return head
+
+    def _clock(self, ts: bytes) -> bytes:
+        text = local(ts.decode("ascii", "replace")).encode()
+        return b"\x1b[2m" + text + b"\x1b[0m " if self._how.color else text + b" "
+
+    def _safe(self, msg: bytes) -> bytes:
+        return self._encode(clean(msg.decode("utf-8", "backslashreplace").rstrip("\r").replace("\n", " ")))
+
+    def _encode(self, text: str) -> bytes:
+        return text.encode(self._encoding, "backslashreplace")
+
+    def _json(self, found: Entry) -> bytes:
+        app, _, worker = found.name.decode("utf-8", "replace").rpartition(".")
+        value = {
+            "v": 1, "ts": found.ts.decode("ascii", "replace"), "app": app, "worker": int(worker), "pid": int(found.pid),
+            "stream": "stderr" if found.stream == b"err" else "stdout", "msg": found.msg.decode("utf-8", "backslashreplace"),
+        }  # fmt: skip
+        return json.dumps(value).encode() + b"\n"
+
+
+def _shown(name: bytes) -> bytes:
+    return name[:-1] + b"template" if name.endswith(b".0") else name
+
+
+def local(stamp: str) -> str:
+    """Return the local time of day of a UTC stamp: "14:02:31"."""
+    try:
+        return datetime.fromisoformat(stamp).astimezone().strftime("%H:%M:%S")
+    except (ValueError, OverflowError):
+        return clean(stamp)[:8]
+
+
+def merge(batches: Iterable[Iterable[Entry]]) -> Iterator[Entry]:
+    """Merge logs by time; each of them stays in its own order, also when a clock was set back."""
+    import heapq
+
+    return heapq.merge(*batches, key=lambda e: e.ts)

@@ -1,0 +1,343 @@
+"""`pyworker logs`, run as users run it, on log files as the logger writes them. No daemon anywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyworker.logger.rotation import Rotation
+from pyworker.protocol.logs import LogRecord, format_record
+from tests.support.cli import environment, run, run_on_terminal
+from tests.support.wait import wait_until
+
+
+def stamp(second: int) -> str:
+    return f"2026-01-02T14:{second // 60:02}:{second % 60:02}.000Z"
+
+
+def record(
+    second: int, msg: bytes | str, worker: int = 1, *, app: str = "api", err: bool = False, partial: bool = False
+) -> bytes:
+    text = msg.encode() if isinstance(msg, str) else msg
+    return format_record(
+        LogRecord(stamp(second), app, worker, 40 + worker, "err" if err else "out", partial, text), "text"
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home" / "logs").mkdir(parents=True, mode=0o700)
+    (tmp_path / "home").chmod(0o700)
+    return tmp_path / "home"
+
+
+def log(home: Path, *records: bytes, app: str = "api", suffix: str = "") -> Path:
+    path = home / "logs" / f"{app}.log{suffix}"
+    with path.open("ab") as file:
+        file.write(b"".join(records))
+    return path
+
+
+def logs(home: Path, *args: str, **env: str) -> str:
+    result = run("logs", *args, home=str(home), **env)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    return result.out
+
+
+def event(home: Path, second: int, seq: int, text: str, app: str = "api") -> None:
+    value = {
+        "v": 1,
+        "time": stamp(second),
+        "seq": seq,
+        "app": app,
+        "worker": None,
+        "type": "app_note",
+        "data": {"text": text},
+    }
+    with (home / "events.jsonl").open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def test_logs_of_all_apps_are_merged_by_time_with_aligned_names(home: Path) -> None:
+    log(home, record(1, "one"), record(3, "three", 2, err=True))
+    log(home, record(2, "two", app="longer-name"), app="longer-name")
+    assert logs(home) == "api.1         │ one\nlonger-name.1 │ two\napi.2         ┃ three\n"
+
+
+def test_terminal_gets_colour_and_the_time(home: Path) -> None:
+    log(home, record(1, "one"), record(2, "two", 2, err=True))
+    shown = run_on_terminal("logs", home=str(home))
+    assert shown.screen.text == "api.1 │ 14:00:01 one\napi.2 ┃ 14:00:02 two\n"
+    assert "\x1b[36mapi.1 │\x1b[0m \x1b[2m14:00:01\x1b[0m one" in shown.raw
+    assert "\x1b[31m┃\x1b[0m" in shown.raw
+
+
+def test_last_lines_reach_back_into_rotated_and_compressed_files(home: Path) -> None:
+    (home / "logs" / "api.log.2.gz").write_bytes(gzip.compress(b"".join(record(n, f"{n}") for n in range(100))))
+    log(home, *(record(n, f"{n}") for n in range(100, 150)), suffix=".1")
+    log(home, *(record(n, f"{n}") for n in range(150, 160)))
+    assert logs(home, "--no-prefix").split() == [str(n) for n in range(110, 160)]
+    assert logs(home, "--no-prefix", "-n", "3").split() == ["157", "158", "159"]
+    assert logs(home, "--no-prefix", "-n", "155").split() == [str(n) for n in range(5, 160)]
+    assert logs(home, "-n", "0") == ""
+    assert logs(home, "--no-prefix", "--since", "2026-01-02T14:01:35Z").split() == [str(n) for n in range(95, 160)]
+
+
+def test_names_pick_apps_workers_and_globs(home: Path) -> None:
+    log(home, record(1, "a1"), record(2, "a2", 2), record(3, "at", 0))
+    log(home, record(4, "m1", app="mail"), app="mail")
+    plain = ("--no-prefix",)
+    assert logs(home, "api", *plain).split() == ["a1", "a2", "at"]
+    assert logs(home, "api.2", "mail", *plain).split() == ["a2", "m1"]
+    assert logs(home, "m*", *plain).split() == ["m1"]
+    assert logs(home, "api.template") == "api.template │ at\n"
+    assert logs(home, "all", *plain).split() == ["a1", "a2", "at", "m1"]
+
+
+def test_streams_and_times_pick_lines(home: Path) -> None:
+    log(home, record(1, "o"), record(2, "e", err=True), record(200, "late"))
+    assert logs(home, "--stderr", "--no-prefix").split() == ["e"]
+    assert logs(home, "--stdout", "--no-prefix").split() == ["o", "late"]
+    assert logs(home, "--until", "2026-01-02T14:01:00Z", "--no-prefix").split() == ["o", "e"]
+    assert logs(home, "--since", "2026-01-02T14:00:02Z", "--until", "2026-01-02T14:00:02Z", "--no-prefix").split() == [
+        "e"
+    ]
+
+
+@pytest.mark.parametrize("value", ["yesterday", "25:00", "15 m", "2026-13-01"])
+def test_time_that_is_none_is_refused_with_examples(home: Path, value: str) -> None:
+    result = run("logs", "--since", value, home=str(home))
+    assert result.code == 2
+    assert '"15m", "13:00" or "2026-11-23T13:00"' in result.err
+
+
+def test_parts_of_a_line_are_one_line_again(home: Path) -> None:
+    log(
+        home,
+        record(1, "load", partial=True),
+        record(1, "other", 2),
+        record(2, "ing…".encode()[:5], partial=True),
+        record(3, "ing…".encode()[5:] + b" done"),
+        record(4, "still", partial=True),
+    )
+    assert logs(home) == "api.1 │ still\n".join(["api.2 │ other\napi.1 │ loading… done\n", ""])
+    assert logs(home, "-n", "2", "--no-prefix") == "loading… done\nstill\n"
+
+
+def test_escapes_of_an_app_cannot_touch_the_terminal(home: Path) -> None:
+    evil = b"\x1b[2J\x1b]0;owned\x07 \x9b31m \xc2\x9b31m a\rb \x00\x7f\x08\ttab" + "\u202e".encode()
+    log(home, record(1, evil))
+    for shown in (logs(home), run_on_terminal("logs", "--no-prefix", home=str(home)).raw):
+        assert "\\x1b[2J\\x1b]0;owned\\x07 \\x9b31m \\x9b31m a" in shown
+        assert not set(shown) & {"\x1b", "\x07", "\x9b", "\x00", "\x7f", "\x08", "\u202e"}
+        assert "\ttab" in shown or "tab" in shown
+
+
+def test_raw_gives_the_apps_own_bytes(home: Path) -> None:
+    log(home, record(1, b"\x1b[31mred\xff\x00"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pyworker", "logs", "--raw"], capture_output=True, env=environment(str(home)), timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout == b"\x1b[31mred\xff\x00\n"
+
+
+def test_json_is_one_object_a_line(home: Path) -> None:
+    log(home, record(1, "ü\x1b", 2, err=True))
+    event(home, 2, 1, "not in here")
+    assert [json.loads(x) for x in logs(home, "--json").splitlines()] == [
+        {"v": 1, "ts": stamp(1), "app": "api", "worker": 2, "pid": 42, "stream": "stderr", "msg": "ü\x1b"}
+    ]
+
+
+def test_json_logs_read_like_text_logs(home: Path) -> None:
+    log(home, format_record(LogRecord(stamp(1), "api", 1, 5, "out", partial=False, msg='say "hä"'.encode()), "json"))
+    assert logs(home) == 'api.1 │ say "hä"\n'
+
+
+def test_events_stand_between_the_lines_of_their_time(home: Path) -> None:
+    event(home, 0, 1, "before all lines")
+    log(home, record(1, "one"), record(3, "three"))
+    event(home, 2, 2, "deployed \x1b[31m by bob")
+    event(home, 4, 3, "other's", app="mail")
+    assert logs(home, "api") == "api.1 │ one\n── 14:00:02  api deployed \\x1b[31m by bob ──\napi.1 │ three\n"
+    assert "deployed" not in logs(home, "--raw")
+
+
+def test_log_in_another_place_is_found_through_its_link(home: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "var" / "x.log"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(record(2, "here"))
+    elsewhere.with_name("x.log.1").write_bytes(record(1, "rotated"))
+    (home / "logs" / "api.path").symlink_to(elsewhere)
+    assert logs(home, "api", "--no-prefix").split() == ["rotated", "here"]
+
+
+def test_unknown_app_exits_4_and_names_the_home_and_the_logs_there_are(home: Path) -> None:
+    log(home, record(1, "x"))
+    result = run("logs", "apl", home=str(home))
+    assert result.code == 4
+    assert str(home) in result.err
+    assert "did you mean api?" in result.err
+    assert "there are logs of: api" in result.err
+    assert result.out == ""
+
+
+def test_known_app_that_has_printed_nothing_is_no_error(home: Path) -> None:
+    (home / "apps.json").write_text(json.dumps({"v": 1, "apps": [{"name": "quiet"}]}))
+    assert logs(home, "quiet") == ""
+
+
+def test_home_that_does_not_exist_has_no_logs_and_is_not_made(tmp_path: Path) -> None:
+    assert logs(tmp_path / "nothing") == ""
+    assert run("logs", "api", home=str(tmp_path / "nothing")).code == 4
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_damaged_files_are_read_as_far_as_possible(home: Path) -> None:
+    log(home, b"an editor was here\n\xff\xfe\n", record(5, "fine"), b"{[[[\n", b"2026 x y out| z\n", b"torn in the mid")
+    (home / "logs" / "api.log.1.gz").write_bytes(gzip.compress(record(1, "zipped"))[:-9])
+    (home / "logs" / "bad.log").write_bytes(os.urandom(5000))
+    (home / "events.jsonl").write_bytes(b"{\n\xff\n[]\n" + b"[" * 5000 + b"\n")
+    assert "api.1 │ fine\n" in logs(home)
+
+
+# ---- -f ----------------------------------------------------------------------------------------------
+class Follower:
+    """`pyworker logs -f` and what it has printed so far."""
+
+    def __init__(self, home: Path, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pyworker", "logs", "-f", *args],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(str(home)), start_new_session=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.text = b""
+
+    def has(self, words: bytes) -> bool:
+        assert self.process.stdout is not None
+        while part := self.process.stdout.read():
+            self.text += part
+        return words in self.text
+
+    def wait_for(self, words: bytes) -> None:
+        wait_until(lambda: self.has(words), what=f"{words!r} in {self.text[-500:]!r}")
+
+    def end(self) -> tuple[int, bytes]:
+        self.process.send_signal(signal.SIGINT)
+        _, err = self.process.communicate(timeout=20)
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def follow(home: Path) -> Iterator[Callable[..., Follower]]:
+    made: list[Follower] = []
+
+    def start(*args: str) -> Follower:
+        made.append(Follower(home, *args))
+        return made[-1]
+
+    yield start
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+
+
+def test_follow_starts_with_ten_lines_goes_on_and_ends_silently_at_ctrl_c(
+    home: Path, follow: Callable[..., Follower]
+) -> None:
+    log(home, *(record(n, f"old{n}.") for n in range(20)))
+    view = follow()
+    view.wait_for(b"old19.")
+    assert view.text.count(b"old") == 10
+    log(home, record(30, "new"))
+    view.wait_for(b"api.1 \xe2\x94\x82 new\n")
+    code, err = view.end()
+    assert (code, err) == (130, b"")
+
+
+def test_follow_sees_apps_and_events_that_appear_later(home: Path, follow: Callable[..., Follower]) -> None:
+    view = follow("api", "mail*", "late")
+    assert view.process.wait(20) == 4
+    log(home, record(1, "first"))
+    view = follow()
+    view.wait_for(b"first")
+    log(home, record(1, "hello", app="late"), app="late")
+    view.wait_for(b"hello")
+    event(home, 3, 9, "deployed")
+    view.wait_for("── 14:00:03  api deployed ──\n".encode())
+
+
+def test_follow_reads_every_line_across_rotations(home: Path, follow: Callable[..., Follower]) -> None:
+    path = log(home, record(0, "start"))
+    view = follow("--no-prefix")
+    view.wait_for(b"start")
+    rotation = Rotation(str(path))
+    for number in range(1, 10):  # several rotations with nothing in between to wait for
+        rotation.shift(20)
+        log(home, record(number, f"file{number}."))
+        if number % 3 == 0:
+            view.wait_for(b"file%d." % number)
+    assert view.text.split() == [b"start", *(b"file%d." % n for n in range(1, 10))]
+
+
+def test_follow_shows_an_unfinished_line_after_a_moment_and_then_its_rest(
+    home: Path, follow: Callable[..., Follower]
+) -> None:
+    log(home, record(0, "x"))
+    view = follow("--no-prefix")
+    view.wait_for(b"x")
+    log(home, record(1, "Password: ", partial=True))
+    view.wait_for(b"Password: \n")
+    log(home, record(1, "a", partial=True))
+    log(home, record(1, "b"))
+    view.wait_for(b"ab\n")
+
+
+def test_line_that_is_being_written_is_shown_once_and_whole(home: Path, follow: Callable[..., Follower]) -> None:
+    whole = record(2, "second half")
+    path = log(home, record(1, "x"), whole[:40])
+    view = follow("--no-prefix")
+    view.wait_for(b"x")
+    with path.open("ab") as file:
+        file.write(whole[40:])
+    view.wait_for(b"second half\n")
+    assert view.text == b"x\nsecond half\n"
+
+
+def test_reader_that_has_seen_enough_ends_it_quietly(home: Path) -> None:
+    log(home, *(record(n % 3000, "x" * 100) for n in range(20_000)))
+    view = subprocess.Popen(
+        [sys.executable, "-m", "pyworker", "logs", "-n", "20000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(str(home)),
+    )  # fmt: skip
+    assert view.stdout is not None
+    view.stdout.read(10)
+    view.stdout.close()
+    assert view.stderr is not None
+    assert view.stderr.read() == b""
+    view.stderr.close()
+    assert view.wait(20) == 0
+
+
+def test_logs_import_nothing_slow(home: Path) -> None:
+    log(home, record(1, "x"))
+    event(home, 2, 1, "y")
+    code = (
+        "import sys; from pyworker.cli.main import main; main(['logs']); "
+        "print(sorted({'rich','asyncio','psutil','msgspec','tomllib','uvicorn','subprocess'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment(str(home)), timeout=30, check=True, text=True
+    )
+    assert done.stderr == "[]\n"
