@@ -178,6 +178,8 @@ def report_finding(finding: Finding, path: Path, table: Path, report: Report) ->
 
 def path_of(key: Path, table: Path, report: Report) -> Path:
     """Return where an app's key stands: in its own table, else in [defaults]; list items only where there is a list."""
+    if not report.has_text:
+        return (*table, *key)
     tables = [table]
     if table[-2:-1] == ("apps",) or table[-1:] == ("app",):
         root = table[:-2] if table[-2:-1] == ("apps",) else table[:-1]

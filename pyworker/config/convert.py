@@ -206,7 +206,7 @@ def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
         ) from None
     if option.choices and converted not in option.choices:
         raise _Wrong(f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value))
-    _limits(option, converted, str)
+    _limits(option, converted, shown)
     return converted
 
 
@@ -229,6 +229,8 @@ def _with_unit(option: Option, value: Any) -> float | int:
 def _limits(option: Option, value: Any, words: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
+    if not -(2**63) <= value < 2**63:
+        raise _Wrong("is out of range")
     if option.minimum is not None and value < option.minimum:
         raise _Wrong(f"must be at least {words(option.minimum)}, not {words(value)}")
     if option.maximum is not None and value > option.maximum:

@@ -19,10 +19,9 @@ Lookup = Callable[[str], str | None]
 class InterpolationError(ValueError):
     """Malformed, or a variable that is not set; `hint` says what to write."""
 
-    def __init__(self, message: str, hint: str = "", *, unset: bool = False) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
-        self.unset = unset  # the text is right, the environment lacks something
 
 
 def interpolate(text: str, lookup: Lookup) -> str:
@@ -31,13 +30,8 @@ def interpolate(text: str, lookup: Lookup) -> str:
 
 
 def check_syntax(text: str) -> None:
-    """Raise InterpolationError when the text is malformed, whatever is set; defaults are looked into."""
-    try:
-        _expand(text, lambda name: None, 0)
-    except InterpolationError as error:
-        if not error.unset:
-            raise
-    _expand(text, lambda name: "", 0)
+    """Raise InterpolationError when the text is malformed, whatever is set."""
+    _expand(text, None, 0)
 
 
 def expand_dotenv(text: str, lookup: Lookup) -> str:
@@ -45,7 +39,8 @@ def expand_dotenv(text: str, lookup: Lookup) -> str:
     return _DOTENV.sub(lambda m: lookup(m[1]) or m[2] or "", text)
 
 
-def _expand(text: str, lookup: Lookup, depth: int) -> str:
+def _expand(text: str, lookup: Lookup | None, depth: int) -> str:
+    """Fill in the variables; without a lookup only look at the form, every default and message included."""
     if depth > _MAX_DEPTH:
         raise InterpolationError("is nested too deeply")
     parts: list[str] = []
@@ -81,26 +76,26 @@ def _closing(text: str, at: int) -> int:
     raise InterpolationError("has a ${ without its }", "a plain dollar sign is written $$")
 
 
-def _variable(inside: str, lookup: Lookup, depth: int) -> str:
+def _variable(inside: str, lookup: Lookup | None, depth: int) -> str:
     match = _NAME.match(inside)
     if match is None:
         raise InterpolationError(f"has ${{{inside[:40]}}}: that is not a variable", "a plain dollar sign is written $$")
     name, rest = match[0], inside[match.end() :]
-    value = lookup(name)
+    value = lookup(name) if lookup is not None else None
     if rest.startswith(":-"):
         return value or _expand(rest[2:], lookup, depth + 1)
     if rest.startswith(":?"):
         if not value:
+            if lookup is None:
+                return _expand(rest[2:], None, depth + 1)
             message = _expand(rest[2:], lookup, depth + 1) or "it must be set"
-            raise InterpolationError(
-                f"needs {name}: {message}", f"set {name} in env_file, or list it in inherit_env", unset=True
-            )
-        return value
+            raise InterpolationError(f"needs {name}: {message}", f"set {name} in env_file, or list it in inherit_env")
+        return value or ""
     if rest:
         raise InterpolationError(
             f"has ${{{inside[:40]}}}, which is none of ${{{name}}} ${{{name}:-default}} ${{{name}:?message}}"
         )
-    if value is None:
+    if value is None and lookup is not None:
         hint = f"set {name} in env_file or the shell, or give a default: ${{{name}:-}}"
-        raise InterpolationError(f"needs {name}, which is not set", hint, unset=True)
-    return value
+        raise InterpolationError(f"needs {name}, which is not set", hint)
+    return value or ""

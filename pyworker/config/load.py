@@ -130,30 +130,27 @@ def _read(path: str) -> tuple[dict[str, Any], Document, int]:
         return ConfigError([Problem(message, hint, file=path, code="unreadable")])
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # non-blocking: a fifo must not hold us
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise refuse(f"{shown_name} is not a regular file")
+            data = file.read(MAX_FILE + 1)
     except FileNotFoundError:
         raise refuse(f"cannot read {shown_name}: no such file", f"looked for {path}") from None
+    except IsADirectoryError:
+        inside = next((n for n in FILES if os.path.isfile(os.path.join(path, n))), "app.toml")
+        hint = f"did you mean {os.path.join(path, inside)}?"
+        raise refuse(f"{shown_name} is a folder, not a config file", hint) from None
     except OSError as error:
         raise refuse(f"cannot read {shown_name}: {error.strerror}", f"looked for {path}") from None
-    with open(fd, "rb") as file:
-        info = os.fstat(fd)
-        if stat.S_ISDIR(info.st_mode):
-            inside = next((n for n in FILES if os.path.isfile(os.path.join(path, n))), "app.toml")
-            raise refuse(f"{shown_name} is a folder, not a config file", f"did you mean {os.path.join(path, inside)}?")
-        if not stat.S_ISREG(info.st_mode):
-            raise refuse(f"{shown_name} is not a regular file")
-        if info.st_size > MAX_FILE:
-            raise refuse(
-                f"{shown_name} is too large for a config file: {info.st_size} bytes, at most {MAX_FILE} are read"
-            )
-        try:
-            data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise refuse(f"cannot read {shown_name}: {error.strerror}") from None
-    if len(data) > MAX_FILE:  # it grew, or is one of those whose size is said to be 0
+    if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
     raw, text = syntax.parse(data, path)
     return raw, scan(text), info.st_mtime_ns
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a fifo without a writer must not hold us
 
 
 def _has_our_table(path: str) -> bool:

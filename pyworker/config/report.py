@@ -42,6 +42,11 @@ class Report:
         if found not in self.problems and len(self.problems) < MAX_PROBLEMS:
             self.problems.append(found)
 
+    @property
+    def has_text(self) -> bool:
+        """False for what was not read from a file."""
+        return self._document is not None
+
     def has(self, path: Path) -> bool:
         """True when the text says something at this path."""
         return self._document is not None and path in self._document.spans

@@ -53,15 +53,19 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], usual: str, what
 
 def bare_number_hint(value: float, unit: str) -> str:
     """Return what a number without a unit was most likely meant to be."""
-    return f'did you mean "{value:g}s"?' if unit == "duration" else f'did you mean "{value:g}MB"?'
+    number = _plain(value)
+    if unit == "duration":
+        return f'did you mean "{number}s"?' if value < 1000 else f'did you mean "{number}ms" or "{number}s"?'
+    return f'did you mean "{number}MB"?' if value < 1024**2 else f'did you mean "{size_text(int(value))}"?'
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as it is written in a file; exact for what parse_duration returns."""
+    """Return a duration as it is written in a file; parse_duration reads it back."""
     for unit in ("d", "h", "m", "s"):
-        if seconds >= _DURATIONS[unit] and math.isclose(seconds % _DURATIONS[unit], 0, abs_tol=1e-9):
-            return f"{seconds / _DURATIONS[unit]:g}{unit}"
-    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+        count = seconds / _DURATIONS[unit]
+        if count >= 1 and math.isclose(count, round(count), rel_tol=1e-12):
+            return f"{round(count)}{unit}"
+    return f"{_plain(seconds * 1000)}ms" if 0 < seconds < 1 else f"{_plain(seconds)}s"
 
 
 def size_text(size: int) -> str:
@@ -70,3 +74,8 @@ def size_text(size: int) -> str:
         if size and size % _SIZES[unit] == 0:
             return f"{size // _SIZES[unit]}{unit}"
     return f"{size}B"
+
+
+def _plain(number: float) -> str:
+    """Return a number without an exponent and without zeros at its end."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")

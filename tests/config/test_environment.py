@@ -1,0 +1,119 @@
+"""The environment of workers: what is in it, in which order, and what of it is secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyworker.config import environment
+from pyworker.config.environment import EnvironmentProblem
+
+
+def test_base_holds_only_what_every_program_needs() -> None:
+    found = environment.base(
+        {"PATH": "/bin", "LANG": "C", "LC_ALL": "C", "TMPDIR": "/t", "EDITOR": "vi", "HOME": "/h"},
+        name="me",
+        home="/home/me",
+        shell="/bin/sh",
+        changed_user=False,
+    )
+    assert found == {
+        "PATH": "/bin",
+        "LANG": "C",
+        "LC_ALL": "C",
+        "TMPDIR": "/t",
+        "HOME": "/h",
+        "USER": "me",
+        "LOGNAME": "me",
+        "SHELL": "/bin/sh",
+    }
+
+
+def test_another_users_base_is_that_users() -> None:
+    base_env = {"HOME": "/root", "USER": "root", "TMPDIR": "/root/tmp"}
+    found = environment.base(base_env, name="www", home="/var/www", shell="", changed_user=True)
+    assert (found["HOME"], found["USER"], found["LOGNAME"], found.get("TMPDIR")) == ("/var/www", "www", "www", None)
+    assert found["PATH"] == environment.DEFAULT_PATH
+
+
+def test_only_named_variables_are_inherited() -> None:
+    shell = {
+        "AWS_KEY": "1",
+        "AWS_REGION": "2",
+        "OTHER": "3",
+        "PYWORKER_APP": "x",
+        "LISTEN_FDS": "1",
+        "PWD": "/",
+        "PATH": "/x",
+    }
+    env: dict[str, str] = {}
+    environment.inherit(env, shell, ("AWS_*",))
+    assert env == {"AWS_KEY": "1", "AWS_REGION": "2"}
+    environment.inherit(env, shell, ("*",))
+    assert env == {"AWS_KEY": "1", "AWS_REGION": "2", "OTHER": "3", "PATH": "/x"}
+
+
+def test_bin_of_the_venv_is_first_on_path(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    python = str(tmp_path / "bin" / "python")
+    env = {"PATH": f"/bin:{tmp_path}/bin"}
+    environment.use_venv(env, python)
+    assert env == {"PATH": f"/bin:{tmp_path}/bin"}
+    (tmp_path / "pyvenv.cfg").touch()
+    environment.use_venv(env, python)
+    assert env == {"PATH": f"{tmp_path}/bin:/bin", "VIRTUAL_ENV": str(tmp_path)}
+
+
+def test_dotenv_file_is_read_with_its_variables(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("# c\nA=1\nexport B='two words'\nC=\"${A}-${SHELL_ONLY}-${NO:-d}\"\nD=pa$$w#rd\nBARE\n")
+    env = {"A": "0"}
+    environment.add_file(env, str(file), ("env_file", 0), {"SHELL_ONLY": "s"})
+    assert env == {"A": "1", "B": "two words", "C": "1-s-d", "D": "pa$$w#rd"}
+
+
+def test_dotenv_file_that_is_missing_is_an_error_unless_optional(tmp_path: Path) -> None:
+    env: dict[str, str] = {}
+    with pytest.raises(EnvironmentProblem) as caught:
+        environment.add_file(env, str(tmp_path / ".env"), ("env_file", 1), {})
+    assert caught.value.key == ("env_file", 1)
+    assert '".env?"' in caught.value.hint
+    environment.add_file(env, str(tmp_path / ".env?"), ("env_file", 1), {})
+    assert env == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"A=1\n\nB 'x\nC=2\n", "line 3 is not NAME=value"),
+        (b"A=\xff\n", "not UTF-8"),
+        (b"A=1\0\n", "line 1 is not"),
+        (b"#" * (2 << 20), "larger than"),
+    ],
+)
+def test_broken_dotenv_file_says_what_is_wrong(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "e").write_bytes(data)
+    with pytest.raises(EnvironmentProblem, match=message):
+        environment.add_file({}, str(tmp_path / "e"), ("env_file", 0), {})
+
+
+def test_folder_as_dotenv_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="cannot be read"):
+        environment.add_file({}, str(tmp_path), ("env_file", 0), {})
+
+
+def test_table_sees_what_is_built_so_far_then_the_shell() -> None:
+    env = {"A": "file"}
+    table = {"B": "${A} ${S}", "A": "table", "C": "${A}", "D": "${NO}", "E": "${NO:?say so}", "F": "x"}
+    found = environment.add_table(env, table, {"A": "shell", "S": "s"})
+    assert env == {"A": "table", "B": "file s", "C": "table", "F": "x"}
+    assert [p.key for p in found] == [("env", "D"), ("env", "E")]
+
+
+def test_secrets_are_known_by_name_and_by_passwords_in_urls() -> None:
+    env = {
+        "STRIPE_KEY": "", "api_token": "", "MY_SECRET_X": "", "PGPASSWORD": "", "SENTRY_DSN": "", "AWS_CREDENTIALS": "",
+        "DATABASE": "postgres://u:p@h/db", "SITE": "https://example.org:80/a@b", "LANG": "C",
+    }  # fmt: skip
+    assert set(env) - set(environment.secrets(env)) == {"SITE", "LANG"}

@@ -1,0 +1,94 @@
+"""Who an app runs as, and whose config file root obeys."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from pyworker.config.identity import IdentityError, check_owner, identify
+
+ME = pwd.getpwuid(os.geteuid())
+NOBODY = pwd.getpwnam("nobody")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+
+
+def test_root_gets_the_users_ids_and_groups() -> None:
+    who = identify("nobody", None, is_root=True)
+    assert (who.uid, who.gid, who.home) == (NOBODY.pw_uid, NOBODY.pw_gid, NOBODY.pw_dir)
+    assert who.groups == tuple(sorted(set(os.getgrouplist("nobody", NOBODY.pw_gid))))
+    assert identify(str(NOBODY.pw_uid), None, is_root=True) == who
+
+
+def test_group_replaces_the_users_own() -> None:
+    who = identify("nobody", "0", is_root=True)
+    assert who.gid == 0
+    assert 0 in who.groups
+    alone = identify(None, "12345", is_root=True)
+    assert (alone.uid, alone.gid, alone.groups) == (None, 12345, (12345,))
+
+
+def test_number_without_a_name_needs_a_group() -> None:
+    with pytest.raises(IdentityError, match="group is unknown"):
+        identify("4111222", None, is_root=True)
+    who = identify("4111222", "4111223", is_root=True)
+    assert (who.uid, who.gid, who.groups) == (4111222, 4111223, (4111223,))
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "key"),
+    [
+        ("no-such-user", None, "user"),
+        (None, "no-such-group", "group"),
+        ("99999999999", None, "user"),
+        (None, "99999999999", "group"),
+    ],
+)
+def test_unknown_names_are_refused(user: str | None, group: str | None, key: str) -> None:
+    with pytest.raises(IdentityError) as caught:
+        identify(user, group, is_root=True)
+    assert caught.value.key == key
+
+
+def test_others_may_name_themselves_only() -> None:
+    who = identify(ME.pw_name, str(os.getegid()), is_root=False)
+    assert (who.uid, who.gid, who.groups, who.name) == (None, None, (), ME.pw_name)
+    with pytest.raises(IdentityError, match="only root"):
+        identify(str(os.geteuid() + 1), None, is_root=False)
+    with pytest.raises(IdentityError, match="only root"):
+        identify(None, str(os.getegid() + 1), is_root=False)
+
+
+@needs_root
+def test_root_obeys_files_of_root_and_of_the_apps_user_only(tmp_path: Path) -> None:
+    folder = tmp_path / "srv"
+    folder.mkdir(mode=0o755)
+    file = folder / "app.toml"
+    file.touch(mode=0o644)
+    check_owner(str(file), None)
+    os.chown(file, NOBODY.pw_uid, 0)
+    check_owner(str(file), NOBODY.pw_uid)
+    with pytest.raises(IdentityError, match="belongs to nobody"):
+        check_owner(str(file), None)
+    os.chown(file, 0, 0)
+    os.chmod(file, 0o664)
+    with pytest.raises(IdentityError, match="written by its group"):
+        check_owner(str(file), None)
+    os.chmod(file, 0o644)
+    os.chmod(folder, 0o777)
+    with pytest.raises(IdentityError, match="its folder can be written by everyone"):
+        check_owner(str(file), None)
+    os.chmod(folder, 0o1777)
+    check_owner(str(file), None)
+
+
+@needs_root
+def test_link_does_not_hide_whose_file_it_is(tmp_path: Path) -> None:
+    real = tmp_path / "real.toml"
+    real.touch()
+    os.chown(real, NOBODY.pw_uid, 0)
+    (tmp_path / "app.toml").symlink_to(real)
+    with pytest.raises(IdentityError, match="belongs to nobody"):
+        check_owner(str(tmp_path / "app.toml"), None)

@@ -1,0 +1,72 @@
+"""${VAR} in [env]: what is filled in, what is an error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.config.interpolate import InterpolationError, check_syntax, expand_dotenv, interpolate
+
+ENV = {"A": "1", "EMPTY": "", "X": "${A}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("plain", "plain"),
+        ("${A}", "1"),
+        ("<${A}${A}>", "<11>"),
+        ("${EMPTY}", ""),
+        ("${EMPTY:-d}", "d"),
+        ("${NO:-}", ""),
+        ("${NO:-a b/c}", "a b/c"),
+        ("${NO:-${A}}", "1"),
+        ("${NO:-${NO2:-x}}y", "xy"),
+        ("${A:?must}", "1"),
+        ("$$", "$"),
+        ("$${A}", "${A}"),
+        ("$HOME costs $5", "$HOME costs $5"),
+        ("${X}", "${A}"),
+        ("end$", "end$"),
+    ],
+)
+def test_variables_are_filled_in(text: str, result: str) -> None:
+    assert interpolate(text, ENV.get) == result
+    check_syntax(text)
+
+
+def test_variable_that_is_not_set_is_an_error_that_names_it() -> None:
+    with pytest.raises(InterpolationError, match="needs NO, which is not set"):
+        interpolate("${NO}", ENV.get)
+
+
+def test_message_of_a_required_variable_is_shown() -> None:
+    with pytest.raises(InterpolationError, match=r"needs EMPTY: set it in \.env"):
+        interpolate("${EMPTY:?set it in .env}", ENV.get)
+    check_syntax("${EMPTY:?set it in .env}")
+
+
+@pytest.mark.parametrize(
+    "text", ["${A", "${", "${}", "${1}", "${A-b}", "${A:+b}", "${A b}", "${NO:-${A}", "${NO:-${A!}}"]
+)
+def test_malformed_text_is_refused_whatever_is_set(text: str) -> None:
+    with pytest.raises(InterpolationError):
+        check_syntax(text)
+
+
+@given(st.text(alphabet="${}:-?A$ ", max_size=30))
+def test_any_text_is_filled_in_or_refused(text: str) -> None:
+    try:
+        interpolate(text, ENV.get)
+    except InterpolationError:
+        return
+
+
+def test_nesting_has_an_end() -> None:
+    with pytest.raises(InterpolationError, match="too deeply"):
+        interpolate("${N:-" * 50 + "}" * 50, ENV.get)
+
+
+def test_dotenv_values_keep_dollars_and_take_unset_as_empty() -> None:
+    assert expand_dotenv("pa$$word ${A} ${NO} ${NO:-d} $A", ENV.get) == "pa$$word 1  d $A"

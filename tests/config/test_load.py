@@ -1,0 +1,456 @@
+"""Config files: what is read, what every mistake says and where it points."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyworker.config.load import apply_overrides, find, load, load_inline, locate
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.schema import AppConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def write(folder: Path, text: str, name: str = "app.toml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def one(folder: Path, text: str, **environ: str) -> AppConfig:
+    (app,) = load(write(folder, text), environ=environ).apps
+    return app
+
+
+def problems(folder: Path, text: str, name: str = "app.toml") -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, text, name))
+    return caught.value.problems
+
+
+def marked(problem: Problem) -> str:
+    """What the caret is under."""
+    return problem.source[problem.column - 1 : problem.end_column - 1]
+
+
+# ---- what is read ----------------------------------------------------------------------------------
+def test_smallest_file_gives_an_app_with_the_defaults(tmp_path: Path) -> None:
+    folder = tmp_path / "My Shop!"
+    folder.mkdir()
+    app = one(folder, '[app]\ntarget = "shop.main:app"')
+    assert app == AppConfig(name="my-shop", target="shop.main:app", bind=("127.0.0.1:8000",))
+
+
+def test_every_option_is_read(tmp_path: Path) -> None:
+    app = one(
+        tmp_path,
+        """
+        [app]
+        name = "api"
+        target = "a.b:c.d"
+        factory = true
+        interface = "wsgi"
+        threads = 4
+        loop = "asyncio"
+        cwd = "src"
+        python = ".venv"
+        workers = "auto"
+        bind = ["127.0.0.1:80", "unix:/run/x.sock"]
+        balance = "shared"
+        backlog = 5
+        preload = false
+        env = { A = "${B:-1}" }
+        env_file = ".env"
+        inherit_env = ["AWS_*"]
+        user = "www-data"
+        group = "33"
+        umask = "0027"
+        restart = "on-failure"
+        stop.signal = "SIGINT"
+        stop.drain_timeout = "1.5s"
+        reload.max_surge = 2
+        health = "/healthz"
+        limits.memory = "512MB"
+        logs = { file = "x.log", max_size = "1KB", format = "json" }
+        """.replace("1KB", "4KB")
+        + """
+        [app.http]
+        forwarded_allow_ips = "*"
+        max_body_size = "0B"
+        [app.tls]
+        cert = "c.pem"
+        key = "k.pem"
+        """,
+    )
+    assert app.restart.policy == "on-failure"
+    assert app.health is not None
+    assert (app.health.path, app.health.type) == ("/healthz", "http")
+    assert app.stop.drain_timeout == 1.5
+    assert app.limits.memory == 512 << 20
+    assert app.logs.max_size == 4096
+    assert app.http.forwarded_allow_ips == ("*",)
+    assert app.tls is not None
+    assert app.tls.cert == "c.pem"
+    assert (app.env, app.env_file, app.preload, app.workers) == ({"A": "${B:-1}"}, (".env",), False, "auto")
+
+
+def test_apps_start_from_the_defaults_which_leave_out_what_does_not_fit(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    workers = 3
+    threads = 2
+    http.access_log = "json"
+    balance = "round-robin"
+    restart = "never"
+    env = { A = "1", B = "1" }
+    health = "/up"
+    [apps.web]
+    target = "a:b"
+    restart.window = "5s"
+    env.B = "2"
+    [apps.jobs]
+    command = "celery -A 'my app'"
+    health = false
+    workers = 1
+    """
+    web, jobs = load(write(tmp_path, text)).apps
+    assert (web.name, web.workers, web.threads, web.http.access_log) == ("web", 3, 2, "json")
+    assert (web.restart.policy, web.restart.window) == ("never", 5.0)
+    assert web.env == {"A": "1", "B": "2"}
+    assert (jobs.name, jobs.command, jobs.balance, jobs.threads, jobs.health) == (
+        "jobs",
+        ("celery", "-A", "my app"),
+        "shared",
+        1,
+        None,
+    )
+    assert (jobs.workers, jobs.bind) == (1, ())
+
+
+def test_pyproject_holds_the_same_tables(tmp_path: Path) -> None:
+    text = '[project]\nname = "x"\n[tool.other]\napp = 1\n[tool.pyworker.app]\nname = "api"\ntarget = "a:b"\n'
+    assert load(write(tmp_path, text, "pyproject.toml")).apps[0].name == "api"
+    (problem,) = problems(tmp_path, text + "worker = 2\n", "pyproject.toml")
+    assert (problem.key, problem.message) == ("tool.pyworker.app.worker", "unknown key `worker` in [tool.pyworker.app]")
+
+
+def test_only_picks_apps_and_refuses_unknown_names(tmp_path: Path) -> None:
+    path = write(tmp_path, '[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = "x"\n')
+    assert [a.name for a in load(path, only=("jobs",)).apps] == ["jobs"]
+    with pytest.raises(ConfigError) as caught:
+        load(path, only=("wep",))
+    assert caught.value.problems[0].hint == "did you mean `web`?"
+
+
+def test_port_and_web_concurrency_are_taken_when_the_file_says_nothing(tmp_path: Path) -> None:
+    app = one(tmp_path, '[app]\ntarget = "a:b"', PORT="5000", WEB_CONCURRENCY="3")
+    assert (app.bind, app.workers) == (("0.0.0.0:5000",), 3)
+    app = one(tmp_path, '[app]\ntarget = "a:b"\nbind = ":1"\nworkers = 2', PORT="5000", WEB_CONCURRENCY="3")
+    assert (app.bind, app.workers) == ((":1",), 2)
+    with pytest.raises(ConfigError, match="PORT must be a port number"):
+        one(tmp_path, '[app]\ntarget = "a:b"', PORT="http")
+    assert one(tmp_path, '[app]\ncommand = "x"', PORT="5000").bind == ()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda f: f.name)
+def test_sample_config_loads(file: Path) -> None:
+    loaded = load(str(file))
+    assert loaded.apps
+    assert loaded.mtime_ns == file.stat().st_mtime_ns
+
+
+def test_bom_and_crlf_are_no_mistake(tmp_path: Path) -> None:
+    assert one(tmp_path, '\ufeff[app]\r\ntarget = "a:b"\r\n').target == "a:b"
+
+
+# ---- mistakes --------------------------------------------------------------------------------------
+def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """[app]
+target = "shop.main:app"
+worker = 4
+workers = "many"
+bind = ["127.0.0.1:8000", 9, "nowhere"]
+[app.restart]
+window = 60
+[app.health]
+type = "htp"
+[app.env]
+PORT = 8000
+URL = "${X"
+""",
+    )
+    assert [(p.line, marked(p)) for p in found] == [
+        (3, "worker"),
+        (4, '"many"'),
+        (5, "9"),
+        (5, '"nowhere"'),
+        (7, "60"),
+        (9, '"htp"'),
+        (11, "8000"),
+        (12, '"${X"'),
+    ]
+    assert [p.hint for p in found][0::2] == [
+        "did you mean `workers`?",
+        'text needs quotes: "9"',
+        'did you mean "60s"?',
+        'text needs quotes: PORT = "8000"',
+    ]
+    assert found[1].message == '`app.workers` must be a whole number or "auto", not "many"'
+    assert found[5].hint == 'did you mean "http"?'
+
+
+BASE = '[app]\ntarget = "a:b"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "under", "message", "hint"),
+    [
+        (BASE + "instances = 4", "instances", "unknown key", "`workers`"),
+        (BASE + "drain_timeout = 4", "drain_timeout", "unknown key", "`stop.drain_timeout`"),
+        (BASE + "zzz = 4", "zzz", "unknown key", "known keys: name, target"),
+        (BASE + "workers = 0", "0", "at least 1, not 0", ""),
+        (BASE + "workers = 1001", "1001", "at most 1000", ""),
+        (BASE + 'workers = "4"', '"4"', "whole number", "workers = 4"),
+        (BASE + "workers = 2.0", "2.0", "whole number", ""),
+        (BASE + "workers = true", "true", "whole number", ""),
+        (BASE + "backlog = 99999999999999999999999", "99999999999999999999999", "out of range", ""),
+        (BASE + 'factory = "true"', '"true"', "true or false", "without quotes: true"),
+        (BASE + "preload = true", "true", '"auto" or false', '"auto"'),
+        (BASE + 'restart = "no"', '"no"', "one of", '"never"'),
+        (BASE + "restart = false", "false", "must be a table", '"never"'),
+        (BASE + 'restart.policy = "unless-stopped"', '"unless-stopped"', "one of", '"always"'),
+        (BASE + "stop = 5", "5", "must be a table", "[app.stop]"),
+        (BASE + 'stop.kill_timeout = "5 sec"', '"5 sec"', "time span", '"5s"'),
+        (BASE + "stop.kill_timeout = 5000", "5000", "with a unit", '"5000ms"'),
+        (BASE + 'reload.ready_timeout = "1ms"', '"1ms"', 'at least "100ms", not "1ms"', ""),
+        (BASE + 'limits.memory = "1KB"', '"1KB"', 'at least "1MB", not "1KB"', ""),
+        (BASE + "bind = 8000", "8000", "text or a list", '"8000"'),
+        (BASE + 'bind = "8000"', '"8000"', "has no port", '":8000"'),
+        (BASE + 'bind = [":1", "0.0.0.0:1"]', '"0.0.0.0:1"', "twice", "remove one"),
+        (BASE + 'env = "A=1"', '"A=1"', "table of NAME", ""),
+        (BASE + "env.A = 1979-05-27", "1979-05-27", "a date", ""),
+        (BASE + 'env.PYWORKER_APP = "x"', "PYWORKER_APP", "set by pyworker", ""),
+        (BASE + 'env.A = "a\\u0000b"', '"a\\u0000b"', "NUL", ""),
+        (BASE + 'cwd = "a\\u0000b"', '"a\\u0000b"', "NUL", ""),
+        (BASE + 'umask = "0999"', '"0999"', "octal", ""),
+        (BASE + "umask = 18", "18", "text", 'umask = "18"'),
+        (BASE + 'user = "a:b"', '"a:b"', "name or a number", "two options"),
+        (BASE + 'stop.signal = "TRM"', '"TRM"', "signal", '"TERM"'),
+        (BASE + 'stop.signal = "KILL"', '"KILL"', "cannot be KILL", "kill_timeout"),
+        (BASE + 'balance = "least-connections"', '"least-connections"', "not available in this version", "round-robin"),
+        (BASE + 'balance = "roundrobin"', '"roundrobin"', "one of", '"round-robin"'),
+        (BASE + 'tls.cert = "x"', "tls", "`app.tls.key` is missing", "key ="),
+        (BASE + "args = []", "args", "is for scripts", "remove"),
+        (BASE + 'interface = "asgi"\nthreads = 3', "threads", "WSGI", "more workers"),
+        (BASE + 'health = "up"', '"up"', "must begin with /", '"/up"'),
+        (BASE + 'health.type = "tcp"', '"tcp"', "port of their own", "http"),
+        (BASE + 'health.type = "exec"', '"exec"', "needs health.command", ""),
+        (BASE + 'health.command = "x"', "command", 'for type = "exec"', ""),
+        (BASE + 'health.expect = "2x"', '"2x"', "statuses", ""),
+        (BASE + "health.port = 80", "port", "asked directly", ""),
+        (BASE + 'http.root_path = "api/"', '"api/"', "begin with /", ""),
+        (BASE + 'script = "x.py"', "script", "`target` are both set", "remove one"),
+        ("[app]\nworkers = 2", "[app]", "says nothing to run", "target ="),
+        ('[app]\ntraget = "a:b"', "traget", "unknown key", "`target`"),
+        ('[app]\ntarget = "shop.main"', '"shop.main"', "module:attribute", '"shop.main:app"'),
+        ('[app]\ntarget = "shop/main.py:app"', '"shop/main.py:app"', "module:attribute", '"shop.main:app"'),
+        ('[app]\ntarget = "server.py"', '"server.py"', "module:attribute", 'script = "server.py"'),
+        ('[app]\ntarget = "a:make()"', '"a:make()"', "module:attribute", '"a:make" with factory = true'),
+        ("[app]\ntarget = 5", "5", "text", 'target = "5"'),
+        ("[app]\ncommand = []", "[]", "is empty", ""),
+        ('[app]\ncommand = "sh -c \'x"', '"sh -c \'x"', "cannot be split", "quotes"),
+        ('[app]\ncommand = "x"\nthreads = 2', "threads", "this app is a command", "remove"),
+        ('[app]\ncommand = "x"\nbalance = "round-robin"', '"round-robin"', "is for ASGI and WSGI", "shared"),
+        ('[app]\ncommand = "x"\nhealth = "/"', '"/"', "needs a port", "health.port"),
+        (BASE + 'name = "Web App"', '"Web App"', "small letters", '"web-app"'),
+        (BASE + 'name = "all"', '"all"', "every app", ""),
+        ('[apps.Web]\ntarget = "a:b"', "Web", "cannot be called", "[apps.web]"),
+        ('[apps.web]\nname = "x"\ntarget = "a:b"', "name", "cannot be set here", "remove"),
+        ("[apps]\nweb = 1", "1", "must be a table", "[apps.NAME]"),
+        ('apps = "x"', '"x"', "must be a table", "[apps]"),
+        ('[[app]]\ntarget = "a:b"', "app", "must be a table, not a list", "one pair of brackets"),
+        (BASE + '[apps.x]\ntarget = "a:b"', "apps", "cannot be in one file", "[apps.NAME]"),
+        ('target = "a:b"', "target", "at the top of the file", "[app]"),
+        (BASE + "[health]", "health", "unknown key", "[app.health]"),
+        (BASE + "[default]", "default", "unknown key", "[defaults]"),
+        ('[defaults]\nname = "x"\n' + BASE, "name", "makes no sense", ""),
+        (
+            '[apps.a]\ntarget = "a:b"\nbind = ":80"\n[apps.b]\ntarget = "a:b"\nbind = "0.0.0.0:80"',
+            '"0.0.0.0:80"',
+            "apps `a` and `b` both want",
+            "bind =",
+        ),
+        ('[apps.a]\ntarget = "a:b"\n[apps.b]\ntarget = "a:b"', "[apps.b]", "both want 127.0.0.1:8000", "bind ="),
+    ],
+)
+def test_mistake_is_shown_with_its_place_and_a_hint(
+    tmp_path: Path, text: str, under: str, message: str, hint: str
+) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert message in problem.message
+    assert hint in problem.hint
+    assert under in marked(problem)
+    assert problem.file == str(tmp_path / "app.toml")
+
+
+def test_mistake_in_the_defaults_is_shown_once_where_it_stands(tmp_path: Path) -> None:
+    text = '[defaults]\nstop.signal = "XYZ"\nworkers = "x"\n[apps.a]\ncommand = "a"\n[apps.b]\ncommand = "b"\n'
+    signal, workers = problems(tmp_path, text)
+    assert (signal.line, signal.key) == (2, "defaults.stop.signal")
+    assert (workers.line, workers.key) == (3, "defaults.workers")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[defaults]\nworkers = 2\n", "[apps]\n"])
+def test_file_without_an_app_shows_an_example(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert problem.message == "app.toml has no app"
+    assert 'target = "module:app"' in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "under", "hint"),
+    [
+        ("[app]\nname = api\n", 2, "api", 'name = "api"'),
+        ("[app]\nbind = 127.0.0.1:8000\n", 2, "127.0.0.1:8000", '"127.0.0.1:8000"'),
+        ("[app]\nretry = 10s # x\n", 2, "10s", '"10s"'),
+        ("[app]\nfactory = True\n", 2, "True", "= true"),
+        ("[app]\nuser = None\n", 2, "None", "leave the line out"),
+        ("[app]\nname: api\n", 2, ":", "name = api"),
+        ("[app]\nname =\n", 2, "", "a value is missing"),
+        ("[app]\nname\n", 2, "", "a value is missing"),
+        ('[app]\nname = "api\n', 2, '"api', 'closing "'),
+        ("[app]\nname = “api”\n", 2, "“", "straight quotes"),
+        ('[app]\nname = "a"\nname = "b"\n', 3, 'name = "b"', "there already"),
+        ("[app]\n[x]\n[app]\n", 3, "[app]", "there already"),
+        ("[app\nname = 1\n", 1, "", "]"),
+        ('[app]\nbind = ["a"\nname = "x"\n', 3, "", ""),
+        ('[app]\ncwd = "C:\\data"\n', 2, "", "backslash"),
+    ],
+)
+def test_syntax_error_shows_the_usual_suspect(tmp_path: Path, text: str, line: int, under: str, hint: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert problem.message.startswith("not valid TOML: ")
+    assert problem.code == "syntax"
+    assert problem.line == line
+    assert hint in problem.hint
+    if under:
+        assert marked(problem) == under
+
+
+def test_files_that_cannot_be_read_are_clear_errors(tmp_path: Path) -> None:
+    def message(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load(str(path))
+        (problem,) = caught.value.problems
+        return f"{problem.message} {problem.hint}"
+
+    assert "no such file" in message(tmp_path / "none.toml")
+    assert "is a folder" in message(tmp_path)
+    os.mkfifo(tmp_path / "fifo.toml")
+    assert "not a regular file" in message(tmp_path / "fifo.toml")
+    (tmp_path / "big.toml").write_bytes(b"#" * (2 << 20))
+    assert "too large" in message(tmp_path / "big.toml")
+    (tmp_path / "latin.toml").write_bytes(b"[app]\nname = 'caf\xe9'\n")
+    assert "UTF-8" in message(tmp_path / "latin.toml")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    assert "nested too deeply" in message(tmp_path / "deep.toml")
+    (tmp_path / "digits.toml").write_text("a = " + "9" * 5000)
+    assert "not valid TOML" in message(tmp_path / "digits.toml")
+
+
+def test_a_file_of_nonsense_gives_a_bounded_number_of_problems(tmp_path: Path) -> None:
+    found = problems(tmp_path, "[app]\n" + "".join(f"k{i} = {i}\n" for i in range(500)))
+    assert len(found) == 100
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200) | st.text(alphabet="[]app=.\n\"'bind12 {}", max_size=80).map(str.encode))
+def test_any_bytes_load_or_are_a_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        load(str(path))
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from([f.name for f in dataclasses.fields(AppConfig)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(_NAMES | st.text(max_size=5), _JUNK, max_size=6))
+def test_any_inline_table_is_an_app_or_a_config_error(table: dict[str, Any]) -> None:
+    with contextlib.suppress(ConfigError):
+        load_inline({"target": "a:b", **table}, "/")
+
+
+# ---- inline, overrides, find, locate ---------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ({"target": "shop.main:app"}, "shop"),
+        ({"script": "/srv/My Server.py"}, "my-server"),
+        ({"command": ["/usr/bin/node", "x.js"]}, "node"),
+        ({"command": "node x.js", "name": "front"}, "front"),
+    ],
+)
+def test_inline_app_is_named_after_what_it_runs(table: dict[str, Any], name: str) -> None:
+    app = load_inline(table, "/srv")
+    assert (app.name, app.cwd) == (name, "/srv/.")
+
+
+def test_inline_mistakes_name_the_key_without_a_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_inline({"target": "a:b", "workers": 0, "bind": ["x"]}, "/")
+    assert [(p.key, p.line) for p in caught.value.problems] == [("workers", 0), ("bind[0]", 0)]
+
+
+def test_overrides_replace_options_and_add_to_the_environment() -> None:
+    app = load_inline({"target": "a:b", "env": {"A": "1"}, "stop": {"signal": "INT"}}, "/")
+    changed = apply_overrides(
+        app, {"workers": "4", "bind": [":9"], "env": {"B": "2"}, "stop": {"drain_timeout": "1s"}, "health": "/up"}
+    )
+    assert (changed.workers, changed.bind, changed.env) == (4, (":9",), {"A": "1", "B": "2"})
+    assert (changed.stop.signal, changed.stop.drain_timeout) == ("INT", 1.0)
+    assert changed.health is not None
+    assert apply_overrides(app, {}) == app
+    with pytest.raises(ConfigError, match="not available"):
+        apply_overrides(app, {"balance": "proxy"})
+    with pytest.raises(ConfigError, match="this app is a target"):
+        apply_overrides(app, {"args": ["x"]})
+
+
+def test_file_is_found_in_the_documented_order(tmp_path: Path) -> None:
+    here = str(tmp_path)
+    assert find(here, {}) is None
+    write(tmp_path, "[project]\n", "pyproject.toml")
+    assert find(here, {}) is None
+    project = write(tmp_path, "[tool.pyworker.app]\n", "pyproject.toml")
+    assert find(here, {}) == project
+    second = write(tmp_path, "", "pyworker.toml")
+    assert find(here, {}) == second
+    first = write(tmp_path, "", "app.toml")
+    assert find(here, {}) == first
+    assert find(here, {"PYWORKER_CONFIG": "other.toml"}) == str(tmp_path / "other.toml")
+
+
+def test_key_of_a_running_app_is_found_again_in_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[defaults]\nuser = "x"\n[apps.web]\ncwd = "y"\n')
+    problem = Problem("m", key="cwd", file=path)
+    assert locate(path, "web", ("cwd",), problem).line == 4
+    assert locate(path, "web", ("user",), problem).line == 2
+    assert locate(path, "web", ("script",), problem).line == 3
+    assert locate(str(tmp_path / "gone.toml"), "web", ("cwd",), problem) == problem

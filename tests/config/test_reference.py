@@ -1,0 +1,36 @@
+"""docs/configuration.md is what the schema says now, and its examples load."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from pyworker.config.convert import hints_of, table_class
+from pyworker.config.load import load
+from pyworker.config.reference import page
+from pyworker.config.schema import AppConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_committed_page_is_current() -> None:
+    assert PAGE.read_text() == page(), "write it again: python -m pyworker.config.reference > docs/configuration.md"
+
+
+def test_every_option_is_on_the_page() -> None:
+    text = page()
+    for field in dataclasses.fields(AppConfig):
+        nested = table_class(hints_of(AppConfig)[field.name])
+        names = [f.name for f in dataclasses.fields(nested)] if nested else [field.name]
+        assert all(f"| `{name}` |" in text for name in names)
+        assert nested is None or f"## [app.{field.name}]" in text
+
+
+def test_examples_of_the_page_load(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", page(), re.DOTALL)
+    assert len(examples) == 2
+    for text in examples:
+        file = tmp_path / "app.toml"
+        file.write_text(text)
+        assert load(str(file)).apps

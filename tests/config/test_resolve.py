@@ -1,0 +1,217 @@
+"""Resolving: real paths, the interpreter, the environment, and a place in the file for all that is not there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker.config.cpus import usable_cpus
+from pyworker.config.load import load, load_inline
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.resolve import find_paths, resolve
+from pyworker.config.schema import ResolvedApp
+
+
+def resolved(folder: Path, text: str, **options: Any) -> ResolvedApp:
+    file = folder / "app.toml"
+    file.write_text(text)
+    (app,) = load(str(file)).apps
+    given: dict[str, Any] = {
+        "shell_env": {},
+        "base_env": {"PATH": os.defpath},
+        "our_python": sys.executable,
+        "is_root": False,
+    }
+    return resolve(app, file=str(file), **{**given, **options})
+
+
+def problems(folder: Path, text: str, **options: Any) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        resolved(folder, text, **options)
+    return caught.value.problems
+
+
+def make_venv(folder: Path) -> str:
+    """A folder that looks like a virtual environment; its python is a link, as venv makes it."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "pyvenv.cfg").touch()
+    (folder / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    return str(folder / "bin" / "python")
+
+
+def test_smallest_app_is_resolved(tmp_path: Path) -> None:
+    found = resolved(tmp_path, '[app]\ntarget = "a:b"')
+    real = os.path.realpath(tmp_path)
+    assert (found.config.cwd, found.workers, found.python) == (real, 1, sys.executable)
+    assert (found.uid, found.gid, found.groups) == (None, None, ())
+    assert found.env["PYTHONUNBUFFERED"] == "1"
+    assert found.source == str(tmp_path / "app.toml")
+    assert found.mtime_ns == (tmp_path / "app.toml").stat().st_mtime_ns
+
+
+def test_links_are_followed_and_relative_paths_start_at_cwd(tmp_path: Path) -> None:
+    release = tmp_path / "releases" / "2"
+    (release / "run").mkdir(parents=True)
+    (release / "server.py").touch()
+    (release / ".env").write_text("A=1")
+    (tmp_path / "current").symlink_to(release)
+    text = """
+    [app]
+    script = "server.py"
+    cwd = "current"
+    bind = [":80", "unix:run/x.sock"]
+    env_file = [".env", "none?"]
+    logs.file = "run/out.log"
+    """
+    found = resolved(tmp_path, text)
+    real = os.path.realpath(release)
+    assert found.config.cwd == real
+    assert found.config.script == f"{real}/server.py"
+    assert found.config.bind == ("0.0.0.0:80", f"unix:{real}/run/x.sock")
+    assert found.config.logs.file == f"{real}/run/out.log"
+    assert found.env["A"] == "1"
+
+
+def test_interpreter_is_the_venvs_own_path_never_what_it_links_to(tmp_path: Path) -> None:
+    python = make_venv(tmp_path / ".venv")
+    found = resolved(tmp_path, '[app]\ntarget = "a:b"')
+    assert found.python == os.path.realpath(tmp_path) + "/.venv/bin/python"
+    assert os.path.samefile(found.python, python)
+    assert found.env["VIRTUAL_ENV"] == os.path.dirname(os.path.dirname(found.python))
+    assert found.env["PATH"].startswith(os.path.dirname(found.python) + ":")
+
+
+def test_interpreter_may_be_a_folder_a_file_or_a_name(tmp_path: Path) -> None:
+    python = make_venv(tmp_path / "env")
+    for given in ("env", "env/bin/python", str(tmp_path / "env"), python):
+        found = resolved(tmp_path, f'[app]\ntarget = "a:b"\npython = "{given}"')
+        assert os.path.dirname(found.python).endswith("/env/bin")
+    with pytest.raises(ConfigError, match="python"):
+        resolved(tmp_path, '[app]\ntarget = "a:b"\npython = "no-such-python-9"')
+
+
+def test_auto_workers_are_counted(tmp_path: Path) -> None:
+    found = resolved(tmp_path, '[app]\ntarget = "a:b"\nworkers = "auto"')
+    assert (found.workers, found.config.workers) == (usable_cpus(), "auto")
+
+
+def test_environment_is_built_in_its_order(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=file\nB=file\nDATABASE_URL=postgres://u:p@h/d")
+    text = """
+    [app]
+    target = "a:b"
+    env_file = ".env"
+    inherit_env = ["A", "S*"]
+    [app.env]
+    B = "${B}+table"
+    C = "${HIDDEN:-no}"
+    PYTHONUNBUFFERED = ""
+    """
+    found = resolved(tmp_path, text, shell_env={"A": "shell", "SX": "1", "HIDDEN": "seen", "OTHER": "x"})
+    assert (found.env["A"], found.env["B"], found.env["C"], found.env["SX"]) == ("file", "file+table", "seen", "1")
+    assert "OTHER" not in found.env
+    assert found.env["PYTHONUNBUFFERED"] == ""
+    assert found.secrets == ("DATABASE_URL",)
+
+
+def test_all_that_is_missing_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
+    text = """[app]
+script = "gone.py"
+python = "gone"
+bind = ["unix:gone/x.sock"]
+env_file = [".env"]
+logs.file = "gone/x.log"
+[app.env]
+URL = "${NOT_SET_ANYWHERE}"
+"""
+    found = problems(tmp_path, text)
+    assert [(p.line, p.key) for p in found] == [
+        (2, "script"),
+        (3, "python"),
+        (4, "bind[0]"),
+        (5, "env_file[0]"),
+        (6, "logs.file"),
+        (8, "env.URL"),
+    ]
+    assert found[0].source == 'script = "gone.py"'
+    assert "which does not exist" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ('cwd = "gone"', "cwd", "does not exist"),
+        ('cwd = "app.toml"', "cwd", "is not a folder"),
+        ('python = "app.toml"', "python", "cannot be executed"),
+        ('python = "."', "python", "no usable bin/python"),
+        (f'bind = "unix:{"x" * 120}"', "bind[0]", "too long"),
+        ('tls = { cert = "app.toml", key = "gone.pem" }', "tls.key", "does not exist"),
+        ('logs.file = "."', "logs.file", "is a folder"),
+        ('user = "no-such-user"', "user", "no user"),
+        ('group = "no-such-group"', "group", "no group"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path: Path, text: str, key: str, message: str) -> None:
+    (problem,) = problems(tmp_path, f'[app]\ntarget = "a:b"\n{text}\n')
+    assert (problem.key, problem.line) == (key, 3)
+    assert message in problem.message
+
+
+def test_command_must_be_a_program(tmp_path: Path) -> None:
+    assert resolved(tmp_path, '[app]\ncommand = "sh -c true"').config.command == ("sh", "-c", "true")
+    (problem,) = problems(tmp_path, '[app]\ncommand = ["no-such-program-9"]')
+    assert (problem.key, "no-such-program-9" in problem.message) == ("command", True)
+    (tmp_path / "run.sh").touch()
+    (problem,) = problems(tmp_path, '[app]\ncommand = ["./run.sh"]')
+    assert problem.key == "command"
+    (tmp_path / "run.sh").chmod(0o755)
+    resolved(tmp_path, '[app]\ncommand = ["./run.sh"]')
+
+
+def test_broken_venv_beside_the_app_is_an_error_not_another_python(tmp_path: Path) -> None:
+    make_venv(tmp_path / ".venv")
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    (problem,) = problems(tmp_path, '[app]\ntarget = "a:b"')
+    assert "no usable bin/python" in problem.message
+
+
+def test_private_key_must_not_be_readable_by_everyone(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    (tmp_path / "k.pem").touch(mode=0o600)
+    text = '[app]\ntarget = "a:b"\ntls = { cert = "c.pem", key = "k.pem" }'
+    found = resolved(tmp_path, text)
+    assert found.config.tls is not None
+    assert found.config.tls.key == os.path.realpath(tmp_path / "k.pem")
+    (tmp_path / "k.pem").chmod(0o644)
+    (problem,) = problems(tmp_path, text)
+    assert "chmod" in problem.hint
+
+
+def test_root_refuses_a_file_that_others_can_write(tmp_path: Path) -> None:
+    (tmp_path / "app.toml").touch()
+    (tmp_path / "app.toml").chmod(0o666)
+    (problem,) = problems(tmp_path, '[app]\ntarget = "a:b"', is_root=True)
+    assert stat.filemode((tmp_path / "app.toml").stat().st_mode) == "-rw-rw-rw-"
+    assert problem.message.startswith("root does not start apps from")
+
+
+def test_app_without_a_file_is_resolved_from_its_own_folder(tmp_path: Path) -> None:
+    app = load_inline({"target": "a:b", "inherit_env": ["*"]}, str(tmp_path))
+    found = resolve(app, file="", shell_env={"X": "1"}, base_env={}, our_python=sys.executable, is_root=False)
+    assert (found.config.cwd, found.env["X"], found.source, found.mtime_ns) == (os.path.realpath(tmp_path), "1", "", 0)
+
+
+def test_checking_paths_looks_at_neither_environment_nor_rights(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nscript = "x.py"\nuser = "no-such-user"\nenv_file = ".env"\nenv.A = "${NO}"\n')
+    (app,) = load(str(file)).apps
+    with pytest.raises(ConfigError) as caught:
+        find_paths(app, file=str(file), our_python=sys.executable)
+    assert [p.key for p in caught.value.problems] == ["script"]
+    (tmp_path / "x.py").touch()
+    find_paths(app, file=str(file), our_python=sys.executable)
