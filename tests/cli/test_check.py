@@ -1,0 +1,72 @@
+"""`pyworker check`: shows every mistake, exits 78, starts nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import run
+
+GOOD = '[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = "true"\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> str:
+    return str(tmp_path / "home")
+
+
+def test_good_file_is_fine(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text(GOOD)
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert done == (0, "app.toml is fine: 2 apps (web, jobs)\n", "")
+    assert not Path(home).exists()
+
+
+def test_mistakes_are_shown_on_stderr(tmp_path: Path, home: str) -> None:
+    (tmp_path / "x.toml").write_text('[app]\ntarget = "a:b"\nworker = 4\n')
+    done = run("check", "x.toml", home=home, cwd=str(tmp_path))
+    assert (done.code, done.out) == (78, "")
+    assert " --> x.toml:3:1\n" in done.err
+    assert done.err.endswith("x.toml has 1 error.\n")
+
+
+def test_what_the_file_names_must_be_there(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text('[app]\nscript = "gone.py"\n')
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert " --> app.toml:2:10\n" in done.err
+
+
+def test_json_is_one_document_on_stdout(tmp_path: Path, home: str) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\ntarget = "a:b"\nworker = 4\n')
+    done = run("check", str(file), "--json", home=home)
+    assert (done.code, done.err) == (78, "")
+    assert json.loads(done.out) == {
+        "v": 1,
+        "ok": False,
+        "file": str(file),
+        "errors": [
+            {
+                "code": "unknown_key",
+                "message": "unknown key `worker` in [app]",
+                "hint": "did you mean `workers`?",
+                "key": "app.worker",
+                "line": 3,
+                "column": 1,
+                "end_column": 7,
+            }
+        ],
+    }
+    file.write_text(GOOD)
+    done = run("check", str(file), "--json", home=home)
+    assert (done.code, json.loads(done.out)) == (0, {"v": 1, "ok": True, "file": str(file), "errors": []})
+
+
+def test_without_a_file_it_says_which_names_were_looked_for(tmp_path: Path, home: str) -> None:
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert "there is no config file here" in done.err
+    assert "pyworker.toml" in done.err
