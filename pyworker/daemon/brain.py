@@ -503,7 +503,7 @@ class Brain:
             packet = unix_fds.recv_packet(channel, MAX_MESSAGE, 0)
             if packet is None:
                 break
-            if not packet.data:
+            if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
                 self.loop.remove(channel.fileno())  # its pidfd says how it ended
                 break
             try:
@@ -610,7 +610,7 @@ class Brain:
             packet = unix_fds.recv_packet(handle.ctl, w.MAX_WORKER_MESSAGE, 0)
             if packet is None:
                 return
-            if not packet.data:
+            if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
                 self.loop.remove(handle.ctl.fileno())
                 self._channel_closed(app, handle)
                 return
@@ -945,7 +945,8 @@ class Brain:
         if status.code != 78 and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
             return
-        app.board.add_app(AppF.RESTARTS)
+        if status.code != 78:  # which asks not to be started again
+            app.board.add_app(AppF.RESTARTS)
         if status.code != 78 and restart.is_stable(handle.ready_at, handle.ended_at or now, config):
             app.record = restart.CLEAR
             return

@@ -1,0 +1,122 @@
+"""Rubbish from workers and on the control socket: a dropped peer, never a dead daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI
+from tests.support.wait import wait_until
+
+EVIL = """
+import os, socket
+MESSAGES = {"/empty": b"", "/json": b"{", "/deep": b"[" * 9000, "/unknown": b'{"type":"shutdown"}', "/noise": bytes(range(256))}
+
+def app(environ, start_response):
+    message = MESSAGES.get(environ["PATH_INFO"])
+    for name in os.listdir("/proc/self/fd") if message is not None else ():
+        try:
+            channel = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with channel:
+            if channel.type == socket.SOCK_SEQPACKET:
+                channel.send(message)
+    body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.parametrize("path", ["/empty", "/json", "/deep", "/unknown", "/noise"])
+def test_a_worker_that_talks_rubbish_is_killed_and_replaced(pw: Pyworker, path: str) -> None:
+    pw.api(EVIL, workers=1, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    daemon = pw.role("daemon")
+    before = pw.get()
+    wait_until(lambda: _fails(pw, path) or pw.pids() != [int(before)], LONG, "the worker to be killed")
+    pw.wait_steady()
+    assert pw.get() != before
+    assert pw.role("daemon") == daemon
+
+
+def _fails(pw: Pyworker, path: str) -> bool:
+    """Ask for it; the answer may be cut off by the death that it causes."""
+    try:
+        pw.get(path)
+    except (OSError, AssertionError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\n",
+        b"\0" * 5000 + b"\n",
+        b"{" * 70_000 + b"\n",
+        b"[1]\n",
+        b'{"type":"call","protocol":1,"version":"1","request":{"type":"nope"}}\n',
+        b'{"type":"call","protocol":1,"version":"1","request":{"type":"ps","selectors":[1]}}\n',
+        b'{"type":"call","protocol":1,"version":"1","request":{"type":"scale","changes":{"api":"many"}}}\n',
+        b'{"type":"call","protocol":1,"version":"1","request":{"type":"start","inline":{"target":5},"cwd":"/"}}\n',
+        b'{"type":"call","protocol":99,"version":"99","request":{"type":"ps"}}\n',
+    ],
+)
+def test_a_malformed_request_is_refused_in_words(pw: Pyworker, payload: bytes) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    daemon = pw.role("daemon")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(LONG)
+        client.connect(os.path.join(pw.home, "control.sock"))
+        client.sendall(payload)
+        with client.makefile("rb") as lines:
+            answer = json.loads(lines.readline())
+    assert answer["type"] == "refused"
+    assert answer["message"]
+    assert pw.role("daemon") == daemon
+    assert pw.get()
+
+
+def test_two_hundred_idle_clients_do_not_keep_others_out(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(200)]
+    try:
+        for client in idle:
+            client.connect(os.path.join(pw.home, "control.sock"))
+        assert pw.app()["state"] == "running"
+    finally:
+        for client in idle:
+            client.close()
+
+
+def test_home_and_what_is_in_it_are_private(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    assert os.stat(pw.home).st_mode & 0o777 == 0o700
+    for name in ("control.sock", "apps.json", "events.jsonl"):
+        assert os.stat(os.path.join(pw.home, name)).st_mode & 0o077 == 0, name
+
+
+def test_secrets_are_in_no_file_and_on_no_screen(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables='[app.env]\nDB_PASSWORD = "${DB_PASSWORD}"')
+    pw.environ["DB_PASSWORD"] = "swordfish-4711"
+    pw.ok("start", "app.toml")
+    shown = [
+        pw.ok(*command).stdout for command in (("ps", "--json"), ("describe", "api"), ("describe", "api", "--json"))
+    ]
+    pw.ok("reload", "api")
+    for folder, _, names in os.walk(pw.home):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                with open(path, errors="replace") as file:
+                    shown.append(file.read())
+    assert not [text for text in shown if "swordfish-4711" in text]
+    assert "swordfish-4711" in pw.ok("describe", "api", "--reveal").stdout
