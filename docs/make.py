@@ -33,7 +33,9 @@ def page() -> str:
     head = "| state | " + " | ".join(h.value for h in Happening) + " |"
     rule = "|---" * (len(Happening) + 1) + "|"
     rows = [
-        f"| `{state.value}` | " + " | ".join("·" if row[h] is state else row[h].value for h in Happening) + " |"
+        f"| `{state.value}` | "
+        + " | ".join("·" if row[h] is state else row[h].value for h in Happening)
+        + " |"
         for state, row in TABLE.items()
     ]
     return "\n".join(
