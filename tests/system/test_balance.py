@@ -1,0 +1,118 @@
+"""Who gets the next connection: each worker in its turn, and never a busy one while another is idle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.rawhttp import Client
+from tests.support.sources import ASGI, WSGI
+from tests.support.wait import wait_until
+
+WORKERS = 4
+RUNTIMES = [
+    pytest.param(ASGI, "uvloop", 1, id="asgi-uvloop"),
+    pytest.param(ASGI, "asyncio", 1, id="asgi-asyncio"),
+    pytest.param(WSGI, "uvloop", 1, id="wsgi-uvloop"),
+    pytest.param(WSGI, "asyncio", 4, id="wsgi-threads-asyncio"),
+]
+
+
+def ask(family: int, address: Any) -> str:
+    with Client(address, family=family, timeout=LONG) as client:
+        answer = client.get("/", "Connection: close")
+        assert answer is not None
+        assert answer.status == 200
+        return answer.body.decode()
+
+
+def sleeping(pid: int) -> bool:
+    """Whether its main thread waits; on a busy machine a worker that has answered may still have to run."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
+def until_idle(pids: list[int]) -> None:
+    """The promise is about idle workers: see that they are."""
+    wait_until(lambda: all(map(sleeping, pids)), LONG, "idle workers")
+
+
+def in_turns(pids: list[int], family: int, address: Any, count: int) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        until_idle(pids)
+        found[ask(family, address)] += 1
+    return found
+
+
+def assert_even(counts: Counter[str], each: int, slack: int) -> None:
+    assert len(counts) == WORKERS, counts
+    assert all(abs(count - each) <= slack for count in counts.values()), counts
+
+
+@pytest.mark.parametrize(("source", "loop", "threads"), RUNTIMES)
+def test_idle_workers_get_connections_in_strict_turns(pw: Pyworker, source: str, loop: str, threads: int) -> None:
+    pw.api(source, workers=WORKERS, top=f'loop = "{loop}"\nthreads = {threads}')
+    pw.ok("start", "app.toml")
+    address, pids = ("127.0.0.1", pw.port), pw.pids()
+    assert_even(in_turns(pids, socket.AF_INET, address, 400), 100, 1)
+    with contextlib.ExitStack() as stack:
+        lasting: Counter[str] = Counter()
+        for _ in range(64):
+            until_idle(pids)
+            answer = stack.enter_context(Client(address, timeout=LONG)).get()
+            assert answer is not None
+            lasting[answer.body.decode()] += 1
+        assert_even(lasting, 16, 1)
+
+
+def test_turns_are_kept_on_ipv6_and_on_a_unix_socket(pw: Pyworker) -> None:
+    path = os.path.join(pw.folder, "api.sock")
+    pw.write("web.py", ASGI)
+    pw.write(
+        "app.toml",
+        f'[app]\nname = "api"\ntarget = "web:app"\nworkers = {WORKERS}\nbind = ["[::1]:{pw.port}", "unix:{path}"]\n',
+    )
+    pw.ok("start", "app.toml")
+    for family, address in ((socket.AF_INET6, ("::1", pw.port)), (socket.AF_UNIX, path)):
+        assert_even(in_turns(pw.pids(), family, address, 400), 100, 1)
+    pw.ok("stop", "api")
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize(("source", "loop"), [(ASGI, "uvloop"), (WSGI, "asyncio")])
+def test_a_blocked_worker_delays_nobody(pw: Pyworker, source: str, loop: str) -> None:
+    pw.api(source, workers=WORKERS, top=f'loop = "{loop}"')
+    pw.ok("start", "app.toml")
+    blocked: list[str] = []
+    thread = threading.Thread(target=lambda: blocked.append(pw.get("/block")))
+    thread.start()
+    wait_until(lambda: sum(w["open_connections"] for w in pw.app()["pool"]) == 1, LONG, "the request to be in")
+    others = Counter(pw.get() for _ in range(200))
+    assert not blocked, "200 requests took longer than the blocked one: nothing was shown"
+    thread.join(LONG)
+    assert blocked[0] not in others
+    assert len(others) == WORKERS - 1
+
+
+def test_shared_balance_serves_with_every_kind_of_loop(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=2, top='balance = "shared"')
+    pw.ok("start", "app.toml")
+    assert {int(pw.get().split()[1]) for _ in range(100)} <= set(pw.pids())
+
+
+def test_the_connections_of_a_dead_worker_go_to_the_others(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=WORKERS)
+    pw.ok("start", "app.toml")
+    os.kill(pw.pids()[0], 9)
+    for _ in range(200):
+        assert pw.get().startswith("one")
+    pw.wait_steady()
+    assert_even(in_turns(pw.pids(), socket.AF_INET, ("127.0.0.1", pw.port), 400), 100, 1)

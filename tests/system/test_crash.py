@@ -1,0 +1,179 @@
+"""Workers that die: what replaces them, when it is given up, and how it comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.sources import ASGI, WSGI, version
+from tests.support.wait import wait_until
+
+
+def test_a_killed_worker_is_replaced_and_the_others_are_left_alone(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=3)
+    pw.ok("start", "app.toml")
+    first, second, third = pw.pids()
+    kill(second)
+    app = pw.wait_steady()
+    pids = [worker["pid"] for worker in app["pool"]]
+    assert pids[0] == first
+    assert pids[2] == third
+    assert pids[1] not in (0, second)
+    assert app["restarts"]["total"] == 1
+    assert "KILL" in pw.ok("describe", "api").stdout
+    assert pw.get().startswith("one")
+
+
+@pytest.mark.parametrize("source", [ASGI, WSGI])
+def test_a_killed_worker_loses_nothing_but_its_own_requests(pw: Pyworker, source: str) -> None:
+    pw.api(source, workers=3)
+    pw.ok("start", "app.toml")
+    victim = pw.pids()[1]
+    with Load(pw.port, "new", "keep") as load:
+        load.wait_more(50)
+        kill(victim)
+        load.wait_more(200)
+    assert len(load.lost) <= 2, load.lost  # each of the two clients may have had one request in it
+
+
+LOOP = '[app.restart]\nmax_restarts = 3\nwindow = "60s"\nretry = "0s"\n'
+
+
+def crash_until_failed(pw: Pyworker) -> None:
+    """The app answers no request any more, so that each request ends a worker until it is given up."""
+
+    def step() -> bool:
+        if pw.app()["state"] == "failed":
+            return True
+        for pid in pw.pids():
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    wait_until(step, 60.0, "the limiter to give up")
+
+
+def test_a_crash_loop_is_given_up_with_its_cause_and_restart_tries_again(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables=LOOP)
+    pw.ok("start", "app.toml")
+    crash_until_failed(pw)
+    app = pw.app()
+    assert "gave up" in str(app["last_failure"]), app["last_failure"]
+    assert "KILL" in str(app["last_failure"]), app["last_failure"]
+    assert app["restarts"]["max"] == 3
+    pw.ok("restart", "api")
+    assert pw.wait_steady()["state"] == "running"
+    assert pw.get().startswith("one")
+
+
+def test_a_failed_app_is_mended_by_new_code_and_a_reload(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=2, tables=LOOP)
+    pw.ok("start", "app.toml")
+    crash_until_failed(pw)
+    pw.write("web.py", version(ASGI, "two"))
+    pw.ok("reload", "api")
+    assert pw.wait_steady()["state"] == "running"
+    assert pw.get().startswith("two")
+
+
+def test_backoff_is_shown_while_it_waits(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+
+    def step() -> bool:
+        app = pw.app()
+        if app["backoff"]:
+            return True
+        for pid in pw.pids():
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    wait_until(step, LONG, "a backoff")
+    described = pw.ok("describe", "api").stdout + pw.ok("ps").stderr
+    assert "of 10" in described, described
+    pw.wait_steady()
+
+
+def test_exit_code_78_is_not_retried(pw: Pyworker) -> None:
+    pw.write(
+        "app.toml", '[app]\nname = "api"\ncommand = ["sh", "-c", "while [ ! -e end ]; do sleep 0.05; done; exit 78"]\n'
+    )
+    pw.ok("start", "app.toml")
+    pw.write("end", "")
+    wait_until(lambda: pw.app()["state"] == "failed", LONG, "the app to be failed")
+    app = pw.app()
+    assert app["restarts"]["total"] == 0
+    assert "78" in str(app["last_failure"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "again"),
+    [("never", 1, False), ("on-failure", 0, False), ("on-failure", 1, True), ("always", 0, True)],
+)
+def test_the_policy_decides_what_is_started_again(pw: Pyworker, policy: str, code: int, again: bool) -> None:
+    script = f"while [ ! -e end ]; do sleep 0.05; done; rm end; exit {code}"
+    pw.write(
+        "app.toml",
+        f'[app]\nname = "api"\ncommand = ["sh", "-c", "{script}"]\n[app.restart]\npolicy = "{policy}"\n',
+    )
+    pw.ok("start", "app.toml")
+    old = pw.pids()[0]
+    pw.write("end", "")
+    wait_until(lambda: not alive(old), LONG, "the end of the worker")
+    if again:
+        wait_until(lambda: [pid for pid in pw.pids() if pid != old], LONG, "another worker")
+    else:
+        wait_until(lambda: pw.app()["state"] not in ("running", "starting"), LONG, f"the end of the app: {pw.app()}")
+        assert pw.pids() == []
+
+
+def test_workers_are_recycled_after_their_requests_without_losing_one(pw: Pyworker) -> None:
+    pw.api(ASGI, tables="[app.limits]\nmax_requests = 40")
+    pw.ok("start", "app.toml")
+    first = set(pw.pids())
+    with Load(pw.port) as load:
+        wait_until(lambda: len({body.split()[1] for body in load.bodies}) >= 6, LONG, "some recycling")
+    assert load.lost == []
+    app = pw.wait_steady()
+    assert not first & {worker["pid"] for worker in app["pool"]}
+    assert app["state"] == "running"
+
+
+def test_a_worker_over_its_memory_limit_is_replaced_without_losing_a_request(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables='[app.limits]\nmemory = "90MB"')
+    pw.ok("start", "app.toml")
+    first = pw.pids()[0]
+    with Load(pw.port, "new") as load:
+        for _ in range(100):
+            if not pw.get("/grow"):
+                break
+        wait_until(lambda: any(int(b.split()[1]) != first for b in load.bodies), LONG, "a replacement to serve")
+    assert load.lost == []
+    app = pw.wait_steady()
+    assert app["pool"][0]["pid"] != first
+    events = pw.ok("events", "--json").stdout
+    assert "memory" in events
+
+
+def test_the_children_of_a_worker_go_with_it(pw: Pyworker) -> None:
+    source = ASGI.replace("hoard = []", "import subprocess\nchild = None").replace(
+        '    if path == "/slow":',
+        '    global child\n    if path == "/child":\n        child = child or subprocess.Popen(["sleep", "3600"])\n'
+        '        body = b"child %d" % child.pid\n'
+        '        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})\n'
+        '        await send({"type": "http.response.body", "body": body})\n        return\n    if path == "/slow":',
+    )
+    pw.api(source, workers=1, tables='[app.stop]\nkill_timeout = "1s"')
+    pw.ok("start", "app.toml")
+    child = int(pw.get("/child").split()[1])
+    assert alive(child)
+    pw.ok("restart", "api")
+    wait_until(lambda: not alive(child), LONG, "the child of a stopped worker to be gone")
+    child = int(pw.get("/child").split()[1])
+    kill(pw.pids()[0])
+    wait_until(lambda: not alive(child), LONG, "the child of a killed worker to be gone")
