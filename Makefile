@@ -43,5 +43,12 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.dev  ## how long `pyworker ps` takes
+	$(BIN)/python benchmarks/cli.py
+
+docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the picture
+	$(BIN)/python docs/make.py
+	$(BIN)/python docs/screenshots.py
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
