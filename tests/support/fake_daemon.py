@@ -142,9 +142,16 @@ class FakeDaemon:
         os.close(self.board_fd)
 
     def kill(self, pid: int) -> None:
-        """SIGKILL one of ours and its group, and reap it."""
+        """SIGKILL one of ours and its group, and reap it. One that was reaped already is left alone: its pid may be
+        another process's by now.
+        """
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # no such group when it has not called setsid yet
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self.reap(pid)
