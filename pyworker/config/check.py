@@ -13,7 +13,7 @@ from typing import Literal
 
 from pyworker.config.address import AddressError, parse_bind
 from pyworker.config.interpolate import InterpolationError, check_syntax
-from pyworker.config.report import short, shown
+from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
 
@@ -194,7 +194,7 @@ def _rights(app: AppConfig) -> list[Finding]:
     return found
 
 
-def signal_number(name: str) -> int | None:
+def _signal_number(name: str) -> int | None:
     """Return the number of a signal by its name ("TERM" or "SIGTERM"), or None."""
     plain = name.upper().removeprefix("SIG")
     found = signal.Signals.__members__.get(f"SIG{plain}")
@@ -204,7 +204,7 @@ def signal_number(name: str) -> int | None:
 def _stop(app: AppConfig) -> list[Finding]:
     name = app.stop.signal
     plain = name.upper().removeprefix("SIG")
-    if signal_number(name) is None:
+    if _signal_number(name) is None:
         known = [m.removeprefix("SIG") for m in signal.Signals.__members__ if not m.startswith("SIGRT")]
         meant = nearest(plain, known)
         hint = f'did you mean "{meant}"?' if meant else "for example TERM, INT, QUIT, HUP, USR1, USR2"
@@ -313,8 +313,3 @@ def _has_port(text: str) -> bool:
         return parse_bind(text).family != "unix"
     except AddressError:
         return False
-
-
-def described(app: AppConfig) -> str:
-    """Return what the app runs in a few words, for lists: "shop.main:app", "server.py", "celery -A shop"."""
-    return short(app.target or app.script or " ".join(app.command))

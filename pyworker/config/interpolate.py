@@ -34,6 +34,11 @@ def check_syntax(text: str) -> None:
     _expand(text, None, 0)
 
 
+def literal(text: str) -> str:
+    """Return the text that `interpolate` turns into this one: for values that are meant as they are."""
+    return text.replace("$", "$$")
+
+
 def expand_dotenv(text: str, lookup: Lookup) -> str:
     """Return a value of a dotenv file filled in as such files have it: ${VAR} and ${VAR:-default}, unset = empty."""
     return _DOTENV.sub(lambda m: lookup(m[1]) or m[2] or "", text)

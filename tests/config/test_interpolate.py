@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.config.interpolate import InterpolationError, check_syntax, expand_dotenv, interpolate
+from pyworker.config.interpolate import InterpolationError, check_syntax, expand_dotenv, interpolate, literal
 
 ENV = {"A": "1", "EMPTY": "", "X": "${A}"}
 
@@ -70,3 +70,9 @@ def test_nesting_has_an_end() -> None:
 
 def test_dotenv_values_keep_dollars_and_take_unset_as_empty() -> None:
     assert expand_dotenv("pa$$word ${A} ${NO} ${NO:-d} $A", ENV.get) == "pa$$word 1  d $A"
+
+
+@given(st.text(alphabet="${}:-?A$ ", max_size=30))
+def test_literal_text_stays_what_it_is(text: str) -> None:
+    check_syntax(literal(text))
+    assert interpolate(literal(text), ENV.get) == text

@@ -40,7 +40,7 @@ def make_venv(folder: Path) -> str:
     """A folder that looks like a virtual environment; its python is a link, as venv makes it."""
     (folder / "bin").mkdir(parents=True)
     (folder / "pyvenv.cfg").touch()
-    (folder / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    (folder / "bin" / "python").symlink_to("/bin/sh")
     return str(folder / "bin" / "python")
 
 
