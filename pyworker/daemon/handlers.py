@@ -47,6 +47,7 @@ class Handlers:
         self._started_at = started_at
         self._operations = ops.Operations(brain)
         self.shutting_down = False
+        self._seq = 0  # of the last event before the request that is being handled
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main
         brain.on_closed = self._app_closed
 
@@ -55,6 +56,7 @@ class Handlers:
         if self.shutting_down and isinstance(request, (k.Start, k.Restart, k.Reload, k.Scale)):
             client.refuse(k.Refused("busy", Exit.BUSY, "the daemon is stopping", "try again in a moment"))
             return
+        self._seq = self._brain.events.seq
         try:
             match request:
                 case k.Start():
@@ -140,7 +142,7 @@ class Handlers:
                 self._brain.poke(app)
             goals[app.name] = ops.started("started", generation.number)
         self._save()
-        self._operations.wait(client, goals, decided, wait=request.wait)
+        self._operations.wait(client, goals, decided, wait=request.wait, since_seq=self._seq)
 
     def _sources(self, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
         overrides, env_names = without_env_values(request.overrides)
@@ -220,7 +222,7 @@ class Handlers:
             names = ", ".join(decided)
             raise _Refuse("not_running", Exit.NOT_RUNNING, f"{names}: not running", "pyworker ps shows what is")
         self._save()
-        self._operations.wait(client, goals, decided, wait=request.wait)
+        self._operations.wait(client, goals, decided, wait=request.wait, since_seq=self._seq)
 
     def _stop_app(self, app: App, *, now: bool) -> None:
         was_running = app.running
@@ -273,7 +275,7 @@ class Handlers:
                 self._brain.poke(app)
                 goals[s.app] = ops.replaced(serials)
         self._save()
-        self._operations.wait(client, goals, {}, wait=request.wait)
+        self._operations.wait(client, goals, {}, wait=request.wait, since_seq=self._seq)
 
     def _reload(self, client: Client, request: k.Reload) -> None:
         names = list(dict.fromkeys(s.app for s in self._select(request.selectors)))
@@ -293,7 +295,7 @@ class Handlers:
         for app, generation in generations:
             goals[app.name] = self._reload_app(app, generation)
         self._save()
-        self._operations.wait(client, goals, {}, wait=request.wait)
+        self._operations.wait(client, goals, {}, wait=request.wait, since_seq=self._seq)
 
     def _reload_app(self, app: App, generation: Generation) -> ops.Goal:
         number = generation.number
@@ -340,7 +342,7 @@ class Handlers:
             goals[app.name] = ops.scaled
             self._brain.poke(app)
         self._save()
-        self._operations.wait(client, goals, {}, wait=request.wait)
+        self._operations.wait(client, goals, {}, wait=request.wait, since_seq=self._seq)
 
     def _delete(self, client: Client, request: k.Delete) -> None:
         goals: dict[str, ops.Goal] = {}
@@ -362,7 +364,7 @@ class Handlers:
                 self._stop_app(app, now=False)
                 goals[app.name] = _deleted
         gone = [self._brain.apps[n] for n in decided]
-        self._operations.wait(client, goals, decided, wait=request.wait)
+        self._operations.wait(client, goals, decided, wait=request.wait, since_seq=self._seq)
         for app in gone:
             self._delete_app(app)
         self._save()
@@ -432,7 +434,7 @@ class Handlers:
 
     def _shutdown(self, client: Client, request: k.Shutdown) -> None:
         names = self.shut_down(now=request.now)
-        self._operations.wait(client, {name: ops.stopped(None) for name in names}, {}, wait=True)
+        self._operations.wait(client, {name: ops.stopped(None) for name in names}, {}, wait=True, since_seq=self._seq)
 
     def shut_down(self, *, now: bool) -> list[str]:
         """Stop every app, then the daemon; return the apps that have to end first. What was wanted stays wanted."""

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
     store.on_relay = relay
 
-    handlers.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events))
+    handlers.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
     _on_term(loop, lambda: handlers.shut_down(now=False))
     loop.run()
     return 0
@@ -252,8 +252,10 @@ def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None
         loop.call_later(0.05, lambda: _when_all_closed(loop, brain, then))
 
 
-def _leave(loop: Loop, store: FdStore, events: EventLog) -> None:
+def _leave(loop: Loop, store: FdStore, events: EventLog, home_fd: int) -> None:
     events.emit("daemon_stopped")
+    with contextlib.suppress(OSError):
+        os.unlink(NOTIFY_SOCKET, dir_fd=home_fd)
     store.on_lost = lambda: None
     store.stopping()
     store.flush_blocking(2.0)

@@ -35,9 +35,14 @@ class Operations:
         self._waiting: list[_Operation] = []
         brain.on_settled = self._look
 
-    def wait(self, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome], *, wait: bool) -> None:
-        """Answer the client once every goal is reached or lost; with wait=False at once."""
-        operation = _Operation(self._brain, client, goals, decided)
+    def wait(
+        self, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome], *, wait: bool, since_seq: int
+    ) -> None:
+        """Answer the client once every goal is reached or lost; with wait=False at once.
+
+        Events after `since_seq`, when the request came, are its progress: also those of its own handling.
+        """
+        operation = _Operation(self._brain, client, goals, decided, since_seq)
         if not wait:
             operation.pending.clear()
         if operation.try_to_end():
@@ -66,7 +71,9 @@ class Operations:
 
 
 class _Operation:
-    def __init__(self, brain: Brain, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome]) -> None:
+    def __init__(
+        self, brain: Brain, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome], since_seq: int
+    ) -> None:
         self._brain = brain
         self._client = client
         self.pending = dict(goals)
@@ -74,6 +81,8 @@ class _Operation:
         self._took: dict[str, float] = {}
         self._apps = {n: brain.apps[n] for n in [*goals, *decided] if n in brain.apps}
         self._began_at = brain.loop.clock()
+        for event in brain.events.recent(since_seq=since_seq):
+            self._on_event(event)
         self.unsubscribe = brain.events.subscribe(self._on_event)
 
     def _on_event(self, event: Event) -> None:
