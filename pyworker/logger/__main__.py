@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 
-from pyworker.logger.main import Logger, become_logger, wait_for_predecessor
+from pyworker.logger.birth import become_logger, wait_for_predecessor
+from pyworker.logger.main import Logger
 from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD
 from pyworker.unix import process
 from pyworker.unix.title import set_title

@@ -10,6 +10,7 @@ import os
 import stat
 
 from pyworker.logger.rotation import Rotation
+from pyworker.protocol.inherited import LOGS_DIR
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from pyworker.unix import files
 
@@ -155,3 +156,16 @@ def _ends_with_newline(path: str, found: os.stat_result) -> bool:
         return os.pread(fd, 1, found.st_size - 1) == b"\n"
     finally:
         os.close(fd)
+
+
+def point_to(home: str, app: str, file: str) -> None:
+    """Leave a link logs/APP.path to a log that is elsewhere, for those who look for it while no daemon runs."""
+    folder = os.path.join(home, LOGS_DIR)
+    link = os.path.join(folder, f"{app}.path")
+    with contextlib.suppress(OSError):
+        if os.path.dirname(file) == folder and os.path.basename(file) == f"{app}.log":
+            os.unlink(link)
+        elif not os.path.islink(link) or os.readlink(link) != file:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.symlink(file, link + ".new")
+            os.rename(link + ".new", link)

@@ -6,18 +6,15 @@ one chunk a turn. When guardian and daemon are both gone it sees to the end of w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import socket
-import sys
 import time
-from collections.abc import Callable
 from typing import Any, Literal
 
-from pyworker.logger.file import LogFile
+from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.pipe import Life, Pipe
+from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
@@ -359,48 +356,3 @@ class Logger:
         self._epoll.unregister(self._lifeline)
         self._leave_at = self._quiet_at = None
         self._sweep = Sweep(time.monotonic())
-
-
-def point_to(home: str, app: str, file: str) -> None:
-    """Leave a link logs/APP.path to a log that is elsewhere, for those who look for it while no daemon runs."""
-    folder = os.path.join(home, LOGS_DIR)
-    link = os.path.join(folder, f"{app}.path")
-    with contextlib.suppress(OSError):
-        if os.path.dirname(file) == folder and os.path.basename(file) == f"{app}.log":
-            os.unlink(link)
-        elif not os.path.islink(link) or os.readlink(link) != file:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            os.symlink(file, link + ".new")
-            os.rename(link + ".new", link)
-
-
-def become_logger() -> None:
-    """Take all fds we may have; signals that are meant for others do not end us (the pipes do)."""
-    fds.raise_nofile()
-    os.umask(0o077)
-    os.chdir("/")
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def wait_for_predecessor(lifeline: int, seconds: float, wait: Callable[[float], None] = time.sleep) -> None:
-    """Wait until no other logger reads these pipes: two readers would tear lines. After `seconds` go on anyway."""
-    import fcntl
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(lifeline, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait(0.01)
-        else:
-            return
-    say(f"another logger has not ended within {seconds:g} s; going on beside it")
-
-
-def say(text: str) -> None:
-    """Write one line to the program's own log; a full disk is no reason to fail."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{stamp} logger[{os.getpid()}]: {text}\n")
-        sys.stderr.flush()

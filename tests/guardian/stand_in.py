@@ -4,8 +4,8 @@
 
 The test speaks the real protocol on the channel; this process is only there to be alive, to be killed, to be reaped.
 The first byte that the test sends is its exit code; end-of-file exits 0. Byte 255 asks for an orphan instead: a
-process whose parent ended at once, so that the guardian becomes its parent. Its pid is the answer. TERM ends all of
-them with code 15.
+process whose parent ended at once, so that the guardian becomes its parent. Its pid is the answer; TERM ends it with
+code 15.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import sys
 
 def main() -> None:
     role, address = sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(15))
     test = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         test.connect(address)
@@ -39,6 +38,8 @@ def main() -> None:
 
 def make_orphan() -> int:
     reads, writes = os.pipe()
+    # blocked and waited for: with a handler and pause() a signal could come right before the pause
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     middle = os.fork()
     if middle == 0:
         orphan = os.fork()
@@ -46,10 +47,11 @@ def make_orphan() -> int:
             for fd in range(3, 64):
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            while True:
-                signal.pause()
+            signal.sigwait({signal.SIGTERM})
+            os._exit(15)
         os.write(writes, b"%d" % orphan)
         os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.waitpid(middle, 0)
     os.close(writes)
     orphan = int(os.read(reads, 32))
