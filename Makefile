@@ -1,9 +1,11 @@
 # Two commands do it all: `make demo` (a running app to play with) and `make test`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+SEEDS ?= 1 2 3
+SECONDS ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo demo-stop setup test check lint types imports fmt docs bench clean
+.PHONY: demo demo-stop setup test check lint types imports fmt bench chaos clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -49,6 +51,9 @@ bench: $(VENV)/.dev  ## how long `pyworker ps` takes
 docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the picture
 	$(BIN)/python docs/make.py
 	$(BIN)/python docs/screenshots.py
+
+chaos: $(VENV)/.dev  ## kill -9 of random processes under load; SEEDS="1 2 3" SECONDS=40
+	@for seed in $(SEEDS); do $(BIN)/python -m tests.chaos.chaos --seed $$seed --seconds $(SECONDS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
