@@ -13,6 +13,7 @@ from pyworker import __version__
 from pyworker.config.cpus import usable_cpus
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
+from pyworker.config.schema import AppConfig
 from pyworker.daemon import operations as ops
 from pyworker.daemon import report
 from pyworker.daemon.app import App, Failure, Generation
@@ -148,18 +149,22 @@ class Handlers:
         overrides, env_names = without_env_values(request.overrides)
         values = {str(n): str(v) for n, v in (request.overrides.get("env") or {}).items()}
         if request.file:
-            loaded = load(request.file, only=request.only)
+            plain = load(request.file, only=request.only)
+            here = load(request.file, only=request.only, environ=request.shell_env)
             found: list[tuple[FileSource | InlineSource, str, dict[str, str]]] = []
-            for config in loaded.apps:
-                if request.overrides:
-                    apply_overrides(config, request.overrides)  # mistakes are the user's to see now
-                found.append((FileSource(loaded.path, config.name, overrides, env_names), config.name, values))
+            for config, shell in zip(plain.apps, here.apps, strict=True):
+                if overrides:
+                    apply_overrides(config, overrides)  # mistakes are the user's to see now
+                source = FileSource(plain.path, config.name, {**_from_shell(config, shell), **overrides}, env_names)
+                found.append((source, config.name, values))
             return found
         if request.inline:
             config = load_inline(request.inline, request.cwd)
+            shell = load_inline(request.inline, request.cwd, environ=request.shell_env)
             table, names = without_env_values(request.inline)
             inline_values = {str(n): str(v) for n, v in (request.inline.get("env") or {}).items()}
-            return [(InlineSource({**table, "name": config.name}, request.cwd, names), config.name, inline_values)]
+            table |= {**_from_shell(config, shell), "name": config.name}
+            return [(InlineSource(table, request.cwd, names), config.name, inline_values)]
         selected = self._select(request.names)
         return [(self._brain.apps[s.app].source, s.app, self._values(self._brain.apps[s.app])) for s in selected]
 
@@ -519,6 +524,16 @@ class _Refuse(Exception):
     def __init__(self, code: str, exit_code: int, message: str, hint: str) -> None:
         super().__init__(message)
         self.answer = k.Refused(code, int(exit_code), message, hint)
+
+
+def _from_shell(plain: AppConfig, shell: AppConfig) -> dict[str, Any]:
+    """What $PORT and $WEB_CONCURRENCY of the shell change: kept like options, so that a boot still knows it."""
+    changed: dict[str, Any] = {}
+    if shell.bind != plain.bind:
+        changed["bind"] = list(shell.bind)
+    if shell.workers != plain.workers:
+        changed["workers"] = shell.workers
+    return changed
 
 
 def _deleted(app: App, now: float) -> ops.Outcome | None:

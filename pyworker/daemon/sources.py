@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from pyworker.config.interpolate import literal
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import resolve
@@ -35,7 +36,7 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
                 )
             ]
         )
-    env = {name: values[name] for name in source.env_names}
+    env = {name: literal(values[name]) for name in source.env_names}  # -e says a value, not a template for one
     if isinstance(source, InlineSource):
         table: dict[str, Any] = {**source.table, "env": env} if env else source.table
         return load_inline(table, source.cwd), "", 0
