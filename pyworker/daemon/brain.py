@@ -272,12 +272,16 @@ class Brain:
 
     def _stop(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         config = app.generations[handle.id.generation].config
+        serves = handle.state not in LEAVING and handle.state is not State.STARTING
         if handle.state not in LEAVING:
             handle.leaving_because = reason
             self._say_draining(app, handle, reason)
         handle.happen(Happening.STOP, now)
         if not handle.pid:
             self._kill_unborn(app, handle)
+            return
+        # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
+        if serves and app.hurry and config.target is not None and self._say(handle, w.Drain(0.0, to_empty=False)):
             return
         number = getattr(signal, "SIG" + config.stop.signal.removeprefix("SIG"), signal.SIGTERM)
         self._signal(app, handle, int(number))

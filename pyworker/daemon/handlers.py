@@ -216,7 +216,7 @@ class Handlers:
                 app.stopped_slots.add(s.slot)
                 self._brain.poke(app)
             elif app.closed and not app.wanted:
-                decided[s.app] = ops.Outcome(False, "unchanged", Failure(f"{s.app} is not running"))
+                decided[s.app] = ops.Outcome(True, "unchanged")  # alone it is refused below; `all` means all that runs
             else:
                 self._stop_app(app, now=request.now)
                 goals[s.app] = ops.stopped(None)
