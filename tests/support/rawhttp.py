@@ -24,7 +24,11 @@ class Client:
     def __init__(self, address: Any, *, family: int = socket.AF_INET, timeout: float = 10, context: Any = None) -> None:
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.settimeout(timeout)
-        self.sock.connect(address)
+        try:
+            self.sock.connect(address)
+        except BaseException:
+            self.sock.close()
+            raise
         if context is not None:
             self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
         self.buffer = b""

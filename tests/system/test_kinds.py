@@ -1,0 +1,204 @@
+"""Every kind of app, each with a real one, unmodified."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.wait import wait_until
+
+FRAMEWORKS = {
+    "fastapi": """
+import os
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+app = FastAPI()
+
+@app.get("/", response_class=PlainTextResponse)
+async def index():
+    return f"fastapi {os.getpid()}"
+""",
+    "flask": """
+import os
+from flask import Flask
+app = Flask(__name__)
+
+@app.get("/")
+def index():
+    return f"flask {os.getpid()}"
+""",
+    "django": """
+import os
+from django.conf import settings
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["test", "localhost"], SECRET_KEY="x", DEBUG=False)
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+urlpatterns = [path("", lambda request: HttpResponse(f"django {os.getpid()}"))]
+app = get_wsgi_application()
+""",
+    "django-asgi": """
+import os
+from django.conf import settings
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["test", "localhost"], SECRET_KEY="x", DEBUG=False)
+from django.core.asgi import get_asgi_application
+from django.http import HttpResponse
+from django.urls import path
+
+async def index(request):
+    return HttpResponse(f"django-asgi {os.getpid()}")
+
+urlpatterns = [path("", index)]
+app = get_asgi_application()
+""",
+}
+
+SCRIPTS = {
+    "http.server": """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"http.server {os.getpid()}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+""",
+    "aiohttp": """
+import os
+from aiohttp import web
+async def index(request):
+    return web.Response(text=f"aiohttp {os.getpid()}")
+app = web.Application()
+app.add_routes([web.get("/", index)])
+web.run_app(app, host="127.0.0.1", port=PORT)
+""",
+    "uvicorn": """
+import os, uvicorn
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        body = f"uvicorn {os.getpid()}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+uvicorn.run(app, host="127.0.0.1", port=PORT)
+""",
+    "flask": """
+import os
+from flask import Flask
+app = Flask(__name__)
+
+@app.get("/")
+def index():
+    return f"flask {os.getpid()}"
+
+app.run(port=PORT)
+""",
+}
+
+NODE = """
+const http = require("http");
+const server = http.createServer((request, response) => {
+  response.setHeader("Connection", "close");
+  response.end("node " + process.pid);
+});
+server.listen({ fd: 3 });
+process.on("SIGTERM", () => server.close(() => process.exit(0)));
+"""
+
+
+def all_pids_answer(pw: Pyworker, word: str, pids: list[int]) -> None:
+    seen: set[int] = set()
+
+    def ask() -> bool:
+        name, pid = pw.get().split()
+        assert name == word
+        seen.add(int(pid))
+        return seen >= set(pids)
+
+    wait_until(ask, LONG, f"an answer of each of {pids}; seen {seen}")
+    assert seen == set(pids)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_real_framework_is_served_unmodified(pw: Pyworker, name: str) -> None:
+    pw.api(FRAMEWORKS[name])
+    pw.ok("start", "app.toml")
+    all_pids_answer(pw, name, pw.pids())
+    assert pw.app()["kind"] == ("asgi" if name in ("fastapi", "django-asgi") else "wsgi")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_that_binds_for_itself_shares_its_port(pw: Pyworker, name: str) -> None:
+    pw.write("server.py", SCRIPTS[name].replace("PORT", str(pw.port)))
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nworkers = 2\n')
+    pw.ok("start", "app.toml")
+    first, second = pw.pids()
+    wait_until(lambda: not pw.refuses(), LONG, "the script to listen")
+    assert pw.get().split()[0] == name
+    kill(first)  # the other one answers alone: the port is one
+    assert int(pw.get().split()[1]) == second
+    pw.wait_steady()
+    pw.ok("reload", "api")
+    app = pw.wait_steady()
+    assert second not in {worker["pid"] for worker in app["pool"]}
+    wait_until(lambda: not alive(second), LONG, "the old worker to be gone")
+    assert pw.get().split()[0] == name
+    pw.ok("stop", "api")
+    assert pw.refuses()
+
+
+def test_a_command_without_a_port_is_kept_running(pw: Pyworker) -> None:
+    pw.ok("start", "--name", "api", "-w", "2", "--", "sh", "-c", "while :; do date; sleep 0.2; done")
+    first, second = pw.pids()
+    kill(first)
+    app = pw.wait_steady()
+    assert second in {worker["pid"] for worker in app["pool"]}
+    assert app["listen"] == []
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+def test_a_node_server_takes_the_inherited_socket(pw: Pyworker) -> None:
+    pw.write("server.js", NODE)
+    pw.write(
+        "app.toml",
+        '[app]\nname = "api"\ncommand = ["node", "server.js"]\nbalance = "shared"\nworkers = 2\n'
+        f'bind = "127.0.0.1:{pw.port}"\n',
+    )
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    name, pid = pw.get().split()
+    assert name == "node"
+    assert int(pid) in pids
+    kill(pids[0])
+    assert pw.get().startswith("node")
+    pw.wait_steady()
+    pw.ok("reload", "api")
+    pw.wait_steady()
+    assert pw.get().startswith("node")
+
+
+def test_another_environment_sees_nothing_of_ours(pw: Pyworker) -> None:
+    venv = os.path.join(pw.folder, "env")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
+    pw.api(
+        """
+import importlib.util, os, sys
+ours = [name for name in ("msgspec", "psutil", "rich", "fastapi") if importlib.util.find_spec(name)]
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        body = f"{sys.prefix} {','.join(ours) or 'nothing'}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+""",
+        top='python = "env"',
+    )
+    pw.ok("start", "app.toml")
+    assert pw.get() == f"{venv} nothing"

@@ -1,0 +1,182 @@
+"""More workers, fewer, none: and what is asked meanwhile is answered."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, alive
+from tests.support.rawhttp import Client
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+
+def test_scale_sets_adds_and_takes_away_without_losing_a_request(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    first = pw.pids()
+    with Load(pw.port, "new", "keep") as load:
+        for change, want in (("api=4", 4), ("api=+1", 5), ("api=-2", 3), ("api=1", 1), ("api=2", 2)):
+            load.wait_more(20)
+            pw.ok("scale", change)
+            assert pw.wait_steady()["workers"]["want"] == want
+            load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids()[0] == first[0]
+
+
+def test_scale_is_kept_by_a_reload_and_by_a_new_daemon(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("scale", "api=3")
+    pw.ok("reload", "api")
+    assert pw.wait_steady()["workers"]["want"] == 3
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    assert pw.wait_steady()["workers"]["want"] == 3
+
+
+def test_stop_finishes_the_requests_under_way(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    answers: list[str] = []
+    threads = [threading.Thread(target=lambda: answers.append(pw.get("/slow"))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: sum(w["in_flight"] for w in pw.app()["pool"]) == 6 or answers, LONG, "the requests to be in")
+    pw.ok("stop", "api")
+    for thread in threads:
+        thread.join(LONG)
+    assert len(answers) == 6
+    assert pw.refuses()
+    assert pw.app()["state"] == "stopped"
+    assert pw.run("stop", "api").returncode == 3
+    pw.ok("start", "api")
+    assert pw.get().startswith("one")
+
+
+def test_stop_now_waits_for_nobody(pw: Pyworker) -> None:
+    pw.api(ASGI.replace("asyncio.sleep(1)", "asyncio.sleep(3600)"))
+    pw.ok("start", "app.toml")
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: sum(w["in_flight"] for w in pw.app()["pool"]) == 1, LONG, "the request to be in")
+        pw.ok("stop", "api", "--now")
+        assert pw.refuses()
+        answer = client.recv()
+        assert answer is None or answer.status >= 500
+
+
+def test_one_worker_is_stopped_and_started_and_restarted(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    first, second = pw.pids()
+    with Load(pw.port, "new", "keep") as load:
+        pw.ok("stop", "api.2")
+        assert not alive(second)
+        assert pw.pids() == [first]
+        load.wait_more(20)
+        pw.ok("restart", "api.2")
+        again = pw.pids()
+        assert again[0] == first
+        assert again[1] != second
+        pw.ok("restart", "api.2")
+        assert pw.wait_steady()["pool"][0]["pid"] == first
+        assert pw.pids()[1] != again[1]
+        load.wait_more(20)
+    assert load.lost == []
+
+
+def test_restart_brings_new_code_and_new_workers(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    old = set(pw.pids())
+    pw.write("web.py", version(ASGI, "two"))
+    pw.ok("restart", "api")
+    assert pw.get().startswith("two")
+    assert not old & set(pw.pids())
+    assert not any(map(alive, old))
+
+
+def test_delete_forgets_the_app(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("delete", "api", "-y")
+    assert pw.ps()["apps"] == []
+    assert pw.refuses()
+    assert pw.run("start", "api").returncode == 4
+    pw.ok("start", "app.toml")
+    assert pw.get().startswith("one")
+
+
+def test_globs_and_all_select_apps(pw: Pyworker) -> None:
+    pw.write(
+        "app.toml",
+        '[defaults]\ncommand = "sleep 3600"\n[apps.web-a]\n[apps.web-b]\n[apps.jobs]\n',
+    )
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "web-*")
+    assert {app["name"]: app["state"] for app in pw.ps()["apps"]} == {
+        "web-a": "stopped",
+        "web-b": "stopped",
+        "jobs": "running",
+    }
+    pw.ok("stop", "all", "-y")
+    assert {app["state"] for app in pw.ps()["apps"]} == {"stopped"}
+
+
+def test_a_daemon_restores_what_was_wanted_and_only_that(pw: Pyworker) -> None:
+    other = pw.another_port()
+    pw.write("web.py", ASGI)
+    pw.write(
+        "app.toml",
+        f'[apps.api]\ntarget = "web:app"\nworkers = 2\nbind = "127.0.0.1:{pw.port}"\n'
+        f'[apps.off]\ntarget = "web:app"\nbind = "127.0.0.1:{other}"\n',
+    )
+    pw.ok("start", "app.toml", "--only", "api", "-e", "SECRET=do-not-write-this")
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "off")
+    with open(os.path.join(pw.home, "apps.json")) as file:
+        text = file.read()
+    assert '"api"' in text
+    assert "do-not-write-this" not in text
+    pw.ok("start", "--name", "tick", "--", "sleep", "3600")
+    pw.ok("daemon", "stop", "-y")
+    assert pw.refuses()
+    pw.ok("daemon", "start")
+    states = wait_until(
+        lambda: (
+            found
+            if "starting" not in (found := {app["name"]: app["state"] for app in pw.ps()["apps"]}).values()
+            else None
+        ),
+        LONG,
+        "the apps to be restored",
+    )
+    assert states["off"] == "stopped"
+    assert states["tick"] == "running"
+
+
+def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyworker) -> None:
+    pw.write("stubborn.sh", "trap '' TERM\nsleep 3600 &\nwhile :; do wait; done\n")
+    pw.write(
+        "app.toml",
+        '[app]\nname = "api"\ncommand = ["sh", "stubborn.sh"]\n[app.stop]\ndrain_timeout = "100ms"\nkill_timeout = "300ms"\n',
+    )
+    pw.ok("start", "app.toml")
+    pid = pw.pids()[0]
+    wait_until(lambda: [p for p in pw.processes() if p.ppid() == pid], LONG, "its child")
+    child = next(p.pid for p in pw.processes() if p.ppid() == pid)
+    pw.ok("stop", "api")
+    assert not alive(pid)
+    wait_until(lambda: not alive(child), LONG, "the group to be gone")
+
+
+def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> None:
+    pw.write("polite.sh", "trap 'echo asked > asked; exit 0' INT\n: > up\nwhile :; do sleep 0.05; done\n")
+    pw.write("app.toml", '[app]\nname = "api"\ncommand = ["bash", "polite.sh"]\n[app.stop]\nsignal = "INT"\n')
+    pw.ok("start", "app.toml")
+    wait_until(lambda: os.path.exists(os.path.join(pw.folder, "up")), LONG, "its trap")
+    pw.ok("stop", "api")
+    assert os.path.exists(os.path.join(pw.folder, "asked"))
