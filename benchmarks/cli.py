@@ -32,7 +32,9 @@ def in_pipe(argv: list[str], env: dict[str, str]) -> None:
 def on_terminal(argv: list[str], env: dict[str, str]) -> None:
     """Run a command on a terminal of its own, read to its end."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as child:
+    with subprocess.Popen(
+        argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as child:
         os.close(theirs)
         with contextlib.suppress(OSError):  # EIO: the last one on the other side has left
             while os.read(ours, 65536):
@@ -65,12 +67,16 @@ def main() -> int:
                 subprocess.run(start, env=env, check=True, timeout=60, cwd=folder)
             table = {
                 "python -c pass": measure(lambda: in_pipe([sys.executable, "-c", "pass"], env), runs),
-                "python -I -c pass": measure(lambda: in_pipe([sys.executable, "-I", "-c", "pass"], env), runs),
+                "python -I -c pass": measure(
+                    lambda: in_pipe([sys.executable, "-I", "-c", "pass"], env), runs
+                ),
                 "ps, pipe": measure(lambda: in_pipe([PYWORKER, "ps"], env), runs),
                 "ps, terminal": measure(lambda: on_terminal([PYWORKER, "ps"], env), runs),
             }
         finally:
-            subprocess.run([PYWORKER, "daemon", "stop", "-y"], env=env, check=False, timeout=60, capture_output=True)
+            subprocess.run(
+                [PYWORKER, "daemon", "stop", "-y"], env=env, check=False, timeout=60, capture_output=True
+            )
     floor = table["python -c pass"][0]
     print(f"{APPS} apps, {runs} runs, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs\n")
     print(f"{'':<20}{'median':>10}{'p95':>10}{'x floor':>10}{'goal':>10}")

@@ -25,14 +25,14 @@ from rich.text import Text
 HERE = pathlib.Path(__file__).parent
 PYWORKER = os.path.join(os.path.dirname(sys.executable), "pyworker")
 COLUMNS, ROWS = 100, 40
-APP = '''\
+APP = """\
 import os
 
 async def app(scope, receive, send):
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": os.environ["PYWORKER_WORKER"].encode()})
-'''
+"""
 MOVES = re.compile(r"\x1b\[(\d*)([ABCDGHJKfl])|\x1b\[\?(\d+)[hl]|\r|\n")
 
 
@@ -41,7 +41,9 @@ def run(command: str, folder: str, env: dict[str, str]) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     argv = [PYWORKER, *command.split()[1:]]
-    with subprocess.Popen(argv, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True):
+    with subprocess.Popen(
+        argv, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ):
         os.close(theirs)
         data = b""
         with contextlib.suppress(OSError):  # EIO: the command has ended
@@ -75,24 +77,38 @@ def last_picture(output: str) -> list[str]:
 
 
 def main() -> int:
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
     with tempfile.TemporaryDirectory(prefix="pyworker-picture-") as folder:
         pathlib.Path(folder, "shop.py").write_text(APP)
         env = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
         env |= {"PYWORKER_HOME": os.path.join(folder, "home"), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
         try:
             run("pyworker daemon start", folder, env)
-            for command in ("pyworker start shop:app -w 4 -b 127.0.0.1:8461", "pyworker reload shop", "pyworker ps"):
+            for command in (
+                "pyworker start shop:app -w 4 -b 127.0.0.1:8461",
+                "pyworker reload shop",
+                "pyworker ps",
+            ):
                 console.print(Text("$ ", style="bold green") + Text(command, style="bold"))
                 for line in last_picture(run(command, folder, env)):
                     console.print(Text.from_ansi(line), no_wrap=True, crop=True)
                 console.print()
             pathlib.Path(folder, "shop.py").write_text("import redis\n" + APP)
-            console.print(Text("$ ", style="bold green") + Text("pyworker reload shop      # with a mistake in it", style="bold"))
+            console.print(
+                Text("$ ", style="bold green")
+                + Text("pyworker reload shop      # with a mistake in it", style="bold")
+            )
             for line in last_picture(run("pyworker reload shop", folder, env)):
-                console.print(Text.from_ansi(line.replace(folder, "/srv/shop").replace(sys.executable, "python")), no_wrap=True)
+                console.print(
+                    Text.from_ansi(line.replace(folder, "/srv/shop").replace(sys.executable, "python")),
+                    no_wrap=True,
+                )
         finally:
-            subprocess.run([PYWORKER, "daemon", "stop", "-y"], env=env, check=False, capture_output=True, timeout=60)
+            subprocess.run(
+                [PYWORKER, "daemon", "stop", "-y"], env=env, check=False, capture_output=True, timeout=60
+            )
     svg = console.export_svg(title="pyworker")
     svg = re.sub(r"@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)  # they point to a server of fonts
     svg = svg.replace("Fira Code,", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono,")
