@@ -26,7 +26,7 @@ GOALS = {"ps, terminal": 80.0, "ps, pipe": 60.0}  # milliseconds
 
 def in_pipe(argv: list[str], env: dict[str, str]) -> None:
     """Run a command as in `command | cat`."""
-    subprocess.run(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, timeout=30)
+    subprocess.run(argv, env=env, capture_output=True, check=True, timeout=30)
 
 
 def on_terminal(argv: list[str], env: dict[str, str]) -> None:
