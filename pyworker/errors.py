@@ -26,9 +26,7 @@ class PyworkerError(Exception):
     `message` is one sentence (may have further lines of detail), `hint` says what to do, in words.
     """
 
-    def __init__(
-        self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

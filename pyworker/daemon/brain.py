@@ -642,6 +642,8 @@ class Brain:
             case w.Hello():
                 if not handle.pid and sender > 0:
                     self._claim(app, handle, sender)
+                if generation.config.script is not None:  # one that never binds says nothing more
+                    self.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             case w.Ready(serving=serving):
                 self._is_ready(app, handle, generation, serving)
             case w.Accepting():
@@ -682,8 +684,8 @@ class Brain:
             else:
                 self._accepts(app, handle)
         elif config.script is not None:
-            if not handle.bound:
-                self.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
+            if not handle.bound:  # it called pyworker.ready()
+                self._script_settled(app, handle)
         elif config.health is not None:
             self.watch_health(app, handle)
         elif config.ready != "notify":

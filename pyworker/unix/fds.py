@@ -23,9 +23,7 @@ class Packet(NamedTuple):
     data: bytes
     fds: list[int]
     pid: int  # of the sender by the kernel's word (0 unless SO_PASSCRED is set)
-    truncated: (
-        bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
-    )
+    truncated: bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
 
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
