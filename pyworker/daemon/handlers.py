@@ -32,6 +32,7 @@ from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.policy.scale import scaled
 from pyworker.protocol import control as k
+from pyworker.protocol.events import Event
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import to_json
 
@@ -327,10 +328,9 @@ class Handlers:
 
     def _scale(self, client: Client, request: k.Scale) -> None:
         changes: list[tuple[App, int]] = []
-        for name, change in request.changes.items():
-            self._select((name,))
-            app = self._brain.apps.get(name)
-            if app is None or app.current is None or not app.running:
+        for name, change in ((s.app, c) for selector, c in request.changes.items() for s in self._select((selector,))):
+            app = self._brain.apps[name]
+            if app.current is None or not app.running:
                 raise _Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
             count = scaled(app.want, change, usable_cpus())
             if count is None:
@@ -410,15 +410,17 @@ class Handlers:
         return [self._brain.apps[n] for n in dict.fromkeys(s.app for s in self._select(selectors))]
 
     def _follow(self, client: Client, request: k.Follow) -> None:
-        names = {s.app for s in self._select(request.selectors)} if request.selectors else None
+        wanted = set(self._select(request.selectors)) if request.selectors else None
+
+        def tell(event: Event) -> None:
+            of_worker = Selected(event.app, event.worker)
+            if wanted is None or Selected(event.app) in wanted or (event.worker is not None and of_worker in wanted):
+                client.progress(to_json(event))
+
         if request.since_seq:
             for event in self._brain.events.recent(since_seq=request.since_seq):
-                if names is None or event.app in names:
-                    client.progress(to_json(event))
-        unsubscribe = self._brain.events.subscribe(
-            lambda event: client.progress(to_json(event)) if names is None or event.app in names else None
-        )
-        client.on_gone(unsubscribe)
+                tell(event)
+        client.on_gone(self._brain.events.subscribe(tell))
 
     def _status(self) -> dict[str, Any]:
         store = self._brain.store
