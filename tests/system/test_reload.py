@@ -10,7 +10,7 @@ from tests.support.sources import ASGI, WSGI, version
 from tests.support.wait import wait_until
 
 
-@pytest.mark.parametrize(("source", "top"), [(ASGI, ""), (ASGI, 'loop = "asyncio"'), (WSGI, ""), (WSGI, "threads = 4")])
+@pytest.mark.parametrize(("source", "top"), [(ASGI, ""), (ASGI, 'loop = "asyncio"'), (WSGI, "threads = 4")])
 def test_reloads_under_load_lose_no_request(pw: Pyworker, source: str, top: str) -> None:
     pw.api(source, top=top)
     pw.ok("start", "app.toml")

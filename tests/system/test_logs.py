@@ -1,0 +1,63 @@
+"""What the workers print is kept, whole and with their names, whoever of ours dies."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.sources import ASGI
+from tests.support.wait import wait_until
+
+PRINTS = ASGI.replace(
+    '    if path == "/slow":',
+    '    if path.startswith("/print"):\n        print("said " + path, flush=True)\n    elif path == "/slow":',
+)
+
+
+def messages(pw: Pyworker) -> list[dict[str, object]]:
+    done = pw.ok("logs", "api", "-n", "100000", "--json")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def said(pw: Pyworker, word: str) -> bool:
+    return any(word in str(message) for message in messages(pw))
+
+
+def test_lines_are_shown_with_the_worker_that_printed_them(pw: Pyworker) -> None:
+    pw.api(PRINTS)
+    pw.ok("start", "app.toml")
+    pid = int(pw.get("/print/one").split()[1])
+    wait_until(lambda: said(pw, "said /print/one"), LONG, "the line")
+    slot = next(worker["worker"] for worker in pw.app()["pool"] if worker["pid"] == pid)
+    found = next(message for message in messages(pw) if "said /print/one" in str(message))
+    assert found["worker"] == slot
+    assert found["app"] == "api"
+    assert f"api.{slot}" in pw.ok("logs", "api").stdout
+
+
+def test_no_line_is_lost_when_the_logger_or_the_daemon_is_killed(pw: Pyworker) -> None:
+    pw.api(PRINTS)
+    pw.ok("start", "app.toml")
+    for number, role in enumerate(("logger", "daemon", "guardian")):
+        pw.get(f"/print/before-{number}")
+        wait_until(lambda: said(pw, f"/print/before-{number}"), LONG, "the line before")  # noqa: B023
+        victim = pw.role(role)
+        kill(victim)
+        pw.get(f"/print/while-{number}")
+        wait_until(lambda: pw.status() and pw.role(role) not in (0, victim), LONG, f"another {role}")  # noqa: B023
+        pw.get(f"/print/after-{number}")
+        for word in ("while", "after"):
+            wait_until(lambda: said(pw, f"/print/{word}-{number}"), LONG, f"the line {word}")  # noqa: B023
+
+
+def test_the_last_words_of_a_worker_that_crashed_are_kept(pw: Pyworker) -> None:
+    pw.api(PRINTS.replace("os._exit(3)", 'os.write(2, b"last words without an end"), os._exit(3)'))
+    pw.ok("start", "app.toml")
+    pw.run("ps")
+    before = set(pw.pids())
+    try:
+        pw.get("/crash")
+    except (AssertionError, OSError):
+        pass
+    wait_until(lambda: set(pw.pids()) != before, LONG, "another worker")
+    wait_until(lambda: said(pw, "last words without an end"), LONG, "its last words")
