@@ -283,8 +283,7 @@ class Brain:
         # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
         if serves and app.hurry and config.target is not None and self._say(handle, w.Drain(0.0, to_empty=False)):
             return
-        number = getattr(signal, "SIG" + config.stop.signal.removeprefix("SIG"), signal.SIGTERM)
-        self._signal(app, handle, int(number))
+        self._signal(app, handle, _signal_number(config.stop.signal))
         self._kick_siblings(app, handle)
 
     def _say_draining(self, app: App, handle: WorkerHandle, reason: str) -> None:
@@ -483,7 +482,16 @@ class Brain:
         assert config is not None
         logs = config.logs
         file = logs.file or os.path.join(self.home, "logs", f"{app.name}.log")
-        spec = LogsSpec(file, logs.format, logs.max_size, logs.max_files, logs.compress)
+        spec = LogsSpec(
+            file,
+            logs.format,
+            logs.max_size,
+            logs.max_files,
+            logs.compress,
+            stop_signal=_signal_number(config.stop.signal),
+            drain_timeout=config.stop.drain_timeout,
+            drains_alone=config.target is not None or config.script is not None,
+        )
         self.store.put(fd_name("logs", app.name), unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec)))
 
     def note(self, app: App, text: str) -> None:
@@ -1000,6 +1008,11 @@ class Brain:
                 app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
             )
             self.poke(app)
+
+
+def _signal_number(name: str) -> int:
+    """Return the number of "TERM" or "SIGTERM"; the schema has checked that there is one."""
+    return int(getattr(signal, "SIG" + name.removeprefix("SIG"), signal.SIGTERM))
 
 
 def _is_over(app: App) -> bool:

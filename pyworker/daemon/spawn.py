@@ -16,7 +16,7 @@ from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.protocol import template as t
-from pyworker.protocol.inherited import NOTIFY_SOCKET, WorkerId, fd_name, worker_fd
+from pyworker.protocol.inherited import ENV_SOFT_NOFILE, NOTIFY_SOCKET, WorkerId, fd_name, worker_fd
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn
@@ -164,6 +164,9 @@ class Spawner:
             temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))
             table[_SPEC_FD] = temporary[-1]
             argv = [sys.executable, "-I", "-m", "pyworker.template", str(_SPEC_FD)]
-            return spawn(argv, {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}, table)
+            environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+            if ENV_SOFT_NOFILE in os.environ:
+                environ[ENV_SOFT_NOFILE] = os.environ[ENV_SOFT_NOFILE]
+            return spawn(argv, environ, table)
         finally:
             unix_fds.close_all(temporary)

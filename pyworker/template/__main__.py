@@ -13,13 +13,14 @@ import sys
 from pyworker import __version__
 from pyworker.errors import Exit
 from pyworker.protocol import wire
+from pyworker.protocol.inherited import ENV_SOFT_NOFILE
 from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
 from pyworker.template.spec import keep_from_exec, open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import send_packet
 from pyworker.unix.process import set_name
-from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile
+from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile, soft_nofile
 from pyworker.worker.channel import Channel
 from pyworker.worker.say import say
 
@@ -58,6 +59,8 @@ def take_rights(spec: LaunchSpec) -> None:
     app = spec.app
     if app.limits.nofile is not None:
         limit_nofile(app.limits.nofile)
+    elif os.environ.get(ENV_SOFT_NOFILE, "").isdecimal():
+        soft_nofile(int(os.environ[ENV_SOFT_NOFILE]))  # as it was before the guardian raised its own
     if app.umask is not None:
         os.umask(int(app.umask, 8))
     drop_rights(spec.uid, spec.gid, spec.groups)

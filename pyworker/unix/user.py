@@ -48,6 +48,12 @@ def _check_no_way_back() -> None:
     raise CannotDrop("root's rights could be taken back after they were given up")
 
 
+def soft_nofile(count: int) -> None:
+    """Set the soft limit of open files, at most to the hard one, which stays."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard))
+
+
 def limit_nofile(count: int) -> None:
     """Set soft and hard limit of open files. OSError or ValueError when it may not be raised that far."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))

@@ -1,0 +1,34 @@
+"""What a worker is given by the system: the limits of the shell that started pyworker, not those of the daemon."""
+
+from __future__ import annotations
+
+import resource
+
+from tests.support.pyworker import Pyworker
+
+SHOWS_LIMIT = """
+import resource
+
+def app(environ, start_response):
+    body = str(resource.getrlimit(resource.RLIMIT_NOFILE)).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def test_workers_have_the_file_limit_of_the_shell(pw: Pyworker) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    mine = min(soft, 777)
+    pw.api(SHOWS_LIMIT, workers=1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (mine, hard))
+    try:
+        pw.ok("start", "app.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert pw.get() == str((mine, hard))
+
+
+def test_limits_nofile_sets_both(pw: Pyworker) -> None:
+    pw.api(SHOWS_LIMIT, workers=1, tables="[app.limits]\nnofile = 345")
+    pw.ok("start", "app.toml")
+    assert pw.get() == "(345, 345)"
