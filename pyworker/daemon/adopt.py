@@ -116,13 +116,13 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         handle.channel = copy_socket(fd)
         pass_credentials(handle.channel)
         app.templates[number] = handle
-        brain.watch_template(app, handle)
+        brain.templates.watch(app, handle)
         pidfd = store.get(fd_name("tpid", app.name, number))
         if pidfd is None:
-            brain.template_gone(app, handle, UNKNOWN)
+            brain.templates.gone(app, handle, UNKNOWN)
         else:
             handle.pid = handle.pid or pidfd_pid(pidfd)
-            brain.watch_template_pid(app, handle, pidfd)
+            brain.templates.watch_pid(app, handle, pidfd)
 
 
 def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
@@ -143,9 +143,9 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         pidfd = store.get(worker_fd("pid", identity))
         if pidfd is not None:
             handle.pid = handle.pid or max(0, pidfd_pid(pidfd))
-            brain.watch_pid(app, handle, pidfd)
+            brain.deaths.watch_pid(app, handle, pidfd)
         elif handle.pid:
             handle.pid = 0  # its Hello or Forked comes again? no: take it from the kernel's word on the channel
-        brain.watch_worker(app, handle)
+        brain.workers.watch(app, handle)
         if handle.ready_at is not None:
-            brain.watch_health(app, handle)
+            brain.workers.watch_health(app, handle)

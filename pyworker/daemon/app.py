@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker.config.address import Address
-from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -105,6 +105,8 @@ class App:
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
     templates: dict[int, TemplateHandle] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
+    slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     dropped_lines: int = 0
     log_error: str = ""
 
@@ -116,6 +118,12 @@ class App:
     @property
     def config(self) -> AppConfig | None:
         return self.current.config if self.current else None
+
+    @property
+    def restart_config(self) -> RestartConfig:
+        config = self.config
+        assert config is not None
+        return config.restart
 
     @property
     def kind(self) -> str:
@@ -250,6 +258,8 @@ class App:
             "record": dataclasses.asdict(self.record),
             "failure": dataclasses.asdict(self.failure) if self.failure else None,
             "notes": self.notes[-20:],
+            "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
+            "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
             "templates": {
@@ -288,3 +298,5 @@ class App:
         self.record = Record(**{**record, "deaths": tuple(record["deaths"])})
         self.failure = Failure(**memo["failure"]) if memo["failure"] else None
         self.notes = [str(n) for n in memo["notes"]]
+        self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
+        self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}

@@ -196,7 +196,7 @@ class Handlers:
         self._brain.store.remove(fd_name("env", app.name, generation.number))
         if app.closed:
             for listener in list(app.listeners.values()):
-                self._brain.close_listener(app, listener)
+                self._brain.listening.close(app, listener)
 
     def forget(self, app: App) -> None:
         self._brain.apps.pop(app.name, None)
@@ -277,7 +277,7 @@ class Handlers:
                     w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED
                 )
                 for serial in serials:
-                    self._brain.recycle(app, app.workers[serial], "restart")
+                    self._brain.workers.recycle(app, app.workers[serial], "restart")
                 self._brain.poke(app)
                 goals[s.app] = ops.replaced(serials)
         self._save()

@@ -168,7 +168,7 @@ def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> No
                 return
             unix_fds.close_all(packet.fds)
             if packet.pid:
-                brain.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
+                brain.workers.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
 
     loop.add(sock.fileno(), READ, arrived)
 
@@ -228,10 +228,10 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         # pages shared with the template count by their share only
         used = sampler.pss(w.pid) if memory is not None else None
         if memory is not None and used is not None and used > memory:
-            brain.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
+            brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
         if max_age and now - w.ready_at > max_age:
-            brain.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
+            brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
             return
 
 

@@ -103,10 +103,10 @@ def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) ->
         "in_flight": stats.in_flight,
         "requests": stats.requests,
         "requests_per_s": figures.requests_per_s if figures and counts else None,
-        "restarts": 0,
+        "restarts": app.slot_restarts.get(w.id.slot, 0),
         "started_at": stamp(time.time() - (now - w.born_at)),
         "uptime_s": round(now - (w.ready_at if w.ready_at is not None else w.born_at), 1),
-        "last_exit": None,
+        "last_exit": app.last_exits.get(w.id.slot),
         "reason": (w.health.health.reason if w.health else "") or w.recycle or w.leaving_because,
     }
 
@@ -122,18 +122,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
             secret = name in current.resolved.secrets
             shown = value if reveal else "***" if secret else _URL_PASSWORD.sub(r"\1***\2", value)
             env.append({"name": name, "value": shown, "origin": ""})
-    last_exits: dict[int, dict[str, Any]] = {}
-    restarts: dict[int, int] = {}
-    for event in brain.events.recent(app.name):
-        if event.type == "worker_exited" and event.worker is not None:
-            last_exits[event.worker] = {k: event.data[k] for k in ("code", "signal", "after_s", "reason")} | {
-                "at": event.time
-            }
-            restarts[event.worker] = restarts.get(event.worker, 0) + 1
     document = app_document(brain, sampler, app)
-    for worker in document["pool"]:
-        worker["last_exit"] = last_exits.get(worker["worker"])
-        worker["restarts"] = restarts.get(worker["worker"], 0)
     document |= {
         "limits": to_json(config.limits) if config else None,
         "health": to_json(config.health) if config and config.health else None,

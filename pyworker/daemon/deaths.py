@@ -1,0 +1,221 @@
+"""Daemon: which process is which worker, how each ended, and what that counts for.
+
+A worker is the guardian's child: it stays a zombie, and its pid reserved, until `collected` is said here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from pyworker.daemon import diagnosis
+from pyworker.daemon.app import App, Failure
+from pyworker.daemon.events import stamp
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.loop import READ
+from pyworker.policy import restart
+from pyworker.policy.lifecycle import LEAVING, Happening, State
+from pyworker.protocol import store as store_messages
+from pyworker.protocol import worker as w
+from pyworker.protocol.inherited import worker_fd
+from pyworker.protocol.scoreboard import AppF
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.brain import Brain
+
+STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
+DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that died before it was ready
+
+
+class Deaths:
+    """Claims pids, and carries out what policy says of a death."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
+
+    def claim(self, app: App, handle: WorkerHandle, pid: int) -> None:
+        """This process is that worker. The pid is the guardian's child and stays reserved until `collected`."""
+        handle.pid = pid
+        app.board.set_pid(handle.id.serial, pid)
+        known = self.unclaimed.pop(pid, None)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.ended(app, handle, known or process.UNKNOWN)
+            return
+        self._brain.store.put(worker_fd("pid", handle.id), pidfd)
+        self._brain.emit(app, "worker_starting", handle.id.slot, generation=handle.id.generation, pid=pid)
+        if known is not None:
+            self.ended(app, handle, known)
+        else:
+            self.watch_pid(app, handle, pidfd)
+
+    def watch_pid(self, app: App, handle: WorkerHandle, pidfd: int) -> None:
+        """Wait for the end of a worker."""
+
+        def ended(_: int) -> None:
+            self._brain.loop.remove(pidfd)
+            if handle.status is None:
+                handle.ended_at = self._brain.loop.clock()
+                self._brain.loop.call_later(STATUS_PATIENCE, lambda: self.ended(app, handle, process.UNKNOWN))
+
+        self._brain.loop.add(pidfd, READ, ended)
+
+    def on_exited(self, message: store_messages.Exited) -> None:
+        """The guardian says how one of its children ended."""
+        status = process.ExitStatus(message.code, message.signal, message.core)
+        for app in self._brain.apps.values():
+            for handle in app.workers.values():
+                if handle.pid == message.pid and handle.is_alive:
+                    self.ended(app, handle, status)
+                    return
+        pid = message.pid
+        self.unclaimed[pid] = status
+
+        def forget() -> None:
+            self.unclaimed.pop(pid, None)
+            self._brain.store.collected(pid)
+
+        self._brain.loop.call_later(STRANGER_PATIENCE, forget)
+
+    def channel_closed(self, app: App, handle: WorkerHandle) -> None:
+        """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
+        if not handle.pid and handle.is_alive:
+            self._brain.loop.call_later(
+                STATUS_PATIENCE, lambda: None if handle.pid else self.ended(app, handle, process.UNKNOWN)
+            )
+
+    def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        if handle.status is not None or not handle.is_alive:
+            return
+        handle.status = status
+        handle.ended_at = self._brain.loop.clock()
+        self._brain.workers.on_message(app, handle)  # its last words first
+        if handle.ready_at is None and handle.failure is None and handle.state is State.STARTING:
+            self._brain.loop.call_later(DIAGNOSIS_DELAY, lambda: self.finish(app, handle, status))
+        else:
+            self.finish(app, handle, status)
+
+    def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        if not handle.is_alive:
+            return
+        now = self._brain.loop.clock()
+        handle.ended_at = handle.ended_at or now
+        before = handle.state
+        handle.happen(Happening.EXIT, now)
+        self._release(app, handle)
+        self._brain.workers.kick_siblings(app, handle)
+        slot, number = handle.id.slot, handle.id.generation
+        if before in LEAVING and handle.failure is None:
+            drained = handle.drained or w.Drained(0, 0)
+            self._brain.emit(
+                app, "worker_stopped", slot, generation=number, pid=handle.pid,
+                took_s=round(now - handle.since if before is not State.KILLED else 0.0, 3),
+                requests=drained.requests, cancelled=drained.cancelled,
+            )  # fmt: skip
+        else:
+            self._died(app, handle, status, before)
+        self._brain.poke(app)
+
+    def _release(self, app: App, handle: WorkerHandle) -> None:
+        if handle.health is not None:
+            handle.health.stop()
+        if handle.pid and handle.status != process.UNKNOWN:
+            # what it has left behind in its process group; its pid is reserved until `collected`
+            process.kill_group(handle.pid, signal.SIGKILL)
+        if handle.ctl is not None:
+            self._brain.loop.remove(handle.ctl.fileno())
+            handle.ctl.close()
+            handle.ctl = None
+        pidfd = self._brain.store.get(worker_fd("pid", handle.id))
+        if pidfd is not None:
+            self._brain.loop.remove(pidfd)
+        self._brain.store.remove(worker_fd("ctl", handle.id))
+        # the logger still wants the pidfd and the pipes until it has read them to their end
+        self._brain.store.forget(worker_fd("out", handle.id), worker_fd("err", handle.id))
+        self._brain.store.remove(worker_fd("pid", handle.id))
+        app.board.free(handle.id.serial)
+        if handle.pid:
+            self._brain.store.collected(handle.pid)
+        del app.workers[handle.id.serial]
+
+    def _died(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> None:
+        """A worker ended by itself (or was killed for not getting ready)."""
+        now = self._brain.loop.clock()
+        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home)
+        after = round((handle.ended_at or now) - handle.born_at, 3)
+        self._brain.emit(
+            app, "worker_exited", handle.id.slot, generation=handle.id.generation, pid=handle.pid, code=status.code,
+            signal=status.signal, after_s=after, reason=reason, traceback=traceback,
+        )  # fmt: skip
+        app.last_exits[handle.id.slot] = {
+            "code": status.code,
+            "signal": status.signal,
+            "after_s": after,
+            "reason": reason[:300],
+            "at": stamp(time.time()),
+        }
+        failure = self._brain.fail(reason, traceback, hint)
+        if handle.id.generation == app.target:
+            app.target_failure = failure
+            return
+        if (
+            handle.id.generation != app.generation
+            or not app.running
+            or (before in LEAVING and handle.ready_at is not None)
+        ):
+            return
+        config = app.restart_config
+        if (
+            app.starting
+            and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())
+            and (handle.ready_at is None or status.code != 0)
+        ):
+            app.start_failure = failure
+            return
+        if status.code != 78 and not restart.wants_replacement(config, clean=status.code == 0):
+            app.finished_slots.add(handle.id.slot)
+            return
+        if status.code != 78:  # which asks not to be started again
+            app.board.add_app(AppF.RESTARTS)
+        app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
+        if status.code != 78 and restart.is_stable(handle.ready_at, handle.ended_at or now, config):
+            app.record = restart.CLEAR
+            return
+        if app.previous is not None:
+            app.soak_deaths += 1
+        self.unstable(app, failure, now, permanent=status.code == 78)
+
+    def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool) -> None:
+        config = app.restart_config
+        had_failed = app.record.failed or app.record.permanent
+        if permanent:
+            app.record = restart.after_refusal(app.record, now)
+        else:
+            app.record = restart.after_unstable_death(app.record, now, config, jitter=random.random())
+        app.failure = failure
+        if app.record.failed or app.record.permanent:
+            words = "it asked not to be restarted (exit code 78)"
+            if app.record.failed:
+                words = f"gave up after {config.max_restarts} restarts in {config.window:g} s"
+            app.failure = Failure(f"{words}: {failure.message}", failure.traceback, failure.hint, failure.at)
+            if not had_failed:
+                self._brain.emit(
+                    app,
+                    "app_failed",
+                    None,
+                    reason=app.failure.message,
+                    traceback=failure.traceback,
+                    hint=failure.hint,
+                    restarts=config.max_restarts,
+                    window_s=config.window,
+                )
+        elif app.record.tries:
+            data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
+            self._brain.events.emit_data("worker_backoff", app.name, None, data)

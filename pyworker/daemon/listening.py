@@ -1,0 +1,56 @@
+"""Daemon: the listeners of apps. Opened once, kept in the store, shared by generations, closed with the last user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from pyworker.config.address import Address
+from pyworker.daemon.app import App, Generation, Listener
+from pyworker.daemon.listener import ListenFailed, open_listener
+from pyworker.protocol.inherited import fd_name
+
+if TYPE_CHECKING:
+    from pyworker.daemon.brain import Brain
+
+
+class Listening:
+    """Opens, finds and closes; whom a listener belongs to is App.listeners."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+
+    def find(self, app: App, address: Address) -> Listener | None:
+        return next((x for x in app.listeners.values() if x.address == address and app.listening), None)
+
+    def open(self, app: App, address: Address, generation: Generation) -> Listener:
+        for other in self._brain.apps.values():
+            for theirs in other.listeners.values():
+                if other is not app and theirs.address == address and address.port != 0:
+                    raise ListenFailed(
+                        f"cannot listen on {address}: already in use by your app {other.name}",
+                        hint=f"pyworker stop {other.name}   or choose another address",
+                        code="port_in_use",
+                    )
+        index = max(app.listeners, default=-1) + 1
+        sock = open_listener(address, backlog=generation.config.backlog)
+        listener = Listener(index, address, sock)
+        app.listeners[index] = listener
+        self._brain.store.put(fd_name("listen", app.name, index), os.dup(sock.fileno()))
+        return listener
+
+    def close(self, app: App, listener: Listener) -> None:
+        app.listeners.pop(listener.index, None)
+        self._brain.store.remove(fd_name("listen", app.name, listener.index))
+        if listener.address.family == "unix":
+            _unlink_own_socket(listener)
+        listener.sock.close()
+
+
+def _unlink_own_socket(listener: Listener) -> None:
+    """Remove the socket file of a listener, if it is still this listener's."""
+    with contextlib.suppress(OSError):
+        name = listener.sock.getsockname()
+        if isinstance(name, str) and name:
+            os.unlink(listener.address.path)

@@ -1,0 +1,183 @@
+"""Daemon: templates as it sees them: started, listened to, retired, and what their end means.
+
+The processes themselves are template/. What they say is untrusted: out of protocol is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+from typing import TYPE_CHECKING, assert_never
+
+from pyworker.daemon import diagnosis
+from pyworker.daemon.app import App, Failure
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.loop import READ
+from pyworker.policy.lifecycle import State
+from pyworker.protocol import template as t
+from pyworker.protocol import worker as w
+from pyworker.protocol.inherited import fd_name
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.brain import Brain
+
+RETIRE_TIMEOUT = 5.0  # a template that was told to leave
+STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+
+
+class Templates:
+    """One template for each generation that may still have to fork."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+
+    def start(self, app: App, number: int, now: float) -> None:
+        self._brain.emit(app, "template_starting", None, generation=number)
+        try:
+            handle = self._brain.spawner.template(app, app.generations[number], now)
+        except OSError as error:
+            self._failed(app, number, self._brain.fail(f"cannot start a process: {error.strerror}"), now)
+            return
+        app.templates[number] = handle
+        assert handle.channel is not None
+        self.watch(app, handle)
+        try:
+            pidfd = os.pidfd_open(handle.pid)
+        except OSError:
+            self.gone(app, handle, process.UNKNOWN)
+            return
+        self._brain.store.put(fd_name("tpid", app.name, number), pidfd)
+        self.watch_pid(app, handle, pidfd)
+
+    def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
+        """Wait for the end of a template."""
+        self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
+
+    def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
+        if reason:
+            handle.killed_because = reason
+            handle.state, handle.since = "retiring", now
+            self._kill(app, handle)
+            return
+        handle.state, handle.since = "retiring", now
+        with contextlib.suppress(OSError):
+            if handle.channel is not None:
+                unix_fds.send_packet(handle.channel, encode(t.Retire()))
+        self._brain.loop.call_later(RETIRE_TIMEOUT, lambda: None if handle.ended else self._kill(app, handle))
+
+    def _kill(self, app: App, handle: TemplateHandle) -> None:
+        pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
+        if pidfd is not None and app.templates.get(handle.generation) is handle:
+            process.send_signal(pidfd, signal.SIGKILL)
+
+    def watch(self, app: App, handle: TemplateHandle) -> None:
+        """Listen to a template's channel."""
+        assert handle.channel is not None
+        self._brain.loop.add(handle.channel.fileno(), READ, lambda _: self._on_message(app, handle))
+
+    def _on_message(self, app: App, handle: TemplateHandle) -> None:
+        channel = handle.channel
+        for _ in range(64):
+            if channel is None:
+                return
+            packet = unix_fds.recv_packet(channel, MAX_MESSAGE, 0)
+            if packet is None:
+                break
+            if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
+                self._brain.loop.remove(channel.fileno())  # its pidfd says how it ended
+                break
+            try:
+                message: t.FromTemplate = decode(t.FromTemplate, packet.data)
+            except WireError as error:
+                handle.killed_because = f"it said something that is no message: {error}"
+                self._kill(app, handle)
+                break
+            self._take(app, handle, message)
+        self._brain.poke(app)
+
+    def _take(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> None:
+        now = self._brain.loop.clock()
+        match message:
+            case t.Loaded():
+                handle.loaded = message
+                if handle.state == "loading":
+                    handle.state, handle.since = "ready", now
+                self._brain.emit(
+                    app, "template_ready", None,
+                    generation=handle.generation, took_s=message.took, preload=message.preload, why=message.why,
+                )  # fmt: skip
+                if message.why:
+                    self._brain.note(app, message.why)
+            case t.LoadFailed():
+                handle.failure = message
+            case t.Forked(serial=serial, pid=pid):
+                worker = app.workers.get(serial)
+                if worker is not None and worker.id.generation == handle.generation and not worker.pid:
+                    self._brain.deaths.claim(app, worker, pid)
+            case t.ForkFailed(serial=serial, errno=errno):
+                worker = app.workers.get(serial)
+                if worker is not None and worker.is_alive and worker.id.generation == handle.generation:
+                    worker.failure = w.Failed("other", f"cannot fork: {os.strerror(errno)}", "")
+                    self._brain.deaths.finish(app, worker, process.UNKNOWN)
+            case _:
+                assert_never(message)
+
+    def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
+        self._brain.loop.remove(pidfd)
+        self._on_message(app, handle)  # its last words first
+        status = process.collect(pidfd)
+        if status == process.UNKNOWN:  # adopted: the guardian's child
+            known = self._brain.deaths.unclaimed.pop(handle.pid, None)
+            if known is None:
+                self._brain.loop.call_later(
+                    STATUS_PATIENCE,
+                    lambda: self.gone(app, handle, self._brain.deaths.unclaimed.pop(handle.pid, process.UNKNOWN)),
+                )
+                return
+            status = known
+        self.gone(app, handle, status or process.UNKNOWN)
+
+    def gone(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
+        if handle.ended:
+            return
+        handle.ended = True
+        number = handle.generation
+        if app.templates.get(number) is handle:
+            del app.templates[number]
+        if handle.channel is not None:
+            self._brain.loop.remove(handle.channel.fileno())
+            handle.channel.close()
+        self._brain.store.remove(fd_name("template", app.name, number), fd_name("tpid", app.name, number))
+        self._brain.store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
+        now = self._brain.loop.clock()
+        if handle.state == "retiring" and not handle.killed_because:
+            self._brain.poke(app)
+            return
+        words, traceback, hint = diagnosis.of_template(app, handle, status)
+        self._brain.emit(app, "template_exited", None, generation=number, reason=words)
+        # whoever was being forked by it dies unborn
+        for worker in list(app.workers.values()):
+            if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
+                self._brain.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker))
+        if handle.state != "ready":
+            self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
+        self._brain.poke(app)
+
+    def _unborn(self, app: App, handle: WorkerHandle) -> None:
+        """Nobody has said a pid: the process never came."""
+        if not handle.pid:
+            self._brain.deaths.ended(app, handle, process.UNKNOWN)
+
+    def _failed(self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False) -> None:
+        if number == app.target:
+            app.target_failure = failure
+        elif number == app.generation and app.starting:
+            app.start_failure = failure
+        elif number == app.generation and app.running:
+            self._brain.deaths.unstable(app, failure, now, permanent=permanent)
+        self._brain.poke(app)
