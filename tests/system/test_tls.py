@@ -1,0 +1,63 @@
+"""HTTPS: certificate and key are read again at each reload; a mistake in them is refused before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+
+import pytest
+
+from tests.support.pyworker import Pyworker
+from tests.support.sources import WSGI
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+TLS = '[app.tls]\ncert = "cert.pem"\nkey = "key.pem"'
+
+
+def make_certificate(pw: Pyworker, name: str) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-keyout", os.path.join(pw.folder, "key.pem"), "-out", os.path.join(pw.folder, "cert.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def served(pw: Pyworker) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", pw.port), timeout=30)
+
+
+def mine(pw: Pyworker) -> str:
+    with open(os.path.join(pw.folder, "cert.pem")) as file:
+        return file.read()
+
+
+def test_a_reload_serves_the_new_certificate(pw: Pyworker) -> None:
+    make_certificate(pw, "one")
+    pw.api(WSGI, tables=TLS)
+    pw.ok("start", "app.toml")
+    assert served(pw).strip() == mine(pw).strip()
+    assert pw.app()["listen"] == [f"https://127.0.0.1:{pw.port}"]
+    old = mine(pw)
+    make_certificate(pw, "two")
+    assert served(pw).strip() == old.strip()
+    pw.ok("reload", "api")
+    assert served(pw).strip() == mine(pw).strip()
+
+
+def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> None:
+    make_certificate(pw, "one")
+    pw.api(WSGI, tables=TLS)
+    pw.ok("start", "app.toml")
+    before, old = pw.pids(), mine(pw)
+    pw.write("cert.pem", "this is no certificate\n")
+    refused = pw.run("reload", "api")
+    assert refused.returncode in (1, 78), refused.stderr
+    assert "cert" in refused.stderr
+    os.unlink(os.path.join(pw.folder, "cert.pem"))
+    missing = pw.run("reload", "api")
+    assert missing.returncode == 78, missing.stderr
+    assert "cert.pem" in missing.stderr
+    assert pw.pids() == before
+    assert served(pw).strip() == old.strip()
