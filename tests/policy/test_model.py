@@ -1,0 +1,225 @@
+"""Model check of converge: breadth first over everything that can happen in a reload, two workers, two generations.
+
+The model is the daemon's world with time standing still: templates load, fail or die; workers get ready, accept, end;
+messages are lost with a daemon that dies and is started again from what survives (fd names, ledger, the commit).
+Every reachable state to DEPTH happenings is visited once; the invariants are asserted in each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy import converge as c
+from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, Happening, State, advance
+from pyworker.policy.restart import CLEAR
+
+NOW = 100.0
+DEPTH = 14
+WANT = 2
+MAX_DEATHS = 3  # unexpected ends on one path: more add states, and nothing new
+MAX_CRASHES = 2
+
+START = c.AppView(
+    running=True,
+    want=WANT,
+    generation=1,
+    restart=RestartConfig(),
+    stop=StopConfig(),
+    reload=ReloadConfig(max_surge=2, soak=10.0),
+    workers=tuple(c.WorkerView(s, s, 1, State.READY, NOW, NOW, NOW) for s in (1, 2)),
+    templates=(c.TemplateView(1, "ready", NOW),),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A state of the model. `serial` is the last one given out; deaths and crashes bound the search."""
+
+    view: c.AppView
+    serial: int = 2
+    reloads: int = 0
+    deaths: int = 0
+    crashes: int = 0
+
+    def key(self) -> object:
+        """States that differ only in the numbers of serials are one."""
+        order = {w.serial: i for i, w in enumerate(sorted(self.view.workers, key=lambda w: w.serial))}
+        workers = tuple(sorted((w.slot, w.generation, order[w.serial], w.state.value) for w in self.view.workers))
+        v = self.view
+        templates = tuple(sorted((t.generation, t.state) for t in v.templates))
+        failed = v.target_failure is not None
+        return (workers, templates, v.generation, v.target, failed, v.previous, v.soak_deaths, self.reloads, self.deaths, self.crashes)
+
+
+def settle(world: World) -> World:
+    """Carry out what converge says until it says nothing; assert what must hold of each action."""
+    for _ in range(60):
+        actions = [a for a in c.converge(world.view, NOW) if not isinstance(a, c.LookAgain)]
+        if not actions:
+            return world
+        for action in actions:
+            check(world.view, action)
+            world = perform(world, action)
+    raise AssertionError(f"does not settle: {actions}")
+
+
+def check(v: c.AppView, action: c.Action) -> None:
+    """No action may do harm."""
+    if isinstance(action, (c.SendDrain, c.SendStop, c.SendKill)):
+        victim = next(w for w in v.workers if w.serial == action.serial)
+        if victim.state in (State.READY, State.UNHEALTHY):
+            others = {w.slot for w in v.workers if c.is_open(w, NOW) and w.serial != victim.serial}
+            assert victim.slot in others or v.want < victim.slot, f"{action} takes the last one of its slot away"
+            if v.target is not None:
+                assert victim.generation != v.generation or any(
+                    w.slot == victim.slot and w.generation == v.generation and w.serial > victim.serial for w in v.workers
+                ), "the committed generation was touched before the commit"
+    if isinstance(action, c.Commit):
+        new = [w for w in v.workers if w.generation == action.generation and w.state in UNTOUCHED]
+        assert {w.slot for w in new} == set(range(1, WANT + 1)), "a commit with slots missing"
+        assert all(w.state is not State.STARTING for w in new), "a commit with a worker that is not ready"
+        assert v.target_failure is None
+    if isinstance(action, c.SendGo):
+        worker = next(w for w in v.workers if w.serial == action.serial)
+        assert worker.generation == v.generation, "a worker may accept only after the commit"
+    if isinstance(action, c.Spawn):
+        same = [w for w in v.workers if (w.slot, w.generation) == (action.slot, action.generation) and w.state in UNTOUCHED]
+        assert not same, "two workers of one slot and generation"
+
+
+def perform(world: World, action: c.Action) -> World:
+    v = world.view
+    match action:
+        case c.StartTemplate(generation=g):
+            view = dataclasses.replace(v, templates=(*v.templates, c.TemplateView(g, "loading", NOW)))
+        case c.StopTemplate(generation=g):
+            view = dataclasses.replace(v, templates=tuple(t for t in v.templates if t.generation != g))
+        case c.Spawn(slot=slot, generation=g):
+            new = c.WorkerView(world.serial + 1, slot, g, State.STARTING, NOW, NOW)
+            return dataclasses.replace(world, serial=world.serial + 1, view=dataclasses.replace(v, workers=(*v.workers, new)))
+        case c.SendGo(serial=s):
+            view = happen(v, s, Happening.GO)
+        case c.SendDrain(serial=s):
+            view = happen(v, s, Happening.DRAIN)
+        case c.SendStop(serial=s):
+            view = happen(v, s, Happening.STOP)
+        case c.SendKill(serial=s):
+            view = happen(v, s, Happening.KILL)
+        case c.Commit(generation=g):
+            view = dataclasses.replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
+        case c.AbortReload():
+            view = dataclasses.replace(v, target=None, target_failure=None)
+        case c.RollBack(generation=g):
+            view = dataclasses.replace(v, generation=g, previous=None)
+        case c.EndSoak():
+            view = dataclasses.replace(v, previous=None)
+        case _:
+            view = v
+    return dataclasses.replace(world, view=view)
+
+
+def happen(v: c.AppView, serial: int, happening: Happening) -> c.AppView:
+    workers = []
+    for w in v.workers:
+        if w.serial == serial:
+            state = advance(w.state, happening)
+            ready = NOW if state in (State.HELD, State.READY) else w.ready_at
+            w = dataclasses.replace(w, state=state, ready_at=ready)
+        if w.state is not State.STOPPED:
+            workers.append(w)
+    return dataclasses.replace(v, workers=tuple(workers))
+
+
+def happenings(world: World) -> Iterator[World]:
+    """Everything that can happen next."""
+    v = world.view
+    if world.reloads == 0:
+        yield dataclasses.replace(world, reloads=1, view=dataclasses.replace(v, target=2, target_failure=None, previous=None))
+    for t in v.templates:
+        rest = tuple(o for o in v.templates if o is not t)
+        if t.state == "loading":
+            ready = c.TemplateView(t.generation, "ready", NOW)
+            yield dataclasses.replace(world, view=dataclasses.replace(v, templates=(*rest, ready)))
+        if world.deaths < MAX_DEATHS:
+            failure = "import" if t.generation == v.target and t.state == "loading" else v.target_failure
+            dead = dataclasses.replace(v, templates=rest, target_failure=failure)
+            yield dataclasses.replace(world, deaths=world.deaths + 1, view=dead)
+    for w in v.workers:
+        if w.state is State.STARTING:
+            held = w.generation == v.target
+            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.IS_READY if held else Happening.ACCEPTS))
+        elif w.state is State.OPENING:
+            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.ACCEPTS))
+        if w.state in LEAVING:
+            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.EXIT))
+        elif world.deaths < MAX_DEATHS:
+            died = happen(v, w.serial, Happening.EXIT)
+            if w.generation == v.target:
+                died = dataclasses.replace(died, target_failure="died")
+            elif w.generation == v.generation and v.previous is not None:
+                died = dataclasses.replace(died, soak_deaths=v.soak_deaths + 1)
+            yield dataclasses.replace(world, deaths=world.deaths + 1, view=died)
+    if world.crashes < MAX_CRASHES:
+        # The daemon dies and is back. A reload before its commit is forgotten; what was sent to a worker may not have
+        # been noted in the ledger: then its state is an older one, and the message is sent again.
+        after = dataclasses.replace(v, target=None, target_failure=None)
+        yield dataclasses.replace(world, crashes=world.crashes + 1, view=after)
+        for w in v.workers:
+            older = {State.OPENING: State.HELD, State.DRAINING: State.READY}.get(w.state)
+            if older is not None:
+                changed = tuple(dataclasses.replace(o, state=older) if o is w else o for o in after.workers)
+                yield dataclasses.replace(world, crashes=world.crashes + 1, view=dataclasses.replace(after, workers=changed))
+
+
+def left_alone(world: World) -> World:
+    """Let everything that is under way come to its good end, with no more accidents."""
+    for _ in range(60):
+        world = settle(world)
+        v = world.view
+        templates = tuple(c.TemplateView(t.generation, "ready", NOW) for t in v.templates)
+        v = dataclasses.replace(v, templates=templates, previous=None, record=CLEAR)
+        busy = False
+        for w in v.workers:
+            happening = {
+                State.STARTING: Happening.IS_READY if w.generation == v.target else Happening.ACCEPTS,
+                State.OPENING: Happening.ACCEPTS,
+                State.DRAINING: Happening.EXIT,
+                State.STOPPING: Happening.EXIT,
+                State.KILLED: Happening.EXIT,
+            }.get(w.state)
+            if happening is not None:
+                busy = True
+                v = happen(v, w.serial, happening)
+        if templates == world.view.templates and not busy and v.target is None:
+            return dataclasses.replace(world, view=v)
+        world = dataclasses.replace(world, view=v)
+    raise AssertionError(f"never comes to rest: {world.view}")
+
+
+def test_no_order_of_events_loses_a_slot_or_mixes_generations() -> None:
+    first = settle(World(START))
+    seen = {first.key()}
+    frontier = [first]
+    visited = [first]
+    for _ in range(DEPTH):
+        following: list[World] = []
+        for world in frontier:
+            for happened in happenings(world):
+                now = settle(happened)
+                key = now.key()
+                if key not in seen:
+                    seen.add(key)
+                    following.append(now)
+        frontier = following
+        visited += following
+    assert len(seen) > 5000, "the model has lost its states"
+    rested: set[object] = set()
+    for world in visited[::5]:
+        end = left_alone(world).view
+        assert sorted(w.slot for w in end.workers) == list(range(1, WANT + 1))
+        assert {w.state for w in end.workers} == {State.READY}
+        assert {w.generation for w in end.workers} == {end.generation}
+        rested.add(end.generation)
+    assert rested == {1, 2}, rested
