@@ -72,7 +72,8 @@ def find(name: str, env: dict[str, str]) -> str:
         try:
             is_file = stat.S_ISREG(os.stat(path).st_mode)
         except OSError as error:
-            reason = errno.EACCES if error.errno == errno.EACCES else reason
+            # a folder of PATH that may not be looked into holds no command, as far as anybody can know
+            reason = errno.EACCES if error.errno == errno.EACCES and "/" in name else reason
             continue
         if is_file and os.access(path, os.X_OK):
             return path

@@ -124,7 +124,8 @@ def test_the_home_is_private_and_the_daemon_is_detached(pw: Pyworker) -> None:
         pid = pw.role(role)
         assert os.getsid(pid) != ours, role
         assert psutil.Process(pid).terminal() is None, role
-        assert os.readlink(f"/proc/{pid}/cwd") == "/", role
+        if os.geteuid() == 0:  # nobody else may look: our processes are not dumpable
+            assert os.readlink(f"/proc/{pid}/cwd") == "/", role
 
 
 def test_a_daemon_that_stopped_leaves_no_process_and_no_port(pw: Pyworker) -> None:
