@@ -27,6 +27,7 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.inherited import CONTROL, NOTIFY, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD
+from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 from pyworker.unix.files import open_home
@@ -34,6 +35,7 @@ from pyworker.unix.files import open_home
 PING_EVERY = 10.0
 MISSED_PINGS = 3
 SAMPLE_EVERY = 5.0
+REQUESTS_EVERY = 0.5
 _KEPT: list[socket.socket] = []  # sockets that live as long as the process
 
 
@@ -216,7 +218,16 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
             _check_app(brain, sampler, app, limits.memory, limits.max_age, now)
         loop.call_later(SAMPLE_EVERY, look)
 
+    def look_at_requests() -> None:
+        hasty = False
+        for app in brain.apps.values():
+            if app.config is not None and app.running and app.config.limits.request_timeout:
+                hasty = True
+                _check_requests(brain, app, app.config.limits.request_timeout, loop.clock())
+        loop.call_later(REQUESTS_EVERY if hasty else SAMPLE_EVERY, look_at_requests)
+
     loop.call_later(SAMPLE_EVERY, look)
+    loop.call_later(REQUESTS_EVERY, look_at_requests)
 
 
 def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max_age: float, now: float) -> None:
@@ -232,6 +243,21 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
             return
         if max_age and now - w.ready_at > max_age:
             brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
+            return
+
+
+def _check_requests(brain: Brain, app: App, limit: float, now: float) -> None:
+    """Replace a worker that has a request older than the limit, its successor first; its stacks go to the log."""
+    if app.target is not None or any(w.recycle for w in app.workers.values()):
+        return
+    for w in app.workers.values():
+        if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
+            continue
+        stats = app.board.stats(w.id.serial)
+        is_blocked = stats.in_flight > 0 and 0 < stats.progress_at < now - limit - 1  # the loop itself stands still
+        if is_blocked or 0 < stats.oldest_at < now - limit:
+            brain.workers.signal(app, w, STACKS_SIGNAL)
+            brain.workers.recycle(app, w, f"a request runs longer than {limit:g} s; its stacks are in the log")
             return
 
 

@@ -20,6 +20,7 @@ from pyworker import __version__
 from pyworker.errors import Exit
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import (
+    STACKS_SIGNAL,
     Accepting,
     Bound,
     Check,
@@ -49,6 +50,7 @@ _CRASHED = 70  # EX_SOFTWARE
 def run(birth: Birth) -> int:
     """Live as this worker and return its exit code; the caller then ends the process as any Python program ends."""
     faulthandler.enable()  # SIGABRT, and every crash of an extension, prints the stacks of all threads
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)  # in C: a blocked loop answers, too
     birth.channel.send(Hello(__version__))
     application, interface = birth.application, birth.interface
     if application is None:
