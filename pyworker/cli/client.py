@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.inherited import CONTROL_SOCKET
+from pyworker.protocol.names import CONTROL_SOCKET
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyworker.cli.render import Look, clean, cut, line, pad, paint
 from pyworker.protocol.events import Event, sentence
-from pyworker.protocol.inherited import EVENTS_FILE
+from pyworker.protocol.names import EVENTS_FILE
 
 _BLOCK = 1024 * 1024
 _STYLES = {"failed": "red", "exited": "red", "refused": "red", "backoff": "yellow", "unhealthy": "yellow"}

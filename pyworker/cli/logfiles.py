@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from pyworker.protocol.inherited import APP_NAME, LOGS_DIR
+from pyworker.protocol.inherited import APP_NAME
+from pyworker.protocol.names import LOGS_DIR
 
 _BLOCK = 256 * 1024
 _TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time

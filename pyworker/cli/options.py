@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from pyworker.protocol.inherited import ENV_HOME
+from pyworker.protocol.names import ENV_HOME
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

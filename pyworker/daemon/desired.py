@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union
 
-from pyworker.protocol.inherited import APP_NAME, APPS_FILE
+from pyworker.protocol.inherited import APP_NAME
+from pyworker.protocol.names import APPS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 
 VERSION = 1

@@ -17,7 +17,7 @@ from typing import Any
 
 from pyworker.daemon.loop import report_to_stderr
 from pyworker.protocol.events import TYPES, Event
-from pyworker.protocol.inherited import EVENTS_FILE
+from pyworker.protocol.names import EVENTS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 
 MAX_FILE = 4 * 1024 * 1024

@@ -25,7 +25,8 @@ from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.spawn import Spawner
 from pyworker.policy.lifecycle import UNTOUCHED
-from pyworker.protocol.inherited import CONTROL, NOTIFY, NOTIFY_SOCKET
+from pyworker.protocol.inherited import CONTROL, NOTIFY
+from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD
 from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import fds as unix_fds

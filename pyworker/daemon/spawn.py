@@ -16,7 +16,8 @@ from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.protocol import template as t
-from pyworker.protocol.inherited import ENV_SOFT_NOFILE, NOTIFY_SOCKET, WorkerId, fd_name, worker_fd
+from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
+from pyworker.protocol.names import ENV_SOFT_NOFILE, NOTIFY_SOCKET
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn

@@ -13,7 +13,7 @@ import socket
 
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian.store import FdStore
-from pyworker.protocol import inherited, wire
+from pyworker.protocol import names, wire
 from pyworker.unix import fds, files, process
 
 MAX_OWN_LOG = 1024 * 1024
@@ -42,14 +42,14 @@ def become_guardian() -> None:
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     soft, _ = fds.raise_nofile()
-    os.environ.setdefault(inherited.ENV_SOFT_NOFILE, str(soft))
+    os.environ.setdefault(names.ENV_SOFT_NOFILE, str(soft))
     os.umask(0o077)
     os.chdir("/")
 
 
 def open_own_log(home: int) -> None:
     """Point stdout and stderr at logs/pyworker.log, stdin at /dev/null."""
-    folder, _, name = inherited.DAEMON_LOG.rpartition("/")
+    folder, _, name = names.DAEMON_LOG.rpartition("/")
     try:
         logs = files.make_directory(home, folder)
         try:
@@ -60,7 +60,7 @@ def open_own_log(home: int) -> None:
         finally:
             os.close(logs)
     except OSError as error:
-        raise BootError(f"cannot write {inherited.DAEMON_LOG}: {error.strerror}", hint="check the disk and the rights of the folder") from None  # fmt: skip
+        raise BootError(f"cannot write {names.DAEMON_LOG}: {error.strerror}", hint="check the disk and the rights of the folder") from None  # fmt: skip
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
@@ -74,7 +74,7 @@ def take_lock(home: int) -> int:
     lock = -1
     try:
         lock = os.open(
-            inherited.LOCK_FILE,
+            names.LOCK_FILE,
             os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
             0o600,
             dir_fd=home,
@@ -85,16 +85,16 @@ def take_lock(home: int) -> int:
             os.close(lock)
         if error.errno == errno.EWOULDBLOCK:
             raise BootError("already running", hint="pyworker ps", exit=Exit.BUSY) from None
-        raise BootError(f"cannot lock {inherited.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip
+        raise BootError(f"cannot lock {names.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip
     return lock
 
 
 def bind_control(home: int) -> socket.socket:
     """Return the listening control socket. Needs the lock: it replaces what is there."""
     try:
-        return files.listen_unix(home, inherited.CONTROL_SOCKET)
+        return files.listen_unix(home, names.CONTROL_SOCKET)
     except OSError as error:
-        raise BootError(f"cannot make {inherited.CONTROL_SOCKET}: {error.strerror}", hint="the file system of the home must support sockets") from None  # fmt: skip
+        raise BootError(f"cannot make {names.CONTROL_SOCKET}: {error.strerror}", hint="the file system of the home must support sockets") from None  # fmt: skip
 
 
 def adopted_store(fd: int) -> FdStore:
@@ -116,6 +116,6 @@ def remove_control(home: int, lock: int | None) -> None:
     if lock is None:
         return
     ours = os.fstat(lock)
-    if files.same_file(home, inherited.LOCK_FILE, ours.st_dev, ours.st_ino):
+    if files.same_file(home, names.LOCK_FILE, ours.st_dev, ours.st_ino):
         with contextlib.suppress(OSError):
-            os.unlink(inherited.CONTROL_SOCKET, dir_fd=home)
+            os.unlink(names.CONTROL_SOCKET, dir_fd=home)

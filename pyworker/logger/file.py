@@ -10,8 +10,8 @@ import os
 import stat
 
 from pyworker.logger.rotation import Rotation
-from pyworker.protocol.inherited import LOGS_DIR
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
+from pyworker.protocol.names import LOGS_DIR
 from pyworker.unix import files
 
 LOOK_EVERY = 2.0  # seconds between looks whether somebody has moved or removed the file

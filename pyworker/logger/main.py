@@ -18,8 +18,9 @@ from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
-from pyworker.protocol.inherited import LOGS_DIR, FdName, parse_fd_name
+from pyworker.protocol.inherited import FdName, parse_fd_name
 from pyworker.protocol.logs import LogsSpec
+from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import (
     BATCH,
     Closed,

@@ -1,4 +1,4 @@
-"""What a new process is given: fd numbers, fd names, environment names, paths in the home. Declared here only.
+"""What a new process is given: fd numbers, fd names, Declared here only; environment names and paths are in names.py.
 
 fds are the state: the guardian's store maps these names to descriptors, and a daemon that starts again
 knows from the names alone what runs. A worker is known by (app, generation, slot, serial), never by pid.
@@ -10,25 +10,6 @@ import re
 from dataclasses import dataclass
 
 APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-
-# ---- environment names -----------------------------------------------------------------------------
-ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
-ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
-ENV_SOFT_NOFILE = "PYWORKER_SOFT_NOFILE"  # for the daemon: the soft limit that workers should get back
-ENV_APP = "PYWORKER_APP"  # set for workers
-ENV_WORKER = "PYWORKER_WORKER"  # the slot number
-ENV_GENERATION = "PYWORKER_GENERATION"
-ENV_WORKERS = "PYWORKER_WORKERS"
-
-# ---- paths below the home --------------------------------------------------------------------------
-CONTROL_SOCKET = "control.sock"
-NOTIFY_SOCKET = "notify.sock"
-APPS_FILE = "apps.json"
-LOCK_FILE = "lock"
-EVENTS_FILE = "events.jsonl"
-LOGS_DIR = "logs"
-STATE_DIR = "state"
-DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
 
 # ---- fd names in the guardian's store --------------------------------------------------------------
 LOCK = "lock"

@@ -13,7 +13,7 @@ import sys
 from pyworker import __version__
 from pyworker.errors import Exit
 from pyworker.protocol import wire
-from pyworker.protocol.inherited import ENV_SOFT_NOFILE
+from pyworker.protocol.names import ENV_SOFT_NOFILE
 from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command

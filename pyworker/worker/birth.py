@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pyworker import worker
 from pyworker.config.schema import AppConfig
-from pyworker.protocol.inherited import ENV_APP, ENV_GENERATION, ENV_WORKER, ENV_WORKERS
+from pyworker.protocol.names import ENV_APP, ENV_GENERATION, ENV_WORKER, ENV_WORKERS
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel

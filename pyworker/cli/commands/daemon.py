@@ -15,7 +15,7 @@ from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, perform
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.inherited import CONTROL_SOCKET
+from pyworker.protocol.names import CONTROL_SOCKET
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more

@@ -19,7 +19,7 @@ from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, merge
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import Event
-from pyworker.protocol.inherited import APPS_FILE, EVENTS_FILE
+from pyworker.protocol.names import APPS_FILE, EVENTS_FILE
 
 _POLL = 0.1  # seconds between looks at files that did not grow
 _SHOW_UNFINISHED = 1.0  # seconds until an unfinished line is shown by -f

@@ -1,0 +1,25 @@
+"""Names that processes share without a message: environment variables, and paths below the home. Literals only.
+
+A module of its own because `pyworker ps` reads it and must not pay for more.
+"""
+
+from __future__ import annotations
+
+# ---- environment names -----------------------------------------------------------------------------
+ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
+ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
+ENV_SOFT_NOFILE = "PYWORKER_SOFT_NOFILE"  # for the daemon: the soft limit that workers should get back
+ENV_APP = "PYWORKER_APP"  # set for workers
+ENV_WORKER = "PYWORKER_WORKER"  # the slot number
+ENV_GENERATION = "PYWORKER_GENERATION"
+ENV_WORKERS = "PYWORKER_WORKERS"
+
+# ---- paths below the home --------------------------------------------------------------------------
+CONTROL_SOCKET = "control.sock"
+NOTIFY_SOCKET = "notify.sock"
+APPS_FILE = "apps.json"
+LOCK_FILE = "lock"
+EVENTS_FILE = "events.jsonl"
+LOGS_DIR = "logs"
+STATE_DIR = "state"
+DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
