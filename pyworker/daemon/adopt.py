@@ -144,8 +144,6 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         if pidfd is not None:
             handle.pid = handle.pid or max(0, pidfd_pid(pidfd))
             brain.deaths.watch_pid(app, handle, pidfd)
-        elif handle.pid:
-            handle.pid = 0  # its Hello or Forked comes again? no: take it from the kernel's word on the channel
-        brain.workers.watch(app, handle)
-        if handle.ready_at is not None:
-            brain.workers.watch_health(app, handle)
+        else:
+            handle.pid = 0  # not stored, so not claimed: its next message names it, by the kernel's word
+        brain.workers.resume(app, handle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
@@ -112,7 +112,6 @@ class TemplateHandle:
     failure: LoadFailed | None = None
     killed_because: str = ""
     ended: bool = False
-    forks: dict[int, int] = field(default_factory=dict)  # serial -> nothing yet answered (value unused)
 
     def view(self) -> TemplateView:
         return TemplateView(self.generation, self.state, self.since)

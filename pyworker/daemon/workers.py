@@ -176,15 +176,27 @@ class Workers:
             self._take(app, handle, message, packet.pid)
             self._brain.poke(app)
 
+    def resume(self, app: App, handle: WorkerHandle) -> None:
+        """Go on with a worker of the daemon before this one: the timers that died with it are set again."""
+        self.watch(app, handle)
+        generation = app.generations.get(handle.id.generation)
+        if handle.ready_at is not None:
+            self.watch_health(app, handle)
+        elif generation is not None and handle.state is State.STARTING and generation.config.target is None:
+            if generation.config.script is not None:
+                self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
+            elif handle.pid:
+                self._is_ready(app, handle, generation, serving=True)
+
     def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker, sender: int) -> None:
         now = self._brain.loop.clock()
         generation = app.generations.get(handle.id.generation)
         if generation is None:
             return
+        if not handle.pid and sender > 0:  # Hello, or what follows it if a daemon died over it
+            self._brain.deaths.claim(app, handle, sender)
         match message:
             case w.Hello():
-                if not handle.pid and sender > 0:
-                    self._brain.deaths.claim(app, handle, sender)
                 if generation.config.script is not None:  # one that never binds says nothing more
                     self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             case w.Ready(serving=serving):

@@ -117,3 +117,12 @@ def test_the_daemon_dies_in_the_middle_of_a_reload(pw: Pyworker) -> None:
         assert pw.get().startswith("three")
         pw.wait_steady()
     assert load.lost == []
+
+
+def test_a_command_that_was_just_started_is_ready_though_the_daemon_died(pw: Pyworker) -> None:
+    pw.write("app.toml", '[app]\nname = "api"\ncommand = ["sh", "-c", "sleep 1000"]\n[app.reload]\nready_timeout = "20s"\n')
+    pw.ok("start", "app.toml", "--no-wait")
+    pid = wait_until(lambda: (pw.pids() or [0])[0], LONG, "the command to be started")
+    kill(pw.role("daemon"))
+    pw.wait_steady()
+    assert pw.pids() == [pid]
