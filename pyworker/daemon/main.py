@@ -22,6 +22,10 @@ from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore, exec_with_fds
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.requests.apps import forget
+from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.requests.shutdown import shut_down
+from pyworker.daemon.requests.start import restore
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.spawn import Spawner
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -61,7 +65,8 @@ def main(argv: list[str]) -> int:
     spawner = Spawner(store, home)
     brain = Brain(loop, store, spawner, events, home)
     sampler = Sampler()
-    handlers = Handlers(brain, sampler, home, started_at)
+    desk = Desk(brain, sampler, home, started_at)
+    handlers = Handlers(desk)
     wanted, note = desired.load(home_fd)
     if note:
         sys.stderr.write(note + "\n")
@@ -72,7 +77,7 @@ def main(argv: list[str]) -> int:
     brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     adopted = adopt(brain, wanted.apps)
-    _restore(brain, handlers, wanted, adopted)
+    _restore(desk, wanted, adopted)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None:
@@ -88,8 +93,8 @@ def main(argv: list[str]) -> int:
 
     store.on_relay = relay
 
-    handlers.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
-    _on_term(loop, lambda: handlers.shut_down(now=False))
+    desk.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
+    _on_term(loop, lambda: shut_down(desk, now=False))
     loop.run()
     return 0
 
@@ -123,17 +128,18 @@ def _on_term(loop: Loop, shut_down: Callable[[], object]) -> None:
     _KEPT.extend((ours, theirs))
 
 
-def _restore(brain: Brain, handlers: Handlers, wanted: desired.Desired, adopted: list[str]) -> None:
+def _restore(desk: Desk, wanted: desired.Desired, adopted: list[str]) -> None:
     """Bring back what is wanted and does not live; say so in one line."""
     failures: list[str] = []
     restored: list[str] = []
     for name, app in wanted.apps.items():
-        there = brain.apps.get(name)
+        there = desk.brain.apps.get(name)
         if name in adopted and there is not None and (not there.closed or not app.running):
             continue
         if there is not None:
-            handlers.forget(there)
-        failure = handlers.restore(
+            forget(desk, there)
+        failure = restore(
+            desk,
             name, app.source, running=app.running, generation=app.generation, scale=app.scale,
             base=app.scale_base, stopped_slots=app.stopped_slots,
         )  # fmt: skip

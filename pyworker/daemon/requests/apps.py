@@ -1,0 +1,56 @@
+"""Daemon: making and forgetting an app, its generations and what they keep in the store."""
+
+from __future__ import annotations
+
+import os
+
+from pyworker.daemon.app import App, Generation
+from pyworker.daemon.board import Board
+from pyworker.daemon.desired import FileSource, InlineSource
+from pyworker.daemon.ledger import Ledger
+from pyworker.daemon.requests.desk import Desk
+from pyworker.protocol.inherited import fd_name
+
+
+def env_values(desk: Desk, app: App) -> dict[str, str]:
+    """The values of -e, from the generation that has them."""
+    current = app.current
+    if current is None:
+        return {}
+    return {n: current.resolved.env[n] for n in app.source.env_names if n in current.resolved.env}
+
+
+def new_app(desk: Desk, name: str, source: FileSource | InlineSource) -> App:
+    """An app with its board and ledger in the store."""
+    store = desk.brain.store
+    board = Board.create(name)
+    store.put(fd_name("board", name), os.dup(board.fd))
+    ledger_fd = Ledger.create(name)
+    ledger = Ledger(ledger_fd)
+    store.put(fd_name("ledger", name), ledger_fd)
+    app = App(name, source, board, ledger)
+    desk.brain.apps[name] = app
+    return app
+
+
+def next_generation(desk: Desk, name: str) -> int:
+    """The number of the generation after all that were."""
+    app = desk.brain.apps.get(name)
+    return (max(app.last_generation, app.generation) if app else 0) + 1
+
+
+def give_back(desk: Desk, app: App, generation: Generation) -> None:
+    """Undo what a refused start had opened."""
+    app.generations.pop(generation.number, None)
+    desk.brain.store.remove(fd_name("env", app.name, generation.number))
+    if app.closed:
+        for listener in list(app.listeners.values()):
+            desk.brain.listening.close(app, listener)
+
+
+def forget(desk: Desk, app: App) -> None:
+    """Drop the app and its memfds."""
+    desk.brain.apps.pop(app.name, None)
+    app.ledger.close()
+    app.board.close()
+    desk.brain.store.remove(*(fd_name(kind, app.name) for kind in ("board", "ledger", "logs")))

@@ -1,0 +1,172 @@
+"""Daemon, requests Stop, Restart, Reload, Scale: what is asked of apps that exist."""
+
+from __future__ import annotations
+
+from pyworker.config.cpus import usable_cpus
+from pyworker.daemon import operations as ops
+from pyworker.daemon.app import App, Generation
+from pyworker.daemon.client import Client
+from pyworker.daemon.requests.apps import env_values, next_generation
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.daemon.sources import make_generation, read_config
+from pyworker.errors import Exit
+from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.policy.restart import CLEAR
+from pyworker.policy.scale import scaled
+from pyworker.protocol import control as k
+
+
+def stop(desk: Desk, client: Client, request: k.Stop) -> None:
+    """Apps or single slots."""
+    goals: dict[str, ops.Goal] = {}
+    decided: dict[str, ops.Outcome] = {}
+    slots: dict[str, set[int]] = {}
+    for s in desk.select(request.selectors):
+        app = desk.brain.apps[s.app]
+        if s.slot is not None:
+            desk.check_slot(app, s)
+            slots.setdefault(s.app, set()).add(s.slot)
+            app.stopped_slots.add(s.slot)
+            desk.brain.poke(app)
+        elif app.closed and not app.wanted:
+            decided[s.app] = ops.Outcome(True, "unchanged")  # alone it is refused below; `all` means all that runs
+        else:
+            stop_app(desk, app, now=request.now)
+            goals[s.app] = ops.stopped(None)
+    for name, numbers in slots.items():
+        if name not in goals:
+            goals[name] = ops.stopped(frozenset(numbers))
+    if not goals and decided:
+        names = ", ".join(decided)
+        raise Refuse("not_running", Exit.NOT_RUNNING, f"{names}: not running", "pyworker ps shows what is")
+    desk.save()
+    desk.wait(client, goals, decided, wait=request.wait)
+
+
+def stop_app(desk: Desk, app: App, *, now: bool) -> None:
+    """Nothing of it is wanted any more; `now`: no drain."""
+    was_running = app.running
+    app.wanted = app.running = app.starting = False
+    app.keep_listening = False
+    app.restart_to = app.target = app.previous = None
+    app.hurry = app.hurry or now
+    app.failure = None
+    app.record = CLEAR
+    if app.closed:
+        return
+    if was_running:
+        desk.brain.emit(app, "app_stopping", None)
+    desk.brain.poke(app)
+
+
+def restart(desk: Desk, client: Client, request: k.Restart) -> None:
+    """Hard: all stop, then all start; one worker: successor first."""
+    selected = desk.select(request.selectors)
+    goals: dict[str, ops.Goal] = {}
+    generations: list[tuple[App, Generation]] = []
+    for s in selected:
+        app = desk.brain.apps[s.app]
+        if s.slot is not None:
+            desk.check_slot(app, s)
+        elif not any(a is app for a, _ in generations):
+            config, file, mtime = read_config(app.source, env_values(desk, app))
+            number = next_generation(desk, app.name)
+            generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
+    for app, generation in generations:
+        desk.brain.add_generation(app, generation)
+    for app, generation in generations:
+        if app.is_empty() and app.closed:
+            desk.brain.begin(app, generation.number)
+        else:
+            app.wanted, app.running, app.keep_listening = True, False, True
+            app.target = app.previous = None
+            app.restart_to = generation.number
+            desk.brain.poke(app)
+        goals[app.name] = ops.started("restarted", generation.number)
+    for s in selected:
+        app = desk.brain.apps[s.app]
+        if s.slot is not None and s.app not in goals:
+            app.stopped_slots.discard(s.slot)
+            app.finished_slots.discard(s.slot)
+            app.record = CLEAR
+            serials = frozenset(
+                w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED
+            )
+            for serial in serials:
+                desk.brain.workers.recycle(app, app.workers[serial], "restart")
+            desk.brain.poke(app)
+            goals[s.app] = ops.replaced(serials)
+    desk.save()
+    desk.wait(client, goals, {}, wait=request.wait)
+
+
+def reload(desk: Desk, client: Client, request: k.Reload) -> None:
+    """New generations, each read from its source again."""
+    names = list(dict.fromkeys(s.app for s in desk.select(request.selectors)))
+    goals: dict[str, ops.Goal] = {}
+    generations: list[tuple[App, Generation]] = []
+    for name in names:
+        app = desk.brain.apps[name]
+        if not app.wanted and app.closed:
+            if len(names) > 1:
+                continue  # `reload all` means all that runs
+            raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
+        config, file, mtime = read_config(app.source, env_values(desk, app))
+        number = next_generation(desk, name)
+        generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
+    for app, generation in generations:
+        desk.brain.add_generation(app, generation)
+    for app, generation in generations:
+        goals[app.name] = reload_app(desk, app, generation)
+    desk.save()
+    desk.wait(client, goals, {}, wait=request.wait)
+
+
+def reload_app(desk: Desk, app: App, generation: Generation) -> ops.Goal:
+    """The new generation becomes the target; return what the client waits for."""
+    number = generation.number
+    if app.closed:
+        desk.brain.begin(app, number)
+        return ops.started("reloaded", number)
+    if not app.running or not app.has_untouched():  # nothing serves: there is nothing to keep
+        app.wanted, app.running, app.keep_listening = True, False, True
+        app.restart_to = number
+        desk.brain.poke(app)
+        return ops.started("reloaded", number)
+    app.target, app.target_failure = number, None
+    app.previous = None  # a new reload ends the soak
+    if app.scale is not None and app.scale_base != generation.config.workers:
+        app.scale = app.scale_base = None
+    app.reload_started_at = desk.brain.loop.clock()
+    data = {"from": app.generation, "to": number}
+    desk.brain.events.emit_data("reload_started", app.name, None, data)
+    if not app.view().overlaps:
+        text = "its command binds a port of its own: the old workers stop before the new ones start"
+        desk.brain.emit(app, "app_note", None, text=text)
+    desk.brain.poke(app)
+    return ops.reloaded(number)
+
+
+def scale(desk: Desk, client: Client, request: k.Scale) -> None:
+    """An override of `workers`, kept in apps.json."""
+    changes: list[tuple[App, int]] = []
+    for name, change in ((s.app, c) for selector, c in request.changes.items() for s in desk.select((selector,))):
+        app = desk.brain.apps[name]
+        if app.current is None or not app.running:
+            raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
+        count = scaled(app.want, change, usable_cpus())
+        if count is None:
+            raise Refuse("usage", Exit.USAGE, f"cannot scale to {change!r}", 'for example: 8, +2, -1 or "auto"')
+        changes.append((app, count))
+    goals: dict[str, ops.Goal] = {}
+    for app, count in changes:
+        before = app.want
+        assert app.config is not None
+        app.scale, app.scale_base = count, app.config.workers
+        app.finished_slots = {s for s in app.finished_slots if s <= count}
+        if before != count:
+            desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
+        goals[app.name] = ops.scaled
+        desk.brain.poke(app)
+    desk.save()
+    desk.wait(client, goals, {}, wait=request.wait)

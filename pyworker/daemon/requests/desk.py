@@ -1,0 +1,79 @@
+"""Daemon: what every request needs, and the checks and words that several requests share."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable
+
+from pyworker.daemon import operations as ops
+from pyworker.daemon.app import App
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.client import Client
+from pyworker.daemon.sample import Sampler
+from pyworker.daemon.selection import Selected, nearest, select
+from pyworker.errors import Exit
+from pyworker.protocol import control as k
+
+
+class Desk:
+    """One daemon's: handed to each request's function."""
+
+    def __init__(self, brain: Brain, sampler: Sampler, home: str, started_at: float) -> None:
+        self.brain = brain
+        self.sampler = sampler
+        self.home = home
+        self.started_at = started_at
+        self.operations = ops.Operations(brain)
+        self.shutting_down = False
+        self.seq = 0  # of the last event before the request that is being handled
+        self.on_shutdown: Callable[[], None] = lambda: None  # set by main
+
+    def wait(self, client: Client, goals: dict[str, ops.Goal], decided: dict[str, ops.Outcome], *, wait: bool) -> None:
+        """Answer when each goal is reached or has failed; `decided`: known already."""
+        self.operations.wait(client, goals, decided, wait=wait, since_seq=self.seq)
+
+    def apps(self, selectors: tuple[str, ...]) -> list[App]:
+        """The apps of some selectors, each once; none given: all, by name."""
+        if not selectors:
+            return [self.brain.apps[n] for n in sorted(self.brain.apps)]
+        return [self.brain.apps[n] for n in dict.fromkeys(s.app for s in self.select(selectors))]
+
+    def select(self, selectors: tuple[str, ...]) -> list[Selected]:
+        """What the selectors mean; Refuse: one of them means nothing."""
+        names = list(self.brain.apps)
+        found, unknown = select(selectors, names)
+        if unknown:
+            meant = nearest(unknown[0], names)
+            user = pwd.getpwuid(os.getuid()).pw_name
+            there = ", ".join(sorted(names)) if names else "none"
+            message = f"no app matches {unknown[0]!r} in the daemon of {user} ({self.home}); its apps: {there}"
+            hint = f"did you mean {meant}?" if meant else "is it in another user's daemon, or another PYWORKER_HOME?"
+            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, hint)
+        return found
+
+    def check_slot(self, app: App, selected: Selected) -> None:
+        """Refuse a worker number that the app does not have."""
+        if not app.running or selected.slot not in range(1, app.want + 1):
+            message = f"{selected.app} has no worker {selected.slot}" + (
+                f": they are 1 to {app.want}" if app.running else ""
+            )
+            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
+
+    def save(self) -> None:
+        """Write apps.json; a disk that refuses is a note, not an end."""
+        try:
+            self.brain.save()
+        except OSError as error:
+            for app in self.brain.apps.values():
+                self.brain.note(
+                    app, f"apps.json cannot be written: {error.strerror}; a boot would restore the state before this"
+                )
+
+
+class Refuse(Exception):
+    """A request that is not carried out; nothing was changed."""
+
+    def __init__(self, code: str, exit_code: int, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.answer = k.Refused(code, int(exit_code), message, hint)

@@ -1,0 +1,70 @@
+"""Daemon, requests Ps, Describe, Follow, Status: they change nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pyworker import __version__
+from pyworker.daemon import report
+from pyworker.daemon.client import Client
+from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.selection import Selected
+from pyworker.protocol import control as k
+from pyworker.protocol.events import Event
+from pyworker.protocol.wire import to_json
+
+
+def ps(desk: Desk, client: Client, request: k.Ps) -> None:
+    """The document of `ps --json`."""
+    apps = desk.apps(request.selectors)
+    if request.sample:
+        desk.sampler.want()
+    client.reply(True, report.ps_document(desk.brain, desk.sampler, apps, status_document(desk)))
+
+
+def describe(desk: Desk, client: Client, request: k.Describe) -> None:
+    """All that is known of some apps."""
+    apps = desk.apps(request.selectors)
+    desk.sampler.want()
+    body = {"v": 1, "apps": [report.describe(desk.brain, desk.sampler, a, reveal=request.reveal) for a in apps]}
+    client.reply(True, body)
+
+
+def follow(desk: Desk, client: Client, request: k.Follow) -> None:
+    """Events until the client leaves."""
+    wanted = set(desk.select(request.selectors)) if request.selectors else None
+
+    def tell(event: Event) -> None:
+        of_worker = Selected(event.app, event.worker)
+        if wanted is None or Selected(event.app) in wanted or (event.worker is not None and of_worker in wanted):
+            client.progress(to_json(event))
+
+    if request.since_seq:
+        for event in desk.brain.events.recent(since_seq=request.since_seq):
+            tell(event)
+    client.on_gone(desk.brain.events.subscribe(tell))
+
+
+def status(desk: Desk, client: Client, request: k.Status) -> None:
+    """The daemon itself."""
+    client.reply(True, status_document(desk))
+
+
+def status_document(desk: Desk) -> dict[str, Any]:
+    """The daemon itself."""
+    store = desk.brain.store
+    now = desk.brain.loop.clock()
+    return {
+        "v": 1,
+        "running": True,
+        "pid": os.getpid(),
+        "version": __version__,
+        "protocol": k.PROTOCOL,
+        "uptime_s": round(now - desk.started_at, 1),
+        "home": desk.home,
+        "socket": os.path.join(desk.home, "control.sock"),
+        "guardian_pid": store.guardian_pid,
+        "logger_pid": store.logger_pid,
+        "apps": len(desk.brain.apps),
+    }

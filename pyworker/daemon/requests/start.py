@@ -1,0 +1,160 @@
+"""Daemon, request Start: new apps, stopped apps, and at boot the wanted ones."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from pyworker.config.load import apply_overrides, load, load_inline
+from pyworker.config.problem import ConfigError
+from pyworker.config.schema import AppConfig
+from pyworker.daemon import operations as ops
+from pyworker.daemon.app import App, Failure, Generation
+from pyworker.daemon.client import Client
+from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
+from pyworker.daemon.events import stamp
+from pyworker.daemon.listener import ListenFailed
+from pyworker.daemon.requests.apps import env_values, forget, give_back, new_app, next_generation
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.daemon.sources import make_generation, read_config
+from pyworker.errors import Exit
+from pyworker.policy.restart import CLEAR, after_refusal
+from pyworker.protocol import control as k
+
+
+def start(desk: Desk, client: Client, request: k.Start) -> None:
+    """Start; see protocol/control.py: Start."""
+    prepared: list[tuple[App, Generation, bool]] = []
+    decided: dict[str, ops.Outcome] = {}
+    goals: dict[str, ops.Goal] = {}
+    todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
+    for source, name, values in _sources(desk, request):
+        app = desk.brain.apps.get(name)
+        if app is not None and app.running and (app.starting or app.has_untouched()):
+            if not _same_origin(app.source, source):
+                raise Refuse(
+                    "failed", Exit.FAILED, f"an app named {name} runs already, from {_origin(app.source)}",
+                    f"choose another name (--name), or: pyworker delete {name}",
+                )  # fmt: skip
+            if app.starting:  # another command has just started it: both get the same answer
+                goals[name] = ops.started("already_running", app.generation)
+            else:
+                decided[name] = ops.Outcome(True, "already_running")
+            continue
+        todo.append((name, source, values))
+    made: list[tuple[str, FileSource | InlineSource, Generation]] = []
+    for name, source, values in todo:  # every mistake of a config is found before anything is started
+        config, file, mtime = read_config(source, values)
+        number = next_generation(desk, name)
+        made.append((name, source, make_generation(number, config, file, mtime, request.shell_env)))
+    fresh: list[App] = []
+    try:
+        for name, source, generation in made:
+            known = desk.brain.apps.get(name)
+            app = known or new_app(desk, name, source)
+            if known is None:
+                fresh.append(app)
+            app.source = source
+            desk.brain.add_generation(app, generation)
+            prepared.append((app, generation, app.is_empty() and app.closed))
+    except ListenFailed:
+        for app, generation, _ in prepared:
+            give_back(desk, app, generation)
+        for app in fresh:
+            forget(desk, app)
+        raise
+    for app, generation, idle in prepared:
+        app.stopped_slots.clear()
+        if idle:
+            desk.brain.begin(app, generation.number)
+        else:  # it is stopping, or has failed: everything old leaves first
+            app.wanted, app.running, app.keep_listening = True, False, True
+            app.restart_to = generation.number
+            desk.brain.poke(app)
+        goals[app.name] = ops.started("started", generation.number)
+    desk.save()
+    desk.wait(client, goals, decided, wait=request.wait)
+
+
+def _sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
+    overrides, env_names = without_env_values(request.overrides)
+    values = {str(n): str(v) for n, v in (request.overrides.get("env") or {}).items()}
+    if request.file:
+        plain = load(request.file, only=request.only)
+        here = load(request.file, only=request.only, environ=request.shell_env)
+        found: list[tuple[FileSource | InlineSource, str, dict[str, str]]] = []
+        for config, shell in zip(plain.apps, here.apps, strict=True):
+            if overrides:
+                apply_overrides(config, overrides)  # mistakes are the user's to see now
+            source = FileSource(plain.path, config.name, {**_from_shell(config, shell), **overrides}, env_names)
+            found.append((source, config.name, values))
+        return found
+    if request.inline:
+        config = load_inline(request.inline, request.cwd)
+        shell = load_inline(request.inline, request.cwd, environ=request.shell_env)
+        table, names = without_env_values(request.inline)
+        inline_values = {str(n): str(v) for n, v in (request.inline.get("env") or {}).items()}
+        table |= {**_from_shell(config, shell), "name": config.name}
+        return [(InlineSource(table, request.cwd, names), config.name, inline_values)]
+    selected = desk.select(request.names)
+    return [(desk.brain.apps[s.app].source, s.app, env_values(desk, desk.brain.apps[s.app])) for s in selected]
+
+
+def restore(
+    desk: Desk,
+    name: str,
+    source: FileSource | InlineSource,
+    *,
+    running: bool,
+    generation: int,
+    scale: int | None,
+    base: int | str | None,
+    stopped_slots: tuple[int, ...],
+) -> str:
+    """Bring back one app that apps.json wants; return "" or why it could not be."""
+    app = new_app(desk, name, source)
+    app.last_generation, app.scale, app.scale_base = generation, scale, base
+    app.stopped_slots = set(stopped_slots)
+    app.wanted = running
+    if not running:
+        return ""
+    try:
+        config, file, mtime = read_config(source, {})
+        made = make_generation(generation + 1, config, file, mtime, dict(os.environ))
+        desk.brain.add_generation(app, made)
+    except (ConfigError, ListenFailed) as error:
+        message = error.message
+        app.failure = Failure(message, "", error.hint, stamp(time.time()))
+        app.record = after_refusal(CLEAR, 0.0)
+        desk.brain.emit(
+            app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0
+        )
+        return f"{name}: {message}"
+    desk.brain.begin(app, made.number)
+    return ""
+
+
+def _from_shell(plain: AppConfig, shell: AppConfig) -> dict[str, Any]:
+    """What $PORT and $WEB_CONCURRENCY of the shell change: kept like options, so that a boot still knows it."""
+    changed: dict[str, Any] = {}
+    if shell.bind != plain.bind:
+        changed["bind"] = list(shell.bind)
+    if shell.workers != plain.workers:
+        changed["workers"] = shell.workers
+    return changed
+
+
+def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSource) -> bool:
+    match one, other:
+        case FileSource(), FileSource():
+            return one.path == other.path
+        case InlineSource(), InlineSource():
+            same = ("target", "script", "command")
+            return all(one.table.get(key) == other.table.get(key) for key in same)
+        case _:
+            return False
+
+
+def _origin(source: FileSource | InlineSource) -> str:
+    return source.path if isinstance(source, FileSource) else f"the command line in {source.cwd}"
