@@ -11,7 +11,7 @@ import dataclasses
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
@@ -43,7 +43,7 @@ def resolve(
     found = _Found(app.name, file)
     who = _identity(app, file, is_root, found)
     config, python = _paths(app, file, our_python, found)
-    env = _environment(app, config, python, who, shell_env, base_env, found)
+    env, origins = _environment(app, config, python, who, shell_env, base_env, found)
     if app.command:
         _command(app, config, env, found)
     found.stop_if_wrong()
@@ -58,6 +58,7 @@ def resolve(
         groups=who.groups,
         source=file,
         mtime_ns=_mtime(file),
+        env_origins=origins,
     )
 
 
@@ -225,19 +226,35 @@ def _environment(
     shell_env: Mapping[str, str],
     base_env: Mapping[str, str],
     found: _Found,
-) -> dict[str, str]:
-    env = environment.base(base_env, name=who.name, home=who.home, shell=who.shell, changed_user=who.uid is not None)
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the environment, and for each name where its value comes from."""
+    origins: dict[str, str] = {}
+    env: dict[str, str] = {}
+    before: dict[str, str] = {}
+
+    def came_from(origin: str, names: Iterable[str] = ()) -> None:
+        nonlocal before
+        origins.update({name: origin for name in env if name in names or before.get(name) != env[name]})
+        before = dict(env)
+
+    env |= environment.base(base_env, name=who.name, home=who.home, shell=who.shell, changed_user=who.uid is not None)
+    came_from("base")
     environment.inherit(env, shell_env, app.inherit_env)
+    came_from("shell")
     environment.use_venv(env, python)
+    came_from("venv")
     for index, path in enumerate(config.env_file):
         try:
             environment.add_file(env, path, ("env_file", index), shell_env)
         except environment.EnvironmentProblem as problem:
             found.add(problem.key, problem.message, problem.hint, "environment")
+        came_from(os.path.basename(path).removesuffix("?"))
     for unset in environment.add_table(env, app.env, shell_env):
         found.add(unset.key, unset.message, unset.hint, "environment")
+    came_from("[env]", app.env)
     env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
-    return env
+    came_from("pyworker")
+    return env, origins
 
 
 def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:

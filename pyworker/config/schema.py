@@ -7,7 +7,7 @@ all read it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pyworker.config.option import option
@@ -269,3 +269,4 @@ class ResolvedApp:
     groups: tuple[int, ...]
     source: str  # the config file, or "" for an app given on the command line
     mtime_ns: int  # of the source when it was read; 0 without a file
+    env_origins: dict[str, str] = field(default_factory=dict)  # name in env -> "base", "shell", a file's name, "[env]"

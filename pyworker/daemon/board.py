@@ -13,11 +13,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pyworker.protocol.figures import Totals
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
 from pyworker.unix.fds import memfd_fixed
 
 _SANE = 2**53  # what a JSON reader in any language keeps exact
+_STATUS = range(F.STATUS_1XX, F.STATUS_5XX + 1)
+_LATENCY = range(F.LATENCY_0, F.LATENCY_0 + LATENCY_BUCKETS)
+_SUMMED = (*_STATUS, int(F.LATENCY_SUM_US), *_LATENCY)  # row 0 has their sums of the dead at the same places
 
 
 class BoardFull(Exception):
@@ -105,6 +109,8 @@ class Board:
         row = self._rows.pop(serial, 0)
         if row:
             self.add_app(AppF.REQUESTS_GONE, self._read(row, F.REQUESTS))
+            for field in _SUMMED:
+                self._cells[field] = min(self._cells[field] + self._read(row, field), _SANE)
             self._clear(row)
             self._free.append(row)
 
@@ -174,7 +180,21 @@ class Board:
         """Return how many requests the app has answered, by workers that are gone too."""
         return self.app(AppF.REQUESTS_GONE) + sum(self._read(row, F.REQUESTS) for row in self._rows.values())
 
-    def _read(self, row: int, field: F) -> int:
+    def totals(self) -> Totals:
+        """Return all that the app has answered, by workers that are gone too."""
+        sums = {field: min(self._cells[field], _SANE) for field in _SUMMED}
+        for row in self._rows.values():
+            cells = self._cells[row_slice(row)]
+            for field in _SUMMED:
+                sums[field] += min(cells[field], _SANE)
+        return Totals(
+            self.requests(),
+            tuple(sums[field] for field in _STATUS),
+            sums[F.LATENCY_SUM_US],
+            tuple(sums[field] for field in _LATENCY),
+        )
+
+    def _read(self, row: int, field: int) -> int:
         return min(self._cells[row_slice(row)][field], _SANE)
 
     def _write(self, serial: int, field: F, value: int) -> None:

@@ -20,6 +20,7 @@ from typing import Self
 from pyworker.config.address import Address
 from pyworker.daemon import owner
 from pyworker.errors import Exit, PyworkerError
+from pyworker.unix.sockdiag import unix_queue
 
 # Any local user may connect, as to a port on 127.0.0.1. Who wants less sets a umask, or a folder that is closed.
 UNIX_MODE = 0o666
@@ -87,9 +88,9 @@ def url(address: Address, tls: bool = False) -> str:
 
 
 def queue_depth(listener: socket.socket) -> tuple[int, int] | None:
-    """Return how many connections wait to be accepted, and how many may; None for a Unix socket."""
+    """Return how many connections wait to be accepted, and how many may; None where the kernel does not say."""
     if listener.family == socket.AF_UNIX:
-        return None
+        return unix_queue(listener)
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_QUEUE.size)
     waiting, limit = _TCP_INFO_QUEUE.unpack(info)
     return waiting, limit

@@ -16,11 +16,14 @@ from pyworker.daemon.diagnosis import log_file as log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import queue_depth, url
-from pyworker.daemon.sample import Sampler
+from pyworker.daemon.sample import Sampler, Served
 from pyworker.policy.lifecycle import State
+from pyworker.protocol.figures import Totals
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import to_json
 
+_ENDS = ("worker_exited", "worker_recycled", "worker_unhealthy")  # why workers left, other than by a command
+_SHOWN_ENDS = 5
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
 
 
@@ -41,6 +44,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     record = app.record
     window = config.restart.window if config else 60.0
     failure = app.failure
+    totals = app.board.totals()
+    served = sampler.served(app.name, totals, now)
     backoff = None
     waiting = app.ready_count() < len(app.slots())  # a record that is only remembered is no backoff
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
@@ -59,8 +64,10 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),
         "requests_per_s": _sum([p["requests_per_s"] for p in pool]),
-        "requests": app.board.requests(),
+        "requests": totals.requests,
+        "in_flight": sum(p["in_flight"] for p in pool),
         "open_connections": sum(p["open_connections"] for p in pool),
+        "http": _http(totals, served) if config and config.target is not None else None,
         "restarts": {
             "total": app.board.app(AppF.RESTARTS),
             "window": sum(1 for t in record.deaths if t > now - window),
@@ -86,6 +93,18 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     }
 
 
+def _http(totals: Totals, served: Served) -> dict[str, Any]:
+    """What asgi and wsgi apps answered: lately (since somebody asked last), and all since the start."""
+    return {
+        "p50_s": served.p50_s,
+        "p99_s": served.p99_s,
+        "error_share": round(served.error_share, 6) if served.error_share is not None else None,
+        "status": {f"{i + 1}xx": count for i, count in enumerate(totals.status)},
+        "latency_sum_s": totals.latency_sum_us / 1e6,
+        "latency_buckets": list(totals.latency),
+    }
+
+
 def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) -> dict[str, Any]:
     stats: WorkerStats = app.board.stats(w.id.serial)
     figures = sampler.figures(w.pid, stats.requests, now) if w.pid else None
@@ -98,6 +117,7 @@ def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) ->
         "health": "failing" if w.state is State.UNHEALTHY else "ok",
         "gen": w.id.generation,
         "cpu_percent": figures.cpu_percent if figures else None,
+        "cpu_s": figures.cpu_s if figures else None,
         "rss_bytes": figures.rss if figures else None,
         "open_connections": stats.open,
         "in_flight": stats.in_flight,
@@ -121,12 +141,17 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
         for name, value in sorted(current.resolved.env.items()):
             secret = name in current.resolved.secrets
             shown = value if reveal else "***" if secret else _URL_PASSWORD.sub(r"\1***\2", value)
-            env.append({"name": name, "value": shown, "origin": ""})
+            env.append({"name": name, "value": shown, "origin": current.resolved.env_origins.get(name, "")})
     document = app_document(brain, sampler, app)
+    for worker in document["pool"]:
+        worker["pss_bytes"] = sampler.pss(worker["pid"]) if worker["pid"] else None
+    document["pss_bytes"] = _sum([worker["pss_bytes"] for worker in document["pool"]])
+    ends = [e for e in brain.events.recent(app.name) if e.type in _ENDS]
     document |= {
         "limits": to_json(config.limits) if config else None,
         "health": to_json(config.health) if config and config.health else None,
         "env": env,
+        "exits": [to_json(e) for e in ends[-_SHOWN_ENDS:]],
         "events": [to_json(e) for e in brain.events.recent(app.name, 20)],
         "command": list(config.command) if config else [],
         "script": config.script if config else None,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pyworker.protocol.figures import Totals, error_share, quantile
+
 FRESH = 0.5  # seconds in which the same answer is given again
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -27,6 +29,22 @@ class Figures:
     cpu_percent: float | None
     rss: int
     requests_per_s: float | None
+    cpu_s: float = 0.0  # of its life
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an app answered lately: since the last reading, or in all its life if there is none."""
+
+    p50_s: float | None
+    p99_s: float | None
+    error_share: float | None
+
+
+class _AppReading(NamedTuple):
+    at: float
+    totals: Totals
+    served: Served
 
 
 class _Reading(NamedTuple):
@@ -49,6 +67,7 @@ class Sampler:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._readings: dict[int, _Reading] = {}
+        self._apps: dict[str, _AppReading] = {}
         self._sessions: dict[int, list[int]] = {}
         self._scanned_at = -1e9
 
@@ -74,9 +93,20 @@ class Sampler:
             took, spent, served = now - before.at, cpu - before.cpu, requests - before.requests
         else:  # the mean of its life is what can be said
             took, spent, served = max(0.01, _since_boot() - mine.started / _TICKS), cpu, requests
-        figures = Figures(max(0.0, round(100 * spent / took, 1)), rss, max(0.0, round(served / took, 1)))
+        figures = Figures(max(0.0, round(100 * spent / took, 1)), rss, max(0.0, round(served / took, 1)), round(cpu, 2))
         self._readings[pid] = _Reading(now, mine.started, cpu, requests, figures)
         return figures
+
+    def served(self, app: str, totals: Totals, now: float) -> Served:
+        """Return how an app answered lately. `totals` are its counts so far."""
+        before = self._apps.get(app)
+        if before is not None and 0 <= now - before.at < FRESH:
+            return before.served
+        recent = before is not None and 0 < now - before.at < _KEEP
+        lately = totals.since(before.totals) if recent and before is not None else totals
+        served = Served(_quantile(lately, 0.5), _quantile(lately, 0.99), error_share(lately.status))
+        self._apps[app] = _AppReading(now, totals, served)
+        return served
 
     def rss(self, pid: int) -> int | None:
         """Return the resident bytes of a worker and what it started, None when it is gone."""
@@ -127,6 +157,11 @@ def _pss(pid: int) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def _quantile(totals: Totals, share: float) -> float | None:
+    found = quantile(totals.latency, share)
+    return None if found is None else round(found, 6)
 
 
 def _since_boot() -> float:

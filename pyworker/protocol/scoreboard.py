@@ -51,6 +51,10 @@ class AppF(enum.IntEnum):
     LAST_SERIAL = 2
     REQUESTS_GONE = 3  # sum of REQUESTS of workers that are gone
     STARTED_AT = 4  # wall clock, milliseconds since the epoch
+    # sums of the same fields of workers that are gone, at the same places
+    GONE_STATUS_1XX = 12  # ... to 16, 5xx
+    GONE_LATENCY_SUM_US = 20
+    GONE_LATENCY_0 = 24  # ... and 31 more
 
 
 LATENCY_BUCKETS = 32

@@ -215,3 +215,18 @@ def test_checking_paths_looks_at_neither_environment_nor_rights(tmp_path: Path) 
     assert [p.key for p in caught.value.problems] == ["script"]
     (tmp_path / "x.py").touch()
     find_paths(app, file=str(file), our_python=sys.executable)
+
+
+def test_each_variable_knows_where_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FROM_FILE=1\nTWICE=file\n")
+    found = resolved(
+        tmp_path,
+        '[app]\ntarget = "a:b"\nenv_file = [".env", "none.env?"]\ninherit_env = ["AWS_*"]\n'
+        '[app.env]\nTWICE = "table"\nPATH = "${PATH}"\n',
+        shell_env={"AWS_REGION": "x", "OTHER": "y"},
+        base_env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+    )
+    wanted = {"LANG": "base", "AWS_REGION": "shell", "FROM_FILE": ".env", "TWICE": "[env]", "PATH": "[env]"}
+    assert {name: found.env_origins[name] for name in wanted} == wanted
+    assert found.env_origins["PYTHONUNBUFFERED"] == "pyworker"
+    assert found.env_origins.keys() == found.env.keys()

@@ -131,3 +131,19 @@ def test_memory_of_another_size_is_no_board() -> None:
     with pytest.raises(ValueError, match="scoreboard"):
         Board(fd)
     os.close(fd)
+
+
+def test_answers_of_the_dead_go_on_counting(board: Board) -> None:
+    rows = [board.allocate(worker(serial)) for serial in (1, 2)]
+    with mapping(board) as cells:
+        for row in rows:
+            mine = cells[row_slice(row)]
+            mine[F.REQUESTS], mine[F.STATUS_2XX], mine[F.STATUS_5XX], mine[F.LATENCY_SUM_US] = 5, 4, 1, 1000
+            mine[F.LATENCY_0 + 3] = 5
+        del mine
+    before = board.totals()
+    assert (before.requests, before.status, before.latency_sum_us, before.latency[3]) == (10, (0, 8, 0, 0, 2), 2000, 10)
+    board.free(1)
+    assert board.totals() == before
+    board.free(2)
+    assert board.totals() == before

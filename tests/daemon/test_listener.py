@@ -159,9 +159,10 @@ def test_unix_listener_takes_connections_and_has_its_mode(tmp_path: Path) -> Non
     with open_listener(Address("unix", path=str(path)), mode=0o660) as sock:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert sock.getblocking() is False
-        assert queue_depth(sock) is None
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+            # a kernel without unix_diag does not say
+            assert queue_depth(sock) in (None, (1, 2048))
     assert os.listdir(tmp_path) == ["api.sock"]
 
 

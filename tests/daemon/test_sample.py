@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.daemon.sample import FRESH, Sampler
+from pyworker.protocol.figures import Totals
 from tests.support.wait import wait_until
 
 from .test_loop import Clock
@@ -110,3 +111,17 @@ def test_process_that_is_gone_or_a_zombie_has_no_figures(
     assert sampler.rss(busy.pid) is None
     assert sampler.pss(busy.pid) is None
     sampler.want()
+
+
+def test_what_an_app_served_lately_is_the_difference_of_two_readings() -> None:
+    sampler = Sampler()
+    slow, fast = 20, 10  # buckets
+    first = Totals(10, (0, 5, 0, 0, 5), 0, tuple(10 if i == slow else 0 for i in range(32)))
+    second = Totals(30, (0, 25, 0, 0, 5), 0, tuple(10 if i == slow else 20 if i == fast else 0 for i in range(32)))
+    assert sampler.served("api", first, 100.0).error_share == 0.5  # all its life
+    assert sampler.served("api", second, 100.1).error_share == 0.5  # too soon for another reading
+    lately = sampler.served("api", second, 101.0)
+    assert lately.error_share == 0.0
+    assert lately.p99_s is not None
+    assert lately.p99_s <= 2**fast / 1e6
+    assert sampler.served("api", second, 102.0).p50_s is None  # nothing came since
