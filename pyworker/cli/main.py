@@ -34,11 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": (_HERE + "events", "What happened."),
     "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
     "check": (_HERE + "check", "Check a config file; start nothing."),
+    "metrics": (_HERE + "metrics", "Figures for Prometheus."),
     "daemon": (_HERE + "daemon", "The daemon: status, start, stop."),
 }
 GROUPS = {
     "Run": ("start", "stop", "restart", "reload", "scale", "delete"),
-    "Look": ("ps", "describe", "logs", "events", "wait"),
+    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics"),
     "Config": ("check",),
     "Machine": ("daemon",),
 }

@@ -11,8 +11,19 @@ from pyworker import __version__
 def worker(slot: int, pid: int | None, state: str = "ready", **more: Any) -> dict[str, Any]:
     return {
         "worker": slot, "pid": pid, "state": state, "health": "ok", "gen": 7, "cpu_percent": 9.8,
-        "rss_bytes": 92274688, "open_connections": 4, "requests_per_s": 311.0, "restarts": 0, "reason": "",
+        "rss_bytes": 92274688, "cpu_s": 120.5, "open_connections": 4, "in_flight": 1, "requests": 71000,
+        "requests_per_s": 311.0, "restarts": 0, "reason": "",
         "started_at": "2026-11-20T09:58:01.220Z", "uptime_s": 273600.4, "last_exit": None, **more,
+    }  # fmt: skip
+
+
+def http(requests: int = 284000, errors: int = 57) -> dict[str, Any]:
+    """Most answers within 4 ms, some within 41."""
+    buckets = [0] * 32
+    buckets[12], buckets[15] = requests - requests // 50, requests // 50
+    return {
+        "p50_s": 0.003088, "p99_s": 0.024576, "error_share": 0.0002, "latency_sum_s": 1021.25,
+        "status": {"1xx": 0, "2xx": requests - errors, "3xx": 0, "4xx": 0, "5xx": errors}, "latency_buckets": buckets,
     }  # fmt: skip
 
 
@@ -23,7 +34,8 @@ def app(name: str, **more: Any) -> dict[str, Any]:
         "rss_bytes": 369098752, "requests_per_s": 1240.1, "open_connections": 16,
         "restarts": {"total": 0, "window": 0, "max": 10, "window_s": 60.0}, "started_at": "2026-11-20T09:58:01.220Z",
         "uptime_s": 273600.4, "config": {"file": "/srv/shop/app.toml", "changed": False}, "last_failure": None,
-        "backoff": None, "notes": [], "drops": 0, "pool": [worker(i, 41209 + i) for i in range(1, 5)], **more,
+        "backoff": None, "notes": [], "drops": 0, "reloads": 6, "requests": 284000, "in_flight": 4,
+        "queue": [[0, 2048]], "http": http(), "pool": [worker(i, 41209 + i) for i in range(1, 5)], **more,
     }  # fmt: skip
 
 
@@ -38,7 +50,7 @@ def ps() -> dict[str, Any]:
         ),
         app(
             "jobs", workers={"want": 8, "ready": 8, "total": 8}, cpu_percent=71.0, rss_bytes=1181116006,
-            requests_per_s=None, listen=[], uptime_s=50520.0, pool=[], kind="command",
+            requests_per_s=None, listen=[], uptime_s=50520.0, pool=[], kind="command", http=None, queue=[], balance="shared",
             restarts={"total": 2, "window": 0, "max": 10, "window_s": 60.0},
         ),
         app(
@@ -49,7 +61,7 @@ def ps() -> dict[str, Any]:
         ),
         app(
             "mail", state="failed", workers={"want": 1, "ready": 0, "total": 0}, cpu_percent=0.0, rss_bytes=0,
-            requests_per_s=0.0, listen=[], uptime_s=None, pool=[],
+            requests_per_s=0.0, listen=[], uptime_s=None, pool=[], queue=[], open_connections=0, in_flight=0,
             restarts={"total": 5, "window": 5, "max": 5, "window_s": 60.0},
             last_failure={
                 "message": "gave up after 5 restarts in 60 s: ModuleNotFoundError: No module named 'redis'",

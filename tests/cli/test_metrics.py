@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pyworker.protocol.metrics import METRICS
+from tests.cli import documents
+from tests.support.cli import run
+from tests.support.fake_control import FakeControl, replies
+
+
+def test_stdout_is_what_a_scraper_reads(home: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}) as daemon:
+        found = run("metrics", "api", "jobs", home=home, LC_ALL="C")
+    assert (found.code, found.err) == (0, "")
+    assert daemon.requests[0].selectors == ("api", "jobs")
+    names = {family.name for family in text_string_to_metric_families(found.out)}
+    assert names == {name.removesuffix("_total") for name in METRICS}
+
+
+def test_json_holds_the_text(home: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        document = json.loads(run("metrics", "--json", home=home).out)
+    assert document["v"] == 1
+    assert "pyworker_up 1" in document["text"]
+
+
+def test_without_a_daemon_it_is_an_error_and_stdout_is_empty(home: str) -> None:
+    found = run("metrics", home=home)
+    assert (found.code, found.out) == (69, "")
