@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from pyworker.config.check import FOR_KINDS, NAME, Finding, check, clean_name, shared_addresses
+from pyworker.config.check import FOR_KINDS, NAME, Finding, check, clean_name, shared_addresses, wrong_dependencies
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown
@@ -23,10 +23,14 @@ _KINDS = ("target", "script", "command")
 _EXAMPLE = '[app]\ntarget = "module:app"'
 
 
-def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str, str], folder: str) -> list[AppConfig]:
+def apps_of(
+    raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str, str], folder: str, profile: str = ""
+) -> list[AppConfig]:
+    """Return the apps of a file, with the tables of [profiles.PROFILE] laid on those of the same name."""
     for name in raw:
-        if name not in ("app", "apps", "defaults"):
+        if name not in ("app", "apps", "defaults", "profiles"):
             _unknown_table(name, at, report)
+    over = _profile(raw, at, report, profile)
     tables = {n: v for n in ("app", "apps", "defaults") if (v := _table(raw, n, at, report)) is not None}
     if "app" in raw and "apps" in raw:
         hint = f"make [{dotted((*at, 'app'))}] one of the apps: [{dotted((*at, 'apps', 'NAME'))}]"
@@ -38,6 +42,7 @@ def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str,
         defaults = partial(AppConfig, tables["defaults"], path, report)
         if "name" in tables["defaults"]:
             report.add((*path, "name"), f"`{dotted((*path, 'name'))}` makes no sense: every app has its own", at="key")
+    defaults = merge(defaults, over.defaults)
     found: list[AppConfig | None] = []
     paths: dict[str, Path] = {}
     if "app" in tables:
@@ -45,6 +50,7 @@ def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str,
         values = partial(AppConfig, tables["app"], path, report)
         if (*path, "name") not in report.attempted:
             values["name"] = clean_name(folder)
+        values = merge(values, over.app)
         paths[values.get("name", "")] = path
         found.append(finish(values, defaults, path, report, environ))
     for name, table in tables.get("apps", {}).items():
@@ -63,8 +69,12 @@ def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str,
             )
             report.add(path, f"an app cannot be called {shown(name)}: small letters, digits, - and _", hint, at="key")
             name = clean_name(name) if name != "all" else "app"
+        values = merge(values, over.apps.get(name, {}))
         found.append(finish({**values, "name": name}, defaults, path, report, environ))
     apps = [a for a in found if a is not None]
+    for app, finding in wrong_dependencies(apps) if len(apps) == len(found) and not report.problems else ():
+        path = path_of(finding.key, paths.get(app.name, at), report)
+        report_finding(finding, path, paths.get(app.name, at), report)
     for app, index, other in shared_addresses(apps):
         path = path_of(("bind", index), paths.get(app.name, at), report)
         message = f"apps `{other.name}` and `{app.name}` both want {app.bind[index]}"
@@ -74,6 +84,78 @@ def apps_of(raw: dict[str, Any], at: Path, report: Report, environ: Mapping[str,
         message = f"{os.path.basename(report.file)} has no app"
         report.problems.append(Problem(message, f"add one:\n{where}", file=report.file, code="missing_key"))
     return apps
+
+
+class _Over(NamedTuple):
+    """What a profile says, by the table that it is laid on."""
+
+    app: Partial
+    apps: dict[str, Partial]
+    defaults: Partial
+
+
+def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Over:
+    """Look at every profile of the file, so that a mistake shows before the day it is used; return the wanted one."""
+    chosen = _Over({}, {}, {})
+    profiles = _table(raw, "profiles", at, report) or {}
+    report.root, report.profile = at, wanted
+    there = raw.get("apps")
+    known_apps: dict[str, Any] = there if isinstance(there, dict) else {}
+    for name, table in profiles.items():
+        path = (*at, "profiles", name)
+        if not isinstance(table, dict):
+            report.add(path, f"`{dotted(path)}` must be a table, not {shown(table)}", f"[{dotted((*path, 'app'))}]")
+            continue
+        for key in table:
+            if key not in ("app", "apps", "defaults"):
+                hint = (
+                    f"did you mean [{dotted((*path, 'app', key))}]?"
+                    if "app" in raw
+                    else f"[{dotted((*path, 'apps', 'NAME'))}]"
+                )
+                report.add(
+                    (*path, key),
+                    f"unknown key `{dotted((key,))}` in [{dotted(path)}]",
+                    hint,
+                    at="key",
+                    code="unknown_key",
+                )
+        parts: dict[str, Partial] = {}
+        for key in ("app", "defaults"):
+            inner = _table(table, key, path, report) or {}
+            if "name" in inner:
+                report.add((*path, key, "name"), "a profile cannot give an app another name", "remove it", at="key")
+            parts[key] = partial(AppConfig, {k: v for k, v in inner.items() if k != "name"}, (*path, key), report)
+        if "app" in table and "app" not in raw:
+            hint = f"write [{dotted((*path, 'apps', 'NAME'))}], or [{dotted((*path, 'defaults'))}] for all of them"
+            report.add(
+                (*path, "app"),
+                f"[{dotted((*path, 'app'))}] changes an [app] that this file does not have",
+                hint,
+                at="key",
+            )
+        apps: dict[str, Partial] = {}
+        for app, inner in (_table(table, "apps", path, report) or {}).items():
+            here = (*path, "apps", app)
+            if app not in known_apps or not isinstance(inner, dict):
+                meant = nearest(app, list(known_apps))
+                hint = f"did you mean `{meant}`?" if meant else "a profile changes apps, it does not add any"
+                report.add(here, f"[{dotted(here)}] changes an app that this file does not have", hint, at="key")
+                continue
+            apps[app] = partial(AppConfig, {k: v for k, v in inner.items() if k != "name"}, here, report)
+        if name == wanted:
+            chosen = _Over(parts["app"], apps, parts["defaults"])
+    if wanted and wanted not in profiles:
+        meant = nearest(wanted, list(profiles))
+        known = (
+            "it has: " + ", ".join(profiles)
+            if profiles
+            else f"it would be [{dotted((*at, 'profiles', wanted, 'app'))}]"
+        )
+        hint = f"did you mean `{meant}`?" if meant else known
+        message = f"{os.path.basename(report.file)} has no profile {shown(wanted)}"
+        report.problems.append(Problem(message, hint, file=report.file, code="no_such_profile"))
+    return chosen
 
 
 def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str, Any] | None:
@@ -184,6 +266,9 @@ def path_of(key: Path, table: Path, report: Report) -> Path:
     if table[-2:-1] == ("apps",) or table[-1:] == ("app",):
         root = table[:-2] if table[-2:-1] == ("apps",) else table[:-1]
         tables.append((*root, "defaults"))
+        if report.profile:
+            over: Path = (*report.root, "profiles", report.profile)
+            tables = [(*over, *table[len(root) :]), (*over, "defaults"), *tables]
     for candidate in tables:
         for length in range(len(key), 0, -1):
             if report.has((*candidate, *key[:length])):

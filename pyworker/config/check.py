@@ -16,6 +16,8 @@ from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
+from pyworker.config.timetable import CronError
+from pyworker.config.timetable import parse as parse_cron
 
 Key = tuple[str | int, ...]
 Kind = Literal["target", "script", "command"]
@@ -37,6 +39,7 @@ FOR_KINDS: dict[str, tuple[Kind, ...]] = {
     "tls": ("target",),
     "args": ("script",),
     "ready": ("command",),
+    "cron": ("script", "command"),
 }
 
 
@@ -66,6 +69,7 @@ def kind_of(app: AppConfig) -> Kind | None:
 def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     """Return what is wrong with an app; `given`: the keys it states itself, ("health", "path") and the like."""
     found = [*_name(app), *_what_to_run(app, given), *_addresses(app), *_environment(app), *_rights(app), *_stop(app)]
+    found += [*_times(app), *_hooks(app)]
     kind = kind_of(app)
     if kind is not None:
         found += [*_only_for(app, kind, given), *_balance(app, kind), *_health(app, kind, given)]
@@ -74,6 +78,58 @@ def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
             Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(app.http.root_path)}")
         )
     return found
+
+
+def wrong_dependencies(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, Finding]]:
+    """Return (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself."""
+    by_name = {app.name: app for app in apps}
+    wrong: list[tuple[AppConfig, Finding]] = []
+    for app in by_name.values():
+        for index, name in enumerate(app.depends_on):
+            if name not in by_name:
+                meant = nearest(name, [n for n in by_name if n != app.name])
+                hint = (
+                    f"did you mean `{meant}`?"
+                    if meant
+                    else "the other apps: " + ", ".join(sorted({*by_name} - {app.name}))
+                )
+                wrong.append(
+                    (app, Finding(("depends_on", index), f"names {shown(name)}, which is no app of this file", hint))
+                )
+            elif path := _way_back(by_name, app.name, name):
+                hint = f"{' -> '.join(path)}: none of them could ever start"
+                wrong.append((app, Finding(("depends_on", index), "goes round in a circle", hint, code="conflict")))
+            elif by_name[name].cron is not None:
+                hint = "a job with cron is never ready: it comes and goes"
+                wrong.append((app, Finding(("depends_on", index), f"names {shown(name)}, which is a job", hint)))
+    return wrong
+
+
+def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str]:
+    """Return these names and all that they depend on."""
+    by_name = {app.name: app for app in apps}
+    found: set[str] = set()
+    todo = list(only)
+    while todo:
+        name = todo.pop()
+        if name in by_name and name not in found:
+            found.add(name)
+            todo += by_name[name].depends_on
+    return found
+
+
+def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:
+    """Return the names from `start` over `name` back to `start`; [] when there is no such way."""
+    todo = [[start, name]]
+    seen: set[str] = set()
+    while todo:
+        path = todo.pop(0)
+        if path[-1] == start:
+            return path
+        if path[-1] not in seen and path[-1] in apps:
+            seen.add(path[-1])
+            todo += [[*path, after] for after in apps[path[-1]].depends_on]
+    return []
 
 
 def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, AppConfig]]:
@@ -218,6 +274,46 @@ def _stop(app: AppConfig) -> list[Finding]:
             )
         ]
     return []
+
+
+def _times(app: AppConfig) -> list[Finding]:
+    found: list[Finding] = []
+    keys: list[tuple[Key, str | None]] = [(("cron",), app.cron), (("reload", "cron"), app.reload.cron)]
+    for key, text in keys:
+        if text is None:
+            continue
+        try:
+            parse_cron(text)
+        except CronError as error:
+            found.append(Finding(key, error.message, error.hint))
+    if app.cron is not None:
+        if app.reload.cron is not None:
+            hint = "a job reads its code anew each time it runs; remove reload.cron"
+            found.append(Finding(("reload", "cron"), "is for apps that keep running; this one is a job (cron)", hint))
+        if app.health is not None:
+            found.append(Finding(("health",), "is for apps that keep running; this one is a job (cron)", "remove it"))
+    return found
+
+
+def _hooks(app: AppConfig) -> list[Finding]:
+    found: list[Finding] = []
+    hook = app.hooks.post_fork
+    if hook is not None:
+        module, colon, attribute = hook.partition(":")
+        parts = [*module.split("."), *attribute.split(".")]
+        if not colon or not all(p.isidentifier() for p in parts):
+            hint = 'for example "shop.hooks:post_fork"'
+            found.append(Finding(("hooks", "post_fork"), f"must be module:function, not {shown(hook)}", hint))
+        elif kind_of(app) in ("script", "command"):
+            hint = "remove it: a script or command can do this itself when it starts"
+            found.append(Finding(("hooks", "post_fork"), "is for ASGI and WSGI apps (target)", hint, "key", "conflict"))
+    for key in ("pre_start", "post_reload", "on_event"):
+        command = getattr(app.hooks, key)
+        if command and not command[0]:
+            found.append(Finding(("hooks", key), "is empty"))
+    if app.watch is not None and not app.watch.paths:
+        found.append(Finding(("watch", "paths"), "is empty", 'for example paths = ["src"]'))
+    return found
 
 
 def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:

@@ -24,8 +24,9 @@ from pyworker.config.suggest import nearest
 
 Partial = dict[str, Any]
 
-_SPLIT_LIKE_A_SHELL = {"args", "command"}
-_SHORT_FORMS = {"health": "path", "restart": "policy"}  # health = "/healthz", restart = "never"
+_SPLIT_LIKE_A_SHELL = {"args", "command", "pre_start", "post_reload", "on_event"}
+SHORT_FORMS = {"health": "path", "restart": "policy"}  # health = "/healthz", restart = "never"
+SWITCHES = {"watch"}  # true = the table with all its defaults
 _KINDS = ("target", "script", "command")
 _NUL = "must not contain a NUL character"
 _hints: dict[type, dict[str, Any]] = {}
@@ -146,8 +147,8 @@ def _report(wrong: _Wrong, path: Path, report: Report) -> None:
 def _table(cls: type, name: str, value: Any, path: Path, report: Report, result: Partial, *, optional: bool) -> None:
     if isinstance(value, dict):
         result[name] = partial(cls, value, path, report)
-    elif isinstance(value, str) and name in _SHORT_FORMS:
-        key = _SHORT_FORMS[name]
+    elif isinstance(value, str) and name in SHORT_FORMS:
+        key = SHORT_FORMS[name]
         option = next(option_of(f) for f in dataclasses.fields(cls) if f.name == key)
         try:
             result[name] = {key: _value(key, hints_of(cls)[key], option, value)}
@@ -155,10 +156,12 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
             _report(wrong, path, report)
     elif value is False and optional:
         result[name] = None  # takes back what [defaults] says
+    elif value is True and name in SWITCHES:
+        result[name] = {}
     else:
         form = (
-            f'[{dotted(path)}], or {name} = "…" for its {_SHORT_FORMS[name]}'
-            if name in _SHORT_FORMS
+            f'[{dotted(path)}], or {name} = "…" for its {SHORT_FORMS[name]}'
+            if name in SHORT_FORMS
             else f"[{dotted(path)}]"
         )
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"

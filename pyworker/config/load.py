@@ -48,7 +48,7 @@ def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Loaded:
+def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None, profile: str = "") -> Loaded:
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)
     raw, document, mtime_ns = _read(path)
@@ -57,7 +57,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
     if os.path.basename(path) == PYPROJECT:
         at = ("tool", "pyworker")
         raw = _our_table(raw)
-    apps = apps_of(raw, at, report, environ or {}, os.path.basename(os.path.dirname(os.path.realpath(path))))
+    apps = apps_of(raw, at, report, environ or {}, os.path.basename(os.path.dirname(os.path.realpath(path))), profile)
     report.stop_if_wrong()
     names = [app.name for app in apps]
     for name in only:

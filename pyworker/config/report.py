@@ -23,6 +23,8 @@ class Report:
         self.problems: list[Problem] = []
         self.failed: set[Path] = set()  # what a problem was reported about
         self.attempted: set[Path] = set()  # keys that are there, or were most likely meant by one that is there
+        self.root: Path = ()  # where the tables of the file begin: ("tool", "pyworker") in pyproject.toml
+        self.profile = ""  # whose tables are laid on the others
         self._document = document
 
     def add(

@@ -91,6 +91,42 @@ class ReloadConfig:
         minimum=0,
         apply="live",
     )
+    cron: str | None = option(
+        None, help="reload by itself at these times (five cron fields, local time)", example="0 4 * * *", apply="live"
+    )
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """[app.watch]: for development. `watch = true` is all of it."""
+
+    paths: tuple[str, ...] = option((".",), help="folders that are watched, with all in them", apply="live")
+    include: tuple[str, ...] = option(
+        ("*.py", "*.toml", ".env"), help="names (globs) whose change means a reload", apply="live"
+    )
+    exclude: tuple[str, ...] = option(
+        (), help="paths or names (globs) that do not count, beside .git, .venv, __pycache__ and the like", apply="live"
+    )
+    debounce: float = option(
+        0.3, help="nothing has changed for this long: reload", unit="duration", minimum=0.01, maximum=60, apply="live"
+    )
+
+
+@dataclass(frozen=True)
+class HooksConfig:
+    """[app.hooks]: commands that pyworker runs at certain moments, as the app's user, in its folder and environment."""
+
+    pre_start: tuple[str, ...] = option(
+        (), help="before a start, restart or reload; if it fails nothing is started", example="python manage.py check"
+    )
+    post_reload: tuple[str, ...] = option((), help="when the new workers of a reload accept", apply="live")
+    on_event: tuple[str, ...] = option(
+        (), help="at every event of the app, one at a time; the event is on stdin as JSON", apply="live"
+    )
+    post_fork: str | None = option(
+        None, help="module:function called in each new worker of an asgi or wsgi app", example="shop.hooks:post_fork"
+    )
+    timeout: float = option(60.0, help="a command may take this long", unit="duration", minimum=0.1, apply="live")
 
 
 @dataclass(frozen=True)
@@ -237,6 +273,15 @@ class AppConfig:
     inherit_env: tuple[str, ...] = option(
         (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all'
     )
+    depends_on: tuple[str, ...] = option(
+        (), help="apps of the same file that must be ready before this one starts", example="db", apply="live"
+    )
+    cron: str | None = option(
+        None,
+        help="a job: runs at these times (five cron fields, local time) and is not restarted in between",
+        example="*/15 * * * *",
+        apply="live",
+    )
     user: str | None = option(None, help="run as this user (the daemon must be root)", apply="restart")
     group: str | None = option(None, help="run as this group", apply="restart")
     umask: str | None = option(None, help='octal, as text: "0022"')
@@ -248,6 +293,10 @@ class AppConfig:
     logs: LogsConfig = option(LogsConfig(), help="log files")
     http: HttpConfig = option(HttpConfig(), help="web server options of asgi and wsgi apps")
     tls: TlsConfig | None = option(None, help="serve HTTPS")
+    watch: WatchConfig | None = option(
+        None, help="reload when a file changes (development); `watch = true` is all its defaults", apply="live"
+    )
+    hooks: HooksConfig = option(HooksConfig(), help="commands at certain moments")
 
 
 @dataclass(frozen=True)

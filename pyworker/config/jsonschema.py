@@ -1,0 +1,143 @@
+"""The JSON Schema (draft-07) of a config file, made from the declarations in schema.py, for editors. Pure.
+
+Draft-07 because that is what the TOML editors understand. It knows names, types, units, choices and limits; the rules
+between options stay check.py's, so a file that this schema accepts may still be refused by `pyworker check`, and a
+file that `check` accepts is always accepted here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from pyworker.config.convert import SHORT_FORMS, SWITCHES, hints_of, table_class
+from pyworker.config.option import Option, option_of
+from pyworker.config.schema import AppConfig
+from pyworker.config.units import duration_text, size_text
+
+_DURATION = r"^\s*\d{1,15}(\.\d{1,9})?\s*(ms|s|m|h|d)\s*$"
+_SIZE = r"^\s*\d{1,15}(\.\d{1,9})?\s*(B|KB|MB|GB|TB)\s*$"
+_NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
+
+Schema = dict[str, Any]
+
+
+def schema() -> Schema:
+    """Return the whole schema, ready for json.dumps."""
+    definitions: Schema = {"app": _table(AppConfig)}
+    for field in dataclasses.fields(AppConfig):
+        if (nested := table_class(hints_of(AppConfig)[field.name])) is not None:
+            definitions[field.name] = _table(nested)
+    tables: Schema = {
+        "app": {"$ref": "#/definitions/app"},
+        "apps": {
+            "type": "object",
+            "description": "several apps: [apps.NAME]",
+            "propertyNames": {"pattern": _NAME},
+            "additionalProperties": {"$ref": "#/definitions/app"},
+        },
+        "defaults": {"$ref": "#/definitions/app"},
+    }
+    properties = {
+        **tables,
+        "profiles": {
+            "type": "object",
+            "description": "what is different with --profile NAME: [profiles.NAME.app], [profiles.NAME.apps.APP]",
+            "additionalProperties": {"type": "object", "additionalProperties": False, "properties": tables},
+        },
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "pyworker app.toml",
+        "description": "One app ([app]) or several ([apps.NAME], on top of [defaults])",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "definitions": definitions,
+    }
+
+
+def _table(cls: type) -> Schema:
+    fields = dataclasses.fields(cls)
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {f.name: _property(cls, f) for f in fields},
+    }
+
+
+def _property(cls: type, field: dataclasses.Field[Any]) -> Schema:
+    hint = hints_of(cls)[field.name]
+    option = option_of(field)
+    nested = table_class(hint)
+    if nested is not None:
+        return _nested(field, nested, option)
+    found = _value(field.name, hint, option)
+    found["description"] = option.help + f" (takes effect: {option.apply})"
+    default = _default(field, option)
+    if default is not None:
+        found["default"] = default
+    if option.example:
+        found["examples"] = [option.example]
+    return found
+
+
+def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Schema:
+    forms: list[Schema] = [{"$ref": f"#/definitions/{field.name}"}]
+    key = SHORT_FORMS.get(field.name)
+    if key is not None:
+        inner = next(f for f in dataclasses.fields(nested) if f.name == key)
+        forms.append(_value(key, hints_of(nested)[key], option_of(inner)))
+    if field.default is None:
+        forms.append({"const": False})
+        if field.name in SWITCHES:
+            forms.append({"const": True})
+    return {"description": option.help, "anyOf": forms}
+
+
+def _value(name: str, hint: Any, option: Option) -> Schema:
+    if option.unit:
+        pattern, example = (_DURATION, "30s") if option.unit == "duration" else (_SIZE, "512MB")
+        return {"type": "string", "pattern": pattern, "examples": [example]}
+    origin = typing.get_origin(hint)
+    if origin is dict:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+    if origin is tuple:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    kinds = [_kind(h, option) for h in _members(hint)]
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _members(hint: Any) -> list[Any]:
+    """Return the alternatives of a union, None left out (TOML has none): literals of different types apart."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [m for h in typing.get_args(hint) if h is not type(None) for m in _members(h)]
+    return [hint]
+
+
+def _kind(hint: Any, option: Option) -> Schema:
+    if typing.get_origin(hint) is typing.Literal:
+        return {"enum": list(typing.get_args(hint))}
+    if hint is bool:
+        return {"type": "boolean"}
+    if hint is int:
+        found: Schema = {"type": "integer"}
+        if option.minimum is not None:
+            found["minimum"] = int(option.minimum)
+        if option.maximum is not None:
+            found["maximum"] = int(option.maximum)
+        return found
+    if option.choices:
+        return {"enum": list(option.choices)}
+    return {"type": "string"}
+
+
+def _default(field: dataclasses.Field[Any], option: Option) -> Any:
+    value = field.default
+    if value is dataclasses.MISSING or value is None:
+        return None
+    if option.unit:
+        return duration_text(value) if option.unit == "duration" else size_text(int(value))
+    return list(value) if isinstance(value, tuple) else value
