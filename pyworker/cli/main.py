@@ -32,9 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "describe": (_HERE + "describe", "All about one app."),
     "logs": (_HERE + "logs", "What the workers print."),
     "events": (_HERE + "events", "What happened."),
+    "stack": (_HERE + "stack", "Where the threads of a worker are right now."),
     "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
-    "check": (_HERE + "check", "Check a config file; start nothing."),
     "metrics": (_HERE + "metrics", "Figures for Prometheus."),
+    "check": (_HERE + "check", "Check a config file; start nothing."),
     "daemon": (_HERE + "daemon", "The daemon: status, start, stop."),
 }
 GROUPS = {

@@ -13,6 +13,7 @@ from pyworker.daemon.requests.delete import app_closed, delete
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.requests.look import describe, follow, ps, status
 from pyworker.daemon.requests.shutdown import shutdown
+from pyworker.daemon.requests.stack import stack
 from pyworker.daemon.requests.start import start
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
@@ -27,6 +28,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Delete: delete,
     k.Ps: ps,
     k.Describe: describe,
+    k.Stack: stack,
     k.Follow: follow,
     k.Status: status,
     k.Shutdown: shutdown,

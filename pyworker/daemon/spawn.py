@@ -6,6 +6,7 @@ whose process never came shows end-of-file and is dropped.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sys
@@ -103,6 +104,16 @@ class Spawner:
             write_ends.append(writer)
         return write_ends[0], write_ends[1]
 
+    def _stacks(self, app: App) -> int:
+        """Return the memfd that the app's workers write their stacks into; made when the first of them needs it."""
+        name = fd_name("stacks", app.name)
+        fd = self._store.get(name)
+        if fd is None:
+            fd = unix_fds.memfd(f"pyworker-stacks-{app.name}", b"", seal=False)
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
+            self._store.put(name, fd)
+        return fd
+
     def _launch(
         self,
         role: str,
@@ -125,6 +136,11 @@ class Spawner:
         for index in generation.listeners:
             table[free] = app.listeners[index].sock.fileno()
             listener_fds.append(free)
+            free += 1
+        stacks_fd = -1
+        if role != "command":
+            stacks_fd = free
+            table[free] = self._stacks(app)
             free += 1
         temporary: list[int] = []
         pem_fds: list[int] = []
@@ -160,6 +176,7 @@ class Spawner:
             ca_fd=pem_fds[2],
             notify_socket=os.path.join(self._home, NOTIFY_SOCKET) if role == "command" else "",
             workers=app.want,
+            stacks_fd=stacks_fd,
         )
         try:
             temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))

@@ -91,6 +91,13 @@ class Describe:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Reply: {"v","workers":[{"app","worker","pid","gen","state","error","hint","threads":[ThreadStack…]}]}."""
+
+    selectors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Follow:
     """Progress lines: the events after `since_seq` (0 = none of the past), of the selected apps, until the client leaves."""
 
@@ -110,7 +117,7 @@ class Shutdown:
     now: bool = False
 
 
-Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Follow, Status, Shutdown]
+Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Stack, Follow, Status, Shutdown]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ KINDS = {
     "listen": 1,  # listen.APP.INDEX          a listener (bound, listening, O_NONBLOCK)
     "board": 0,  # board.APP                  the scoreboard memfd
     "ledger": 0,  # ledger.APP                daemon's own memo of the app (a memfd; see daemon/)
+    "stacks": 0,  # stacks.APP                memfd that workers write their stacks into when asked (O_APPEND)
     "logs": 0,  # logs.APP                    memfd: how the app's log is written (protocol/logs.py)
     "env": 1,  # env.APP.GENERATION           sealed memfd: the resolved app of a live generation
     "template": 1,  # template.APP.GENERATION daemon's end of the template's channel

@@ -46,6 +46,7 @@ class LaunchSpec:
     key_fd: int = -1
     ca_fd: int = -1
     notify_socket: str = ""  # for commands
+    stacks_fd: int = -1  # memfd for the stacks of `pyworker stack`
     workers: int = 1
 
 

@@ -224,6 +224,7 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
         application=ready.application,
         interface=interface,
         ssl_context=ready.ssl_context,
+        stacks_fd=spec.stacks_fd,
     )
 
 

@@ -18,7 +18,7 @@ from pyworker.protocol.worker import Failed
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
 from pyworker.worker import script
-from pyworker.worker.birth import last_line, take_identity
+from pyworker.worker.birth import answer_stacks, last_line, take_identity
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.row import Row
 
@@ -34,8 +34,9 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     path = app.script or ""
     take_identity(app.name, spec.generation, spec.slot, spec.workers, f" ({os.path.basename(path)})")
     faulthandler.enable()
+    answer_stacks(spec.stacks_fd)
     runtime = script.Runtime(Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal)
-    keep = (spec.channel_fd, spec.runtime_fd)
+    keep = (spec.channel_fd, spec.runtime_fd, spec.stacks_fd)
     close_all([fd for fd in fds if fd not in keep])
     runtime.install()
     _kept.append(boot)

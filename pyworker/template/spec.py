@@ -21,7 +21,8 @@ def read_spec(spec_fd: int) -> LaunchSpec:
 
 def spec_fds(spec: LaunchSpec, spec_fd: int) -> list[int]:
     """Return every fd that came with a spec, except stdin, stdout and stderr."""
-    named = (spec_fd, spec.channel_fd, spec.runtime_fd, spec.board_fd, spec.cert_fd, spec.key_fd, spec.ca_fd)
+    pems = (spec.cert_fd, spec.key_fd, spec.ca_fd)
+    named = (spec_fd, spec.channel_fd, spec.runtime_fd, spec.board_fd, spec.stacks_fd, *pems)
     return [fd for fd in (*named, *spec.listener_fds) if fd >= 0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import ssl
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pyworker import worker
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.names import ENV_APP, ENV_GENERATION, ENV_WORKER, ENV_WORKERS
+from pyworker.protocol.worker import DUMP_SIGNAL
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel
@@ -35,6 +37,7 @@ class Birth:
     application: Any  # None: this worker imports the app itself
     interface: Literal["asgi", "wsgi"]
     ssl_context: ssl.SSLContext | None
+    stacks_fd: int = -1
 
 
 def worker_env(app: str, generation: int, slot: int, workers: int) -> dict[str, str]:
@@ -65,6 +68,12 @@ def reset_signals() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def answer_stacks(stacks_fd: int) -> None:
+    """Have DUMP_SIGNAL write the stacks of all threads into the memfd: in C, so that a blocked loop answers, too."""
+    if stacks_fd >= 0:
+        faulthandler.register(DUMP_SIGNAL, file=stacks_fd, all_threads=True)
 
 
 def last_line(error: BaseException) -> str:

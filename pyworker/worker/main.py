@@ -36,7 +36,7 @@ from pyworker.protocol.worker import (
 )
 from pyworker.worker import api
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new_loop
-from pyworker.worker.birth import Birth
+from pyworker.worker.birth import Birth, answer_stacks
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.lifespan import LifespanFailed
 from pyworker.worker.row import Row
@@ -51,6 +51,7 @@ def run(birth: Birth) -> int:
     """Live as this worker and return its exit code; the caller then ends the process as any Python program ends."""
     faulthandler.enable()  # SIGABRT, and every crash of an extension, prints the stacks of all threads
     faulthandler.register(STACKS_SIGNAL, all_threads=True)  # in C: a blocked loop answers, too
+    answer_stacks(birth.stacks_fd)
     birth.channel.send(Hello(__version__))
     application, interface = birth.application, birth.interface
     if application is None:

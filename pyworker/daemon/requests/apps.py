@@ -53,4 +53,4 @@ def forget(desk: Desk, app: App) -> None:
     desk.brain.apps.pop(app.name, None)
     app.ledger.close()
     app.board.close()
-    desk.brain.store.remove(*(fd_name(kind, app.name) for kind in ("board", "ledger", "logs")))
+    desk.brain.store.remove(*(fd_name(kind, app.name) for kind in ("board", "ledger", "logs", "stacks")))

@@ -12,6 +12,7 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
+from pyworker.daemon.stacks import Stacks
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
 
@@ -25,6 +26,7 @@ class Desk:
         self.home = home
         self.started_at = started_at
         self.operations = ops.Operations(brain)
+        self.stacks = Stacks(brain)
         self.shutting_down = False
         self.seq = 0  # of the last event before the request that is being handled
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main

@@ -1,0 +1,102 @@
+"""CLI: `pyworker stack`: the live Python stacks of workers, which go on meanwhile. Stuck ones answer, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.asking import need_names
+from pyworker.cli.client import ask
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Look, line, paint
+from pyworker.errors import Exit
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_OURS = (_PACKAGE + os.sep, "/proc/self/fd/", "<frozen ")  # pyworker's runtime, and what runs it
+_WAITING = frozenset(
+    {
+        ("selectors.py", "select"),
+        ("runners.py", "run"),
+        ("base_events.py", "run_until_complete"),
+        ("runners.py", "_run"),
+    }
+)
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@common
+def cmd(settings: Settings, names: tuple[str, ...]) -> int:
+    """Show where the threads of a worker are right now, without stopping it. It may be stuck: that is what this is for.
+
+    \b
+    pyworker stack api.2              one worker
+    pyworker stack api                all workers of api
+    pyworker stack api -v             with the frames of pyworker's own
+    """
+    need_names(settings, "stack", names)
+    body = ask(settings.home, {"type": "stack", "selectors": list(names)}, settings.timeout)
+    workers: list[dict[str, Any]] = body.get("workers") or []
+    how = render.look(sys.stdout, settings.color)
+    if settings.json:
+        render.out(json.dumps(body, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+    else:
+        shown = ["\n".join(_worker(worker, how, everything=settings.verbose)) for worker in workers]
+        render.write(sys.stdout, "\n\n".join(shown) + "\n", how)
+    return int(Exit.FAILED) if workers and all(worker.get("error") for worker in workers) else 0
+
+
+def _worker(worker: dict[str, Any], how: Look, *, everything: bool) -> list[str]:
+    name = paint(line(f"{worker.get('app')}.{worker.get('worker')}"), "bold", how)
+    lines = [f"{name}  pid {worker.get('pid') or '?'}, {line(worker.get('state') or '?')}"]
+    if worker.get("error"):
+        lines.append(paint(f"  no stack: {line(worker['error'])}", "red", how))
+        if worker.get("hint"):
+            lines.append(f"  = help: {line(worker['hint'])}")
+        return lines
+    for thread in worker.get("threads") or ():
+        lines += _thread(thread, how, everything=everything)
+    return lines
+
+
+def _thread(thread: dict[str, Any], how: Look, *, everything: bool) -> list[str]:
+    frames: list[dict[str, Any]] = thread.get("frames") or []
+    label = f"thread {line(thread.get('thread') or '')}"
+    if thread.get("name"):
+        label += f" {line(thread['name'])}"
+    notes = ["most recent call last"]
+    if frames and _place(frames[-1]) in _WAITING:
+        notes.insert(0, "its event loop waits for something to do")
+    lines = [f"  {label} ({'; '.join(notes)}):"]
+    hidden = 0
+    for frame in frames:
+        if not everything and str(frame.get("file", "")).startswith(_OURS):
+            hidden += 1
+            continue
+        where = (
+            f'File "{render.home(str(frame.get("file", "?")))}", line {frame.get("line")}, in {frame.get("function")}'
+        )
+        lines.append("    " + line(where))
+        if source := _source(frame):
+            lines.append("      " + paint(line(source), "dim", how))
+    if not frames:
+        lines.append("    no Python code runs in it")
+    elif hidden == len(frames):
+        lines.append("    only pyworker's own code (-v shows it)")
+    return lines
+
+
+def _place(frame: dict[str, Any]) -> tuple[str, str]:
+    return str(frame.get("file", "")).rpartition("/")[2], str(frame.get("function", ""))
+
+
+def _source(frame: dict[str, Any]) -> str:
+    """The line as the file has it now; nothing where it cannot be read."""
+    import linecache
+
+    return linecache.getline(str(frame.get("file", "")), int(frame.get("line") or 0)).strip()

@@ -1,0 +1,48 @@
+"""Daemon, request Stack: the live stacks of workers. Changes nothing; a worker that cannot answer is said in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyworker.daemon.client import Client
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.errors import Exit
+from pyworker.protocol import control as k
+from pyworker.protocol.stacks import parse
+from pyworker.protocol.wire import to_json
+
+
+def stack(desk: Desk, client: Client, request: k.Stack) -> None:
+    """Every selected worker, each after the other; answered when the last one is there."""
+    wanted = []
+    for selected in desk.select(request.selectors):
+        app = desk.brain.apps[selected.app]
+        if selected.slot is not None:
+            desk.check_slot(app, selected)
+        wanted += [
+            (app, handle)
+            for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
+            if handle.is_alive and selected.slot in (None, handle.id.slot)
+        ]
+    if not wanted:
+        name = request.selectors[0]
+        raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} has no worker now", f"pyworker ps -w {name}")
+    found: list[dict[str, Any]] = []
+    wanted = list({handle.id: (app, handle) for app, handle in wanted}.values())
+    for app, handle in wanted:
+        shown: dict[str, Any] = {
+            "app": app.name,
+            "worker": handle.id.slot,
+            "pid": handle.pid or None,
+            "gen": handle.id.generation,
+            "state": handle.state.value,
+        }
+        found.append(shown)
+
+        def then(text: str, why: str, hint: str, shown: dict[str, Any] = shown) -> None:
+            threads = [to_json(thread) for thread in parse(text)]
+            shown.update(threads=threads, error=why or None, hint=hint or None)
+            if all("threads" in each for each in found) and len(found) == len(wanted):
+                client.reply(True, {"v": 1, "workers": found})
+
+        desk.stacks.take(app, handle, then)

@@ -1,0 +1,99 @@
+"""Daemon: the live Python stacks of a worker, taken from outside while it goes on.
+
+A signal has faulthandler write them, in C, into a memfd that all workers of the app were born with (stacks.APP in the
+store); one worker of an app at a time. The signal is sent only to a process that handles it (SigCgt in /proc): any other
+would die of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyworker.daemon.app import App
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.protocol.inherited import fd_name
+from pyworker.protocol.stacks import MAX_TEXT
+from pyworker.protocol.worker import DUMP_SIGNAL
+from pyworker.unix import signals
+
+if TYPE_CHECKING:
+    from pyworker.daemon.brain import Brain
+
+PATIENCE = 2.0  # seconds for the signal to be taken and the dump to be written
+_LOOK_EVERY = 0.02
+
+Then = Callable[[str, str, str], None]  # text, or what went wrong and what to do about it
+
+
+class _Job(NamedTuple):
+    app: App
+    handle: WorkerHandle
+    then: Then
+
+
+class Stacks:
+    """Takes dumps; nothing is kept."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        self._queues: dict[str, deque[_Job]] = {}  # the first one is being done
+
+    def take(self, app: App, handle: WorkerHandle, then: Then) -> None:
+        """Call `then` with the dump of one worker, or with the reason why there is none."""
+        queue = self._queues.setdefault(app.name, deque())
+        queue.append(_Job(app, handle, then))
+        if len(queue) == 1:
+            self._begin(queue)
+
+    def _begin(self, queue: deque[_Job]) -> None:
+        app, handle, _ = queue[0]
+        fd = self._brain.store.get(fd_name("stacks", app.name))
+        before = signals.blocked_by(handle.pid, DUMP_SIGNAL) if handle.pid else frozenset()
+        if not handle.is_alive or not handle.pid or handle.ended_at is not None:
+            self._end(queue, "", "it is not running now", f"pyworker ps -w {app.name}")
+        elif fd is None or not signals.is_handled(handle.pid, DUMP_SIGNAL):
+            is_command = app.generations[handle.id.generation].config.command
+            why = "it is a command: there is no Python of ours in it" if is_command else "it has not begun to run yet"
+            hint = f"from outside: py-spy dump --pid {handle.pid} (Python), gdb -p {handle.pid} (the rest)"
+            self._end(queue, "", why, hint if is_command else "try again in a moment")
+        else:
+            os.ftruncate(fd, 0)
+            self._brain.workers.signal(app, handle, DUMP_SIGNAL)
+            self._look(queue, fd, before, self._brain.loop.clock() + PATIENCE)
+
+    def _look(self, queue: deque[_Job], fd: int, before: frozenset[int], until: float) -> None:
+        """Wait until the signal is neither waiting nor being handled: the dump is then complete."""
+        app, handle, _ = queue[0]
+        is_done = (
+            not handle.is_alive
+            or handle.ended_at is not None
+            or not (signals.is_waiting(handle.pid, DUMP_SIGNAL) or signals.blocked_by(handle.pid, DUMP_SIGNAL) - before)
+        )
+        if not is_done and self._brain.loop.clock() < until:
+            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, fd, before, until))
+            return
+        text = os.pread(fd, MAX_TEXT, 0).decode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+        if text:
+            self._end(queue, text, "", "")
+        elif handle.ended_at is not None:
+            self._end(queue, "", "it ended just now", f"pyworker describe {app.name}")
+        else:
+            state = signals.state_of(handle.pid)
+            words = {"T": "it is stopped (SIGSTOP)", "t": "a debugger holds it", "D": "it waits in the kernel (disk?)"}
+            why = words.get(state, "it does not take the signal") + f": no answer within {PATIENCE:g} s"
+            self._end(queue, "", why, f"kill -CONT {handle.pid}" if state == "T" else f"cat /proc/{handle.pid}/wchan")
+
+    def _end(self, queue: deque[_Job], text: str, why: str, hint: str) -> None:
+        job = queue[0]
+        try:
+            job.then(text, why, hint)
+        finally:
+            queue.popleft()
+            if queue:
+                self._begin(queue)

@@ -1,0 +1,55 @@
+"""What faulthandler writes is understood, and nothing else is."""
+
+from __future__ import annotations
+
+import faulthandler
+import tempfile
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyworker.protocol.stacks import Frame, parse
+
+PYTHON_3_14 = """\
+Thread 0x00007f01 [db pool] (most recent call first):
+  File "/srv/db.py", line ??? in wait
+  ...
+
+Current thread 0x00007f02 [python] (most recent call first):
+  File "/srv/web.py", line 12 in inner
+  File "/srv/web.py", line 20 in outer
+
+Current thread's C stack trace (most recent call first):
+  Binary file "/usr/lib/libc.so.6", at +0x1
+  File "/srv/not_a_frame.c", line 1 in main
+"""
+
+
+def test_a_dump_of_this_python_is_read_back() -> None:
+    hold = threading.Event()
+    threading.Thread(target=hold.wait).start()
+    try:
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            threads = parse(file.read())
+    finally:
+        hold.set()
+    (mine,) = [t for t in threads if t.current]
+    assert mine.frames[-1].function == "test_a_dump_of_this_python_is_read_back"
+    assert mine.frames[-1].file == __file__
+    assert any(f.function == "wait" for t in threads if not t.current for f in t.frames)
+
+
+def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
+    waiting, working = parse(PYTHON_3_14)
+    assert (waiting.name, waiting.current, waiting.frames) == ("db pool", False, (Frame("/srv/db.py", 0, "wait"),))
+    assert working.current
+    assert [f.function for f in working.frames] == ["outer", "inner"]
+
+
+@given(st.text() | st.lists(st.sampled_from(PYTHON_3_14.splitlines())).map("\n".join))
+def test_no_text_breaks_it(text: str) -> None:
+    for thread in parse(text):
+        assert all(frame.line >= 0 for frame in thread.frames)

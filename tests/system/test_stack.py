@@ -1,0 +1,101 @@
+"""`pyworker stack`: where a worker is right now, without stopping it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from typing import Any
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.wait import wait_until
+
+STUCK = """
+import asyncio, os, time
+
+def deep_inside():
+    while not os.path.exists("go-on"):
+        time.sleep(0.01)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["path"] == "/block":
+        deep_inside()
+    if scope["path"] == "/thread":
+        await asyncio.to_thread(deep_inside)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+def functions(pw: Pyworker, selector: str) -> list[str]:
+    (worker,) = stacks(pw, selector)
+    return [frame["function"] for thread in worker["threads"] for frame in thread["frames"]]
+
+
+def stacks(pw: Pyworker, selector: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(pw.ok("stack", selector, "--json").stdout)["workers"]
+    return found
+
+
+@pytest.mark.parametrize("path", ["/block", "/thread"])
+def test_a_stuck_worker_shows_where_and_goes_on(pw: Pyworker, path: str) -> None:
+    pw.api(STUCK, workers=1)
+    pw.ok("start", "app.toml")
+    (pid,) = pw.pids()
+    with socket.create_connection(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_until(lambda: "deep_inside" in functions(pw, "api.1"), LONG, "the function it is stuck in")
+        text = pw.ok("stack", "api.1").stdout
+        assert "in deep_inside" in text
+        assert "time.sleep(0.01)" in text
+        assert "pyworker/worker" not in text  # our own frames only with -v
+        assert "pyworker/worker" in pw.ok("stack", "api", "-v").stdout
+        pw.write("go-on", "")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert pw.pids() == [pid]
+
+
+def test_all_workers_answer_also_to_a_new_daemon(pw: Pyworker) -> None:
+    pw.api(STUCK, workers=3)
+    pw.ok("start", "app.toml")
+    old = pw.role("daemon")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: pw.status().get("pid", old) != old, LONG, "another daemon")
+    found = wait_until(lambda: stacks(pw, "api"), LONG)
+    assert [w["worker"] for w in found] == [1, 2, 3]
+    assert [w["pid"] for w in found] == pw.pids()
+    assert all(w["threads"] and not w["error"] for w in found)
+
+
+def test_a_stopped_worker_and_a_command_are_named_as_such(pw: Pyworker) -> None:
+    pw.api(STUCK, workers=2)
+    pw.ok("start", "app.toml")
+    first, _ = pw.pids()
+    os.kill(first, signal.SIGSTOP)
+    try:
+        stopped, well = stacks(pw, "api")
+    finally:
+        os.kill(first, signal.SIGCONT)
+    assert "SIGSTOP" in stopped["error"]
+    assert stopped["hint"] == f"kill -CONT {first}"
+    assert well["threads"]
+    pw.ok("start", "--name", "tick", "--", "sleep", "1000")
+    done = pw.run("stack", "tick")
+    assert done.returncode == 1
+    assert "it is a command" in done.stdout
+    assert "py-spy" in done.stdout
+
+
+def test_a_script_answers_too(pw: Pyworker) -> None:
+    pw.write("job.py", "import time\ndef waits():\n    time.sleep(1000)\nwaits()\n")
+    pw.ok("start", "--name", "job", "job.py")
+    wait_until(lambda: "waits" in functions(pw, "job"), LONG, "the script's function")
