@@ -5,7 +5,7 @@ SEEDS ?= 1 2 3
 SECONDS ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo demo-stop setup test check lint types imports fmt bench chaos clean
+.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -45,8 +45,11 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## how long `pyworker ps` takes
-	$(BIN)/python benchmarks/cli.py
+bench: $(VENV)/.dev  ## beside the peers, in turns (some 20 minutes); PARTS="keepalive conns" for some
+	$(BIN)/python -m benchmarks $(PARTS)
+
+profile: $(VENV)/.dev  ## where the time goes: PATHS="asgi wsgi conns daemon logger ps"
+	$(BIN)/python -m benchmarks.profile $(PATHS)
 
 docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the picture
 	$(BIN)/python docs/make.py

@@ -1,0 +1,17 @@
+"""Prints a million lines of 100 bytes and writes how long it took to the file named in argv."""
+
+import sys
+import time
+
+LINES = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000
+line = "x" * 91
+began = time.perf_counter()
+write = sys.stdout.write
+for number in range(LINES):
+    write(f"{number:07d} {line}\n")
+sys.stdout.flush()
+took = time.perf_counter() - began
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(took))
+__import__("os").rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(3600)

@@ -1,0 +1,1 @@
+"""What every part needs: peers, servers, managers, load, figures of processes, and the report."""
