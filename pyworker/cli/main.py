@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scale": (_HERE + "scale", "More or fewer workers: scale api=8."),
     "delete": (_HERE + "delete", "Stop apps and forget them."),
     "ps": (_HERE + "ps", "What runs."),
+    "top": (_HERE + "top", "Watch the apps, full screen."),
     "describe": (_HERE + "describe", "All about one app."),
     "logs": (_HERE + "logs", "What the workers print."),
     "events": (_HERE + "events", "What happened."),
@@ -40,8 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 GROUPS = {
     "Run": ("start", "stop", "restart", "reload", "scale", "delete"),
-    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics"),
-    "Config": ("check",),
+    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top"),
+    "Config": ("check", "diff", "config", "schema"),
     "Machine": ("daemon",),
 }
 ALIASES = {
@@ -53,13 +54,12 @@ ALIASES = {
     "rm": "delete",
     "del": "delete",
 }
+    "monit": "top",
 # words of other programs: what to say here
 _ELSEWHERE = {
     "save": "not needed: what runs is saved at every change and restored when the daemon starts",
     "resurrect": "not needed: the daemon restores what ran when it starts (pyworker daemon start)",
     "kill": "pyworker daemon stop   stops every app and the daemon",
-    "monit": "pyworker ps -w   shows every worker",
-    "top": "pyworker ps -w   shows every worker",
     "log": "pyworker logs",
     "tail": "pyworker logs -f",
     "up": "pyworker start",

@@ -69,7 +69,7 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) 
             for name in [f"{app['name']}.{w['worker']}" for w in app["pool"]] if workers else [app["name"]]:
                 render.out(render.line(name), how)
     else:
-        _show(apps, workers, how)
+        show(apps, workers, how)
         errors = render.look(sys.stderr, settings.color)
         texts = notes(document, errors)
         if texts and apps and how.tty and errors.tty:
@@ -81,7 +81,8 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) 
     return 0
 
 
-def _show(apps: list[dict[str, Any]], workers: bool, how: Look) -> None:
+def show(apps: list[dict[str, Any]], workers: bool, how: Look) -> None:
+    """Write the table: a row per app, or per worker."""
     if not apps and how.tty:
         return
     columns: tuple[Column, ...] = WORKERS if workers else _APPS

@@ -1,0 +1,171 @@
+"""CLI: `pyworker top`: a live full-screen view; --once or a pipe: one table; --json: a document per interval."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.client import ask
+from pyworker.cli.commands.ps import show
+from pyworker.cli.eventlog import past
+from pyworker.cli.options import Duration, Settings, common
+from pyworker.errors import Exit, PyworkerError
+
+if TYPE_CHECKING:
+    from pyworker.cli.top.feed import News
+    from pyworker.cli.top.frame import Surroundings
+    from pyworker.cli.top.model import Model
+
+_COME_BACK = 15.0  # seconds that a daemon which went away has to come back
+_PAST_EVENTS = 50
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-i", "--interval", type=Duration(), default=1.0, metavar="TIME", help="Between two readings (1s).")
+@click.option("--once", is_flag=True, help="One table of all workers, then leave.")
+@click.option(
+    "--sort", type=click.Choice(["worker", "cpu", "mem", "req/s"]), default="worker", help="Order of workers."
+)
+@common
+def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool, sort: str) -> int:
+    """Watch the apps: CPU, memory, requests, latency, workers and events. ? lists the keys.
+
+    \b
+    pyworker top
+    pyworker top api --interval 5s
+    pyworker top --once          one table, for scripts and mails
+    pyworker top --json          one document of `ps --json` a line, for ever
+    """
+    interval = max(0.1, interval)
+    tty = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if settings.json:
+        return _json(settings, names, interval, once)
+    if once or not tty:
+        return _once(settings, names, interval, sort)
+    first = ask(settings.home, _request(names), settings.timeout)  # an error is one before the screen is taken
+    return _live(settings, names, interval, sort, first)
+
+
+def _request(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"type": "ps", "selectors": list(names), "sample": True}
+
+
+def _once(settings: Settings, names: tuple[str, ...], interval: float, sort: str) -> int:
+    from pyworker.cli.top.model import Model
+
+    # a first reading is compared with nothing; the second says what goes on now
+    ask(settings.home, _request(names), settings.timeout)
+    time.sleep(min(interval, 10.0))
+    document = ask(settings.home, _request(names), settings.timeout)
+    model = Model(sort=sort)
+    apps = [{**app, "pool": model.pool(app)} for app in document.get("apps") or ()]
+    show(apps, True, render.look(sys.stdout, settings.color))
+    return 0
+
+
+def _json(settings: Settings, names: tuple[str, ...], interval: float, once: bool) -> int:
+    gc.enable()
+    how = render.look(sys.stdout, settings.color)
+    lost_at: float | None = None
+    while True:
+        began = time.monotonic()
+        try:
+            document = ask(settings.home, _request(names), settings.timeout)
+            render.out(json.dumps(document, ensure_ascii=how.ascii), how)
+            lost_at = None
+            if once:
+                return 0
+        except PyworkerError as error:
+            if error.exit != Exit.UNAVAILABLE or once:
+                raise
+            lost_at = lost_at or began
+            if began - lost_at > _COME_BACK:
+                raise
+        time.sleep(max(0.05, began + interval - time.monotonic()))
+
+
+def _live(settings: Settings, names: tuple[str, ...], interval: float, sort: str, first: dict[str, Any]) -> int:
+    from pyworker.cli.top.feed import Feed
+    from pyworker.cli.top.frame import frame
+    from pyworker.cli.top.model import Model
+    from pyworker.cli.top.screen import Screen
+
+    gc.enable()
+    model = Model(interval=interval, sort=sort)
+    model.feed(first, time.monotonic())
+    model.learn(past(settings.home, _PAST_EVENTS, 0, names, frozenset()))
+    gone: PyworkerError | None = None
+    with Screen(settings.color) as screen:
+        feed = Feed(settings.home, names, interval, screen.wake)
+        feed.start(max((event.seq for event in model.events), default=0))
+        try:
+            while gone is None:
+                screen.draw(frame(model, _surroundings(), screen.look(), screen.rows()))
+                keys = screen.wait(1.0)
+                now = time.monotonic()
+                for key in keys:
+                    wish = model.key(key, now)
+                    if wish is None:
+                        continue
+                    if wish.what == "quit":
+                        return 0
+                    if wish.what in {"logs", "describe"}:
+                        with screen.away():
+                            _child(settings, wish.what, wish.name)
+                    else:
+                        model.say(f"{wish.what} of {wish.name} …", now)
+                        feed.carry_out(wish)
+                gone = _take_in(model, feed.take(), time.monotonic())
+        except KeyboardInterrupt:
+            return int(Exit.INTERRUPTED)
+        finally:
+            feed.end()
+    raise gone
+
+
+def _take_in(model: Model, news: list[News], now: float) -> PyworkerError | None:
+    """Put what has come in into the model; return why the view is to end."""
+    for item in news:
+        if item.document is not None:
+            model.feed(item.document, now)
+        elif item.event is not None:
+            model.learn([item.event])
+        elif item.away is not None:
+            since = model.away(now)
+            if item.away.exit != Exit.UNAVAILABLE or now - since > _COME_BACK:
+                return item.away
+        else:
+            model.say(item.message, now, item.style)
+    return None
+
+
+def _surroundings() -> Surroundings:
+    from pyworker.cli.top.frame import Surroundings
+
+    return Surroundings(
+        socket.gethostname(), os.getloadavg()[0], os.cpu_count() or 1, time.strftime("%H:%M:%S"), time.monotonic()
+    )
+
+
+def _child(settings: Settings, what: str, name: str) -> None:
+    """Run another command of ours on the terminal. Ctrl-C ends it, and only it."""
+    argv = [sys.executable, "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
+    with subprocess.Popen(argv, env={**os.environ, "PYWORKER_HOME": settings.home}) as child:
+        try:
+            child.wait()
+        finally:
+            child.terminate()
+    if what == "describe" or child.returncode not in {0, 130, -signal.SIGINT}:
+        render.note("\nEnter: back", render.look(sys.stderr, settings.color))
+        os.read(sys.stdin.fileno(), 1024)
