@@ -37,7 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
     "metrics": (_HERE + "metrics", "Figures for Prometheus."),
     "check": (_HERE + "check", "Check a config file; start nothing."),
-    "daemon": (_HERE + "daemon", "The daemon: status, start, stop."),
+    "diff": (_HERE + "diff", "What a reload would change."),
+    "config": (_HERE + "config", "A config with every default, and where it comes from."),
+    "schema": (_HERE + "schema", "The JSON Schema of config files."),
+    "daemon": (_HERE + "daemon", "The daemon: status, start, stop, upgrade."),
 }
 GROUPS = {
     "Run": ("start", "stop", "restart", "reload", "scale", "delete"),
@@ -51,10 +54,10 @@ ALIASES = {
     "status": "ps",
     "show": "describe",
     "info": "describe",
+    "monit": "top",
     "rm": "delete",
     "del": "delete",
 }
-    "monit": "top",
 # words of other programs: what to say here
 _ELSEWHERE = {
     "save": "not needed: what runs is saved at every change and restored when the daemon starts",

@@ -47,18 +47,21 @@ def find_startable(
     only: tuple[str, ...],
     name: str | None,
     overrides: dict[str, Any],
+    profile: str = "",
 ) -> Startable:
     """Return what to start. `after`: the words behind `--`, None without one.
 
     Raises PyworkerError for a wrong command line, and what config.load raises for a wrong file.
     """
     first = what[0] if what else ""
+    if profile and what and not (first.endswith(".toml") or os.path.isdir(first)):
+        profile = ""  # $PYWORKER_PROFILE may be set for the files of this folder
     if after is not None and not what:
         if not after:
             raise _usage("there is no command after --", "pyworker start -- sleep 60")
         return _inline({"command": list(after)}, name, only, overrides)
     if first.endswith(".toml") or os.path.isdir(first):
-        return _file(_config_of(first), (*only, *what[1:]), after, name, overrides)
+        return _file(_config_of(first), (*only, *what[1:]), after, name, overrides, profile)
     if first.endswith(".py") or _TARGET.match(first):
         if len(what) > 1:
             raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
@@ -70,7 +73,7 @@ def find_startable(
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
         return _inline({"target": first}, name, only, overrides)
     if not what:
-        return _file(_config_here(), only, after, name, overrides)
+        return _file(_config_here(), only, after, name, overrides, profile)
     return _names(what, after, only, name, overrides)
 
 
@@ -86,7 +89,12 @@ def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], over
 
 
 def _file(
-    path: str, only: tuple[str, ...], after: tuple[str, ...] | None, name: str | None, overrides: dict[str, Any]
+    path: str,
+    only: tuple[str, ...],
+    after: tuple[str, ...] | None,
+    name: str | None,
+    overrides: dict[str, Any],
+    profile: str = "",
 ) -> Startable:
     from pyworker.config import load
 
@@ -94,13 +102,15 @@ def _file(
         raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
     if after is not None:
         raise _usage("words after -- do not go with a config file", f"start takes {_KINDS}")
-    apps = load.load(path, only=only, environ=os.environ).apps
+    apps = load.load(path, only=only, environ=os.environ, profile=profile).apps
     if overrides:
         if len(apps) > 1:
             names = ", ".join(app.name for app in apps)
             raise _usage(f"{path} has {len(apps)} apps ({names}), and options are for one", "name it with --only NAME")
         apps = (load.apply_overrides(apps[0], overrides),)
-    return Startable({"file": os.path.abspath(path), "only": list(only), "overrides": overrides}, tuple(apps))
+    return Startable(
+        {"file": os.path.abspath(path), "only": list(only), "overrides": overrides, "profile": profile}, tuple(apps)
+    )
 
 
 def _names(

@@ -51,7 +51,7 @@ def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
 def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None, profile: str = "") -> Loaded:
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)
-    raw, document, mtime_ns = _read(path)
+    raw, document, mtime_ns = read(path)
     report = Report(path, document)
     at: Path = ()
     if os.path.basename(path) == PYPROJECT:
@@ -113,7 +113,7 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
 def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
     """Return the problem with the place of an app's key in its file; as it was when the file cannot be read now."""
     try:
-        _, document, _ = _read(file)
+        _, document, _ = read(file)
     except ConfigError:
         return problem
     root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
@@ -123,7 +123,8 @@ def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
     return dataclasses.replace(report.problems[0], key=problem.key)
 
 
-def _read(path: str) -> tuple[dict[str, Any], Document, int]:
+def read(path: str) -> tuple[dict[str, Any], Document, int]:
+    """Return a TOML file parsed, where everything in it stands, and its mtime; raise ConfigError."""
     shown_name = os.path.basename(path)
 
     def refuse(message: str, hint: str = "") -> ConfigError:
@@ -155,7 +156,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _has_our_table(path: str) -> bool:
     try:
-        raw, _, _ = _read(path)
+        raw, _, _ = read(path)
     except ConfigError:
         return False  # somebody else's file: not ours to complain about unless it was named
     return bool(_our_table(raw))

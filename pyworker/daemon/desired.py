@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union
 
+from pyworker import failpoint
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
@@ -30,6 +31,7 @@ class FileSource:
     overrides: dict[str, Any] = field(default_factory=dict)  # of protocol.control.Start, without env values
     env_names: tuple[str, ...] = ()  # given with -e: known by name only, so a boot cannot set them again
     kind: Literal["file"] = "file"
+    profile: str = ""  # of the file
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,19 @@ def save(home_fd: int, desired: Desired) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        failpoint.hit("save.before_rename")
         os.replace(temporary, APPS_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=home_fd)
         raise
+    failpoint.hit("save.after_rename")
     os.fsync(home_fd)  # the rename itself
+
+
+def check_apps_file(data: bytes) -> None:
+    """Raise WireError when the content of apps.json is nothing that this version understands."""
+    _decode(data)
 
 
 def _decode(data: bytes) -> Desired:

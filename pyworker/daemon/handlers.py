@@ -9,12 +9,14 @@ from pyworker.config.problem import ConfigError
 from pyworker.daemon.client import Client
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.requests.change import reload, restart, scale, stop
+from pyworker.daemon.requests.compare import config, diff
 from pyworker.daemon.requests.delete import app_closed, delete
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.requests.look import describe, follow, ps, status
 from pyworker.daemon.requests.shutdown import shutdown
 from pyworker.daemon.requests.stack import stack
 from pyworker.daemon.requests.start import start
+from pyworker.daemon.requests.upgrade import upgrade
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
 
@@ -28,10 +30,13 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Delete: delete,
     k.Ps: ps,
     k.Describe: describe,
+    k.Diff: diff,
+    k.Config: config,
     k.Stack: stack,
     k.Follow: follow,
     k.Status: status,
     k.Shutdown: shutdown,
+    k.Upgrade: upgrade,
 }
 BRINGS_UP = (k.Start, k.Restart, k.Reload, k.Scale)  # refused by a daemon that is stopping
 

@@ -40,7 +40,7 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
     if isinstance(source, InlineSource):
         table: dict[str, Any] = {**source.table, "env": env} if env else source.table
         return load_inline(table, source.cwd), "", 0
-    loaded = load(source.path, only=(source.app,))
+    loaded = load(source.path, only=(source.app,), profile=source.profile)
     overrides = {**source.overrides, "env": env} if env else source.overrides
     app = loaded.apps[0]
     return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.mtime_ns

@@ -7,6 +7,7 @@ A selector is an app's name, "name.2" (one worker), a glob, or "all".
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union
 
@@ -28,6 +29,7 @@ class Start:
     cwd: str = ""  # where the command was typed
     shell_env: dict[str, str] = field(default_factory=dict)  # what inherit_env may pick from
     wait: bool = True
+    profile: str = ""  # of that file
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,21 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Diff:
+    """What a reload would change. Reply: {"same": bool, "changes": [...], "apps": [...]}."""
+
+    selectors: tuple[str, ...] = ()
+    shell_env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reply: {"apps": [{"name","file","profile","generation","config","origins"}]}: what runs, with every default."""
+
+    selectors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Follow:
     """Progress lines: the events after `since_seq` (0 = none of the past), of the selected apps, until the client leaves."""
 
@@ -117,7 +134,19 @@ class Shutdown:
     now: bool = False
 
 
-Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Stack, Follow, Status, Shutdown]
+@dataclass(frozen=True)
+class Upgrade:
+    """Guardian, daemon and logger become the version that `python` has installed; no worker is touched.
+
+    Answered when the guardian is replaced and the daemon is about to be: {"changed", "from", "to"}; then Status tells.
+    The same in every version of the protocol.
+    """
+
+    python: str = ""  # the interpreter to run from now on; "": the one that runs
+    force: bool = False  # also when it is the same version
+
+
+Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Diff, Config, Stack, Follow, Status, Shutdown, Upgrade]
 
 
 @dataclass(frozen=True)
@@ -161,5 +190,15 @@ class Refused:
 
 
 Answer = Union[Progress, Reply, Refused]
+
+def is_older(version: str, than: str) -> bool:
+    """True when a version number is known to be lower than another."""
+
+    def key(text: str) -> list[int]:
+        release = re.match(r"\d+(?:\.\d+)*", text)
+        return [int(digits) for digits in release[0].split(".")] if release else []
+
+    return bool(key(version)) and key(version) < key(than)
+
 
 AppState = Literal["running", "starting", "reloading", "degraded", "stopping", "stopped", "failed"]

@@ -1,7 +1,8 @@
 """CLI: `pyworker check` looks at a config file, says all that is wrong with it, and starts nothing.
 
 Beyond the file itself it looks whether the folders, scripts, interpreters and certificates that it names are
-there. Environment and rights are not looked at: they are those of the machine and the user that will run it.
+there. Environment and rights are not looked at: they are those of the machine and the user that will run it; with
+--import the environment is resolved and the app imported, in a process that is thrown away.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", required=False)
+@click.option("--import", "imports", is_flag=True, help="Import each target too, in a throw-away process.")
+@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @common
-def cmd(settings: Settings, file: str | None) -> None:
+def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> None:
     """Check a config file; start nothing.
 
     \b
     pyworker check             the file of this folder
     pyworker check app.toml    exit 0: fine; 78: every mistake is shown
+    pyworker check --import    exit 1: the file is fine, and a target cannot be imported
     """
     from pyworker.config.load import find
     from pyworker.config.problem import Problem
@@ -42,7 +46,9 @@ def cmd(settings: Settings, file: str | None) -> None:
         )
         problems = [Problem("there is no config file here", hint, code="no_file")]
     else:
-        apps, problems = _problems(path)
+        apps, problems = _problems(path, profile)
+        if imports and not problems:
+            problems = _imported(apps, path)
     if settings.json:
         click.echo(json.dumps(_document(path, problems)))
     elif problems:
@@ -51,16 +57,16 @@ def cmd(settings: Settings, file: str | None) -> None:
         names = ", ".join(app.name for app in apps)
         click.echo(f"{os.path.basename(path)} is fine: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
     if problems:
-        sys.exit(Exit.BAD_CONFIG)
+        sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
 
 
-def _problems(path: str) -> tuple[tuple[AppConfig, ...], list[Problem]]:
+def _problems(path: str, profile: str) -> tuple[tuple[AppConfig, ...], list[Problem]]:
     from pyworker.config.load import load
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import find_paths
 
     try:
-        loaded = load(path, environ=os.environ)
+        loaded = load(path, environ=os.environ, profile=profile)
     except ConfigError as error:
         return (), list(error.problems)
     problems: list[Problem] = []
@@ -70,6 +76,21 @@ def _problems(path: str) -> tuple[tuple[AppConfig, ...], list[Problem]]:
         except ConfigError as error:
             problems += error.problems
     return loaded.apps, problems
+
+
+def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
+    from pyworker.cli.tryimport import try_import
+    from pyworker.config.problem import ConfigError
+
+    problems: list[Problem] = []
+    for app in apps:
+        if app.target is None:
+            continue
+        try:
+            problems += try_import(app, os.path.abspath(path))
+        except ConfigError as error:
+            problems += error.problems
+    return problems
 
 
 def _document(path: str | None, problems: list[Problem]) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic only since
 @click.option("--cwd", metavar="DIR", help="Working directory.")
 @click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
 @click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
+@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development).")
 @click.option("--wait/--no-wait", default=True, help="Return when it is ready or has failed (default).")
 @click.option("-n", "--dry-run", is_flag=True, help="Check all and say what would start; start nothing.")
 @common
@@ -68,6 +70,7 @@ def cmd(
     wait: bool,
     dry_run: bool,
     name: str | None,
+    profile: str,
     **options: Any,
 ) -> int:
     """Start an app and wait until it is ready, or say why it is not. Starts the daemon when none runs.
@@ -81,7 +84,7 @@ def cmd(
     pyworker start --name tick -- sh -c 'while :; do date; sleep 1; done'
     """
     after = click.get_current_context().meta.get("pyworker.after")
-    found = find_startable(what, after, only, name, overrides_of(options))
+    found = find_startable(what, after, only, name, overrides_of(options), profile)
     if dry_run:
         return _dry_run(settings, found)
     _launch(settings)

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+from pyworker.config.check import with_dependencies
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig
@@ -81,13 +82,19 @@ def _sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSour
     overrides, env_names = without_env_values(request.overrides)
     values = {str(n): str(v) for n, v in (request.overrides.get("env") or {}).items()}
     if request.file:
-        plain = load(request.file, only=request.only)
-        here = load(request.file, only=request.only, environ=request.shell_env)
+        every = load(request.file, profile=request.profile).apps if request.only else ()
+        only = tuple(sorted(with_dependencies(every, request.only)))  # with what they depend on
+        only = only if set(request.only) <= set(only) else request.only  # a wrong name is said below
+        plain = load(request.file, only=only, profile=request.profile)
+        here = load(request.file, only=only, environ=request.shell_env, profile=request.profile)
         found: list[tuple[FileSource | InlineSource, str, dict[str, str]]] = []
         for config, shell in zip(plain.apps, here.apps, strict=True):
             if overrides:
                 apply_overrides(config, overrides)  # mistakes are the user's to see now
-            source = FileSource(plain.path, config.name, {**_from_shell(config, shell), **overrides}, env_names)
+            own = overrides if not request.only or config.name in request.only else {}
+            source = FileSource(
+                plain.path, config.name, {**_from_shell(config, shell), **own}, env_names, profile=request.profile
+            )
             found.append((source, config.name, values))
         return found
     if request.inline:

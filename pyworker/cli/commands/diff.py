@@ -1,0 +1,78 @@
+"""CLI: `pyworker diff`: what a reload would change. Exit 0: nothing, 1: something, more: it cannot be said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.client import ask, shell_env
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Look, line, out, paint
+
+_APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"}
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@common
+def cmd(settings: Settings, names: tuple[str, ...]) -> int:
+    """Compare the config files with what runs; change nothing.
+
+    Files, env files, interpreter and links are read again, as a reload would. Values of secrets are not shown.
+
+    \b
+    pyworker diff              every app; exit 0: all the same, 1: something differs
+    pyworker diff api
+    """
+    body = ask(settings.home, {"type": "diff", "selectors": list(names), "shell_env": shell_env()}, settings.timeout)
+    if settings.json:
+        out(json.dumps({k: body[k] for k in ("v", "same", "changes")}))
+    elif not settings.quiet:
+        how = render.look(sys.stdout, settings.color)
+        for app in body["apps"]:
+            out(_words(app, how), how)
+        if not body["apps"]:
+            render.note("No app is known here.")
+        elif body["same"]:
+            out("No difference: what runs is what is written.", how)
+    return 0 if body["same"] else 1
+
+
+def _words(app: dict[str, Any], how: Look) -> str:
+    changes = app["changes"]
+    name = line(app["app"])
+    if not changes:
+        return f"{name}: the same (generation {app['gen']})"
+    where = render.home(line(app["file"])) if app["file"] else "its command line"
+    lines = [f"{paint(name, 'bold', how)}: {where}, compared with what runs (generation {app['gen']})"]
+    rows = [(c["key"], _change(c), _APPLIED[c["apply"]]) for c in changes]
+    keys, texts = max(len(r[0]) for r in rows), max(len(r[1]) for r in rows)
+    if how.width >= keys + 30:
+        texts = min(texts, how.width - keys - 20)
+    for key, text, applied in rows:
+        lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
+    if not app["running"]:
+        lines.append(f"pyworker start {name}   starts it with all of this")
+    elif any(c["apply"] == "restart" for c in changes):
+        lines.append(f"pyworker restart {name}   applies all of this; there is a gap")
+    else:
+        lines.append(f"pyworker reload {name}   applies all of this without a gap")
+    if app.get("scaled") is not None:
+        lines.append(f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)")
+    return "\n".join(lines)
+
+
+def _change(change: dict[str, Any]) -> str:
+    if change["secret"] and change["old"] is not None and change["new"] is not None:
+        return "*** → *** (changed)"
+    return f"{_shown(change['old'])} → {_shown(change['new'])}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,39 @@
+"""CLI: `pyworker schema`: the JSON Schema of config files, for editors."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import home, note, out
+from pyworker.errors import Exit, PyworkerError
+
+
+@click.command()
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
+@common
+def cmd(settings: Settings, output: str | None) -> int:
+    """Print the JSON Schema (draft-07) of app.toml.
+
+    Editors with TOML support complete keys and mark mistakes when the file's first line names it:
+
+    \b
+    pyworker schema -o .app.schema.json
+    #:schema ./.app.schema.json          (first line of app.toml; `pyworker init` writes both)
+    """
+    from pyworker.config.jsonschema import schema
+
+    text = json.dumps(schema(), indent=2)
+    if output is None:
+        out(text)
+        return 0
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise PyworkerError(f"cannot write {output}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    if not settings.quiet:
+        note(f"Wrote {home(output)}; first line of app.toml: #:schema ./{output}")
+    return 0

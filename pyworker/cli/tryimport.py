@@ -1,0 +1,89 @@
+"""CLI, `check --import`: import an app's target as its template would, in a process of its own that is thrown away.
+
+The same code that the template runs (worker/target.py) runs in the app's interpreter, folder and environment; what it
+says is what `start` would say. Nothing of the app runs in this process, and no server is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from pyworker.config.load import locate
+from pyworker.config.problem import Problem
+from pyworker.config.resolve import resolve
+from pyworker.config.schema import AppConfig
+
+_CHILD = """
+import json, os, sys
+ours, answer, target, factory, interface = sys.argv[1:6]
+sys.path.insert(0, ours)
+from pyworker.config.schema import AppConfig
+from pyworker.worker.target import TargetError, load
+sys.path[0] = os.getcwd()
+sys.argv[:] = [target]
+found = {}
+try:
+    app = AppConfig(name="app", target=target, factory=factory == "1", interface=interface)
+    found["interface"] = load(app).interface
+except TargetError as error:
+    found.update(message=error.message, traceback=error.traceback, hint=error.hint)
+with os.fdopen(int(answer), "w") as file:
+    json.dump(found, file)
+os._exit(0)  # threads of the app's must not hold us
+"""
+
+
+def try_import(app: AppConfig, file: str) -> list[Problem]:
+    """Return what is wrong, or nothing; raises ConfigError when its environment cannot be resolved."""
+    resolved = resolve(
+        app,
+        file=file,
+        shell_env=os.environ,
+        base_env=os.environ,
+        our_python=sys.executable,
+        is_root=os.geteuid() == 0,
+    )
+    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"}
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    reader, writer = os.pipe()
+    words = [ours, str(writer), app.target or "", "1" if app.factory else "0", app.interface]
+    with open(reader, encoding="utf-8", errors="replace") as answer:
+        try:
+            child = subprocess.Popen(
+                [resolved.python, "-c", _CHILD, *words],
+                cwd=resolved.config.cwd, env=env, pass_fds=[writer], stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(), start_new_session=True,
+                user=resolved.uid, group=resolved.gid, extra_groups=resolved.groups or None,
+            )  # fmt: skip
+        except OSError as error:
+            return [_problem(app, file, f"cannot run {resolved.python}: {error.strerror}", "")]
+        finally:
+            os.close(writer)
+        timeout = app.reload.ready_timeout
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return [_problem(app, file, f"the import took more than {timeout:g} s", "does it wait for something?")]
+        finally:
+            try:  # whatever the import has started goes with it
+                os.killpg(child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            child.wait()
+        text = answer.read()
+    if not text:
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return [_problem(app, file, f"importing {app.target} ended the process ({how})", "")]
+    found = json.loads(text)
+    if "message" not in found:
+        return []
+    traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
+    return [_problem(app, file, f"{app.name}: {found['message']}{traceback}", found["hint"])]
+
+
+def _problem(app: AppConfig, file: str, message: str, hint: str) -> Problem:
+    return locate(file, app.name, ("target",), Problem(message, hint, "target", file, code="import"))

@@ -1,0 +1,123 @@
+"""AppConfig -> the table that would make it: units as text, in the schema's order; and tables -> TOML text. Pure.
+
+`pyworker config` shows it, `diff` compares it, `init` and `import` write it. What is read back from the text is the
+AppConfig again (a test says so for every key).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pyworker.config.check import FOR_KINDS, kind_of
+from pyworker.config.option import option_of
+from pyworker.config.schema import AppConfig, HealthConfig
+from pyworker.config.units import duration_text, size_text
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
+def table(app: Any, *, everything: bool = False) -> dict[str, Any]:
+    """Return an app (or one of its tables) as a TOML table; without `everything` only what is not the default."""
+    found: dict[str, Any] = {}
+    skipped = _not_for(app)
+    for field in dataclasses.fields(app):
+        value = getattr(app, field.name)
+        if field.name in skipped:
+            continue
+        if dataclasses.is_dataclass(value):
+            inner = table(value, everything=everything)
+            if inner or field.default is None:
+                found[field.name] = inner
+            continue
+        is_default = field.default is not dataclasses.MISSING and value == field.default
+        if value is None or (is_default and value in ((), {}, "")) or value == {}:
+            continue
+        if everything or not is_default:
+            found[field.name] = _plain(value, option_of(field).unit)
+    return found
+
+
+def _not_for(table: Any) -> set[str]:
+    """Return the options that this kind of app, or of health check, does not have: naming them would be a mistake."""
+    if isinstance(table, AppConfig):
+        kind = kind_of(table)
+        return {name for name, kinds in FOR_KINDS.items() if kind not in kinds}
+    if isinstance(table, HealthConfig):
+        return {"path", "host", "expect"} if table.type != "http" else {"command"}
+    return set()
+
+
+def flat(app: AppConfig) -> dict[str, Any]:
+    """Return every option of an app by its dotted key; absent ones are not there. [env] is left out."""
+    return dict(flatten(table(dataclasses.replace(app, env={}), everything=True), ""))
+
+
+def flatten(value: Mapping[str, Any], before: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            found += flatten(item, f"{before}{name}.")
+        else:
+            found.append((before + name, item))
+    return found
+
+
+def _plain(value: Any, unit: str) -> Any:
+    match unit:
+        case "duration":
+            return duration_text(value)
+        case "size":
+            return size_text(value)
+        case _:
+            return list(value) if isinstance(value, tuple) else value
+
+
+def toml(values: Mapping[str, Any], path: tuple[str, ...], comments: Mapping[str, str] | None = None) -> str:
+    """Return a table as TOML text under its [header]; `comments`: dotted key -> what to say behind that line."""
+    comments = comments or {}
+    lines = [f"[{'.'.join(map(_key, path))}]"]
+    plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    small = {k: v for k, v in values.items() if isinstance(v, dict) and k != "env" and len(v) == 1}
+    width = max((len(_key(k)) for k in plain), default=0)
+    for name, value in plain.items():
+        lines.append(_with_comment(f"{_key(name):<{width}} = {literal(value)}", comments.get(name)))
+    for name, inner in small.items():
+        key, value = next(iter(inner.items()))
+        if isinstance(value, dict):
+            continue
+        lines.append(_with_comment(f"{_key(name)}.{_key(key)} = {literal(value)}", comments.get(f"{name}.{key}")))
+    text = "\n".join(lines) + "\n"
+    for name, inner in values.items():
+        if isinstance(inner, dict) and name not in small:
+            below = {k.removeprefix(name + "."): v for k, v in comments.items() if k.startswith(name + ".")}
+            text += "\n" + toml(inner, (*path, name), below)
+    return text
+
+
+def literal(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    return str(value)
+
+
+def _text(value: str) -> str:
+    if "'" not in value and ("\\" in value or '"' in value) and value.isprintable():
+        return f"'{value}'"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if _BARE.match(name) else _text(name) if "'" not in name else json.dumps(name, ensure_ascii=False)
+
+
+def _with_comment(line: str, comment: str | None) -> str:
+    return f"{line}  # {comment}" if comment else line

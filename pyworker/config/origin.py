@@ -1,0 +1,87 @@
+"""Where each value of an app's config comes from: a line of the file, [defaults], a profile, the shell, or the default."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pyworker.config import canonical
+from pyworker.config.apps import path_of
+from pyworker.config.load import PYPROJECT, read
+from pyworker.config.report import Report
+from pyworker.config.schema import AppConfig
+from pyworker.config.spans import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """`kind`: file, defaults, profile, environment, option or default; `line` 0 where there is none."""
+
+    kind: str
+    line: int = 0
+    note: str = ""
+
+    def words(self, file: str) -> str:
+        """Return it as a reader wants it: "app.toml:6", "default"."""
+        name = os.path.basename(file)
+        match self.kind:
+            case "file":
+                return f"{name}:{self.line}"
+            case "defaults" | "profile":
+                return f"{name}:{self.line} ({self.note})"
+            case "environment":
+                return f"the environment's {self.note}"
+            case "option":
+                return "the command line"
+            case _:
+                return "default"
+
+
+def origins(
+    app: AppConfig,
+    file: str,
+    environ: Mapping[str, str],
+    *,
+    profile: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Origin]:
+    """Return an origin for each key of `canonical.flat`, and for "env.NAME" of [env]."""
+    keys = [*canonical.flat(app), *(f"env.{name}" for name in app.env)]
+    given = set(dict(canonical.flatten(dict(overrides or {}), "")))
+    if not file:
+        return {k: Origin("option" if k in given or k in _stated(app) else "default") for k in keys}
+    _, document, _ = read(file)
+    report = Report(file, document)
+    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
+    report.root, report.profile = root, profile
+    own: Path = (*root, "apps", app.name) if report.has((*root, "apps", app.name)) else (*root, "app")
+    found: dict[str, Origin] = {}
+    for key in keys:
+        parts: Path = ("env", key[4:]) if key.startswith("env.") else tuple(key.split("."))
+        place = path_of(parts, own, report)
+        if key in given or key.split(".")[0] in given:
+            found[key] = Origin("option")
+        elif report.has(place) and place[-1] in parts:
+            found[key] = _in_file(place, root, document.place(document.spans[place].key).line)
+        elif key == "bind" and environ.get("PORT"):
+            found[key] = Origin("environment", note="PORT")
+        elif key == "workers" and environ.get("WEB_CONCURRENCY"):
+            found[key] = Origin("environment", note="WEB_CONCURRENCY")
+        else:
+            found[key] = Origin("default")
+    return found
+
+
+def _in_file(place: Path, root: Path, line: int) -> Origin:
+    below = place[len(root) :]
+    if below[:1] == ("defaults",):
+        return Origin("defaults", line, "[defaults]")
+    if below[:1] == ("profiles",):
+        return Origin("profile", line, f"profile {below[1]}")
+    return Origin("file", line)
+
+
+def _stated(app: AppConfig) -> set[str]:
+    return set(dict(canonical.flatten(canonical.table(app), "")))

@@ -1,0 +1,89 @@
+"""Daemon, requests Diff and Config: what runs against what is written down. They change nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pyworker.config import canonical
+from pyworker.config.difference import differences
+from pyworker.config.origin import origins
+from pyworker.config.problem import ConfigError
+from pyworker.daemon.app import App
+from pyworker.daemon.client import Client
+from pyworker.daemon.desired import FileSource
+from pyworker.daemon.requests.apps import env_values
+from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.sources import make_generation, read_config
+from pyworker.protocol import control as k
+
+
+def diff(desk: Desk, client: Client, request: k.Diff) -> None:
+    """Read each app's source again, as a reload would, and compare; nothing is kept of it."""
+    apps = desk.apps(request.selectors)
+    compared = [_compare(desk, app, request.shell_env) for app in apps if app.current is not None]
+    changes = [{"app": c["app"], **change} for c in compared for change in c["changes"]]
+    client.reply(True, {"v": 1, "same": not changes, "changes": changes, "apps": compared})
+
+
+def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
+    """One app; raises ConfigError when its source is wrong now."""
+    current = app.current
+    assert current is not None
+    read, file, mtime = read_config(app.source, env_values(desk, app))
+    new = make_generation(app.generation, read, file, mtime, shell_env)
+    changes = [
+        {"key": c.key, "old": c.old, "new": c.new, "apply": c.apply, "secret": c.secret}
+        for c in differences(current.resolved, new.resolved)
+    ]
+    return {
+        "app": app.name,
+        "file": file or None,
+        "gen": app.generation,
+        "running": app.running,
+        "scaled": app.scale,
+        "changes": changes,
+    }
+
+
+def config(desk: Desk, client: Client, request: k.Config) -> None:
+    """The config of the committed generation, every default filled in, and where each value comes from."""
+    found = [_config(app) for app in desk.apps(request.selectors) if app.current is not None]
+    client.reply(True, {"v": 1, "apps": found})
+
+
+def _config(app: App) -> dict[str, Any]:
+    current = app.current
+    assert current is not None
+    source = app.source
+    path, profile = (source.path, source.profile) if isinstance(source, FileSource) else ("", "")
+    overrides = source.overrides if isinstance(source, FileSource) else source.table
+    resolved = current.resolved
+    body: dict[str, Any] = {
+        "name": app.name,
+        "file": path or None,
+        "profile": profile,
+        "generation": app.generation,
+        "changed": _mtime(path) != resolved.mtime_ns,
+        "config": _masked(canonical.table(current.config, everything=True), resolved.secrets),
+        "origins": {},
+    }
+    try:
+        known = origins(current.config, path, {}, profile=profile, overrides=overrides)
+    except ConfigError:  # the file is gone or no TOML any more: what runs is still what runs
+        return body
+    body["origins"] = {key: {"text": o.words(path), "kind": o.kind, "line": o.line or None} for key, o in known.items()}
+    return body
+
+
+def _masked(table: dict[str, Any], secrets: tuple[str, ...]) -> dict[str, Any]:
+    if "env" in table:
+        table["env"] = {n: "***" if n in secrets else v for n, v in table["env"].items()}
+    return table
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns if path else 0
+    except OSError:
+        return 0

@@ -1,0 +1,92 @@
+"""diff, config and check --import against apps that really run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+from tests.support.pyworker import Pyworker
+
+APP = """
+import os
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": os.environ["LEVEL"].encode()})
+"""
+
+
+def write(pw: Pyworker, level: str, workers: int = 1) -> None:
+    pw.write("web.py", APP)
+    pw.write(".env", "API_KEY=first\n")
+    pw.write(
+        "app.toml",
+        f'[apps.api]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\nworkers = {workers}\nenv_file = ".env"\n'
+        f'env.LEVEL = "{level}"\n[profiles.loud.apps.api.env]\nLEVEL = "loud"\n',
+    )
+
+
+def test_diff_says_what_a_reload_changes_until_it_has(pw: Pyworker) -> None:
+    write(pw, "info")
+    pw.ok("start")
+    same = pw.ok("diff")
+    assert "No difference" in same.stdout
+    write(pw, "debug", workers=2)
+    pw.write(".env", "API_KEY=second\n")
+    changed = pw.run("diff", "api", "--json")
+    assert changed.returncode == 1
+    body = json.loads(changed.stdout)
+    assert {(c["key"], c["apply"], c["new"]) for c in body["changes"]} == {
+        ("workers", "live", 2),
+        ("env.LEVEL", "reload", "debug"),
+        ("env.API_KEY", "reload", "***"),
+    }
+    text = pw.run("diff").stdout
+    assert "second" not in text
+    assert "pyworker reload api" in text
+    pw.ok("reload", "api")
+    assert pw.ok("diff", "--json").returncode == 0
+    assert pw.get() == "debug"
+
+
+def test_diff_with_a_mistake_in_the_file_shows_the_mistake(pw: Pyworker) -> None:
+    write(pw, "info")
+    pw.ok("start")
+    pw.write("app.toml", "[apps.api]\ntarget = 1\n")
+    wrong = pw.run("diff")
+    assert wrong.returncode == 78
+    assert "app.toml:2:10" in wrong.stderr
+
+
+def test_a_profile_stays_with_the_app_through_a_reload_and_a_new_daemon(pw: Pyworker) -> None:
+    write(pw, "info")
+    pw.ok("start", "--profile", "loud")
+    assert pw.get() == "loud"
+    pw.ok("reload", "api")
+    assert pw.get() == "loud"
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    pw.wait_steady()
+    assert pw.get() == "loud"
+    table = tomllib.loads(pw.ok("config", "api").stdout)
+    assert table["apps"]["api"]["env"] == {"LEVEL": "loud"}
+    origin = pw.ok("config", "api", "--origin").stdout
+    assert 'LEVEL = "loud"  # app.toml:8 (profile loud)' in origin
+    env = pw.ok("config", "env", "api").stdout.splitlines()
+    assert "API_KEY=***" in env
+    assert "LEVEL=loud" in env
+
+
+def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
+    write(pw, "info")
+    assert pw.ok("check", "--import").stdout.startswith("app.toml is fine")
+    pw.write("web.py", "import no_such_module\n")
+    failed = pw.run("check", "--import")
+    assert failed.returncode == 1
+    assert "No module named 'no_such_module'" in failed.stderr
+    assert "app.toml:2:10" in failed.stderr
+    assert "pip install no_such_module" in failed.stderr
+    pw.write("web.py", "import os\nos._exit(7)\n")
+    failed = pw.run("check", "--import")
+    assert "ended the process (exit code 7)" in failed.stderr
+    assert pw.ok("check").returncode == 0
