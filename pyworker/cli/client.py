@@ -234,7 +234,7 @@ class Call:
     def _stranger(self, what: str) -> PyworkerError:
         return PyworkerError(
             f"The pyworker daemon (home {self.home}) speaks another language than this command ({__version__}): {what}.",
-            hint="restart it with this version: pyworker daemon stop, then pyworker start",
+            hint="bring it to this command's version, no request is lost: pyworker daemon upgrade",
             code="protocol",
             exit=Exit.UNAVAILABLE,
         )

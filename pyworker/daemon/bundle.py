@@ -18,6 +18,7 @@ _FOLDERS = ("protocol", "policy", "unix", "worker", "template", "cluster")
 _FILES = (
     "__init__.py",
     "errors.py",
+    "failpoint.py",
     "config/__init__.py",
     "config/option.py",
     "config/schema.py",

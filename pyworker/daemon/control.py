@@ -17,7 +17,7 @@ from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
 from pyworker.errors import Exit
-from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status
+from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older
 from pyworker.protocol.wire import MAX_REQUEST, WireError, decode_value, encode, parse_json
 
 MAX_CLIENTS = 64
@@ -68,6 +68,19 @@ class ControlServer:
             os.close(self._spare)
         for client in self.clients:
             client.close()
+
+    def listen_on(self, listener: socket.socket) -> None:
+        """Go on with another listening socket (ours from here); who waits at the old one is still let in."""
+        listener.setblocking(False)
+        old, self._listener = self._listener, listener
+        self._loop.remove(old.fileno())
+        with old:
+            for _ in range(self._max_clients):
+                try:
+                    self._welcome(old.accept()[0])
+                except OSError:
+                    break
+        self._loop.add(listener.fileno(), READ, self._accept)
 
     # ---- letting in --------------------------------------------------------------------------------
     def _accept(self, _events: int) -> None:
@@ -158,6 +171,7 @@ class ControlServer:
 
 
 def _understand(client: Client, line: bytes) -> Request | Refused:
+    raw: object = None
     try:
         raw = parse_json(line, limit=MAX_REQUEST)
         if isinstance(raw, dict) and isinstance(raw.get("version"), str):
@@ -167,19 +181,25 @@ def _understand(client: Client, line: bytes) -> Request | Refused:
         call: Call = decode_value(Call, raw)
         request: Request = decode_value(Request, call.request)
     except WireError as error:
+        if client.version not in ("", __version__) and isinstance(raw, dict):
+            return _of_another_version(raw.get("request"), client.version)  # new in its version, or gone in ours
         return Refused("usage", Exit.USAGE, f"this is not a request: {error}", "use the pyworker command")
     return request
 
 
 def _of_another_version(raw: object, version: str) -> Request | Refused:
-    """Status and Shutdown stay the same in every version: a daemon can always be asked who it is, and to leave."""
+    """Status, Shutdown and Upgrade stay the same in every version: a daemon can always be asked who it is, to leave,
+    and to become the version of who asks.
+    """
     try:
-        simple: Request = decode_value(Status | Shutdown, raw)
+        simple: Request = decode_value(Status | Shutdown | Upgrade, raw)
     except WireError:
         message = f"the daemon is pyworker {__version__} and does not understand this command's version"
         if version:
             message = f"the daemon is pyworker {__version__}, this command {version}: they do not understand each other"
-        hint = "run: pyworker daemon stop, then: pyworker daemon start (apps that were running are started again)"
+        hint = "bring the daemon to this command's version, no request is lost: pyworker daemon upgrade"
+        if is_older(version, __version__):
+            hint = f"this command is the older one: use (or install here) pyworker {__version__}"
         return Refused("protocol", Exit.UNAVAILABLE, message, hint)
     return simple
 

@@ -11,6 +11,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from pyworker import failpoint
 from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.events import stamp
@@ -44,6 +45,7 @@ class Deaths:
         handle.pid = pid
         app.board.set_pid(handle.id.serial, pid)
         known = self.unclaimed.pop(pid, None)
+        failpoint.hit("spawn.claim")
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -63,9 +65,23 @@ class Deaths:
             self._brain.loop.remove(pidfd)
             if handle.status is None:
                 handle.ended_at = self._brain.loop.clock()
-                self._brain.loop.call_later(STATUS_PATIENCE, lambda: self.ended(app, handle, process.UNKNOWN))
+                if not self._ask_kernel(app, handle, pidfd):
+                    self._brain.loop.call_later(STATUS_PATIENCE, without_word)
+
+        def without_word() -> None:
+            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps
+            if handle.status is None and handle.is_alive and not self._ask_kernel(app, handle, pidfd):
+                self.ended(app, handle, process.UNKNOWN)
 
         self._brain.loop.add(pidfd, READ, ended)
+
+    def _ask_kernel(self, app: App, handle: WorkerHandle, pidfd: int) -> bool:
+        status = process.last_status(pidfd)
+        if status is None:
+            return False
+        handle.reaped = True  # by somebody else: its pid may be used again
+        self.ended(app, handle, status)
+        return True
 
     def on_exited(self, message: store_messages.Exited) -> None:
         """The guardian says how one of its children ended."""
@@ -105,6 +121,7 @@ class Deaths:
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if not handle.is_alive:
             return
+        failpoint.hit("death.finish")
         now = self._brain.loop.clock()
         handle.ended_at = handle.ended_at or now
         before = handle.state
@@ -126,7 +143,7 @@ class Deaths:
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:
             handle.health.stop()
-        if handle.pid and handle.status != process.UNKNOWN:
+        if handle.pid and handle.status != process.UNKNOWN and not handle.reaped:
             # what it has left behind in its process group; its pid is reserved until `collected`
             process.kill_group(handle.pid, signal.SIGKILL)
         if handle.ctl is not None:
@@ -135,6 +152,8 @@ class Deaths:
             handle.ctl = None
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if pidfd is not None:
+            if handle.reaped or handle.status == process.UNKNOWN:
+                process.kill_group_of(pidfd)
             self._brain.loop.remove(pidfd)
         self._brain.store.remove(worker_fd("ctl", handle.id))
         # the logger still wants the pidfd and the pipes until it has read them to their end

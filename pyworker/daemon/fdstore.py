@@ -7,17 +7,26 @@ dies was never promised to anybody.
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import select
 import socket
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import assert_never
+from typing import NoReturn, assert_never
 
+from pyworker import failpoint
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.protocol import store
 from pyworker.protocol.inherited import FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
+
+RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
+NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)  # fds in flight, memory: both pass
 
 
 class FdStore:
@@ -33,11 +42,13 @@ class FdStore:
         self.on_relay: Callable[[str], None] = lambda text: None
         self.on_logger: Callable[[store.LoggerState], None] = lambda message: None
         self.on_lost: Callable[[], None] = lambda: None
-        self._outbox: deque[store.Store | store.Remove | store.Collected | store.Stopping | store.Ping | store.Pong] = (
-            deque()
-        )
+        self.on_leave: Callable[[], None] = lambda: None
+        self.on_upgrade_failed: Callable[[str], None] = lambda why: None
+        self.guardian_version = self.logger_version = ""
+        self._outbox: deque[store.FromDaemon] = deque()
         self._loop: Loop | None = None
         self._early: list[store.ToDaemon] = []
+        self._retrying = False
         self.unanswered = 0
 
     # ---- start -------------------------------------------------------------------------------------
@@ -50,7 +61,11 @@ class FdStore:
                 packet = _receive_blocking(self.channel)
                 if not packet.data:
                     raise EOFError("the guardian is gone")
-                message = decode(store.ToDaemon, packet.data)
+                try:
+                    message = decode(store.ToDaemon, packet.data)
+                except WireError:
+                    unix_fds.close_all(packet.fds)
+                    continue  # of a guardian of another version
                 match message:
                     case store.Restore(names=names):
                         if len(names) != len(packet.fds):
@@ -63,12 +78,14 @@ class FdStore:
         finally:
             self.channel.setblocking(False)
         self.guardian_pid = done.guardian_pid
+        self.guardian_version = done.guardian_version
         self.reason = done.reason
 
     def attach(self, loop: Loop) -> None:
         """Go on in the daemon's loop."""
         self._loop = loop
         loop.add(self.channel.fileno(), READ, self._on_channel)
+        self._flush()
         early, self._early = self._early, []
         for message in early:
             self._take(message)
@@ -114,16 +131,22 @@ class FdStore:
     def ping(self, number: int) -> None:
         self._send(store.Ping(number))
 
+    def hello(self, version: str) -> None:
+        self._send(store.Hello(version))
+
+    def upgrade(self, python: str) -> None:
+        """Ask the guardian to become the version that this interpreter has; on_leave or on_upgrade_failed follows."""
+        self._send(store.Upgrade(python))
+
     def flush_blocking(self, deadline: float) -> None:
         """Send what is queued, waiting at most `deadline` seconds; only for the daemon's own end."""
-        self.channel.settimeout(deadline)
-        try:
-            while self._outbox:
-                if not self._send_one(self._outbox[0]):
-                    break
-                self._outbox.popleft()
-        except OSError:
-            pass
+        end = time.monotonic() + deadline
+        poll = select.poll()
+        poll.register(self.channel, select.POLLOUT)
+        while self._outbox and (left := end - time.monotonic()) > 0:
+            self._flush()
+            if self._outbox:
+                poll.poll(min(left, RETRY) * 1000)
 
     # ---- the channel ---------------------------------------------------------------------------------
     def _send(self, message: store.FromDaemon) -> None:
@@ -134,10 +157,26 @@ class FdStore:
         try:
             while self._outbox and self._send_one(self._outbox[0]):
                 self._outbox.popleft()
-        except OSError:
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                self._flush_later()
+                return
             self._outbox.clear()  # the guardian is gone: the end-of-file on the channel says so, too
         if self._loop is not None and self._loop.watches(self.channel.fileno()):
             self._loop.modify(self.channel.fileno(), READ | WRITE if self._outbox else READ)
+
+    def _flush_later(self) -> None:
+        if self._loop is None or self._retrying:
+            return  # attach() flushes, too
+        self._retrying = True
+        if self._loop.watches(self.channel.fileno()):
+            self._loop.modify(self.channel.fileno(), READ)  # it is writable all the time
+
+        def again() -> None:
+            self._retrying = False
+            self._flush()
+
+        self._loop.call_later(RETRY, again)
 
     def _send_one(self, message: store.FromDaemon) -> bool:
         fds: list[int] = []
@@ -177,8 +216,14 @@ class FdStore:
             case store.Relay(text=text):
                 self.on_relay(text)
             case store.LoggerState():
-                self.logger_pid = message.pid
+                self.logger_pid, self.logger_version = message.pid, ""
                 self.on_logger(message)
+            case store.LoggerVersion(version=version):
+                self.logger_version = version
+            case store.Leave():
+                self.on_leave()
+            case store.UpgradeFailed(why=why):
+                self.on_upgrade_failed(why)
             case store.Restore() | store.RestoreDone():
                 pass
             case _:
@@ -186,8 +231,6 @@ class FdStore:
 
 
 def _receive_blocking(channel: socket.socket) -> unix_fds.Packet:
-    import select
-
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     while True:
@@ -197,8 +240,17 @@ def _receive_blocking(channel: socket.socket) -> unix_fds.Packet:
         poll.poll()
 
 
-def exec_with_fds(argv: list[str], fds: dict[str, int]) -> None:
-    """Replace this process by `argv`, all of these fds inherited. Does not return unless it fails (OSError)."""
-    for fd in fds.values():
-        os.set_inheritable(fd, True)
-    os.execv(argv[0], argv)
+def become_guardian(home: str, fds: dict[str, int]) -> NoReturn:
+    """Replace this process by a guardian that has all of these fds, their names in a memfd. OSError: not yet."""
+    memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": fds}).encode())
+    passed = [memo, *fds.values()]
+    try:
+        for fd in passed:
+            os.set_inheritable(fd, True)
+        failpoint.hit("daemon.become_guardian")
+        argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
+        os.execv(argv[0], argv)
+    finally:
+        for fd in passed:
+            os.set_inheritable(fd, False)
+        os.close(memo)

@@ -13,6 +13,7 @@ import struct
 import zlib
 from typing import Any
 
+from pyworker import failpoint
 from pyworker.unix.fds import memfd_fixed
 
 HALF = 512 * 1024
@@ -58,6 +59,7 @@ class Ledger:
         # the number goes in last: until then this half is older than the other
         _HEAD.pack_into(self._map, offset, 0, len(content), zlib.crc32(content))
         self._map[offset + _HEAD.size : offset + _HEAD.size + len(content)] = content
+        failpoint.hit("ledger.half")
         struct.pack_into("<Q", self._map, offset, self._number)
         self._last = content
 

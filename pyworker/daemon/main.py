@@ -13,15 +13,17 @@ import socket
 import sys
 from collections.abc import Callable
 
-from pyworker.daemon import desired
+from pyworker import __version__, failpoint
+from pyworker.daemon import desired, preflight
 from pyworker.daemon.adopt import adopt
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.events import EventLog
-from pyworker.daemon.fdstore import FdStore, exec_with_fds
+from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.pulse import TICK, OwnTime, Pulse
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
@@ -30,15 +32,15 @@ from pyworker.daemon.sample import Sampler
 from pyworker.daemon.spawn import Spawner
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.inherited import CONTROL, NOTIFY
-from pyworker.protocol.names import NOTIFY_SOCKET
+from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD
 from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
-from pyworker.unix.files import open_home
+from pyworker.unix.files import listen_unix, open_home, same_file
 
-PING_EVERY = 10.0
-MISSED_PINGS = 3
+BECOME_AGAIN = 0.5
+LOOK_AT_SOCKET = 2.0
 SAMPLE_EVERY = 5.0
 REQUESTS_EVERY = 0.5
 _KEPT: list[socket.socket] = []  # sockets that live as long as the process
@@ -46,6 +48,8 @@ _KEPT: list[socket.socket] = []  # sockets that live as long as the process
 
 def main(argv: list[str]) -> int:
     """Run the daemon until it is told to stop; the return value is its exit code."""
+    if argv == ["--check"]:
+        return preflight.check()
     if len(argv) != 2 or argv[0] != "--home":
         sys.stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
         return 2
@@ -60,6 +64,7 @@ def main(argv: list[str]) -> int:
     except EOFError as error:
         sys.stderr.write(f"daemon: {error}\n")
         return 1
+    failpoint.hit("daemon.restored")
     home_fd = open_home(home, create=False)
     events = EventLog(home_fd)
     spawner = Spawner(store, home)
@@ -77,15 +82,20 @@ def main(argv: list[str]) -> int:
     brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     adopted = adopt(brain, wanted.apps)
+    failpoint.hit("daemon.adopted")
     _restore(desk, wanted, adopted)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None:
         sys.stderr.write("daemon: the guardian has no control socket\n")
         return 1
-    ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
+    failpoint.hit("daemon.serving")
+    server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
+    _keep_socket(loop, store, home_fd, server)
+    store.hello(__version__)
     _notify_socket(loop, store, home_fd, brain)
     _watch_guardian(loop, store, home)
+    Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     _watch_limits(loop, brain, sampler)
 
     def relay(text: str) -> None:
@@ -95,7 +105,9 @@ def main(argv: list[str]) -> int:
 
     desk.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
     _on_term(loop, lambda: shut_down(desk, now=False))
+    store.on_leave = lambda: _make_room(loop, brain, desk)
     loop.run()
+    store.flush_blocking(2.0)
     return 0
 
 
@@ -183,31 +195,61 @@ def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> No
 
 
 def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
-    """Become the guardian when it is gone; kill it first when it hangs."""
+    """Become the guardian when it is gone. (One that hangs is killed by the pulse.)"""
+    spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def become() -> None:
+        nonlocal spare
         # The store's fds go along, the numbers in a memfd; the new guardian starts a daemon as always.
-        names = dict(store.fds.items())
-        memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": names, "daemon": False}).encode())
-        argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
-        exec_with_fds(argv, {**names, "": memo})
+        if spare >= 0:
+            os.close(spare)  # the memfd must not fail for want of a descriptor
+            spare = -1
+        try:
+            become_guardian(home, dict(store.fds))
+        except OSError as error:  # nobody but us holds the ports: never give up
+            sys.stderr.write(f"daemon: cannot become the guardian: {error}; trying again\n")
+            loop.call_later(BECOME_AGAIN, become)
 
     store.on_lost = become
-    asked = 0
 
-    def ping() -> None:
-        nonlocal asked
-        if store.unanswered >= MISSED_PINGS and store.guardian_pid > 1:
-            with contextlib.suppress(OSError):
-                pidfd = os.pidfd_open(store.guardian_pid)
-                process.send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-        asked += 1
-        store.unanswered += 1
-        store.ping(asked)
-        loop.call_later(PING_EVERY, ping)
 
-    loop.call_later(PING_EVERY, ping)
+def _make_room(loop: Loop, brain: Brain, desk: Desk) -> None:
+    """An upgrade: leave everything to the daemon that is started next."""
+    failpoint.hit("daemon.leave")
+    for app in brain.apps.values():
+        app.write_memo()
+    desk.before_leaving()
+    loop.stop()
+
+
+def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer) -> None:
+    """control.sock is made again when somebody has removed it. The lock is ours: whatever else is there is not."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = os.stat(CONTROL_SOCKET, dir_fd=home_fd, follow_symlinks=False)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    known = identity()
+
+    def look() -> None:
+        nonlocal known
+        loop.call_later(LOOK_AT_SOCKET, look)
+        if known is not None and same_file(home_fd, CONTROL_SOCKET, *known):
+            return
+        try:
+            listener = listen_unix(home_fd, CONTROL_SOCKET)
+        except OSError:  # a full disk, or the whole home is gone
+            return
+        store.put(CONTROL, os.dup(listener.fileno()))
+        server.listen_on(listener)
+        known = identity()
+        sys.stderr.write("daemon: control.sock had been removed: made again\n")
+        sys.stderr.flush()
+
+    look()
 
 
 def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
@@ -225,16 +267,19 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
             _check_app(brain, sampler, app, limits.memory, limits.max_age, now)
         loop.call_later(SAMPLE_EVERY, look)
 
+    own_time = OwnTime()
+
     def look_at_requests() -> None:
-        hasty = False
+        hasty = any(a.config and a.running and a.config.limits.request_timeout for a in brain.apps.values())
+        every = REQUESTS_EVERY if hasty else SAMPLE_EVERY
+        own_time.look(loop.clock(), every)
         for app in brain.apps.values():
             if app.config is not None and app.running and app.config.limits.request_timeout:
-                hasty = True
-                _check_requests(brain, app, app.config.limits.request_timeout, loop.clock())
-        loop.call_later(REQUESTS_EVERY if hasty else SAMPLE_EVERY, look_at_requests)
+                _check_requests(brain, app, app.config.limits.request_timeout, loop.clock(), own_time)
+        loop.call_later(every, look_at_requests)
 
     loop.call_later(SAMPLE_EVERY, look)
-    loop.call_later(REQUESTS_EVERY, look_at_requests)
+    look_at_requests()
 
 
 def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max_age: float, now: float) -> None:
@@ -253,7 +298,7 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
             return
 
 
-def _check_requests(brain: Brain, app: App, limit: float, now: float) -> None:
+def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: OwnTime) -> None:
     """Replace a worker that has a request older than the limit, its successor first; its stacks go to the log."""
     if app.target is not None or any(w.recycle for w in app.workers.values()):
         return
@@ -261,8 +306,9 @@ def _check_requests(brain: Brain, app: App, limit: float, now: float) -> None:
         if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
             continue
         stats = app.board.stats(w.id.serial)
-        is_blocked = stats.in_flight > 0 and 0 < stats.progress_at < now - limit - 1  # the loop itself stands still
-        if is_blocked or 0 < stats.oldest_at < now - limit:
+        # a machine that was frozen meanwhile has not given the request that time
+        stands = stats.in_flight > 0 and stats.progress_at > 0 and own_time.age(stats.progress_at, now) > limit + 1
+        if stands or (stats.oldest_at > 0 and own_time.age(stats.oldest_at, now) > limit):
             brain.workers.signal(app, w, STACKS_SIGNAL)
             brain.workers.recycle(app, w, f"a request runs longer than {limit:g} s; its stacks are in the log")
             return

@@ -60,6 +60,10 @@ class Operations:
             if operation.try_to_end():
                 self._drop(operation)
 
+    def under_way(self) -> list[str]:
+        """The apps that commands wait for."""
+        return sorted({name for operation in self._waiting for name in operation.pending})
+
     def gone(self, app: App) -> None:
         """The app was deleted: whoever waits for that has it now."""
         self._look(app)

@@ -70,6 +70,24 @@ class Templates:
                 unix_fds.send_packet(handle.channel, encode(t.Retire()))
         self._brain.loop.call_later(RETIRE_TIMEOUT, lambda: None if handle.ended else self._kill(app, handle))
 
+    def ping(self, handle: TemplateHandle, number: int) -> None:
+        """Ask for a sign of life."""
+        with contextlib.suppress(OSError):
+            if handle.channel is not None:
+                unix_fds.send_packet(handle.channel, encode(t.Ping(number)))
+
+    def _note_other_code(self, app: App, number: int, loaded: t.Loaded) -> None:
+        """A generation is one moment's code; a template that had to be rebuilt may have found another's. Said aloud."""
+        first = app.codes.setdefault(number, loaded.code)
+        if loaded.code and first and first != loaded.code:
+            app.codes[number] = loaded.code
+            newest = f" (last changed: {loaded.newest})" if loaded.newest else ""
+            self._brain.note(
+                app,
+                f"generation {number} was imported again and its files were changed since{newest}: "
+                f"new workers run other code than old ones; pyworker reload {app.name} makes them one",
+            )
+
     def _kill(self, app: App, handle: TemplateHandle) -> None:
         pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
         if pidfd is not None and app.templates.get(handle.generation) is handle:
@@ -113,6 +131,9 @@ class Templates:
                 )  # fmt: skip
                 if message.why:
                     self._brain.note(app, message.why)
+                self._note_other_code(app, handle.generation, message)
+            case t.Pong():
+                handle.unanswered = 0
             case t.LoadFailed():
                 handle.failure = message
             case t.Forked(serial=serial, pid=pid):

@@ -1,4 +1,4 @@
-"""Guardian: `python -I -m pyworker.guardian --home DIR [--notify-fd N] [--adopt FD]`.
+"""Guardian: `python -I -m pyworker.guardian --home DIR [--notify-fd N] [--adopt FD]`, or `--check`.
 
 Says "ok" or why not on the notify fd, then keeps quiet: its own words go to logs/pyworker.log.
 """
@@ -10,25 +10,34 @@ import contextlib
 import json
 import os
 import sys
+from typing import Any
 
+from pyworker import __version__, failpoint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian import boot
 from pyworker.guardian.main import Guardian, Times, say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
+from pyworker.protocol.names import ENV_TICK
 from pyworker.unix import process
 from pyworker.unix.title import set_title
 
 
-def main(argv: list[str], commands: dict[str, list[str]] | None = None) -> int:
-    """Boot, run, leave. Returns the exit code. Tests give `commands` of their own for daemon and logger."""
+def main(argv: list[str], commands: dict[str, list[str]] | None = None, program: list[str] | None = None) -> int:
+    """Boot, run, leave. Returns the exit code.
+
+    Tests give `commands` of their own for daemon and logger, and `program`: how this one is started again.
+    """
+    if argv == ["--check"]:
+        print(json.dumps({"version": __version__}))  # noqa: T201  the answer to the daemon that asks
+        return 0
     options = _options(argv)
     if options.notify_fd is not None:
         os.set_inheritable(options.notify_fd, False)
     process.set_name("pyworker guardian")
     set_title("pyworker guardian")
     try:
-        return _run(options, commands)
+        return _run(options, commands, program or [sys.executable, "-I", "-m", "pyworker.guardian"])
     except PyworkerError as error:
         _answer(options.notify_fd, {"error": error.message, "hint": error.hint, "exit": int(error.exit)})
         return int(error.exit)
@@ -37,20 +46,30 @@ def main(argv: list[str], commands: dict[str, list[str]] | None = None) -> int:
         return int(Exit.FAILED)
 
 
-def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None) -> int:
+def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, program: list[str]) -> int:
     path = os.path.abspath(options.home)
     home = boot.open_home(path)
+    taken_over: dict[str, dict[str, Any]] = {}
     if options.adopt is not None:
-        store = boot.adopted_store(options.adopt)
+        store, taken_over = boot.adopted_store(options.adopt)
+        if not taken_over:
+            failpoint.hit("guardian.adopted")
     else:
         store = FdStore({inherited.LOCK: boot.take_lock(home)})
     boot.become_guardian()
     boot.open_own_log(home)
     if store.get(inherited.CONTROL) is None:
         store.put(inherited.CONTROL, boot.bind_control(home).detach())
-    reason = "boot" if options.adopt is None else "guardian died"
-    say(f"started ({reason}), {len(store)} fds")
-    guardian = Guardian(store, commands or _commands(path), reason=reason, times=Times(tick=options.tick))
+    reason = "boot" if options.adopt is None else "upgrade" if taken_over else "guardian died"
+    say(f"started ({reason}), version {__version__}, {len(store)} fds")
+    guardian = Guardian(
+        store,
+        commands or _commands(path),
+        reason=reason,
+        times=Times(tick=options.tick),
+        program=[*program, "--home", path, "--tick", str(options.tick)],
+        taken_over=taken_over,
+    )
     code = guardian.run(started=lambda: _answer(options.notify_fd, None))
     boot.remove_control(home, store.get(inherited.LOCK))
     say("stopped")
@@ -61,8 +80,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pyworker.guardian", description="Started by `pyworker`; not for users.")
     parser.add_argument("--home", required=True)
     parser.add_argument("--notify-fd", type=int)
-    parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of a dead guardian")
-    parser.add_argument("--tick", type=float, default=Times.tick, help="seconds between pings")
+    parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of the guardian before")
+    tick = float(os.environ.get(ENV_TICK) or Times.tick)
+    parser.add_argument("--tick", type=float, default=tick, help="seconds between pings")
     return parser.parse_args(argv)
 
 

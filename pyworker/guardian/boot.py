@@ -8,15 +8,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import signal
 import socket
+from typing import Any, NoReturn
 
+from pyworker import failpoint
 from pyworker.errors import Exit, PyworkerError
+from pyworker.guardian.program import Program
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import names, wire
 from pyworker.unix import fds, files, process
 
 MAX_OWN_LOG = 1024 * 1024
+HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGCHLD})
 
 
 class BootError(PyworkerError):
@@ -97,18 +103,45 @@ def bind_control(home: int) -> socket.socket:
         raise BootError(f"cannot make {names.CONTROL_SOCKET}: {error.strerror}", hint="the file system of the home must support sockets") from None  # fmt: skip
 
 
-def adopted_store(fd: int) -> FdStore:
-    """Return the store out of the memfd that a daemon without a guardian left; closes the memfd."""
+def adopted_store(fd: int) -> tuple[FdStore, dict[str, dict[str, Any]]]:
+    """Return the store out of the memfd that a daemon without a guardian left, or a guardian that has become us.
+
+    In the second case the programs that it had running, too: by name, what Program.memo said. Closes the memfd.
+    """
     try:
         state = wire.parse_json(fds.read_whole(fd), limit=16 * wire.MAX_REQUEST)
         names = wire.from_json(dict[str, int], state["names"], "names")
+        programs = wire.from_json(dict[str, dict[str, Any]], state.get("programs", {}), "programs")
         for number in names.values():
             os.fstat(number)
-        return FdStore(names)
-    except (OSError, KeyError, TypeError, wire.WireError) as error:
+        return FdStore(names), programs
+    except (OSError, KeyError, TypeError, AttributeError, wire.WireError) as error:
         raise BootError(f"cannot take over the file descriptors: {error!r}") from None
     finally:
         os.close(fd)
+
+
+def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoReturn:
+    """Become another version of the guardian: same process, same children, same fds. OSError: nothing has changed.
+
+    SIGTERM and SIGCHLD wait, blocked, until the new version has its handlers.
+    """
+    running = {name: program for name, program in programs.items() if program.pid}
+    names = {name: number for name in store if (number := store.get(name)) is not None}
+    state = {"names": names, "programs": {name: program.memo() for name, program in running.items()}}
+    memo = fds.memfd("pyworker-adopt", json.dumps(state).encode())
+    passed = [memo, *names.values(), *(fd for program in running.values() for fd in program.fds())]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        for fd in passed:
+            os.set_inheritable(fd, True)
+        failpoint.hit("guardian.exec")
+        os.execv(argv[0], [*argv, "--adopt", str(memo)])
+    finally:  # the exec failed
+        for fd in passed:
+            os.set_inheritable(fd, False)
+        os.close(memo)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def remove_control(home: int, lock: int | None) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyworker import __version__
+from pyworker import __version__, failpoint
+from pyworker.guardian import boot
 from pyworker.guardian.children import Children
 from pyworker.guardian.program import Backoff, Program
 from pyworker.guardian.store import FdStore
@@ -30,7 +31,9 @@ from pyworker.protocol.store import (
     Forget,
     FromDaemon,
     FromLogger,
+    Hello,
     LoggerState,
+    LoggerVersion,
     LogStats,
     Ping,
     Pong,
@@ -39,6 +42,8 @@ from pyworker.protocol.store import (
     RestoreDone,
     Stopping,
     Store,
+    Upgrade,
+    UpgradeFailed,
 )
 from pyworker.unix import fds, process
 
@@ -52,9 +57,10 @@ MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 class Times:
     """Seconds. Tests make them short."""
 
-    tick: float = 10.0  # pings, and a look at the children in case a signal was missed
+    tick: float = 8.0  # pings (a hang is found within four), and a look at the children in case a signal was missed
     logger_end: float = 5.0  # how long the logger may read the pipes to their end
     half_dead: float = 2.0  # from the end of a channel to SIGKILL
+    leave: float = 5.0  # an upgrade: how long a program may take to make room
     too_many_fds: float = 0.05
 
 
@@ -69,8 +75,18 @@ class Guardian:
         reason: str = "boot",
         times: Times | None = None,
         backoff: Backoff | None = None,
+        program: list[str] | None = None,
+        taken_over: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        """`commands`: the argv of "daemon" and of "logger"; `reason` is what they are told why they were started."""
+        """`commands`: the argv of "daemon" and of "logger"; `reason` is what they are told why they were started.
+
+        `program`: our own argv, for an upgrade. `taken_over`: what ran under the version before this one, see boot.
+        """
+        self._program = program
+        self._taken_over = taken_over or {}
+        self._to_replace: list[Program] = []
+        self._upgrade: str | None = None  # the interpreter to become a guardian of
+        self._upgrade_by = 0.0
         self._store = store
         self._times = times or Times()
         backoff = backoff or Backoff()
@@ -96,6 +112,7 @@ class Guardian:
         self._watch(self._wake.fileno(), select.EPOLLIN, self._on_signal)
         now = time.monotonic()
         self._next_tick = now + self._times.tick
+        self._take_over()
         self._turn(now)
         started()
         while not self._finished():
@@ -113,6 +130,7 @@ class Guardian:
             signal.signal(number, lambda *_: None)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, boot.HELD_SIGNALS)  # held over the exec of an upgrade
 
     def _on_signal(self) -> None:
         try:
@@ -137,7 +155,11 @@ class Guardian:
         for program in (self._daemon, self._logger):
             if program.kill_at is not None and now >= program.kill_at:
                 program.kill_at = None
-                program.kill("closed its channel and stayed" if not self._stopping else "did not end in time")
+                if self._stopping:
+                    program.kill("did not end in time")
+                else:
+                    program.kill("upgrade" if program.leaving else "closed its channel and stayed")
+        self._replace(now)
         # the logger first: the pipes of a daemon that starts at once should have a reader
         if not self._logger.pid and now >= self._logger.next_start and not self._stopping:
             self._start_logger(now)
@@ -151,6 +173,8 @@ class Guardian:
             self._retry_sends_at = None
         for program in (self._daemon, self._logger):
             self._flush(program, now)
+        if self._upgrade is not None:
+            self._become(now)
 
     def _timeout(self, now: float) -> float:
         deadlines = [self._next_tick]
@@ -161,6 +185,10 @@ class Guardian:
                 deadlines.append(program.next_start)
         if self._retry_sends_at is not None:
             deadlines.append(self._retry_sends_at)
+        if self._upgrade is not None:
+            deadlines.append(self._upgrade_by)
+        if self._to_replace:
+            deadlines.append(now + 0.5)
         return max(0.0, min(deadlines) - now)
 
     def _finished(self) -> bool:
@@ -172,21 +200,78 @@ class Guardian:
                 say(f"the {program.name} (pid {program.pid}) does not answer: killed, to be started again")
                 program.kill("hung")
 
+    # ---- upgrade ------------------------------------------------------------------------------------
+    def _become(self, now: float) -> None:
+        """Exec the version that is installed now, once nothing waits to be sent: what is queued would be lost."""
+        assert self._upgrade is not None
+        waiting = [p.name for p in (self._daemon, self._logger) if p.pid and len(p.outbox)]
+        if waiting and now < self._upgrade_by and not self._stopping:
+            return
+        python, self._upgrade = self._upgrade, None
+        why = "the daemon is stopping" if self._stopping else ""
+        if waiting:
+            why = f"the {waiting[0]} does not take what the guardian has to say"
+        if not why and self._program is not None:
+            say(f"upgrade: becoming the guardian of {python}")
+            try:
+                boot.become([python, *self._program[1:]], self._store, {"daemon": self._daemon, "logger": self._logger})
+            except OSError as error:
+                why = f"cannot execute {python}: {error.strerror}"
+        why = why or "this guardian cannot be upgraded"
+        say(f"upgrade: not done, {why}")
+        if self._daemon.pid:
+            self._daemon.outbox.say(UpgradeFailed(why))
+
+    def _take_over(self) -> None:
+        """Go on with the programs of the guardian that this process was; they are to be replaced, one by one."""
+        if not self._taken_over:
+            return
+        failpoint.hit("guardian.execed")
+        for program, handler in ((self._daemon, self._on_daemon), (self._logger, self._on_logger)):
+            memo = self._taken_over.get(program.name)
+            if memo is None:
+                continue
+            program.take_over(memo)
+            self._reasons[program] = "upgrade"
+            self._to_replace.append(program)
+            if program.channel is not None:
+                self._watch_channel(program, handler)
+
+    def _replace(self, now: float) -> None:
+        """Ask the first of those that are to be replaced to leave; go on to the next when its successor runs."""
+        while self._to_replace and not self._stopping:
+            program = self._to_replace[0]
+            memo = self._taken_over[program.name]
+            if program.pid == memo["pid"]:
+                if not program.leaving:
+                    failpoint.hit("guardian.leave")
+                    say(f"upgrade: the {program.name} (pid {program.pid}) makes room")
+                    program.leave(now, self._times.leave)
+                return
+            if not program.is_settled(now):
+                return
+            del self._to_replace[0]
+
     # ---- starting -----------------------------------------------------------------------------------
     def _start_daemon(self, now: float) -> None:
         daemon = self._daemon
+        failpoint.hit("guardian.start_daemon")
         if not daemon.start(now, {}):
             say("the daemon cannot be started now (too many processes, or no memory); trying again")
             return
+        failpoint.hit("guardian.daemon_started")
         self._watch_channel(daemon, self._on_daemon)
         daemon.outbox.restore(self._store)
         daemon.outbox.say(self._restore_done(daemon))
         daemon.outbox.say(self._logger_state())
+        if self._logger.version:
+            daemon.outbox.say(LoggerVersion(self._logger.version))
         for pid, status in self._children.ended.items():
             daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
 
     def _start_logger(self, now: float) -> None:
         logger = self._logger
+        failpoint.hit("guardian.start_logger")
         lifeline = self._open_lifeline()
         try:
             if not logger.start(now, {LIFELINE_FD: lifeline}):
@@ -223,6 +308,7 @@ class Guardian:
             elif pid == self._logger.pid:
                 self._ended(self._logger, now, status)
             elif self._daemon.pid:
+                failpoint.hit("guardian.exited")
                 self._daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
 
     def _ended(self, program: Program, now: float, status: process.ExitStatus) -> None:
@@ -235,7 +321,8 @@ class Guardian:
         self._children.reap(program.pid)
         pid = program.pid
         self._reasons[program] = why = program.ended(now, status)
-        say(f"the {program.name} (pid {pid}) {why}" + ("" if self._stopping else ": starting it again"))
+        how = "made room" if why == "upgrade" else why
+        say(f"the {program.name} (pid {pid}) {how}" + ("" if self._stopping else ": starting it again"))
 
     # ---- messages -----------------------------------------------------------------------------------
     def _on_daemon(self) -> None:
@@ -281,6 +368,7 @@ class Guardian:
             case Remove(names):
                 self._drop(names)
             case Collected(pids):
+                failpoint.hit("guardian.collect")
                 for pid in pids:
                     self._children.reap(pid)
             case Stopping():
@@ -289,6 +377,11 @@ class Guardian:
                 self._daemon.outbox.say(Pong(number), droppable=True)
             case Pong(number):
                 self._daemon.ponged(number)
+            case Hello(version):
+                self._daemon.version = version
+            case Upgrade(python):
+                self._upgrade = python
+                self._upgrade_by = time.monotonic() + self._times.leave
 
     def _logger_said(self, packet: fds.Packet) -> None:
         message: Any = wire.decode(FromLogger, packet.data)
@@ -304,6 +397,10 @@ class Guardian:
                         self._store.remove(name)
             case Pong(number):
                 self._logger.ponged(number)
+            case Hello(version):
+                self._logger.version = version
+                if self._daemon.pid:
+                    self._daemon.outbox.say(LoggerVersion(version))
 
     def _keep(self, names: tuple[str, ...], received: list[int]) -> None:
         if len(names) != len(received):
@@ -311,6 +408,7 @@ class Guardian:
         for name in names:
             if name not in ANY_NAMES and inherited.parse_fd_name(name) is None:
                 raise wire.WireError(f"store: not a name that can be stored: {name!r:.60}")
+        failpoint.hit("guardian.store")
         for name in names:
             self._store.put(name, received.pop(0))
         if self._logger.pid:

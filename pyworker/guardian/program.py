@@ -9,14 +9,16 @@ import os
 import signal
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from pyworker.guardian.outbox import Outbox
 from pyworker.guardian.store import FdStore
-from pyworker.protocol.store import CHANNEL_FD, Ping
+from pyworker.protocol.store import CHANNEL_FD, Leave, Ping
 from pyworker.unix import fds, process
 from pyworker.unix.process import ExitStatus
 
 MISSED_PINGS = 3
+SETTLED = 3.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Program:
         self.next_start = 0.0
         self.kill_at: float | None = None
         self.complaints = 0
+        self.version = ""  # what it said that it is
+        self.leaving = False  # it was asked to make room
         self._argv = argv
         self._backoff = backoff
         self._pidfd = -1
@@ -75,7 +79,8 @@ class Program:
         self.outbox.clear()
         self.starts += 1
         self._started_at = now
-        self._why_killed = ""
+        self._why_killed = self.version = ""
+        self.leaving = False
         self._unanswered = self.complaints = 0
         self.kill_at = None
         return True
@@ -87,8 +92,42 @@ class Program:
         self.pid = 0
         self._pidfd = -1
         self.kill_at = None
-        self._schedule(now, early=now - self._started_at < self._backoff.good_life)
+        self._schedule(now, early=not self.leaving and now - self._started_at < self._backoff.good_life)
         return self._why_killed or _words(status)
+
+    def leave(self, now: float, patience: float) -> None:
+        """Ask it to make room for another one; it is killed when it has not within `patience`."""
+        self.leaving = True
+        self._why_killed = "upgrade"
+        self.kill_at = now + patience
+        self.outbox.say(Leave())
+
+    def memo(self) -> dict[str, Any]:
+        """What the guardian that this process becomes by exec must know of it; its fds go along."""
+        channel = -1 if self.channel is None else self.channel.fileno()
+        return {
+            "pid": self.pid, "pidfd": self._pidfd, "channel": channel,
+            "starts": self.starts, "started_at": self._started_at, "version": self.version,
+        }  # fmt: skip
+
+    def fds(self) -> list[int]:
+        """Return the fds of `memo`."""
+        return [fd for fd in (self._pidfd, -1 if self.channel is None else self.channel.fileno()) if fd >= 0]
+
+    def take_over(self, memo: dict[str, Any]) -> None:
+        """Go on with the process of a memo: still our child, its channel still open."""
+        self.pid, self._pidfd = int(memo["pid"]), int(memo["pidfd"])
+        self.starts, self._started_at = int(memo["starts"]), float(memo["started_at"])
+        self.version = str(memo["version"])
+        os.set_inheritable(self._pidfd, False)
+        if int(memo["channel"]) >= 0:
+            self.channel = socket.socket(fileno=int(memo["channel"]))
+            self.channel.setblocking(False)
+            os.set_inheritable(self.channel.fileno(), False)
+
+    def is_settled(self, now: float) -> bool:
+        """True when it runs and has said so, or is of a version that does not and has had the time."""
+        return bool(self.pid) and not self.leaving and (self.version != "" or now >= self._started_at + SETTLED)
 
     def _schedule(self, now: float, *, early: bool) -> None:
         self._early_deaths = self._early_deaths + 1 if early else 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import sys
 
+from pyworker import __version__
 from pyworker.logger.birth import become_logger, wait_for_predecessor
 from pyworker.logger.main import Logger
 from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD
@@ -18,6 +20,9 @@ PREDECESSOR = 2.0  # seconds
 
 def main(argv: list[str]) -> int:
     """Run the logger and return its exit code."""
+    if argv == ["--check"]:
+        print(json.dumps({"version": __version__}))  # noqa: T201  the answer to the daemon that asks
+        return 0
     parser = argparse.ArgumentParser(prog="pyworker.logger", description="Started by the guardian; not for users.")
     parser.add_argument("--home", required=True)
     home = os.path.abspath(parser.parse_args(argv).home)

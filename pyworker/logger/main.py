@@ -12,6 +12,7 @@ import socket
 import time
 from typing import Any, Literal
 
+from pyworker import __version__, failpoint
 from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.pipe import Life, Pipe
 from pyworker.logger.say import say
@@ -25,6 +26,8 @@ from pyworker.protocol.store import (
     BATCH,
     Closed,
     Forget,
+    Hello,
+    Leave,
     LogStats,
     Ping,
     Pong,
@@ -75,6 +78,7 @@ class Logger:
         assert channel is not None
         self._epoll.register(channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._lifeline, select.EPOLLIN)
+        self._outbox.append(Hello(__version__))
         now = time.monotonic()
         while not self._is_over(now):
             for fd, _ in self._epoll.poll(self._timeout(now)):
@@ -211,6 +215,8 @@ class Logger:
             self._batch.setdefault(file, []).append(records)
 
     def _write(self, now: float) -> None:
+        if self._batch:
+            failpoint.hit("logger.write")
         for file, records in self._batch.items():
             file.write(b"".join(records), now, self._stamp.now())
         self._batch = {}
@@ -256,6 +262,7 @@ class Logger:
             case Restore(names):
                 if len(names) != len(received):
                     raise wire.WireError(f"restore: {len(names)} names with {len(received)} fds")
+                failpoint.hit("logger.take")
                 for name in names:
                     self._take(name, received.pop(0))
             case Forget(names):
@@ -265,6 +272,9 @@ class Logger:
                 self._outbox.append(Pong(number))
             case Stopping():
                 self._quiet_at = time.monotonic() + STOP_QUIET
+            case Leave():
+                failpoint.hit("logger.leave")
+                self._leave_at = time.monotonic()  # what the pipes hold by now is the next one's
             case RestoreDone():
                 pass
 

@@ -13,6 +13,8 @@ import re
 import shutil
 import threading
 
+from pyworker import failpoint
+
 
 class Rotation:
     """The rotated files of one log file."""
@@ -25,6 +27,7 @@ class Rotation:
 
     def shift(self, max_files: int) -> None:
         """Move file.log out of the way: it becomes file.log.1, or is removed when no rotated file is to be kept."""
+        failpoint.hit("rotate.before_rename")
         with self._names:
             for number, name in sorted(self._rotated(), reverse=True):
                 if number >= max_files:
@@ -36,6 +39,7 @@ class Rotation:
                 os.rename(self._path, f"{self._path}.1")
             else:
                 os.unlink(self._path)
+        failpoint.hit("rotate.after_rename")
 
     def compress(self) -> None:
         """Start to compress what is not yet; one thread at a time."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
 ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
 ENV_SOFT_NOFILE = "PYWORKER_SOFT_NOFILE"  # for the daemon: the soft limit that workers should get back
+ENV_FAILPOINTS = "PYWORKER_FAILPOINTS"  # for tests: a folder that arms failpoint.py in all our processes
+ENV_TICK = "PYWORKER_TICK"  # for tests: seconds between the signs of life that guardian and daemon ask for
 ENV_APP = "PYWORKER_APP"  # set for workers
 ENV_WORKER = "PYWORKER_WORKER"  # the slot number
 ENV_GENERATION = "PYWORKER_GENERATION"
 ENV_WORKERS = "PYWORKER_WORKERS"
+ENV_STATE = "PYWORKER_STATE"  # where pyworker.state of a worker keeps its values
 
 # ---- paths below the home --------------------------------------------------------------------------
 CONTROL_SOCKET = "control.sock"

@@ -3,6 +3,9 @@
 fds ride in SCM_RIGHTS beside the message that names them, in the order named, at most BATCH in one packet.
 The daemon's end and the logger's end are fd CHANNEL_FD of the new process. First the guardian sends
 `Restore` packets and `RestoreDone(count)`; nothing else is acted on before that.
+
+Two versions of pyworker may meet here for a moment (an upgrade, or files that were replaced under a running daemon). A
+message that the other side does not know is ignored, so what is new is a new message, never a new field of an old one.
 """
 
 from __future__ import annotations
@@ -76,6 +79,25 @@ class LoggerState:
     reason: str
 
 
+@dataclass(frozen=True)
+class LoggerVersion:
+    """To the daemon: the version that the running logger is."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """An upgrade: store what is not stored yet, answer who waits, and exit; another one is started at once."""
+
+
+@dataclass(frozen=True)
+class UpgradeFailed:
+    """To the daemon: the guardian stays what it is."""
+
+    why: str
+
+
 # ---- daemon -> guardian ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Store:
@@ -101,6 +123,20 @@ class Stopping:
     """Deliberate end: the guardian starts nothing any more, and exits when daemon and logger are gone."""
 
 
+@dataclass(frozen=True)
+class Hello:
+    """Of daemon and logger: running, and this version."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """Become the pyworker that is installed for this interpreter, then have daemon and logger replaced by its own."""
+
+    python: str
+
+
 # ---- logger -> guardian ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class LogStats:
@@ -119,7 +155,7 @@ class Closed:
     names: tuple[str, ...]
 
 
-ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState]
-FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong]
-ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping]
-FromLogger = Union[LogStats, Closed, Pong]
+ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed]
+FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade]
+ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
+FromLogger = Union[LogStats, Closed, Pong, Hello]

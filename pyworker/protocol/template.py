@@ -53,18 +53,29 @@ class LaunchSpec:
 # ---- daemon -> template ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Fork:
-    """Fork worker `serial` for `slot`; fds: ctl, out, err. Answered by Forked or ForkFailed."""
+    """Fork worker `serial` for `slot`; fds: ctl, out, err, and the slot's inbox if it has one.
+
+    Answered by Forked or ForkFailed.
+    """
 
     slot: int
     serial: int
     row: int
     held: bool
     workers: int
+    inbox: bool = False
 
 
 @dataclass(frozen=True)
 class Retire:
     """Exit now: no worker will be asked for any more."""
+
+
+@dataclass(frozen=True)
+class Ping:
+    """A sign of life is asked for; answered by Pong with the same number."""
+
+    number: int
 
 
 # ---- template -> daemon ----------------------------------------------------------------------------
@@ -80,6 +91,9 @@ class Loaded:
     preload: bool
     why: str
     took: float  # seconds
+    version: str = ""  # of the runtime that it and its workers are
+    code: str = ""  # changes when a file that it has imported changes
+    newest: str = ""  # the file of them that was changed last
 
 
 @dataclass(frozen=True)
@@ -104,5 +118,10 @@ class ForkFailed:
     errno: int
 
 
-ToTemplate = Union[Fork, Retire]
-FromTemplate = Union[Loaded, LoadFailed, Forked, ForkFailed]
+@dataclass(frozen=True)
+class Pong:
+    number: int
+
+
+ToTemplate = Union[Fork, Retire, Ping]
+FromTemplate = Union[Loaded, LoadFailed, Forked, ForkFailed, Pong]

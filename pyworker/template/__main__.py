@@ -29,6 +29,9 @@ _TITLE_ROOM = " " * 60  # a last argument that only makes room for the title tha
 
 def main(argv: list[str]) -> int:
     """Launch; returns only an exit code of a failure or of the parent half of the fork."""
+    if argv[1:] == ["--check"]:
+        sys.stdout.write(f'{{"version": "{__version__}"}}\n')
+        return Exit.OK
     spec_fd = int(argv[1])
     try:
         spec = read_spec(spec_fd)

@@ -19,8 +19,10 @@ import sys
 import time
 import traceback
 import types
+import zlib
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import wire
 from pyworker.protocol.template import (
@@ -31,6 +33,8 @@ from pyworker.protocol.template import (
     LaunchSpec,
     Loaded,
     LoadFailed,
+    Ping,
+    Pong,
     Retire,
     ToTemplate,
 )
@@ -75,6 +79,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         replace_self(spec, fds, archive, spec_fd, ready.loaded)
     gc.collect()
     gc.freeze()  # the collector of no worker will touch, and so copy, the pages that all share
+    failpoint.hit("template.loaded")
     send(channel, ready.loaded)
     birth = serve(spec, channel, ready)
     del channel, boot
@@ -109,10 +114,30 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     why = "preload = false" if spec.app.preload is False else forksafe.why_not(before)
     took = time.monotonic() - started
     version = platform.python_version()
+    code, newest = imported_code()
     loaded = Loaded(
-        os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4)
-    )
+        os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
+        __version__, code, newest,
+    )  # fmt: skip
     return _Ready(loaded, target.application, ssl_context)
+
+
+def imported_code() -> tuple[str, str]:
+    """Return a text that changes when a file of the imported modules does, and the file that was changed last."""
+    newest, path = 0, ""
+    content = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str):
+            continue
+        try:
+            found = os.stat(file)
+        except OSError:
+            continue  # in a zip, or gone
+        content.append(f"{file} {found.st_mtime_ns} {found.st_size}")
+        if found.st_mtime_ns > newest:
+            newest, path = found.st_mtime_ns, file
+    return f"{zlib.crc32(chr(10).join(sorted(content)).encode('utf-8', 'surrogateescape')):08x}", path
 
 
 def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
@@ -139,7 +164,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
     while True:
         poll.poll()
         try:
-            packet = recv_packet(channel, wire.MAX_MESSAGE, 3)
+            packet = recv_packet(channel, wire.MAX_MESSAGE, 4)
         except OSError:
             return None
         if packet is None:
@@ -157,8 +182,11 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 close_all(packet.fds)
                 flush()
                 os._exit(Exit.OK)  # what the app registered for its end is for processes that served
+            case Ping(number):
+                send(channel, Pong(number))
             case Fork():
-                if len(packet.fds) != 3 or packet.truncated:
+                failpoint.hit("template.fork")
+                if len(packet.fds) != 3 + message.inbox or packet.truncated:
                     close_all(packet.fds)
                     send(channel, ForkFailed(message.serial, 24))  # EMFILE: the kernel could not hand them all over
                     continue
@@ -166,6 +194,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 if pid == 0:
                     return become_worker(spec, channel, ready, message, packet.fds)
                 close_all(packet.fds)
+                failpoint.hit("template.forked")
                 send(channel, Forked(message.serial, pid) if pid > 0 else ForkFailed(message.serial, -pid))
 
 
@@ -200,7 +229,8 @@ def fork_worker() -> int:
 def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork: Fork, fds: list[int]) -> Birth:
     """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
     os.setsid()
-    ctl_fd, out_fd, err_fd = fds
+    ctl_fd, out_fd, err_fd = fds[:3]
+    inbox_fd = fds[3] if fork.inbox else -1
     os.dup2(out_fd, 1)
     os.dup2(err_fd, 2)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -220,6 +250,7 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
         listener_fds=spec.listener_fds,
         board_fd=spec.board_fd,
         row=fork.row,
+        inbox_fd=inbox_fd,
         loop=ready.loaded.loop,
         application=ready.application,
         interface=interface,

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
+import struct
 from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_NAME = 15
+
+# linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info); the size is part of the number, this is the first one (64 bytes)
+_INFO_SIZE = 64
+_INFO_EXIT_CODE = 60
+_PIDFD_GET_INFO = (3 << 30) | (_INFO_SIZE << 16) | (0xFF << 8) | 11
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,8 +77,6 @@ def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_sess
 
 
 def _dup_above(fd: int, minimum: int) -> int:
-    import fcntl
-
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
 
 
@@ -110,6 +117,34 @@ def collect(pidfd: int) -> ExitStatus | None:
     except ChildProcessError:
         return UNKNOWN
     return None if found is None else status_of(found)
+
+
+def last_status(pidfd: int) -> ExitStatus | None:
+    """Return how a process ended that somebody else has reaped; None while it is not, or where the kernel cannot say.
+
+    PIDFD_GET_INFO with PIDFD_INFO_EXIT: Linux 6.15 and later.
+    """
+    request = bytearray(_INFO_SIZE)
+    struct.pack_into("=Q", request, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
+    except OSError:
+        return None
+    if not struct.unpack_from("=Q", request, 0)[0] & _PIDFD_INFO_EXIT:
+        return None
+    number: int = struct.unpack_from("=i", request, _INFO_EXIT_CODE)[0]
+    if os.WIFEXITED(number):
+        return ExitStatus(os.WEXITSTATUS(number), None)
+    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
+
+
+def kill_group_of(pidfd: int) -> None:
+    """SIGKILL to the process group that a process led, also when the process is gone and reaped; Linux 6.9 and later.
+
+    The kernel goes by the process that the pidfd stands for, so a pid that is used again is not hit.
+    """
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
 
 
 def status_of(found: os.waitid_result) -> ExitStatus:

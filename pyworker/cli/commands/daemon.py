@@ -1,4 +1,4 @@
-"""CLI: `pyworker daemon status|start|stop`."""
+"""CLI: `pyworker daemon status|start|stop|upgrade`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, perform
@@ -18,6 +19,8 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import CONTROL_SOCKET
 
 _HELP = {"help_option_names": ["-h", "--help"]}
+_UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
+_PARTS = ("guardian", "daemon", "logger")
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
 
@@ -45,8 +48,8 @@ def status(settings: Settings) -> int:
     lines = [
         f"running     pid {body.get('pid')}, since {render.span(body.get('uptime_s'))}, version {body.get('version')}",
         f"home        {render.home(str(body.get('home')))}",
-        f"guardian    pid {body.get('guardian_pid')}",
-        f"logger      pid {body.get('logger_pid')}",
+        f"guardian    pid {body.get('guardian_pid')}{_other(body, 'guardian')}",
+        f"logger      pid {body.get('logger_pid')}{_other(body, 'logger')}",
         f"apps        {body.get('apps')}",
     ]
     render.out("\n".join(map(render.clean, lines)), how)
@@ -96,6 +99,110 @@ def stop(settings: Settings, now: bool) -> int:
         time.sleep(0.02)
     _said(settings, "The daemon has stopped.")
     return 0
+
+
+@cmd.command(context_settings=_HELP)
+@click.option("--force", is_flag=True, help="Replace them though the version is the same.")
+@common
+def upgrade(settings: Settings, force: bool) -> int:
+    """Replace guardian, daemon and logger by this pyworker. No worker is touched, no request lost.
+
+    The new version is tried first: one that does not start, or does not understand what runs, changes nothing. The
+    workers become the new version at the next reload of their app.
+    """
+    seconds = settings.timeout or _UPGRADE_TIME
+    deadline = time.monotonic() + seconds
+    before = ask(settings.home, {"type": "status"})
+    request = {"type": "upgrade", "python": sys.executable, "force": force}
+    try:
+        body = perform(settings.home, request, _nothing, None, seconds).body
+    except Lost:  # it was killed over it, perhaps; what counts is what is there in the end
+        body = {"changed": True, "from": before.get("version"), "to": __version__}
+        body |= {"versions": _versions(before), "pids": _pids(before)}
+    except TimeoutError:
+        raise _not_upgraded(settings, before, str(before.get("version")), seconds) from None
+    to = str(body.get("to"))
+    if not body.get("changed"):
+        return _upgraded(settings, body, before, f"All of it runs {to} already. Replace it all the same: --force")
+    old = {name: pid for name, pid in dict(body["pids"]).items() if name != "guardian"}  # which keeps its pid
+    while True:
+        now = _status(settings.home)
+        pids = _pids(now)
+        if set(_versions(now).values()) == {to} and all(pids[name] not in (None, pid) for name, pid in old.items()):
+            break
+        if time.monotonic() > deadline:
+            raise _not_upgraded(settings, now or before, to, seconds)
+        time.sleep(0.02)
+    apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+    workers = sum(app["workers"]["total"] for app in apps)
+    words = ""
+    if workers:
+        many = "1 worker" if workers == 1 else f"{workers} workers"
+        words = f"{many} went on undisturbed; the new version reaches them by: pyworker reload all"
+    return _upgraded(settings, body, now, words)
+
+
+def _upgraded(settings: Settings, body: dict[str, Any], now: dict[str, Any], words: str) -> int:
+    versions, pids = _versions(now), _pids(now)
+    parts = [
+        {
+            "name": name,
+            "from": body["versions"].get(name) or None,
+            "to": versions[name],
+            "pid_before": body["pids"].get(name),
+            "pid": pids[name],
+        }
+        for name in _PARTS
+    ]
+    if settings.json:
+        document = {"v": 1, "changed": body["changed"], "from": body["from"], "to": body["to"], "parts": parts}
+        render.out(json.dumps(document))
+        return 0
+    how = render.look(sys.stdout, settings.color)
+    lines = [f"pyworker {body['from']} -> {body['to']}"] if body["changed"] else []
+    for part in parts if body["changed"] else []:
+        same = part["pid"] == part["pid_before"]
+        pid = f"pid {part['pid']}, the same process" if same else f"pid {part['pid_before']} -> {part['pid']}"
+        lines.append(f"  {part['name']:<9} {part['from'] or '?'} -> {part['to']}  ({pid})")
+    if lines:
+        render.out("\n".join(map(render.clean, lines)), how)
+    if words and not settings.quiet:
+        render.note(words)
+    return 0
+
+
+def _status(home: str) -> dict[str, Any]:
+    """Return who is there; {} while the daemon changes places."""
+    try:
+        return ask(home, {"type": "status"})
+    except (DaemonAway, Lost):
+        return {}
+
+
+def _versions(status: dict[str, Any]) -> dict[str, Any]:
+    names = {"guardian": "guardian_version", "daemon": "version", "logger": "logger_version"}
+    return {part: status.get(name) for part, name in names.items()}
+
+
+def _pids(status: dict[str, Any]) -> dict[str, Any]:
+    names = {"guardian": "guardian_pid", "daemon": "pid", "logger": "logger_pid"}
+    return {part: status.get(name) for part, name in names.items()}
+
+
+def _not_upgraded(settings: Settings, now: dict[str, Any], to: str, seconds: float) -> PyworkerError:
+    there = ", ".join(f"{part} {version or 'of unknown version'}" for part, version in _versions(now).items())
+    return PyworkerError(
+        f"The upgrade to {to} is not complete after {seconds:g} s: {there}. The workers serve on.",
+        hint="pyworker daemon status shows how far it is; pyworker daemon upgrade tries again",
+        code="timeout",
+        exit=Exit.BUSY,
+    )
+
+
+def _other(body: dict[str, Any], part: str) -> str:
+    """Name the version of a part that is not the daemon's."""
+    version = body.get(f"{part}_version")
+    return f", version {version} (pyworker daemon upgrade)" if version and version != body.get("version") else ""
 
 
 def _said(settings: Settings, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyworker import failpoint
 from pyworker.config.cpus import usable_cpus
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation
@@ -137,6 +138,7 @@ def reload_app(desk: Desk, app: App, generation: Generation) -> ops.Goal:
     app.previous = None  # a new reload ends the soak
     if app.scale is not None and app.scale_base != generation.config.workers:
         app.scale = app.scale_base = None
+    failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
     data = {"from": app.generation, "to": number}
     desk.brain.events.emit_data("reload_started", app.name, None, data)

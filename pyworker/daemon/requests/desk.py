@@ -29,6 +29,8 @@ class Desk:
         self.stacks = Stacks(brain)
         self.shutting_down = False
         self.seq = 0  # of the last event before the request that is being handled
+        self.upgrading = False
+        self.before_leaving: Callable[[], None] = lambda: None  # an upgrade: answers who asked for it
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main
 
     def wait(self, client: Client, goals: dict[str, ops.Goal], decided: dict[str, ops.Outcome], *, wait: bool) -> None:

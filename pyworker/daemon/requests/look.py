@@ -65,6 +65,8 @@ def status_document(desk: Desk) -> dict[str, Any]:
         "home": desk.home,
         "socket": os.path.join(desk.home, "control.sock"),
         "guardian_pid": store.guardian_pid,
+        "guardian_version": store.guardian_version,
         "logger_pid": store.logger_pid,
+        "logger_version": store.logger_version,
         "apps": len(desk.brain.apps),
     }

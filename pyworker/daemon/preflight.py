@@ -1,0 +1,164 @@
+"""Daemon: is the version that an upgrade would bring one that starts, and that understands what runs?
+
+Each program of it is run with --check, in a child that nothing depends on; the daemon's is given, on stdin, all that
+it would have to take over. Nothing is replaced before all of them have said yes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.daemon.app import App, Generation
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.desired import check_apps_file
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.loop import READ, Loop
+from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.wire import WireError
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+
+PROGRAMS = ("guardian", "daemon", "logger", "template")
+PATIENCE = 30.0  # seconds for all of them
+_MAX_WORDS = 64 * 1024
+
+Done = Callable[[str, str], None]  # the version, "" and why not
+
+
+class Preflight:
+    """Runs the checks; calls `done(version, "")` or `done("", why not)` once."""
+
+    def __init__(self, loop: Loop, python: str, content: bytes, done: Done) -> None:
+        self._loop = loop
+        self._python = python
+        self._done = done
+        self._running: dict[str, tuple[int, int, int]] = {}  # program -> pidfd, its stdout, its stderr (memfds)
+        self._versions: dict[str, str] = {}
+        self._over = False
+        self._timer = loop.call_later(PATIENCE, self._too_slow)
+        try:
+            for name in PROGRAMS:
+                self._start(name, content)
+        except OSError as error:
+            self._end("", f"cannot run {python}: {error.strerror}")
+
+    def _start(self, name: str, content: bytes) -> None:
+        given = unix_fds.memfd("pyworker-check", content)
+        os.lseek(given, 0, os.SEEK_SET)
+        out, err = (os.memfd_create(f"pyworker-check-{stream}", os.MFD_CLOEXEC) for stream in ("out", "err"))
+        try:
+            argv = [self._python, "-I", "-m", f"pyworker.{name}", "--check"]
+            pid = process.spawn(argv, dict(os.environ), {0: given, 1: out, 2: err})
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            unix_fds.close_all([out, err])
+            raise
+        finally:
+            os.close(given)
+        self._running[name] = (pidfd, out, err)
+        self._loop.add(pidfd, READ, lambda _: self._ended(name))
+
+    def _ended(self, name: str) -> None:
+        pidfd, out, err = self._running.pop(name)
+        self._loop.remove(pidfd)
+        status = process.collect(pidfd)
+        said, complained = (unix_fds.read_whole(fd)[:_MAX_WORDS].decode("utf-8", "replace") for fd in (out, err))
+        unix_fds.close_all([pidfd, out, err])
+        if self._over:
+            return
+        if status != process.ExitStatus(0, None):
+            last = (complained.strip().splitlines() or ["it said nothing"])[-1]
+            self._end("", f"its {name} does not start: {last}")
+            return
+        try:
+            answer = json.loads(said)
+            version, why = str(answer["version"]), str(answer.get("error", ""))
+        except (ValueError, KeyError, TypeError):
+            self._end("", f"its {name} knows no upgrade: it is older than 0.1, or no pyworker")
+            return
+        self._versions[name] = version
+        if why:
+            self._end("", f"pyworker {version} cannot take over what runs: {why}")
+        elif not self._running:
+            different = set(self._versions.values())
+            if len(different) > 1:
+                self._end("", f"its parts are of different versions ({', '.join(sorted(different))})")
+            else:
+                self._end(version, "")
+
+    def _too_slow(self) -> None:
+        self._end("", f"its {', '.join(self._running)} did not start within {PATIENCE:g} s")
+
+    def _end(self, version: str, why: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._timer.cancel()
+        for pidfd, _, _ in self._running.values():
+            process.send_signal(pidfd, signal.SIGKILL)  # collected when its end is seen
+        self._done(version, why)
+
+
+def content_of(brain: Brain, apps_file: bytes) -> bytes:
+    """Return what a new version would have to understand, for its `--check`."""
+    memos: dict[str, Any] = {}
+    generations: dict[str, str] = {}
+    for app in brain.apps.values():
+        if not app.closed:
+            memos[app.name] = app.ledger.read()
+            generations |= {f"{app.name}.{g.number}": g.pack().decode() for g in app.generations.values()}
+    content = {"memos": memos, "generations": generations, "apps_file": apps_file.decode("utf-8", "replace")}
+    return json.dumps(content).encode()
+
+
+def why_not(content: bytes) -> str:
+    """Return why this version cannot take over what another has running; "" = it can."""
+    where = "what it was given"
+    try:
+        given = json.loads(content or b"{}")
+        for where, text in given.get("generations", {}).items():
+            Generation.unpack(int(where.rpartition(".")[2]), text.encode())
+        for where, memo in given.get("memos", {}).items():
+            _recall(where, memo)
+        if given.get("apps_file"):
+            where = "apps.json"
+            check_apps_file(given["apps_file"].encode())
+    except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"no {error}" if isinstance(error, KeyError) else str(error)
+        return f"{where}: {words}"
+    return ""
+
+
+def _recall(name: str, memo: dict[str, Any]) -> None:
+    if memo:
+        App.recall(_Blank(), memo)  # type: ignore[arg-type]  # takes attributes as they come
+    for text, worker in memo.get("workers", {}).items():
+        generation, slot, serial = (int(number) for number in text.rsplit(".", 3)[1:])
+        WorkerHandle(WorkerId(name, generation, slot, serial), held=False, born_at=0.0).recall(worker)
+
+
+class _Blank:
+    """Somewhere to put attributes."""
+
+
+def check() -> int:
+    """`--check`: say who this is, and whether it can take over what comes on stdin."""
+    from pyworker import __version__
+    from pyworker.daemon.bundle import runtime_zip
+
+    answer = {"version": __version__}
+    with contextlib.suppress(OSError):
+        why = why_not(sys.stdin.buffer.read())
+        if why:
+            answer["error"] = why
+    import uvicorn  # noqa: F401  what Spawner needs
+
+    runtime_zip()
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0

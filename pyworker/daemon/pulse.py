@@ -1,0 +1,131 @@
+"""Daemon: signs of life. Of the guardian, of the templates, of workers that cannot answer for themselves.
+
+All of it is counted in our own ticks: a machine that was frozen as a whole (a paused VM, SIGSTOP for all) has missed
+nothing when it goes on. A hang is ended by SIGKILL or by a replacement; what follows is what follows any death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+
+from pyworker.daemon.app import App
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.loop import Loop
+from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.unix import process
+
+TICK = 8.0  # a hang is found within four of these
+MISSED = 3
+NOTICED = 1.0  # seconds of standing still that are told from a busy machine
+STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
+
+
+class Pulse:
+    """Asks, every tick, everybody who may hang."""
+
+    def __init__(self, loop: Loop, brain: Brain, store: FdStore, tick: float = TICK) -> None:
+        self._loop = loop
+        self._brain = brain
+        self._store = store
+        self._tick = tick
+        self._asked = 0
+        self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # worker: looks without a sign of life, last progress
+        loop.call_later(tick, self._beat)
+
+    def _beat(self) -> None:
+        self._loop.call_later(self._tick, self._beat)
+        self._asked += 1
+        self._ask_guardian()
+        for app in self._brain.apps.values():
+            for template in list(app.templates.values()):
+                self._ask_template(app, template)
+        self._look_at_workers()
+
+    def _ask_guardian(self) -> None:
+        store = self._store
+        # while it is our parent its pid is nobody else's
+        if store.unanswered >= MISSED and store.guardian_pid == os.getppid() > 1:
+            _say(f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place")
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(store.guardian_pid)
+                process.send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+        store.unanswered += 1
+        store.ping(self._asked)
+
+    def _ask_template(self, app: App, template: TemplateHandle) -> None:
+        if template.state != "ready" or template.loaded is None or not template.loaded.version:
+            return  # it imports; or it is of a version that knows no Ping
+        if template.unanswered >= MISSED:
+            _say(f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again")
+            self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
+            return
+        template.unanswered += 1
+        self._brain.templates.ping(template, self._asked)
+
+    def _look_at_workers(self) -> None:
+        now = self._loop.clock()
+        seen: dict[tuple[str, int], tuple[int, float]] = {}
+        for app in self._brain.apps.values():
+            busy = app.target is not None or any(w.recycle for w in app.workers.values())
+            for w in list(app.workers.values()):
+                if w.state not in UNTOUCHED or w.ready_at is None or not w.pid or w.recycle:
+                    continue
+                key = (app.name, w.id.serial)
+                before, progress = self._seen.get(key, (0, -1.0))
+                reason, at = self._lives(app, w, progress, now)
+                seen[key] = (before + 1 if reason else 0, at)
+                if reason and before + 1 >= MISSED and not busy:
+                    busy = True  # one of an app at a time
+                    self._brain.workers.recycle(app, w, reason)
+        self._seen = seen
+
+    def _lives(self, app: App, w: WorkerHandle, progress: float, now: float) -> tuple[str, float]:
+        """Return why it may be stuck ("" = it lives), and when its loop last made progress.
+
+        With a request in flight a loop may stand still for as long as `limits.request_timeout` says: not judged here.
+        """
+        stats = app.board.stats(w.id.serial)
+        if _is_stopped(w.pid):
+            return "stopped (SIGSTOP), and nobody continued it", stats.progress_at
+        stands = 0 < stats.progress_at == progress and now - stats.progress_at > STALLED and stats.in_flight == 0
+        return "its event loop stands still and serves nothing" if stands else "", stats.progress_at
+
+
+class OwnTime:
+    """Ages without the time in which we stood still, and with us perhaps the whole machine."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._still: deque[tuple[float, float]] = deque(maxlen=20)  # (when it went on, for how long it had not)
+
+    def look(self, now: float, every: float) -> None:
+        """To be called again in `every` seconds: a call that comes much later is how we notice."""
+        if self._due and now - self._due > NOTICED:
+            self._still.append((now, now - self._due))
+        self._due = now + every
+
+    def age(self, since: float, now: float) -> float:
+        """Return how old something is that began at `since`."""
+        return now - since - sum(min(length, went_on - since) for went_on, length in self._still if went_on > since)
+
+
+def _is_stopped(pid: int) -> bool:
+    """True for a process that was stopped by a signal; one that a debugger holds ("t") is not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"daemon[{os.getpid()}]: {text}\n")
+        sys.stderr.flush()

@@ -1,0 +1,65 @@
+"""Daemon, request Upgrade: other code for guardian, daemon and logger, under the workers' feet."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyworker import __version__
+from pyworker.daemon.client import Client
+from pyworker.daemon.preflight import Preflight, content_of
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.errors import Exit
+from pyworker.protocol import control as k
+from pyworker.protocol.names import APPS_FILE
+
+GUARDIAN_PATIENCE = 20.0  # seconds until the guardian, replaced by then, has this daemon leave
+
+
+def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
+    """Check the version that is installed, have the guardian become it; it then has daemon and logger replaced."""
+    if desk.upgrading or desk.shutting_down:
+        what = "stopping" if desk.shutting_down else "being upgraded already"
+        raise Refuse("busy", Exit.BUSY, f"the daemon is {what}", "try again in a moment")
+    waiting = desk.operations.under_way()
+    if waiting:
+        message = f"a command on {', '.join(waiting)} is under way, and would lose its answer"
+        raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
+    python = request.python or sys.executable
+    if not os.path.isabs(python):
+        raise Refuse("usage", Exit.USAGE, f"not the absolute path of an interpreter: {python!r:.200}", "")
+    try:
+        with open(os.path.join(desk.home, APPS_FILE), "rb") as file:
+            wanted = file.read()
+    except OSError:
+        wanted = b""
+    desk.upgrading = True
+
+    def checked(version: str, why: str) -> None:
+        if why:
+            _refuse(desk, client, f"nothing was replaced: {why}", f"mend the installation of {python}, then try again")
+            return
+        store = desk.brain.store
+        before = {"guardian": store.guardian_version, "daemon": __version__, "logger": store.logger_version}
+        pids = {"guardian": store.guardian_pid, "daemon": os.getpid(), "logger": store.logger_pid}
+        answer = {"from": __version__, "to": version, "versions": before, "pids": pids}
+        if set(before.values()) == {version} and not request.force and python == sys.executable:
+            desk.upgrading = False
+            client.reply(True, {"changed": False, **answer})
+            return
+        store.on_upgrade_failed = lambda reason: _refuse(desk, client, f"nothing was replaced: {reason}", "")
+        desk.before_leaving = lambda: client.reply(True, {"changed": True, **answer})
+        store.upgrade(python)
+        desk.brain.loop.call_later(GUARDIAN_PATIENCE, no_word)
+
+    def no_word() -> None:
+        hint = "its guardian may be too old for this: pyworker daemon stop, then pyworker daemon start"
+        _refuse(desk, client, f"the guardian did not do it within {GUARDIAN_PATIENCE:g} s", hint)
+
+    Preflight(desk.brain.loop, python, content_of(desk.brain, wanted), checked)
+
+
+def _refuse(desk: Desk, client: Client, message: str, hint: str) -> None:
+    desk.upgrading = False
+    desk.before_leaving = lambda: None
+    client.refuse(k.Refused("upgrade_refused", Exit.FAILED, message, hint))
