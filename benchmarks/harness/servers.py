@@ -18,6 +18,9 @@ from benchmarks.harness import peers, procs
 BIN = os.path.dirname(sys.executable)
 PYWORKER = os.path.join(BIN, "pyworker")
 
+# A worker that dies within 10 s counts as crashing, and waits longer and longer; the benchmarks kill faster than that.
+OFTEN = '[app.restart]\nmin_uptime = "0.1s"\nmax_restarts = 1000\n'
+
 
 class Missing(Exception):
     """This contender is not installed here."""

@@ -1,0 +1,94 @@
+"""A worker prints a million lines of 100 bytes: its own time, the manager's CPU, lines lost or torn; how fast `logs -f` follows."""
+
+import os
+import subprocess
+import tempfile
+import time
+
+from benchmarks.harness import peers, procs
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.managers import Manager
+from benchmarks.harness.servers import PYWORKER
+
+LINES = 1_000_000
+
+
+def run(bench: Bench) -> None:
+    own = bench.book.measure("logs", "Printing 1,000,000 lines of 100 bytes: the program's own time", "s", lower_is_better=True)
+    cpu = bench.book.measure("logs", "The same: CPU of the manager", "s", lower_is_better=True)
+    lost = bench.book.measure("logs", "The same: lines lost or torn", "lines", lower_is_better=True)
+    chatty = os.path.join(peers.APPS, "chatty.py")
+    lines = LINES // 5 if bench.quick else LINES
+    scale = LINES / lines
+
+    def one(name: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
+            done = os.path.join(folder, "done")
+            command = [peers.PYTHON, chatty, done, str(lines)]
+            if name == "a file":
+                with open(os.path.join(folder, "log"), "wb") as log:
+                    process = subprocess.Popen(command, stdout=log)
+                procs.wait_for(lambda: os.path.exists(done), 120, name)
+                process.kill()
+                process.wait()
+                own.add(name, read(done) * scale)
+                return
+            with Manager(name, 1, command) as manager:
+                procs.wait_for(lambda: os.path.exists(done), 120, name)
+                took = read(done)
+                procs.wait_for(lambda: count(manager) >= lines, 20, f"{name} has written {lines} lines", 0.1)
+                own.add(name, took * scale)
+                cpu.add(name, procs.usage(manager.own()).cpu * scale, "its start included")
+                lost.add(name, abs(lines - whole(manager)))
+
+    bench.in_turns(["a file", "pyworker", "circus", "pm2", "supervisor"], bench.rounds(3), one)
+    own.goal("at most 0.66 s, or 1.14 of a file's time", lambda m: m("pyworker") <= max(0.66, 1.14 * m("a file")))
+    cpu.goal("at most 0.5 of pm2's", lambda m: m("pyworker") <= 0.5 * m("pm2"))
+    lost.goal("none", lambda m: m("pyworker") == 0)
+    follow(bench, chatty, lines)
+
+
+def follow(bench: Bench, chatty: str, lines: int) -> None:
+    """`logs -f` into a pipe from before the first line to the last."""
+    measure = bench.book.measure("logs", "logs -f into a pipe", "lines/s", lower_is_better=False)
+    with bench.attempt("logs -f"), tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
+        script = f"sleep 3; exec {peers.PYTHON} {chatty} {folder}/done {lines}"
+        with Manager("pyworker", 1, ["/bin/sh", "-c", script]) as manager:
+            follower = subprocess.Popen([PYWORKER, "logs", "-f", "app000"], env=manager.env, stdout=subprocess.PIPE, cwd="/")
+            assert follower.stdout is not None
+            seen, began = 0, 0.0
+            for line in follower.stdout:
+                if b"x" * 50 in line:
+                    seen += 1
+                    if seen == 1:
+                        began = time.perf_counter()
+                    if seen >= lines:
+                        break
+            measure.add("pyworker", lines / (time.perf_counter() - began))
+            follower.kill()
+            follower.wait()
+    measure.goal("at least 200,000 lines/s", lambda m: m("pyworker") >= 200_000)
+
+
+def read(path: str) -> float:
+    with open(path) as file:
+        return float(file.read())
+
+
+def count(manager: Manager) -> int:
+    total = 0
+    for path in manager.log_files():
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                total += chunk.count(b"\n")
+    return total
+
+
+def whole(manager: Manager) -> int:
+    """Count the lines that are complete: a number, a blank, 91 x at their end."""
+    total = 0
+    tail = b" " + b"x" * 91
+    for path in manager.log_files():
+        with open(path, "rb") as file:
+            total += sum(line.rstrip(b"\n").endswith(tail) and line.rstrip(b"\n")[-99:-92].isdigit() for line in file)
+    return total
