@@ -1,0 +1,337 @@
+"""Node's IPC channel: JSON lines on a stream socket, with descriptors that are acknowledged. docs/node-protocol.md
+
+Sans I/O: `Link` is one end of a channel. It is fed what was read and says what to write; whoever owns the socket moves
+the bytes and descriptors. Nothing that a peer sends makes it raise.
+
+Three rules carry the rest. A descriptor belongs to the line whose bytes it came with. One descriptor is under way at a
+time: whatever is sent after it waits for its acknowledgement, so the order of messages is kept. An acknowledgement that
+nobody waits for ends a Node peer with a failed assertion: none is ever sent but for a descriptor that came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeGuard
+
+MAX_LINE = 16 * 1024 * 1024  # bytes of one message. Node itself has no limit
+MAX_RETRANSMISSIONS = 3  # of a descriptor that did not arrive, as in Node
+HIGH_WATER = 64 * 1024  # bytes that wait to be sent: from here on `send` says "slow down"
+READ_SIZE = 64 * 1024
+
+CHANNEL_FD = "NODE_CHANNEL_FD"
+SERIALIZATION = "NODE_CHANNEL_SERIALIZATION_MODE"
+UNIQUE_ID = "NODE_UNIQUE_ID"  # set for cluster workers: their id
+
+INTERNAL_PREFIX = "NODE_"
+_HANDLE, _ACK, _NACK = "NODE_HANDLE", "NODE_HANDLE_ACK", "NODE_HANDLE_NACK"
+
+
+class MessageError(ValueError):
+    """A message that cannot be sent: no JSON, too long, or with a name that is reserved."""
+
+
+class Frame(NamedTuple):
+    """What to write next: `fd` (-1 = none) rides on the first byte of `data`."""
+
+    data: memoryview
+    fd: int
+
+
+class Handle(NamedTuple):
+    """A descriptor that came with a message; its receiver owns it."""
+
+    kind: str  # "net.Socket", "net.Server", "net.Native", "dgram.Socket", "dgram.Native", "pyworker.File"
+    fd: int
+    notes: Mapping[str, Any]  # what else the sender said of it: "dgramType", "key"
+
+
+# ---- what a Link reports ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Message:
+    """A message of the program at the other end."""
+
+    value: Any
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True)
+class Internal:
+    """A message whose `cmd` starts with NODE_: of Node's own machinery (cluster), not for the program."""
+
+    value: dict[str, Any]
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The message of this token is in the kernel's buffer; with a descriptor: the peer has it."""
+
+    token: Any
+
+
+@dataclass(frozen=True)
+class NotReceived:
+    """The peer could not take this descriptor, however often it was sent."""
+
+    token: Any
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A line that is no message. It was skipped."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stray:
+    """Descriptors that belong to no message: close them."""
+
+    fds: tuple[int, ...]
+
+
+Event = Message | Internal | Sent | NotReceived | Malformed | Stray
+
+
+@dataclass
+class _Item:
+    data: bytes
+    token: Any
+    fd: int = -1
+    retransmissions: int = 0
+
+
+@dataclass
+class _Arrived:
+    fd: int
+    start: int  # offsets in the stream of the chunk it came with
+    end: int
+
+
+@dataclass
+class _Writing:
+    """What is being written: several plain messages as one, or one with its descriptor."""
+
+    data: memoryview
+    items: list[_Item] = field(default_factory=list)
+    done: int = 0
+
+
+class Link:
+    """One end of a channel. `tokens` are the caller's own; None means that it does not want to hear of that message."""
+
+    def __init__(self, *, max_line: int = MAX_LINE) -> None:
+        self._max_line = max_line
+        # reading
+        self._offset = 0  # in the stream, of the next byte to come
+        self._line_start = 0
+        self._parts: list[bytes] = []  # of a line that has no end yet
+        self._skipping = False  # inside a line that is too long
+        self._arrived: deque[_Arrived] = deque()
+        # writing
+        self._replies: deque[_Item] = deque()  # acknowledgements overtake everything
+        self._queue: deque[_Item] = deque()
+        self._writing: _Writing | None = None
+        self._unacknowledged: _Item | None = None
+        self._backlog = 0
+
+    # ---- sending -------------------------------------------------------------------------------------
+    def send(self, value: Any, token: Any = None) -> bool:
+        """Queue a message; False when so much waits that the caller had better pause. MessageError."""
+        return self._enqueue(_Item(encode_line(value, self._max_line), token))
+
+    def send_handle(
+        self, value: Any, kind: str, fd: int, token: Any = None, notes: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Queue a message with a descriptor, which stays the caller's: close it at `Sent`, never before."""
+        wrapped = {"cmd": _HANDLE, "type": kind, **(notes or {}), "msg": value}
+        return self._enqueue(_Item(encode_line(wrapped, self._max_line), token, fd))
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written."""
+        return self._backlog
+
+    @property
+    def is_idle(self) -> bool:
+        """True when all is written and acknowledged."""
+        return self._writing is None and self._unacknowledged is None and not self._queue and not self._replies
+
+    def to_write(self) -> Frame | None:
+        """Return what to write now, None when there is nothing (or when an acknowledgement must come first)."""
+        if self._writing is None:
+            self._writing = self._next()
+            if self._writing is None:
+                return None
+        writing = self._writing
+        first = writing.items[0]
+        return Frame(writing.data[writing.done :], first.fd if writing.done == 0 else -1)
+
+    def written(self, count: int) -> list[Event]:
+        """Note that so many bytes of `to_write` have gone."""
+        writing = self._writing
+        if writing is None or count <= 0:
+            return []
+        writing.done += count
+        self._backlog -= count
+        if writing.done < len(writing.data):
+            return []
+        self._writing = None
+        if writing.items[0].fd >= 0:
+            self._unacknowledged = writing.items[0]
+            return []
+        return [Sent(item.token) for item in writing.items if item.token is not None]
+
+    def abandon(self) -> tuple[list[Any], tuple[int, ...]]:
+        """The channel is over: return the tokens of what was not delivered, and descriptors to close."""
+        items = [*(self._writing.items if self._writing else ())]
+        if self._unacknowledged is not None:
+            items.insert(0, self._unacknowledged)
+        items += self._queue
+        fds = tuple(arrived.fd for arrived in self._arrived)
+        self._queue.clear()
+        self._replies.clear()
+        self._arrived.clear()
+        self._writing = self._unacknowledged = None
+        self._backlog = 0
+        return [item.token for item in items if item.token is not None], fds
+
+    def _enqueue(self, item: _Item) -> bool:
+        self._queue.append(item)
+        self._backlog += len(item.data)
+        return self._backlog < HIGH_WATER and self._unacknowledged is None
+
+    def _reply(self, name: str) -> None:
+        item = _Item(encode_line({"cmd": name}), None)
+        self._replies.append(item)
+        self._backlog += len(item.data)
+
+    def _next(self) -> _Writing | None:
+        if self._replies:
+            items = list(self._replies)
+            self._replies.clear()
+            return _Writing(memoryview(b"".join(item.data for item in items)), items)
+        if self._unacknowledged is not None or not self._queue:
+            return None
+        if self._queue[0].fd >= 0:
+            alone = self._queue.popleft()
+            return _Writing(memoryview(alone.data), [alone])
+        items, size = [], 0
+        while self._queue and self._queue[0].fd < 0 and (not items or size + len(self._queue[0].data) <= HIGH_WATER):
+            items.append(self._queue.popleft())
+            size += len(items[-1].data)
+        return _Writing(memoryview(items[0].data if len(items) == 1 else b"".join(i.data for i in items)), items)
+
+    # ---- receiving -----------------------------------------------------------------------------------
+    def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Event]:
+        """Take what one read returned; the descriptors are the Link's until an event hands them on."""
+        events: list[Event] = []
+        start, self._offset = self._offset, self._offset + len(data)
+        self._arrived.extend(_Arrived(fd, start, self._offset) for fd in fds)
+        *ended, rest = data.split(b"\n")
+        for piece in ended:
+            length = sum(map(len, self._parts)) + len(piece)
+            end = max(self._line_start, start) + len(piece) + 1
+            if self._skipping or length > self._max_line:
+                self._skipping = False
+                events.append(Malformed(f"a message of more than {self._max_line} bytes"))
+            else:
+                line = b"".join([*self._parts, piece]) if self._parts else piece
+                if line.strip():
+                    self._line(line, end, events)
+            self._parts.clear()
+            self._line_start = end
+        if rest:
+            self._parts.append(rest)
+            if self._skipping or self._offset - self._line_start > self._max_line:
+                self._skipping = True
+                self._parts.clear()
+        self._strays(self._line_start, events)
+        return events
+
+    def _line(self, line: bytes, end: int, events: list[Event]) -> None:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            events.append(Malformed(f"no JSON: {str(error)[:80]}"))
+            return
+        if not is_internal(value):
+            events.append(Message(value))
+            return
+        match value["cmd"]:
+            case "NODE_HANDLE":
+                self._handle(value, end, events)
+            case "NODE_HANDLE_ACK":
+                self._acknowledged(arrived=True, events=events)
+            case "NODE_HANDLE_NACK":
+                self._acknowledged(arrived=False, events=events)
+            case _:
+                events.append(Internal(value))
+
+    def _handle(self, value: dict[str, Any], end: int, events: list[Event]) -> None:
+        self._strays(self._line_start, events)
+        kind = value.get("type")
+        if not isinstance(kind, str):
+            events.append(Malformed("a handle without a type"))
+            return
+        if not self._arrived or self._arrived[0].start >= end:
+            self._reply(_NACK)  # it was lost on the way (this process may be out of descriptors): sent again
+            return
+        fd = self._arrived.popleft().fd
+        self._reply(_ACK)
+        notes = {name: note for name, note in value.items() if name not in ("cmd", "type", "msg")}
+        handle = Handle(kind, fd, notes)
+        inner = value.get("msg")
+        events.append(Internal(inner, handle) if is_internal(inner) else Message(inner, handle))
+
+    def _acknowledged(self, *, arrived: bool, events: list[Event]) -> None:
+        item = self._unacknowledged
+        if item is None:
+            events.append(Malformed("an acknowledgement of nothing"))
+            return
+        self._unacknowledged = None
+        if arrived:
+            if item.token is not None:
+                events.append(Sent(item.token))
+        elif item.retransmissions < MAX_RETRANSMISSIONS:
+            item.retransmissions += 1
+            self._queue.appendleft(item)
+            self._backlog += len(item.data)
+        elif item.token is not None:
+            events.append(NotReceived(item.token))
+
+    def _strays(self, before: int, events: list[Event]) -> None:
+        """Give up the descriptors whose bytes are all in lines that have ended."""
+        fds = []
+        while self._arrived and self._arrived[0].end <= before:
+            fds.append(self._arrived.popleft().fd)
+        if fds:
+            events.append(Stray(tuple(fds)))
+
+
+def is_internal(value: Any) -> TypeGuard[dict[str, Any]]:
+    """True for a message of Node's own machinery."""
+    if not isinstance(value, dict):
+        return False
+    cmd = value.get("cmd")
+    return isinstance(cmd, str) and len(cmd) > len(INTERNAL_PREFIX) and cmd.startswith(INTERNAL_PREFIX)
+
+
+def check_message(value: Any) -> None:
+    """Refuse a program's message that the other end would take for one of Node's own, and never show."""
+    if is_internal(value):
+        raise MessageError(f"a message's `cmd` may not start with {INTERNAL_PREFIX}: {value['cmd']!r:.60}")
+
+
+def encode_line(value: Any, limit: int = MAX_LINE) -> bytes:
+    """Return a message as its line. MessageError names what JSON cannot say."""
+    try:
+        line = json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MessageError(f"this message cannot be sent as JSON: {error}") from None
+    if len(line) - 1 > limit:
+        raise MessageError(f"a message of {len(line) - 1} bytes; {limit} are the most that is taken")
+    return line

@@ -1,0 +1,400 @@
+"""Node's cluster, on its channel: what workers ask their primary, and how connections are handed out. docs/node-protocol.md
+
+Sans I/O: `Primary` is fed what workers say and which connections came, and answers with actions: what to open, to send,
+to close. The library's primary (cluster/) and the daemon's side carry them out. Connections and workers are opaque to it.
+
+Round robin as Node does it: the workers that have taken their last connection stand in a queue; a connection goes to the
+first of them and is kept until it says that it took it. So a worker that hangs has one connection waiting, not all, and
+what was offered to a worker that died is offered to the next. When no worker is free nothing is accepted: the rest waits
+in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CMD = "NODE_CLUSTER"
+_TEXT_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a worker wants to listen on. `port` is None for a Unix path (then `address` is the path)."""
+
+    kind: Literal["tcp4", "tcp6", "any", "unix", "udp4", "udp6"]
+    address: str | None
+    port: int | None
+    backlog: int
+    ipv6_only: bool
+    reuse_address: bool = False  # a UDP socket that several may bind
+
+    @property
+    def is_udp(self) -> bool:
+        return self.kind in ("udp4", "udp6")
+
+
+# ---- what a Primary wants done ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class Open:
+    """Bind (and listen, unless it is UDP); then call `opened` or `failed`."""
+
+    key: str
+    query: Query
+    shared: bool  # workers accept on it themselves: do not
+
+
+@dataclass(frozen=True)
+class Close:
+    """Nobody listens on this any more."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Accept on this one (hand each to `accepted`), or pause."""
+
+    key: str
+    on: bool
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send a message to a worker, with the listener of a key or with a connection (still ours)."""
+
+    worker: Hashable
+    message: dict[str, Any]
+    listener: str | None = None
+    connection: Any = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A worker has this connection: close our copy."""
+
+    connection: Any
+    worker: Hashable
+
+
+@dataclass(frozen=True)
+class Drop:
+    """There is no worker for this connection: close it."""
+
+    connection: Any
+
+
+@dataclass(frozen=True)
+class Online:
+    """The worker runs."""
+
+    worker: Hashable
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The worker's server listens."""
+
+    worker: Hashable
+    address: str | None
+    port: int | None
+    address_type: int | str  # 4, 6, -1 (Unix), "udp4", "udp6"
+    fd: int | None
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """The worker ends by its own wish or ours: its exit is no crash."""
+
+    worker: Hashable
+
+
+Action = Open | Close | Watch | Say | Release | Drop | Online | Listening | Leaving
+
+
+@dataclass
+class _Waiting:
+    connection: Any
+    refused: set[Hashable] = field(default_factory=set)
+
+
+@dataclass
+class _Server:
+    key: str
+    query: Query
+    shared: bool
+    data: Any = None  # the first worker's; Node shares TLS ticket keys by it
+    sockname: dict[str, Any] | None = None
+    is_open: bool = False
+    asking: list[tuple[Hashable, int]] = field(default_factory=list)  # (worker, its seq), while it is being opened
+    workers: dict[Hashable, None] = field(default_factory=dict)
+    free: dict[Hashable, None] = field(default_factory=dict)  # in the order of their turns
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    watching: bool = False
+
+
+class Primary:
+    """The listeners of a cluster and who may take the next connection.
+
+    `hold`: a listener outlives its last worker when that died (its successor will ask for it); else it is closed, as
+    Node does.
+    """
+
+    def __init__(self, *, round_robin: bool = True, hold: bool = False) -> None:
+        self.round_robin = round_robin
+        self.hold = hold
+        self._servers: dict[str, _Server] = {}
+        self._leaving: set[Hashable] = set()
+        self._seq = itertools.count()
+        self._offers: dict[int, tuple[Hashable, str, _Waiting]] = {}
+
+    # ---- what happens --------------------------------------------------------------------------------
+    def received(self, worker: Hashable, message: dict[str, Any]) -> list[Action]:
+        """An internal message of a worker. What is none of cluster's, or malformed, is ignored."""
+        if message.get("cmd") != CMD:
+            return []
+        ack = message.get("ack")
+        if isinstance(ack, int):
+            return self._answered(worker, ack, accepted=message.get("accepted") is True)
+        match message.get("act"):
+            case "online":
+                return [Online(worker)]
+            case "queryServer":
+                return self._query(worker, message)
+            case "listening":
+                return [_listening(worker, message)]
+            case "close":
+                return self._leave(worker, self._servers.get(_text(message.get("key")) or ""), died=False)
+            case "exitedAfterDisconnect":
+                self._leaving.add(worker)
+                return [Leaving(worker), self._say(worker, {"ack": message.get("seq")})]
+            case _:
+                return []
+
+    def opened(self, key: str, address: str | None, port: int | None, family: str | None) -> list[Action]:
+        """The socket of an `Open` is there; a Unix socket has no address."""
+        server = self._servers.get(key)
+        if server is None:
+            return [Close(key)]
+        server.is_open = True
+        if address is not None:
+            server.sockname = {"address": address, "family": family, "port": port}
+        actions: list[Action] = []
+        asking, server.asking = server.asking, []
+        for worker, seq in asking:
+            actions += self._admit(worker, server, seq)
+        return actions or self._if_unused(server, died=False)
+
+    def failed(self, key: str, errno: int) -> list[Action]:
+        """The socket of an `Open` could not be had. The next who asks has another try."""
+        server = self._servers.pop(key, None)
+        if server is None:
+            return []
+        reply = {"errno": -abs(errno), "key": key, "data": server.data}
+        return [self._say(worker, {**reply, "ack": seq}) for worker, seq in server.asking]
+
+    def accepted(self, key: str, connection: Any) -> list[Action]:
+        """A connection came in."""
+        server = self._servers.get(key)
+        if server is None:
+            return [Drop(connection)]
+        server.waiting.append(_Waiting(connection))
+        return self._distribute(server)
+
+    def refused(self, worker: Hashable, connection: Any) -> list[Action]:
+        """A connection could not be handed to this worker: it goes to the next one."""
+        for seq, (who, _, waiting) in self._offers.items():
+            if who == worker and waiting.connection is connection:
+                return self._answered(worker, seq, accepted=False)
+        return []
+
+    def disconnect(self, worker: Hashable) -> list[Action]:
+        """Ask a worker to leave: it gets no more connections, what it was offered it may still take."""
+        self._leaving.add(worker)
+        actions: list[Action] = [self._say(worker, {"act": "disconnect"})]
+        for server in list(self._servers.values()):
+            actions += self._leave(worker, server, died=False)
+        return actions
+
+    def lost(self, worker: Hashable) -> list[Action]:
+        """A worker is gone: what it had not taken goes to others."""
+        actions: list[Action] = []
+        died = worker not in self._leaving
+        self._leaving.discard(worker)
+        for seq, (who, key, waiting) in list(self._offers.items()):
+            if who == worker:
+                del self._offers[seq]
+                server = self._servers.get(key)
+                if server is None:
+                    actions.append(Drop(waiting.connection))
+                else:
+                    server.waiting.appendleft(waiting)
+        for server in list(self._servers.values()):
+            server.asking = [asked for asked in server.asking if asked[0] != worker]
+            actions += self._leave(worker, server, died=died)
+            if server.key in self._servers:
+                actions += self._distribute(server)
+        return actions
+
+    def close(self) -> list[Action]:
+        """Close every listener that no worker uses (those that were held)."""
+        return [action for server in list(self._servers.values()) for action in self._if_unused(server, died=False)]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that are listened on."""
+        return tuple(self._servers)
+
+    # ---- inside --------------------------------------------------------------------------------------
+    def _say(self, worker: Hashable, fields: dict[str, Any], *, listener: str | None = None, offer: Any = None) -> Say:
+        seq = next(self._seq)
+        if offer is not None:
+            self._offers[seq] = (worker, fields["key"], offer)
+        connection = offer.connection if offer is not None else None
+        return Say(worker, {"cmd": CMD, **fields, "seq": seq}, listener, connection)
+
+    def _query(self, worker: Hashable, message: dict[str, Any]) -> list[Action]:
+        if worker in self._leaving:
+            return []
+        seq = message.get("seq")
+        if not isinstance(seq, int):
+            return []
+        query = _parse_query(message)
+        key = _key(message)
+        if isinstance(query, int):
+            return [self._say(worker, {"errno": -query, "key": key, "ack": seq, "data": None})]
+        server = self._servers.get(key)
+        if server is None:
+            server = self._servers[key] = _Server(key, query, shared=not self.round_robin or query.is_udp)
+            server.data = message.get("data")
+            server.asking.append((worker, seq))
+            return [Open(key, query, server.shared)]
+        if server.data is None:
+            server.data = message.get("data")
+        if not server.is_open:
+            server.asking.append((worker, seq))
+            return []
+        return self._admit(worker, server, seq)
+
+    def _admit(self, worker: Hashable, server: _Server, seq: int) -> list[Action]:
+        if worker in self._leaving:
+            return []
+        server.workers[worker] = None
+        reply = {"errno": 0, "key": server.key, "ack": seq, "data": server.data}
+        if server.shared:
+            return [self._say(worker, reply, listener=server.key)]
+        if server.sockname is not None:
+            reply["sockname"] = server.sockname
+        answer = self._say(worker, reply)
+        server.free[worker] = None
+        return [answer, *self._distribute(server)]
+
+    def _distribute(self, server: _Server) -> list[Action]:
+        """Offer what waits to those that are free, then say whether more is wanted."""
+        actions: list[Action] = []
+        while server.waiting:
+            waiting = server.waiting[0]
+            worker = next((w for w in server.free if w not in waiting.refused), None)
+            if worker is None:
+                if server.workers and all(w in waiting.refused for w in server.workers):
+                    server.waiting.popleft()  # each of them has refused it (maxConnections)
+                    actions.append(Drop(waiting.connection))
+                    continue
+                break
+            server.waiting.popleft()
+            del server.free[worker]
+            actions.append(self._say(worker, {"act": "newconn", "key": server.key}, offer=waiting))
+        wanted = server.is_open and not server.shared and bool(server.free) and not server.waiting
+        if wanted != server.watching:
+            server.watching = wanted
+            actions.append(Watch(server.key, wanted))
+        return actions
+
+    def _answered(self, worker: Hashable, seq: int, *, accepted: bool) -> list[Action]:
+        offer = self._offers.get(seq)
+        if offer is None or offer[0] != worker:
+            return []
+        del self._offers[seq]
+        _, key, waiting = offer
+        actions: list[Action] = []
+        server = self._servers.get(key)
+        if accepted:
+            actions.append(Release(waiting.connection, worker))
+        elif server is None:
+            actions.append(Drop(waiting.connection))
+        else:
+            waiting.refused.add(worker)
+            server.waiting.appendleft(waiting)
+        if server is not None:
+            if worker in server.workers:
+                server.free[worker] = None
+            actions += self._distribute(server)
+        return actions
+
+    def _leave(self, worker: Hashable, server: _Server | None, *, died: bool) -> list[Action]:
+        if server is None or worker not in server.workers:
+            return []
+        del server.workers[worker]
+        server.free.pop(worker, None)
+        return self._if_unused(server, died=died) or self._distribute(server)
+
+    def _if_unused(self, server: _Server, *, died: bool) -> list[Action]:
+        if server.workers or server.asking or not server.is_open or (died and self.hold):
+            return []
+        del self._servers[server.key]
+        return [Close(server.key), *(Drop(waiting.connection) for waiting in server.waiting)]
+
+
+def _listening(worker: Hashable, message: dict[str, Any]) -> Listening:
+    kind = message.get("addressType")
+    port, fd = message.get("port"), message.get("fd")
+    return Listening(
+        worker,
+        _text(message.get("address")),
+        port if isinstance(port, int) else None,
+        kind if isinstance(kind, int) or kind in ("udp4", "udp6") else -1,
+        fd if isinstance(fd, int) else None,
+    )
+
+
+_EINVAL, _ENAMETOOLONG = 22, 36
+_IPV6_ONLY, _UDP_REUSE = 1, 4  # flags of libuv: UV_TCP_IPV6ONLY (and of UDP), UV_UDP_REUSEADDR
+
+
+def _parse_query(message: dict[str, Any]) -> Query | int:
+    """Return the query, or the errno that it deserves."""
+    kind, address, port = message.get("addressType"), message.get("address"), message.get("port")
+    backlog, flags = message.get("backlog"), message.get("flags")
+    backlog = backlog if isinstance(backlog, int) and 0 < backlog < 2**31 else 511
+    flags = flags if isinstance(flags, int) else 0
+    if message.get("fd") is not None and message.get("fd") != -1:
+        return _EINVAL  # a number in the primary's table is nothing that a worker may name
+    if address is not None and _text(address) is None:
+        return _ENAMETOOLONG if isinstance(address, str) else _EINVAL
+    if kind == -1 or (isinstance(port, int) and port < 0):
+        return Query("unix", address, None, backlog, ipv6_only=False) if address else _EINVAL
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
+        return _EINVAL
+    only = bool(flags & _IPV6_ONLY)
+    if kind in ("udp4", "udp6"):
+        return Query(kind, address or None, port, backlog, only, reuse_address=bool(flags & _UDP_REUSE))
+    if not address:
+        return Query("any", None, port, backlog, only)
+    return Query("tcp6" if kind == 6 else "tcp4", address, port, backlog, only)
+
+
+def _key(message: dict[str, Any]) -> str:
+    """Return the name of a listener, put together as Node does (it is the worker's handle on it, too)."""
+    names = ("address", "port", "addressType", "fd", "index")
+    return ":".join("undefined" if n not in message else _js(message[n]) for n in names)
+
+
+def _js(value: Any) -> str:
+    return "null" if value is None else str(value)[:_TEXT_LIMIT]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _TEXT_LIMIT else None

@@ -1,0 +1,266 @@
+"""The primary of Node's cluster as a table of what it is told and what it answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.nodecluster import (
+    Action,
+    Close,
+    Drop,
+    Leaving,
+    Listening,
+    Online,
+    Open,
+    Primary,
+    Query,
+    Release,
+    Say,
+    Watch,
+)
+
+KEY = "null:8000:4:undefined:0"
+
+
+def query(seq: int = 1, **fields: Any) -> dict[str, Any]:
+    message = {
+        "cmd": "NODE_CLUSTER",
+        "act": "queryServer",
+        "index": 0,
+        "data": None,
+        "address": None,
+        "port": 8000,
+    }
+    return {**message, "addressType": 4, "backlog": 0, "seq": seq, **fields}
+
+
+def says(actions: list[Action]) -> list[tuple[Any, dict[str, Any]]]:
+    return [(a.worker, a.message) for a in actions if isinstance(a, Say)]
+
+
+def offers(actions: list[Action]) -> list[tuple[Any, Any]]:
+    """Return (worker, connection) of each connection that is offered."""
+    return [(a.worker, a.connection) for a in actions if isinstance(a, Say) and a.connection is not None]
+
+
+def seq_of(actions: list[Action], worker: Any) -> int:
+    return next(m["seq"] for w, m in reversed(says(actions)) if w == worker)
+
+
+def answer(seq: int, *, accepted: bool) -> dict[str, Any]:
+    return {"cmd": "NODE_CLUSTER", "ack": seq, "accepted": accepted, "seq": 99}
+
+
+def cluster(*workers: str, **options: Any) -> Primary:
+    primary = Primary(**options)
+    for worker in workers:
+        primary.received(worker, query())
+    primary.opened(KEY, "::", 8000, "IPv6")
+    return primary
+
+
+def test_the_first_question_opens_the_listener_and_the_others_wait_for_it() -> None:
+    primary = Primary()
+    assert primary.received("a", query(5)) == [Open(KEY, Query("any", None, 8000, 511, False), shared=False)]
+    assert primary.received("b", query(6)) == []
+    actions = primary.opened(KEY, "::", 8000, "IPv6")
+    sockname = {"address": "::", "family": "IPv6", "port": 8000}
+    replies = [
+        (w, {k: m[k] for k in ("errno", "key", "ack", "sockname")})
+        for w, m in says(actions)
+        if w in ("a", "b")
+    ]
+    assert replies == [
+        ("a", {"errno": 0, "key": KEY, "ack": 5, "sockname": sockname}),
+        ("b", {"errno": 0, "key": KEY, "ack": 6, "sockname": sockname}),
+    ]
+    assert Watch(KEY, on=True) in actions
+
+
+def test_an_address_that_cannot_be_had_is_an_error_for_all_and_the_next_has_another_try() -> None:
+    primary = Primary()
+    primary.received("a", query(5))
+    primary.received("b", query(6))
+    assert [(w, m["errno"], m["ack"]) for w, m in says(primary.failed(KEY, 98))] == [
+        ("a", -98, 5),
+        ("b", -98, 6),
+    ]
+    assert isinstance(primary.received("a", query(7))[0], Open)
+
+
+def test_connections_go_round_and_a_worker_waits_at_the_end_after_its_turn() -> None:
+    primary = cluster("a", "b", "c")
+    order = []
+    for number in range(7):
+        actions = primary.accepted(KEY, number)
+        ((worker, connection),) = offers(actions)
+        order.append(worker)
+        released = primary.received(worker, answer(seq_of(actions, worker), accepted=True))
+        assert Release(connection, worker) in released
+    assert order == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_nothing_is_accepted_while_no_worker_is_free() -> None:
+    primary = cluster("a")
+    actions = primary.accepted(KEY, 1)
+    assert offers(actions) == [("a", 1)]
+    assert Watch(KEY, on=False) in actions
+    assert Watch(KEY, on=True) in primary.received("a", answer(seq_of(actions, "a"), accepted=True))
+
+
+def test_what_a_dead_worker_had_not_taken_goes_to_the_next_one_first() -> None:
+    primary = cluster("a", "b")
+    primary.accepted(KEY, 1)  # a
+    second = primary.accepted(KEY, 2)  # b
+    primary.accepted(KEY, 3)  # waits
+    assert offers(primary.lost("a")) == []
+    freed = primary.received("b", answer(seq_of(second, "b"), accepted=True))
+    assert offers(freed) == [("b", 1)]
+
+
+def test_a_refused_connection_goes_to_another_and_is_dropped_when_all_refuse() -> None:
+    primary = cluster("a", "b")
+    first = primary.accepted(KEY, 1)
+    second = primary.received("a", answer(seq_of(first, "a"), accepted=False))
+    assert offers(second) == [("b", 1)]
+    assert Drop(1) in primary.received("b", answer(seq_of(second, "b"), accepted=False))
+    assert offers(primary.accepted(KEY, 2)) == [("a", 2)], "they are asked again for the next one"
+
+
+def test_a_connection_that_could_not_be_handed_over_goes_to_another() -> None:
+    primary = cluster("a", "b")
+    primary.accepted(KEY, "c1")
+    assert offers(primary.refused("a", "c1")) == [("b", "c1")]
+
+
+def test_only_the_worker_that_was_offered_a_connection_can_take_it() -> None:
+    primary = cluster("a", "b")
+    actions = primary.accepted(KEY, 1)
+    assert primary.received("b", answer(seq_of(actions, "a"), accepted=True)) == []
+
+
+def test_the_listener_closes_with_its_last_worker() -> None:
+    primary = cluster("a", "b")
+    assert Close(KEY) not in primary.received("a", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
+    assert Close(KEY) in primary.received("b", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
+    assert primary.keys == ()
+
+
+def test_a_held_listener_outlives_a_worker_that_dies_and_its_connection_waits_for_the_successor() -> None:
+    primary = cluster("a", hold=True)
+    primary.accepted(KEY, 1)
+    assert Close(KEY) not in primary.lost("a")
+    assert offers(primary.received("b", query(9))) == [("b", 1)]
+
+
+def test_a_held_listener_closes_when_its_last_worker_leaves_on_purpose() -> None:
+    primary = cluster("a", hold=True)
+    assert Close(KEY) in primary.disconnect("a")
+
+
+def test_held_listeners_close_when_nobody_will_come() -> None:
+    primary = cluster("a", hold=True)
+    primary.accepted(KEY, 1)
+    primary.lost("a")
+    assert primary.close() == [Close(KEY), Drop(1)]
+
+
+def test_a_worker_that_is_asked_to_leave_gets_no_more_but_may_take_what_it_was_offered() -> None:
+    primary = cluster("a", "b")
+    first = primary.accepted(KEY, 1)
+    assert says(primary.disconnect("a"))[0][1]["act"] == "disconnect"
+    assert offers(primary.accepted(KEY, 2)) == [("b", 2)]
+    assert Release(1, "a") in primary.received("a", answer(seq_of(first, "a"), accepted=True))
+    assert primary.received("a", query(9)) == [], "it may not listen again"
+
+
+def test_a_worker_that_leaves_by_itself_is_acknowledged() -> None:
+    primary = cluster("a")
+    actions = primary.received("a", {"cmd": "NODE_CLUSTER", "act": "exitedAfterDisconnect", "seq": 4})
+    assert actions[0] == Leaving("a")
+    assert [(w, m["ack"]) for w, m in says(actions)] == [("a", 4)]
+
+
+def test_shared_listeners_are_handed_out() -> None:
+    primary = Primary(round_robin=False)
+    assert primary.received("a", query()) == [Open(KEY, Query("any", None, 8000, 511, False), shared=True)]
+    (say,) = primary.opened(KEY, "::", 8000, "IPv6")
+    assert isinstance(say, Say)
+    assert say.listener == KEY
+
+
+def test_udp_is_always_shared() -> None:
+    (opened,) = Primary().received("a", query(addressType="udp4", address="127.0.0.1", flags=4))
+    assert isinstance(opened, Open)
+    assert opened.shared
+    assert opened.query == Query("udp4", "127.0.0.1", 8000, 511, False, reuse_address=True)
+
+
+def test_the_data_of_the_first_worker_is_told_to_all() -> None:
+    primary = Primary()
+    primary.received("a", query(data={"ticketKeys": "x"}))
+    primary.opened(KEY, "::", 8000, "IPv6")
+    assert says(primary.received("b", query(data={"ticketKeys": "y"})))[0][1]["data"] == {"ticketKeys": "x"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, Query("any", None, 8000, 511, False)),
+        ({"address": "127.0.0.1", "backlog": 9}, Query("tcp4", "127.0.0.1", 8000, 9, False)),
+        ({"address": "::1", "addressType": 6, "flags": 1}, Query("tcp6", "::1", 8000, 511, True)),
+        ({"address": "/tmp/x", "addressType": -1, "port": -1}, Query("unix", "/tmp/x", None, 511, False)),
+    ],
+)
+def test_questions_are_understood(fields: dict[str, Any], wanted: Query) -> None:
+    (opened,) = Primary().received("a", query(**fields))
+    assert isinstance(opened, Open)
+    assert opened.query == wanted
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"port": 70000},
+        {"port": "80"},
+        {"port": True},
+        {"port": None},
+        {"address": 5},
+        {"address": "x" * 5000},
+        {"addressType": -1, "address": None},
+        {"fd": 3},
+    ],
+)
+def test_questions_that_make_no_sense_are_answered_with_an_error(fields: dict[str, Any]) -> None:
+    primary = Primary()
+    (say,) = primary.received("a", query(**fields))
+    assert isinstance(say, Say)
+    assert say.message["errno"] < 0
+    assert say.message["ack"] == 1
+    assert primary.keys == ()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"cmd": "NODE_HANDLE"},
+        {"cmd": "NODE_CLUSTER"},
+        {"cmd": "NODE_CLUSTER", "act": 5},
+        {"cmd": "NODE_CLUSTER", "act": "nothing"},
+        {"cmd": "NODE_CLUSTER", "act": "close"},
+        {"cmd": "NODE_CLUSTER", "act": "close", "key": ["x"]},
+        {"cmd": "NODE_CLUSTER", "act": "queryServer"},
+        {"cmd": "NODE_CLUSTER", "ack": 12345, "accepted": True},
+    ],
+)
+def test_what_means_nothing_is_ignored(message: dict[str, Any]) -> None:
+    assert cluster("a").received("a", message) == []
+
+
+def test_reports_of_a_worker_are_passed_on() -> None:
+    primary = Primary()
+    assert primary.received("a", {"cmd": "NODE_CLUSTER", "act": "online"}) == [Online("a")]
+    message = {"cmd": "NODE_CLUSTER", "act": "listening", "address": None, "port": 8000, "addressType": 4}
+    assert primary.received("a", message) == [Listening("a", None, 8000, 4, None)]
