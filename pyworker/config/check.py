@@ -26,6 +26,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]*\$?\Z")
 _EXPECT = re.compile(r"[1-5](?:[0-9]{2}|xx)\Z")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
+STATE_SERVERS = ("redis://", "rediss://", "unix://")
+STATE_HINT = 'for example "redis://127.0.0.1:6379/0", or "${REDIS_URL}"'
 _DEFAULT_SIGNALS = {"KILL", "STOP"}  # cannot be handled: the end is SIGKILL anyway
 
 # option -> the kinds of app it is for; what is not named here is for all
@@ -235,8 +237,19 @@ def _environment(app: AppConfig) -> list[Finding]:
             check_syntax(text)
         except InterpolationError as error:
             found.append(Finding(("env", name), str(error), error.hint))
+    found += _state(app.state)
     found += [Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? ")]
     return found
+
+
+def _state(text: str) -> list[Finding]:
+    if text == "sqlite" or text.startswith((*STATE_SERVERS, "${")):
+        try:
+            check_syntax(text)
+        except InterpolationError as error:
+            return [Finding(("state",), str(error), error.hint)]
+        return []
+    return [Finding(("state",), f'must be "sqlite" or the address of a Redis server, not {shown(text)}', STATE_HINT)]
 
 
 def _rights(app: AppConfig) -> list[Finding]:
@@ -328,9 +341,18 @@ def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[F
 
 
 def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
-    if app.balance in ("least-connections", "proxy"):
-        hint = "use round-robin or shared" if kind == "target" else "use shared"
-        return [Finding(("balance",), f'"{app.balance}" is not available in this version', hint)]
+    if app.proxy_protocol and app.balance != "proxy":
+        hint = 'remove it, or use balance = "proxy"'
+        return [Finding(("proxy_protocol",), 'is for balance = "proxy"', hint, "key", "conflict")]
+    if app.balance == "least-connections" and kind != "target":
+        hint = 'use balance = "proxy": each worker listens on a port of its own, $PORT'
+        return [Finding(("balance",), f'"least-connections" is for ASGI and WSGI apps; this app is a {kind}', hint)]
+    if app.balance == "proxy" and kind == "target":
+        hint = 'use balance = "least-connections": ASGI and WSGI workers are handed their connections'
+        return [Finding(("balance",), '"proxy" is for programs that listen on a port of their own', hint)]
+    if app.balance == "proxy" and not app.bind:
+        hint = 'add bind: where clients connect, for example bind = ":8000"; workers get ports of their own in $PORT'
+        return [Finding(("balance",), '"proxy" needs an address to accept on', hint, code="missing_key")]
     if app.balance == "round-robin" and kind != "target":
         hint = 'use balance = "shared": its workers accept by themselves'
         return [Finding(("balance",), f'"round-robin" is for ASGI and WSGI apps; this app is a {kind}', hint)]
@@ -394,7 +416,10 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
                     "conflict",
                 )
             )
-    elif health.type != "exec" and health.port is None and not any(_has_port(text) for text in app.bind):
+    elif app.balance == "proxy" and health.port is not None:
+        hint = "remove it: each worker is asked on its own $PORT"
+        found.append(Finding(("health", "port"), 'has no meaning with balance = "proxy"', hint, "key", "conflict"))
+    elif health.type != "exec" and app.balance != "proxy" and health.port is None and not any(_has_port(text) for text in app.bind):
         hint = (
             f"add health.port: where this {kind} listens"
             if kind == "script"

@@ -259,6 +259,9 @@ class AppConfig:
         help="who gets the next connection",
         choices=("round-robin", "shared", "least-connections", "proxy"),
     )
+    proxy_protocol: bool = option(
+        False, help='tell workers of balance = "proxy" who their client is (PROXY protocol, version 2)'
+    )
     backlog: int = option(2048, help="listen() queue", minimum=1, maximum=65535)
     preload: Literal["auto", False] = option("auto", help="auto: import once, then fork; false: import in each worker")
     ready: Literal["auto", "notify"] = option(
@@ -293,6 +296,11 @@ class AppConfig:
     logs: LogsConfig = option(LogsConfig(), help="log files")
     http: HttpConfig = option(HttpConfig(), help="web server options of asgi and wsgi apps")
     tls: TlsConfig | None = option(None, help="serve HTTPS")
+    state: str = option(
+        "sqlite",
+        help='where `pyworker.state` keeps its values: "sqlite" = in pyworker\'s home, or a server, "redis://…"; ${VAR}',
+        example="redis://127.0.0.1:6379/0",
+    )
     watch: WatchConfig | None = option(
         None, help="reload when a file changes (development); `watch = true` is all its defaults", apply="live"
     )
@@ -319,3 +327,4 @@ class ResolvedApp:
     source: str  # the config file, or "" for an app given on the command line
     mtime_ns: int  # of the source when it was read; 0 without a file
     env_origins: dict[str, str] = field(default_factory=dict)  # name in env -> "base", "shell", a file's name, "[env]"
+    state: str = ""  # address of the server that `state` names, its variables filled in; "" = embedded

@@ -10,6 +10,7 @@ import os
 import socket
 from typing import Any
 
+from pyworker import failpoint
 from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.board import Board
@@ -35,6 +36,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
         if desired is None or board_fd is None or ledger_fd is None:
             _drop(brain, name)
             continue
+        failpoint.hit("daemon.adopt_app")
         ledger = Ledger(ledger_fd)
         memo = ledger.read()
         serials = {n.worker.serial for n in store.names("ctl", name)}
@@ -56,6 +58,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
             app.previous = None
         _templates(brain, app, memo.get("templates", {}))
         _workers(brain, app, memo.get("workers", {}))
+        brain.dispatchers.adopt(app, memo.get("dispatcher"))
         brain.poke(app)
     for name in {n.app for kind in ("board", "logs", "env", "ctl", "listen") for n in store.names(kind)} - set(
         brain.apps

@@ -7,12 +7,13 @@ import dataclasses
 import json
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
+from pyworker.daemon.dispatchers import DispatcherHandle, dispatches
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
@@ -28,6 +29,7 @@ class Generation:
     number: int
     resolved: ResolvedApp
     listeners: tuple[int, ...] = ()  # indexes of App.listeners, in the order of config.bind
+    prepared: Literal["no", "running", "yes", "failed"] = "no"  # hooks.pre_start
     tls: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # certificate, key, CA as read for this generation
 
     @property
@@ -81,6 +83,8 @@ class App:
     scale_base: int | str | None = None
     stopped_slots: set[int] = field(default_factory=set)
     finished_slots: set[int] = field(default_factory=set)
+    gated: frozenset[int] = frozenset()  # generations that wait for another app, or for hooks.pre_start
+    blocked: Failure | None = None  # what it waits for has failed
     target: int | None = None
     target_failure: Failure | None = None
     previous: int | None = None
@@ -104,9 +108,12 @@ class App:
     listeners: dict[int, Listener] = field(default_factory=dict)
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
     templates: dict[int, TemplateHandle] = field(default_factory=dict)
+    dispatcher: DispatcherHandle | None = None
+    dispatcher_record: Record = CLEAR
     notes: list[str] = field(default_factory=list)
     last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
+    codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
     dropped_lines: int = 0
     log_error: str = ""
 
@@ -123,7 +130,7 @@ class App:
     def restart_config(self) -> RestartConfig:
         config = self.config
         assert config is not None
-        return config.restart
+        return dataclasses.replace(config.restart, policy="never") if config.cron is not None else config.restart
 
     @property
     def kind(self) -> str:
@@ -135,6 +142,15 @@ class App:
             template = self.templates.get(self.generation)
             return template.loaded.interface if template and template.loaded else "target"
         return "script" if config.script is not None else "command"
+
+    @property
+    def is_job(self) -> bool:
+        """It runs at times of its own (cron)."""
+        return self.config is not None and self.config.cron is not None
+
+    def fill_slots(self) -> None:
+        """A new generation: every slot is to be filled; those of a job when its time comes."""
+        self.finished_slots = set(range(1, self.want + 1)) if self.is_job else set()
 
     @property
     def want(self) -> int:
@@ -150,6 +166,7 @@ class App:
         config = self.config
         assert config is not None
         forks = config.target is not None
+        proxied = config.balance == "proxy"
         return AppView(
             running=self.running,
             want=self.want,
@@ -167,16 +184,27 @@ class App:
             previous=self.previous,
             soak_until=self.soak_until,
             soak_deaths=self.soak_deaths,
+            gated=self.gated,
+            job=config.cron is not None,
             starting=self.starting,
             start_failure=self.start_failure.message if self.start_failure else None,
             hurry=self.hurry,
             listening=self.listening and bool(self.listeners),
             forks=forks,
-            holds=forks or config.script is not None,
+            holds=forks or config.script is not None or proxied,
             overlaps=forks or config.script is not None or bool(config.bind),
-            drains=forks or config.script is not None,
+            drains=forks or config.script is not None or proxied,
+            dispatches=self.dispatches,
+            dispatcher=self.dispatcher.view() if self.dispatcher else None,
+            dispatcher_record=self.dispatcher_record,
             keep_listening=self.keep_listening,
         )
+
+    @property
+    def dispatches(self) -> bool:
+        """Whether any of its connections are handed out: those of today's workers, or of tomorrow's."""
+        numbers = {self.generation, self.target, self.previous} | {w.id.generation for w in self.workers.values()}
+        return any(dispatches(g) for n, g in self.generations.items() if n in numbers)
 
     def is_open(self, now: float) -> bool:
         """Every wanted slot has an accepting worker of the committed generation."""
@@ -195,6 +223,8 @@ class App:
         return any(w.state in UNTOUCHED and w.id.generation == self.generation for w in self.workers.values())
 
     def is_empty(self) -> bool:
+        if self.dispatcher is not None and self.dispatcher.finished:
+            return False
         return not any(w.is_alive for w in self.workers.values()) and not self.templates
 
     def has_alive(self) -> bool:
@@ -218,7 +248,7 @@ class App:
             return "reloading"
         wanted = self.slots()
         if not wanted:
-            return "stopped"
+            return "scheduled" if self.is_job else "stopped"
         return "running" if self.ready_count() >= len(wanted) else "degraded"
 
     # ---- what survives ---------------------------------------------------------------------------------
@@ -258,6 +288,9 @@ class App:
             "record": dataclasses.asdict(self.record),
             "failure": dataclasses.asdict(self.failure) if self.failure else None,
             "notes": self.notes[-20:],
+            "dispatcher": self.dispatcher.memo() if self.dispatcher else None,
+            "dispatcher_record": dataclasses.asdict(self.dispatcher_record),
+            "codes": {str(number): code for number, code in self.codes.items()},
             "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
@@ -276,7 +309,7 @@ class App:
             self.ledger.write(memo)
 
     def recall(self, memo: dict[str, Any]) -> None:
-        """Take over the app's part of a memo."""
+        """Take over the app's part of a memo. It may be of an older version: what is new here is read with `get`."""
         self.generation = int(memo["generation"])
         self.last_generation = int(memo["last_generation"])
         self.last_serial = int(memo["last_serial"])
@@ -298,5 +331,8 @@ class App:
         self.record = Record(**{**record, "deaths": tuple(record["deaths"])})
         self.failure = Failure(**memo["failure"]) if memo["failure"] else None
         self.notes = [str(n) for n in memo["notes"]]
+        record = memo.get("dispatcher_record")
+        self.dispatcher_record = Record(**{**record, "deaths": tuple(record["deaths"])}) if record else CLEAR
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
         self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}
+        self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}

@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
+from pyworker import failpoint
 from pyworker.config.address import parse_bind
+from pyworker.daemon import state
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
+from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.listener import ListenFailed, url
@@ -34,6 +37,9 @@ from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
 
+AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
+
+
 class Brain:
     """All apps, and the loop between what is seen and what is done."""
 
@@ -47,12 +53,14 @@ class Brain:
         self.save: Callable[[], None] = lambda: None  # writes apps.json; raises OSError
         self.on_settled: Callable[[App], None] = lambda app: None  # after each round: waiting commands look
         self.on_closed: Callable[[App], None] = lambda app: None
+        self.gate: Callable[[App], frozenset[int]] = lambda app: frozenset()  # generations to be started later
         self._poked: set[str] = set()
         self._looks: dict[str, Timer] = {}
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
         self.deaths = Deaths(self)
+        self.dispatchers = Dispatchers(self)
         store.on_exited = self.deaths.on_exited
 
     # ---- rounds ------------------------------------------------------------------------------------------
@@ -60,15 +68,24 @@ class Brain:
         """Have policy look at the app soon."""
         if app.name not in self._poked:
             self._poked.add(app.name)
-            self.loop.call_soon(lambda: self._round(app))
+            self.loop.call_soon(lambda: self._begin_round(app))
+
+    def _begin_round(self, app: App) -> None:
+        self._poked.discard(app.name)
+        try:
+            self._round(app)
+        except Exception:
+            # what was not done is still wanted: the next round sees it, whatever this one stumbled over
+            self.loop.call_later(AGAIN, lambda: self.poke(app))
+            raise
 
     def _round(self, app: App) -> None:
-        self._poked.discard(app.name)
         if app.closed or app.current is None:
             return
         look: float | None = None
         for _ in range(100):
             now = self.loop.clock()
+            app.gated = self.gate(app)
             actions = c.converge(app.view(), now)
             looks = [a.at for a in actions if isinstance(a, c.LookAgain)]
             look = looks[0] if looks else None
@@ -83,6 +100,7 @@ class Brain:
             timer.cancel()
         if look is not None and not _is_over(app):
             self._looks[app.name] = self.loop.call_at(max(look, self.loop.clock() + 0.001), lambda: self.poke(app))
+        self.dispatchers.sync(app)
         self._drop_generations(app)
         if not _is_over(app):
             app.write_memo()
@@ -161,12 +179,17 @@ class Brain:
                 app.listening = False
             case c.Close():
                 self.close(app)
+            case c.StartDispatcher():
+                self.dispatchers.start(app, now)
+            case c.StopDispatcher(reason=reason):
+                self.dispatchers.stop(app, reason, now)
             case c.LookAgain():
                 pass
             case _:
                 assert_never(action)
 
     def _commit(self, app: App, number: int, now: float) -> None:
+        failpoint.hit("reload.before_commit")
         old, old_previous = app.generation, app.previous
         config = app.generations[number].config
         app.previous = old if config.reload.soak > 0 and app.view().overlaps and old in app.generations else None
@@ -179,10 +202,11 @@ class Brain:
                 f"cannot write apps.json: {error.strerror}", hint="free some disk space, then reload again"
             )
             return
+        failpoint.hit("reload.committed")
         app.soak_until = now + config.reload.soak
         app.soak_deaths = 0
         app.record = restart.CLEAR
-        app.finished_slots.clear()
+        app.fill_slots()
         app.reload_from = old
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
@@ -237,10 +261,13 @@ class Brain:
         app.target = app.previous = app.reload_from = None
         app.target_failure = app.start_failure = app.failure = None
         app.record = restart.CLEAR
-        app.finished_slots.clear()
+        app.fill_slots()
+        app.blocked = None
         app.started_at = self.loop.clock()
         app.refused.clear()
         app.notes.clear()
+        if problem := state.prepare(self.home, app.generations[number].resolved):
+            self.note(app, problem)
         app.last_exits.clear()
         app.slot_restarts.clear()
         if app.scale is not None and app.scale_base != app.generations[number].config.workers:
@@ -267,12 +294,14 @@ class Brain:
             for listener in opened:
                 self.listening.close(app, listener)
             raise
+        failpoint.hit("start.listening")
         generation.listeners = tuple(indexes)
         app.generations[generation.number] = generation
         app.last_generation = max(app.last_generation, generation.number)
         self.store.put(
             fd_name("env", app.name, generation.number), unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack())
         )
+        failpoint.hit("start.pinned")
 
     def close(self, app: App) -> None:
         """Nothing lives any more: give back all that the system keeps for the app."""
@@ -282,6 +311,7 @@ class Brain:
             with contextlib.suppress(OSError):
                 listener.sock.shutdown(socket.SHUT_RD)
             self.listening.close(app, listener)
+        self.dispatchers.close(app)
         for number in list(app.generations):
             if number != app.generation:
                 del app.generations[number]
@@ -297,6 +327,7 @@ class Brain:
         used |= {x.id.generation for x in app.workers.values()} | set(app.templates)
         for number in [n for n in app.generations if n not in used]:
             del app.generations[number]
+            app.codes.pop(number, None)
             self.store.remove(fd_name("env", app.name, number))
         named = {i for g in app.generations.values() for i in g.listeners}
         scripts = any(g.config.script is not None for g in app.generations.values())
@@ -328,8 +359,6 @@ class Brain:
             del app.notes[:-20]
             self.emit(app, "app_note", None, text=text[:500])
 
-    # ---- workers: what they say -------------------------------------------------------------------------------
-    # ---- workers: how they end -----------------------------------------------------------------------------------
 
 
 def _is_over(app: App) -> bool:

@@ -36,9 +36,12 @@ class WorkerHandle:
     bound: bool = False
     waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for
     leaving_because: str = ""
+    port: int = 0  # its own, behind a dispatcher that relays
+    version: str = ""  # of the runtime that it is
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None
+    reaped: bool = False  # by somebody who is not our guardian
     ended_at: float | None = None
 
     @property
@@ -80,6 +83,8 @@ class WorkerHandle:
             "gone_go": self.gone_go,
             "bound": self.bound,
             "because": self.leaving_because,
+            "port": self.port,
+            "version": self.version,
         }
 
     def recall(self, memo: dict[str, Any]) -> None:
@@ -96,6 +101,8 @@ class WorkerHandle:
         self.gone_go = bool(memo["gone_go"])
         self.bound = bool(memo["bound"])
         self.leaving_because = str(memo["because"])
+        self.port = int(memo.get("port", 0))
+        self.version = str(memo.get("version", ""))
 
 
 @dataclass
@@ -112,6 +119,7 @@ class TemplateHandle:
     failure: LoadFailed | None = None
     killed_because: str = ""
     ended: bool = False
+    unanswered: int = 0  # pings
 
     def view(self) -> TemplateView:
         return TemplateView(self.generation, self.state, self.since)

@@ -61,11 +61,14 @@ class HealthWatch:
             self._on_verdict(self.health.verdict, self.health.reason)
 
 
-def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool]) -> Begin:
+def check_of(
+    loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool], port: int = 0
+) -> Begin:
     """Return what begins one check of a worker of this app, as its [app.health] says.
 
     `hand_over` gives a connected socket to the worker, to be served as if accepted (protocol.worker.Check), and says
-    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app.
+    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app. `port`: this
+    worker's own, when it has one.
     """
     config = resolved.config.health
     assert config is not None
@@ -75,7 +78,7 @@ def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.sock
             return check.execute(loop, resolved, config, done)
         if config.type == "http" and resolved.config.target is not None:
             return _privately(loop, config, hand_over, done)
-        where = _port_of(resolved)
+        where = ("127.0.0.1", port) if port else _port_of(resolved)
         return (
             check.http_at(loop, where, config, done)
             if config.type == "http"

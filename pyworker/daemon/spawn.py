@@ -6,19 +6,24 @@ whose process never came shows end-of-file and is dropped.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import socket
 import sys
 import sysconfig
 
+from pyworker import failpoint
+from pyworker.daemon import state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import runtime_zip
+from pyworker.daemon.dispatchers import make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
-from pyworker.protocol.names import ENV_SOFT_NOFILE, NOTIFY_SOCKET
+from pyworker.protocol.names import ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn
@@ -54,6 +59,7 @@ class Spawner:
         handle.channel = ours
         self._store.put(fd_name("template", app.name, number), os.dup(ours.fileno()))
         try:
+            failpoint.hit("spawn.template")
             handle.pid = self._launch("template", app, generation, None, theirs, out, err, 0, held=False)
         finally:
             theirs.close()
@@ -81,14 +87,22 @@ class Spawner:
         handle.ctl = ours
         self._store.put(worker_fd("ctl", identity), os.dup(ours.fileno()))
         try:
+            failpoint.hit("spawn.worker")
             config = generation.config
+            if config.balance == "proxy":
+                # it serves on a port that no client knows: there is nothing to hold back until Go
+                handle.port = free_port({w.port for w in app.workers.values()})
+                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False)
             if config.target is None:
                 role = "script" if config.script is not None else "command"
                 return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held)
             template = app.templates[generation.number]
             assert template.channel is not None
-            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want)
-            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err]):
+            inbox: list[int] = []
+            if config.balance == "least-connections":
+                inbox = [make_inbox(self._store, app.name, identity.slot)]
+            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox))
+            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *inbox]):
                 raise BlockingIOError("the template does not take any more requests")
             return 0
         finally:
@@ -133,7 +147,10 @@ class Spawner:
         table[_BOARD_FD] = app.board.fd
         free = _FIRST_FREE_FD
         listener_fds: list[int] = []
-        for index in generation.listeners:
+        config, env, listeners = resolved.config, resolved.env, generation.listeners
+        if handle is not None and handle.port:
+            config, env, listeners = proxied(config, resolved.python, handle.port), {**env, "PORT": str(handle.port)}, ()
+        for index in listeners:
             table[free] = app.listeners[index].sock.fileno()
             listener_fds.append(free)
             free += 1
@@ -155,13 +172,13 @@ class Spawner:
         assert role in ("template", "script", "command")
         spec = t.LaunchSpec(
             role=role,  # type: ignore[arg-type]  # a str that is one of the three
-            app=resolved.config,
+            app=config,
             generation=generation.number,
             slot=handle.id.slot if handle else 0,
             serial=handle.id.serial if handle else 0,
             held=held,
             python=resolved.python,
-            env=resolved.env,
+            env=env,
             uid=resolved.uid,
             gid=resolved.gid,
             groups=resolved.groups,
@@ -178,6 +195,8 @@ class Spawner:
             workers=app.want,
             stacks_fd=stacks_fd,
         )
+        state.prepare(self._home, resolved)
+        spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved)})
         try:
             temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))
             table[_SPEC_FD] = temporary[-1]

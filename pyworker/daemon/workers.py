@@ -12,7 +12,10 @@ import random
 import signal
 from typing import TYPE_CHECKING, assert_never
 
+from pyworker import failpoint
 from pyworker.config.address import Address
+from pyworker.config.schema import HealthConfig
+from pyworker.daemon import check
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.handles import WorkerHandle
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
+PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
+_TRY = HealthConfig(type="tcp", timeout=2.0)
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
 
@@ -57,6 +62,8 @@ class Workers:
             return
         config = app.generations[number].config
         handle.checked = config.health is None
+        if handle.port and config.health is None and config.ready != "notify":
+            self._watch_port(app, handle)
         self.watch(app, handle)
         if launcher:
             self._watch_launcher(app, handle, launcher)
@@ -74,19 +81,26 @@ class Workers:
         self._brain.loop.add(pidfd, READ, ended)
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
+        failpoint.hit("reload.go")
         handle.gone_go = True
         handle.happen(Happening.GO, now)
-        if app.generations[handle.id.generation].config.script is not None:
+        config = app.generations[handle.id.generation].config
+        if config.balance == "proxy":
+            self._accepts(app, handle)  # it does already; the dispatcher is told so
+        elif config.script is not None:
             self._answer_bind(app, handle)
             self._accepts(app, handle)
         else:
             self._say(handle, w.Go())
 
     def drain(self, app: App, handle: WorkerHandle, to_empty: bool, reason: str, now: float) -> None:
+        failpoint.hit("reload.drain")
         config = app.generations[handle.id.generation].config
         handle.leaving_because = reason
         handle.happen(Happening.DRAIN, now)
         self._say_draining(app, handle, reason)
+        if config.balance == "proxy":
+            return  # the dispatcher gives it no more, and says when what it had has ended
         if not self._say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)
@@ -183,7 +197,9 @@ class Workers:
         if handle.ready_at is not None:
             self.watch_health(app, handle)
         elif generation is not None and handle.state is State.STARTING and generation.config.target is None:
-            if generation.config.script is not None:
+            if handle.port and generation.config.health is None:
+                self._watch_port(app, handle)
+            elif generation.config.script is not None and not handle.port:
                 self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             elif handle.pid:
                 self._is_ready(app, handle, generation, serving=True)
@@ -196,8 +212,9 @@ class Workers:
         if not handle.pid and sender > 0:  # Hello, or what follows it if a daemon died over it
             self._brain.deaths.claim(app, handle, sender)
         match message:
-            case w.Hello():
-                if generation.config.script is not None:  # one that never binds says nothing more
+            case w.Hello(version=version):
+                handle.version = version[:40]
+                if generation.config.script is not None and not handle.port:  # one that never binds says nothing more
                     self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             case w.Ready(serving=serving):
                 self._is_ready(app, handle, generation, serving)
@@ -238,6 +255,9 @@ class Workers:
                 self._is_held(app, handle, now)
             else:
                 self._accepts(app, handle)
+        elif config.balance == "proxy":
+            if config.health is not None:
+                self.watch_health(app, handle)
         elif config.script is not None:
             if not handle.bound:  # it called pyworker.ready()
                 self._script_settled(app, handle)
@@ -246,6 +266,31 @@ class Workers:
         elif config.ready != "notify":
             # it has been exec'd this moment; a command that cannot run is gone before this
             self._brain.loop.call_later(COMMAND_SETTLE, lambda: self._settled(app, handle))
+
+    def _watch_port(self, app: App, handle: WorkerHandle) -> None:
+        """Try the port of a worker that says nothing by itself, until somebody answers there."""
+
+        def tried(ok: bool, reason: str) -> None:
+            if handle.state is not State.STARTING or handle.ended_at is not None:
+                return
+            if ok:
+                self._comes_up(app, handle)
+                self._brain.poke(app)
+            else:
+                self._brain.loop.call_later(PORT_TRIES, lambda: self._watch_port(app, handle))
+
+        if handle.state is State.STARTING and handle.ended_at is None:
+            try:
+                check.tcp_at(self._brain.loop, ("127.0.0.1", handle.port), _TRY, tried)
+            except OSError as error:  # out of fds: again
+                tried(False, str(error))
+
+    def _comes_up(self, app: App, handle: WorkerHandle) -> None:
+        """A worker that serves on a port of its own can; before the commit of a reload nobody comes there."""
+        if handle.held and not handle.gone_go:
+            self._is_held(app, handle, self._brain.loop.clock())
+        else:
+            self._accepts(app, handle)
 
     def _settled(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None:
@@ -271,7 +316,7 @@ class Workers:
                 if handle.pid and handle.pid in (pid, session) and handle.is_alive:
                     lines = text.splitlines()
                     if "READY=1" in lines and handle.state is State.STARTING:
-                        self._accepts(app, handle)
+                        self._comes_up(app, handle) if handle.port else self._accepts(app, handle)
                     self._brain.poke(app)
                     return
 
@@ -281,7 +326,10 @@ class Workers:
         if generation is None or generation.config.health is None or handle.health is not None:
             return
         begin_check = check_of(
-            self._brain.loop, generation.resolved, lambda sock: self._say(handle, w.Check(), sock.fileno())
+            self._brain.loop,
+            generation.resolved,
+            lambda sock: self._say(handle, w.Check(), sock.fileno()),
+            handle.port,
         )
         handle.health = HealthWatch(
             self._brain.loop,
@@ -297,7 +345,7 @@ class Workers:
         if verdict == "ok":
             handle.checked = True
             if handle.state is State.STARTING:  # a command that is ready when its check passes
-                self._accepts(app, handle)
+                self._comes_up(app, handle) if handle.port else self._accepts(app, handle)
             else:
                 handle.happen(Happening.WELL, now)
         elif verdict == "failing" and handle.state is not State.STARTING:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy import balance
+from pyworker.policy.balance import DispatcherView, StartDispatcher, StopDispatcher
 from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State
 from pyworker.policy.restart import Record
 
@@ -67,6 +69,8 @@ class AppView:
     previous: int | None = None  # during the soak: where a roll-back goes
     soak_until: float = 0.0
     soak_deaths: int = 0  # unstable deaths of the new generation since the commit
+    gated: frozenset[int] = frozenset()  # generations that nothing may be started of yet
+    job: bool = False  # runs at times of its own and ends by itself: a reload leaves its running worker alone
     starting: bool = False  # a first start whose outcome is open: one failure ends it
     start_failure: str | None = None
     hurry: bool = False  # `stop --now`: no drain
@@ -75,6 +79,9 @@ class AppView:
     holds: bool = True  # a worker can be ready without accepting
     overlaps: bool = True  # two workers of a slot can live side by side
     drains: bool = True  # understands Drain; else the stop signal is all there is
+    dispatches: bool = False  # connections are handed out by a dispatcher
+    dispatcher: DispatcherView | None = None
+    dispatcher_record: Record = Record()
     keep_listening: bool = False  # a hard restart: the listeners stay open in between
 
 
@@ -173,14 +180,14 @@ class LookAgain:
 
 Action = Union[
     StartTemplate, StopTemplate, Spawn, SendGo, SendDrain, SendStop, SendKill, Commit, AbortReload, RollBack,
-    EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain,
+    EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain, StartDispatcher, StopDispatcher,
 ]  # fmt: skip
 
 
 def converge(app: AppView, now: float) -> list[Action]:
     """Return what is to be done now, and (LookAgain) when to ask again if nothing happens before."""
     actions: list[Action] = []
-    for part in (_deadlines, _outcomes, _templates, _reload, _go, _fill, _leave, _close):
+    for part in (_deadlines, _outcomes, _dispatcher, _templates, _reload, _go, _fill, _leave, _close):
         for action in part(app, now):
             if isinstance(action, (Commit, AbortReload, RollBack, FailStart)):
                 # the view changes under our feet: carry this out, then be asked again
@@ -209,7 +216,9 @@ def is_open(worker: WorkerView, now: float) -> bool:
 
 
 def generation_is_open(app: AppView, now: float) -> bool:
-    """Whether every slot has an accepting worker of the committed generation."""
+    """Whether every slot has an accepting worker of the committed generation, and whoever feeds them is there."""
+    if app.dispatches and (app.dispatcher is None or app.dispatcher.state != "ready"):
+        return False
     open_slots = {w.slot for w in alive(app, app.generation) if is_open(w, now)}
     return bool(open_slots) and open_slots.issuperset(slots_of(app))
 
@@ -265,6 +274,13 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
                 yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
 
 
+def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
+    """Keep a dispatcher for as long as anybody takes connections from it."""
+    needed = app.dispatches and (app.running or app.keep_listening or bool(alive(app)))
+    for step in balance.keep_dispatcher(app.dispatcher, app.dispatcher_record, needed=needed, now=now):
+        yield LookAgain(step.at) if isinstance(step, balance.LookAt) else step
+
+
 def _templates(app: AppView, now: float) -> Iterator[Action]:
     """Keep one template for each generation that may still have to fork."""
     needed: set[int] = set()
@@ -279,7 +295,7 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
     for t in app.templates:
         if t.generation not in needed and t.state != "retiring":
             yield StopTemplate(t.generation)
-    for generation in sorted(needed - existing):
+    for generation in sorted(needed - existing - app.gated):
         if generation == app.target:
             yield StartTemplate(generation)
         elif generation == app.generation:
@@ -292,7 +308,7 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
 def _reload(app: AppView, now: float) -> Iterator[Action]:
     """Bring the target generation up, held; commit when all of it is ready and healthy."""
     target = app.target
-    if target is None or not app.running:
+    if target is None or not app.running or target in app.gated:
         return
     if app.forks and not any(t.generation == target and t.state == "ready" for t in app.templates):
         return
@@ -324,7 +340,7 @@ def _go(app: AppView, now: float) -> Iterator[Action]:
 
 def _fill(app: AppView, now: float) -> Iterator[Action]:
     """Start what is missing in the committed generation, and successors of what must be replaced."""
-    if not app.running or app.record.permanent:
+    if not app.running or app.record.permanent or app.generation in app.gated:
         return
     if app.forks and not any(t.generation == app.generation and t.state == "ready" for t in app.templates):
         return
@@ -387,6 +403,8 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
     if w.generation != app.generation:
         if w.state in (State.STARTING, State.HELD):
             return "its generation was given up"
+        if app.job:
+            return None
         if current_open or not app.overlaps:
             return f"replaced by generation {app.generation}"
         return None
@@ -409,5 +427,5 @@ def _close(app: AppView, now: float) -> Iterator[Action]:
         since = max(w.since for w in left)
         shut_at = since + QUEUE_GRACE
         yield ShutListeners() if now >= shut_at or app.hurry else LookAgain(shut_at)
-    if not left and not app.templates:
+    if not left and not app.templates and app.dispatcher is None:
         yield Close()

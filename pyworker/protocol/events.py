@@ -23,6 +23,8 @@ TYPES: dict[str, tuple[str, ...]] = {
     "template_starting": ("generation",),
     "template_ready": ("generation", "took_s", "preload", "why"),
     "template_exited": ("generation", "reason"),
+    "dispatcher_ready": ("pid",),
+    "dispatcher_exited": ("pid", "reason"),
     "worker_starting": ("generation", "pid"),
     "worker_held": ("generation", "pid", "took_s"),  # ready, accepts nothing yet
     "worker_ready": ("generation", "pid", "took_s"),
@@ -111,6 +113,10 @@ def sentence(event: Event) -> str:
             return f"importing gen {d['generation']}"
         case "template_ready":
             return f"imported  gen {d['generation']} in {d['took_s']:.2f}s" + (f" ({d['why']})" if d["why"] else "")
+        case "dispatcher_ready":
+            return f"dispatcher pid {d['pid']} hands out the connections"
+        case "dispatcher_exited":
+            return f"dispatcher pid {d['pid']} {d['reason']}"
         case "template_exited":
             return f"template  gen {d['generation']} ended: {d['reason']}"
         case "reload_started":

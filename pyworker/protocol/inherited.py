@@ -60,6 +60,10 @@ KINDS = {
     "out": 3,  # out.APP.GEN.SLOT.SERIAL      read end of the worker's stdout
     "err": 3,  # err.APP.GEN.SLOT.SERIAL      read end of the worker's stderr
     "tout": 1,  # tout.APP.GENERATION         read end of the template's stdout
+    "inbox": 1,  # inbox.APP.SLOT             reading end: connections that the slot's worker is to take
+    "feed": 1,  # feed.APP.SLOT               its writing end, which the dispatcher gets
+    "dispatcher": 0,  # dispatcher.APP        daemon's end of the dispatcher's channel
+    "dpid": 0,  # dpid.APP                    the dispatcher's pidfd
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
 LOGGER_KINDS = frozenset({"logs", "pid", "tpid", "out", "err", "tout", "terr"})  # what the logger is handed

@@ -37,6 +37,7 @@ class Birth:
     application: Any  # None: this worker imports the app itself
     interface: Literal["asgi", "wsgi"]
     ssl_context: ssl.SSLContext | None
+    inbox_fd: int = -1  # where connections come from when a dispatcher hands them out
     stacks_fd: int = -1
 
 

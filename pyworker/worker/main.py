@@ -39,9 +39,10 @@ from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new
 from pyworker.worker.birth import Birth, answer_stacks
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.lifespan import LifespanFailed
+from pyworker.worker.inbox import InboxLoop
 from pyworker.worker.row import Row
 from pyworker.worker.say import flush, say
-from pyworker.worker.target import TargetError, load
+from pyworker.worker.target import TargetError, call_hook, load
 
 _TICK = 1.0  # seconds: progress is noted, and one accept is tried
 _CRASHED = 70  # EX_SOFTWARE
@@ -62,6 +63,13 @@ def run(birth: Birth) -> int:
             say(error.traceback or error.message)
             return Exit.FAILED
         application, interface = target.application, target.interface
+    if birth.app.hooks.post_fork is not None:
+        try:
+            call_hook(birth.app.hooks.post_fork)
+        except TargetError as error:
+            birth.channel.send(Failed("other", error.message, clip(error.traceback), error.hint))
+            say(error.traceback or error.message)
+            return Exit.FAILED
     kind = birth.loop
     while True:
         worker = _Worker(birth, application, interface, kind)
@@ -105,7 +113,8 @@ class _Worker:
         for name in {"TERM", "INT", birth.app.stop.signal}:
             loop.add_signal_handler(getattr(signal, f"SIG{name}"), self._on_signal, name)
         loop.add_reader(self._channel.fileno(), self._on_channel)
-        listeners = [_listener(fd) for fd in birth.listener_fds]
+        # the listeners are not ours to accept on when somebody hands the connections out
+        listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []
         self._server = Server(
             birth.app,
             self._application,
@@ -114,7 +123,11 @@ class _Worker:
             ssl_context=birth.ssl_context,
             on_recycle=lambda reason: self._channel.send(Recycle(reason)),
         )
-        self._accepts = AcceptLoop(loop, listeners, self._serve, exclusive=exclusive)
+        self._accepts: AcceptLoop | InboxLoop
+        if birth.inbox_fd >= 0:
+            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), self._serve)
+        else:
+            self._accepts = AcceptLoop(loop, listeners, self._serve, exclusive=exclusive)
         self._server.on_saturation = self._accepts.hold
         self._tick()
         starting = loop.create_task(self._server.start())

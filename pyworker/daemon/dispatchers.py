@@ -1,0 +1,333 @@
+"""Daemon: dispatchers as it sees them: started, told who takes connections, replaced when they end.
+
+Level-triggered like all of the brain: `sync` compares what a dispatcher has been told with what is so, and says the
+difference. A dispatcher that is new has been told nothing. The processes themselves are dispatcher/.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, assert_never
+
+from pyworker.daemon.handles import WorkerHandle, copy_socket
+from pyworker.daemon.loop import READ
+from pyworker.policy import restart
+from pyworker.policy.balance import DispatcherView
+from pyworker.policy.lifecycle import LEAVING, SERVING, State
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.events import exit_words
+from pyworker.protocol.inherited import fd_name
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.app import App, Generation
+    from pyworker.daemon.brain import Brain
+    from pyworker.daemon.fdstore import FdStore
+
+STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
+AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
+
+
+@dataclass
+class DispatcherHandle:
+    """An app's dispatcher. Channel and pidfd are in the store; `channel` is a copy."""
+
+    since: float
+    state: Literal["starting", "ready", "stopping"] = "starting"
+    pid: int = 0
+    channel: socket.socket | None = None
+    ready_at: float | None = None
+    told: set[object] = field(default_factory=set)  # ("listen", i), ("inbox", slot), ("open", serial), ("shut", serial)
+    begun: bool = False  # Begin has been said by this daemon
+    finished: bool = False
+    killed_because: str = ""
+    ended: bool = False
+
+    def view(self) -> DispatcherView:
+        return DispatcherView(self.state, self.since)
+
+    def memo(self) -> dict[str, Any]:
+        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
+
+    @classmethod
+    def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
+        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
+
+
+class Dispatchers:
+    """One for each app that needs one."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+
+    # ---- life --------------------------------------------------------------------------------------------
+    def start(self, app: App, now: float) -> None:
+        generation = app.generations.get(app.target or 0) or app.current
+        assert generation is not None
+        handle = DispatcherHandle(now)
+        app.dispatcher = handle
+        ours, theirs = unix_fds.socketpair()
+        handle.channel = ours
+        self._brain.store.put(fd_name("dispatcher", app.name), os.dup(ours.fileno()))
+        try:
+            handle.pid = self._spawn(app, generation, theirs)
+            pidfd = os.pidfd_open(handle.pid)
+        except OSError as error:
+            handle.killed_because = f"cannot start a process: {error.strerror}"
+            self.gone(app, handle, process.UNKNOWN)
+            return
+        finally:
+            theirs.close()
+        self._brain.store.put(fd_name("dpid", app.name), pidfd)
+        self._watch(app, handle, pidfd)
+
+    def _spawn(self, app: App, generation: Generation, channel: socket.socket) -> int:
+        resolved = generation.resolved
+        spec = d.DispatcherSpec(app.name, resolved.uid, resolved.gid, resolved.groups)
+        spec_fd = unix_fds.memfd("pyworker-dispatcher", encode(spec))
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            argv = [sys.executable, "-I", "-m", "pyworker.dispatcher"]
+            environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+            table = {0: null, 1: 2, 2: 2, d.CHANNEL_FD: channel.fileno(), d.BOARD_FD: app.board.fd, d.SPEC_FD: spec_fd}
+            return process.spawn(argv, environ, table)
+        finally:
+            unix_fds.close_all([spec_fd, null])
+
+    def adopt(self, app: App, memo: dict[str, Any] | None) -> None:
+        """Go on with the dispatcher of the daemon before this one, if it left one."""
+        fd = self._brain.store.get(fd_name("dispatcher", app.name))
+        if fd is None:
+            return
+        handle = DispatcherHandle.recall(memo) if memo else DispatcherHandle(self._brain.loop.clock())
+        handle.channel = copy_socket(fd)
+        app.dispatcher = handle
+        pidfd = self._brain.store.get(fd_name("dpid", app.name))
+        if pidfd is None:  # its channel alone was stored: it reads the end of it now, if it came at all
+            self.gone(app, handle, process.UNKNOWN)
+            return
+        handle.pid = handle.pid or max(0, process.pidfd_pid(pidfd))
+        self._watch(app, handle, pidfd)
+
+    def _watch(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
+        assert handle.channel is not None
+        self._brain.loop.add(handle.channel.fileno(), READ, lambda _: self._on_message(app, handle))
+        self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
+
+    def stop(self, app: App, reason: str, now: float) -> None:
+        """Let it leave, or (with a reason) kill it."""
+        handle = app.dispatcher
+        assert handle is not None
+        if not reason:
+            handle.state, handle.since = "stopping", now
+            self._say(app, handle, d.Leave())
+            return
+        handle.killed_because = reason
+        pidfd = self._brain.store.get(fd_name("dpid", app.name))
+        if pidfd is not None:
+            process.send_signal(pidfd, signal.SIGKILL)
+        handle.state, handle.since = "stopping", now
+
+    def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
+        self._brain.loop.remove(pidfd)
+        self._on_message(app, handle)  # its last words first
+        status = process.collect(pidfd)
+        if status == process.UNKNOWN:  # adopted: the guardian's child
+            unclaimed = self._brain.deaths.unclaimed
+            if handle.pid not in unclaimed:
+                self._brain.loop.call_later(
+                    STATUS_PATIENCE, lambda: self.gone(app, handle, unclaimed.pop(handle.pid, process.UNKNOWN))
+                )
+                return
+            status = unclaimed.pop(handle.pid)
+            self._brain.store.collected(handle.pid)
+        self.gone(app, handle, status or process.UNKNOWN)
+
+    def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus) -> None:
+        if handle.ended:
+            return
+        handle.ended = True
+        app.dispatcher = None
+        if handle.channel is not None:
+            self._brain.loop.remove(handle.channel.fileno())
+            handle.channel.close()
+        self._brain.store.remove(fd_name("dispatcher", app.name), fd_name("dpid", app.name))
+        self._brain.poke(app)
+        if handle.state == "stopping" and not handle.killed_because:
+            return
+        now = self._brain.loop.clock()
+        words = handle.killed_because or f"ended {exit_words(status.code, status.signal)}"
+        self._brain.emit(app, "dispatcher_exited", None, pid=handle.pid, reason=words)
+        config = app.restart_config
+        if restart.is_stable(handle.ready_at, now, config):
+            app.dispatcher_record = restart.CLEAR
+            return
+        app.dispatcher_record = restart.after_unstable_death(app.dispatcher_record, now, config, jitter=random.random())
+        if app.starting and handle.ready_at is None:
+            hint = f"see its last words: tail {os.path.join(self._brain.home, 'logs', 'pyworker.log')}"
+            app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=hint)
+
+    # ---- what it says --------------------------------------------------------------------------------------
+    def _on_message(self, app: App, handle: DispatcherHandle) -> None:
+        for _ in range(64):
+            if handle.channel is None or handle.ended:
+                return
+            packet = unix_fds.recv_packet(handle.channel, MAX_MESSAGE, 0)
+            if packet is None:
+                return
+            if not packet.data:
+                self._brain.loop.remove(handle.channel.fileno())  # its pidfd says how it ended
+                return
+            try:
+                message: d.FromDispatcher = decode(d.FromDispatcher, packet.data)
+            except WireError as error:
+                self.stop(app, f"it said something that is no message: {error}", self._brain.loop.clock())
+                return
+            self._take(app, handle, message)
+            self._brain.poke(app)
+
+    def _take(self, app: App, handle: DispatcherHandle, message: d.FromDispatcher) -> None:
+        now = self._brain.loop.clock()
+        match message:
+            case d.Up():
+                if handle.state == "starting":
+                    handle.state, handle.since = "ready", now
+                    handle.ready_at = now
+                    self._brain.emit(app, "dispatcher_ready", None, pid=handle.pid)
+            case d.Empty(serial=serial):
+                worker = app.workers.get(serial)
+                if worker is not None and worker.state is State.DRAINING and _via(app, worker) == "port":
+                    self._brain.workers.stop(app, worker, "its connections have ended", now)
+            case d.Trouble(text=text):
+                self._brain.note(app, text)
+            case _:
+                assert_never(message)
+
+    # ---- what it is told -----------------------------------------------------------------------------------
+    def sync(self, app: App) -> None:
+        """Tell the dispatcher what has changed."""
+        handle = app.dispatcher
+        if handle is None or handle.state != "ready":
+            return
+        for _ in range(3):  # what is said may call for more: an inbox has to be known before it is closed
+            news = self._news(app, handle)
+            if not all(self._say(app, handle, *each) for each in news):
+                self._brain.loop.call_later(AGAIN, lambda: self.sync(app))
+                return
+            if not news:
+                return
+
+    def _news(self, app: App, handle: DispatcherHandle) -> list[tuple[Any, ...]]:
+        """Return (message, fds, what has been told by it) for all that it does not know yet."""
+        news: list[tuple[Any, ...]] = []
+        store, told = self._brain.store, handle.told
+        stopping = not app.running and not app.keep_listening and app.restart_to is None
+        if not handle.begun:
+            news.append((d.Begin(), (), None))
+        current = app.current
+        listens = set(current.listeners) if current is not None and dispatches(current) and app.listening else set()
+        unheard = sorted(i for i in listens if ("listen", i) not in told and i in app.listeners)
+        news += [(d.Listen(i), (app.listeners[i].sock.fileno(),), ("listen", i)) for i in unheard]
+        slots = {n.numbers[0] for n in store.names("inbox", app.name)}
+        for slot in sorted(s for s in slots if ("inbox", s) not in told):
+            ends = [store.get(fd_name(kind, app.name, slot)) for kind in ("feed", "inbox")]
+            if None not in ends:
+                news.append((d.Inbox(slot), tuple(ends), ("inbox", slot)))
+        for worker in sorted(app.workers.values(), key=lambda w: w.id.serial):
+            via, serial = _via(app, worker), worker.id.serial
+            if via is None:
+                continue
+            generation = app.generations[worker.id.generation]
+            if worker.state in SERVING and worker.ready_at is not None:
+                if ("open", serial) not in told:
+                    proxied = generation.config.proxy_protocol
+                    opened = d.Open(serial, worker.id.slot, worker.row, via, worker.port, proxied)
+                    news.append((opened, (), ("open", serial)))
+            elif worker.state in LEAVING and ("shut", serial) not in told and (via == "port" or not stopping):
+                news.append((d.Shut(serial), (), ("shut", serial)))
+        if "settled" not in told:
+            news.append((d.Settled(), (), "settled"))
+        for what in sorted((t for t in told if isinstance(t, tuple)), key=str):
+            match what:
+                case ("listen", int(index)) if index not in listens and not stopping:
+                    news.append((d.Unlisten(index), (), what))
+                case ("open", int(serial)) if serial not in app.workers:
+                    news.append((d.Gone(serial), (), what))
+                case ("inbox", int(slot)) if not stopping and slot not in self._wanted_slots(app):
+                    news.append((d.CloseInbox(slot), (), what))
+        if stopping and not handle.finished:
+            news.append((d.Finish(), (), "finished"))
+        return news
+
+    def _wanted_slots(self, app: App) -> set[int]:
+        """Slots whose inbox is, or will be, read by somebody."""
+        read = {w.id.slot for w in app.workers.values() if w.state not in LEAVING}
+        return read | set(app.slots())
+
+    def _say(
+        self,
+        app: App,
+        handle: DispatcherHandle,
+        message: d.ToDispatcher,
+        fds: tuple[int, ...] = (),
+        what: object = None,
+    ) -> bool:
+        """Say one thing and note that it has been said; False when there is no room for it now."""
+        if handle.channel is None:
+            return False
+        try:
+            if not unix_fds.send_packet(handle.channel, encode(message), fds):
+                return False
+        except OSError:
+            return True  # it is dying: its pidfd will say so, and its successor be told everything
+        match message:
+            case d.Unlisten() | d.Gone():
+                handle.told.discard(what)
+                if isinstance(message, d.Gone):
+                    handle.told.discard(("shut", message.serial))
+            case d.CloseInbox(slot=slot):
+                handle.told.discard(what)
+                self._brain.store.remove(fd_name("feed", app.name, slot), fd_name("inbox", app.name, slot))
+            case d.Begin():
+                handle.begun = True
+            case d.Finish():
+                handle.finished = True
+            case _:
+                if what is not None:
+                    handle.told.add(what)
+        return True
+
+    def close(self, app: App) -> None:
+        """The app is over: nothing of its inboxes is wanted any more."""
+        for name in self._brain.store.names("inbox", app.name) + self._brain.store.names("feed", app.name):
+            self._brain.store.remove(fd_name(name.kind, app.name, name.numbers[0]))
+        app.dispatcher_record = restart.CLEAR
+
+
+def make_inbox(store: FdStore, app: str, slot: int) -> int:
+    """Return the reading end (the store's) of a slot's inbox, made when the slot has its first worker."""
+    inbox, feed = fd_name("inbox", app, slot), fd_name("feed", app, slot)
+    if store.get(inbox) is None or store.get(feed) is None:
+        reader, writer = unix_fds.socketpair()
+        store.put(inbox, reader.detach())
+        store.put(feed, writer.detach())
+    return store.fds[inbox]
+
+
+def dispatches(generation: Generation) -> bool:
+    """Whether the connections of this generation are handed out."""
+    return generation.config.balance in ("least-connections", "proxy")
+
+
+def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port"] | None:
+    generation = app.generations.get(worker.id.generation)
+    if generation is None or not dispatches(generation):
+        return None
+    return "port" if generation.config.balance == "proxy" else "inbox"

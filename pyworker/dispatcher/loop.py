@@ -1,0 +1,80 @@
+"""Dispatcher: the one place that blocks. Level-triggered epoll, timers, no objects made per event."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+IN, OUT, ERR, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
+
+_EVENTS_A_TURN = 512
+
+Handler = Callable[[int], None]
+
+
+class Loop:
+    """fd -> handler. Remove before close: an event that was fetched already then finds no handler.
+
+    A number that is used again within one turn may get an event of its predecessor, so every handler must bear a
+    wake-up for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.running = True
+
+    def add(self, fd: int, mask: int, handler: Handler) -> None:
+        self._epoll.register(fd, mask)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def watches(self, fd: int) -> bool:
+        return fd in self._handlers
+
+    def later(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call back after `delay` seconds. There is no cancel: a callback looks whether it is still wanted."""
+        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._order), callback))
+
+    def run(self) -> None:
+        """Turn until `running` is False."""
+        handlers, poll = self._handlers, self._epoll.poll
+        while self.running:
+            timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+            for fd, events in poll(timeout, _EVENTS_A_TURN):
+                handler = handlers.get(fd)
+                if handler is not None:
+                    try:
+                        handler(events)
+                    except Exception:  # noqa: BLE001 - one bad connection must not end all others
+                        _report()
+                        self.remove(fd)
+            if self._timers:
+                self._due()
+
+    def _due(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            callback = heapq.heappop(self._timers)[2]
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - as above
+                _report()
+
+
+def _report() -> None:
+    sys.stderr.write("dispatcher:\n" + traceback.format_exc())
+    sys.stderr.flush()

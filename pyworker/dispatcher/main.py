@@ -1,0 +1,540 @@
+"""Dispatcher: accepts an app's connections and gives each to the worker with the fewest, in turn among equals.
+
+Promises: nothing that was handed out is lost with a worker or with this process (the inboxes are in the guardian's
+store); a connection waits in the listener's queue rather than in here; a worker that does not take what it was given
+while others could has it taken away again. It parses no byte of a client, imports no code of the app, and decides
+nothing about workers: the daemon says which of them take connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import resource
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+from pyworker import __version__
+from pyworker.dispatcher.inbox import Inbox, open_inbox
+from pyworker.dispatcher.loop import IN, Loop
+from pyworker.dispatcher.relay import Pipes, Relay
+from pyworker.policy.balance import least_loaded, open_connections
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.scoreboard import SIZE, F, row_slice
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.unix.fds import close_all, read_whole, recv_packet, send_packet
+from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
+from pyworker.unix.user import drop_rights
+
+ACCEPTS_A_TURN = 64
+RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
+PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
+REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
+LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
+FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
+_WANTED_FILES = 1 << 20
+
+_ACCEPTED, _OPEN = int(F.ACCEPTED), int(F.OPEN)
+
+
+class Worker(Protocol):
+    """One that connections can be given to."""
+
+    serial: int
+    slot: int
+    stuck: bool
+
+    def load(self) -> int:
+        """Return how many connections it has, those on their way to it included."""
+
+    def take(self, connection: socket.socket) -> bool:
+        """Give it a connection, which is its own from here on; False (then it is not) when it takes none now."""
+
+    def shut(self) -> bool:
+        """Stop giving; True when nothing of it is left in here."""
+
+
+class InboxWorker:
+    """One that reads its slot's inbox. What it has open it counts itself, in its row."""
+
+    def __init__(self, serial: int, inbox: Inbox, cells: memoryview) -> None:
+        self.serial, self.slot = serial, inbox.slot
+        self.inbox = inbox
+        self.stuck = False
+        self._cells = cells
+        self.waited = 0  # what it had accepted when it was last looked at with something in its inbox
+        self.handed = 0
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """Begin to count from what can be seen now."""
+        self.handed = self._cells[_ACCEPTED] + self.inbox.queued()
+        self.waited = -1
+
+    @property
+    def accepted(self) -> int:
+        return self._cells[_ACCEPTED]
+
+    def load(self) -> int:
+        return open_connections(self.handed, self._cells[_ACCEPTED], self._cells[_OPEN])
+
+    def take(self, connection: socket.socket) -> bool:
+        if not self.inbox.put(connection.fileno()):
+            return False
+        self.handed += 1
+        connection.close()
+        return True
+
+    def shut(self) -> bool:
+        return True
+
+
+class PortWorker:
+    """One with a port of its own: everything goes through us, so we count, and write its row for `ps` to read."""
+
+    def __init__(
+        self, serial: int, slot: int, port: int, proxy_protocol: bool, cells: memoryview, owner: Dispatcher
+    ) -> None:
+        self.serial, self.slot, self.port, self.proxy_protocol = serial, slot, port, proxy_protocol
+        self.stuck = False
+        self._cells = cells
+        self._owner = owner
+        self._relays: set[Relay] = set()
+        self._told_to_shut = False
+
+    def load(self) -> int:
+        return len(self._relays)
+
+    def take(self, connection: socket.socket) -> bool:
+        owner = self._owner
+        connection.setblocking(False)
+        relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
+        self._relays.add(relay)
+        self._cells[_ACCEPTED] += 1
+        self._cells[_OPEN] = len(self._relays)
+        relay.begin()
+        return True
+
+    def lost(self, relay: Relay) -> None:
+        """A relay is over."""
+        self._relays.discard(relay)
+        self._cells[_OPEN] = len(self._relays)
+        if self._told_to_shut and not self._relays:
+            self._owner.say(d.Empty(self.serial))
+
+    def shut(self) -> bool:
+        self._told_to_shut = True
+        return not self._relays
+
+    def reopen(self) -> None:
+        self._told_to_shut = False
+
+
+class Dispatcher:
+    """All of one app's: listeners, inboxes, workers."""
+
+    def __init__(self, channel: socket.socket, board: memoryview) -> None:
+        self.loop = Loop()
+        self.pipes = Pipes()
+        self._channel = channel
+        self._board = board
+        self._outbox: deque[bytes] = deque()
+        self._listeners: dict[int, socket.socket] = {}
+        self._inboxes: dict[int, Inbox] = {}
+        self._workers: dict[int, Worker] = {}  # by serial, in the order in which they came
+        self._open: list[Worker] = []  # who may be given connections
+        self._choice: list[Worker] = []  # ... and who of them is asked first
+        self._turn = -1
+        self._waiting: deque[socket.socket] = deque()  # accepted, and no worker takes it now
+        self._accepting = False
+        self._paused = False
+        self._looking = False
+        self._retrying = False
+        self._finishing = False
+        self._orphaned = False  # daemon and guardian are gone
+        self._said_again: set[object] | None = None  # between Begin and Settled: what is still so
+        self.loop.add(channel.fileno(), IN, self._on_channel)
+
+    # ---- connections -------------------------------------------------------------------------------------
+    def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
+        """Return the handler of one listener."""
+
+        def accept(_: int) -> None:
+            for _turn in range(ACCEPTS_A_TURN):
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        self._pause(error)
+                    return  # also ECONNABORTED and its like: this client has left, the next one may not
+                self._deal(connection)
+                if not self._accepting:
+                    return
+
+        return accept
+
+    def _deal(self, connection: socket.socket, but: Worker | None = None) -> None:
+        """Give a connection to the worker with the fewest."""
+        workers = self._choice
+        if but is not None:
+            workers = [w for w in workers if w is not but]
+        while workers:
+            at = least_loaded([w.load() for w in workers], self._turn if workers is self._choice else -1)
+            worker = workers[at]
+            try:
+                taken = worker.take(connection)
+            except OSError:  # its inbox is broken; the daemon will know why
+                taken = False
+            if taken:
+                if workers is self._choice:
+                    self._turn = at
+                if not self._looking and isinstance(worker, InboxWorker):
+                    self._looking = True
+                    self.loop.later(LOOK, self._look)
+                return
+            workers = [w for w in workers if w is not worker]
+        self._wait_with(connection)
+
+    def deal_again(self, connection: socket.socket, worker: Worker) -> None:
+        """A worker could not be reached: give what it was given to another, and it nothing for a moment."""
+        if not worker.stuck:
+            worker.stuck = True
+            self.loop.later(REST, lambda: self._rested(worker))
+            self._choose_among()
+        if any(not w.stuck for w in self._open):
+            self._deal(connection)
+        else:
+            self._wait_with(connection)
+
+    def _rested(self, worker: Worker) -> None:
+        worker.stuck = False
+        self._choose_among()
+
+    def _choose_among(self) -> None:
+        """Note who is asked first: all that take connections, but for those that stand still."""
+        self._choice = [w for w in self._open if not w.stuck] or self._open
+        self._turn = min(self._turn, len(self._choice) - 1)
+
+    def _wait_with(self, connection: socket.socket) -> None:
+        """Nobody takes it now: accept no more, the queue of the listener is the place to wait in."""
+        self._waiting.append(connection)
+        self._set_accepting()
+        if not self._retrying:
+            self._retrying = True
+            self.loop.later(RETRY, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        if self._open:
+            for _ in range(len(self._waiting)):
+                if self._retrying:
+                    break
+                self._deal(self._waiting.popleft())
+        self._set_accepting()
+
+    def _set_accepting(self) -> None:
+        """Watch the listeners while a connection could be handed on at once."""
+        accepting = bool(self._open) and not self._waiting and not self._paused and not self._finishing
+        self._accepting = accepting
+        for listener in self._listeners.values():
+            if accepting and not self.loop.watches(listener.fileno()):
+                self.loop.add(listener.fileno(), IN, self._acceptor(listener))
+            elif not accepting:
+                self.loop.remove(listener.fileno())
+
+    def _pause(self, error: OSError) -> None:
+        if not self._paused:
+            self._paused = True
+            self.say(d.Trouble(f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"))
+            self.loop.later(PAUSE, self._resume)
+            self._set_accepting()
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._set_accepting()
+
+    # ---- workers that do not take what they were given -------------------------------------------------------
+    def _look(self) -> None:
+        """Take back from a worker that stands still what another could serve now."""
+        self._looking = False
+        freed: list[tuple[InboxWorker, int]] = []
+        for worker in self._open:
+            if not isinstance(worker, InboxWorker):
+                continue
+            queued, accepted = worker.inbox.queued(), worker.accepted
+            if not queued:
+                worker.stuck = worker.stuck and worker.waited == accepted
+                worker.waited = accepted if worker.stuck else -1
+                self._looking = self._looking or worker.stuck
+                continue
+            self._looking = True
+            worker.stuck = worker.waited == accepted
+            worker.waited = accepted
+            if worker.stuck:
+                freed.append((worker, queued))
+        self._choose_among()
+        if any(not w.stuck for w in self._open):
+            for worker, queued in freed:
+                for _ in range(queued):
+                    fd = worker.inbox.take_back()
+                    if fd is None:
+                        break
+                    worker.handed -= 1
+                    self._deal(socket.socket(fileno=fd), worker)
+        if self._looking:
+            self.loop.later(LOOK, self._look)
+
+    def _take_in_orphans(self) -> None:
+        """What lies in the inbox of a slot without a worker goes to another, if there is one."""
+        attended = {w.slot for w in self._open}
+        if not attended:
+            return
+        for slot, inbox in self._inboxes.items():
+            if slot not in attended:
+                self._empty_out(inbox)
+
+    def _empty_out(self, inbox: Inbox) -> None:
+        while self._open and (fd := inbox.take_back()) is not None:
+            self._deal(socket.socket(fileno=fd))
+
+    # ---- what the daemon says --------------------------------------------------------------------------------
+    def _on_channel(self, _: int) -> None:
+        self._flush()
+        for _turn in range(64):
+            try:
+                packet = recv_packet(self._channel, MAX_MESSAGE, 2)
+            except OSError:
+                self._on_orphaned()
+                return
+            if packet is None:
+                return
+            if not packet.data and not packet.fds:
+                self._on_orphaned()
+                return
+            try:
+                message: d.ToDispatcher = decode(d.ToDispatcher, packet.data)
+            except WireError as error:
+                sys.stderr.write(f"dispatcher: ignored a message of the daemon: {error}\n")
+                close_all(packet.fds)
+                continue
+            self._take(message, packet.fds)
+
+    def _take(self, message: d.ToDispatcher, fds: list[int]) -> None:
+        match message:
+            case d.Begin():
+                self._said_again = set()
+            case d.Settled():
+                self._forget_the_rest()
+            case d.Listen(index=index):
+                self._listen(index, fds)
+                fds = []
+            case d.Unlisten(index=index):
+                self._unlisten(index)
+            case d.Inbox(slot=slot):
+                self._take_inbox(slot, fds)
+                fds = []
+            case d.CloseInbox(slot=slot):
+                self._close_inbox(slot)
+            case d.Open():
+                self._open_worker(message)
+            case d.Shut(serial=serial):
+                self._shut(serial)
+            case d.Gone(serial=serial):
+                self._forget(serial)
+            case d.Finish():
+                self._finish()
+            case d.Leave():
+                self.loop.running = False
+            case _:
+                assert_never(message)
+        close_all(fds)
+
+    def _listen(self, index: int, fds: list[int]) -> None:
+        self._again(("listen", index))
+        if len(fds) != 1 or index in self._listeners:
+            close_all(fds)
+            return
+        listener = socket.socket(fileno=fds[0])
+        listener.setblocking(False)
+        self._listeners[index] = listener
+        self._set_accepting()
+
+    def _unlisten(self, index: int) -> None:
+        listener = self._listeners.pop(index, None)
+        if listener is not None:
+            self.loop.remove(listener.fileno())
+            listener.close()
+
+    def _take_inbox(self, slot: int, fds: list[int]) -> None:
+        self._again(("inbox", slot))
+        if slot in self._inboxes:  # a copy of the one that is here
+            close_all(fds)
+            return
+        inbox = open_inbox(slot, fds)
+        if inbox is not None:
+            self._inboxes[slot] = inbox
+
+    def _close_inbox(self, slot: int) -> None:
+        inbox = self._inboxes.pop(slot, None)
+        if inbox is not None:
+            for worker in [w for w in self._workers.values() if isinstance(w, InboxWorker) and w.inbox is inbox]:
+                self._forget(worker.serial)
+            self._empty_out(inbox)
+            inbox.close()
+
+    def _open_worker(self, message: d.Open) -> None:
+        self._again(("open", message.serial))
+        known = self._workers.get(message.serial)
+        if isinstance(known, PortWorker):
+            known.reopen()
+        if known is None:
+            cells = self._board[row_slice(message.row)]
+            if message.via == "inbox":
+                inbox = self._inboxes.get(message.slot)
+                if inbox is None:
+                    return
+                known = InboxWorker(message.serial, inbox, cells)
+            else:
+                known = PortWorker(message.serial, message.slot, message.port, message.proxy_protocol, cells, self)
+            self._workers[message.serial] = known
+        # a successor takes over its slot's inbox: only one of the two is counted by
+        self._open = [w for w in self._open if w.slot != message.slot or w.serial == message.serial]
+        if known not in self._open:
+            self._open.append(known)
+            self._open.sort(key=lambda w: w.slot)
+            if isinstance(known, InboxWorker):
+                known.count_anew()
+        self._after_change()
+
+    def _shut(self, serial: int) -> None:
+        worker = self._workers.get(serial)
+        if worker is None:
+            self.say(d.Empty(serial))
+            return
+        self._open = [w for w in self._open if w is not worker]
+        if worker.shut():
+            self.say(d.Empty(serial))
+        self._after_change()
+
+    def _forget(self, serial: int) -> None:
+        worker = self._workers.pop(serial, None)
+        if worker is not None:
+            self._open = [w for w in self._open if w is not worker]
+            self._after_change()
+
+    def _after_change(self) -> None:
+        self._choose_among()
+        self._take_in_orphans()
+        self._set_accepting()
+        if self._waiting and not self._retrying:
+            self._retry()
+
+    def _again(self, what: object) -> None:
+        if self._said_again is not None:
+            self._said_again.add(what)
+
+    def _forget_the_rest(self) -> None:
+        """What a new daemon did not mention has ended while there was none."""
+        said, self._said_again = self._said_again, None
+        if said is None:
+            return
+        for serial in [s for s in self._workers if ("open", s) not in said]:
+            worker = self._workers[serial]
+            self._open = [w for w in self._open if w is not worker]
+            if worker.shut():
+                self._forget(serial)
+        for slot in [s for s in self._inboxes if ("inbox", s) not in said]:
+            self._close_inbox(slot)
+        for index in [i for i in self._listeners if ("listen", i) not in said]:
+            self._unlisten(index)
+        self._after_change()
+
+    # ---- the end ---------------------------------------------------------------------------------------------
+    def _finish(self) -> None:
+        """Hand out all that has been accepted or waits to be, and say so."""
+        if self._finishing:
+            return
+        for listener in self._listeners.values():
+            with contextlib.suppress(OSError):
+                while self._open and not self._waiting:
+                    self._deal(listener.accept()[0])
+        self._finishing = True
+        self._set_accepting()
+        for inbox in self._inboxes.values():
+            inbox.put_last()
+
+    def _on_orphaned(self) -> None:
+        """Daemon and guardian are gone: the workers will finish and leave, and so do we."""
+        self.loop.remove(self._channel.fileno())
+        self._orphaned = True
+        self._finish()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        self.loop.later(FINISH_PATIENCE, self._stop)
+        self._stop_when_idle()
+
+    def _stop_when_idle(self) -> None:
+        if any(isinstance(w, PortWorker) and w.load() for w in self._workers.values()) or self._waiting:
+            self.loop.later(0.2, self._stop_when_idle)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.loop.running = False
+
+    # ---- what the daemon is told -----------------------------------------------------------------------------
+    def say(self, message: d.FromDispatcher) -> None:
+        """Send, or keep for a daemon that does not read now."""
+        if len(self._outbox) < 1000:
+            self._outbox.append(encode(message))
+        self._flush()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._outbox and send_packet(self._channel, self._outbox[0]):
+                self._outbox.popleft()
+        if self._outbox and not self._orphaned:
+            self.loop.later(PAUSE, self._flush)
+
+
+def main() -> int:
+    """Run until the daemon says Leave."""
+    for fd in (d.CHANNEL_FD, d.BOARD_FD, d.SPEC_FD):
+        os.set_inheritable(fd, False)
+    spec: d.DispatcherSpec = decode(d.DispatcherSpec, read_whole(d.SPEC_FD))
+    os.close(d.SPEC_FD)
+    _raise_limit()
+    set_name(f"{spec.app} dispatch")
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"pyworker dispatcher {spec.app}")
+    drop_rights(spec.uid, spec.gid, spec.groups)
+    prctl(PR_SET_DUMPABLE, 0)
+    board = memoryview(mmap.mmap(d.BOARD_FD, SIZE)).cast("Q")
+    os.close(d.BOARD_FD)
+    channel = socket.socket(fileno=d.CHANNEL_FD)
+    channel.setblocking(False)
+    dispatcher = Dispatcher(channel, board)
+    dispatcher.say(d.Up(__version__))
+    dispatcher.loop.run()
+    return 0
+
+
+def _raise_limit() -> None:
+    """As many open files as may be had: each connection that is relayed takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _WANTED_FILES and os.geteuid() == 0:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_WANTED_FILES, _WANTED_FILES))
+            return
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,128 @@
+"""Daemon <-> dispatcher: a SOCK_SEQPACKET pair; what the dispatcher is given at birth.
+
+The dispatcher accepts connections and hands each to one worker: as a file descriptor through the *inbox* of the
+worker's slot (a SOCK_SEQPACKET pair, both ends in the guardian's store), by relaying bytes to the worker's own port,
+or as a Node primary does, over the worker's ipc channel.
+
+It remembers nothing that the daemon does not know. A dispatcher that starts is told everything again, and a daemon
+that starts says `Begin`, everything again, and `Settled`: what was not said again in between is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+CHANNEL_FD = 3  # of the dispatcher: its end of the pair
+BOARD_FD = 4  # the app's scoreboard
+SPEC_FD = 5  # a memfd with a DispatcherSpec
+
+HAND_OVER = b"c"  # a packet in an inbox: the connection rides along
+LAST = b"."  # ... nothing follows this one: the app stops
+
+
+@dataclass(frozen=True)
+class DispatcherSpec:
+    app: str
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...]
+
+
+# ---- daemon -> dispatcher ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Begin:
+    """All that follows, up to Settled, is everything there is."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    pass
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Accept on the listener that rides along. The index is the daemon's name for it."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Unlisten:
+    index: int
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """The inbox of a slot: its writing and its reading end ride along, in this order."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class CloseInbox:
+    """The slot is no more: what nobody has taken out of its inbox is handed to others."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Open:
+    """A worker takes connections from now on, in the way that `via` says."""
+
+    serial: int
+    slot: int
+    row: int  # of the scoreboard
+    via: Literal["inbox", "port", "node"]
+    port: int = 0
+    proxy_protocol: bool = False
+
+
+@dataclass(frozen=True)
+class Shut:
+    """A worker gets no connection any more. Answered by Empty when it has none left that are relayed."""
+
+    serial: int
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A worker has ended: what is still relayed to it is over."""
+
+    serial: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The app stops: hand out what is queued, say LAST in every inbox, accept no more."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Exit now."""
+
+
+# ---- dispatcher -> daemon ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Up:
+    """The first message: it runs, with its rights dropped."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Empty:
+    """The answer to Shut."""
+
+    serial: int
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that the operator should know."""
+
+    text: str
+
+
+ToDispatcher = Union[Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Shut, Gone, Finish, Leave]
+FromDispatcher = Union[Up, Empty, Trouble]

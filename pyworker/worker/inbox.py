@@ -1,0 +1,106 @@
+"""Worker: takes the connections that the dispatcher puts into its slot's inbox. Has the face of accept.AcceptLoop.
+
+The inbox is the slot's, not ours: what we do not take, our successor does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from pyworker.protocol.dispatcher import LAST
+from pyworker.unix.fds import close_all, recv_packet
+from pyworker.worker.say import say
+
+_A_TURN = 16  # connections taken at once, before the loop looks at its other sockets
+_PAUSE = 0.1  # seconds without taking any when the process is out of files
+_EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker waits for the last connection
+
+
+class InboxLoop:
+    """Takes from `inbox` (owned: `stop` closes it) and gives each connection to `serve(connection, is_unix)`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        inbox: socket.socket,
+        serve: Callable[[socket.socket, bool], None],
+    ) -> None:
+        inbox.setblocking(False)
+        self._loop = loop
+        self._inbox = inbox
+        self._serve = serve
+        self._held = False
+        self._paused: asyncio.TimerHandle | None = None
+        self._was_last = False
+        self.accepting = False
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Begin to take connections."""
+        if self._stopped:
+            return
+        self.accepting = True
+        self._watch()
+
+    start_shared = start
+
+    def hold(self, held: bool) -> None:
+        """Leave new connections where they are while `held`; the dispatcher gives them to siblings that are free."""
+        self._held = held
+        self._watch()
+
+    def try_once(self) -> None:
+        """Nobody is woken in our stead here: nothing to do."""
+
+    async def stop(self, *, to_empty: bool) -> None:
+        """Take no more; with `to_empty` all that the dispatcher still has for us (at most one second)."""
+        was_accepting, self.accepting, self._stopped = self.accepting, False, True
+        self._watch()
+        if to_empty and was_accepting:
+            for _ in range(_EMPTY_ROUNDS):
+                while self._take():
+                    pass
+                if self._was_last:
+                    break
+                await asyncio.sleep(0.05)
+        self._inbox.close()
+
+    def _watch(self) -> None:
+        self._loop.remove_reader(self._inbox.fileno())
+        if self.accepting and not self._held and self._paused is None:
+            self._loop.add_reader(self._inbox.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        for _ in range(_A_TURN):
+            if not self.accepting or self._held or not self._take():
+                return
+
+    def _take(self) -> bool:
+        """Take and serve one connection; False when there is none now."""
+        packet = recv_packet(self._inbox, 16, 1)
+        if packet is None:
+            return False
+        if packet.truncated:  # no number was free for it, and the kernel has closed it
+            close_all(packet.fds)
+            self._pause()
+            return False
+        if not packet.fds:
+            self._was_last = self._was_last or packet.data == LAST
+            return bool(packet.data)
+        connection = socket.socket(fileno=packet.fds[0])
+        connection.setblocking(False)
+        self._serve(connection, connection.family == socket.AF_UNIX)
+        return True
+
+    def _pause(self) -> None:
+        say("cannot take connections: too many open files; trying again")
+        if self._paused is None:
+            self._paused = self._loop.call_later(_PAUSE, self._resume)
+            self._watch()
+
+    def _resume(self) -> None:
+        self._paused = None
+        if not self._stopped:
+            self._watch()
