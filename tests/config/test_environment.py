@@ -117,3 +117,13 @@ def test_secrets_are_known_by_name_and_by_passwords_in_urls() -> None:
         "DATABASE": "postgres://u:p@h/db", "SITE": "https://example.org:80/a@b", "LANG": "C",
     }  # fmt: skip
     assert set(env) - set(environment.secrets(env)) == {"SITE", "LANG"}
+
+
+def test_a_password_with_spaces_or_slashes_makes_a_url_secret() -> None:
+    env = {"A": "postgres://shop:correct horse@db/shop", "B": "redis://:a/b@cache", "C": "x"}
+    assert set(environment.secrets(env)) == {"A", "B"}
+
+
+def test_a_value_that_contains_a_secret_is_one() -> None:
+    env = {"API_TOKEN": "tok-123456", "OPTIONS": "--auth tok-123456", "SHORT_KEY": "1", "PORT": "8001"}
+    assert set(environment.secrets(env)) == {"API_TOKEN", "OPTIONS", "SHORT_KEY"}
