@@ -30,6 +30,7 @@ GLYPHS = {
     "running": ("●", "green"), "ready": ("●", "green"), "starting": ("◐", "cyan"), "reloading": ("◐", "cyan"),
     "stopping": ("◐", "cyan"), "draining": ("◐", "cyan"), "held": ("◐", "cyan"), "degraded": ("▲", "yellow"),
     "backoff": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "failed": ("✖", "red"), "stopped": ("○", "dim"),
+    "scheduled": ("○", "dim"),
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def tcp_at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Ch
 
 def execute(loop: Loop, resolved: ResolvedApp, config: HealthConfig, done: Done) -> Check:
     """Run config.command as the app's user, in its folder and environment; exit code 0 is healthy."""
-    return _Command(loop, resolved, config, done)
+    return Command(loop, resolved, config, done)
 
 
 # ---- http and tcp ----------------------------------------------------------------------------------
@@ -191,12 +191,23 @@ def _not_connected(failure: int) -> str:
 
 
 # ---- exec ------------------------------------------------------------------------------------------
-class _Command:
+class Command:
     """A process of its own session; its end is seen by pidfd, its output kept as far as a reason can show."""
 
-    def __init__(self, loop: Loop, resolved: ResolvedApp, config: HealthConfig, done: Done) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        resolved: ResolvedApp,
+        config: HealthConfig,
+        done: Done,
+        *,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+    ) -> None:
         self._loop = loop
         self._config = config
+        self._stdin = stdin
+        self._more_env = env or {}
         self._done: Done | None = done
         self._output = bytearray()
         self._pid = 0
@@ -216,7 +227,7 @@ class _Command:
     def _start(self, resolved: ResolvedApp) -> None:
         spec = {
             "argv": list(self._config.command),
-            "env": resolved.env,
+            "env": {**resolved.env, **self._more_env},
             "cwd": resolved.config.cwd,
             "umask": resolved.config.umask,
             "uid": resolved.uid,
@@ -225,7 +236,11 @@ class _Command:
         }
         temporary = [unix_fds.memfd("pyworker-check", json.dumps(spec).encode())]
         try:
-            temporary.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            if self._stdin:
+                temporary.append(unix_fds.memfd("pyworker-stdin", self._stdin))
+                os.lseek(temporary[1], 0, os.SEEK_SET)
+            else:
+                temporary.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
             self._pipe, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             temporary.append(write_end)
             os.set_blocking(write_end, True)
@@ -289,9 +304,13 @@ class _Command:
             how = f"exit code {found.code}" if found.code is not None else f"was killed by signal {found.signal}"
             self._end(False, f"{self._config.command[0]}: {how}{self._tail()}")
 
+    @property
+    def output(self) -> str:
+        """What it has printed, as far as it was kept."""
+        return self._output.decode("utf-8", "backslashreplace").strip()
+
     def _tail(self) -> str:
-        text = self._output.decode("utf-8", "backslashreplace").strip()
-        return f": {text[-_TAIL:]}" if text else ""
+        return f": {self.output[-_TAIL:]}" if self.output else ""
 
 
 def _reap_later(loop: Loop, pidfd: int) -> None:

@@ -19,9 +19,11 @@ from pyworker.daemon.adopt import adopt
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
+from pyworker.daemon.depends import Depends
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.pulse import TICK, OwnTime, Pulse
 from pyworker.daemon.requests.apps import forget
@@ -29,7 +31,9 @@ from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore
 from pyworker.daemon.sample import Sampler
+from pyworker.daemon.schedule import Schedule
 from pyworker.daemon.spawn import Spawner
+from pyworker.daemon.watch import Watch
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.inherited import CONTROL, NOTIFY
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
@@ -83,6 +87,10 @@ def main(argv: list[str]) -> int:
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     adopted = adopt(brain, wanted.apps)
     failpoint.hit("daemon.adopted")
+    depends, hooks = Depends(brain), Hooks(brain)
+    brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
+    Schedule(desk)
+    Watch(desk)
     _restore(desk, wanted, adopted)
     store.attach(loop)
     control_fd = store.get(CONTROL)

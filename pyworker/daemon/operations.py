@@ -153,6 +153,8 @@ def started(action: str, generation: int) -> Goal:
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
+        if app.starting and app.blocked is not None:
+            return Outcome(False, "failed", app.blocked)
         return Outcome(True, action) if not app.starting and app.running else None
 
     return goal

@@ -201,4 +201,4 @@ def is_older(version: str, than: str) -> bool:
     return bool(key(version)) and key(version) < key(than)
 
 
-AppState = Literal["running", "starting", "reloading", "degraded", "stopping", "stopped", "failed"]
+AppState = Literal["running", "starting", "reloading", "degraded", "stopping", "stopped", "failed", "scheduled"]

@@ -54,6 +54,16 @@ def load(app: AppConfig) -> Target:
     return Target(found, _interface(found, spec, app))
 
 
+def call_hook(spec: str) -> None:
+    """Call hooks.post_fork, "module:function". Raises TargetError, also for what the function raises."""
+    module_name, _, attribute = spec.partition(":")
+    found = _attribute(_import(module_name), module_name, attribute)
+    try:
+        found()
+    except BaseException as error:  # noqa: BLE001 - the user's code
+        raise TargetError("other", f"hooks.post_fork: {last_line(error)}", user_traceback(error)) from None
+
+
 def user_traceback(error: BaseException) -> str:
     """Return the traceback without pyworker's and the import system's frames, 24 KiB at most."""
     seen: set[int] = set()

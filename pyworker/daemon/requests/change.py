@@ -166,6 +166,8 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         assert app.config is not None
         app.scale, app.scale_base = count, app.config.workers
         app.finished_slots = {s for s in app.finished_slots if s <= count}
+        if app.is_job:
+            app.finished_slots |= set(range(before + 1, count + 1))
         if before != count:
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
         goals[app.name] = ops.scaled

@@ -1,0 +1,63 @@
+"""Daemon: `depends_on`: an app whose dependencies are not ready yet is held back, and goes on by itself when they are.
+
+Level-triggered like all of it: the gate is asked in each round, and an app that waits has a round whenever something
+happened to what it waits for. Only a start waits; an app that runs is not touched when a dependency dies.
+"""
+
+from __future__ import annotations
+
+from pyworker.daemon.app import App, Failure
+from pyworker.daemon.brain import Brain
+from pyworker.protocol.events import Event
+
+_NEWS = {"app_started", "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "worker_ready"}
+
+
+class Depends:
+    """Watches the events of dependencies for those that wait."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        brain.events.subscribe(self._on_event)
+
+    def gate(self, app: App) -> frozenset[int]:
+        """Return the generation that may not start yet, and note on the app what it waits for in vain."""
+        app.blocked = None
+        config = app.config
+        if config is None or not app.running or not app.starting or not config.depends_on or not app.is_empty():
+            return frozenset()
+        missing = [name for name in config.depends_on if not self._is_ready(name)]
+        if not missing:
+            return frozenset()
+        for name in missing:
+            why, hint = self._in_vain(name)
+            if why:
+                app.blocked = Failure(
+                    f"waits for {name}, which {why}", hint=f"{hint}; {app.name} starts by itself then"
+                )
+        return frozenset({app.generation})
+
+    def _is_ready(self, name: str) -> bool:
+        other = self._brain.apps.get(name)
+        return other is not None and other.running and not other.starting and bool(other.ready_count())
+
+    def _in_vain(self, name: str) -> tuple[str, str]:
+        """Return why nothing will come of waiting unless somebody does something, and what; ("", "") = just wait."""
+        other = self._brain.apps.get(name)
+        if other is None:
+            return "is not known here", f"pyworker start --only {name}"
+        if other.failure is not None and (not other.running or other.record.failed or other.record.permanent):
+            return f"failed: {other.failure.message}", f"mend it, then: pyworker restart {name}"
+        if other.blocked is not None:
+            return other.blocked.message, other.blocked.hint.partition(";")[0]
+        if not other.wanted:
+            return "is stopped", f"pyworker start {name}"
+        return "", ""
+
+    def _on_event(self, event: Event) -> None:
+        if event.type not in _NEWS:
+            return
+        for app in self._brain.apps.values():
+            config = app.config
+            if app.starting and config is not None and config.depends_on and app.name != event.app:
+                self._brain.poke(app)

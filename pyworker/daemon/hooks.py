@@ -1,0 +1,143 @@
+"""Daemon: `[app.hooks]`: commands before a start or reload, after a reload, and at events.
+
+Run like an exec health check: as the app's user, in its folder and environment, its whole process group killed at the
+time-out. `pre_start` decides (a failure is a failed start or a refused reload); the others only report. `post_fork`
+is the worker's own business.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+
+from pyworker.config.schema import HealthConfig
+from pyworker.daemon.app import App, Failure, Generation
+from pyworker.daemon.brain import Brain
+from pyworker.daemon.check import Command, Done
+from pyworker.protocol.events import Event
+from pyworker.protocol.wire import to_json
+
+_MAX_QUEUED = 200  # events of one app that wait for a slow hook
+_MAX_OUTPUT = 8000  # characters of a failed pre_start that are shown
+
+
+class Hooks:
+    """All hooks of all apps; at most one `on_event` of an app runs at a time."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        self._preparing: dict[tuple[str, int], Command] = {}
+        self._queues: dict[str, collections.deque[Event]] = {}
+        self._busy: set[str] = set()
+        brain.events.subscribe(self._on_event)
+
+    # ---- pre_start -------------------------------------------------------------------------------------
+    def gate(self, app: App) -> frozenset[int]:
+        """Return the generations whose pre_start has not succeeded yet; begin those that have not begun."""
+        waiting: set[int] = set()
+        numbers = [app.target] if app.target is not None else []
+        if app.starting and app.running:
+            numbers.append(app.generation)
+        for number in numbers:
+            generation = app.generations.get(number)
+            if generation is None or not generation.config.hooks.pre_start or generation.prepared == "yes":
+                continue
+            if self._lives(app, generation.number):  # adopted: it was prepared before this daemon was born
+                generation.prepared = "yes"
+                continue
+            if generation.prepared == "no":
+                self._prepare(app, generation)
+            waiting.add(generation.number)
+        return frozenset(waiting)
+
+    def _lives(self, app: App, number: int) -> bool:
+        return number in app.templates or any(w.id.generation == number for w in app.workers.values())
+
+    def _prepare(self, app: App, generation: Generation) -> None:
+        generation.prepared = "running"
+        words = generation.config.hooks.pre_start
+        key = (app.name, generation.number)
+
+        def done(ok: bool, reason: str) -> None:
+            command = self._preparing.pop(key, None)
+            if ok:
+                generation.prepared = "yes"
+            else:
+                generation.prepared = "failed"
+                output = command.output[-_MAX_OUTPUT:] if command else ""
+                first = reason.partition(": " + output[-300:])[0] if output else reason
+                failure = Failure(f"hooks.pre_start failed: {first}", output, f"try it: {' '.join(words)}")
+                if app.target == generation.number:
+                    app.target_failure = failure
+                elif app.starting and app.generation == generation.number:
+                    app.start_failure = failure
+            self._brain.poke(app)
+
+        self._preparing[key] = self._run(app, generation, "pre_start", words, done)
+
+    # ---- post_reload, on_event ---------------------------------------------------------------------------
+    def _on_event(self, event: Event) -> None:
+        app = self._brain.apps.get(event.app)
+        if app is None:
+            return
+        if event.type in ("app_stopping", "app_stopped", "app_deleted"):
+            self._give_up(app)
+        generation = app.current
+        if generation is None:
+            return
+        hooks = generation.config.hooks
+        if event.type == "reload_done" and hooks.post_reload:
+            self._run(
+                app,
+                generation,
+                "post_reload",
+                hooks.post_reload,
+                lambda ok, why: self._say(app, "post_reload", ok, why),
+            )
+        is_our_own = event.type == "app_note" and str(event.data.get("text", "")).startswith("hooks.")
+        if hooks.on_event and not is_our_own:
+            queue = self._queues.setdefault(app.name, collections.deque())
+            if len(queue) < _MAX_QUEUED:
+                queue.append(event)
+            else:
+                self._say(
+                    app, "on_event", False, f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
+                )
+            self._next(app.name)
+
+    def _give_up(self, app: App) -> None:
+        """Nothing of a stopped app is prepared any more."""
+        for key in [k for k in self._preparing if k[0] == app.name]:
+            self._preparing.pop(key).cancel()
+            generation = app.generations.get(key[1])
+            if generation is not None:
+                generation.prepared = "no"
+
+    def _next(self, name: str) -> None:
+        queue, app = self._queues.get(name), self._brain.apps.get(name)
+        if not queue or name in self._busy:
+            return
+        generation = app.current if app is not None else None
+        if app is None or generation is None or not generation.config.hooks.on_event:
+            queue.clear()
+            return
+        self._busy.add(name)
+
+        def done(ok: bool, why: str) -> None:
+            self._busy.discard(name)
+            self._say(app, "on_event", ok, why)
+            self._brain.loop.call_soon(lambda: self._next(name))
+
+        event = json.dumps(to_json(queue.popleft())).encode() + b"\n"
+        self._run(app, generation, "on_event", generation.config.hooks.on_event, done, event)
+
+    def _say(self, app: App, hook: str, ok: bool, why: str) -> None:
+        if not ok:
+            self._brain.note(app, f"hooks.{hook} failed: {why}")
+
+    def _run(
+        self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""
+    ) -> Command:
+        config = HealthConfig(type="exec", command=words, timeout=generation.config.hooks.timeout)
+        env = {"PYWORKER_APP": app.name, "PYWORKER_HOOK": hook, "PYWORKER_GENERATION": str(generation.number)}
+        return Command(self._brain.loop, generation.resolved, config, done, stdin=stdin, env=env)

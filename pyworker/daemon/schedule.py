@@ -1,0 +1,64 @@
+"""Daemon: once a minute, by the wall clock: jobs (`cron`) and timed reloads (`reload.cron`) that are due.
+
+Which they are is policy/cron.py's. A job whose last run is still at work is not started a second time. What was due while
+no daemon lived is not made up for.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+
+from pyworker.config.timetable import CronError, parse
+from pyworker.daemon.app import App
+from pyworker.daemon.requests.auto import reload_by_itself
+from pyworker.daemon.requests.desk import Desk
+from pyworker.policy.cron import due, latest
+
+
+def local_minute(seconds: float) -> int:
+    """Return the minute number (config/timetable.py) of a Unix time in this machine's zone."""
+    return calendar.timegm(time.localtime(seconds)) // 60
+
+
+class Schedule:
+    """Wakes at each full minute while an app has a timetable, and rarely while none has."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._last = local_minute(time.time())
+        self._wake()
+
+    def _wake(self) -> None:
+        self._desk.brain.loop.call_later(60.05 - time.time() % 60, self._tick)
+
+    def _tick(self) -> None:
+        self.look(local_minute(time.time()))
+        self._wake()
+
+    def look(self, now: int) -> None:
+        """Start and reload what is due at this minute."""
+        last, self._last = self._last, latest(self._last, now)
+        for app in list(self._desk.brain.apps.values()):
+            config = app.config
+            if config is None or not app.running:
+                continue
+            if config.cron is not None and _is_due(config.cron, last, now):
+                self._start_job(app)
+            if config.reload.cron is not None and _is_due(config.reload.cron, last, now):
+                reload_by_itself(self._desk, app, f"its timetable: {config.reload.cron}")
+
+    def _start_job(self, app: App) -> None:
+        brain = self._desk.brain
+        if any(w.is_alive for w in app.workers.values()):
+            brain.emit(app, "app_note", None, text="its last run is still at work: this one is left out")
+            return
+        app.finished_slots.clear()
+        brain.poke(app)
+
+
+def _is_due(text: str, last: int, now: int) -> bool:
+    try:
+        return due(parse(text), last, now)
+    except CronError:  # checked when the file was read
+        return False

@@ -1,0 +1,163 @@
+"""Daemon: `[app.watch]`: reload an app when one of its files changes. For development.
+
+inotify, because its descriptor fits the daemon's one loop; nothing is polled. A change counts when its name matches
+`include` and neither it nor a folder above it is excluded. Reloads are the usual ones: code that does not import
+leaves the old workers serving, and the next change tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import os
+
+from pyworker.config.schema import WatchConfig
+from pyworker.daemon.app import App
+from pyworker.daemon.loop import READ, Timer
+from pyworker.daemon.requests.auto import reload_by_itself
+from pyworker.daemon.requests.desk import Desk
+from pyworker.protocol.events import Event
+from pyworker.unix import inotify
+
+ALWAYS_EXCLUDED = (
+    ".git", ".hg", ".svn", ".venv", "venv", "env", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache",
+    ".pytest_cache", ".tox", ".nox", ".idea", ".vscode", "*.egg-info", "site-packages",
+)  # fmt: skip
+MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
+_NEWS = {"app_started", "app_running", "reload_done", "reload_rolled_back", "app_stopped", "app_failed", "app_deleted"}
+
+
+class Watch:
+    """One _Tree for each app that is wanted and has a `watch` table."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._trees: dict[str, _Tree] = {}
+        desk.brain.events.subscribe(self._on_event)
+        for app in desk.brain.apps.values():
+            self._sync(app.name)
+
+    def _on_event(self, event: Event) -> None:
+        if event.type in _NEWS:
+            self._sync(event.app)
+
+    def _sync(self, name: str) -> None:
+        app = self._desk.brain.apps.get(name)
+        config = app.config if app is not None and app.wanted else None
+        wanted = (config.cwd, config.watch) if config is not None and config.watch is not None else None
+        tree = self._trees.get(name)
+        if tree is not None and tree.made_of != wanted:
+            tree.close()
+            del self._trees[name]
+            tree = None
+        if tree is None and wanted is not None and app is not None:
+            self._trees[name] = _Tree(self._desk, app, *wanted)
+
+
+class _Tree:
+    """The folders of one app, and the wait until nothing more changes."""
+
+    def __init__(self, desk: Desk, app: App, cwd: str, config: WatchConfig) -> None:
+        self.made_of = (cwd, config)
+        self._desk = desk
+        self._app = app
+        self._config = config
+        self._cwd = cwd
+        self._folders: dict[int, str] = {}
+        self._timer: Timer | None = None
+        self._changed: str = ""
+        self._fd = -1
+        try:
+            self._fd = inotify.open_inotify()
+        except OSError as error:
+            self._note(f"files are not watched: {error.strerror}; see /proc/sys/fs/inotify/max_user_instances")
+            return
+        desk.brain.loop.add(self._fd, READ, self._on_readable)
+        for path in config.paths:
+            folder = os.path.realpath(os.path.join(cwd, os.path.expanduser(path)))
+            if os.path.isdir(folder):
+                self._add(folder)
+            else:
+                self._note(f"watch.paths names {path}, which is no folder")
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._fd >= 0:
+            self._desk.brain.loop.remove(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _add(self, top: str) -> None:
+        """Watch a folder and all below it; symlinks are not followed."""
+        for folder, below, _ in os.walk(top):
+            below[:] = [name for name in below if not self._is_excluded(os.path.join(folder, name))]
+            if len(self._folders) >= MAX_FOLDERS:
+                self._note(f"more than {MAX_FOLDERS} folders: the rest is not watched; name some in watch.paths")
+                return
+            try:
+                self._folders[inotify.watch(self._fd, folder)] = folder
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    self._note("not all files are watched: raise fs.inotify.max_user_watches (sysctl)")
+                    return
+
+    def _on_readable(self, _: int) -> None:
+        for change in inotify.read(self._fd):
+            if change.flags & inotify.OVERFLOW:
+                self._touch("many files")
+                continue
+            if change.flags & inotify.IGNORED:
+                self._folders.pop(change.watch, None)
+                continue
+            folder = self._folders.get(change.watch)
+            if folder is None:
+                continue
+            path = os.path.join(folder, change.name)
+            if self._is_excluded(path):
+                continue
+            if change.is_folder:
+                if change.is_new:
+                    self._add(path)
+                    self._touch_if_any(path)
+            elif self._counts(path):
+                self._touch(path)
+
+    def _touch_if_any(self, folder: str) -> None:
+        """A folder that came with its files in it: they were written before it was watched."""
+        for where, below, files in os.walk(folder):
+            below[:] = [name for name in below if not self._is_excluded(os.path.join(where, name))]
+            for name in files:
+                if self._counts(os.path.join(where, name)):
+                    self._touch(os.path.join(where, name))
+                    return
+
+    def _counts(self, path: str) -> bool:
+        return _matches(path, self._cwd, self._config.include) and not self._is_excluded(path)
+
+    def _is_excluded(self, path: str) -> bool:
+        """Whether the last part of the path is excluded; the parts above were asked when they were added."""
+        return _matches(path, self._cwd, (*ALWAYS_EXCLUDED, *self._config.exclude))
+
+    def _touch(self, path: str) -> None:
+        self._changed = os.path.relpath(path, self._cwd) if os.path.isabs(path) else path
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._desk.brain.loop.call_later(self._config.debounce, self._reload)
+
+    def _reload(self) -> None:
+        self._timer = None
+        if self._desk.brain.apps.get(self._app.name) is self._app:
+            reload_by_itself(self._desk, self._app, f"{self._changed} changed")
+
+    def _note(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._desk.brain.note(self._app, f"watch: {text}")
+
+
+def _matches(path: str, cwd: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name, or a path relative to the app's folder, matches one of the globs."""
+    name = os.path.basename(path)
+    relative = os.path.relpath(path, cwd)
+    return any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(relative, p) for p in patterns)

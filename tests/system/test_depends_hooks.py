@@ -1,0 +1,180 @@
+"""depends_on, hooks, watch and cron with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.wait import wait_until
+
+APP = """
+import os
+VERSION = "one"
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (VERSION + os.environ.get("HOOKED", "")).encode()})
+"""
+SAYS_READY = """
+import os, socket, time
+while not os.path.exists("go"):
+    time.sleep(0.01)
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)
+"""
+
+
+def text(pw: Pyworker, name: str) -> str:
+    try:
+        with open(os.path.join(pw.folder, name)) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def events(pw: Pyworker) -> list[dict[str, object]]:
+    return [json.loads(line) for line in pw.ok("events", "-n", "200", "--json").stdout.splitlines()]
+
+
+def two(pw: Pyworker, db: str) -> None:
+    pw.write("web.py", APP)
+    pw.write("db.py", SAYS_READY)
+    pw.write(
+        "app.toml",
+        f'[apps.web]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\ndepends_on = "db"\n[apps.db]\n{db}\n',
+    )
+
+
+def test_an_app_starts_when_what_it_depends_on_is_ready(pw: Pyworker) -> None:
+    two(pw, 'command = ["python3", "db.py"]\nready = "notify"')
+    starting = pw.popen("start")
+    wait_until(lambda: pw.status() and "starting" in pw.run("ps", "db", "--json").stdout, LONG, "db to start")
+    assert pw.app("web")["state"] == "starting"
+    assert pw.app("web")["pool"] == []
+    assert starting.poll() is None
+    pw.write("go", "")
+    assert starting.wait(LONG) == 0, starting.communicate()
+    starting.communicate()
+    order = [e["app"] for e in events(pw) if e["type"] == "app_running"]
+    assert order == ["db", "web"]
+
+
+def test_only_brings_what_it_depends_on(pw: Pyworker) -> None:
+    two(pw, 'command = ["sleep", "1000"]')
+    pw.ok("start", "app.toml", "--only", "web")
+    assert {a["name"] for a in pw.ps()["apps"]} == {"web", "db"}
+
+
+def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(pw: Pyworker) -> None:
+    two(pw, 'command = ["python3", "broken.py"]\nready = "notify"')
+    pw.write("broken.py", "raise SystemExit('no disk')")
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert "waits for db, which failed" in failed.stderr
+    assert "pyworker restart db" in failed.stderr
+    pw.write("broken.py", SAYS_READY)
+    pw.write("go", "")
+    pw.ok("start", "db")
+    pw.wait_steady("web")
+    assert pw.get() == "one"
+
+
+def hooked(pw: Pyworker, hooks: str) -> None:
+    pw.api(APP, workers=1, tables=f"[app.hooks]\n{hooks}")
+
+
+def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker) -> None:
+    pw.write(
+        "check.sh", 'echo "$PYWORKER_HOOK $PYWORKER_GENERATION" >> ran\necho "the schema is old"\nexit $(cat code)\n'
+    )
+    pw.write("code", "3")
+    hooked(pw, 'pre_start = "sh check.sh"')
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert "hooks.pre_start failed: sh: exit code 3" in failed.stderr
+    assert "the schema is old" in failed.stderr
+    assert pw.refuses()
+    pw.write("code", "0")
+    pw.ok("start")
+    assert pw.get() == "one"
+    pw.write("code", "1")
+    pw.write("web.py", APP.replace("one", "two"))
+    refused = pw.run("reload", "api")
+    assert refused.returncode == 1
+    assert "hooks.pre_start failed" in refused.stderr
+    assert pw.get() == "one"
+    pw.write("code", "0")
+    pw.ok("reload", "api")
+    assert pw.get() == "two"
+    assert [line.split()[0] for line in text(pw, "ran").splitlines()] == ["pre_start"] * 4
+
+
+def test_a_pre_start_that_hangs_ends_with_the_stop(pw: Pyworker) -> None:
+    hooked(pw, "pre_start = \"sh -c 'touch ran; sleep 1000'\"")
+    starting = pw.popen("start")
+    wait_until(lambda: os.path.exists(os.path.join(pw.folder, "ran")), LONG, "the hook to run")
+    pw.ok("stop", "api")
+    assert starting.wait(LONG) == 1
+    starting.communicate()
+    wait_until(lambda: not any("sleep" in p.cmdline() for p in pw.processes()), LONG, "the hook to be killed")
+
+
+def test_post_reload_post_fork_and_on_event_run(pw: Pyworker) -> None:
+    pw.write("hook.py", 'import os\ndef post_fork():\n    os.environ["HOOKED"] = " forked"\n')
+    hooked(
+        pw,
+        'post_reload = "sh -c \'echo done >> reloaded\'"\non_event = "sh -c \'cat >> said\'"\npost_fork = "hook:post_fork"',
+    )
+    pw.ok("start")
+    assert pw.get() == "one forked"
+    pw.ok("reload", "api")
+    wait_until(lambda: text(pw, "reloaded") == "done\n", LONG, "post_reload")
+    wait_until(lambda: '"reload_done"' in text(pw, "said"), LONG, "on_event")
+    said = [json.loads(line)["seq"] for line in text(pw, "said").splitlines()]
+    assert said == sorted(said)
+
+
+def test_a_post_fork_that_fails_is_a_failed_start(pw: Pyworker) -> None:
+    pw.write("hook.py", "def post_fork():\n    raise RuntimeError('no licence')\n")
+    hooked(pw, 'post_fork = "hook:post_fork"')
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert "hooks.post_fork: RuntimeError: no licence" in failed.stderr
+
+
+def test_a_hook_that_fails_at_an_event_is_a_note_and_no_circle(pw: Pyworker) -> None:
+    hooked(pw, 'on_event = "false"')
+    pw.ok("start")
+    wait_until(lambda: any("hooks.on_event failed" in n for n in pw.app()["notes"]), LONG, "the note")
+    assert len([n for n in pw.app()["notes"] if "hooks." in n]) == 1
+
+
+def test_watch_reloads_when_a_file_changes_and_keeps_what_works(pw: Pyworker) -> None:
+    pw.api(APP, workers=1, top="watch = true")
+    pw.ok("start")
+    pw.write("web.py", APP.replace("one", "two"))
+    wait_until(lambda: pw.get() == "two", LONG, "the reload")
+    pw.write("web.py", "import no_such_module\n")
+    wait_until(lambda: any(e["type"] == "reload_refused" for e in events(pw)), LONG, "the refusal")
+    assert pw.get() == "two"
+    pw.write("sub/__init__.py", "")
+    pw.write("sub/name.py", 'NAME = "three"')
+    pw.write("web.py", APP.replace('VERSION = "one"', "from sub.name import NAME as VERSION"))
+    wait_until(lambda: pw.get() == "three", LONG, "the next reload")
+    pw.write("sub/name.py", 'NAME = "four"')
+    wait_until(lambda: pw.get() == "four", LONG, "a new folder to be watched")
+
+
+def test_a_job_is_scheduled_and_survives_a_new_daemon(pw: Pyworker) -> None:
+    pw.write("app.toml", '[apps.job]\ncommand = "sh -c \'echo ran >> out\'"\ncron = "0 0 29 2 *"\n')
+    done = pw.ok("start")
+    assert re.search(r"job\s+scheduled", done.stdout + pw.ok("ps").stdout)
+    assert pw.app("job")["pool"] == []
+    pw.ok("reload", "job")
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    wait_until(lambda: pw.app("job")["state"] == "scheduled", LONG, "the job to be scheduled again")
+    assert text(pw, "out") == ""
