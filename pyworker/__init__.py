@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyworker.cluster import state as state
     from pyworker.worker.api import on_stop as on_stop
     from pyworker.worker.api import ready as ready
 
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> object:
         from pyworker.worker import api
 
         return getattr(api, name)
+    if name == "state":
+        import importlib
+
+        return importlib.import_module("pyworker.cluster.state")
     if name == "worker":
         import importlib
 

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 
 from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
+from pyworker.config.check import STATE_HINT, STATE_SERVERS
 from pyworker.config.cpus import usable_cpus
 from pyworker.config.identity import Identity, IdentityError, check_owner, identify
+from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import dotted
@@ -46,6 +48,7 @@ def resolve(
     env, origins = _environment(app, config, python, who, shell_env, base_env, found)
     if app.command:
         _command(app, config, env, found)
+    state = _state(app, env, shell_env, found)
     found.stop_if_wrong()
     return ResolvedApp(
         config=config,
@@ -59,6 +62,7 @@ def resolve(
         source=file,
         mtime_ns=_mtime(file),
         env_origins=origins,
+        state=state,
     )
 
 
@@ -255,6 +259,19 @@ def _environment(
     env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
     came_from("pyworker")
     return env, origins
+
+
+def _state(app: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str], found: _Found) -> str:
+    if app.state == "sqlite":
+        return ""
+    try:
+        address = interpolate(app.state, lambda name: env.get(name, shell_env.get(name)))
+    except InterpolationError as error:
+        found.add(("state",), str(error), error.hint, "environment")
+        return ""
+    if not address.startswith(STATE_SERVERS):
+        found.add(("state",), f"is no address of a Redis server once {app.state} is filled in", STATE_HINT)
+    return address
 
 
 def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:

@@ -1,0 +1,460 @@
+"""Shared state in one SQLite file that every process opens for itself. No server, no daemon, nothing in between.
+
+A commit is announced by one byte written to the file `bell` beside it: the kernel (inotify) wakes whoever watches. That
+works while the daemon is away, in a cluster program, between any two processes of one user. A writer that is killed
+between its commit and its byte has committed all the same, and watchers look by themselves once a second.
+
+A connection never lives through a fork: SQLite's locks belong to the process that took them (see `_before_fork`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pyworker.cluster.state_store import (
+    KEPT_MESSAGES,
+    MAX_INTEGER,
+    StateError,
+    StateTooLarge,
+    StateUnavailable,
+)
+from pyworker.cluster.state_watch import Interests, Thread
+from pyworker.unix import bell
+
+FILE = "state.db"
+BELL = "bell"
+MAX_SIZE = 256 * 1024 * 1024  # of the file
+_PATIENCE = 5.0  # seconds that a transaction waits for that of another process
+_LOOK = 1.0  # seconds: watchers look by themselves, for changes whose writer died before it could ring
+_POLL = 0.02  # seconds, where the kernel has no inotify for us
+_MESSAGES_AGE = 60.0  # seconds that a broadcast is kept for those who are slow to fetch it
+_PAGE = 4096
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL, expires REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS expiring ON state (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, sender TEXT, text TEXT);
+"""
+_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
+
+class _Connection:
+    """One SQLite connection that is opened when it is needed, used by one thread at a time, closed before a fork."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.lock = threading.RLock()
+        self.closed = False
+        self.opened = 0  # how often: what was seen through another connection says nothing about this one
+        self._db: sqlite3.Connection | None = None
+        self._depth = 0
+        self._torn = False  # forked in the middle of a transaction of another thread
+        _connections.add(self)
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection; every failure of SQLite comes out as a StateError."""
+        with self.lock:
+            if self._torn:
+                raise StateUnavailable("this process was forked in the middle of an update() of the shared state")
+            if self.closed:
+                raise StateUnavailable("this shared state was closed")
+            self._depth += 1
+            try:
+                if self._db is None:
+                    self._db = _open(self.folder)
+                    self.opened += 1
+                yield self._db
+            except sqlite3.Error as error:
+                raise _explain(error, self.folder) from error
+            finally:
+                self._depth -= 1
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection inside a transaction that no other process's overlaps."""
+        with self.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection; the next use opens it again."""
+        if self._db is not None and self._depth == 0:
+            db, self._db = self._db, None
+            db.close()
+
+    def before_fork(self) -> None:
+        if self.lock.acquire(timeout=_PATIENCE):
+            self.drop()
+            self._torn = self._db is not None  # the forking thread itself is inside a transaction
+        else:
+            self._torn = True
+
+    def after_fork(self, *, child: bool) -> None:
+        if child:
+            self.lock = threading.RLock()
+            self._depth = 0
+            if self._torn:
+                _never_closed.append(self._db)
+                self._db = None
+            return
+        self._torn = False
+        with contextlib.suppress(RuntimeError):  # it was not to be had
+            self.lock.release()
+
+
+_never_closed: list[object] = []  # closing one of these would take the parent's locks away
+
+
+def _before_fork() -> None:
+    for each in list(_connections):
+        each.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for each in list(_connections):
+        each.after_fork(child=False)
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_connections):
+        each.after_fork(child=True)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+class SqliteStore:
+    """The store in a folder, which is made (0700) when it is not there."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = os.path.abspath(folder)
+        self._writing = _Connection(self._folder)
+        self._looking = _Connection(self._folder)
+        self._bell = -1
+        self._purge_at = 0.0
+        self._pid = 0
+        self._wake_fd = self._rung_fd = -1
+        self._here()
+
+    def _here(self) -> None:
+        """Begin anew in a child that was forked from this process: threads and those who watch stay behind."""
+        if self._pid == os.getpid():
+            return
+        for fd in (self._wake_fd, self._rung_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_fd = self._rung_fd = -1
+        self._interests = Interests()
+        self._thread = Thread(self._look_out, self._away)
+        self._sender = f"{os.getpid()}-{os.urandom(6).hex()}"
+        self._heard = 0  # number of the last message that was handed out
+        self._pid = os.getpid()
+
+    # ---- reading and writing -------------------------------------------------------------------------
+    def read(self, keys: Iterable[str]) -> dict[str, str]:
+        with self._writing.use() as db:
+            return _read(db, keys)
+
+    def keys(self, prefix: str) -> list[str]:
+        with self._writing.use() as db:
+            rows = db.execute(
+                "SELECT key FROM state WHERE substr(key, 1, ?) = ? AND (expires IS NULL OR expires > ?) ORDER BY key",
+                (len(prefix), prefix, time.time()),
+            )
+            return [row[0] for row in rows]
+
+    def write(self, key: str, text: str, ttl: float | None) -> None:
+        with self._writing.transaction() as db:
+            _put(db, key, text, None if ttl is None else time.time() + ttl)
+            self._purge(db)
+        self._ring()
+
+    def remove(self, key: str) -> bool:
+        with self._writing.transaction() as db:
+            there = bool(_read(db, [key]))
+            db.execute("DELETE FROM state WHERE key = ?", (key,))
+        if there:
+            self._ring()
+        return there
+
+    def add(self, key: str, by: int, ttl: float | None) -> int:
+        with self._writing.transaction() as db:
+            row = db.execute("SELECT value, expires FROM state WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[1] is not None and row[1] <= time.time():
+                row = None
+            number = whole_number(row[0] if row else "0", key) + by
+            if not -MAX_INTEGER <= number <= MAX_INTEGER:
+                raise StateError(f"the counter {key!r} would leave 64 bits")
+            _put(db, key, str(number), row[1] if row else None if ttl is None else time.time() + ttl)
+            self._purge(db)
+        self._ring()
+        return number
+
+    def change(
+        self, keys: tuple[str, ...], function: Callable[[dict[str, str]], dict[str, str | None]], ttl: float | None
+    ) -> None:
+        with self._writing.transaction() as db:
+            wanted = function(_read(db, keys))
+            for key, text in wanted.items():
+                if text is None:
+                    db.execute("DELETE FROM state WHERE key = ?", (key,))
+                    continue
+                if ttl is not None:
+                    expires: float | None = time.time() + ttl
+                else:
+                    row = db.execute("SELECT expires FROM state WHERE key = ?", (key,)).fetchone()
+                    expires = row[0] if row else None
+                    if expires is not None and expires <= time.time():
+                        expires = None
+                _put(db, key, text, expires)
+        if wanted:
+            self._ring()
+
+    def _purge(self, db: sqlite3.Connection) -> None:
+        """Now and then: what has expired makes room, a few rows at a time."""
+        now = time.monotonic()
+        if now < self._purge_at:
+            return
+        self._purge_at = now + 1.0
+        db.execute(
+            "DELETE FROM state WHERE key IN (SELECT key FROM state WHERE expires <= ? LIMIT 1000)", (time.time(),)
+        )
+
+    # ---- messages ------------------------------------------------------------------------------------
+    def say(self, text: str) -> None:
+        self._here()
+        now = time.time()
+        with self._writing.transaction() as db:
+            cursor = db.execute("INSERT INTO messages (at, sender, text) VALUES (?, ?, ?)", (now, self._sender, text))
+            oldest = (cursor.lastrowid or 0) - KEPT_MESSAGES
+            db.execute("DELETE FROM messages WHERE seq <= ?", (oldest,))
+            db.execute(
+                "DELETE FROM messages WHERE seq IN (SELECT seq FROM messages WHERE at < ? ORDER BY seq LIMIT 100)",
+                (now - _MESSAGES_AGE,),
+            )
+        self._ring()
+
+    # ---- being told ----------------------------------------------------------------------------------
+    def watch(self, key: str, deliver: Callable[[str | None], None]) -> Callable[[], None]:
+        self._here()
+        with self._looking.use():
+            pass  # what cannot be opened is said here, to the caller
+        end = self._interests.watch(key, deliver)
+        self._thread.ensure()
+        self._wake()
+        return end
+
+    def listen(self, deliver: Callable[[str, int], None]) -> Callable[[], None]:
+        self._here()
+        with self._looking.use() as db:
+            last = _last_message(db)
+        if not self._interests.listening:
+            self._heard = last
+        end = self._interests.listen(deliver)
+        self._thread.ensure()
+        self._wake()
+        return end
+
+    def close(self) -> None:
+        self._here()
+        self._thread.closed = True
+        self._wake()
+        self._thread.join()
+        self._writing.close()
+        self._looking.close()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
+
+    def _ring(self) -> None:
+        """Tell all watchers of this folder, whoever they are. Needs nobody who listens and never waits."""
+        with contextlib.suppress(OSError):
+            if self._bell < 0:
+                self._bell = _open_bell(self._folder)
+            bell.ring(self._bell)
+
+    def _wake(self) -> None:
+        if self._wake_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _look_out(self) -> None:
+        """The thread: whenever the bell rings look at what is watched, and hand out what is new."""
+        wake = self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            with contextlib.suppress(OSError):  # none left for this user: looked every 20 ms instead
+                os.close(_open_bell(self._folder))
+                self._rung_fd = bell.watch(os.path.join(self._folder, BELL))
+            poll = select.poll()
+            poll.register(wake, select.POLLIN)
+            if self._rung_fd >= 0:
+                poll.register(self._rung_fd, select.POLLIN)
+            seen: object = None
+            expires: float | None = None
+            while not self._thread.closed:
+                keys = self._interests.keys()
+                messages: list[tuple[int, str, str]] = []
+                found: dict[str, str] | None = None
+                with self._looking.use() as db:
+                    version = (self._looking.opened, db.execute("PRAGMA data_version").fetchone()[0], tuple(keys))
+                    if version != seen or (expires is not None and expires <= time.time()):
+                        seen = version
+                        found = _read(db, keys)
+                        messages = self._new_messages(db)
+                        expires = _next_expiry(db, keys)
+                if found is not None:  # outside of the lock: a callback may take its time, and fork
+                    self._interests.look(keys, found)
+                    self._hand_out(messages)
+                wait = _LOOK if self._rung_fd >= 0 else _POLL
+                if expires is not None:
+                    wait = min(wait, max(0.0, expires - time.time()) + 0.001)
+                poll.poll(wait * 1000)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(wake)
+                if self._rung_fd >= 0:
+                    bell.take(self._rung_fd)
+        finally:
+            self._wake_fd = -1
+            os.close(wake)
+            if self._rung_fd >= 0:
+                rung, self._rung_fd = self._rung_fd, -1
+                os.close(rung)
+
+    def _new_messages(self, db: sqlite3.Connection) -> list[tuple[int, str, str]]:
+        if not self._interests.listening:
+            return []
+        rows = db.execute("SELECT seq, sender, text FROM messages WHERE seq > ? ORDER BY seq", (self._heard,))
+        return rows.fetchall()
+
+    def _hand_out(self, messages: list[tuple[int, str, str]]) -> None:
+        for seq, sender, text in messages:
+            missed, self._heard = seq - self._heard - 1, seq
+            if sender != self._sender:
+                self._interests.hear(text, missed)
+
+    def _away(self, error: Exception) -> None:
+        """The file cannot be read just now (a full disk, a deleted folder): the thread tries again."""
+        self._looking.drop()
+
+
+def whole_number(text: str, key: str) -> int:
+    """Return the number that a counter holds."""
+    try:
+        return int(text)
+    except ValueError:
+        raise StateError(f"incr of {key!r}: its value is no whole number: {text[:60]}") from None
+
+
+def _read(db: sqlite3.Connection, keys: Iterable[str]) -> dict[str, str]:
+    names = list(keys)
+    found: dict[str, str] = {}
+    for start in range(0, len(names), 500):
+        part = names[start : start + 500]
+        marks = ",".join("?" * len(part))
+        rows = db.execute(
+            f"SELECT key, value FROM state WHERE key IN ({marks}) AND (expires IS NULL OR expires > ?)",
+            (*part, time.time()),
+        )
+        found.update(rows)
+    return found
+
+
+def _next_expiry(db: sqlite3.Connection, keys: list[str]) -> float | None:
+    now = time.time()
+    times = [
+        row[0]
+        for key in keys
+        for row in db.execute("SELECT expires FROM state WHERE key = ? AND expires > ?", (key, now))
+    ]
+    return min(times, default=None)
+
+
+def _last_message(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _put(db: sqlite3.Connection, key: str, text: str, expires: float | None) -> None:
+    db.execute(
+        "INSERT INTO state (key, value, expires) VALUES (?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires",
+        (key, text, expires),
+    )
+
+
+def _open_bell(folder: str) -> int:
+    return os.open(os.path.join(folder, BELL), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _open(folder: str) -> sqlite3.Connection:
+    """Open the file, made when it is not there. One process at a time: switching to WAL does not wait by itself."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        gate = _open_bell(folder)
+    except OSError as error:
+        raise StateUnavailable(
+            f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
+        ) from None
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        path = os.path.join(folder, FILE)
+        if not os.path.exists(path):
+            # private from the start. Never touched again: closing any fd of it would let go the locks of our connections
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA max_page_count = {MAX_SIZE // _PAGE}")
+            db.execute("PRAGMA journal_size_limit = 4194304")
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] < 3:
+                db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
+        except BaseException:
+            db.close()
+            raise
+        return db
+    except OSError as error:
+        raise StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}") from None
+    finally:
+        os.close(gate)
+
+
+def _explain(error: sqlite3.Error, folder: str) -> StateError:
+    code: Any = getattr(error, "sqlite_errorcode", 0)
+    path = os.path.join(folder, FILE)
+    match code & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StateUnavailable(
+                f"another process has held the shared state for more than {_PATIENCE:g} s: is there a slow update()?"
+            )
+        case sqlite3.SQLITE_FULL:
+            return StateTooLarge(
+                f"the shared state is full ({MAX_SIZE // 2**20} MB, or the disk is). Delete keys, or give them a ttl"
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return StateUnavailable(
+                f"{path} is damaged: {error}. Stop the app and remove the file to begin with an empty state"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return StateUnavailable(f"{path} cannot be written: {error}. Which user owns it?")
+    return StateUnavailable(f"the shared state in {path}: {error}")

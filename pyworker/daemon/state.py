@@ -1,0 +1,69 @@
+"""Daemon: where an app's shared state is: a folder of its own below the home, or the server that its config names.
+
+The daemon makes the folder and never looks into it: workers read and write it by themselves (cluster/state.py).
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyworker.config.schema import ResolvedApp
+from pyworker.protocol.names import STATE_DIR
+from pyworker.unix.files import make_directory
+
+
+def address(home: str, resolved: ResolvedApp) -> str:
+    """Return what `pyworker.state` of this app's workers opens."""
+    return resolved.state or f"sqlite:{_folder(home, resolved)}"
+
+
+def prepare(home: str, resolved: ResolvedApp) -> str:
+    """Make the app's folder, owned by the user that its workers run as; return what is wrong ("" = nothing).
+
+    What is wrong keeps no app from running: only a call of pyworker.state will fail, and say so.
+    """
+    if resolved.state:
+        return ""
+    foreign = resolved.uid not in (None, os.geteuid())
+    mode = 0o711 if foreign else 0o700  # others pass through, and list nothing
+    try:
+        home_fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            states = make_directory(home_fd, STATE_DIR, mode)
+            try:
+                if foreign:
+                    os.fchmod(home_fd, mode)
+                    os.fchmod(states, mode)
+                folder = make_directory(states, resolved.config.name)
+                try:
+                    if foreign:
+                        assert resolved.uid is not None
+                        os.fchown(folder, resolved.uid, -1 if resolved.gid is None else resolved.gid)
+                finally:
+                    os.close(folder)
+            finally:
+                os.close(states)
+        finally:
+            os.close(home_fd)
+    except OSError as error:
+        return f"pyworker.state cannot be used: {_folder(home, resolved)}: {error.strerror}"
+    if foreign and (closed := _closed_to_others(home)):
+        return (
+            f"pyworker.state cannot be used: the user of this app may not enter {closed}. "
+            "Use a home that others may pass through: PYWORKER_HOME=/var/lib/pyworker"
+        )
+    return ""
+
+
+def _folder(home: str, resolved: ResolvedApp) -> str:
+    return os.path.join(home, STATE_DIR, resolved.config.name)
+
+
+def _closed_to_others(home: str) -> str:
+    """Return the first folder on the way to the home that other users may not pass through."""
+    path = "/"
+    for part in os.path.realpath(home).split("/")[1:]:
+        path = os.path.join(path, part)
+        if not os.stat(path).st_mode & 0o001:
+            return path
+    return ""

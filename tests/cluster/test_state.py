@@ -1,0 +1,750 @@
+"""pyworker.state, over both stores: what a user can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker import state
+from pyworker.cluster.state_store import MAX_INTEGER, State
+from tests.support.redis import RedisServer, redis_server
+from tests.support.wait import wait_until
+
+STORES = ["sqlite", "redis"]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture(params=STORES)
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path}/state"
+    server: RedisServer = request.getfixturevalue("server")
+    import redis
+
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Callable[[], State]]:
+    """Open the store once more: each is what another process would have."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(state.open(address, "test"))
+
+
+@pytest.fixture
+def one(opened: Callable[[], State]) -> State:
+    return opened()
+
+
+def child(address: str, code: str) -> subprocess.Popen[str]:
+    """Another process with the same store as `state`; it says "ready" first and waits for a line."""
+    lines = ["import os, sys, time", "from pyworker import state", f"state.connect({address!r}, 'test')"]
+    lines += ["print('ready', flush=True)", "sys.stdin.readline()", code]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@contextlib.contextmanager
+def children(address: str, *codes: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have the store open and start together."""
+    made = [child(address, code) for code in codes]
+    try:
+        for each in made:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in made:
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        yield made
+    finally:
+        for each in made:
+            each.kill()
+            each.communicate(timeout=10)
+
+
+def ends(processes: list[subprocess.Popen[str]]) -> None:
+    for each in processes:
+        assert each.wait(60) == 0
+
+
+# ---- values --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", [None, True, 0, -1.5, "", "ü😀", [], [1, [2]], {"a": {"b": [None]}}, 2**70])
+def test_a_value_comes_back_as_it_was_put(one: State, value: Any) -> None:
+    one.set("key", value)
+    assert one.get("key", "default") == value
+    assert type(one.get("key")) is type(value)
+
+
+def test_a_key_that_is_not_there_has_the_default(one: State) -> None:
+    assert one.get("nothing") is None
+    assert one.get("nothing", 7) == 7
+    assert not one.delete("nothing")
+
+
+def test_a_deleted_key_is_gone(one: State) -> None:
+    one.set("key", 1)
+    assert one.delete("key")
+    assert one.get("key") is None
+    assert not one.delete("key")
+
+
+def test_keys_are_listed_by_prefix_and_a_prefix_is_no_pattern(one: State) -> None:
+    for key in ("a:1", "a:2", "a*", "b", "a_3", "A:1", "a%"):
+        one.set(key, 0)
+    assert one.keys("a:") == ["a:1", "a:2"]
+    assert one.keys("a*") == ["a*"]
+    assert one.keys("a%") == ["a%"]
+    assert one.keys() == sorted(["a:1", "a:2", "a*", "b", "a_3", "A:1", "a%"])
+
+
+def test_another_process_sees_what_was_put(address: str, one: State) -> None:
+    one.set("there", {"x": 1})
+    with children(address, "state.set('back', state.get('there')['x'] + 1)") as made:
+        ends(made)
+    assert one.get("back") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [(object(), "not JSON"), ({1, 2}, "not JSON"), (float("nan"), "not JSON"), (b"x", "not JSON")],
+)
+def test_what_is_not_json_is_refused_by_name(one: State, value: Any, word: str) -> None:
+    with pytest.raises(state.StateError, match=f"the value of 'k' is {word}"):
+        one.set("k", value)
+    assert one.get("k") is None
+
+
+def test_a_value_that_contains_itself_is_refused(one: State) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(state.StateError):
+        one.set("k", loop)
+
+
+def test_the_largest_value_fits_and_one_byte_more_does_not(one: State) -> None:
+    one.set("k", "x" * (state.MAX_VALUE - 2))
+    assert len(one.get("k")) == state.MAX_VALUE - 2
+    with pytest.raises(state.StateTooLarge, match=f"{state.MAX_VALUE + 1} bytes as JSON, {state.MAX_VALUE} are allowed"):
+        one.set("k", "x" * (state.MAX_VALUE - 1))
+    assert len(one.get("k")) == state.MAX_VALUE - 2
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", "\ud800", "k" * (state.MAX_KEY + 1), "ü" * (state.MAX_KEY // 2 + 1)])
+def test_a_key_that_cannot_be_one_is_refused_by_every_function(one: State, key: str) -> None:
+    for call in (
+        lambda: one.get(key), lambda: one.set(key, 1), lambda: one.delete(key), lambda: one.incr(key),
+        lambda: one.update(key, lambda v: v), lambda: one.compare_and_set(key, 1, 2), lambda: one.watch(key),
+    ):  # fmt: skip
+        with pytest.raises(state.StateError):
+            call()
+
+
+def test_a_key_of_another_type_is_a_type_error(one: State) -> None:
+    with pytest.raises(TypeError, match="a key is a text, not int"):
+        one.get(5)  # type: ignore[arg-type]
+
+
+# ---- time to live --------------------------------------------------------------------------------------
+def test_a_value_with_a_ttl_goes_by_itself(one: State) -> None:
+    one.set("k", 1, ttl=0.05)
+    wait_until(lambda: one.get("k", "gone") == "gone", 10, "the end of the value")
+    assert one.keys() == []
+    assert one.incr("k") == 1, "a counter that has expired begins at 0"
+
+
+def test_set_without_ttl_takes_an_old_one_away(one: State) -> None:
+    one.set("other", 0, ttl=0.1)
+    one.set("k", 1, ttl=0.1)
+    one.set("k", 2)
+    wait_until(lambda: one.get("other") is None, 10, "the end of the other value")
+    assert one.get("k") == 2
+
+
+def test_incr_and_update_keep_the_ttl_that_a_key_has(one: State) -> None:
+    one.incr("counter", ttl=0.3)
+    one.set("value", 1, ttl=0.3)
+    one.incr("counter", ttl=1000)
+    one.update("value", lambda v: v + 1)
+    wait_until(lambda: one.keys() == [], 10, "both to end at their first ttl")
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), 1e12])
+def test_a_ttl_that_means_nothing_is_refused(one: State, ttl: float) -> None:
+    with pytest.raises(state.StateError, match="ttl"):
+        one.set("k", 1, ttl=ttl)
+
+
+# ---- counters and transactions -----------------------------------------------------------------------------
+def test_counters_of_several_processes_lose_nothing(address: str, one: State) -> None:
+    code = "for _ in range(100): state.incr('hits'); state.incr('down', -2)"
+    with children(address, *[code] * 3) as made:
+        ends(made)
+    assert one.get("hits") == 300
+    assert one.get("down") == -600
+
+
+def test_updates_of_several_processes_lose_nothing(address: str, one: State) -> None:
+    one.set("list", [])
+    code = "for i in range(40): state.update('list', lambda v: [*v, [os.getpid(), i]])"
+    with children(address, *[code] * 3) as made:
+        ends(made)
+    found = one.get("list")
+    assert len(found) == 120
+    for pid in {p for p, _ in found}:
+        assert [i for p, i in found if p == pid] == list(range(40))
+
+
+def test_an_update_of_several_keys_is_seen_whole_or_not_at_all(address: str, one: State) -> None:
+    one.update(("a", "b"), lambda v: {"a": 0, "b": 0})
+    move = "state.update(('a', 'b'), lambda v: {'a': v['a'] + 1, 'b': v['b'] - 1})"
+    with children(address, f"for _ in range(150): {move}", "time.sleep(60)") as made:
+        seen = 0
+        while made[0].poll() is None or seen == 0:
+            total: list[int] = []
+            one.update(("a", "b"), lambda v, total=total: total.append(v["a"] + v["b"]) or {})
+            assert total[-1] == 0
+            seen += 1
+        assert made[0].wait() == 0
+    assert (one.get("a"), one.get("b")) == (150, -150)
+
+
+def test_an_exception_in_an_update_changes_nothing(one: State) -> None:
+    one.set("k", 1)
+    with pytest.raises(ZeroDivisionError):
+        one.update("k", lambda v: v / 0)
+    with pytest.raises(state.StateError, match="not JSON"):
+        one.update(("k", "l"), lambda v: {"k": 2, "l": object()})
+    assert one.get("k") == 1
+    assert one.get("l") is None
+    assert one.incr("k") == 2, "the store is free again"
+
+
+def test_an_update_can_remove_and_gets_the_default(one: State) -> None:
+    assert one.update("k", lambda v: v + 1, default=10) == 11
+    assert one.update("k", lambda v: state.MISSING) is state.MISSING
+    assert one.get("k", "gone") == "gone"
+
+
+def test_inside_an_update_the_other_functions_say_what_to_do_instead(one: State) -> None:
+    for call in (lambda: one.set("x", 1), lambda: one.incr("x"), lambda: one.delete("x"), lambda: one.broadcast(1)):
+        with pytest.raises(state.StateError, match="inside the function of an update"):
+            one.update("k", lambda v, call=call: call())
+    one.set("x", 1)
+    assert one.get("x") == 1
+
+
+def test_an_update_refuses_a_coroutine_and_keys_it_did_not_name(one: State) -> None:
+    async def function(value: Any) -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="plain function"):
+        one.update("k", function)
+    with pytest.raises(TypeError, match="some of those keys"):
+        one.update(("k",), lambda v: {"other": 1})
+    with pytest.raises(state.StateError, match="1 to 100 keys"):
+        one.update((), lambda v: {})
+
+
+def test_compare_and_set_tells_values_apart_as_json_does(one: State) -> None:
+    assert one.compare_and_set("k", state.MISSING, {"a": 1, "b": 2})
+    assert not one.compare_and_set("k", state.MISSING, 1)
+    assert one.compare_and_set("k", {"b": 2, "a": 1}, 1), "the order of keys does not count"
+    assert not one.compare_and_set("k", True, 2)
+    assert not one.compare_and_set("k", 1.0, 2)
+    assert one.compare_and_set("k", 1, None)
+    assert one.compare_and_set("k", None, state.MISSING)
+    assert one.keys() == []
+
+
+def test_only_one_process_wins_a_lock(address: str, one: State) -> None:
+    code = "got = state.compare_and_set('lock', state.MISSING, os.getpid()); state.incr('won', int(got))"
+    with children(address, *[code] * 3) as made:
+        ends(made)
+        assert one.get("won") == 1
+        assert one.get("lock") in [each.pid for each in made]
+
+
+def test_incr_of_something_else_says_what_it_found(one: State) -> None:
+    one.set("k", {"a": 1})
+    with pytest.raises(state.StateError, match="no whole number"):
+        one.incr("k")
+    one.set("k", MAX_INTEGER)
+    with pytest.raises(state.StateError, match="64 bits"):
+        one.incr("k")
+    assert one.get("k") == MAX_INTEGER
+    with pytest.raises(TypeError, match="whole number"):
+        one.incr("k", 1.5)  # type: ignore[arg-type]
+
+
+def test_threads_of_one_process_share_the_store(one: State) -> None:
+    threads = [threading.Thread(target=lambda: [one.incr("n") for _ in range(100)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert one.get("n") == 400
+
+
+def test_a_process_killed_in_the_middle_of_updates_leaves_a_whole_state(address: str, one: State) -> None:
+    one.update(("a", "b"), lambda v: {"a": 0, "b": 0})
+    code = "while True: state.update(('a', 'b'), lambda v: {'a': v['a'] + 1, 'b': v['b'] + 1})"
+    with children(address, code) as made:
+        wait_until(lambda: one.get("a") > 20, 30, "some updates")
+        made[0].send_signal(signal.SIGKILL)
+        made[0].wait(10)
+    assert one.get("a") == one.get("b")
+    assert one.incr("a") == one.get("b") + 1
+
+
+# ---- watch ----------------------------------------------------------------------------------------------
+class Seen:
+    """Values in the order in which a callback got them."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def __call__(self, value: Any) -> None:
+        self.values.append(value)
+
+    def wait(self, last: Any) -> None:
+        wait_until(lambda: self.values[-1:] == [last], 20, f"{last!r}; got {self.values[-5:]}")
+
+
+def test_a_watch_begins_with_the_value_that_is_there(opened: Callable[[], State]) -> None:
+    one, two = opened(), opened()
+    one.set("k", "before")
+    seen = Seen()
+    with two.watch("k", seen):
+        seen.wait("before")
+        one.set("k", "after")
+        seen.wait("after")
+        one.delete("k")
+        seen.wait(None)
+    assert seen.values == ["before", "after", None]
+
+
+def test_a_watch_is_told_of_changes_of_its_own_process_too(one: State) -> None:
+    seen = Seen()
+    one.watch("k", seen)
+    seen.wait(None)
+    one.incr("k")
+    seen.wait(1)
+    one.update("k", lambda v: v + 1)
+    seen.wait(2)
+    one.compare_and_set("k", 2, 3)
+    seen.wait(3)
+
+
+def test_a_watch_is_told_when_a_value_ends_by_its_ttl(opened: Callable[[], State]) -> None:
+    one, two = opened(), opened()
+    seen = Seen()
+    two.watch("k", seen)
+    seen.wait(None)
+    one.set("k", 1, ttl=0.2)
+    seen.wait(1)
+    seen.wait(None)
+    assert seen.values == [None, 1, None]
+
+
+def test_other_keys_do_not_wake_a_watch(opened: Callable[[], State]) -> None:
+    one, two = opened(), opened()
+    seen = Seen()
+    two.watch("mine", seen)
+    seen.wait(None)
+    for i in range(20):
+        one.set("other", i)
+    one.set("mine", "end")
+    seen.wait("end")
+    assert seen.values == [None, "end"]
+
+
+def test_the_final_value_is_never_missed_however_fast_it_changes(address: str, one: State) -> None:
+    for turn in range(2):
+        seen = Seen()
+        with one.watch("k", seen), children(address, f"for i in range(300): state.set('k', [{turn}, i])") as made:
+            ends(made)
+            seen.wait([turn, 299])
+        numbers = [v[1] for v in seen.values if v is not None and v[0] == turn]
+        assert numbers == sorted(numbers), "no value is overtaken by an older one"
+
+
+def test_many_watches_in_one_process_each_get_their_own(one: State) -> None:
+    seen = [Seen() for _ in range(30)]
+    watches = [one.watch(f"k{i}", each) for i, each in enumerate(seen)]
+    for i in range(30):
+        one.set(f"k{i}", i)
+    for i, each in enumerate(seen):
+        each.wait(i)
+    watches[0].close()
+    one.set("k0", "late")
+    one.set("k1", "late")
+    seen[1].wait("late")
+    assert seen[0].values[-1] == 0
+
+
+def test_an_async_for_gets_each_value_and_ends_with_close(address: str, one: State) -> None:
+    async def main() -> list[Any]:
+        got: list[Any] = []
+        watch = one.watch("k")
+        async for value in watch:
+            got.append(value)
+            if value is None:
+                await state_in_thread(lambda: one.set("k", 1))
+            elif value == 1:
+                await state_in_thread(lambda: one.set("k", 2))
+            else:
+                asyncio.get_running_loop().call_soon(watch.close)
+        return got
+
+    async def state_in_thread(function: Callable[[], Any]) -> None:
+        await asyncio.to_thread(function)
+
+    async def bounded() -> list[Any]:
+        async with asyncio.timeout(20):
+            return await main()
+
+    assert asyncio.run(bounded()) == [None, 1, 2]
+
+
+def test_a_slow_reader_gets_the_newest_value_only(one: State) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            watch = one.watch("k")
+            assert await anext(watch) is None
+            watcher = Seen()
+            one.watch("k", watcher)
+            for i in range(50):
+                one.set("k", i)
+            while watcher.values[-1:] != [49]:  # the thread has seen the last one
+                await asyncio.sleep(0.005)
+            got = await anext(watch)
+            while got != 49:
+                got = await anext(watch)
+            assert len(watch._waiting) == 0
+            watch.close()
+            with pytest.raises(StopAsyncIteration):
+                await anext(watch)
+
+    asyncio.run(main())
+
+
+def test_a_callback_given_inside_a_loop_is_called_in_it_and_may_be_a_coroutine(one: State) -> None:
+    async def main() -> None:
+        loop_thread = threading.get_ident()
+        got: list[tuple[Any, int]] = []
+        done = asyncio.Event()
+
+        async def callback(value: Any) -> None:
+            got.append((value, threading.get_ident()))
+            if value == "end":
+                done.set()
+
+        one.watch("k", callback)
+        await asyncio.to_thread(one.set, "k", "end")
+        async with asyncio.timeout(20):
+            await done.wait()
+        assert {ident for _, ident in got} == {loop_thread}
+
+    asyncio.run(main())
+
+
+def test_a_callback_that_fails_does_not_end_the_others(one: State, capsys: pytest.CaptureFixture[str]) -> None:
+    def bad(value: Any) -> None:
+        raise RuntimeError("boo")
+
+    seen = Seen()
+    one.watch("k", bad)
+    one.watch("k", seen)
+    one.set("k", 1)
+    seen.wait(1)
+    one.set("k", 2)
+    seen.wait(2)
+    assert "RuntimeError: boo" in capsys.readouterr().err
+
+
+def test_an_iterator_that_is_dropped_is_watched_no_more(one: State) -> None:
+    async def main() -> None:
+        async for _ in one.watch("k"):
+            break
+
+    asyncio.run(main())
+    wait_until(lambda: one._store._interests.is_empty(), 10, "the watch to be forgotten")  # type: ignore[attr-defined]
+
+
+# ---- broadcast --------------------------------------------------------------------------------------------
+def test_a_broadcast_reaches_every_other_process_once_and_not_its_sender(opened: Callable[[], State]) -> None:
+    one, two, three = opened(), opened(), opened()
+    heard = {name: Seen() for name in "123"}
+    for name, each in zip("123", (one, two, three), strict=True):
+        each.listen(heard[name])
+    for i in range(50):
+        one.broadcast({"n": i})
+    two.broadcast("end")
+    for name in "13":
+        heard[name].wait("end")
+    heard["2"].wait({"n": 49})
+    assert heard["1"].values == ["end"]
+    assert heard["2"].values == [{"n": i} for i in range(50)]
+    assert heard["3"].values == [{"n": i} for i in range(50)] + ["end"]
+
+
+def test_listening_begins_now_and_not_before(opened: Callable[[], State]) -> None:
+    one, two = opened(), opened()
+    one.broadcast("old")
+    heard = Seen()
+    two.listen(heard)
+    one.broadcast("new")
+    heard.wait("new")
+    assert heard.values == ["new"]
+
+
+def test_a_message_that_is_too_large_is_refused(one: State) -> None:
+    with pytest.raises(state.StateTooLarge, match="the message"):
+        one.broadcast("x" * state.MAX_MESSAGE)
+
+
+def test_messages_for_one_who_does_not_read_are_counted_when_they_are_dropped(opened: Callable[[], State]) -> None:
+    one, two = opened(), opened()
+
+    heard = Seen()
+    two.listen(heard)  # in the thread: outside of the loop
+
+    async def main() -> None:
+        messages = two.listen()
+        for i in range(1100):  # more than is kept
+            one.broadcast(i)
+        heard.wait(1099)
+        async with asyncio.timeout(20):
+            first = await anext(messages)
+        assert first + len(messages._waiting) == 1099
+        assert messages.missed == first
+
+    asyncio.run(main())
+
+
+# ---- connect, processes, forks -----------------------------------------------------------------------------
+def test_children_of_a_program_that_connected_share_its_store(address: str, tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys\nfrom pyworker import state\n"
+        f"state.connect({address!r}, 'default')\n"
+        "subprocess.run([sys.executable, '-c', 'from pyworker import state; state.incr(\"n\", 5)'], check=True)\n"
+        "print(state.get('n'))"
+    )
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYWORKER_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "5\n"
+
+
+def test_a_program_without_a_store_is_told_how_to_get_one() -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYWORKER_")}
+    code = "from pyworker import state\ntry: state.get('k')\nexcept state.StateUnavailable as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
+    assert "state.connect(" in done.stdout
+
+
+def test_an_address_of_nothing_is_refused() -> None:
+    with pytest.raises(state.StateError, match="no address of a shared state"):
+        state.open("mysql://x")
+
+
+def test_a_forked_child_goes_on_and_its_parent_too(address: str) -> None:
+    code = """
+seen = []
+state.watch('k', seen.append)
+state.set('k', 0)
+pids = []
+for i in range(3):
+    pid = os.fork()
+    if pid == 0:
+        own = []
+        state.watch('k', own.append)
+        for _ in range(50): state.incr('k')
+        end = time.monotonic() + 20
+        while not own and time.monotonic() < end: time.sleep(0.01)
+        os._exit(0 if own else 1)
+    pids.append(pid)
+codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+end = time.monotonic() + 20
+while seen[-1:] != [150] and time.monotonic() < end: time.sleep(0.01)
+assert codes == [0, 0, 0], codes
+assert seen[-1] == 150, seen
+"""
+    with children(address, code) as made:
+        ends(made)
+
+
+def test_two_apps_on_one_redis_do_not_see_each_other(server: RedisServer) -> None:
+    with state.open(server.url, "one") as one, state.open(server.url, "two") as two:
+        one.set("k", 1)
+        assert two.get("k") is None
+        assert two.keys() == []
+
+
+# ---- each store's own ----------------------------------------------------------------------------------------
+def test_sqlite_says_which_file_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"this is no database, it is a text that somebody has put here" * 100)
+    with state.open(f"sqlite:{tmp_path}") as one, pytest.raises(state.StateUnavailable, match=r"state\.db is damaged"):
+        one.get("k")
+
+
+def test_sqlite_files_are_private(tmp_path: Path) -> None:
+    with state.open(f"sqlite:{tmp_path}/s") as one:
+        one.set("k", 1)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "s").iterdir()}
+        assert set(modes.values()) == {0o600}, modes
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_sqlite_says_which_folder_cannot_be_used(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with (
+            state.open(f"sqlite:{tmp_path}/s") as one,
+            pytest.raises(state.StateUnavailable, match=f"cannot be opened in {tmp_path}/s: Permission denied"),
+        ):
+            one.get("k")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyworker.cluster.state_sqlite._PATIENCE", 0.2)
+    address = f"sqlite:{tmp_path}"
+    with (
+        state.open(address) as one,
+        children(address, "state.update('k', lambda v: (state._current.get('k'), print('in', flush=True), time.sleep(60)))") as made,
+    ):
+        assert made[0].stdout is not None
+        assert made[0].stdout.readline() == "in\n"
+        assert one.get("k") is None, "reading waits for nobody"
+        with pytest.raises(state.StateUnavailable, match=r"another process has held .* slow update"):
+            one.set("k", 1)
+
+
+def test_sqlite_that_is_full_says_so_and_goes_on_after_a_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.cluster.state_sqlite.MAX_SIZE", 400 * 1024)
+    with state.open(f"sqlite:{tmp_path}") as one:
+
+        def fill() -> None:
+            for i in range(100):
+                one.set(f"k{i}", "x" * 10_000)
+
+        with pytest.raises(state.StateTooLarge, match="is full"):
+            fill()
+        one.delete("k0")
+        one.delete("k1")
+        one.set("small", 1)
+        assert one.get("small") == 1
+
+
+def test_sqlite_makes_room_by_itself_from_what_has_expired(tmp_path: Path) -> None:
+    import sqlite3
+
+    with state.open(f"sqlite:{tmp_path}") as one:
+        for i in range(20):
+            one.set(f"k{i}", i, ttl=0.01)
+        store: Any = one._store
+
+        def purged() -> bool:
+            store._purge_at = 0
+            one.set("other", 1)
+            with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
+                return bool(db.execute("SELECT count(*) FROM state").fetchone() == (1,))
+
+        wait_until(purged, 10, "the expired rows to go")
+
+
+def test_sqlite_without_inotify_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(path: str) -> int:
+        raise OSError(24, "no more inotify instances")
+
+    monkeypatch.setattr("pyworker.unix.bell.watch", none_left)
+    with state.open(f"sqlite:{tmp_path}") as one, state.open(f"sqlite:{tmp_path}") as two:
+        seen = Seen()
+        two.watch("k", seen)
+        for i in range(10):
+            one.set("k", i)
+            seen.wait(i)
+
+
+def test_sqlite_change_whose_writer_died_before_it_rang_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with state.open(f"sqlite:{tmp_path}") as one, state.open(f"sqlite:{tmp_path}") as two:
+        seen = Seen()
+        two.watch("k", seen)
+        seen.wait(None)
+        monkeypatch.setattr(one._store, "_ring", lambda: None)
+        one.set("k", 1)
+        seen.wait(1)
+
+
+def test_redis_that_goes_away_is_named_without_its_password_and_watches_catch_up() -> None:
+    with redis_server() as server, state.open(server.url, "test") as one:
+        seen = Seen()
+        one.watch("k", seen)
+        one.set("k", "before")
+        seen.wait("before")
+        server.stop()
+        with pytest.raises(state.StateUnavailable, match="does not answer") as failure:
+            one.get("k")
+        assert "s3cret" not in str(failure.value)
+        assert "s3cret" not in repr(one)
+        server.start()
+        one.set("k", "after")
+        seen.wait("after")
+
+
+def test_redis_values_can_be_read_by_others_and_their_changes_are_noticed(server: RedisServer) -> None:
+    import redis
+
+    with state.open(server.url, "test") as one, redis.Redis.from_url(server.url) as client:
+        client.flushall()
+        client.config_set("notify-keyspace-events", "KEA")
+        seen = Seen()
+        one.watch("k", seen)
+        seen.wait(None)
+        one.set("k", {"a": 1})
+        assert json.loads(client.get("pyworker:test:k")) == {"a": 1}
+        seen.wait({"a": 1})
+        client.set("pyworker:test:k", "5")  # by a stranger, who publishes nothing
+        seen.wait(5)
+        client.config_set("notify-keyspace-events", "")
+
+
+def test_redis_with_a_wrong_password_says_so(server: RedisServer) -> None:
+    with (
+        state.open(server.url.replace("s3cret", "wr0ng"), "test") as one,
+        pytest.raises(state.StateUnavailable, match="password") as failure,
+    ):
+        one.get("k")
+    assert "wr0ng" not in str(failure.value)
+
+
+def test_redis_without_its_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(state.StateUnavailable, match="pip install redis"):
+        state.open("redis://127.0.0.1:1/0")
