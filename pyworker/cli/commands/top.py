@@ -87,7 +87,7 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
             if once:
                 return 0
         except PyworkerError as error:
-            if error.exit != Exit.UNAVAILABLE or once:
+            if once or not _may_pass(error):
                 raise
             lost_at = lost_at or began
             if began - lost_at > _COME_BACK:
@@ -143,11 +143,16 @@ def _take_in(model: Model, news: list[News], now: float) -> PyworkerError | None
             model.learn([item.event])
         elif item.away is not None:
             since = model.away(now)
-            if item.away.exit != Exit.UNAVAILABLE or now - since > _COME_BACK:
+            if not _may_pass(item.away) or now - since > _COME_BACK:
                 return item.away
         else:
             model.say(item.message, now, item.style)
     return None
+
+
+def _may_pass(error: PyworkerError) -> bool:
+    """True for what the guardian mends by itself: a daemon that is away or does not answer."""
+    return error.exit == Exit.UNAVAILABLE and error.code == "unavailable"
 
 
 def _surroundings() -> Surroundings:

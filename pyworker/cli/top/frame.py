@@ -227,7 +227,8 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
 def _busy(app: dict[str, Any]) -> str:
     queues = [f"{queue[0]} of {queue[1]}" for queue in app.get("queue") or () if queue]
     waiting = f" · {', '.join(queues)} waiting to be accepted" if queues else ""
-    return f" · {app.get('in_flight', '–')} in flight · {app.get('open_connections', '–')} connections{waiting}"
+    count = app.get("open_connections", "–")
+    return f" · {app.get('in_flight', '–')} in flight · {count} connection{'s' * (count != 1)}{waiting}"
 
 
 def _figures(point: Point, how: Look) -> list[str]:
@@ -318,18 +319,17 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
 
 
 def _ask(model: Model) -> str:
-    assert model.question is not None
-    wish = model.question.wish
+    question = model.question
+    assert question is not None
+    wish = question.wish
     name = line(wish.name)
     match wish.what:
         case "scale":
-            return (
-                f" Scale {name}: {model.question.now} → {wish.number} workers? + - change it · y yes · any other key no"
-            )
+            return f" Scale {name}: {question.now} → {wish.number} workers? [y/N]  + and - change the number"
         case "restart":
-            return f" Restart {name}? All workers stop, then start: there is a gap. y yes · any other key no"
+            return f" Restart {name}? [y/N]  All workers stop, then start: there is a gap."
         case _:
-            return f" Reload {name}? New code and settings come in, no request is lost. y yes · any other key no"
+            return f" Reload {name}? [y/N]  New code and settings come in, no request is lost."
 
 
 def _last(model: Model, app: dict[str, Any]) -> Point:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-from pyworker.cli.render import Look, look, write
+from pyworker.cli.render import Look, look, width, write
 from pyworker.cli.top.keys import keys
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # other buffer, no cursor, no wrapping
 _LEAVE = "\x1b[?7h\x1b[?25h\x1b[0m\x1b[?1049l"
-_HOME, _CLEAR_LINE, _CLEAR_DOWN = "\x1b[H", "\x1b[K", "\x1b[J"
+_HOME, _CLEAR_LINE = "\x1b[H", "\x1b[K"
 _ESCAPE_PATIENCE = 0.05  # seconds in which the rest of a key's bytes must come
 # the terminal draws all between these at once, if it knows them; else they do nothing
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
@@ -123,8 +123,13 @@ class Screen:
             return 24
 
     def draw(self, lines: list[str]) -> None:
-        """Draw a whole frame over the one before: each line is cleared behind its end, so nothing flickers."""
-        self._write(_BEGIN + _HOME + f"{_CLEAR_LINE}\r\n".join(lines) + _CLEAR_LINE + _CLEAR_DOWN + _END)
+        """Draw a whole frame over the one before: each line is cleared behind its end, so nothing flickers.
+
+        Not one that fills the window: the cursor then still stands on the last character, which would be cleared.
+        """
+        how = self.look()
+        full = [text if width(text) >= how.width else text + _CLEAR_LINE for text in lines]
+        self._write(_BEGIN + _HOME + "\r\n".join(full) + _END)
 
     def _write(self, text: str) -> None:
         write(sys.stdout, text, self.look())

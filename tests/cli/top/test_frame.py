@@ -1,0 +1,114 @@
+"""Pictures: golden/*.txt hold them. UPDATE_GOLDEN=1 writes them anew; look at the difference before you keep it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyworker.cli.render import ANSI, Look, width
+from pyworker.cli.top.frame import frame, spark
+from pyworker.cli.top.model import Model
+from tests.cli import documents
+from tests.cli.top.made import AROUND, model
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+MADE = model()
+KEYS = ["up", "down", "tab", "?", "s", "/", "x", "esc", "r", "R", "+", "-", "y", "n", "enter", "home", "end", "q"]
+
+
+def look(columns: int, *, ascii: bool = False, color: bool = False) -> Look:
+    return Look(tty=True, color=color, ascii=ascii, width=columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "rows", "keys"),
+    [
+        ("60", 60, 24, ()), ("80", 80, 24, ()), ("120", 120, 36, ()), ("200", 200, 50, ()),
+        ("short", 100, 9, ("down", "down")), ("help", 80, 24, ("?",)), ("scale", 80, 24, ("+", "+")),
+        ("reload", 60, 24, ("tab", "r")), ("command", 80, 24, ("tab", "tab")), ("failed", 100, 24, ("end",)),
+        ("filter", 80, 24, ("/", "a", "d")), ("by-cpu", 80, 24, ("c",)),
+    ],
+)  # fmt: skip
+def test_pictures(name: str, columns: int, rows: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    made = MADE.copy()
+    for key in keys:
+        made.key(key, 60.0)
+    text = "\n".join(line.rstrip() for line in frame(made, AROUND, look(columns), rows)) + "\n"
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_colour_changes_no_text_and_ascii_no_layout() -> None:
+    plain = frame(MADE, AROUND, look(120), 30)
+    coloured = frame(MADE, AROUND, look(120, color=True), 30)
+    assert [ANSI.sub("", text) for text in coloured] == plain
+    assert any("\x1b[" in text for text in coloured)
+
+
+@given(st.integers(20, 220), st.integers(3, 70), st.lists(st.sampled_from(KEYS), max_size=12), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_a_frame_always_fits_the_window(columns: int, rows: int, keys: list[str], ascii: bool) -> None:
+    made = MADE.copy()
+    for key in keys:
+        made.key(key, 60.0)
+    lines = frame(made, AROUND, look(columns, ascii=ascii, color=True), rows)
+    assert len(lines) == rows
+    assert max(width(text) for text in lines) <= columns
+
+
+def test_the_selected_worker_is_always_in_the_picture() -> None:
+    made = Model()
+    document = documents.ps()
+    document["apps"] = [documents.app("big", pool=[documents.worker(i, 1000 + i) for i in range(1, 101)])]
+    made.feed(document, 0.0)
+    rng = random.Random(4)
+    for _ in range(50):
+        made.key(rng.choice(["down", "down", "up"]), 0.0)
+        lines = frame(made, AROUND, look(80), rng.randrange(12, 40))
+        assert sum(f"▸  big.{made.worker} " in text for text in lines) == 1, (made.worker, lines)
+
+
+def test_hostile_names_and_reasons_cannot_steer_the_terminal() -> None:
+    document = documents.ps()
+    evil = "x\x1b]0;title\x07\x1b[2J\n"
+    failure = {"message": evil, "traceback": "", "hint": "", "at": ""}
+    document["apps"] = [documents.app("api", state="failed", target=evil, last_failure=failure, listen=[evil])]
+    made = Model()
+    made.feed(document, 0.0)
+    made.say(evil, 0.0)
+    for rows in (30, 12):
+        assert "\x1b" not in "".join(frame(made, AROUND._replace(host=evil, now=0.0), look(120), rows))
+
+
+def test_without_apps_it_says_what_to_do() -> None:
+    made = Model()
+    made.feed({"v": 1, "apps": []}, 0.0)
+    assert "pyworker start app.toml" in "\n".join(frame(made, AROUND, look(80), 10))
+    assert made.key("r", 0.0) is None
+    assert made.key("enter", 0.0) is None
+
+
+def test_a_daemon_that_is_away_is_said() -> None:
+    made = MADE.copy()
+    made.away(57.0)
+    assert frame(made, AROUND, look(80), 24)[-1] == " the daemon does not answer since 3 s; trying again"
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "bars"),
+    [
+        ([], 4, "    "), ([0, 0], 4, "  ▁▁"), ([1, 2, 4, 8], 4, "▁▂▄█"), ([None, 8], 3, "  █"),
+        ([8, 8, 1, 8], 2, "▁█"), ([0.5], 1, "▁"), ([1], 0, ""),
+    ],
+)  # fmt: skip
+def test_curves(values: list[float | None], columns: int, bars: str) -> None:
+    assert spark(values, columns, look(80), least=4) == bars
+    assert spark(values, columns, look(80, ascii=True), least=4).isascii()
