@@ -1,12 +1,20 @@
-"""Writes docs/lifecycle.md from policy/lifecycle.py's TABLE: `python docs/make.py`. A test compares the two."""
+"""Writes the pages that are made from the code: `python docs/make.py`. A test compares them with what is there."""
 
 from __future__ import annotations
 
 import pathlib
+import re
+import textwrap
+from collections.abc import Callable
 
+import click
+
+from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group
+from pyworker.cli.options import NAMES, options
+from pyworker.config.reference import page as configuration
 from pyworker.policy.lifecycle import TABLE, Happening, State
 
-TARGET = pathlib.Path(__file__).with_name("lifecycle.md")
+HERE = pathlib.Path(__file__).parent
 
 MEANING = {
     State.STARTING: "asked for; not ready yet",
@@ -21,8 +29,8 @@ MEANING = {
 }
 
 
-def page() -> str:
-    """Return the whole document."""
+def lifecycle() -> str:
+    """Return docs/lifecycle.md."""
     edges = [
         f"    {state.value} --> {after.value}: {happening.value}"
         for state, row in TABLE.items()
@@ -66,5 +74,62 @@ def page() -> str:
     )
 
 
+def commands() -> str:
+    """Return docs/commands.md: what `-h` says of every command, in one page."""
+    group = _group()
+    lines = [
+        "# Commands",
+        "",
+        "Made by `python docs/make.py` from the commands themselves. Do not edit.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {' '.join(f'[{name}](#{name})' for name in names)} |" for title, names in GROUPS.items()),
+        "",
+        "Words that mean the same: " + ", ".join(f"`{word}` = `{name}`" for word, name in ALIASES.items()) + ".",
+        "",
+        "## Options of every command",
+        "",
+        *_options(list(options())),
+    ]
+    for names in GROUPS.values():
+        for name in names:
+            command = group.get_command(click.Context(group), name)
+            assert command is not None
+            lines += _command(name, command, COMMANDS[name][1])
+    return "\n".join(lines)
+
+
+def _command(name: str, command: click.Command, short: str) -> list[str]:
+    context = click.Context(command, info_name=f"pyworker {name}", terminal_width=110)
+    head, _, rest = re.sub(r" *\x08\n", "", command.help or "").partition("\n")
+    lines = [f"## {name}", "", head or short, "", "```text", " ".join(command.get_usage(context).split()[1:])]
+    lines += ["", *textwrap.dedent(rest).strip("\n").split("\n")] if rest.strip() else []
+    lines += ["```", "", *_options([p for p in command.params if p.name not in NAMES])]
+    if isinstance(command, click.Group) and not isinstance(command, Commands):
+        for child in command.list_commands(context):
+            inner = command.get_command(context, child)
+            assert inner is not None
+            lines += [line.replace("## ", "### ", 1) for line in _command(f"{name} {child}", inner, "")]
+    return lines
+
+
+def _options(params: list[click.Parameter]) -> list[str]:
+    rows = []
+    for param in params:
+        record = param.get_help_record(click.Context(click.Command("x")))
+        if record is not None and isinstance(param, click.Option):
+            name, text = (" ".join(part.split()).replace("|", "\\|") for part in record)
+            rows.append(f"| `{name}` | {text} |")
+    return ["| option | |", "|---|---|", *rows, ""] if rows else []
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "lifecycle.md": lifecycle,
+    "commands.md": commands,
+    "configuration.md": configuration,
+}
+
 if __name__ == "__main__":
-    TARGET.write_text(page(), encoding="utf-8")
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
