@@ -343,3 +343,21 @@ def test_in_a_world_of_chance_all_settles_at_what_is_wanted(seed: int) -> None:
             break
     assert [w.state for w in world.view.workers] == [State.READY] * world.view.want
     assert {w.generation for w in world.view.workers} == {world.view.generation}
+
+
+def test_nothing_of_a_gated_generation_is_started() -> None:
+    waiting = app(templates=(), workers=(), starting=True, gated=frozenset({1}))
+    assert doing(waiting) == []
+    assert any(isinstance(a, c.StartTemplate) for a in doing(dataclasses.replace(waiting, gated=frozenset())))
+
+
+def test_a_gated_target_leaves_the_old_generation_alone() -> None:
+    view = app(workers=(worker(1, 1), worker(2, 2)), target=2, gated=frozenset({2}))
+    assert doing(view) == []
+
+
+def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
+    old = worker(1, 1, generation=1)
+    view = app(generation=2, workers=(old,), templates=(), forks=False, overlaps=False, finished_slots=frozenset({1, 2}))
+    assert any(isinstance(a, (c.SendDrain, c.SendStop)) for a in doing(view))
+    assert doing(dataclasses.replace(view, job=True)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 
 from tests.support.pyworker import Pyworker
@@ -90,3 +91,18 @@ def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     failed = pw.run("check", "--import")
     assert "ended the process (exit code 7)" in failed.stderr
     assert pw.ok("check").returncode == 0
+
+
+def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
+    pw.write("web.py", APP)
+    text = f'# my app\n[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\nworkers = 1  # small\nenv.LEVEL = "x"\n'
+    path = pw.write("app.toml", text)
+    os.chmod(path, 0o640)
+    pw.ok("start")
+    done = pw.ok("scale", "api", "+1", "--save")
+    assert "app.toml now says workers = 2" in done.stderr
+    with open(path) as file:
+        assert file.read() == text.replace("workers = 1  # small", "workers = 2  # small")
+    assert os.stat(path).st_mode & 0o777 == 0o640
+    pw.ok("reload", "api")
+    assert pw.wait_steady()["workers"]["want"] == 2

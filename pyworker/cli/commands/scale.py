@@ -18,16 +18,24 @@ _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("changes", nargs=-1, metavar="NAME=N...")
 @click.option("--wait/--no-wait", default=True, help="Return when the new workers are ready (default).")
+@click.option("--save", is_flag=True, help="Write the number into the config file too; all else in it stays as it is.")
 @common
-def cmd(settings: Settings, changes: tuple[str, ...], wait: bool) -> int:
+def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) -> int:
     """Set the number of workers of an app: a number, +N, -N, or auto (the usable CPUs).
 
     \b
     pyworker scale api=8
     pyworker scale api +2
     pyworker scale api=auto jobs=4
+    pyworker scale api=8 --save     also in app.toml, its comments kept
     """
-    return run(settings, "scale", {"type": "scale", "changes": parse(changes), "wait": wait})
+    wanted = parse(changes)
+    code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait})
+    if save and code == 0:
+        from pyworker.cli.savescale import save_workers
+
+        save_workers(settings, wanted)
+    return code
 
 
 def parse(words: tuple[str, ...]) -> dict[str, str]:

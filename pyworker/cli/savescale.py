@@ -1,0 +1,79 @@
+"""CLI, `scale --save`: write the number of workers into the config file, and change nothing else in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from pyworker.cli.client import ask
+from pyworker.cli.options import Settings
+from pyworker.cli.render import home, line, note
+from pyworker.config.edit import CannotEdit, set_value
+from pyworker.config.load import PYPROJECT, read
+from pyworker.config.spans import Path
+from pyworker.errors import Exit, PyworkerError
+
+
+def save_workers(settings: Settings, changes: dict[str, str]) -> None:
+    """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
+    for selector, change in changes.items():
+        apps = ask(settings.home, {"type": "ps", "selectors": [selector], "sample": False}, settings.timeout)["apps"]
+        sources = ask(settings.home, {"type": "config", "selectors": [selector]}, settings.timeout)["apps"]
+        files = {source["name"]: source for source in sources}
+        for app in apps:
+            value: Any = "auto" if change == "auto" else app["workers"]["want"]
+            _save(settings, str(app["name"]), files.get(app["name"], {}), value)
+
+
+def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> None:
+    file = source.get("file")
+    if not file:
+        hint = "it was started without one; pyworker init writes one"
+        raise PyworkerError(f"{name} has no config file to save to", hint=hint, code="failed", exit=Exit.FAILED)
+    real = os.path.realpath(file)  # a link stays a link
+    _, document, _ = read(real)
+    table = _table(document.spans, real, name, str(source.get("profile") or ""))
+    try:
+        with open(real, encoding="utf-8", newline="") as old:
+            before = old.read()
+        after = set_value(before, table, "workers", value)
+        if after != before:
+            _replace(real, after)
+    except CannotEdit as error:
+        hint = f"write it yourself: workers = {value if value != 'auto' else chr(34) + 'auto' + chr(34)}"
+        raise PyworkerError(
+            f"{name} was scaled, but not saved: {error}", hint=hint, code="failed", exit=Exit.FAILED
+        ) from None
+    except OSError as error:
+        message = f"{name} was scaled, but {home(file)} cannot be written: {error.strerror}"
+        raise PyworkerError(message, code="failed", exit=Exit.FAILED) from None
+    if not settings.quiet and not settings.json:
+        note(f"{line(name)}: {home(line(file))} now says workers = {value}")
+
+
+def _table(spans: Any, file: str, name: str, profile: str) -> Path:
+    """Return the table that the number belongs to: the profile's when that sets it, else the app's own."""
+    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
+    own: Path = ("apps", name) if (*root, "apps", name) in spans else ("app",)
+    over: Path = (*root, "profiles", profile, *own)
+    return over if profile and (*over, "workers") in spans else (*root, *own)
+
+
+def _replace(path: str, text: str) -> None:
+    """Write by rename, with the old file's mode and owner: a reader sees the old text or the new."""
+    info = os.stat(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="") as new:
+            new.write(text)
+            os.fchmod(new.fileno(), info.st_mode & 0o7777)
+            with contextlib.suppress(PermissionError):
+                os.fchown(new.fileno(), info.st_uid, info.st_gid)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

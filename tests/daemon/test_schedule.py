@@ -1,0 +1,66 @@
+"""daemon/schedule.py: what is due is started once, and a run that is still at work is not doubled."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig, ReloadConfig
+from pyworker.daemon import schedule
+
+
+class Rig:
+    """A Schedule of one app, whose clock is the test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, config: AppConfig) -> None:
+        self.done: list[str] = []
+        self.app: Any = SimpleNamespace(config=config, running=True, workers={}, finished_slots={1})
+        brain = SimpleNamespace(
+            apps={"job": self.app},
+            loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay)),
+            poke=lambda app: self.done.append("poke"),
+            emit=lambda app, type, slot, **data: self.done.append(data["text"]),
+        )
+        self.delays: list[float] = []
+        monkeypatch.setattr(schedule, "reload_by_itself", lambda desk, app, why: self.done.append(f"reload: {why}"))
+        self.schedule = schedule.Schedule(SimpleNamespace(brain=brain))  # type: ignore[arg-type]
+        self.schedule._last = 100
+
+    def look(self, now: int) -> list[str]:
+        self.done.clear()
+        self.schedule.look(now)
+        return list(self.done)
+
+
+def test_a_job_is_started_at_its_minute_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="*/5 * * * *"))
+    assert rig.look(104) == []
+    assert rig.look(105) == ["poke"]
+    assert rig.app.finished_slots == set()
+    assert rig.look(105) == []
+
+
+def test_a_job_that_still_runs_is_left_alone_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="*/5 * * * *"))
+    rig.app.workers[1] = SimpleNamespace(is_alive=True)
+    assert rig.look(105) == ["its last run is still at work: this one is left out"]
+    assert rig.app.finished_slots == {1}
+
+
+def test_a_timed_reload_is_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", target="a:b", reload=ReloadConfig(cron="@hourly")))
+    assert rig.look(119) == []
+    assert rig.look(120) == ["reload: its timetable: @hourly"]
+
+
+def test_what_does_not_run_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
+    rig.app.running = False
+    assert rig.look(101) == []
+
+
+def test_it_wakes_at_the_next_full_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",)))
+    assert 0 < rig.delays[0] <= 60.05
