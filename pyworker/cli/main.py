@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": (_HERE + "logs", "What the workers print."),
     "events": (_HERE + "events", "What happened."),
     "stack": (_HERE + "stack", "Where the threads of a worker are right now."),
+    "send": (_HERE + "send", "A message to workers: send api '{...}'."),
     "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
     "metrics": (_HERE + "metrics", "Figures for Prometheus."),
     "check": (_HERE + "check", "Check a config file; start nothing."),
@@ -43,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "daemon": (_HERE + "daemon", "The daemon: status, start, stop, upgrade."),
 }
 GROUPS = {
-    "Run": ("start", "stop", "restart", "reload", "scale", "delete"),
+    "Run": ("start", "stop", "restart", "reload", "scale", "send", "delete"),
     "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top"),
     "Config": ("check", "diff", "config", "schema"),
     "Machine": ("daemon",),

@@ -269,6 +269,9 @@ class AppConfig:
         help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready",
         choices=("auto", "notify"),
     )
+    ipc: Literal["auto", True, False] = option(
+        "auto", help="a message channel (NODE_CHANNEL_FD) for each worker; auto: Python and node programs"
+    )
     env: dict[str, str] = option(
         factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$"
     )

@@ -16,7 +16,6 @@ from typing import assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import parse_bind
-from pyworker.daemon import state
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.dispatchers import Dispatchers
@@ -25,6 +24,7 @@ from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.listener import ListenFailed, url
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
+from pyworker.daemon.messages import Messages
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
@@ -61,6 +61,7 @@ class Brain:
         self.workers = Workers(self)
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)
+        self.messages = Messages(self)
         store.on_exited = self.deaths.on_exited
 
     # ---- rounds ------------------------------------------------------------------------------------------
@@ -266,8 +267,6 @@ class Brain:
         app.started_at = self.loop.clock()
         app.refused.clear()
         app.notes.clear()
-        if problem := state.prepare(self.home, app.generations[number].resolved):
-            self.note(app, problem)
         app.last_exits.clear()
         app.slot_restarts.clear()
         if app.scale is not None and app.scale_base != app.generations[number].config.workers:

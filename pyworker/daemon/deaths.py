@@ -159,6 +159,7 @@ class Deaths:
         # the logger still wants the pidfd and the pipes until it has read them to their end
         self._brain.store.forget(worker_fd("out", handle.id), worker_fd("err", handle.id))
         self._brain.store.remove(worker_fd("pid", handle.id))
+        self._brain.messages.forget(app, handle)
         app.board.free(handle.id.serial)
         if handle.pid:
             self._brain.store.collected(handle.pid)

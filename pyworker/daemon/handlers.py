@@ -13,6 +13,7 @@ from pyworker.daemon.requests.compare import config, diff
 from pyworker.daemon.requests.delete import app_closed, delete
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.requests.look import describe, follow, ps, status
+from pyworker.daemon.requests.send import send
 from pyworker.daemon.requests.shutdown import shutdown
 from pyworker.daemon.requests.stack import stack
 from pyworker.daemon.requests.start import start
@@ -33,6 +34,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Diff: diff,
     k.Config: config,
     k.Stack: stack,
+    k.Send: send,
     k.Follow: follow,
     k.Status: status,
     k.Shutdown: shutdown,

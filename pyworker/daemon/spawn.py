@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import sysconfig
+from collections.abc import Sequence
 
 from pyworker import failpoint
 from pyworker.daemon import state
@@ -20,6 +21,7 @@ from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.dispatchers import make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.messages import wants_channel
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
@@ -86,28 +88,39 @@ class Spawner:
         out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity))
         handle.ctl = ours
         self._store.put(worker_fd("ctl", identity), os.dup(ours.fileno()))
+        ipc: list[int] = []
         try:
             failpoint.hit("spawn.worker")
             config = generation.config
+            if wants_channel(config):
+                ipc = [self._ipc(identity)]
             if config.balance == "proxy":
                 # it serves on a port that no client knows: there is nothing to hold back until Go
                 handle.port = free_port({w.port for w in app.workers.values()})
-                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False)
+                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc)
             if config.target is None:
                 role = "script" if config.script is not None else "command"
-                return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held)
+                return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held, ipc=ipc)
             template = app.templates[generation.number]
             assert template.channel is not None
             inbox: list[int] = []
             if config.balance == "least-connections":
                 inbox = [make_inbox(self._store, app.name, identity.slot)]
-            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox))
-            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *inbox]):
+            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(ipc))
+            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
                 raise BlockingIOError("the template does not take any more requests")
             return 0
         finally:
             theirs.close()
-            unix_fds.close_all([out, err])
+            unix_fds.close_all([out, err, *ipc])
+
+    def _ipc(self, identity: WorkerId) -> int:
+        """Make the worker's message channel; return its end."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._store.put(worker_fd("ipc", identity), ours.detach())
+        return theirs.detach()
 
     def _pipes(self, out_name: str, err_name: str) -> tuple[int, int]:
         write_ends = []
@@ -140,6 +153,7 @@ class Spawner:
         row: int,
         *,
         held: bool,
+        ipc: Sequence[int] = (),
     ) -> int:
         resolved = generation.resolved
         table: dict[int, int] = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
@@ -158,6 +172,11 @@ class Spawner:
         if role != "command":
             stacks_fd = free
             table[free] = self._stacks(app)
+            free += 1
+        ipc_fd = -1
+        for fd in ipc:
+            table[free] = fd
+            ipc_fd = free
             free += 1
         temporary: list[int] = []
         pem_fds: list[int] = []
@@ -188,6 +207,7 @@ class Spawner:
             board_fd=_BOARD_FD,
             row=row,
             listener_fds=tuple(listener_fds),
+            ipc_fd=ipc_fd,
             cert_fd=pem_fds[0],
             key_fd=pem_fds[1],
             ca_fd=pem_fds[2],
@@ -195,7 +215,6 @@ class Spawner:
             workers=app.want,
             stacks_fd=stacks_fd,
         )
-        state.prepare(self._home, resolved)
         spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved)})
         try:
             temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))

@@ -162,6 +162,7 @@ class Workers:
     def watch(self, app: App, handle: WorkerHandle) -> None:
         """Listen to a worker's channel."""
         assert handle.ctl is not None
+        self._brain.messages.watch(app, handle)
         self._brain.loop.add(handle.ctl.fileno(), READ, lambda _: self.on_message(app, handle))
 
     def on_message(self, app: App, handle: WorkerHandle) -> None:
@@ -287,7 +288,7 @@ class Workers:
 
     def _comes_up(self, app: App, handle: WorkerHandle) -> None:
         """A worker that serves on a port of its own can; before the commit of a reload nobody comes there."""
-        if handle.held and not handle.gone_go:
+        if handle.port and handle.held and not handle.gone_go:
             self._is_held(app, handle, self._brain.loop.clock())
         else:
             self._accepts(app, handle)
@@ -316,9 +317,15 @@ class Workers:
                 if handle.pid and handle.pid in (pid, session) and handle.is_alive:
                     lines = text.splitlines()
                     if "READY=1" in lines and handle.state is State.STARTING:
-                        self._comes_up(app, handle) if handle.port else self._accepts(app, handle)
+                        self._comes_up(app, handle)
                     self._brain.poke(app)
                     return
+
+    def says_ready(self, app: App, handle: WorkerHandle) -> None:
+        """A command with ready = "notify" said so over its message channel."""
+        if handle.state is State.STARTING and handle.ended_at is None:
+            self._comes_up(app, handle)
+            self._brain.poke(app)
 
     def watch_health(self, app: App, handle: WorkerHandle) -> None:
         """Begin to check a worker that says it is ready; goes on until it leaves."""
@@ -345,7 +352,7 @@ class Workers:
         if verdict == "ok":
             handle.checked = True
             if handle.state is State.STARTING:  # a command that is ready when its check passes
-                self._comes_up(app, handle) if handle.port else self._accepts(app, handle)
+                self._comes_up(app, handle)
             else:
                 handle.happen(Happening.WELL, now)
         elif verdict == "failing" and handle.state is not State.STARTING:

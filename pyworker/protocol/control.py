@@ -100,6 +100,14 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Send:
+    """A message to workers. Reply: {"v", "workers": [{"app","worker","pid","gen","error"}]}; not ok: nobody has it."""
+
+    selectors: tuple[str, ...]
+    text: str  # JSON
+
+
+@dataclass(frozen=True)
 class Diff:
     """What a reload would change. Reply: {"same": bool, "changes": [...], "apps": [...]}."""
 
@@ -146,7 +154,7 @@ class Upgrade:
     force: bool = False  # also when it is the same version
 
 
-Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Diff, Config, Stack, Follow, Status, Shutdown, Upgrade]
+Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Diff, Config, Stack, Send, Follow, Status, Shutdown, Upgrade]
 
 
 @dataclass(frozen=True)

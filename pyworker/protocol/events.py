@@ -6,6 +6,7 @@ On disk and on the wire an event is a JSON line: {"v":1,"time":"2026-11-23T14:02
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,7 @@ TYPES: dict[str, tuple[str, ...]] = {
         "reason",
         "traceback",
     ),  # ended by itself
+    "worker_message": ("generation", "pid", "message", "size", "cut"),  # it sent one (process.send)
     "worker_recycled": ("generation", "pid", "reason"),
     "worker_backoff": ("try", "max", "delay_s"),
     "reload_started": ("from", "to"),
@@ -96,6 +98,9 @@ def sentence(event: Event) -> str:
             return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{why}"
         case "worker_recycled":
             return f"recycled  pid {d['pid']}: {d['reason']}"
+        case "worker_message":
+            shown = d["message"] if d["cut"] else json.dumps(d["message"], ensure_ascii=False)
+            return f"message   {shown}" + (f"… ({d['size']} characters)" if d["cut"] else "")
         case "worker_backoff":
             return f"backoff   try {d['try']} of {d['max']} in {d['delay_s']:.1f} s"
         case "app_started":

@@ -56,6 +56,7 @@ KINDS = {
     "template": 1,  # template.APP.GENERATION daemon's end of the template's channel
     "tpid": 1,  # tpid.APP.GENERATION         the template's pidfd
     "ctl": 3,  # ctl.APP.GEN.SLOT.SERIAL      daemon's end of the worker's channel
+    "ipc": 3,  # ipc.APP.GEN.SLOT.SERIAL      daemon's end of the worker's message channel (Node's convention)
     "pid": 3,  # pid.APP.GEN.SLOT.SERIAL      the worker's pidfd
     "out": 3,  # out.APP.GEN.SLOT.SERIAL      read end of the worker's stdout
     "err": 3,  # err.APP.GEN.SLOT.SERIAL      read end of the worker's stderr

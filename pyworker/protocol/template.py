@@ -45,6 +45,7 @@ class LaunchSpec:
     cert_fd: int = -1  # memfds with the PEM files, read by the daemon
     key_fd: int = -1
     ca_fd: int = -1
+    ipc_fd: int = -1  # script and command: the worker's message channel
     notify_socket: str = ""  # for commands
     stacks_fd: int = -1  # memfd for the stacks of `pyworker stack`
     workers: int = 1
@@ -53,7 +54,7 @@ class LaunchSpec:
 # ---- daemon -> template ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Fork:
-    """Fork worker `serial` for `slot`; fds: ctl, out, err, and the slot's inbox if it has one.
+    """Fork worker `serial` for `slot`; fds: ctl, out, err, then its ipc channel and the slot's inbox if it has those.
 
     Answered by Forked or ForkFailed.
     """
@@ -64,6 +65,7 @@ class Fork:
     held: bool
     workers: int
     inbox: bool = False
+    ipc: bool = False
 
 
 @dataclass(frozen=True)

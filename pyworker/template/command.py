@@ -12,6 +12,7 @@ import socket
 import stat
 
 from pyworker.errors import Exit
+from pyworker.protocol import node
 from pyworker.protocol.template import LaunchSpec
 from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
 from pyworker.worker.birth import worker_env
@@ -39,6 +40,9 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
     listeners = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in spec.listener_fds]
     # the channel may sit on a number that a listener needs; above them all it still closes at the exec
     channel = _moved(channel)
+    if spec.ipc_fd >= 0:
+        moved = fcntl.fcntl(spec.ipc_fd, fcntl.F_DUPFD_CLOEXEC, 64)
+        listeners.append(moved)  # the first number behind them: `environment` says so
     for place, fd in enumerate(listeners):
         os.dup2(fd, _FIRST + place, inheritable=True)
     try:
@@ -49,13 +53,15 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
 
 def environment(spec: LaunchSpec) -> dict[str, str]:
     """Return the command's environment. LISTEN_PID is this process: it keeps its pid over the exec."""
-    own = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"}
+    own = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", node.CHANNEL_FD, node.SERIALIZATION}
     env = {name: value for name, value in spec.env.items() if name not in own}
     env.update(worker_env(spec.app.name, spec.generation, spec.slot, spec.workers))
     if spec.listener_fds:
         count = len(spec.listener_fds)
         names = ":".join(f"listen{i}" for i in range(count))
         env.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+    if spec.ipc_fd >= 0:
+        env.update({node.CHANNEL_FD: str(_FIRST + len(spec.listener_fds)), node.SERIALIZATION: "json"})
     if spec.notify_socket:
         env["NOTIFY_SOCKET"] = spec.notify_socket
     return env

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import json
 import os
-import platform
 import select
 import signal
 import socket
@@ -111,15 +110,29 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, LoadFailed("import", f"{type(error).__name__}: {error}", clip(traceback.format_exc())))
+    if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
+        share_websockets()
     why = "preload = false" if spec.app.preload is False else forksafe.why_not(before)
     took = time.monotonic() - started
-    version = platform.python_version()
+    version = sys.version.split(" ", 1)[0]
     code, newest = imported_code()
     loaded = Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
         __version__, code, newest,
     )  # fmt: skip
     return _Ready(loaded, target.application, ssl_context)
+
+
+def share_websockets() -> None:
+    """Import what serves websockets, for all workers. No file of the app's folder can shadow it."""
+    path = sys.path[:]
+    sys.path[:] = [folder for folder in path if folder != os.getcwd()]
+    try:
+        prepare.websockets()
+    except ImportError as error:
+        say(f"websockets cannot be served: {error}")
+    finally:
+        sys.path[:] = path
 
 
 def imported_code() -> tuple[str, str]:
@@ -164,7 +177,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
     while True:
         poll.poll()
         try:
-            packet = recv_packet(channel, wire.MAX_MESSAGE, 4)
+            packet = recv_packet(channel, wire.MAX_MESSAGE, 5)
         except OSError:
             return None
         if packet is None:
@@ -186,7 +199,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 send(channel, Pong(number))
             case Fork():
                 failpoint.hit("template.fork")
-                if len(packet.fds) != 3 + message.inbox or packet.truncated:
+                if len(packet.fds) != 3 + message.ipc + message.inbox or packet.truncated:
                     close_all(packet.fds)
                     send(channel, ForkFailed(message.serial, 24))  # EMFILE: the kernel could not hand them all over
                     continue
@@ -230,7 +243,8 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
     """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
     os.setsid()
     ctl_fd, out_fd, err_fd = fds[:3]
-    inbox_fd = fds[3] if fork.inbox else -1
+    ipc_fd = fds[3] if fork.ipc else -1
+    inbox_fd = fds[-1] if fork.inbox else -1
     os.dup2(out_fd, 1)
     os.dup2(err_fd, 2)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -251,6 +265,7 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
         board_fd=spec.board_fd,
         row=fork.row,
         inbox_fd=inbox_fd,
+        ipc_fd=ipc_fd,
         loop=ready.loaded.loop,
         application=ready.application,
         interface=interface,

@@ -14,6 +14,7 @@ import sys
 import traceback
 import types
 
+from pyworker.cluster import given
 from pyworker.protocol.worker import Failed
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
@@ -36,9 +37,11 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     faulthandler.enable()
     answer_stacks(spec.stacks_fd)
     runtime = script.Runtime(Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal)
-    keep = (spec.channel_fd, spec.runtime_fd, spec.stacks_fd)
+    keep = (spec.channel_fd, spec.runtime_fd, spec.stacks_fd, spec.ipc_fd)
     close_all([fd for fd in fds if fd not in keep])
     runtime.install()
+    if spec.ipc_fd >= 0:
+        given.give(spec.ipc_fd)
     _kept.append(boot)
     sys.argv = [path, *app.args]
     sys.path.insert(0, os.path.dirname(path))

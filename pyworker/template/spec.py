@@ -23,7 +23,7 @@ def spec_fds(spec: LaunchSpec, spec_fd: int) -> list[int]:
     """Return every fd that came with a spec, except stdin, stdout and stderr."""
     pems = (spec.cert_fd, spec.key_fd, spec.ca_fd)
     named = (spec_fd, spec.channel_fd, spec.runtime_fd, spec.board_fd, spec.stacks_fd, *pems)
-    return [fd for fd in (*named, *spec.listener_fds) if fd >= 0]
+    return [fd for fd in (*named, spec.ipc_fd, *spec.listener_fds) if fd >= 0]
 
 
 def pass_on(fds: list[int], *, inheritable: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal wraps each call into enums, which can be seen in each fork
 import faulthandler
 import os
 import signal
@@ -18,6 +19,9 @@ from pyworker.protocol.worker import DUMP_SIGNAL
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel
+
+_DEFAULT = int(signal.SIG_DFL)
+_UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Birth:
     application: Any  # None: this worker imports the app itself
     interface: Literal["asgi", "wsgi"]
     ssl_context: ssl.SSLContext | None
+    ipc_fd: int = -1  # the message channel, for pyworker.process
     inbox_fd: int = -1  # where connections come from when a dispatcher hands them out
     stacks_fd: int = -1
 
@@ -60,11 +65,12 @@ def take_identity(app: str, generation: int, slot: int, workers: int, title: str
 def reset_signals() -> None:
     """Give every signal its default action of a fresh Python, whatever an import has set."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        try:
-            signal.signal(number, signal.SIG_DFL)
-        except (OSError, ValueError):  # signals of the C library's own
-            continue
+    for number in range(1, signal.NSIG):
+        if number not in _UNTOUCHABLE:
+            try:
+                _signal.signal(number, _DEFAULT)
+            except (OSError, ValueError):  # signals of the C library's own
+                continue
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,6 +17,7 @@ import traceback
 from typing import Any, assert_never
 
 from pyworker import __version__
+from pyworker.cluster import given
 from pyworker.errors import Exit
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import (
@@ -54,6 +55,8 @@ def run(birth: Birth) -> int:
     faulthandler.register(STACKS_SIGNAL, all_threads=True)  # in C: a blocked loop answers, too
     answer_stacks(birth.stacks_fd)
     birth.channel.send(Hello(__version__))
+    if birth.ipc_fd >= 0:
+        given.give(birth.ipc_fd)
     application, interface = birth.application, birth.interface
     if application is None:
         try:

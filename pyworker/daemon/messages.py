@@ -1,0 +1,192 @@
+"""Daemon: the workers' message channels (`ipc`, Node's convention). The other end is `pyworker.process`, or Node itself.
+
+What a worker sends becomes an event; what `pyworker send` says goes to the worker. Nothing of it waits in the daemon: a
+message that a worker's channel has no room for is refused, a worker that says too much is read more slowly (and then
+waits itself), and a descriptor that comes along is closed. The codec is protocol/node.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyworker.config.schema import AppConfig
+from pyworker.daemon.handles import WorkerHandle, copy_socket
+from pyworker.daemon.loop import HANGUP, READ, WRITE
+from pyworker.protocol import node
+from pyworker.protocol.inherited import worker_fd
+from pyworker.unix import fds as unix_fds
+
+if TYPE_CHECKING:
+    from pyworker.daemon.app import App
+    from pyworker.daemon.brain import Brain
+
+MAX_TEXT = 64 * 1024  # bytes of one message, either way
+MAX_SHOWN = 4 * 1024  # ... of one that is kept among the events; of a longer one its beginning and its length
+A_SECOND = 50.0  # messages of one worker that become events
+AT_ONCE = 200.0
+REST = 0.2  # seconds without reading one that has said too much
+_READS = 4
+_MAX_FDS = 16
+
+
+class NotSent(Exception):
+    """A message that did not go; the text says why."""
+
+
+@dataclass
+class Channel:
+    """One worker's."""
+
+    sock: socket.socket
+    link: node.Link = field(default_factory=lambda: node.Link(max_line=MAX_TEXT))
+    room: float = AT_ONCE  # how many messages it may say now
+    counted_at: float = 0.0
+    resting: bool = False
+
+
+class Messages:
+    """All channels. The worker's runtime decides nothing here: its bytes are untrusted."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+        self._channels: dict[tuple[str, int], Channel] = {}
+
+    def watch(self, app: App, handle: WorkerHandle) -> None:
+        """Read what this worker sends, if it has a channel."""
+        fd = self._brain.store.get(worker_fd("ipc", handle.id))
+        if fd is None:
+            return
+        channel = Channel(copy_socket(fd), counted_at=self._brain.loop.clock())
+        self._channels[app.name, handle.id.serial] = channel
+        self._brain.loop.add(channel.sock.fileno(), READ, lambda events: self._on_events(app, handle, channel, events))
+
+    def forget(self, app: App, handle: WorkerHandle) -> None:
+        """The worker has ended: what it said last is read, and the channel closed."""
+        channel = self._channels.pop((app.name, handle.id.serial), None)
+        if channel is not None:
+            channel.room = max(channel.room, 10.0)
+            if self._brain.loop.watches(channel.sock.fileno()):
+                self._read(app, handle, channel)
+            self._brain.loop.remove(channel.sock.fileno())
+            unix_fds.close_all(channel.link.abandon()[1])
+            channel.sock.close()
+        self._brain.store.remove(worker_fd("ipc", handle.id))
+
+    def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
+        """Put a message into the worker's channel; NotSent says why that cannot be. At most its end waits here."""
+        channel = self._channels.get((app.name, handle.id.serial))
+        if channel is None:
+            raise NotSent("it has no message channel")
+        if not channel.link.is_idle:
+            raise NotSent("it does not read its messages: its channel is full")
+        try:
+            node.check_message(value)
+            channel.link.send(value)
+        except node.MessageError as error:
+            raise NotSent(str(error)) from None
+        self._flush(channel)
+
+    # ---- inside --------------------------------------------------------------------------------------------
+    def _on_events(self, app: App, handle: WorkerHandle, channel: Channel, events: int) -> None:
+        if events & WRITE:
+            self._flush(channel)
+        if events & (READ | HANGUP):
+            self._read(app, handle, channel)
+
+    def _read(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
+        for _ in range(_READS):
+            if not self._may_read(app, handle, channel):
+                return
+            try:
+                packet = unix_fds.recv_packet(channel.sock, MAX_TEXT, _MAX_FDS)
+            except OSError:
+                packet = unix_fds.Packet(b"", [], 0, False)
+            if packet is None:
+                return
+            if not packet.data:
+                unix_fds.close_all(packet.fds)
+                self._brain.loop.remove(channel.sock.fileno())
+                return
+            for event in channel.link.feed(packet.data, packet.fds):
+                self._take(app, handle, channel, event)
+            self._flush(channel)
+
+    def _may_read(self, app: App, handle: WorkerHandle, channel: Channel) -> bool:
+        """Whether its messages may be read now; else they are after a while, and wait with the worker until then."""
+        now = self._brain.loop.clock()
+        channel.room = min(AT_ONCE, channel.room + (now - channel.counted_at) * A_SECOND)
+        channel.counted_at = now
+        if channel.room >= 1.0:
+            return True
+        channel.resting = True
+        self._set_mask(channel)
+
+        def again() -> None:
+            channel.resting = False
+            if self._channels.get((app.name, handle.id.serial)) is channel:
+                self._set_mask(channel)
+
+        self._brain.loop.call_later(REST, again)
+        return False
+
+    def _take(self, app: App, handle: WorkerHandle, channel: Channel, event: node.Event) -> None:
+        match event:
+            case node.Message(value=value, handle=given):
+                channel.room -= 1.0
+                self._close(given)
+                self._show(app, handle, value)
+            case node.Internal(handle=given):
+                self._close(given)
+            case node.Stray(fds=fds):
+                unix_fds.close_all(fds)
+            case node.Malformed(reason=reason):
+                channel.room -= 1.0
+                self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
+            case _:
+                pass
+
+    def _show(self, app: App, handle: WorkerHandle, value: Any) -> None:
+        text = json.dumps(value, ensure_ascii=False)
+        cut = len(text) > MAX_SHOWN
+        self._brain.emit(
+            app, "worker_message", handle.id.slot,
+            generation=handle.id.generation, pid=handle.pid,
+            message=text[:MAX_SHOWN] if cut else value, size=len(text), cut=cut,
+        )  # fmt: skip
+        generation = app.generations.get(handle.id.generation)
+        if value == "ready" and generation is not None and generation.config.ready == "notify":
+            self._brain.workers.says_ready(app, handle)
+
+    def _close(self, given: node.Handle | None) -> None:
+        """No descriptor is taken from a worker."""
+        if given is not None:
+            unix_fds.close_all([given.fd])
+
+    def _flush(self, channel: Channel) -> None:
+        with contextlib.suppress(OSError):  # a peer that is gone: its pidfd will say so
+            while (frame := channel.link.to_write()) is not None:
+                try:
+                    count = channel.sock.send(frame.data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    break
+                channel.link.written(count)
+        self._set_mask(channel)
+
+    def _set_mask(self, channel: Channel) -> None:
+        fd = channel.sock.fileno()
+        if self._brain.loop.watches(fd):
+            self._brain.loop.modify(fd, (0 if channel.resting else READ) | (0 if channel.link.is_idle else WRITE))
+
+
+def wants_channel(config: AppConfig) -> bool:
+    """Whether workers of this config get a message channel: Python's, Node's, and those that ask for it."""
+    if config.ipc != "auto":
+        return config.ipc
+    if config.command:
+        return os.path.basename(config.command[0]) in ("node", "nodejs")
+    return config.balance != "proxy"

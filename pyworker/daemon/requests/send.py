@@ -1,0 +1,56 @@
+"""Daemon, request Send: a message into the channels of workers. Says of each worker whether it went."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyworker.daemon.client import Client
+from pyworker.daemon.messages import MAX_TEXT, NotSent
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.errors import Exit
+from pyworker.policy.lifecycle import SERVING, State
+from pyworker.protocol import control as k
+
+
+def send(desk: Desk, client: Client, request: k.Send) -> None:
+    """To each worker that serves; to one that starts or leaves only when it is named."""
+    value = _parse(request.text)
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for selected in desk.select(request.selectors):
+        app = desk.brain.apps[selected.app]
+        if selected.slot is not None:
+            desk.check_slot(app, selected)
+        for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial)):
+            named = selected.slot == handle.id.slot and handle.state in (State.STARTING, State.HELD)
+            if not (named or (handle.state in SERVING and selected.slot in (None, handle.id.slot))):
+                continue
+            error = None
+            try:
+                desk.brain.messages.send(app, handle, value)
+            except NotSent as refused:
+                error = str(refused)
+            found[app.name, handle.id.serial] = {
+                "app": app.name,
+                "worker": handle.id.slot,
+                "pid": handle.pid or None,
+                "gen": handle.id.generation,
+                "error": error,
+            }
+    if not found:
+        name = request.selectors[0]
+        raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} has no worker that serves now", f"pyworker ps -w {name}")
+    client.reply(all(each["error"] is None for each in found.values()), {"v": 1, "workers": list(found.values())})
+
+
+def _parse(text: str) -> Any:
+    size = len(text.encode())
+    if size > MAX_TEXT:
+        message = f"the message has {size} bytes; {MAX_TEXT} are the most that is taken"
+        raise Refuse("usage", Exit.USAGE, message, "put the data into a file or a store, and send its name")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refuse(
+            "usage", Exit.USAGE, f"the message is no JSON: {error}", "a text needs its quotes: '\"hello\"'"
+        ) from None
