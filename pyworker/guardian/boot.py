@@ -124,14 +124,13 @@ def adopted_store(fd: int) -> tuple[FdStore, dict[str, dict[str, Any]]]:
 def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoReturn:
     """Become another version of the guardian: same process, same children, same fds. OSError: nothing has changed.
 
-    SIGTERM and SIGCHLD wait, blocked, until the new version has its handlers.
+    HELD_SIGNALS are blocked by the caller; they wait until the new version has its handlers.
     """
     running = {name: program for name, program in programs.items() if program.pid}
     names = {name: number for name in store if (number := store.get(name)) is not None}
     state = {"names": names, "programs": {name: program.memo() for name, program in running.items()}}
     memo = fds.memfd("pyworker-adopt", json.dumps(state).encode())
     passed = [memo, *names.values(), *(fd for program in running.values() for fd in program.fds())]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         for fd in passed:
             os.set_inheritable(fd, True)
@@ -141,7 +140,6 @@ def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoR
         for fd in passed:
             os.set_inheritable(fd, False)
         os.close(memo)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def remove_control(home: int, lock: int | None) -> None:

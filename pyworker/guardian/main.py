@@ -208,6 +208,8 @@ class Guardian:
         if waiting and now < self._upgrade_by and not self._stopping:
             return
         python, self._upgrade = self._upgrade, None
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, boot.HELD_SIGNALS)
+        self._on_signal()  # one that came before it was held would be forgotten by the exec
         why = "the daemon is stopping" if self._stopping else ""
         if waiting:
             why = f"the {waiting[0]} does not take what the guardian has to say"
@@ -217,10 +219,12 @@ class Guardian:
                 boot.become([python, *self._program[1:]], self._store, {"daemon": self._daemon, "logger": self._logger})
             except OSError as error:
                 why = f"cannot execute {python}: {error.strerror}"
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         why = why or "this guardian cannot be upgraded"
         say(f"upgrade: not done, {why}")
         if self._daemon.pid:
             self._daemon.outbox.say(UpgradeFailed(why))
+            self._flush(self._daemon, now)
 
     def _take_over(self) -> None:
         """Go on with the programs of the guardian that this process was; they are to be replaced, one by one."""

@@ -30,10 +30,17 @@ def tag(cls: type) -> str:
 
 
 def encode(message: Any) -> bytes:
-    """Return the JSON bytes of a message (no newline at the end)."""
-    return json.dumps(
-        {"type": tag(type(message)), **to_json(message)}, separators=(",", ":"), ensure_ascii=True
-    ).encode()
+    """Return the JSON bytes of a message (no newline at the end).
+
+    A field at its default is left out: a peer of an older version knows every field that it is sent, unless what is
+    new is really used.
+    """
+    fields = {"type": tag(type(message))}
+    for field in dataclasses.fields(message):
+        value = getattr(message, field.name)
+        if field.default is dataclasses.MISSING or value != field.default:
+            fields[field.name] = to_json(value)
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def to_json(value: Any) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from pyworker import __version__
 from pyworker.daemon import client as client_module
 from pyworker.daemon.client import Client
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.loop import Loop
-from pyworker.protocol.control import PROTOCOL, Follow, Ps, Request, Shutdown, Status
+from pyworker.protocol.control import PROTOCOL, Follow, Ps, Request, Shutdown, Status, Upgrade, is_older
 from pyworker.protocol.wire import MAX_REQUEST
 
 from .test_loop import Clock
@@ -24,7 +25,8 @@ from .test_loop import Clock
 
 def call(request: dict[str, Any], protocol: object = PROTOCOL, **more: object) -> bytes:
     return (
-        json.dumps({"type": "call", "protocol": protocol, "version": "1", "request": request} | more).encode() + b"\n"
+        json.dumps({"type": "call", "protocol": protocol, "version": __version__, "request": request} | more).encode()
+        + b"\n"
     )
 
 
@@ -196,12 +198,69 @@ def test_request_over_the_limit_is_refused(daemon: Daemon) -> None:
 def test_other_protocol_is_refused_with_what_to_do(daemon: Daemon, protocol: object) -> None:
     (answer,) = daemon.ask(call({"type": "ps", "unknown": 1}, protocol))
     assert (answer["code"], answer["exit"]) == ("protocol", 69)
-    assert "daemon stop" in answer["hint"]
+    assert "pyworker daemon upgrade" in answer["hint"]
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL + 1, PROTOCOL])
+@pytest.mark.parametrize("request_", [{"type": "ps", "new": 1}, {"type": "teleport"}])
+def test_newer_command_is_told_to_upgrade_the_daemon(
+    daemon: Daemon, protocol: int, request_: dict[str, Any]
+) -> None:
+    (answer,) = daemon.ask(call(request_, protocol, version="99.0"))
+    assert (answer["code"], answer["exit"]) == ("protocol", 69)
+    assert f"the daemon is pyworker {__version__}, this command 99.0" in answer["message"]
+    assert "pyworker daemon upgrade" in answer["hint"]
+
+
+def test_older_command_is_told_that_it_is_the_older_one(daemon: Daemon) -> None:
+    (answer,) = daemon.ask(call({"type": "ps"}, PROTOCOL - 1, version="0.0.9"))
+    assert answer["code"] == "protocol"
+    assert answer["hint"] == f"this command is the older one: use (or install here) pyworker {__version__}"
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL - 1, PROTOCOL + 1])
+def test_every_version_may_ask_for_an_upgrade(daemon: Daemon, protocol: int) -> None:
+    assert daemon.ask(call({"type": "upgrade", "python": "/x"}, protocol, version="99.0"))[-1]["ok"] is True
+    assert daemon.requests == [Upgrade("/x")]
 
 
 def test_every_version_may_ask_for_the_status(daemon: Daemon) -> None:
     assert daemon.ask(call({"type": "status"}, PROTOCOL + 7))[-1]["ok"] is True
     assert daemon.requests == [Status()]
+
+
+@pytest.mark.parametrize(
+    ("version", "than", "older"),
+    [
+        ("0.1.0", "0.2.0", True),
+        ("0.9", "0.10", True),
+        ("0.10", "0.9", False),
+        ("1.0", "1.0", False),
+        ("", "1.0", False),
+        ("nonsense", "1.0", False),
+        ("1.0rc1", "1.1", True),
+    ],
+)
+def test_which_version_is_older(version: str, than: str, older: bool) -> None:
+    assert is_older(version, than) is older
+
+
+def test_another_listener_takes_over_and_who_waits_at_the_old_one_is_let_in(daemon: Daemon) -> None:
+    with daemon.connect(PS) as early:
+        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        path = str(daemon.path) + "2"
+        fresh.bind(path)
+        fresh.listen(8)
+        daemon.server.listen_on(fresh)
+        daemon.turn()
+        assert read_all(early)[-1]["ok"] is True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late:
+            late.connect(path)
+            late.sendall(PS)
+            daemon.turn()
+            assert read_all(late)[-1]["ok"] is True
+    daemon.server.close()
+    fresh.close()
 
 
 def test_request_that_fails_is_refused_and_reported_and_the_next_one_works(daemon: Daemon) -> None:

@@ -12,4 +12,5 @@ STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_in.py
 if __name__ == "__main__":
     address, *arguments = sys.argv[1:]
     python = [sys.executable, "-I", "-S", STAND_IN]
-    sys.exit(main(arguments, {role: [*python, role, address] for role in ("daemon", "logger")}))
+    commands = {role: [*python, role, address] for role in ("daemon", "logger")}
+    sys.exit(main(arguments, commands, [sys.executable, os.path.abspath(__file__), address]))

@@ -33,6 +33,7 @@ class Pyworker:
         self.home = os.path.join(self.folder, "home")
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYWORKER_", "LISTEN_", "PYTHON"))}
         self.environ.update(PYWORKER_HOME=self.home, CI="1", NO_COLOR="1", LC_ALL="C.UTF-8")
+        self.python = sys.executable
         self.port = free_port()
         self._ports = [self.port]
         self._before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -68,7 +69,7 @@ class Pyworker:
     # ---- the command line --------------------------------------------------------------------------------
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "pyworker", *arguments],
+            [self.python, "-m", "pyworker", *arguments],
             env=self.environ, cwd=self.folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
