@@ -58,6 +58,8 @@ def open(address: str, name: str = "") -> State:  # noqa: A001  state.open reads
         except ImportError as error:
             raise StateUnavailable(f"this Python was built without SQLite ({error}): use redis://…") from None
         return State(SqliteStore(address.removeprefix("sqlite:")), address)
+    if address.startswith("none:"):  # the daemon says why there is none
+        raise StateUnavailable(address.removeprefix("none:"))
     raise StateError(f'{address[:80]!r} is no address of a shared state: "sqlite:FOLDER" or "redis://HOST:PORT/0"')
 
 

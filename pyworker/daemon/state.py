@@ -13,17 +13,19 @@ from pyworker.unix.files import make_directory
 
 
 def address(home: str, resolved: ResolvedApp) -> str:
-    """Return what `pyworker.state` of this app's workers opens."""
-    return resolved.state or f"sqlite:{_folder(home, resolved)}"
+    """Return what `pyworker.state` of this app's workers opens, its folder made.
 
-
-def prepare(home: str, resolved: ResolvedApp) -> str:
-    """Make the app's folder, owned by the user that its workers run as; return what is wrong ("" = nothing).
-
-    What is wrong keeps no app from running: only a call of pyworker.state will fail, and say so.
+    When that is not to be had the address is "none:" and the reason: an app that does not use its state is not bothered
+    with it, and one that does is told why.
     """
     if resolved.state:
-        return ""
+        return resolved.state
+    problem = _prepare(home, resolved)
+    return f"none:{problem}" if problem else f"sqlite:{_folder(home, resolved)}"
+
+
+def _prepare(home: str, resolved: ResolvedApp) -> str:
+    """Make the app's folder, owned by the user that its workers run as; return what is wrong ("" = nothing)."""
     foreign = resolved.uid not in (None, os.geteuid())
     mode = 0o711 if foreign else 0o700  # others pass through, and list nothing
     try:
@@ -46,10 +48,10 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
         finally:
             os.close(home_fd)
     except OSError as error:
-        return f"pyworker.state cannot be used: {_folder(home, resolved)}: {error.strerror}"
+        return f"the shared state cannot be kept in {_folder(home, resolved)}: {error.strerror}"
     if foreign and (closed := _closed_to_others(home)):
         return (
-            f"pyworker.state cannot be used: the user of this app may not enter {closed}. "
+            f"the shared state cannot be used: the user of this app may not enter {closed}. "
             "Use a home that others may pass through: PYWORKER_HOME=/var/lib/pyworker"
         )
     return ""
