@@ -6,10 +6,11 @@ An app's output can never steer the terminal: control characters are made visibl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyworker.cli.render import Look, clean
 from pyworker.protocol.inherited import APP_NAME
@@ -17,6 +18,7 @@ from pyworker.protocol.logs import parse_record
 
 _SAFE = bytes([9, *range(0x20, 0x7F)])  # a line of nothing else needs no closer look
 _COLORS = (b"36", b"33", b"32", b"35", b"34", b"96", b"93", b"92", b"95", b"94")
+_LEVEL_COLORS = {"warning": b"33", "error": b"31", "critical": b"1;31", "debug": b"2", "trace": b"2"}
 _MOST_HELD = 1024 * 1024  # bytes of one unfinished line
 
 
@@ -62,19 +64,22 @@ def _is_name(name: bytes) -> bool:
 class Choice:
     """Which lines are wanted: names ("api", "api.2", globs; none = all), streams, times (UTC stamps; "" = open)."""
 
-    def __init__(self, names: tuple[str, ...] = (), stream: str = "", since: str = "", until: str = "") -> None:
+    def __init__(
+        self, names: tuple[str, ...] = (), stream: str = "", since: str = "", until: str = "", pid: int = 0
+    ) -> None:
+        self._pid = b"%d" % pid if pid else b""
         self._names = () if "all" in names else names
         self._stream = stream.encode()
         self._since = since.encode()
         self._until = until.encode()
         self._known: dict[bytes, bool] = {}
-        self._everything = not self._names and not stream and not until and not since
+        self._everything = not self._names and not stream and not until and not since and not pid
 
     def wants(self, found: Entry) -> bool:
         """True for an entry that was asked for."""
         if self._everything:
             return True
-        if self._stream and found.stream != self._stream:
+        if (self._stream and found.stream != self._stream) or (self._pid and found.pid != self._pid):
             return False
         if (self._since and found.ts < self._since) or (self._until and found.ts > self._until):
             return False
@@ -146,8 +151,17 @@ class Joiner:
 class View:
     """Turns entries into output. `kind`: "text", "json" (one object a line) or "raw" (the app's own bytes)."""
 
-    def __init__(self, how: Look, kind: str = "text", *, prefix: bool = True, encoding: str = "utf-8") -> None:
+    def __init__(
+        self,
+        how: Look,
+        kind: str = "text",
+        *,
+        prefix: bool = True,
+        encoding: str = "utf-8",
+        highlight: re.Pattern[str] | None = None,
+    ) -> None:
         self._how = how
+        self._highlight = highlight if how.color else None
         self._kind = kind
         self._prefix = prefix
         self._encoding = encoding
@@ -172,7 +186,14 @@ class View:
             return found.msg + b"\n"
         if self._kind == "json":
             return self._json(found)
+        if self._how.tty and found.msg.startswith(b"{") and (laid := self._laid_out(found)) is not None:
+            return laid
         msg = self._safe(found.msg) if found.msg.translate(None, _SAFE) else found.msg
+        if self._highlight is not None:
+            msg = self._mark(msg)
+        return self._with_head(found, msg)
+
+    def _with_head(self, found: Entry, msg: bytes) -> bytes:
         if not self._prefix:
             return msg + b"\n"
         heads = self._out_heads if found.stream == b"out" else self._err_heads
@@ -185,6 +206,27 @@ class View:
             self._second = found.ts[:19]
             self._time = self._clock(found.ts)
         return head + self._time + msg + b"\n"
+
+    def _laid_out(self, found: Entry) -> bytes | None:
+        """Return a JSON line as one to read, on a terminal."""
+        from pyworker.cli.records import lay_out
+
+        laid = lay_out(found.msg)
+        if laid is None:
+            return None
+        level, texts = laid
+        lines = [self._safe(text.encode("utf-8", "backslashreplace")) for text in texts]
+        if self._highlight is not None:
+            lines = [self._mark(line) for line in lines]
+        if level:
+            color = b"\x1b[" + _LEVEL_COLORS.get(level, b"32") + b"m" if self._how.color else b""
+            lines[0] = color + f"{level.upper():<8}".encode() + (b"\x1b[0m" if color else b"") + b" " + lines[0]
+        return b"".join(self._with_head(found, line) for line in lines)
+
+    def _mark(self, msg: bytes) -> bytes:
+        assert self._highlight is not None
+        text = msg.decode("utf-8", "backslashreplace")
+        return self._encode(self._highlight.sub(lambda m: f"\x1b[1;7m{m[0]}\x1b[0m" if m[0] else "", text))
 
     def event(self, stamp: str, who: str, words: str) -> bytes:
         """Return an event as a dim line between the app's."""
@@ -221,10 +263,16 @@ class View:
 
     def _json(self, found: Entry) -> bytes:
         app, _, worker = found.name.decode("utf-8", "replace").rpartition(".")
-        value = {
+        value: dict[str, Any] = {
             "v": 1, "ts": found.ts.decode("ascii", "replace"), "app": app, "worker": int(worker), "pid": int(found.pid),
             "stream": "stderr" if found.stream == b"err" else "stdout", "msg": found.msg.decode("utf-8", "backslashreplace"),
         }  # fmt: skip
+        if found.msg.startswith(b"{"):
+            from pyworker.cli.records import level_name, parse_json
+
+            fields = parse_json(found.msg)
+            if fields is not None:
+                value |= {"level": level_name(fields) or None, "fields": fields}
         return json.dumps(value).encode() + b"\n"
 
 

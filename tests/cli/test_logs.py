@@ -341,3 +341,134 @@ def test_logs_import_nothing_slow(home: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, env=environment(str(home)), timeout=30, check=True, text=True
     )
     assert done.stderr == "[]\n"
+
+
+# ---- records ---------------------------------------------------------------------------------------
+def traceback(second: int, worker: int, what: str) -> list[bytes]:
+    lines = (f"ERROR {what}", "Traceback (most recent call last):", '  File "x.py", line 1', f"ValueError: {what}")
+    return [record(second, text, worker, err=True) for text in lines]
+
+
+def mixed(home: Path) -> None:
+    """Two tracebacks whose lines are mixed, between lines of access log."""
+    one, two = traceback(3, 1, "first"), traceback(3, 2, "second")
+    pairs = [part for pair in zip(one, two, strict=True) for part in pair]
+    log(home, record(1, "INFO GET /"), record(2, "WARNING slow"), *pairs, record(9, "INFO GET /end"))
+
+
+def messages(out: str) -> list[str]:
+    return [line.split(" | ", 1)[-1].split("│ ")[-1].split("┃ ")[-1] for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("-i", "ValueError: second"), ["ERROR second", "Traceback (most recent call last):", '  File "x.py", line 1', "ValueError: second"]),
+        (("-e", "ValueError"), ["INFO GET /", "WARNING slow", "INFO GET /end"]),
+        (("-l", "warning", "-e", "ERROR"), ["WARNING slow"]),
+        (("-l", "warn", "-n", "1", "-i", "first"), ["ERROR first", "Traceback (most recent call last):", '  File "x.py", line 1', "ValueError: first"]),
+        (("-l", "error", "-n", "1"), ["ERROR second", "Traceback (most recent call last):", '  File "x.py", line 1', "ValueError: second"]),
+        (("-i", "GET", "--since", "2026-01-02T14:00:05Z"), ["INFO GET /end"]),
+        (("-i", "no such thing"), []), (("-i", "GET", "-n", "0"), []),
+    ],
+)  # fmt: skip
+def test_filters_take_whole_records(home: Path, args: tuple[str, ...], expected: list[str]) -> None:
+    mixed(home)
+    assert messages(logs(home, *args)) == expected
+
+
+def test_records_are_whole_across_windows_and_rotated_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyworker.cli.commands import logs as command
+    from pyworker.cli.logview import Choice, View
+    from pyworker.cli.options import settings_of
+    from pyworker.cli.records import Filter
+    from pyworker.cli.render import Look
+
+    parts = [part for second in range(0, 40, 4) for part in traceback(second, second % 3 + 1, f"n{second}")]
+    log(home, *parts[:14], suffix=".1")
+    log(home, *parts[14:])
+    view = View(Look(tty=False, color=False, ascii=False, width=0))
+    for window in (1, 2, 3, 5, 7, 1000):
+        monkeypatch.setattr(command, "_WINDOW", window)
+        settings = settings_of({"home": str(home)})
+        reader = command._Reader(settings, (), Choice(()), view, Filter(("ValueError",)))
+        try:
+            (opened,) = reader._logs.values()
+            found = reader._last_records(opened, 4)
+        finally:
+            reader.close()
+        assert [len(record) for record in found] == [4] * 4, window
+        assert [record[0].msg for record in found] == [b"ERROR n24", b"ERROR n28", b"ERROR n32", b"ERROR n36"]
+
+
+def test_follow_filters_records_and_does_not_wait_for_the_next_line(
+    home: Path, follow: Callable[..., Follower]
+) -> None:
+    log(home, record(1, "INFO GET /"))
+    follower = follow("-l", "error")
+    log(home, record(2, "INFO GET /"), *traceback(3, 1, "late"))
+    follower.wait_for(b"ValueError: late")
+    assert b"INFO" not in follower.text
+    assert b"Traceback" in follower.text
+
+
+def test_json_lines_are_laid_out_on_a_terminal_and_marked_in_json(home: Path) -> None:
+    line = '{"level":"error","msg":"payment failed","order":8123}'
+    log(home, record(1, line))
+    screen = run_on_terminal("logs", home=str(home)).screen
+    assert "ERROR    payment failed  order=8123" in screen.text
+    assert line in logs(home)
+    value = json.loads(logs(home, "--json"))
+    assert (value["msg"], value["level"], value["fields"]["order"]) == (line, "error", 8123)
+
+
+def test_highlight_marks_and_hides_nothing(home: Path) -> None:
+    log(home, record(1, "order 17 paid"), record(2, "nothing"))
+    out = logs(home, "-H", r"\d+", "-H", "paid", "--color", "always", "--no-prefix")
+    assert out == "order \x1b[1;7m17\x1b[0m \x1b[1;7mpaid\x1b[0m\nnothing\n"
+    assert logs(home, "-H", r"\d+", "--no-prefix") == "order 17 paid\nnothing\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("-i", "("), "no regular expression"), (("-H", "*"), "no regular expression"), (("-l", "loud"), "the levels are"),
+        (("-p", "-f"), "give one of them"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_is_none_is_refused(home: Path, args: tuple[str, ...], words: str) -> None:
+    found = run("logs", *args, home=str(home))
+    assert found.code == 2
+    assert words in found.err
+
+
+def ended(home: Path, seq: int, second: int, type: str, worker: int | None, **data: object) -> None:
+    value = {"v": 1, "time": stamp(second), "seq": seq, "app": "api", "worker": worker, "type": type, "data": data}
+    with (home / "events.jsonl").open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def test_previous_shows_the_last_words_of_the_worker_that_died_last(home: Path) -> None:
+    log(home, record(1, "of the dead", 2), record(2, "of another", 1), record(3, "of its successor", 3))
+    died = {"generation": 1, "code": 1, "signal": None, "after_s": 2.0, "reason": "KeyError: 'x'", "traceback": ""}
+    ended(home, 1, 1, "worker_exited", 1, pid=41, **died)
+    ended(home, 2, 2, "worker_exited", 2, pid=42, **died)
+    ended(home, 3, 5, "worker_stopped", 3, pid=43, generation=1, took_s=0.1, requests=0, cancelled=0)
+    found = run("logs", "-p", "api", home=str(home))
+    assert (found.code, messages(found.out)) == (0, ["of the dead"])
+    assert found.err.startswith("api.2 exited pid 42 with code 1 after 2.0s: KeyError: 'x', ")
+    assert messages(run("logs", "-p", "api.1", "-q", home=str(home)).out) == ["of another"]
+
+
+def test_previous_of_a_template_that_could_not_import(home: Path) -> None:
+    log(home, record(1, "an older one", 0), record(5, "ModuleNotFoundError", 0), record(30, "a younger one", 0))
+    ended(home, 1, 6, "template_exited", None, generation=1, reason="import error")
+    found = run("logs", "-p", "api", home=str(home))
+    assert messages(found.out) == ["an older one", "ModuleNotFoundError", "a younger one"]  # they have one pid here
+
+
+def test_previous_without_a_death_says_so(home: Path) -> None:
+    log(home, record(1, "x"))
+    found = run("logs", "-p", "api", home=str(home))
+    assert (found.code, found.out) == (3, "")
+    assert "no worker of api has ended yet" in found.err

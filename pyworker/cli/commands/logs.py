@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,10 +22,15 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import Event
 from pyworker.protocol.names import APPS_FILE, EVENTS_FILE
 
+if TYPE_CHECKING:
+    from pyworker.cli.records import Filter, Grouper
+
 _POLL = 0.1  # seconds between looks at files that did not grow
+_RECORD_ENDS = 0.3  # seconds without a line after which -f takes a record for complete
 _SHOW_UNFINISHED = 1.0  # seconds until an unfinished line is shown by -f
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WINDOW = 20_000  # lines that are looked at together for records
 _MOST_EVENTS = 500
 _MOST_OF_PAST = 64 * 1024 * 1024  # bytes that are looked through for the beginning of one endless line
 
@@ -57,10 +63,19 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 @click.argument("names", nargs=-1, metavar="[NAME[.N]]...")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is printed, rotated files and new workers too.")
 @click.option(
-    "-n", "count", type=click.IntRange(min=0), metavar="N", help="So many lines of the past (50; with -f 10)."
+    "-n",
+    "count",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="So many lines of the past (50; with -f 10); with -i, -e, -l: records.",
 )
 @click.option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
 @click.option("--until", type=Moment(), default=None, metavar="TIME", help="Up to then.")
+@click.option("-i", "--include", multiple=True, metavar="RE", help="Only records that this pattern meets.")
+@click.option("-e", "--exclude", multiple=True, metavar="RE", help="Not those that this one meets.")
+@click.option("-H", "--highlight", multiple=True, metavar="RE", help="Mark what this pattern meets; hide nothing.")
+@click.option("-l", "--level", metavar="LEVEL", help="Only from this level: debug, info, warning, error, critical.")
+@click.option("-p", "--previous", is_flag=True, help="What the worker that died last has printed.")
 @click.option("--stdout", "only_out", is_flag=True, help="Only stdout.")
 @click.option("--stderr", "only_err", is_flag=True, help="Only stderr.")
 @click.option("--raw", is_flag=True, help="The app's own bytes, escape sequences too.")
@@ -73,6 +88,11 @@ def cmd(
     count: int | None,
     since: str | None,
     until: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    highlight: tuple[str, ...],
+    level: str | None,
+    previous: bool,
     only_out: bool,
     only_err: bool,
     raw: bool,
@@ -80,11 +100,17 @@ def cmd(
 ) -> int:
     """Show what the workers print.
 
+    -i, -e and -l look at whole records: a line with its indented lines, a traceback. On a terminal JSON lines are
+    laid out.
+
     \b
     pyworker logs -f api
     pyworker logs api.2 --since 15m
-    pyworker logs --stderr -n 200
+    pyworker logs -l error -n 5           the last five errors, with their tracebacks
+    pyworker logs -p api                  the last words of the worker that died last
     """
+    for pattern in (*include, *exclude, *highlight):
+        _check_pattern(pattern)
     if follow and until:
         raise click.UsageError("-f goes on for ever, --until ends: give one of them")
     if raw and settings.json:
@@ -92,9 +118,17 @@ def cmd(
     stream = "" if only_out == only_err else "out" if only_out else "err"
     if count is None and not since:
         count = 10 if follow else 50
-    choice = Choice(names, stream, since or "", until or "")
-    reader = _Reader(settings, names, choice, View(*_look(settings, raw), prefix=not no_prefix))
-    reader.events = not (raw or settings.json or no_prefix or stream)
+    pid = 0
+    if previous:
+        if follow:
+            raise click.UsageError("-p shows what is over, -f what is to come: give one of them")
+        names, pid = _previous(settings, names)
+    choice = Choice(names, stream, since or "", until or "", pid)
+    marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
+    view = View(*_look(settings, raw), prefix=not no_prefix, highlight=marked)
+    reader = _Reader(settings, names, choice, view, _filter(include, exclude, level))
+    # an event belongs to no record: it is not there to be filtered
+    reader.events = not (raw or settings.json or no_prefix or stream or include or exclude or level or previous)
     gc.enable()
     try:
         reader.past(count, since or "", until or "")
@@ -105,6 +139,67 @@ def cmd(
     return 0
 
 
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        at = f" at character {error.pos + 1}" if error.pos is not None else ""
+        raise click.BadParameter(
+            f"{render.line(pattern)!r} is no regular expression: {error.msg}{at}; put a backslash before what is meant literally"
+        ) from None
+
+
+def _filter(include: tuple[str, ...], exclude: tuple[str, ...], level: str | None) -> Filter | None:
+    if not (include or exclude or level):
+        return None
+    from pyworker.cli.records import LEVELS, Filter, level_word
+
+    name = level_word(level or "")
+    if name and name not in LEVELS:
+        raise click.BadParameter(f"there is no level {render.line(level)!r}; the levels are {', '.join(LEVELS)}")
+    return Filter(include, exclude, name)
+
+
+def _previous(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """Return name and pid of the worker (or template) of these apps that ended last, of itself if any did."""
+    ended: Event | None = None
+    for kinds in (("worker_exited", "template_exited"), ("worker_stopped",)):
+        found = eventlog.past(settings.home, 1, 0, names, frozenset(kinds))
+        if found:
+            ended = found[-1]
+            break
+    if ended is None:
+        whose = f" of {', '.join(map(render.line, names))}" if names else ""
+        raise PyworkerError(
+            f"no worker{whose} has ended yet",
+            hint="pyworker events lists what happened; pyworker logs shows what is printed",
+            code="not_running",
+            exit=Exit.NOT_RUNNING,
+        )
+    who = f"{ended.app}.{ended.worker or 'template'}"
+    if not settings.json and not settings.quiet:
+        words = " ".join(eventlog.words(ended).split())
+        render.note(f"{who} {words}, {eventlog.ago(ended.time)}", render.look(sys.stderr, settings.color))
+    pid = ended.data.get("pid")
+    return (who,), pid if isinstance(pid, int) else _last_pid(settings.home, ended)
+
+
+def _last_pid(home: str, ended: Event) -> int:
+    """Return the pid of the template that printed last before it ended: its event does not say it."""
+    path = logfiles.find(home).get(ended.app)
+    if path is None:
+        return 0
+    log = logfiles.Log(path)
+    try:
+        for line in log.backwards():
+            found = entry(line)
+            if found is not None and found.name.endswith(b".0") and found.ts <= ended.time.encode():
+                return int(found.pid)
+    finally:
+        log.close()
+    return 0
+
+
 def _look(settings: Settings, raw: bool) -> tuple[render.Look, str]:
     return render.look(sys.stdout, settings.color), "raw" if raw else "json" if settings.json else "text"
 
@@ -112,13 +207,21 @@ def _look(settings: Settings, raw: bool) -> tuple[render.Look, str]:
 class _Reader:
     """The logs that were asked for, from files to stdout."""
 
-    def __init__(self, settings: Settings, names: tuple[str, ...], choice: Choice, view: View) -> None:
+    def __init__(
+        self, settings: Settings, names: tuple[str, ...], choice: Choice, view: View, wanted: Filter | None
+    ) -> None:
         self._home = settings.home
         self._names = names
         self._choice = choice
         self._view = view
         self._logs: dict[str, logfiles.Log] = {}
         self._joiner = Joiner()
+        self._wanted = wanted
+        self._grouper: Grouper | None = None
+        if wanted is not None:
+            from pyworker.cli.records import Grouper
+
+            self._grouper = Grouper()
         self._event_log = logfiles.Log(os.path.join(self._home, EVENTS_FILE))
         self._out = sys.stdout.buffer
         self.events = True
@@ -135,10 +238,14 @@ class _Reader:
         entries: Iterable[Entry]
         if count is None:
             began = datetime.fromisoformat(since).timestamp()
-            entries = merge([self._joined(self._forwards(log, began)) for log in logs])
+            entries = merge([self._picked(self._joined(self._forwards(log, began))) for log in logs])
         else:
-            last = merge([self._last(log, count) for log in logs])
-            entries = deque(last, count)
+            if self._wanted is None:
+                entries = deque(merge([self._last(log, count) for log in logs]), count)
+            else:
+                records = [record for log in logs for record in self._last_records(log, count)]
+                records = sorted(records, key=lambda r: r[0].ts)[-count:] if count else []
+                entries = [line for record in records for line in record]
             self._view.learn({e.name for e in entries})
         events = iter(self._past_events(since, until) if self.events and count != 0 else [])
         event = next(events, None)
@@ -169,11 +276,15 @@ class _Reader:
                 self._print_merged(batches, events)
                 self._out.flush()
                 continue
-            if len(self._joiner):
+            if len(self._joiner) or self._grouper:
                 quiet_since = quiet_since or time.monotonic()
                 if time.monotonic() - quiet_since >= _SHOW_UNFINISHED:
                     for held in self._joiner.held():
-                        self._write(self._view.line(held))
+                        self._show(held)
+                    self._out.flush()
+                if self._grouper and time.monotonic() - quiet_since >= _RECORD_ENDS:
+                    for record in self._grouper.flush():
+                        self._show_record(record)
                     self._out.flush()
             time.sleep(_POLL)
 
@@ -188,11 +299,29 @@ class _Reader:
                 parts = []
                 self._print_event(pending.popleft())
             whole = add(found)
-            if whole is not None:
+            if whole is None:
+                continue
+            if self._grouper is None:
                 parts.append(line(whole))
+            else:
+                for record in self._grouper.add(whole):
+                    self._show_record(record)
         self._write(b"".join(parts))
         for event in pending:
             self._print_event(event)
+
+    def _show(self, found: Entry) -> None:
+        if self._grouper is None:
+            self._write(self._view.line(found))
+            return
+        for record in self._grouper.add(found):
+            self._show_record(record)
+
+    def _show_record(self, record: list[Entry]) -> None:
+        assert self._wanted is not None
+        if self._wanted.wants(record):
+            for found in record:
+                self._write(self._view.line(found))
 
     # ---- what is there ------------------------------------------------------------------------------
     def _find(self, *, start: bool) -> None:
@@ -240,6 +369,59 @@ class _Reader:
                 break
             found.append(one)
         return list(self._joined(reversed(found)))[-count:]
+
+    def _last_records(self, log: logfiles.Log, count: int) -> list[list[Entry]]:
+        """Return the last `count` wanted records of a log, oldest first.
+
+        Read from the end in windows. What a window begins with may belong to a record that began before it: of
+        each worker all is carried to the window before, up to and with the first line that could be a beginning.
+        """
+        from pyworker.cli.records import goes_on, group
+
+        assert self._wanted is not None
+        found: list[list[Entry]] = []
+        lines = log.backwards() if count else iter(())
+        carried: list[Entry] = []
+        while len(found) < count:
+            window: list[Entry] = []
+            more = False
+            for line in lines:
+                one = entry(line)
+                if one is not None and self._choice.is_before(one):
+                    break
+                if one is not None and self._choice.wants(one):
+                    window.append(one)
+                if len(window) >= _WINDOW:
+                    more = True
+                    break
+            begun: set[tuple[bytes, bytes, bytes]] = set()
+            whole: list[list[Entry]] = []
+            older: list[Entry] = []
+            for record in group(self._joined([*reversed(window), *carried])):
+                key = (record[0].name, record[0].pid, record[0].stream)
+                if not more or key in begun:
+                    if self._wanted.wants(record):
+                        whole.append(record)
+                    continue
+                older += record
+                if not goes_on(record[0].msg):
+                    begun.add(key)
+            carried = older
+            found = [*whole, *found]
+            if not more:
+                break
+        return found[-count:]
+
+    def _picked(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the lines of wanted records."""
+        if self._wanted is None:
+            yield from entries
+            return
+        from pyworker.cli.records import group
+
+        for record in group(entries):
+            if self._wanted.wants(record):
+                yield from record
 
     def _joined(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         joiner = Joiner()
