@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+from pyworker import __version__
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App
 from pyworker.daemon.board import WorkerStats
@@ -170,6 +171,8 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
         }
         if template
         else None,
+        "runtime": sorted({w.version for w in app.workers.values() if w.version}),
+        "daemon_version": __version__,
         "restart": to_json(config.restart) if config else None,
         "stop": to_json(config.stop) if config else None,
         "reload": to_json(config.reload) if config else None,

@@ -74,7 +74,7 @@ def test_end_of_a_child_over_the_exec_is_told_to_the_next_daemon(rig: Rig) -> No
 
 
 def test_interpreter_that_cannot_be_executed_changes_nothing(rig: Rig) -> None:
-    daemon, logger = rig.both()
+    daemon, _ = rig.both()
     daemon.say(protocol.Upgrade("/nowhere/python"))
     failed = daemon.hear_until(protocol.UpgradeFailed)
     assert "/nowhere/python" in failed.why

@@ -124,6 +124,9 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("preload", f"{preload}{why}"))
         if template.get("engine"):
             facts.append(("engine", str(template["engine"])))
+    older = [v for v in app.get("runtime") or [] if v != app.get("daemon_version")]  # an upgrade leaves workers alone
+    if older:
+        facts.append(("runtime", f"pyworker {', '.join(older)}; a reload brings {app.get('daemon_version')}"))
     return facts
 
 

@@ -1,0 +1,133 @@
+"""`pyworker daemon upgrade`: other code for guardian, daemon and logger, and no worker or client notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import psutil
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI, version
+from tests.support.versions import install, set_version
+from tests.support.wait import wait_until
+
+
+def parents(pids: list[int]) -> list[tuple[int, int]]:
+    return [(pid, psutil.Process(pid).ppid()) for pid in pids]
+
+
+def test_upgrade_replaces_all_but_the_workers_and_loses_no_request(pw: Pyworker) -> None:
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    old = pw.status()
+    workers, template = parents(pw.pids()), pw.role("template")
+    with Load(pw.port, "new", "keep") as load:
+        load.wait_more(50)
+        set_version(copy, "0.9.7")
+        found = json.loads(pw.ok("daemon", "upgrade", "--json").stdout)
+        load.wait_more(100)
+        assert parents(pw.pids()) == workers
+        assert pw.role("template") == template
+        new = pw.status()
+        assert (new["version"], new["guardian_version"], new["logger_version"]) == ("0.9.7",) * 3
+        assert new["guardian_pid"] == old["guardian_pid"]
+        assert new["pid"] != old["pid"]
+        assert new["logger_pid"] != old["logger_pid"]
+        assert (found["changed"], found["from"], found["to"]) == (True, old["version"], "0.9.7")
+        assert [(p["name"], p["pid_before"], p["pid"]) for p in found["parts"]] == [
+            ("guardian", old["guardian_pid"], new["guardian_pid"]),
+            ("daemon", old["pid"], new["pid"]),
+            ("logger", old["logger_pid"], new["logger_pid"]),
+        ]
+        # what is left can do all that the whole could, and a reload brings the new version to the workers
+        before = json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]
+        assert before["runtime"] == [old["version"]]
+        assert f"pyworker {old['version']}" in pw.ok("describe", "api").stdout
+        pw.write("web.py", version(ASGI, "two"))
+        pw.ok("reload", "api")
+        pw.wait_steady()
+        load.wait_more(50)
+        assert json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]["runtime"] == ["0.9.7"]
+        os.kill(pw.pids()[0], signal.SIGKILL)
+        wait_until(lambda: pw.app()["restarts"]["total"] == 1, LONG, "the end to be known")
+        assert pw.wait_steady()["pool"][0]["last_exit"]["signal"] == signal.SIGKILL
+    assert [lost for lost in load.lost if "refused" in lost.lower()] == []
+    assert len(load.lost) <= 2, load.lost  # what the killed worker had in its hands
+
+
+def test_upgrade_to_the_same_version_changes_nothing_unless_forced(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids = [pw.role(role) for role in ("guardian", "daemon", "logger")]
+    assert "--force" in pw.ok("daemon", "upgrade").stderr
+    assert [pw.role(role) for role in ("guardian", "daemon", "logger")] == pids
+    shown = pw.ok("daemon", "upgrade", "--force").stdout
+    assert f"pid {pids[0]}, the same process" in shown
+    assert [pw.role(role) for role in ("daemon", "logger")] != pids[1:]
+
+
+BROKEN = {  # of a file of the new version: what it gets appended -> what the refusal names
+    "guardian/main.py": ("import nowhere", "No module named 'nowhere'"),
+    "daemon/brain.py": ("def broken(:", "SyntaxError"),
+    "config/schema.py": ("raise SystemExit('not today')", "not today"),
+    "daemon/handles.py": ("WorkerHandle.recall = lambda self, memo: memo['soul']", "cannot take over what runs"),
+}
+
+
+def test_version_that_does_not_start_or_does_not_understand_what_runs_changes_nothing(pw: Pyworker) -> None:
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids = [pw.role(role) for role in ("guardian", "daemon", "logger")]
+    set_version(copy, "0.9.7")
+    for file, (text, words) in BROKEN.items():
+        path = os.path.join(copy, file)
+        with open(path) as source:
+            whole = source.read()
+        with open(path, "a") as source:
+            source.write(f"\n{text}\n")
+        # not by its command: that one is of the broken version
+        refused = ask(pw, {"type": "upgrade", "python": pw.python})
+        assert (refused["type"], refused["code"], refused["exit"]) == ("refused", "upgrade_refused", 1)
+        assert "nothing was replaced" in refused["message"]
+        assert words in refused["message"]
+        assert refused["hint"]
+        with open(path, "w") as source:
+            source.write(whole)
+    status = ask(pw, {"type": "status"})["body"]
+    assert [status["guardian_pid"], status["pid"], status["logger_pid"]] == pids
+    assert pw.get().startswith("one")
+    pw.ok("daemon", "upgrade")
+    assert pw.status()["guardian_version"] == "0.9.7"
+
+
+def ask(pw: Pyworker, request: dict[str, object]) -> dict[str, Any]:
+    """Ask as a command of the daemon's own version would."""
+    from pyworker import __version__
+    from pyworker.protocol.control import PROTOCOL
+    from pyworker.unix.files import connect_unix
+
+    with connect_unix(pw.home, "control.sock", timeout=LONG) as sock:
+        line = json.dumps({"type": "call", "protocol": PROTOCOL, "version": __version__, "request": request})
+        sock.sendall(line.encode() + b"\n")
+        with sock.makefile() as answers:
+            return json.loads(list(answers)[-1])  # type: ignore[no-any-return]
+
+
+def test_upgrade_is_refused_while_a_command_waits(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", "import time\ntime.sleep(2)\n" + version(ASGI, "two"))
+    reload = pw.popen("reload", "api")
+    wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
+    done = pw.run("daemon", "upgrade", "--force")
+    assert done.returncode == 75
+    assert "a command on api is under way" in done.stderr
+    reload.communicate(timeout=60)
+    assert reload.returncode == 0
+    pw.ok("daemon", "upgrade", "--force")
