@@ -1,6 +1,7 @@
 """kill -9 of random processes of ours under load, reloads in between; every lost request is attributed.
 
     python -m tests.chaos.chaos --seed 1 --seconds 40
+    python -m tests.chaos.chaos --long                     an hour, with checks of processes, fds and memory in between
 
 A request may be lost only with the worker that had it: refused connections and losses on workers that were not killed
 are failures. The harness is the subreaper of all it starts, so that zombies are ours to count. Latencies are
@@ -10,110 +11,42 @@ reported, never asserted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
-import dataclasses
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import psutil
 
+from tests.support.fleet import ALL, Fleet
+from tests.support.pyworker import free_port
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROLES = ("worker", "worker", "daemon", "guardian", "template", "logger")
+ROLES = ("worker", "worker", "daemon", "guardian", "template", "logger", "cli")
 WORKERS = 3
-SETTLE = 15.0
+PROCESSES = WORKERS + 4  # guardian, daemon, logger, template
+SETTLE = 30.0
+KEEPALIVE = 1.0
+HOUR, LOOK_EVERY = 3600.0, 60.0
+FAULTS_AN_HOUR = 4000
+SLOPE = 1.0  # MB per 1000 faults
 
 
-@dataclasses.dataclass
-class Tally:
-    """What the clients saw."""
+class Sample(NamedTuple):
+    """What a settled tree has."""
 
-    ok: int = 0
-    refused: list[str] = dataclasses.field(default_factory=list)
-    lost: list[tuple[float, float, int]] = dataclasses.field(default_factory=list)  # sent, noticed, pid (0 unknown)
-    announced: int = 0  # keep-alive connections that were closed by announcement
-    latencies: list[float] = dataclasses.field(default_factory=list)
-    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-
-
-class Client(threading.Thread):
-    """One client: a kind of behaviour, repeated until told to stop."""
-
-    def __init__(self, kind: str, port: int, tally: Tally, stop: threading.Event, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.kind, self.port, self.tally, self.stop, self.chance = kind, port, tally, stop, random.Random(seed)
-
-    def run(self) -> None:
-        while not self.stop.is_set():
-            try:
-                connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-            except OSError as error:
-                with self.tally.lock:
-                    self.tally.refused.append(str(error))
-                continue
-            with connection:
-                self.talk(connection)
-
-    def talk(self, connection: socket.socket) -> None:
-        pid = 0
-        for _ in range(1 if self.kind in ("new", "post") else 20):
-            if self.stop.is_set():
-                return
-            count = 3 if self.kind == "pipelined" else 1
-            began = time.monotonic()
-            try:
-                self.send(connection, count)
-                pid, keep = self.receive(connection, count, pid)
-            except (OSError, EOFError):
-                with self.tally.lock:
-                    self.tally.lost.append((began, time.monotonic(), pid))
-                return
-            with self.tally.lock:
-                self.tally.ok += count
-                self.tally.latencies.append(time.monotonic() - began)
-                self.tally.announced += not keep
-            if not keep:
-                return
-            # gaps below the keep-alive time-out: the client knows when the server may close, as browsers do
-            self.stop.wait(self.chance.choice([0.0, 0.0, 0.02, 0.5]))
-
-    def send(self, connection: socket.socket, count: int) -> None:
-        if self.kind == "post":
-            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
-            for _ in range(4):
-                self.stop.wait(0.02)
-                connection.sendall(b"01234")
-        else:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * count)
-
-    def receive(self, connection: socket.socket, count: int, pid: int) -> tuple[int, bool]:
-        data = b""
-        keep = True
-        for _ in range(count):
-            while b"\r\n\r\n" not in data:
-                data += self.more(connection)
-            head, _, data = data.partition(b"\r\n\r\n")
-            if b" 200 " not in head.split(b"\r\n")[0]:
-                raise EOFError(head.decode("latin-1"))
-            keep = b"connection: close" not in head.lower()
-            while len(data) < 16:
-                data += self.more(connection)
-            pid, data = int(data[:7]), data[16:]
-        return pid, keep
-
-    def more(self, connection: socket.socket) -> bytes:
-        part = connection.recv(65536)
-        if not part:
-            raise EOFError("closed")
-        return part
+    faults: int
+    fds: dict[str, int]  # of the processes that stay: by role
+    pss: float  # MB, of all
 
 
 class Tree:
@@ -122,21 +55,42 @@ class Tree:
     def __init__(self, home: str) -> None:
         self.home = home
         self.environ = {**os.environ, "PYWORKER_HOME": home, "CI": "1"}
+        self._ours: set[int] = set()  # what we have started and wait for ourselves
 
-    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
             [sys.executable, "-m", "pyworker", *arguments],
-            env=self.environ, capture_output=True, text=True, timeout=timeout, check=False, cwd=HERE,
+            env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE,
         )  # fmt: skip
+        self._ours.add(process.pid)
+        return process
+
+    def run(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        process = self.popen(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+            process.wait()
+            self._ours.discard(process.pid)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def kill_in_the_middle(self, seconds: float, *arguments: str) -> None:
+        """Start a command and kill it."""
+        process = self.popen(*arguments)
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+        self._ours.discard(process.pid)
 
     def json(self, *arguments: str) -> Any:
         result = self.run(*arguments, "--json")
         return json.loads(result.stdout) if result.returncode == 0 else None
 
     def pids(self, role: str) -> list[int]:
-        """Processes of a role, found below this harness (never by name on the machine)."""
-        status = self.json("daemon", "status") or {}
+        """Processes of a role, by what the daemon says; none while there is no daemon."""
         if role in ("daemon", "guardian", "logger"):
+            status = self.json("daemon", "status") or {}
             pid = status.get({"daemon": "pid"}.get(role, f"{role}_pid"), 0)
             return [pid] if pid else []
         if role == "worker":
@@ -145,91 +99,159 @@ class Tree:
         found = self.json("describe", "chaos") or {"apps": []}
         return [a["template"]["pid"] for a in found["apps"] if a.get("template") and a["template"]["pid"]]
 
+    def below(self) -> tuple[list[psutil.Process], list[int]]:
+        """Return what lives of the tree, and its zombies. What came to us as the subreaper is reaped: not theirs."""
+        alive, zombies = [], []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.pid in self._ours:
+                    continue
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+                elif process.ppid() == os.getpid():
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(process.pid, os.WNOHANG)
+                else:
+                    zombies.append(process.pid)
+        return alive, zombies
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    def settled(self) -> list[psutil.Process]:
+        """Wait until exactly what is wanted is there; return it, or nothing when that does not come."""
+        until = time.monotonic() + SETTLE
+        while time.monotonic() < until:
+            found = self.json("ps")
+            app = found["apps"][0] if found and found["apps"] else None
+            if (
+                app
+                and app["state"] == "running"
+                and app["workers"] == dict.fromkeys(("want", "ready", "total"), WORKERS)
+            ):
+                alive, zombies = self.below()
+                if len(alive) == PROCESSES and not zombies:
+                    return alive
+            time.sleep(0.1)
+        return []
+
+    def sample(self, faults: int) -> Sample | None:
+        """Measure a settled tree."""
+        alive = self.settled()
+        if not alive:
+            return None
+        fds = {
+            role: psutil.Process(pid).num_fds() for role in ("guardian", "daemon", "logger") for pid in self.pids(role)
+        }
+        return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20)
+
+
+class Reloads(threading.Thread):
+    """Reloads in between, also while others die."""
+
+    def __init__(self, tree: Tree, chance: random.Random) -> None:
+        super().__init__()
+        self._tree, self._chance = tree, chance
+        self._over = threading.Event()
+        self._quiet = threading.Lock()
+        self.done: Counter[int] = Counter()  # by exit code
+
+    def run(self) -> None:
+        while not self._over.wait(self._chance.uniform(0.8, 2.4)):
+            with self._quiet:
+                self.done[self._tree.run("reload", "chaos").returncode] += 1
+
+    def paused(self) -> threading.Lock:
+        """With this held no reload begins."""
+        return self._quiet
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--long", action="store_true", help="an hour unless --seconds says otherwise")
     options = parser.parse_args(argv)
-    print(
-        f"chaos: seed {options.seed}; again: python -m tests.chaos.chaos --seed {options.seed} --seconds {options.seconds:g}",
-        flush=True,
+    seconds = options.seconds or (HOUR if options.long else 40.0)
+    again = (
+        f"python -m tests.chaos.chaos --seed {options.seed} --seconds {seconds:g}{' --long' if options.long else ''}"
     )
+    print(f"chaos: seed {options.seed}; again: {again}", flush=True)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-    with tempfile.TemporaryDirectory(prefix="pyworker-chaos-") as folder:
-        return run(options.seed, options.seconds, folder)
+    with tempfile.TemporaryDirectory(prefix="pyworker-chaos-", ignore_cleanup_errors=True) as folder:
+        return run(options.seed, seconds, folder, long=options.long)
 
 
-def run(seed: int, seconds: float, folder: str) -> int:
-    chance = random.Random(seed)
+def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
     port = free_port()
     config = os.path.join(folder, "app.toml")
     with open(config, "w") as file:
         file.write(
             f'[app]\nname = "chaos"\ntarget = "app:app"\ncwd = "{HERE}"\nworkers = {WORKERS}\nbind = "127.0.0.1:{port}"\n'
-            '[app.restart]\nmax_restarts = 1000\n[app.reload]\nsoak = "1s"\n[app.stop]\ndrain_timeout = "8s"\n'
+            f'[app.http]\nkeepalive_timeout = "{KEEPALIVE:g}s"\n[app.restart]\nmax_restarts = 1000\n'
+            '[app.reload]\nsoak = "1s"\n[app.stop]\ndrain_timeout = "8s"\n'
         )
     tree = Tree(os.path.join(folder, "home"))
     started = tree.run("start", config)
     if started.returncode:
         print(started.stderr)
         return 1
-    tally, stop = Tally(), threading.Event()
-    kinds = ["new", "new", "keep-alive", "keep-alive", "pipelined", "post"]
-    clients = [Client(kind, port, tally, stop, seed + i) for i, kind in enumerate(kinds)]
-    for client in clients:
-        client.start()
+    samples = [tree.sample(0)]
     kills: list[tuple[float, str, int]] = []
-    reloads = refused_reloads = 0
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        stop.wait(chance.uniform(0.3, 1.1))
-        if chance.random() < 0.3:
-            reloads += 1
-            refused_reloads += tree.run("reload", "chaos").returncode != 0
-            continue
-        role = chance.choice(ROLES)
-        pids = tree.pids(role)
-        if pids:
-            victim = chance.choice(pids)
-            try:
-                os.kill(victim, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            kills.append((time.monotonic(), role, victim))
-    stop.set()
-    for client in clients:
-        client.join(40)
-    healthy = settle(tree)
-    zombies = [
-        p.pid for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE and reap(p.pid)
-    ]
-    killed_workers = {pid: at for at, role, pid in kills if role == "worker"}
-    unexplained = [loss for loss in tally.lost if not explained(loss, killed_workers)]
-    latencies = sorted(tally.latencies)
+    chance = random.Random(seed)
+    reloads = Reloads(tree, random.Random(seed + 1))
+    reloads.start()
+    wrong: list[str] = []
+    with Fleet(port, ALL, keepalive=KEEPALIVE, seed=seed) as fleet:
+        until = time.monotonic() + seconds
+        look_at = time.monotonic() + LOOK_EVERY
+        while time.monotonic() < until:
+            time.sleep(chance.uniform(0.3, 1.1))
+            kill_one(tree, chance, kills)
+            if len(kills) % 20 == 0:
+                tree.below()
+            if time.monotonic() > look_at:
+                with reloads.paused():
+                    samples.append(tree.sample(len(kills)))
+                killed = {pid: at for at, role, pid in kills if role == "worker"}
+                print(
+                    f"chaos: {len(kills)} faults, {fleet.tally.requests} answers, {len(fleet.tally.refused)} refused, "
+                    f"{len(fleet.tally.unexplained(killed))} unexplained; now {samples[-1]}",
+                    flush=True,
+                )
+                look_at = time.monotonic() + LOOK_EVERY
+        reloads.stop()
+    tally = fleet.tally
+    samples.append(tree.sample(len(kills)))
+    killed = {pid: at for at, role, pid in kills if role == "worker"}
+    unexplained = tally.unexplained(killed)
     print(
-        f"chaos: {len(kills)} kills {count_by_role(kills)}, {reloads} reloads ({refused_reloads} not done), {tally.ok} requests ok, "
-        f"{tally.announced} closed by announcement, {len(tally.lost)} lost, {len(unexplained)} unexplained, {len(tally.refused)} refused; "
-        f"p50 {latencies[len(latencies) // 2] * 1000:.0f} ms, p99.9 {latencies[int(len(latencies) * 0.999)] * 1000:.0f} ms, "
-        f"max {latencies[-1] * 1000:.0f} ms; healthy at the end: {healthy}, zombies {len(zombies)}",
+        f"chaos: {len(kills)} kills {dict(sorted(Counter(role for _, role, _ in kills).items()))}, "
+        f"{reloads.done.total()} reloads ({reloads.done.total() - reloads.done[0]} not done), "
+        f"{tally.requests} answers {dict(sorted(tally.answered.items()))}, {tally.announced.total()} closed by announcement, "
+        f"{len(tally.lost)} lost, {len(unexplained)} unexplained, {len(tally.refused)} refused; p50 {tally.percentile(0.5):.0f} ms, "
+        f"p99.9 {tally.percentile(0.999):.0f} ms, max {tally.percentile(1.0):.0f} ms; at the end {samples[-1]}",
         flush=True,
     )
-    for loss in unexplained[:10]:
-        near = [(round(at - loss[0], 2), role, pid) for at, role, pid in kills if abs(at - loss[0]) < 3]
-        print(f"  unexplained: pid {loss[2]}, noticed after {loss[1] - loss[0]:.2f} s; kills around it: {near}")
-    for text in tally.refused[:5]:
-        print(f"  refused: {text}")
+    wrong += [f"refused: {text}" for text in tally.refused]
+    for loss in unexplained:
+        near = [(round(at - loss.began, 2), role, pid) for at, role, pid in kills if abs(at - loss.began) < 3]
+        wrong.append(
+            f"unexplained: {loss.kind}, pid {loss.pid}, noticed after {loss.noticed - loss.began:.2f} s: {loss.why}; "
+            f"kills around it: {near}"
+        )
+    wrong += judge(samples)
+    if long and seconds >= HOUR and len(kills) < FAULTS_AN_HOUR:
+        wrong.append(f"{len(kills)} faults in an hour instead of {FAULTS_AN_HOUR}")
     ended = tree.run("daemon", "stop", "-y")
-    left = wait_gone(20)
-    if unexplained or tally.refused or not healthy or left:
-        print(f"chaos: FAILED (left over: {left}, stop: {ended.returncode})")
+    left = wait_gone(tree, 20)
+    if ended.returncode or left:
+        wrong.append(f"the end: exit code {ended.returncode}, left over {left}")
+    for text in wrong[:20]:
+        print(f"  {text}")
+    if wrong:
+        print(f"chaos: FAILED, {len(wrong)} things are wrong")
         with open(os.path.join(tree.home, "logs", "pyworker.log")) as file:
             print(file.read()[-4000:])
         for pid in left:
@@ -238,57 +260,55 @@ def run(seed: int, seconds: float, folder: str) -> int:
     return 0
 
 
-def explained(loss: tuple[float, float, int], killed: dict[int, float]) -> bool:
-    """A request is lost rightly when its worker was killed; where no byte told which it was, when any was, meanwhile."""
-    began, noticed, pid = loss
-    if pid and pid in killed:
-        return True
-    return any(began - 1.0 <= at <= noticed + 0.5 for at in killed.values())
-
-
-def settle(tree: Tree) -> bool:
-    """Wait until all wanted workers are ready and nothing else is there."""
-    until = time.monotonic() + SETTLE
-    while time.monotonic() < until:
-        found = tree.json("ps")
-        if found and found["apps"]:
-            app = found["apps"][0]
-            if app["state"] == "running" and app["workers"] == {"want": WORKERS, "ready": WORKERS, "total": WORKERS}:
-                return True
-        time.sleep(0.2)
-    return False
-
-
-def reap(pid: int) -> bool:
-    """Take what has come to us as subreaper; True when it was somebody else's zombie."""
+def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, int]]) -> None:
+    role = chance.choice(ROLES)
+    if role == "cli":
+        kills.append((time.monotonic(), role, 0))
+        tree.kill_in_the_middle(chance.uniform(0.0, 0.4), "reload", "chaos")
+        return
+    pids = tree.pids(role)
+    if not pids:
+        return
+    victim = chance.choice(pids)
+    kills.append((time.monotonic(), role, victim))  # before it happens: a client may notice at once
     try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
+        os.kill(victim, signal.SIGKILL)
+    except ProcessLookupError:
+        kills.pop()
 
 
-def wait_gone(seconds: float) -> list[int]:
+def judge(samples: list[Sample | None]) -> list[str]:
+    """Processes, fds and memory: what must not have changed."""
+    found = [sample for sample in samples if sample is not None]
+    if len(found) < len(samples):
+        return [f"{len(samples) - len(found)} of {len(samples)} times it did not settle within {SETTLE:g} s"]
+    wrong = []
+    first, last = found[0], found[-1]
+    if first.fds != last.fds:
+        wrong.append(f"fds at the beginning {first.fds}, at the end {last.fds}")
+    if len(found) > 10:  # the first minute is warming up
+        slope = _slope([(s.faults / 1000, s.pss) for s in found[1:]])
+        print(f"chaos: memory grows by {slope:.2f} MB per 1000 faults")
+        if slope > SLOPE:
+            wrong.append(f"memory grows by {slope:.2f} MB per 1000 faults")
+    return wrong
+
+
+def _slope(points: list[tuple[float, float]]) -> float:
+    mean_x, mean_y = (sum(p[i] for p in points) / len(points) for i in (0, 1))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / (sum((x - mean_x) ** 2 for x, _ in points) or 1.0)
+
+
+def wait_gone(tree: Tree, seconds: float) -> list[int]:
+    """Wait for the end of everything; return what is left."""
     until = time.monotonic() + seconds
-    left: list[int] = []
-    while time.monotonic() < until:
-        left = []
-        for child in psutil.Process().children(recursive=True):
-            try:
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    reap(child.pid)
-                else:
-                    left.append(child.pid)
-            except psutil.NoSuchProcess:
-                continue
-        if not left:
-            break
+    while True:
+        alive, zombies = tree.below()
+        if not alive and not zombies:
+            return []
+        if time.monotonic() > until:
+            return [p.pid for p in alive] + zombies
         time.sleep(0.1)
-    return left
-
-
-def count_by_role(kills: list[tuple[float, str, int]]) -> dict[str, int]:
-    return {role: sum(1 for _, r, _ in kills if r == role) for role in sorted(set(ROLES))}
 
 
 if __name__ == "__main__":

@@ -13,9 +13,46 @@ if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
     from pyworker.worker.engines.server import Server
 
+CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
+
 
 class WebSocket(WebSocketsSansIOProtocol):
     """One websocket; its transport was an HTTP connection's."""
+
+    leaving = False  # no message of the peer's goes to the app any more
+
+    def leave(self) -> None:
+        """Close with 1012 (service restart) and wait for the peer's answer, as RFC 6455 wants it.
+
+        uvicorn's shutdown() closes the connection right behind the close frame: what the peer has just sent then resets
+        it, and the frame may never arrive. One whose handshake the app has not answered yet is answered first; uvicorn's
+        would get status 500.
+        """
+        if not self.leaving and not self.close_sent:
+            self.leaving = True
+            if self.handshake_complete:
+                self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
+        self.conn.send_close(1012)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT, self.transport.close)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.leaving and message["type"] == "websocket.accept" and not self.transport.is_closing():
+            self._say_goodbye()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.leaving and self.handshake_complete:
+            self.frames = []
+        else:
+            super().send_receive_event_to_app()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -62,12 +99,13 @@ class WebSockets:
         connection.transport.set_protocol(protocol)
         protocol.data_received(head)
         if self._server.draining:
-            protocol.shutdown()
+            protocol.leave()
 
     def drain(self) -> None:
         """Close all with 1012 (service restart)."""
         for protocol in list(self._state.connections):
-            protocol.shutdown()
+            if isinstance(protocol, WebSocket):
+                protocol.leave()
 
     def abort(self) -> int:
         """Cut what is left; return how many there were."""

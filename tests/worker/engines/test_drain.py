@@ -276,3 +276,64 @@ def test_websockets_are_closed_with_1012(serve: Serve, loop: str) -> None:
         assert caught.value.rcvd.code == 1012
     assert site.running.finish().cancelled == 0
     assert site.row[F.OPEN] == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve: Serve, loop: str) -> None:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    entered, go = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        entered.set()
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        await send({"type": "websocket.accept"})
+        assert await receive() == {"type": "websocket.disconnect", "code": 1012}
+
+    site = serve(app, loop=loop)
+    opened: list[Any] = []
+    opening = threading.Thread(target=lambda: opened.append(connect(f"ws://127.0.0.1:{site.address[1]}/")))
+    opening.start()
+    assert entered.wait(10)
+    site.running.begin_drain(10)
+    go.set()
+    opening.join(10)
+    with opened[0] as websocket, pytest.raises(ConnectionClosed) as caught:
+        websocket.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1012
+    assert site.running.finish().cancelled == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_websocket_peer_that_goes_on_sending_is_not_reset(serve: Serve, loop: str) -> None:
+    """What arrives behind a close frame must be read: a reset could overtake the frame."""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    site = serve(app, loop=loop)
+    client = site.client()
+    client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    response = client.recv(head_only=True)
+    assert response is not None
+    assert response.status == 101
+    text = b"\x81\x85\0\0\0\0hello"
+    client.send(text)
+    site.running.begin_drain(10)
+    client.send(text * 1000)
+    assert client.sock.recv(4, socket.MSG_WAITALL) == b"\x88\x02\x03\xf4"
+    client.send(text * 1000)
+    client.send(b"\x88\x82\0\0\0\0\x03\xf4")
+    assert client.closed()
+    assert site.running.finish().cancelled == 0

@@ -1,0 +1,98 @@
+"""The clients notice what they are there to notice: a test of the judge, with servers that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.fleet import Fleet, Loss, Tally
+from tests.support.wait import wait_until
+
+GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n0000123\n0000000\n"
+BYE = GOOD.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+
+@contextlib.contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Call `answer` with every connection after its first request has come; then close it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                data = connection.recv(65536)
+                while data.startswith(b"POST") and not data.endswith(b"01234" * 4):
+                    data += connection.recv(65536)
+                answer(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+
+
+def tally_of(kind: str, answer: Callable[[socket.socket], None], *, until: Callable[[Tally], object]) -> Tally:
+    with server(answer) as port, Fleet(port, (kind,)) as fleet:
+        wait_until(lambda: until(fleet.tally))
+    return fleet.tally
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "why"),
+    [
+        ("new", lambda c: None, "closed after 0 bytes"),
+        ("new", lambda c: c.sendall(GOOD[:-3]), "closed after"),
+        ("new", lambda c: c.sendall(GOOD.replace(b"200", b"503")), "503"),
+        ("post", lambda c: c.sendall(GOOD), "came to the app as 0 bytes"),
+        ("gaps", lambda c: c.sendall(GOOD), "closed without a word"),
+        ("gaps", lambda c: c.sendall(GOOD + b"?"), "nobody asked for"),
+        ("pipelined", lambda c: c.sendall(BYE), "pipelined requests behind an announced end"),
+        ("pipelined", lambda c: c.sendall(GOOD * 2), "closed after 0 bytes"),
+        (
+            "stream",
+            lambda c: c.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n0000123\n"),
+            "closed",
+        ),
+        ("websocket", lambda c: c.sendall(b"HTTP/1.1 101 Switching\r\n\r\n\x81\x070000123"), "closed after 0 bytes"),
+        ("websocket", lambda c: c.sendall(b"HTTP/1.1 101 S\r\n\r\n\x81\x070000123\x88\x02\x03\xf3"), "code 1011"),
+    ],
+)
+def test_a_loss_is_counted_with_its_reason(kind: str, answer: Callable[[socket.socket], None], why: str) -> None:
+    tally = tally_of(kind, answer, until=lambda tally: tally.lost)
+    assert why in tally.lost[0].why
+
+
+def test_an_announced_end_is_no_loss() -> None:
+    tally = tally_of("keep", lambda c: c.sendall(BYE), until=lambda tally: tally.announced["keep"] > 3)
+    assert tally.lost == []
+
+
+def test_a_closed_port_is_refused() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        with Fleet(probe.getsockname()[1], ("new",)) as fleet:
+            wait_until(lambda: fleet.tally.refused)
+    assert fleet.tally.lost == []
+
+
+def test_only_a_kill_of_the_worker_itself_explains_a_loss() -> None:
+    known = Loss("new", 10.0, 11.0, 7, "")
+    assert known.is_explained({7: 10.5})
+    assert not known.is_explained({8: 10.5})
+    assert not known.is_explained({7: 9.0})  # the pid of another one, long ago
+    unknown = Loss("new", 10.0, 11.0, 0, "")
+    assert unknown.is_explained({8: 10.5})
+    assert not unknown.is_explained({8: 12.0})
+    assert not unknown.is_explained({8: 3.0})
