@@ -1,0 +1,80 @@
+"""Versions that start and are broken all the same: the old one serves on, exit 1, the cause is named and the next step."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+HEALTH = '[app.health]\npath = "/health"\ninterval = "200ms"\ntimeout = "1s"\nretries = 2\n'
+TABLES = '[app.reload]\nready_timeout = "2s"\nsoak = "3s"\n[app.restart]\nmin_uptime = "5s"\n'
+STARTS = 'await send({"type": message["type"] + ".complete"})'
+FIRST = "async def app(scope, receive, send):\n"
+
+BROKEN = {
+    "never ready": (ASGI.replace(STARTS, "await asyncio.sleep(3600)"), "", "2 s", "ready_timeout"),
+    "ready, then dies": (
+        ASGI.replace(STARTS, STARTS + '\n            print("no more disk", flush=True) or os._exit(9)'), "", "no more disk", "",
+    ),
+    "fails its health check": (
+        ASGI.replace(FIRST, FIRST + '    if scope.get("path") == "/health":\n        raise RuntimeError("no database")\n'),
+        HEALTH, "health check", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_the_old_version_serves_on(pw: Pyworker, how: str) -> None:
+    source, tables, cause, step = BROKEN[how]
+    pw.api(ASGI, tables=TABLES + tables)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    pw.write("web.py", version(source, "two"))
+    with Load(pw.port, "new", "keep") as load:
+        load.wait_more(10)
+        done = pw.run("reload", "api")
+        load.wait_more(10)
+    print(done.stderr)
+    assert done.returncode == 1, done
+    assert cause in done.stderr
+    assert step in done.stderr
+    assert load.lost == []
+    assert {body.split()[0] for body in load.bodies} == {"one"}
+    assert [worker["pid"] for worker in pw.wait_steady()["pool"]] == before
+
+
+def test_one_that_dies_in_the_soak_is_rolled_back_with_its_cause(pw: Pyworker) -> None:
+    """The reload has returned by then: it is `ps` and the events that say it."""
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    dies = (
+        'import threading\n    if scope["type"] == "http":\n        print("out of luck", flush=True)\n        os._exit(9)\n'
+    )
+    pw.write("web.py", version(ASGI, "two").replace(FIRST, FIRST + "    " + dies))
+    pw.ok("reload", "api")
+
+    def rolled_back() -> bool:
+        try:
+            return pw.get(timeout=5).split()[0] == "one"
+        except (AssertionError, OSError):
+            return False
+
+    wait_until(rolled_back, LONG, "the old version")
+    shown = pw.ok("events", "api").stdout
+    assert "rolled back" in shown
+    assert "out of luck" in shown
+    assert pw.wait_steady()["gen"] == 1
+
+
+def test_threads_in_the_template_are_no_failure_but_are_named(pw: Pyworker) -> None:
+    """Such code is imported in each worker instead: the reload succeeds, and says what that costs."""
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True, name='poller').start()\n"
+    pw.write("web.py", thread + version(ASGI, "two"))
+    pw.ok("reload", "api")
+    assert pw.get().split()[0] == "two"
+    assert "thread" in pw.ok("describe", "api").stdout
