@@ -353,10 +353,21 @@ def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
     if app.balance == "proxy" and not app.bind:
         hint = 'add bind: where clients connect, for example bind = ":8000"; workers get ports of their own in $PORT'
         return [Finding(("balance",), '"proxy" needs an address to accept on', hint, code="missing_key")]
-    if app.balance == "round-robin" and kind != "target":
+    if app.balance == "round-robin" and kind != "target" and not _runs_node(app):
         hint = 'use balance = "shared": its workers accept by themselves'
-        return [Finding(("balance",), f'"round-robin" is for ASGI and WSGI apps; this app is a {kind}', hint)]
+        if kind == "command":
+            hint += ', or "proxy": each listens on a port of its own, $PORT'
+        message = f'"round-robin" is for ASGI and WSGI apps and for Node programs; this app is a {kind}'
+        return [Finding(("balance",), message, hint)]
+    if app.balance == "round-robin" and kind == "command" and app.ipc is False:
+        hint = "remove it: connections come over the message channel"
+        return [Finding(("ipc",), 'cannot be false with balance = "round-robin"', hint, "key", "conflict")]
     return []
+
+
+def _runs_node(app: AppConfig) -> bool:
+    """Whether the command is Node itself: only its programs share a port by Node's cluster."""
+    return bool(app.command) and app.command[0].rpartition("/")[2] in ("node", "nodejs")
 
 
 def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:
@@ -416,6 +427,10 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
                     "conflict",
                 )
             )
+    elif kind == "command" and app.balance == "round-robin" and health.type != "exec":
+        hint = 'use type = "exec", or balance = "proxy": then each worker has a port to ask'
+        message = f'"{health.type}" cannot ask one of several Node workers behind one port'
+        found.append(Finding(("health", "type"), message, hint, code="conflict"))
     elif app.balance == "proxy" and health.port is not None:
         hint = "remove it: each worker is asked on its own $PORT"
         found.append(Finding(("health", "port"), 'has no meaning with balance = "proxy"', hint, "key", "conflict"))

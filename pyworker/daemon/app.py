@@ -13,7 +13,7 @@ from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
-from pyworker.daemon.dispatchers import DispatcherHandle, dispatches
+from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
@@ -166,7 +166,7 @@ class App:
         config = self.config
         assert config is not None
         forks = config.target is not None
-        proxied = config.balance == "proxy"
+        proxied = config.balance == "proxy" or is_node(config)  # held back by the dispatcher, not by the worker
         return AppView(
             running=self.running,
             want=self.want,
@@ -192,7 +192,7 @@ class App:
             listening=self.listening and bool(self.listeners),
             forks=forks,
             holds=forks or config.script is not None or proxied,
-            overlaps=forks or config.script is not None or bool(config.bind),
+            overlaps=forks or config.script is not None or bool(config.bind) or proxied,
             drains=forks or config.script is not None or proxied,
             dispatches=self.dispatches,
             dispatcher=self.dispatcher.view() if self.dispatcher else None,

@@ -18,7 +18,7 @@ from pyworker import failpoint
 from pyworker.config.address import parse_bind
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
-from pyworker.daemon.dispatchers import Dispatchers
+from pyworker.daemon.dispatchers import Dispatchers, is_node
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.listener import ListenFailed, url
@@ -35,7 +35,6 @@ from pyworker.protocol.logs import LogsSpec
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
-
 
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
@@ -329,7 +328,7 @@ class Brain:
             app.codes.pop(number, None)
             self.store.remove(fd_name("env", app.name, number))
         named = {i for g in app.generations.values() for i in g.listeners}
-        scripts = any(g.config.script is not None for g in app.generations.values())
+        scripts = any(g.config.script is not None or is_node(g.config) for g in app.generations.values())
         for listener in [x for x in app.listeners.values() if x.index not in named and not scripts]:
             self.listening.close(app, listener)
 

@@ -6,6 +6,8 @@ difference. A dispatcher that is new has been told nothing. The processes themse
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -14,14 +16,17 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
+from pyworker.config.address import Address
+from pyworker.config.schema import AppConfig
 from pyworker.daemon.handles import WorkerHandle, copy_socket
+from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.policy import restart
 from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.events import exit_words
-from pyworker.protocol.inherited import fd_name
+from pyworker.protocol.inherited import fd_name, worker_fd
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.fdstore import FdStore
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
+MAX_QUERIES = 64  # that a Node worker may have remembered
 AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
 
 
@@ -205,10 +211,58 @@ class Dispatchers:
                 worker = app.workers.get(serial)
                 if worker is not None and worker.state is State.DRAINING and _via(app, worker) == "port":
                     self._brain.workers.stop(app, worker, "its connections have ended", now)
+            case d.Wants():
+                self._find_listener(app, handle, message)
+            case d.Asked(serial=serial, text=text):
+                worker = app.workers.get(serial)
+                if worker is not None and len(worker.queries) < MAX_QUERIES and text not in worker.queries:
+                    worker.queries.append(text)
+            case d.Listening(serial=serial):
+                worker = app.workers.get(serial)
+                if worker is not None:
+                    self._brain.workers.says_ready(app, worker)
+            case d.Said(serial=serial, text=text):
+                worker = app.workers.get(serial)
+                if worker is not None:
+                    with contextlib.suppress(ValueError):
+                        self._brain.messages.heard(app, worker, json.loads(text))
             case d.Trouble(text=text):
                 self._brain.note(app, text)
             case _:
                 assert_never(message)
+
+    def _find_listener(self, app: App, handle: DispatcherHandle, message: d.Wants) -> None:
+        """A Node worker listens: the listener of that address, else of that port, else a new one."""
+        generation = app.generations.get(app.target or 0) or app.current
+        assert generation is not None
+        unix = message.kind == "unix"
+        family: Any = "unix" if unix else "inet6" if message.kind == "tcp6" else "inet"
+        host = message.address if message.kind in ("tcp4", "tcp6") else "0.0.0.0"
+        address = Address("unix", path=message.address) if unix else Address(family, host, message.port)
+        found = self._brain.listening.find(app, address)
+        same_port = [x for x in app.listeners.values() if x.address.family != "unix" and x.address.port == message.port]
+        if found is None and not unix and message.port and len(same_port) == 1 and app.listening:
+            found = same_port[0]  # `bind` says on which of the machine's addresses
+        error = 0
+        if found is None:
+            try:
+                if generation.resolved.uid is not None:
+                    text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
+                    raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")
+                found = self._brain.listening.open(app, address, generation)
+            except ListenFailed as failed:
+                error = 13 if failed.code == "no_permission" else 98
+                self._brain.note(app, failed.message)
+        fds = (found.sock.fileno(),) if found is not None else ()
+        if not self._say(app, handle, d.Bound(message.key, error), fds):
+            self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
+
+    def tell(self, app: App, serial: int, text: str) -> bool:
+        """A message for a Node worker, whose channel the dispatcher has; False when that is not possible now."""
+        handle = app.dispatcher
+        if handle is None or handle.state != "ready" or ("attach", serial) not in handle.told:
+            return False
+        return self._say(app, handle, d.Tell(serial, text))
 
     # ---- what it is told -----------------------------------------------------------------------------------
     def sync(self, app: App) -> None:
@@ -232,7 +286,9 @@ class Dispatchers:
         if not handle.begun:
             news.append((d.Begin(), (), None))
         current = app.current
-        listens = set(current.listeners) if current is not None and dispatches(current) and app.listening else set()
+        listens: set[int] = set()
+        if current is not None and app.listening and dispatches(current) and not is_node(current.config):
+            listens = set(current.listeners)  # Node workers ask for theirs
         unheard = sorted(i for i in listens if ("listen", i) not in told and i in app.listeners)
         news += [(d.Listen(i), (app.listeners[i].sock.fileno(),), ("listen", i)) for i in unheard]
         slots = {n.numbers[0] for n in store.names("inbox", app.name)}
@@ -245,12 +301,16 @@ class Dispatchers:
             if via is None:
                 continue
             generation = app.generations[worker.id.generation]
+            if via == "node" and worker.is_alive and ("attach", serial) not in told:
+                fd = store.get(worker_fd("ipc", worker.id))
+                if fd is not None:
+                    news.append((d.Attach(serial, tuple(worker.queries)), (fd,), ("attach", serial)))
             if worker.state in SERVING and worker.ready_at is not None:
                 if ("open", serial) not in told:
                     proxied = generation.config.proxy_protocol
                     opened = d.Open(serial, worker.id.slot, worker.row, via, worker.port, proxied)
                     news.append((opened, (), ("open", serial)))
-            elif worker.state in LEAVING and ("shut", serial) not in told and (via == "port" or not stopping):
+            elif worker.state in LEAVING and ("shut", serial) not in told and (via != "inbox" or not stopping):
                 news.append((d.Shut(serial), (), ("shut", serial)))
         if "settled" not in told:
             news.append((d.Settled(), (), "settled"))
@@ -258,7 +318,7 @@ class Dispatchers:
             match what:
                 case ("listen", int(index)) if index not in listens and not stopping:
                     news.append((d.Unlisten(index), (), what))
-                case ("open", int(serial)) if serial not in app.workers:
+                case ("open" | "attach", int(serial)) if serial not in app.workers:
                     news.append((d.Gone(serial), (), what))
                 case ("inbox", int(slot)) if not stopping and slot not in self._wanted_slots(app):
                     news.append((d.CloseInbox(slot), (), what))
@@ -291,7 +351,7 @@ class Dispatchers:
             case d.Unlisten() | d.Gone():
                 handle.told.discard(what)
                 if isinstance(message, d.Gone):
-                    handle.told.discard(("shut", message.serial))
+                    handle.told -= {(word, message.serial) for word in ("open", "attach", "shut")}
             case d.CloseInbox(slot=slot):
                 handle.told.discard(what)
                 self._brain.store.remove(fd_name("feed", app.name, slot), fd_name("inbox", app.name, slot))
@@ -323,11 +383,18 @@ def make_inbox(store: FdStore, app: str, slot: int) -> int:
 
 def dispatches(generation: Generation) -> bool:
     """Whether the connections of this generation are handed out."""
-    return generation.config.balance in ("least-connections", "proxy")
+    return generation.config.balance in ("least-connections", "proxy") or is_node(generation.config)
 
 
-def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port"] | None:
+def is_node(config: AppConfig) -> bool:
+    """Whether its workers are Node programs that share a port by Node's own cluster."""
+    return bool(config.command) and config.balance == "round-robin"
+
+
+def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port", "node"] | None:
     generation = app.generations.get(worker.id.generation)
     if generation is None or not dispatches(generation):
         return None
+    if is_node(generation.config):
+        return "node"
     return "port" if generation.config.balance == "proxy" else "inbox"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
@@ -36,6 +36,7 @@ class WorkerHandle:
     bound: bool = False
     waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for
     leaving_because: str = ""
+    queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
     failure: Failed | None = None
@@ -84,6 +85,7 @@ class WorkerHandle:
             "bound": self.bound,
             "because": self.leaving_because,
             "port": self.port,
+            "queries": self.queries,
             "version": self.version,
         }
 
@@ -102,6 +104,7 @@ class WorkerHandle:
         self.bound = bool(memo["bound"])
         self.leaving_because = str(memo["because"])
         self.port = int(memo.get("port", 0))
+        self.queries = [str(query) for query in memo.get("queries", [])]
         self.version = str(memo.get("version", ""))
 
 

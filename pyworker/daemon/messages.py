@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyworker.config.schema import AppConfig
+from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
 from pyworker.protocol import node
@@ -57,7 +58,10 @@ class Messages:
         self._channels: dict[tuple[str, int], Channel] = {}
 
     def watch(self, app: App, handle: WorkerHandle) -> None:
-        """Read what this worker sends, if it has a channel."""
+        """Read what this worker sends, if it has a channel. A Node cluster's channels are read by the dispatcher."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or is_node(generation.config):
+            return
         fd = self._brain.store.get(worker_fd("ipc", handle.id))
         if fd is None:
             return
@@ -79,6 +83,15 @@ class Messages:
 
     def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
         """Put a message into the worker's channel; NotSent says why that cannot be. At most its end waits here."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is not None and is_node(generation.config):
+            try:
+                node.check_message(value)
+            except node.MessageError as error:
+                raise NotSent(str(error)) from None
+            if not self._brain.dispatchers.tell(app, handle.id.serial, json.dumps(value)):
+                raise NotSent("the dispatcher, which has its channel, is not there just now")
+            return
         channel = self._channels.get((app.name, handle.id.serial))
         if channel is None:
             raise NotSent("it has no message channel")
@@ -149,6 +162,10 @@ class Messages:
                 self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
             case _:
                 pass
+
+    def heard(self, app: App, handle: WorkerHandle, value: Any) -> None:
+        """A message that came by way of the dispatcher."""
+        self._show(app, handle, value)
 
     def _show(self, app: App, handle: WorkerHandle, value: Any) -> None:
         text = json.dumps(value, ensure_ascii=False)

@@ -18,7 +18,7 @@ from pyworker import failpoint
 from pyworker.daemon import state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import runtime_zip
-from pyworker.daemon.dispatchers import make_inbox
+from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.messages import wants_channel
@@ -26,6 +26,7 @@ from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
 from pyworker.protocol.names import ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
+from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn
@@ -98,6 +99,8 @@ class Spawner:
                 # it serves on a port that no client knows: there is nothing to hold back until Go
                 handle.port = free_port({w.port for w in app.workers.values()})
                 return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc)
+            if is_node(config):  # the dispatcher holds it back, and answers for its listeners
+                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc)
             if config.target is None:
                 role = "script" if config.script is not None else "command"
                 return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held, ipc=ipc)
@@ -164,6 +167,8 @@ class Spawner:
         config, env, listeners = resolved.config, resolved.env, generation.listeners
         if handle is not None and handle.port:
             config, env, listeners = proxied(config, resolved.python, handle.port), {**env, "PORT": str(handle.port)}, ()
+        if handle is not None and is_node(config):
+            env, listeners = {**env, UNIQUE_ID: str(handle.id.slot)}, ()
         for index in listeners:
             table[free] = app.listeners[index].sock.fileno()
             listener_fds.append(free)

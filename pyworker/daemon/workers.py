@@ -18,6 +18,7 @@ from pyworker.config.schema import HealthConfig
 from pyworker.daemon import check
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import BoardFull
+from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of
 from pyworker.daemon.listener import ListenFailed
@@ -85,7 +86,7 @@ class Workers:
         handle.gone_go = True
         handle.happen(Happening.GO, now)
         config = app.generations[handle.id.generation].config
-        if config.balance == "proxy":
+        if config.balance == "proxy" or is_node(config):
             self._accepts(app, handle)  # it does already; the dispatcher is told so
         elif config.script is not None:
             self._answer_bind(app, handle)
@@ -99,7 +100,7 @@ class Workers:
         handle.leaving_because = reason
         handle.happen(Happening.DRAIN, now)
         self._say_draining(app, handle, reason)
-        if config.balance == "proxy":
+        if config.balance == "proxy" or is_node(config):
             return  # the dispatcher gives it no more, and says when what it had has ended
         if not self._say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
@@ -256,6 +257,9 @@ class Workers:
                 self._is_held(app, handle, now)
             else:
                 self._accepts(app, handle)
+        elif is_node(config):
+            # it says so when it listens; one that never does has come up all the same
+            self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self.says_ready(app, handle))
         elif config.balance == "proxy":
             if config.health is not None:
                 self.watch_health(app, handle)
@@ -288,7 +292,9 @@ class Workers:
 
     def _comes_up(self, app: App, handle: WorkerHandle) -> None:
         """A worker that serves on a port of its own can; before the commit of a reload nobody comes there."""
-        if handle.port and handle.held and not handle.gone_go:
+        generation = app.generations.get(handle.id.generation)
+        silent = handle.port or (generation is not None and is_node(generation.config))
+        if silent and handle.held and not handle.gone_go:
             self._is_held(app, handle, self._brain.loop.clock())
         else:
             self._accepts(app, handle)

@@ -22,6 +22,7 @@ from typing import Protocol, assert_never
 from pyworker import __version__
 from pyworker.dispatcher.inbox import Inbox, open_inbox
 from pyworker.dispatcher.loop import IN, Loop
+from pyworker.dispatcher.node import NodeCluster
 from pyworker.dispatcher.relay import Pipes, Relay
 from pyworker.policy.balance import least_loaded, open_connections
 from pyworker.protocol import dispatcher as d
@@ -157,6 +158,7 @@ class Dispatcher:
         self._retrying = False
         self._finishing = False
         self._orphaned = False  # daemon and guardian are gone
+        self._node = NodeCluster(self)
         self._said_again: set[object] | None = None  # between Begin and Settled: what is still so
         self.loop.add(channel.fileno(), IN, self._on_channel)
 
@@ -172,7 +174,7 @@ class Dispatcher:
                     return
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        self._pause(error)
+                        self.out_of_files(error)
                     return  # also ECONNABORTED and its like: this client has left, the next one may not
                 self._deal(connection)
                 if not self._accepting:
@@ -249,15 +251,18 @@ class Dispatcher:
             elif not accepting:
                 self.loop.remove(listener.fileno())
 
-    def _pause(self, error: OSError) -> None:
+    def out_of_files(self, error: OSError) -> None:
+        """Accepting failed: rest for a moment, or it would be tried without end."""
         if not self._paused:
             self._paused = True
+            self._node.pause()
             self.say(d.Trouble(f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"))
             self.loop.later(PAUSE, self._resume)
             self._set_accepting()
 
     def _resume(self) -> None:
         self._paused = False
+        self._node.resume()
         self._set_accepting()
 
     # ---- workers that do not take what they were given -------------------------------------------------------
@@ -344,9 +349,21 @@ class Dispatcher:
                 self._close_inbox(slot)
             case d.Open():
                 self._open_worker(message)
+            case d.Attach(serial=serial, queries=queries):
+                self._again(("attach", serial))
+                if len(fds) == 1:
+                    self._node.attach(serial, socket.socket(fileno=fds[0]), queries)
+                    fds = []
+            case d.Bound():
+                self._node.bound(message, fds[0] if len(fds) == 1 else -1)
+                fds = fds[1:]
+            case d.Tell(serial=serial, text=text):
+                self._node.tell(serial, text)
             case d.Shut(serial=serial):
+                self._node.shut(serial)
                 self._shut(serial)
             case d.Gone(serial=serial):
+                self._node.gone(serial)
                 self._forget(serial)
             case d.Finish():
                 self._finish()
@@ -391,6 +408,9 @@ class Dispatcher:
 
     def _open_worker(self, message: d.Open) -> None:
         self._again(("open", message.serial))
+        if message.via == "node":
+            self._node.open(message.serial)
+            return
         known = self._workers.get(message.serial)
         if isinstance(known, PortWorker):
             known.reopen()
@@ -450,6 +470,8 @@ class Dispatcher:
             self._open = [w for w in self._open if w is not worker]
             if worker.shut():
                 self._forget(serial)
+        for serial in [s for s in self._node.serials() if ("attach", s) not in said]:
+            self._node.gone(serial)
         for slot in [s for s in self._inboxes if ("inbox", s) not in said]:
             self._close_inbox(slot)
         for index in [i for i in self._listeners if ("listen", i) not in said]:

@@ -73,9 +73,33 @@ class Open:
     serial: int
     slot: int
     row: int  # of the scoreboard
-    via: Literal["inbox", "port", "node"]
+    via: Literal["inbox", "port", "node"]  # "node": announced by Attach
     port: int = 0
     proxy_protocol: bool = False
+
+
+@dataclass(frozen=True)
+class Attach:
+    """A Node worker; its ipc channel rides along. `queries`: what it has Asked before."""
+
+    serial: int
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The answer to Wants. errno 0: the listener rides along."""
+
+    key: str
+    errno: int
+
+
+@dataclass(frozen=True)
+class Tell:
+    """A message for a Node worker's program."""
+
+    serial: int
+    text: str  # JSON
 
 
 @dataclass(frozen=True)
@@ -118,11 +142,46 @@ class Empty:
 
 
 @dataclass(frozen=True)
+class Wants:
+    """A Node worker listens: its listener is asked for, by the key that Node's cluster gives it."""
+
+    key: str
+    kind: str  # tcp4, tcp6, any, unix
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a Node worker asked to listen on, to be said again to the next dispatcher."""
+
+    serial: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A Node worker's server listens."""
+
+    serial: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message of a Node worker's program."""
+
+    serial: int
+    text: str  # JSON
+
+
+@dataclass(frozen=True)
 class Trouble:
     """Something that the operator should know."""
 
     text: str
 
 
-ToDispatcher = Union[Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Shut, Gone, Finish, Leave]
-FromDispatcher = Union[Up, Empty, Trouble]
+ToDispatcher = Union[
+    Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Attach, Bound, Tell, Shut, Gone, Finish, Leave
+]
+FromDispatcher = Union[Up, Empty, Wants, Asked, Listening, Said, Trouble]

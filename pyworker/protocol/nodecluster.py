@@ -143,12 +143,12 @@ class Primary:
     Node does.
     """
 
-    def __init__(self, *, round_robin: bool = True, hold: bool = False) -> None:
+    def __init__(self, *, round_robin: bool = True, hold: bool = False, first_seq: int = 0) -> None:
         self.round_robin = round_robin
         self.hold = hold
         self._servers: dict[str, _Server] = {}
         self._leaving: set[Hashable] = set()
-        self._seq = itertools.count()
+        self._seq = itertools.count(first_seq)
         self._offers: dict[int, tuple[Hashable, str, _Waiting]] = {}
 
     # ---- what happens --------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Primary:
         if not isinstance(seq, int):
             return []
         query = _parse_query(message)
-        key = _key(message)
+        key = key_of(message)
         if isinstance(query, int):
             return [self._say(worker, {"errno": -query, "key": key, "ack": seq, "data": None})]
         server = self._servers.get(key)
@@ -386,7 +386,7 @@ def _parse_query(message: dict[str, Any]) -> Query | int:
     return Query("tcp6" if kind == 6 else "tcp4", address, port, backlog, only)
 
 
-def _key(message: dict[str, Any]) -> str:
+def key_of(message: dict[str, Any]) -> str:
     """Return the name of a listener, put together as Node does (it is the worker's handle on it, too)."""
     names = ("address", "port", "addressType", "fd", "index")
     return ":".join("undefined" if n not in message else _js(message[n]) for n in names)
