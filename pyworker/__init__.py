@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyworker.cluster import child_process as child_process
+    from pyworker.cluster import process as process
     from pyworker.cluster import state as state
     from pyworker.worker.api import on_stop as on_stop
     from pyworker.worker.api import ready as ready
@@ -21,12 +23,12 @@ def __getattr__(name: str) -> object:
         from pyworker.worker import api
 
         return getattr(api, name)
-    if name == "state":
+    if name in {"child_process", "process", "state"}:
         import importlib
 
-        return importlib.import_module("pyworker.cluster.state")
-    if name == "worker":
+        return importlib.import_module(f"pyworker.cluster.{name}")
+    if name in {"cluster", "worker"}:
         import importlib
 
-        return importlib.import_module("pyworker.worker")
+        return importlib.import_module(f"pyworker.{name}")
     raise AttributeError(f"module 'pyworker' has no attribute {name!r}")

@@ -126,7 +126,7 @@ class Link:
     def __init__(self, *, max_line: int = MAX_LINE) -> None:
         self._max_line = max_line
         # reading
-        self._offset = 0  # in the stream, of the next byte to come
+        self.offset = 0  # in the stream, of the next byte to come
         self._line_start = 0
         self._parts: list[bytes] = []  # of a line that has no end yet
         self._skipping = False  # inside a line that is too long
@@ -229,8 +229,8 @@ class Link:
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Event]:
         """Take what one read returned; the descriptors are the Link's until an event hands them on."""
         events: list[Event] = []
-        start, self._offset = self._offset, self._offset + len(data)
-        self._arrived.extend(_Arrived(fd, start, self._offset) for fd in fds)
+        start, self.offset = self.offset, self.offset + len(data)
+        self._arrived.extend(_Arrived(fd, start, self.offset) for fd in fds)
         *ended, rest = data.split(b"\n")
         for piece in ended:
             length = sum(map(len, self._parts)) + len(piece)
@@ -246,7 +246,7 @@ class Link:
             self._line_start = end
         if rest:
             self._parts.append(rest)
-            if self._skipping or self._offset - self._line_start > self._max_line:
+            if self._skipping or self.offset - self._line_start > self._max_line:
                 self._skipping = True
                 self._parts.clear()
         self._strays(self._line_start, events)

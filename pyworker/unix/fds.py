@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -50,6 +51,19 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
     except BlockingIOError:
         return False
     return True
+
+
+def send_some(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:
+    """Send what fits of a stream's next bytes, with an fd on the first of them; 0 when the buffer is full."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+    try:
+        return sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+        return 0  # too many descriptors of this user are under way: room comes as the peers take them
 
 
 def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:

@@ -110,10 +110,13 @@ def kill_group(pid: int, signum: int) -> None:
         os.killpg(pid, signum)
 
 
-def collect(pidfd: int) -> ExitStatus | None:
-    """Reap a child of ours by its pidfd; None while it runs, UNKNOWN when it is not our child."""
+def collect(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
+    """Reap a child of ours by its pidfd; None while it runs, UNKNOWN when it is not our child.
+
+    `reap=False` only looks: the number of an unreaped leader stays its group's, so the group may still be signalled.
+    """
     try:
-        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT))
     except ChildProcessError:
         return UNKNOWN
     return None if found is None else status_of(found)

@@ -1,0 +1,127 @@
+"""Events of the library: callbacks, and the same events as an async iterator."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Event(NamedTuple):
+    """One event: its name and what a callback is given."""
+
+    name: str
+    args: tuple[Any, ...]
+
+
+class Emitter:
+    """Has events. A callback may be a coroutine function: it then runs as a task of the running loop.
+
+    A callback that raises harms nobody else: asyncio's exception handler is told, or stderr where no loop runs.
+    """
+
+    EVENTS: ClassVar[tuple[str, ...]] = ()
+    LAST: ClassVar[str] = ""  # the event after which no other comes
+
+    def __init__(self) -> None:
+        self._callbacks: dict[str, list[tuple[Callable[..., Any], bool]]] = {}
+        self._streams: list[asyncio.Queue[Event | None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = False
+
+    def on(self, event: str, callback: F | None = None) -> Any:
+        """Call `callback` at each such event. Without a callback it is a decorator."""
+        return self._listen(event, callback, once=False)
+
+    def once(self, event: str, callback: F | None = None) -> Any:
+        """Like `on`, for the next event only."""
+        return self._listen(event, callback, once=True)
+
+    def off(self, event: str, callback: Callable[..., Any]) -> None:
+        """Forget a callback; one that is not there is no error."""
+        self._check(event)
+        self._callbacks[event] = [entry for entry in self._callbacks.get(event, []) if entry[0] is not callback]
+
+    def listeners(self, event: str) -> int:
+        """How many callbacks an event has."""
+        self._check(event)
+        return len(self._callbacks.get(event, ()))
+
+    def events(self, *names: str) -> AsyncIterator[Event]:
+        """Every event from now on (or those named), in order, up to the last one there is."""
+        for name in names:
+            self._check(name)
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._streams.append(queue)
+        if self._ended:
+            queue.put_nowait(None)
+        return self._iterate(queue, frozenset(names))
+
+    def emit(self, event: str, *args: Any) -> bool:
+        """Tell everybody; True when there was a callback. For the library itself."""
+        found = self._callbacks.get(event, ())
+        for entry in list(found):
+            callback, once = entry
+            if once and entry in found:
+                self._callbacks[event].remove(entry)
+            self._call(callback, args)
+        for queue in self._streams:
+            queue.put_nowait(Event(event, args))
+        if event == self.LAST:
+            self._ended = True
+            for queue in self._streams:
+                queue.put_nowait(None)
+        return bool(found)
+
+    async def _iterate(self, queue: asyncio.Queue[Event | None], names: frozenset[str]) -> AsyncIterator[Event]:
+        try:
+            while (event := await queue.get()) is not None:
+                if not names or event.name in names:
+                    yield event
+        finally:
+            if queue in self._streams:
+                self._streams.remove(queue)
+
+    def _listen(self, event: str, callback: Callable[..., Any] | None, *, once: bool) -> Any:
+        self._check(event)
+        if callback is None:
+
+            def decorate(function: F) -> F:
+                self._listen(event, function, once=once)
+                return function
+
+            return decorate
+        self._callbacks.setdefault(event, []).append((callback, once))
+        return callback
+
+    def _check(self, event: str) -> None:
+        if event not in self.EVENTS:
+            raise ValueError(f"there is no event {event!r} here; there are: {', '.join(self.EVENTS)}")
+
+    def _call(self, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            result = callback(*args)
+            if inspect.iscoroutine(result):
+                task = asyncio.get_running_loop().create_task(result)
+                self._tasks.add(task)
+                task.add_done_callback(self._task_done)
+        except Exception as error:  # noqa: BLE001  the program's own: shown, and the others are told all the same
+            report(f"an exception in a callback of {type(self).__name__}", error)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            report(f"an exception in a callback of {type(self).__name__}", error)
+
+
+def report(what: str, error: BaseException) -> None:
+    """Show an exception that nobody waits for."""
+    try:
+        asyncio.get_running_loop().call_exception_handler({"message": f"pyworker: {what}", "exception": error})
+    except RuntimeError:  # no loop runs in this thread
+        sys.stderr.write(f"pyworker: {what}\n{''.join(traceback.format_exception(error))}")

@@ -1,0 +1,351 @@
+"""One end of a Node channel with its socket: for an asyncio program (`LoopChannel`), or read by a thread (`ThreadChannel`).
+
+What the bytes mean is protocol/node.py. A handle stays open here until the other end has said that it came; then it is
+closed, unless `keep_open`. What was not delivered when the channel ends is reported to its sender, who still has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.cluster import handles
+from pyworker.cluster.emitter import report
+from pyworker.protocol import node
+from pyworker.unix.fds import close_all, recv_packet, send_some
+
+_MAX_FDS = 16  # of one read; Linux gives those of one message
+_READS = 8  # per turn of the loop, so that a chatty peer does not starve the others
+_RETRY = 0.05  # seconds, when the kernel has too many descriptors under way
+
+Callback = Callable[[Exception | None], None]
+
+
+class ChannelClosedError(ConnectionError):
+    """The other end is gone, or the channel was closed here."""
+
+
+class HandleNotDeliveredError(ConnectionError):
+    """The other end died, or could not take the handle. It is still open here, as `handle`."""
+
+    def __init__(self, message: str, handle: Any) -> None:
+        super().__init__(message)
+        self.handle = handle
+
+
+class _Delivery:
+    """What is to be done when a message has arrived, or not. The token of a Link."""
+
+    __slots__ = ("callback", "handle", "keep_open")
+
+    def __init__(self, handle: Any, keep_open: bool, callback: Callback | None) -> None:
+        self.handle = handle
+        self.keep_open = keep_open
+        self.callback = callback
+
+
+class Receiver:
+    """Who is told what came. The default does nothing with it."""
+
+    def on_message(self, value: Any, handle: handles.Received | None) -> None:
+        """A message of the program at the other end."""
+        handles.close(handle)
+
+    def on_internal(self, value: dict[str, Any], handle: node.Handle | None) -> None:
+        """A message of Node's machinery; its descriptor is the receiver's."""
+        if handle is not None:
+            close_all([handle.fd])
+
+    def on_closed(self) -> None:
+        """Nothing comes any more and nothing can be sent. Told once."""
+
+    def on_error(self, error: Exception) -> None:
+        """Something was wrong with one message; the channel goes on."""
+
+
+class _Channel:
+    """What both kinds share. `files`: the other end is pyworker's too, so files and odd sockets may be sent."""
+
+    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.receiver = receiver
+        self.files = files
+        self.link = node.Link()
+        self.connected = True  # sending is allowed
+        self._closed = False
+        self._lock = threading.RLock()
+        self._room: list[Callable[[], None]] = []
+
+    @property
+    def closed(self) -> bool:
+        """True when the socket is closed."""
+        return self._closed
+
+    def send(
+        self, value: Any, handle: Any = None, *, keep_open: bool = False, callback: Callback | None = None
+    ) -> bool:
+        """Send a message of the program; see `ChildProcess.send`."""
+        node.check_message(value)
+        if handle is None:
+            return self.send_raw(value, callback=callback)
+        kind = handles.kind_of(handle)
+        if not self.files and kind.name in (handles.FILE, handles.OTHER):
+            raise TypeError("Node has no way to take this handle; it takes TCP, Unix stream and UDP sockets")
+        return self.send_raw(value, handle, kind=kind, keep_open=keep_open, callback=callback)
+
+    def send_raw(
+        self,
+        value: Any,
+        handle: Any = None,
+        *,
+        kind: handles.Kind | None = None,
+        keep_open: bool = False,
+        callback: Callback | None = None,
+    ) -> bool:
+        """Send any message, Node's own as well."""
+        with self._lock:
+            if not self.connected:
+                error = ChannelClosedError("the channel is closed")
+                if callback is None:
+                    raise error
+                callback(error)
+                return False
+            delivery = _Delivery(handle, keep_open, callback) if handle is not None or callback else None
+            if handle is None:
+                calm = self.link.send(value, delivery)
+            else:
+                kind = kind or handles.kind_of(handle)
+                calm = self.link.send_handle(value, kind.name, handle.fileno(), delivery, kind.notes)
+            self._flush()
+        return calm or self.link.is_idle
+
+    def when_calm(self, callback: Callable[[], None]) -> None:
+        """Call back (once) when little enough waits to be sent, or when the channel is closed."""
+        with self._lock:
+            if not self._closed and (self.link.backlog >= node.HIGH_WATER):
+                self._room.append(callback)
+                return
+        callback()
+
+    def disconnect(self) -> None:
+        """Close, once all that was sent has gone."""
+        with self._lock:
+            self.connected = False
+            if self.link.is_idle:
+                self._close()
+            else:
+                self._flush()
+
+    # ---- inside --------------------------------------------------------------------------------------
+    def _want_write(self, wanted: bool) -> None:
+        raise NotImplementedError
+
+    def _forget_socket(self) -> None:
+        raise NotImplementedError
+
+    def _flush(self) -> int:
+        """Write what the kernel takes; return how many bytes that were."""
+        total = 0
+        try:
+            while (frame := self.link.to_write()) is not None:
+                sent = send_some(self.sock, frame.data, frame.fd)
+                total += sent
+                if sent == 0:
+                    break
+                self._settle(self.link.written(sent))
+                if self.closed:
+                    return total
+            self._want_write(frame is not None)
+        except OSError:
+            # The peer is gone. What it had still said is read before the end is told.
+            self._want_write(False)
+            self.connected = False
+            return total
+        if self._room and self.link.backlog < node.HIGH_WATER:
+            room, self._room = self._room, []
+            for callback in room:
+                callback()
+        if not self.connected and self.link.is_idle:
+            self._close()
+        return total
+
+    def _read(self) -> bool:
+        """Take one read's worth; False when there is nothing more now."""
+        if self._closed:
+            return False
+        try:
+            packet = recv_packet(self.sock, node.READ_SIZE, _MAX_FDS)
+        except OSError:
+            self._close()
+            return False
+        if packet is None:
+            return False
+        if not packet.data:
+            close_all(packet.fds)
+            self._close()
+            return False
+        with self._lock:
+            events = self.link.feed(packet.data, packet.fds)
+        self._settle(events)
+        if not self._closed:
+            with self._lock:
+                if self.link.to_write() is not None or not self.connected:
+                    self._flush()
+        return len(packet.data) == node.READ_SIZE
+
+    def _settle(self, events: list[node.Event]) -> None:
+        for event in events:
+            match event:
+                case node.Message(value, handle):
+                    self._tell(self.receiver.on_message, value, handles.received(handle) if handle else None)
+                case node.Internal(value, handle):
+                    self._tell(self.receiver.on_internal, value, handle)
+                case node.Sent(token):
+                    if token.handle is not None and not token.keep_open:
+                        handles.close(token.handle)
+                    if token.callback is not None:
+                        self._tell(token.callback, None)
+                case node.NotReceived(token):
+                    lost = HandleNotDeliveredError("the other end could not take the handle", token.handle)
+                    self._fail(token, lost)
+                case node.Malformed(reason):
+                    self._tell(self.receiver.on_error, ValueError(f"ignored what came on the channel: {reason}"))
+                case node.Stray(fds):
+                    close_all(fds)
+
+    def _fail(self, delivery: _Delivery, error: Exception) -> None:
+        self._tell(delivery.callback or self.receiver.on_error, error)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001  a callback's own mistake does not end the channel
+            report("an exception in a callback of a channel", error)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self.connected = False
+            self._forget_socket()
+            self.sock.close()
+            lost, fds = self.link.abandon()
+            room, self._room = self._room, []
+        close_all(fds)
+        for delivery in lost:
+            if delivery.handle is not None:
+                self._fail(delivery, HandleNotDeliveredError("the other end is gone", delivery.handle))
+            else:
+                self._fail(delivery, ChannelClosedError("the other end is gone"))
+        for callback in room:
+            callback()
+        self._tell(self.receiver.on_closed)
+
+
+class LoopChannel(_Channel):
+    """A channel of the running event loop. All of it belongs to that loop's thread."""
+
+    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
+        super().__init__(sock, receiver, files=files)
+        self._loop = asyncio.get_running_loop()
+        self._writing = False
+        self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    def read_now(self) -> bool:
+        """Take one read's worth of what is there; False when there was nothing, or it was the end."""
+        before = self.link.offset
+        self._read()
+        return self.link.offset != before
+
+    def _on_readable(self) -> None:
+        for _ in range(_READS):
+            if not self._read():
+                return
+
+    def _on_writable(self) -> None:
+        if self._flush() == 0 and self._writing:
+            # writable, and yet nothing goes: too many descriptors are under way
+            self._want_write(False)
+            self._loop.call_later(_RETRY, lambda: None if self._closed else self._flush())
+
+    def _want_write(self, wanted: bool) -> None:
+        if wanted != self._writing:
+            self._writing = wanted
+            if wanted:
+                self._loop.add_writer(self.sock.fileno(), self._on_writable)
+            else:
+                self._loop.remove_writer(self.sock.fileno())
+
+    def _forget_socket(self) -> None:
+        if not self._loop.is_closed():
+            self._want_write(False)
+            self._loop.remove_reader(self.sock.fileno())
+
+
+class ThreadChannel(_Channel):
+    """A channel that a thread of its own reads, for programs of any kind; anybody may send. Callbacks run in the thread."""
+
+    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
+        super().__init__(sock, receiver, files=files)
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._write_wanted = False
+        self._thread = threading.Thread(target=self._run, name="pyworker channel", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read. Before that nothing is lost: it waits in the kernel."""
+        self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        return self._thread.ident is not None
+
+    @property
+    def wants_write(self) -> bool:
+        """True while something waits for room in the socket."""
+        return self._write_wanted
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        while True:
+            with self._lock:
+                if self.closed:
+                    break
+                poll.register(self.sock, select.POLLIN | (select.POLLOUT if self.wants_write else 0))
+            for fd, happened in poll.poll():
+                if fd == self._wake_reader:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_reader, 64)
+                    continue
+                if happened & select.POLLOUT:
+                    with self._lock:
+                        stuck = not self.closed and self._flush() == 0 and self.wants_write
+                    if stuck and happened == select.POLLOUT:
+                        select.poll().poll(_RETRY * 1000)
+                if happened & ~select.POLLOUT:
+                    self._read()
+        os.close(self._wake_reader)
+        with self._lock:
+            os.close(self._wake_writer)
+            self._wake_writer = -1
+
+    def _want_write(self, wanted: bool) -> None:
+        if wanted != self._write_wanted:
+            self._write_wanted = wanted
+            self._wake()
+
+    def _forget_socket(self) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wake_writer >= 0 and threading.current_thread() is not self._thread:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_writer, b"x")
