@@ -23,6 +23,7 @@ _HERE = "pyworker.cli.commands."
 # name -> module with a `cmd`, short help
 COMMANDS: dict[str, tuple[str, str]] = {
     "start": (_HERE + "start", "Start an app, and the daemon when none runs."),
+    "run": (_HERE + "run", "Run in the foreground: containers, service managers."),
     "stop": (_HERE + "stop", "Stop apps or single workers."),
     "restart": (_HERE + "restart", "Stop all workers, start all (reload has no gap)."),
     "reload": (_HERE + "reload", "New code in, no request lost."),
@@ -37,16 +38,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": (_HERE + "send", "A message to workers: send api '{...}'."),
     "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
     "metrics": (_HERE + "metrics", "Figures for Prometheus."),
+    "web": (_HERE + "web", "A dashboard in the browser."),
     "check": (_HERE + "check", "Check a config file; start nothing."),
+    "init": (_HERE + "init", "Write an app.toml for what is in a folder."),
+    "import": (_HERE + "import_", "app.toml from pm2, supervisor, gunicorn, uWSGI, a Procfile."),
     "diff": (_HERE + "diff", "What a reload would change."),
     "config": (_HERE + "config", "A config with every default, and where it comes from."),
     "schema": (_HERE + "schema", "The JSON Schema of config files."),
     "daemon": (_HERE + "daemon", "The daemon: status, start, stop, upgrade."),
 }
 GROUPS = {
-    "Run": ("start", "stop", "restart", "reload", "scale", "send", "delete"),
-    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top"),
-    "Config": ("check", "diff", "config", "schema"),
+    "Run": ("start", "run", "stop", "restart", "reload", "scale", "send", "delete"),
+    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top", "web"),
+    "Config": ("init", "import", "check", "diff", "config", "schema"),
     "Machine": ("daemon",),
 }
 ALIASES = {

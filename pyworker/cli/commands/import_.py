@@ -1,0 +1,237 @@
+"""CLI: `pyworker import`: the file of another process manager -> app.toml, and a report of every setting.
+
+The file is parsed, never executed; `--run` has Node read an ecosystem.config.js, when the user says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Look, home, line, look, note, out, paint
+from pyworker.errors import Exit, PyworkerError
+
+if TYPE_CHECKING:
+    from pyworker.config.problem import Problem
+    from pyworker.importers.result import Result
+
+_MAX_FILE = 4 * 1024 * 1024
+_KINDS = ("pm2", "supervisor", "gunicorn", "uwsgi", "procfile")
+
+
+@click.command()
+@click.argument("file")
+@click.option("-o", "--output", metavar="FILE", help="Write it there; default: app.toml, or stdout with -o -.")
+@click.option("--from", "kind", type=click.Choice(_KINDS), help="What the file is of, when its name does not say.")
+@click.option("--env", "profile", default="", metavar="NAME", help="Take env_NAME of a pm2 file too.")
+@click.option("--run", "execute", is_flag=True, help="Let Node execute an ecosystem.config.js.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+@common
+def cmd(
+    settings: Settings, file: str, output: str | None, kind: str | None, profile: str, execute: bool, force: bool
+) -> int:
+    """Make an app.toml of another program's file, and say what became of every setting.
+
+    \b
+    pyworker import ecosystem.config.js       pm2 (.js, .json, .yaml, dump.pm2)
+    pyworker import supervisord.conf
+    pyworker import gunicorn.conf.py          read, not executed
+    pyworker import uwsgi.ini
+    pyworker import Procfile -o -             to stdout
+    """
+    from pyworker.importers.write import document, report
+
+    result = _read(file, kind, profile, execute)
+    target = output or "app.toml"
+    text = document(result, os.path.basename(file))
+    problems = _check(text, "app.toml" if target == "-" else target)
+    if target == "-":
+        if not settings.json:
+            out(text.rstrip("\n"), look(sys.stdout, False))
+    else:
+        _write(target, text, force)
+    if settings.json:
+        found = {"v": 1, "ok": not problems, "written": None if target == "-" else target, **report(result)}
+        out(
+            json.dumps(
+                {**found, "problems": [p.message for p in problems], **({"text": text} if target == "-" else {})}
+            )
+        )
+    elif not settings.quiet:
+        _say(result, file, target, text, problems, look(sys.stderr, settings.color))
+    return 0
+
+
+def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
+    from pyworker.importers.kinds import kind_of
+    from pyworker.importers.result import CannotImport
+
+    try:
+        with open(file, encoding="utf-8", errors="strict") as opened:
+            text = opened.read(_MAX_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise PyworkerError(f"cannot read {file}: {why}", code="unreadable", exit=Exit.FAILED) from None
+    found = kind or kind_of(file, text)
+    if not found:
+        hint = f"say it: pyworker import --from {'|'.join(_KINDS)} {file}"
+        raise PyworkerError(
+            f"{file}: it cannot be told which program this is of", hint=hint, code="usage", exit=Exit.USAGE
+        )
+    try:
+        return _parse(found, file, text, profile, execute)
+    except CannotImport as error:
+        where = f"{file}:{error.line}" if error.line and not error.message.startswith("line") else file
+        raise PyworkerError(
+            f"{where}: {error.message}", hint=error.hint, code="cannot_import", exit=Exit.FAILED
+        ) from None
+
+
+def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Result:
+    folder = os.path.basename(os.path.dirname(os.path.abspath(file))) or "web"
+    match kind:
+        case "pm2":
+            from pyworker.importers import pm2
+
+            return pm2.read(_value(file, text, execute), profile)
+        case "supervisor":
+            from pyworker.importers import supervisor
+
+            return supervisor.read(text)
+        case "gunicorn":
+            from pyworker.importers import gunicornconf
+
+            return gunicornconf.read(text, folder)
+        case "uwsgi":
+            from pyworker.importers import uwsgi
+
+            return uwsgi.read(text, folder)
+        case _:
+            from pyworker.importers import procfile
+
+            return procfile.read(text)
+
+
+def _value(file: str, text: str, execute: bool) -> Any:
+    """Return what a pm2 file holds."""
+    from pyworker.importers.jsliteral import parse
+    from pyworker.importers.result import CannotImport
+
+    ending = os.path.splitext(file)[1].lower()
+    if ending in (".yaml", ".yml"):
+        try:
+            import yaml  # type: ignore[import-untyped, unused-ignore]
+        except ImportError:
+            hint = f"{sys.executable} -m pip install pyyaml; or write it as JSON"
+            raise CannotImport("reading YAML needs PyYAML, which is not installed", hint) from None
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise CannotImport(f"it is no YAML: {str(error).splitlines()[0]}") from None
+    if execute and ending in (".js", ".cjs", ".mjs"):
+        return _by_node(file)
+    if ending in (".js", ".cjs", ".mjs"):
+        return parse(text)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return parse("module.exports = " + text)  # pm2 reads its JSON as JavaScript: comments and all
+
+
+_SCRIPT = """
+const file = process.argv[1];
+import(require("url").pathToFileURL(file)).then(m => {
+  require("fs").writeSync(3, JSON.stringify(m.default ?? m));
+  process.exit(0);
+}).catch(e => { console.error(String(e.stack ?? e)); process.exit(1); });
+"""
+
+
+def _by_node(file: str) -> Any:
+    from pyworker.importers.result import CannotImport
+
+    reader, writer = os.pipe()
+    with tempfile.TemporaryFile() as errors, open(reader, encoding="utf-8") as answer:
+        os.set_inheritable(writer, True)
+        try:
+            words = [
+                "sh",
+                "-c",
+                'exec node -e "$1" "$2" 3>&"$3" >/dev/null',
+                "sh",
+                _SCRIPT,
+                os.path.abspath(file),
+                str(writer),
+            ]
+            child = subprocess.Popen(words, pass_fds=[writer], stdin=subprocess.DEVNULL, stderr=errors)
+        finally:
+            os.close(writer)
+        text = answer.read()
+        code = child.wait()
+        errors.seek(0)
+        said = errors.read(2000).decode(errors="replace").strip()
+    if code or not text:
+        raise CannotImport(
+            f"node could not read it (exit code {code}): {said}", "without --run it is read, not executed"
+        )
+    return json.loads(text)
+
+
+def _check(text: str, target: str) -> list[Problem]:
+    """Return what `pyworker check` would say of the form; the folders it names need not be here."""
+    from pyworker.config.load import load
+    from pyworker.config.problem import ConfigError
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, os.path.basename(target) if target.endswith(".toml") else "app.toml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        try:
+            load(path)
+        except ConfigError as error:
+            return list(error.problems)
+    return []
+
+
+def _write(target: str, text: str, force: bool) -> None:
+    try:
+        with open(target, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
+        raise PyworkerError(f"{target} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
+    except OSError as error:
+        raise PyworkerError(f"cannot write {target}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+
+
+def _say(result: Result, file: str, target: str, text: str, problems: list[Problem], how: Look) -> None:
+    count = len(result.apps)
+    note(f"Read {count} app{'s' if count != 1 else ''} from {home(line(file))} ({result.kind}).", how)
+    for app in result.apps:
+        settings = len(app.translated)
+        plural = "s" if settings != 1 else ""
+        note(
+            f"  {paint('✓', 'green', how)} {paint(line(app.name), 'bold', how)}: {settings} setting{plural} translated",
+            how,
+        )
+        for found in app.review:
+            note(f"    {paint('!', 'yellow', how)} {line(found.key)}: {line(found.reason)}", how)
+        for found in app.dropped:
+            note(f"    {paint('-', 'dim', how)} {line(found.key)} left out: {line(found.reason)}", how)
+    for found in result.dropped:
+        note(f"  {paint('-', 'dim', how)} {line(found.key)} left out: {line(found.reason)}", how)
+    where = "" if target == "-" else f"Wrote {target} ({len(text.splitlines())} lines). "
+    if problems:
+        note(f"{where}It is not complete yet:", how)
+        for problem in problems:
+            note(f"  {paint('!', 'yellow', how)} line {problem.line}: {line(problem.message)}", how)
+        note(f"Edit it, then: pyworker check{'' if target == '-' else ' ' + target}", how)
+    elif target != "-":
+        note(f"{where}pyworker check: ok.   Next: pyworker start {target} -n", how)

@@ -1,0 +1,144 @@
+"""CLI: `pyworker init`: look what is in a folder and write a short app.toml for it. Nothing is imported or executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import home, line, look, note, paint
+from pyworker.errors import Exit, PyworkerError
+
+if TYPE_CHECKING:
+    from pyworker.importers.detect import Found
+
+_SCHEMA = ".app.schema.json"
+_MAX_FILES = 3000
+_MAX_SIZE = 400_000
+_UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", ".tox", ".nox"}
+
+
+@click.command()
+@click.argument("folder", default=".", metavar="[DIR]")
+@click.option("--schema/--no-schema", default=True, help=f"Write {_SCHEMA} for editors too (default).")
+@click.option("--force", is_flag=True, help="Overwrite an app.toml.")
+@common
+def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
+    """Write an app.toml for the Django, FastAPI, Flask, Starlette or plain Python app in a folder.
+
+    \b
+    pyworker init              this folder
+    pyworker init srv/shop     another one
+    """
+    from pyworker.importers.detect import detect
+
+    if not os.path.isdir(folder):
+        raise PyworkerError(f"{folder} is no folder", code="no_such_file", exit=Exit.USAGE)
+    found = detect(_sources(folder))
+    path = os.path.join(folder, "app.toml")
+    chosen = found[0] if found else None
+    text = _text(folder, chosen, schema)
+    try:
+        with open(path, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+        if schema:
+            _write_schema(os.path.join(folder, _SCHEMA))
+    except FileExistsError:
+        hint = f"pyworker check {home(path)}; --force overwrites it"
+        raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
+    except OSError as error:
+        raise PyworkerError(f"cannot write {home(path)}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    if settings.json:
+        click.echo(json.dumps({"v": 1, "ok": True, "written": path, "found": [f.__dict__ for f in found[:10]]}))
+    elif not settings.quiet:
+        _say(settings, path, found)
+    return 0
+
+
+def _sources(folder: str) -> dict[str, str]:
+    from pyworker.importers.detect import is_source
+
+    found: dict[str, str] = {}
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(
+            b for b in below if b not in _UNDONE and not os.path.exists(os.path.join(where, b, "pyvenv.cfg"))
+        )
+        for name in sorted(files):
+            path = os.path.join(where, name)
+            relative = os.path.relpath(path, folder)
+            if not is_source(relative) or len(found) >= _MAX_FILES:
+                continue
+            try:
+                if os.path.getsize(path) <= _MAX_SIZE:
+                    with open(path, encoding="utf-8") as file:
+                        found[relative] = file.read()
+            except (OSError, UnicodeDecodeError):
+                continue
+    return found
+
+
+def _text(folder: str, chosen: Found | None, schema: bool) -> str:
+    from pyworker.config.canonical import literal
+    from pyworker.config.check import clean_name
+
+    name = clean_name(os.path.basename(os.path.realpath(folder)))
+    rows: list[tuple[str, str]] = [(f"name    = {literal(name)}", "shown by pyworker ps")]
+    if chosen is None:
+        rows.append(('target  = "main:app"', "CHANGE THIS: module:attribute of your app, or script = …, command = …"))
+        rows.append(("workers = 1", ""))
+    elif chosen.script:
+        rows.append((f"script  = {literal(chosen.script)}", f"{chosen.what}: {chosen.file}"))
+        rows.append(("workers = 1", "several share the port that the script binds"))
+    else:
+        rows.append((f"target  = {literal(chosen.target)}", f"{chosen.what}: {chosen.file}, line {chosen.line}"))
+        if chosen.factory:
+            rows.append(("factory = true", "it is a function that returns the app"))
+        if chosen.cwd:
+            rows.append((f"cwd     = {literal(chosen.cwd)}", "where it is imported from"))
+        rows.append(('workers = "auto"', "one for each usable CPU; 1 if the app keeps things in memory"))
+        rows.append(('bind    = "127.0.0.1:8000"', ""))
+    if not os.path.exists(os.path.join(folder, ".venv")) and os.path.exists(os.path.join(folder, "venv", "pyvenv.cfg")):
+        rows.append(('python  = "venv"', "its virtual environment"))
+    if os.path.exists(os.path.join(folder, ".env")):
+        rows.append(('env_file = ".env"', "read at every start and reload"))
+    width = max(len(row) for row, _ in rows)
+    lines = [f"{row:<{width}}  # {comment}".rstrip() if comment else row for row, comment in rows]
+    head = [f"#:schema ./{_SCHEMA}"] if schema else []
+    return (
+        "\n".join([*head, "# pyworker check · pyworker start · every key: pyworker config", "", "[app]", *lines]) + "\n"
+    )
+
+
+def _write_schema(path: str) -> None:
+    from pyworker.config.jsonschema import schema
+
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(schema(), indent=1) + "\n")
+
+
+def _say(settings: Settings, path: str, found: list[Found]) -> None:
+    how = look(sys.stderr, settings.color)
+    where = home(path)
+    if not found:
+        note(f"Wrote {where}. No app was recognised: write its target into line {_line_of(path, 'target')}.", how)
+        note(f"Then: pyworker check --import {where}", how)
+        return
+    first = found[0]
+    text = paint(line(first.target or first.script), "bold", how)
+    note(f"Found {first.what}: {text} ({line(first.file)}, line {first.line}).", how)
+    for other in found[1:4]:
+        note(f"  also {other.what}: {line(other.target or other.script)}", how)
+    note(
+        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' or where == './app.toml' else ' ' + where}",
+        how,
+    )
+
+
+def _line_of(path: str, key: str) -> int:
+    with open(path, encoding="utf-8") as file:
+        return next((n for n, text in enumerate(file, 1) if re.match(key, text)), 1)

@@ -1,0 +1,215 @@
+"""A command line that starts a Python server, a script or anything -> target, script or command. Nothing is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import Any
+
+from pyworker.importers import servers
+from pyworker.importers.result import Imported, needs_shell
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
+_PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
+_RUNNERS = (("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("pdm", "run"), ("hatch", "run"))
+
+# option -> (setting, takes a value)
+_GUNICORN = {
+    "-b": "bind", "-w": "workers", "-k": "worker_class", "-t": "timeout", "-u": "user", "-g": "group", "-m": "umask",
+    "-e": "raw_env", "-n": "proc_name", "-p": "pidfile", "-c": "config", "--name": "proc_name", "--env": "raw_env",
+    "--access-logfile": "accesslog", "--error-logfile": "errorlog", "--log-file": "errorlog", "--log-level": "loglevel",
+    "--keep-alive": "keepalive", "--pid": "pidfile", "--preload": "preload_app", "-D": "daemon",
+    "--access-logformat": "access_log_format", "--log-config": "logconfig", "--pid-file": "pidfile",
+}  # fmt: skip
+_GUNICORN_FLAGS = {
+    "--preload", "--reload", "-D", "--daemon", "--capture-output", "--reuse-port", "--no-sendfile", "--check-config",
+    "-R", "--enable-stdio-inheritance", "--disable-redirect-access-to-syslog",
+}  # fmt: skip
+_UVICORN_FLAGS = {
+    "--reload", "--factory", "--proxy-headers", "--no-proxy-headers", "--access-log", "--no-access-log", "--use-colors",
+    "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header",
+}  # fmt: skip
+_MANY = {"bind", "raw_env", "reload_dir"}
+
+
+def understand(app: Imported, command: str | list[str], source: str) -> None:
+    """Fill in what the app runs, as well as it can be told from its command line."""
+    if isinstance(command, str):
+        if needs_shell(command):
+            app.set("command", ["sh", "-c", command], source)
+            app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
+            return
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            app.set("command", ["sh", "-c", command], source)
+            app.look(source, f"could not be split ({error}): it runs in a shell")
+            return
+    else:
+        words = list(command)
+    words = _without_wrappers(app, words, source)
+    if not words:
+        app.look(source, "says nothing to run")
+        return
+    program = os.path.basename(words[0])
+    if _PYTHON.match(program):
+        _python(app, words, source)
+    elif program in _SERVERS and _SERVERS[program](app, words[1:], source):
+        _interpreter(app, words[0], source)
+    else:
+        _command(app, words, source)
+
+
+def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:
+    while words:
+        found = _ASSIGNMENT.match(words[0])
+        if words[0] in ("exec", "env", "nohup"):
+            words = words[1:]
+        elif found is not None:
+            app.set(f"env.{found[1]}", found[2], source)
+            words = words[1:]
+        elif tuple(words[:2]) in _RUNNERS:
+            app.look(source, f"`{words[0]} run` is left out: python names the virtual environment (./.venv by default)")
+            words = words[2:]
+        else:
+            return words
+    return words
+
+
+def _python(app: Imported, words: list[str], source: str) -> None:
+    rest = words[1:]
+    while rest and rest[0] in ("-u", "-O", "-OO", "-B", "-I", "-E", "-s"):
+        if rest[0] not in ("-u", "-B"):
+            app.look(source, f"python {rest[0]} is not carried over")
+        rest = rest[1:]
+    if rest[:1] == ["-m"] and len(rest) > 1 and rest[1] in _SERVERS and _SERVERS[rest[1]](app, rest[2:], source):
+        _interpreter(app, words[0], source)
+    elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
+        _command(app, words, source)
+        app.look(
+            source, 'runserver is Django\'s development server; in production: target = "PROJECT.wsgi:application"'
+        )
+    elif rest and rest[0].endswith(".py"):
+        app.set("script", rest[0], source)
+        if rest[1:]:
+            app.set("args", rest[1:], source)
+        _interpreter(app, words[0], source)
+    else:
+        _command(app, words, source)
+
+
+def _interpreter(app: Imported, program: str, source: str) -> None:
+    """/srv/app/venv/bin/gunicorn says which virtual environment the app has."""
+    folder = os.path.dirname(program)
+    if os.path.basename(folder) == "bin" and folder not in ("/usr/bin", "/bin", "/usr/local/bin"):
+        app.set("python", os.path.dirname(folder), source)
+
+
+def _command(app: Imported, words: list[str], source: str) -> None:
+    if any("$" in word for word in words):
+        app.set("command", ["sh", "-c", "exec " + " ".join(map(_for_shell, words))], source)
+        app.look(source, "uses variables, which only a shell fills in")
+    else:
+        app.set("command", words, source)
+
+
+def _for_shell(word: str) -> str:
+    return word if re.fullmatch(r"[\w$@%+=:,./{}-]+", word) else shlex.quote(word)
+
+
+# ---- servers -----------------------------------------------------------------------------------------
+def _options(
+    words: list[str], short: dict[str, str], flags: set[str], app: Imported, source: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Split a command line into settings and what stands alone."""
+    settings: dict[str, Any] = {}
+    alone: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            alone.append(word)
+            continue
+        option, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if not equals and not word.startswith("--") and len(word) > 2:
+            option, value, equals = word[:2], word[2:], "="
+        name = short.get(option, option.lstrip("-").replace("-", "_"))
+        if option in flags:
+            settings[name] = True
+            continue
+        if not equals:
+            if not rest:
+                app.look(source, f"{option} has no value")
+                continue
+            value = rest.pop(0)
+        if name in _MANY:
+            settings.setdefault(name, []).append(value)
+        else:
+            settings[name] = value
+    return settings, alone
+
+
+def _target(app: Imported, alone: list[str], default: str, source: str) -> bool:
+    if not alone or not _TARGET.match(alone[0]):
+        return False
+    module, colon, attribute = alone[0].partition(":")
+    if attribute.endswith("()"):
+        app.set("factory", True, source)
+        attribute = attribute[:-2]
+    app.set("target", f"{module}:{attribute if colon else default}", source)
+    for word in alone[1:]:
+        app.drop(word, "a second argument, which the server ignored")
+    return True
+
+
+def _gunicorn(app: Imported, words: list[str], source: str) -> bool:
+    settings, alone = _options(words, _GUNICORN, _GUNICORN_FLAGS, app, source)
+    if not alone and "config" in settings:
+        return False  # all is in its config file
+    if not _target(app, alone, "application", source):
+        return False
+    servers.gunicorn(app, settings, "gunicorn ")
+    return True
+
+
+def _uvicorn(app: Imported, words: list[str], source: str) -> bool:
+    settings, alone = _options(words, {}, _UVICORN_FLAGS, app, source)
+    if not _target(app, alone, "app", source):
+        return False
+    servers.uvicorn(app, settings, "uvicorn ")
+    return True
+
+
+def _hypercorn(app: Imported, words: list[str], source: str) -> bool:
+    names = {"-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config"}
+    settings, alone = _options(words, names, {"--reload", "--debug"}, app, source)
+    settings.pop("worker_class", None)
+    if not _target(app, alone, "app", source):
+        return False
+    servers.gunicorn(app, settings, "hypercorn ")
+    return True
+
+
+def _granian(app: Imported, words: list[str], source: str) -> bool:
+    names = {"--respawn-failed-workers": "respawn", "--process-name": "process_name"}
+    flags = {"--reload", "--factory", "--access-log", "--no-access-log", "--respawn-failed-workers", "--no-ws", "--ws"}
+    settings, alone = _options(words, names, flags, app, source)
+    if not _target(app, alone, "app", source):
+        return False
+    servers.uvicorn(app, settings, "granian ")
+    return True
+
+
+def _daphne(app: Imported, words: list[str], source: str) -> bool:
+    names = {"-b": "host", "--bind": "host", "-p": "port", "-u": "uds", "--unix-socket": "uds", "-t": "http_timeout"}
+    settings, alone = _options(words, names, {"--proxy-headers"}, app, source)
+    if not _target(app, alone, "application", source):
+        return False
+    app.set("interface", "asgi", source)
+    servers.uvicorn(app, settings, "daphne ")
+    return True
+
+
+_SERVERS = {"gunicorn": _gunicorn, "uvicorn": _uvicorn, "hypercorn": _hypercorn, "granian": _granian, "daphne": _daphne}

@@ -1,0 +1,151 @@
+"""What a folder of Python sources is: Django, FastAPI, Flask, Starlette, another WSGI or ASGI app, a script. By `ast`.
+
+`detect` is given the texts; it opens no file and imports nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_CLASSES = {
+    "FastAPI": ("FastAPI", "asgi"), "Flask": ("Flask", "wsgi"), "Starlette": ("Starlette", "asgi"), "Quart": ("Quart", "asgi"),
+    "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"), "Falcon": ("Falcon", "wsgi"),
+    "get_wsgi_application": ("Django", "wsgi"), "get_asgi_application": ("Django", "asgi"),
+    "default_app": ("Bottle", "wsgi"), "BlackSheep": ("BlackSheep", "asgi"), "Dash": ("Dash", "wsgi"),
+}  # fmt: skip
+_FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
+_FRAMEWORK_RANK = ("Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar")
+_SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
+_MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that can be started. `target` or `script` is set."""
+
+    what: str  # "FastAPI", "Django", "script"…
+    file: str
+    line: int
+    target: str = ""
+    script: str = ""
+    factory: bool = False
+    interface: str = ""  # asgi, wsgi, "" for a script
+    cwd: str = ""  # where the module is imported from, when it is not the folder itself ("src")
+
+
+def is_source(path: str) -> bool:
+    """Whether a file is worth reading: Python, and not a test, a virtual environment or somebody else's."""
+    parts = path.split("/")
+    return (
+        path.endswith(".py")
+        and not any(p.startswith(".") or p in _SKIPPED or p.endswith("-packages") for p in parts[:-1])
+        and not parts[-1].startswith(("test_", "conftest", "setup.py"))
+    )
+
+
+def detect(sources: Mapping[str, str]) -> list[Found]:
+    """Return what was found, the most likely first. `sources`: relative path -> text."""
+    packages = {os.path.dirname(p) for p in sources if os.path.basename(p) == "__init__.py"}
+    found: list[Found] = []
+    for path, text in sources.items():
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+        found += _in_module(path, tree, packages)
+    if not any(f.what == "Django" for f in found) and "manage.py" in sources:
+        found += _bare_django(sources)
+    return sorted(found, key=_rank)
+
+
+def _rank(found: Found) -> tuple[int, int, int, int, str]:
+    kind = 0 if found.target and not found.factory else 1 if found.target else 2
+    framework = _FRAMEWORK_RANK.index(found.what) if found.what in _FRAMEWORK_RANK else len(_FRAMEWORK_RANK)
+    stem = os.path.splitext(os.path.basename(found.file))[0]
+    # Django has both files; wsgi is what its own template and most projects run
+    order = 0 if (found.what, found.interface) == ("Django", "wsgi") else 1
+    main = _MAIN_NAMES.index(stem) if stem in _MAIN_NAMES else len(_MAIN_NAMES)
+    return kind, framework, order, main + found.file.count("/"), found.file
+
+
+def _in_module(path: str, tree: ast.Module, packages: set[str]) -> list[Found]:
+    module, cwd = _module_of(path, packages)
+    found: list[Found] = []
+    has_main = False
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=function))
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(func=function))
+            ):
+                kind = _CLASSES.get(_last(function))
+                if kind is not None:
+                    attribute = f"{name}.server" if kind[0] == "Dash" else name
+                    found.append(Found(kind[0], path, node.lineno, f"{module}:{attribute}", interface=kind[1], cwd=cwd))
+            case ast.FunctionDef(name=name) if name in _FACTORIES and not _needs_arguments(node):
+                kind = next(
+                    (k for c in ast.walk(node) if isinstance(c, ast.Call) and (k := _CLASSES.get(_last(c.func)))), None
+                )
+                if kind is not None:
+                    found.append(
+                        Found(kind[0], path, node.lineno, f"{module}:{name}", factory=True, interface=kind[1], cwd=cwd)
+                    )
+            case ast.AsyncFunctionDef(name=name, args=args) if [a.arg for a in args.args] == [
+                "scope",
+                "receive",
+                "send",
+            ]:
+                found.append(Found("an ASGI app", path, node.lineno, f"{module}:{name}", interface="asgi", cwd=cwd))
+            case ast.FunctionDef(name=name, args=args) if [a.arg for a in args.args] == ["environ", "start_response"]:
+                found.append(Found("a WSGI app", path, node.lineno, f"{module}:{name}", interface="wsgi", cwd=cwd))
+            case ast.If(test=test) if "__name__" in ast.unparse(test) and "__main__" in ast.unparse(test):
+                has_main = True
+    made_by_factory = {f.what for f in found if not f.factory}
+    found = [f for f in found if not (f.factory and f.what in made_by_factory)]
+    if has_main and not found and os.path.basename(path) != "manage.py":
+        found.append(Found("script", path, 1, script=path))
+    return found
+
+
+def _bare_django(sources: Mapping[str, str]) -> list[Found]:
+    """A project whose settings name its app: WSGI_APPLICATION = "shop.wsgi.application"."""
+    found = []
+    for path, text in sources.items():
+        if os.path.basename(path) != "settings.py":
+            continue
+        for node in ast.walk(ast.parse(text)) if "WSGI_APPLICATION" in text else ():
+            match node:
+                case ast.Assign(targets=[ast.Name(id="WSGI_APPLICATION")], value=ast.Constant(value=str(dotted))):
+                    module, _, name = dotted.rpartition(".")
+                    found.append(Found("Django", path, node.lineno, f"{module}:{name}", interface="wsgi"))
+    return found
+
+
+def _module_of(path: str, packages: set[str]) -> tuple[str, str]:
+    """Return the dotted name of a file and the folder it is imported from."""
+    folder, name = os.path.split(path)
+    stem = name.removesuffix(".py")
+    parts = [] if stem == "__init__" else [stem]
+    while folder and (folder in packages or not _is_root(folder, packages)):
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    return ".".join(parts) or stem, folder
+
+
+def _is_root(folder: str, packages: set[str]) -> bool:
+    """src/shop/__init__.py is imported from src; a folder without __init__ and packages below is a namespace."""
+    return any(os.path.dirname(p) == folder for p in packages) or os.path.basename(folder) == "src"
+
+
+def _needs_arguments(node: ast.FunctionDef) -> bool:
+    arguments = node.args
+    return len(arguments.args) + len(arguments.posonlyargs) > len(arguments.defaults)
+
+
+def _last(function: ast.expr) -> str:
+    return (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )

@@ -1,0 +1,185 @@
+"""gunicorn.conf.py -> one app. Read with `ast`, never executed: constants, simple arithmetic, the number of CPUs and
+os.environ are understood; whatever else is computed is named for the reader.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from typing import Any
+
+from pyworker.config.check import clean_name
+from pyworker.importers.result import CannotImport, Imported, Note, Result
+from pyworker.importers.servers import GUNICORN, gunicorn
+
+_OPERATORS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+_MAX_TEXT = 60
+
+
+class _Unknown(Exception):
+    """Something that only running the file could tell."""
+
+
+class _Cpus:
+    """A number that depends on the machine's CPUs."""
+
+
+class _FromEnvironment:
+    def __init__(self, name: str, default: Any) -> None:
+        self.name = name
+        self.default = default
+
+    def __str__(self) -> str:
+        return f"${{{self.name}}}" if self.default is None else f"${{{self.name}:-{self.default}}}"
+
+
+def read(text: str, name: str = "web") -> Result:
+    """Return the app that the settings are of; its target is set only when the file has wsgi_app."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise CannotImport(f"it is no Python file: {error}", line=getattr(error, "lineno", 0) or 0) from None
+    app = Imported(clean_name(name))
+    result = Result("gunicorn", [app])
+    known: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=key)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=key), value=ast.expr() as value)
+            ):
+                _setting(app, key, value, known, settings)
+            case ast.FunctionDef(name=key) | ast.AsyncFunctionDef(name=key):
+                if key in GUNICORN:
+                    settings[key] = key
+            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+                pass
+            case _:
+                app.look(f"line {node.lineno}", f"is not carried over: {_short(ast.unparse(node))}")
+    gunicorn(app, settings)
+    dropped = {note.key for note in app.dropped}
+    app.review = [note for note in app.review if note.key not in dropped]
+    if "target" not in app.table:
+        app.set("target", "CHANGE.ME:application", "target")
+        app.translated.remove("target")
+        app.look("target", "the file does not say which app: write the argument that gunicorn had, as module:attribute")
+    if not settings:
+        result.dropped.append(Note("all of it", "none of gunicorn's settings is in it"))
+    return result
+
+
+def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], settings: dict[str, Any]) -> None:
+    try:
+        value = _value(node, known)
+    except _Unknown:
+        if key in GUNICORN:
+            app.look(key, f"is computed: {_short(ast.unparse(node))}; set it yourself")
+        return
+    known[key] = value
+    if key not in GUNICORN:
+        return
+    if isinstance(value, _Cpus):
+        if key == "workers":
+            settings[key] = "auto"
+            app.look(key, f"was {_short(ast.unparse(node))}; auto is one worker for each usable CPU")
+        else:
+            app.look(key, f"depends on the CPUs: {_short(ast.unparse(node))}")
+    elif isinstance(value, _FromEnvironment):
+        if key == "workers" and value.name == "WEB_CONCURRENCY":
+            app.done(key)
+            app.look(key, "without `workers` pyworker takes $WEB_CONCURRENCY, else 1")
+        elif value.default is not None:
+            settings[key] = value.default
+            app.look(key, f"was ${value.name}, else {value.default!r}: only the second is carried over")
+        else:
+            app.look(key, f"was ${value.name}: set it yourself")
+    else:
+        settings[key] = value
+
+
+def _value(node: ast.expr, known: dict[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_value(item, known) for item in items]
+        case ast.JoinedStr(values=parts):
+            return "".join(_text(part, known) for part in parts)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_plain(_value(operand, known))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _arithmetic(op, _value(left, known), _value(right, known))
+        case ast.BoolOp(op=ast.Or(), values=[first, second]):
+            value = _value(first, known)
+            if isinstance(value, _FromEnvironment) and value.default is None:
+                return _FromEnvironment(value.name, _value(second, known))
+            return value or _value(second, known)
+        case ast.Subscript(value=inner, slice=ast.Constant(value=str(name))) if ast.unparse(inner) == "os.environ":
+            return _FromEnvironment(name, None)
+        case ast.Call(func=function, args=arguments):
+            return _call(ast.unparse(function), arguments, known)
+    raise _Unknown
+
+
+def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
+    short = name.rpartition(".")[2]
+    if short in ("cpu_count", "process_cpu_count", "usable_cpus"):
+        return _Cpus()
+    if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and arguments:
+        default = _value(arguments[1], known) if len(arguments) > 1 else None
+        return _FromEnvironment(str(_value(arguments[0], known)), None if isinstance(default, _Cpus) else default)
+    if name in ("int", "str", "float") and len(arguments) == 1:
+        value = _value(arguments[0], known)
+        if isinstance(value, _Cpus):
+            return value
+        try:
+            if isinstance(value, _FromEnvironment):
+                kind = {"int": int, "str": str, "float": float}[name]
+                return _FromEnvironment(value.name, None if value.default is None else kind(value.default))
+            return {"int": int, "str": str, "float": float}[name](value)
+        except (TypeError, ValueError):
+            raise _Unknown from None
+    if name in ("min", "max") and any(isinstance(_value(a, known), _Cpus) for a in arguments):
+        return _Cpus()
+    raise _Unknown
+
+
+def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
+    if isinstance(left, _Cpus) or isinstance(right, _Cpus):
+        return _Cpus()
+    if isinstance(left, str) or isinstance(right, str):
+        if isinstance(op, ast.Add):
+            return f"{left}{right}"
+        raise _Unknown
+    try:
+        return _OPERATORS[type(op)](_plain(left), _plain(right))
+    except (ArithmeticError, TypeError):
+        raise _Unknown from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**12:
+        raise _Unknown
+    return value
+
+
+def _text(node: ast.expr, known: dict[str, Any]) -> str:
+    if isinstance(node, ast.FormattedValue):
+        value = _value(node.value, known)
+        if isinstance(value, _Cpus):
+            raise _Unknown
+        return str(value)
+    return str(_value(node, known))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"

@@ -1,0 +1,325 @@
+"""pm2's ecosystem.config.js/.json/.yaml and dump.pm2 -> apps. Takes the parsed value; jsliteral.py parses the .js."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.config.check import clean_name
+from pyworker.importers.commandline import understand
+from pyworker.importers.jsliteral import EnvironmentText
+from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, seconds, separate, unique
+
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
+_UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_ALIASES = {
+    "exec": "script", "cmd": "script", "command": "script", "exec_interpreter": "interpreter", "node_args": "interpreter_args",
+    "out": "out_file", "output": "out_file", "out_log": "out_file", "error": "error_file", "err": "error_file",
+    "err_file": "error_file", "err_log": "error_file", "log": "log_file", "combine_logs": "merge_logs", "cron": "cron_restart",
+    "user": "uid", "pm_exec_path": "script", "pm_cwd": "cwd", "pm_out_log_path": "out_file", "pm_err_log_path": "error_file",
+    "pm_pid_path": "pid_file", "log_date": "log_date_format",
+}  # fmt: skip
+_DROPPED = {
+    "vizion": "no version control is looked at", "post_update": "pyworker does not deploy", "io": "pyworker metrics",
+    "pmx": "pyworker metrics", "automation": "pyworker metrics", "trace": "not here", "disable_trace": "not here", "v8": "for Node",
+    "event_loop_inspector": "for Node", "deep_monitoring": "pyworker metrics", "source_map_support": "for Node",
+    "disable_source_map_support": "for Node", "instance_var": "a worker knows its number as $PYWORKER_WORKER",
+    "increment_var": "workers share one address", "pid_file": "pyworker ps knows the pids",
+    "log_date_format": "every line has a time; pyworker logs shows it", "time": "every line has a time; pyworker logs shows it",
+    "log_type": "logs.format = \"json\" writes JSON lines", "merge_logs": "all workers write to one log, each line marked",
+    "restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
+    "exp_backoff_restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
+    "kill_retry_time": "ends are noticed, not polled", "force": "names are what counts here", "treekill": "the whole process group is ended",
+    "windowsHide": "Linux only", "write": "not here", "execute_command": "not here", "username": "set user", "install_url": "not here",
+    "append_env_to_name": "names are what the file says", "watch_delay": "watch.debounce",
+    "shutdown_with_message": "a stop is a signal (stop.signal); Node apps get it too", "wait_ready": "", "source_map": "for Node",
+    "disable_logs": "logs are always kept, and rotated", "namespace": "name apps alike and use globs: pyworker restart 'shop-*'",
+}  # fmt: skip
+# what a dump has beside the settings
+_STATE = {
+    "pm_id", "pm_uptime", "unique_id", "status", "restart_time", "unstable_restarts", "created_at", "axm_actions", "axm_monitor",
+    "axm_options", "axm_dynamic", "exit_code", "prev_restart_delay", "versioning", "node_version", "version", "km_link",
+    "vizion_running", "started_inside", "NODE_APP_INSTANCE", "instance_id", "started_at", "PM2_HOME", "command", "filter_env",
+    "watch_options", "current_conf", "name_prefix", "exec_mode", "env", "error_file_path",
+}  # fmt: skip
+
+
+def read(value: Any, profile: str = "") -> Result:
+    """Return the apps; `profile` picks env_PROFILE as pm2's --env does."""
+    result = Result("pm2", [])
+    if isinstance(value, dict):
+        apps = value.get("apps", value.get("pm2", [value] if "script" in value or "exec" in value else []))
+        if isinstance(apps, dict):
+            apps = [apps]
+        for key in value:
+            if key in ("deploy", "static"):
+                reason = "pyworker does not deploy" if key == "deploy" else "files are served by nginx or by the app"
+                result.dropped.append(Note(key, reason))
+            elif key not in ("apps", "pm2") and "apps" in value:
+                result.dropped.append(Note(key, "pm2 does not know it either"))
+    else:
+        apps = _merged(value) if isinstance(value, list) else []
+    if not isinstance(apps, list) or not all(isinstance(a, dict) for a in apps) or not apps:
+        raise CannotImport("there are no apps in it", "pm2's files have: { apps: [ { script: … } ] }")
+    result.apps = [_app(app, profile) for app in apps]
+    unique(result.apps)
+    separate(result.apps)
+    return result
+
+
+def _merged(entries: list[Any]) -> list[dict[str, Any]]:
+    """dump.pm2 has an entry for each process: those of one app become one, with their number."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        name = str(entry.get("name", len(found)))
+        if name in found:
+            found[name]["instances"] = int(found[name].get("instances", 1)) + 1
+        else:
+            plain = {k: v for k, v in entry.items() if k not in _STATE or k in ("env", "exec_mode")}
+            env = entry.get("env")
+            if isinstance(env, dict):  # the whole shell went into it: nobody can tell what was meant
+                inside = {k: v for k, v in env.items() if k == name or k in ("PORT", "NODE_ENV")}
+                plain["env"] = inside
+                plain["_dumped_env"] = len(env) - len(inside)
+            plain["instances"] = 1
+            found[name] = plain
+    return list(found.values())
+
+
+def _app(raw: dict[str, Any], profile: str) -> Imported:
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
+        settings[_ALIASES.get(plain, plain)] = value
+    script = str(settings.pop("script", "") or "")
+    default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script else "app"
+    app = Imported(clean_name(str(settings.pop("name", "") or default)))
+    _runs(app, script, settings)
+    for key, value in settings.items():
+        if key == "_dumped_env":
+            if value:
+                app.look("env", f"{value} variables of the shell were in the dump and are left out: set what is needed")
+        elif key.startswith("env_"):
+            if key == f"env_{profile}":
+                _environment(app, value, key)
+            else:
+                app.look(
+                    key,
+                    f"another environment: [profiles.{clean_name(key[4:])}.apps.{app.name}.env], or import --env {key[4:]}",
+                )
+        elif key in _SETTINGS:
+            _SETTINGS[key](app, value, key)
+        elif key in _DROPPED:
+            if _DROPPED[key]:
+                app.drop(key, _DROPPED[key])
+            elif value:
+                app.set("ready", "notify", key) if "command" in app.table else app.done(key)
+                if "command" in app.table:
+                    app.look(key, 'process.send("ready") counts, and READY=1 on $NOTIFY_SOCKET')
+        elif key in _STATE:
+            continue
+        else:
+            app.drop(key, "pm2 does not know it either: it was ignored")
+    if int_of(settings.get("instances")) not in (None, 1) and "command" in app.table and "bind" not in app.table:
+        app.look(
+            "instances", "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)"
+        )
+    return app
+
+
+def int_of(value: Any) -> int | None:
+    """Return a whole number that may be written as text, else None."""
+    try:
+        return int(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
+    raw_args = settings.pop("args", [])
+    args = [str(a) for a in raw_args] if isinstance(raw_args, list) else shlex.split(str(raw_args or ""))
+    interpreter = str(settings.pop("interpreter", "") or "")
+    before = settings.pop("interpreter_args", []) or []
+    before = [str(b) for b in before] if isinstance(before, list) else shlex.split(str(before))
+    settings.pop("exec_mode", None)
+    if not script:
+        app.look("script", "says nothing to run")
+        return
+    base = os.path.basename(interpreter)
+    is_python = script.endswith(".py") and (not interpreter or base.startswith("python"))
+    if is_python and base.startswith("python"):
+        understand(app, [interpreter, *before, script, *args], "script")
+    elif is_python:
+        app.set("script", script, "script")
+        if args:
+            app.set("args", args, "args")
+    elif interpreter and interpreter != "none" and base.startswith("python"):
+        understand(app, [interpreter, *before, script, *args], "script")
+    elif interpreter and interpreter != "none":
+        app.set("command", [interpreter, *before, script, *args], "script")
+    elif script.endswith((".js", ".mjs", ".cjs", ".ts")):
+        app.set("command", ["node", *before, script, *args], "script")
+        app.look("script", "is run by node; round robin over its workers is for Python apps, the kernel spreads these")
+    elif " " in script and not args:
+        understand(app, script, "script")
+    elif needs_shell(script):
+        understand(app, " ".join([script, *args]), "script")
+    else:
+        understand(app, [*shlex.split(script), *args], "script")
+    for key, given in (("args", raw_args), ("interpreter", interpreter)):
+        if given:
+            app.done(key)
+
+
+def _time_of(value: Any) -> float | None:
+    found = _TIME.match(str(value))
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def _time(key: str) -> Callable[[Imported, Any, str], None]:
+    def apply(app: Imported, value: Any, source: str) -> None:
+        number = _time_of(value)
+        if number is None:
+            app.look(source, f"{value!r} is no time: set {key}")
+        else:
+            app.set(key, seconds(number), source)
+
+    return apply
+
+
+def _memory(app: Imported, value: Any, source: str) -> None:
+    found = _MEMORY.match(str(value))
+    if found is None:
+        app.look(source, f"{value!r} is no size: set limits.memory")
+        return
+    size = float(found[1]) * {"": 1 / 2**20, "K": 1 / 1024, "M": 1, "G": 1024}[found[2].upper()]
+    app.set("limits.memory", f"{max(1, round(size))}MB", source)
+
+
+def _instances(app: Imported, value: Any, source: str) -> None:
+    number = int_of(value)
+    if value == "max" or number == 0:
+        app.set("workers", "auto", source)
+    elif number is None or number < 0:
+        app.set("workers", "auto", source)
+        app.look(source, f"{value}: auto is one worker for each usable CPU")
+    else:
+        app.set("workers", number, source)
+
+
+def _environment(app: Imported, value: Any, source: str) -> None:
+    if not isinstance(value, dict):
+        app.look(source, "is no object")
+        return
+    for name, text in value.items():
+        plain = "" if text is None else ("true" if text else "false") if isinstance(text, bool) else str(text)
+        app.set(f"env.{name}", plain if isinstance(text, EnvironmentText) else plain.replace("$", "$$"), source)
+
+
+def _watch(app: Imported, value: Any, source: str) -> None:
+    if not value:
+        app.done(source)
+    else:
+        paths = [value] if isinstance(value, str) else value
+        if isinstance(paths, list) and paths:
+            app.table["watch"] = {"paths": [str(p) for p in paths], **(app.table.get("watch") or {})}
+            app.done(source)
+        elif "watch" not in app.table:
+            app.set("watch", True, source)
+        app.look(source, "reloads (no gap) instead of restarting; for development")
+
+
+def _ignore(app: Imported, value: Any, source: str) -> None:
+    paths = [str(v).rstrip("/") for v in (value if isinstance(value, list) else [value])]
+    old = app.table.get("watch")
+    app.table["watch"] = {**(old if isinstance(old, dict) else {}), "exclude": paths}
+    app.done(source)
+
+
+def _cron(app: Imported, value: Any, source: str) -> None:
+    if not value or value == "0":
+        app.done(source)
+        return
+    app.set("reload.cron", str(value), source)
+    app.look(source, "a reload without a gap, where pm2 restarted; for a job that runs and ends: cron")
+
+
+def _autorestart(app: Imported, value: Any, source: str) -> None:
+    if value is False:
+        app.set("restart.policy", "never", source)
+    else:
+        app.done(source)
+
+
+def _autostart(app: Imported, value: Any, source: str) -> None:
+    app.done(source)
+    if value is False:
+        app.look(source, "pyworker start FILE starts all of it; leave this one out with --only")
+
+
+def _log(app: Imported, value: Any, source: str) -> None:
+    path = str(value or "")
+    if path in ("", "/dev/null", "NULL") or "/.pm2/logs/" in path:
+        app.drop(source, "logs are files of pyworker's own: pyworker logs")
+    elif "file" in app.table.get("logs", {}):
+        app.look(source, f"one log for both streams: {app.table['logs']['file']}, not also {path}")
+    else:
+        app.set("logs.file", path, source)
+
+
+def _codes(app: Imported, value: Any, source: str) -> None:
+    codes = value if isinstance(value, list) else [value]
+    if [str(c) for c in codes] == ["0"]:
+        app.set("restart.policy", "on-failure", source)
+    else:
+        app.look(
+            source, f'{value}: only 0 is a clean end (restart.policy = "on-failure"), and 78 asks not to be restarted'
+        )
+
+
+def _count(app: Imported, value: Any, source: str) -> None:
+    number = int_of(value)
+    if number is None or number < 1:
+        app.look(source, f"{value!r}: set restart.max_restarts")
+    else:
+        app.set("restart.max_restarts", min(number, 1000), source)
+
+
+def _filter(app: Imported, value: Any, source: str) -> None:
+    app.done(source)
+
+
+def _port(app: Imported, value: Any, source: str) -> None:
+    app.set("env.PORT", str(value), source)
+
+
+_SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
+    "cwd": lambda app, value, source: app.set("cwd", str(value), source),
+    "instances": _instances,
+    "env": _environment,
+    "filter_env": _filter,
+    "port": _port,
+    "max_memory_restart": _memory,
+    "min_uptime": _time("restart.min_uptime"),
+    "max_restarts": _count,
+    "kill_timeout": _time("stop.kill_timeout"),
+    "listen_timeout": _time("reload.ready_timeout"),
+    "cron_restart": _cron,
+    "watch": _watch,
+    "ignore_watch": _ignore,
+    "autorestart": _autorestart,
+    "autostart": _autostart,
+    "stop_exit_codes": _codes,
+    "out_file": _log,
+    "error_file": _log,
+    "log_file": _log,
+    "uid": lambda app, value, source: app.set("user", str(value), source),
+    "gid": lambda app, value, source: app.set("group", str(value), source),
+}

@@ -1,0 +1,36 @@
+"""Procfile -> apps: a name and a command line each."""
+
+from __future__ import annotations
+
+import re
+
+from pyworker.config.check import clean_name
+from pyworker.importers.commandline import understand
+from pyworker.importers.result import CannotImport, Imported, Note, Result, separate, unique
+
+_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
+
+
+def read(text: str) -> Result:
+    """Return the apps of a Procfile."""
+    result = Result("Procfile", [])
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = _LINE.match(line.strip())
+        if found is None:
+            raise CannotImport(f"line {number} is not NAME: COMMAND", "a Procfile has one process a line", number)
+        if found[1] == "release":
+            reason = f"runs once at a deploy; the nearest here: hooks.pre_start = {found[2]!r} of the web app"
+            result.dropped.append(Note("release", reason))
+            continue
+        app = Imported(clean_name(found[1]))
+        understand(app, found[2].strip(), found[1])
+        if "command" in app.table and "$PORT" in found[2]:
+            app.look(found[1], "takes its port from $PORT; several workers of a command cannot share one")
+        result.apps.append(app)
+    if not result.apps:
+        raise CannotImport("there is no process in it", "a Procfile has lines such as: web: gunicorn shop.wsgi")
+    unique(result.apps)
+    separate(result.apps)
+    return result

@@ -1,0 +1,99 @@
+"""What an import comes to: tables of app.toml, and a word on each setting of the file that was read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+_SHELL = re.compile(r"[|&;<>`]|\$\(")
+
+
+class CannotImport(ValueError):
+    """The file as a whole cannot be read; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "", line: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Note:
+    """A setting of the old file, and what became of it."""
+
+    key: str
+    reason: str
+
+
+@dataclass
+class Imported:
+    """One app. `table` is what [apps.NAME] will say; every setting of the source is in one of the three lists."""
+
+    name: str
+    table: dict[str, Any] = field(default_factory=dict)
+    translated: list[str] = field(default_factory=list)  # settings with the same meaning here, defaults included
+    review: list[Note] = field(default_factory=list)  # translated, and worth a look
+    dropped: list[Note] = field(default_factory=list)  # nothing here does that, or nothing has to
+
+    def set(self, key: str, value: Any, source: str) -> None:
+        """Write an option, dotted ("stop.signal"), and count its source as translated."""
+        table = self.table
+        *tables, last = key.split(".") if not key.startswith("env.") else ["env", key[4:]]
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[last] = value
+        self.done(source)
+
+    def done(self, source: str) -> None:
+        """The setting is what pyworker does anyway."""
+        if source not in self.translated:
+            self.translated.append(source)
+
+    def look(self, key: str, reason: str) -> None:
+        """Translated, but not to exactly the same."""
+        if Note(key, reason) not in self.review:
+            self.review.append(Note(key, reason))
+
+    def drop(self, key: str, reason: str) -> None:
+        """Not translated."""
+        self.dropped.append(Note(key, reason))
+
+
+@dataclass
+class Result:
+    """All of a file."""
+
+    kind: str  # "pm2", "supervisor"…
+    apps: list[Imported]
+    dropped: list[Note] = field(default_factory=list)  # settings of no single app
+
+
+def needs_shell(text: str) -> bool:
+    """Whether a command line means something that only a shell does."""
+    return bool(_SHELL.search(text))
+
+
+def seconds(value: float) -> str:
+    """Return a number of seconds as app.toml writes it."""
+    return f"{round(value * 1000)}ms" if value != int(value) else f"{int(value)}s"
+
+
+def separate(apps: list[Imported]) -> None:
+    """Web apps without an address would all want the same one: each after the first gets a port of its own."""
+    free = [app for app in apps if "target" in app.table and "bind" not in app.table]
+    for number, app in enumerate(free[1:], 1):
+        address = f"127.0.0.1:{8000 + number}"
+        app.table["bind"] = address
+        app.look("bind", f"{address} is made up: the file has no address for it")
+
+
+def unique(apps: list[Imported]) -> None:
+    """Give apps of the same name a number behind it."""
+    seen: dict[str, int] = {}
+    for app in apps:
+        seen[app.name] = seen.get(app.name, 0) + 1
+        if seen[app.name] > 1:
+            app.look("name", f"there are several apps called {app.name}")
+            app.name = f"{app.name}-{seen[app.name]}"

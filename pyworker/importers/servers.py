@@ -1,0 +1,287 @@
+"""Settings of gunicorn and uvicorn -> options of app.toml, whether they stood in a file or on a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pyworker.importers.result import Imported, seconds
+
+_OWN_WAY = "pyworker does this itself"
+_DEFAULTED = re.compile(r"\$\{(\w+):-([^}]*)\}")
+_PORT = re.compile(r"\$\{?PORT\b[^}]*\}?")
+Apply = Callable[[Imported, Any, str], None]
+
+
+# ---- small translators -----------------------------------------------------------------------------
+def _to(key: str) -> Apply:
+    return lambda app, value, source: app.set(key, value, source)
+
+
+def _time(key: str, reason: str = "") -> Apply:
+    def apply(app: Imported, value: Any, source: str) -> None:
+        number = _number(value)
+        if number is None:
+            app.look(source, f"{value!r} is not a plain number: set {key}")
+            return
+        app.set(key, seconds(number), source)
+        if reason:
+            app.look(source, reason)
+
+    return apply
+
+
+def _count(key: str) -> Apply:
+    def apply(app: Imported, value: Any, source: str) -> None:
+        number = _number(value)
+        if number is None:
+            app.look(source, f"{value!r} is not a plain number: set {key}")
+        elif number > 0:
+            app.set(key, int(number), source)
+        else:
+            app.done(source)
+
+    return apply
+
+
+def _drop(reason: str) -> Apply:
+    return lambda app, value, source: app.drop(source, reason)
+
+
+def _same(app: Imported, value: Any, source: str) -> None:
+    app.done(source)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def addresses(app: Imported, values: list[str], source: str) -> None:
+    """Set bind from "host:port", "unix:path"; $PORT is what pyworker takes by itself."""
+    found = []
+    for value in values:
+        if "${PORT" not in value and (variable := _DEFAULTED.search(value)) is not None:
+            value = _DEFAULTED.sub(r"\2", value)
+            app.look(source, f"was made of ${variable[1]}: {value} is what it is without it")
+        if _PORT.search(value):
+            app.done(source)
+            app.look(source, "without bind pyworker listens on 0.0.0.0:$PORT when PORT is set")
+        elif value.startswith("fd://"):
+            app.look(source, f"{value}: pyworker opens its own sockets; name the address in bind")
+        else:
+            found.append(value if ":" in value else f"{value}:8000")
+    if found:
+        app.set("bind", found[0] if len(found) == 1 else found, source)
+
+
+def _bind(app: Imported, value: Any, source: str) -> None:
+    addresses(app, [str(v) for v in value] if isinstance(value, list | tuple) else str(value).split(","), source)
+
+
+def _workers(app: Imported, value: Any, source: str) -> None:
+    if value == "auto":
+        app.set("workers", "auto", source)
+    else:
+        _count("workers")(app, value, source)
+
+
+def _worker_class(app: Imported, value: Any, source: str) -> None:
+    name = str(value)
+    if "uvicorn" in name or name.endswith(("ASGIWorker", "H11Worker")):
+        app.set("interface", "asgi", source)
+    elif name in ("sync", "gthread"):
+        app.done(source)
+    else:
+        app.look(source, f"{name}: there is no such worker here; wsgi apps have `threads`, asgi apps are asynchronous")
+
+
+def _access_log(app: Imported, value: Any, source: str) -> None:
+    if value in (None, "", False, "/dev/null"):
+        app.done(source)
+        return
+    app.set("http.access_log", "text", source)
+    if value not in ("-", True):
+        app.look(source, f"access lines go to the app's log, not to {value}")
+
+
+def _environment(app: Imported, value: Any, source: str) -> None:
+    for pair in value if isinstance(value, list | tuple) else [value]:
+        name, _, text = str(pair).partition("=")
+        app.set(f"env.{name}", text, source)
+
+
+def _reload(app: Imported, value: Any, source: str) -> None:
+    if value:
+        app.set("watch", True, source)
+        app.look(source, "watch = true is for development: take it out of what runs in production")
+
+
+def _names(key: str) -> Apply:
+    def apply(app: Imported, value: Any, source: str) -> None:
+        names = [v.strip() for v in (value if isinstance(value, list | tuple) else str(value).split(","))]
+        app.set(key, names, source)
+
+    return apply
+
+
+def _umask(app: Imported, value: Any, source: str) -> None:
+    app.set("umask", f"{value:04o}" if isinstance(value, int) else str(value).removeprefix("0o"), source)
+
+
+_TIMEOUT = (
+    "gunicorn kills a worker that says nothing for so long; here a request that runs longer has its stacks logged and "
+    "its worker replaced"
+)
+_HOOK = "a function of gunicorn's with its own arguments; hooks.post_fork takes a function without any"
+_HOOKS = [
+    "on_starting",
+    "on_reload",
+    "when_ready",
+    "pre_fork",
+    "post_fork",
+    "post_worker_init",
+    "worker_int",
+    "worker_abort",
+    "pre_exec",
+    "pre_request",
+    "post_request",
+    "child_exit",
+    "worker_exit",
+    "nworkers_changed",
+    "on_exit",
+    "ssl_context",
+]
+
+GUNICORN: dict[str, Apply] = {
+    "bind": _bind,
+    "workers": _workers,
+    "worker_class": _worker_class,
+    "threads": _count("threads"),
+    "timeout": _time("limits.request_timeout", _TIMEOUT),
+    "graceful_timeout": _time("stop.drain_timeout"),
+    "keepalive": _time("http.keepalive_timeout"),
+    "max_requests": _count("limits.max_requests"),
+    "max_requests_jitter": _count("limits.max_requests_jitter"),
+    "chdir": _to("cwd"),
+    "user": lambda app, v, s: app.set("user", str(v), s),
+    "group": lambda app, v, s: app.set("group", str(v), s),
+    "umask": _umask,
+    "raw_env": _environment,
+    "preload_app": _same,
+    "reload": _reload,
+    "accesslog": _access_log,
+    "wsgi_app": _to("target"),
+    "backlog": _count("backlog"),
+    "certfile": _to("tls.cert"),
+    "keyfile": _to("tls.key"),
+    "ca_certs": _to("tls.ca"),
+    "forwarded_allow_ips": _names("http.forwarded_allow_ips"),
+    "pythonpath": lambda app, v, s: app.set("env.PYTHONPATH", str(v).replace(",", ":"), s),
+    "errorlog": _drop("what the app prints is in its log: pyworker logs"),
+    "loglevel": _drop("the level is the app's own business"),
+    "access_log_format": _drop('http.access_log = "json" has every field'),
+    "capture_output": _same,
+    "disable_redirect_access_to_syslog": _same,
+    "pidfile": _drop("pyworker ps knows the pids"),
+    "daemon": _drop(_OWN_WAY),
+    "proc_name": _drop("processes are named after the app"),
+    "worker_tmp_dir": _drop("no heartbeat files are used"),
+    "worker_connections": _drop("asgi workers take what the system allows"),
+    "reuse_port": _drop("workers share one socket and take turns"),
+    "statsd_host": _drop("pyworker metrics is for Prometheus"),
+    "logconfig": _drop("configure logging in the app"),
+    "logconfig_dict": _drop("configure logging in the app"),
+    "sendfile": _same,
+    "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
+    **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _HOOK)),
+}
+
+
+def gunicorn(app: Imported, settings: dict[str, Any], prefix: str = "") -> None:
+    """Translate gunicorn's settings, named as in its config file."""
+    _apply(app, settings, GUNICORN, prefix, "gunicorn")
+
+
+def _loop(app: Imported, value: Any, source: str) -> None:
+    if value in ("auto", "asyncio", "uvloop"):
+        app.set("loop", value, source)
+    else:
+        app.look(source, f"loop {value} is not known here")
+
+
+def _interface(app: Imported, value: Any, source: str) -> None:
+    name = {"asgi3": "asgi", "asginl": "asgi"}.get(str(value), str(value))
+    if name in ("auto", "asgi", "wsgi"):
+        app.set("interface", name, source)
+    else:
+        app.look(source, f"interface {value} is not served here")
+
+
+UVICORN: dict[str, Apply] = {
+    "workers": _workers,
+    "reload": _reload,
+    "reload_dir": lambda app, v, s: app.set("watch", {"paths": v if isinstance(v, list) else [v]}, s),
+    "factory": lambda app, v, s: app.set("factory", True, s) if v else app.done(s),
+    "interface": _interface,
+    "loop": _loop,
+    "env_file": _to("env_file"),
+    "root_path": _to("http.root_path"),
+    "proxy_headers": _same,
+    "forwarded_allow_ips": _names("http.forwarded_allow_ips"),
+    "timeout_keep_alive": _time("http.keepalive_timeout"),
+    "timeout_graceful_shutdown": _time("stop.drain_timeout"),
+    "limit_max_requests": _count("limits.max_requests"),
+    "limit_max_requests_jitter": _count("limits.max_requests_jitter"),
+    "limit_concurrency": _drop("there is no limit of this kind here"),
+    "backlog": _count("backlog"),
+    "ssl_certfile": _to("tls.cert"),
+    "ssl_keyfile": _to("tls.key"),
+    "ssl_ca_certs": _to("tls.ca"),
+    "app_dir": _to("cwd"),
+    "access_log": _access_log,
+    "no_access_log": _same,
+    "log_level": _drop("the level is the app's own business"),
+    "log_config": _drop("configure logging in the app"),
+    "use_colors": _drop("colours are the terminal's business"),
+    "no_use_colors": _same,
+    "lifespan": _same,
+    "http": _same,
+    "ws": _same,
+    "server_header": lambda app, v, s: app.set("http.server_header", True, s),
+    "no_server_header": _same,
+    "date_header": _same,
+}
+
+
+def uvicorn(app: Imported, settings: dict[str, Any], prefix: str = "") -> None:
+    """Translate uvicorn's options, named as in uvicorn.run()."""
+    left = dict(settings)
+    host, port, socket = left.pop("host", None), left.pop("port", None), left.pop("uds", None)
+    if socket is not None:
+        addresses(app, [f"unix:{socket}"], prefix + "uds")
+    elif host is not None or port is not None:
+        name = f"[{host}]" if host and ":" in str(host) else host or "127.0.0.1"
+        addresses(app, [f"{name}:{port if port is not None else 8000}"], prefix + ("port" if host is None else "host"))
+        if host is not None and port is not None:
+            app.done(prefix + "port")
+    _apply(app, left, UVICORN, prefix, "uvicorn")
+
+
+def _apply(app: Imported, settings: dict[str, Any], table: dict[str, Apply], prefix: str, program: str) -> None:
+    for name, value in settings.items():
+        apply = table.get(name)
+        if apply is None:
+            app.drop(prefix + name, f"a setting of {program}'s that has nothing to match here")
+        else:
+            apply(app, value, prefix + name)
+    if isinstance(app.table.get("tls"), dict) and not {"cert", "key"} <= set(app.table["tls"]):
+        app.look(prefix + "certfile", "tls needs both cert and key")
+        del app.table["tls"]
+    threads = app.table.get("threads", 1)
+    if app.table.get("interface") == "asgi" and threads != 1:
+        app.table.pop("threads")
+        app.drop(prefix + "threads", "asgi workers have one thread")

@@ -1,0 +1,204 @@
+"""supervisord.conf -> apps: [program:x] and [fcgi-program:x]; [group:x] and [eventlistener:x] are only named."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from collections.abc import Callable
+
+from pyworker.config.check import clean_name
+from pyworker.importers.commandline import understand
+from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, separate, unique
+
+_ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
+_OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
+_SIZE = re.compile(r"(\d+)\s*([KMG]?B?)\Z", re.IGNORECASE)
+_DROPPED = {
+    "priority": "apps start together; depends_on says what must be ready first",
+    "process_name": "workers are NAME.1, NAME.2 …",
+    "numprocs_start": "workers are counted from 1",
+    "stopasgroup": "the whole process group is ended always",
+    "killasgroup": "the whole process group is ended always",
+    "stdout_capture_maxbytes": "no such mode here",
+    "stderr_capture_maxbytes": "no such mode here",
+    "stdout_events_enabled": "pyworker events -f follows what happens",
+    "stderr_events_enabled": "pyworker events -f follows what happens",
+    "stdout_syslog": "logs are files; pyworker logs reads them",
+    "stderr_syslog": "logs are files; pyworker logs reads them",
+    "serverurl": "there is no such server here",
+    "redirect_stderr": "both go to one log, each line marked",
+}
+
+
+def read(text: str, folder: str = ".") -> Result:
+    """Return the programs of a supervisord.conf; `folder` is what %(here)s means."""
+    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(" ;", "\t;"))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        raise CannotImport(f"it is no supervisord.conf: {str(error).splitlines()[0]}") from None
+    result = Result("supervisor", [])
+    for section in parser.sections():
+        kind, _, name = section.partition(":")
+        if kind in ("program", "fcgi-program") and name:
+            result.apps.append(_program(name.strip(), dict(parser[section]), folder, result))
+        elif kind == "include":
+            files = parser[section].get("files", "")
+            result.dropped.append(Note("[include]", f"{files}: import these files too, one by one"))
+        elif kind == "group":
+            result.dropped.append(
+                Note(f"[{section}]", "pyworker takes several names, and globs: pyworker restart 'shop-*'")
+            )
+        elif kind == "eventlistener":
+            result.dropped.append(Note(f"[{section}]", "hooks.on_event runs a command at each event"))
+        else:
+            result.dropped.append(Note(f"[{section}]", "pyworker's daemon needs no settings"))
+    if not result.apps:
+        raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
+    unique(result.apps)
+    separate(result.apps)
+    return result
+
+
+def _program(name: str, options: dict[str, str], folder: str, result: Result) -> Imported:
+    app = Imported(clean_name(name))
+
+    def plain(text: str) -> str:
+        text = _ENV.sub(r"${\1}", text)
+        known = {"here": folder, "program_name": name, "group_name": name, "host_node_name": "${HOSTNAME}"}
+
+        def one(match: re.Match[str]) -> str:
+            if match[1] in known:
+                return known[match[1]]
+            if match[1] == "process_num":
+                app.look("process_num", "a worker knows its number as $PYWORKER_WORKER")
+                return "$PYWORKER_WORKER"
+            return match[0]
+
+        return _OTHER.sub(one, text).replace("%%", "%")
+
+    command = plain(options.get("command", ""))
+    if not command:
+        app.look("command", "says nothing to run")
+    understand(app, command, "command")
+    for key, raw in options.items():
+        if key == "command":
+            continue
+        value = plain(raw.strip())
+        if key in _PROGRAM:
+            _PROGRAM[key](app, value, key)
+        elif key in _DROPPED:
+            app.drop(key, _DROPPED[key])
+        else:
+            app.drop(key, "not known to be a setting of supervisor's")
+    if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
+        app.look("startretries", "counted within restart.window (60s) here, and probed again later")
+    return app
+
+
+def _environment(app: Imported, value: str, source: str) -> None:
+    lexer = shlex.shlex(value, posix=True)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = ",", True, ""
+    for pair in lexer:
+        name, _, text = pair.strip().partition("=")
+        if name:
+            app.set(f"env.{name.strip()}", text.strip(), source)
+
+
+def _number(key: str, unit: str = "") -> Callable[[Imported, str, str], None]:
+    def apply(app: Imported, value: str, source: str) -> None:
+        if not value.isdecimal():
+            app.look(source, f"{value!r} is not a number: set {key}")
+        elif unit:
+            app.set(key, seconds(int(value)), source)
+        elif int(value) > 0:
+            app.set(key, int(value), source)
+        else:
+            app.done(source)
+
+    return apply
+
+
+def _autorestart(app: Imported, value: str, source: str) -> None:
+    policy = {"true": "always", "false": "never", "unexpected": "on-failure"}.get(value.lower())
+    if policy is None:
+        app.look(source, f"{value!r}: set restart.policy")
+    else:
+        app.set("restart.policy", policy, source)
+
+
+def _autostart(app: Imported, value: str, source: str) -> None:
+    if value.lower() == "true":
+        app.done(source)
+    else:
+        app.look(source, "pyworker start FILE starts all of it; leave this one out with --only, or stop it once")
+
+
+def _log(app: Imported, value: str, source: str) -> None:
+    if value.upper() in ("AUTO", "NONE", "/DEV/NULL", "SYSLOG") or value.startswith("/dev/"):
+        app.drop(source, "logs are files of pyworker's own: pyworker logs")
+    elif "file" in app.table.get("logs", {}):
+        if app.table["logs"]["file"] != value:
+            app.look(source, f"one log for both streams: {app.table['logs']['file']}, not also {value}")
+        app.done(source)
+    else:
+        app.set("logs.file", value, source)
+
+
+def _size(app: Imported, value: str, source: str) -> None:
+    found = _SIZE.match(value)
+    if found is None or int(found[1]) == 0:
+        app.look(source, "logs are always rotated here: logs.max_size")
+        return
+    unit = found[2].upper().removesuffix("B")
+    text = f"{found[1]}{unit}B"
+    app.set("logs.max_size", text if unit else f"{max(4, int(found[1]) // 1024)}KB", source)
+
+
+def _codes(app: Imported, value: str, source: str) -> None:
+    if value.replace(" ", "") in ("0", "0,2"):
+        app.done(source)
+    else:
+        app.look(source, f"{value}: only exit code 0 is a clean end here, and 78 asks not to be restarted")
+
+
+def _text(key: str) -> Callable[[Imported, str, str], None]:
+    return lambda app, value, source: app.set(key, value, source)
+
+
+def _user(app: Imported, value: str, source: str) -> None:
+    user, _, group = value.partition(":")
+    app.set("user", user, source)
+    if group:
+        app.set("group", group, source)
+
+
+def _socket(app: Imported, value: str, source: str) -> None:
+    address = value.removeprefix("tcp://").replace("unix://", "unix:")
+    app.set("bind", address, source)
+    app.look(source, "the command gets the socket as LISTEN_FDS, not as its stdin")
+
+
+_PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
+    "directory": _text("cwd"),
+    "user": _user,
+    "environment": _environment,
+    "numprocs": _number("workers"),
+    "autostart": _autostart,
+    "autorestart": _autorestart,
+    "startsecs": _number("restart.min_uptime", "s"),
+    "startretries": _number("restart.max_restarts"),
+    "exitcodes": _codes,
+    "stopsignal": lambda app, value, source: app.set("stop.signal", value.upper().removeprefix("SIG"), source),
+    "stopwaitsecs": _number("stop.kill_timeout", "s"),
+    "umask": _text("umask"),
+    "stdout_logfile": _log,
+    "stderr_logfile": _log,
+    "stdout_logfile_maxbytes": _size,
+    "stderr_logfile_maxbytes": _size,
+    "stdout_logfile_backups": _number("logs.max_files"),
+    "stderr_logfile_backups": _number("logs.max_files"),
+    "socket": _socket,
+}

@@ -1,0 +1,300 @@
+"""uwsgi.ini -> one app. [uwsgi] alone is read; the same key may stand there several times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pyworker.config.check import clean_name
+from pyworker.importers.result import CannotImport, Imported, Result, seconds
+
+_LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
+_VARIABLE = re.compile(r"%\((\w+)\)")
+_ENVIRONMENT = re.compile(r"\$\((\w+)\)")
+_SAME = [
+    "master",
+    "die-on-term",
+    "enable-threads",
+    "single-interpreter",
+    "need-app",
+    "strict",
+    "thunder-lock",
+    "vacuum",
+    "lazy",
+    "no-orphans",
+    "close-on-exec",
+    "procname-prefix",
+    "ignore-sigpipe",
+    "ignore-write-errors",
+    "disable-write-exception",
+    "http-keepalive",
+    "so-keepalive",
+    "wsgi-env-behavior",
+    "log-master",
+    "threaded-logger",
+    "add-header",
+    "manage-script-name",
+    "reaper",
+    "memory-report",
+    "auto-procname",
+    "show-config",
+    "http-auto-chunked",
+    "http11-socket-keepalive",
+    "http-chunked-input",
+]
+_DROPPED = {
+    "chmod-socket": "a socket has the rights that `umask` leaves it",
+    "chown-socket": "set user and group",
+    "pidfile": "pyworker ps knows the pids",
+    "safe-pidfile": "pyworker ps knows the pids",
+    "stats": "pyworker top, and pyworker metrics for Prometheus",
+    "stats-server": "pyworker top, and pyworker metrics for Prometheus",
+    "static-map": "files are served by nginx or by the app (WhiteNoise)",
+    "check-static": "files are served by nginx or by the app (WhiteNoise)",
+    "static-expires": "files are served by nginx or by the app (WhiteNoise)",
+    "offload-threads": "files are served by nginx or by the app (WhiteNoise)",
+    "plugin": "Python is all there is here",
+    "plugins": "Python is all there is here",
+    "cheaper": "the number of workers is what `workers` says; pyworker scale changes it",
+    "cheaper-initial": "the number of workers is what `workers` says; pyworker scale changes it",
+    "cheaper-algo": "the number of workers is what `workers` says; pyworker scale changes it",
+    "cheaper-step": "the number of workers is what `workers` says; pyworker scale changes it",
+    "log-format": 'http.access_log = "json" has every field',
+    "logformat": 'http.access_log = "json" has every field',
+    "log-x-forwarded-for": "http.forwarded_allow_ips names the proxies that are believed",
+    "gevent": "wsgi apps have `threads`; asgi apps are asynchronous",
+    "asyncio": "wsgi apps have `threads`; asgi apps are asynchronous",
+    "async": "wsgi apps have `threads`; asgi apps are asynchronous",
+    "post-buffering": "bodies are streamed to the app",
+    "harakiri-verbose": "the stacks of a request that takes too long are always logged",
+    "emperor": "one daemon runs many apps: pyworker start each file",
+}
+_LOOK = {
+    "cron": 'is a job of its own here: an app with command = […] and cron = "…"',
+    "cron2": 'is a job of its own here: an app with command = […] and cron = "…"',
+    "mule": "is an app of its own here: script = …",
+    "mules": "is an app of its own here: script = …",
+    "spooler": "is an app of its own here, with a queue such as Celery or rq",
+    "attach-daemon": "is an app of its own here: command = […]",
+    "attach-daemon2": "is an app of its own here: command = […]",
+    "smart-attach-daemon": "is an app of its own here: command = […]",
+    "mount": "several apps in one worker are not served; mount them in the app, or give each a process",
+    "route": "is for the proxy in front, or for the app",
+    "exec-pre-app": "hooks.pre_start runs a command before a start",
+    "exec-asap": "hooks.pre_start runs a command before a start",
+    "hook-pre-app": "hooks.pre_start runs a command before a start",
+    "include": "settings of that file are not in this: import it too",
+    "ini": "settings of that file are not in this: import it too",
+    "if-env": "conditions are not carried over",
+    "for": "loops are not carried over",
+}
+
+
+def read(text: str, name: str = "web", folder: str = ".") -> Result:
+    """Return the app of a uwsgi.ini; `folder` is what %d means."""
+    pairs = _pairs(text)
+    if not pairs:
+        raise CannotImport("there is no [uwsgi] in it", "a uwsgi.ini has its settings under [uwsgi]")
+    app = Imported(clean_name(name))
+    values: dict[str, str] = {}
+    settings: list[tuple[str, str]] = []
+    for key, raw in pairs:
+        value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]), raw)
+        value = value.replace("%d", folder.rstrip("/") + "/").replace("%n", name).replace("%%", "%")
+        if key in ("set", "set-placeholder", "set-ph"):
+            key, _, value = value.partition("=")
+            values[key.strip()] = value.strip()
+            continue
+        values[key] = value
+        settings.append((key.replace("_", "-"), _ENVIRONMENT.sub(r"${\1}", value)))
+    _target(app, dict(settings))
+    for key, value in settings:
+        if key in _TARGETS:
+            continue
+        if key in _SETTINGS:
+            _SETTINGS[key](app, value, key)
+        elif key in _SAME:
+            app.done(key)
+        elif key in _DROPPED:
+            app.drop(key, _DROPPED[key])
+        elif key in _LOOK:
+            app.look(key, _LOOK[key])
+        elif key in values and not any(k == key for k, _ in pairs if k in _SETTINGS) and f"%({key})" in text:
+            app.done(key)  # a name that the file gives to a value of its own
+        else:
+            app.drop(key, "nothing here matches it")
+    return Result("uWSGI", [app])
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    found = []
+    section = ""
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line[0] in "#;":
+            continue
+        if line.startswith("["):
+            section = line.strip("[] ")
+            continue
+        match = _LINE.match(line)
+        if section == "uwsgi" and match is not None:
+            found.append((match[1], re.split(r"\s[;#]", match[2] or "true")[0].strip()))
+    return found
+
+
+_TARGETS = ("module", "wsgi", "wsgi-file", "file", "callable")
+
+
+def _target(app: Imported, settings: dict[str, str]) -> None:
+    attribute = settings.get("callable", "application")
+    module = settings.get("module") or settings.get("wsgi")
+    path = settings.get("wsgi-file") or settings.get("file")
+    if module:
+        name, colon, inside = module.partition(":")
+        if inside.endswith("()"):
+            inside = inside[:-2]
+            app.set("factory", True, "module")
+        app.set("target", f"{name}:{inside if colon else attribute}", "module")
+    elif path:
+        name = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+        if path.startswith("/"):
+            app.look("wsgi-file", "an absolute path: make it a module, seen from cwd")
+        app.set("target", f"{name}:{attribute}", "wsgi-file")
+    else:
+        app.set("target", f"CHANGE.ME:{attribute}", "target")
+        app.translated.remove("target")
+        app.look("target", "neither module nor wsgi-file is set: write module:attribute")
+    if "callable" in settings:
+        app.done("callable")
+
+
+def _number(key: str) -> Callable[[Imported, str, str], None]:
+    def apply(app: Imported, value: str, source: str) -> None:
+        if not value.isdecimal():
+            if value in ("%k", "auto") and key == "workers":
+                app.set(key, "auto", source)
+            else:
+                app.look(source, f"{value!r} is not a number: set {key}")
+        elif int(value) > 0:
+            app.set(key, int(value), source)
+        else:
+            app.done(source)
+
+    return apply
+
+
+def _time(key: str) -> Callable[[Imported, str, str], None]:
+    def apply(app: Imported, value: str, source: str) -> None:
+        if value.isdecimal():
+            app.set(key, seconds(int(value)), source)
+        else:
+            app.look(source, f"{value!r} is not a number: set {key}")
+
+    return apply
+
+
+def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
+    def apply(app: Imported, value: str, source: str) -> None:
+        if value.isdecimal() and int(value):
+            app.set(key, f"{value}{unit}", source)
+        else:
+            app.look(source, f"{value!r}: set {key}")
+
+    return apply
+
+
+def _text(key: str) -> Callable[[Imported, str, str], None]:
+    return lambda app, value, source: app.set(key, value, source)
+
+
+def _http(app: Imported, value: str, source: str) -> None:
+    address = value.partition(",")[0]
+    text = address if ":" in address else f":{address}" if address.isdecimal() else f"unix:{address}"
+    before = app.table.get("bind")
+    app.set("bind", text if before is None else [*([before] if isinstance(before, str) else before), text], source)
+
+
+def _socket(app: Imported, value: str, source: str) -> None:
+    _http(app, value, source)
+    app.look(source, "spoke the uwsgi protocol; this is HTTP: in nginx, proxy_pass http://… instead of uwsgi_pass")
+
+
+def _env(app: Imported, value: str, source: str) -> None:
+    name, _, text = value.partition("=")
+    app.set(f"env.{name.strip()}", text.strip(), source)
+
+
+def _harakiri(app: Imported, value: str, source: str) -> None:
+    _time("limits.request_timeout")(app, value, source)
+    app.look(source, "the worker is replaced with its stacks logged; the others go on")
+
+
+def _watch(app: Imported, value: str, source: str) -> None:
+    app.set("watch", True, source)
+    app.look(source, "watch = true is for development: take it out of what runs in production")
+
+
+def _touch(app: Imported, value: str, source: str) -> None:
+    app.drop(source, "a deploy says pyworker reload NAME, which waits and says how it went")
+
+
+def _lazy(app: Imported, value: str, source: str) -> None:
+    if value.lower() in ("true", "1", "yes"):
+        app.set("preload", False, source)
+        app.look(source, "workers fork faster and share memory without it: try to leave preload out")
+    else:
+        app.done(source)
+
+
+def _log(app: Imported, value: str, source: str) -> None:
+    if value.startswith("/") and not value.startswith("/dev/"):
+        app.set("logs.file", value, source)
+    else:
+        app.drop(source, "logs are files of pyworker's own: pyworker logs")
+
+
+def _no_requests(app: Imported, value: str, source: str) -> None:
+    app.done(source)
+
+
+_SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
+    "http": _http,
+    "http-socket": _http,
+    "http11-socket": _http,
+    "socket": _socket,
+    "uwsgi-socket": _socket,
+    "processes": _number("workers"),
+    "workers": _number("workers"),
+    "threads": _number("threads"),
+    "listen": _number("backlog"),
+    "chdir": _text("cwd"),
+    "virtualenv": _text("python"),
+    "venv": _text("python"),
+    "home": _text("python"),
+    "uid": _text("user"),
+    "gid": _text("group"),
+    "umask": _text("umask"),
+    "env": _env,
+    "pythonpath": _text("env.PYTHONPATH"),
+    "python-path": _text("env.PYTHONPATH"),
+    "pp": _text("env.PYTHONPATH"),
+    "max-requests": _number("limits.max_requests"),
+    "max-requests-delta": _number("limits.max_requests_jitter"),
+    "reload-on-rss": _size("limits.memory", "MB"),
+    "limit-post": _size("http.max_body_size", "B"),
+    "buffer-size": _size("http.max_header_size", "B"),
+    "max-worker-lifetime": _time("limits.max_age"),
+    "worker-reload-mercy": _time("stop.drain_timeout"),
+    "reload-mercy": _time("stop.drain_timeout"),
+    "harakiri": _harakiri,
+    "py-autoreload": _watch,
+    "python-autoreload": _watch,
+    "touch-reload": _touch,
+    "touch-chain-reload": _touch,
+    "lazy-apps": _lazy,
+    "daemonize": _log,
+    "logto": _log,
+    "logto2": _log,
+    "log-maxsize": _size("logs.max_size", "B"),
+    "disable-logging": _no_requests,
+}

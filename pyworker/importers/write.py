@@ -1,0 +1,56 @@
+"""An import's result -> the text of app.toml, its notes as comments where they belong, and the report. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyworker.config.canonical import toml
+from pyworker.importers.result import Imported, Result
+
+_ORDER = (
+    "target", "script", "args", "command", "factory", "interface", "cwd", "python", "workers", "threads", "bind", "loop",
+    "preload", "ready", "user", "group", "umask", "env_file", "watch", "tls", "env", "restart", "stop", "reload", "limits",
+    "logs", "http",
+)  # fmt: skip
+
+
+def document(result: Result, source: str, schema: str = "") -> str:
+    """Return the whole file. `schema`: what the #:schema line names."""
+    lines = [f"#:schema {schema}"] if schema else []
+    lines.append(f"# made from {_safe(source)} by pyworker import; pyworker check looks at it, pyworker start runs it")
+    apps = [_app(app, alone=len(result.apps) == 1) for app in result.apps]
+    return "\n".join(["\n".join(lines) + "\n", *apps])
+
+
+def _app(app: Imported, *, alone: bool) -> str:
+    table = {name: app.table[name] for name in sorted(app.table, key=_rank)}
+    path: tuple[str, ...] = ("app",) if alone else ("apps", app.name)
+    if alone:
+        table = {"name": app.name, **table}
+    notes = "".join(f"# LOOK {_safe(n.key)}: {_safe(n.reason)}\n" for n in app.review)
+    return notes + toml(table, path)
+
+
+def _rank(name: str) -> int:
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def report(result: Result) -> dict[str, Any]:
+    """Return the report as `import --json` has it."""
+    return {
+        "kind": result.kind,
+        "apps": [
+            {
+                "name": app.name,
+                "translated": app.translated,
+                "review": [{"key": n.key, "reason": n.reason} for n in app.review],
+                "dropped": [{"key": n.key, "reason": n.reason} for n in app.dropped],
+            }
+            for app in result.apps
+        ],
+        "dropped": [{"key": n.key, "reason": n.reason} for n in result.dropped],
+    }

@@ -1,0 +1,58 @@
+"""importers/detect.py: the usual shapes of Python projects."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyworker.importers.detect import detect, is_source
+
+DJANGO = {
+    "manage.py": "import os\nif __name__ == '__main__':\n    pass\n",
+    "shop/__init__.py": "",
+    "shop/settings.py": 'WSGI_APPLICATION = "shop.wsgi.application"\n',
+    "shop/wsgi.py": "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n",
+    "shop/asgi.py": "from django.core.asgi import get_asgi_application\napplication = get_asgi_application()\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("sources", "what", "target", "factory", "cwd"),
+    [
+        (DJANGO, "Django", "shop.wsgi:application", False, ""),
+        ({k: v for k, v in DJANGO.items() if "wsgi.py" not in k}, "Django", "shop.asgi:application", False, ""),
+        ({"manage.py": "", "shop/settings.py": DJANGO["shop/settings.py"]}, "Django", "shop.wsgi:application", False, ""),
+        ({"main.py": "from fastapi import FastAPI\napp = FastAPI()\n"}, "FastAPI", "main:app", False, ""),
+        ({"app/main.py": "import fastapi\napi: object = fastapi.FastAPI(title='x')\n", "app/__init__.py": ""}, "FastAPI", "app.main:api", False, ""),
+        ({"src/shop/__init__.py": "", "src/shop/web.py": "app = Starlette()\n"}, "Starlette", "shop.web:app", False, "src"),
+        ({"app.py": "from flask import Flask\napp = Flask(__name__)\nif __name__ == '__main__':\n    app.run()\n"}, "Flask", "app:app", False, ""),
+        ({"shop/__init__.py": "def create_app(config=None):\n    app = Flask('x')\n    return app\n"}, "Flask", "shop:create_app", True, ""),
+        ({"x.py": "async def application(scope, receive, send):\n    pass\n"}, "an ASGI app", "x:application", False, ""),
+        ({"x.py": "def application(environ, start_response):\n    pass\n"}, "a WSGI app", "x:application", False, ""),
+    ],
+)  # fmt: skip
+def test_the_most_likely_app_comes_first(
+    sources: dict[str, str], what: str, target: str, factory: bool, cwd: str
+) -> None:
+    first = detect(sources)[0]
+    assert (first.what, first.target, first.factory, first.cwd) == (what, target, factory, cwd)
+
+
+def test_a_script_is_the_last_resort() -> None:
+    found = detect({"tick.py": "if __name__ == '__main__':\n    pass\n", "main.py": "app = Flask(__name__)\n"})
+    assert [f.what for f in found] == ["Flask", "script"]
+    assert found[1].script == "tick.py"
+
+
+def test_a_factory_that_needs_arguments_is_none() -> None:
+    assert detect({"x.py": "def create_app(config):\n    return Flask('x')\n"}) == []
+
+
+def test_what_is_no_python_is_passed_over() -> None:
+    assert detect({"x.py": "def (", "y.py": "\0"}) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["tests/app.py", ".venv/x.py", "a/node_modules/x.py", "test_app.py", "x.txt", "lib/site-packages/x.py"]
+)
+def test_tests_and_others_code_are_not_read(path: str) -> None:
+    assert not is_source(path)

@@ -1,0 +1,153 @@
+"""Files of the kind that public projects have: each becomes an app.toml that `check` accepts, with a word on each setting."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pyworker.config.jsonschema import schema
+from pyworker.config.load import load
+from pyworker.importers import gunicornconf, jsliteral, pm2, procfile, supervisor, uwsgi
+from pyworker.importers.kinds import kind_of
+from pyworker.importers.result import Imported, Result
+from pyworker.importers.write import document, report
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def read(name: str, profile: str = "") -> Result:
+    text = (SAMPLES / name).read_text()
+    match kind_of(name, text):
+        case "pm2" if name.endswith(".yaml"):
+            return pm2.read(yaml.safe_load(text), profile)
+        case "pm2" if name.endswith(".js"):
+            return pm2.read(jsliteral.parse(text), profile)
+        case "pm2":
+            return pm2.read(jsliteral.parse("module.exports = " + text), profile)
+        case "supervisor":
+            return supervisor.read(text)
+        case "gunicorn":
+            return gunicornconf.read(text, "shop")
+        case "uwsgi":
+            return uwsgi.read(text, "shop")
+        case "procfile":
+            return procfile.read(text)
+    raise AssertionError(f"{name} is of no known kind")
+
+
+def app(result: Result, name: str) -> Imported:
+    return next(a for a in result.apps if a.name == name)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.iterdir()))
+def test_every_sample_becomes_a_file_that_check_accepts(name: str, tmp_path: Path) -> None:
+    import jsonschema
+
+    text = document(read(name), name)
+    file = tmp_path / "app.toml"
+    file.write_text(text)
+    assert load(str(file)).apps
+    jsonschema.Draft7Validator(schema()).validate(tomllib.loads(text))
+    json.dumps(report(read(name)))
+
+
+def test_an_ecosystem_file() -> None:
+    result = read("ecosystem.config.js")
+    api, mailer, front = result.apps
+    assert api.table == {
+        "target": "shop.main:app",
+        "python": ".venv",
+        "bind": "127.0.0.1:8000",
+        "cwd": ".",
+        "workers": "auto",
+        "limits": {"memory": "300MB"},
+        "restart": {"max_restarts": 5, "min_uptime": "20s"},
+        "stop": {"kill_timeout": "1600ms"},
+        "env": {"LOG_LEVEL": "info", "PRICE": "5$$", "DATABASE_URL": "${DATABASE_URL:-sqlite://}"},
+        "logs": {"file": "./logs/out.log"},
+    }
+    assert mailer.name == "mailer"
+    assert mailer.table["script"] == "jobs/mail.py"
+    assert mailer.table["args"] == ["--queue", "mail"]
+    assert mailer.table["python"] == "./venv"
+    assert mailer.table["reload"] == {"cron": "0 4 * * *"}
+    assert mailer.table["watch"] == {"paths": ["jobs"], "exclude": ["jobs/tmp", "node_modules"]}
+    assert front.table["command"] == ["node", "--max-old-space-size=512", "server.js"]
+    assert [n.key for n in front.dropped] == ["max_restart"]
+    assert [n.key for n in result.dropped] == ["deploy"]
+
+
+def test_another_environment_of_a_pm2_file_is_taken_when_asked_for() -> None:
+    api = read("ecosystem.config.js", "production").apps[0]
+    assert api.table["env"]["LOG_LEVEL"] == "warning"
+
+
+def test_a_dump_counts_the_processes_and_leaves_the_shell_out() -> None:
+    (api,) = read("dump.pm2").apps
+    assert api.table == {"script": "/srv/api/main.py", "cwd": "/srv/api", "workers": 2, "env": {"PORT": "9000"}}
+
+
+def test_a_supervisor_file() -> None:
+    result = read("supervisord.conf")
+    web, celery = result.apps
+    assert web.table["target"] == "shop.wsgi:application"
+    assert web.table["env"] == {
+        "DJANGO_SETTINGS_MODULE": "shop.settings", "SECRET_KEY": "${SECRET_KEY}", "GREETING": "a,b"
+    }  # fmt: skip
+    assert web.table["restart"] == {"policy": "on-failure", "min_uptime": "5s", "max_restarts": 3}
+    assert web.table["stop"] == {"signal": "QUIT", "kill_timeout": "600s"}
+    assert web.table["logs"] == {"file": "/var/log/shop/web.log", "max_size": "20MB", "max_files": 3}
+    assert celery.table["workers"] == 2
+    assert "worker$PYWORKER_WORKER" in celery.table["command"][2]
+    assert {n.key for n in result.dropped} >= {"[group:shop]", "[include]", "[eventlistener:crashmail]"}
+
+
+def test_a_gunicorn_file_is_read_and_not_run() -> None:
+    (shop,) = read("gunicorn.conf.py").apps
+    assert shop.table["bind"] == "0.0.0.0:8000"
+    assert shop.table["workers"] == "auto"
+    assert shop.table["threads"] == 4
+    assert shop.table["stop"] == {"drain_timeout": "90s"}
+    assert shop.table["limits"] == {"request_timeout": "30s", "max_requests": 1000, "max_requests_jitter": 100}
+    looks = {n.key for n in shop.review}
+    assert {"bind", "workers", "threads", "post_fork", "timeout"} <= looks
+    assert any("os.environ.get('DEBUG')" in n.reason for n in shop.review)
+    assert {"errorlog", "loglevel", "proc_name", "pidfile"} <= {n.key for n in shop.dropped}
+
+
+def test_a_uwsgi_file() -> None:
+    (shop,) = read("uwsgi.ini").apps
+    assert shop.table["target"] == "shop.wsgi:application"
+    assert (shop.table["cwd"], shop.table["python"]) == ("/srv/shop", "/srv/shop/venv")
+    assert shop.table["bind"] == ["unix:/run/shop.sock", "127.0.0.1:8080"]
+    assert shop.table["limits"]["memory"] == "512MB"
+    assert shop.table["preload"] is False
+    assert "something-odd" in {n.key for n in shop.dropped}
+    assert {"socket", "cron2"} <= {n.key for n in shop.review}
+
+
+def test_a_procfile() -> None:
+    result = read("Procfile")
+    assert app(result, "web").table == {"target": "shop.wsgi:application", "workers": 3}
+    assert app(result, "api").table["factory"] is True
+    assert app(result, "clock").table == {"script": "clock.py", "args": ["--tick", "5"]}
+    assert app(result, "worker").table["env"] == {"DEBUG": "1"}
+    assert [n.key for n in result.dropped] == ["release"]
+
+
+def settings_of(name: str) -> dict[str, set[str]]:
+    """The settings that a sample states, by app, in the words of the report."""
+    value: Any = yaml.safe_load((SAMPLES / name).read_text())
+    return {a["name"]: set(a) - {"name"} for a in value["apps"]}
+
+
+def test_no_setting_is_passed_over_in_silence() -> None:
+    result = read("ecosystem.yaml")
+    for imported in result.apps:
+        named = {*imported.translated, *(n.key for n in imported.review), *(n.key for n in imported.dropped)}
+        assert settings_of("ecosystem.yaml")[imported.name] <= named
