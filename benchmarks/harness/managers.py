@@ -48,14 +48,12 @@ class Manager:
         self.listing = [PYWORKER, "ps"]
         path = os.path.join(self.folder, "app.toml")
         with open(path, "w") as file:
-            file.writelines(f'[[app]]\nname = "app{number:03d}"\ncommand = {json.dumps(self.command)}\n\n' for number in range(self.count))
-        first = os.path.join(self.folder, "first.toml")
-        with open(first, "w") as file:
-            file.write('[[app]]\nname = "warm"\ncommand = ["/bin/true"]\n')
+            file.writelines(f'[apps.app{number:03d}]\ncommand = {json.dumps(self.command)}\n\n' for number in range(self.count))
         self._run([PYWORKER, "daemon", "start"], check=False)  # the peers' daemons have begun when their clocks do, too
         began = time.perf_counter()
-        if self._run([PYWORKER, "start", "-q", path], check=False).returncode:
-            raise RuntimeError(self._run([PYWORKER, "ps"], check=False).stdout[-300:])
+        done = self._run([PYWORKER, "start", "-q", path], check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-300:])
         self.started = time.perf_counter() - began
         self.root = guardian_pid(self.home)
         self._wait()

@@ -22,12 +22,15 @@ import selectors
 import socket
 from collections.abc import Callable
 
+from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 _PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
 _LAST_ACCEPTS = 16  # per listener, when others go on accepting
 _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
+
+_found: list[int] = []  # the loop's epoll, as it was found last: asked first, so that not every fd is looked at again
 
 
 class NotSupported(Exception):
@@ -202,24 +205,16 @@ async def open_epoll(loop: asyncio.AbstractEventLoop, fd: int) -> select.epoll:
     """
     for _ in range(10):
         await asyncio.sleep(0)  # uvloop tells the kernel of a new reader when it goes to wait
+        if _found and fd in waiting_for(_found[0]):
+            return select.epoll.fromfd(os.dup(_found[0]))
         holders = [epoll_fd for epoll_fd, fds in registered().items() if fd in fds]
         if len(holders) == 1:
+            _found[:] = holders
             return select.epoll.fromfd(os.dup(holders[0]))
         if len(holders) > 1:
             raise NotSupported("more than one epoll waits for the listener")
         await asyncio.sleep(0.001)
     raise NotSupported("no epoll of this process waits for the listener")
-
-
-def registered() -> dict[int, set[int]]:
-    """Return each epoll of this process with the fds registered in it."""
-    found: dict[int, set[int]] = {}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own fd is closed by now
-            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
-                with open(f"/proc/self/fdinfo/{name}") as info:
-                    found[int(name)] = {int(line.split()[1]) for line in info if line.startswith("tfd:")}
-    return found
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:

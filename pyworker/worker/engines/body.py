@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from typing import IO
 
 IN_MEMORY = 1024 * 1024
@@ -21,6 +20,8 @@ class Body:
     def append(self, data: bytes) -> None:
         self.size += len(data)
         if self.size > IN_MEMORY and isinstance(self._file, io.BytesIO):
+            import tempfile  # few ever need it, and it costs every start
+
             spooled: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
             spooled.write(self._file.getvalue())
             self._file = spooled

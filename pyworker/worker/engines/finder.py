@@ -7,7 +7,6 @@ app's environment has wins; only versions that the engine cannot work with are r
 from __future__ import annotations
 
 import importlib.machinery
-import importlib.metadata
 import os
 import re
 import sys
@@ -66,11 +65,33 @@ def version(name: str, path: str | None = None) -> Version | None:
 
 
 def version_text(name: str, path: str | None = None) -> str | None:
-    """Return the version as it is written."""
-    found = importlib.metadata.distributions(name=name, path=sys.path if path is None else [path])
-    for distribution in found:
-        return distribution.version
+    """Return the version as it is written.
+
+    Read off the name of its .dist-info folder, as it is for every wheel; importlib.metadata, which would cost each
+    start as much as asyncio, is asked about older kinds only.
+    """
+    folders = sys.path if path is None else [path]
+    plain = name.replace("-", "_")
+    for folder in folders:
+        for entry in _entries(folder):
+            if entry.endswith(".dist-info") and "-" in entry:
+                found, _, text = entry.removesuffix(".dist-info").rpartition("-")
+                if re.sub(r"[-_.]+", "_", found).lower() == plain:
+                    return text
+            elif entry.endswith((".egg-info", ".egg")) and re.match(rf"{plain}\b", entry, re.IGNORECASE):
+                import importlib.metadata
+
+                for distribution in importlib.metadata.distributions(name=name, path=[folder]):
+                    return distribution.version
     return None
+
+
+def _entries(folder: str) -> list[str]:
+    """List a folder of sys.path; nothing for what is none. Not remembered: an app may be installed at any time."""
+    try:
+        return os.listdir(folder or ".")
+    except OSError:
+        return []
 
 
 def tested(name: str, found: Version) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http
 import re
+import time
 from collections.abc import Iterable
 
 CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER, REQUEST_ID, HOP = 1, 2, 3, 4, 5, 6, 7
@@ -22,6 +23,8 @@ _CODES = {
     "proxy-connection": HOP,
     "upgrade": HOP,
 }
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _REMEMBERED = 1024  # names; an app that invents new ones for ever must not fill the memory
 
@@ -65,6 +68,13 @@ def check_head(head: bytes, lines: int) -> None:
     """Refuse a head that has another number of lines than were put into it, or a NUL."""
     if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
         raise InvalidHeader("a header value holds a line break or a NUL")
+
+
+def date_line(seconds: float) -> bytes:
+    """Return the Date line of a moment; its names are English in every locale."""
+    year, month, day, hour, minute, second, weekday = time.gmtime(seconds)[:7]
+    name, month_name = _DAYS[weekday], _MONTHS[month - 1]
+    return f"date: {name}, {day:02d} {month_name} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT\r\n".encode()
 
 
 def says_close(value: bytes) -> bool:

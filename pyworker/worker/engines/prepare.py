@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import sysconfig
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.template import Engine
@@ -23,6 +23,12 @@ REQUIREMENTS = {
     "uvloop": "'uvloop>=0.19,<0.24'",
     "websockets": "'websockets>=13,<18'",
 }
+
+_WEBSOCKETS = ("uvicorn", "websockets")  # what only websockets need
+_SPEAKS_WEBSOCKET = (
+    "uvicorn", "websockets", "wsproto", "starlette", "channels", "quart", "litestar", "falcon.asgi", "blacksheep", "sanic",
+    "socketio", "engineio", "strawberry", "ariadne",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,20 +65,36 @@ def prepare(app: AppConfig, engine: Engine) -> EngineInfo:
             if name in needed:
                 missing.append(name)
             continue
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            if name in needed:
-                raise _missing([name], engine, f": {error}") from None
-            continue
+        if name not in _WEBSOCKETS:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                if name in needed:
+                    raise _missing([name], engine, f": {error}") from None
+                continue
         sources[name] = found
     if missing:
         raise _missing(missing, engine, "")
     importlib.import_module("pyworker.worker.engines.server")
-    if "websockets" in sources:
-        importlib.import_module("pyworker.worker.engines.websocket")
     loop: Literal["asyncio", "uvloop"] = "uvloop" if "uvloop" in sources else "asyncio"
     return EngineInfo(_describe(sources), loop)
+
+
+def has_websockets() -> bool:
+    """True when `websockets` would find its libraries."""
+    return all(importlib.util.find_spec(name) is not None for name in _WEBSOCKETS)
+
+
+def may_use_websockets() -> bool:
+    """True when something that the app has imported can serve websockets: then all workers should share the import."""
+    return any(name in sys.modules for name in _SPEAKS_WEBSOCKET)
+
+
+def websockets() -> Any:
+    """Return the class that serves websockets. Imported by the template for apps that may use them, by a worker for the
+    first one of any other app: it needs uvicorn, whose import is a fifth of the start of a small app.
+    """
+    return importlib.import_module("pyworker.worker.engines.websocket").WebSockets
 
 
 def _source(name: str, engine: Engine) -> tuple[str, bool] | None:

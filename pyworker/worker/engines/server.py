@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
 import socket
 import ssl
 import sys
@@ -16,13 +15,12 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
 from pyworker.protocol.worker import CHECK_HEADER
-from pyworker.worker.engines import forwarded
+from pyworker.worker.engines import forwarded, heads, prepare
 from pyworker.worker.engines.access_log import AccessLog
 from pyworker.worker.engines.asgi import AsgiExchange
 from pyworker.worker.engines.connection import Connection
@@ -82,6 +80,8 @@ class Server:
         limits = app.limits
         self._recycle_at = 0
         if limits.max_requests:
+            import random  # as few need it, and it costs every start
+
             jitter = random.randint(0, limits.max_requests_jitter) if limits.max_requests_jitter else 0
             self._recycle_at = limits.max_requests + jitter
         # read by connections and exchanges
@@ -107,10 +107,9 @@ class Server:
         self.background: set[Exchange] = set()
         self._log = AccessLog(http.access_log, log_fd) if http.access_log != "off" else None
         self._lifespan = Lifespan(application) if interface == "asgi" else None
-        self._websockets: Any = None
-        if interface == "asgi":
-            self._websockets = _websockets(self, application, self.root_path, http.websocket_max_size)
-        self.takes_websockets = self._websockets is not None
+        self._websockets: Any = None  # made for the first one
+        self._websocket_max_size = http.websocket_max_size
+        self.takes_websockets = interface == "asgi" and prepare.has_websockets()
         self._running: dict[Exchange, None] = {}  # in the order of their start
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[Any]] = set()
@@ -232,6 +231,16 @@ class Server:
         self._connections.discard(connection)
         if connection.check:
             self._cells[F.OPEN] += 1
+        if self._websockets is None:
+            try:
+                made = prepare.websockets()
+            except ImportError as error:
+                sys.stderr.write(f"websockets cannot be served: {error}\n")
+                self._cells[F.OPEN] -= 1
+                connection.abort()
+                self.check_empty()
+                return
+            self._websockets = made(self, self.application, self.root_path, self._websocket_max_size)
         self._websockets.take(connection, head)
 
     def websocket_lost(self) -> None:
@@ -296,7 +305,7 @@ class Server:
     def renew_date(self) -> None:
         """Make the Date line of this second."""
         now = time.time()
-        self.date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
+        self.date_line = heads.date_line(now)
         self.date_until = _monotonic_ns() + int((1.0 - now % 1.0) * 1e9)
 
     def _schedule_tick(self) -> None:
@@ -349,12 +358,3 @@ class Server:
         if self.pool is not None and self.pool.pending:
             return
         self._empty.set_result(None)
-
-
-def _websockets(server: Server, application: Any, root_path: str, max_size: int) -> Any:
-    """Return the websockets of this worker, or None where the libraries for it are missing."""
-    try:
-        from pyworker.worker.engines.websocket import WebSockets
-    except ImportError:
-        return None
-    return WebSockets(server, application, root_path, max_size)
