@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pyworker.config.address import AddressError, parse_bind
 from pyworker.config.check import FOR_KINDS, NAME, Finding, check, clean_name, shared_addresses, wrong_dependencies
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 
@@ -28,7 +29,7 @@ def apps_of(
 ) -> list[AppConfig]:
     """Return the apps of a file, with the tables of [profiles.PROFILE] laid on those of the same name."""
     for name in raw:
-        if name not in ("app", "apps", "defaults", "profiles"):
+        if name not in ("app", "apps", "defaults", "profiles", "run"):
             _unknown_table(name, at, report)
     over = _profile(raw, at, report, profile)
     tables = {n: v for n in ("app", "apps", "defaults") if (v := _table(raw, n, at, report)) is not None}
@@ -84,6 +85,23 @@ def apps_of(
         message = f"{os.path.basename(report.file)} has no app"
         report.problems.append(Problem(message, f"add one:\n{where}", file=report.file, code="missing_key"))
     return apps
+
+
+def run_of(raw: dict[str, Any], at: Path, report: Report, given_by: Mapping[str, Any]) -> RunConfig:
+    """Return [run], with what options of the command say instead."""
+    path = (*at, "run")
+    values = partial(RunConfig, _table(raw, "run", at, report) or {}, path, report)
+    options = Report()
+    values |= partial(RunConfig, dict(given_by), (), options)
+    options.stop_if_wrong()
+    if values.get("probe"):
+        try:
+            parse_bind(values["probe"])
+        except AddressError as error:
+            report.add((*path, "probe"), f"`{dotted((*path, 'probe'))}` is no address: {error}", error.hint)
+    found = build(RunConfig, values, path, report)
+    assert isinstance(found, RunConfig)
+    return found
 
 
 class _Over(NamedTuple):

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyworker.config import syntax
-from pyworker.config.apps import apps_of, finish, name_after, path_of, report_finding
+from pyworker.config.apps import apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
 from pyworker.config.convert import build, given, partial
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import Report
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
 
@@ -58,6 +58,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
         at = ("tool", "pyworker")
         raw = _our_table(raw)
     apps = apps_of(raw, at, report, environ or {}, os.path.basename(os.path.dirname(os.path.realpath(path))), profile)
+    run_of(raw, at, report, {})
     report.stop_if_wrong()
     names = [app.name for app in apps]
     for name in only:
@@ -68,6 +69,23 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
                 [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
             )
     return Loaded(tuple(a for a in apps if not only or a.name in only), path, mtime_ns)
+
+
+def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
+    """Return what [run] of a file says ("" = no file), with options of the command instead where they are not None."""
+    given_by = {name: value for name, value in options.items() if value is not None}
+    raw: dict[str, Any] = {}
+    report = Report()
+    at: Path = ()
+    if path:
+        raw, document, _ = read(path)
+        report = Report(path, document)
+        if os.path.basename(path) == PYPROJECT:
+            at = ("tool", "pyworker")
+            raw = _our_table(raw)
+    found = run_of(raw, at, report, given_by)
+    report.stop_if_wrong()
+    return found
 
 
 def load_inline(table: dict[str, Any], cwd: str, environ: Mapping[str, str] | None = None) -> AppConfig:

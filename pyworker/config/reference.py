@@ -12,7 +12,7 @@ from typing import Any
 from pyworker.config.convert import expected, hints_of, table_class
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import shown
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.units import duration_text, size_text
 
 _INTRO = """# Configuration
@@ -89,6 +89,7 @@ def page() -> str:
         nested = table_class(hints_of(AppConfig)[field.name])
         if nested is not None:
             sections.append(_table(f"app.{field.name}", nested, f"## [app.{field.name}]", option_of(field).help))
+    sections.append(_table("run", RunConfig, "## [run]", "for `pyworker run`, of the whole file"))
     return "\n".join([*sections, _FOOTER])
 
 

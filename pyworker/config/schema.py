@@ -218,6 +218,29 @@ class HttpConfig:
 
 
 @dataclass(frozen=True)
+class RunConfig:
+    """[run]: for `pyworker run`, of the whole file. Everything else pays no attention to it."""
+
+    probe: str | None = option(
+        None, help="serve /livez, /readyz, /readyz/APP and /metrics on this address", example=":8081", apply="restart"
+    )
+    lame_duck: float = option(
+        0.0,
+        help="after SIGTERM, say not ready and serve on for this long, then drain: load balancers need to notice",
+        unit="duration",
+        minimum=0,
+        maximum=600,
+        apply="restart",
+    )
+    logs: Literal["short", "json", "plain"] = option(
+        "short",
+        help='what stdout gets: "api.2 | line", a JSON object per line, or what the app printed and nothing else',
+        choices=("short", "json", "plain"),
+        apply="restart",
+    )
+
+
+@dataclass(frozen=True)
 class AppConfig:
     """[app] or [apps.NAME]: one app. Exactly one of target, script and command is set."""
 

@@ -114,6 +114,7 @@ class App:
     last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
+    unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
     dropped_lines: int = 0
     log_error: str = ""
 

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import assert_never
+from typing import Literal, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import parse_bind
@@ -31,7 +31,7 @@ from pyworker.daemon.workers import Workers, signal_number
 from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.logs import LogsSpec
+from pyworker.protocol.logs import STDOUT, LogsSpec
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
@@ -51,6 +51,7 @@ class Brain:
         self.apps: dict[str, App] = {}
         self.save: Callable[[], None] = lambda: None  # writes apps.json; raises OSError
         self.on_settled: Callable[[App], None] = lambda app: None  # after each round: waiting commands look
+        self.logs_to_stdout: Literal["", "short", "json", "plain"] = ""  # in the foreground: how, instead of files
         self.on_closed: Callable[[App], None] = lambda app: None
         self.gate: Callable[[App], frozenset[int]] = lambda app: frozenset()  # generations to be started later
         self._poked: set[str] = set()
@@ -266,6 +267,7 @@ class Brain:
         app.started_at = self.loop.clock()
         app.refused.clear()
         app.notes.clear()
+        app.unusable = False
         app.last_exits.clear()
         app.slot_restarts.clear()
         if app.scale is not None and app.scale_base != app.generations[number].config.workers:
@@ -338,9 +340,10 @@ class Brain:
         assert config is not None
         logs = config.logs
         file = logs.file or os.path.join(self.home, "logs", f"{app.name}.log")
+        to_stdout = self.logs_to_stdout if logs.file is None else ""
         spec = LogsSpec(
-            file,
-            logs.format,
+            STDOUT if to_stdout else file,
+            to_stdout or logs.format,
             logs.max_size,
             logs.max_files,
             logs.compress,

@@ -28,7 +28,10 @@ Subscriber = Callable[[Event], None]
 
 
 class EventLog:
-    """Events of all apps, in the home that `home_fd` stands for (it stays the caller's and must stay open)."""
+    """Events of all apps, in the home that `home_fd` stands for (it stays the caller's and must stay open).
+
+    -1: there is no home, and nothing is written.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,8 @@ class EventLog:
 
     # ---- on disk -----------------------------------------------------------------------------------
     def _write(self, line: bytes) -> None:
+        if self._home_fd < 0:
+            return
         try:
             if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:
                 self._open()
@@ -121,6 +126,8 @@ class EventLog:
             self._size += os.write(self._fd, b"\n")
 
     def _read_tail(self, name: str) -> list[Event]:
+        if self._home_fd < 0:
+            return []
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._home_fd)
         except OSError:

@@ -125,6 +125,10 @@ class FdStore:
     def collected(self, pid: int) -> None:
         self._send(store.Collected((pid,)))
 
+    def fate(self, code: int) -> None:
+        """Have a foreground guardian exit with this code."""
+        self._send(store.Fate(code))
+
     def stopping(self) -> None:
         self._send(store.Stopping())
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from pyworker import __version__, failpoint
 from pyworker.daemon import desired, preflight
+from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import adopt
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
@@ -47,7 +48,7 @@ BECOME_AGAIN = 0.5
 LOOK_AT_SOCKET = 2.0
 SAMPLE_EVERY = 5.0
 REQUESTS_EVERY = 0.5
-_KEPT: list[socket.socket] = []  # sockets that live as long as the process
+_KEPT: list[object] = []  # sockets that live as long as the process
 
 
 def main(argv: list[str]) -> int:
@@ -69,21 +70,26 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"daemon: {error}\n")
         return 1
     failpoint.hit("daemon.restored")
-    home_fd = open_home(home, create=False)
+    spec = foreground.spec_of(store)
+    home_fd = open_home(home, create=False) if home else -1
     events = EventLog(home_fd)
     spawner = Spawner(store, home)
     brain = Brain(loop, store, spawner, events, home)
     sampler = Sampler()
     desk = Desk(brain, sampler, home, started_at)
     handlers = Handlers(desk)
-    wanted, note = desired.load(home_fd)
+    running = foreground.Run(desk, spec, store) if spec is not None else None
+    if running is not None:
+        _KEPT.extend(foreground.catch(lambda fd, then: loop.add(fd, READ, then), running.on_signal))
+    wanted, note = (foreground.wanted(store), "") if running is not None else desired.load(home_fd)
     if note:
         sys.stderr.write(note + "\n")
 
     def save() -> None:
         desired.save(home_fd, desired.Desired({a.name: a.desired() for a in brain.apps.values()}))
 
-    brain.save = save
+    if running is None:
+        brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     adopted = adopt(brain, wanted.apps)
     failpoint.hit("daemon.adopted")
@@ -94,12 +100,13 @@ def main(argv: list[str]) -> int:
     _restore(desk, wanted, adopted)
     store.attach(loop)
     control_fd = store.get(CONTROL)
-    if control_fd is None:
+    if control_fd is None and running is None:
         sys.stderr.write("daemon: the guardian has no control socket\n")
         return 1
     failpoint.hit("daemon.serving")
-    server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
-    _keep_socket(loop, store, home_fd, server)
+    if control_fd is not None:
+        server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
+        _keep_socket(loop, store, home_fd, server)
     store.hello(__version__)
     _notify_socket(loop, store, home_fd, brain)
     _watch_guardian(loop, store, home)
@@ -112,7 +119,11 @@ def main(argv: list[str]) -> int:
     store.on_relay = relay
 
     desk.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
-    _on_term(loop, lambda: shut_down(desk, now=False))
+    if running is None:
+        _on_term(loop, lambda: shut_down(desk, now=False))
+    else:
+        store.on_lost = lambda: foreground.leave_with(store)
+        running.begin(adopted)
     store.on_leave = lambda: _make_room(loop, brain, desk)
     loop.run()
     store.flush_blocking(2.0)
@@ -178,17 +189,18 @@ def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> No
     fd = store.get(NOTIFY)
     if fd is None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        temporary = f"/proc/self/fd/{home_fd}/.{NOTIFY_SOCKET}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        sock.bind(temporary)
-        os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
-        os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
+        if home_fd < 0:
+            sock.bind("")  # a name of the kernel's choice that is in no folder; who may speak is checked for each message
+        else:
+            _bind_in(home_fd, sock)
         unix_fds.pass_credentials(sock)
         store.put(NOTIFY, os.dup(sock.fileno()))
     else:
         sock = socket.socket(fileno=os.dup(fd))
     sock.setblocking(False)
+    name = sock.getsockname()
+    if isinstance(name, bytes):
+        brain.spawner.notify_socket = "@" + name[1:].decode()
 
     def arrived(_: int) -> None:
         for _turn in range(16):
@@ -200,6 +212,15 @@ def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> No
                 brain.workers.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
 
     loop.add(sock.fileno(), READ, arrived)
+
+
+def _bind_in(home_fd: int, sock: socket.socket) -> None:
+    temporary = f"/proc/self/fd/{home_fd}/.{NOTIFY_SOCKET}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    sock.bind(temporary)
+    os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
+    os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
 
 
 def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
@@ -214,8 +235,8 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
             spare = -1
         try:
             become_guardian(home, dict(store.fds))
-        except OSError as error:  # nobody but us holds the ports: never give up
-            sys.stderr.write(f"daemon: cannot become the guardian: {error}; trying again\n")
+        except Exception as error:  # noqa: BLE001  nobody but us holds the ports: never give up
+            sys.stderr.write(f"daemon: cannot become the guardian: {error!r}; trying again\n")
             loop.call_later(BECOME_AGAIN, become)
 
     store.on_lost = become
@@ -342,7 +363,8 @@ def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None
 def _leave(loop: Loop, store: FdStore, events: EventLog, home_fd: int) -> None:
     events.emit("daemon_stopped")
     with contextlib.suppress(OSError):
-        os.unlink(NOTIFY_SOCKET, dir_fd=home_fd)
+        if home_fd >= 0:
+            os.unlink(NOTIFY_SOCKET, dir_fd=home_fd)
     store.on_lost = lambda: None
     store.stopping()
     store.flush_blocking(2.0)

@@ -44,6 +44,7 @@ class Spawner:
     def __init__(self, store: FdStore, home: str) -> None:
         self._store = store
         self._home = home
+        self.notify_socket = os.path.join(home, NOTIFY_SOCKET)
         self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         import uvicorn  # where our own HTTP libraries are; in the daemon only as a path
@@ -216,7 +217,7 @@ class Spawner:
             cert_fd=pem_fds[0],
             key_fd=pem_fds[1],
             ca_fd=pem_fds[2],
-            notify_socket=os.path.join(self._home, NOTIFY_SOCKET) if role == "command" else "",
+            notify_socket=self.notify_socket if role == "command" else "",
             workers=app.want,
             stacks_fd=stacks_fd,
         )

@@ -20,6 +20,11 @@ def address(home: str, resolved: ResolvedApp) -> str:
     """
     if resolved.state:
         return resolved.state
+    if not home:
+        return (
+            "none:there is no folder for the shared state: set PYWORKER_HOME to one that is writable (a volume), "
+            'or name a server: state = "redis://…"'
+        )
     problem = _prepare(home, resolved)
     return f"none:{problem}" if problem else f"sqlite:{_folder(home, resolved)}"
 

@@ -15,6 +15,7 @@ from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
+from pyworker.errors import Exit
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
@@ -185,6 +186,8 @@ class Templates:
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
                 self._brain.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker))
+        if number == app.generation and status.code == Exit.BAD_CONFIG:
+            app.unusable = True
         if handle.state != "ready":
             self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
         self._brain.poke(app)

@@ -10,17 +10,21 @@ import contextlib
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from pyworker import __version__, failpoint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian import boot
+from pyworker.guardian.boot import BootError
 from pyworker.guardian.main import Guardian, Times, say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.names import ENV_TICK
 from pyworker.unix import process
 from pyworker.unix.title import set_title
+
+TAKE_OVER_AGAIN = 0.2  # seconds
 
 
 def main(argv: list[str], commands: dict[str, list[str]] | None = None, program: list[str] | None = None) -> int:
@@ -47,19 +51,18 @@ def main(argv: list[str], commands: dict[str, list[str]] | None = None, program:
 
 
 def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, program: list[str]) -> int:
+    if options.run is not None:
+        return _run_in_foreground(options, commands)
     path = os.path.abspath(options.home)
-    home = boot.open_home(path)
     taken_over: dict[str, dict[str, Any]] = {}
     if options.adopt is not None:
         store, taken_over = boot.adopted_store(options.adopt)
-        if not taken_over:
-            failpoint.hit("guardian.adopted")
+        home = _prepare_patiently(path, store)
     else:
+        home = boot.open_home(path)
         store = FdStore({inherited.LOCK: boot.take_lock(home)})
-    boot.become_guardian()
-    boot.open_own_log(home)
-    if store.get(inherited.CONTROL) is None:
-        store.put(inherited.CONTROL, boot.bind_control(home).detach())
+        boot.open_own_log(home)
+        _prepare(home, store)
     reason = "boot" if options.adopt is None else "upgrade" if taken_over else "guardian died"
     say(f"started ({reason}), version {__version__}, {len(store)} fds")
     guardian = Guardian(
@@ -76,9 +79,49 @@ def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, pro
     return code
 
 
+def _prepare(home: int, store: FdStore) -> None:
+    boot.become_guardian()
+    if store.get(inherited.CONTROL) is None:
+        store.put(inherited.CONTROL, boot.bind_control(home).detach())
+
+
+def _prepare_patiently(path: str, store: FdStore) -> int:
+    """Prepare to guard what another guardian has left: nobody else holds it, so giving up would close every port."""
+    while True:
+        try:
+            failpoint.hit("guardian.adopted")
+            home = boot.open_home(path)
+            with contextlib.suppress(BootError):  # stdout and stderr are the log still
+                boot.open_own_log(home)
+            _prepare(home, store)
+        except Exception as error:  # noqa: BLE001  a full disk, a home without rights: all of it passes
+            say(f"cannot take over yet, trying again: {error}")
+            time.sleep(TAKE_OVER_AGAIN)
+        else:
+            return home
+
+
+def _run_in_foreground(options: argparse.Namespace, commands: dict[str, list[str]] | None) -> int:
+    """Be what a container or a service manager started: no file but what the home offers, and the apps' fate as ours."""
+    spec = boot.run_spec(options.run)
+    boot.become_guardian()
+    store = FdStore({inherited.RUN: options.run})
+    home = boot.foreground_home(spec.home, store)
+    path = spec.home if home >= 0 else ""
+    if commands is None:
+        commands = _commands(path)
+        commands["logger"] += ["--stdout", spec.logs]
+    guardian = Guardian(store, commands, times=Times(tick=options.tick), foreground=True)
+    code = guardian.run(started=lambda: None)
+    if home >= 0:
+        boot.remove_control(home, store.get(inherited.LOCK))
+    return code
+
+
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pyworker.guardian", description="Started by `pyworker`; not for users.")
-    parser.add_argument("--home", required=True)
+    parser.add_argument("--home", default="")
+    parser.add_argument("--run", type=int, help="in the foreground: a memfd with the RunSpec")
     parser.add_argument("--notify-fd", type=int)
     parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of the guardian before")
     tick = float(os.environ.get(ENV_TICK) or Times.tick)

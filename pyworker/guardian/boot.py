@@ -12,13 +12,15 @@ import json
 import os
 import signal
 import socket
+import sys
 from typing import Any, NoReturn
 
 from pyworker import failpoint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian.program import Program
 from pyworker.guardian.store import FdStore
-from pyworker.protocol import names, wire
+from pyworker.protocol import inherited, names, wire
+from pyworker.protocol.run import RunSpec
 from pyworker.unix import fds, files, process
 
 MAX_OWN_LOG = 1024 * 1024
@@ -73,6 +75,37 @@ def open_own_log(home: int) -> None:
     for fd in (null, log):
         if fd > 2:
             os.close(fd)
+
+
+def run_spec(fd: int) -> RunSpec:
+    """Return what a foreground pyworker was told to run; the memfd is passed on to daemons."""
+    os.set_inheritable(fd, False)
+    try:
+        spec = wire.decode(RunSpec, fds.read_whole(fd), limit=16 * wire.MAX_REQUEST)
+    except (OSError, wire.WireError) as error:
+        raise BootError(f"cannot read what to run: {error}", exit=Exit.USAGE) from None
+    assert isinstance(spec, RunSpec)
+    return spec
+
+
+def foreground_home(path: str, store: FdStore) -> int:
+    """Take a home if it is to be had, with its lock and control socket; -1, with a line why, if it is not."""
+    if not path:
+        return -1
+    home = -1
+    try:
+        home = open_home(path)
+        store.put(inherited.LOCK, take_lock(home))
+        store.put(inherited.CONTROL, bind_control(home).detach())
+    except PyworkerError as error:
+        store.remove(inherited.LOCK)
+        if home >= 0:
+            os.close(home)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"pyworker: no control socket (pyworker ps will not find this one): {error.message}\n")
+            sys.stderr.flush()
+        return -1
+    return home
 
 
 def take_lock(home: int) -> int:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from pyworker.protocol.store import (
     Closed,
     Collected,
     Exited,
+    Fate,
     Forget,
     FromDaemon,
     FromLogger,
@@ -48,8 +50,12 @@ from pyworker.protocol.store import (
 from pyworker.unix import fds, process
 
 MESSAGES_A_TURN = 64
-FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE})  # the daemon can neither replace nor remove these
-ANY_NAMES = frozenset({inherited.CONTROL, inherited.NOTIFY})
+FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE, inherited.RUN})  # the daemon can neither replace nor remove these
+ANY_NAMES = frozenset({inherited.CONTROL, inherited.NOTIFY, inherited.WANTED, inherited.PROBE})
+REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
+# in the foreground these are orders, which the daemon is passed (SIGINT and SIGQUIT mean SIGTERM)
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
 
@@ -77,11 +83,15 @@ class Guardian:
         backoff: Backoff | None = None,
         program: list[str] | None = None,
         taken_over: dict[str, dict[str, Any]] | None = None,
+        foreground: bool = False,
     ) -> None:
         """`commands`: the argv of "daemon" and of "logger"; `reason` is what they are told why they were started.
 
         `program`: our own argv, for an upgrade. `taken_over`: what ran under the version before this one, see boot.
         """
+        self._foreground = foreground  # somebody waits for us, and signals are orders
+        self._code = 0
+        self._orders: list[signal.Signals] = []  # that came before a daemon was there who could take them
         self._program = program
         self._taken_over = taken_over or {}
         self._to_replace: list[Program] = []
@@ -113,24 +123,31 @@ class Guardian:
         now = time.monotonic()
         self._next_tick = now + self._times.tick
         self._take_over()
-        self._turn(now)
-        started()
+        is_first = True
         while not self._finished():
-            for fd, _ in self._epoll.poll(self._timeout(time.monotonic())):
-                known = self._watched.get(fd)
-                if known is not None:
-                    known[1]()
-            self._turn(time.monotonic())
-        return 0
+            try:
+                for fd, _ in self._epoll.poll(0 if is_first else self._timeout(time.monotonic())):
+                    known = self._watched.get(fd)
+                    if known is not None:
+                        known[1]()
+                self._turn(time.monotonic())
+                if is_first:
+                    is_first = False
+                    started()
+            except Exception:  # noqa: BLE001  a mistake of ours: every turn looks at all there is, so the next may do it
+                say(f"a turn failed: {traceback.format_exc()}")
+                time.sleep(REST)
+        return self._code
 
     # ---- signals ------------------------------------------------------------------------------------
     def _catch_signals(self) -> None:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
+        orders = PASSED_ON if self._foreground else (signal.SIGTERM,)
+        for number in (signal.SIGCHLD, *orders):
             signal.signal(number, lambda *_: None)
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, boot.HELD_SIGNALS)  # held over the exec of an upgrade
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, boot.HELD_SIGNALS.union(orders))  # held over the exec of an upgrade
 
     def _on_signal(self) -> None:
         try:
@@ -138,10 +155,23 @@ class Guardian:
         except BlockingIOError:
             return
         self._look_at_children = True
-        if signal.SIGTERM in numbers:
+        if self._foreground:
+            for number in numbers:
+                self._order(signal.Signals(number))
+        elif signal.SIGTERM in numbers:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
             self._daemon.signal(signal.SIGTERM)
+
+    def _order(self, number: signal.Signals) -> None:
+        """In the foreground: pass a signal on, once the daemon has said that it can take it."""
+        if number not in PASSED_ON:
+            return
+        number = signal.SIGTERM if number in STOPS else number
+        if self._daemon.version:
+            self._daemon.signal(number)
+        else:
+            self._orders.append(number)
 
     # ---- one turn -----------------------------------------------------------------------------------
     def _turn(self, now: float) -> None:
@@ -263,8 +293,13 @@ class Guardian:
         if not daemon.start(now, {}):
             say("the daemon cannot be started now (too many processes, or no memory); trying again")
             return
-        failpoint.hit("guardian.daemon_started")
-        self._watch_channel(daemon, self._on_daemon)
+        try:
+            failpoint.hit("guardian.daemon_started")
+            self._watch_channel(daemon, self._on_daemon)
+        except Exception:
+            daemon.close_channel()  # it would wait for ever
+            daemon.kill("could not be given its descriptors")
+            raise
         daemon.outbox.restore(self._store)
         daemon.outbox.say(self._restore_done(daemon))
         daemon.outbox.say(self._logger_state())
@@ -326,7 +361,8 @@ class Guardian:
         pid = program.pid
         self._reasons[program] = why = program.ended(now, status)
         how = "made room" if why == "upgrade" else why
-        say(f"the {program.name} (pid {pid}) {how}" + ("" if self._stopping else ": starting it again"))
+        if not (self._foreground and self._stopping):  # an orderly end needs no word there
+            say(f"the {program.name} (pid {pid}) {how}" + ("" if self._stopping else ": starting it again"))
 
     # ---- messages -----------------------------------------------------------------------------------
     def _on_daemon(self) -> None:
@@ -377,12 +413,17 @@ class Guardian:
                     self._children.reap(pid)
             case Stopping():
                 self._stopping = True
+            case Fate(code):
+                self._code = code
             case Ping(number):
                 self._daemon.outbox.say(Pong(number), droppable=True)
             case Pong(number):
                 self._daemon.ponged(number)
             case Hello(version):
                 self._daemon.version = version
+                orders, self._orders = self._orders, []
+                for number in orders:
+                    self._daemon.signal(number)
             case Upgrade(python):
                 self._upgrade = python
                 self._upgrade_by = time.monotonic() + self._times.leave

@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
         return 0
     parser = argparse.ArgumentParser(prog="pyworker.logger", description="Started by the guardian; not for users.")
     parser.add_argument("--home", required=True)
-    home = os.path.abspath(parser.parse_args(argv).home)
+    parser.add_argument("--stdout", choices=("short", "json", "plain"), default="", help="log there, in this format")
+    options = parser.parse_args(argv)
+    home = os.path.abspath(options.home) if options.home else ""
     process.set_name("pyworker logger")
     set_title("pyworker logger")
     channel = socket.socket(fileno=CHANNEL_FD)
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
         os.set_inheritable(fd, False)
     become_logger()
     wait_for_predecessor(LIFELINE_FD, PREDECESSOR)
-    return Logger(home, channel, LIFELINE_FD).run()
+    return Logger(home, channel, LIFELINE_FD, options.stdout).run()
 
 
 if __name__ == "__main__":

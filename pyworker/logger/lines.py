@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from pyworker.protocol.logs import MAX_LINE, LogRecord, format_record
+from pyworker.protocol.logs import MAX_LINE, Format, LogRecord, format_record, short_head
 
 CHUNK = MAX_LINE  # bytes a read; only the first line of a chunk can then be longer than MAX_LINE
 
@@ -35,7 +35,7 @@ class Lines:
         self.held = b""
         self._parted = False  # the unfinished line has records already
 
-    def feed(self, chunk: bytes, stamp: str, format: Literal["text", "json"]) -> bytes:
+    def feed(self, chunk: bytes, stamp: str, format: Format) -> bytes:
         """Take a chunk (CHUNK bytes at most) and return the records that are complete now."""
         assert len(chunk) <= CHUNK
         end = chunk.rfind(b"\n")
@@ -58,7 +58,7 @@ class Lines:
         self._parted = False
         return before + self._records(data, stamp, format)
 
-    def part(self, stamp: str, format: Literal["text", "json"]) -> bytes:
+    def part(self, stamp: str, format: Format) -> bytes:
         """Return what is held as a part of a line; a character that is not complete stays held."""
         cut = whole_characters(self.held)
         if not cut:
@@ -67,16 +67,18 @@ class Lines:
         self._parted = True
         return self._records(ready, stamp, format, partial=True)
 
-    def finish(self, stamp: str, format: Literal["text", "json"]) -> bytes:
+    def finish(self, stamp: str, format: Format) -> bytes:
         """Return the end of an unfinished line, as a line: nothing will follow."""
         if not self.held and not self._parted:
             return b""
         rest, self.held, self._parted = self.held, b"", False
         return self._records(rest, stamp, format)
 
-    def _records(self, data: bytes, stamp: str, format: Literal["text", "json"], *, partial: bool = False) -> bytes:
-        if format == "text":
+    def _records(self, data: bytes, stamp: str, format: Format, *, partial: bool = False) -> bytes:
+        if format != "json":
             head = f"{stamp} {self.source}{'+' if partial else '|'} ".encode()
+            if format != "text":
+                head = short_head(self.source.app, self.source.worker, format)
             return head + data.replace(b"\n", b"\n" + head) + b"\n"
         source = self.source
         empty = LogRecord(stamp, source.app, source.worker, source.pid, source.stream, partial, b"\0")

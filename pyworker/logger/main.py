@@ -17,10 +17,11 @@ from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.pipe import Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
+from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import FdName, parse_fd_name
-from pyworker.protocol.logs import LogsSpec
+from pyworker.protocol.logs import STDOUT, Format, LogsSpec
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import (
     BATCH,
@@ -45,14 +46,17 @@ STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are h
 ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one
 MESSAGES_A_TURN = 64
 DEFAULT_SIZE, DEFAULT_FILES = 50 * 1024 * 1024, 5
-Format = Literal["text", "json"]
 
 
 class Logger:
     """All pipes, all files, one epoll."""
 
-    def __init__(self, home: str, channel: socket.socket, lifeline: int) -> None:
+    def __init__(
+        self, home: str, channel: socket.socket, lifeline: int, stdout: Literal["", "short", "json", "plain"] = ""
+    ) -> None:
+        """`stdout`: the format of a foreground pyworker, whose apps log to our stdout; it may have no home."""
         self._home = home
+        self._stdout = stdout
         self._channel: socket.socket | None = channel
         self._lifeline = lifeline
         self._epoll = select.epoll()
@@ -61,9 +65,9 @@ class Logger:
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
         self._specs: dict[str, LogsSpec] = {}
-        self._files: dict[str, LogFile] = {}
+        self._files: dict[str, LogFile | Stdout] = {}
         self._stamp = Stamp()
-        self._batch: dict[LogFile, list[bytes]] = {}
+        self._batch: dict[LogFile | Stdout, list[bytes]] = {}
         self._closed: list[str] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
@@ -198,6 +202,8 @@ class Logger:
     # ---- files --------------------------------------------------------------------------------------
     def _spec(self, app: str) -> LogsSpec:
         found = self._specs.get(app)
+        if found is None and self._stdout:
+            return LogsSpec(STDOUT, self._stdout, 0, 0, compress=False)
         if found is None:
             path = os.path.join(self._home, LOGS_DIR, f"{app}.log")
             return LogsSpec(path, "text", DEFAULT_SIZE, DEFAULT_FILES, compress=False)
@@ -211,7 +217,8 @@ class Logger:
             spec = self._spec(pipe.name.app)
             file = self._files.get(spec.file)
             if file is None:
-                file = self._files[spec.file] = LogFile(spec, pipe.name.app)
+                file = Stdout(spec, pipe.name.app) if spec.file == STDOUT else LogFile(spec, pipe.name.app)
+                self._files[spec.file] = file
             self._batch.setdefault(file, []).append(records)
 
     def _write(self, now: float) -> None:
@@ -226,7 +233,7 @@ class Logger:
             self._said[file.app] = (file.lost, file.error)
             self._outbox.append(LogStats(file.app, file.lost, file.written, file.error))
 
-    def _unreported(self) -> list[LogFile]:
+    def _unreported(self) -> list[LogFile | Stdout]:
         return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]
 
     def _drop_unused_files(self) -> None:
@@ -315,7 +322,8 @@ class Logger:
             os.close(fd)
         self._write(time.monotonic())  # what was read before belongs to the file before
         self._specs[app] = spec
-        point_to(self._home, app, spec.file)
+        if self._home and spec.file != STDOUT:
+            point_to(self._home, app, spec.file)
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec

@@ -15,6 +15,9 @@ APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 LOCK = "lock"
 CONTROL = "control"
 NOTIFY = "notify"
+RUN = "run"  # in the foreground (`pyworker run`): what runs, protocol/run.py; sealed
+WANTED = "wanted"  # in the foreground: the memfd that stands for apps.json
+PROBE = "probe"  # in the foreground: the listener of the probe endpoint
 LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone
 
 

@@ -17,6 +17,8 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+Format = Literal["text", "json", "short", "plain"]  # short ("api.2 | …") and plain (the app's bytes): on stdout only
+STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not opened, rotated or looked at
 MAX_LINE = 64 * 1024  # a longer line is written in parts
 
 
@@ -25,7 +27,7 @@ class LogsSpec:
     """Content of the memfd `logs.APP`: how the logger writes the app's log."""
 
     file: str  # absolute
-    format: Literal["text", "json"]
+    format: Format
     max_size: int
     max_files: int
     compress: bool
@@ -47,7 +49,7 @@ class LogRecord:
     msg: bytes
 
 
-def format_record(record: LogRecord, format: Literal["text", "json"]) -> bytes:
+def format_record(record: LogRecord, format: Format) -> bytes:
     """Return the record as it stands in the file, newline included."""
     if format == "json":
         value: dict[str, object] = {
@@ -57,9 +59,16 @@ def format_record(record: LogRecord, format: Literal["text", "json"]) -> bytes:
         if record.partial:
             value["partial"] = True
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+    if format in ("short", "plain"):
+        return short_head(record.app, record.worker, format) + record.msg + b"\n"
     mark = b"+" if record.partial else b"|"
     head = f"{record.ts} {record.app}.{record.worker} {record.pid} {record.stream}".encode()
     return head + mark + b" " + record.msg + b"\n"
+
+
+def short_head(app: str, worker: int, format: Format) -> bytes:
+    """Return what stands before a line on stdout: "api.2 | ", or nothing."""
+    return f"{app}.{worker or 'template'} | ".encode() if format == "short" else b""
 
 
 def parse_record(line: bytes) -> LogRecord | None:

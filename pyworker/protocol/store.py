@@ -119,6 +119,13 @@ class Collected:
 
 
 @dataclass(frozen=True)
+class Fate:
+    """In the foreground: exit with this code when all has ended. Said before Stopping; without it the code is 0."""
+
+    code: int
+
+
+@dataclass(frozen=True)
 class Stopping:
     """Deliberate end: the guardian starts nothing any more, and exits when daemon and logger are gone."""
 
@@ -156,6 +163,6 @@ class Closed:
 
 
 ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed]
-FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade]
+FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

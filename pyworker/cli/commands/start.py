@@ -20,7 +20,7 @@ from pyworker.cli.startable import Startable, find_startable, split_environment
 from pyworker.errors import Exit, PyworkerError
 
 
-class _StartCommand(click.Command):
+class StartCommand(click.Command):
     """Keeps what stands after `--` apart: it is the app's command line, not ours."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -31,7 +31,7 @@ class _StartCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
     """A whole number, or "auto"."""
 
     name = "workers"
@@ -44,9 +44,9 @@ class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic only since
         return int(value)
 
 
-@click.command(cls=_StartCommand)
+@click.command(cls=StartCommand)
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py | NAME...] [-- COMMAND...]")
-@click.option("-w", "--workers", type=_Workers(), metavar="N|auto", help="Number of workers.")
+@click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers.")
 @click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable.")
 @click.option("--name", help="Name of an app without a file.")
 @click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")

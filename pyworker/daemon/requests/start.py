@@ -30,7 +30,7 @@ def start(desk: Desk, client: Client, request: k.Start) -> None:
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
-    for source, name, values in _sources(desk, request):
+    for source, name, values in sources(desk, request):
         app = desk.brain.apps.get(name)
         if app is not None and app.running and (app.starting or app.has_untouched()):
             if not _same_origin(app.source, source):
@@ -78,7 +78,8 @@ def start(desk: Desk, client: Client, request: k.Start) -> None:
     desk.wait(client, goals, decided, wait=request.wait)
 
 
-def _sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
+def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
+    """Return what a request means: where each app is described, its name, the values that were given with -e."""
     overrides, env_names = without_env_values(request.overrides)
     values = {str(n): str(v) for n, v in (request.overrides.get("env") or {}).items()}
     if request.file:
@@ -118,8 +119,10 @@ def restore(
     scale: int | None,
     base: int | str | None,
     stopped_slots: tuple[int, ...],
+    values: dict[str, str] | None = None,
+    shell_env: dict[str, str] | None = None,
 ) -> str:
-    """Bring back one app that apps.json wants; return "" or why it could not be."""
+    """Bring back one app that is wanted; return "" or why it could not be. `values`: those of its -e."""
     app = new_app(desk, name, source)
     app.last_generation, app.scale, app.scale_base = generation, scale, base
     app.stopped_slots = set(stopped_slots)
@@ -127,8 +130,10 @@ def restore(
     if not running:
         return ""
     try:
-        config, file, mtime = read_config(source, {})
-        made = make_generation(generation + 1, config, file, mtime, dict(os.environ))
+        config, file, mtime = read_config(source, values or {})
+        made = make_generation(
+            generation + 1, config, file, mtime, dict(os.environ) if shell_env is None else shell_env
+        )
         desk.brain.add_generation(app, made)
     except (ConfigError, ListenFailed) as error:
         message = error.message

@@ -1,0 +1,120 @@
+"""CLI: `pyworker run`: the same guardian, daemon and logger, in the foreground and without a file.
+
+This process becomes the guardian: as the first process of a container it is the one that reaps, and its exit code is
+the apps' fate. A config with a mistake in it ends here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.commands.start import StartCommand, WorkersType, overrides_of
+from pyworker.cli.options import Settings, common
+from pyworker.cli.startable import Startable, find_startable
+from pyworker.errors import Exit, PyworkerError
+
+_HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_DOCKER_GRACE = 10.0  # seconds that docker and podman give by default
+_MARGIN = 5.0
+
+
+@click.command(cls=StartCommand)
+@click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py] [-- COMMAND...]")
+@click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers.")
+@click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable.")
+@click.option("--name", help="Name of an app without a file.")
+@click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
+@click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable.")
+@click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy.")
+@click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker.")
+@click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app.")
+@click.option("--interface", metavar="KIND", help="auto, asgi or wsgi.")
+@click.option("--cwd", metavar="DIR", help="Working directory.")
+@click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
+@click.option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
+@click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
+@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development).")
+@click.option("--logs", type=click.Choice(("short", "json", "plain")), help='"api.2 | line", JSON, or as printed.')
+@click.option("--probe", metavar="ADDR", help="Serve /livez /readyz /metrics there, for example :8081.")
+@click.option("--lame-duck", metavar="TIME", help="Serve on for this long after SIGTERM, not ready any more.")
+@common
+def cmd(
+    settings: Settings,
+    what: tuple[str, ...],
+    only: tuple[str, ...],
+    name: str | None,
+    profile: str,
+    logs: str | None,
+    probe: str | None,
+    lame_duck: str | None,
+    **options: Any,
+) -> int:
+    """Run apps in the foreground, for containers and service managers. Needs no folder that can be written to.
+
+    SIGTERM drains and ends (twice: at once), SIGHUP reloads. Logs go to stdout, what happens to stderr. The exit code
+    is 0 after SIGTERM, that of a job, 1 when an app has failed for good, 78 when it cannot be started as it is.
+
+    \b
+    pyworker run app.toml
+    pyworker run app.toml --probe :8081 --logs json
+    pyworker run shop.main:app -w auto -b :8000
+    """
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, _HELD
+    )  # as process 1 they would be lost until the guardian has its handlers
+    after = click.get_current_context().meta.get("pyworker.after")
+    found = find_startable(what, after, only, name, _overrides(options), profile)
+    if not found.apps:
+        raise PyworkerError(
+            "run takes a file, MODULE:APP, a script or a command; names are those of a daemon",
+            hint="pyworker start NAME starts an app that the daemon knows", code="usage", exit=Exit.USAGE,
+        )  # fmt: skip
+    if not any(app.inherit_env for app in found.apps):  # the environment of a container is meant for the app
+        table = found.request.setdefault("inline" if found.request.get("inline") else "overrides", {})
+        table["inherit_env"] = ["*"]
+    from pyworker.config.load import run_config
+
+    config = run_config(found.request.get("file") or "", {"logs": logs, "probe": probe, "lame_duck": lame_duck})
+    if not settings.quiet:
+        _say_how_long(found, config.lame_duck)
+    _become(settings, found, config)
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    found = overrides_of(options)
+    if policy := found.pop("restart", None):
+        found["restart"] = {"policy": policy}
+    return found
+
+
+def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
+    """Exec the guardian. Does not return."""
+    from pyworker.protocol import wire
+    from pyworker.protocol.run import RunSpec
+    from pyworker.unix.fds import memfd
+
+    request = {**found.request, "cwd": os.getcwd(), "shell_env": dict(os.environ)}
+    request.pop("type", None)
+    spec = RunSpec(request, settings.home, config.logs, config.probe or "", config.lame_duck)
+    fd = memfd("pyworker-run", wire.encode(spec))
+    os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--run", str(fd)]
+    os.execv(sys.executable, argv)
+
+
+def _say_how_long(found: Startable, lame_duck: float) -> None:
+    longest = max(app.stop.drain_timeout + app.stop.kill_timeout for app in found.apps) + lame_duck
+    if longest > _DOCKER_GRACE:
+        needed = f"{longest + _MARGIN:g}"
+        render.note(
+            f"pyworker: a stop takes up to {longest:g} s; give docker --stop-timeout {needed}, "
+            f"or terminationGracePeriodSeconds: {needed}"
+        )

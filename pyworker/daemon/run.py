@@ -1,0 +1,280 @@
+"""Daemon, in the foreground (`pyworker run`): what is wanted is in a memfd, the events go to stderr, signals are
+orders, and the end of the apps is the end of all.
+
+The promise: nothing is needed but memory. No file is read but the app's own, none is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pyworker.config.problem import ConfigError
+from pyworker.daemon import desired
+from pyworker.daemon.app import App
+from pyworker.daemon.listener import ListenFailed
+from pyworker.daemon.probe import Probe
+from pyworker.daemon.report import ps_document
+from pyworker.daemon.requests.apps import env_values, next_generation
+from pyworker.daemon.requests.change import reload_app
+from pyworker.daemon.requests.desk import Refuse
+from pyworker.daemon.requests.look import status_document
+from pyworker.daemon.requests.shutdown import shut_down
+from pyworker.daemon.requests.start import restore, sources
+from pyworker.daemon.sources import make_generation, read_config
+from pyworker.errors import PyworkerError
+from pyworker.policy.fate import BY_SIGNAL, FAILED, UNUSABLE, AppEnd, fate
+from pyworker.protocol import control, wire
+from pyworker.protocol.events import Event, sentence
+from pyworker.protocol.inherited import RUN, WANTED
+from pyworker.protocol.metrics import render
+from pyworker.protocol.run import RunSpec
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.fdstore import FdStore
+    from pyworker.daemon.requests.desk import Desk
+
+_MAX = 4 * wire.MAX_REQUEST
+_QUIET = {"daemon_started", "daemon_stopped", "worker_starting", "worker_held", "template_starting", "worker_message"}
+_TO_WORKERS = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, *_TO_WORKERS)
+
+
+def spec_of(store: FdStore) -> RunSpec | None:
+    """Return what a foreground pyworker runs; None in the background."""
+    fd = store.get(RUN)
+    if fd is None:
+        return None
+    spec = wire.decode(RunSpec, unix_fds.read_whole(fd), limit=_MAX)
+    assert isinstance(spec, RunSpec)
+    return spec
+
+
+def wanted(store: FdStore) -> desired.Desired:
+    """Return what the daemon before this one wanted."""
+    fd = store.get(WANTED)
+    if fd is None:
+        return desired.Desired()
+    raw = wire.parse_json(unix_fds.read_whole(fd), limit=_MAX)
+    apps = [wire.from_json(desired.DesiredApp, value, "wanted") for value in raw]
+    return desired.Desired({app.name: app for app in apps})
+
+
+class Run:
+    """The whole life of one foreground daemon."""
+
+    def __init__(self, desk: Desk, spec: RunSpec, store: FdStore) -> None:
+        self._desk = desk
+        self._spec = spec
+        self._store = store
+        self._ending = False
+        self._stops = 0
+        self._shown: set[str] = set()
+        brain = desk.brain
+        brain.save = self._save
+        brain.logs_to_stdout = spec.logs
+        brain.events.subscribe(self._show)
+        settled = brain.on_settled
+
+        def look(app: App) -> None:
+            settled(app)
+            self._look()
+
+        brain.on_settled = look
+        self._probe: Probe | None = None
+
+    # ---- what is wanted ------------------------------------------------------------------------------
+    def begin(self, adopted: list[str]) -> None:
+        """Start what is not there: everything, or what a daemon before this one had not come to."""
+        try:
+            if self._spec.probe:
+                loop = self._desk.brain.loop
+                self._probe = Probe(loop, self._store, self._spec.probe, self._ready, self._metrics)
+        except OSError as error:
+            _say(f"error: the probe cannot listen on {self._spec.probe}: {error.strerror}")
+            self._end(FAILED)
+            return
+        try:
+            request: control.Start = wire.from_json(control.Start, self._spec.request, "request")
+            found = sources(self._desk, request)
+        except (wire.WireError, PyworkerError) as error:  # the command has read it a moment ago: changed meanwhile
+            _say(f"error: {error}")
+            self._end(UNUSABLE)
+            return
+        for source, name, values in found:
+            if name in adopted and not self._desk.brain.apps[name].closed:
+                continue
+            failure = restore(
+                self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
+                values=values, shell_env=dict(os.environ),
+            )  # fmt: skip
+            if failure:
+                self._desk.brain.apps[name].unusable = True
+        self._save()
+        self._desk.brain.loop.call_soon(self._look)
+
+    def _save(self) -> None:
+        apps = [wire.to_json(app.desired()) for app in self._desk.brain.apps.values()]
+        self._store.put(WANTED, unix_fds.memfd("pyworker-wanted", json.dumps(apps).encode()))
+
+    # ---- signals -------------------------------------------------------------------------------------
+    def on_signal(self, number: int) -> None:
+        """Do what a signal asks for; the guardian passes on what it is sent."""
+        if number == signal.SIGHUP:
+            self._reload()
+        elif number in _TO_WORKERS:
+            self._pass_on(number)
+        elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self._stop()
+
+    def _stop(self) -> None:
+        """Once: lame duck, drain, end. Twice: without the drain."""
+        self._stops += 1
+        if self._stops > 1:
+            _say("stopping at once")
+            shut_down(self._desk, now=True)
+            return
+        if self._spec.lame_duck:
+            _say(f"stopping: not ready any more, serves on for {self._spec.lame_duck:g} s")
+            self._desk.brain.loop.call_later(self._spec.lame_duck, self._drain)
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self._stops == 1:
+            shut_down(self._desk, now=False)
+
+    def _pass_on(self, number: int) -> None:
+        """To programs that may know it. ASGI and WSGI workers are ours: the default action would end them."""
+        for app in self._desk.brain.apps.values():
+            if app.config is None or app.config.target is not None:
+                continue
+            for handle in app.workers.values():
+                if handle.pid:
+                    self._desk.brain.workers.signal(app, handle, number)
+
+    def _reload(self) -> None:
+        desk = self._desk
+        made = []
+        try:
+            for name, app in desk.brain.apps.items():
+                config, file, mtime = read_config(app.source, env_values(desk, app))
+                number = next_generation(desk, name)
+                made.append((app, make_generation(number, config, file, mtime, dict(os.environ))))
+            for app, generation in made:
+                desk.brain.add_generation(app, generation)
+        except (ConfigError, ListenFailed, Refuse) as error:
+            _say(f"error: nothing was reloaded: {error}")
+            return
+        for app, generation in made:
+            reload_app(desk, app, generation)
+        desk.save()
+
+    # ---- what is said --------------------------------------------------------------------------------
+    def _show(self, event: Event) -> None:
+        if event.type in _QUIET:
+            return
+        name = event.app if event.worker is None else f"{event.app}.{event.worker}"
+        _say(f"{name} {sentence(event)}" if name else sentence(event))
+        for key in ("traceback", "hint"):
+            text = str(event.data.get(key) or "")
+            if text and text not in self._shown:
+                self._shown = {*list(self._shown)[-50:], text}
+                _say(text.rstrip() if key == "traceback" else f"  = help: {text}")
+
+    # ---- the end -------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        if self._ending or self._stops:
+            return
+        code = fate(_end_of(app) for app in self._desk.brain.apps.values())
+        if code is not None:
+            self._end(code)
+
+    def _end(self, code: int) -> None:
+        self._ending = True
+        _say(f"nothing is left to run: exit code {code}")
+        self._store.fate(code)
+        shut_down(self._desk, now=True)
+
+    # ---- the probe -----------------------------------------------------------------------------------
+    def _ready(self, name: str) -> tuple[bool, str]:
+        """Whether an app (or "": all of them) may be sent requests, and a line about each."""
+        apps = self._desk.brain.apps
+        if name and name not in apps:
+            return False, f"no app {name}\n"
+        lines = []
+        good = not self._stops
+        for each in [apps[name]] if name else apps.values():
+            ready, want = each.ready_count(), len(each.slots())
+            ok = each.running and (ready > 0 or (want == 0 and not each.starting))
+            good = good and ok
+            lines.append(f"{each.name} {'ready' if ok and not self._stops else 'not ready'} {ready}/{want}\n")
+        if self._stops:
+            lines.append("stopping\n")
+        return good and bool(lines), "".join(lines)
+
+    def _metrics(self) -> str:
+        desk = self._desk
+        desk.sampler.want()
+        return render(ps_document(desk.brain, desk.sampler, list(desk.brain.apps.values()), status_document(desk)))
+
+
+def _end_of(app: App) -> AppEnd:
+    if app.starting or app.target is not None or app.has_untouched() or any(w.is_alive for w in app.workers.values()):
+        return AppEnd("going")
+    codes = tuple(_code(last) for _, last in sorted(app.last_exits.items()))
+    if app.record.permanent or app.record.failed:
+        if app.unusable or UNUSABLE in codes:
+            return AppEnd("unusable")
+        if app.restart_config.policy == "never" and codes:
+            return AppEnd("finished", codes)  # it has run, and that is how it ended
+        return AppEnd("failed")
+    if app.is_job or not app.finished_slots or app.slots():
+        return AppEnd("going")
+    return AppEnd("finished", codes or (0,))
+
+
+def _code(last: dict[str, Any]) -> int:
+    if last["code"] is not None:
+        return int(last["code"])
+    return BY_SIGNAL + int(last["signal"]) if last["signal"] is not None else FAILED
+
+
+def catch(loop_add: Callable[[int, Callable[[int], None]], None], handle: Callable[[int], None]) -> list[object]:
+    """Have `handle` called in the loop with each signal of SIGNALS; return what must be kept."""
+    import socket
+
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def arrived(_: int) -> None:
+        for number in ours.recv(64):
+            handle(number)
+
+    loop_add(ours.fileno(), arrived)
+    return [ours, theirs]
+
+
+def leave_with(store: FdStore) -> None:
+    """The guardian of a foreground pyworker is gone: so is whoever waits for us. Workers see it and leave."""
+    sys.stderr.write("daemon: the foreground process is gone: leaving\n")
+    with contextlib.suppress(OSError):
+        process.send_signal(os.pidfd_open(os.getpid()), signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("".join(f"pyworker: {line}\n" for line in text.splitlines()))
+        sys.stderr.flush()

@@ -1,0 +1,38 @@
+"""When a foreground pyworker ends by itself, and with which exit code. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+FAILED = 1
+UNUSABLE = 78  # EX_CONFIG: another try would fail in the same way
+BY_SIGNAL = 128
+
+
+@dataclass(frozen=True)
+class AppEnd:
+    """One app as it is now. `codes`: how each worker of a finished app ended; a signal counts as 128 + its number."""
+
+    state: Literal["going", "finished", "failed", "unusable"]
+    codes: tuple[int, ...] = ()
+
+
+def fate(apps: Iterable[AppEnd]) -> int | None:
+    """Return the exit code once nothing goes on any more, else None.
+
+    One failed app among others that serve is no end: readyz says it, and the limiter goes on trying. A single job's
+    exit code is passed on as it is; of several, any that is not 0 makes 1.
+    """
+    ends = list(apps)
+    if any(end.state == "going" for end in ends):
+        return None
+    if any(end.state == "unusable" for end in ends):
+        return UNUSABLE
+    if any(end.state == "failed" for end in ends):
+        return FAILED
+    codes = [code for end in ends for code in end.codes]
+    if len(codes) == 1:
+        return codes[0]
+    return FAILED if any(codes) else 0
