@@ -1,0 +1,53 @@
+"""CLI: `pyworker web`: the dashboard in the browser. Becomes a process of its own; nothing of it is imported here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import click
+
+from pyworker.cli.options import Settings, common
+from pyworker.errors import Exit, PyworkerError
+
+
+@click.command()
+@click.option("--listen", default="127.0.0.1:8700", metavar="HOST:PORT", help="Where (127.0.0.1:8700); port 0: any.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name under which a proxy calls it.")
+@click.option("--new-token", is_flag=True, help="Make a new token; the old one is worth nothing then.")
+@click.option("--no-token", is_flag=True, help="Ask for none. Only on a loopback address.")
+@common
+def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token: bool, no_token: bool) -> int:
+    """Serve a dashboard: apps and workers live, charts of the last hour, logs, events, reload and scale.
+
+    Its address, with the token, is printed on stdout. /metrics has the figures for Prometheus (same token, as
+    `Authorization: Bearer …`).
+
+    \b
+    pyworker web
+    ssh -L 8700:127.0.0.1:8700 server      then open the printed address here
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    if not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{listen!r} is no address: write 127.0.0.1:8700")
+    if no_token and host not in {"127.0.0.1", "::1", "localhost"}:
+        raise PyworkerError(
+            f"--no-token on {host} would let everybody who can reach this machine stop its apps.",
+            hint="leave --no-token out, or listen on 127.0.0.1",
+            code="usage",
+            exit=Exit.USAGE,
+        )
+    if importlib.util.find_spec("starlette") is None:
+        raise PyworkerError(
+            "the dashboard needs starlette, which is not installed",
+            hint=f"{sys.executable} -m pip install 'pyworker[web]'",
+            code="missing",
+            exit=Exit.FAILED,
+        )
+    argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
+    argv += [word for name in allow_host for word in ("--allow-host", name)]
+    argv += ["--new-token"] * new_token + ["--no-token"] * no_token
+    sys.stdout.flush()
+    os.execv(sys.executable, argv)

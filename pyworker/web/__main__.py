@@ -1,0 +1,110 @@
+"""Web: `python -m pyworker.web`, what `pyworker web` becomes. In the foreground until TERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import sys
+
+import uvicorn
+
+from pyworker.errors import Exit
+from pyworker.web.app import make_app
+from pyworker.web.guard import Guard, is_loopback
+from pyworker.web.hub import Hub
+
+TOKEN_FILE = "web-token"
+
+
+def main() -> int:
+    """Serve the dashboard."""
+    parser = argparse.ArgumentParser(prog="pyworker web")
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8700)
+    parser.add_argument("--allow-host", action="append", default=[])
+    parser.add_argument("--no-token", action="store_true")
+    parser.add_argument("--new-token", action="store_true")
+    given = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        listener = _listen(given.host, given.port)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot listen on {given.host}:{given.port}: {error.strerror}\n")
+        sys.stderr.write("  = help: choose another address: pyworker web --listen 127.0.0.1:8701\n")
+        return int(Exit.FAILED)
+    token = "" if given.no_token else _token(given.home, new=given.new_token)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    hosts = frozenset({given.host.lower(), host, *(name.lower() for name in given.allow_host)}) - {"0.0.0.0", "::"}
+    sys.stdout.write(f"http://{shown}:{port}/" + (f"#token={token}" if token else "") + "\n")
+    sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
+    if not is_loopback(host):
+        sys.stderr.write("It can be reached from other machines, without encryption: put a TLS proxy in front of it.\n")
+    asyncio.run(_serve(given.home, Guard(token, hosts), listener))
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _token(home: str, *, new: bool) -> str:
+    """Return the token of this home: the same at each start, so that bookmarks and Prometheus keep working."""
+    path = os.path.join(home, TOKEN_FILE)
+    if not new:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with open(fd, encoding="ascii") as file:
+                info = os.fstat(file.fileno())
+                found = file.read(200).strip()
+            if len(found) >= 20 and info.st_uid == os.geteuid() and not info.st_mode & 0o077:
+                return found
+    made = secrets.token_urlsafe(24)
+    with contextlib.suppress(OSError):  # a home that cannot be written: a token for this time
+        os.makedirs(home, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(made + "\n")
+    return made
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams first: they would go on for ever, and the server waits for them."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.end()
+        await super().shutdown(sockets)
+
+
+async def _serve(home: str, guard: Guard, listener: socket.socket) -> None:
+    hub = Hub(home)
+    config = uvicorn.Config(
+        make_app(hub, guard), log_level="warning", access_log=False, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=1, timeout_keep_alive=20, ws="none",
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
+        await _Server(config, hub).serve([listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Web: asks the daemon over its control socket, without blocking the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pyworker import __version__
+from pyworker.protocol.control import PROTOCOL, Answer, Call, Progress, Refused, Reply, Request
+from pyworker.protocol.names import CONTROL_SOCKET
+from pyworker.protocol.wire import WireError, decode, encode
+
+MAX_ANSWER = 64 * 1024 * 1024
+ANSWER_TIME = 10.0  # seconds to the answer of a request that waits for nothing
+_UCRED = struct.Struct("3i")
+
+
+class Away(Exception):
+    """The daemon does not answer, or something else does; the text says which."""
+
+
+class Declined(Exception):
+    """The daemon's refusal."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.message)
+        self.refused = refused
+
+
+async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    path = os.path.join(home, CONTROL_SOCKET)
+    dirfd = -1
+    try:
+        if len(os.fsencode(path)) > 107:
+            dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
+        reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(path, limit=MAX_ANSWER), ANSWER_TIME)
+    except (OSError, TimeoutError) as error:
+        raise Away(
+            "the pyworker daemon is not running" if not isinstance(error, TimeoutError) else "it hangs"
+        ) from None
+    finally:
+        if dirfd >= 0:
+            os.close(dirfd)
+    sock: socket.socket = writer.get_extra_info("socket")
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid not in (0, os.geteuid()) and os.geteuid() != 0:
+        writer.close()
+        raise Away(f"the socket in {home} belongs to user {uid}")
+    return reader, writer
+
+
+async def answers(home: str, request: Request) -> AsyncIterator[dict[str, Any] | Reply]:
+    """Yield each event of a request, and the Reply last; raise Declined or Away."""
+    reader, writer = await _open(home)
+    try:
+        writer.write(encode(Call(PROTOCOL, __version__, json.loads(encode(request)))) + b"\n")
+        await writer.drain()
+        while True:
+            line = await reader.readline()
+            if not line.endswith(b"\n"):
+                raise Away("the pyworker daemon went away before it had answered")
+            answer: Answer = decode(Answer, line, limit=MAX_ANSWER)
+            match answer:
+                case Progress():
+                    yield answer.event
+                case Reply():
+                    yield answer
+                    return
+                case Refused():
+                    raise Declined(answer)
+    except (WireError, ValueError) as error:
+        raise Away(f"the daemon speaks another language than this dashboard ({__version__}): {error}") from None
+    except (ConnectionError, BrokenPipeError):
+        raise Away("the pyworker daemon went away before it had answered") from None
+    finally:
+        writer.close()
+
+
+async def ask(home: str, request: Request, timeout: float | None = ANSWER_TIME) -> Reply:
+    """Return the reply to a request; `timeout` None: wait for ever."""
+    try:
+        async with asyncio.timeout(timeout):
+            async for answer in answers(home, request):
+                if isinstance(answer, Reply):
+                    return answer
+    except TimeoutError:
+        raise Away(f"the pyworker daemon did not answer within {timeout:g} s") from None
+    raise AssertionError("answers() ends with a Reply or raises")

@@ -1,0 +1,96 @@
+"""Web: the end of an app's log file, and what is added to it, across rotations. Reads only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pyworker.protocol.inherited import APP_NAME
+from pyworker.protocol.logs import parse_record
+from pyworker.protocol.names import LOGS_DIR
+
+_TAIL = 256 * 1024  # bytes of the past
+_TURN = 256 * 1024
+_POLL = 0.25
+_LONGEST = 1024 * 1024
+
+
+def path_of(home: str, app: str) -> str | None:
+    """Return an app's log file; None for a name that is none."""
+    if not APP_NAME.match(app) or app == "pyworker":
+        return None
+    folder = os.path.join(home, LOGS_DIR)
+    link = os.path.join(folder, f"{app}.path")  # the logger makes it for a log that is elsewhere
+    return os.path.realpath(link) if os.path.islink(link) else os.path.join(folder, f"{app}.log")
+
+
+async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield the last `count` lines, then what is added, a batch at a time; [] when a while has passed without any."""
+    fd = -1
+    at = 0
+    rest = b""
+    first = True
+    quiet = 0.0
+    try:
+        while True:
+            if fd < 0:
+                with contextlib.suppress(OSError):
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                    at = max(0, os.fstat(fd).st_size - _TAIL) if first else 0
+            data = os.pread(fd, _TAIL if first else _TURN, at) if fd >= 0 else b""
+            if first:
+                if at:
+                    at += len(data)
+                    data = data.partition(b"\n")[2]
+                else:
+                    at += len(data)
+            else:
+                at += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _LONGEST:
+                rest = b""
+            records = [record for line in lines if (record := _record(line)) is not None]
+            if first:
+                yield records[-count:] if count else []
+                first = False
+            elif records:
+                quiet = 0.0
+                yield records
+            if data:
+                continue
+            if fd >= 0 and _is_replaced(fd, at, path):
+                os.close(fd)
+                fd, at, rest = -1, 0, b""
+                continue
+            quiet += _POLL
+            if quiet >= 15:
+                quiet = 0.0
+                yield []
+            await asyncio.sleep(_POLL)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    found = parse_record(line)
+    if found is None:
+        return None
+    return {
+        "ts": found.ts, "worker": found.worker, "pid": found.pid, "stream": found.stream, "partial": found.partial,
+        "msg": found.msg.decode("utf-8", "backslashreplace"),
+    }  # fmt: skip
+
+
+def _is_replaced(fd: int, at: int, path: str) -> bool:
+    ours = os.fstat(fd)
+    if ours.st_size < at:
+        return True
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)

@@ -1,0 +1,459 @@
+"use strict";
+// The dashboard's page: no framework, no build. What the server says is put into the page as text, never as HTML.
+const $ = (id) => document.getElementById(id);
+const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720;
+const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", held: "◐",
+                opening: "◐", degraded: "▲", backoff: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
+const CHARTS = [
+  {key: "cpu", title: "CPU", lines: [["cpu", "cpu"]], least: 10, show: percent},
+  {key: "mem", title: "Memory", lines: [["rss", "rss"]], least: 1, show: size},
+  {key: "rate", title: "Requests/s", lines: [["rate", "rate"]], least: 1, show: rate, http: true},
+  {key: "latency", title: "Latency", lines: [["p50", "p50"], ["p99", "p99"]], least: 0.001, show: time, http: true},
+  {key: "restarts", title: "Restarts", lines: [["restarts", "restarts"]], least: 1, show: (v) => v === null ? "–" : String(v), sum: true},
+];
+const FIELDS = ["t", "cpu", "rss", "rate", "p50", "p99", "errors", "restarts", "ready"];
+const state = {token: "", doc: null, away: "", app: "", points: [], events: [], lines: [], logAbort: null, busy: new Set(), failures: 0};
+
+// ---- words -----------------------------------------------------------------------------------------
+function known(v) { return v !== null && v !== undefined; }
+function percent(v) { return known(v) ? v.toFixed(1) + "%" : "–"; }
+function rate(v) { return !known(v) ? "–" : v > 0.05 && v < 9.95 ? v.toFixed(1) : Math.round(v).toLocaleString("en"); }
+function time(v) { return !known(v) ? "–" : v < 0.01 ? (v * 1e3).toFixed(1) + " ms" : v < 1 ? Math.round(v * 1e3) + " ms" : v.toFixed(1) + " s"; }
+function share(v) { return !known(v) ? "–" : v === 0 ? "0%" : (v * 100).toFixed(v < 0.1 ? 2 : 0) + "%"; }
+function size(v) {
+  if (!known(v)) return "–";
+  let i = 0;
+  for (v = Number(v); v >= 1000 && i < 4; i++) v /= 1024;
+  return (i > 2 && v < 10 ? v.toFixed(1) : Math.round(v)) + " " + ["B", "KB", "MB", "GB", "TB"][i];
+}
+function span(s) {
+  if (!known(s)) return "–";
+  s = Math.floor(s);
+  const units = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
+  for (let i = 0; i < 4; i++) {
+    if (s < units[i][0]) continue;
+    const big = Math.floor(s / units[i][0]), next = units[i + 1];
+    const small = next ? Math.floor(s % units[i][0] / next[0]) : 0;
+    return big + units[i][1] + (small ? " " + small + next[1] : "");
+  }
+  return "0s";
+}
+function clock(stamp) {
+  const when = new Date(stamp);
+  if (isNaN(when)) return String(stamp);
+  const today = when.toDateString() === new Date().toDateString();
+  return (today ? "" : when.toLocaleDateString() + " ") + when.toLocaleTimeString("en-GB");
+}
+
+// ---- page ------------------------------------------------------------------------------------------
+function make(tag, text, cls) {
+  const node = document.createElement(tag);
+  if (text !== undefined) node.textContent = text;
+  if (cls) node.className = cls;
+  return node;
+}
+function set(node, text) { if (node.textContent !== text) node.textContent = text; }
+function badge(word) {
+  const known = Object.hasOwn(GLYPHS, word);
+  const node = make("span", (known ? GLYPHS[word] : "○") + " " + word, "state " + (known ? word : "stopped"));
+  return node;
+}
+function current() { return (state.doc?.apps || []).find((a) => a.name === state.app); }
+function say(text, bad) {
+  $("said").textContent = text;
+  $("said").className = bad ? "bad" : "";
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { $("said").textContent = ""; }, bad ? 20000 : 6000);
+}
+
+function draw() {
+  const apps = state.doc?.apps || [];
+  if (state.doc) {
+    const d = state.doc.daemon || {}, bad = apps.filter((a) => a.state === "failed" || a.state === "degraded").length;
+    set($("daemon"), `${apps.length} apps${bad ? `, ${bad} in trouble` : ""} · daemon ${d.version || ""}, up ${span(d.uptime_s)}`);
+    document.title = (bad ? `(${bad}) ` : "") + "pyworker";
+  }
+  const banner = state.away ? `${state.away}; trying again` : "";
+  set($("banner"), banner);
+  $("banner").hidden = !banner;
+  if (!state.doc) return;
+  if (!current() && apps.length) select(apps[0].name);
+  drawApps(apps);
+  $("no-apps").hidden = apps.length > 0;
+  $("detail").hidden = !current();
+  if (current()) drawDetail(current());
+}
+
+function drawApps(apps) {
+  const list = $("apps");
+  const have = new Map([...list.children].map((li) => [li.dataset.app, li]));
+  apps.forEach((app, i) => {
+    let li = have.get(app.name);
+    have.delete(app.name);
+    if (!li) {
+      li = make("li");
+      li.dataset.app = app.name;
+      const button = make("button");
+      button.type = "button";
+      button.append(make("span", app.name, "app"), badge(app.state), make("span", "", "small"));
+      button.addEventListener("click", () => { select(app.name); draw(); });
+      li.append(button);
+    }
+    if (list.children[i] !== li) list.insertBefore(li, list.children[i] || null);
+    const button = li.firstChild, now = badge(app.state);
+    if (button.children[1].textContent !== now.textContent) button.replaceChild(now, button.children[1]);
+    const w = app.workers || {};
+    set(button.children[2], `${w.ready}/${w.want} workers · ${percent(app.cpu_percent)} · ${size(app.rss_bytes)}` +
+        (app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
+    button.setAttribute("aria-current", String(app.name === state.app));
+  });
+  have.forEach((li) => li.remove());
+}
+
+function drawDetail(app) {
+  const w = app.workers || {};
+  if ($("name").dataset.for !== app.name + app.state) {
+    $("name").replaceChildren(app.name + " ", badge(app.state));
+    $("name").dataset.for = app.name + app.state;
+  }
+  const queue = (app.queue || []).filter(Boolean).map((q) => q[0]).reduce((a, b) => a + b, 0);
+  const facts = [app.target, (app.listen || []).join(", "), app.balance, `gen ${app.gen}`, `up ${span(app.uptime_s)}`,
+                 `${w.ready}/${w.want} workers ready`];
+  if (app.http) facts.push(`${app.in_flight} in flight`, `${app.open_connections} connections`, `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
+  if (app.config?.changed) facts.push("config file changed since");
+  set($("facts"), facts.filter(Boolean).join(" · "));
+  const stopped = app.state === "stopped" || (app.state === "failed" && !w.total);
+  for (const button of $("actions").children) {
+    const act = button.dataset.act;
+    button.hidden = act === "start" ? !stopped : act === "scale" || act === "stop" ? stopped : false;
+    button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
+  }
+  const failure = app.last_failure && (app.state === "failed" || app.state === "degraded") ? app.last_failure : null;
+  $("failure").hidden = !failure;
+  if (failure) {
+    set($("failure").children[0], failure.message + (failure.hint ? ` → ${failure.hint}` : ""));
+    set($("failure").children[1], failure.traceback || "");
+    $("failure").children[1].hidden = !failure.traceback;
+  }
+  const body = $("workers").tBodies[0];
+  (app.pool || []).forEach((worker, i) => {
+    const counts = Boolean(app.http);
+    const cells = [[`${app.name}.${worker.worker}`], [worker.state], [worker.pid || "–", 1], [worker.gen, 1],
+      [percent(worker.cpu_percent), 1], [size(worker.rss_bytes), 1], [rate(worker.requests_per_s), 1],
+      [counts ? worker.in_flight : "–", 1], [counts ? worker.open_connections : "–", 1], [worker.restarts, 1],
+      [span(worker.uptime_s)], [worker.last_exit?.reason || "–"]];
+    let row = body.rows[i];
+    if (!row) {
+      row = body.insertRow();
+      cells.forEach(([, number]) => { row.insertCell().className = number ? "n" : ""; });
+    }
+    cells.forEach(([text], j) => {
+      if (j === 1) {
+        if (row.cells[1].dataset.state !== text) { row.cells[1].replaceChildren(badge(text)); row.cells[1].dataset.state = text; }
+      } else set(row.cells[j], String(text));
+    });
+  });
+  while (body.rows.length > (app.pool || []).length) body.deleteRow(-1);
+  drawCharts(app);
+}
+
+// ---- charts ----------------------------------------------------------------------------------------
+const SVG = "http://www.w3.org/2000/svg";
+function svg(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [k, v] of Object.entries(attributes)) node.setAttribute(k, v);
+  return node;
+}
+function drawCharts(app) {
+  const box = $("charts"), wanted = CHARTS.filter((c) => !c.http || app.http);
+  if (box.dataset.keys !== wanted.map((c) => c.key).join()) {
+    box.replaceChildren(...wanted.map(makeChart));
+    box.dataset.keys = wanted.map((c) => c.key).join();
+  }
+  wanted.forEach((chart, i) => fillChart(box.children[i], chart));
+}
+function makeChart(chart) {
+  const figure = make("figure"), caption = make("figcaption"), axis = make("div", undefined, "axis");
+  figure.dataset.chart = chart.key;
+  caption.append(make("span", chart.title), make("strong"));
+  const picture = svg("svg", {viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img"});
+  picture.append(svg("line", {class: "grid", x1: 0, x2: 100, y1: 100, y2: 100}), svg("line", {class: "grid", x1: 0, x2: 100, y1: 50, y2: 50}));
+  chart.lines.forEach((_, i) => picture.append(svg("path", {class: "area a" + i}), svg("path", {class: "line c" + i})));
+  axis.append(make("span"), make("span"), make("span", "now"));
+  figure.append(caption, picture, axis);
+  return figure;
+}
+function fillChart(figure, chart) {
+  const end = Date.now() / 1000, points = state.points;
+  const first = points.length ? points[0][0] : end, from = Math.max(end - HOUR, Math.min(first, end - 300));
+  const columns = chart.lines.map(([field]) => FIELDS.indexOf(field));
+  let top = chart.least;
+  for (const p of points) for (const c of columns) if (known(p[c]) && p[c] > top) top = p[c];
+  const last = points[points.length - 1], words = [];
+  columns.forEach((column, i) => {
+    let line = "", area = "", begun = null, previous = null;
+    const close = () => { if (begun !== null) area += `L${previous} 100L${begun} 100Z`; begun = null; };
+    for (const p of points) {
+      if (!known(p[column])) { close(); continue; }
+      const x = ((p[0] - from) / (end - from) * 100).toFixed(2), y = (100 - p[column] / top * 96).toFixed(2);
+      const gap = begun === null || x - previous > 100 * 30 / (end - from);
+      if (gap) { close(); begun = x; }
+      line += (gap ? "M" : "L") + x + " " + y;
+      area += (gap ? "M" : "L") + x + " " + y;
+      previous = x;
+    }
+    close();
+    const paths = figure.querySelectorAll("path");
+    paths[2 * i].setAttribute("d", area);
+    paths[2 * i + 1].setAttribute("d", line);
+    let value = last ? last[column] : null;
+    if (chart.sum) value = points.reduce((sum, p) => sum + (p[column] || 0), 0);
+    words.push((chart.lines.length > 1 ? chart.lines[i][0] + " " : "") + chart.show(value));
+  });
+  set(figure.querySelector("strong"), words.join("  "));
+  const axis = figure.querySelector(".axis").children;
+  set(axis[0], span(end - from) + " ago");
+  set(axis[1], "max " + chart.show(top === chart.least && !points.length ? null : top));
+  figure.querySelector("svg").setAttribute("aria-label",
+    `${chart.title}: ${words.join(", ")}${chart.sum ? " in this time" : " now"}, scale up to ${chart.show(top)}, ${span(end - from)}`);
+}
+
+// ---- log -------------------------------------------------------------------------------------------
+function wanted() {
+  const text = $("filter").value, pattern = text.match(/^\/(.*)\/$/);
+  let regex = null;
+  if (pattern && pattern[1]) try { regex = new RegExp(pattern[1], "gi"); } catch { /* not finished yet */ }
+  if (!regex && text && !pattern) regex = new RegExp(text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "gi");
+  return {regex, err: $("errors").checked};
+}
+// a line and what continues it (indented lines, a traceback) are shown or hidden together
+function continues(record, state) {
+  if (/^[ \t]/.test(record.msg)) return true;
+  if (record.msg.startsWith("Traceback (most recent call last):")) { state.trace = true; return true; }
+  if (state.trace && record.msg.trim()) { state.trace = false; return true; }
+  return false;
+}
+function drawLog() {
+  const filter = wanted(), box = $("log"), records = [], open = new Map();
+  for (const line of state.lines) {
+    const key = line.worker + line.stream + line.pid, before = open.get(key);
+    if (before && continues(line, before)) before.lines.push(line);
+    else { const r = {lines: [line], trace: line.msg.startsWith("Traceback")}; open.set(key, r); records.push(r); }
+  }
+  const shown = [];
+  for (const record of records) {
+    if (filter.err && record.lines[0].stream !== "err") continue;
+    if (filter.regex && !record.lines.some((l) => { filter.regex.lastIndex = 0; return filter.regex.test(l.msg); })) continue;
+    shown.push(...record.lines);
+  }
+  box.replaceChildren(...shown.slice(-800).map((line) => lineNode(line, filter.regex)));
+  if (!shown.length) box.append(make("p", state.lines.length ? "no line is met by the filter" : "nothing has been printed yet", "stopped"));
+  if ($("follow").checked) box.scrollTop = box.scrollHeight;
+}
+function lineNode(line, regex) {
+  const node = make("div", undefined, line.stream), text = make("span");
+  node.append(make("span", `${clock(line.ts).slice(-8)} ${line.worker ? "." + line.worker : "template"}`, "who"), text);
+  let at = 0;
+  if (regex) for (const m of line.msg.matchAll(regex)) {
+    if (!m[0]) continue;
+    text.append(line.msg.slice(at, m.index), make("mark", m[0]));
+    at = m.index + m[0].length;
+  }
+  text.append(line.msg.slice(at));
+  return node;
+}
+
+function drawEvents() {
+  const mine = state.events.filter((e) => !e.app || e.app === state.app).slice(-100).reverse();
+  $("events").replaceChildren(...mine.map((event) => {
+    const li = make("li"), when = make("time", clock(event.time));
+    when.dateTime = event.time;
+    const bad = /failed|exited|refused/.test(event.type), wary = /backoff|unhealthy|recycled|rolled/.test(event.type);
+    li.append(when, make("span", event.app ? event.app + (event.worker ? "." + event.worker : "") : "pyworker"), make("span", event.words, bad ? "bad" : wary ? "wary" : ""));
+    return li;
+  }));
+}
+
+// ---- the server ------------------------------------------------------------------------------------
+async function call(path, options = {}) {
+  const answer = await fetch(path, {...options, headers: {...(options.headers || {}), ...(state.token ? {Authorization: "Bearer " + state.token} : {})}, cache: "no-store"});
+  if (answer.status === 401) { askToken(); throw new Error("the token is missing or wrong"); }
+  return answer;
+}
+// EventSource cannot send a header, and a token has no place in an address: so the stream is read by hand
+async function listen(path, handlers, abort) {
+  const answer = await call(path, {signal: abort.signal});
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const {value, done} = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const kind = part.match(/^event: (.*)$/m), data = part.match(/^data: (.*)$/m);
+      if (kind && data && handlers[kind[1]]) handlers[kind[1]](JSON.parse(data[1]));
+    }
+  }
+}
+async function follow() {
+  for (;;) {
+    try {
+      await listen("/api/stream", {
+        state: (v) => { state.failures = 0; state.events = v.events; look(v); drawEvents(); loadHistory(); },
+        look,
+        event: (e) => { state.events.push(e); if (state.events.length > 300) state.events.shift(); drawEvents(); },
+        point: (p) => {
+          const mine = p.apps[state.app];
+          if (mine) { state.points.push([p.t, ...mine]); if (state.points.length > KEPT_POINTS) state.points.shift(); draw(); }
+        },
+      }, new AbortController());
+    } catch (error) { if (!$("ask-token").hidden) return; }
+    state.away = state.failures++ ? "the dashboard's server does not answer" : state.away;
+    draw();
+    await new Promise((done) => setTimeout(done, Math.min(10000, 500 * 2 ** state.failures)));
+  }
+}
+function look(v) {
+  if (v.document) state.doc = v.document;
+  state.away = v.away || "";
+  $("main").hidden = !state.doc;
+  if (!state.doc) set($("daemon"), "");
+  draw();
+}
+async function loadHistory() {
+  const app = state.app;
+  if (!app) return;
+  try {
+    const answer = await (await call(`/api/apps/${encodeURIComponent(app)}/history`)).json();
+    if (app === state.app) { state.points = answer.points; draw(); }
+  } catch { /* the next point comes anyway */ }
+}
+async function followLog(app) {
+  state.logAbort?.abort();
+  const abort = state.logAbort = new AbortController();
+  state.lines = [];
+  drawLog();
+  while (!abort.signal.aborted) {
+    try {
+      let fresh = true;
+      await listen(`/api/apps/${encodeURIComponent(app)}/logs`, {lines: (batch) => {
+        if (fresh) { state.lines = []; fresh = false; }
+        state.lines.push(...batch);
+        if (state.lines.length > KEPT_LINES) state.lines.splice(0, state.lines.length - KEPT_LINES);
+        drawLog();
+      }}, abort);
+    } catch { /* again below */ }
+    if (!$("ask-token").hidden) return;
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+function select(name) {
+  if (state.app === name) return;
+  state.app = name;
+  state.points = [];
+  loadHistory();
+  followLog(name);
+  drawEvents();
+}
+function askToken() {
+  $("ask-token").hidden = false;
+  $("main").hidden = true;
+  set($("daemon"), "");
+  $("token").focus();
+}
+
+// ---- doing -----------------------------------------------------------------------------------------
+const ASK = {
+  reload: (a) => [`Reload ${a.name}?`, "New code and settings come in; no request is lost. Code that does not start changes nothing.", "Reload"],
+  scale: (a) => [`Scale ${a.name}`, `It has ${a.workers.want} workers.`, "Scale"],
+  stop: (a) => [`Stop ${a.name}?`, "Open requests may finish. Its port is closed until it is started again.", "Stop"],
+  start: (a) => [`Start ${a.name}?`, "From the config file as it is now.", "Start"],
+};
+function ask(action, by) {
+  const app = current();
+  if (!app || state.busy.has(app.name) || $("confirm").open) return;
+  const [question, consequence, yes] = ASK[action](app);
+  set($("question"), question);
+  set($("consequence"), consequence);
+  set($("yes"), yes);
+  $("number").hidden = action !== "scale";
+  $("workers-wanted").value = Math.max(0, app.workers.want + (by || 0));
+  $("confirm").returnValue = "";
+  $("confirm").onclose = () => {
+    if ($("confirm").returnValue === "yes") act(app.name, action, Number($("workers-wanted").value));
+  };
+  $("confirm").showModal();
+  (action === "scale" ? $("workers-wanted") : $("no")).focus();
+}
+async function act(name, action, workers) {
+  state.busy.add(name);
+  draw();
+  say(`${action} of ${name} …`);
+  try {
+    const scale = action === "scale";
+    const answer = await call(`/api/apps/${encodeURIComponent(name)}/${action}`, {
+      method: "POST", headers: {"Content-Type": "application/json"}, body: scale ? JSON.stringify({workers}) : "{}"});
+    const found = await answer.json();
+    const failed = found.error || (found.apps || []).find((a) => !a.ok);
+    if (failed) say(`${action} of ${name} failed: ${failed.message || failed.reason}${failed.hint ? " → " + failed.hint : ""}`, true);
+    else say((found.apps || []).map((a) => `${a.app} ${a.action}: ${a.workers.ready}/${a.workers.want} workers ready, ${a.took_s.toFixed(1)}s`).join("; "));
+  } catch (error) {
+    say(`${action} of ${name}: ${error.message}`, true);
+  } finally {
+    state.busy.delete(name);
+    draw();
+  }
+}
+
+// ---- keys and the start ----------------------------------------------------------------------------
+function move(by) {
+  const names = (state.doc?.apps || []).map((a) => a.name);
+  if (!names.length) return;
+  select(names[(names.indexOf(state.app) + by + names.length) % names.length]);
+  draw();
+  document.querySelector('#apps button[aria-current="true"]')?.scrollIntoView({block: "nearest", inline: "nearest"});
+}
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.matches("input")) { if (event.key === "Escape") { event.target.blur(); } return; }
+  const keys = {j: () => move(1), k: () => move(-1), r: () => ask("reload"), "+": () => ask("scale", 1), "-": () => ask("scale", -1),
+    "/": () => $("filter").focus(), f: () => { $("follow").click(); }, "?": () => $("keys").showModal()};
+  if (keys[event.key] && !$("main").hidden) { event.preventDefault(); keys[event.key](); }
+});
+$("actions").addEventListener("click", (event) => { if (event.target.dataset.act) ask(event.target.dataset.act); });
+$("help").addEventListener("click", () => $("keys").showModal());
+for (const id of ["filter", "errors", "follow"]) $(id).addEventListener("input", drawLog);
+$("log").addEventListener("scroll", () => {
+  const box = $("log");
+  if (box.scrollHeight - box.scrollTop - box.clientHeight > 60 && $("follow").checked && box.matches(":hover, :focus")) $("follow").checked = false;
+});
+const THEMES = {"": "as the system", light: "light", dark: "dark"};
+function theme(name) {
+  if (name) document.documentElement.dataset.theme = name; else delete document.documentElement.dataset.theme;
+  $("theme").setAttribute("aria-label", "Colours: " + THEMES[name]);
+  $("theme").title = "Colours: " + THEMES[name];
+  try { localStorage.setItem("theme", name); } catch { /* private window */ }
+}
+$("theme").addEventListener("click", () => {
+  const names = Object.keys(THEMES);
+  theme(names[(names.indexOf(document.documentElement.dataset.theme || "") + 1) % names.length]);
+});
+$("ask-token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.token = $("token").value.trim();
+  try { sessionStorage.setItem("token", state.token); } catch { /* only for this page then */ }
+  $("ask-token").hidden = true;
+  follow();
+  if (state.app) followLog(state.app);
+});
+try { const kept = localStorage.getItem("theme"); theme(kept in THEMES ? kept : ""); } catch { theme(""); }
+const given = location.hash.match(/^#token=([\w-]+)$/);
+try {
+  if (given) sessionStorage.setItem("token", given[1]);
+  state.token = given ? given[1] : sessionStorage.getItem("token") || "";
+} catch { state.token = given ? given[1] : ""; }
+if (given) history.replaceState(null, "", location.pathname);  // not left in the address bar, the history, a screenshot
+setInterval(draw, 5000);
+follow();
