@@ -23,7 +23,7 @@ from pyworker.protocol.names import ENV_FAILPOINTS
 
 # name -> the moment; tests/architecture holds this table and the calls equal, tests/system/test_failpoints runs them all
 POINTS = {
-    "guardian.adopted": "a daemon became the guardian and has taken over its fds",
+    "guardian.adopted": "a daemon or an older guardian became this one and has taken over the fds",
     "guardian.start_logger": "the logger is about to be started",
     "guardian.start_daemon": "the daemon is about to be started",
     "guardian.daemon_started": "the daemon runs and was sent nothing yet",

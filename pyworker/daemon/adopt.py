@@ -46,6 +46,8 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
             app.recall(memo)
         app.generation = desired.generation if memo else 0  # apps.json is the commit point
         _generations(brain, app)
+        if app.generation not in app.generations and memo and int(memo["generation"]) in app.generations:
+            app.generation = int(memo["generation"])  # begun by a boot or a restart that was not written down yet
         _listeners(brain, app, memo)
         brain.apps[name] = app
         adopted.append(name)
@@ -65,6 +67,15 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
     ):
         _drop(brain, name)
     return adopted
+
+
+def let_go(brain: Brain, app: App) -> None:
+    """Give up what was found of an app whose generation nobody can read; its listeners stay open.
+
+    The channels of its workers close, so they finish what they have and leave.
+    """
+    doomed = [n for n in brain.store.fds if (p := parse_fd_name(n)) is not None and p.app == app.name]
+    brain.store.remove(*(n for n in doomed if not n.startswith("listen.")))
 
 
 def _drop(brain: Brain, name: str) -> None:

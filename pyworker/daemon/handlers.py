@@ -66,3 +66,7 @@ class Handlers:
             client.refuse(k.Refused(error.code, exit_code, error.message, error.hint))
         except Refuse as refuse:
             client.refuse(refuse.answer)
+        except Exception:
+            for app in desk.brain.apps.values():
+                desk.brain.poke(app)  # what was changed before it failed is wanted now
+            raise

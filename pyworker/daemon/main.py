@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pyworker import __version__, failpoint
 from pyworker.daemon import desired, preflight
 from pyworker.daemon import run as foreground
-from pyworker.daemon.adopt import adopt
+from pyworker.daemon.adopt import adopt, let_go
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
@@ -34,6 +34,7 @@ from pyworker.daemon.requests.start import restore
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.schedule import Schedule
 from pyworker.daemon.spawn import Spawner
+from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.inherited import CONTROL, NOTIFY
@@ -97,7 +98,8 @@ def main(argv: list[str]) -> int:
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     Schedule(desk)
     Watch(desk)
-    _restore(desk, wanted, adopted)
+    with parsed_once():
+        _restore(desk, wanted, adopted)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
@@ -120,7 +122,14 @@ def main(argv: list[str]) -> int:
 
     desk.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
     if running is None:
-        _on_term(loop, lambda: shut_down(desk, now=False))
+        manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
+
+        def stop() -> None:
+            if manager is not None:
+                manager.stopping()
+            shut_down(desk, now=False)
+
+        _on_signals(loop, stop, manager.on_hangup if manager is not None else None)
     else:
         store.on_lost = lambda: foreground.leave_with(store)
         running.begin(adopted)
@@ -143,17 +152,22 @@ def _become_quiet() -> None:
     os.chdir("/")
 
 
-def _on_term(loop: Loop, shut_down: Callable[[], object]) -> None:
-    """SIGTERM is `daemon stop`: a service manager says it that way."""
+def _on_signals(loop: Loop, stop: Callable[[], None], hangup: Callable[[], None] | None) -> None:
+    """SIGTERM is `daemon stop`: a service manager says it that way; its SIGHUP is a reload of everything."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    if hangup is not None:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
     def arrived(_: int) -> None:
-        ours.recv(64)
-        shut_down()
+        numbers = ours.recv(64)
+        if signal.SIGTERM in numbers:
+            stop()
+        elif hangup is not None and signal.SIGHUP in numbers:
+            hangup()
 
     loop.add(ours.fileno(), READ, arrived)
     _KEPT.extend((ours, theirs))
@@ -168,16 +182,19 @@ def _restore(desk: Desk, wanted: desired.Desired, adopted: list[str]) -> None:
         if name in adopted and there is not None and (not there.closed or not app.running):
             continue
         if there is not None:
+            let_go(desk.brain, there)
             forget(desk, there)
         failure = restore(
             desk,
             name, app.source, running=app.running, generation=app.generation, scale=app.scale,
-            base=app.scale_base, stopped_slots=app.stopped_slots,
+            base=app.scale_base, stopped_slots=app.stopped_slots, listeners=there.listeners if there else {},
         )  # fmt: skip
         if failure:
             failures.append(failure)
         elif app.running:
             restored.append(name)
+    if restored:
+        desk.save()  # each is a generation further
     if restored or failures:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")

@@ -142,7 +142,9 @@ class Guardian:
     # ---- signals ------------------------------------------------------------------------------------
     def _catch_signals(self) -> None:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        orders = PASSED_ON if self._foreground else (signal.SIGTERM,)
+        orders: tuple[signal.Signals, ...] = PASSED_ON if self._foreground else (signal.SIGTERM,)
+        if not self._foreground and os.environ.get("NOTIFY_SOCKET"):
+            orders = (signal.SIGTERM, signal.SIGHUP)  # a service manager's SIGHUP is a reload, not the end of a terminal
         for number in (signal.SIGCHLD, *orders):
             signal.signal(number, lambda *_: None)
         for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
@@ -162,6 +164,8 @@ class Guardian:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
             self._daemon.signal(signal.SIGTERM)
+        elif signal.SIGHUP in numbers and self._daemon.version:
+            self._daemon.signal(signal.SIGHUP)
 
     def _order(self, number: signal.Signals) -> None:
         """In the foreground: pass a signal on, once the daemon has said that it can take it."""

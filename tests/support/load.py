@@ -13,12 +13,13 @@ from tests.support.wait import wait_until
 class Load:
     """Used with `with`: threads that ask `path` until the end. "new" = a connection a request, "keep" = keep-alive."""
 
-    def __init__(self, port: int, *kinds: str, path: str = "/") -> None:
+    def __init__(self, port: int, *kinds: str, path: str = "/", pause: float = 0.0) -> None:
         self.bodies: Counter[str] = Counter()
         self.lost: list[str] = []
         self.done = 0
         self._address = ("127.0.0.1", port)
         self._path = path
+        self._pause = pause  # seconds after each answer: a light load
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -60,6 +61,8 @@ class Load:
             with self._lock:
                 self.done += 1
                 self.bodies[answer.body.decode()] += 1
+            if self._pause:
+                self._over.wait(self._pause)
             if answer.closes or kind == "new":
                 return
 

@@ -11,7 +11,7 @@ from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import operations as ops
-from pyworker.daemon.app import App, Failure, Generation
+from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
@@ -121,9 +121,14 @@ def restore(
     stopped_slots: tuple[int, ...],
     values: dict[str, str] | None = None,
     shell_env: dict[str, str] | None = None,
+    listeners: dict[int, Listener] | None = None,
 ) -> str:
-    """Bring back one app that is wanted; return "" or why it could not be. `values`: those of its -e."""
+    """Bring back one app that is wanted; return "" or why it could not be. `values`: those of its -e.
+
+    `listeners`: those that were found open.
+    """
     app = new_app(desk, name, source)
+    app.listeners |= listeners or {}
     app.last_generation, app.scale, app.scale_base = generation, scale, base
     app.stopped_slots = set(stopped_slots)
     app.wanted = running

@@ -1,0 +1,190 @@
+"""Something goes wrong at every named place of start, adopt, reload, rotate and upgrade, under load: nobody is refused.
+
+One tree of processes for all of it: a point is armed, what passes it is done, and the tree must be whole again.
+`make test` runs a part that has every point in one of two runs or so; `make failpoints` runs all (PYWORKER_TEST_ALL=1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyworker.failpoint import POINTS
+from tests.support.control import ask
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, alive, port_is_closed, running
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+APP = ASGI.replace('    elif path == "/block":', '    elif path == "/print":\n        print("x" * 3000)\n    elif path == "/block":')
+ACTIONS = ("kill", "raise", "sleep:0.3")
+
+
+class World:
+    """The tree, and what may be done to it."""
+
+    def __init__(self, pw: Pyworker) -> None:
+        self.pw = pw
+        self.folder = os.path.join(pw.folder, "failpoints")
+        os.mkdir(self.folder)
+        pw.environ["PYWORKER_FAILPOINTS"] = self.folder
+        pw.api(APP, tables='[app.logs]\nmax_size = "4KB"\nmax_files = 3\n[app.reload]\nsoak = "0s"')
+        pw.ok("start", "app.toml")
+        self.versions = itertools.count(2)
+        self.killed: set[int] = set()  # workers
+
+    def arm(self, point: str, action: str) -> str:
+        path = os.path.join(self.folder, point)
+        with open(path + ".new", "w") as file:
+            file.write(action)
+        os.rename(path + ".new", path)
+        return path + ".hit"
+
+    def status(self) -> dict[str, int]:
+        answer = ask(self.pw.home, {"type": "status"})
+        return answer["body"] if answer is not None and answer["type"] == "reply" else {}
+
+    def kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid), LONG, f"{pid} to die")
+
+    # ---- what passes the points ------------------------------------------------------------------------
+    def kill_daemon(self) -> None:
+        self.kill(self.status()["pid"])
+
+    def kill_guardian(self) -> None:
+        self.kill(self.status()["guardian_pid"])
+
+    def kill_logger(self) -> None:
+        self.kill(self.status()["logger_pid"])
+
+    def kill_template(self) -> None:
+        self.kill(self.pw.role("template"))
+
+    def kill_worker(self) -> None:
+        pid = self.pw.pids()[0]
+        self.killed.add(pid)
+        self.kill(pid)
+
+    def kill_template_and_worker(self) -> None:
+        """A template that is there forks; a new one is asked as soon as it has loaded."""
+        self.kill_template()
+        self.kill_worker()
+
+    def reload(self) -> None:
+        self.pw.write("web.py", version(APP, f"v{next(self.versions)}"))
+        # it may fail, or lose the daemon that it asked; what counts is what is there in the end
+        self.pw.run("reload", "api")
+
+    def upgrade(self) -> None:
+        self.pw.run("daemon", "upgrade", "--force")
+
+    def rotate(self) -> None:
+        for _ in range(6):
+            self.pw.get("/print")
+
+    # ---- the end ---------------------------------------------------------------------------------------
+    def is_whole(self) -> bool:
+        status = self.status()
+        pids = [status.get(name) for name in ("pid", "guardian_pid", "logger_pid")]
+        if not all(pid and alive(pid) for pid in pids):
+            return False
+        answer = ask(self.pw.home, {"type": "ps"})
+        if answer is None or answer["type"] != "reply":
+            return False
+        app = answer["body"]["apps"][0]
+        count, pool = app["workers"], app["pool"]
+        return (
+            app["state"] == "running"
+            and count["want"] == count["ready"] == count["total"] == 2
+            and all(worker["state"] == "ready" and worker["gen"] == app["gen"] for worker in pool)
+        )
+
+    def wait_whole(self, why: str) -> None:
+        try:
+            wait_until(self.is_whole, LONG)
+        except AssertionError:
+            seen = f"{self.status()}\n{ask(self.pw.home, {'type': 'ps'})}\n{self.pw.daemon_log()}"
+            raise AssertionError(f"{why}: not whole\n{seen}") from None
+
+    def is_gone(self) -> bool:
+        return port_is_closed(self.pw.port) and not self.pw.processes()
+
+
+SCENARIOS: dict[str, Callable[[World], None]] = {
+    "guardian.adopted": World.kill_guardian,
+    "guardian.start_logger": World.kill_logger,
+    "guardian.start_daemon": World.kill_daemon,
+    "guardian.daemon_started": World.kill_daemon,
+    "guardian.store": World.kill_worker,
+    "guardian.exited": World.kill_worker,
+    "guardian.collect": World.kill_worker,
+    "guardian.exec": World.upgrade,
+    "guardian.execed": World.upgrade,
+    "guardian.leave": World.upgrade,
+    "daemon.restored": World.kill_daemon,
+    "daemon.adopt_app": World.kill_daemon,
+    "daemon.adopted": World.kill_daemon,
+    "daemon.serving": World.kill_daemon,
+    "daemon.leave": World.upgrade,
+    "daemon.become_guardian": World.kill_guardian,
+    "start.listening": World.reload,
+    "start.pinned": World.reload,
+    "spawn.template": World.kill_template,
+    "spawn.worker": World.kill_worker,
+    "spawn.claim": World.kill_worker,
+    "template.loaded": World.kill_template,
+    "template.fork": World.kill_worker,
+    "template.forked": World.kill_worker,
+    "save.before_rename": World.reload,
+    "save.after_rename": World.reload,
+    "ledger.half": World.kill_worker,
+    "reload.target": World.reload,
+    "reload.before_commit": World.reload,
+    "reload.committed": World.reload,
+    "reload.go": World.reload,
+    "reload.drain": World.reload,
+    "death.finish": World.kill_worker,
+    "logger.take": World.kill_logger,
+    "logger.write": World.rotate,
+    "logger.leave": World.upgrade,
+    "rotate.before_rename": World.rotate,
+    "rotate.after_rename": World.rotate,
+}
+# killed here, guardian and daemon are dead at once: nobody is left who could go on, and nothing may stay either
+BOTH_DEAD = {"guardian.adopted", "guardian.start_daemon", "guardian.daemon_started", "daemon.become_guardian"}
+
+ALL = [(point, action) for point in POINTS for action in ACTIONS]
+PART = [(point, ACTIONS[i // 2 % 3]) for i, point in enumerate(POINTS) if i % 2 == 0]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with running() as pw:
+        yield World(pw)
+
+
+@pytest.mark.parametrize(("point", "action"), ALL if os.environ.get("PYWORKER_TEST_ALL") else PART)
+def test_nobody_is_refused_and_all_is_whole_again(world: World, point: str, action: str) -> None:
+    if world.is_gone():
+        world.pw.ok("daemon", "start")
+    world.wait_whole("before")
+    world.killed.clear()
+    passed = world.arm(point, action)
+    outage = action == "kill" and point in BOTH_DEAD
+    with Load(world.pw.port, "new", "keep", pause=0.01) as load:
+        SCENARIOS[point](world)
+        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{world.pw.daemon_log()}")
+        if outage:
+            wait_until(lambda: world.is_gone() or world.is_whole(), LONG, "all of it or nothing")
+        else:
+            world.wait_whole("after")
+            load.wait_more(10)
+    os.unlink(passed)
+    if not outage:
+        assert [lost for lost in load.lost if "refused" in lost.lower()] == []
+        assert len(load.lost) <= 2 * len(world.killed), load.lost
