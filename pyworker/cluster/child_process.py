@@ -437,6 +437,9 @@ class Execution(ChildProcess):
         self._options = options
         self._task: asyncio.Task[Result] | None = None
 
+    def _asked(self) -> bool:
+        return True  # the result is for whoever awaits it
+
     def _begin(self) -> None:
         self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # may be awaited late, or never

@@ -270,8 +270,13 @@ class LoopChannel(_Channel):
             if not self._read():
                 return
 
+    @property
+    def wants_write(self) -> bool:
+        """True while something waits for room in the socket."""
+        return self._writing
+
     def _on_writable(self) -> None:
-        if self._flush() == 0 and self._writing:
+        if self._flush() == 0 and self.wants_write:
             # writable, and yet nothing goes: too many descriptors are under way
             self._want_write(False)
             self._loop.call_later(_RETRY, lambda: None if self._closed else self._flush())

@@ -1,0 +1,35 @@
+"""Epolls of this process, whoever made them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+
+
+def registered() -> dict[int, set[int]]:
+    """Return each epoll of this process with the fds registered in it."""
+    found: dict[int, set[int]] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own fd is closed by now
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                found[int(name)] = waiting_for(int(name))
+    return found
+
+
+def waiting_for(epoll_fd: int) -> set[int]:
+    """Return the fds that are registered in an epoll; none when the number stands for something else (by now)."""
+    try:
+        with open(f"/proc/self/fdinfo/{epoll_fd}") as info:
+            return {int(line.split()[1]) for line in info if line.startswith("tfd:")}
+    except OSError:
+        return set()
+
+
+def unregister_everywhere(fds: set[int]) -> None:
+    """Take fds out of every epoll of this process: no event loop sees them any more."""
+    for epoll_fd, watched in registered().items():
+        with contextlib.suppress(OSError), contextlib.closing(select.epoll.fromfd(os.dup(epoll_fd))) as epoll:
+            for fd in watched & fds:
+                with contextlib.suppress(OSError):
+                    epoll.unregister(fd)
