@@ -160,6 +160,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
         "python": current.resolved.python if current else None,
         "user": config.user if config else None,
         "log_file": log_file(app, brain.home),
+        "dispatcher": {"pid": app.dispatcher.pid, "state": app.dispatcher.state} if app.dispatcher else None,
         "template": {
             "state": template.state,
             "preload": loaded.preload if loaded else None,

@@ -106,6 +106,7 @@ class PortWorker:
         self._cells = cells
         self._owner = owner
         self._relays: set[Relay] = set()
+        self._accepted = 0
         self._told_to_shut = False
 
     def load(self) -> int:
@@ -116,7 +117,8 @@ class PortWorker:
         connection.setblocking(False)
         relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
         self._relays.add(relay)
-        self._cells[_ACCEPTED] += 1
+        self._accepted += 1
+        self._cells[_ACCEPTED] = self._accepted
         self._cells[_OPEN] = len(self._relays)
         relay.begin()
         return True

@@ -35,8 +35,12 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
         if not _wait_for_go(channel):
             return Exit.OK
         channel.send(Accepting())
-    elif spec.app.ready != "notify":
-        channel.send(Ready(serving=True))
+    else:
+        # it was given up before it came to be (a machine that stands still): nobody would ever stop the command
+        if _is_given_up(channel):
+            return Exit.OK
+        if spec.app.ready != "notify":
+            channel.send(Ready(serving=True))
     listeners = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in spec.listener_fds]
     # the channel may sit on a number that a listener needs; above them all it still closes at the exec
     channel = _moved(channel)
@@ -100,6 +104,15 @@ def _wait_for_go(channel: Channel) -> bool:
             case Kick() | Check() | Bound():
                 if found.fd >= 0:
                     os.close(found.fd)
+
+
+def _is_given_up(channel: Channel) -> bool:
+    while (found := channel.receive()) is not None:
+        if isinstance(found, Closed) or isinstance(found.message, Drain):
+            return True
+        if found.fd >= 0:
+            os.close(found.fd)
+    return False
 
 
 def _moved(channel: Channel) -> Channel:

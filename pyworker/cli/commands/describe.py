@@ -118,6 +118,9 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
         every = f" every {_span(health['interval_s'])}" if health.get("interval_s") is not None else ""
         facts.append(("health", f"{what}{every}, {health.get('ok', 0)} ok, {health.get('failing', 0)} failing"))
+    if app.get("dispatcher"):
+        dispatcher = app["dispatcher"]
+        facts.append(("dispatcher", f"{line(dispatcher.get('state'))}, pid {dispatcher.get('pid')}"))
     if template:
         why = f" ({template['why']})" if template.get("why") else ""
         preload = "imported once, then forked" if template.get("preload") not in (False, "false") else "in each worker"

@@ -1,0 +1,224 @@
+"""Bytes between clients and workers' own ports: all of them, in both directions, to the very end of each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.scoreboard import F, row_slice
+from tests.dispatcher.rig import LONG, Rig
+from tests.support.wait import wait_until
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+class Worker:
+    """A program with a port of its own; the test accepts for it."""
+
+    def __init__(self, one: Rig, serial: int, *, proxy_protocol: bool = False, listens: bool = True) -> None:
+        self.serial = serial
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(LONG)
+        self.port = self.listener.getsockname()[1]
+        if not listens:
+            self.listener.close()
+        self.cells = one.board[row_slice(serial)]
+        self._one = one
+        self._proxied = proxy_protocol
+        self.open()
+
+    def open(self) -> None:
+        self._one.tell(d.Open(self.serial, self.serial, self.serial, "port", self.port, self._proxied))
+
+    def accept(self) -> socket.socket:
+        connection, _ = self.listener.accept()
+        connection.settimeout(LONG)
+        self._one.clients.append(connection)
+        return connection
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cells.release()
+
+
+@pytest.fixture
+def worker(one: Rig) -> Iterator[Worker]:
+    made = Worker(one, 1)
+    one.listen()
+    yield made
+    made.close()
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (part := sock.recv(size - len(data))):
+        data += part
+    return data
+
+
+def test_bytes_flow_both_ways_and_either_end_may_speak_first(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect()
+    there = worker.accept()
+    there.sendall(b"220 hello")
+    assert receive(client, 9) == b"220 hello"
+    client.sendall(b"EHLO")
+    assert receive(there, 4) == b"EHLO"
+
+
+def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect(text=b"question")
+    there = worker.accept()
+    client.shutdown(socket.SHUT_WR)
+    assert receive(there, 99) == b"question"
+    there.sendall(b"answer")
+    there.close()
+    assert receive(client, 99) == b"answer"
+
+
+def test_a_reset_is_passed_on_as_a_reset(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect(text=b"question")
+    there = worker.accept()
+    assert receive(there, 8) == b"question"
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    there.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_a_receiver_that_pauses_holds_the_sender_back_and_gets_every_byte(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect()
+    there = worker.accept()
+    content = os.urandom(1 << 20) * 24
+    sent = 0
+    there.setblocking(False)
+    while select.select([], [there], [], 1.0)[1]:  # until every buffer on the way is full
+        sent += there.send(content[sent : sent + (1 << 20)])
+    assert sent < len(content), "nothing holds the sender back"
+    there.setblocking(True)
+    there.settimeout(LONG)
+    rest = threading.Thread(target=lambda: (there.sendall(content[sent:]), there.close()))
+    rest.start()
+    found = hashlib.sha256()
+    while part := client.recv(1 << 16):
+        found.update(part)
+    rest.join(LONG)
+    assert found.digest() == hashlib.sha256(content).digest()
+
+
+def test_connections_go_to_the_worker_with_the_fewest_and_are_counted_in_its_row(one: Rig, worker: Worker) -> None:
+    other = Worker(one, 2)
+    one.settle()
+    one.connect(4)
+    mine = [worker.accept(), worker.accept()]
+    theirs = [other.accept(), other.accept()]
+    assert worker.cells[F.OPEN] == other.cells[F.OPEN] == 2
+    for each in theirs:
+        each.close()
+    for client in one.clients[:4]:
+        client.settimeout(LONG)
+    wait_until(lambda: _closed(one.clients[:4]) == 2, LONG, "two clients to be told")
+    for client in one.clients[:4]:
+        if _is_closed(client):
+            client.close()
+    wait_until(lambda: other.cells[F.OPEN] == 0, LONG)
+    one.connect(2)
+    other.accept()
+    other.accept()
+    assert worker.cells[F.OPEN] == 2
+    assert other.cells[F.ACCEPTED] == 4
+    other.close()
+    del mine
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def _closed(socks: list[socket.socket]) -> int:
+    return sum(map(_is_closed, socks))
+
+
+def test_a_worker_that_cannot_be_reached_costs_no_connection(one: Rig, worker: Worker) -> None:
+    dead = Worker(one, 2, listens=False)
+    one.settle()
+    clients = one.connect(4, text=b"x")
+    for _ in clients:
+        there = worker.accept()
+        assert receive(there, 1) == b"x"
+        there.sendall(b"y")
+    assert [receive(client, 1) for client in clients] == [b"y"] * 4
+    dead.cells.release()
+
+
+def test_a_client_waits_while_no_worker_can_be_reached(one: Rig) -> None:
+    dead = Worker(one, 1, listens=False)
+    one.listen()
+    (client,) = one.connect(text=b"x")
+    one.settle()
+    live = Worker(one, 2)
+    there = live.accept()
+    assert receive(there, 1) == b"x"
+    there.sendall(b"y")
+    assert receive(client, 1) == b"y"
+    live.close()
+    dead.cells.release()
+
+
+def test_a_worker_that_drains_gets_none_and_is_empty_when_its_last_connection_ends(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect(text=b"x")
+    there = worker.accept()
+    assert receive(there, 1) == b"x"
+    other = Worker(one, 2)
+    one.tell(d.Shut(1))
+    one.settle()
+    assert not any(isinstance(m, d.Empty) and m.serial == 1 for m in one.heard)
+    for _ in range(3):
+        one.connect()
+        other.accept()
+    there.sendall(b"y")
+    assert receive(client, 1) == b"y"
+    there.close()
+    client.close()
+    assert one.hear(d.Empty).serial == 1
+    other.close()
+
+
+def test_the_proxy_protocol_tells_who_the_client_is(one: Rig) -> None:
+    worker = Worker(one, 1, proxy_protocol=True)
+    one.listen()
+    (client,) = one.connect(text=b"hello")
+    there = worker.accept()
+    head = receive(there, 28)
+    assert head[:16] == SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 12)
+    source, target, source_port, target_port = struct.unpack("!4s4sHH", head[16:])
+    assert (socket.inet_ntoa(source), source_port) == client.getsockname()
+    assert (socket.inet_ntoa(target), target_port) == one.address
+    assert receive(there, 5) == b"hello"
+    worker.close()
+
+
+def test_an_idle_connection_costs_two_descriptors_and_no_pipe(one: Rig, worker: Worker) -> None:
+    def open_fds() -> int:
+        return len(os.listdir(f"/proc/{one.pid}/fd"))
+
+    one.connect(1)
+    worker.accept()
+    before = open_fds()
+    clients = one.connect(50, text=b"x")
+    for _ in clients:
+        there = worker.accept()
+        assert receive(there, 1) == b"x"
+        there.sendall(b"y")
+    assert [receive(client, 1) for client in clients] == [b"y"] * 50
+    assert open_fds() - before <= 100 + 2 * 2  # two ends each, and a pipe or two that wait to be used again
+    for client in one.clients:
+        client.close()
+    wait_until(lambda: open_fds() <= before, LONG, "everything to be given back")

@@ -1,0 +1,124 @@
+"""A worker's side of its slot's inbox: it takes while it may, and leaves the rest to its successor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyworker.protocol.dispatcher import HAND_OVER, LAST
+from pyworker.unix.fds import recv_packet, send_packet, socketpair
+from pyworker.worker.inbox import InboxLoop
+
+
+class Post:
+    """The dispatcher's end, and what the worker has been given."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = socketpair()
+        self.served: list[socket.socket] = []
+        self.kinds: list[bool] = []
+
+    def put(self, count: int = 1) -> None:
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                assert send_packet(self.writer, HAND_OVER, [theirs.fileno()])
+
+    def loop(self) -> InboxLoop:
+        return InboxLoop(asyncio.get_running_loop(), self.reader.dup(), self.serve)
+
+    def serve(self, connection: socket.socket, unix: bool) -> None:
+        self.served.append(connection)
+        self.kinds.append(unix)
+
+    def left(self) -> int:
+        count = 0
+        while (packet := recv_packet(self.reader, 16, 1)) is not None and packet.fds:
+            socket.socket(fileno=packet.fds[0]).close()
+            count += 1
+        return count
+
+    def close(self) -> None:
+        for each in (self.reader, self.writer, *self.served):
+            each.close()
+
+
+@pytest.fixture
+def post() -> Iterator[Post]:
+    made = Post()
+    yield made
+    made.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def test_it_takes_what_was_there_before_it_and_what_comes(post: Post) -> None:
+    async def live() -> None:
+        post.put(3)
+        inbox = post.loop()
+        await inbox.start()
+        await until(lambda: len(post.served) == 3)
+        post.put(40)
+        await until(lambda: len(post.served) == 43)
+        assert all(post.kinds)
+        assert not any(connection.get_inheritable() for connection in post.served)
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+
+
+def test_what_comes_after_it_has_stopped_is_left_to_its_successor(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put(2)
+        await inbox.stop(to_empty=False)
+        post.put(1)
+
+    asyncio.run(live())
+    assert post.left() + len(post.served) == 3
+    assert post.left() == 0
+
+
+def test_it_takes_nothing_while_it_is_held(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        inbox.hold(True)
+        await inbox.start()
+        post.put(2)
+        await asyncio.sleep(0)
+        assert not post.served
+        inbox.hold(False)
+        await until(lambda: len(post.served) == 2)
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+
+
+def test_the_last_worker_takes_all_up_to_the_word_that_it_is_all(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put(3)
+        send_packet(post.writer, LAST)
+        await inbox.stop(to_empty=True)
+        assert len(post.served) == 3
+
+    asyncio.run(live())
+
+
+def test_one_that_never_accepted_leaves_everything(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        post.put(2)
+        await inbox.stop(to_empty=True)
+
+    asyncio.run(live())
+    assert post.left() == 2
