@@ -49,6 +49,7 @@ class Address(NamedTuple):
     type: int  # SOCK_STREAM, SOCK_DGRAM
     host: str  # a number where the name resolves, "" for all addresses; the path of a Unix socket
     port: int  # 0 for a Unix socket
+    only6: bool = False  # an IPv6 socket that takes no IPv4
 
 
 class Grant(NamedTuple):
@@ -300,7 +301,8 @@ class Binding:
         if host:
             with contextlib.suppress(OSError):  # a name that does not resolve: the real bind says so best
                 host = str(socket.getaddrinfo(host, address[1], sock.family, socket.SOCK_STREAM)[0][4][0])
-        return Address(sock.family, sock.type, host, address[1])
+        only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        return Address(sock.family, sock.type, host, address[1], only6)
 
 
 def _peer(connection: socket.socket) -> Any:

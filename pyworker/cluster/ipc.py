@@ -331,9 +331,7 @@ class ThreadChannel(_Channel):
                         os.read(self._wake_reader, 64)
                     continue
                 if happened & select.POLLOUT:
-                    with self._lock:
-                        stuck = not self.closed and self._flush() == 0 and self.wants_write
-                    if stuck and happened == select.POLLOUT:
+                    if self._is_stuck() and happened == select.POLLOUT:
                         select.poll().poll(_RETRY * 1000)
                 if happened & ~select.POLLOUT:
                     self._read()
@@ -346,6 +344,10 @@ class ThreadChannel(_Channel):
         if wanted != self._write_wanted:
             self._write_wanted = wanted
             self._wake()
+
+    def _is_stuck(self) -> bool:
+        with self._lock:
+            return not self._closed and self._flush() == 0 and self._write_wanted
 
     def _forget_socket(self) -> None:
         self._wake()

@@ -361,7 +361,7 @@ def _listening(worker: Hashable, message: dict[str, Any]) -> Listening:
 
 
 _EINVAL, _ENAMETOOLONG = 22, 36
-_IPV6_ONLY, _UDP_REUSE = 1, 4  # flags of libuv: UV_TCP_IPV6ONLY (and of UDP), UV_UDP_REUSEADDR
+IPV6_ONLY, _UDP_REUSE = 1, 4  # flags of libuv: UV_TCP_IPV6ONLY (and of UDP), UV_UDP_REUSEADDR
 
 
 def _parse_query(message: dict[str, Any]) -> Query | int:
@@ -378,7 +378,7 @@ def _parse_query(message: dict[str, Any]) -> Query | int:
         return Query("unix", address, None, backlog, ipv6_only=False) if address else _EINVAL
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
         return _EINVAL
-    only = bool(flags & _IPV6_ONLY)
+    only = bool(flags & IPV6_ONLY)
     if kind in ("udp4", "udp6"):
         return Query(kind, address or None, port, backlog, only, reuse_address=bool(flags & _UDP_REUSE))
     if not address:

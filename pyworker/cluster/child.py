@@ -1,0 +1,293 @@
+"""This process, as a worker of a cluster: what it binds is asked of the primary, which is ours or Node's.
+
+Importing this module takes NODE_UNIQUE_ID out of the environment. When it was there, socket.socket is changed
+(cluster/binding.py), so that any program becomes a worker unmodified. A connection that the primary hands over counts
+as taken when the program calls accept(): a worker that is busy is offered no second one, and what a dead worker had not
+taken goes to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, ClassVar
+
+from pyworker.cluster import process
+from pyworker.cluster.binding import Address, Binding, Grant, Inbox
+from pyworker.cluster.emitter import Emitter
+from pyworker.cluster.handles import received
+from pyworker.cluster.ipc import ChannelClosedError
+from pyworker.protocol import node
+from pyworker.protocol.nodecluster import CMD, IPV6_ONLY
+from pyworker.unix.fds import close_all
+
+DRAIN = "PYWORKER_CLUSTER_DRAIN"  # seconds that connections are given to end
+SUICIDE = {"act": "suicide"}  # an ordinary message: Node programs send the same one
+_TYPES = {socket.AF_INET: 4, socket.AF_INET6: 6, socket.AF_UNIX: -1}
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+_LINGER = 5.0  # seconds between the stop signal and the end, for a program that does not react
+
+
+class ThisWorker(Emitter):
+    """`cluster.worker` in a worker."""
+
+    EVENTS: ClassVar[tuple[str, ...]] = ("message", "disconnect", "error")
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.id = number
+        self.process = process
+        self.exited_after_disconnect = False
+        self._leaving = threading.Lock()
+
+    def send(self, message: Any, handle: Any = None, **options: Any) -> bool:
+        """Send to the primary, as `process.send`."""
+        return process.send(message, handle, **options)
+
+    def on(self, event: str, callback: Any = None) -> Any:
+        """As `process.on`."""
+        return process.on(event, callback)
+
+    def is_connected(self) -> bool:
+        """True while the primary can be talked to."""
+        return bool(process.connected)
+
+    def is_dead(self) -> bool:
+        """False: this is it."""
+        return False
+
+    def disconnect(self) -> None:
+        """Take no more connections, finish those there are, and end."""
+        self.exited_after_disconnect = True
+        with contextlib.suppress(ChannelClosedError):
+            _say({"act": "exitedAfterDisconnect"})
+        threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
+
+    def kill(self, sig: int = signal.SIGTERM) -> None:
+        """End on purpose: the primary knows that it is no crash."""
+        self.exited_after_disconnect = True
+        with contextlib.suppress(ChannelClosedError):
+            _say({"act": "exitedAfterDisconnect"})
+        os.kill(os.getpid(), sig)
+
+    def suicide(self) -> None:
+        """Announce the end, so that a successor starts at once; finish what is under way, exit with code 1.
+
+        Uncaught exceptions of the main thread and of others do this by themselves.
+        """
+        if self._leaving.acquire(blocking=False):
+            with contextlib.suppress(ChannelClosedError):
+                process.send(SUICIDE)
+            threading.Thread(target=_leave, args=(1,), name="pyworker leaves", daemon=True).start()
+
+
+class _ClusterBinding(Binding):
+    """Listeners come from the primary."""
+
+    datagrams = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asking = threading.Lock()  # one question at a time
+        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._question_seq = -1
+        self._address: Address | None = None
+        self._keys: dict[str, Inbox | None] = {}
+        self._queries: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._closed_keys: set[str] = set()
+        self.ended = False
+
+    def ask(self, address: Address) -> Grant | None:
+        """Ask the primary; blocks until it has answered."""
+        host = address.host or _ANY.get(socket.AddressFamily(address.family))
+        kind: Any = _TYPES[socket.AddressFamily(address.family)]
+        if address.type == socket.SOCK_DGRAM:
+            kind = f"udp{kind}"
+        query = {
+            "index": 0,
+            "data": None,
+            "address": host,
+            "port": -1 if address.family == socket.AF_UNIX else address.port,
+            "addressType": kind,
+            "backlog": 0,
+            "flags": IPV6_ONLY if address.only6 else 0,
+        }
+        with self._asking:
+            if self.ended or not process.connected:
+                return None
+            process._process.start()
+            self._address = address
+            self._question_seq = _say({"act": "queryServer", **query})
+            grant = self._answers.get()
+        if not grant.errno and grant.fd < 0 and grant.inbox is None:
+            return None  # the primary is gone: nobody is there to share it with
+        self._queries[address.family, address.type, address.host, address.port] = query
+        return grant
+
+    def on_listen(self, sock: socket.socket) -> None:
+        """Tell the primary that the server is up."""
+        name: Any = sock.getsockname()
+        unix = sock.family == socket.AF_UNIX
+        for (family, kind, host, port), query in self._queries.items():
+            if family == sock.family and kind == sock.type and (host == name if unix else port == name[1]):
+                with contextlib.suppress(ChannelClosedError):
+                    _say({"act": "listening", **query})
+                return
+
+    # ---- in the thread of the channel ----------------------------------------------------------------
+    def received(self, message: dict[str, Any], handle: node.Handle | None) -> None:
+        """An internal message of the primary."""
+        if message.get("cmd") != CMD:
+            close_all([handle.fd] if handle else [])
+            return
+        if isinstance(message.get("ack"), int):
+            if message["ack"] == self._question_seq:
+                self._question_seq = -1
+                self._answered(message, handle)
+            elif handle is not None:
+                close_all([handle.fd])
+            return
+        match message.get("act"):
+            case "newconn":
+                self._connection(message, handle)
+                return
+            case "disconnect":
+                assert worker is not None
+                worker.exited_after_disconnect = True
+                threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
+        if handle is not None:
+            close_all([handle.fd])
+
+    def at_end(self) -> None:
+        """The channel is closed: the primary is gone, or does not want us any more."""
+        self.ended = True
+        self._answers.put(Grant())
+        if worker is not None and not worker.exited_after_disconnect:
+            threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
+
+    def _answered(self, message: dict[str, Any], handle: node.Handle | None) -> None:
+        number, key = message.get("errno"), message.get("key")
+        address = self._address
+        assert address is not None
+        if isinstance(number, int) and number:
+            close_all([handle.fd] if handle else [])
+            self._answers.put(Grant(errno=abs(number)))
+        elif handle is not None:
+            self._answers.put(Grant(fd=handle.fd))
+        elif isinstance(key, str):
+            # made here and not where the question was asked: the first connection may be in the same read
+            inbox = Inbox(_sockname(message.get("sockname"), address), lambda seq, taken: self._taken(key, seq, taken))
+            self._keys[key] = inbox
+            self._closed_keys.discard(key)
+            self._answers.put(Grant(inbox=inbox))
+        else:
+            self._answers.put(Grant())
+
+    def _connection(self, message: dict[str, Any], handle: node.Handle | None) -> None:
+        seq, key = message.get("seq"), message.get("key")
+        inbox = self._keys.get(key) if isinstance(key, str) else None
+        connection = None if handle is None else received(handle)
+        if isinstance(connection, socket.socket) and inbox is not None:
+            inbox.put(seq, connection)
+            return
+        if connection is not None:
+            connection.close()
+        _say({"ack": seq, "accepted": False})
+
+    def _taken(self, key: str, seq: Any, taken: bool) -> None:
+        with contextlib.suppress(ChannelClosedError):
+            if not taken and key not in self._closed_keys:
+                self._closed_keys.add(key)
+                _say({"act": "close", "key": key})
+            _say({"ack": seq, "accepted": taken})
+
+    def stop_accepting(self) -> None:
+        """Tell the primary first, so that it offers no more."""
+        for key in list(self._keys):
+            if key not in self._closed_keys:
+                self._closed_keys.add(key)
+                with contextlib.suppress(ChannelClosedError):
+                    _say({"act": "close", "key": key})
+        super().stop_accepting()
+
+
+_seq = itertools.count()
+_binding: _ClusterBinding | None = None
+worker: ThisWorker | None = None
+
+
+def _say(fields: dict[str, Any]) -> int:
+    number = next(_seq)
+    process._process.need().send_raw({"cmd": CMD, **fields, "seq": number})
+    return number
+
+
+def _leave(code: int) -> None:
+    """Stop accepting, let connections end, and end: with the stop signal, and surely a little later."""
+    assert _binding is not None
+    limit = float(os.environ.get(DRAIN, "10"))
+    _binding.stop_accepting()
+    _binding.wait_for_connections(time.monotonic() + limit)
+    with contextlib.suppress(ChannelClosedError):
+        process.disconnect()
+    if code == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LINGER)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _announce_uncaught() -> None:
+    """Let uncaught exceptions announce the worker's death before they end it."""
+    show = sys.excepthook
+    show_thread = threading.excepthook
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        show(kind, error, trace)
+        if isinstance(error, Exception) and worker is not None and _binding is not None and _binding.is_own_process:
+            worker.suicide()
+            threading.Event().wait()  # the other thread finishes what is under way, and exits
+
+    def uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+        show_thread(args)
+        own = _binding is not None and _binding.is_own_process
+        if worker is not None and own and args.exc_type is not SystemExit:
+            worker.suicide()
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+
+
+def _sockname(name: Any, address: Address) -> Any:
+    if address.family == socket.AF_UNIX:
+        return address.host
+    host, port = address.host, address.port
+    if isinstance(name, dict) and isinstance(name.get("address"), str) and isinstance(name.get("port"), int):
+        host, port = name["address"], name["port"]
+    return (host, port) if address.family == socket.AF_INET else (host, port, 0, 0)
+
+
+def _become_worker() -> None:
+    global _binding, worker
+    number = os.environ.pop(node.UNIQUE_ID, "")
+    if not (number.isascii() and number.isdigit()) or process._process.channel is None:
+        return
+    worker = ThisWorker(int(number))
+    _binding = _ClusterBinding()
+    process._process.internal = _binding.received
+    process._process.at_end = _binding.at_end
+    _binding.install()
+    _announce_uncaught()
+    _say({"act": "online"})
+    process._process.start()
+
+
+_become_worker()

@@ -1,0 +1,515 @@
+"""The primary of a cluster: starts workers, listens for them, hands connections out, replaces those that die.
+
+Who gets the next connection is protocol/nodecluster.py, whether and when a worker is replaced is policy/restart.py: the
+daemon decides by the same code. Workers are Python programs of any kind, or Node's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import os
+import random
+import signal as signals
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from pyworker.cluster import handles
+from pyworker.cluster.child import DRAIN, SUICIDE
+from pyworker.cluster.child_process import ChildProcess, Signal, Stdio, is_node_path
+from pyworker.cluster.emitter import Emitter
+from pyworker.config.schema import RestartConfig
+from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
+from pyworker.protocol import node
+from pyworker.protocol.nodecluster import (
+    Action,
+    Close,
+    Drop,
+    Leaving,
+    Listening,
+    Online,
+    Open,
+    Primary,
+    Query,
+    Release,
+    Say,
+    Watch,
+)
+
+SCHED_NONE: Scheduling = "none"
+SCHED_RR: Scheduling = "round-robin"
+Scheduling: TypeAlias = Literal["round-robin", "none"]
+
+_BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
+_NATIVE = handles.Kind("net.Native", {})
+_UDP = handles.Kind("dgram.Native", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `setup_primary` was told."""
+
+    exec: str | None = None  # a script; None: the one that runs here
+    args: tuple[str, ...] = ()
+    module: str | None = None  # instead of a script: what `python -m` takes
+    workers: int = 0  # 0: as many as there are CPUs to use
+    scheduling: Scheduling = "round-robin"
+    exec_path: str | None = None
+    exec_args: tuple[str, ...] = ()
+    cwd: str | None = None
+    env: Mapping[str, str] | None = None
+    stdin: Stdio = "inherit"
+    stdout: Stdio = "inherit"
+    stderr: Stdio = "inherit"
+    restart: RestartConfig = dataclasses.field(default_factory=RestartConfig)
+    drain_timeout: float = 10.0  # seconds that connections have when a worker leaves
+    suicide_timeout: float = 5.0  # seconds that a worker has which announced its death
+
+
+class Worker(Emitter):
+    """A worker, seen from its primary. Events as of the cluster, without the worker as first argument."""
+
+    EVENTS: ClassVar[tuple[str, ...]] = ("online", "message", "listening", "disconnect", "exit", "error")
+    LAST: ClassVar[str] = "exit"
+
+    def __init__(self, cluster: Cluster, number: int, process: ChildProcess, *, managed: bool) -> None:
+        super().__init__()
+        self.id = number
+        self.process = process
+        self.exited_after_disconnect = False
+        self.state: Literal["none", "online", "listening", "disconnected", "dead"] = "none"
+        self.managed = managed
+        self.announced = False  # it has told its death: its successor is there, or coming
+        self.ready_at: float | None = None
+        self._cluster = cluster
+
+    def send(self, message: Any, handle: Any = None, **options: Any) -> bool:
+        """As `ChildProcess.send`."""
+        return self.process.send(message, handle, **options)
+
+    def kill(self, signal: Signal = signals.SIGTERM) -> bool:
+        """End it on purpose: it is not replaced."""
+        self.exited_after_disconnect = True
+        return self.process.kill(signal)
+
+    def disconnect(self) -> None:
+        """Let it finish what is under way and end; it gets no more connections and is not replaced."""
+        if not self.exited_after_disconnect and self.is_connected():
+            self.exited_after_disconnect = True
+            self._cluster._carry_out(self._cluster._primary.disconnect(self.id))
+
+    def is_connected(self) -> bool:
+        """True while it can be talked to."""
+        return self.process.connected
+
+    def is_dead(self) -> bool:
+        """True when its exit has been seen."""
+        return not self.process.is_running
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} pid={self.process.pid} {self.state}>"
+
+
+class Cluster(Emitter):
+    """The workers of this process. One is made by the module; make another to have two sets of workers.
+
+    Events and what a callback is given:
+
+    setup       (settings)
+    fork        (worker)
+    online      (worker)                  it runs
+    listening   (worker, address)         a Listening: address, port, address_type
+    message     (worker, message, handle)
+    disconnect  (worker)                  its channel is closed
+    exit        (worker, code, signal)
+    giveup      (count, window)           so many unstable deaths in so many seconds: only one try every `restart.retry`
+    error       (worker, exception)
+    """
+
+    EVENTS: ClassVar[tuple[str, ...]] = (
+        *("setup", "fork", "online", "listening", "message", "disconnect", "exit", "giveup", "error"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = Settings()
+        self.workers: dict[int, Worker] = {}
+        self._set_up = False
+        self._next_id = 1
+        self._record: Record = CLEAR
+        self._wanted = 0  # managed workers
+        self._primary = Primary()
+        self._listeners: dict[str, socket.socket] = {}
+        self._paths: dict[str, str] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._changed: asyncio.Event | None = None
+
+    # ---- what a program asks -------------------------------------------------------------------------
+    @property
+    def scheduling_policy(self) -> Scheduling:
+        """How connections are handed out; set by `setup_primary`, before the first worker."""
+        return self.settings.scheduling
+
+    def setup_primary(
+        self,
+        exec: str | os.PathLike[str] | None = None,
+        args: Sequence[str] = (),
+        *,
+        restart: RestartConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Settings:
+        """Say what workers run. Calls after the first fork change what later workers run, but not the scheduling.
+
+        The options are the fields of `Settings`. `restart` takes the keys of a config file's [app.restart].
+        """
+        if exec is not None and options.get("module") is not None:
+            raise ValueError("either exec or module")
+        if options.get("scheduling", "round-robin") not in ("round-robin", "none"):
+            raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
+        if restart is None or isinstance(restart, Mapping):
+            restart = dataclasses.replace(RestartConfig(), **(restart or {}))
+        options["exec_args"] = tuple(options.get("exec_args", ()))
+        path = None if exec is None else os.fspath(exec)
+        wanted = Settings(exec=path, args=tuple(args), restart=restart, **options)
+        if self.workers and wanted.scheduling != self.settings.scheduling:
+            raise RuntimeError("scheduling cannot change while there are workers")
+        self.settings = wanted
+        if not self.workers and not self._listeners:
+            self._primary = Primary(round_robin=wanted.scheduling == "round-robin", hold=True)
+        self._set_up = True
+        self.emit("setup", wanted)
+        return wanted
+
+    def fork(self, env: Mapping[str, str] | None = None) -> Worker:
+        """Start one worker; `env` is added to its environment. It is not replaced when it ends: `start` does that."""
+        return self._fork(env, managed=False)
+
+    async def start(self, workers: int | None = None) -> list[Worker]:
+        """Start the workers of the settings and keep that many running."""
+        count = workers or self.settings.workers or len(os.sched_getaffinity(0))
+        self._wanted += count
+        return [self._fork(None, managed=True) for _ in range(count)]
+
+    async def disconnect(self) -> None:
+        """Let all workers finish and end, then close the listeners. Nothing is replaced any more."""
+        self._wanted = 0
+        for timer in list(self._timers):
+            timer.cancel()
+        self._timers.clear()
+        for worker in list(self.workers.values()):
+            worker.disconnect()
+        settings = self.settings
+        if not await self._until_empty(settings.drain_timeout + 1):
+            for worker in self.workers.values():
+                worker.process.kill(signals.SIGTERM)
+            if not await self._until_empty(2):
+                for worker in self.workers.values():
+                    worker.process.kill(signals.SIGKILL)
+                await self._until_empty(None)
+        self._carry_out(self._primary.close())
+
+    async def serve(self, exec: str | os.PathLike[str] | None = None, args: Sequence[str] = (), **options: Any) -> None:
+        """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish."""
+        if exec is not None or options or not self._set_up:
+            self.setup_primary(exec, args, **options)
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for number in (signals.SIGTERM, signals.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        try:
+            await self.start()
+            await told.wait()
+        finally:
+            for number in (signals.SIGTERM, signals.SIGINT):
+                loop.remove_signal_handler(number)
+            await self.disconnect()
+
+    # ---- workers -------------------------------------------------------------------------------------
+    def _fork(self, env: Mapping[str, str] | None, *, managed: bool) -> Worker:
+        if not self._set_up:
+            self.setup_primary()
+        settings = self.settings
+        number = self._next_id
+        self._next_id += 1
+        command, is_node = self._command()
+        child = ChildProcess(command)
+        whole = {**(os.environ if settings.env is None else settings.env), **(env or {})}
+        whole[DRAIN] = str(settings.drain_timeout)
+        worker = Worker(self, number, child, managed=managed)
+        child.on("message", lambda message, handle: self._on_message(worker, message, handle))
+        child.on("disconnect", lambda: self._on_disconnect(worker))
+        child.on("exit", lambda code, signal: self._on_exit(worker, code, signal))
+        child.on("error", lambda error: self._on_error(worker, error))
+        child.on_internal = lambda value, handle: self._on_internal(worker, value, handle)  # type: ignore[method-assign]
+        child._start(
+            stdin=settings.stdin,
+            stdout=settings.stdout,
+            stderr=settings.stderr,
+            cwd=settings.cwd,
+            env=whole,
+            channel=True,
+            python=not is_node,
+            unique_id=str(number),
+        )
+        self.workers[number] = worker
+        asyncio.get_running_loop().call_soon(self.emit, "fork", worker)
+        return worker
+
+    def _command(self) -> tuple[list[str], bool]:
+        settings = self.settings
+        script = settings.exec
+        if script is None and settings.module is None:
+            script = sys.argv[0]
+            if not os.path.isfile(script):
+                raise ValueError("what shall workers run? setup_primary(exec=...) or setup_primary(module=...)")
+        is_js = script is not None and script.endswith((".js", ".mjs", ".cjs"))
+        is_node = is_node_path(settings.exec_path) if settings.exec_path else is_js
+        interpreter = settings.exec_path or ("node" if is_node else sys.executable)
+        start = [interpreter, *settings.exec_args]
+        if is_node:
+            assert script is not None
+            return [*start, script, *settings.args], True
+        target = ["-m", settings.module] if settings.module is not None else [str(script)]
+        return [*start, _BOOT, *target, *settings.args], False
+
+    def _on_message(self, worker: Worker, message: Any, handle: handles.Received | None) -> None:
+        if message == SUICIDE and handle is None:
+            self._announced(worker)
+        told = worker.emit("message", message, handle)
+        if not self.emit("message", worker, message, handle) and not told:
+            handles.close(handle)
+
+    def _on_internal(self, worker: Worker, message: dict[str, Any], handle: node.Handle | None) -> None:
+        if handle is not None:
+            os.close(handle.fd)  # no message of a worker's cluster code brings one
+        self._carry_out(self._primary.received(worker.id, message))
+
+    def _on_error(self, worker: Worker, error: Exception) -> None:
+        told = worker.emit("error", error)
+        told = self.emit("error", worker, error) or told
+        if worker.process.pid is None:
+            self.workers.pop(worker.id, None)
+            worker.state = "dead"
+            self._replace(worker, clean=False)
+            if not told:
+                raise error
+
+    def _on_disconnect(self, worker: Worker) -> None:
+        self._carry_out(self._primary.lost(worker.id))
+        if worker.state != "dead":
+            worker.state = "disconnected"
+            self._after(self.settings.drain_timeout + 5, lambda: worker.process.kill(signals.SIGKILL))
+        worker.emit("disconnect")
+        self.emit("disconnect", worker)
+
+    def _on_exit(self, worker: Worker, code: int | None, signal: str | None) -> None:
+        self._carry_out(self._primary.lost(worker.id))
+        self.workers.pop(worker.id, None)
+        worker.state = "dead"
+        if not worker.exited_after_disconnect and not worker.announced:
+            self._replace(worker, clean=code == 0)
+        worker.emit("exit", code, signal)
+        self.emit("exit", worker, code, signal)
+        if self._changed is not None:
+            self._changed.set()
+
+    def _announced(self, worker: Worker) -> None:
+        """A worker says that it is about to die: its successor starts now, and it has so long to end."""
+        if worker.announced or worker.exited_after_disconnect:
+            return
+        worker.announced = True
+        self._replace(worker, clean=False)
+        self._after(self.settings.suicide_timeout, lambda: worker.process.kill(signals.SIGKILL))
+
+    def _replace(self, worker: Worker, *, clean: bool) -> None:
+        """Decide by the policy whether and when a worker's place is filled again."""
+        restart = self.settings.restart
+        if not worker.managed or not self._wanted or not wants_replacement(restart, clean=clean):
+            return
+        now = asyncio.get_running_loop().time()
+        if is_stable(worker.ready_at, now, restart):
+            self._record = CLEAR
+            self._fill()
+            return
+        before = self._record
+        self._record = after_unstable_death(before, now, restart, jitter=random.random())
+        if self._record.failed and not before.failed:
+            self.emit("giveup", restart.max_restarts, restart.window)
+        if not self._record.permanent:
+            self._after(max(0.0, self._record.next_at - now), self._fill)
+        elif not self.workers:
+            self._carry_out(self._primary.close())
+
+    def _fill(self) -> None:
+        """Start what is missing; after a giveup one is tried."""
+        missing = self._wanted - sum(1 for w in self.workers.values() if w.managed and not w.announced)
+        for _ in range(min(missing, 1) if self._record.failed else missing):
+            self._fork(None, managed=True)
+
+    def _settled(self, worker: Worker) -> None:
+        """A worker has lived `min_uptime`: what went wrong before is forgotten."""
+        if worker.state == "listening":
+            self._record = CLEAR
+            self._fill()
+
+    # ---- listeners and connections -------------------------------------------------------------------
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Open():
+                    self._open(action)
+                case Close(key):
+                    self._close(key)
+                case Watch(key, on):
+                    self._watch(key, on=on)
+                case Say():
+                    self._say(action)
+                case Release(connection) | Drop(connection):
+                    connection.close()
+                case Online(number):
+                    self._tell(number, "online")
+                case Listening(number):
+                    self._tell(number, "listening", action)
+                case Leaving(number):
+                    if (worker := self.workers.get(_int(number))) is not None:
+                        worker.exited_after_disconnect = True
+
+    def _tell(self, number: object, event: Literal["online", "listening"], *args: Any) -> None:
+        worker = self.workers.get(_int(number))
+        if worker is None:
+            return
+        worker.state = event
+        if event == "listening" and worker.ready_at is None:
+            worker.ready_at = asyncio.get_running_loop().time()
+            if not self._record.is_clear:
+                self._after(self.settings.restart.min_uptime, lambda: self._settled(worker))
+        worker.emit(event, *args)
+        self.emit(event, worker, *args)
+
+    def _open(self, action: Open) -> None:
+        try:
+            listener = open_listener(action.query)
+        except OSError as error:
+            self._carry_out(self._primary.failed(action.key, error.errno or 22))
+            return
+        self._listeners[action.key] = listener
+        if action.query.kind == "unix":
+            self._paths[action.key] = str(action.query.address)
+            self._carry_out(self._primary.opened(action.key, None, None, None))
+            return
+        name = listener.getsockname()
+        family = "IPv6" if listener.family == socket.AF_INET6 else "IPv4"
+        self._carry_out(self._primary.opened(action.key, name[0], name[1], family))
+
+    def _close(self, key: str) -> None:
+        self._watch(key, on=False)
+        if (listener := self._listeners.pop(key, None)) is not None:
+            listener.close()
+        if (path := self._paths.pop(key, None)) is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _watch(self, key: str, *, on: bool) -> None:
+        listener = self._listeners.get(key)
+        if listener is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+        if on:
+            loop.add_reader(listener.fileno(), self._accept, key)
+
+    def _accept(self, key: str) -> None:
+        try:
+            connection, _ = self._listeners[key].accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # out of files: the kernel keeps the connection until there is room
+            self._watch(key, on=False)
+            self._after(_ACCEPT_PAUSE, lambda: self._watch(key, on=True))
+            return
+        connection.setblocking(False)
+        self._carry_out(self._primary.accepted(key, connection))
+
+    def _say(self, action: Say) -> None:
+        number = _int(action.worker)
+        worker = self.workers.get(number)
+        channel = worker.process._channel if worker is not None else None
+        if channel is None or not channel.connected:
+            return  # what was offered to it is offered again when its end is seen
+        handle, kind = action.connection, _NATIVE
+        if action.listener is not None:
+            handle = self._listeners[action.listener]
+            kind = _UDP if handle.type == socket.SOCK_DGRAM else _NATIVE
+        connection = action.connection
+
+        def told(error: Exception | None) -> None:
+            if error is not None and connection is not None and channel.connected:
+                self._carry_out(self._primary.refused(number, connection))
+
+        if handle is None:
+            channel.send_raw(action.message)
+        else:
+            channel.send_raw(action.message, handle, kind=kind, keep_open=True, callback=told)
+
+    # ---- time ----------------------------------------------------------------------------------------
+    def _after(self, delay: float, function: Callable[[], Any]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            function()
+
+        timer = asyncio.get_running_loop().call_later(delay, run)
+        self._timers.add(timer)
+
+    async def _until_empty(self, limit: float | None) -> bool:
+        self._changed = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while self.workers:
+                    await self._changed.wait()
+                    self._changed.clear()
+        return not self.workers
+
+
+def open_listener(query: Query) -> socket.socket:
+    """Bind (and listen on) what a worker has asked for; OSError says why not."""
+    kind = socket.SOCK_DGRAM if query.is_udp else socket.SOCK_STREAM
+    if query.kind == "unix":
+        sock = socket.socket(socket.AF_UNIX, kind)
+    else:
+        v6 = query.kind in ("tcp6", "udp6") or query.kind == "any"
+        try:
+            sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind)
+        except OSError:
+            if query.kind != "any":
+                raise
+            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
+    try:
+        sock.setblocking(False)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(query.ipv6_only))
+        if query.kind == "unix":
+            sock.bind(str(query.address))
+        else:
+            if not query.is_udp or query.reuse_address:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            everywhere = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
+            sock.bind((query.address or everywhere, query.port))
+        if not query.is_udp:
+            sock.listen(query.backlog)
+    except BaseException as error:
+        sock.close()
+        without_v6 = isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+        if without_v6 and query.kind == "any" and sock.family == socket.AF_INET6:
+            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
+        raise
+    return sock
+
+
+def _int(worker: object) -> int:
+    assert isinstance(worker, int)
+    return worker
