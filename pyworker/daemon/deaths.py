@@ -17,6 +17,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ
+from pyworker.daemon.shortage import Shortage, Shortages
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import LEAVING, Happening, State
 from pyworker.protocol import store as store_messages
@@ -38,6 +39,7 @@ class Deaths:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
+        self._shortages = Shortages(brain.loop)
         self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
 
     def claim(self, app: App, handle: WorkerHandle, pid: int) -> None:
@@ -126,6 +128,7 @@ class Deaths:
         handle.ended_at = handle.ended_at or now
         before = handle.state
         handle.happen(Happening.EXIT, now)
+        shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
         slot, number = handle.id.slot, handle.id.generation
@@ -137,7 +140,7 @@ class Deaths:
                 requests=drained.requests, cancelled=drained.cancelled,
             )  # fmt: skip
         else:
-            self._died(app, handle, status, before)
+            self._died(app, handle, status, before, shortage)
         self._brain.poke(app)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
@@ -165,10 +168,12 @@ class Deaths:
             self._brain.store.collected(handle.pid)
         del app.workers[handle.id.serial]
 
-    def _died(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> None:
+    def _died(
+        self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State, shortage: Shortage
+    ) -> None:
         """A worker ended by itself (or was killed for not getting ready)."""
         now = self._brain.loop.clock()
-        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home)
+        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage)
         after = round((handle.ended_at or now) - handle.born_at, 3)
         self._brain.emit(
             app, "worker_exited", handle.id.slot, generation=handle.id.generation, pid=handle.pid, code=status.code,

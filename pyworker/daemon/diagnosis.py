@@ -10,6 +10,7 @@ import re
 
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import parse_record
 from pyworker.unix.process import ExitStatus
@@ -21,18 +22,20 @@ _EXCEPTION = re.compile(
 )
 
 
-def of_worker(app: App, handle: WorkerHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:
+def of_worker(
+    app: App, handle: WorkerHandle, status: ExitStatus, home: str, shortage: Shortage
+) -> tuple[str, str, str]:
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
     lines = last_lines(log_file(app, home), handle.pid)
     text = "\n".join(lines)
+    if shortage.reason:
+        return shortage.reason, "", shortage.hint
     if status.signal == 9:
-        return (
-            "killed by SIGKILL from outside",
-            "",
-            "if nobody did that, the kernel did: out of memory? (dmesg, memory.events)",
-        )
+        unsure = "if nobody did that, the kernel did: out of memory? (dmesg, memory.events)"
+        sure = "somebody did that: the kernel has counted no kill for want of memory"
+        return "killed by SIGKILL from outside", "", sure if shortage.certain else unsure
     if status.signal is not None:
         return exit_words(None, status.signal), text, ""
     if status.code == 0 and handle.ready_at is None:
@@ -44,6 +47,7 @@ def of_worker(app: App, handle: WorkerHandle, status: ExitStatus, home: str) -> 
     if status.code == 0:
         return "ended by itself with code 0", "", ""
     said = next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
+    said = shortage.explains(said)
     words = exit_words(status.code, None)
     return (
         (said[:300] if said else "exited " + words),

@@ -166,4 +166,7 @@ _SIGNALS = {
     13: " (PIPE)",
     14: " (ALRM)",
     15: " (TERM)",
+    24: " (XCPU: CPU time limit)",
+    25: " (XFSZ: file size limit)",
+    31: " (SYS: forbidden system call)",
 }

@@ -1,0 +1,72 @@
+"""Daemon: was it the kernel? What it counts and which limits it holds, asked at the moment of a death.
+
+The counters know how many were killed for want of memory, not who. They are looked at every few seconds, so that only a
+kill of the last moments can be taken for the cause of a death.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from pyworker.daemon.loop import Loop
+from pyworker.unix import oom
+from pyworker.unix.process import ExitStatus
+
+_LOOK_EVERY = 5.0
+_MB = 2**20
+_NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What the system says of a death. `reason` is empty where it says nothing."""
+
+    reason: str = ""
+    hint: str = ""
+    memory_limit: int | None = None  # bytes: RLIMIT_AS or RLIMIT_DATA, the smaller one
+    certain: bool = True  # False: the kernel's counters cannot be read, so that it may have been the kernel
+
+    def explains(self, said: str) -> str:
+        """Return last words with the limit that they do not mention."""
+        if self.memory_limit is None or not any(word in said for word in _NO_MEMORY):
+            return said
+        limit = f"its memory is limited to {self.memory_limit // _MB} MB (RLIMIT_AS, ulimit -v)"
+        return f"{said.rstrip(': ')} ({limit})"
+
+
+class Shortages:
+    """Remembers the counters."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._seen = oom.kills()
+        loop.call_later(_LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._seen = oom.kills()
+        self._loop.call_later(_LOOK_EVERY, self._look)
+
+    def of_death(self, pid: int, status: ExitStatus) -> Shortage:
+        """Ask about a process that has ended and is not reaped yet."""
+        limits = oom.limits(pid)
+        memory_limit = min((x for x in (limits.address_space, limits.data) if x is not None), default=None)
+        if status.signal not in (signal.SIGKILL, signal.SIGXCPU):
+            return Shortage(memory_limit=memory_limit)
+        before, now = self._seen, oom.kills()
+        if status.signal == signal.SIGKILL and 0 <= before.group < now.group:
+            self._seen = now
+            limit = oom.group_limit()
+            words = f" (limit of its cgroup: {limit // _MB} MB)" if limit is not None else ""
+            hint = "raise the limit, or set limits.memory below it: a worker over that is replaced without losing a request"
+            return Shortage(f"killed by the kernel: out of memory{words}", hint, memory_limit)
+        if status.signal == signal.SIGKILL and 0 <= before.machine < now.machine:
+            self._seen = now
+            hint = "fewer workers, or limits.memory: a worker over that is replaced without losing a request"
+            return Shortage("killed by the kernel: the machine is out of memory", hint, memory_limit)
+        # the kernel raises the soft limit by a second with each SIGXCPU; at the hard one it kills
+        at_soft = status.signal == signal.SIGXCPU
+        if limits.cpu is not None and (at_soft or oom.cpu_seconds(pid) >= limits.cpu - 1):
+            reason = f"killed by the kernel: it has used its {limits.cpu - at_soft} s of CPU time (RLIMIT_CPU)"
+            return Shortage(reason, "raise ulimit -t of the shell that starts the daemon", memory_limit)
+        return Shortage(memory_limit=memory_limit, certain=now.group >= 0 or now.machine >= 0)

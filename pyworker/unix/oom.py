@@ -1,0 +1,110 @@
+"""How often the kernel has killed for want of memory, and the limits of a process. Reads; decides nothing.
+
+Both versions of cgroups are read; a host that mounts neither just knows less.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+_ROOT = "/sys/fs/cgroup"
+_LIMITS = {
+    "cpu": "Max cpu time",
+    "address_space": "Max address space",
+    "data": "Max data size",
+    "file_size": "Max file size",
+}
+
+
+class OomKills(NamedTuple):
+    """Counters since boot (machine) and since the group was made; -1 = not known."""
+
+    group: int  # kills in the group of cgroups that we are in, and below it
+    machine: int
+
+
+class Limits(NamedTuple):
+    """Soft limits of a process; None = unlimited or not known."""
+
+    cpu: int | None  # seconds
+    address_space: int | None  # bytes
+    data: int | None
+    file_size: int | None
+
+
+def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
+    """Return the counters of this moment."""
+    group = -1
+    for folder in _memory_groups(proc, root):
+        found = _counter(os.path.join(folder, "memory.events"), "oom_kill")
+        if found < 0:
+            found = _counter(os.path.join(folder, "memory.oom_control"), "oom_kill")
+        if found >= 0:
+            group = found
+            break
+    return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill"))
+
+
+def group_limit(proc: str = "/proc", root: str = _ROOT) -> int | None:
+    """Return the smallest memory limit of our cgroup and those above it, in bytes."""
+    found = []
+    for folder in _memory_groups(proc, root):
+        while folder.startswith(root):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                text = _read(os.path.join(folder, name)).strip()
+                if text.isdecimal() and int(text) < 1 << 60:  # version 1 says "none" with a huge number
+                    found.append(int(text))
+            folder = os.path.dirname(folder)
+    return min(found, default=None)
+
+
+def limits(pid: int, proc: str = "/proc") -> Limits:
+    """Return the limits of a process; one that has ended has them until it is reaped."""
+    text = _read(os.path.join(proc, str(pid), "limits"))
+    rows = {name: line for line in text.splitlines() for name in _LIMITS.values() if line.startswith(name)}
+
+    def soft(field: str) -> int | None:
+        words = rows.get(_LIMITS[field], "")[len(_LIMITS[field]) :].split()
+        return int(words[0]) if words and words[0].isdecimal() else None
+
+    return Limits(soft("cpu"), soft("address_space"), soft("data"), soft("file_size"))
+
+
+def cpu_seconds(pid: int, proc: str = "/proc") -> float:
+    """Return the CPU time that a process has used; one that has ended has it until it is reaped."""
+    fields = _read(os.path.join(proc, str(pid), "stat")).rpartition(")")[2].split()
+    if len(fields) < 13:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_groups(proc: str, root: str) -> list[str]:
+    """Return the folders that may describe our memory cgroup, the likeliest first."""
+    folders: list[str] = []
+    for line in _read(os.path.join(proc, "self/cgroup")).splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        path = path.lstrip("/")
+        if "memory" in controllers.split(","):
+            # in a container the path is the host's, and the mount is its own
+            folders = [os.path.join(root, "memory", path), os.path.join(root, "memory"), *folders]
+        elif number == "0":
+            folders += [os.path.join(root, path), os.path.join(root, "unified", path)]
+    return [os.path.normpath(folder) for folder in folders]
+
+
+def _counter(path: str, name: str) -> int:
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.strip().isdecimal():
+            return int(value)
+    return -1
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,105 @@
+"""A worker that the kernel ended: memory, CPU time and limits are named, a kill by hand is not taken for one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI
+from tests.support.wait import wait_until
+
+HUNGRY = ASGI.replace(
+    'elif path == "/crash":',
+    'elif path == "/burn":\n        while True: pass\n    elif path == "/much":\n        hoard.append(b"x" * (1 << 28))\n'
+    '    elif path == "/end":\n        os.write(2, b"MemoryError\\n"), os._exit(1)\n    elif path == "/crash":',
+)
+RESTART = '[app.restart]\nmin_uptime = "0s"\n'
+
+
+def last_exit(pw: Pyworker) -> dict[str, Any]:
+    found: dict[str, Any] = wait_until(lambda: pw.app()["pool"] and pw.app()["pool"][0]["last_exit"], LONG, "a death")
+    return found
+
+
+def ask(pw: Pyworker, path: str) -> None:
+    """The answer may be cut off by the death that it causes."""
+    with contextlib.suppress(OSError, AssertionError):
+        pw.get(path, timeout=LONG)
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[str]:
+    """A memory cgroup of 96 MB, for whatever is started after `join`."""
+    folder = None
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        if not os.path.exists(os.path.join(root, "cgroup.procs")):
+            continue
+        with contextlib.suppress(OSError):
+            made = os.path.join(root, f"pyworker-test-{uuid.uuid4().hex[:8]}")
+            os.mkdir(made)
+            try:
+                Path(made, limit).write_text(str(96 << 20))
+                folder = made
+                break
+            except OSError:
+                os.rmdir(made)
+    if folder is None:
+        pytest.skip("memory cgroups cannot be made here (that takes root and a writable /sys/fs/cgroup)")
+    yield folder
+    wait_until(lambda: not Path(folder, "cgroup.procs").read_text().split(), LONG, "the group to be empty")
+    os.rmdir(folder)
+
+
+def test_the_out_of_memory_killer_is_named_with_the_limit(small_cgroup: str, pw: Pyworker) -> None:
+    pw.api(HUNGRY, workers=1, tables=RESTART)
+    join = f"echo $$ > {small_cgroup}/cgroup.procs && exec {sys.executable} -m pyworker start app.toml"
+    subprocess.run(["/bin/sh", "-c", join], env=pw.environ, cwd=pw.folder, check=True, capture_output=True, timeout=60)
+    ask(pw, "/much")
+    reason = last_exit(pw)["reason"]
+    assert "out of memory" in reason
+    assert "96 MB" in reason
+    assert "out of memory" in pw.ok("events", "api").stdout
+
+
+def test_a_kill_by_hand_is_not_taken_for_the_kernels(pw: Pyworker) -> None:
+    pw.api(HUNGRY, workers=1, tables=RESTART)
+    pw.ok("start", "app.toml")
+    os.kill(pw.pids()[0], signal.SIGKILL)
+    assert last_exit(pw)["reason"] == "killed by SIGKILL from outside"
+
+
+def with_limit(pw: Pyworker, kind: int, value: int) -> None:
+    """Start with a limit of the shell's; it goes on to all that is started from it."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, before[1]))
+    try:
+        pw.ok("start", "app.toml")
+    finally:
+        resource.setrlimit(kind, before)
+
+
+def test_the_limit_of_cpu_time_is_named(pw: Pyworker) -> None:
+    pw.api(HUNGRY, workers=1, tables=RESTART)
+    with_limit(pw, resource.RLIMIT_CPU, 2)
+    ask(pw, "/burn")
+    assert "2 s of CPU time (RLIMIT_CPU)" in last_exit(pw)["reason"]
+
+
+def test_the_limit_of_memory_is_named_beside_a_memory_error(pw: Pyworker) -> None:
+    pw.api(HUNGRY, workers=1, tables=RESTART)
+    with_limit(pw, resource.RLIMIT_AS, 6 << 30)
+    ask(pw, "/end")
+    assert last_exit(pw)["reason"] == "MemoryError (its memory is limited to 6144 MB (RLIMIT_AS, ulimit -v))"
+    assert json.loads(pw.ok("ps", "--json").stdout)["apps"][0]["state"] in ("running", "degraded")

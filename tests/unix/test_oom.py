@@ -1,0 +1,62 @@
+"""The kernel's counters of kills for want of memory, in both versions of cgroups, and a process's limits."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyworker.unix import oom
+
+V1 = {
+    "proc/self/cgroup": "3:cpu:/\n4:memory:/jobs/one\n0::/\n",
+    "cgroup/memory/jobs/one/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+    "cgroup/memory/jobs/one/memory.limit_in_bytes": "67108864\n",
+    "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "proc/vmstat": "pgfault 5\noom_kill 7\n",
+}
+V2 = {
+    "proc/self/cgroup": "0::/jobs/one\n",
+    "cgroup/jobs/one/memory.events": "low 0\noom 2\noom_kill 2\noom_group_kill 0\n",
+    "cgroup/jobs/one/memory.max": "max\n",
+    "cgroup/jobs/memory.max": "1048576\n",
+    "proc/vmstat": "oom_kill 7\n",
+}
+CONTAINER = {"proc/self/cgroup": "4:memory:/docker/abc\n", "cgroup/memory/memory.oom_control": "oom_kill 1\n"}
+
+
+def lay(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return {"proc": str(tmp_path / "proc"), "root": str(tmp_path / "cgroup")}
+
+
+@pytest.mark.parametrize(
+    ("files", "counted", "limit"),
+    [(V1, (3, 7), 64 * 2**20), (V2, (2, 7), 2**20), (CONTAINER, (1, -1), None), ({}, (-1, -1), None)],
+    ids=["v1", "v2", "container", "nothing"],
+)
+def test_counters_and_limit(tmp_path: Path, files: dict[str, str], counted: tuple[int, int], limit: int | None) -> None:
+    where = lay(tmp_path, files)
+    assert oom.kills(**where) == counted
+    assert oom.group_limit(**where) == limit
+
+
+def test_limits_and_cpu_time_of_a_process_that_is_not_reaped_yet() -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (7, 9))
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+
+    process = subprocess.Popen([sys.executable, "-c", "sum(range(10**7))"], preexec_fn=limit)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert oom.limits(process.pid)[:2] == (7, 2**33)
+    assert oom.cpu_seconds(process.pid) > 0
+    process.wait()
+    assert oom.limits(process.pid) == (None, None, None, None)
+    assert oom.cpu_seconds(process.pid) == 0
