@@ -37,7 +37,7 @@ def main() -> int:
         sys.stderr.write(f"error: cannot listen on {given.host}:{given.port}: {error.strerror}\n")
         sys.stderr.write("  = help: choose another address: pyworker web --listen 127.0.0.1:8701\n")
         return int(Exit.FAILED)
-    token = "" if given.no_token else _token(given.home, new=given.new_token)
+    token = "" if given.no_token else token_of(given.home, new=given.new_token)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     hosts = frozenset({given.host.lower(), host, *(name.lower() for name in given.allow_host)}) - {"0.0.0.0", "::"}
@@ -62,7 +62,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _token(home: str, *, new: bool) -> str:
+def token_of(home: str, *, new: bool) -> str:
     """Return the token of this home: the same at each start, so that bookmarks and Prometheus keep working."""
     path = os.path.join(home, TOKEN_FILE)
     if not new:

@@ -254,6 +254,7 @@ function lineNode(line, regex) {
   const node = make("div", undefined, line.stream), text = make("span");
   node.append(make("span", `${clock(line.ts).slice(-8)} ${line.worker ? "." + line.worker : "template"}`, "who"), text);
   let at = 0;
+  if (regex) regex.lastIndex = 0;  // a global pattern remembers where it stopped
   if (regex) for (const m of line.msg.matchAll(regex)) {
     if (!m[0]) continue;
     text.append(line.msg.slice(at, m.index), make("mark", m[0]));

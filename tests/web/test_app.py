@@ -1,0 +1,231 @@
+"""The HTTP interface of the dashboard, as a process, without a browser."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pyworker.protocol.control import Refused
+from tests.cli import documents, results
+from tests.support.cli import run
+from tests.support.fake_control import HANG, FakeControl, event, replies
+from tests.web.server import Dashboard, dashboard
+
+pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
+from pyworker.web.__main__ import token_of
+
+
+def follow(_request: Any) -> Iterator[Any]:
+    yield event("api", None, "scaled", **{"from": 2, "to": 4})
+    yield HANG
+
+
+def refused(_request: Any) -> Iterator[Any]:
+    yield Refused("busy", 75, "another reload is under way", "wait for it")
+
+
+HANDLERS = {
+    "ps": replies(documents.ps()), "follow": follow, "reload": results.reload, "stop": refused,
+    "scale": lambda _request: [results.reply("scaled", workers={"want": 6, "ready": 6})],
+    "start": results.start, "restart": results.start_fails,
+}  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Any) -> str:
+    return str(tmp_path / "state")
+
+
+class Web(NamedTuple):
+    """A dashboard and the made-up daemon behind it."""
+
+    board: Dashboard
+    daemon: FakeControl
+    home: str
+
+    def done(self) -> list[Any]:
+        """What was asked of the daemon besides looking."""
+        return [r for r in self.daemon.requests if type(r).__name__ not in {"Ps", "Follow"}]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    home = str(tmp_path_factory.mktemp("web") / "state")
+    with FakeControl(home, HANDLERS) as daemon, dashboard(home) as made:
+        yield Web(made, daemon, home)
+
+
+@pytest.fixture
+def web(both: Web) -> Dashboard:
+    return both.board
+
+
+@pytest.fixture
+def nothing_done(both: Web) -> Iterator[None]:
+    before = len(both.done())
+    yield
+    assert len(both.done()) == before
+
+
+@pytest.mark.usefixtures("nothing_done")
+def test_every_door_but_the_page_wants_the_token(web: Dashboard) -> None:
+    doors = [("GET", p) for p in ("/metrics", "/api/state", "/api/stream", "/api/apps/api/history", "/api/apps/api/logs")]
+    doors += [("POST", f"/api/apps/api/{action}") for action in ("reload", "restart", "stop", "start", "scale")]
+    for method, path in doors:
+        for token in ("", "Bearer wrong"):
+            with web.open(method, path, Authorization=token) as answer:
+                assert answer.status == 401, path
+                assert answer.headers["www-authenticate"] == "Bearer"
+    for path in ("/", "/app.js", "/app.css", "/healthz"):
+        with web.open("GET", path, Authorization="") as answer:
+            assert answer.status == 200
+            assert web.token not in answer.read().decode()
+
+
+def test_no_answer_can_be_framed_cached_or_sniffed_and_no_script_comes_from_elsewhere(web: Dashboard) -> None:
+    for path in ("/", "/api/state", "/nosuch"):
+        with web.open("GET", path) as answer:
+            answer.read()
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+    page = web.ask("GET", "/")[1]
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_another_name_for_this_address_gets_nothing(web: Dashboard) -> None:
+    for host in ("evil.com", f"evil.com:{web.port}"):
+        assert web.ask("GET", "/api/state", Host=host)[0] == 421
+        assert web.ask("GET", "/", Host=host)[0] == 421
+
+
+@pytest.mark.usefixtures("nothing_done")
+def test_another_sites_page_can_change_nothing_even_with_the_token(web: Dashboard) -> None:
+    for headers in ({"Origin": "http://evil.com"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}):
+        status, body = web.ask("POST", "/api/apps/api/reload", {}, **headers)
+        assert (status, body["error"]["code"]) == (403, "other_origin")
+
+
+def test_state_and_stream_say_what_ps_says_and_what_happens(web: Dashboard) -> None:
+    seen: dict[str, Any] = {}
+    with web.stream("/api/stream") as pairs:
+        for kind, value in pairs:
+            seen[kind] = value
+            if {"look", "point"} <= seen.keys() and ("event" in seen or seen["state"]["events"]):
+                break
+    assert seen["look"]["document"] == documents.ps()
+    status, state = web.ask("GET", "/api/state")
+    assert (status, state["away"], state["document"]) == (200, "", documents.ps())
+    assert state["events"][0]["words"] == "scaled 2 → 4 workers"
+    history = web.ask("GET", "/api/apps/api/history")[1]
+    assert len(history["points"][0]) == len(history["fields"])
+
+
+def test_metrics_are_those_of_the_cli(web: Dashboard) -> None:
+    status, text = web.ask("GET", "/metrics")
+    assert status == 200
+    assert {f.name for f in text_string_to_metric_families(text)} >= {"pyworker_up", "pyworker_http_requests"}
+
+
+def test_a_daemon_that_is_not_there_is_said(home: str) -> None:
+    with dashboard(home) as web:
+        assert web.ask("GET", "/metrics")[1].endswith("pyworker_up 0\n")
+        with web.stream("/api/stream") as pairs:
+            value = next(value for kind, value in pairs if kind == "look")
+        assert (value["document"], value["away"]) == (None, "the pyworker daemon is not running")
+        assert web.ask("POST", "/api/apps/api/reload", {})[0] == 503
+
+
+def test_actions_are_those_of_the_cli(both: Web, web: Dashboard) -> None:
+    before = len(both.done())
+    status, body = web.ask("POST", "/api/apps/api/reload", {}, Origin=f"http://127.0.0.1:{web.port}")
+    assert (status, body["ok"], body["apps"][0]["action"]) == (200, True, "reloaded")
+    assert web.ask("POST", "/api/apps/api/scale", {"workers": 6})[0] == 200
+    status, body = web.ask("POST", "/api/apps/api/stop", {})
+    assert (status, body["error"]["code"], body["error"]["hint"]) == (409, "busy", "wait for it")
+    status, body = web.ask("POST", "/api/apps/api/restart", {})
+    assert (status, body["ok"], body["apps"][0]["reason"]) == (200, False, "importing shop.main failed")
+    reload, scale, stop, restart = both.done()[before:]
+    assert (reload.selectors, scale.changes, stop.selectors, restart.selectors) == (("api",), {"api": "6"}, ("api",), ("api",))
+    assert reload.shell_env == {}  # nothing of this process's environment gets into an app
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/api/apps/all*/stop", {}, 404), ("/api/apps/*/stop", {}, 404), ("/api/apps/API/stop", {}, 404),
+        ("/api/apps/api/shutdown", {}, 404), ("/api/apps/api/scale", {}, 400), ("/api/apps/api/scale", {"workers": "-1"}, 400),
+        ("/api/apps/api/scale", {"workers": 10**9}, 400), ("/api/apps/api/scale", {"workers": "x" * 5000}, 400),
+        ("/api/apps/api/scale", [], 400), ("/api/apps/..%2f..%2fetc%2fpasswd/stop", {}, 404),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("nothing_done")
+def test_what_is_no_app_or_no_number_is_refused(web: Dashboard, path: str, body: Any, status: int) -> None:
+    assert web.ask("POST", path, body)[0] == status
+
+
+@pytest.mark.usefixtures("nothing_done")
+def test_a_page_of_plain_forms_cannot_scale(web: Dashboard) -> None:
+    with web.open("POST", "/api/apps/api/scale", '{"workers":1}', Content_Type="text/plain") as answer:
+        assert answer.status == 400
+
+
+def test_the_log_is_its_end_then_what_is_added_across_a_rotation(both: Web, web: Dashboard) -> None:
+    home = both.home
+    os.makedirs(f"{home}/logs", mode=0o700, exist_ok=True)
+
+    def write(text: str) -> None:
+        with open(f"{home}/logs/api.log", "a") as file:
+            file.write(f"2026-11-23T14:02:31.104Z api.1 41210 out| {text}\n")
+
+    for i in range(400):
+        write(f"line {i}")
+    with web.stream("/api/apps/api/logs") as pairs:
+        lines = (record["msg"] for _, batch in pairs for record in batch)
+        assert [next(lines) for _ in range(300)] == [f"line {i}" for i in range(100, 400)]
+        write("more")
+        assert next(lines) == "more"
+        os.rename(f"{home}/logs/api.log", f"{home}/logs/api.log.1")
+        write("after the rotation")
+        assert next(lines) == "after the rotation"
+    for name in ("..%2F..%2Fevents", "pyworker", "%2e%2e"):
+        assert web.ask("GET", f"/api/apps/{name}/logs")[0] == 404
+
+
+def test_the_token_is_kept_private_and_can_be_made_anew(home: str) -> None:
+    first = token_of(home, new=False)
+    assert stat.S_IMODE(os.stat(f"{home}/web-token").st_mode) == 0o600
+    assert token_of(home, new=False) == first
+    os.chmod(f"{home}/web-token", 0o644)  # somebody else may have read it
+    third = token_of(home, new=False)
+    assert third != first
+    assert stat.S_IMODE(os.stat(f"{home}/web-token").st_mode) == 0o600
+    assert token_of(home, new=True) not in (first, third)
+    os.unlink(f"{home}/web-token")
+    os.symlink("/etc/hostname", f"{home}/web-token")  # is not followed
+    assert len(token_of(home, new=False)) > 20
+
+
+def test_without_a_token_only_on_loopback(home: str) -> None:
+    with dashboard(home, "--no-token") as web:
+        assert web.url.endswith("/")
+        assert web.ask("GET", "/api/state", Authorization="")[0] == 200
+    found = run("web", "--no-token", "--listen", "0.0.0.0:0", home=home)
+    assert found.code == 2
+    assert "would let everybody" in found.err
+
+
+def test_a_port_that_is_taken_is_said(home: str) -> None:
+    with dashboard(home) as web:
+        found = run("web", "--listen", f"127.0.0.1:{web.port}", home=home)
+    assert found.code == 1
+    assert "cannot listen on" in found.err
+    assert "--listen" in found.err

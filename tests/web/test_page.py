@@ -1,0 +1,209 @@
+"""The page in a real browser: what it shows, what it asks, keys, colours, sizes, what a screen reader gets.
+
+PICTURES=folder keeps screenshots there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.cli import documents, results
+from tests.support import browser
+from tests.support.browser import Browser
+from tests.support.fake_control import HANG, FakeControl, event
+from tests.web.server import Dashboard, dashboard
+
+pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
+pytestmark = pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def follow(_request: Any) -> Iterator[Any]:
+    yield event("api", None, "app_note", text=EVIL)
+    yield event("api", 3, "worker_recycled", generation=7, pid=41212, reason="memory 530 MB > 512 MB")
+    yield HANG
+
+
+class Daemon:
+    """ps, with a number of workers that scale changes."""
+
+    def __init__(self) -> None:
+        self.workers = 4
+
+    def ps(self, _request: Any) -> Iterator[Any]:
+        document = documents.ps()
+        document["apps"][0]["workers"] |= {"want": self.workers, "ready": self.workers}
+        yield results.Reply(True, document)
+
+    def scale(self, request: Any) -> Iterator[Any]:
+        self.workers = int(request.changes["api"])
+        yield results.reply("scaled", workers={"want": self.workers, "ready": self.workers})
+
+
+class Page(NamedTuple):
+    window: Browser
+    board: Dashboard
+    daemon: FakeControl
+
+    def open(self) -> Browser:
+        """The page from its start."""
+        self.window.open("about:blank")
+        self.window.open(self.board.url)
+        self.window.wait("document.querySelectorAll('#apps li').length === 5")
+        return self.window
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    home = str(tmp_path_factory.mktemp("page") / "state")
+    os.makedirs(f"{home}/logs", mode=0o700)
+    with open(f"{home}/logs/api.log", "w") as file:
+        file.writelines(f"2026-11-23T14:02:31.104Z api.1 41210 out| INFO GET /{i}\n" for i in range(50))
+        file.writelines(f"2026-11-23T14:02:32.104Z api.2 41211 err| {text}\n" for text in ("ERROR payment failed", "Traceback (most recent call last):", '  File "x.py"', f"Declined: {EVIL}"))
+    made = Daemon()
+    handlers = {"ps": made.ps, "follow": follow, "scale": made.scale, "reload": results.reload}
+    with FakeControl(home, handlers) as daemon, dashboard(home) as board, browser.browser() as window:
+        yield Page(window, board, daemon)
+
+
+def keep(window: Browser, name: str) -> None:
+    if folder := os.environ.get("PICTURES"):
+        window.picture(os.path.join(folder, f"{name}.png"))
+
+
+def test_what_it_shows(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#workers tbody tr').length === 4")
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.wait("document.querySelectorAll('#events li').length === 2")
+    window.wait("document.querySelectorAll('#charts path.line')[0].getAttribute('d')", "a curve")
+    assert "api" in window.text("#name")
+    assert "4/4 workers" in window.text("#apps li")
+    assert window.text("#workers tbody tr:nth-child(3)").split()[:3] == ["api.3", "●", "ready"]
+    assert "memory 530 MB > 512 MB" in window.text("#events")
+    assert window.script("return document.querySelectorAll('#charts figure').length") == 5
+    assert "2 in trouble" in window.text("#daemon")
+    # the token is in no address any more, and what apps say is text
+    assert "token" not in window.script("return location.href")
+    assert EVIL in window.text("#log")
+    assert EVIL in window.text("#events")
+    assert window.script("return document.querySelectorAll('#log img, #events img').length") == 0
+    assert window.complaints() == []
+    keep(window, "light")
+
+
+def test_the_filter_shows_whole_records(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.type("#filter", "declined")
+    window.wait("document.querySelectorAll('#log div').length === 4")
+    assert "payment failed" in window.text("#log")
+    window.wait("document.querySelector('#log mark')?.textContent === 'Declined'")
+    window.script("document.getElementById('filter').value = ''")
+    window.type("#filter", "/GET .1\\d/")
+    window.wait("document.querySelectorAll('#log div').length === 10")
+
+
+def test_keys_and_a_question_before_anything_is_done(page: Page) -> None:
+    window = page.open()
+    done = len([r for r in page.daemon.requests if type(r).__name__ == "Scale"])
+    window.press("+")
+    window.wait("document.getElementById('confirm').open")
+    assert window.script("return document.getElementById('workers-wanted').value") == "5"
+    keep(window, "question")
+    window.press("\ue00c")  # Escape
+    window.wait("!document.getElementById('confirm').open")
+    assert len([r for r in page.daemon.requests if type(r).__name__ == "Scale"]) == done
+    window.press("+")
+    window.wait("document.getElementById('confirm').open")
+    window.click("#yes")
+    window.wait("document.getElementById('said').textContent.includes('5/5 workers ready')")
+    window.wait("document.querySelector('#apps li').innerText.includes('5/5')")
+    assert [r.changes for r in page.daemon.requests if type(r).__name__ == "Scale"][done:] == [{"api": "5"}]
+    window.press("j")
+    window.wait("document.getElementById('name').textContent.includes('admin')")
+    window.press("/")
+    assert window.script("return document.activeElement.id") == "filter"
+
+
+def test_reload_with_the_mouse_says_how_it_went(page: Page) -> None:
+    window = page.open()
+    window.click('[data-act="reload"]')
+    window.wait("document.getElementById('confirm').open")
+    assert window.script("return document.activeElement.id") == "no"  # Enter alone does nothing
+    window.click("#yes")
+    window.wait("document.getElementById('said').textContent.includes('api reloaded')")
+
+
+def test_a_failed_app_shows_why(page: Page) -> None:
+    window = page.open()
+    window.click("#apps li:nth-child(5) button")
+    window.wait("document.getElementById('name').textContent.includes('mail')")
+    assert "ModuleNotFoundError" in window.text("#failure")
+    assert window.script("return getComputedStyle(document.querySelector('[data-act=start]')).display") != "none"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(360, False), (390, True), (768, False), (1280, True), (2200, False)])
+def test_no_width_scrolls_sideways_and_dark_is_dark(page: Page, width: int, dark: bool) -> None:
+    page.window.emulate(width=width, height=900, dark=dark)
+    window = page.open()
+    window.wait("document.querySelectorAll('#workers tbody tr').length === 4")
+    assert window.script("return document.documentElement.scrollWidth") <= width
+    shade = window.script("return getComputedStyle(document.documentElement).backgroundColor")
+    assert (int(shade.split("(")[1].split(",")[0]) < 60) is dark
+    if width < 500:  # big enough for a thumb
+        assert window.script("return document.querySelector('[data-act=reload]').offsetHeight") >= 44
+    keep(window, f"{width}-{'dark' if dark else 'light'}")
+    page.window.emulate(width=1280, height=900)
+
+
+def test_a_screen_reader_gets_names_for_everything(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#charts path.line')[0].getAttribute('d')", "a curve")
+    tree = window.accessibility()
+    for role in ("button", "textbox", "searchbox", "checkbox", "image", "table", "list", "navigation", "log"):
+        nameless = [node for node in tree if node["role"] == role and not node["name"].strip()]
+        assert not nameless or role == "list", (role, nameless)
+    images = [node["name"] for node in tree if node["role"] in {"image", "img"}]
+    assert any(name.startswith("CPU: ") and "now" in name for name in images), images
+    headings = window.script("return [...document.querySelectorAll('h1,h2,h3')].filter(h => h.offsetParent).map(h => h.tagName)")
+    assert headings[0] == "H1"
+    assert window.script("return document.documentElement.lang") == "en"
+    assert window.script("return document.querySelectorAll('[aria-live=polite]').length") >= 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(page: Page, scheme: str) -> None:
+    page.window.emulate(width=1280, height=900, dark=scheme == "dark")
+    window = page.open()
+    window.wait("document.querySelectorAll('#workers tbody tr').length === 4")
+    worst = window.script("""
+      const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+      const light = ([r, g, b]) => [r, g, b].map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; })
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+      const back = (n) => { for (; n; n = n.parentElement) { const c = parse(getComputedStyle(n).backgroundColor);
+        if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
+      let worst = [99, ""];
+      for (const n of document.querySelectorAll("body *")) {
+        if (!n.offsetParent || ![...n.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim()) || n.disabled) continue;
+        const a = light(parse(getComputedStyle(n).color)), b = light(back(n));
+        const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+        if (ratio < worst[0]) worst = [ratio, n.outerHTML.slice(0, 200)];
+      }
+      return worst;""")
+    assert worst[0] >= 4.5, worst
+    page.window.emulate(width=1280, height=900)
+
+
+def test_a_wrong_token_asks_for_the_right_one(page: Page) -> None:
+    window = page.window
+    window.open("about:blank")
+    window.open(page.board.url.partition("#")[0] + "#token=wrong")
+    window.wait("!document.getElementById('ask-token').hidden")
+    assert window.script("return document.getElementById('main').hidden")
+    window.type("#token", page.board.token + "\ue007")  # Enter
+    window.wait("document.querySelectorAll('#apps li').length === 5")
