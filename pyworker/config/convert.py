@@ -8,6 +8,7 @@ what a table says, converted: field -> value, nested tables -> nested partials. 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import types
 import typing
@@ -39,6 +40,7 @@ def hints_of(cls: type) -> dict[str, Any]:
     return _hints[cls]
 
 
+@functools.cache
 def table_class(hint: Any) -> type | None:
     """Return the schema class of a field that is a table (HealthConfig | None -> HealthConfig), else None."""
     for option in (hint, *typing.get_args(hint)):

@@ -7,10 +7,11 @@ the daemon itself, which trusts no CLI.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyworker.config import syntax
@@ -26,6 +27,8 @@ from pyworker.config.suggest import nearest
 MAX_FILE = 1024 * 1024
 FILES = ("app.toml", "pyworker.toml", "pyproject.toml")
 PYPROJECT = "pyproject.toml"
+
+_apps_in: dict[tuple[str, bytes, frozenset[tuple[str, str]], str], tuple[AppConfig, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +54,13 @@ def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
 def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None, profile: str = "") -> Loaded:
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)
-    raw, document, mtime_ns = read(path)
-    report = Report(path, document)
-    at: Path = ()
-    if os.path.basename(path) == PYPROJECT:
-        at = ("tool", "pyworker")
-        raw = _our_table(raw)
-    apps = apps_of(raw, at, report, environ or {}, os.path.basename(os.path.dirname(os.path.realpath(path))), profile)
-    run_of(raw, at, report, {})
-    report.stop_if_wrong()
+    data, mtime_ns = _content(path)
+    asked = (path, data, frozenset((environ or {}).items()), profile)
+    apps = _apps_in.get(asked) if _apps_in is not None else None
+    if apps is None:
+        apps = _all_apps(path, data, environ or {}, profile)
+        if _apps_in is not None:
+            _apps_in[asked] = apps
     names = [app.name for app in apps]
     for name in only:
         if name not in names:
@@ -69,6 +70,32 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
                 [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
             )
     return Loaded(tuple(a for a in apps if not only or a.name in only), path, mtime_ns)
+
+
+@contextlib.contextmanager
+def parsed_once() -> Iterator[None]:
+    """Parse a file that is loaded again and again in here (once for each of its apps) only once, while it has the same
+    content: 500 apps of one file must not cost 500 times 500.
+    """
+    global _apps_in
+    before, _apps_in = _apps_in, {} if _apps_in is None else _apps_in
+    try:
+        yield
+    finally:
+        _apps_in = before
+
+
+def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) -> tuple[AppConfig, ...]:
+    raw, text = syntax.parse(data, path)
+    report = Report(path, scan(text))
+    at: Path = ()
+    if os.path.basename(path) == PYPROJECT:
+        at = ("tool", "pyworker")
+        raw = _our_table(raw)
+    apps = apps_of(raw, at, report, environ, os.path.basename(os.path.dirname(os.path.realpath(path))), profile)
+    run_of(raw, at, report, {})
+    report.stop_if_wrong()
+    return tuple(apps)
 
 
 def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
@@ -143,6 +170,13 @@ def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
 
 def read(path: str) -> tuple[dict[str, Any], Document, int]:
     """Return a TOML file parsed, where everything in it stands, and its mtime; raise ConfigError."""
+    data, mtime_ns = _content(path)
+    raw, text = syntax.parse(data, path)
+    return raw, scan(text), mtime_ns
+
+
+def _content(path: str) -> tuple[bytes, int]:
+    """Return the bytes of a config file and its mtime; raise ConfigError."""
     shown_name = os.path.basename(path)
 
     def refuse(message: str, hint: str = "") -> ConfigError:
@@ -164,8 +198,7 @@ def read(path: str) -> tuple[dict[str, Any], Document, int]:
         raise refuse(f"cannot read {shown_name}: {error.strerror}", f"looked for {path}") from None
     if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
-    raw, text = syntax.parse(data, path)
-    return raw, scan(text), info.st_mtime_ns
+    return data, info.st_mtime_ns
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

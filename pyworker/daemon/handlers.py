@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyworker.config.load import parsed_once
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.client import Client
 from pyworker.daemon.listener import ListenFailed
@@ -58,7 +59,8 @@ class Handlers:
             return
         desk.seq = desk.brain.events.seq
         try:
-            HANDLERS[type(request)](desk, client, request)
+            with parsed_once():
+                HANDLERS[type(request)](desk, client, request)
         except ConfigError as error:
             client.refuse(k.Refused("config_invalid", Exit.BAD_CONFIG, error.message, error.hint, error.as_json()))
         except ListenFailed as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import os
 import signal
 import struct
@@ -80,6 +81,7 @@ def _dup_above(fd: int, minimum: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
 
 
+@functools.cache
 def range_of_signals() -> list[int]:
     """Every signal whose action a program may set."""
     return [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
