@@ -1,0 +1,108 @@
+"""Every --json answer of a real daemon against the schemas that are shipped in the package."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from typing import Any
+
+import jsonschema
+
+from tests.cli import documents
+from tests.support.pyworker import Pyworker, kill
+from tests.support.wait import wait_until
+
+APP = """\
+import os, time
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/die":
+        os._exit(3)
+    print('{"level":"info","msg":"served"}', flush=True)
+    start_response("500 x" if environ["PATH_INFO"] == "/bad" else "200 OK", [])
+    return [b"ok"]
+"""
+
+
+def schema(name: str) -> dict[str, Any]:
+    file = importlib.resources.files("pyworker.protocol") / "schemas" / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def check(name: str, value: Any) -> None:
+    jsonschema.Draft202012Validator(schema(name)).validate(value)
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def check_operation(text: str) -> None:
+    *progress, result = lines(text)
+    for line in progress:
+        check("progress", line)
+    check("result", result)
+
+
+def test_schemas_are_schemas_and_refuse_what_is_wrong() -> None:
+    folder = importlib.resources.files("pyworker.protocol") / "schemas"
+    names = [file.name for file in folder.iterdir()]
+    assert len(names) >= 10
+    for name in names:
+        jsonschema.Draft202012Validator.check_schema(json.loads((folder / name).read_text()))
+    document = documents.ps()
+    for app in document["apps"]:
+        app["config"]["file"] = None
+    document["apps"][0]["state"] = "fine"
+    assert not jsonschema.Draft202012Validator(schema("ps")).is_valid(document)
+    del document["apps"][0]["pool"]
+    assert not jsonschema.Draft202012Validator(schema("ps")).is_valid(document)
+    assert not jsonschema.Draft202012Validator(schema("result")).is_valid({"v": 1, "type": "result"})
+
+
+def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
+    pw.api(APP, tables='[app.env]\nSECRET_KEY = "x"')
+    refused = pw.run("ps", "--json")
+    assert (refused.returncode, refused.stdout) == (69, "")
+    check("error", json.loads(refused.stderr))
+
+    check("check", json.loads(pw.ok("check", "app.toml", "--json").stdout))
+    check_operation(pw.ok("start", "app.toml", "--json").stdout)
+    check("wait", json.loads(pw.ok("wait", "api", "--json").stdout))
+    for _ in range(3):
+        pw.get("/")
+    found = pw.ps()
+    check("ps", found)
+    assert found["apps"][0]["http"]["status"]["2xx"] == 3
+    assert found["apps"][0]["http"]["p50_s"] > 0
+    check("ps", json.loads(pw.ok("top", "--json", "--once").stdout))
+    check("status", json.loads(pw.ok("daemon", "status", "--json").stdout))
+    check_operation(pw.ok("reload", "api", "--json").stdout)
+    check_operation(pw.ok("scale", "api=3", "--json").stdout)
+
+    kill(pw.pids()[0])
+    wait_until(lambda: any(e["type"] == "worker_exited" for e in lines(pw.ok("events", "--json").stdout)), 30, "its end")
+    described = json.loads(pw.ok("describe", "api", "--json").stdout)
+    check("describe", described)
+    (app,) = described["apps"]
+    assert {"name": "SECRET_KEY", "value": "***", "origin": "[env]"} in app["env"]
+    assert [e["type"] for e in app["exits"]] == ["worker_exited"]
+    assert app["pss_bytes"] > 0
+    # what the workers that are gone have answered still counts
+    assert app["http"]["status"]["2xx"] == app["requests"] == 3
+    for event in lines(pw.ok("events", "--json").stdout):
+        check("event", event)
+    logged = lines(pw.ok("logs", "api", "--json").stdout)
+    assert [line["fields"]["msg"] for line in logged if "fields" in line] == ["served"] * 3
+    for line in logged:
+        check("log", line)
+    unknown = pw.run("describe", "nosuch", "--json")
+    assert (unknown.returncode, unknown.stdout) == (4, "")
+    check("error", json.loads(unknown.stderr))
+    check_operation(pw.ok("stop", "api", "--json").stdout)
+    check("ps", pw.ps())
+    pw.write("web.py", "import no_such_module")
+    failed = pw.run("start", "app.toml", "--json")
+    assert failed.returncode == 1
+    check_operation(failed.stdout)
+    check("ps", pw.ps())
