@@ -9,6 +9,10 @@ import sys
 def main() -> None:
     """Run the command line and leave with its exit code."""
     gc.disable()  # importing makes nothing but things that stay; collecting among them costs some 3 ms
+    if sys.argv[1:2] == ["__complete"]:  # a shell's completion: somebody holds down the tab key
+        from pyworker.cli.complete import main as complete
+
+        sys.exit(complete(sys.argv[2:]))
     from pyworker.cli.main import main as cli_main
 
     gc.enable()

@@ -13,6 +13,7 @@ import re
 import select
 import sys
 import time
+from typing import NoReturn
 
 from pyworker.cli.client import DaemonAway, connect
 from pyworker.errors import Exit, PyworkerError
@@ -39,6 +40,12 @@ def ensure_daemon(home: str) -> int:
         started = _start(home, deadline) or started
         if not started:  # somebody else is starting it, or one is just leaving
             time.sleep(0.02)
+
+
+def become_daemon(home: str) -> NoReturn:
+    """Replace this process by a guardian that whoever started this command looks after."""
+    env = {k: v for k, v in os.environ.items() if _KEPT.match(k) or k in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+    os.execve(sys.executable, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home], env)
 
 
 def _start(home: str, deadline: float) -> int:

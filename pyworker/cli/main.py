@@ -15,64 +15,11 @@ import click
 
 from pyworker import __version__
 from pyworker.cli import fail
+from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
 from pyworker.cli.options import NAMES, options
 from pyworker.cli.render import look
 from pyworker.errors import Exit, PyworkerError
 
-_HERE = "pyworker.cli.commands."
-# name -> module with a `cmd`, short help
-COMMANDS: dict[str, tuple[str, str]] = {
-    "start": (_HERE + "start", "Start an app, and the daemon when none runs."),
-    "run": (_HERE + "run", "Run in the foreground: containers, service managers."),
-    "stop": (_HERE + "stop", "Stop apps or single workers."),
-    "restart": (_HERE + "restart", "Stop all workers, start all (reload has no gap)."),
-    "reload": (_HERE + "reload", "New code in, no request lost."),
-    "scale": (_HERE + "scale", "More or fewer workers: scale api=8."),
-    "delete": (_HERE + "delete", "Stop apps and forget them."),
-    "ps": (_HERE + "ps", "What runs."),
-    "top": (_HERE + "top", "Watch the apps, full screen."),
-    "describe": (_HERE + "describe", "All about one app."),
-    "logs": (_HERE + "logs", "What the workers print."),
-    "events": (_HERE + "events", "What happened."),
-    "stack": (_HERE + "stack", "Where the threads of a worker are right now."),
-    "send": (_HERE + "send", "A message to workers: send api '{...}'."),
-    "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
-    "metrics": (_HERE + "metrics", "Figures for Prometheus."),
-    "web": (_HERE + "web", "A dashboard in the browser."),
-    "check": (_HERE + "check", "Check a config file; start nothing."),
-    "init": (_HERE + "init", "Write an app.toml for what is in a folder."),
-    "import": (_HERE + "import_", "app.toml from pm2, supervisor, gunicorn, uWSGI, a Procfile."),
-    "diff": (_HERE + "diff", "What a reload would change."),
-    "config": (_HERE + "config", "A config with every default, and where it comes from."),
-    "schema": (_HERE + "schema", "The JSON Schema of config files."),
-    "daemon": (_HERE + "daemon", "The daemon: status, start, stop, upgrade."),
-}
-GROUPS = {
-    "Run": ("start", "run", "stop", "restart", "reload", "scale", "send", "delete"),
-    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top", "web"),
-    "Config": ("init", "import", "check", "diff", "config", "schema"),
-    "Machine": ("daemon",),
-}
-ALIASES = {
-    "ls": "ps",
-    "list": "ps",
-    "status": "ps",
-    "show": "describe",
-    "info": "describe",
-    "monit": "top",
-    "rm": "delete",
-    "del": "delete",
-}
-# words of other programs: what to say here
-_ELSEWHERE = {
-    "save": "not needed: what runs is saved at every change and restored when the daemon starts",
-    "resurrect": "not needed: the daemon restores what ran when it starts (pyworker daemon start)",
-    "kill": "pyworker daemon stop   stops every app and the daemon",
-    "log": "pyworker logs",
-    "tail": "pyworker logs -f",
-    "up": "pyworker start",
-    "down": "pyworker stop all",
-}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -84,9 +31,11 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
-        if entry is None:
+        place = entry[0] if entry is not None else HIDDEN.get(cmd_name)
+        if place is None:
             return None
-        command: click.Command = importlib.import_module(entry[0]).cmd
+        module, _, name = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name or "cmd")
         command.context_settings = {**_HELP, **command.context_settings}
         return command
 
@@ -100,6 +49,10 @@ class Commands(click.Group):
             if not name:
                 click.echo(ctx.get_help())
                 ctx.exit(0)
+            if name not in COMMANDS and name not in ALIASES:
+                from pyworker.cli.topics import show
+
+                ctx.exit(show(name))
         command = self.get_command(ctx, name)
         if command is None:
             raise _no_such_command(name)
@@ -109,7 +62,7 @@ class Commands(click.Group):
         formatter.write(_TOP)
         for title, names in GROUPS.items():
             formatter.write(f"{title:<10}{'  '.join(names)}\n")
-        formatter.write("\npyworker COMMAND -h for its options.\n")
+        formatter.write("\npyworker COMMAND -h for its options, pyworker help TOPIC for more.\n")
         if ctx.meta.get("pyworker.long"):
             with formatter.section("\nCommands"):
                 formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
@@ -133,8 +86,8 @@ def _no_such_command(name: str) -> PyworkerError:
 
     from pyworker.cli.render import line
 
-    if name in _ELSEWHERE:
-        hint = _ELSEWHERE[name]
+    if name in ELSEWHERE:
+        hint = ELSEWHERE[name]
     else:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
         hint = f"did you mean `{ALIASES.get(near[0], near[0])}`?" if near else "pyworker -h lists the commands"
@@ -160,6 +113,12 @@ def _top(**given: Any) -> int:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
     return 0
+
+
+def command_of(name: str) -> click.Command | None:
+    """Return a command by its name, the top group for ""."""
+    group = _group()
+    return group.get_command(click.Context(group), name) if name else group
 
 
 def _group() -> Commands:

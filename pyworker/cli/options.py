@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from pyworker.cli.homes import default_home
 from pyworker.protocol.names import ENV_HOME
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
@@ -75,16 +76,6 @@ def settings_of(given: dict[str, Any]) -> Settings:
         timeout=given.get("timeout"),
         home=os.path.abspath(os.path.expanduser(given.get("home") or default_home())),
     )
-
-
-def default_home() -> str:
-    """Return the state folder when none was named on the command line."""
-    if home := os.environ.get(ENV_HOME):
-        return home
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG rules say: a relative path is to be ignored
-        state = os.path.expanduser("~/.local/state")
-    return os.path.join(state, "pyworker")
 
 
 def common(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 from pyworker import __version__, failpoint
+from pyworker.config.load import parsed_once
 from pyworker.daemon import desired, preflight
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import adopt, let_go
@@ -207,7 +208,9 @@ def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> No
     if fd is None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         if home_fd < 0:
-            sock.bind("")  # a name of the kernel's choice that is in no folder; who may speak is checked for each message
+            sock.bind(
+                ""
+            )  # a name of the kernel's choice that is in no folder; who may speak is checked for each message
         else:
             _bind_in(home_fd, sock)
         unix_fds.pass_credentials(sock)

@@ -45,7 +45,8 @@ def test_version_and_long_help(home: str) -> None:
     [
         ("reloda", "did you mean `reload`?"),
         ("lst", "did you mean `ps`?"),
-        ("save", "not needed"),
+        ("jlist", "pyworker ps --json"),
+        ("deploy", "pyworker reload NAME"),
         ("xyz", "pyworker -h"),
     ],
 )
@@ -109,3 +110,33 @@ def test_the_home_is_found_as_documented(tmp_path: Path) -> None:
     assert asked(XDG_STATE_HOME="relative") == "/h/.local/state/pyworker"
     assert asked(PYWORKER_HOME="/p") == "/p"
     assert run("--home", "/first", "ps", "--home", "/last", home="/p").err.rstrip().endswith("/last)")
+
+
+@pytest.mark.parametrize("word", ["save", "resurrect", "flush", "kill", "unstartup"])
+def test_words_of_pm2_that_mean_the_same_work(word: str, home: str) -> None:
+    found = run(word, "-h", home=home)
+    assert found.code == 0
+    assert found.out.startswith(f"Usage: pyworker {word} ")
+
+
+def test_save_has_nothing_to_do_and_says_why(home: str) -> None:
+    found = run("save", home=home)
+    assert (found.code, found.out) == (0, "")
+    assert "saved at every change" in found.err
+
+
+def test_help_has_topics_and_says_which(home: str) -> None:
+    from pyworker.cli.topics import TOPICS
+
+    listed = run("help", "topics", home=home).out
+    assert all(topic in listed for topic in TOPICS)
+    assert run("help", "states", home=home).out == TOPICS["states"][1]
+    wrong = run("help", "sttes", home=home)
+    assert wrong.code == 2
+    assert "pyworker help states" in wrong.err
+
+
+def test_every_line_of_a_topic_fits_a_terminal() -> None:
+    from pyworker.cli.topics import TOPICS
+
+    assert max(len(line) for _, text in TOPICS.values() for line in text.splitlines()) <= 120

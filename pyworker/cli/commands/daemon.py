@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -70,6 +70,19 @@ def start(settings: Settings) -> int:
         text = f"Started the pyworker daemon (guardian pid {pid}, home {where})" if pid else "It runs already."
         render.note(text)
     return 0
+
+
+@cmd.command(context_settings=_HELP)
+@common
+def run(settings: Settings) -> NoReturn:
+    """Be the daemon, in the foreground: what a service manager starts. What ran before is restored.
+
+    With $NOTIFY_SOCKET it says READY, RELOADING, STOPPING, STATUS and WATCHDOG (systemd's Type=notify-reload); SIGHUP
+    reloads every app.
+    """
+    from pyworker.cli.launch import become_daemon
+
+    become_daemon(settings.home)
 
 
 @cmd.command(context_settings=_HELP)

@@ -1,0 +1,394 @@
+"""CLI: `pyworker doctor`: what of this machine will hurt, each with what to do about it. Changes nothing.
+
+`--report` prints what a bug report needs, with the values of secrets masked.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import click
+
+from pyworker import __version__
+from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import Look, line, look, note, out, paint, size
+from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.names import CONTROL_SOCKET
+
+_MASKED = re.compile(
+    r"(?i)(\b[\w.-]*(?:key|token|secret|pass(?:word|wd)?|dsn|credential)[\w.-]*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&]+)"
+)
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
+_OLD = 10.0  # seconds of clock difference that are worth a word
+
+
+class Found(NamedTuple):
+    """One check: ok, warn or fail; `fix` says what to do."""
+
+    id: str
+    status: str
+    message: str
+    fix: str = ""
+
+
+@click.command()
+@click.option("--report", is_flag=True, help="Print what a bug report needs; secrets are masked.")
+@common
+def cmd(settings: Settings, report: bool) -> int:
+    """Look at limits, versions, files, memory and CPUs, and say what will hurt. Exit 1 when something is wrong.
+
+    \b
+    pyworker doctor
+    pyworker doctor --report > report.txt     for a bug report
+    """
+    facts = _facts(settings)
+    checks = [found for check in _CHECKS for found in check(settings, facts)]
+    is_fine = not any(c.status == "fail" for c in checks)
+    if report:
+        out(masked(_report(settings, facts, checks)))
+    elif settings.json:
+        out(json.dumps({"v": 1, "ok": is_fine, "checks": [c._asdict() for c in checks]}))
+    else:
+        how = look(sys.stdout, settings.color)
+        for found in checks:
+            if not settings.quiet or found.status != "ok":
+                out(_words(found, how), how)
+        if not settings.quiet:
+            wrong = sum(c.status != "ok" for c in checks)
+            note("Nothing is wrong." if not wrong else f"{wrong} thing{'s' if wrong != 1 else ''} to look at.")
+    return 0 if is_fine else int(Exit.FAILED)
+
+
+def _words(found: Found, how: Look) -> str:
+    glyph, style = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}[found.status]
+    text = f"{paint(glyph, style, how)} {line(found.message)}"
+    return text + (f"\n    {paint('=', 'cyan', how)} {line(found.fix)}" if found.fix and found.status != "ok" else "")
+
+
+def _facts(settings: Settings) -> dict[str, Any]:
+    """Ask the daemon, when there is one."""
+    facts: dict[str, Any] = {"status": None, "apps": [], "error": ""}
+    try:
+        facts["status"] = ask(settings.home, {"type": "status"}, settings.timeout)
+        facts["apps"] = ask(settings.home, {"type": "ps", "selectors": [], "sample": True}, settings.timeout)["apps"]
+        facts["configs"] = ask(settings.home, {"type": "config", "selectors": []}, settings.timeout)["apps"]
+    except DaemonAway:
+        pass
+    except PyworkerError as error:
+        facts["error"] = error.message.splitlines()[0]
+    return facts
+
+
+# ---- checks --------------------------------------------------------------------------------------------
+def _daemon(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    status = facts["status"]
+    if facts["error"]:
+        yield Found(
+            "daemon",
+            "fail",
+            f"the daemon does not answer: {facts['error']}",
+            "pyworker daemon stop, then pyworker daemon start",
+        )
+    elif status is None:
+        yield Found("daemon", "ok", f"no daemon runs here ({settings.home})")
+        if os.path.exists(os.path.join(settings.home, CONTROL_SOCKET)):
+            yield Found(
+                "stale", "warn", f"{CONTROL_SOCKET} is left over from one", "the next pyworker start replaces it"
+            )
+    elif status["version"] != __version__:
+        message = f"the daemon is version {status['version']}, this command is {__version__}"
+        yield Found("version", "warn", message, "pyworker daemon upgrade   (no request is lost)")
+    else:
+        yield Found("daemon", "ok", f"the daemon answers: pid {status['pid']}, version {status['version']}")
+
+
+def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    home = settings.home
+    try:
+        info = os.stat(home)
+    except FileNotFoundError:
+        yield Found("home", "ok", f"the state folder {home} is made at the first start")
+        return
+    except OSError as error:
+        yield Found(
+            "home", "fail", f"the state folder {home}: {error.strerror}", "name another: --home DIR or $PYWORKER_HOME"
+        )
+        return
+    if info.st_uid != os.geteuid():
+        yield Found(
+            "home",
+            "fail",
+            f"{home} belongs to uid {info.st_uid}, and this is {os.geteuid()}",
+            "run it as that user, or use another --home",
+        )
+    elif info.st_mode & 0o077:
+        yield Found("home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {home}")
+    else:
+        yield Found("home", "ok", f"the state folder {home} is yours alone")
+    bad = sorted(glob.glob(os.path.join(glob.escape(home), "apps.json.bad-*")))
+    if bad:
+        yield Found(
+            "stale",
+            "warn",
+            f"{len(bad)} unreadable apps.json put aside, the last {os.path.basename(bad[-1])}",
+            f"look at it, then: rm {home}/apps.json.bad-*",
+        )
+    usage = shutil.disk_usage(home)
+    if usage.free < 200 * 2**20:
+        yield Found(
+            "disk",
+            "fail" if usage.free < 20 * 2**20 else "warn",
+            f"{size(usage.free)} left for logs in {home}",
+            "free some space, or set logs.max_size and logs.max_files",
+        )
+    else:
+        yield Found("disk", "ok", f"{size(usage.free)} left for logs")
+    inodes = os.statvfs(home)
+    if inodes.f_files and inodes.f_favail < 1000:
+        yield Found("disk", "warn", f"only {inodes.f_favail} inodes are left in {home}", "remove small files")
+
+
+def _files(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        yield Found(
+            "nofile",
+            "warn",
+            f"at most {hard} open files (soft {soft})",
+            "raise it: LimitNOFILE= of the unit, or /etc/security/limits.conf",
+        )
+    else:
+        yield Found(
+            "nofile",
+            "ok",
+            f"open files: {soft}, can be raised to {'any number' if hard == resource.RLIM_INFINITY else hard}",
+        )
+    watches = _number("/proc/sys/fs/inotify/max_user_watches")
+    if (
+        watches is not None
+        and watches < 8192
+        and any((c["config"].get("watch") is not None) for c in facts.get("configs") or ())
+    ):
+        yield Found(
+            "inotify", "warn", f"only {watches} folders can be watched", "sysctl fs.inotify.max_user_watches=65536"
+        )
+
+
+def _backlog(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    most = _number("/proc/sys/net/core/somaxconn")
+    if most is None:
+        return
+    wants = max([int(c["config"].get("backlog") or 0) for c in facts.get("configs") or ()], default=0) or 2048
+    if most < wants:
+        yield Found(
+            "somaxconn",
+            "warn",
+            f"the kernel queues {most} connections, and backlog asks for {wants}",
+            f"sysctl net.core.somaxconn={wants}",
+        )
+    else:
+        yield Found("somaxconn", "ok", f"the kernel queues up to {most} connections a socket")
+
+
+def _cpus(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    from pyworker.config.cpus import usable_cpus
+
+    cpus = usable_cpus()
+    workers = sum(a["workers"]["want"] for a in facts["apps"] if a["state"] in ("running", "degraded", "reloading"))
+    if workers > 4 * cpus + 4:
+        yield Found("cpus", "warn", f"{workers} workers share {cpus} usable CPUs", 'workers = "auto" is one for each')
+    else:
+        yield Found("cpus", "ok", f"{cpus} usable CPUs (affinity and cgroup), {workers} workers wanted")
+
+
+def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    limit, used = _cgroup_memory()
+    if limit is None:
+        return
+    limits = 0
+    for config in facts.get("configs") or ():
+        app = next((a for a in facts["apps"] if a["name"] == config["name"]), None)
+        text = (config["config"].get("limits") or {}).get("memory")
+        if app is not None and text:
+            from pyworker.config.units import parse_size
+
+            limits += parse_size(text) * int(app["workers"]["want"])
+    if limits > limit:
+        yield Found(
+            "memory",
+            "warn",
+            f"limits.memory allows all workers {size(limits)} together, the cgroup {size(limit)}",
+            "fewer workers, or a lower limits.memory: else the kernel kills first",
+        )
+    elif used is not None and used > limit * 0.9:
+        yield Found(
+            "memory",
+            "warn",
+            f"{size(used)} of the cgroup's {size(limit)} are in use",
+            "raise it, or set limits.memory so that workers are replaced before the kernel kills",
+        )
+    else:
+        yield Found("memory", "ok", f"the cgroup allows {size(limit)}")
+
+
+def _cgroup_memory() -> tuple[int | None, int | None]:
+    """Return the smallest memory limit above this process and what is used of it."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = next(text.split("::", 1)[1].strip() for text in file if text.startswith("0::"))
+    except (OSError, StopIteration):
+        return None, None
+    best: tuple[int | None, int | None] = (None, None)
+    folder = "/sys/fs/cgroup" + path
+    while folder.startswith("/sys/fs/cgroup"):
+        limit = _number(os.path.join(folder, "memory.max"))
+        if limit is not None and (best[0] is None or limit < best[0]):
+            best = limit, _number(os.path.join(folder, "memory.current"))
+        folder = os.path.dirname(folder)
+    return best
+
+
+def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    newest = 0.0
+    for path in (os.path.join(settings.home, "events.jsonl"), os.path.join(settings.home, "apps.json")):
+        try:
+            newest = max(newest, os.stat(path).st_mtime)
+        except OSError:
+            continue
+    if newest > time.time() + _OLD:
+        yield Found(
+            "clock",
+            "warn",
+            f"the clock went back: files are {newest - time.time():.0f} s in the future",
+            "is NTP on? timedatectl",
+        )
+    elif time.time() < 1_700_000_000:
+        yield Found(
+            "clock", "fail", f"the clock says {time.strftime('%Y-%m-%d')}", "set it: TLS and timetables need it"
+        )
+    else:
+        yield Found("clock", "ok", f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}")
+
+
+def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    if facts["status"] is None:
+        return
+    unit = next((p for p in _units() if os.path.exists(p)), None)
+    if unit is None:
+        yield Found("boot", "warn", "nothing starts the daemon at boot", "pyworker startup")
+        return
+    yield Found("boot", "ok", f"{unit} starts it at boot")
+    user = os.environ.get("USER") or str(os.geteuid())
+    if "/user/" in unit and os.geteuid() != 0 and not os.path.exists(f"/var/lib/systemd/linger/{user}"):
+        yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")
+
+
+def _units() -> list[str]:
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return [
+        "/etc/systemd/system/pyworker.service",
+        "/etc/init.d/pyworker",
+        os.path.join(config, "systemd/user/pyworker.service"),
+    ]
+
+
+def _python(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    yield Found("python", "ok", f"Python {platform.python_version()} ({sys.executable}), Linux {platform.release()}")
+    on_path = shutil.which("pyworker")
+    ours = os.path.join(os.path.dirname(sys.executable), "pyworker")
+    if on_path is not None and os.path.exists(ours) and os.path.realpath(on_path) != os.path.realpath(ours):
+        yield Found("path", "warn", f"another pyworker comes first on PATH: {on_path}", f"this one is {ours}")
+
+
+def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
+    for app in facts["apps"]:
+        failure = app.get("last_failure") or {}
+        if app["state"] == "failed":
+            yield Found(
+                "app",
+                "fail",
+                f"{app['name']} has failed: {failure.get('message', '')}",
+                failure.get("hint") or f"pyworker describe {app['name']}",
+            )
+        elif app["state"] == "degraded":
+            yield Found(
+                "app",
+                "warn",
+                f"{app['name']} is degraded: {failure.get('message', '')}",
+                f"pyworker describe {app['name']}",
+            )
+        if app["drops"]:
+            yield Found(
+                "logs",
+                "warn",
+                f"{app['drops']} lines of {app['name']} could not be written to its log",
+                "is the disk full or slow?",
+            )
+
+
+_CHECKS = (_python, _daemon, _home, _files, _backlog, _cpus, _memory, _clock, _boot, _apps)
+
+
+def _number(path: str) -> int | None:
+    """Return the number in a file of the kernel's; None for "max" and for no file."""
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+# ---- the report -----------------------------------------------------------------------------------------
+def _report(settings: Settings, facts: dict[str, Any], checks: list[Found]) -> str:
+    parts = [
+        f"pyworker {__version__}, Python {sys.version.split()[0]}, {platform.platform()}",
+        "\n".join(f"{c.status:<5} {c.id}: {c.message}" for c in checks),
+    ]
+    for app in facts["apps"]:
+        keep = ("name", "state", "kind", "gen", "balance", "workers", "restarts", "last_failure", "notes", "drops")
+        parts.append(json.dumps({k: app.get(k) for k in keep}))
+    for config in facts.get("configs") or ():
+        table = {k: v for k, v in config["config"].items() if k != "env"}
+        parts.append(json.dumps({config["name"]: table, "env": sorted(config["config"].get("env") or ())}))
+    parts.append("packages: " + _packages())
+    parts.append("last words of pyworker.log:\n" + _tail(os.path.join(settings.home, "logs", "pyworker.log")))
+    return "\n\n".join(parts)
+
+
+def _packages() -> str:
+    from importlib import metadata
+
+    found = []
+    for name in ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv", "setproctitle"):
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{name} is missing")
+    return ", ".join(found)
+
+
+def _tail(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 6000))
+            return file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"({error.strerror})"
+
+
+def masked(text: str) -> str:
+    """Return text without what looks like the value of a secret, and with ~ for the home folder."""
+    text = _URL_PASSWORD.sub(r"\1***\2", _MASKED.sub(r"\1***", text))
+    home = os.path.expanduser("~")
+    return text.replace(home, "~") if len(home) > 1 else text

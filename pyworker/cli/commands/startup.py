@@ -1,0 +1,204 @@
+"""CLI: `pyworker startup`: have systemd or OpenRC start the daemon at boot. Shows everything first, then asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import click
+
+from pyworker.cli.asking import confirm
+from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import home as short
+from pyworker.cli.render import note, out
+from pyworker.errors import Exit, PyworkerError
+
+_NAME = "pyworker.service"
+_STOP_SECONDS = 90
+
+
+class _Plan(NamedTuple):
+    """What will be done: a file, then commands."""
+
+    path: str
+    text: str
+    mode: int
+    commands: list[list[str]]
+
+
+@click.command()
+@click.option("--user", "scope", flag_value="user", help="For this user, without root (default for ordinary users).")
+@click.option("--system", "scope", flag_value="system", help="For the machine (default for root).")
+@click.option("--print", "only_print", is_flag=True, help="Print the service file; change nothing.")
+@click.option("--remove", is_flag=True, help="Take it away again.")
+@click.option("--init", "init", type=click.Choice(("systemd", "openrc")), help="Default: what this machine runs.")
+@common
+def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, init: str | None) -> int:
+    """Start the daemon at boot; what ran before is restored then, without a `save`.
+
+    \b
+    pyworker startup            shows what it will do, and asks
+    pyworker startup --print    the service file only
+    pyworker startup --remove
+    """
+    is_user = scope == "user" or (scope is None and os.geteuid() != 0)
+    kind = init or ("openrc" if _runs_openrc() else "systemd")
+    if kind == "openrc" and is_user and scope is None:
+        is_user = False
+    plan = _plan(settings, kind, is_user)
+    if only_print:
+        out(plan.text.rstrip("\n"))
+        return 0
+    if not is_user and os.geteuid() != 0:
+        hint = f"sudo {_command()[0]} startup --system; or for you alone: pyworker startup --user"
+        raise PyworkerError(
+            "writing a system service needs root", hint=hint, code="no_permission", exit=Exit.NO_PERMISSION
+        )
+    running = _apps(settings)
+    if remove:
+        return _remove(settings, kind, plan, is_user)
+    plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
+    lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
+    if running is not None:
+        lines.append(
+            f"A daemon runs already ({running} apps); it and its apps go on. systemd takes over at the next boot, or at once:\n"
+            f"  pyworker daemon stop -y && {' '.join(_start(kind, is_user))}     (the apps are away for a moment)"
+        )
+    if not settings.json:
+        note("This will\n" + "\n".join(lines))
+    confirm(settings, "It starts the daemon at boot.", "pyworker startup")
+    _carry_out(plan)
+    _say(
+        settings,
+        {"v": 1, "ok": True, "written": plan.path},
+        f"Done. pyworker startup --remove undoes it ({short(plan.path)}).",
+    )
+    return 0
+
+
+def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
+    from pyworker.cli import units
+
+    if kind == "openrc":
+        if is_user:
+            raise PyworkerError(
+                "OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage", exit=Exit.USAGE
+            )
+        owner = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+        return _Plan("/etc/init.d/pyworker", units.openrc(_command(), settings.home, owner), 0o755, [])
+    text = units.systemd(
+        _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
+    )
+    folder = os.path.join(_config_home(), "systemd", "user") if is_user else "/etc/systemd/system"
+    return _Plan(os.path.join(folder, _NAME), text, 0o644, [])
+
+
+def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
+    if kind == "openrc":
+        commands = [["rc-update", "add", "pyworker", "default"]]
+        return [*commands, ["rc-service", "pyworker", "start"]] if start else commands
+    systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
+    commands = [[*systemctl, "daemon-reload"], [*systemctl, "enable", *(["--now"] if start else []), _NAME]]
+    if is_user:
+        commands.append(["loginctl", "enable-linger", pwd.getpwuid(os.geteuid()).pw_name])
+    return commands
+
+
+def _start(kind: str, is_user: bool) -> list[str]:
+    if kind == "openrc":
+        return ["rc-service", "pyworker", "start"]
+    return ["systemctl", *(["--user"] if is_user else []), "start", "pyworker"]
+
+
+def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
+    if not os.path.exists(plan.path):
+        _say(settings, {"v": 1, "ok": True, "removed": None}, f"Nothing to remove: there is no {short(plan.path)}.")
+        return 0
+    systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
+    first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else [*systemctl, "disable", _NAME]
+    if not settings.json:
+        note(f"This will\n  run     {' '.join(first)}\n  remove  {short(plan.path)}\nA daemon that runs now goes on.")
+    confirm(settings, "It will not start at boot any more.", "pyworker startup --remove")
+    _run(first, must=False)
+    try:
+        os.unlink(plan.path)
+    except OSError as error:
+        raise PyworkerError(f"cannot remove {plan.path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    if kind == "systemd":
+        _run([*systemctl, "daemon-reload"], must=False)
+    _say(settings, {"v": 1, "ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
+    return 0
+
+
+def _carry_out(plan: _Plan) -> None:
+    try:
+        os.makedirs(os.path.dirname(plan.path), exist_ok=True)
+        temporary = plan.path + ".new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(plan.text)
+            os.fchmod(file.fileno(), plan.mode)
+        os.replace(temporary, plan.path)
+    except OSError as error:
+        raise PyworkerError(f"cannot write {plan.path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    for command in plan.commands:
+        _run(command, must=True)
+
+
+def _run(command: list[str], *, must: bool) -> None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
+        )
+        failure = "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failure = str(error)
+    if failure and must:
+        hint = "the service file is written; run the rest by hand, or: pyworker startup --remove"
+        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=hint, code="failed", exit=Exit.FAILED)
+
+
+def _command() -> list[str]:
+    """Return how this command is found again at boot: the script of this environment, else the interpreter."""
+    script = os.path.join(os.path.dirname(sys.executable), "pyworker")
+    return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "pyworker"]
+
+
+def _config_home() -> str:
+    found = os.environ.get("XDG_CONFIG_HOME", "")
+    return found if os.path.isabs(found) else os.path.expanduser("~/.config")
+
+
+def _runs_openrc() -> bool:
+    return os.path.isdir("/run/openrc") or (
+        not os.path.isdir("/run/systemd/system") and shutil.which("openrc-run") is not None
+    )
+
+
+def _systemd_version() -> int:
+    """Return the number of systemd's version; a recent one when there is none to ask."""
+    try:
+        done = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False, timeout=10)
+        return int(done.stdout.split()[1])
+    except (OSError, IndexError, ValueError, subprocess.TimeoutExpired):
+        return 255
+
+
+def _apps(settings: Settings) -> int | None:
+    """Return how many apps the daemon has, None when none runs."""
+    try:
+        return int(ask(settings.home, {"type": "status"}, settings.timeout)["apps"])
+    except DaemonAway:
+        return None
+
+
+def _say(settings: Settings, document: dict[str, Any], text: str) -> None:
+    if settings.json:
+        out(json.dumps(document))
+    elif not settings.quiet:
+        note(text)

@@ -1,0 +1,83 @@
+"""CLI: pm2's words: `save`, `resurrect`, `flush`, `kill`, `unstartup` do here what their users expect of them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from pyworker.cli.asking import confirm, need_names
+from pyworker.cli.client import ask
+from pyworker.cli.options import Settings, common
+from pyworker.cli.render import line, note, out
+from pyworker.errors import Exit, PyworkerError
+
+
+@click.command(hidden=True)
+@click.option("--force", is_flag=True, hidden=True)
+@common
+def save(settings: Settings, force: bool) -> int:
+    """Nothing to do: what runs is saved at every change, and restored when the daemon starts."""
+    _said(settings, "Nothing to do: what runs is saved at every change, and restored when the daemon starts.")
+    return 0
+
+
+@click.command(hidden=True)
+@common
+def resurrect(settings: Settings) -> int:
+    """Start the daemon, which restores what ran."""
+    from pyworker.cli.launch import ensure_daemon
+
+    pid = ensure_daemon(settings.home)
+    _said(settings, "The daemon is started; it restores what ran: pyworker ps" if pid else "The daemon runs already.")
+    return 0
+
+
+@click.command(hidden=True)
+@click.argument("names", nargs=-1, metavar="NAME...")
+@common
+def flush(settings: Settings, names: tuple[str, ...]) -> int:
+    """Empty the logs of apps; rotated files stay."""
+    need_names(settings, "flush", names)
+    apps = ask(settings.home, {"type": "describe", "selectors": list(names), "reveal": False}, settings.timeout)["apps"]
+    if {"all", "*"} & set(names):
+        confirm(settings, f"This empties the logs of {', '.join(line(a['name']) for a in apps)}.", "pyworker flush all")
+    for app in apps:
+        path = str(app["log_file"])
+        try:
+            os.truncate(path, 0)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise PyworkerError(f"cannot empty {path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    _said(settings, f"Emptied the log of {', '.join(line(a['name']) for a in apps)}.")
+    return 0
+
+
+@click.command(hidden=True)
+@common
+def kill(settings: Settings) -> int:
+    """Stop every app and the daemon: pyworker daemon stop."""
+    from pyworker.cli.commands.daemon import stop
+
+    note("kill is: pyworker daemon stop")
+    code: int = click.get_current_context().invoke(stop)
+    return code
+
+
+@click.command(hidden=True)
+@common
+def unstartup(settings: Settings) -> int:
+    """Do not start at boot any more: pyworker startup --remove."""
+    from pyworker.cli.commands.startup import cmd
+
+    code: int = click.get_current_context().invoke(cmd, remove=True)
+    return code
+
+
+def _said(settings: Settings, text: str) -> None:
+    if settings.json:
+        out(json.dumps({"v": 1, "ok": True}))
+    elif not settings.quiet:
+        note(text)

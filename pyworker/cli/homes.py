@@ -1,0 +1,17 @@
+"""CLI: where the state folder is when the command line does not say. No click: completion needs it too."""
+
+from __future__ import annotations
+
+import os
+
+from pyworker.protocol.names import ENV_HOME
+
+
+def default_home() -> str:
+    """Return the state folder when none was named on the command line."""
+    if home := os.environ.get(ENV_HOME):
+        return home
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG rules say: a relative path is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    return os.path.join(state, "pyworker")

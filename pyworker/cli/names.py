@@ -1,0 +1,95 @@
+"""CLI: the names of all commands, other words for them, and what to say to words that are none. Literals, no imports."""
+
+from __future__ import annotations
+
+_HERE = "pyworker.cli.commands."
+# name -> module with a `cmd`, short help
+COMMANDS: dict[str, tuple[str, str]] = {
+    "start": (_HERE + "start", "Start an app, and the daemon when none runs."),
+    "run": (_HERE + "run", "Run in the foreground: containers, service managers."),
+    "stop": (_HERE + "stop", "Stop apps or single workers."),
+    "restart": (_HERE + "restart", "Stop all workers, start all (reload has no gap)."),
+    "reload": (_HERE + "reload", "New code in, no request lost."),
+    "scale": (_HERE + "scale", "More or fewer workers: scale api=8."),
+    "delete": (_HERE + "delete", "Stop apps and forget them."),
+    "ps": (_HERE + "ps", "What runs."),
+    "top": (_HERE + "top", "Watch the apps, full screen."),
+    "describe": (_HERE + "describe", "All about one app."),
+    "logs": (_HERE + "logs", "What the workers print."),
+    "events": (_HERE + "events", "What happened."),
+    "stack": (_HERE + "stack", "Where the threads of a worker are right now."),
+    "send": (_HERE + "send", "A message to workers: send api '{...}'."),
+    "wait": (_HERE + "wait", "Wait until apps are ready or stopped."),
+    "metrics": (_HERE + "metrics", "Figures for Prometheus."),
+    "web": (_HERE + "web", "A dashboard in the browser."),
+    "check": (_HERE + "check", "Check a config file; start nothing."),
+    "init": (_HERE + "init", "Write an app.toml for what is in a folder."),
+    "import": (_HERE + "import_", "app.toml from pm2, supervisor, gunicorn, uWSGI, a Procfile."),
+    "diff": (_HERE + "diff", "What a reload would change."),
+    "config": (_HERE + "config", "A config with every default, and where it comes from."),
+    "schema": (_HERE + "schema", "The JSON Schema of config files."),
+    "export": (_HERE + "export", "For systemd, Kubernetes, Compose, Nomad, Docker."),
+    "daemon": (_HERE + "daemon", "The daemon: status, start, stop, upgrade."),
+    "startup": (_HERE + "startup", "Start the daemon at boot: systemd, OpenRC."),
+    "doctor": (_HERE + "doctor", "Look for what is wrong with this machine."),
+    "completion": (_HERE + "completion", "Completion for bash, zsh and fish."),
+}
+GROUPS = {
+    "Run": ("start", "run", "stop", "restart", "reload", "scale", "send", "delete"),
+    "Look": ("ps", "describe", "logs", "events", "stack", "wait", "metrics", "top", "web"),
+    "Config": ("init", "import", "check", "diff", "config", "schema", "export"),
+    "Machine": ("daemon", "startup", "doctor", "completion"),
+}
+ALIASES = {
+    "ls": "ps",
+    "list": "ps",
+    "status": "ps",
+    "show": "describe",
+    "info": "describe",
+    "monit": "top",
+    "rm": "delete",
+    "del": "delete",
+}
+# pm2's words that do here what they did there; not in the list of commands
+HIDDEN = {
+    "save": _HERE + "words:save",
+    "dump": _HERE + "words:save",
+    "resurrect": _HERE + "words:resurrect",
+    "flush": _HERE + "words:flush",
+    "kill": _HERE + "words:kill",
+    "unstartup": _HERE + "words:unstartup",
+}
+# words of other programs: what to say here
+ELSEWHERE = {
+    "log": "pyworker logs",
+    "tail": "pyworker logs -f",
+    "up": "pyworker start",
+    "down": "pyworker stop all",
+    "id": "apps go by name here, workers by name and number: api.2",
+    "pid": "pyworker ps -w --json has the pid of every worker",
+    "env": "pyworker config env NAME",
+    "jlist": "pyworker ps --json",
+    "prettylist": "pyworker describe NAME",
+    "imonit": "pyworker top",
+    "dashboard": "pyworker top, or pyworker web in a browser",
+    "plus": "pyworker web is the dashboard, on this machine",
+    "startOrReload": "pyworker start FILE, then pyworker reload NAME",
+    "startOrRestart": "pyworker start FILE, then pyworker restart NAME",
+    "update": "pyworker daemon upgrade   no request is lost",
+    "updatePM2": "pyworker daemon upgrade   no request is lost",
+    "ecosystem": "pyworker init writes app.toml",
+    "reset": "counters are of the app's life; pyworker restart NAME begins a new one",
+    "sendSignal": "kill -s SIGNAL PID; the pids: pyworker ps -w",
+    "logrotate": "logs are rotated: logs.max_size and logs.max_files in app.toml",
+    "reloadLogs": "logs are rotated by pyworker itself",
+    "install": "there are no modules: logs are rotated, pyworker metrics is for Prometheus",
+    "deploy": "pyworker does not deploy: copy the code, then pyworker reload NAME",
+    "serve": "files are best served by nginx; or: pyworker start -- python3 -m http.server 8080",
+    "ping": "pyworker daemon status",
+    "report": "pyworker doctor --report",
+    "trigger": "pyworker send NAME MESSAGE",
+    "attach": "pyworker logs -f NAME",
+    "reread": "pyworker diff, then pyworker reload NAME",
+    "avail": "pyworker ps",
+    "maintail": "pyworker events -f",
+}

@@ -1,0 +1,87 @@
+"""CLI, `startup`: the text of the service files. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from pyworker import __version__
+
+_PLAIN = re.compile(r"[\w@%+=:,./-]+\Z")
+
+
+def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, version: int) -> str:
+    """Return the unit. `version`: systemd's; before 253 there is no Type=notify-reload, before 250 no ExitType."""
+    reloads = version >= 253
+    lines = [
+        f"# written by pyworker {__version__}; pyworker startup --remove takes it away",
+        "[Unit]",
+        "Description=pyworker: pools of workers for Python apps",
+        "After=network-online.target",
+        "Wants=network-online.target" if not user else "",
+        "StartLimitIntervalSec=60",
+        "StartLimitBurst=5",
+        "",
+        "[Service]",
+        "Type=notify-reload" if reloads else "Type=notify",
+        # the daemon takes the guardian's place when that dies: the service ends with its last process
+        "ExitType=cgroup" if version >= 250 else "",
+        "NotifyAccess=all",
+        f"Environment=PYWORKER_HOME={_quoted(home)}",
+        f"ExecStart={' '.join(map(_quoted, command))} daemon run",
+        "" if reloads else "ExecReload=/bin/kill -HUP $MAINPID",
+        "TimeoutStartSec=5min",
+        f"TimeoutStopSec={stop_seconds}",
+        "WatchdogSec=2min",
+        "KillMode=mixed",
+        # a worker that is killed for its memory is replaced; the others serve on
+        "OOMPolicy=continue",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=75 78",
+        "LimitNOFILE=524288",
+        "TasksMax=infinity",
+        "",
+        "[Install]",
+        f"WantedBy={'default.target' if user else 'multi-user.target'}",
+    ]
+    text = "\n".join(lines)
+    return re.sub(r"\n\n(?=\w+=)", "\n", re.sub(r"\n{2,}", "\n\n", text)) + "\n"
+
+
+def openrc(command: list[str], home: str, owner: str) -> str:
+    """Return the /etc/init.d script."""
+    program, *arguments = command
+    return f"""#!/sbin/openrc-run
+# written by pyworker {__version__}; pyworker startup --remove takes it away
+description="pyworker: pools of workers for Python apps"
+command={_shell(program)}
+command_args={_shell(" ".join([*map(_shell, arguments), "daemon", "run"]))}
+command_user={_shell(owner)}
+supervisor=supervise-daemon
+respawn_delay=2
+respawn_max=5
+respawn_period=60
+retry="TERM/90/KILL/5"
+extra_started_commands="reload"
+export PYWORKER_HOME={_shell(home)}
+
+depend() {{
+    need localmount
+    after net
+}}
+
+reload() {{
+    ebegin "Reloading every app"
+    {_shell(program)} {" ".join([*map(_shell, arguments), "reload", "all"])}
+    eend $?
+}}
+"""
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for systemd: % and $ have a meaning of their own."""
+    word = word.replace("%", "%%").replace("$", "$$")
+    return word if _PLAIN.match(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _shell(word: str) -> str:
+    return word if _PLAIN.match(word) and word else "'" + word.replace("'", "'\\''") + "'"

@@ -1,0 +1,124 @@
+"""Daemon: what a service manager is told (sd_notify): READY, RELOADING, STOPPING, STATUS, WATCHDOG, MAINPID.
+
+Only when it asked ($NOTIFY_SOCKET). The daemon speaks, since it knows; the guardian is the main process, and is named
+again when a successor took its place. SIGHUP (passed on by the guardian) reloads every app that runs, as `pyworker
+reload all` would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from pyworker.daemon.app import App
+from pyworker.daemon.requests.auto import reload_by_itself
+from pyworker.daemon.requests.desk import Desk
+from pyworker.protocol.events import Event
+
+NOTIFY = "NOTIFY_SOCKET"
+_STATUS_EVERY = 2.0
+_SETTLED = {
+    "app_running",
+    "app_failed",
+    "app_stopped",
+    "app_deleted",
+    "reload_done",
+    "reload_refused",
+    "reload_rolled_back",
+}
+
+
+def wanted() -> bool:
+    """Whether somebody waits for notifications."""
+    return bool(os.environ.get(NOTIFY))
+
+
+class ServiceManager:
+    """The one that started the guardian."""
+
+    def __init__(self, desk: Desk, *, address: str, reason: str, guardian_pid: int, watchdog: float) -> None:
+        self._desk = desk
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._status = ""
+        self._is_ready = reason != "boot"
+        self._reloading: set[str] = set()
+        self._watchdog = watchdog
+        if reason != "boot":
+            self.tell(f"MAINPID={guardian_pid}")
+        desk.brain.events.subscribe(self._on_event)
+        self._say_status()
+        if watchdog > 0:
+            self._say_alive()
+        desk.brain.loop.call_soon(self._look)
+
+    @classmethod
+    def from_environment(cls, desk: Desk, *, reason: str, guardian_pid: int) -> ServiceManager | None:
+        """Return it, or None when nobody asked."""
+        address = os.environ.get(NOTIFY, "")
+        if not address:
+            return None
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        watchdog = int(usec) / 1e6 if usec.isdecimal() else 0.0
+        return cls(desk, address=address, reason=reason, guardian_pid=guardian_pid, watchdog=watchdog)
+
+    def tell(self, *lines: str) -> None:
+        """Send one notification; a manager that is away or slow is its own business."""
+        with contextlib.suppress(OSError):
+            self._sock.sendto("\n".join(lines).encode(), self._address)
+
+    def on_hangup(self) -> None:
+        """Reload everything that runs; READY=1 again when each has come out one way or the other."""
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
+        self._status = ""
+        apps = [app for app in self._desk.brain.apps.values() if app.running]
+        self._reloading = {app.name for app in apps}
+        self._is_ready = False
+        for app in apps:
+            reload_by_itself(self._desk, app, "the service manager asked for it (SIGHUP)")
+        self._desk.brain.loop.call_soon(self._look)
+
+    def stopping(self) -> None:
+        """Everything is about to end."""
+        self.tell("STOPPING=1", "STATUS=stopping")
+
+    def _on_event(self, event: Event) -> None:
+        if event.type in _SETTLED:
+            self._desk.brain.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        if self._desk.shutting_down or self._is_ready:
+            return
+        if all(_is_settled(app) for app in self._desk.brain.apps.values()):
+            self._is_ready = True
+            self._reloading.clear()
+            self.tell("READY=1", f"STATUS={self._words()}")
+
+    def _say_status(self) -> None:
+        words = self._words()
+        if words != self._status and not self._desk.shutting_down:
+            self._status = words
+            self.tell(f"STATUS={words}")
+        self._look()
+        self._desk.brain.loop.call_later(_STATUS_EVERY, self._say_status)
+
+    def _say_alive(self) -> None:
+        self.tell("WATCHDOG=1")
+        self._desk.brain.loop.call_later(self._watchdog / 3, self._say_alive)
+
+    def _words(self) -> str:
+        apps = [app for app in self._desk.brain.apps.values() if app.wanted]
+        now = self._desk.brain.loop.clock()
+        ready, want = sum(a.ready_count() for a in apps), sum(len(a.slots()) for a in apps)
+        bad = [a.name for a in apps if a.state_word(now) in ("failed", "degraded")]
+        plural = "s" if len(apps) != 1 else ""
+        return f"{len(apps)} app{plural}, {ready}/{want} workers ready" + (f"; look at {', '.join(bad)}" if bad else "")
+
+
+def _is_settled(app: App) -> bool:
+    """Whether a start or reload of the app has come out, or waits for something that a person must mend."""
+    if not app.wanted or app.blocked is not None or app.record.failed or app.record.permanent:
+        return True
+    return not app.starting and app.target is None and app.reload_from is None and app.restart_to is None

@@ -1,0 +1,78 @@
+"""Completion: what is offered, from a daemon that answers, and from none."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyworker.cli import complete, names
+from pyworker.cli.commands.completion import _SCRIPTS
+from tests.support.cli import run
+
+
+def words(before: list[str], typed: str) -> list[str]:
+    return [word for word, _ in complete.candidates(before, typed)]
+
+
+@pytest.fixture
+def apps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(complete, "_apps", lambda: [("api", "running"), ("jobs", "stopped")])
+
+
+def test_commands_then_their_options() -> None:
+    assert words([], "re") == ["restart", "reload"]
+    assert "--save" in words(["scale"], "--")
+    assert words(["completion"], "f") == ["fish"]
+    assert words(["nothing"], "--") == []
+
+
+@pytest.mark.usefixtures("apps")
+def test_names_of_apps_where_they_belong() -> None:
+    assert words(["reload"], "") == ["api", "jobs", "all"]
+    assert words(["reload", "api"], "") == ["jobs", "all"]
+    assert words(["scale"], "a") == ["api="]
+    assert words(["ls"], "j") == ["jobs"]
+    assert words(["config", "env"], "a") == ["api"]
+    assert words(["check"], "a") == ["__files__"]
+    assert words(["start"], "j") == ["jobs"]
+    assert words(["start"], "") == ["__files__"]
+
+
+def test_without_a_daemon_there_are_no_names(tmp_path: Path) -> None:
+    done = run("__complete", "describe", "", home=str(tmp_path / "none"))
+    assert done == (0, "", "")
+
+
+def test_names_are_answered_without_click_or_any_command() -> None:
+    code = "import sys; from pyworker.cli.complete import main; main(['reload', '']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"click", "rich", "psutil", "asyncio", "dataclasses"}.isdisjoint(done.stdout.split())
+
+
+def test_every_word_list_names_commands_that_exist() -> None:
+    assert set(names.COMMANDS) | {"export"} >= complete._NAMES | complete._FILES
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_scripts_are_of_their_shell(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = tmp_path / "script"
+    script.write_text(_SCRIPTS[shell])
+    subprocess.run([shell, "-n", str(script)], check=True)
+
+
+def test_bash_completes_a_command(tmp_path: Path) -> None:
+    script = (
+        _SCRIPTS["bash"]
+        + f"""
+pyworker() {{ {sys.executable} -m pyworker "$@"; }}
+COMP_WORDS=(pyworker rel); COMP_CWORD=1; _pyworker; echo "${{COMPREPLY[*]}}"
+"""
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "reload\n"

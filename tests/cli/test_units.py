@@ -1,0 +1,63 @@
+"""cli/units.py: the service files are what the service managers read."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyworker.cli import units
+from tests.support.cli import run
+
+COMMAND = ["/opt/my app/bin/pyworker"]
+
+
+@pytest.mark.parametrize("version", [247, 252, 253, 257])
+def test_the_unit_has_what_this_systemd_knows(version: int) -> None:
+    text = units.systemd(COMMAND, "/var/lib/py%worker", user=False, stop_seconds=90, version=version)
+    assert ("Type=notify-reload" in text) is (version >= 253)
+    assert ("ExecReload=" in text) is (version < 253)
+    assert ("ExitType=cgroup" in text) is (version >= 250)
+    assert 'ExecStart="/opt/my app/bin/pyworker" daemon run' in text
+    assert "PYWORKER_HOME=/var/lib/py%%worker" in text
+    assert "\n\n\n" not in text
+
+
+def test_systemd_accepts_it(tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed")
+    version = int(subprocess.run([verify, "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
+    unit = tmp_path / "pyworker.service"
+    unit.write_text(units.systemd(["/bin/true"], "/var/lib/x", user=False, stop_seconds=90, version=version))
+    done = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert "pyworker.service" not in done.stderr, done.stderr
+    assert done.returncode == 0
+
+
+def test_the_init_script_is_shell(tmp_path: Path) -> None:
+    script = tmp_path / "pyworker"
+    script.write_text(units.openrc(COMMAND, "/home/a b", "deploy"))
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    assert "command='/opt/my app/bin/pyworker'" in script.read_text()
+    assert "PYWORKER_HOME='/home/a b'" in script.read_text()
+
+
+def test_print_changes_nothing_and_remove_finds_nothing(tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    done = run("startup", "--user", "--print", "--init", "systemd", home=home)
+    assert "WantedBy=default.target" in done.out
+    gone = run("startup", "--user", "--remove", "--init", "systemd", home=home, HOME=str(tmp_path))
+    assert gone.code == 0
+    assert "Nothing to remove" in gone.err
+    assert not Path(home).exists()
+
+
+def test_without_a_terminal_nothing_is_written_unasked(tmp_path: Path) -> None:
+    done = run("startup", "--user", "--init", "systemd", home=str(tmp_path / "home"), HOME=str(tmp_path))
+    assert done.code == 2
+    assert "write   " in done.err
+    assert "-y" in done.err
+    assert not (tmp_path / ".config").exists()

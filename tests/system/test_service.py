@@ -1,0 +1,114 @@
+"""`daemon run` under a service manager (a datagram socket that plays its part), and the service files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.wait import wait_until
+
+APP = """
+VERSION = "one"
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": VERSION.encode()})
+"""
+
+
+class Manager:
+    """Starts `pyworker daemon run` as systemd would, and keeps what it is told."""
+
+    def __init__(self, pw: Pyworker) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = os.path.join(pw.folder, "notify")
+        self.sock.bind(path)
+        self.sock.setblocking(False)
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pyworker", "daemon", "run"],
+            env={**pw.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "600000"},
+            stdin=subprocess.DEVNULL,
+        )
+
+    def lines(self) -> list[str]:
+        while True:
+            try:
+                self.said += self.sock.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return self.said
+
+    def wait_for(self, line: str) -> None:
+        wait_until(lambda: line in self.lines(), LONG, f"{line} in {self.said}")
+
+    def close(self) -> None:
+        self.process.kill() if self.process.poll() is None else None
+        self.process.wait()
+        self.sock.close()
+
+
+@pytest.fixture
+def manager(pw: Pyworker) -> Iterator[Manager]:
+    pw.api(APP, workers=1)
+    pw.ok("start")
+    pw.ok("daemon", "stop", "-y")
+    found = Manager(pw)
+    yield found
+    pw.run("daemon", "stop", "-y", "--now")
+    found.close()
+
+
+def test_it_is_ready_when_what_ran_before_runs_again(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    assert pw.get() == "one"
+    assert pw.status()["guardian_pid"] == manager.process.pid
+    manager.wait_for("STATUS=1 app, 1/1 workers ready")
+    manager.wait_for("WATCHDOG=1")
+
+
+def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    manager.said.clear()
+    pw.write("web.py", APP.replace("one", "two"))
+    manager.process.send_signal(signal.SIGHUP)
+    manager.wait_for("READY=1")
+    order = [line.partition("=")[0] for line in manager.lines()]
+    assert order.index("RELOADING") < order.index("MONOTONIC_USEC") < order.index("READY")
+    assert pw.get() == "two"
+    manager.process.send_signal(signal.SIGTERM)
+    manager.wait_for("STOPPING=1")
+    assert manager.process.wait(LONG) == 0
+    assert pw.refuses()
+
+
+def test_a_successor_of_the_main_process_is_named(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    daemon = pw.role("daemon")
+    kill_main = manager.process
+    kill_main.send_signal(signal.SIGKILL)
+    kill_main.wait(LONG)
+    manager.wait_for(f"MAINPID={daemon}")
+    assert pw.get() == "one"
+
+
+def test_a_daemon_that_is_killed_is_replaced_without_a_word_to_the_manager(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    before = pw.pids()
+    kill(pw.role("daemon"))
+    pw.wait_steady()
+    assert pw.pids() == before
+    assert manager.process.poll() is None
+
+
+def test_a_second_one_for_the_same_home_says_who_has_it(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    second = pw.run("daemon", "run")
+    assert second.returncode == 75
+    assert "already" in second.stderr
