@@ -1,16 +1,12 @@
-"""The channel that this process was born with: `pyworker.process` takes it here.
+"""The channel that a worker under the daemon is born with: its runtime gives it, `pyworker.process` takes it.
 
-A child of Node or of `child_process.fork` finds its number in NODE_CHANNEL_FD, and nobody may find it there again: its
-own children would take it for theirs. A worker under the daemon is given it by its runtime, without a variable, and may
-have imported the app (in the template) before that: who asked too early is called when it comes.
+Not by NODE_CHANNEL_FD: every child of a worker that never imports pyworker.process would find the variable and take the
+descriptor for its own. A worker may have imported the app (in the template) before: who asked too early is called.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-
-from pyworker.protocol.node import CHANNEL_FD, SERIALIZATION
 
 _fd = -1
 _early: list[Callable[[], None]] = []
@@ -30,11 +26,7 @@ def take() -> int:
     """Return the descriptor, which is the caller's from here on; -1 when there is none (or it was taken)."""
     global _fd
     fd, _fd = _fd, -1
-    text = os.environ.pop(CHANNEL_FD, "")
-    os.environ.pop(SERIALIZATION, None)
-    if fd >= 0:
-        return fd
-    return int(text) if text.isascii() and text.isdigit() else -1
+    return fd
 
 
 def when_given(callback: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
-from pyworker.cluster import handles
+from pyworker.cluster import given, handles
 from pyworker.cluster.emitter import Emitter, Event, report
 from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel
 from pyworker.protocol import node
@@ -61,6 +61,11 @@ class _Process(Emitter, Receiver):
             self.channel.sock.close()
             self.channel = None
             self.why = "this process was forked off by the one that has the channel"
+
+    @property
+    def streaming(self) -> bool:
+        """Whether somebody waits for messages in a loop."""
+        return bool(self._streams)
 
     def need(self) -> ThreadChannel:
         if self.channel is None:
@@ -182,7 +187,18 @@ def _take_channel() -> None:
         _process.attach(fd, files=files)
 
 
+def _take_given() -> None:
+    """Take the channel that the daemon's runtime has given to this worker; messages may be waited for already."""
+    fd = given.take()
+    if fd >= 0:
+        _process.attach(fd, files=False)
+        if _process.listeners("message") or _process.streaming:
+            _process.start()
+
+
 _take_channel()
+_take_given()
+given.when_given(_take_given)
 os.register_at_fork(after_in_child=_process.forked)
 
 

@@ -32,6 +32,7 @@ A_SECOND = 50.0  # messages of one worker that become events
 AT_ONCE = 200.0
 REST = 0.2  # seconds without reading one that has said too much
 _READS = 4
+READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
 _MAX_FDS = 16
 
 
@@ -116,7 +117,7 @@ class Messages:
             if not self._may_read(app, handle, channel):
                 return
             try:
-                packet = unix_fds.recv_packet(channel.sock, MAX_TEXT, _MAX_FDS)
+                packet = unix_fds.recv_packet(channel.sock, READ_SIZE, _MAX_FDS)
             except OSError:
                 packet = unix_fds.Packet(b"", [], 0, False)
             if packet is None:

@@ -34,6 +34,9 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     generate | pyworker send api -
     """
     text = _read() if message == "-" else message
+    if len(text.encode("utf-8", "surrogateescape")) > _MOST:
+        hint = "put the data into a file or a store, and send its name"
+        raise PyworkerError(f"the message has more than {_MOST} bytes", hint=hint, code="usage", exit=Exit.USAGE)
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,115 @@
+"""Unmodified Node programs behind one port: strict turns, reload and restart as for Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.rawhttp import Client
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed (apt-get install nodejs)")
+
+SERVER = """
+const http = require('http');
+const server = http.createServer((request, response) => {
+  const body = VERSION + ' ' + process.pid;
+  response.setHeader('content-length', body.length);
+  const answer = () => response.end(body);
+  request.url === '/slow' ? setTimeout(answer, 1000) : answer();
+});
+const VERSION = 'one';
+server.listen(%d);
+"""
+
+
+def start(pw: Pyworker, source: str = SERVER, workers: int = 3, tables: str = "") -> None:
+    pw.write("server.js", source % pw.port)
+    pw.write(
+        "app.toml",
+        f'[app]\nname = "api"\ncommand = ["node", "server.js"]\nworkers = {workers}\nbind = "127.0.0.1:{pw.port}"\n'
+        f'balance = "round-robin"\n{tables}',
+    )
+    pw.ok("start", "app.toml")
+
+
+def dispatcher(pw: Pyworker) -> int:
+    done = pw.run("describe", "api", "--json")
+    found = json.loads(done.stdout)["apps"][0]["dispatcher"] if done.returncode == 0 else None
+    return int(found["pid"]) if found and found["state"] == "ready" else 0
+
+
+def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker) -> None:
+    start(pw)
+    answers = [pw.get() for _ in range(30)]
+    assert sorted(Counter(answers).values()) == [10, 10, 10]
+    assert answers[:3] * 10 == answers
+
+
+def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(pw: Pyworker) -> None:
+    start(pw, workers=2)
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client, Load(pw.port, "new", "new") as load:
+        client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+        load.wait_more(20)
+        pw.write("server.js", SERVER.replace("'one'", "'two'") % pw.port)
+        pw.ok("reload", "api")
+        load.wait_more(20)
+        answer = client.recv()
+        assert answer is not None
+        assert answer.body.startswith(b"one")
+        pw.ok("scale", "api=3")
+        load.wait_more(20)
+        pw.ok("scale", "api=1")
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.get().startswith("two")
+
+
+def test_a_version_that_does_not_start_gets_no_connection(pw: Pyworker) -> None:
+    start(pw, workers=2)
+    with Load(pw.port, "new") as load:
+        load.wait_more(10)
+        pw.write("server.js", "throw new Error('broken')")
+        done = pw.run("reload", "api")
+        assert done.returncode == 1
+        assert "broken" in done.stdout + done.stderr
+        load.wait_more(10)
+    assert load.lost == []
+
+
+def test_workers_and_dispatcher_are_replaced(pw: Pyworker) -> None:
+    start(pw, workers=2)
+    victim = pw.pids()[0]
+    kill(victim)
+    wait_until(lambda: victim not in pw.pids() and len(pw.pids()) == 2, LONG, "a successor")
+    pw.wait_steady()
+    assert len({pw.get() for _ in range(6)}) == 2
+    before = dispatcher(pw)
+    with Load(pw.port, "new", "new") as load:
+        load.wait_more(20)
+        kill(before)
+        load.wait_more(20)
+        wait_until(lambda: dispatcher(pw) not in (0, before), LONG, "another dispatcher")
+        load.wait_more(20)
+        kill(pw.role("daemon"))
+        load.wait_more(20)
+    assert len(load.lost) <= 1, load.lost  # what was in the dispatcher's hands
+    wait_until(lambda: pw.run("ps").returncode == 0, LONG, "the next daemon")
+    assert len({pw.get() for _ in range(6)}) == 2
+    pids = pw.pids()
+    pw.ok("stop", "api")
+    assert pw.refuses()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_program_that_listens_elsewhere_gets_that_address_too(pw: Pyworker) -> None:
+    other = pw.another_port()
+    start(pw, SERVER + f"require('http').createServer((q, r) => r.end('other')).listen({other}, '127.0.0.1');\n")
+    assert pw.get(port=other) == "other"
+    assert pw.get().startswith("one")
