@@ -83,6 +83,14 @@ def describe() -> dict[str, Any]:
             {"name": "PATH", "value": "/usr/bin", "origin": "base"},
             {"name": "STRIPE_KEY", "value": "***", "origin": ".env"},
         ],
+        exits=[
+            {
+                "v": 1, "time": "2020-01-01T00:00:00.000Z", "seq": 3, "app": "api", "worker": 3, "type": "worker_exited",
+                "data": {"generation": 7, "pid": 41208, "code": None, "signal": 9, "after_s": 3.2, "reason": "out of memory",
+                         "traceback": ""},
+            }
+        ],
+        pss_bytes=200000000,
         template={"state": "ready", "preload": "auto", "why": "", "engine": "uvicorn 0.54.0 (the app's)", "pid": 41209},
         events=[
             {
@@ -91,4 +99,6 @@ def describe() -> dict[str, Any]:
             }
         ],
     )  # fmt: skip
+    for worker in found["pool"]:
+        worker["pss_bytes"] = 50000000
     return {"apps": [found]}

@@ -16,6 +16,10 @@ api — running, 4/4 workers ready
   generation  7, since 3d 4h
   restarts    0 of 10 in the last 1m (0 total)
   limits      512 MB per worker
+  requests    1,240/s, p50 3.1 ms, p99 25 ms
+  errors      5xx 0.02% lately, 57 of 284,000 in all
+  now         4 in flight, 16 connections
+  queue       0 of 2048 waiting to be accepted
   config      /srv/shop/app.toml (unchanged)
   cwd         /srv/shop
   python      /srv/shop/.venv/bin/python
@@ -26,11 +30,15 @@ api — running, 4/4 workers ready
   engine      uvicorn 0.54.0 (the app's)
 
 Workers
-  WORKER    PID  STATE  GEN   CPU  MEM  REQ/S  OPEN  RESTARTS  UPTIME  LAST EXIT
-  api.1   41210  ready    7  9.8%  88M    311     4         0  3d4h    -
-  api.2   41211  ready    7  9.8%  88M    311     4         0  3d4h    -
-  api.3   41212  ready    7  9.8%  88M    311     4         0  3d4h    -
-  api.4   41213  ready    7  9.8%  88M    311     4         0  3d4h    -
+  WORKER    PID  STATE  GEN   CPU  MEM  PSS  REQ/S  OPEN  RESTARTS  UPTIME  LAST EXIT
+  api.1   41210  ready    7  9.8%  88M  48M    311     4         0  3d4h    -
+  api.2   41211  ready    7  9.8%  88M  48M    311     4         0  3d4h    -
+  api.3   41212  ready    7  9.8%  88M  48M    311     4         0  3d4h    -
+  api.4   41213  ready    7  9.8%  88M  48M    311     4         0  3d4h    -
+
+Last exits
+  AGO   api.3  exited    pid 41208 killed by signal 9 (KILL) after 3.2s: out of memory
+  → pyworker logs -p api   what the last of them printed
 
 Environment   2 variables (1 from base, 1 from .env)
   NAME        VALUE  FROM
@@ -52,7 +60,8 @@ def test_the_card_has_two_columns_where_they_fit_and_never_wraps(home: str) -> N
     with FakeControl(home, {"describe": replies(documents.describe())}):
         wide = run_on_terminal("describe", "api", home=home, columns=120).screen
         narrow = run_on_terminal("describe", "api", home=home, columns=60).screen
-    assert "  balance     round-robin                         python      /srv/shop/.venv/bin/python" in wide.lines
+    both = "  balance     round-robin                               python      /srv/shop/.venv/bin/python"
+    assert both in wide.lines
     assert "● running" in wide.lines[0]
     assert all(len(text) <= 60 for text in narrow.lines)
 

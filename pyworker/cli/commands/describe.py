@@ -17,6 +17,9 @@ from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Cell, Column, Look, line, paint
 
 _SHOWN_ENV = 12  # without -v or --reveal
+# what `ps -w` shows, and the worker's fair share of the memory it has in common with the others
+_PSS = Column("PSS", right=True, keep=6)
+_WORKERS = (*WORKERS[:6], _PSS, *WORKERS[6:])
 
 
 @click.command()
@@ -52,10 +55,33 @@ def card(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
     lines += _reason(app, how)
     lines += ["", *_facts(_left(app), _right(app), how)]
     if app.get("pool"):
-        lines += ["", paint("Workers", "bold", how), *render.table(WORKERS, worker_rows(app, how), how, "  ")]
+        lines += ["", paint("Workers", "bold", how), *render.table(_WORKERS, _rows(app, how), how, "  ")]
+    lines += _exits(app, how)
     lines += _environment(app, how, everything)
     lines += _events(app, how)
     return lines
+
+
+def _rows(app: dict[str, Any], how: Look) -> list[list[Cell]]:
+    rows = worker_rows(app, how)
+    for row, worker in zip(rows, app["pool"], strict=True):
+        gap, unit, none = (" ", "B", "–") if how.tty else ("", "", "-")
+        row.insert(6, Cell(render.size(worker.get("pss_bytes"), gap=gap, unit=unit, none=none)))
+    return rows
+
+
+def _exits(app: dict[str, Any], how: Look) -> list[str]:
+    """How workers have ended lately other than by a command, the newest last."""
+    found = [event for event in map(parse, app.get("exits") or ()) if event is not None]
+    if not found:
+        return []
+    rows = [(ago(e.time), f"{line(e.app)}.{e.worker}", words(e)) for e in found]
+    when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
+    texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
+    step = f"  → pyworker logs -p {line(app['name'])}   what the last of them printed"
+    if found[-1].type == "worker_exited":
+        texts.append(step)
+    return ["", paint("Last exits", "bold", how), *(render.cut(text, how.width) for text in texts)]
 
 
 def _reason(app: dict[str, Any], how: Look) -> list[str]:
@@ -89,7 +115,29 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
         ("generation", f"{app.get('gen', '–')}" + (f", since {render.span(up)}" if up is not None else "")),
         ("restarts", f"{counted} ({restarts.get('total', 0)} total)"),
         ("limits", f"{render.size(memory)} per worker" if memory else "none"),
+        *_traffic(app),
     ]
+
+
+def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
+    """How it answers, and what waits: only for apps that count requests, and listen."""
+    facts = []
+    http = app.get("http")
+    if http is not None:
+        p50, p99 = (_milliseconds(http.get(k)) for k in ("p50_s", "p99_s"))
+        facts.append(("requests", f"{render.rate(app.get('requests_per_s'))}/s, p50 {p50}, p99 {p99}"))
+        errors = http.get("error_share")
+        share = "–" if errors is None else f"{errors * 100:.2f}%" if errors else "none"
+        facts.append(("errors", f"5xx {share} lately, {http['status']['5xx']:,} of {app.get('requests', 0):,} in all"))
+        facts.append(("now", f"{app.get('in_flight', 0)} in flight, {app.get('open_connections', 0)} connections"))
+    queues = [f"{queue[0]} of {queue[1]}" for queue in app.get("queue") or () if queue]
+    if queues:
+        facts.append(("queue", f"{', '.join(queues)} waiting to be accepted"))
+    return facts
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"
 
 
 def _what(app: dict[str, Any]) -> tuple[str, str]:
@@ -170,7 +218,7 @@ def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
         [Cell(line(v["name"])), Cell(line(v.get("value"))), Cell(line(v.get("origin") or ""), "dim")] for v in shown
     ]
     if rows:
-        columns = (Column("NAME", shrink=12), Column("VALUE", shrink=12), Column("FROM", keep=1))[: 3 if counts else 2]
+        columns = (Column("NAME", shrink=12), Column("VALUE", shrink=20), Column("FROM", keep=1))[: 3 if counts else 2]
         lines += render.table(columns, (row[: len(columns)] for row in rows), how, "  ")
     if len(shown) < len(env):
         lines.append(f"  … {len(env) - len(shown)} more with -v")
