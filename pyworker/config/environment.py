@@ -22,7 +22,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 # of the shell that types the command, not of the app; or set by pyworker
 _NEVER = ("PYWORKER_*", "LISTEN_*", "NOTIFY_SOCKET", "_", "SHLVL", "PWD", "OLDPWD", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
-_SECRET = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
+SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
 # a password may hold anything that its program lets through, spaces and slashes too; a port and a path are none
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:(?!\d{1,5}/)[^@]+@")
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
@@ -122,7 +122,7 @@ def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names whose values must not be shown: by name, URLs with a password, and what contains one of those."""
     known = {
-        n for n, v in env.items() if any(fnmatch.fnmatchcase(n.upper(), p) for p in _SECRET) or _URL_PASSWORD.search(v)
+        n for n, v in env.items() if any(fnmatch.fnmatchcase(n.upper(), p) for p in SECRET_NAMES) or _URL_PASSWORD.search(v)
     }
     telling = [env[n] for n in known if len(env[n]) >= _TELLING]
     return tuple(n for n, v in env.items() if n in known or any(secret in v for secret in telling))

@@ -1,0 +1,95 @@
+"""CLI: `pyworker export`: the config of an app as files for another engine. Reads one file, asks no daemon."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+
+import click
+
+from pyworker.cli import render
+from pyworker.cli.options import Settings, common
+from pyworker.errors import Exit, PyworkerError
+
+ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
+
+
+@click.command()
+@click.argument("engine", type=click.Choice(ENGINES))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-f", "--file", "file", metavar="FILE.toml", help="The config file; default: that of this folder.")
+@click.option("-o", "--output", metavar="DIR", help="Write the files there; default: print them.")
+@click.option("--image", default="", metavar="NAME", help="The image; default: the app's name, tag latest.")
+@click.option("--replicas-from-workers", is_flag=True, help="One worker per pod instead of a pool in each.")
+@click.option("--per-worker", is_flag=True, help="systemd, for commands: a socket and a unit per worker.")
+@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@common
+def cmd(
+    settings: Settings,
+    engine: str,
+    names: tuple[str, ...],
+    file: str | None,
+    output: str | None,
+    image: str,
+    replicas_from_workers: bool,
+    per_worker: bool,
+    profile: str,
+) -> int:
+    """Write an app for systemd, Compose, Kubernetes, Nomad, as a Dockerfile or a Procfile.
+
+    Each file begins with what could not be carried over. Values of secrets are in none. The same config gives the
+    same bytes.
+
+    \b
+    pyworker export kubernetes api -o deploy/
+    pyworker export docker > Dockerfile
+    """
+    from pyworker.config.load import find, load, run_config
+    from pyworker.export.plan import Options
+
+    path = os.path.abspath(file) if file else find(os.getcwd(), os.environ)
+    if path is None:
+        raise PyworkerError(
+            "there is no config file in this folder", hint="name one: -f FILE.toml", code="usage", exit=Exit.USAGE
+        )
+    loaded = load(path, only=names, profile=profile)
+    options = Options(
+        file=os.path.basename(path),
+        folder=os.path.dirname(path),
+        image=image,
+        replicas_from_workers=replicas_from_workers,
+        per_worker=per_worker,
+        pyworker=shutil.which("pyworker") or f"{os.path.dirname(sys.executable)}/pyworker",
+        profile=profile,
+    )
+    module = importlib.import_module(f"pyworker.export.{engine}")
+    files: dict[str, str] = module.export(loaded.apps, run_config(path, {}), options)
+    if settings.json:
+        import json
+
+        render.out(json.dumps({"v": 1, "files": files}))
+    elif output is None:
+        for name, text in files.items():
+            if len(files) > 1:
+                render.out(f"# ==== {name} ====")
+            render.out(text.rstrip("\n"))
+    else:
+        _write(output, files)
+        if not settings.quiet:
+            for name in files:
+                render.note(f"wrote {os.path.join(output, name)}")
+    return 0
+
+
+def _write(folder: str, files: dict[str, str]) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, text in files.items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as out:
+                out.write(text)
+    except OSError as error:
+        raise PyworkerError(
+            f"cannot write to {folder}: {error.strerror}", hint="choose another folder with -o", code="failed"
+        ) from None

@@ -1,0 +1,126 @@
+"""The probe endpoint: real sockets, a real loop in a thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pyworker.daemon import probe
+from pyworker.daemon.loop import READ, Loop
+from tests.support.pyworker import free_port
+from tests.support.wait import wait_until
+
+
+class Store:
+    """Keeps fds as the guardian does."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def get(self, name: str) -> int | None:
+        return self.fds.get(name)
+
+    def put(self, name: str, fd: int) -> None:
+        self.fds[name] = fd
+
+
+class Rig:
+    """A probe that says what `ready` holds."""
+
+    def __init__(self) -> None:
+        self.ready: dict[str, bool] = {"": True, "api": True, "mail": False}
+        self.port = free_port()
+        self.store: Any = Store()
+        self.loop = Loop()
+        self._stop, self._stopper = os.pipe()
+        self.loop.add(self._stop, READ, lambda _: self.loop.stop())
+        self.probe = probe.Probe(self.loop, self.store, f"127.0.0.1:{self.port}", self._say, lambda: "up 1\n")
+        self._thread = threading.Thread(target=self.loop.run)
+        self._thread.start()
+
+    def _say(self, name: str) -> tuple[bool, str]:
+        return self.ready.get(name, False), f"{name or 'all'}\n"
+
+    def ask(self, data: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
+            sock.sendall(data)
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+            return answer
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        head, _, body = self.ask(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition(b"\r\n\r\n")
+        return int(head.split()[1]), body.decode()
+
+    def close(self) -> None:
+        os.write(self._stopper, b"x")
+        self._thread.join(20)
+        self.probe._listener.close()
+        for fd in (self._stop, self._stopper, *self.store.fds.values()):
+            os.close(fd)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+def test_each_path_has_its_answer(rig: Rig) -> None:
+    assert rig.get("/livez") == (200, "ok\n")
+    assert rig.get("/readyz") == (200, "all\n")
+    assert rig.get("/readyz/api") == (200, "api\n")
+    assert rig.get("/readyz/mail") == (503, "mail\n")
+    assert rig.get("/metrics?x=1") == (200, "up 1\n")
+    assert rig.get("/")[0] == 404
+    assert rig.get("/livez", "POST")[0] == 405
+    assert rig.get("/livez", "HEAD") == (200, "")
+    rig.ready[""] = False
+    assert rig.get("/readyz")[0] == 503
+
+
+@pytest.mark.parametrize("nonsense", [b"hello\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n", b"GET / SPDY/3\r\n\r\n"])
+def test_nonsense_is_refused_and_the_next_is_served(rig: Rig, nonsense: bytes) -> None:
+    assert rig.ask(nonsense).startswith(b"HTTP/1.1 400")
+    assert rig.get("/livez")[0] == 200
+
+
+def test_a_request_that_is_too_long_is_dropped(rig: Rig) -> None:
+    try:
+        answer = rig.ask(b"GET /" + b"x" * (probe.MAX_REQUEST * 2) + b" HTTP/1.1\r\n\r\n")
+    except ConnectionError:
+        answer = b""
+    assert answer == b""
+    assert rig.get("/livez")[0] == 200
+
+
+def test_those_who_say_nothing_are_let_go_and_cannot_crowd_it_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PATIENCE", 0.1)
+    idle = [socket.create_connection(("127.0.0.1", rig.port), timeout=20) for _ in range(probe.MAX_CONNECTIONS + 20)]
+    try:
+
+        def served() -> bool:
+            try:
+                return rig.get("/livez")[0] == 200
+            except (ConnectionError, IndexError):
+                return False
+
+        wait_until(served, 20, "room for a request")
+        assert all(sock.recv(1) == b"" for sock in idle)
+    finally:
+        for sock in idle:
+            sock.close()
+
+
+def test_the_next_daemon_goes_on_with_the_same_listener(rig: Rig) -> None:
+    loop = Loop()
+    again = probe.Probe(loop, rig.store, "127.0.0.1:1", rig._say, str)
+    assert again._listener.getsockname() == ("127.0.0.1", rig.port)
+    again._listener.close()

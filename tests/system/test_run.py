@@ -1,0 +1,292 @@
+"""`pyworker run`: the foreground, without a file. Nothing here has a home unless a test makes one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.support.foreground import Foreground, foreground, probe
+from tests.support.pyworker import LONG, Pyworker, alive, kill, port_is_closed
+from tests.support.wait import wait_until
+
+WEB = """
+import asyncio, os
+print("imported", VERSION)
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/slow":
+        print("begins", flush=True)
+        await asyncio.sleep(1.5)
+    print("asked", scope["path"], flush=True)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"{VERSION} {os.environ.get('GREETING', '')}".encode()})
+"""
+
+
+@pytest.fixture
+def homeless(pw: Pyworker) -> Iterator[Pyworker]:
+    """No folder can be made: as on a read-only root."""
+    home = pw.environ["PYWORKER_HOME"]
+    pw.environ["PYWORKER_HOME"] = "/proc/nowhere/home"
+    yield pw
+    pw.environ["PYWORKER_HOME"] = home
+
+
+def web(pw: Pyworker, version: int = 1, **more: str) -> None:
+    pw.api(WEB.replace("VERSION", str(version)), **more)  # type: ignore[arg-type]
+
+
+def daemon_of(one: Foreground) -> int:
+    return next(c.pid for c in psutil.Process(one.pid).children() if "daemon" in " ".join(c.cmdline()))
+
+
+def test_it_serves_prints_and_drains_without_any_folder(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.environ["GREETING"] = "from the shell"
+    web(pw)
+    before = set(os.listdir(pw.folder))
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        assert pw.get("/a") == "1 from the shell"
+        one.wait_out("asked /a")
+        assert "api.1 | asked /a" in one.out or "api.2 | asked /a" in one.out
+        assert one.stop() == 0
+        assert "a stop takes up to 40 s; give docker --stop-timeout 45" in one.err
+    assert pw.refuses()
+    assert set(os.listdir(pw.folder)) - before <= {"run.out", "run.err", "__pycache__"}
+    assert not os.path.exists(pw.home)
+
+
+def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw, workers=1)  # type: ignore[arg-type]
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        answers: list[str] = []
+        asking = threading.Thread(target=lambda: answers.append(pw.get("/slow")))
+        asking.start()
+        one.wait_out("begins")
+        one.signal(signal.SIGTERM)
+        asking.join(LONG)
+        assert answers == ["1 "]
+        assert one.ends() == 0
+
+
+def test_logs_as_json_and_as_printed(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
+    with foreground(pw, "app.toml", "--logs", "json") as one:
+        one.running()
+        pw.get("/a")
+        one.wait_out("asked /a")
+        lines = [json.loads(line) for line in one.out.splitlines()]
+        assert {line["app"] for line in lines} == {"api"}
+        assert [line["msg"] for line in lines if line["worker"]] == ["asked /a"]
+        one.stop()
+    with foreground(pw, "app.toml", "--logs", "plain") as one:
+        one.running()
+        pw.get("/b")
+        one.wait_out("asked /b")
+        assert "asked /b" in one.out.splitlines()
+
+
+def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        web(pw, 2)
+        one.signal(signal.SIGHUP)
+        one.wait_for("done in")
+        assert pw.get() == "2 "
+        pw.write("web.py", "import nothing_like_it\n")
+        one.signal(signal.SIGHUP)
+        one.wait_for("refused")
+        assert "ModuleNotFoundError" in one.err
+        assert pw.get() == "2 "
+        pw.write("app.toml", "[app\n")
+        one.signal(signal.SIGHUP)
+        one.wait_for("nothing was reloaded")
+        assert pw.get() == "2 "
+        assert one.stop() == 0
+
+
+def test_a_killed_daemon_logger_template_or_worker_never_closes_the_port(homeless: Pyworker) -> None:
+    pw = homeless
+    port = pw.another_port()
+    web(pw, tables=f'[run]\nprobe = "127.0.0.1:{port}"')
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        for role in ("daemon", "logger", "template", "worker"):
+            victim = next(p for p in pw.processes() if f"pyworker {role}" in " ".join(p.cmdline()))
+            kill(victim.pid)
+            assert pw.get() == "1 "
+            wait_until(lambda: probe(port, "/readyz")[0] == 200, LONG, f"readiness after the end of the {role}")
+        daemon = daemon_of(one)
+        pw.get("/after")
+        one.wait_out("asked /after")
+        assert one.stop() == 0
+        assert not alive(daemon)
+
+
+def test_when_the_guardian_is_killed_all_of_it_leaves(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        one.process.kill()
+        assert one.ends() == -9
+        wait_until(lambda: not pw.processes(), LONG, "all to be gone")
+
+
+def test_probes_say_what_is_and_lame_duck_says_no_before_it_stops(homeless: Pyworker) -> None:
+    pw = homeless
+    port = pw.another_port()
+    web(pw, tables=f'[run]\nprobe = "127.0.0.1:{port}"\nlame_duck = "1s"')
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        assert probe(port, "/livez") == (200, "ok\n")
+        assert probe(port, "/readyz") == (200, "api ready 2/2\n")
+        assert probe(port, "/readyz/api")[0] == 200
+        assert probe(port, "/readyz/other")[0] == 503
+        assert 'pyworker_app_workers_ready{app="api"} 2' in probe(port, "/metrics")[1]
+        one.signal(signal.SIGTERM)
+        one.wait_for("serves on for 1 s")
+        assert probe(port, "/readyz")[0] == 503
+        assert probe(port, "/livez")[0] == 200
+        assert pw.get() == "1 ", "it says no and serves on"
+        assert one.ends() == 0
+
+
+def test_a_second_signal_ends_it_at_once(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw, tables='[run]\nlame_duck = "10m"')
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        one.signal(signal.SIGINT)
+        one.wait_for("serves on")
+        one.signal(signal.SIGINT)
+        assert one.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 1", 1), ("exit 42", 42), ("exit 255", 255), ("kill -9 $$", 137)]
+)
+def test_a_job_s_exit_code_is_its_own(homeless: Pyworker, script: str, code: int) -> None:
+    with foreground(homeless, "--restart", "never", "--", "sh", "-c", f"echo begins; {script}") as one:
+        assert one.ends() == code
+        assert "sh.1 | begins" in one.out
+
+
+def test_an_app_that_does_not_start_is_1_with_its_traceback(homeless: Pyworker) -> None:
+    homeless.write("bad.py", "import nothing_like_it\n")
+    with foreground(homeless, "bad:app", "-b", f"127.0.0.1:{homeless.port}") as one:
+        assert one.ends() == 1
+        assert "ModuleNotFoundError: No module named 'nothing_like_it'" in one.err
+
+
+@pytest.mark.parametrize("what", ["target", "config", "exit"])
+def test_what_cannot_start_as_it_is_is_78(homeless: Pyworker, what: str) -> None:
+    pw = homeless
+    pw.write("web.py", "x = 1\n")
+    if what == "config":
+        pw.write("app.toml", '[app]\ntarget = "web:x"\nworker = 2\n')
+        arguments = ("app.toml",)
+    elif what == "target":
+        arguments = ("web:app", "-b", f"127.0.0.1:{pw.port}")  # type: ignore[assignment]
+    else:
+        arguments = ("--", "sh", "-c", "exit 78")  # type: ignore[assignment]
+    with foreground(pw, *arguments) as one:
+        assert one.ends() == 78, one.err
+
+
+def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
+    pw = homeless
+    port = pw.another_port()
+    web(pw)
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        table = file.read().replace("[app]", "[apps.api]").replace('name = "api"\n', "")
+    pw.write("app.toml", f'{table}\n[apps.bad]\ncommand = "sh -c \'exit 1\'"\n[run]\nprobe = "127.0.0.1:{port}"\n')
+    with foreground(pw, "app.toml") as one:
+        one.wait_for("bad failed")
+        one.running()
+        assert pw.get() == "1 "
+        assert probe(port, "/readyz")[0] == 503
+        assert probe(port, "/readyz/api")[0] == 200
+        assert one.stop() == 0
+
+
+def test_a_probe_that_cannot_listen_is_said(homeless: Pyworker) -> None:
+    web(homeless)
+    with foreground(homeless, "app.toml", "--probe", f"127.0.0.1:{homeless.port}", "-b", "127.0.0.1:0") as one:
+        one.running()
+    with socket.create_server(("127.0.0.1", homeless.port)):
+        with foreground(homeless, "app.toml", "--probe", f"127.0.0.1:{homeless.port}", "-b", "127.0.0.1:0") as one:
+            assert one.ends() == 1
+            assert "the probe cannot listen" in one.err
+
+
+def test_with_a_home_the_other_commands_find_it(pw: Pyworker) -> None:
+    web(pw)
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        assert pw.app()["workers"]["ready"] == 2
+        pw.ok("scale", "api=3")
+        pw.ok("reload", "api")
+        assert pw.get() == "1 "
+        assert not os.path.exists(os.path.join(pw.home, "apps.json"))
+        assert one.stop() == 0
+    assert pw.run("ps").returncode != 0 or not pw.ps()["apps"]
+
+
+def test_a_home_that_another_daemon_has_is_left_to_it(pw: Pyworker) -> None:
+    pw.ok("daemon", "start")
+    web(pw)
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        assert "no control socket" in one.err
+        assert pw.ps()["apps"] == []
+        assert pw.get() == "1 "
+
+
+def test_user_signals_reach_programs_of_others_and_never_our_workers(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        table = file.read().replace("[app]", "[apps.api]").replace('name = "api"\n', "")
+    shell = "trap 'echo got it' USR1; echo waits; while :; do sleep 0.05; done"
+    pw.write("app.toml", f'{table}\n[apps.sh]\ncommand = ["sh", "-c", "{shell}"]\n')
+    with foreground(pw, "app.toml") as one:
+        one.wait_for("running", 2)
+        one.wait_out("sh.1 | waits")
+        one.signal(signal.SIGUSR1)
+        one.wait_out("sh.1 | got it")
+        assert pw.get() == "1 "
+        assert one.stop() == 0
+        assert "exited" not in one.err
+
+
+def test_a_term_that_comes_while_it_starts_is_not_lost(homeless: Pyworker) -> None:
+    web(homeless)
+    for _ in range(3):
+        with foreground(homeless, "app.toml") as one:
+            one.wait_for("a stop takes")  # the command itself: the guardian and the daemon are still to come
+            assert one.stop() == 0
+    assert port_is_closed(homeless.port)
+
+
+def test_it_ends_soon_after_its_app(homeless: Pyworker) -> None:
+    """Not a measurement (benchmarks do that): a drain time-out or a patience of ours must not be waited out."""
+    with foreground(homeless, "--restart", "never", "--", "sh", "-c", "exit 3") as one:
+        one.wait_for("nothing is left to run")
+        before = time.monotonic()
+        assert one.ends() == 3
+        assert time.monotonic() - before < 8
