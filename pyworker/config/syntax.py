@@ -11,9 +11,10 @@ from pyworker.config.report import MAX_SOURCE, short
 from pyworker.config.spans import Document
 
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
-_PAIR = re.compile(r"""\s*((?:[A-Za-z0-9_.-]+|"[^"]*"|'[^']*')+)\s*=\s*(.*?)\s*(?:\s#.*)?\Z""")
+_PAIR = re.compile(r"""\s*((?:[A-Za-z0-9_.-]|"[^"]*"|'[^']*')+)\s*=\s*(.*?)\s*(?:\s#.*)?\Z""")
 _COLON_PAIR = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*:\s*(.+)\Z""")
 _DUPLICATE = re.compile(r"(Cannot (overwrite|declare)|Duplicate|twice)", re.IGNORECASE)
+_LONGEST = 2000  # characters of a line that a likely mistake is looked for in
 
 
 def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
@@ -59,6 +60,8 @@ def _problem(said: str, text: str, file: str) -> Problem:
 
 def _suspect(said: str, source: str, column: int) -> tuple[int, int, str]:
     """Return columns to point at, and the likely mistake in this line."""
+    if len(source) > _LONGEST:
+        return column, column + 1, ""
     pair = _PAIR.match(source)
     bare = (column, max(column + 1, len(source) + 1 if column <= len(source) else column + 1))
     point = (column, column + 1)

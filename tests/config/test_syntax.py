@@ -1,0 +1,17 @@
+"""A line that is no TOML is explained in no time, however it looks: the daemon reads files too, and waits for nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyworker.config.problem import ConfigError
+from pyworker.config.syntax import parse
+
+
+@pytest.mark.parametrize(
+    "line", ["1" * 60, "1" * 60_000, "a." * 5000, " " * 60_000 + "x", "a = " + " " * 60_000 + "#x" * 99]
+)
+def test_a_long_line_of_one_character_is_refused_at_once(line: str) -> None:
+    """The first of these took longer than the sun will burn: a pattern that tried every way to cut it up."""
+    with pytest.raises(ConfigError):
+        parse(f"[app]\n{line}\n".encode(), "app.toml")
