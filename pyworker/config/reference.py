@@ -46,6 +46,20 @@ In `pyproject.toml` the same tables stand under `[tool.pyworker]`: `[tool.pywork
 **Which file.** The one that is named; else `$PYWORKER_CONFIG`; else `app.toml`, `pyworker.toml`, or a `pyproject.toml`
 with `[tool.pyworker]` in this folder. `pyworker check` shows every mistake in it and starts nothing.
 
+**Profiles.** `[profiles.NAME.app]`, `[profiles.NAME.apps.APP]` and `[profiles.NAME.defaults]` are laid on the tables of the same
+name with `--profile NAME` or `$PYWORKER_PROFILE`; the app keeps its profile through reloads and boots.
+
+**Order.** `depends_on` names apps of the same file: a start waits until they are ready, and goes on by itself when one that failed
+is mended. Apps that run are not touched when a dependency dies. `--only NAME` brings what NAME depends on.
+
+**Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`. A run that is
+still at work when its next time comes is not doubled. Times are local: what summer time leaves out runs once at the jump, what
+it repeats runs once (a job every few minutes goes on). `reload.cron` reloads an app that keeps running.
+
+**Hooks** are commands, run as the app's user in its folder and environment with `PYWORKER_HOOK`, `PYWORKER_APP` and
+`PYWORKER_GENERATION`; one as text is split like a shell does, no shell runs. `pre_start` decides: with an exit code that is not 0
+the start fails or the reload is refused, and nothing has changed.
+
 **Units.** Time spans and sizes are text with a unit: `"500ms"` `"10s"` `"2m"` `"1h"` `"1d"`, `"64KB"` `"512MB"` `"1GB"`
 (powers of 1024). A bare number is refused.
 
@@ -54,7 +68,7 @@ reload, symlinks included.
 
 **Short forms.** `bind`, `env_file` and the other lists take one text too; `args` and `command` as one text are split
 like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`.
-In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
+`watch = true` is all its defaults. In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
 
 **Addresses.** `"127.0.0.1:8000"`, `"localhost:8000"`, `":8000"` (every IPv4 address of the machine), `"[::1]:8000"`,
 `"[::]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI apps without `bind` listen on `127.0.0.1:8000`, or on
@@ -72,9 +86,11 @@ the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
 _FOOTER = """## Rules
 
 - An app has exactly one of `target`, `script` and `command`.
-- `factory`, `interface`, `threads`, `loop`, `preload`, `http` and `tls` are for `target`; `args` for `script`; `ready` for `command`.
+- `factory`, `interface`, `threads`, `loop`, `preload`, `http` and `tls` are for `target`; `args` for `script`; `ready` for `command`; `cron` for
+  scripts and commands.
 - `balance`: `round-robin` is the default for `target`; scripts and commands accept by themselves, which is `shared`.
-  `least-connections` and `proxy` are not available in this version.
+  `least-connections` is for `target`; `proxy` for scripts and commands that listen on `$PORT`, and needs `bind`; `round-robin`
+  also for `command = ["node", …]`. See [balancing.md](balancing.md).
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write.
