@@ -1,0 +1,125 @@
+"""What a worker holds, what others can see of it, and what a hostile folder can do. The table is in docs/security.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.support.pyworker import Pyworker
+from tests.support.sources import ASGI
+
+SHOWS_FDS = """
+import json, os, subprocess
+
+def links(pid):
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            pass
+    return found
+
+def app(environ, start_response):
+    child = subprocess.Popen(["sleep", "100"], close_fds=False)
+    try:
+        environment = {k: v for k, v in os.environ.items() if k.startswith(("PYWORKER", "LISTEN", "NOTIFY"))}
+        body = json.dumps({"worker": links("self"), "child": links(child.pid), "env": environment}).encode()
+    finally:
+        child.kill()
+        child.wait()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+ANON = ("anon_inode:[eventpoll]", "anon_inode:[io_uring]", "anon_inode:[eventfd]", "anon_inode:[timerfd]")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_worker_holds_its_own_fds_only_and_hands_on_three(pw: Pyworker, loop: str) -> None:
+    pw.api(SHOWS_FDS, workers=2, top=f'loop = "{loop}"')
+    pw.ok("start", "app.toml")
+    found = json.loads(pw.get())
+    assert sorted(found["child"]) == ["0", "1", "2"]
+    assert found["child"]["0"] == "/dev/null"
+    assert found["child"]["1"].startswith("pipe:")
+    strange = [
+        link
+        for link in found["worker"].values()
+        if link != "/dev/null"
+        and not link.startswith(("pipe:", "socket:", "/memfd:pyworker-", "/proc/"))
+        and link not in ANON
+    ]
+    assert strange == []
+    home = os.path.realpath(pw.home)
+    assert not [link for link in found["worker"].values() if link.startswith(home)]
+    assert not [name for name in found["env"] if name.startswith(("LISTEN", "NOTIFY", "PYWORKER_HOME"))]
+
+
+def test_secrets_are_in_no_command_line_and_in_no_environment_of_ours(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables='[app.env]\nDB_PASSWORD = "${DB_PASSWORD}"')
+    pw.environ["DB_PASSWORD"] = "swordfish-4711"
+    pw.ok("start", "app.toml")
+    pw.ok("reload", "api")
+    ours = {pw.role(role) for role in ("guardian", "daemon", "logger")}
+    for process in pw.processes():
+        assert "swordfish-4711" not in " ".join(process.cmdline())
+        if process.pid in ours:
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                assert b"swordfish-4711" not in file.read()
+    for command in (("ps",), ("ps", "-w"), ("describe", "api", "-v"), ("events", "api", "--json"), ("logs", "api")):
+        assert "swordfish-4711" not in pw.ok(*command).stdout
+
+
+def test_a_hostile_folder_has_nothing_imported_by_our_own_processes(pw: Pyworker) -> None:
+    """`json.py` beside the config is the app's business at most, never guardian's, daemon's or logger's."""
+    for name in ("json", "socket", "select", "selectors", "msgspec", "uvicorn", "psutil", "tomllib"):
+        pw.write(f"{name}.py", f"import os\nopen(os.path.join({pw.folder!r}, 'was-imported'), 'a').write('{name} ')\n")
+    os.mkdir(os.path.join(pw.folder, "site"))
+    pw.write("site/web.py", ASGI)
+    pw.write("app.toml", f'[app]\nname = "api"\ncwd = "site"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\n')
+    pw.environ["PYTHONPATH"] = pw.folder
+    # -I is what the installed command comes to: neither the folder nor PYTHONPATH is searched
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "pyworker", "start", "app.toml"],
+        env=pw.environ, cwd=pw.folder, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    del pw.environ["PYTHONPATH"]
+    assert done.returncode == 0, done.stderr
+    assert pw.get().startswith("one")
+    assert not os.path.exists(os.path.join(pw.folder, "was-imported"))
+    for name in ("json", "socket", "select", "selectors", "msgspec", "uvicorn", "psutil", "tomllib"):
+        os.unlink(os.path.join(pw.folder, f"{name}.py"))
+
+
+def test_nothing_of_ours_listens_on_the_network(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    pids = {process.pid for process in pw.processes()}
+    listening = {
+        c.laddr.port for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN
+    }
+    assert listening == {pw.port}
+
+
+@pytest.mark.parametrize("how", ["0777", "a symbolic link"])
+def test_a_home_that_is_not_ours_alone_is_refused_with_the_reason(pw: Pyworker, how: str) -> None:
+    pw.api(ASGI, workers=1)
+    os.mkdir(os.path.join(pw.folder, "real"))
+    if how == "0777":
+        os.mkdir(pw.home)
+        os.chmod(pw.home, 0o777)
+    else:
+        os.symlink("real", pw.home)
+    done = pw.run("start", "app.toml")
+    assert done.returncode not in (0, 1, 2)
+    assert ("0777" in done.stderr or "others" in done.stderr) if how == "0777" else "symbolic link" in done.stderr
+    assert "help:" in done.stderr
+    if how == "0777":
+        os.chmod(pw.home, 0o700)
+    else:
+        os.unlink(pw.home)
