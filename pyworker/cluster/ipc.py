@@ -193,11 +193,9 @@ class _Channel:
             return False
         with self._lock:
             events = self.link.feed(packet.data, packet.fds)
+            if self.link.to_write() is not None or not self.connected:
+                self._flush()  # acknowledgements go before the program is told: it may take its time, or block
         self._settle(events)
-        if not self._closed:
-            with self._lock:
-                if self.link.to_write() is not None or not self.connected:
-                    self._flush()
         return len(packet.data) == node.READ_SIZE
 
     def _settle(self, events: list[node.Event]) -> None:

@@ -1,0 +1,115 @@
+"""For the tests of the library: asyncio without a plugin, scripts, clients, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pyworker import cluster
+from pyworker.cluster.child_process import ChildProcess
+
+LIMIT = 60.0  # seconds, for a machine with much else to do
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node (apt install nodejs)")
+
+
+def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine function as a test, with a limit; nothing it started may be left."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(LIMIT):
+                await test(*args, **kwargs)
+
+        before = open_fds()
+        asyncio.run(limited())
+        assert open_fds() == before, "descriptors were left open"
+        with contextlib.suppress(ChildProcessError):
+            left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            assert left is None, f"a child was not reaped: {left}"
+
+    return run
+
+
+def open_fds() -> dict[int, str]:
+    """Return this process's descriptors and what they are (sockets and pipes: their kind only)."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}").split(":")[0]
+    return found
+
+
+async def eventually(condition: Callable[[], Any], what: str = "") -> Any:
+    """Wait until a condition holds."""
+    for _ in range(int(LIMIT / 0.01)):
+        found = condition()
+        if found:
+            return found
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never: {what or condition}")
+
+
+class Inbox:
+    """The messages of a child, one at a time."""
+
+    def __init__(self, child: ChildProcess) -> None:
+        self._queue: asyncio.Queue[tuple[Any, Any]] = asyncio.Queue()
+        child.on("message", lambda message, handle: self._queue.put_nowait((message, handle)))
+
+    async def next(self) -> Any:
+        return (await self._queue.get())[0]
+
+    async def next_handle(self) -> tuple[Any, Any]:
+        return await self._queue.get()
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def get(port: int, path: str = "/") -> str:
+    """One request on a connection of its own; return the body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return (await reader.read()).partition(b"\r\n\r\n")[2].decode().strip()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def get_chunked(port: int) -> str:
+    """Like `get`, for a server that answers in chunks (Node does to HTTP/1.1)."""
+    body = await get(port)
+    parts = body.split("\r\n")
+    return parts[1] if len(parts) > 1 else body
+
+
+@contextlib.asynccontextmanager
+async def running(*args: Any, workers: int = 3, **options: Any) -> AsyncIterator[cluster.Cluster]:
+    """A cluster whose workers all listen; it is disconnected at the end."""
+    made = cluster.Cluster()
+    made.setup_primary(*args, workers=workers, **options)
+    listening = set()
+    made.on("listening", lambda worker, address: listening.add(worker.id))
+    await made.start()
+    try:
+        await eventually(lambda: len(listening) >= workers, "all workers listen")
+        yield made
+    finally:
+        await made.disconnect()
