@@ -247,7 +247,23 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'user = "a:b"', '"a:b"', "name or a number", "two options"),
         (BASE + 'stop.signal = "TRM"', '"TRM"', "signal", '"TERM"'),
         (BASE + 'stop.signal = "KILL"', '"KILL"', "cannot be KILL", "kill_timeout"),
-        (BASE + 'balance = "least-connections"', '"least-connections"', "not available in this version", "round-robin"),
+        (BASE + 'balance = "proxy"', '"proxy"', "listen on a port of their own", "least-connections"),
+        (BASE + "proxy_protocol = true", "proxy_protocol", 'is for balance = "proxy"', "remove it"),
+        ('[app]\nscript = "x.py"\nbalance = "least-connections"', '"least-connections"', "ASGI and WSGI", "proxy"),
+        ('[app]\ncommand = "x"\nbalance = "proxy"', '"proxy"', "needs an address", "add bind"),
+        ('[app]\ncommand = "node x.js"\nbalance = "round-robin"\nipc = false', "ipc", "cannot be false", "remove it"),
+        (
+            '[app]\ncommand = "node x.js"\nbalance = "round-robin"\n[app.health]\ntype = "http"\nport = 80',
+            '"http"',
+            "several Node workers",
+            "exec",
+        ),
+        (
+            '[app]\ncommand = "x"\nbind = ":80"\nbalance = "proxy"\n[app.health]\nport = 80',
+            "port",
+            "no meaning with",
+            "$PORT",
+        ),
         (BASE + 'balance = "roundrobin"', '"roundrobin"', "one of", '"round-robin"'),
         (BASE + 'tls.cert = "x"', "tls", "`app.tls.key` is missing", "key ="),
         (BASE + "args = []", "args", "is for scripts", "remove"),
@@ -427,7 +443,7 @@ def test_overrides_replace_options_and_add_to_the_environment() -> None:
     assert (changed.stop.signal, changed.stop.drain_timeout) == ("INT", 1.0)
     assert changed.health is not None
     assert apply_overrides(app, {}) == app
-    with pytest.raises(ConfigError, match="not available"):
+    with pytest.raises(ConfigError, match="port of their own"):
         apply_overrides(app, {"balance": "proxy"})
     with pytest.raises(ConfigError, match="this app is a target"):
         apply_overrides(app, {"args": ["x"]})

@@ -51,7 +51,7 @@ class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only si
 @click.option("--name", help="Name of an app without a file.")
 @click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
 @click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable.")
-@click.option("--balance", metavar="HOW", help="round-robin or shared.")
+@click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy.")
 @click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker.")
 @click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app.")
 @click.option("--interface", metavar="KIND", help="auto, asgi or wsgi.")
