@@ -41,8 +41,11 @@ class Templates:
         self._brain.emit(app, "template_starting", None, generation=number)
         try:
             handle = self._brain.spawner.template(app, app.generations[number], now)
-        except OSError as error:
-            self._failed(app, number, self._brain.fail(f"cannot start a process: {error.strerror}"), now)
+        except Exception as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self._failed(app, number, self._brain.fail(f"cannot start a process: {why}"), now)
+            if not isinstance(error, OSError):
+                raise
             return
         app.templates[number] = handle
         assert handle.channel is not None
@@ -126,6 +129,7 @@ class Templates:
                 handle.loaded = message
                 if handle.state == "loading":
                     handle.state, handle.since = "ready", now
+                    app.write_memo()  # said once only: a daemon after this one must know it
                 self._brain.emit(
                     app, "template_ready", None,
                     generation=handle.generation, took_s=message.took, preload=message.preload, why=message.why,

@@ -57,9 +57,12 @@ class Workers:
         app.workers[handle.id.serial] = handle
         try:
             launcher = self._brain.spawner.worker(app, app.generations[number], handle)
-        except OSError as error:
-            handle.failure = w.Failed("other", f"cannot start a process: {error.strerror or error}", "")
-            self._brain.deaths.finish(app, handle, process.UNKNOWN)
+        except Exception as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            handle.failure = w.Failed("other", f"cannot start a process: {why}", "")
+            self._brain.deaths.finish(app, handle, process.UNKNOWN)  # or its slot would wait for it
+            if not isinstance(error, OSError):
+                raise
             return
         config = app.generations[number].config
         handle.checked = config.health is None
@@ -189,7 +192,10 @@ class Workers:
                 self.signal(app, handle, signal.SIGKILL)
                 self._brain.loop.remove(handle.ctl.fileno())
                 return
+            state = handle.state
             self._take(app, handle, message, packet.pid)
+            if handle.state is not state:
+                app.write_memo()  # said once only: a daemon after this one must know it, whatever comes next here
             self._brain.poke(app)
 
     def resume(self, app: App, handle: WorkerHandle) -> None:

@@ -50,7 +50,9 @@ from pyworker.protocol.store import (
 from pyworker.unix import fds, process
 
 MESSAGES_A_TURN = 64
-FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE, inherited.RUN})  # the daemon can neither replace nor remove these
+FIXED_NAMES = frozenset(
+    {inherited.LOCK, inherited.LIFELINE, inherited.RUN}
+)  # the daemon can neither replace nor remove these
 ANY_NAMES = frozenset({inherited.CONTROL, inherited.NOTIFY, inherited.WANTED, inherited.PROBE})
 REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
 # in the foreground these are orders, which the daemon is passed (SIGINT and SIGQUIT mean SIGTERM)
@@ -144,7 +146,10 @@ class Guardian:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         orders: tuple[signal.Signals, ...] = PASSED_ON if self._foreground else (signal.SIGTERM,)
         if not self._foreground and os.environ.get("NOTIFY_SOCKET"):
-            orders = (signal.SIGTERM, signal.SIGHUP)  # a service manager's SIGHUP is a reload, not the end of a terminal
+            orders = (
+                signal.SIGTERM,
+                signal.SIGHUP,
+            )  # a service manager's SIGHUP is a reload, not the end of a terminal
         for number in (signal.SIGCHLD, *orders):
             signal.signal(number, lambda *_: None)
         for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
@@ -182,7 +187,7 @@ class Guardian:
         if now >= self._next_tick:
             self._next_tick = now + self._times.tick
             self._look_at_children = True
-            self._ping()
+            self._ping(now)
         if self._look_at_children:
             self._look_at_children = False
             self._find_ended(now)
@@ -228,9 +233,9 @@ class Guardian:
     def _finished(self) -> bool:
         return self._stopping and not self._daemon.pid and not self._logger.pid
 
-    def _ping(self) -> None:
+    def _ping(self, now: float) -> None:
         for program in (self._daemon, self._logger):
-            if program.channel is not None and not program.ping():
+            if program.channel is not None and program.may_be_asked(now) and not program.ping():
                 say(f"the {program.name} (pid {program.pid}) does not answer: killed, to be started again")
                 program.kill("hung")
 

@@ -19,6 +19,7 @@ from pyworker.unix.process import ExitStatus
 
 MISSED_PINGS = 3
 SETTLED = 3.0  # seconds
+STARTING = 20.0  # seconds until one that has not said Hello is asked for a sign of life
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ class Program:
         """SIGKILL; `why` is the reason its successor is told."""
         self._why_killed = why
         self.signal(signal.SIGKILL)
+
+    def may_be_asked(self, now: float) -> bool:
+        """False while it starts: reading and restoring all that is wanted is no hang."""
+        return self.version != "" or now >= self._started_at + STARTING
 
     def ping(self) -> bool:
         """Ask for a sign of life; False when too many were not answered.

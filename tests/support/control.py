@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from typing import Any
 
 from pyworker import __version__
@@ -21,7 +20,7 @@ def ask(home: str, request: dict[str, Any], timeout: float = 30.0) -> dict[str, 
                 lines = list(file)
     except TimeoutError:
         raise AssertionError(f"the daemon does not answer {request}") from None
-    except (OSError, socket.error):
+    except OSError:
         return None
     answer: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
     return answer if answer is not None and answer["type"] in ("reply", "refused") else None

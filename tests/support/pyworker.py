@@ -114,6 +114,12 @@ class Pyworker:
             return int(found["apps"][0]["template"]["pid"])
         return int(self.status()["pid" if role == "daemon" else f"{role}_pid"])
 
+    def describe_template(self) -> int:
+        """The pid of the template of `api`, 0 while there is none or nobody answers."""
+        done = self.run("describe", "api", "--json")
+        template = json.loads(done.stdout)["apps"][0]["template"] if done.returncode == 0 else None
+        return int(template["pid"]) if template else 0
+
     def wait_steady(self, name: str = "api") -> dict[str, Any]:
         """Wait until the app has exactly the workers it wants and return it."""
 

@@ -1,0 +1,136 @@
+"""What hangs is found and cured; what only stood still with the whole machine is left alone. Ticks are short here."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+TICK = "1"
+
+
+@pytest.mark.parametrize("role", ["guardian", "daemon", "logger", "template"])
+def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, role: str) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    victim = pw.role(role)
+    with Load(pw.port, "new", "keep", pause=0.005) as load:
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: not alive(victim), LONG, f"the stopped {role} to be ended\n{pw.daemon_log()}")
+        if role == "template":
+            wait_until(lambda: (pw.describe_template() or victim) != victim, LONG, "another template")
+        else:
+            wait_until(lambda: pw.status() and pw.role(role) not in (0, victim), LONG, f"another {role}")
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids() == pids
+    assert pw.app()["state"] == "running"
+
+
+def test_worker_that_was_stopped_is_replaced(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(ASGI, tables='[app.stop]\ndrain_timeout = "1s"')
+    pw.ok("start", "app.toml")
+    first, second = pw.pids()
+    os.kill(first, signal.SIGSTOP)
+    wait_until(lambda: not alive(first), LONG, "the stopped worker to be ended")
+    pids = [worker["pid"] for worker in pw.wait_steady()["pool"]]
+    assert pids[1] == second
+    assert "stopped (SIGSTOP), and nobody continued it" in pw.ok("events").stdout
+
+
+SPINS = version(ASGI, "spins").replace(
+    "async def app(", "def spin():\n    while True:\n        pass\n\nasync def app("
+).replace('    elif path == "/block":', '    elif path == "/spin":\n        asyncio.get_running_loop().call_later(0.1, spin)\n    elif path == "/block":')  # fmt: skip
+
+
+def test_worker_whose_loop_spins_without_a_request_is_replaced(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(SPINS, tables='[app.stop]\ndrain_timeout = "1s"')
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    spinning = int(pw.get("/spin").split()[1])
+    wait_until(lambda: not alive(spinning), LONG, "the spinning worker to be ended")
+    after = [worker["pid"] for worker in pw.wait_steady()["pool"]]
+    assert set(before) - {spinning} <= set(after)
+    assert "its event loop stands still" in pw.ok("events").stdout
+
+
+def test_machine_that_was_frozen_and_thawed_is_not_taken_for_one_that_hangs(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(ASGI, top="limits = { request_timeout = \"3s\" }")
+    pw.ok("start", "app.toml")
+    roles = [pw.role(role) for role in ("guardian", "daemon", "logger", "template")]
+    workers = pw.pids()
+    everybody = [psutil.Process(pid) for pid in (*roles, *workers)]
+    for order in (everybody, everybody[::-1]):
+        for process in everybody:
+            process.suspend()
+        began = os.times().elapsed
+        wait_until(lambda: os.times().elapsed - began > 4.5, LONG)  # noqa: B023  more than any of their deadlines
+        for process in order:
+            process.resume()
+        assert pw.get().startswith("one")
+    for _ in range(3):  # a look of everybody at everybody
+        seen = pw.status()["uptime_s"]
+        wait_until(lambda: pw.status()["uptime_s"] > seen + 0.6, LONG)  # noqa: B023
+    assert [pw.role(role) for role in ("guardian", "daemon", "logger", "template")] == roles
+    assert pw.pids() == workers
+
+
+def test_frozen_request_is_not_counted_as_a_slow_one(pw: Pyworker) -> None:
+    pw.api(ASGI, top="limits = { request_timeout = \"2s\" }")
+    pw.ok("start", "app.toml")
+    workers = pw.pids()
+    everybody = [psutil.Process(pid) for pid in (pw.role("daemon"), *workers)]
+    with Load(pw.port, "new", path="/slow", pause=0.0) as load:  # answers after 1 s
+        load.wait_more(1)
+        for process in everybody:
+            process.suspend()
+        began = os.times().elapsed
+        wait_until(lambda: os.times().elapsed - began > 3.0, LONG)
+        for process in everybody:
+            process.resume()
+        load.wait_more(3)
+    assert load.lost == []
+    assert pw.pids() == workers
+
+
+def test_control_socket_that_was_removed_is_made_again(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    path = os.path.join(pw.home, "control.sock")
+    for _ in range(2):  # and after the next daemon, too
+        os.unlink(path)
+        wait_until(lambda: os.path.exists(path), LONG, "control.sock")
+        assert pw.pids() == pids
+        victim = pw.role("daemon")
+        kill(victim)
+        wait_until(lambda: pw.status() and pw.role("daemon") != victim, LONG, "the next daemon")  # noqa: B023
+
+
+def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
+    pw.write("slow.py", "import time\ntime.sleep(1)\n")
+    pw.api("import slow\n" + ASGI)
+    start = pw.popen("start", "app.toml")
+    wait_until(lambda: pw.status() and pw.ps()["apps"], LONG, "the start to have reached the daemon")
+    start.kill()
+    start.communicate()
+    pw.wait_steady()
+    pw.write("web.py", "import slow\n" + version(ASGI, "two"))
+    reload = pw.popen("reload", "api")
+    wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
+    reload.kill()
+    reload.communicate()
+    wait_until(lambda: pw.get().startswith("two"), LONG, "the reload to be done all the same")
+    assert pw.wait_steady()["gen"] == 2
