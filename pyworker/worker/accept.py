@@ -21,6 +21,7 @@ import select
 import selectors
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
@@ -33,12 +34,15 @@ _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
 _found: list[int] = []  # the loop's epoll, as it was found last: asked first, so that not every fd is looked at again
 
 
+Addresses = tuple[Any, Any]  # of the peer, and our own (None: it has to be asked for)
+
+
 class NotSupported(Exception):
     """This event loop cannot take turns."""
 
 
 class AcceptLoop:
-    """Accepts on `listeners` and gives each connection to `serve(connection, is_unix)`. Lives in one event loop.
+    """Accepts on `listeners` and gives each to `serve(connection, is_unix, addresses)`. Lives in one event loop.
 
     It owns its listener objects: `stop` closes them.
     """
@@ -47,7 +51,7 @@ class AcceptLoop:
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: list[socket.socket],
-        serve: Callable[[socket.socket, bool], None],
+        serve: Callable[[socket.socket, bool, Addresses | None], None],
         *,
         exclusive: bool,
     ) -> None:
@@ -55,6 +59,9 @@ class AcceptLoop:
         self._listeners = listeners
         self._serve = serve
         self._exclusive = exclusive
+        # what the kernel has told already, or libuv does anyway, is not asked for again: each is a call per connection
+        self._must_unblock = type(loop).__module__ != "uvloop"
+        self._local = {each: here for each in listeners if (here := _own_address(each)) is not None}
         self._epoll: select.epoll | None = None
         self._paused: asyncio.TimerHandle | None = None
         self._held = False
@@ -160,15 +167,17 @@ class AcceptLoop:
     def _accept(self, listener: socket.socket) -> bool:
         """Accept and serve one connection; False when there was none or it could not be had."""
         try:
-            connection, _ = listener.accept()
+            connection, peer = listener.accept()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._pause(error)
             return False  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
-        connection.setblocking(False)
-        self._serve(connection, connection.family == socket.AF_UNIX)
+        if self._must_unblock:
+            connection.setblocking(False)
+        unix = listener.family == socket.AF_UNIX
+        self._serve(connection, unix, None if unix else (peer, self._local.get(listener)))
         return True
 
     def _pause(self, error: OSError) -> None:
@@ -196,6 +205,15 @@ class AcceptLoop:
         except FileNotFoundError:
             if tries:
                 self._loop.call_later(0.001, self._take_turns, tries - 1)
+
+
+def _own_address(listener: socket.socket) -> Any:
+    """Return the address that all connections of a listener have on this side; None when it has several."""
+    try:
+        here = listener.getsockname()
+    except OSError:
+        return None
+    return here if listener.family == socket.AF_INET and here[0] != "0.0.0.0" else None
 
 
 async def open_epoll(loop: asyncio.AbstractEventLoop, fd: int) -> select.epoll:

@@ -6,11 +6,11 @@ import _signal  # type: ignore[import-not-found]  # signal wraps each call into 
 import faulthandler
 import os
 import signal
-import ssl
 import sys
 import traceback
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyworker import worker
 from pyworker.config.schema import AppConfig
@@ -19,6 +19,9 @@ from pyworker.protocol.worker import DUMP_SIGNAL
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel
+
+if TYPE_CHECKING:
+    import ssl
 
 _DEFAULT = int(signal.SIG_DFL)
 _UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
@@ -51,9 +54,17 @@ def worker_env(app: str, generation: int, slot: int, workers: int) -> dict[str, 
     return {ENV_APP: app, ENV_WORKER: str(slot), ENV_GENERATION: str(generation), ENV_WORKERS: str(workers)}
 
 
+def name_slot(env: MutableMapping[str, str], app: str, slot: int) -> None:
+    """Say which worker it is in OpenTelemetry's attributes, when the app asked for them ([app.metrics])."""
+    attributes = env.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if "pyworker.app=" in attributes and "service.instance.id=" not in attributes:
+        env["OTEL_RESOURCE_ATTRIBUTES"] = f"{attributes},service.instance.id={app}.{slot},pyworker.worker={slot}"
+
+
 def take_identity(app: str, generation: int, slot: int, workers: int, title: str = "") -> None:
     """Make this process that worker: environment, `pyworker.worker`, the name in ps, output line by line."""
     os.environ.update(worker_env(app, generation, slot, workers))
+    name_slot(os.environ, app, slot)
     worker.app, worker.id, worker.generation = app, slot, generation
     set_name(f"{app}.{slot}")
     set_title(f"pyworker worker {app}.{slot}{title}")

@@ -181,8 +181,8 @@ class _Worker:
         except Exception:  # noqa: BLE001  the app's own: it must not keep the worker from draining
             traceback.print_exc()
 
-    def _serve(self, connection: socket.socket, unix: bool) -> None:
-        self._server.serve(connection, unix=unix)
+    def _serve(self, connection: socket.socket, unix: bool, addresses: tuple[Any, Any] | None = None) -> None:
+        self._server.serve(connection, unix=unix, addresses=addresses)
 
     def _tick(self) -> None:
         self._row[F.PROGRESS_AT] = time.monotonic_ns()

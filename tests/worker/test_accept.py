@@ -158,7 +158,7 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
         listener = tcp_listener()
         address = listener.getsockname()
         accepts = AcceptLoop(
-            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+            asyncio.get_running_loop(), [listener], lambda connection, *_: served.append(connection), exclusive=True
         )
         await accepts.start()
         client = socket.socket()
@@ -207,7 +207,7 @@ def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
         listener = tcp_listener()
         kept = listener.dup()
         accepts = AcceptLoop(
-            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+            asyncio.get_running_loop(), [listener], lambda connection, *_: served.append(connection), exclusive=True
         )
         await accepts.start()
         clients = [socket.create_connection(kept.getsockname()) for _ in range(30)]
@@ -234,7 +234,7 @@ def test_held_back_worker_leaves_connections_to_siblings_and_comes_back() -> Non
         listener = tcp_listener()
         address = listener.getsockname()
         accepts = AcceptLoop(
-            asyncio.get_running_loop(), [listener], lambda connection, unix: served.append(connection), exclusive=True
+            asyncio.get_running_loop(), [listener], lambda connection, *_: served.append(connection), exclusive=True
         )
         await accepts.start()
         accepts.hold(True)

@@ -173,10 +173,19 @@ class Server:
         return self.pool is not None and self.pool.pending >= self.pool.size
 
     # ---- connections -----------------------------------------------------------------------------
-    def serve(self, connection: socket.socket, *, unix: bool, tls: bool = True, check: bool = False) -> None:
+    def serve(
+        self,
+        connection: socket.socket,
+        *,
+        unix: bool,
+        tls: bool = True,
+        check: bool = False,
+        addresses: tuple[Any, Any] | None = None,
+    ) -> None:
         """Serve an accepted, non-blocking connection, which is the server's from here on. Never raises for a bad one.
 
         `tls=False`: plain HTTP even when the app has TLS. `check`: requests with the check header are not counted.
+        `addresses`: the peer's and, unless None, our own, when they are known.
         """
         try:
             if unix:
@@ -184,9 +193,12 @@ class Server:
                 name = connection.getsockname()
                 local = (name, None) if name and isinstance(name, str) else None
             else:
-                peer = connection.getpeername()
+                peer, here = addresses or (None, None)
+                if peer is None:
+                    peer = connection.getpeername()
                 client = forwarded.plain_host(peer[0]), peer[1]
-                here = connection.getsockname()
+                if here is None:
+                    here = connection.getsockname()
                 local = forwarded.plain_host(here[0]), here[1]
         except OSError:
             connection.close()  # the client left before we came to it
