@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import importlib.util
 import os
 import socket
 import sys
@@ -47,9 +48,11 @@ class Spawner:
         self.notify_socket = os.path.join(home, NOTIFY_SOCKET)
         self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        import uvicorn  # where our own HTTP libraries are; in the daemon only as a path
-
-        packages = os.path.dirname(os.path.dirname(os.path.abspath(uvicorn.__file__)))
+        # where our own HTTP libraries are: a path only, as their import would be a seventh of the daemon's memory
+        found = importlib.util.find_spec("uvicorn")
+        assert found is not None
+        assert found.origin is not None
+        packages = os.path.dirname(os.path.dirname(os.path.abspath(found.origin)))
         self._engine = t.Engine(packages, str(sysconfig.get_config_var("SOABI") or ""))
 
     # ---- templates -----------------------------------------------------------------------------------

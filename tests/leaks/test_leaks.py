@@ -1,0 +1,11 @@
+"""A short run; `make leaks` is the long one."""
+
+from __future__ import annotations
+
+from tests.leaks import leaks
+from tests.support.pyworker import running
+
+
+def test_nothing_grows() -> None:
+    with running() as pw:
+        assert leaks.run(pw, {"restarts": 80, "commands": 12, "reloads": 8}) == []
