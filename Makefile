@@ -5,7 +5,7 @@ SEEDS ?= 1 2 3
 SECONDS ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos clean
+.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -57,6 +57,19 @@ docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the pictu
 
 chaos: $(VENV)/.dev  ## kill -9 of random processes under load; SEEDS="1 2 3" SECONDS=40
 	@for seed in $(SEEDS); do $(BIN)/python -m tests.chaos.chaos --seed $$seed --seconds $(SECONDS) || exit 1; done
+
+chaos-long: $(VENV)/.dev  ## an hour of it, with checks of processes, fds and memory in between
+	$(BIN)/python -m tests.chaos.chaos --long $(ARGS)
+
+reload-load: $(VENV)/.dev  ## 200 reloads under every kind of client (some 8 minutes)
+	$(BIN)/python -m tests.chaos.reload_load $(ARGS)
+
+fuzz: $(VENV)/.dev  ## 1,000,000 inputs without a process, 200,000 messages at a live daemon
+	$(BIN)/python -m tests.fuzz.offline
+	$(BIN)/python -m tests.fuzz.live
+
+leaks: $(VENV)/.dev  ## 10,000 restarts, 1,000 commands, 1,000 reloads: nothing may grow
+	$(BIN)/python -m tests.leaks.leaks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo

@@ -8,4 +8,4 @@ from tests.support.pyworker import running
 
 def test_nothing_grows() -> None:
     with running() as pw:
-        assert leaks.run(pw, {"restarts": 80, "commands": 12, "reloads": 8}) == []
+        assert leaks.run(pw, {"restarts": 40, "commands": 8, "reloads": 6}) == []
