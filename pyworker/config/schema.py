@@ -184,6 +184,18 @@ class LogsConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """[app.metrics]: for the figures that the app makes itself."""
+
+    prometheus: bool = option(
+        False, help="give the workers a common $PROMETHEUS_MULTIPROC_DIR (prometheus_client), and keep it clean"
+    )
+    opentelemetry: bool = option(
+        False, help="name app, worker and generation in $OTEL_RESOURCE_ATTRIBUTES (OpenTelemetry)"
+    )
+
+
+@dataclass(frozen=True)
 class TlsConfig:
     """[app.tls]: read again at each reload."""
 
@@ -322,6 +334,7 @@ class AppConfig:
     logs: LogsConfig = option(LogsConfig(), help="log files")
     http: HttpConfig = option(HttpConfig(), help="web server options of asgi and wsgi apps")
     tls: TlsConfig | None = option(None, help="serve HTTPS")
+    metrics: MetricsConfig = option(MetricsConfig(), help="for the figures that the app makes itself")
     state: str = option(
         "sqlite",
         help='where `pyworker.state` keeps its values: "sqlite" = in pyworker\'s home, or a server, "redis://…"; ${VAR}',

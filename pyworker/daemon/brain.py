@@ -16,6 +16,7 @@ from typing import Literal, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import parse_bind
+from pyworker.daemon import appmetrics
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.dispatchers import Dispatchers, is_node
@@ -255,6 +256,8 @@ class Brain:
     # ---- starting and ending an app ----------------------------------------------------------------------------
     def begin(self, app: App, number: int) -> None:
         """Start the app with a generation whose listeners are open."""
+        if app.is_empty():
+            appmetrics.begin(self.home, app.generations[number].resolved)
         app.generation = number
         app.wanted = app.running = app.starting = True
         app.closed = False

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pyworker import failpoint
-from pyworker.daemon import diagnosis
+from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
@@ -165,6 +165,9 @@ class Deaths:
         self._brain.messages.forget(app, handle)
         app.board.free(handle.id.serial)
         if handle.pid:
+            generation = app.generations.get(handle.id.generation)
+            if generation is not None:
+                appmetrics.process_gone(self._brain.home, generation.resolved, handle.pid)
             self._brain.store.collected(handle.pid)
         del app.workers[handle.id.serial]
 

@@ -16,7 +16,7 @@ import sysconfig
 from collections.abc import Sequence
 
 from pyworker import failpoint
-from pyworker.daemon import state
+from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.dispatchers import is_node, make_inbox
@@ -168,7 +168,8 @@ class Spawner:
         table[_BOARD_FD] = app.board.fd
         free = _FIRST_FREE_FD
         listener_fds: list[int] = []
-        config, env, listeners = resolved.config, resolved.env, generation.listeners
+        config, listeners = resolved.config, generation.listeners
+        env = {**resolved.env, **appmetrics.environment(self._home, resolved, generation.number)}
         if handle is not None and handle.port:
             config, env, listeners = proxied(config, resolved.python, handle.port), {**env, "PORT": str(handle.port)}, ()
         if handle is not None and is_node(config):

@@ -25,11 +25,11 @@ def address(home: str, resolved: ResolvedApp) -> str:
             "none:there is no folder for the shared state: set PYWORKER_HOME to one that is writable (a volume), "
             'or name a server: state = "redis://…"'
         )
-    problem = _prepare(home, resolved)
+    problem = prepare(home, resolved)
     return f"none:{problem}" if problem else f"sqlite:{_folder(home, resolved)}"
 
 
-def _prepare(home: str, resolved: ResolvedApp) -> str:
+def prepare(home: str, resolved: ResolvedApp) -> str:
     """Make the app's folder, owned by the user that its workers run as; return what is wrong ("" = nothing)."""
     foreign = resolved.uid not in (None, os.geteuid())
     mode = 0o711 if foreign else 0o700  # others pass through, and list nothing

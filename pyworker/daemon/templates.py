@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, assert_never
 
-from pyworker.daemon import diagnosis
+from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
@@ -180,6 +180,8 @@ class Templates:
             handle.channel.close()
         self._brain.store.remove(fd_name("template", app.name, number), fd_name("tpid", app.name, number))
         self._brain.store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
+        if handle.pid and number in app.generations:
+            appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
         now = self._brain.loop.clock()
         if handle.state == "retiring" and not handle.killed_because:
             self._brain.poke(app)

@@ -15,7 +15,7 @@ from pyworker.errors import Exit
 from pyworker.protocol import node
 from pyworker.protocol.template import LaunchSpec
 from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
-from pyworker.worker.birth import worker_env
+from pyworker.worker.birth import name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
 from pyworker.worker.say import say
 
@@ -60,6 +60,7 @@ def environment(spec: LaunchSpec) -> dict[str, str]:
     own = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", node.CHANNEL_FD, node.SERIALIZATION}
     env = {name: value for name, value in spec.env.items() if name not in own}
     env.update(worker_env(spec.app.name, spec.generation, spec.slot, spec.workers))
+    name_slot(env, spec.app.name, spec.slot)
     if spec.listener_fds:
         count = len(spec.listener_fds)
         names = ":".join(f"listen{i}" for i in range(count))
