@@ -17,7 +17,7 @@ from typing import Literal, Union
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
 from pyworker.policy import balance
-from pyworker.policy.balance import DispatcherView
+from pyworker.policy.balance import DispatcherView as DispatcherView
 from pyworker.policy.balance import StartDispatcher as StartDispatcher
 from pyworker.policy.balance import StopDispatcher as StopDispatcher
 from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State

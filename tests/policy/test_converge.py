@@ -361,3 +361,46 @@ def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
     view = app(generation=2, workers=(old,), templates=(), forks=False, overlaps=False, finished_slots=frozenset({1, 2}))
     assert any(isinstance(a, (c.SendDrain, c.SendStop)) for a in doing(view))
     assert doing(dataclasses.replace(view, job=True)) == []
+
+
+# ---- a dispatcher ----------------------------------------------------------------------------------------
+HANDS_OUT = c.DispatcherView("ready", 0.0)
+
+
+def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live() -> None:
+    view = app(dispatches=True, templates=(), starting=True)
+    assert doing(view) == [c.StartDispatcher(), c.StartTemplate(1)]
+    leaving = (worker(1, 1, state=State.DRAINING, since=0.9),)
+    assert c.StartDispatcher() in doing(app(dispatches=True, running=False, workers=leaving, templates=()))
+
+
+def test_an_app_whose_dispatcher_is_not_there_is_not_open() -> None:
+    view = app(dispatches=True, workers=BOTH)
+    assert not c.generation_is_open(view, 1.0)
+    assert c.generation_is_open(dataclasses.replace(view, dispatcher=HANDS_OUT), 1.0)
+
+
+def test_old_workers_of_a_reload_stay_while_there_is_no_dispatcher() -> None:
+    both = (*BOTH, worker(3, 1, 2), worker(4, 2, 2))
+    view = app(dispatches=True, generation=2, workers=both, templates=(c.TemplateView(2, "ready", 0.0),))
+    assert [a for a in doing(view) if isinstance(a, c.SendDrain)] == []
+    drains = [a for a in doing(dataclasses.replace(view, dispatcher=HANDS_OUT)) if isinstance(a, c.SendDrain)]
+    assert [a.serial for a in drains] == [1, 2]
+
+
+def test_an_app_closes_only_when_its_dispatcher_has_left() -> None:
+    view = app(dispatches=True, running=False, templates=(), dispatcher=HANDS_OUT)
+    assert doing(view) == [c.StopDispatcher()]
+    left = dataclasses.replace(view, dispatcher=c.DispatcherView("stopping", 1.0))
+    assert doing(left) == []
+    assert doing(dataclasses.replace(view, dispatcher=None)) == [c.Close()]
+
+
+def test_a_dispatcher_that_dies_again_and_again_is_waited_for() -> None:
+    record = Record(tries=3, next_at=5.0)
+    actions = c.converge(app(dispatches=True, workers=BOTH, dispatcher_record=record), 1.0)
+    assert actions == [c.LookAgain(5.0)]
+
+
+def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None:
+    assert doing(app(workers=BOTH, dispatcher=HANDS_OUT)) == [c.StopDispatcher()]
