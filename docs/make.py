@@ -10,6 +10,7 @@ from collections.abc import Callable
 import click
 
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group
+from pyworker.cli.manpage import page as manual
 from pyworker.cli.options import NAMES, options
 from pyworker.config.reference import page as configuration
 from pyworker.policy.lifecycle import TABLE, Happening, State
@@ -128,6 +129,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "lifecycle.md": lifecycle,
     "commands.md": commands,
     "configuration.md": configuration,
+    "pyworker.1": manual,
 }
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ def show(name: str) -> int:
         width = max(map(len, TOPICS))
         out("\n".join(f"{topic:<{width}}  {short}" for topic, (short, _) in TOPICS.items()))
         return 0
+    if name == "man":
+        from pyworker.cli.manpage import page
+
+        out(page().rstrip("\n"))
+        return 0
     if name not in TOPICS:
         from pyworker.cli.names import COMMANDS
 

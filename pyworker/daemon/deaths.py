@@ -177,18 +177,22 @@ class Deaths:
         """A worker ended by itself (or was killed for not getting ready)."""
         now = self._brain.loop.clock()
         reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage)
+        done = app.is_job and status.code == 0
+        if done:
+            reason = traceback = hint = ""  # it has done its work: nothing to explain
         after = round((handle.ended_at or now) - handle.born_at, 3)
         self._brain.emit(
             app, "worker_exited", handle.id.slot, generation=handle.id.generation, pid=handle.pid, code=status.code,
             signal=status.signal, after_s=after, reason=reason, traceback=traceback,
         )  # fmt: skip
-        app.last_exits[handle.id.slot] = {
-            "code": status.code,
-            "signal": status.signal,
-            "after_s": after,
-            "reason": reason[:300],
-            "at": stamp(time.time()),
-        }
+        if not done:
+            app.last_exits[handle.id.slot] = {
+                "code": status.code,
+                "signal": status.signal,
+                "after_s": after,
+                "reason": reason[:300],
+                "at": stamp(time.time()),
+            }
         failure = self._brain.fail(reason, traceback, hint)
         if handle.id.generation == app.target:
             app.target_failure = failure

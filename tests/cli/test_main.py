@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,13 @@ def test_every_line_of_a_topic_fits_a_terminal() -> None:
     from pyworker.cli.topics import TOPICS
 
     assert max(len(line) for _, text in TOPICS.values() for line in text.splitlines()) <= 120
+
+
+def test_the_manual_page_is_what_man_reads(home: str, tmp_path: Path) -> None:
+    page = tmp_path / "pyworker.1"
+    page.write_text(run("help", "man", home=home).out)
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed")
+    done = subprocess.run([groff, "-man", "-ww", "-Tutf8", "-z", str(page)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
