@@ -5,7 +5,7 @@ SEEDS ?= 1 2 3
 SECONDS ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks clean
+.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -70,6 +70,9 @@ fuzz: $(VENV)/.dev  ## 1,000,000 inputs without a process, 200,000 messages at a
 
 leaks: $(VENV)/.dev  ## 10,000 restarts, 1,000 commands, 1,000 reloads: nothing may grow
 	$(BIN)/python -m tests.leaks.leaks $(ARGS)
+
+failpoints: $(VENV)/.dev  ## every failpoint x kill, raise, sleep, and all pairs of deaths, under load
+	PYWORKER_TEST_ALL=1 $(BIN)/python -m pytest tests/system/test_failpoints.py tests/system/test_pairs.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
