@@ -78,6 +78,7 @@ def _options(command: click.Command | None, *, wanted: set[str] | None) -> list[
 def _text(text: str) -> str:
     """Escape for roff: backslashes, hyphens that are typed, a dot or quote at the beginning."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
+    text = "".join(c if c.isascii() else f"\\[u{ord(c):04X}]" for c in text)  # not every groff reads UTF-8
     return r"\&" + text if text[:1] in (".", "'") else text
 
 
