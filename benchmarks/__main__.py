@@ -2,7 +2,7 @@
 
     python -m benchmarks [PART ...] [--quick] [--report]      PART: see parts/__init__.py; none = all
 
-Figures go into build/bench/results.json; a part that is measured again replaces its old ones. `--report` only renders.
+Figures go into benchmarks/results.json; a part that is measured again replaces its old ones. `--report` only renders.
 """
 
 from __future__ import annotations

@@ -95,12 +95,18 @@ def render(book: Book, root: str) -> None:
     summary = chart_measures(book)
     if summary:
         _write(os.path.join(images, "bench.svg"), svg.bars(summary))
-    path = os.path.join(root, "docs", "performance.md")
-    if os.path.exists(path):
-        with open(path) as file:
-            text = file.read()
-        pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-        _write(path, pattern.sub(lambda _: f"{BEGIN}\n{markdown(book)}\n{END}", text))
+    _between_marks(os.path.join(root, "docs", "performance.md"), markdown(book))
+    if summary:
+        picture = "![pyworker beside its peers, medians of one run](docs/img/bench.svg)"
+        _between_marks(os.path.join(root, "README.md"), picture)
+
+
+def _between_marks(path: str, made: str) -> None:
+    """Replace what stands between the two marks of a document; one without them is left alone."""
+    with open(path) as file:
+        text = file.read()
+    pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
+    _write(path, pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text))
 
 
 _CHARTED = (
