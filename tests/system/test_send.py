@@ -22,7 +22,9 @@ def answer(message, handle):
     process.send({"got": message, "pid": os.getpid()})
 
 """
-ASGI = TALK + """
+ASGI = (
+    TALK
+    + """
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
@@ -35,10 +37,14 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"hello"})
 """
-SCRIPT = TALK + """
+)
+SCRIPT = (
+    TALK
+    + """
 import http.server
 http.server.HTTPServer(("127.0.0.1", %d), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
+)
 NODE = """
 process.on('message', m => process.send({got: m, pid: process.pid}));
 setInterval(() => {}, 1000);
