@@ -115,7 +115,9 @@ class App:
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
-    dropped_lines: int = 0
+    dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows
+    dropped_seen: int = 0  # of them, what the logger that runs now has counted
+    dropped_by: int = 0  # its pid
     log_error: str = ""
 
     # ---- what kind it is -----------------------------------------------------------------------------

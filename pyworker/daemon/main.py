@@ -368,7 +368,11 @@ def _log_stats(brain: Brain, text: str) -> None:
         stats = json.loads(text)
         app = brain.apps.get(stats["app"])
         if app is not None:
-            app.dropped_lines = int(stats["dropped"])
+            # each logger counts from its own start; what its predecessors have lost stays lost
+            if app.dropped_by != brain.store.logger_pid:
+                app.dropped_by, app.dropped_seen = brain.store.logger_pid, 0
+            app.dropped_lines += max(0, int(stats["dropped"]) - app.dropped_seen)
+            app.dropped_seen = int(stats["dropped"])
             app.log_error = str(stats["error"])[:200]
 
 

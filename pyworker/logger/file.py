@@ -67,6 +67,12 @@ class LogFile:
         fits = records.rfind(b"\n", 0, max(0, room)) + 1
         return fits if fits or self._size else records.find(b"\n") + 1
 
+    def missed(self, count: int, why: str) -> None:
+        """Count lines that never came as far as this; the file mentions them before the next record."""
+        self.lost += count
+        self._unsaid += count
+        self._why = why
+
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pyworker import __version__, failpoint
 from pyworker.logger.file import LogFile, point_to
+from pyworker.logger.hands import FILE as IN_HAND
+from pyworker.logger.hands import Hands
 from pyworker.logger.pipe import Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
@@ -68,6 +70,7 @@ class Logger:
         self._files: dict[str, LogFile | Stdout] = {}
         self._stamp = Stamp()
         self._batch: dict[LogFile | Stdout, list[bytes]] = {}
+        self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND))
         self._closed: list[str] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
@@ -157,7 +160,9 @@ class Logger:
     # ---- pipes --------------------------------------------------------------------------------------
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
+        self._hands.hold(pipe.name.app, 1)  # before the bytes are out of the pipe
         chunk = pipe.read()
+        self._hands.hold(pipe.name.app, (chunk.count(b"\n") if chunk else 0) - 1)
         if chunk is None:
             return False
         if not chunk:
@@ -214,12 +219,15 @@ class Logger:
 
     def _put(self, pipe: Pipe, records: bytes) -> None:
         if records:
-            spec = self._spec(pipe.name.app)
-            file = self._files.get(spec.file)
-            if file is None:
-                file = Stdout(spec, pipe.name.app) if spec.file == STDOUT else LogFile(spec, pipe.name.app)
-                self._files[spec.file] = file
-            self._batch.setdefault(file, []).append(records)
+            self._batch.setdefault(self._file(pipe.name.app), []).append(records)
+
+    def _file(self, app: str) -> LogFile | Stdout:
+        spec = self._spec(app)
+        file = self._files.get(spec.file)
+        if file is None:
+            file = Stdout(spec, app) if spec.file == STDOUT else LogFile(spec, app)
+            self._files[spec.file] = file
+        return file
 
     def _write(self, now: float) -> None:
         if self._batch:
@@ -227,6 +235,7 @@ class Logger:
         for file, records in self._batch.items():
             file.write(b"".join(records), now, self._stamp.now())
         self._batch = {}
+        self._hands.empty()
 
     def _report(self) -> None:
         for file in self._unreported():
@@ -324,6 +333,8 @@ class Logger:
         self._specs[app] = spec
         if self._home and spec.file != STDOUT:
             point_to(self._home, app, spec.file)
+        if count := self._hands.left.pop(app, 0):
+            self._file(app).missed(count, "the logger was killed with them in its hands (at most)")
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec

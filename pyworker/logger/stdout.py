@@ -40,5 +40,9 @@ class Stdout:
         self.written += len(records)
         self.error = ""
 
+    def missed(self, count: int, why: str) -> None:
+        """Count lines that never came as far as this."""
+        self.lost += count
+
     def close(self) -> None:
         """Stdout stays open: the next logger goes on with it."""

@@ -254,6 +254,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
         print(f"chaos: FAILED, {len(wrong)} things are wrong")
         with open(os.path.join(tree.home, "logs", "pyworker.log")) as file:
             print(file.read()[-4000:])
+        tell_events(tree, {loss.pid for loss in unexplained if loss.pid})
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         return 1
@@ -275,6 +276,15 @@ def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, in
         os.kill(victim, signal.SIGKILL)
     except ProcessLookupError:
         kills.pop()
+
+
+def tell_events(tree: Tree, pids: set[int]) -> None:
+    """Print what the daemon knows of these workers, and of the reloads around them."""
+    with open(os.path.join(tree.home, "events.jsonl")) as file:
+        for line in file:
+            event = json.loads(line)
+            if event["data"].get("pid") in pids or event["type"].startswith(("reload", "daemon", "app_")):
+                print("  event:", event["time"], event["type"], event["worker"], json.dumps(event["data"])[:200])
 
 
 def judge(samples: list[Sample | None]) -> list[str]:

@@ -1,0 +1,65 @@
+"""Logger: what it has read and not written yet, noted in memory that outlives it.
+
+A pipe's bytes are gone once they are read, so a logger that is killed takes with it what it was about to write: one chunk
+at most of each pipe of that turn. The next logger finds here whose and how many lines, and says so in the log. Some of
+them may have been written already: the number is the most that can be missing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+_ROW = struct.Struct("=64sq")  # an app, and its lines
+_ROWS = 128
+_SIZE = _ROW.size * _ROWS
+_NAME, _COUNT = struct.Struct("=64s"), struct.Struct("=q")
+FILE = ".in-hand"
+
+
+class Hands:
+    """A file of the logs folder, mapped: the kernel keeps what was noted when the process is killed."""
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            fd = os.open(path, flags, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _SIZE)  # no SIGBUS later, when the disk is full
+                self._map = mmap.mmap(fd, _SIZE)
+            finally:
+                os.close(fd)
+        except OSError:  # nothing can be noted then; logging goes on
+            self._map = mmap.mmap(-1, _SIZE)
+        self.left = self._take()
+        self._rows: dict[str, int] = {}
+        self._held: dict[str, int] = {}
+
+    def _take(self) -> dict[str, int]:
+        """Return what the logger before this one had in its hands, and forget it."""
+        found = {}
+        for name, count in _ROW.iter_unpack(self._map[:]):
+            app = name.rstrip(b"\0").decode("ascii", "replace")
+            if app and count > 0:
+                found[app] = count
+        self._map[:] = bytes(_SIZE)
+        return found
+
+    def hold(self, app: str, lines: int) -> None:
+        """Note lines that are being taken out of a pipe. Before a read nobody knows how many: say one, then the rest."""
+        row = self._rows.get(app)
+        if row is None:
+            if len(self._rows) == _ROWS:
+                return
+            row = self._rows[app] = len(self._rows) * _ROW.size
+            _NAME.pack_into(self._map, row, app.encode())
+        count = self._held[app] = self._held.get(app, 0) + lines
+        _COUNT.pack_into(self._map, row + _NAME.size, count)
+
+    def empty(self) -> None:
+        """All of it is written."""
+        for app in self._held:
+            _COUNT.pack_into(self._map, self._rows[app] + _NAME.size, 0)
+        self._held.clear()

@@ -1,0 +1,54 @@
+"""What a killed logger had in its hands is known to the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from pyworker.logger.hands import Hands
+
+
+def test_nothing_is_left_by_one_that_has_written_all(tmp_path: Path) -> None:
+    hands = Hands(str(tmp_path / "hands"))
+    hands.hold("api", 1)
+    hands.hold("api", 41)
+    hands.empty()
+    assert Hands(str(tmp_path / "hands")).left == {}
+
+
+def test_a_killed_one_leaves_its_count_and_it_is_told_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "logs" / "hands")
+    pid = os.fork()
+    if pid == 0:
+        hands = Hands(path)
+        hands.hold("api", 1)
+        hands.hold("jobs", 1)
+        hands.hold("api", 41)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert Hands(path).left == {"api": 42, "jobs": 1}
+    assert Hands(path).left == {}
+
+
+def test_a_folder_that_cannot_be_written_only_loses_the_count(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    hands = Hands(str(tmp_path / "logs" / "hands"))
+    hands.hold("api", 5)
+    hands.empty()
+    assert hands.left == {}
+
+
+def test_rubbish_in_the_file_is_survived(tmp_path: Path) -> None:
+    path = tmp_path / "hands"
+    path.write_bytes(os.urandom(20_000))
+    Hands(str(path))
+    assert Hands(str(path)).left == {}
+
+
+def test_more_apps_than_rows_are_not_noted(tmp_path: Path) -> None:
+    hands = Hands(str(tmp_path / "hands"))
+    for number in range(200):
+        hands.hold(f"app-{number}", 1)
+    hands.empty()
+    assert hands.left == {}
