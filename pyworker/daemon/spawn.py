@@ -26,7 +26,7 @@ from pyworker.daemon.messages import wants_channel
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
-from pyworker.protocol.names import ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
+from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
@@ -231,8 +231,9 @@ class Spawner:
             table[_SPEC_FD] = temporary[-1]
             argv = [sys.executable, "-I", "-m", "pyworker.template", str(_SPEC_FD)]
             environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-            if ENV_SOFT_NOFILE in os.environ:
-                environ[ENV_SOFT_NOFILE] = os.environ[ENV_SOFT_NOFILE]
+            for name in (ENV_SOFT_NOFILE, ENV_FAILPOINTS):
+                if name in os.environ:
+                    environ[name] = os.environ[name]
             return spawn(argv, environ, table)
         finally:
             unix_fds.close_all(temporary)

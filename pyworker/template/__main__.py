@@ -13,7 +13,7 @@ import sys
 from pyworker import __version__
 from pyworker.errors import Exit
 from pyworker.protocol import wire
-from pyworker.protocol.names import ENV_SOFT_NOFILE
+from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
 from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
@@ -76,8 +76,9 @@ def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
     argv = [spec.python, zip_path, spec.role, str(spec_fd), str(spec.channel_fd), _TITLE_ROOM]
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=True)
+    armed = {ENV_FAILPOINTS: os.environ[ENV_FAILPOINTS]} if ENV_FAILPOINTS in os.environ else {}
     try:
-        os.execve(spec.python, argv, spec.env)
+        os.execve(spec.python, argv, spec.env | armed)
     except OSError as error:
         pass_on(fds, inheritable=False)
         message = f"cannot run the interpreter {spec.python}: {error.strerror}"

@@ -33,7 +33,7 @@ class World:
         self.folder = os.path.join(pw.folder, "failpoints")
         os.mkdir(self.folder)
         pw.environ["PYWORKER_FAILPOINTS"] = self.folder
-        pw.api(APP, tables='[app.logs]\nmax_size = "4KB"\nmax_files = 3\n[app.reload]\nsoak = "0s"')
+        pw.api(APP, tables='[app.logs]\nmax_size = "4KB"\nmax_files = 3\n[app.reload]\nsoak = "0s"\n[app.restart]\nmin_uptime = "0s"\nwindow = "1s"')
         pw.ok("start", "app.toml")
         self.versions = itertools.count(2)
         self.killed: set[int] = set()  # workers
@@ -64,14 +64,21 @@ class World:
         self.kill(self.status()["logger_pid"])
 
     def kill_template(self) -> None:
-        self.kill(self.pw.role("template"))
+        self.kill(self.template())
 
     def have_a_child_of_the_guardian(self) -> None:
         """Workers that have outlived a guardian are nobody's child: their end is not the guardian's to tell."""
         guardian = self.status()["guardian_pid"]
-        if not any(psutil.Process(pid).ppid() == guardian for pid in self.pw.pids()):
+        if guardian not in self.parents():
+            # nor are those that a template forks which has outlived one
+            old = self.template()
+            self.kill(old)
+            wait_until(lambda: self.pw.describe_template() not in (0, old), LONG, "another template")
             self.kill(self.pw.pids()[0])
             wait_until(lambda: self.is_whole() and guardian in self.parents(), LONG, "a worker of this guardian")
+
+    def template(self) -> int:
+        return wait_until(self.pw.describe_template, LONG, "a template")
 
     def parents(self) -> list[int]:
         return [psutil.Process(pid).ppid() for pid in self.pw.pids()]

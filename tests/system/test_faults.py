@@ -1,0 +1,110 @@
+"""Faults from below: no crash, no spin, and all is as it was when the fault is gone."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+import psutil
+import pytest
+
+from tests.support.control import ask
+from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+SPIN = 0.05  # of a core; what the issue allows
+
+
+def arm(pw: Pyworker, point: str, action: str) -> str:
+    path = os.path.join(pw.environ["PYWORKER_FAILPOINTS"], point)
+    with open(path + ".new", "w") as file:
+        file.write(action)
+    os.rename(path + ".new", path)
+    return path
+
+
+def started(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_FAILPOINTS"] = os.path.join(pw.folder, "failpoints")
+    os.mkdir(pw.environ["PYWORKER_FAILPOINTS"])
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+
+
+def assert_no_spin(pid: int) -> None:
+    """Its CPU time over a window of its own life: a spin would be about 1, however busy the machine is shared."""
+    process = psutil.Process(pid)
+    before, began = sum(process.cpu_times()[:2]), os.times().elapsed
+    wait_until(lambda: os.times().elapsed - began > 2.0, LONG)
+    used = sum(process.cpu_times()[:2]) - before
+    assert used / (os.times().elapsed - began) < SPIN
+
+
+@pytest.mark.parametrize("role", ["daemon", "guardian", "logger"])
+def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(pw: Pyworker, role: str) -> None:
+    started(pw)
+    pid, pids = pw.role(role), pw.pids()
+    used = len(os.listdir(f"/proc/{pid}/fd"))
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for _ in range(3):
+        ask(pw.home, {"type": "status"}, timeout=5)
+    kill(pids[0])  # somebody has to be replaced: pipes, channels and a pidfd are wanted
+    assert_no_spin(pid)
+    assert alive(pid)
+    assert pw.get().startswith("one")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    wait_until(lambda: ask(pw.home, {"type": "status"}) is not None, LONG, "an answer")
+    assert pw.wait_steady()["state"] == "running"
+    assert pw.pids()[1] == pids[1]
+
+
+def test_daemon_that_cannot_fork_is_started_again_when_that_has_passed(pw: Pyworker) -> None:
+    started(pw)
+    pids, guardian = pw.pids(), pw.role("guardian")
+    path = arm(pw, "guardian.start_daemon", "raise:EAGAIN always")
+    os.kill(pw.role("daemon"), signal.SIGKILL)
+    wait_until(lambda: "Resource temporarily unavailable" in pw.daemon_log(), LONG, "the fault")
+    assert_no_spin(guardian)
+    assert pw.get().startswith("one")
+    os.unlink(path)
+    wait_until(lambda: ask(pw.home, {"type": "status"}) is not None, LONG, "another daemon")
+    assert pw.pids() == pids
+
+
+@pytest.mark.parametrize("fault", ["EIO", "ENOSPC"])
+def test_reload_that_cannot_write_down_what_is_wanted_does_not_happen(pw: Pyworker, fault: str) -> None:
+    started(pw)
+    pids = pw.pids()
+    path = arm(pw, "save.before_rename", f"raise:{fault} always")
+    pw.write("web.py", version(ASGI, "two"))
+    done = pw.run("reload", "api")
+    assert done.returncode == 1, done.stderr
+    assert "apps.json" in done.stderr
+    assert pw.get().startswith("one")
+    wait_until(lambda: pw.app()["workers"]["total"] == 2, LONG, "the end of the new ones")
+    assert pw.pids() == pids
+    os.unlink(path)
+    pw.ok("reload", "api")
+    assert pw.get().startswith("two")
+
+
+@pytest.mark.parametrize("fault", ["EAGAIN", "ENOMEM", "EMFILE"])
+def test_worker_that_cannot_be_made_is_tried_again_without_a_spin(pw: Pyworker, fault: str) -> None:
+    started(pw)
+    first, second = pw.pids()
+    path = arm(pw, "spawn.worker", f"raise:{fault} always")
+    kill(first)
+    wait_until(lambda: pw.app()["backoff"] is not None, LONG, "a backoff")
+    assert_no_spin(pw.role("daemon"))
+    assert pw.pids() == [second]
+    os.unlink(path)
+    assert [w["pid"] for w in pw.wait_steady()["pool"]][1] == second
+
+
+def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
+    started(pw)
+    first, second = pw.pids()
+    arm(pw, "spawn.claim", "raise:ESRCH")
+    kill(first)
+    assert [w["pid"] for w in pw.wait_steady()["pool"]][1] == second
