@@ -29,7 +29,7 @@ def run(bench: Bench) -> None:
             running = start(name, spec)
             try:
                 current(running, 2)
-                with Client(running.port, "rate", 150) as client:
+                with Client(running.port, "rate", 60) as client:
                     for _ in range(times):
                         old = current(running, 2)
                         began = time.perf_counter()
@@ -44,7 +44,7 @@ def run(bench: Bench) -> None:
                 if name == "pyworker":  # the same load beside a process that imports the app again and again
                     hog = subprocess.Popen(["/bin/sh", "-c", f"while :; do {peers.PYTHON} -c 'import heavyapp'; done"], cwd=folder, start_new_session=True)
                     try:
-                        with Client(running.port, "rate", 150) as client:
+                        with Client(running.port, "rate", 60) as client:
                             for _ in range(bench.rounds(5)):
                                 done = subprocess.run([peers.PYTHON, "-c", IMPORT], cwd=folder, capture_output=True, text=True, check=True)
                                 imports.append(float(done.stdout))

@@ -213,3 +213,28 @@ def test_callback_of_an_fd_closed_under_the_loop_ends_in_silence(
         clock.now += 1
     assert len(reports) == 1
     assert not loop.watches(victim)
+
+
+def test_a_long_row_of_soon_calls_lets_ready_fds_through() -> None:
+    now = [0.0]
+    loop = Loop(clock=lambda: now[0])
+    reader, writer = os.pipe()
+    order: list[str] = []
+
+    def work() -> None:
+        now[0] += 1.0  # each takes longer than a turn may
+        order.append("work")
+
+    try:
+        loop.add(reader, READ, lambda _: (order.append("fd"), os.read(reader, 1)))
+        for _ in range(3):
+            loop.call_soon(work)
+        loop.turn(0)
+        os.write(writer, b"x")
+        loop.turn(0)
+        loop.turn(0)
+        assert order == ["work", "fd", "work", "work"]
+    finally:
+        loop.close()
+        os.close(reader)
+        os.close(writer)

@@ -132,3 +132,18 @@ def test_the_loop_is_the_one_that_was_asked_for(empty: str, tmp_path: Path) -> N
     refused = prepared(empty, path=str(without), loop="uvloop")
     assert "uvloop is not installed" in refused["message"]
     assert "'uvloop>=" in refused["hint"]
+
+
+def test_uvicorn_is_imported_for_websockets_only_and_versions_are_read_off_the_folders() -> None:
+    found = prepared(sys.executable)
+    assert "uvicorn 0.54." in found["description"]
+    program = PROGRAM.replace(
+        'result["imports"] = {}', 'result["early"] = [n for n in ("uvicorn", "websockets", "importlib.metadata") if n in sys.modules]\n'
+        'from pyworker.worker.engines import prepare as p\nresult["can"] = p.has_websockets()\nresult["made"] = p.websockets().__name__\n'
+        'result["late"] = "uvicorn" in sys.modules\nresult["imports"] = {}',
+    )  # fmt: skip
+    argument = json.dumps([ROOT, {}, OWN, ABI, []])
+    done = subprocess.run([sys.executable, "-I", "-c", program, argument], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["early"], result["can"], result["made"], result["late"]) == ([], True, "WebSockets", True)
