@@ -116,7 +116,7 @@ def _text(value: str) -> str:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.match(name) else _text(name) if "'" not in name else json.dumps(name, ensure_ascii=False)
+    return name if _BARE.match(name) else _text(name)
 
 
 def _with_comment(line: str, comment: str | None) -> str:
