@@ -246,6 +246,8 @@ class _Client:
             raise Lost(f"answer {head[:60]!r}")
         version = head.partition(b"x-version: ")[2].partition(b"\r\n")[0].decode()
         opcode, payload = self._frame()
+        if self._is_told_to_go(opcode, payload):
+            return  # it was accepted by one that leaves
         if opcode != 1:
             raise Lost(f"frame {opcode} instead of a greeting")
         self._pid = int(payload)
