@@ -323,6 +323,8 @@ class Cluster(Emitter):
         if worker.announced or worker.exited_after_disconnect:
             return
         worker.announced = True
+        if worker.managed and self._wanted:
+            self._primary.dying(worker.id)
         self._replace(worker, clean=False)
         self._after(self.settings.suicide_timeout, lambda: worker.process.kill(signals.SIGKILL))
 

@@ -148,6 +148,7 @@ class Primary:
         self.hold = hold
         self._servers: dict[str, _Server] = {}
         self._leaving: set[Hashable] = set()
+        self._dying: set[Hashable] = set()  # will be succeeded: what they close is held
         self._seq = itertools.count(first_seq)
         self._offers: dict[int, tuple[Hashable, str, _Waiting]] = {}
 
@@ -167,7 +168,8 @@ class Primary:
             case "listening":
                 return [_listening(worker, message)]
             case "close":
-                return self._leave(worker, self._servers.get(_text(message.get("key")) or ""), died=False)
+                server = self._servers.get(_text(message.get("key")) or "")
+                return self._leave(worker, server, died=worker in self._dying)
             case "exitedAfterDisconnect":
                 self._leaving.add(worker)
                 return [Leaving(worker), self._say(worker, {"ack": message.get("seq")})]
@@ -219,11 +221,16 @@ class Primary:
             actions += self._leave(worker, server, died=False)
         return actions
 
+    def dying(self, worker: Hashable) -> None:
+        """A worker has announced its death: what it closes now is held for its successor."""
+        self._dying.add(worker)
+
     def lost(self, worker: Hashable) -> list[Action]:
         """A worker is gone: what it had not taken goes to others."""
         actions: list[Action] = []
         died = worker not in self._leaving
         self._leaving.discard(worker)
+        self._dying.discard(worker)
         for seq, (who, key, waiting) in list(self._offers.items()):
             if who == worker:
                 del self._offers[seq]

@@ -85,19 +85,12 @@ async def get(port: int, path: str = "/") -> str:
     """One request on a connection of its own; return the body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
         return (await reader.read()).partition(b"\r\n\r\n")[2].decode().strip()
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-async def get_chunked(port: int) -> str:
-    """Like `get`, for a server that answers in chunks (Node does to HTTP/1.1)."""
-    body = await get(port)
-    parts = body.split("\r\n")
-    return parts[1] if len(parts) > 1 else body
 
 
 @contextlib.asynccontextmanager

@@ -232,6 +232,7 @@ async def test_too_much_output_kills_the_command_and_keeps_the_first_part() -> N
 async def test_a_cancelled_exec_leaves_no_process(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     task = asyncio.ensure_future(none(child_process.exec(f"sleep 60 & echo $! > {told}; wait")))
+    await asyncio.sleep(0)  # the task has begun to wait
     await eventually(lambda: told.exists() and told.read_text())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

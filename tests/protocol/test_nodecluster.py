@@ -160,6 +160,13 @@ def test_a_held_listener_closes_when_its_last_worker_leaves_on_purpose() -> None
     assert Close(KEY) in primary.disconnect("a")
 
 
+def test_what_a_dying_worker_closes_is_held_for_its_successor() -> None:
+    primary = cluster("a", hold=True)
+    primary.dying("a")
+    assert Close(KEY) not in primary.received("a", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
+    assert primary.keys == (KEY,)
+
+
 def test_held_listeners_close_when_nobody_will_come() -> None:
     primary = cluster("a", hold=True)
     primary.accepted(KEY, 1)

@@ -1,0 +1,355 @@
+"""cluster: unmodified programs behind one port, who gets what, restarts, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyworker import child_process, cluster
+from tests.cluster.helpers import asynchronous, eventually, free_port, get, needs_node, running
+
+HTTP_SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/raise": raise_in_main()
+        body = str(os.getpid()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+ASYNCIO = """
+import asyncio, os, sys
+async def handle(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n%d" % os.getpid())
+    writer.close()
+async def main():
+    async with await asyncio.start_server(handle, "127.0.0.1", int(sys.argv[1])) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+UVICORN = """
+import os, sys, uvicorn
+async def app(scope, receive, send):
+    body = b"%d" % os.getpid()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+uvicorn.run(app, port=int(sys.argv[1]), loop=sys.argv[2], log_level="warning", lifespan="off")
+"""
+AIOHTTP = """
+import os, sys
+from aiohttp import web
+async def hello(request): return web.Response(text=str(os.getpid()))
+app = web.Application()
+app.add_routes([web.get("/", hello)])
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+FLASK = """
+import os, sys
+from flask import Flask, cli
+cli.show_server_banner = lambda *args: None
+app = Flask("hello")
+@app.get("/")
+def hello(): return str(os.getpid())
+import logging; logging.getLogger("werkzeug").setLevel("ERROR")
+app.run(port=int(sys.argv[1]))
+"""
+NODE = """
+require('http').createServer((request, response) => response.end('' + process.pid))
+  .listen(+process.argv[2], '127.0.0.1');
+"""
+PROGRAMS: dict[str, tuple[str, list[str]]] = {
+    "http.server": (HTTP_SERVER, []),
+    "asyncio": (ASYNCIO, []),
+    "uvicorn": (UVICORN, ["asyncio"]),
+    "uvicorn with uvloop": (UVICORN, ["uvloop"]),
+    "aiohttp": (AIOHTTP, []),
+    "flask": (FLASK, []),
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> str:
+    (tmp_path / "server.py").write_text(HTTP_SERVER)
+    return str(tmp_path / "server.py")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@asynchronous
+async def test_an_unmodified_program_takes_strict_turns(name: str, tmp_path: Path) -> None:
+    source, args = PROGRAMS[name]
+    (tmp_path / "program.py").write_text(source)
+    port = free_port()
+    async with running(tmp_path / "program.py", [str(port), *args], workers=2) as made:
+        pids = [int(await get(port)) for _ in range(6)]
+        assert pids[:2] == pids[2:4] == pids[4:]
+        assert set(pids) == {worker.process.pid for worker in made.workers.values()}
+
+
+@pytest.mark.parametrize("name", ["http.server", "uvicorn with uvloop"])
+@asynchronous
+async def test_an_unmodified_program_shares_the_listener(name: str, tmp_path: Path) -> None:
+    source, args = PROGRAMS[name]
+    (tmp_path / "program.py").write_text(source)
+    port = free_port()
+    async with running(tmp_path / "program.py", [str(port), *args], workers=2, scheduling="none") as made:
+        pids = {int(await get(port)) for _ in range(6)}
+        assert pids <= {worker.process.pid for worker in made.workers.values()}
+
+
+@needs_node
+@pytest.mark.parametrize("scheduling", ["round-robin", "none"])
+@asynchronous
+async def test_unmodified_node_workers(scheduling: str, tmp_path: Path) -> None:
+    (tmp_path / "server.js").write_text(NODE)
+    port = free_port()
+    async with running(tmp_path / "server.js", [str(port)], workers=2, scheduling=scheduling) as made:
+        pids = [int(await get(port)) for _ in range(6)]
+        assert set(pids) <= {worker.process.pid for worker in made.workers.values()}
+        if scheduling == "round-robin":
+            assert pids[:2] == pids[2:4] == pids[4:]
+        ended: list[Any] = []
+        made.on("exit", lambda worker, code, sig: ended.append((code, worker.exited_after_disconnect)))
+        await made.disconnect()
+        assert ended == [(0, True), (0, True)], "they ended by themselves"
+
+
+@needs_node
+@asynchronous
+async def test_a_node_primary_runs_python_workers(server: str, tmp_path: Path) -> None:
+    port = free_port()
+    boot = os.path.join(os.path.dirname(cluster.__file__), "boot.py")
+    (tmp_path / "primary.js").write_text(
+        """
+        const cluster = require('cluster'), http = require('http');
+        const [python, boot, script, port] = process.argv.slice(2);
+        process.execPath = python;
+        cluster.setupPrimary({exec: boot, args: [script, port], execArgv: []});
+        let up = 0; const pids = [];
+        const ask = n => n ? http.get({port, host: '127.0.0.1', agent: false}, r => r.on('data', d => pids.push('' + d))
+          .on('end', () => ask(n - 1))) : (console.log(pids.join(' ')), cluster.disconnect(() => process.exit(0)));
+        cluster.on('listening', () => { if (++up === 2) ask(4); });
+        cluster.fork(); cluster.fork();
+        """
+    )
+    args = [str(tmp_path / "primary.js"), sys.executable, boot, server, str(port)]
+    result = await child_process.exec_file("node", args, timeout=50)
+    pids = result.stdout.split()
+    assert len(pids) == 4
+    assert pids[:2] == pids[2:]
+
+
+@asynchronous
+async def test_events_come_in_order_and_say_who(server: str) -> None:
+    made = cluster.Cluster()
+    port = free_port()
+    told: list[str] = []
+    for name in ("setup", "fork", "online", "listening", "disconnect", "exit"):
+        made.on(name, lambda *args, name=name: told.append(name))
+    made.setup_primary(server, [str(port)])
+    worker = made.fork()
+    await eventually(lambda: "listening" in told)
+    assert worker.state == "listening"
+    assert worker.is_connected()
+    assert not worker.is_dead()
+    worker.disconnect()
+    await eventually(lambda: "exit" in told)
+    assert told == ["setup", "fork", "online", "listening", "disconnect", "exit"]
+    assert worker.is_dead()
+    assert worker.exited_after_disconnect
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
+@asynchronous
+async def test_what_a_worker_that_is_stopped_had_not_taken_goes_to_another_when_it_is_killed(server: str) -> None:
+    port = free_port()
+    async with running(server, [str(port)], workers=2) as made:
+        first = int(await get(port))
+        second = next(w for w in made.workers.values() if w.process.pid != first)
+        second.process.kill("SIGSTOP")
+        await eventually(lambda: second.process.pid and state(second.process.pid) == "T", "it is stopped")
+        waiting = asyncio.ensure_future(get(port))  # its turn
+        await eventually(lambda: made._primary._offers, "it was offered the connection")
+        answers = [int(await get(port)) for _ in range(3)]
+        assert answers == [first] * 3, "a worker that hangs has one connection waiting, not more"
+        assert not waiting.done()
+        second.process.kill("SIGKILL")
+        assert int(await waiting) != second.process.pid
+
+
+@asynchronous
+async def test_a_killed_worker_is_replaced_and_the_port_stays_open(server: str) -> None:
+    port = free_port()
+    async with running(server, [str(port)], workers=1) as made:
+        (worker,) = made.workers.values()
+        worker.process.kill("SIGKILL")
+        assert int(await get(port)) != worker.process.pid, "the connection waited for the successor"
+
+
+@asynchronous
+async def test_a_worker_that_is_killed_on_purpose_is_not_replaced(server: str) -> None:
+    port = free_port()
+    async with running(server, [str(port)], workers=2) as made:
+        worker = next(iter(made.workers.values()))
+        worker.kill()
+        await eventually(worker.is_dead)
+        assert len(made.workers) == 1
+
+
+@asynchronous
+async def test_the_limiter_gives_up_on_a_program_that_always_dies(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("raise SystemExit(3)")
+    made = cluster.Cluster()
+    gave_up: list[Any] = []
+    exits: list[Any] = []
+    made.on("giveup", lambda *args: gave_up.append(args))
+    made.on("exit", lambda worker, code, sig: exits.append(code))
+    made.setup_primary(tmp_path / "dies.py", restart={"max_restarts": 3, "retry": 0}, workers=1)
+    await made.start()
+    await eventually(lambda: gave_up)
+    await made.disconnect()
+    assert gave_up == [(3, 60.0)]
+    assert exits == [3, 3, 3]
+
+
+@asynchronous
+async def test_an_uncaught_exception_announces_the_death_and_the_successor_starts_before_it(tmp_path: Path) -> None:
+    source = HTTP_SERVER.replace(
+        'if self.path == "/raise": raise_in_main()',
+        'if self.path == "/raise":\n            import threading\n            threading.Thread(target=lambda: 1 / 0).start()',
+    )
+    (tmp_path / "fails.py").write_text(source)
+    port = free_port()
+    async with running(tmp_path / "fails.py", [str(port)], workers=1, stderr="ignore") as made:
+        order: list[tuple[str, int]] = []
+        (old,) = made.workers.values()
+        made.on("message", lambda worker, message, handle: order.append((str(message), worker.id)))
+        made.on("fork", lambda worker: order.append(("fork", worker.id)))
+        made.on("exit", lambda worker, code, sig: order.append((f"exit {code}", worker.id)))
+        assert int(await get(port, "/raise")) == old.process.pid, "what was under way is answered"
+        await eventually(old.is_dead)
+        assert int(await get(port)) != old.process.pid
+        assert order[:1] == [("{'act': 'suicide'}", old.id)]
+        assert ("exit 1", old.id) in order
+        assert len([o for o in order if o[0] == "fork"]) == 1, "replaced once"
+
+
+@asynchronous
+async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        made = cluster.Cluster()
+        made.setup_primary(server, [str(taken.getsockname()[1])], stderr="pipe")
+        worker = made.fork()
+        assert worker.process.stderr is not None
+        assert b"Address already in use" in await worker.process.stderr.read()
+        await worker.process.wait_closed()
+        await made.disconnect()
+
+
+@asynchronous
+async def test_udp_is_shared(tmp_path: Path) -> None:
+    (tmp_path / "udp.py").write_text(
+        "import os, socket, sys\nfrom pyworker import process\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.bind(('127.0.0.1', int(sys.argv[1])))\nprocess.send('bound')\n"
+        "while True:\n    data, sender = s.recvfrom(100)\n    s.sendto(data.upper(), sender)"
+    )
+    made = cluster.Cluster()
+    port = free_port()
+    bound: list[Any] = []
+    made.on("message", lambda worker, message, handle: bound.append(message))
+    made.setup_primary(tmp_path / "udp.py", [str(port)])
+    for _ in range(2):
+        made.fork()
+    await eventually(lambda: len(bound) == 2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"datagram", ("127.0.0.1", port))
+        assert await asyncio.to_thread(client.recv, 100) == b"DATAGRAM"
+    for worker in list(made.workers.values()):
+        worker.process.kill("SIGKILL")
+    await eventually(lambda: not made.workers)
+    await made.disconnect()
+
+
+@asynchronous
+async def test_workers_end_when_their_primary_is_killed(server: str) -> None:
+    port = free_port()
+    child = child_process.spawn(
+        sys.executable, ["-m", "pyworker.cluster", "-w", "2", server, str(port)], stdout="inherit", stderr="inherit"
+    )
+    pids = Counter[int]()
+    for _ in range(2000):
+        with contextlib.suppress(OSError, ValueError):
+            pids[int(await get(port))] += 1
+        if len(pids) == 2:
+            break
+        await asyncio.sleep(0.02)
+    assert len(pids) == 2
+    child.kill("SIGKILL")
+    await child.wait_closed()
+    for pid in pids:
+        await eventually(lambda pid=pid: not os.path.exists(f"/proc/{pid}") or "Z" in state(pid))
+
+
+@asynchronous
+async def test_run_ends_its_workers_at_sigterm_and_exits_0(server: str) -> None:
+    port = free_port()
+    child = child_process.spawn(
+        sys.executable, ["-c", f"from pyworker import cluster; cluster.run({server!r}, ['{port}'], workers=2)"]
+    )
+    await eventually_answers(port)
+    child.kill("SIGTERM")
+    assert (await child.wait_closed()).code == 0
+    with pytest.raises(OSError):
+        await get(port)
+
+
+@asynchronous
+async def test_a_program_may_make_itself_a_cluster_with_its_first_line(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "app.py").write_text(
+        "from pyworker import cluster\ncluster.run(args=__import__('sys').argv[1:], workers=2)\n" + HTTP_SERVER
+    )
+    child = child_process.spawn(sys.executable, [str(tmp_path / "app.py"), str(port)])
+    await eventually_answers(port)
+    assert int(await get(port)) != child.pid
+    child.kill("SIGINT")
+    assert (await child.wait_closed()).code == 0
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    made = cluster.Cluster()
+    with pytest.raises(ValueError, match="scheduling is 'round-robin' or 'none'"):
+        made.setup_primary("x.py", scheduling="random")
+    with pytest.raises(ValueError, match="either exec or module"):
+        made.setup_primary("x.py", module="y")
+    assert cluster.is_primary
+    assert not cluster.is_worker
+    assert cluster.worker is None
+
+
+def state(pid: int) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+    return "Z"
+
+
+async def eventually_answers(port: int) -> None:
+    for _ in range(2000):
+        with contextlib.suppress(OSError, ValueError):
+            int(await get(port))
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never answered")
