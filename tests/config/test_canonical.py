@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.config import canonical
@@ -91,6 +91,7 @@ def test_every_default_is_in_the_whole_table() -> None:
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.dictionaries(
         _text.filter(bool), st.one_of(_text, st.booleans(), st.integers(-9, 9), st.lists(_text)), max_size=5
