@@ -25,7 +25,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     `Authorization: Bearer …`).
 
     \b
-    pyworker web
+    pyworker web --listen 127.0.0.1:8700
     ssh -L 8700:127.0.0.1:8700 server      then open the printed address here
     """
     host, _, port = listen.rpartition(":")
