@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -149,6 +150,8 @@ class Manager:
     def stop(self) -> None:
         if self.name == "pyworker":
             self._run([PYWORKER, "daemon", "stop", "-y"], check=False)
+            with contextlib.suppress(LookupError):  # it may have been told while its daemon was being started again
+                procs.end_tree(guardian_pid(self.home))
         elif self.name == "pm2":
             self._run([peers.PM2, "kill"], check=False)
         if self.process is not None:
