@@ -5,7 +5,7 @@ SEEDS ?= 1 2 3
 SECONDS ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
+.PHONY: containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -54,6 +54,9 @@ profile: $(VENV)/.dev  ## where the time goes: PATHS="asgi wsgi conns daemon log
 docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the picture
 	$(BIN)/python docs/make.py
 	$(BIN)/python docs/screenshots.py
+
+containers: $(VENV)/.dev  ## pyworker run in real containers (root; apt install podman runc catatonit)
+	CONTAINER_TESTS=1 $(BIN)/python -m pytest -q tests/system/test_podman.py tests/system/test_container.py
 
 chaos: $(VENV)/.dev  ## kill -9 of random processes under load; SEEDS="1 2 3" SECONDS=40
 	@for seed in $(SEEDS); do $(BIN)/python -m tests.chaos.chaos --seed $$seed --seconds $(SECONDS) || exit 1; done

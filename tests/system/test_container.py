@@ -41,7 +41,7 @@ def guardian(one: Foreground, pw: Pyworker) -> int:
     found = [p.pid for p in pw.processes() if "pyworker guardian" in " ".join(p.cmdline())]
     assert len(found) == 1, found
     with open(f"/proc/{found[0]}/status") as status:
-        assert re.search(r"^NSpid:\s+\d+\s+1$", status.read(), re.M)
+        assert re.search(r"^NSpid:\s+\d+\s+1$", status.read(), re.MULTILINE)
     return found[0]
 
 
