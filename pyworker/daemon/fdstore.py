@@ -26,6 +26,7 @@ from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
+STORE_AGAIN = 0.5  # seconds until what the guardian had no descriptor for is sent to it again
 NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)  # fds in flight, memory: both pass
 
 
@@ -169,6 +170,16 @@ class FdStore:
         if self._loop is not None and self._loop.watches(self.channel.fileno()):
             self._loop.modify(self.channel.fileno(), READ | WRITE if self._outbox else READ)
 
+    def _store_later(self, names: tuple[str, ...]) -> None:
+        assert self._loop is not None
+
+        def again() -> None:
+            for name in names:
+                if name in self.fds:  # else it was removed meanwhile
+                    self._send(store.Store((name,)))
+
+        self._loop.call_later(STORE_AGAIN, again)
+
     def _flush_later(self) -> None:
         if self._loop is None or self._retrying:
             return  # attach() flushes, too
@@ -226,6 +237,8 @@ class FdStore:
                 self.logger_version = version
             case store.Leave():
                 self.on_leave()
+            case store.Missing(names=names):
+                self._store_later(names)
             case store.UpgradeFailed(why=why):
                 self.on_upgrade_failed(why)
             case store.Restore() | store.RestoreDone():

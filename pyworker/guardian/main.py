@@ -37,6 +37,7 @@ from pyworker.protocol.store import (
     LoggerState,
     LoggerVersion,
     LogStats,
+    Missing,
     Ping,
     Pong,
     Relay,
@@ -401,6 +402,7 @@ class Guardian:
             return False
         try:
             if packet.truncated:
+                self._ask_again(program, packet.data)
                 raise wire.WireError("cut: too long, or the guardian is out of file descriptors")
             handle(packet)
         except wire.WireError as error:
@@ -408,6 +410,12 @@ class Guardian:
         finally:
             fds.close_all(packet.fds)
         return True
+
+    def _ask_again(self, program: Program, data: bytes) -> None:
+        """What was to be stored is the daemon's alone until it is: have it sent again when there may be room."""
+        message = wire.decode(FromDaemon, data) if program is self._daemon else None
+        if isinstance(message, Store):
+            program.outbox.say(Missing(message.names))
 
     def _daemon_said(self, packet: fds.Packet) -> None:
         message = wire.decode(FromDaemon, packet.data)

@@ -266,12 +266,21 @@ class Logger:
                 return
             try:
                 if packet.truncated:
+                    self._begin_again("a message was cut")
                     raise wire.WireError("cut: too long, or the logger is out of file descriptors")
                 self._obey(wire.decode(ToLogger, packet.data), packet.fds)
             except wire.WireError as error:
                 say(f"the guardian sent nonsense, ignored: {error}")
+            except OSError as error:
+                self._begin_again(str(error))
             finally:
                 fds.close_all(packet.fds)
+
+    def _begin_again(self, why: str) -> None:
+        """Some pipe has no reader now, and its writer would wait for one: the next logger is given all of them."""
+        if self._leave_at is None:
+            say(f"leaves, to be started again with every pipe: {why}")
+            self._leave_at = time.monotonic() + ORPHANED
 
     def _obey(self, message: ToLogger, received: list[int]) -> None:
         match message:

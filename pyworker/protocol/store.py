@@ -98,6 +98,13 @@ class UpgradeFailed:
     why: str
 
 
+@dataclass(frozen=True)
+class Missing:
+    """To the daemon: the fds of these could not be taken (no descriptor was free); store them again later."""
+
+    names: tuple[str, ...]
+
+
 # ---- daemon -> guardian ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Store:
@@ -162,7 +169,7 @@ class Closed:
     names: tuple[str, ...]
 
 
-ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed]
+ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]
