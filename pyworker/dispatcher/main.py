@@ -39,6 +39,7 @@ REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
 _WANTED_FILES = 1 << 20
+_SPARE_FILES = 512
 
 _ACCEPTED, _OPEN = int(F.ACCEPTED), int(F.OPEN)
 
@@ -114,9 +115,12 @@ class PortWorker:
 
     def take(self, connection: socket.socket) -> bool:
         owner = self._owner
+        if owner.relays >= owner.most_relays:
+            return False
         connection.setblocking(False)
         relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
         self._relays.add(relay)
+        owner.relays += 1
         self._accepted += 1
         self._cells[_ACCEPTED] = self._accepted
         self._cells[_OPEN] = len(self._relays)
@@ -126,6 +130,7 @@ class PortWorker:
     def lost(self, relay: Relay) -> None:
         """A relay is over."""
         self._relays.discard(relay)
+        self._owner.relays -= 1
         self._cells[_OPEN] = len(self._relays)
         if self._told_to_shut and not self._relays:
             self._owner.say(d.Empty(self.serial))
@@ -144,6 +149,9 @@ class Dispatcher:
     def __init__(self, channel: socket.socket, board: memoryview) -> None:
         self.loop = Loop()
         self.pipes = Pipes()
+        self.relays = 0
+        # two ends each; the rest is for listeners, and for pipes of those whose receiver pauses
+        self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
         self._channel = channel
         self._board = board
         self._outbox: deque[bytes] = deque()

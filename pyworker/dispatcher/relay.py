@@ -84,7 +84,11 @@ class Side:
 
     def _read(self) -> None:
         relay, other = self.relay, self.other
-        pipe = relay.pipes.borrow()
+        try:
+            pipe = relay.pipes.borrow()
+        except OSError:  # out of files in spite of those kept for this: rather one connection less than one that hangs
+            relay.cut()
+            return
         try:
             count = _splice(self.fd, pipe[1], CHUNK)
         except BlockingIOError:
