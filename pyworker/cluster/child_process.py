@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequenc
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from pyworker.cluster import handles
-from pyworker.cluster.emitter import Emitter, Event
+from pyworker.cluster.emitter import Emitter, Event, bare
 from pyworker.cluster.ipc import ChannelClosedError, HandleNotDeliveredError, LoopChannel, Receiver
 from pyworker.cluster.pipes import PipeReader, PipeWriter
 from pyworker.protocol import node
@@ -213,11 +213,9 @@ class ChildProcess(Emitter, Receiver):
             raise self._error
         return status
 
-    async def messages(self) -> AsyncIterator[Any]:
-        """The messages from now on, up to the end. A message that came with a handle is a tuple (message, handle)."""
-        async for event in self.events("message"):
-            message, handle = event.args
-            yield message if handle is None else (message, handle)
+    def messages(self) -> AsyncIterator[Any]:
+        """The messages from this call on, up to the end. One that came with a handle is a tuple (message, handle)."""
+        return bare(self.events("message"))
 
     async def __aenter__(self) -> Self:
         return self

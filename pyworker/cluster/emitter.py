@@ -119,6 +119,13 @@ class Emitter:
             report(f"an exception in a callback of {type(self).__name__}", error)
 
 
+async def bare(events: AsyncIterator[Event]) -> AsyncIterator[Any]:
+    """Turn `message` events into the messages; one that came with a handle is a tuple (message, handle)."""
+    async for event in events:
+        message, handle = event.args
+        yield message if handle is None else (message, handle)
+
+
 def report(what: str, error: BaseException) -> None:
     """Show an exception that nobody waits for."""
     try:

@@ -328,9 +328,8 @@ class ThreadChannel(_Channel):
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_reader, 64)
                     continue
-                if happened & select.POLLOUT:
-                    if self._is_stuck() and happened == select.POLLOUT:
-                        select.poll().poll(_RETRY * 1000)
+                if happened & select.POLLOUT and self._is_stuck() and happened == select.POLLOUT:
+                    select.poll().poll(_RETRY * 1000)
                 if happened & ~select.POLLOUT:
                     self._read()
         os.close(self._wake_reader)

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 from pyworker.cluster import given, handles
-from pyworker.cluster.emitter import Emitter, Event, report
+from pyworker.cluster.emitter import Emitter, Event, bare, report
 from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel
 from pyworker.protocol import node
 
@@ -266,11 +266,9 @@ def off(event: str, callback: Callable[..., Any]) -> None:
     _process.off(event, callback)
 
 
-async def messages() -> AsyncIterator[Any]:
-    """The messages from now on, up to the end. A message that came with a handle is a tuple (message, handle)."""
-    async for event in _process.events("message"):
-        message, handle = event.args
-        yield message if handle is None else (message, handle)
+def messages() -> AsyncIterator[Any]:
+    """The messages from this call on, up to the end. One that came with a handle is a tuple (message, handle)."""
+    return bare(_process.events("message"))
 
 
 def disconnect() -> None:
