@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 SEEDS ?= 1 2 3
 SECONDS ?= 40
+# most tests wait: more of them at once than there are cores
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 .PHONY: containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
@@ -28,7 +30,7 @@ demo-stop: $(VENV)/.demo  ## stop what `make demo` started
 	@$(BIN)/python configs/demo.py stop
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: lint types imports test  ## everything CI runs
 
