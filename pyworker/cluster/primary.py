@@ -491,7 +491,8 @@ def open_listener(query: Query) -> socket.socket:
                 raise
             return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
     try:
-        sock.setblocking(False)
+        # O_NONBLOCK belongs to all who share it. Listeners are waited for; how a UDP socket is read is the program's choice.
+        sock.setblocking(query.is_udp)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(query.ipv6_only))
         if query.kind == "unix":

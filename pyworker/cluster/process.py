@@ -42,6 +42,7 @@ class _Process(Emitter, Receiver):
         self.at_end: Callable[[], None] | None = None
         self._waiting: deque[tuple[Any, handles.Received | None]] = deque()
         self._starting = threading.Lock()
+        self._ending = threading.Lock()  # an end is told to everybody once, however late they ask
 
     def attach(self, fd: int, *, files: bool) -> None:
         sock = socket.socket(fileno=fd)
@@ -80,7 +81,13 @@ class _Process(Emitter, Receiver):
             loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        super()._listen(event, callback if loop is None else _InLoop(self, loop, callback), once=once)
+        entry = callback if loop is None else _InLoop(self, loop, callback)
+        with self._ending:
+            late = event == "disconnect" and self._ended
+            if not late:
+                super()._listen(event, entry, once=once)
+        if late:
+            self._call(entry, ())  # it has happened while the program was still starting
         self._begin(event)
         return callback
 
@@ -129,6 +136,8 @@ class _Process(Emitter, Receiver):
             super().on_internal(value, handle)
 
     def on_closed(self) -> None:
+        with self._ending:
+            self._ended = True
         self.emit("disconnect")
         if self.at_end is not None:
             self.at_end()

@@ -28,6 +28,7 @@ def got(message, handle):
     elif not isinstance(handle, socket.socket):
         process.send(handle.read().decode()); handle.close()
     elif handle.type == socket.SOCK_DGRAM:
+        handle.setblocking(True)
         data, sender = handle.recvfrom(100); handle.sendto(data.upper(), sender); handle.close()
     elif handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         handle.setblocking(True)
@@ -416,6 +417,19 @@ async def test_a_child_whose_parent_is_gone_is_told(tmp_path: Path, echo: str) -
     await child_process.spawn(sys.executable, [str(tmp_path / "parent.py")]).wait()
     pid = int(told.read_text())
     await eventually(lambda: not is_alive(pid), "the child has ended by itself")
+
+
+@asynchronous
+async def test_a_disconnect_that_has_happened_is_told_to_those_who_ask_late(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import sys, threading\nfrom pyworker import process\nfirst = threading.Event()\n"
+        "process.on('disconnect', first.set)\nfirst.wait()\nprocess.on('disconnect', lambda: print('told'))"
+    )
+    child = child_process.fork(str(tmp_path / "late.py"), stdout="pipe")
+    child.disconnect()
+    assert child.stdout is not None
+    assert await child.stdout.read() == b"told\n"
+    await child.wait_closed()
 
 
 def test_without_a_parent_a_program_has_no_channel() -> None:

@@ -48,8 +48,8 @@ const steps = [
   () => { const socket = dgram.createSocket('udp4');
           socket.bind(0, '127.0.0.1', () => { const port = socket.address().port;
             const peer = dgram.createSocket('udp4');
-            peer.on('message', data => { say('' + data); peer.close(); socket.close(); next(); });
-            peer.send('datagram', port, '127.0.0.1', () => child.send('udp', socket)); }); },
+            peer.on('message', data => { say('' + data); peer.close(); next(); });
+            child.send('udp', socket, () => { socket.close(); peer.send('datagram', port, '127.0.0.1'); }); }); },
   () => child.disconnect(),
 ];
 const next = () => steps.shift()();

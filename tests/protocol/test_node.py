@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.protocol.node import (
@@ -53,10 +53,9 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(JSON, max_size=6), st.lists(st.integers(1, 40), max_size=60))
-def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(
-    values: list[Any], cuts: list[int]
-) -> None:
+def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(values: list[Any], cuts: list[int]) -> None:
     sender, receiver = Link(), Link()
     for value in values:
         sender.send(value)
@@ -69,10 +68,9 @@ def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(
     assert events == [Message(value) for value in values]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 20), max_size=3))
-def test_nothing_that_a_peer_sends_makes_it_raise_and_no_descriptor_is_forgotten(
-    data: bytes, fds: list[int]
-) -> None:
+def test_nothing_that_a_peer_sends_makes_it_raise_and_no_descriptor_is_forgotten(data: bytes, fds: list[int]) -> None:
     link = Link(max_line=100)
     found = list(fds)
     for event in [*link.feed(data, fds), *link.feed(b"\n\n")]:
