@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+AGAIN = 0.5  # seconds until an end is gone through again that could not be
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that died before it was ready
 
@@ -121,6 +122,14 @@ class Deaths:
             self.finish(app, handle, status)
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        try:
+            self._finish(app, handle, status)
+        except Exception:
+            # a dead worker must not count as one that serves, whatever went wrong with its end
+            self._brain.loop.call_later(AGAIN, lambda: self.finish(app, handle, status))
+            raise
+
+    def _finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if not handle.is_alive:
             return
         failpoint.hit("death.finish")

@@ -54,7 +54,6 @@ MESSAGES_A_TURN = 64
 FIXED_NAMES = frozenset(
     {inherited.LOCK, inherited.LIFELINE, inherited.RUN}
 )  # the daemon can neither replace nor remove these
-ANY_NAMES = frozenset({inherited.CONTROL, inherited.NOTIFY, inherited.WANTED, inherited.PROBE})
 REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
 # in the foreground these are orders, which the daemon is passed (SIGINT and SIGQUIT mean SIGTERM)
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -257,8 +256,8 @@ class Guardian:
             say(f"upgrade: becoming the guardian of {python}")
             try:
                 boot.become([python, *self._program[1:]], self._store, {"daemon": self._daemon, "logger": self._logger})
-            except OSError as error:
-                why = f"cannot execute {python}: {error.strerror}"
+            except Exception as error:  # noqa: BLE001  whatever it was, nothing has changed and who waits is to know
+                why = f"cannot execute {python}: {error.strerror if isinstance(error, OSError) else error!r}"
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         why = why or "this guardian cannot be upgraded"
         say(f"upgrade: not done, {why}")
@@ -468,7 +467,7 @@ class Guardian:
         if len(names) != len(received):
             raise wire.WireError(f"store: {len(names)} names with {len(received)} fds")
         for name in names:
-            if name not in ANY_NAMES and inherited.parse_fd_name(name) is None:
+            if name in FIXED_NAMES or not inherited.may_be_stored(name):  # of a later version's kind, maybe: kept, too
                 raise wire.WireError(f"store: not a name that can be stored: {name!r:.60}")
         failpoint.hit("guardian.store")
         for name in names:

@@ -115,7 +115,7 @@ class World:
         return (
             app["state"] == "running"
             and count["want"] == count["ready"] == count["total"] == 2
-            and all(worker["state"] == "ready" and worker["gen"] == app["gen"] for worker in pool)
+            and all(w["state"] == "ready" and w["gen"] == app["gen"] and alive(w["pid"]) for w in pool)
         )
 
     def wait_whole(self, why: str) -> None:
