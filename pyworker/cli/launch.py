@@ -21,7 +21,9 @@ from pyworker.unix.fds import read_whole
 from pyworker.unix.process import spawn
 
 START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
-_KEPT = re.compile(r"(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH|PYWORKER_FAILPOINTS|PYWORKER_TICK)\Z")
+_KEPT = re.compile(
+    r"(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH|PYWORKER_FAILPOINTS|PYWORKER_TICK)\Z"
+)
 _NOTIFY = 3  # the guardian's end of the pipe
 
 

@@ -434,7 +434,12 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
     elif app.balance == "proxy" and health.port is not None:
         hint = "remove it: each worker is asked on its own $PORT"
         found.append(Finding(("health", "port"), 'has no meaning with balance = "proxy"', hint, "key", "conflict"))
-    elif health.type != "exec" and app.balance != "proxy" and health.port is None and not any(_has_port(text) for text in app.bind):
+    elif (
+        health.type != "exec"
+        and app.balance != "proxy"
+        and health.port is None
+        and not any(_has_port(text) for text in app.bind)
+    ):
         hint = (
             f"add health.port: where this {kind} listens"
             if kind == "script"

@@ -122,7 +122,9 @@ def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names whose values must not be shown: by name, URLs with a password, and what contains one of those."""
     known = {
-        n for n, v in env.items() if any(fnmatch.fnmatchcase(n.upper(), p) for p in SECRET_NAMES) or _URL_PASSWORD.search(v)
+        n
+        for n, v in env.items()
+        if any(fnmatch.fnmatchcase(n.upper(), p) for p in SECRET_NAMES) or _URL_PASSWORD.search(v)
     }
     telling = [env[n] for n in known if len(env[n]) >= _TELLING]
     return tuple(n for n, v in env.items() if n in known or any(secret in v for secret in telling))

@@ -364,7 +364,6 @@ class Brain:
             self.emit(app, "app_note", None, text=text[:500])
 
 
-
 def _is_over(app: App) -> bool:
     """Closed by now: what was checked before a round may have changed in it."""
     return app.closed

@@ -61,9 +61,7 @@ class HealthWatch:
             self._on_verdict(self.health.verdict, self.health.reason)
 
 
-def check_of(
-    loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool], port: int = 0
-) -> Begin:
+def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool], port: int = 0) -> Begin:
     """Return what begins one check of a worker of this app, as its [app.health] says.
 
     `hand_over` gives a connected socket to the worker, to be served as if accepted (protocol.worker.Check), and says

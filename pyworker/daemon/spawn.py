@@ -102,12 +102,18 @@ class Spawner:
             if config.balance == "proxy":
                 # it serves on a port that no client knows: there is nothing to hold back until Go
                 handle.port = free_port({w.port for w in app.workers.values()})
-                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc)
+                return self._launch(
+                    "command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc
+                )
             if is_node(config):  # the dispatcher holds it back, and answers for its listeners
-                return self._launch("command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc)
+                return self._launch(
+                    "command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc
+                )
             if config.target is None:
                 role = "script" if config.script is not None else "command"
-                return self._launch(role, app, generation, handle, theirs, out, err, handle.row, held=handle.held, ipc=ipc)
+                return self._launch(
+                    role, app, generation, handle, theirs, out, err, handle.row, held=handle.held, ipc=ipc
+                )
             template = app.templates[generation.number]
             assert template.channel is not None
             inbox: list[int] = []
@@ -171,7 +177,11 @@ class Spawner:
         config, listeners = resolved.config, generation.listeners
         env = {**resolved.env, **appmetrics.environment(self._home, resolved, generation.number)}
         if handle is not None and handle.port:
-            config, env, listeners = proxied(config, resolved.python, handle.port), {**env, "PORT": str(handle.port)}, ()
+            config, env, listeners = (
+                proxied(config, resolved.python, handle.port),
+                {**env, "PORT": str(handle.port)},
+                (),
+            )
         if handle is not None and is_node(config):
             env, listeners = {**env, UNIQUE_ID: str(handle.id.slot)}, ()
         for index in listeners:

@@ -154,7 +154,24 @@ class Upgrade:
     force: bool = False  # also when it is the same version
 
 
-Request = Union[Start, Stop, Restart, Reload, Scale, Delete, Ps, Describe, Diff, Config, Stack, Send, Follow, Status, Shutdown, Upgrade]
+Request = Union[
+    Start,
+    Stop,
+    Restart,
+    Reload,
+    Scale,
+    Delete,
+    Ps,
+    Describe,
+    Diff,
+    Config,
+    Stack,
+    Send,
+    Follow,
+    Status,
+    Shutdown,
+    Upgrade,
+]
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,7 @@ class Refused:
 
 
 Answer = Union[Progress, Reply, Refused]
+
 
 def is_older(version: str, than: str) -> bool:
     """True when a version number is known to be lower than another."""

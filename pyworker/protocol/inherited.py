@@ -70,6 +70,7 @@ KINDS = {
     "dpid": 0,  # dpid.APP                    the dispatcher's pidfd
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
+_STORED = re.compile(r"[a-z][a-z0-9]{0,31}(?:\.([a-z0-9][a-z0-9_-]{0,63})(?:\.[0-9]{1,18}){0,8})?\Z")
 LOGGER_KINDS = frozenset({"logs", "pid", "tpid", "out", "err", "tout", "terr"})  # what the logger is handed
 
 
@@ -82,6 +83,17 @@ def fd_name(kind: str, app: str, *numbers: int) -> str:
 def worker_fd(kind: str, worker: WorkerId) -> str:
     """Return the store name of one of a worker's fds."""
     return fd_name(kind, worker.app, worker.generation, worker.slot, worker.serial)
+
+
+def app_of(name: str) -> str | None:
+    """Return the app that a store name belongs to, also one of a kind that a later version will have; else None."""
+    found = _STORED.match(name)
+    return found[1] if found is not None else None
+
+
+def may_be_stored(name: str) -> bool:
+    """Whether a name is well-formed. Its kind may be one that only a later version knows: that is kept, too."""
+    return _STORED.match(name) is not None
 
 
 def parse_fd_name(name: str) -> FdName | None:

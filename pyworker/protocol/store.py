@@ -169,7 +169,9 @@ class Closed:
     names: tuple[str, ...]
 
 
-ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing]
+ToDaemon = Union[
+    Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
+]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

@@ -38,6 +38,7 @@ from pyworker.protocol.template import (
     ToTemplate,
 )
 from pyworker.template import forksafe
+from pyworker.template.spare import CALM_MS, Spares, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
@@ -174,15 +175,29 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
     """Fork workers until told to retire or left alone; return a Birth in each child, None in the template."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
+    spares = Spares(fork_worker, wanted=ready.loaded.preload)
     while True:
-        poll.poll()
+        found = poll.poll(CALM_MS if spares.missing else None)
+        if not found:
+            parked = spares.make()
+            if parked is not None:
+                return wait_for_need(spec, channel, ready, parked)
+            if spares.fileno() >= 0:
+                poll.register(spares.fileno(), 0)  # only its end
+            continue
+        if any(fd == spares.fileno() for fd, _ in found):
+            poll.unregister(spares.fileno())
+            spares.ended()
+            continue
         try:
             packet = recv_packet(channel, wire.MAX_MESSAGE, 5)
         except OSError:
+            spares.close()
             return None
         if packet is None:
             continue
         if not packet.data and not packet.fds:
+            spares.close()
             return None
         try:
             message = wire.decode(ToTemplate, packet.data)
@@ -193,6 +208,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
         match message:
             case Retire():
                 close_all(packet.fds)
+                spares.close()
                 flush()
                 os._exit(Exit.OK)  # what the app registered for its end is for processes that served
             case Ping(number):
@@ -203,12 +219,27 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                     close_all(packet.fds)
                     send(channel, ForkFailed(message.serial, 24))  # EMFILE: the kernel could not hand them all over
                     continue
-                pid = fork_worker()
+                if spares.fileno() >= 0:
+                    poll.unregister(spares.fileno())
+                pid = spares.hand(packet) or fork_worker()
                 if pid == 0:
                     return become_worker(spec, channel, ready, message, packet.fds)
                 close_all(packet.fds)
                 failpoint.hit("template.forked")
                 send(channel, Forked(message.serial, pid) if pid > 0 else ForkFailed(message.serial, -pid))
+
+
+def wait_for_need(spec: LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket) -> Birth | None:
+    """Be the spare; return a Birth when it is needed, else end."""
+    channel.close()  # its end is the template's end, which the daemon waits for
+    os.setsid()
+    packet = park(parked, spec.app.name, spec.generation)
+    if packet is None:
+        os._exit(Exit.OK)  # what the app registered for its end is for processes that served
+    fork = wire.decode(Fork, packet.data)
+    if len(packet.fds) != 3 + fork.ipc + fork.inbox or packet.truncated:
+        os._exit(Exit.FAILED)  # out of descriptors: it counts as a worker that died at birth
+    return become_worker(spec, channel, ready, fork, packet.fds)
 
 
 def fork_worker() -> int:
@@ -241,7 +272,8 @@ def fork_worker() -> int:
 
 def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork: Fork, fds: list[int]) -> Birth:
     """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     ctl_fd, out_fd, err_fd = fds[:3]
     ipc_fd = fds[3] if fork.ipc else -1
     inbox_fd = fds[-1] if fork.inbox else -1

@@ -21,7 +21,7 @@ class Rig:
             apps={"job": self.app},
             loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay)),
             poke=lambda app: self.done.append("poke"),
-            emit=lambda app, type, slot, **data: self.done.append(data["text"]),
+            emit=lambda app, kind, slot, **data: self.done.append(data["text"]),
         )
         self.delays: list[float] = []
         monkeypatch.setattr(schedule, "reload_by_itself", lambda desk, app, why: self.done.append(f"reload: {why}"))
