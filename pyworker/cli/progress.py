@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker.cli.render import Look, clean, line, paint
-from pyworker.protocol.events import exit_words
+from pyworker.protocol.events import exit_words, says_how
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _DONE = {"ready": ("✓", "green"), "replaced": ("✓", "green"), "stopped": ("○", "dim"), "failed": ("✗", "red")}
@@ -181,8 +181,9 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 cut = f" cancelled={data['cancelled']}" if data["cancelled"] else ""
                 return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
             case "worker_exited":
-                why = f": {line(data['reason'])}" if data["reason"] else ""
-                return f"{who} exited {exit_words(data['code'], data['signal'])} after {data['after_s']:.1f}s{why}"
+                how = exit_words(data["code"], data["signal"])
+                why = f": {line(data['reason'])}" if data["reason"] and not says_how(data["reason"], how) else ""
+                return f"{who} exited {how} after {data['after_s']:.1f}s{why}"
             case "worker_backoff":
                 return f"{who} backoff try {data['try']} of {data['max']} in {data['delay_s']:.1f}s"
             case "worker_unhealthy":

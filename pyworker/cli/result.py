@@ -114,7 +114,9 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
     app = line(result.get("app") or "?")
     reason = str(result.get("reason") or "no reason was given")
     message = f"{app} {_NOT.get(verb, f'could not {verb}')}: {reason}"
-    return "\n" * how.tty + words(message, str(result.get("traceback") or ""), _hints(result), how)
+    said = str(result.get("traceback") or "")
+    said = "" if said.strip() == reason else said  # one line, which the message has already
+    return "\n" * how.tty + words(message, said, _hints(result), how)
 
 
 def _hints(result: dict[str, Any]) -> str:

@@ -160,6 +160,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
         "python": current.resolved.python if current else None,
         "user": config.user if config else None,
         "log_file": log_file(app, brain.home),
+        "log_bytes": _size(log_file(app, brain.home)),
         "dispatcher": {"pid": app.dispatcher.pid, "state": app.dispatcher.state} if app.dispatcher else None,
         "template": {
             "state": template.state,
@@ -197,6 +198,13 @@ def _changed(app: App) -> bool:
         return os.stat(current.resolved.source).st_mtime_ns != current.resolved.mtime_ns
     except OSError:
         return True
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # nothing was printed yet, or the logs go elsewhere
+        return None
 
 
 def _sum(values: list[Any]) -> Any:

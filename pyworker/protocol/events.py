@@ -89,12 +89,13 @@ def sentence(event: Event) -> str:
         case "worker_draining":
             return f"draining  gen {d['generation']} pid {d['pid']} ({d['reason']})"
         case "worker_stopped":
-            requests = f", finished {d['requests']} requests" if d["requests"] else ""
+            many = "s" if d["requests"] != 1 else ""
+            requests = f", finished {d['requests']} request{many}" if d["requests"] else ""
             cut = f", {d['cancelled']} cut at the drain time-out" if d["cancelled"] else ""
             return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}"
         case "worker_exited":
             how = exit_words(d["code"], d["signal"])
-            why = f": {d['reason']}" if d["reason"] else ""
+            why = f": {d['reason']}" if d["reason"] and not says_how(d["reason"], how) else ""
             return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{why}"
         case "worker_recycled":
             return f"recycled  pid {d['pid']}: {d['reason']}"
@@ -105,9 +106,9 @@ def sentence(event: Event) -> str:
             return f"backoff   try {d['try']} of {d['max']} in {d['delay_s']:.1f} s"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return f"starting  {d['workers']} workers{where}"
+            return f"starting  {_workers(d['workers'])}{where}"
         case "app_running":
-            return f"running   {d['workers']} workers ready in {d['took_s']:.1f}s"
+            return f"running   {_workers(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":
             return f"failed    {d['reason']}"
         case "app_stopping" | "app_stopped" | "app_deleted" | "daemon_stopped":
@@ -135,7 +136,7 @@ def sentence(event: Event) -> str:
         case "reload_rolled_back":
             return f"reload    gen {d['to']} → {d['from']} rolled back: {d['reason']}"
         case "scaled":
-            return f"scaled    {d['from']} → {d['to']} workers"
+            return f"scaled    {d['from']} → {_workers(d['to'])}"
         case "daemon_started":
             return f"daemon started, pid {d['pid']} ({d['reason']})"
         case "guardian_restarted":
@@ -144,6 +145,15 @@ def sentence(event: Event) -> str:
             return f"logger started again ({d['reason']})"
         case _:
             return event.type.replace("_", " ")
+
+
+def says_how(reason: str, how: str) -> bool:
+    """True for a reason that tells how the process ended and nothing else ("exited with code 3")."""
+    return reason.removeprefix("exited ") == how
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
 
 
 def exit_words(code: int | None, signal: int | None) -> str:

@@ -76,3 +76,37 @@ COMP_WORDS=(pyworker rel); COMP_CWORD=1; _pyworker; echo "${{COMPREPLY[*]}}"
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "reload\n"
+
+
+def test_zsh_says_that_a_new_word_begins() -> None:
+    """Without it the word before the cursor would be completed a second time."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = (
+        "compdef() { :; }; _files() { :; }; _describe() { print -r -- ${(P)2}; }\n"
+        + _SCRIPTS["zsh"]
+        + f"""
+asked() {{ {sys.executable} -m pyworker "$@"; }}
+words=(asked completion ""); CURRENT=3; _pyworker
+words=(asked rel); CURRENT=2; _pyworker
+"""
+    )
+    done = subprocess.run(["zsh", "-fc", script], capture_output=True, text=True, check=True)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["bash zsh fish", "reload"]
+
+
+def test_fish_completes_a_command_and_a_new_word() -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    script = (
+        _SCRIPTS["fish"]
+        + f"""
+function pyworker; end
+function env; {sys.executable} -m pyworker $argv[3..-1]; end
+complete -C "pyworker rel"
+complete -C "pyworker completion "
+"""
+    )
+    done = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()][:1] == ["reload"]
+    assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()[1:]) == ["bash", "fish", "zsh"]

@@ -74,14 +74,28 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     found = pw.ps()
     check("ps", found)
     assert found["apps"][0]["http"]["status"]["2xx"] == 3
-    assert found["apps"][0]["http"]["p50_s"] > 0
+    wait_until(lambda: (pw.app()["http"]["p50_s"] or 0) > 0, 30, "a reading newer than that of `wait`")
     check("ps", json.loads(pw.ok("top", "--json", "--once").stdout))
     check("status", json.loads(pw.ok("daemon", "status", "--json").stdout))
+    check("config", json.loads(pw.ok("config", "app.toml", "--json", "--origin").stdout))
+    check("config", json.loads(pw.ok("config", "api", "--json", "--origin").stdout))
+    check("config", json.loads(pw.ok("config", "env", "api", "--json").stdout))
+    check("stack", json.loads(pw.ok("stack", "api", "--json").stdout))
+    check("send", json.loads(pw.run("send", "api", "1", "--json").stdout))
+    check("doctor", json.loads(pw.run("doctor", "--json").stdout))
+    pw.write("Procfile", "web: gunicorn web:app\n")
+    check("import", json.loads(pw.ok("import", "Procfile", "-o", "-", "--json").stdout))
+    pw.api(APP, tables='[app.env]\nSECRET_KEY = "x"\nMORE = "1"')
+    changed = pw.run("diff", "api", "--json")
+    assert changed.returncode == 1
+    check("diff", json.loads(changed.stdout))
     check_operation(pw.ok("reload", "api", "--json").stdout)
     check_operation(pw.ok("scale", "api=3", "--json").stdout)
 
     kill(pw.pids()[0])
-    wait_until(lambda: any(e["type"] == "worker_exited" for e in lines(pw.ok("events", "--json").stdout)), 30, "its end")
+    wait_until(
+        lambda: any(e["type"] == "worker_exited" for e in lines(pw.ok("events", "--json").stdout)), 30, "its end"
+    )
     described = json.loads(pw.ok("describe", "api", "--json").stdout)
     check("describe", described)
     (app,) = described["apps"]

@@ -30,7 +30,7 @@ _ZSH = """\
 #compdef pyworker
 _pyworker() {
     local -a lines shown
-    lines=("${(@f)$(PYWORKER_COMPLETE=1 ${words[1]} __complete ${(@)words[2,CURRENT]} 2>/dev/null)}")
+    lines=("${(@f)$(PYWORKER_COMPLETE=1 ${words[1]} __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     if [[ "$lines[1]" == __files__ ]]; then _files; return; fi
     shown=("${(@)lines/$'\\t'/:}")
     _describe 'pyworker' shown

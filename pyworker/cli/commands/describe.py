@@ -91,7 +91,7 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
     unwell = app["state"] in {"failed", "degraded"}
     if unwell and failure:
         lines += ["", paint(f"{app['state']}: {render.clean(failure.get('message') or '')}", "red", how)]
-        if failure.get("traceback"):
+        if failure.get("traceback") and failure["traceback"].strip() != failure.get("message"):
             lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
         if failure.get("hint"):
             lines += [f"  = help: {h}" for h in render.clean(failure["hint"]).split("\n") if h.strip()]
@@ -160,8 +160,10 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         ("cwd", render.home(str(app.get("cwd") or "–"))),
         ("python", render.home(str(app.get("python") or "–"))),
         ("user", str(app.get("user") or "as the daemon")),
-        ("logs", render.home(str(app.get("log_file") or "–"))),
+        ("logs", _logs(app)),
     ]
+    if cron := (app.get("reload") or {}).get("cron"):
+        facts.append(("reload", f"at {cron}"))
     if health:
         what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
         every = f" every {_span(health['interval_s'])}" if health.get("interval_s") is not None else ""
@@ -179,6 +181,12 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
     if older:
         facts.append(("runtime", f"pyworker {', '.join(older)}; a reload brings {app.get('daemon_version')}"))
     return facts
+
+
+def _logs(app: dict[str, Any]) -> str:
+    written = app.get("log_bytes")
+    size = f" ({render.size(written)})" if written is not None else ""
+    return render.home(str(app.get("log_file") or "–")) + size
 
 
 def _span(seconds: float | None) -> str:
