@@ -2,12 +2,20 @@
 
 fd names say what exists, the ledger says in which state it was. Whatever is only half there (a channel whose process
 never came) is given its handle all the same: its end-of-file or its silence ends it like any other.
+
+What is there may be of another version of pyworker (files were replaced while an older daemon ran, and that one died).
+All that is known of an app is read before any of it is acted on; an app of which this version understands too little
+is let go: its listeners stay open, its workers finish what they have, and it is started again from its source.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
 import socket
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker import failpoint
@@ -15,72 +23,157 @@ from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.desired import DesiredApp
+from pyworker.daemon.desired import DesiredApp, Source
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle, copy_socket
 from pyworker.daemon.ledger import Ledger
-from pyworker.protocol.inherited import WorkerId, fd_name, parse_fd_name, worker_fd
+from pyworker.daemon.preflight import check_memo
+from pyworker.protocol.inherited import WorkerId, app_of, fd_name, worker_fd
 from pyworker.protocol.template import Loaded
 from pyworker.protocol.wire import WireError, from_json
+from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, read_whole
 from pyworker.unix.process import UNKNOWN, pidfd_pid
 
-
-def adopt(brain: Brain, wanted: dict[str, DesiredApp]) -> list[str]:
-    """Rebuild every app that has a ledger in the store; return their names. Fds that belong to nothing are dropped."""
-    store = brain.store
-    adopted: list[str] = []
-    for name in [n.app for n in store.names("ledger")]:
-        desired = wanted.get(name)
-        board_fd = store.get(fd_name("board", name))
-        ledger_fd = store.get(fd_name("ledger", name))
-        if desired is None or board_fd is None or ledger_fd is None:
-            _drop(brain, name)
-            continue
-        failpoint.hit("daemon.adopt_app")
-        ledger = Ledger(ledger_fd)
-        memo = ledger.read()
-        serials = {n.worker.serial for n in store.names("ctl", name)}
-        app = App(name, desired.source, Board.adopt(os.dup(board_fd), serials), ledger)
-        app.scale, app.scale_base = desired.scale, desired.scale_base
-        if memo:
-            app.recall(memo)
-        app.generation = desired.generation if memo else 0  # apps.json is the commit point
-        _generations(brain, app)
-        if app.generation not in app.generations and memo and int(memo["generation"]) in app.generations:
-            app.generation = int(memo["generation"])  # begun by a boot or a restart that was not written down yet
-        _listeners(brain, app, memo)
-        brain.apps[name] = app
-        adopted.append(name)
-        app.closed = app.generation not in app.generations
-        if app.closed:
-            continue
-        if app.restart_to is not None and app.restart_to not in app.generations:
-            app.restart_to = None
-        if app.previous is not None and app.previous not in app.generations:
-            app.previous = None
-        _templates(brain, app, memo.get("templates", {}))
-        _workers(brain, app, memo.get("workers", {}))
-        brain.dispatchers.adopt(app, memo.get("dispatcher"))
-        brain.poke(app)
-    for name in {n.app for kind in ("board", "logs", "env", "ctl", "listen") for n in store.names(kind)} - set(
-        brain.apps
-    ):
-        _drop(brain, name)
-    return adopted
+LEAVE_WITHIN = 40.0  # seconds that the processes of an app that is let go have: more than any usual drain
+THEN_KILLED = 5.0  # seconds from SIGTERM to SIGKILL for those that have not left by then
+_LOG_PIPES = frozenset({"out", "err", "tout", "terr"})
 
 
-def let_go(brain: Brain, app: App) -> None:
-    """Give up what was found of an app whose generation nobody can read; its listeners stay open.
+@dataclass
+class Adopted:
+    """What `adopt` has found."""
 
-    The channels of its workers close, so they finish what they have and leave.
+    names: list[str] = field(default_factory=list)  # of apps that go on as if nothing had been
+    wanted: dict[str, DesiredApp] = field(default_factory=dict)  # by what was left of them, where apps.json was lost
+    let_go: dict[str, str] = field(default_factory=dict)  # name -> why it has to be started again
+
+
+def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True) -> Adopted:
+    """Rebuild every app that is in the store. Fds of apps that are not wanted are dropped.
+
+    With `complete` false apps.json was no help, and what is wanted is what was left.
     """
-    doomed = [n for n in brain.store.fds if (p := parse_fd_name(n)) is not None and p.app == app.name]
-    brain.store.remove(*(n for n in doomed if not n.startswith("listen.")))
+    found = Adopted()
+    names = {app for name in brain.store.fds if (app := app_of(name)) is not None}
+    for name in sorted(names):
+        memo: dict[str, Any] = {}
+        ledger: Ledger | None = None
+        try:
+            ledger_fd = brain.store.get(fd_name("ledger", name))
+            ledger = Ledger(ledger_fd) if ledger_fd is not None else None
+            memo = ledger.read() if ledger is not None else {}
+            desired = wanted.get(name)
+            if desired is None and not complete:
+                desired = found.wanted[name] = _as_it_was(name, memo)
+            if desired is None:
+                drop(brain, name)
+                continue
+            if ledger is None:
+                raise ValueError("nothing says in which state it was")
+            check_memo(name, memo)
+            board_fd = brain.store.get(fd_name("board", name))
+            if board_fd is None:
+                raise ValueError("it has no scoreboard")
+            serials = {n.worker.serial for n in brain.store.names("ctl", name)}
+            board = Board.adopt(os.dup(board_fd), serials)
+        except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # the next version, or the one before: its code has changed while it ran
+            found.let_go[name] = f"missing {error}" if isinstance(error, KeyError) else str(error)
+            if ledger is not None:
+                ledger.close()
+            continue
+        _adopt_app(brain, App(name, desired.source, board, ledger), desired, memo)
+        found.names.append(name)
+    return found
 
 
-def _drop(brain: Brain, name: str) -> None:
-    doomed = [n for n in brain.store.fds if (p := parse_fd_name(n)) is not None and p.app == name]
-    brain.store.remove(*doomed)
+def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:
+    """Return what apps.json would say of an app, by what the app's own memo says."""
+    source: Source = from_json(Source, memo["source"], "source")
+    return DesiredApp(name, source, bool(memo["wanted"]), max(int(memo["generation"]), 1))
+
+
+def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]) -> None:
+    failpoint.hit("daemon.adopt_app")
+    app.scale, app.scale_base = desired.scale, desired.scale_base
+    if memo:
+        app.recall(memo)
+    app.generation = desired.generation if memo else 0  # apps.json is the commit point
+    _generations(brain, app)
+    if app.generation not in app.generations and memo and int(memo["generation"]) in app.generations:
+        app.generation = int(memo["generation"])  # begun by a boot or a restart that was not written down yet
+    _listeners(brain, app, memo)
+    brain.apps[app.name] = app
+    app.closed = app.generation not in app.generations
+    if app.closed:
+        return
+    if app.restart_to is not None and app.restart_to not in app.generations:
+        app.restart_to = None
+    if app.previous is not None and app.previous not in app.generations:
+        app.previous = None
+    _templates(brain, app, memo.get("templates", {}))
+    _workers(brain, app, memo.get("workers", {}))
+    brain.dispatchers.adopt(app, memo.get("dispatcher"))
+    brain.poke(app)
+
+
+def let_go(brain: Brain, name: str) -> None:
+    """Give up what was found of an app that this version does not understand; its listeners stay open.
+
+    The channels of its workers close, so they finish what they have and leave. What does not know our channels (a
+    command) is told by signal, and what has not left in time is killed: nothing may stay that nobody looks after.
+    """
+    store = brain.store
+    of_app = [n for n in store.fds if app_of(n) == name]
+    pidfds = [os.dup(store.fds[n]) for n in of_app if n.startswith(("pid.", "tpid.", "dpid."))]
+    if not raw_resolved(brain, name).get("config", {}).get("target"):
+        _signal(pidfds, signal.SIGTERM)
+    pipes = [n for n in of_app if n.partition(".")[0] in _LOG_PIPES]  # the logger reads them to their end
+    store.forget(*pipes)
+    store.remove(*(n for n in of_app if n not in pipes and not n.startswith("listen.")))
+
+    def kill() -> None:
+        _signal(pidfds, signal.SIGKILL, group=True)
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+    def tell() -> None:
+        _signal(pidfds, signal.SIGTERM)
+        brain.loop.call_later(THEN_KILLED, kill)
+
+    brain.loop.call_later(LEAVE_WITHIN, tell)
+
+
+def _signal(pidfds: list[int], number: signal.Signals, *, group: bool = False) -> None:
+    for pidfd in pidfds:
+        if not process.is_gone(pidfd):
+            if group:
+                process.kill_group_of(pidfd)
+            process.send_signal(pidfd, number)
+
+
+def drop(brain: Brain, name: str) -> None:
+    """Give up all that was found of an app that nobody wants any more."""
+    brain.store.remove(*(n for n in brain.store.fds if app_of(n) == name))
+
+
+def raw_resolved(brain: Brain, name: str) -> dict[str, Any]:
+    """Return the latest generation of an app as JSON, whatever version wrote it; {} when nothing can be read."""
+    for env in reversed(brain.store.names("env", name)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            resolved = json.loads(read_whole(brain.store.fds[fd_name("env", name, *env.numbers)]))["resolved"]
+            if isinstance(resolved, dict) and isinstance(resolved.get("config", {}), dict):
+                return resolved
+    return {}
+
+
+def found_listeners(brain: Brain, name: str) -> dict[int, Listener]:
+    """Return the listeners of an app that is let go, by their own word."""
+    found: dict[int, Listener] = {}
+    for parsed in brain.store.names("listen", name):
+        sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", name, *parsed.numbers)]))
+        found[parsed.numbers[0]] = Listener(parsed.numbers[0], _address_of(sock), sock)
+    return found
 
 
 def _generations(brain: Brain, app: App) -> None:
@@ -104,13 +197,17 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
         assert fd is not None
         sock = socket.socket(fileno=os.dup(fd))
         if known is None:  # opened in the moment in which the other daemon died
-            local = sock.getsockname()
-            address = (
-                Address("unix", path=str(local)) if isinstance(local, str) else Address("inet", local[0], local[1])
-            )
+            address = _address_of(sock)
         else:
             address = Address(**known)
         app.listeners[index] = Listener(index, address, sock)
+
+
+def _address_of(sock: socket.socket) -> Address:
+    local = sock.getsockname()
+    if isinstance(local, str):
+        return Address("unix", path=local)
+    return Address("inet6" if sock.family == socket.AF_INET6 else "inet", local[0], local[1])
 
 
 def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, to_json
 
+MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
+
 
 @dataclass
 class Generation:
@@ -271,6 +273,8 @@ class App:
     def write_memo(self) -> None:
         """Put down what fd names and scoreboard cannot say."""
         memo: dict[str, Any] = {
+            "v": MEMO_VERSION,
+            "source": to_json(self.source),
             "generation": self.generation,
             "last_generation": self.last_generation,
             "last_serial": self.last_serial,
@@ -313,6 +317,8 @@ class App:
 
     def recall(self, memo: dict[str, Any]) -> None:
         """Take over the app's part of a memo. It may be of an older version: what is new here is read with `get`."""
+        if int(memo.get("v", 1)) > MEMO_VERSION:
+            raise ValueError(f"a memo of version {memo['v']}, and this pyworker reads up to {MEMO_VERSION}")
         self.generation = int(memo["generation"])
         self.last_generation = int(memo["last_generation"])
         self.last_serial = int(memo["last_serial"])

@@ -17,7 +17,7 @@ from pyworker import __version__, failpoint
 from pyworker.config.load import parsed_once
 from pyworker.daemon import desired, preflight
 from pyworker.daemon import run as foreground
-from pyworker.daemon.adopt import adopt, let_go
+from pyworker.daemon.adopt import Adopted, adopt, found_listeners, let_go, raw_resolved
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
@@ -93,14 +93,15 @@ def main(argv: list[str]) -> int:
     if running is None:
         brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
-    adopted = adopt(brain, wanted.apps)
+    found = adopt(brain, wanted.apps, complete=not note)
+    adopted = found.names
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     Schedule(desk)
     Watch(desk)
     with parsed_once():
-        _restore(desk, wanted, adopted)
+        _restore(desk, wanted, found)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
@@ -174,28 +175,44 @@ def _on_signals(loop: Loop, stop: Callable[[], None], hangup: Callable[[], None]
     _KEPT.extend((ours, theirs))
 
 
-def _restore(desk: Desk, wanted: desired.Desired, adopted: list[str]) -> None:
+def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     """Bring back what is wanted and does not live; say so in one line."""
     failures: list[str] = []
     restored: list[str] = []
-    for name, app in wanted.apps.items():
+    for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
+        # nobody knows what it is: its fds stay where they are, and its workers serve on
+        sys.stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
+    for name, app in {**found.wanted, **wanted.apps}.items():
         there = desk.brain.apps.get(name)
-        if name in adopted and there is not None and (not there.closed or not app.running):
+        if name in found.names and there is not None and (not there.closed or not app.running):
             continue
+        unread = "its generation cannot be read" if there is not None and desk.brain.store.names("env", name) else ""
+        why = found.let_go.get(name, unread)
+        listeners, values = there.listeners if there else {}, {}
+        if why:
+            sys.stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
+            env = raw_resolved(desk.brain, name).get("env", {})
+            values = {n: str(env[n]) for n in app.source.env_names if n in env}
+            listeners = listeners or found_listeners(desk.brain, name)
+            let_go(desk.brain, name)
+        elif there is not None:
+            let_go(desk.brain, name)
         if there is not None:
-            let_go(desk.brain, there)
             forget(desk, there)
         failure = restore(
             desk,
             name, app.source, running=app.running, generation=app.generation, scale=app.scale,
-            base=app.scale_base, stopped_slots=app.stopped_slots, listeners=there.listeners if there else {},
+            base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
         )  # fmt: skip
+        if why:
+            words = f"started again: what ran could not be taken over by pyworker {__version__} ({why})"
+            desk.brain.note(desk.brain.apps[name], words)
         if failure:
             failures.append(failure)
         elif app.running:
             restored.append(name)
-    if restored:
-        desk.save()  # each is a generation further
+    if restored or found.wanted:
+        desk.save()  # each is a generation further, or the file was lost
     if restored or failures:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
@@ -246,6 +263,7 @@ def _bind_in(home_fd: int, sock: socket.socket) -> None:
 def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
     """Become the guardian when it is gone. (One that hangs is killed by the pulse.)"""
     spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    code = preflight.code_on_disk()
 
     def become() -> None:
         nonlocal spare
@@ -254,6 +272,8 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
             os.close(spare)  # the memfd must not fail for want of a descriptor
             spare = -1
         try:
+            if preflight.code_on_disk() != code and (why := preflight.why_no_guardian()):
+                raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
             become_guardian(home, dict(store.fds))
         except Exception as error:  # noqa: BLE001  nobody but us holds the ports: never give up
             sys.stderr.write(f"daemon: cannot become the guardian: {error!r}; trying again\n")

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import check_apps_file
+from pyworker.daemon.dispatchers import DispatcherHandle
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.protocol.inherited import WorkerId
@@ -125,7 +128,7 @@ def why_not(content: bytes) -> str:
         for where, text in given.get("generations", {}).items():
             Generation.unpack(int(where.rpartition(".")[2]), text.encode())
         for where, memo in given.get("memos", {}).items():
-            _recall(where, memo)
+            check_memo(where, memo)
         if given.get("apps_file"):
             where = "apps.json"
             check_apps_file(given["apps_file"].encode())
@@ -135,12 +138,53 @@ def why_not(content: bytes) -> str:
     return ""
 
 
-def _recall(name: str, memo: dict[str, Any]) -> None:
+def check_memo(name: str, memo: dict[str, Any]) -> None:
+    """Read a ledger's content as adoption would, and raise what that would raise. Nothing is changed."""
     if memo:
         App.recall(_Blank(), memo)  # type: ignore[arg-type]  # takes attributes as they come
+    if memo.get("dispatcher"):
+        DispatcherHandle.recall(memo["dispatcher"])
+    for address in memo.get("listeners", {}).values():
+        Address(**address)
+    for template in memo.get("templates", {}).values():
+        float(template.get("since", 0.0)), int(template.get("pid", 0))
     for text, worker in memo.get("workers", {}).items():
         generation, slot, serial = (int(number) for number in text.rsplit(".", 3)[1:])
         WorkerHandle(WorkerId(name, generation, slot, serial), held=False, born_at=0.0).recall(worker)
+
+
+def code_on_disk() -> int:
+    """Return a number that changes when the files that a guardian is made of do (an installer at work)."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found: list[tuple[str, int, int, int]] = []
+    for part in ("", "guardian", "protocol", "unix"):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, part)) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    status = entry.stat()
+                    found.append((entry.path, status.st_mtime_ns, status.st_size, status.st_ino))
+    return hash(tuple(sorted(found)))
+
+
+def why_no_guardian() -> str:
+    """Return why the guardian that is on disk now would not start, "" if it would. Blocks: only for want of a guardian."""
+    with open(os.devnull, "rb") as null, open(os.memfd_create("pyworker-check-err", os.MFD_CLOEXEC), "w+b") as err:
+        argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--check"]
+        pidfd = os.pidfd_open(
+            process.spawn(argv, dict(os.environ), {0: null.fileno(), 1: err.fileno(), 2: err.fileno()})
+        )
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(PATIENCE * 1000):
+                process.send_signal(pidfd, signal.SIGKILL)
+                poll.poll()
+            if process.collect(pidfd) == process.ExitStatus(0, None):
+                return ""
+        finally:
+            os.close(pidfd)
+        words = unix_fds.read_whole(err.fileno())[:_MAX_WORDS].decode("utf-8", "replace").strip().splitlines()
+        return (words or ["it said nothing"])[-1]
 
 
 class _Blank:
