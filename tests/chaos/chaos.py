@@ -47,6 +47,10 @@ class Sample(NamedTuple):
     faults: int
     fds: dict[str, int]  # of the processes that stay: by role
     pss: float  # MB, of all
+    what: dict[str, Counter[str]]  # the fds by what they are
+
+    def __str__(self) -> str:
+        return f"fds {self.fds}, {self.pss:.1f} MB"
 
 
 class Tree:
@@ -137,10 +141,19 @@ class Tree:
         alive = self.settled()
         if not alive:
             return None
-        fds = {
-            role: psutil.Process(pid).num_fds() for role in ("guardian", "daemon", "logger") for pid in self.pids(role)
-        }
-        return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20)
+        pids = {role: pid for role in ("guardian", "daemon", "logger") for pid in self.pids(role)}
+        what = {role: open_files(pid) for role, pid in pids.items()}
+        fds = {role: found.total() for role, found in what.items()}
+        return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20, what)
+
+
+def open_files(pid: int) -> Counter[str]:
+    """Count what a process has open, by what it is: "pipe", "memfd:pyworker-env-chaos", a path."""
+    found: Counter[str] = Counter()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found[os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]] += 1
+    return found
 
 
 class Reloads(threading.Thread):
@@ -295,7 +308,9 @@ def judge(samples: list[Sample | None]) -> list[str]:
     wrong = []
     first, last = found[0], found[-1]
     if first.fds != last.fds:
-        wrong.append(f"fds at the beginning {first.fds}, at the end {last.fds}")
+        more = {role: dict(last.what[role] - first.what.get(role, Counter())) for role in last.what}
+        less = {role: dict(first.what[role] - last.what.get(role, Counter())) for role in first.what}
+        wrong.append(f"fds at the beginning {first.fds}, at the end {last.fds}; more: {more}; less: {less}")
     if len(found) > 10:  # the first minute is warming up
         slope = _slope([(s.faults / 1000, s.pss) for s in found[1:]])
         print(f"chaos: memory grows by {slope:.2f} MB per 1000 faults")
