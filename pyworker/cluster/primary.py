@@ -39,6 +39,7 @@ from pyworker.protocol.nodecluster import (
     Say,
     Watch,
 )
+from pyworker.record import record
 
 SCHED_NONE: Scheduling = "none"
 SCHED_RR: Scheduling = "round-robin"
@@ -50,7 +51,7 @@ _NATIVE = handles.Kind("net.Native", {})
 _UDP = handles.Kind("dgram.Native", {})
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Settings:
     """What `setup_primary` was told."""
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+from pyworker.record import record
 
 MAX_UNIX_PATH = 107  # sun_path of sockaddr_un, less the closing NUL: unix(7)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z")
@@ -22,7 +23,7 @@ class AddressError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
+@record
 class Address:
     """Where to listen. A host that is a name (localhost) has family "inet": whoever listens resolves it, once."""
 

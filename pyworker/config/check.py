@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from pyworker.config.address import AddressError, parse_bind
@@ -18,6 +17,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
 from pyworker.config.timetable import CronError
 from pyworker.config.timetable import parse as parse_cron
+from pyworker.record import record
 
 Key = tuple[str | int, ...]
 Kind = Literal["target", "script", "command"]
@@ -45,7 +45,7 @@ FOR_KINDS: dict[str, tuple[Kind, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Finding:
     """One broken rule. `message` continues "`app.key` "; with an empty key it is said of the whole table."""
 

@@ -9,11 +9,12 @@ from pyworker.config import canonical
 from pyworker.config.convert import hints_of, table_class
 from pyworker.config.option import Apply, option_of
 from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.record import record
 
 MASK = "***"
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Change:
     """One key. `old` and `new` are as TOML would have them, None where it is absent; secrets are masked."""
 

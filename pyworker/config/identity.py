@@ -10,7 +10,8 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 
 class IdentityError(ValueError):
@@ -23,7 +24,7 @@ class IdentityError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
+@record
 class Identity:
     """What the child sets; None = not changed. `name`, `home`, `shell` are of the user that it runs as."""
 

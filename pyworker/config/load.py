@@ -23,6 +23,7 @@ from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
+from pyworker.record import record
 
 MAX_FILE = 1024 * 1024
 FILES = ("app.toml", "pyworker.toml", "pyproject.toml")
@@ -31,7 +32,7 @@ PYPROJECT = "pyproject.toml"
 _apps_in: dict[tuple[str, bytes, frozenset[tuple[str, str]], str], tuple[AppConfig, ...]] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Loaded:
     """What a file says: its apps in the file's order, its absolute path, when it was changed."""
 

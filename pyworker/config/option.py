@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from pyworker.record import record
+
 Unit = Literal["", "duration", "size"]
 Apply = Literal["live", "reload", "restart"]
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Option:
     """What is known of an option besides its name, its type and its default (those are the field's)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +12,10 @@ from pyworker.config.load import PYPROJECT, read
 from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig
 from pyworker.config.spans import Path
+from pyworker.record import record
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Origin:
     """`kind`: file, defaults, profile, environment, option or default; `line` 0 where there is none."""
 

@@ -10,9 +10,10 @@ import dataclasses
 from typing import Any
 
 from pyworker.errors import Exit, PyworkerError
+from pyworker.record import record
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Problem:
     """One mistake. Lines and columns start at 1 and count code points; line 0 = no place is known."""
 

@@ -7,10 +7,11 @@ all read it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from pyworker.config.option import option
+from pyworker.record import record
 
 Balance = Literal["round-robin", "shared", "least-connections", "proxy"]
 Interface = Literal["auto", "asgi", "wsgi"]
@@ -19,7 +20,7 @@ Policy = Literal["always", "on-failure", "never"]
 MB = 1024 * 1024
 
 
-@dataclass(frozen=True)
+@record
 class RestartConfig:
     """[app.restart]: what happens when a worker dies by itself."""
 
@@ -49,7 +50,7 @@ class RestartConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class StopConfig:
     """[app.stop]: how a worker is asked to leave."""
 
@@ -66,7 +67,7 @@ class StopConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class ReloadConfig:
     """[app.reload]: new code without a lost request."""
 
@@ -96,7 +97,7 @@ class ReloadConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class WatchConfig:
     """[app.watch]: for development. `watch = true` is all of it."""
 
@@ -112,7 +113,7 @@ class WatchConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class HooksConfig:
     """[app.hooks]: commands that pyworker runs at certain moments, as the app's user, in its folder and environment."""
 
@@ -129,7 +130,7 @@ class HooksConfig:
     timeout: float = option(60.0, help="a command may take this long", unit="duration", minimum=0.1, apply="live")
 
 
-@dataclass(frozen=True)
+@record
 class HealthConfig:
     """[app.health]: asked of each worker, not of the port."""
 
@@ -147,7 +148,7 @@ class HealthConfig:
     start_period: float = option(0.0, help="failures during this do not count", unit="duration", minimum=0)
 
 
-@dataclass(frozen=True)
+@record
 class LimitsConfig:
     """[app.limits]: a worker over a limit is replaced, the new one first."""
 
@@ -170,7 +171,7 @@ class LimitsConfig:
     nofile: int | None = option(None, help="soft and hard limit of open files of a worker", minimum=16)
 
 
-@dataclass(frozen=True)
+@record
 class LogsConfig:
     """[app.logs]: where stdout and stderr of the workers go."""
 
@@ -183,7 +184,7 @@ class LogsConfig:
     compress: bool = option(False, help="compress rotated files with gzip", apply="live")
 
 
-@dataclass(frozen=True)
+@record
 class MetricsConfig:
     """[app.metrics]: for the figures that the app makes itself."""
 
@@ -195,7 +196,7 @@ class MetricsConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class TlsConfig:
     """[app.tls]: read again at each reload."""
 
@@ -204,7 +205,7 @@ class TlsConfig:
     ca: str | None = option(None, help="ask clients for a certificate signed by this CA")
 
 
-@dataclass(frozen=True)
+@record
 class HttpConfig:
     """[app.http]: what the web server of asgi and wsgi apps does."""
 
@@ -229,7 +230,7 @@ class HttpConfig:
     websocket_max_size: int = option(16 * MB, help="largest websocket message", unit="size", minimum=1)
 
 
-@dataclass(frozen=True)
+@record
 class RunConfig:
     """[run]: for `pyworker run`, of the whole file. Everything else pays no attention to it."""
 
@@ -252,7 +253,7 @@ class RunConfig:
     )
 
 
-@dataclass(frozen=True)
+@record
 class AppConfig:
     """[app] or [apps.NAME]: one app. Exactly one of target, script and command is set."""
 
@@ -346,7 +347,7 @@ class AppConfig:
     hooks: HooksConfig = option(HooksConfig(), help="commands at certain moments")
 
 
-@dataclass(frozen=True)
+@record
 class ResolvedApp:
     """What one generation pins: the config with nothing left to look up.
 

@@ -6,7 +6,7 @@ what happens when summer time begins or ends is decided in one place (policy/cro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pyworker.record import record
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -33,7 +33,7 @@ class CronError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
+@record
 class Timetable:
     """The minutes that match: each field as a set. `either_day`: both day fields are limited, so one is enough."""
 

@@ -11,11 +11,11 @@ import mmap
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
+from pyworker.record import record
 from pyworker.unix.fds import memfd_fixed
 
 _SANE = 2**53  # what a JSON reader in any language keeps exact
@@ -28,7 +28,7 @@ class BoardFull(Exception):
     """All rows are taken: more workers of one app at once than the board was made for."""
 
 
-@dataclass(frozen=True)
+@record
 class WorkerStats:
     """What a worker says of itself. Untrusted numbers, cut to 0..2**53; instants are monotonic seconds, 0.0 = never."""
 

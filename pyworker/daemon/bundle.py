@@ -19,6 +19,7 @@ _FILES = (
     "__init__.py",
     "errors.py",
     "failpoint.py",
+    "record.py",
     "config/__init__.py",
     "config/option.py",
     "config/schema.py",

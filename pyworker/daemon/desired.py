@@ -10,19 +10,20 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
+from pyworker.record import record
 
 VERSION = 1
 _MAX_FILE = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@record
 class FileSource:
     """An app of a config file, with what `start` was told beside it."""
 
@@ -34,7 +35,7 @@ class FileSource:
     profile: str = ""  # of the file
 
 
-@dataclass(frozen=True)
+@record
 class InlineSource:
     """An app that was given on the command line."""
 
@@ -47,7 +48,7 @@ class InlineSource:
 Source = Union[FileSource, InlineSource]
 
 
-@dataclass(frozen=True)
+@record
 class DesiredApp:
     """What is wanted of one app."""
 
@@ -61,7 +62,7 @@ class DesiredApp:
     serial_hint: int = 0  # serials below it were given out already
 
 
-@dataclass(frozen=True)
+@record
 class Desired:
     """All that is wanted, by name."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,10 @@ from pyworker.daemon.listener import url
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
+from pyworker.record import record
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Outcome:
     """How it ended for one app."""
 

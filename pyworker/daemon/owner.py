@@ -13,14 +13,15 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
 _CREDENTIALS = struct.Struct("iII")
 
 
-@dataclass(frozen=True)
+@record
 class Owner:
     """Who holds an address. `pid` 0: it belongs to `uid`, more than that may not be known."""
 

@@ -11,10 +11,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pyworker.protocol.figures import Totals, error_share, quantile
+from pyworker.record import record
 
 FRESH = 0.5  # seconds in which the same answer is given again
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
@@ -22,7 +22,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
+@record
 class Figures:
     """cpu_percent (100 = one core) and requests a second since the last reading, or of its life if there is none."""
 
@@ -32,7 +32,7 @@ class Figures:
     cpu_s: float = 0.0  # of its life
 
 
-@dataclass(frozen=True)
+@record
 class Served:
     """What an app answered lately: since the last reading, or in all its life if there is none."""
 

@@ -6,12 +6,13 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 _WORKER = re.compile(r"(.+)\.([0-9]{1,4})\Z")
 
 
-@dataclass(frozen=True)
+@record
 class Selected:
     """One app, or one slot of it."""
 

@@ -7,9 +7,9 @@ kill of the last moments can be taken for the cause of a death.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 
 from pyworker.daemon.loop import Loop
+from pyworker.record import record
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
@@ -18,7 +18,7 @@ _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
 
 
-@dataclass(frozen=True)
+@record
 class Shortage:
     """What the system says of a death. `reason` is empty where it says nothing."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import SECRET_NAMES
 from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.record import record
 
 PROBE_PORT = 8081
 LAME_DUCK = 5  # seconds: what an endpoint controller and the proxies behind it need to notice, as a rule
@@ -19,7 +20,7 @@ USER_ID = 10001
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-)?")
 
 
-@dataclass(frozen=True)
+@record
 class Options:
     """What the command was told beside the file."""
 
@@ -32,7 +33,7 @@ class Options:
     profile: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Plan:
     """One app as an engine sees it."""
 

@@ -15,7 +15,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pyworker import __version__, failpoint
@@ -48,6 +47,7 @@ from pyworker.protocol.store import (
     Upgrade,
     UpgradeFailed,
 )
+from pyworker.record import record
 from pyworker.unix import fds, process
 
 MESSAGES_A_TURN = 64
@@ -61,7 +61,7 @@ STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
 
-@dataclass(frozen=True)
+@record
 class Times:
     """Seconds. Tests make them short."""
 

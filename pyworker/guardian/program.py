@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 from pyworker.guardian.outbox import Outbox
 from pyworker.guardian.store import FdStore
 from pyworker.protocol.store import CHANNEL_FD, Leave, Ping
+from pyworker.record import record
 from pyworker.unix import fds, process
 from pyworker.unix.process import ExitStatus
 
@@ -22,7 +22,7 @@ SETTLED = 3.0  # seconds
 STARTING = 20.0  # seconds until one that has not said Hello is asked for a sign of life
 
 
-@dataclass(frozen=True)
+@record
 class Backoff:
     """Seconds until a program that ended is started again: none after a good life, else doubling."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 _CLASSES = {
     "FastAPI": ("FastAPI", "asgi"), "Flask": ("Flask", "wsgi"), "Starlette": ("Starlette", "asgi"), "Quart": ("Quart", "asgi"),
@@ -22,7 +23,7 @@ _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "
 _MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__")
 
 
-@dataclass(frozen=True)
+@record
 class Found:
     """Something that can be started. `target` or `script` is set."""
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyworker.record import record
+
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
 
 
@@ -19,7 +21,7 @@ class CannotImport(ValueError):
         self.line = line
 
 
-@dataclass(frozen=True)
+@record
 class Note:
     """A setting of the old file, and what became of it."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, Union
 
 from pyworker.policy.restart import Record
+from pyworker.record import record
 
 READY_TIMEOUT = 10.0  # a dispatcher imports nothing of the app: one that is not ready after this is stuck
 STOP_TIMEOUT = 5.0
@@ -34,23 +34,23 @@ def open_connections(handed: int, accepted: int, opened: int) -> int:
 
 
 # ---- the dispatcher's own life -------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class DispatcherView:
     state: Literal["starting", "ready", "stopping"]
     since: float
 
 
-@dataclass(frozen=True)
+@record
 class StartDispatcher:
     pass
 
 
-@dataclass(frozen=True)
+@record
 class StopDispatcher:
     reason: str = ""  # not "": it is stuck, kill it
 
 
-@dataclass(frozen=True)
+@record
 class LookAt:
     at: float
 

@@ -12,7 +12,6 @@ never touched.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, Union
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
@@ -22,6 +21,7 @@ from pyworker.policy.balance import StartDispatcher as StartDispatcher
 from pyworker.policy.balance import StopDispatcher as StopDispatcher
 from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State
 from pyworker.policy.restart import Record
+from pyworker.record import record
 
 CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself; then it has this long to go
 OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
@@ -31,7 +31,7 @@ MAX_DRAINING = 2  # generations that may drain at once, the one that a commit se
 
 
 # ---- what is seen ----------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class WorkerView:
     serial: int
     slot: int
@@ -44,14 +44,14 @@ class WorkerView:
     checked: bool = True  # its first health check has passed (or there is none)
 
 
-@dataclass(frozen=True)
+@record
 class TemplateView:
     generation: int
     state: Literal["loading", "ready", "retiring"]
     since: float
 
 
-@dataclass(frozen=True)
+@record
 class AppView:
     """One app: what is wanted (the upper half) and what is seen."""
 
@@ -88,37 +88,37 @@ class AppView:
 
 
 # ---- what to do ------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class StartTemplate:
     generation: int
 
 
-@dataclass(frozen=True)
+@record
 class StopTemplate:
     generation: int
     reason: str = ""  # not "": it is stuck, kill it
 
 
-@dataclass(frozen=True)
+@record
 class Spawn:
     slot: int
     generation: int
     held: bool
 
 
-@dataclass(frozen=True)
+@record
 class SendGo:
     serial: int
 
 
-@dataclass(frozen=True)
+@record
 class SendDrain:
     serial: int
     to_empty: bool
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class SendStop:
     """The stop signal."""
 
@@ -126,7 +126,7 @@ class SendStop:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class SendKill:
     """SIGKILL to the process group."""
 
@@ -134,48 +134,48 @@ class SendKill:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class Commit:
     generation: int
 
 
-@dataclass(frozen=True)
+@record
 class AbortReload:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class RollBack:
     generation: int
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class EndSoak:
     pass
 
 
-@dataclass(frozen=True)
+@record
 class FailStart:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class ClearRecord:
     pass
 
 
-@dataclass(frozen=True)
+@record
 class ShutListeners:
     """Refuse new connections from now on."""
 
 
-@dataclass(frozen=True)
+@record
 class Close:
     """Nothing of the app is left: close its listeners, forget its fds."""
 
 
-@dataclass(frozen=True)
+@record
 class LookAgain:
     at: float
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from pyworker.record import record
 
 FAILED = 1
 UNUSABLE = 78  # EX_CONFIG: another try would fail in the same way
 BY_SIGNAL = 128
 
 
-@dataclass(frozen=True)
+@record
 class AppEnd:
     """One app as it is now. `codes`: how each worker of a finished app ended; a signal counts as 128 + its number."""
 

@@ -7,17 +7,17 @@ no faster than one an interval. The verdict changes on `retries` failures in a r
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Literal
 
 from pyworker.config.schema import HealthConfig
+from pyworker.record import record
 
 EAGER = 0.5  # seconds between checks before the first success
 
 Verdict = Literal["unknown", "ok", "failing"]
 
 
-@dataclass(frozen=True)
+@record
 class Health:
     """What is known of one worker's health."""
 

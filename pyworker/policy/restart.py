@@ -7,16 +7,16 @@ do not come here: they have a deadline and an outcome of their own. All instants
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from pyworker.config.schema import RestartConfig
+from pyworker.record import record
 
 FIRST_DELAY = 0.1  # seconds
 FACTOR = 2.0
 MAX_DELAY = 30.0
 
 
-@dataclass(frozen=True)
+@record
 class Record:
     """The unstable deaths of an app since the last stable one."""
 

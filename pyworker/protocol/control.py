@@ -8,13 +8,15 @@ A selector is an app's name, "name.2" (one worker), a glob, or "all".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Union
+
+from pyworker.record import record
 
 PROTOCOL = 1  # raised when an old peer would misunderstand; the same number = they understand each other
 
 
-@dataclass(frozen=True)
+@record
 class Start:
     """Start apps of a config file, or one app from options; `names` alone starts stopped apps again.
 
@@ -32,7 +34,7 @@ class Start:
     profile: str = ""  # of that file
 
 
-@dataclass(frozen=True)
+@record
 class Stop:
     """Stop apps or single workers (a stopped slot stays empty). `now`: no drain."""
 
@@ -41,7 +43,7 @@ class Stop:
     wait: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Restart:
     """Hard: stop all, start all; `api.2`: that worker, successor first."""
 
@@ -50,7 +52,7 @@ class Restart:
     wait: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Reload:
     """New code, no gap. Returns when the new generation accepts; drain and soak go on."""
 
@@ -59,7 +61,7 @@ class Reload:
     wait: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Scale:
     """changes: app -> "8", "+2", "-1" or "auto"."""
 
@@ -67,7 +69,7 @@ class Scale:
     wait: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Delete:
     """Stop and forget; `logs`: the log files too."""
 
@@ -76,7 +78,7 @@ class Delete:
     wait: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Ps:
     """Reply: the document of `ps --json`. `sample`: measure CPU and memory."""
 
@@ -84,7 +86,7 @@ class Ps:
     sample: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Describe:
     """Reply: {"apps": [one element of ps' apps plus more]}. `reveal`: secret values too."""
 
@@ -92,14 +94,14 @@ class Describe:
     reveal: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Stack:
     """Reply: {"v","workers":[{"app","worker","pid","gen","state","error","hint","threads":[ThreadStack…]}]}."""
 
     selectors: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Send:
     """A message to workers. Reply: {"v", "workers": [{"app","worker","pid","gen","error"}]}; not ok: nobody has it."""
 
@@ -107,7 +109,7 @@ class Send:
     text: str  # JSON
 
 
-@dataclass(frozen=True)
+@record
 class Diff:
     """What a reload would change. Reply: {"same": bool, "changes": [...], "apps": [...]}."""
 
@@ -115,14 +117,14 @@ class Diff:
     shell_env: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Config:
     """Reply: {"apps": [{"name","file","profile","generation","config","origins"}]}: what runs, with every default."""
 
     selectors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Follow:
     """Progress lines: the events after `since_seq` (0 = none of the past), of the selected apps, until the client leaves."""
 
@@ -130,19 +132,19 @@ class Follow:
     since_seq: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class Status:
     """Reply: {"pid","version","protocol","uptime_s","home","guardian_pid","logger_pid","apps"}."""
 
 
-@dataclass(frozen=True)
+@record
 class Shutdown:
     """Stop every app, then the daemon, the logger and the guardian. What was wanted stays in apps.json."""
 
     now: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Upgrade:
     """Guardian, daemon and logger become the version that `python` has installed; no worker is touched.
 
@@ -174,7 +176,7 @@ Request = Union[
 ]
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """The one line a client sends."""
 
@@ -183,14 +185,14 @@ class Call:
     request: dict[str, Any]  # an encoded Request
 
 
-@dataclass(frozen=True)
+@record
 class Progress:
     """An event (protocol/events.py) that belongs to the request."""
 
     event: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@record
 class Reply:
     """The end of a request that was carried out; `ok` False: it ran and failed (exit 1)."""
 
@@ -198,7 +200,7 @@ class Reply:
     body: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@record
 class Refused:
     """The end of a request that was not carried out.
 

@@ -10,8 +10,9 @@ that starts says `Begin`, everything again, and `Settled`: what was not said aga
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Union
+
+from pyworker.record import record
 
 CHANNEL_FD = 3  # of the dispatcher: its end of the pair
 BOARD_FD = 4  # the app's scoreboard
@@ -21,7 +22,7 @@ HAND_OVER = b"c"  # a packet in an inbox: the connection rides along
 LAST = b"."  # ... nothing follows this one: the app stops
 
 
-@dataclass(frozen=True)
+@record
 class DispatcherSpec:
     app: str
     uid: int | None
@@ -30,43 +31,43 @@ class DispatcherSpec:
 
 
 # ---- daemon -> dispatcher ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Begin:
     """All that follows, up to Settled, is everything there is."""
 
 
-@dataclass(frozen=True)
+@record
 class Settled:
     pass
 
 
-@dataclass(frozen=True)
+@record
 class Listen:
     """Accept on the listener that rides along. The index is the daemon's name for it."""
 
     index: int
 
 
-@dataclass(frozen=True)
+@record
 class Unlisten:
     index: int
 
 
-@dataclass(frozen=True)
+@record
 class Inbox:
     """The inbox of a slot: its writing and its reading end ride along, in this order."""
 
     slot: int
 
 
-@dataclass(frozen=True)
+@record
 class CloseInbox:
     """The slot is no more: what nobody has taken out of its inbox is handed to others."""
 
     slot: int
 
 
-@dataclass(frozen=True)
+@record
 class Open:
     """A worker takes connections from now on, in the way that `via` says."""
 
@@ -78,7 +79,7 @@ class Open:
     proxy_protocol: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Attach:
     """A Node worker; its ipc channel rides along. `queries`: what it has Asked before."""
 
@@ -86,7 +87,7 @@ class Attach:
     queries: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Bound:
     """The answer to Wants. errno 0: the listener rides along."""
 
@@ -94,7 +95,7 @@ class Bound:
     errno: int
 
 
-@dataclass(frozen=True)
+@record
 class Tell:
     """A message for a Node worker's program."""
 
@@ -102,46 +103,46 @@ class Tell:
     text: str  # JSON
 
 
-@dataclass(frozen=True)
+@record
 class Shut:
     """A worker gets no connection any more. Answered by Empty when it has none left that are relayed."""
 
     serial: int
 
 
-@dataclass(frozen=True)
+@record
 class Gone:
     """A worker has ended: what is still relayed to it is over."""
 
     serial: int
 
 
-@dataclass(frozen=True)
+@record
 class Finish:
     """The app stops: hand out what is queued, say LAST in every inbox, accept no more."""
 
 
-@dataclass(frozen=True)
+@record
 class Leave:
     """Exit now."""
 
 
 # ---- dispatcher -> daemon ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Up:
     """The first message: it runs, with its rights dropped."""
 
     version: str
 
 
-@dataclass(frozen=True)
+@record
 class Empty:
     """The answer to Shut."""
 
     serial: int
 
 
-@dataclass(frozen=True)
+@record
 class Wants:
     """A Node worker listens: its listener is asked for, by the key that Node's cluster gives it."""
 
@@ -151,7 +152,7 @@ class Wants:
     port: int
 
 
-@dataclass(frozen=True)
+@record
 class Asked:
     """What a Node worker asked to listen on, to be said again to the next dispatcher."""
 
@@ -159,14 +160,14 @@ class Asked:
     text: str
 
 
-@dataclass(frozen=True)
+@record
 class Listening:
     """A Node worker's server listens."""
 
     serial: int
 
 
-@dataclass(frozen=True)
+@record
 class Said:
     """A message of a Node worker's program."""
 
@@ -174,7 +175,7 @@ class Said:
     text: str  # JSON
 
 
-@dataclass(frozen=True)
+@record
 class Trouble:
     """Something that the operator should know."""
 

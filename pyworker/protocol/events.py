@@ -7,8 +7,10 @@ On disk and on the wire an event is a JSON line: {"v":1,"time":"2026-11-23T14:02
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from pyworker.record import record
 
 # type -> the keys of `data` (all JSON values); every event of the program is listed here
 TYPES: dict[str, tuple[str, ...]] = {
@@ -61,7 +63,7 @@ TYPES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Event:
     """One thing that happened. `worker` is the slot number, None for what concerns the whole app."""
 

@@ -7,7 +7,8 @@ knows from the names alone what runs. A worker is known by (app, generation, slo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
@@ -21,7 +22,7 @@ PROBE = "probe"  # in the foreground: the listener of the probe endpoint
 LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone
 
 
-@dataclass(frozen=True)
+@record
 class WorkerId:
     """The identity of a worker; its text is the tail of its fds' names."""
 
@@ -34,7 +35,7 @@ class WorkerId:
         return f"{self.app}.{self.generation}.{self.slot}.{self.serial}"
 
 
-@dataclass(frozen=True)
+@record
 class FdName:
     """A parsed store name: kind and what it belongs to."""
 

@@ -14,15 +14,16 @@ that they hold no newline. JSON format: {"ts","app","worker","pid","stream","msg
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Literal
+
+from pyworker.record import record
 
 Format = Literal["text", "json", "short", "plain"]  # short ("api.2 | …") and plain (the app's bytes): on stdout only
 STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not opened, rotated or looked at
 MAX_LINE = 64 * 1024  # a longer line is written in parts
 
 
-@dataclass(frozen=True)
+@record
 class LogsSpec:
     """Content of the memfd `logs.APP`: how the logger writes the app's log."""
 
@@ -36,7 +37,7 @@ class LogsSpec:
     drains_alone: bool = False  # asgi, wsgi, script: ends by itself then, so that it needs no signal, only the SIGKILL
 
 
-@dataclass(frozen=True)
+@record
 class LogRecord:
     """One line of a log file, parsed."""
 

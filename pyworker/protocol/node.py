@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
+from pyworker.record import record
+
 MAX_LINE = 16 * 1024 * 1024  # bytes of one message. Node itself has no limit
 MAX_RETRANSMISSIONS = 3  # of a descriptor that did not arrive, as in Node
 HIGH_WATER = 64 * 1024  # bytes that wait to be sent: from here on `send` says "slow down"
@@ -49,7 +51,7 @@ class Handle(NamedTuple):
 
 
 # ---- what a Link reports ---------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Message:
     """A message of the program at the other end."""
 
@@ -57,7 +59,7 @@ class Message:
     handle: Handle | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Internal:
     """A message whose `cmd` starts with NODE_: of Node's own machinery (cluster), not for the program."""
 
@@ -65,28 +67,28 @@ class Internal:
     handle: Handle | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Sent:
     """The message of this token is in the kernel's buffer; with a descriptor: the peer has it."""
 
     token: Any
 
 
-@dataclass(frozen=True)
+@record
 class NotReceived:
     """The peer could not take this descriptor, however often it was sent."""
 
     token: Any
 
 
-@dataclass(frozen=True)
+@record
 class Malformed:
     """A line that is no message. It was skipped."""
 
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class Stray:
     """Descriptors that belong to no message: close them."""
 

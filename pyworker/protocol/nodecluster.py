@@ -17,11 +17,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pyworker.record import record
+
 CMD = "NODE_CLUSTER"
 _TEXT_LIMIT = 1024
 
 
-@dataclass(frozen=True)
+@record
 class Query:
     """What a worker wants to listen on. `port` is None for a Unix path (then `address` is the path)."""
 
@@ -38,7 +40,7 @@ class Query:
 
 
 # ---- what a Primary wants done ---------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Open:
     """Bind (and listen, unless it is UDP); then call `opened` or `failed`."""
 
@@ -47,14 +49,14 @@ class Open:
     shared: bool  # workers accept on it themselves: do not
 
 
-@dataclass(frozen=True)
+@record
 class Close:
     """Nobody listens on this any more."""
 
     key: str
 
 
-@dataclass(frozen=True)
+@record
 class Watch:
     """Accept on this one (hand each to `accepted`), or pause."""
 
@@ -62,7 +64,7 @@ class Watch:
     on: bool
 
 
-@dataclass(frozen=True)
+@record
 class Say:
     """Send a message to a worker, with the listener of a key or with a connection (still ours)."""
 
@@ -72,7 +74,7 @@ class Say:
     connection: Any = None
 
 
-@dataclass(frozen=True)
+@record
 class Release:
     """A worker has this connection: close our copy."""
 
@@ -80,21 +82,21 @@ class Release:
     worker: Hashable
 
 
-@dataclass(frozen=True)
+@record
 class Drop:
     """There is no worker for this connection: close it."""
 
     connection: Any
 
 
-@dataclass(frozen=True)
+@record
 class Online:
     """The worker runs."""
 
     worker: Hashable
 
 
-@dataclass(frozen=True)
+@record
 class Listening:
     """The worker's server listens."""
 
@@ -105,7 +107,7 @@ class Listening:
     fd: int | None
 
 
-@dataclass(frozen=True)
+@record
 class Leaving:
     """The worker ends by its own wish or ours: its exit is no crash."""
 

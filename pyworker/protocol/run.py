@@ -5,11 +5,13 @@ It is to a foreground pyworker what apps.json is to one in the background: it sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from pyworker.record import record
 
-@dataclass(frozen=True)
+
+@record
 class RunSpec:
     """Content of the memfd `run`."""
 

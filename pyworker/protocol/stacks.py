@@ -7,14 +7,15 @@ The text comes out of the worker and is untrusted: what is no line of a dump is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from pyworker.record import record
 
 MAX_TEXT = 256 * 1024  # bytes of a dump that are read
 _THREAD = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.{0,64}?)\])? \(most recent call first\):\Z")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)\Z')
 
 
-@dataclass(frozen=True)
+@record
 class Frame:
     """One call."""
 
@@ -23,7 +24,7 @@ class Frame:
     function: str
 
 
-@dataclass(frozen=True)
+@record
 class ThreadStack:
     """The calls of one thread, the outermost first, as in a traceback."""
 

@@ -10,8 +10,9 @@ message that the other side does not know is ignored, so what is new is a new me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Union
+
+from pyworker.record import record
 
 CHANNEL_FD = 3  # of daemon and logger: their end of the pair
 LIFELINE_FD = 4  # of the logger: the read end of the pipe LIFELINE
@@ -19,14 +20,14 @@ BATCH = 200  # fds a packet; the kernel takes 253
 
 
 # ---- guardian -> daemon / logger --------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Restore:
     """fds from the store; the logger gets these at any time, for each new fd of LOGGER_KINDS."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class RestoreDone:
     count: int  # of fds sent since the start of the process
     reason: str  # why this process was started: "boot", "exited with code 1", "killed by KILL", "hung", "upgrade"
@@ -34,14 +35,14 @@ class RestoreDone:
     guardian_version: str
 
 
-@dataclass(frozen=True)
+@record
 class Forget:
     """To the logger: the store has dropped these names (the logger closes them after reading to the end)."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Exited:
     """A child of the guardian has ended and stays unreaped until `Collected(pid)`; said again to a new daemon."""
 
@@ -51,26 +52,26 @@ class Exited:
     core: bool
 
 
-@dataclass(frozen=True)
+@record
 class Ping:
     """Asked by either side, answered by Pong with the same number."""
 
     number: int
 
 
-@dataclass(frozen=True)
+@record
 class Pong:
     number: int
 
 
-@dataclass(frozen=True)
+@record
 class Relay:
     """To the daemon: what the logger said (LogStats as JSON text)."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@record
 class LoggerState:
     """To the daemon: the logger's pid, and how often it had to be started again."""
 
@@ -79,26 +80,26 @@ class LoggerState:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class LoggerVersion:
     """To the daemon: the version that the running logger is."""
 
     version: str
 
 
-@dataclass(frozen=True)
+@record
 class Leave:
     """An upgrade: store what is not stored yet, answer who waits, and exit; another one is started at once."""
 
 
-@dataclass(frozen=True)
+@record
 class UpgradeFailed:
     """To the daemon: the guardian stays what it is."""
 
     why: str
 
 
-@dataclass(frozen=True)
+@record
 class Missing:
     """To the daemon: the fds of these could not be taken (no descriptor was free); store them again later."""
 
@@ -106,45 +107,45 @@ class Missing:
 
 
 # ---- daemon -> guardian ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Store:
     """Keep the fds that ride along under these names (a name that exists is replaced)."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Remove:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Collected:
     """The daemon knows how these ended; the guardian may reap them now."""
 
     pids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Fate:
     """In the foreground: exit with this code when all has ended. Said before Stopping; without it the code is 0."""
 
     code: int
 
 
-@dataclass(frozen=True)
+@record
 class Stopping:
     """Deliberate end: the guardian starts nothing any more, and exits when daemon and logger are gone."""
 
 
-@dataclass(frozen=True)
+@record
 class Hello:
     """Of daemon and logger: running, and this version."""
 
     version: str
 
 
-@dataclass(frozen=True)
+@record
 class Upgrade:
     """Become the pyworker that is installed for this interpreter, then have daemon and logger replaced by its own."""
 
@@ -152,7 +153,7 @@ class Upgrade:
 
 
 # ---- logger -> guardian ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class LogStats:
     """Lines of an app that could not be written (disk full), and bytes written, since the logger started."""
 
@@ -162,7 +163,7 @@ class LogStats:
     error: str  # "" or why lines are dropped, e.g. "No space left on device"
 
 
-@dataclass(frozen=True)
+@record
 class Closed:
     """The logger has read these pipes to their end; the guardian may drop them."""
 

@@ -7,13 +7,13 @@ one fork and after Go. The template's channel is SOCK_SEQPACKET; a Fork carries 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Union
 
 from pyworker.config.schema import AppConfig
+from pyworker.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Engine:
     """Where pyworker's own HTTP libraries are, for interpreters of the same ABI (a closed list is served)."""
 
@@ -21,7 +21,7 @@ class Engine:
     abi: str  # sysconfig SOABI of the interpreter they were built for, e.g. "cpython-311-x86_64-linux-gnu"
 
 
-@dataclass(frozen=True)
+@record
 class LaunchSpec:
     """Everything a launcher needs. fd fields are numbers inherited at exact those places, -1 = absent."""
 
@@ -52,7 +52,7 @@ class LaunchSpec:
 
 
 # ---- daemon -> template ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Fork:
     """Fork worker `serial` for `slot`; fds: ctl, out, err, then its ipc channel and the slot's inbox if it has those.
 
@@ -68,12 +68,12 @@ class Fork:
     ipc: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Retire:
     """Exit now: no worker will be asked for any more."""
 
 
-@dataclass(frozen=True)
+@record
 class Ping:
     """A sign of life is asked for; answered by Pong with the same number."""
 
@@ -81,7 +81,7 @@ class Ping:
 
 
 # ---- template -> daemon ----------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Loaded:
     """The app is imported. With preload=False each worker imports it for itself, and `why` says the reason."""
 
@@ -98,7 +98,7 @@ class Loaded:
     newest: str = ""  # the file of them that was changed last
 
 
-@dataclass(frozen=True)
+@record
 class LoadFailed:
     """The app could not be imported; the template exits after this (78 where a retry is useless)."""
 
@@ -108,19 +108,19 @@ class LoadFailed:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Forked:
     serial: int
     pid: int
 
 
-@dataclass(frozen=True)
+@record
 class ForkFailed:
     serial: int
     errno: int
 
 
-@dataclass(frozen=True)
+@record
 class Pong:
     number: int
 

@@ -7,8 +7,9 @@ Everything a worker says is untrusted: no message can name another worker, a pat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Union
+
+from pyworker.record import record
 
 MAX_WORKER_MESSAGE = 32 * 1024
 STACKS_SIGNAL = 62  # a real-time signal that asgi and wsgi workers answer with the stacks of all threads on stderr
@@ -17,14 +18,14 @@ CHECK_HEADER = "x-pyworker-check"  # marks a health check's request: not counted
 
 
 # ---- worker -> daemon ------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Hello:
     """First message, before any app code of this worker runs (a command: right before its exec)."""
 
     version: str
 
 
-@dataclass(frozen=True)
+@record
 class Ready:
     """Could accept now; accepts nothing before Go unless it was born with held=False.
 
@@ -34,12 +35,12 @@ class Ready:
     serving: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Accepting:
     """The answer to Go: the listener is registered."""
 
 
-@dataclass(frozen=True)
+@record
 class Failed:
     """Could not start: what went wrong, and the traceback cut to the user's frames (24 KiB at most)."""
 
@@ -49,14 +50,14 @@ class Failed:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Recycle:
     """Asks to be replaced (successor first): max_requests and the like."""
 
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class Drained:
     """Serves nothing any more and is about to exit."""
 
@@ -64,7 +65,7 @@ class Drained:
     cancelled: int  # cut at the drain time-out
 
 
-@dataclass(frozen=True)
+@record
 class Bind:
     """A script asks for the shared listener of the address it wants to bind; answered by Bound (on Go)."""
 
@@ -73,7 +74,7 @@ class Bind:
     port: int
 
 
-@dataclass(frozen=True)
+@record
 class Notice:
     """Something the operator should know: an event and a note in `describe`."""
 
@@ -81,17 +82,17 @@ class Notice:
 
 
 # ---- daemon -> worker ------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Go:
     """Start to accept."""
 
 
-@dataclass(frozen=True)
+@record
 class Kick:
     """A sibling died or drains: try one accept per listener, it may have been woken for a connection."""
 
 
-@dataclass(frozen=True)
+@record
 class Drain:
     """Stop accepting, finish, exit 0. `to_empty`: nobody else will accept, so take all that is queued (1 s at most)."""
 
@@ -99,12 +100,12 @@ class Drain:
     to_empty: bool
 
 
-@dataclass(frozen=True)
+@record
 class Check:
     """Serve the connected stream socket that rides along as if it had been accepted (a health check)."""
 
 
-@dataclass(frozen=True)
+@record
 class Bound:
     """The answer to Bind. errno 0: the listener rides along."""
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from pyworker.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Guard:
     """`token` "" = none is asked for. `hosts`: names (without port) under which the dashboard may be called."""
 

@@ -9,13 +9,13 @@ import signal
 import sys
 import traceback
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyworker import worker
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.names import ENV_APP, ENV_GENERATION, ENV_WORKER, ENV_WORKERS
 from pyworker.protocol.worker import DUMP_SIGNAL
+from pyworker.record import record
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel
@@ -27,7 +27,7 @@ _DEFAULT = int(signal.SIG_DFL)
 _UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
 
 
-@dataclass(frozen=True)
+@record
 class Birth:
     """One worker: who it is, its channel, its listeners (fds), and the app when the template has imported it."""
 

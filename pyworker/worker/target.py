@@ -12,17 +12,17 @@ import inspect
 import os
 import sys
 import traceback
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
+from pyworker.record import record
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """The app, ready to be called."""
 

@@ -10,11 +10,11 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.template import Engine
+from pyworker.record import record
 from pyworker.worker.engines import finder
 
 REQUIREMENTS = {
@@ -31,7 +31,7 @@ _SPEAKS_WEBSOCKET = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class EngineInfo:
     """What was found: `description` for people, `loop` for the worker."""
 

@@ -14,12 +14,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
 from pyworker.protocol.worker import CHECK_HEADER
+from pyworker.record import record
 from pyworker.worker.engines import forwarded, heads, prepare
 from pyworker.worker.engines.access_log import AccessLog
 from pyworker.worker.engines.asgi import AsgiExchange
@@ -43,7 +43,7 @@ _LAST_BUCKET = LATENCY_BUCKETS - 1
 _monotonic_ns = time.monotonic_ns
 
 
-@dataclass(frozen=True)
+@record
 class DrainReport:
     """How a drain ended."""
 
