@@ -151,7 +151,7 @@ def test_what_apps_say_cannot_steer_the_terminal(home: str) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(home: str) -> None:
     document = documents.ps()
-    document["apps"] = [documents.app(f"app-{i}") for i in range(3000)]
+    document["apps"] = [documents.app(f"app-{i}") for i in range(1200)]
     with fake(home, document):
         command = f"{sys.executable} -m pyworker ps | head -1; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(
