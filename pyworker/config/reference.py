@@ -79,8 +79,12 @@ with the virtual environment's bin folder first on PATH; `inherit_env` from the 
 (a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
 `${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign.
 
-**Takes effect** says when a changed value does: *live*, at once with `pyworker reload` and without new workers; *reload*, with
-the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
+**Takes effect** says when a changed value does: *live*, for all workers at once when `pyworker reload` is
+committed, those that still drain too (the reload brings new workers all the same: code may have changed; the number of
+workers alone is `pyworker scale`); *reload*, with the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
+
+**Logs** go to files. To have them on stdout, for a container or a unit of systemd's, use `pyworker run` and `--logs`;
+`logs.journald` sends each line to the journal beside the file.
 """
 
 _FOOTER = """## Rules

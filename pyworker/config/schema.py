@@ -182,6 +182,11 @@ class LogsConfig:
     max_size: int = option(50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live")
     max_files: int = option(5, help="how many rotated files are kept", minimum=0, maximum=1000, apply="live")
     compress: bool = option(False, help="compress rotated files with gzip", apply="live")
+    journald: bool = option(
+        False,
+        help="each line to systemd's journal as well (journalctl -t NAME); no meaning in `pyworker run`",
+        apply="live",
+    )
 
 
 @record

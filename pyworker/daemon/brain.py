@@ -353,6 +353,7 @@ class Brain:
             stop_signal=signal_number(config.stop.signal),
             drain_timeout=config.stop.drain_timeout,
             drains_alone=config.target is not None or config.script is not None,
+            journald=logs.journald and not to_stdout,
         )
         self.store.put(fd_name("logs", app.name), unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec)))
 

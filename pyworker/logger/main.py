@@ -16,6 +16,7 @@ from pyworker import __version__, failpoint
 from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.hands import FILE as IN_HAND
 from pyworker.logger.hands import Hands
+from pyworker.logger.journal import Journal
 from pyworker.logger.pipe import Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
@@ -71,6 +72,8 @@ class Logger:
         self._stamp = Stamp()
         self._batch: dict[LogFile | Stdout, list[bytes]] = {}
         self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND))
+        self._journal = Journal()
+        self._for_journal: list[bytes] = []
         self._closed: list[str] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
@@ -220,6 +223,8 @@ class Logger:
     def _put(self, pipe: Pipe, records: bytes) -> None:
         if records:
             self._batch.setdefault(self._file(pipe.name.app), []).append(records)
+            if self._spec(pipe.name.app).journald:
+                self._for_journal.append(records)
 
     def _file(self, app: str) -> LogFile | Stdout:
         spec = self._spec(app)
@@ -236,6 +241,9 @@ class Logger:
             file.write(b"".join(records), now, self._stamp.now())
         self._batch = {}
         self._hands.empty()
+        if self._for_journal:
+            self._journal.write(b"".join(self._for_journal))
+            self._for_journal = []
 
     def _report(self) -> None:
         for file in self._unreported():

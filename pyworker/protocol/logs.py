@@ -35,6 +35,7 @@ class LogsSpec:
     stop_signal: int = 15  # when guardian and daemon are both gone the logger stops what is left
     drain_timeout: float = 30.0  # seconds from that signal to SIGKILL
     drains_alone: bool = False  # asgi, wsgi, script: ends by itself then, so that it needs no signal, only the SIGKILL
+    journald: bool = False  # each record to systemd's journal as well
 
 
 @record
@@ -103,5 +104,5 @@ def _parse_json(line: bytes) -> LogRecord | None:
             str(value["ts"]), str(value["app"]), int(value["worker"]), int(value["pid"]), stream,
             bool(value.get("partial", False)), str(value["msg"]).encode("utf-8", "backslashreplace"),
         )  # fmt: skip
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, OverflowError, RecursionError, KeyError, TypeError):
         return None
