@@ -76,7 +76,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True)
                 raise ValueError("it has no scoreboard")
             serials = {n.worker.serial for n in brain.store.names("ctl", name)}
             board = Board.adopt(os.dup(board_fd), serials)
-        except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (WireError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
             # the next version, or the one before: its code has changed while it ran
             found.let_go[name] = f"missing {error}" if isinstance(error, KeyError) else str(error)
             if ledger is not None:

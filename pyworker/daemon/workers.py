@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 _TRY = HealthConfig(type="tcp", timeout=2.0)
+MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
 
@@ -419,7 +420,13 @@ class Workers:
             if generation.resolved.uid is not None and str(address) not in generation.config.bind:
                 message = f'with `user` set a script may only bind addresses named in the file: bind = "{address}"'
                 raise ListenFailed(message, hint="add it to bind in the file", code="no_permission")
-            listener = self._brain.listening.find(app, address) or self._brain.listening.open(app, address, generation)
+            listener = self._brain.listening.find(app, address)
+            if listener is None and len(app.listeners) >= MAX_LISTENERS:
+                message = (
+                    f"cannot listen on {address}: this app has {len(app.listeners)} listeners, the most there can be"
+                )
+                raise ListenFailed(message, hint="close what is not needed", code="failed")
+            listener = listener or self._brain.listening.open(app, address, generation)
         except ListenFailed as error:
             handle.failure = w.Failed("bind", error.message, "", error.hint)
             errno = 13 if error.code == "no_permission" else 98

@@ -18,7 +18,7 @@ from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
 from pyworker.logger.lines import CHUNK, Lines, Source
 from pyworker.protocol import control, store, template, worker
-from pyworker.protocol.inherited import parse_fd_name
+from pyworker.protocol.inherited import app_of, parse_fd_name
 from pyworker.protocol.logs import LogRecord, format_record, parse_record
 from pyworker.protocol.stacks import parse as parse_stacks
 from pyworker.protocol.wire import WireError, decode, encode, parse_json
@@ -108,6 +108,7 @@ class Fuzz:
         text = mutate(b"ctl.api.3.2.17", self.chance).decode("latin-1")
         name = parse_fd_name(text)
         assert name is None or name.app
+        assert name is None or app_of(text) == name.app
         parse_stacks(
             mutate(b'Thread 0x01 (most recent call first):\n  File "a", line 1 in f\n', self.chance).decode("latin-1")
         )

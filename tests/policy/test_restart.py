@@ -90,16 +90,33 @@ def starts_in_an_hour(lives: float, uptime_before: float = 0.0) -> tuple[int, fl
     return starts, failed_at
 
 
-def test_a_bug_at_start_makes_few_starts_and_is_named_within_a_minute() -> None:
-    starts, failed_at = starts_in_an_hour(0.3)
-    assert starts <= 70
-    assert failed_at is not None
-    assert failed_at <= 60
+def back_after_an_outage(outage: float) -> float:
+    """Simulate one worker that dies 0.3 s after each start until `outage` is over; return how long it is down then."""
+    now, record = 0.0, CLEAR
+    while now < outage:
+        now += 0.3
+        record = after_unstable_death(record, now, CONFIG, jitter=0.0)
+        now = max(now, record.next_at)
+    return now - outage
 
 
-def test_one_that_dies_every_three_seconds_is_bounded_too() -> None:
-    starts, _ = starts_in_an_hour(3.0)
-    assert starts <= 150
+# with a window of 60 s; one that dies every 3 s is past ten deaths in it by its waiting: slow, and never called failed
+@pytest.mark.parametrize(("lives", "starts", "failed_after"), [(0.3, 68, 54.1), (3.0, 116, None)])
+def test_golden_starts_in_an_hour(lives: float, starts: int, failed_after: float | None) -> None:
+    found, failed_at = starts_in_an_hour(lives)
+    assert found == starts
+    assert failed_at == (None if failed_after is None else pytest.approx(failed_after, abs=0.06))
+
+
+@pytest.mark.parametrize(("outage", "down"), [(60.0, 54.0), (1200.0, 59.8)])
+def test_golden_time_until_it_is_back_after_an_outage(outage: float, down: float) -> None:
+    assert back_after_an_outage(outage) == pytest.approx(down, abs=0.5)
+    assert back_after_an_outage(outage) <= CONFIG.retry + 0.3
+
+
+def test_golden_all_killed_at_once_after_a_good_life_are_back_at_once() -> None:
+    assert all(is_stable(0.0, 3600.0, CONFIG) for _ in range(16))  # a stable death leaves no record, so no delay
+    assert CLEAR.next_at == 0.0
 
 
 def test_an_hour_of_health_does_not_disarm_the_limiter() -> None:

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from pyworker.daemon.workers import MAX_LISTENERS
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
@@ -120,3 +121,36 @@ def test_secrets_are_in_no_file_and_on_no_screen(pw: Pyworker) -> None:
                     shown.append(file.read())
     assert not [text for text in shown if "swordfish-4711" in text]
     assert "swordfish-4711" in pw.ok("describe", "api", "--reveal").stdout
+
+
+GREEDY = """
+import socket
+PORTS = {ports}
+kept, refused = [], 0
+for port in PORTS:
+    listener = socket.socket()
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError as error:
+        refused += 1
+    kept.append(listener)
+body = f"refused {refused}".encode()
+while True:
+    connection, _ = kept[0].accept()
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 9\\r\\nConnection: close\\r\\n\\r\\n" + body)
+    connection.close()
+"""
+
+
+def test_a_script_cannot_have_the_daemon_open_listeners_without_end(pw: Pyworker) -> None:
+    ports = [pw.port]
+    while len(ports) < MAX_LISTENERS + 6:
+        port = pw.another_port()
+        ports += [] if port in ports else [port]  # the kernel may name one twice
+    pw.write("greedy.py", GREEDY.replace("{ports}", repr(ports)))
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "greedy.py"\n')
+    pw.ok("start", "app.toml")
+    assert pw.get() == "refused 6"
+    assert len(pw.app()["listen"]) == MAX_LISTENERS
