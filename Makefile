@@ -7,7 +7,7 @@ SECONDS ?= 40
 JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
+.PHONY: site containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -57,6 +57,10 @@ docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the pictu
 	$(BIN)/python docs/make.py
 	$(BIN)/python docs/screenshots.py
 
+site: $(VENV)/.dev  ## the documents as a web site, in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
 containers: $(VENV)/.dev  ## pyworker run in real containers (root; apt install podman runc catatonit)
 	CONTAINER_TESTS=1 $(BIN)/python -m pytest -q tests/system/test_podman.py tests/system/test_container.py
 
@@ -80,4 +84,4 @@ failpoints: $(VENV)/.dev  ## every failpoint x kill, raise, sleep, and all pairs
 	PYWORKER_TEST_ALL=1 $(BIN)/python -m pytest tests/system/test_failpoints.py tests/system/test_pairs.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
+	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
