@@ -7,6 +7,7 @@ difference. A dispatcher that is new has been told nothing. The processes themse
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
 if TYPE_CHECKING:
-    from pyworker.daemon.app import App, Generation
+    from pyworker.daemon.app import App, Generation, Listener
     from pyworker.daemon.brain import Brain
     from pyworker.daemon.fdstore import FdStore
 
@@ -232,30 +233,35 @@ class Dispatchers:
                 assert_never(message)
 
     def _find_listener(self, app: App, handle: DispatcherHandle, message: d.Wants) -> None:
-        """A Node worker listens: the listener of that address, else of that port, else a new one."""
-        generation = app.generations.get(app.target or 0) or app.current
-        assert generation is not None
-        unix = message.kind == "unix"
-        family: Any = "unix" if unix else "inet6" if message.kind == "tcp6" else "inet"
-        host = message.address if message.kind in ("tcp4", "tcp6") else "0.0.0.0"
-        address = Address("unix", path=message.address) if unix else Address(family, host, message.port)
-        found = self._brain.listening.find(app, address)
-        same_port = [x for x in app.listeners.values() if x.address.family != "unix" and x.address.port == message.port]
-        if found is None and not unix and message.port and len(same_port) == 1 and app.listening:
-            found = same_port[0]  # `bind` says on which of the machine's addresses
-        error = 0
-        if found is None:
-            try:
-                if generation.resolved.uid is not None:
-                    text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
-                    raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")
-                found = self._brain.listening.open(app, address, generation)
-            except ListenFailed as failed:
-                error = 13 if failed.code == "no_permission" else 98
-                self._brain.note(app, failed.message)
+        found, error = self.listener_for(app, message.kind, message.address, message.port)
         fds = (found.sock.fileno(),) if found is not None else ()
         if not self._say(app, handle, d.Bound(message.key, error), fds):
             self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
+
+    def listener_for(self, app: App, kind: str, host: str, port: int) -> tuple[Listener | None, int]:
+        """A Node worker listens: the listener of that address, else of that port, else a new one; or an errno."""
+        generation = app.generations.get(app.target or 0) or app.current
+        assert generation is not None
+        unix = kind == "unix"
+        family: Any = "unix" if unix else "inet6" if kind == "tcp6" else "inet"
+        host = host if kind in ("tcp4", "tcp6", "unix") else "0.0.0.0"
+        address = Address("unix", path=host) if unix else Address(family, host, port)
+        found = self._brain.listening.find(app, address)
+        same_port = [x for x in app.listeners.values() if x.address.family != "unix" and x.address.port == port]
+        if found is None and not unix and port and len(same_port) == 1 and app.listening:
+            found = same_port[0]  # `bind` says on which of the machine's addresses
+        if found is not None:
+            return found, 0
+        if len(app.listeners) >= MAX_QUERIES:
+            return None, errno.EMFILE
+        try:
+            if generation.resolved.uid is not None:
+                text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
+                raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")
+            return self._brain.listening.open(app, address, generation), 0
+        except ListenFailed as failed:
+            self._brain.note(app, failed.message)
+            return None, errno.EACCES if failed.code == "no_permission" else errno.EADDRINUSE
 
     def tell(self, app: App, serial: int, text: str) -> bool:
         """A message for a Node worker, whose channel the dispatcher has; False when that is not possible now."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyworker.config.schema import AppConfig
+from pyworker.daemon import nodeshared
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
@@ -78,7 +78,10 @@ class Messages:
             if self._brain.loop.watches(channel.sock.fileno()):
                 self._read(app, handle, channel)
             self._brain.loop.remove(channel.sock.fileno())
-            unix_fds.close_all(channel.link.abandon()[1])
+            unsent, came = channel.link.abandon()
+            unix_fds.close_all(came)
+            for listener in unsent:
+                listener.close()
             channel.sock.close()
         self._brain.store.remove(worker_fd("ipc", handle.id))
 
@@ -154,8 +157,11 @@ class Messages:
                 channel.room -= 1.0
                 self._close(given)
                 self._show(app, handle, value)
-            case node.Internal(handle=given):
+            case node.Internal(value=question, handle=given):
                 self._close(given)
+                self._answer(app, handle, channel, question)
+            case node.Sent(token=listener) | node.NotReceived(token=listener):
+                listener.close()
             case node.Stray(fds=fds):
                 unix_fds.close_all(fds)
             case node.Malformed(reason=reason):
@@ -180,6 +186,20 @@ class Messages:
         if value == "ready" and generation is not None and generation.config.ready == "notify":
             self._brain.workers.says_ready(app, handle)
 
+    def _answer(self, app: App, handle: WorkerHandle, channel: Channel, question: dict[str, Any]) -> None:
+        """A program of Node's cluster asks its primary, which we are: see nodeshared.py."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > MAX_TEXT:
+            return
+        channel.room -= 1.0
+        answer = nodeshared.answer(self._brain, app, generation, question)
+        if answer is None:
+            return
+        if answer.listener is None:
+            channel.link.send(answer.message)
+        else:
+            channel.link.send_handle(answer.message, "net.Native", answer.listener.fileno(), answer.listener)
+
     def _close(self, given: node.Handle | None) -> None:
         """No descriptor is taken from a worker."""
         if given is not None:
@@ -189,8 +209,10 @@ class Messages:
         with contextlib.suppress(OSError):  # a peer that is gone: its pidfd will say so
             while (frame := channel.link.to_write()) is not None:
                 try:
-                    count = channel.sock.send(frame.data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    count = unix_fds.send_some(channel.sock, frame.data, frame.fd)
                 except BlockingIOError:
+                    break
+                if count == 0:
                     break
                 channel.link.written(count)
         self._set_mask(channel)
@@ -206,5 +228,5 @@ def wants_channel(config: AppConfig) -> bool:
     if config.ipc != "auto":
         return config.ipc
     if config.command:
-        return os.path.basename(config.command[0]) in ("node", "nodejs")
+        return nodeshared.runs_node(config)
     return config.balance != "proxy"

@@ -23,6 +23,7 @@ from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.messages import wants_channel
+from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
@@ -193,6 +194,8 @@ class Spawner:
             stacks_fd = free
             table[free] = self._stacks(app)
             free += 1
+        if handle is not None and shares(config):
+            env = {**env, UNIQUE_ID: str(handle.id.slot)}
         ipc_fd = -1
         for fd in ipc:
             table[free] = fd

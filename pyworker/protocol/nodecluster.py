@@ -271,7 +271,7 @@ class Primary:
         seq = message.get("seq")
         if not isinstance(seq, int):
             return []
-        query = _parse_query(message)
+        query = parse_query(message)
         key = key_of(message)
         if isinstance(query, int):
             return [self._say(worker, {"errno": -query, "key": key, "ack": seq, "data": None})]
@@ -373,8 +373,8 @@ _EINVAL, _ENAMETOOLONG = 22, 36
 IPV6_ONLY, _UDP_REUSE = 1, 4  # flags of libuv: UV_TCP_IPV6ONLY (and of UDP), UV_UDP_REUSEADDR
 
 
-def _parse_query(message: dict[str, Any]) -> Query | int:
-    """Return the query, or the errno that it deserves."""
+def parse_query(message: dict[str, Any]) -> Query | int:
+    """Return what a `queryServer` asks for, or the errno that it deserves."""
     kind, address, port = message.get("addressType"), message.get("address"), message.get("port")
     backlog, flags = message.get("backlog"), message.get("flags")
     backlog = backlog if isinstance(backlog, int) and 0 < backlog < 2**31 else 511
