@@ -167,8 +167,6 @@ class Messages:
             case node.Malformed(reason=reason):
                 channel.room -= 1.0
                 self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
-            case _:
-                pass
 
     def heard(self, app: App, handle: WorkerHandle, value: Any) -> None:
         """A message that came by way of the dispatcher."""

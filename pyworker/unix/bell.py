@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 
-_IN_MODIFY = 0x2
-_libc = ctypes.CDLL(None, use_errno=True)
+from pyworker.unix import inotify
 
 
 def ring(fd: int) -> None:
@@ -21,14 +19,12 @@ def watch(path: str) -> int:
     Rings that nobody has taken yet count as one: the queue cannot grow. OSError when there is no more to be had
     (fs.inotify.max_user_instances), or the kernel does not offer it.
     """
-    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    if _libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
-        number = ctypes.get_errno()
+    fd = inotify.open_inotify()
+    try:
+        inotify.watch_writes(fd, path)
+    except OSError:
         os.close(fd)
-        raise OSError(number, os.strerror(number), path)
+        raise
     return fd
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 _EVENT = struct.Struct("iIII")
+_MODIFY = 0x2
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 _ONLYDIR = 0x01000000
 IS_DIR, OVERFLOW, IGNORED = 0x40000000, 0x4000, 0x8000
@@ -33,14 +34,20 @@ class Changed(NamedTuple):
 def open_inotify() -> int:
     """Return a new inotify descriptor: non-blocking, close-on-exec."""
     fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    return fd if fd >= 0 else _fail()
+    return fd if fd >= 0 else _fail("inotify")
 
 
 def watch(fd: int, folder: str) -> int:
     """Watch a folder itself (not what is below it); return its number. Raises OSError: ENOSPC is the user's limit."""
     mask = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR
     number: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
-    return number if number >= 0 else _fail()
+    return number if number >= 0 else _fail(folder)
+
+
+def watch_writes(fd: int, path: str) -> None:
+    """Watch one file for writes to it."""
+    if _libc.inotify_add_watch(fd, os.fsencode(path), _MODIFY) < 0:
+        _fail(path)
 
 
 def read(fd: int) -> list[Changed]:
@@ -59,6 +66,6 @@ def read(fd: int) -> list[Changed]:
     return found
 
 
-def _fail() -> int:
+def _fail(path: str) -> NoReturn:
     errno = ctypes.get_errno()
-    raise OSError(errno, os.strerror(errno))
+    raise OSError(errno, os.strerror(errno), path)

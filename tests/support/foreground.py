@@ -50,7 +50,7 @@ class Foreground:
         wait_until(lambda: text in self.out, LONG, f"{text!r} on stdout")
 
     def running(self) -> None:
-        self.wait_for(" workers ready in ")
+        self.wait_for(" ready in ")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.foreground import Foreground, foreground, probe
+from tests.support.foreground import foreground, probe
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
 
@@ -170,9 +170,7 @@ def test_a_second_signal_ends_it_at_once(homeless: Pyworker) -> None:
         assert one.ends() == 0
 
 
-@pytest.mark.parametrize(
-    ("script", "code"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137)]
-)
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137)])
 def test_a_job_s_exit_code_is_its_own(homeless: Pyworker, script: str, code: int) -> None:
     with foreground(homeless, "--restart", "never", "--", "sh", "-c", f"echo begins; {script}") as one:
         assert one.ends() == code
@@ -220,7 +218,10 @@ def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
 def test_a_probe_that_cannot_listen_is_said(homeless: Pyworker) -> None:
     web(homeless)
     address = ("127.0.0.1", homeless.port)
-    with socket.create_server(address), foreground(homeless, "app.toml", "--probe", f"{address[0]}:{address[1]}") as one:
+    with (
+        socket.create_server(address),
+        foreground(homeless, "app.toml", "--probe", f"{address[0]}:{address[1]}") as one,
+    ):
         assert one.ends() == 1
         assert "the probe cannot listen" in one.err
 

@@ -9,7 +9,17 @@ import sys
 
 import pytest
 
-from pyworker.unix.process import UNKNOWN, ExitStatus, collect, is_gone, kill_group, pidfd_pid, send_signal, spawn
+from pyworker.unix.process import (
+    UNKNOWN,
+    ExitStatus,
+    collect,
+    is_gone,
+    kill_group,
+    pidfd_pid,
+    send_signal,
+    spawn,
+    zombie_status,
+)
 
 
 def wait_for(pidfd: int) -> ExitStatus:
@@ -86,3 +96,15 @@ def test_child_starts_with_default_signals() -> None:
         os.close(pidfd)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_status_of_a_zombie_is_read_without_reaping_it() -> None:
+    pid, pidfd = run("import sys; sys.exit(3)")
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    assert poll.poll(30_000), "the process does not end"
+    assert zombie_status(pid, pidfd) == ExitStatus(3, None)
+    assert zombie_status(os.getpid(), pidfd) is None  # it runs
+    assert collect(pidfd) == ExitStatus(3, None)
+    assert zombie_status(pid, pidfd) is None
+    os.close(pidfd)

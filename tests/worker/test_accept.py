@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401  uvloop wants it for its first address, which must not be when no file can be opened
 import os
 import resource
 import signal
