@@ -9,6 +9,9 @@ from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import LAME_DUCK, PROBE_PORT, USER_ID, Options, Plan, comment, header, plans
 from pyworker.export.yamltext import dump
 
+IN_FLIGHT = "pyworker_worker_requests_in_flight"
+PER_POD = 10
+
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
     """Return the files by name."""
@@ -19,6 +22,11 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
             f"{plan.app.name}: restart.* is the kubelet's CrashLoopBackOff once all workers have failed; inside a pod it is pyworker's",
             f"{plan.app.name}: a restarting pod is seen by restarts, not by exit codes: look at kubectl logs -p",
         ]
+        if options.autoscale == "in-flight" and not plan.app.cron:
+            more.append(
+                f"{plan.app.name}: {IN_FLIGHT} is no metric of Kubernetes: an adapter (prometheus-adapter, KEDA) must offer the "
+                f"sum over a pod's workers from /metrics; {PER_POD} in flight per pod is a first guess, measure yours"
+            )
         documents = _cron_job(plan, options) if plan.app.cron else _documents(plan, run, options)
         text = comment(header("kubernetes", [plan], tuple(more)) + _secret_help(plan))
         files[f"{plan.app.name}.yaml"] = text + "".join("---\n" + dump(d) for d in documents)
@@ -95,17 +103,23 @@ def _documents(plan: Plan, run: RunConfig, options: Options) -> list[dict[str, A
                 "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
                 "minReplicas": replicas,
                 "maxReplicas": replicas * 4,
-                "metrics": [
-                    {
-                        "type": "Resource",
-                        "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
-                    }
-                ],
+                "metrics": [_measure(options)],
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
             },
         }
     )
     return found
+
+
+def _measure(options: Options) -> dict[str, Any]:
+    """What the autoscaler looks at."""
+    if options.autoscale == "in-flight":
+        target = {"type": "AverageValue", "averageValue": str(PER_POD)}
+        return {"type": "Pods", "pods": {"metric": {"name": IN_FLIGHT}, "target": target}}
+    return {
+        "type": "Resource",
+        "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
+    }
 
 
 def _pod(plan: Plan, run: RunConfig, options: Options) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Options:
     per_worker: bool = False  # systemd: a socket and a template unit
     pyworker: str = "/usr/local/bin/pyworker"  # systemd: the command
     profile: str = ""
+    autoscale: str = "cpu"  # kubernetes: or "in-flight", pyworker's own metric through an adapter
 
 
 @record

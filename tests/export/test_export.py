@@ -54,7 +54,14 @@ state = "redis://:${REDIS_PASSWORD}@redis:6379/0"
 [run]
 lame_duck = "2s"
 """
-VARIANTS = [{}, {"replicas_from_workers": True}, {"per_worker": True}, {"image": "r.example/shop:1"}, {"profile": "prod"}]
+VARIANTS = [
+    {},
+    {"replicas_from_workers": True},
+    {"per_worker": True},
+    {"image": "r.example/shop:1"},
+    {"profile": "prod"},
+    {"autoscale": "in-flight"},
+]
 
 
 @pytest.fixture
@@ -103,7 +110,11 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", ["1.25.0", "1.29.0", "1.32.0"])
-@pytest.mark.parametrize("options", [{}, {"replicas_from_workers": True}], ids=["pool", "one per pod"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"replicas_from_workers": True}, {"autoscale": "in-flight"}],
+    ids=["pool", "one per pod", "in flight"],
+)
 def test_kubernetes_takes_it_by_its_schemas(made: pathlib.Path, version: str, options: dict[str, Any]) -> None:
     validate = pytest.importorskip("kubernetes_validate")
     kinds = []
@@ -130,6 +141,17 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     assert one["Deployment"]["spec"]["replicas"] == 4
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--workers", "1"]
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "384Mi"
+
+
+def test_the_autoscaler_looks_at_what_it_is_told_to(made: pathlib.Path) -> None:
+    def metric(**options: Any) -> dict[str, Any]:
+        documents = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", **options)["api.yaml"])}
+        found: dict[str, Any] = documents["HorizontalPodAutoscaler"]["spec"]["metrics"][0]
+        return found
+
+    assert metric()["resource"]["name"] == "cpu"
+    assert metric(autoscale="in-flight")["pods"]["metric"]["name"] == "pyworker_worker_requests_in_flight"
+    assert "an adapter" in export(made, "kubernetes", "api", autoscale="in-flight")["api.yaml"]
 
 
 def test_compose_is_yaml_that_says_the_same(made: pathlib.Path) -> None:
@@ -186,7 +208,9 @@ def test_systemd_takes_its_units(made: pathlib.Path, tmp_path: pathlib.Path, per
     folder.mkdir()
     for name, text in files.items():
         # the folder and the programs of the example are not on this machine
-        (folder / name).write_text(text.replace("/srv/shop", str(tmp_path)).replace("ExecStart=node", f"ExecStart={command}"))
+        (folder / name).write_text(
+            text.replace("/srv/shop", str(tmp_path)).replace("ExecStart=node", f"ExecStart={command}")
+        )
     names = [str(folder / name.replace("@.", "@1.")) for name in files]
     done = subprocess.run(
         [analyze, "verify", "--man=no", *names], capture_output=True, text=True, timeout=60,
@@ -205,7 +229,25 @@ def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
 
 
 def test_yaml_keeps_every_text_a_text() -> None:
-    values = ["yes", "No", "1", "1.5", "null", "~", "", " a", "a: b", "#x", "é", "a\nb", "0x1", "2020-01-01", "-", "{}", "12:30"]
+    values = [
+        "yes",
+        "No",
+        "1",
+        "1.5",
+        "null",
+        "~",
+        "",
+        " a",
+        "a: b",
+        "#x",
+        "é",
+        "a\nb",
+        "0x1",
+        "2020-01-01",
+        "-",
+        "{}",
+        "12:30",
+    ]
     value = {"a": values, "b": {"c": [{"d": 1, "e": [1, 2]}, {"f": True}], "empty": {}, "none": None, "l": []}}
     expected = {"a": values, "b": {"c": [{"d": 1, "e": [1, 2]}, {"f": True}], "empty": {}, "l": []}}
     assert parsed(dump(value)) == [expected]

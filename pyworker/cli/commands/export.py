@@ -24,6 +24,12 @@ ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 @click.option("--image", default="", metavar="NAME", help="The image; default: the app's name, tag latest.")
 @click.option("--replicas-from-workers", is_flag=True, help="One worker per pod instead of a pool in each.")
 @click.option("--per-worker", is_flag=True, help="systemd, for commands: a socket and a unit per worker.")
+@click.option(
+    "--autoscale",
+    type=click.Choice(("cpu", "in-flight")),
+    default="cpu",
+    help="kubernetes: what the autoscaler looks at; in-flight needs a metrics adapter.",
+)
 @click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @common
 def cmd(
@@ -35,6 +41,7 @@ def cmd(
     image: str,
     replicas_from_workers: bool,
     per_worker: bool,
+    autoscale: str,
     profile: str,
 ) -> int:
     """Write an app for systemd, Compose, Kubernetes, Nomad, as a Dockerfile or a Procfile.
@@ -63,6 +70,7 @@ def cmd(
         per_worker=per_worker,
         pyworker=shutil.which("pyworker") or f"{os.path.dirname(sys.executable)}/pyworker",
         profile=profile,
+        autoscale=autoscale,
     )
     module = importlib.import_module(f"pyworker.export.{engine}")
     files: dict[str, str] = module.export(loaded.apps, run_config(path, {}), options)
