@@ -172,6 +172,7 @@ class App:
         assert config is not None
         forks = config.target is not None
         proxied = config.balance == "proxy" or is_node(config)  # held back by the dispatcher, not by the worker
+        script = config.script is not None and not proxied
         return AppView(
             running=self.running,
             want=self.want,
@@ -179,7 +180,7 @@ class App:
             restart=config.restart,
             stop=config.stop,
             reload=config.reload,
-            workers=tuple(w.view() for w in self.workers.values()),
+            workers=tuple(w.view(script=script) for w in self.workers.values()),
             templates=tuple(t.view() for t in self.templates.values()),
             record=self.record,
             stopped_slots=frozenset(self.stopped_slots),

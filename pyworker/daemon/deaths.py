@@ -19,7 +19,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import Shortage, Shortages
 from pyworker.policy import restart
-from pyworker.policy.lifecycle import LEAVING, Happening, State
+from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
 from pyworker.protocol import store as store_messages
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
@@ -42,12 +42,15 @@ class Deaths:
         self._brain = brain
         self._shortages = Shortages(brain.loop)
         self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
+        # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
+        self._known: dict[int, bool] = {}
 
     def claim(self, app: App, handle: WorkerHandle, pid: int) -> None:
         """This process is that worker. The pid is the guardian's child and stays reserved until `collected`."""
         handle.pid = pid
         app.board.set_pid(handle.id.serial, pid)
         known = self.unclaimed.pop(pid, None)
+        self._known.pop(pid, None)
         failpoint.hit("spawn.claim")
         try:
             pidfd = os.pidfd_open(pid)
@@ -68,7 +71,7 @@ class Deaths:
             self._brain.loop.remove(pidfd)
             if handle.status is None:
                 handle.ended_at = self._brain.loop.clock()
-                if not self._ask_kernel(app, handle, pidfd):
+                if not self._ask_kernel(app, handle, pidfd) and not self._look_at_zombie(app, handle, pidfd):
                     self._brain.loop.call_later(STATUS_PATIENCE, without_word)
 
         def without_word() -> None:
@@ -86,8 +89,22 @@ class Deaths:
         self.ended(app, handle, status)
         return True
 
+    def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int) -> bool:
+        """Read how it ended before the guardian has said it: a wake-up less between a death and its successor."""
+        status = process.zombie_status(handle.pid, pidfd)
+        if status is None or not handle.is_alive:
+            return False
+        self._known[handle.pid] = False
+        self.ended(app, handle, status)
+        return True
+
     def on_exited(self, message: store_messages.Exited) -> None:
         """The guardian says how one of its children ended."""
+        released = self._known.pop(message.pid, None)
+        if released is not None:
+            if released:  # else its pid is still needed, for its group; `_release` lets it go
+                self._brain.store.collected(message.pid)
+            return
         status = process.ExitStatus(message.code, message.signal, message.core)
         for app in self._brain.apps.values():
             for handle in app.workers.values():
@@ -95,6 +112,9 @@ class Deaths:
                     self.ended(app, handle, status)
                     return
         pid = message.pid
+        if not self._may_be_claimed(pid):
+            self._brain.store.collected(pid)  # a spare, or an orphan of an app
+            return
         self.unclaimed[pid] = status
 
         def forget() -> None:
@@ -102,6 +122,15 @@ class Deaths:
             self._brain.store.collected(pid)
 
         self._brain.loop.call_later(STRANGER_PATIENCE, forget)
+
+    def _may_be_claimed(self, pid: int) -> bool:
+        """Whether this may yet turn out to be one of ours: a worker whose pid has not been said, a template, a dispatcher."""
+        return any(
+            any(worker.is_alive and not worker.pid for worker in app.workers.values())
+            or any(template.pid in (0, pid) for template in app.templates.values())
+            or (app.dispatcher is not None and app.dispatcher.pid in (0, pid))
+            for app in self._brain.apps.values()
+        )
 
     def channel_closed(self, app: App, handle: WorkerHandle) -> None:
         """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
@@ -137,6 +166,14 @@ class Deaths:
         handle.ended_at = handle.ended_at or now
         before = handle.state
         handle.happen(Happening.EXIT, now)
+        if self._is_replaced_at_once(app, handle, status, before):
+            # the successor first: what there is to tell and to tidy up takes longer than a fork
+            self._count_restart(app, handle)
+            app.record = restart.CLEAR
+            del app.workers[handle.id.serial]
+            self._brain.poke(app)
+            self._brain.loop.call_soon(lambda: self._bury(app, handle, status))
+            return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
@@ -151,6 +188,34 @@ class Deaths:
         else:
             self._died(app, handle, status, before, shortage)
         self._brain.poke(app)
+
+    def _is_replaced_at_once(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> bool:
+        """Whether nothing but a new worker follows from this death: it had proved stable, and its app just goes on."""
+        return (
+            before in SERVING
+            and handle.id.generation == app.generation
+            and app.running
+            and not app.starting
+            and not app.is_job
+            and status.code != 78
+            and restart.wants_replacement(app.restart_config, clean=status.code == 0)
+            and restart.is_stable(handle.ready_at, handle.ended_at or 0.0, app.restart_config)
+        )
+
+    def _count_restart(self, app: App, handle: WorkerHandle) -> None:
+        app.board.add_app(AppF.RESTARTS)
+        app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
+
+    def _bury(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        """The rest of the end of a worker whose successor is on its way."""
+        try:
+            self._brain.workers.kick_siblings(app, handle)
+            shortage = self._shortages.of_death(handle.pid, status)
+            self._release(app, handle)
+            self._tell(app, handle, status, shortage)
+        except Exception:
+            self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))
+            raise
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:
@@ -177,13 +242,14 @@ class Deaths:
             generation = app.generations.get(handle.id.generation)
             if generation is not None:
                 appmetrics.process_gone(self._brain.home, generation.resolved, handle.pid)
-            self._brain.store.collected(handle.pid)
-        del app.workers[handle.id.serial]
+            if handle.pid in self._known:  # the guardian does not know it as ended, and would ignore us
+                self._known[handle.pid] = True
+            else:
+                self._brain.store.collected(handle.pid)
+        app.workers.pop(handle.id.serial, None)
 
-    def _died(
-        self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State, shortage: Shortage
-    ) -> None:
-        """A worker ended by itself (or was killed for not getting ready)."""
+    def _tell(self, app: App, handle: WorkerHandle, status: process.ExitStatus, shortage: Shortage) -> Failure:
+        """Find the cause of a death, put it into the events, and return it."""
         now = self._brain.loop.clock()
         reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage)
         done = app.is_job and status.code == 0
@@ -202,7 +268,14 @@ class Deaths:
                 "reason": reason[:300],
                 "at": stamp(time.time()),
             }
-        failure = self._brain.fail(reason, traceback, hint)
+        return self._brain.fail(reason, traceback, hint)
+
+    def _died(
+        self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State, shortage: Shortage
+    ) -> None:
+        """A worker ended by itself (or was killed for not getting ready)."""
+        now = self._brain.loop.clock()
+        failure = self._tell(app, handle, status, shortage)
         if handle.id.generation == app.target:
             app.target_failure = failure
             return

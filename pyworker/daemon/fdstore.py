@@ -94,11 +94,17 @@ class FdStore:
     # ---- what the daemon does ------------------------------------------------------------------------
     def put(self, name: str, fd: int) -> None:
         """Keep `fd` (owned by the store from here) under `name`, here and in the guardian."""
-        old = self.fds.get(name)
-        self.fds[name] = fd
-        if old is not None and old != fd:
-            unix_fds.close_all([old])
-        self._send(store.Store((name,)))
+        self.put_all({name: fd})
+
+    def put_all(self, named: dict[str, int]) -> None:
+        """Keep several fds at once: one message, one wake-up of the guardian and of the logger."""
+        for name, fd in named.items():
+            old = self.fds.get(name)
+            self.fds[name] = fd
+            if old is not None and old != fd:
+                unix_fds.close_all([old])
+        if named:
+            self._send(store.Store(tuple(named)))
 
     def get(self, name: str) -> int | None:
         return self.fds.get(name)

@@ -56,7 +56,8 @@ class WorkerHandle:
             self.state, self.since = after, now
         return after
 
-    def view(self) -> WorkerView:
+    def view(self, *, script: bool = False) -> WorkerView:
+        """Return it as policy sees it; `script`: one that binds for itself, if it binds at all."""
         return WorkerView(
             self.id.serial,
             self.id.slot,
@@ -67,6 +68,7 @@ class WorkerHandle:
             self.ready_at,
             bool(self.recycle),
             self.checked,
+            hears=self.bound or not script,
         )
 
     def memo(self) -> dict[str, Any]:

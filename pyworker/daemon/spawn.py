@@ -63,9 +63,13 @@ class Spawner:
         handle = TemplateHandle(app.name, number, now)
         ours, theirs = unix_fds.socketpair()
         unix_fds.pass_credentials(ours)
-        out, err = self._pipes(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
-        handle.channel = ours
-        self._store.put(fd_name("template", app.name, number), os.dup(ours.fileno()))
+        stored: dict[str, int] = {}
+        try:
+            out, err = self._pipes(fd_name("tout", app.name, number), fd_name("terr", app.name, number), stored)
+            handle.channel = ours
+            stored[fd_name("template", app.name, number)] = os.dup(ours.fileno())
+        finally:
+            self._store.put_all(stored)
         try:
             failpoint.hit("spawn.template")
             handle.pid = self._launch("template", app, generation, None, theirs, out, err, 0, held=False)
@@ -91,15 +95,19 @@ class Spawner:
         identity = handle.id
         ours, theirs = unix_fds.socketpair()
         unix_fds.pass_credentials(ours)
-        out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity))
-        handle.ctl = ours
-        self._store.put(worker_fd("ctl", identity), os.dup(ours.fileno()))
+        config = generation.config
         ipc: list[int] = []
+        stored: dict[str, int] = {}
+        try:
+            out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity), stored)
+            handle.ctl = ours
+            stored[worker_fd("ctl", identity)] = os.dup(ours.fileno())
+            if wants_channel(config):
+                ipc = [self._ipc(identity, stored)]
+        finally:
+            self._store.put_all(stored)
         try:
             failpoint.hit("spawn.worker")
-            config = generation.config
-            if wants_channel(config):
-                ipc = [self._ipc(identity)]
             if config.balance == "proxy":
                 # it serves on a port that no client knows: there is nothing to hold back until Go
                 handle.port = free_port({w.port for w in app.workers.values()})
@@ -128,20 +136,21 @@ class Spawner:
             theirs.close()
             unix_fds.close_all([out, err, *ipc])
 
-    def _ipc(self, identity: WorkerId) -> int:
-        """Make the worker's message channel; return its end."""
+    def _ipc(self, identity: WorkerId, stored: dict[str, int]) -> int:
+        """Make the worker's message channel; return its end, and add ours to what is to be stored."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        self._store.put(worker_fd("ipc", identity), ours.detach())
+        stored[worker_fd("ipc", identity)] = ours.detach()
         return theirs.detach()
 
-    def _pipes(self, out_name: str, err_name: str) -> tuple[int, int]:
+    def _pipes(self, out_name: str, err_name: str, stored: dict[str, int]) -> tuple[int, int]:
+        """Make two pipes; return their write ends, and add the read ends to what is to be stored."""
         write_ends = []
         for name in (out_name, err_name):
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
-            self._store.put(name, reader)
+            stored[name] = reader
             write_ends.append(writer)
         return write_ends[0], write_ends[1]
 
@@ -185,6 +194,8 @@ class Spawner:
             )
         if handle is not None and is_node(config):
             env, listeners = {**env, UNIQUE_ID: str(handle.id.slot)}, ()
+        if handle is not None and shares(config):
+            env = {**env, UNIQUE_ID: str(handle.id.slot)}
         for index in listeners:
             table[free] = app.listeners[index].sock.fileno()
             listener_fds.append(free)
@@ -194,8 +205,6 @@ class Spawner:
             stacks_fd = free
             table[free] = self._stacks(app)
             free += 1
-        if handle is not None and shares(config):
-            env = {**env, UNIQUE_ID: str(handle.id.slot)}
         ipc_fd = -1
         for fd in ipc:
             table[free] = fd

@@ -42,6 +42,7 @@ class WorkerView:
     ready_at: float | None = None  # held or ready
     recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
     checked: bool = True  # its first health check has passed (or there is none)
+    hears: bool = True  # reads Drain; a script that has never bound a port does not
 
 
 @record
@@ -391,7 +392,7 @@ def _leave(app: AppView, now: float) -> Iterator[Action]:
         reason = _reason_to_leave(app, w, slots, current_open, now)
         if reason is None:
             continue
-        if w.state in (State.STARTING, State.HELD) or not app.drains or app.hurry:
+        if w.state in (State.STARTING, State.HELD) or not (app.drains and w.hears) or app.hurry:
             yield SendStop(w.serial, reason)
         else:
             yield SendDrain(w.serial, to_empty=not app.running and not app.keep_listening, reason=reason)

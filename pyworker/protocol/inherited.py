@@ -101,7 +101,7 @@ def parse_fd_name(name: str) -> FdName | None:
     """Return what a store name says, or None for the fixed names and for anything malformed."""
     kind, _, rest = name.partition(".")
     count = KINDS.get(kind)
-    if count is None:
+    if count is None or not may_be_stored(name):
         return None
     app, *numbers = rest.split(".")
     if len(numbers) != count or not APP_NAME.match(app) or not all(n.isascii() and n.isdigit() for n in numbers):

@@ -6,6 +6,7 @@ protocol/template.py. The child of a fork leaves through worker/main.py and neve
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -38,7 +39,7 @@ from pyworker.protocol.template import (
     ToTemplate,
 )
 from pyworker.template import forksafe
-from pyworker.template.spare import CALM_MS, Spares, park
+from pyworker.template.spare import CALM_MS, Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
@@ -231,15 +232,18 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
 
 def wait_for_need(spec: LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket) -> Birth | None:
     """Be the spare; return a Birth when it is needed, else end."""
+    name_spare(spec.app.name, spec.generation)
     channel.close()  # its end is the template's end, which the daemon waits for
     os.setsid()
-    packet = park(parked, spec.app.name, spec.generation)
+    reset_signals()
+    runner = worker_main.ready_runner(spec.app, ready.loaded.loop)
+    packet = park(parked)
     if packet is None:
         os._exit(Exit.OK)  # what the app registered for its end is for processes that served
     fork = wire.decode(Fork, packet.data)
     if len(packet.fds) != 3 + fork.ipc + fork.inbox or packet.truncated:
         os._exit(Exit.FAILED)  # out of descriptors: it counts as a worker that died at birth
-    return become_worker(spec, channel, ready, fork, packet.fds)
+    return become_worker(spec, channel, ready, fork, packet.fds, runner)
 
 
 def fork_worker() -> int:
@@ -270,10 +274,18 @@ def fork_worker() -> int:
     return int(answer) if answer else -11  # EAGAIN: the one in the middle was killed
 
 
-def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork: Fork, fds: list[int]) -> Birth:
+def become_worker(
+    spec: LaunchSpec,
+    channel: socket.socket,
+    ready: _Ready,
+    fork: Fork,
+    fds: list[int],
+    runner: asyncio.Runner | None = None,
+) -> Birth:
     """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
-    if os.getsid(0) != os.getpid():
+    if os.getsid(0) != os.getpid():  # a spare has done both before
         os.setsid()
+        reset_signals()
     ctl_fd, out_fd, err_fd = fds[:3]
     ipc_fd = fds[3] if fork.ipc else -1
     inbox_fd = fds[-1] if fork.inbox else -1
@@ -283,7 +295,6 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
     os.dup2(null, 0)
     channel.close()
     close_all([null, out_fd, err_fd, *(fd for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd) if fd >= 0)])
-    reset_signals()
     take_identity(spec.app.name, spec.generation, fork.slot, fork.workers)
     interface: Literal["asgi", "wsgi"] = ready.loaded.interface
     return Birth(
@@ -303,6 +314,7 @@ def become_worker(spec: LaunchSpec, channel: socket.socket, ready: _Ready, fork:
         interface=interface,
         ssl_context=ready.ssl_context,
         stacks_fd=spec.stacks_fd,
+        runner=runner,
     )
 
 

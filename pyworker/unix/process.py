@@ -143,6 +143,24 @@ def last_status(pidfd: int) -> ExitStatus | None:
     return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
 
 
+def zombie_status(pid: int, pidfd: int) -> ExitStatus | None:
+    """Return how a process ended that nobody has reaped yet; None when it runs, is reaped, or the kernel does not tell.
+
+    A code of 0 is never returned: it is also what /proc shows to those who may not know.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        number = int(fields[49])  # exit_code: field 52 of proc(5), the state is the third
+        if fields[0] != b"Z" or not number or pidfd_pid(pidfd) != pid:  # still its own: the number was not used again
+            return None
+    except (OSError, ValueError, IndexError):
+        return None
+    if os.WIFEXITED(number):
+        return ExitStatus(os.WEXITSTATUS(number), None)
+    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
+
+
 def kill_group_of(pidfd: int) -> None:
     """SIGKILL to the process group that a process led, also when the process is gone and reaped; Linux 6.9 and later.
 

@@ -21,6 +21,7 @@ from pyworker.unix.title import set_title
 from pyworker.worker.channel import Channel
 
 if TYPE_CHECKING:
+    import asyncio
     import ssl
 
 _DEFAULT = int(signal.SIG_DFL)
@@ -47,6 +48,7 @@ class Birth:
     ipc_fd: int = -1  # the message channel, for pyworker.process
     inbox_fd: int = -1  # where connections come from when a dispatcher hands them out
     stacks_fd: int = -1
+    runner: asyncio.Runner | None = None  # a loop that was made, and found to take turns, before it was needed
 
 
 def worker_env(app: str, generation: int, slot: int, workers: int) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, assert_never
 
 from pyworker import __version__
 from pyworker.cluster import given
+from pyworker.config.schema import AppConfig
 from pyworker.errors import Exit
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import (
@@ -73,27 +74,46 @@ def run(birth: Birth) -> int:
             birth.channel.send(Failed("other", error.message, clip(error.traceback), error.hint))
             say(error.traceback or error.message)
             return Exit.FAILED
-    kind = birth.loop
+    kind, runner = birth.loop, birth.runner
     while True:
-        worker = _Worker(birth, application, interface, kind)
+        worker = _Worker(birth, application, interface, kind, tried=runner is not None)
         try:
-            with asyncio.Runner(loop_factory=lambda kind=kind: new_loop(kind)) as runner:  # type: ignore[misc]
+            with runner or new_runner(kind) as runner:
                 return runner.run(worker.live())
         except NotSupported:
             # rather the slower loop than workers that do not share their connections evenly
             birth.channel.send(Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead"))
-            kind = "asyncio"
+            kind, runner = "asyncio", None
         except Exception:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
             traceback.print_exc()
             return _CRASHED
 
 
+def new_runner(kind: str) -> asyncio.Runner:
+    """Return a runner of this kind of loop."""
+    return asyncio.Runner(loop_factory=lambda: new_loop(kind))
+
+
+def ready_runner(app: AppConfig, kind: str) -> asyncio.Runner | None:
+    """Make a loop ahead of need, in a process that will be a worker of this app; None when it has to be tried then."""
+    runner = new_runner(kind)
+    try:
+        runner.get_loop()
+        if kind != "uvloop" or app.balance != "round-robin" or runner.run(can_take_turns(runner.get_loop())):
+            return runner
+    except OSError:
+        pass  # a shortage of the moment: the worker will meet it, or not
+    runner.close()
+    return None
+
+
 class _Worker:
-    def __init__(self, birth: Birth, application: Any, interface: Any, kind: str) -> None:
+    def __init__(self, birth: Birth, application: Any, interface: Any, kind: str, *, tried: bool) -> None:
         self._birth = birth
         self._application = application
         self._interface = interface
         self._kind = kind
+        self._tried = tried  # this loop can take turns
         self._channel: Channel = birth.channel
         self._row = Row.mapped(birth.board_fd, birth.row)
         self._going = not birth.held
@@ -110,7 +130,7 @@ class _Worker:
         loop = self._loop = asyncio.get_running_loop()
         birth = self._birth
         exclusive = birth.app.balance == "round-robin"
-        if self._kind == "uvloop" and exclusive and not await can_take_turns(loop):
+        if self._kind == "uvloop" and exclusive and not self._tried and not await can_take_turns(loop):
             raise NotSupported
         self._drain = loop.create_future()
         for name in {"TERM", "INT", birth.app.stop.signal}:

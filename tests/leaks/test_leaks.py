@@ -8,4 +8,4 @@ from tests.support.pyworker import running
 
 def test_nothing_grows() -> None:
     with running() as pw:
-        assert leaks.run(pw, {"restarts": 40, "commands": 8, "reloads": 6}) == []
+        assert leaks.run(pw, {"restarts": 16, "commands": 4, "reloads": 3}) == []

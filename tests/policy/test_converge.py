@@ -132,6 +132,12 @@ def test_stop_now_skips_the_drain() -> None:
     assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 
 
+def test_worker_that_does_not_hear_is_not_waited_for() -> None:
+    deaf = (worker(1, 1, hears=False), worker(2, 2))
+    actions = doing(app(running=False, workers=deaf))
+    assert actions[1:] == [c.SendStop(1, "stop"), c.SendDrain(2, True, "stop")]
+
+
 def test_scaling_down_drains_the_last_slots_only() -> None:
     assert doing(app(want=1, workers=BOTH)) == [c.SendDrain(2, False, "scaled down")]
 

@@ -134,6 +134,8 @@ class FakeDaemon:
     def __exit__(self, *_: object) -> None:
         for pid in self.pids | {p.pid for p in self.peers if p.pid}:
             self.kill(pid)
+        for pid in spares():
+            self.kill(pid)  # of another one that is used beside this: its template makes a new one
         for peer in self.peers:
             peer.close()
         for listener in self.listeners:
@@ -251,6 +253,18 @@ class FakeDaemon:
         asked = peer.expect(Bind)
         peer.send(Bound(errno), *([] if errno else [self.listeners[0].fileno()]))
         return asked
+
+
+def spares() -> list[int]:
+    """Return the spares (forked ahead by a template) that are children of this process."""
+    found = []
+    with open(f"/proc/self/task/{os.getpid()}/children") as listing:
+        children = listing.read().split()
+    for pid in children:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
+            if comm.read().startswith("spare "):
+                found.append(int(pid))
+    return found
 
 
 def tcp_listener(host: str = "127.0.0.1") -> socket.socket:

@@ -202,3 +202,13 @@ async def app(scope, receive, send):
     )
     pw.ok("start", "app.toml")
     assert pw.get() == f"{venv} nothing"
+
+
+def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> None:
+    """It reads no channel: a drain would be waited for until its time-out."""
+    pw.write("job.py", "import time\nwhile True:\n    time.sleep(1)\n")
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "job.py"\n[app.stop]\ndrain_timeout = "1h"\n')
+    pw.ok("start", "app.toml")
+    pw.ok("reload", "api")
+    pw.ok("stop", "api", "--timeout", "60s")
+    assert pw.app()["state"] == "stopped"

@@ -6,6 +6,7 @@ command to type. Makes no loop, no thread, no socket.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -80,6 +81,7 @@ def prepare(app: AppConfig, engine: Engine) -> EngineInfo:
     return EngineInfo(_describe(sources), loop)
 
 
+@functools.cache  # the template has asked: each worker would look through sys.path again
 def has_websockets() -> bool:
     """True when `websockets` would find its libraries."""
     return all(importlib.util.find_spec(name) is not None for name in _WEBSOCKETS)
