@@ -413,9 +413,13 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
         return None
     if w.slot not in slots:
         return "scaled down" if w.slot > app.want else "stop"
-    newer = [o for o in alive(app, app.generation) if o.slot == w.slot and o.serial > w.serial]
-    if any(is_open(o, now) and o.state is not State.UNHEALTHY for o in newer):
+    open_here = [o for o in alive(app, app.generation) if o.slot == w.slot and is_open(o, now)]
+    newer = [o for o in open_here if o.serial > w.serial and o.state is not State.UNHEALTHY]
+    # one that is only sick stays until its successor has passed a check: what ails it may ail them all
+    if any(o.checked or w.recycle for o in newer):
         return "replaced"
+    if w.state is State.UNHEALTHY and not w.checked and any(o.serial < w.serial for o in open_here):
+        return "as sick as the one it was to replace"
     if not app.overlaps and (w.recycle or w.state is State.UNHEALTHY):
         return "replaced"
     return None

@@ -154,6 +154,24 @@ def test_recycled_worker_leaves_after_its_successor_serves() -> None:
     assert doing(app(workers=(BOTH[0], old, worker(3, 2)))) == [c.SendDrain(2, False, "replaced")]
 
 
+def test_sick_worker_leaves_after_its_successor_has_passed_a_check() -> None:
+    sick = dataclasses.replace(BOTH[1], state=State.UNHEALTHY)
+    assert doing(app(workers=(BOTH[0], sick))) == [c.Spawn(2, 1, False)]
+    successor = worker(3, 2, checked=False)
+    assert doing(app(workers=(BOTH[0], sick, successor))) == []
+    successor = dataclasses.replace(successor, checked=True)
+    assert doing(app(workers=(BOTH[0], sick, successor))) == [c.SendDrain(2, False, "replaced")]
+
+
+def test_while_all_are_sick_the_successor_goes_and_nobody_else() -> None:
+    sick = tuple(dataclasses.replace(w, state=State.UNHEALTHY) for w in BOTH)
+    successor = worker(3, 1, state=State.UNHEALTHY, checked=False)
+    why = "as sick as the one it was to replace"
+    assert doing(app(workers=(*sick, successor)))[-1] == c.SendDrain(3, False, why)
+    well = dataclasses.replace(BOTH[0], state=State.READY)  # the one that was to be replaced is well again
+    assert doing(app(workers=(well, BOTH[1], successor))) == [c.SendDrain(3, False, why)]
+
+
 def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
     both = tuple(dataclasses.replace(w, recycle=True) for w in BOTH)
     assert doing(app(workers=both)) == [c.Spawn(1, 1, False)]

@@ -1,0 +1,89 @@
+"""[app.health]: a sick worker is replaced, its successor first, and never the last one that serves."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, alive
+from tests.support.sources import ASGI
+from tests.support.wait import wait_until
+
+SICK = ASGI.replace(
+    '    if path == "/slow":',
+    '    if path == "/health" and (hoard or os.path.exists("sick")):\n        raise RuntimeError("no database")\n'
+    '    if path == "/sicken":\n        hoard.append(1)\n    if path == "/slow":',
+)
+OFTEN = 'interval = "200ms"\ntimeout = "2s"\nretries = 2\n'
+HTTP = f'[app.health]\npath = "/health"\n{OFTEN}'
+
+
+def events(pw: Pyworker) -> list[tuple[str, int]]:
+    lines = pw.ok("events", "api", "-n", "200", "--json").stdout.splitlines()
+    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [(event["type"], event["data"].get("pid", 0)) for event in found]
+
+
+def test_a_worker_that_lives_but_does_not_answer_well_is_replaced_its_successor_first(pw: Pyworker) -> None:
+    pw.api(SICK, tables=HTTP)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    with Load(pw.port, "new", "keep", pause=0.005) as load:
+        sick = int(pw.get("/sicken").split()[1])
+        wait_until(lambda: not alive(sick), LONG, "the sick worker to be replaced")
+        after = [worker["pid"] for worker in pw.wait_steady()["pool"]]
+        load.wait_more(20)
+    assert load.lost == []
+    (successor,) = set(after) - set(before)
+    assert set(before) - {sick} <= set(after)
+    order = [event for event in events(pw) if event in {("worker_unhealthy", sick), ("worker_ready", successor), ("worker_draining", sick)}]  # fmt: skip
+    assert order == [("worker_unhealthy", sick), ("worker_ready", successor), ("worker_draining", sick)]
+
+
+def test_while_all_are_sick_they_serve_on_and_are_well_again_when_the_cause_is_gone(pw: Pyworker) -> None:
+    pw.api(SICK, tables=HTTP)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    with Load(pw.port, "new", "keep", pause=0.005) as load:
+        pw.write("sick", "")
+        wait_until(lambda: sum(kind == "worker_unhealthy" for kind, _ in events(pw)) >= 3, LONG, "successors that are sick, too")
+        assert [pid for pid in before if alive(pid)] == before
+        load.wait_more(20)
+        os.unlink(os.path.join(pw.folder, "sick"))
+        wait_until(lambda: pw.app()["state"] == "running", LONG, "all to be well")
+        pw.wait_steady()
+        load.wait_more(20)
+    assert load.lost == []
+
+
+TCP = """
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", PORT))
+while not os.path.exists("sick"):
+    time.sleep(0.01)
+listener.close()
+os.unlink("sick")
+time.sleep(1000)
+"""
+COMMANDS = {
+    "exec": ('["sh", "-c", "rm -f sick; exec sleep 1000"]', 'type = "exec"\ncommand = ["test", "!", "-e", "sick"]\n'),
+    "tcp": ('["python3", "tcp.py"]', 'type = "tcp"\nport = PORT\n'),
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_sick_command_is_replaced(pw: Pyworker, kind: str) -> None:
+    command, health = (text.replace("PORT", str(pw.port)) for text in COMMANDS[kind])
+    pw.write("tcp.py", TCP.replace("PORT", str(pw.port)))
+    pw.write("app.toml", f'[app]\nname = "api"\ncommand = {command}\n[app.health]\n{health}{OFTEN}')
+    pw.ok("start", "app.toml")
+    (first,) = pw.pids()
+    pw.write("sick", "")
+    wait_until(lambda: not alive(first), LONG, "the sick command to be replaced")
+    app = pw.wait_steady()
+    assert app["state"] == "running"
+    assert ("worker_unhealthy", first) in events(pw)
