@@ -98,15 +98,16 @@ class Dispatchers:
     def _spawn(self, app: App, generation: Generation, channel: socket.socket) -> int:
         resolved = generation.resolved
         spec = d.DispatcherSpec(app.name, resolved.uid, resolved.gid, resolved.groups)
-        spec_fd = unix_fds.memfd("pyworker-dispatcher", encode(spec))
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        made = [unix_fds.memfd("pyworker-dispatcher", encode(spec))]
         try:
+            made.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
             argv = [sys.executable, "-I", "-m", "pyworker.dispatcher"]
             environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+            spec_fd, null = made
             table = {0: null, 1: 2, 2: 2, d.CHANNEL_FD: channel.fileno(), d.BOARD_FD: app.board.fd, d.SPEC_FD: spec_fd}
             return process.spawn(argv, environ, table)
         finally:
-            unix_fds.close_all([spec_fd, null])
+            unix_fds.close_all(made)
 
     def adopt(self, app: App, memo: dict[str, Any] | None) -> None:
         """Go on with the dispatcher of the daemon before this one, if it left one."""

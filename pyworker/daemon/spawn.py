@@ -146,12 +146,16 @@ class Spawner:
 
     def _pipes(self, out_name: str, err_name: str, stored: dict[str, int]) -> tuple[int, int]:
         """Make two pipes; return their write ends, and add the read ends to what is to be stored."""
-        write_ends = []
-        for name in (out_name, err_name):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reader, False)
-            stored[name] = reader
-            write_ends.append(writer)
+        write_ends: list[int] = []
+        try:
+            for name in (out_name, err_name):
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                os.set_blocking(reader, False)
+                stored[name] = reader
+                write_ends.append(writer)
+        except OSError:
+            unix_fds.close_all(write_ends)
+            raise
         return write_ends[0], write_ends[1]
 
     def _stacks(self, app: App) -> int:

@@ -60,23 +60,11 @@ class Program:
 
     def start(self, now: float, extra_fds: dict[int, int]) -> bool:
         """Start it. False, and tried again later, when the system refuses."""
-        ours, theirs = fds.socketpair()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self.pid = process.spawn(
-                self._argv,
-                dict(os.environ),
-                {0: null, 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds},
-            )
-            self._pidfd = os.pidfd_open(self.pid)
+            self.channel = self._spawn(extra_fds)
         except OSError:
-            ours.close()
             self._schedule(now, early=True)
             return False
-        finally:
-            theirs.close()
-            os.close(null)
-        self.channel = ours
         self.outbox.clear()
         self.starts += 1
         self._started_at = now
@@ -85,6 +73,29 @@ class Program:
         self._unanswered = self.complaints = 0
         self.kill_at = None
         return True
+
+    def _spawn(self, extra_fds: dict[int, int]) -> socket.socket:
+        """Make the process and return its channel, or make nothing at all. Raises OSError."""
+        ours, theirs = fds.socketpair()
+        try:
+            with open(os.devnull, "r+b", buffering=0) as null:
+                pid = process.spawn(
+                    self._argv,
+                    dict(os.environ),
+                    {0: null.fileno(), 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds},
+                )
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)  # our child, not reaped: the number is still its own
+                raise
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = pid
+        return ours
 
     def ended(self, now: float, status: ExitStatus) -> str:
         """Note that the process is gone (its channel was read to the end) and return why, in words."""

@@ -1,0 +1,99 @@
+"""The daemon's side of the store when the kernel does not take what it sends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyworker.daemon.fdstore import RETRY, FdStore
+from pyworker.daemon.loop import Loop
+from pyworker.protocol import store as protocol
+from pyworker.protocol.wire import MAX_MESSAGE, decode
+from pyworker.unix import fds
+from tests.daemon.test_loop import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = fds.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    made = Loop(clock, pytest.fail)
+    yield made
+    made.close()
+
+
+def refusing(number: int, times: int) -> tuple[Callable[..., bool], list[int]]:
+    """Return a send_packet that fails so often, and the list of its calls."""
+    calls: list[int] = []
+    really = fds.send_packet
+
+    def send(sock: socket.socket, data: bytes, sent: list[int]) -> bool:
+        calls.append(len(sent))
+        if len(calls) <= times:
+            raise OSError(number, os.strerror(number))
+        return really(sock, data, sent)
+
+    return send, calls
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS])
+def test_what_there_is_no_room_for_is_sent_in_order_when_there_is_and_nobody_spins(
+    loop: Loop, clock: Clock, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = FdStore(ends[0])
+    store.attach(loop)
+    send, calls = refusing(number, 3)
+    monkeypatch.setattr(fds, "send_packet", send)
+    store.put("board.api", os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    store.ping(1)
+    for _ in range(50):
+        loop.turn(0)
+    tried = len(calls)
+    assert tried <= 2  # one for each message that was said: then the clock has to go on
+    for _ in range(3):
+        clock.now += RETRY
+        loop.turn(0)
+    received = [fds.recv_packet(ends[1], MAX_MESSAGE, 4) for _ in range(3)]
+    messages = [decode(protocol.FromDaemon, packet.data) for packet in received if packet is not None]
+    assert messages == [protocol.Store(("board.api",)), protocol.Ping(1)]
+    assert received[0] is not None
+    assert len(received[0].fds) == 1
+    fds.close_all(received[0].fds)
+    store.remove("board.api")
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET])
+def test_a_guardian_that_is_gone_is_said_once_by_the_end_of_its_channel(
+    loop: Loop, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = FdStore(ends[0])
+    lost: list[bool] = []
+    store.on_lost = lambda: lost.append(True)
+    store.attach(loop)
+    send, calls = refusing(number, 1000)
+    monkeypatch.setattr(fds, "send_packet", send)
+    store.put("board.api", os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    store.ping(1)
+    assert lost == []
+    ends[1].close()
+    for _ in range(10):
+        loop.turn(0)
+    assert lost == [True]
+    assert len(calls) == 2
+    assert store.get("board.api") is not None  # it is what the next guardian is made of
+    store.remove("board.api")

@@ -1,0 +1,72 @@
+"""What the guardian has to say, when the kernel or the peer does not take it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.guardian.outbox import Outbox
+from pyworker.guardian.store import FdStore
+from pyworker.protocol import store as protocol
+from pyworker.protocol import wire
+from pyworker.unix import fds
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = fds.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.fixture
+def outbox() -> Iterator[Outbox]:
+    store = FdStore({"board.api": os.open(os.devnull, os.O_RDONLY)})
+    made = Outbox(store)
+    made.restore(["board.api"])
+    made.say(protocol.RestoreDone(0, "boot", 1, "1"))
+    yield made
+    store.remove("board.api")
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def send(*_: object) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fds, "send_packet", send)
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS])
+def test_what_there_is_no_room_for_waits_in_its_order(
+    outbox: Outbox, ends: tuple[socket.socket, socket.socket], number: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, number)
+        assert [outbox.flush(ends[0]) for _ in range(3)] == ["later"] * 3
+        assert len(outbox) == 2
+    assert outbox.flush(ends[0]) == "done"
+    first, second = (fds.recv_packet(ends[1], wire.MAX_MESSAGE, 4) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert wire.decode(protocol.ToDaemon, first.data) == protocol.Restore(("board.api",))
+    assert wire.decode(protocol.ToDaemon, second.data) == protocol.RestoreDone(1, "boot", 1, "1")
+    assert len(first.fds) == 1
+    fds.close_all(first.fds)
+
+
+def test_nothing_is_kept_for_a_peer_that_is_gone(outbox: Outbox, ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[1].close()
+    assert outbox.flush(ends[0]) == "gone"  # EPIPE
+    assert len(outbox) == 0
+
+
+def test_a_peer_that_does_not_read_is_waited_for(outbox: Outbox, ends: tuple[socket.socket, socket.socket]) -> None:
+    for number in range(20_000):
+        outbox.say(protocol.Ping(number))
+    assert outbox.flush(ends[0]) == "full"
+    assert 0 < len(outbox) < 20_002

@@ -1,0 +1,63 @@
+"""A program of the guardian's that the system does not let be started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pyworker.guardian.program import Backoff, Program
+from pyworker.guardian.store import FdStore
+from pyworker.unix import fds, process
+from tests.support.wait import wait_until
+
+NOW = 100.0
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    before = len(os.listdir("/proc/self/fd"))
+    made = Program("daemon", [sys.executable, "-I", "-c", "import time; time.sleep(100)"], FdStore(), Backoff())
+    yield made
+    if made.pid:
+        made.kill("the end of the test")
+        status = os.waitid(os.P_PID, made.pid, os.WEXITED)
+        assert status is not None
+        made.ended(NOW, process.status_of(status))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def refuse(number: int) -> Any:
+    def call(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "number"),
+    [
+        (fds, "socketpair", errno.EMFILE),
+        (process, "spawn", errno.EAGAIN),
+        (os, "pidfd_open", errno.ESRCH),
+        (os, "pidfd_open", errno.EMFILE),
+    ],
+)
+def test_what_cannot_be_started_leaves_nothing_and_is_started_later(
+    program: Program, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, number: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, refuse(number))
+        assert not program.start(NOW, {})
+        assert not program.start(NOW, {})
+    assert (program.pid, program.channel) == (0, None)
+    assert program.next_start > NOW
+    if name == "pidfd_open":  # it had been made, and is the guardian's to reap like any child
+        for _ in range(2):
+            assert wait_until(lambda: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG), what="its end")
+    assert program.start(NOW, {})
+    assert program.pid
