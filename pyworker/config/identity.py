@@ -117,3 +117,15 @@ def check_owner(file: str, uid: int | None) -> None:
             raise IdentityError(
                 "", f"root does not start apps from {file}: {what} can be written by {who}", f"chmod go-w {path}"
             )
+
+
+def check_env_file(path: str, uid: int | None, config_file: str) -> None:
+    """For root: refuse a dotenv file that strangers could have written, and one that the config file's owner may not see.
+
+    Root reads it and hands it to the app: a config file of the app's own user must not have root read others' files.
+    """
+    check_owner(path, uid)
+    if uid and config_file and os.stat(config_file).st_uid == uid != os.stat(path).st_uid:
+        name = _by_uid(uid).pw_name
+        message = f"root does not read {path} for a config file that belongs to {name}: it is not {name}'s own"
+        raise IdentityError("env_file", message, f"chown root {config_file}, or: chown {name} {path}")

@@ -17,7 +17,7 @@ from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS
 from pyworker.config.cpus import usable_cpus
-from pyworker.config.identity import Identity, IdentityError, check_owner, identify
+from pyworker.config.identity import Identity, IdentityError, check_env_file, check_owner, identify
 from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
@@ -45,6 +45,8 @@ def resolve(
     found = _Found(app.name, file)
     who = _identity(app, file, is_root, found)
     config, python = _paths(app, file, our_python, found)
+    if is_root:
+        _env_files(config, file, who, found)
     env, origins = _environment(app, config, python, who, shell_env, base_env, found)
     if app.command:
         _command(app, config, env, found)
@@ -107,6 +109,16 @@ def _identity(app: AppConfig, file: str, is_root: bool, found: _Found) -> Identi
     except OSError as error:
         found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
     return who
+
+
+def _env_files(config: AppConfig, file: str, who: Identity, found: _Found) -> None:
+    for path in config.env_file:
+        try:
+            check_env_file(path.removesuffix("?"), who.uid, file)
+        except IdentityError as error:
+            found.add((), error.message, error.hint, "identity")
+        except OSError:
+            continue  # what is not there or cannot be looked at is said where it is read
 
 
 def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[AppConfig, str]:

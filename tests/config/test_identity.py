@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.config.identity import IdentityError, check_owner, identify
+from pyworker.config.identity import IdentityError, check_env_file, check_owner, identify
 
 ME = pwd.getpwuid(os.geteuid())
 NOBODY = pwd.getpwnam("nobody")
@@ -92,3 +92,24 @@ def test_link_does_not_hide_whose_file_it_is(tmp_path: Path) -> None:
     (tmp_path / "app.toml").symlink_to(real)
     with pytest.raises(IdentityError, match="belongs to nobody"):
         check_owner(str(tmp_path / "app.toml"), None)
+
+
+@needs_root
+def test_root_reads_no_env_file_of_strangers_and_none_that_the_files_owner_may_not_see(tmp_path: Path) -> None:
+    folder = tmp_path / "srv"
+    folder.mkdir(mode=0o755)
+    config, env = folder / "app.toml", folder / ".env"
+    config.touch(mode=0o644)
+    env.touch(mode=0o600)
+    check_env_file(str(env), NOBODY.pw_uid, str(config))  # root's file says that root's secrets go to nobody
+    os.chown(config, NOBODY.pw_uid, 0)
+    with pytest.raises(IdentityError, match="it is not nobody's own"):
+        check_env_file(str(env), NOBODY.pw_uid, str(config))
+    os.chown(env, NOBODY.pw_uid, 0)
+    check_env_file(str(env), NOBODY.pw_uid, str(config))
+    with pytest.raises(IdentityError, match="belongs to nobody"):
+        check_env_file(str(env), None, str(config))  # an app of root's
+    os.chown(env, 0, 0)
+    os.chmod(env, 0o666)
+    with pytest.raises(IdentityError, match="written by everyone"):
+        check_env_file(str(env), None, "")

@@ -230,3 +230,14 @@ def test_each_variable_knows_where_it_comes_from(tmp_path: Path) -> None:
     assert {name: found.env_origins[name] for name in wanted} == wanted
     assert found.env_origins["PYTHONUNBUFFERED"] == "pyworker"
     assert found.env_origins.keys() == found.env.keys()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root is that careful")
+def test_root_takes_no_secrets_from_a_file_that_anybody_can_write(tmp_path: Path) -> None:
+    (tmp_path / ".env").touch()
+    (tmp_path / ".env").chmod(0o666)
+    text = '[app]\ntarget = "a:b"\nenv_file = [".env", "missing?"]'
+    assert resolved(tmp_path, text)
+    (found,) = problems(tmp_path, text, is_root=True)
+    assert "can be written by everyone" in found.message
+    assert found.hint.startswith("chmod go-w ")
