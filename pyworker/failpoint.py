@@ -7,6 +7,7 @@ for a file of its name there, takes it away (so it acts once, whoever passes it 
     raise           an exception that no code expects
     raise:ENOSPC    that OSError
     sleep:0.2       nothing for so many seconds
+    spin            a loop without an end
 
 A trailing "always" leaves the file where it is: a fault that lasts until the test removes it. What was taken away is
 kept as NAME.hit, so that a test can tell that its point was reached.
@@ -47,6 +48,8 @@ POINTS = {
     "template.loaded": "the app is imported, the daemon was not told",
     "template.fork": "a worker was asked for and is not forked",
     "template.forked": "a worker is forked, the daemon was not told",
+    "spare.park": "a worker was forked ahead of need, nobody has asked for it",
+    "spare.order": "a spare has its order and is no worker yet",
     "save.before_rename": "apps.json is written under another name",
     "save.after_rename": "apps.json is renamed into place",
     "ledger.half": "the memo of an app is written, its number is not",
@@ -56,6 +59,7 @@ POINTS = {
     "reload.go": "a new worker is about to be told to accept",
     "reload.drain": "an old worker is about to be told to drain",
     "death.finish": "a worker's end is known, nothing follows from it yet",
+    "death.bury": "the successor of a worker was asked for, the rest of its end is to come",
     "logger.take": "fds have come to the logger and are not read yet",
     "logger.write": "records are about to be written",
     "logger.leave": "the logger leaves",
@@ -90,6 +94,9 @@ def _act(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "sleep":
         time.sleep(float(argument))
+    elif action == "spin":
+        while True:
+            pass
     elif argument:
         number = getattr(errno, argument)
         raise OSError(number, os.strerror(number))

@@ -45,24 +45,38 @@ class Deaths:
         # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
         self._known: dict[int, bool] = {}
 
-    def claim(self, app: App, handle: WorkerHandle, pid: int) -> None:
-        """This process is that worker. The pid is the guardian's child and stays reserved until `collected`."""
+    def claim(self, app: App, handle: WorkerHandle, pid: int, *, owner: int | None = None) -> bool:
+        """This process is that worker. The pid is the guardian's child and stays reserved until `collected`.
+
+        False: it was named by one whose word counts for processes of `owner` only, and is another user's.
+        """
+        try:
+            failpoint.hit("spawn.claim")
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            pidfd = -1
+        if pidfd >= 0 and owner is not None:
+            found = process.owner(pid)
+            if process.pidfd_pid(pidfd) != pid:  # reaped meanwhile: what was found may be of another process
+                os.close(pidfd)
+                pidfd = -1
+            elif found != owner:
+                os.close(pidfd)
+                return False
         handle.pid = pid
         app.board.set_pid(handle.id.serial, pid)
         known = self.unclaimed.pop(pid, None)
         self._known.pop(pid, None)
-        failpoint.hit("spawn.claim")
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
+        if pidfd < 0:
             self.ended(app, handle, known or process.UNKNOWN)
-            return
+            return True
         self._brain.store.put(worker_fd("pid", handle.id), pidfd)
         self._brain.emit(app, "worker_starting", handle.id.slot, generation=handle.id.generation, pid=pid)
         if known is not None:
             self.ended(app, handle, known)
         else:
             self.watch_pid(app, handle, pidfd)
+        return True
 
     def watch_pid(self, app: App, handle: WorkerHandle, pidfd: int) -> None:
         """Wait for the end of a worker."""
@@ -91,10 +105,14 @@ class Deaths:
 
     def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int) -> bool:
         """Read how it ended before the guardian has said it: a wake-up less between a death and its successor."""
-        status = process.zombie_status(handle.pid, pidfd)
-        if status is None or not handle.is_alive:
+        found = process.zombie_status(handle.pid, pidfd)
+        if found is None or not handle.is_alive:
             return False
-        self._known[handle.pid] = False
+        status, parent = found
+        if parent == self._brain.store.guardian_pid:
+            self._known[handle.pid] = False
+        else:
+            handle.reaped = True  # any moment, by somebody else: an orphan of a guardian that is gone
         self.ended(app, handle, status)
         return True
 
@@ -168,7 +186,6 @@ class Deaths:
         handle.happen(Happening.EXIT, now)
         if self._is_replaced_at_once(app, handle, status, before):
             # the successor first: what there is to tell and to tidy up takes longer than a fork
-            self._count_restart(app, handle)
             app.record = restart.CLEAR
             del app.workers[handle.id.serial]
             self._brain.poke(app)
@@ -209,10 +226,12 @@ class Deaths:
     def _bury(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         """The rest of the end of a worker whose successor is on its way."""
         try:
+            failpoint.hit("death.bury")
             self._brain.workers.kick_siblings(app, handle)
             shortage = self._shortages.of_death(handle.pid, status)
             self._release(app, handle)
             self._tell(app, handle, status, shortage)
+            self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again
         except Exception:
             self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))
             raise

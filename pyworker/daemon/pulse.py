@@ -92,7 +92,7 @@ class Pulse:
         With a request in flight a loop may stand still for as long as `limits.request_timeout` says: not judged here.
         """
         stats = app.board.stats(w.id.serial)
-        if _is_stopped(w.pid):
+        if process.is_stopped(w.pid):
             return "stopped (SIGSTOP), and nobody continued it", stats.progress_at
         stands = 0 < stats.progress_at == progress and now - stats.progress_at > STALLED and stats.in_flight == 0
         return "its event loop stands still and serves nothing" if stands else "", stats.progress_at
@@ -114,15 +114,6 @@ class OwnTime:
     def age(self, since: float, now: float) -> float:
         """Return how old something is that began at `since`."""
         return now - since - sum(min(length, went_on - since) for went_on, length in self._still if went_on > since)
-
-
-def _is_stopped(pid: int) -> bool:
-    """True for a process that was stopped by a signal; one that a debugger holds ("t") is not."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] == b"T"
-    except (OSError, IndexError):
-        return False
 
 
 def _say(text: str) -> None:

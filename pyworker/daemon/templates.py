@@ -144,7 +144,12 @@ class Templates:
             case t.Forked(serial=serial, pid=pid):
                 worker = app.workers.get(serial)
                 if worker is not None and worker.id.generation == handle.generation and not worker.pid:
-                    self._brain.deaths.claim(app, worker, pid)
+                    # code of the app's has run in it: of another user's process it can say nothing, or any could be killed
+                    owner = app.generations[handle.generation].resolved.uid
+                    if not self._brain.deaths.claim(app, worker, pid, owner=owner):
+                        handle.killed_because = f"it named process {pid}, which is another user's, as a worker"
+                        worker.failure = w.Failed("other", f"its template was killed: {handle.killed_because}", "")
+                        self._kill(app, handle)
             case t.ForkFailed(serial=serial, errno=errno):
                 worker = app.workers.get(serial)
                 if worker is not None and worker.is_alive and worker.id.generation == handle.generation:

@@ -39,7 +39,7 @@ from pyworker.protocol.template import (
     ToTemplate,
 )
 from pyworker.template import forksafe
-from pyworker.template.spare import CALM_MS, Spares, name_spare, park
+from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
@@ -178,7 +178,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
     poll.register(channel, select.POLLIN)
     spares = Spares(fork_worker, wanted=ready.loaded.preload)
     while True:
-        found = poll.poll(CALM_MS if spares.missing else None)
+        found = poll.poll(spares.wait_ms())
         if not found:
             parked = spares.make()
             if parked is not None:
@@ -213,6 +213,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 flush()
                 os._exit(Exit.OK)  # what the app registered for its end is for processes that served
             case Ping(number):
+                spares.end_stopped()
                 send(channel, Pong(number))
             case Fork():
                 failpoint.hit("template.fork")
@@ -240,6 +241,7 @@ def wait_for_need(spec: LaunchSpec, channel: socket.socket, ready: _Ready, parke
     packet = park(parked)
     if packet is None:
         os._exit(Exit.OK)  # what the app registered for its end is for processes that served
+    failpoint.hit("spare.order")
     fork = wire.decode(Fork, packet.data)
     if len(packet.fds) != 3 + fork.ipc + fork.inbox or packet.truncated:
         os._exit(Exit.FAILED)  # out of descriptors: it counts as a worker that died at birth
@@ -251,7 +253,10 @@ def fork_worker() -> int:
     the template, -errno when a fork failed.
     """
     flush()  # what is buffered would be written twice
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        return -(error.errno or 1)
     try:
         middle = os.fork()
     except OSError as error:

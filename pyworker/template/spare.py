@@ -10,91 +10,124 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
+import time
 from collections.abc import Callable
 
+from pyworker import failpoint
 from pyworker.protocol import wire
-from pyworker.unix.fds import Packet, recv_packet, send_packet
-from pyworker.unix.process import set_name
+from pyworker.unix.fds import Packet, recv_packet, send_packet, socketpair
+from pyworker.unix.process import is_stopped, send_signal, set_name
 from pyworker.unix.title import set_title
 
-CALM_MS = 100  # nobody has asked for a worker for this long: a start or a reload is over
-_MAX_LOST = 3  # spares that ended by themselves, one after the other: something here cannot bear to wait
-_LEAVES_IN_MS = 1000
+CALM = 0.1  # seconds in which nobody has asked for a worker: a start or a reload is over
+_MOST_CALM = 30.0  # ... after one that has ended by itself, doubled with each: something here may not bear to wait
+_LEAVES_WITHIN = 1.0
 
 
 class Spares:
     """The template's side: has one spare at most. Used by one thread."""
 
-    def __init__(self, fork: Callable[[], int], *, wanted: bool) -> None:
+    def __init__(self, fork: Callable[[], int], *, wanted: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._fork = fork
-        self._lost = 0 if wanted else _MAX_LOST
+        self._wanted = wanted
+        self._clock = clock
+        self._lost = 0  # one after the other, without one that was needed in between
+        self._due = clock() + CALM
         self._channel: socket.socket | None = None
         self._pid = 0
+        self._pidfd = -1
 
     def fileno(self) -> int:
         """Return what becomes readable when the spare has ended; -1 without one."""
         return -1 if self._channel is None else self._channel.fileno()
 
-    @property
-    def missing(self) -> bool:
-        return self._channel is None and self._lost < _MAX_LOST
+    def wait_ms(self) -> float | None:
+        """Return how long to wait before `make`; None when none is to be made."""
+        if self._channel is not None or not self._wanted:
+            return None
+        return max(0.0, self._due - self._clock()) * 1000
 
     def make(self) -> socket.socket | None:
-        """Fork one. Returns None in the template; in the child the channel to park on."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = self._fork()
-        if pid == 0:
-            ours.close()
-            return theirs
-        theirs.close()
-        if pid < 0:  # no room for a process now: whoever is needed will be forked when it is
-            ours.close()
-            self._lost += 1
+        """Fork one. Returns None in the template, also without room for one; in the child the channel to park on."""
+        try:
+            ours, theirs = socketpair()
+        except OSError:
+            self._count_lost()
             return None
-        ours.setblocking(False)
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(ours.close)
+            pid = self._fork()
+            if pid == 0:
+                return theirs
+            theirs.close()
+            try:
+                if pid < 0:
+                    raise OSError(-pid, os.strerror(-pid))
+                self._pidfd = os.pidfd_open(pid)
+                if _has_ended(ours):  # the number may be another's by now
+                    os.close(self._pidfd)
+                    raise ProcessLookupError(pid)
+            except OSError:  # whoever is needed will be forked when it is; one whose channel closes leaves
+                self._count_lost()
+                return None
+            unless_made.pop_all()
         self._channel, self._pid = ours, pid
         return None
 
     def hand(self, packet: Packet) -> int:
         """Give the spare its order; return its pid, 0 when there is none who can take it."""
+        self._due = self._clock() + CALM
         if self._channel is None:
             return 0
-        pid = self._pid
-        try:
-            taken = send_packet(self._channel, packet.data, packet.fds)
-        except OSError:
-            taken = False
+        pid, taken = self._pid, False
+        if is_stopped(pid):  # it would take the order and never carry it out
+            send_signal(self._pidfd, signal.SIGKILL)
+        else:
+            with contextlib.suppress(OSError):
+                taken = send_packet(self._channel, packet.data, packet.fds)
         self._forget()
-        if not taken:
-            return 0
         self._lost = 0
-        return pid
+        return pid if taken else 0
+
+    def end_stopped(self) -> None:
+        """End a spare that somebody has stopped (SIGSTOP): its end shows as that of any other."""
+        if self._channel is not None and is_stopped(self._pid):
+            send_signal(self._pidfd, signal.SIGKILL)
 
     def ended(self) -> None:
-        """The spare has gone (killed, out of memory): another one is made, unless this goes on."""
+        """The spare has gone (killed, out of memory): another one is made, the later the more often this happens."""
         self._forget()
-        self._lost += 1
+        self._count_lost()
 
     def close(self) -> None:
         """Send the spare away and wait until it is gone: nothing of a template outlives it."""
         if self._channel is None:
             return
-        try:
-            pidfd = os.pidfd_open(self._pid)
-        except OSError:
-            self._forget()
-            return
-        self._forget()
+        self._channel.close()
         poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(_LEAVES_IN_MS)
-        os.close(pidfd)
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(_LEAVES_WITHIN * 1000):
+            send_signal(self._pidfd, signal.SIGKILL)
+            poll.poll(_LEAVES_WITHIN * 1000)
+        self._forget()
+
+    def _count_lost(self) -> None:
+        self._lost += 1
+        self._due = self._clock() + min(_MOST_CALM, CALM * 2 ** min(self._lost, 20))
 
     def _forget(self) -> None:
         if self._channel is not None:
             self._channel.close()
-            self._channel = None
+            os.close(self._pidfd)
+            self._channel, self._pidfd = None, -1
+
+
+def _has_ended(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, 0)
+    return bool(poll.poll(0))
 
 
 def name_spare(app: str, generation: int) -> None:
@@ -105,6 +138,7 @@ def name_spare(app: str, generation: int) -> None:
 
 def park(channel: socket.socket) -> Packet | None:
     """Wait in the child for an order; None when the template is gone or has no use for it any more."""
+    failpoint.hit("spare.park")
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     with contextlib.closing(channel):

@@ -96,6 +96,23 @@ def pidfd_pid(pidfd: int) -> int:
     return -1
 
 
+def is_stopped(pid: int) -> bool:
+    """True for a process that was stopped by a signal; one that a debugger holds ("t") is not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+def owner(pid: int) -> int | None:
+    """Return the user that a process runs as; None when it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def send_signal(pidfd: int, signum: int) -> bool:
     """Signal the process of a pidfd; False when it is gone already."""
     try:
@@ -143,8 +160,9 @@ def last_status(pidfd: int) -> ExitStatus | None:
     return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
 
 
-def zombie_status(pid: int, pidfd: int) -> ExitStatus | None:
-    """Return how a process ended that nobody has reaped yet; None when it runs, is reaped, or the kernel does not tell.
+def zombie_status(pid: int, pidfd: int) -> tuple[ExitStatus, int] | None:
+    """Return how a process ended that nobody has reaped yet, and the pid of who may; None when it runs, is reaped, or
+    the kernel does not tell.
 
     A code of 0 is never returned: it is also what /proc shows to those who may not know.
     """
@@ -157,8 +175,8 @@ def zombie_status(pid: int, pidfd: int) -> ExitStatus | None:
     except (OSError, ValueError, IndexError):
         return None
     if os.WIFEXITED(number):
-        return ExitStatus(os.WEXITSTATUS(number), None)
-    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
+        return ExitStatus(os.WEXITSTATUS(number), None), int(fields[1])
+    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number)), int(fields[1])
 
 
 def kill_group_of(pidfd: int) -> None:

@@ -31,9 +31,9 @@ from tests.support.fleet import ALL, Fleet
 from tests.support.pyworker import free_port
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROLES = ("worker", "worker", "daemon", "guardian", "template", "logger", "cli")
+ROLES = ("worker", "worker", "daemon", "guardian", "template", "spare", "logger", "cli")
 WORKERS = 3
-PROCESSES = WORKERS + 4  # guardian, daemon, logger, template
+PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
 SETTLE = 30.0
 KEEPALIVE = 3.0  # a client may be held up on a busy machine: its gaps stay 0.9 s below this
 HOUR, LOOK_EVERY = 3600.0, 60.0
@@ -92,7 +92,9 @@ class Tree:
         return json.loads(result.stdout) if result.returncode == 0 else None
 
     def pids(self, role: str) -> list[int]:
-        """Processes of a role, by what the daemon says; none while there is no daemon."""
+        """Processes of a role, by what the daemon says (but for spares); none while there is no daemon."""
+        if role == "spare":
+            return [p.pid for p in self.below()[0] if title(p).startswith("pyworker spare ")]
         if role in ("daemon", "guardian", "logger"):
             status = self.json("daemon", "status") or {}
             pid = status.get({"daemon": "pid"}.get(role, f"{role}_pid"), 0)
@@ -145,6 +147,12 @@ class Tree:
         what = {role: open_files(pid) for role, pid in pids.items()}
         fds = {role: found.total() for role, found in what.items()}
         return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20, what)
+
+
+def title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def open_files(pid: int) -> Counter[str]:

@@ -66,6 +66,19 @@ class Pyworker:
             f'[app]\nname = "api"\ntarget = "web:app"\nworkers = {workers}\nbind = "{bind}"\n{top}\n{tables}\n',
         )
 
+    def make_failpoints(self) -> None:
+        """Before the first start: make the folder that `arm` writes to."""
+        self.environ["PYWORKER_FAILPOINTS"] = os.path.join(self.folder, "failpoints")
+        os.mkdir(self.environ["PYWORKER_FAILPOINTS"])
+
+    def arm(self, point: str, action: str) -> str:
+        """Have something go wrong at a point; see pyworker/failpoint.py. Returns the file that arms it."""
+        path = os.path.join(self.environ["PYWORKER_FAILPOINTS"], point)
+        with open(path + ".new", "w") as file:
+            file.write(action)
+        os.rename(path + ".new", path)
+        return path
+
     # ---- the command line --------------------------------------------------------------------------------
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -113,6 +126,20 @@ class Pyworker:
             found = json.loads(self.ok("describe", "api", "--json").stdout)
             return int(found["apps"][0]["template"]["pid"])
         return int(self.status()["pid" if role == "daemon" else f"{role}_pid"])
+
+    def spares(self, generation: int = 0) -> list[int]:
+        """The workers that templates have forked ahead of need, of one generation or of all."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if title.startswith("pyworker spare ") and (not generation or f"(generation {generation})" in title):
+                    found.append(process.pid)
+        return found
+
+    def spare(self, *but: int) -> int:
+        """Wait for a spare that is none of these."""
+        return wait_until(lambda: next((pid for pid in self.spares() if pid not in but), 0), LONG, "a spare")
 
     def describe_template(self) -> int:
         """The pid of the template of `api`, 0 while there is none or nobody answers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import psutil
 import pytest
 
 from tests.support.load import Load
@@ -56,6 +57,40 @@ def test_a_worker_dies_while_the_daemon_is_dead_and_is_replaced(pw: Pyworker) ->
     assert pids[1] == second
     assert pids[0] != first
     assert app["restarts"]["total"] == 1
+    assert app["pool"][0]["last_exit"]["signal"] == signal.SIGKILL  # the kernel has kept it
+
+
+@pytest.mark.parametrize("role", ["daemon", "guardian"])
+def test_the_next_one_knows_states_uptimes_and_restarts(pw: Pyworker, role: str) -> None:
+    pw.api(ASGI, workers=3, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    kill(pw.pids()[1])
+    before, victim = pw.wait_steady(), pw.role(role)
+    kill(victim)
+    wait_until(lambda: pw.status() and pw.role(role) not in (0, victim), LONG, f"another {role}")
+    after = pw.app()
+    assert after["uptime_s"] >= before["uptime_s"]
+    for old, new in zip(before["pool"], after["pool"], strict=True):
+        assert new["uptime_s"] >= old["uptime_s"]
+        assert [new[key] for key in ("pid", "state", "gen", "restarts", "last_exit")] == [
+            old[key] for key in ("pid", "state", "gen", "restarts", "last_exit")
+        ]
+    assert [worker["restarts"] for worker in after["pool"]] == [0, 1, 0]
+    assert after["restarts"] == before["restarts"]
+
+
+def test_how_a_worker_ended_is_known_or_said_to_be_unknown_when_its_guardian_is_gone(pw: Pyworker) -> None:
+    pw.api(ASGI, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    first, victim = pw.pids()[0], pw.role("guardian")
+    kill(victim)
+    wait_until(lambda: pw.status() and pw.role("guardian") not in (0, victim), LONG, "another guardian")
+    kill(first)
+    last = wait_until(lambda: pw.wait_steady()["pool"][0]["last_exit"], LONG, "its end")
+    kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if kernel >= (6, 15):  # PIDFD_GET_INFO tells how it ended, whoever has reaped it
+        assert last["signal"] == signal.SIGKILL
+    assert last["signal"] == signal.SIGKILL or (last["signal"] is last["code"] is None and "unknown" in last["reason"])
 
 
 def test_a_worker_dies_after_its_template_and_is_replaced(pw: Pyworker) -> None:
@@ -67,6 +102,82 @@ def test_a_worker_dies_after_its_template_and_is_replaced(pw: Pyworker) -> None:
     pids = [worker["pid"] for worker in pw.wait_steady()["pool"]]
     assert pids[1] == second
     assert pids[0] != first
+
+
+def test_code_that_has_changed_since_is_named_when_a_template_had_to_be_started_again(pw: Pyworker) -> None:
+    """A generation never mixes code of two moments without saying so."""
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    (first, second), old = pw.pids(), pw.role("template")
+    pw.write("web.py", version(ASGI, "two"))
+    kill(old)
+    wait_until(lambda: pw.describe_template() not in (0, old), LONG, "another template")
+    wait_until(lambda: "its files were changed since" in pw.ok("describe", "api").stdout, LONG, "a note")
+    assert "web.py" in pw.ok("events", "api").stdout
+    assert pw.pids() == [first, second]
+    kill(first)
+    pw.wait_steady()
+    assert {pw.get().split()[0] for _ in range(4)} == {"one", "two"}
+    pw.ok("reload", "api")
+    assert {pw.get().split()[0] for _ in range(4)} == {"two"}
+
+
+def test_a_killed_spare_is_noticed_by_nobody_and_replaced(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    before, pids, first = pw.app(), pw.pids(), pw.spare()
+    with Load(pw.port, "new", "keep") as load:
+        load.wait_more(20)
+        kill(first)
+        second = pw.spare(first)
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids() == pids
+    assert pw.app()["restarts"] == before["restarts"]
+    guardian = psutil.Process(pw.role("guardian"))
+    zombies = lambda: [p.pid for p in guardian.children() if p.status() == psutil.STATUS_ZOMBIE]  # noqa: E731
+    wait_until(lambda: not zombies(), LONG, "the killed spare to be collected")
+    kill(pids[0])
+    assert pw.wait_steady()["pool"][0]["pid"] == second
+
+
+def test_the_spare_outlives_the_daemon_and_is_who_comes_next(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, spare, old = pw.pids(), pw.spare(), pw.role("daemon")
+    kill(old)
+    wait_until(lambda: pw.status() and pw.role("daemon") != old, LONG, "another daemon")
+    assert pw.spares() == [spare]
+    kill(pids[0])
+    assert pw.wait_steady()["pool"][0]["pid"] == spare
+
+
+def test_a_spare_that_dies_with_its_order_in_its_hands_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
+    pw.api(ASGI, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    first, second = pw.pids()
+    spare = pw.spare()
+    os.kill(spare, signal.SIGSTOP)
+    os.kill(first, signal.SIGKILL)  # noticed by all at once; what the template sees first is chance
+    os.kill(spare, signal.SIGKILL)
+    pids = [worker["pid"] for worker in pw.wait_steady()["pool"]]
+    assert pids[1] == second
+    assert pids[0] not in (first, spare)
+    pw.spare()
+
+
+def test_what_is_stopped_leaves_no_spare(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    os.kill(pw.spare(), signal.SIGSTOP)  # not even one that can do nothing by itself
+    pw.ok("stop", "api")
+    wait_until(lambda: not pw.spares(), LONG, "the end of the spare")
+    pw.ok("restart", "api")
+    first = pw.spare()
+    pw.ok("reload", "api")
+    os.kill(pw.spare(first), signal.SIGSTOP)
+    pw.ok("daemon", "stop", "-y")
+    assert not pw.spares()
 
 
 def test_the_daemon_dies_again_and_again(pw: Pyworker) -> None:

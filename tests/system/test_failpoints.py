@@ -1,7 +1,7 @@
 """Something goes wrong at every named place of start, adopt, reload, rotate and upgrade, under load: nobody is refused.
 
 One tree of processes for all of it: a point is armed, what passes it is done, and the tree must be whole again.
-`make test` runs a part that has every point in one of two runs or so; `make failpoints` runs all (PYWORKER_TEST_ALL=1).
+`make test` runs every second point with one action each; `make failpoints` runs all (PYWORKER_TEST_ALL=1).
 """
 
 from __future__ import annotations
@@ -30,20 +30,11 @@ class World:
 
     def __init__(self, pw: Pyworker) -> None:
         self.pw = pw
-        self.folder = os.path.join(pw.folder, "failpoints")
-        os.mkdir(self.folder)
-        pw.environ["PYWORKER_FAILPOINTS"] = self.folder
+        pw.make_failpoints()
         pw.api(APP, tables='[app.logs]\nmax_size = "4KB"\nmax_files = 3\n[app.reload]\nsoak = "0s"\n[app.restart]\nmin_uptime = "0s"\nwindow = "1s"')
         pw.ok("start", "app.toml")
         self.versions = itertools.count(2)
         self.killed: set[int] = set()  # workers
-
-    def arm(self, point: str, action: str) -> str:
-        path = os.path.join(self.folder, point)
-        with open(path + ".new", "w") as file:
-            file.write(action)
-        os.rename(path + ".new", path)
-        return path + ".hit"
 
     def status(self) -> dict[str, int]:
         answer = ask(self.pw.home, {"type": "status"})
@@ -88,6 +79,11 @@ class World:
         pid = next(pid for pid in self.pw.pids() if psutil.Process(pid).ppid() == guardian)
         self.killed.add(pid)
         self.kill(pid)
+
+    def kill_worker_beside_a_spare(self) -> None:
+        generation = self.pw.app()["gen"]
+        wait_until(lambda: self.pw.spares(generation), LONG, "a spare of the template that is asked")
+        self.kill_worker()
 
     def reload(self) -> None:
         self.pw.write("web.py", version(APP, f"v{next(self.versions)}"))
@@ -154,6 +150,8 @@ SCENARIOS: dict[str, Callable[[World], None]] = {
     "template.loaded": World.kill_template,
     "template.fork": World.kill_worker,
     "template.forked": World.kill_worker,
+    "spare.park": World.kill_worker,
+    "spare.order": World.kill_worker_beside_a_spare,
     "save.before_rename": World.reload,
     "save.after_rename": World.reload,
     "ledger.half": World.kill_worker,
@@ -163,6 +161,7 @@ SCENARIOS: dict[str, Callable[[World], None]] = {
     "reload.go": World.reload,
     "reload.drain": World.reload,
     "death.finish": World.kill_worker,
+    "death.bury": World.kill_worker,
     "logger.take": World.kill_logger,
     "logger.write": World.rotate,
     "logger.leave": World.upgrade,
@@ -187,10 +186,10 @@ def test_nobody_is_refused_and_all_is_whole_again(world: World, point: str, acti
     if world.is_gone():
         world.pw.ok("daemon", "start")
     world.wait_whole("before")
-    if SCENARIOS[point] is World.kill_worker:
+    if SCENARIOS[point] in (World.kill_worker, World.kill_worker_beside_a_spare):
         world.have_a_child_of_the_guardian()
     world.killed.clear()
-    passed = world.arm(point, action)
+    passed = world.pw.arm(point, action) + ".hit"
     outage = action == "kill" and point in BOTH_DEAD
     with Load(world.pw.port, "new", "keep", pause=0.01) as load:
         SCENARIOS[point](world)
@@ -204,3 +203,30 @@ def test_nobody_is_refused_and_all_is_whole_again(world: World, point: str, acti
     if not outage:
         assert [lost for lost in load.lost if "refused" in lost.lower()] == []
         assert len(load.lost) <= 2 * len(world.killed), load.lost
+
+
+# a daemon that is killed there: whether the new code serves in the end
+HALF_DONE = {
+    "reload.target": False,
+    "reload.before_commit": False,
+    "save.before_rename": False,
+    "save.after_rename": True,
+    "reload.committed": True,
+    "reload.go": True,
+    "reload.drain": True,
+}
+
+
+@pytest.mark.parametrize("point", HALF_DONE)
+def test_a_half_done_reload_is_rolled_back_before_its_commit_and_forward_after(world: World, point: str) -> None:
+    world.wait_whole("before")
+    old, new = world.pw.get().split()[0], f"v{next(world.versions)}"
+    world.pw.write("web.py", version(APP, new))
+    passed = world.pw.arm(point, "kill") + ".hit"
+    with Load(world.pw.port, "new", "keep", pause=0.01) as load:
+        world.pw.run("reload", "api")
+        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{world.pw.daemon_log()}")
+        world.wait_whole("after")
+    os.unlink(passed)
+    assert load.lost == []
+    assert {world.pw.get().split()[0] for _ in range(4)} == {new if HALF_DONE[point] else old}

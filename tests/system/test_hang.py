@@ -36,6 +36,42 @@ def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, ro
     assert pw.app()["state"] == "running"
 
 
+def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.make_failpoints()
+    pw.api(ASGI.replace('    elif path == "/block":', '    elif path == "/print":\n        print("x")\n    elif path == "/block":'))
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    with Load(pw.port, "new", "keep", pause=0.005) as load:
+        for role, point, wake in (
+            ("logger", "logger.write", lambda: pw.get("/print")),
+            ("daemon", "reload.target", lambda: pw.run("reload", "api")),
+            ("guardian", "guardian.exited", lambda: kill(pw.spare())),
+        ):
+            victim = pw.role(role)
+            passed = pw.arm(point, "spin") + ".hit"
+            wake()
+            wait_until(lambda p=passed: os.path.exists(p), LONG, f"{point} to be passed")  # type: ignore[misc]
+            wait_until(lambda v=victim: not alive(v), LONG, f"the busy {role} to be ended\n{pw.daemon_log()}")  # type: ignore[misc]
+            wait_until(lambda r=role, v=victim: pw.status() and pw.role(r) not in (0, v), LONG, f"another {role}")  # type: ignore[misc]
+            load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids() == pids
+
+
+def test_a_stopped_spare_is_replaced_before_anybody_needs_it(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, first = pw.pids(), pw.spare()
+    os.kill(first, signal.SIGSTOP)
+    second = pw.spare(first)
+    assert not alive(first)
+    assert pw.pids() == pids
+    kill(pids[0])
+    assert pw.wait_steady()["pool"][0]["pid"] == second
+
+
 def test_worker_that_was_stopped_is_replaced(pw: Pyworker) -> None:
     pw.environ["PYWORKER_TICK"] = TICK
     pw.api(ASGI, tables='[app.stop]\ndrain_timeout = "1s"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 
 import pytest
 
@@ -12,10 +13,11 @@ from pyworker.daemon.workers import MAX_LISTENERS
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
+from tests.template.test_launcher import PUBLIC, needs_public, needs_root
 
 EVIL = """
 import os, socket
-MESSAGES = {"/empty": b"", "/json": b"{", "/deep": b"[" * 9000, "/unknown": b'{"type":"shutdown"}', "/noise": bytes(range(256))}
+MESSAGES = {"/empty": b"", "/json": b"{", "/deep": b"[" * 9000, "/unknown": b'{"type":"shutdown"}', "/noise": bytes(range(256)), "/fds": b'{"type":"accepting"}'}
 
 def app(environ, start_response):
     message = MESSAGES.get(environ["PATH_INFO"])
@@ -26,14 +28,14 @@ def app(environ, start_response):
             continue
         with channel:
             if channel.type == socket.SOCK_SEQPACKET:
-                channel.send(message)
+                channel.send(message) if environ["PATH_INFO"] != "/fds" else socket.send_fds(channel, [message], [0, 1])
     body = str(os.getpid()).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
 
 
-@pytest.mark.parametrize("path", ["/empty", "/json", "/deep", "/unknown", "/noise"])
+@pytest.mark.parametrize("path", ["/empty", "/json", "/deep", "/unknown", "/noise", "/fds"])
 def test_a_worker_that_talks_rubbish_is_killed_and_replaced(pw: Pyworker, path: str) -> None:
     pw.api(EVIL, workers=1, tables='[app.restart]\nmin_uptime = "0s"')
     pw.ok("start", "app.toml")
@@ -52,6 +54,41 @@ def _fails(pw: Pyworker, path: str) -> bool:
     except (OSError, AssertionError):
         return True
     return False
+
+
+LIAR = """
+import os, socket
+
+def lie():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            channel = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with channel:
+            if channel.type == socket.SOCK_SEQPACKET:
+                for serial in range(1, 9):
+                    channel.send(b'{"type":"forked","serial":%d,"pid":VICTIM}' % serial)
+
+os.register_at_fork(before=lie)
+"""
+
+
+@needs_root
+@needs_public
+def test_a_template_cannot_have_another_users_process_taken_for_its_worker(pw: Pyworker) -> None:
+    """The app's code runs in it, as the app's user; whom it names is signalled by the daemon, which is root."""
+    os.chmod(pw.folder, 0o755)
+    with subprocess.Popen(["sleep", "1000"]) as victim:
+        try:
+            pw.api(LIAR.replace("VICTIM", str(victim.pid)) + ASGI, workers=1, top=f'user = "nobody"\npython = "{PUBLIC}"')
+            pw.run("start", "app.toml")
+            wait_until(lambda: "which is another user's" in pw.ok("events", "api").stdout, LONG, "the lie to be noticed")
+            assert victim.pid not in pw.pids()
+            pw.ok("delete", "api", "-y")
+            assert victim.poll() is None
+        finally:
+            victim.kill()
 
 
 @pytest.mark.parametrize(

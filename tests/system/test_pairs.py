@@ -18,14 +18,14 @@ from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
 ROLES = ("guardian", "daemon", "logger", "template", "worker")
-ALL = [*itertools.combinations(ROLES, 2), ("worker", "worker")]
-PART = [("guardian", "daemon"), ("guardian", "logger"), ("daemon", "template"), ("daemon", "worker")]
+ALL = [*itertools.combinations(ROLES, 2), ("worker", "worker"), ("worker", "spare"), ("spare", "template")]
+PART = [("guardian", "daemon"), ("guardian", "logger"), ("daemon", "template"), ("daemon", "worker"), ("worker", "spare")]
 
 
 def pids(pw: Pyworker) -> dict[str, list[int]]:
     status = pw.status()
     found = {"guardian": [status["guardian_pid"]], "daemon": [status["pid"]], "logger": [status["logger_pid"]]}
-    return found | {"template": [pw.role("template")], "worker": pw.pids()}
+    return found | {"template": [pw.role("template")], "worker": pw.pids(), "spare": [pw.spare()]}
 
 
 def is_whole(pw: Pyworker, dead: list[int]) -> bool:

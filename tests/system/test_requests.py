@@ -27,9 +27,25 @@ async def app(scope, receive, send):
 TABLES = '[app.limits]\nrequest_timeout = "1s"\n[app.stop]\ndrain_timeout = "1s"\nkill_timeout = "1s"'
 
 
-@pytest.mark.parametrize("path", ["/block", "/wait"])
-def test_stuck_worker_is_replaced_and_its_stacks_are_in_the_log(pw: Pyworker, path: str) -> None:
-    pw.api(STUCK, workers=1, tables=TABLES)
+WSGI = """
+import os, time
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/block":
+        time.sleep(600)
+    body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "top", "path"),
+    [(STUCK, "", "/block"), (STUCK, "", "/wait"), (WSGI, "threads = 3", "/block")],
+    ids=["the loop", "a task", "a thread"],
+)
+def test_stuck_worker_is_replaced_and_its_stacks_are_in_the_log(pw: Pyworker, source: str, top: str, path: str) -> None:
+    pw.api(source, workers=1, top=top, tables=TABLES)
     pw.ok("start", "app.toml")
     before = pw.pids()[0]
     with socket.create_connection(("127.0.0.1", pw.port), timeout=LONG) as stuck:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -69,7 +71,7 @@ def test_secrets_are_in_no_command_line_and_in_no_environment_of_ours(pw: Pywork
     for process in pw.processes():
         assert "swordfish-4711" not in " ".join(process.cmdline())
         if process.pid in ours:
-            with open(f"/proc/{process.pid}/environ", "rb") as file:
+            with contextlib.suppress(PermissionError), open(f"/proc/{process.pid}/environ", "rb") as file:  # not root
                 assert b"swordfish-4711" not in file.read()
     for command in (("ps",), ("ps", "-w"), ("describe", "api", "-v"), ("events", "api", "--json"), ("logs", "api")):
         assert "swordfish-4711" not in pw.ok(*command).stdout
@@ -106,20 +108,49 @@ def test_nothing_of_ours_listens_on_the_network(pw: Pyworker) -> None:
     assert listening == {pw.port}
 
 
-@pytest.mark.parametrize("how", ["0777", "a symbolic link"])
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+REASONS = {"0777": "open to other users (mode 0777)", "a symbolic link": "is a symbolic link", "another user's": "belongs to user 65534"}
+
+
+@pytest.mark.parametrize("how", ["0777", "a symbolic link", pytest.param("another user's", marks=ROOT_ONLY)])
 def test_a_home_that_is_not_ours_alone_is_refused_with_the_reason(pw: Pyworker, how: str) -> None:
     pw.api(ASGI, workers=1)
     os.mkdir(os.path.join(pw.folder, "real"))
-    if how == "0777":
-        os.mkdir(pw.home)
-        os.chmod(pw.home, 0o777)
-    else:
+    if how == "a symbolic link":
         os.symlink("real", pw.home)
+    else:
+        os.mkdir(pw.home)
+    if how == "0777":
+        os.chmod(pw.home, 0o777)
+    elif how == "another user's":
+        os.chown(pw.home, 65534, 65534)
     done = pw.run("start", "app.toml")
-    assert done.returncode not in (0, 1, 2)
-    assert ("0777" in done.stderr or "others" in done.stderr) if how == "0777" else "symbolic link" in done.stderr
+    assert done.returncode == 77
+    assert REASONS[how] in done.stderr
     assert "help:" in done.stderr
+    assert pw.refuses()
     if how == "0777":
         os.chmod(pw.home, 0o700)
+    elif how == "another user's":
+        os.chown(pw.home, 0, 0)
     else:
         os.unlink(pw.home)
+
+
+def test_what_our_own_processes_hold_is_nobody_elses_to_read(pw: Pyworker) -> None:
+    """Not dumpable: /proc/PID/environ, fd and mem are closed to processes of the same user, too."""
+    look: list[str] = []
+    if os.geteuid() == 0:  # root without the right to look at everybody
+        look = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+        if shutil.which("setpriv") is None or subprocess.run([*look, "true"], check=False).returncode:
+            pytest.skip("setpriv cannot give CAP_SYS_PTRACE away here")
+        pw.python = pw.write("python", f'#!/bin/sh\nexec {" ".join(look)} {sys.executable} "$@"\n')
+        os.chmod(pw.python, 0o755)
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+
+    def is_readable(pid: int) -> bool:
+        return subprocess.run([*look, "readlink", f"/proc/{pid}/fd/0"], capture_output=True, check=False).returncode == 0
+
+    assert is_readable(pw.pids()[0])
+    assert [role for role in ("guardian", "daemon") if is_readable(pw.role(role))] == []

@@ -8,8 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from pyworker.protocol.template import FromTemplate, LoadFailed
 from pyworker.protocol.worker import Accepting, Drain, Failed, FromWorker, Go, Hello, Ready
 from tests.support.fake_daemon import tcp_listener
 from tests.support.wait import wait_until
-from tests.worker.conftest import APP
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
 NOBODY = 65534
@@ -29,15 +26,6 @@ NOBODY = 65534
 PUBLIC = shutil.which("python3.11", path="/usr/bin:/usr/local/bin") or ""
 needs_public = pytest.mark.skipif(not PUBLIC, reason="no python3.11 for all users")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-
-
-@pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """A folder with the app that every user may enter (pytest's own are private)."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        Path(name, "shop.py").write_text(APP)
-        yield Path(name)
 
 
 SHOW = """

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyworker.protocol.template import Retire
+from pyworker.protocol.template import Fork, ForkFailed, Ping, Pong, Retire
 from pyworker.protocol.worker import Hello, Ready
+from pyworker.template import spare
 from pyworker.template.spare import Spares
+from pyworker.unix.process import is_stopped
 from tests.support.fake_daemon import spares
 from tests.support.wait import wait_until
+from tests.template.test_launcher import NOBODY, PUBLIC, needs_public, needs_root
 from tests.worker.conftest import get
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
@@ -47,9 +53,9 @@ def test_who_is_asked_for_is_the_spare_and_another_one_is_made(daemon: Any) -> N
 def test_two_at_once_are_the_spare_and_a_fork(daemon: Any) -> None:
     d = daemon()
     template = d.load()
-    spare = the_spare()
+    first = the_spare()
     workers = [d.fork(template, 1), d.fork(template, 2)]
-    assert workers[0].pid == spare != workers[1].pid
+    assert workers[0].pid == first != workers[1].pid
     for worker in workers:
         worker.expect(Hello)
         worker.expect(Ready)
@@ -71,30 +77,149 @@ def test_a_killed_spare_is_replaced_and_keeps_nobody_from_being_forked(daemon: A
 def test_the_spare_is_gone_before_a_template_that_was_told_to_leave(daemon: Any) -> None:
     d = daemon()
     template = d.load()
-    spare = the_spare()
+    first = the_spare()
     template.send(Retire())
     assert d.reap(template.pid) == 0
-    assert ended(spare)
+    assert ended(first)
 
 
 def test_the_spare_leaves_when_its_template_is_killed(daemon: Any) -> None:
     d = daemon()
     template = d.load()
-    spare = the_spare()
+    first = the_spare()
     d.kill(template.pid)
-    wait_until(lambda: ended(spare), what="the spare's end")
+    wait_until(lambda: ended(first), what="the spare's end")
 
 
-def test_spares_that_cannot_bear_to_wait_are_given_up() -> None:
-    kept = Spares(lambda: -11, wanted=True)
-    made = 0
-    while kept.missing:
+def test_the_more_often_a_spare_ends_by_itself_the_later_comes_the_next() -> None:
+    now = 100.0
+    kept = Spares(lambda: -11, wanted=True, clock=lambda: now)
+    waits = []
+    for _ in range(12):
+        waits.append(kept.wait_ms())
+        now += 60.0
+        assert kept.wait_ms() == 0
         assert kept.make() is None
-        made += 1
-        assert made < 10
-    assert made == 3
+    assert waits == pytest.approx([100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000, 30000])
     assert kept.hand(None) == 0  # type: ignore[arg-type]  # nobody looks at it
+    assert kept.wait_ms() == pytest.approx(100)  # somebody was needed: it is worth a try
 
 
 def test_where_the_app_is_not_imported_yet_nothing_is_forked_ahead() -> None:
-    assert not Spares(lambda: -11, wanted=False).missing
+    assert Spares(lambda: -11, wanted=False).wait_ms() is None
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), what="the spare to stand still")
+
+
+def test_a_stopped_spare_is_not_asked_but_ended(daemon: Any) -> None:
+    d = daemon()
+    template = d.load()
+    first = the_spare()
+    stop(first)
+    worker = d.fork(template, 1)
+    assert worker.pid != first
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert d.reap(first) == -signal.SIGKILL
+    second = the_spare(first, worker.pid)
+    assert d.fork(template, 2).pid == second
+
+
+def test_a_stopped_spare_is_found_when_the_template_is_asked_for_a_sign_of_life(daemon: Any) -> None:
+    d = daemon()
+    template = d.load()
+    first = the_spare()
+    stop(first)
+    template.send(Ping(7))
+    assert template.expect(Pong).number == 7
+    assert d.reap(first) == -signal.SIGKILL
+    the_spare(first)
+
+
+def test_a_stopped_spare_does_not_outlive_a_template_that_was_told_to_leave(daemon: Any) -> None:
+    d = daemon()
+    template = d.load()
+    first = the_spare()
+    stop(first)
+    template.send(Retire())
+    assert d.reap(template.pid) == 0
+    assert d.reap(first) == -signal.SIGKILL
+
+
+def links(pid: int) -> list[str]:
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_worker_that_was_a_spare_holds_what_any_worker_holds(daemon: Any, loop: str) -> None:
+    d = daemon(loop=loop)
+    template = d.load()
+    first = the_spare()
+    channel = os.readlink(f"/proc/{template.pid}/fd/10")  # to the daemon
+    wait_until(lambda: channel not in links(first), what="the spare to let go of its template's channel")
+    workers = [d.fork(template, 1), d.fork(template, 2)]
+    assert workers[0].pid == first != workers[1].pid
+    for worker in workers:
+        worker.expect(Hello)
+        worker.expect(Ready)
+    kinds = [lambda w=w: sorted(link.partition(":[")[0] for link in links(w.pid)) for w in workers]  # type: ignore[misc]
+    wait_until(lambda: kinds[0]() == kinds[1](), what="the same descriptors")  # a file may be read just now
+    assert [os.getsid(worker.pid) for worker in workers] == [worker.pid for worker in workers]
+
+
+@needs_root
+@needs_public
+def test_the_spare_of_another_user_has_that_users_rights_and_obeys_its_template(daemon: Any, public_folder: Path) -> None:
+    d = daemon(cwd=str(public_folder))
+    d.python = PUBLIC
+    d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY,)
+    template = d.load()
+    first = the_spare()
+    status = dict(x.split(":", 1) for x in Path(f"/proc/{first}/status").read_text().splitlines())
+    assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
+    assert status["NoNewPrivs"].strip() == "1"
+    worker = d.fork(template, 1)
+    assert worker.pid == first
+    worker.expect(Hello)
+    worker.expect(Ready)
+    second = the_spare(first)
+    stop(second)
+    template.send(Ping(1))
+    template.expect(Pong)
+    assert d.reap(second) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("room", [0, 3, 4])  # for nothing; for what comes with the order; and for half of a pipe
+def test_a_template_without_a_free_descriptor_says_so_and_lives(daemon: Any, room: int) -> None:
+    d = daemon(preload=False)  # and so without a spare
+    template = d.load()
+    before = resource.prlimit(template.pid, resource.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{template.pid}/fd")}
+    free = [number for number in range(len(used) + 50) if number not in used]
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (free[room], before[1]))
+    with open(os.devnull) as any_file:
+        template.send(Fork(1, 99, 1, False, 1), *[any_file.fileno()] * 3)
+    assert template.expect(ForkFailed) == ForkFailed(99, errno.EMFILE)
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, before)
+    d.fork(template, 2).expect(Hello)
+
+
+@pytest.mark.parametrize("call", ["socketpair", "pidfd_open"])
+def test_without_a_descriptor_there_is_no_spare_for_now(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    now = 100.0
+    kept = Spares(lambda: os.getppid(), wanted=True, clock=lambda: now)
+    with monkeypatch.context() as patch:
+        patch.setattr(*((spare, call) if call == "socketpair" else (os, call)), none_left)
+        assert kept.make() is None
+    assert kept.fileno() == -1
+    assert kept.wait_ms() == pytest.approx(200)

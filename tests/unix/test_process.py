@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from pyworker.unix.process import (
     collect,
     is_gone,
     kill_group,
+    last_status,
     pidfd_pid,
     send_signal,
     spawn,
@@ -103,8 +105,41 @@ def test_status_of_a_zombie_is_read_without_reaping_it() -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     assert poll.poll(30_000), "the process does not end"
-    assert zombie_status(pid, pidfd) == ExitStatus(3, None)
+    assert zombie_status(pid, pidfd) == (ExitStatus(3, None), os.getpid())
     assert zombie_status(os.getpid(), pidfd) is None  # it runs
     assert collect(pidfd) == ExitStatus(3, None)
     assert zombie_status(pid, pidfd) is None
     os.close(pidfd)
+
+
+REAPS = """
+import os, sys
+pid = os.fork()
+if not pid:
+    sys.stdin.read(1)  # the test has a pidfd by now
+    {how}
+sys.stdout.write(f"{{pid}}\\n"), sys.stdout.flush()
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("os._exit(7)", ExitStatus(7, None)), ("os.kill(os.getpid(), 9)", ExitStatus(None, 9))]
+)
+def test_how_a_process_ended_that_somebody_else_has_reaped(how: str, status: ExitStatus) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", REAPS.format(how=how)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        pidfd = os.pidfd_open(int(parent.stdout.readline()))
+        assert last_status(pidfd) is None  # it runs
+        parent.communicate(b"x")
+    try:
+        found = last_status(pidfd)
+        if found is None and tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 15):
+            pytest.skip("this kernel does not tell (PIDFD_GET_INFO with the exit code: Linux 6.15)")
+        assert found == status
+        assert pidfd_pid(pidfd) == -1
+    finally:
+        os.close(pidfd)
