@@ -32,6 +32,7 @@ from tests.support.pyworker import free_port
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROLES = ("worker", "worker", "daemon", "guardian", "template", "spare", "logger", "cli")
+SERVES = ("worker", "spare")  # which may have become a worker in the moment before it was hit
 WORKERS = 3
 PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
 SETTLE = 30.0
@@ -235,7 +236,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
             if time.monotonic() > look_at:
                 with reloads.paused():
                     samples.append(tree.sample(len(kills)))
-                killed = {pid: at for at, role, pid in kills if role == "worker"}
+                killed = {pid: at for at, role, pid in kills if role in SERVES}
                 print(
                     f"chaos: {len(kills)} faults, {fleet.tally.requests} answers, {len(fleet.tally.refused)} refused, "
                     f"{len(fleet.tally.unexplained(killed))} unexplained; now {samples[-1]}",
@@ -245,7 +246,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
         reloads.stop()
     tally = fleet.tally
     samples.append(tree.sample(len(kills)))
-    killed = {pid: at for at, role, pid in kills if role == "worker"}
+    killed = {pid: at for at, role, pid in kills if role in SERVES}
     unexplained = tally.unexplained(killed)
     print(
         f"chaos: {len(kills)} kills {dict(sorted(Counter(role for _, role, _ in kills).items()))}, "

@@ -15,19 +15,12 @@ from pyworker.protocol import store as protocol
 from pyworker.protocol.wire import MAX_MESSAGE, decode
 from pyworker.unix import fds
 from tests.daemon.test_loop import Clock
+from tests.support.channels import ends as ends
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = fds.socketpair()
-    yield ours, theirs
-    ours.close()
-    theirs.close()
 
 
 @pytest.fixture

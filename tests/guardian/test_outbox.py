@@ -14,14 +14,7 @@ from pyworker.guardian.store import FdStore
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
 from pyworker.unix import fds
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = fds.socketpair()
-    yield ours, theirs
-    ours.close()
-    theirs.close()
+from tests.support.channels import ends as ends
 
 
 @pytest.fixture
