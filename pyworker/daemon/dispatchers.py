@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig
+from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import READ
@@ -35,7 +36,6 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation, Listener
     from pyworker.daemon.brain import Brain
-    from pyworker.daemon.fdstore import FdStore
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
 MAX_QUERIES = 64  # that a Node worker may have remembered
@@ -56,16 +56,25 @@ class DispatcherHandle:
     finished: bool = False
     killed_because: str = ""
     ended: bool = False
+    answers: bool = True  # to pings; one that a daemon of an older version has started may not
+    unanswered: int = 0  # pings
 
     def view(self) -> DispatcherView:
         return DispatcherView(self.state, self.since)
 
     def memo(self) -> dict[str, Any]:
-        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
+        return {
+            "since": self.since,
+            "state": self.state,
+            "pid": self.pid,
+            "ready_at": self.ready_at,
+            "answers": self.answers,
+        }
 
     @classmethod
     def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
-        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
+        answers = bool(memo.get("answers", False))
+        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"], answers=answers)
 
 
 class Dispatchers:
@@ -226,8 +235,10 @@ class Dispatchers:
             case d.Said(serial=serial, text=text):
                 worker = app.workers.get(serial)
                 if worker is not None:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, RecursionError):
                         self._brain.messages.heard(app, worker, json.loads(text))
+            case d.Pong():
+                handle.unanswered = 0
             case d.Trouble(text=text):
                 self._brain.note(app, text)
             case _:
@@ -270,6 +281,11 @@ class Dispatchers:
         if handle is None or handle.state != "ready" or ("attach", serial) not in handle.told:
             return False
         return self._say(app, handle, d.Tell(serial, text))
+
+    def ping(self, app: App, handle: DispatcherHandle, number: int) -> None:
+        """Ask for a sign of life."""
+        handle.unanswered += 1
+        self._say(app, handle, d.Ping(number))
 
     # ---- what it is told -----------------------------------------------------------------------------------
     def sync(self, app: App) -> None:
@@ -352,8 +368,9 @@ class Dispatchers:
         try:
             if not unix_fds.send_packet(handle.channel, encode(message), fds):
                 return False
-        except OSError:
-            return True  # it is dying: its pidfd will say so, and its successor be told everything
+        except OSError as error:
+            # else it is dying: its pidfd will say so, and its successor be told everything
+            return error.errno not in NO_ROOM
         match message:
             case d.Unlisten() | d.Gone():
                 handle.told.discard(what)

@@ -1,4 +1,4 @@
-"""Daemon: signs of life. Of the guardian, of the templates, of workers that cannot answer for themselves.
+"""Daemon: signs of life. Of the guardian, of templates and dispatchers, of workers that cannot answer for themselves.
 
 All of it is counted in our own ticks: a machine that was frozen as a whole (a paused VM, SIGSTOP for all) has missed
 nothing when it goes on. A hang is ended by SIGKILL or by a replacement; what follows is what follows any death.
@@ -45,6 +45,7 @@ class Pulse:
         for app in self._brain.apps.values():
             for template in list(app.templates.values()):
                 self._ask_template(app, template)
+            self._ask_dispatcher(app)
         self._look_at_workers()
 
     def _ask_guardian(self) -> None:
@@ -68,6 +69,16 @@ class Pulse:
             return
         template.unanswered += 1
         self._brain.templates.ping(template, self._asked)
+
+    def _ask_dispatcher(self, app: App) -> None:
+        dispatcher = app.dispatcher
+        if dispatcher is None or dispatcher.state != "ready" or not dispatcher.answers:
+            return
+        if dispatcher.unanswered >= MISSED:
+            _say(f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again")
+            self._brain.dispatchers.stop(app, "it did not answer", self._loop.clock())
+            return
+        self._brain.dispatchers.ping(app, dispatcher, self._asked)
 
     def _look_at_workers(self) -> None:
         now = self._loop.clock()

@@ -377,6 +377,8 @@ class Dispatcher:
                 self._forget(serial)
             case d.Finish():
                 self._finish()
+            case d.Ping(number):
+                self.say(d.Pong(number))
             case d.Leave():
                 self.loop.running = False
             case _:

@@ -123,6 +123,13 @@ class Finish:
 
 
 @record
+class Ping:
+    """A sign of life is asked for; answered by Pong with the same number."""
+
+    number: int
+
+
+@record
 class Leave:
     """Exit now."""
 
@@ -176,6 +183,11 @@ class Said:
 
 
 @record
+class Pong:
+    number: int
+
+
+@record
 class Trouble:
     """Something that the operator should know."""
 
@@ -183,6 +195,6 @@ class Trouble:
 
 
 ToDispatcher = Union[
-    Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Attach, Bound, Tell, Shut, Gone, Finish, Leave
+    Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Attach, Bound, Tell, Shut, Gone, Finish, Ping, Leave
 ]
-FromDispatcher = Union[Up, Empty, Wants, Asked, Listening, Said, Trouble]
+FromDispatcher = Union[Up, Empty, Wants, Asked, Listening, Said, Pong, Trouble]

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.pyworker import LONG, Pyworker, alive, kill
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WSGI, version
 from tests.support.wait import wait_until
@@ -128,6 +128,21 @@ def test_no_connection_is_refused_or_lost_when_one_of_our_processes_is_killed(pw
         load.wait_more(50)
     assert load.lost == [] or (victim == "dispatcher" and len(load.lost) <= 1), load.lost  # the one in its hands
     assert (after == before) == (victim != "dispatcher")
+
+
+def test_a_stopped_dispatcher_is_replaced_and_nobody_is_refused(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = "1"
+    least(pw)
+    before, pids = dispatcher(pw), pw.pids()
+    with Load(pw.port, "new", "keep", pause=0.005) as load:
+        load.wait_more(20)
+        os.kill(before, signal.SIGSTOP)
+        wait_until(lambda: not alive(before), LONG, f"the stopped dispatcher to be ended\n{pw.daemon_log()}")
+        wait_until(lambda: dispatcher(pw) not in (0, before), LONG, "another dispatcher")
+        load.wait_more(20)
+    assert len(load.lost) <= 1, load.lost  # the one in its hands
+    assert pw.pids() == pids
+    assert "it did not answer" in pw.ok("events", "api").stdout
 
 
 def test_a_killed_worker_loses_nothing_but_what_was_in_it(pw: Pyworker) -> None:
