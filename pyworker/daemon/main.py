@@ -26,6 +26,7 @@ from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.hooks import Hooks
+from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.pulse import TICK, OwnTime, Pulse
 from pyworker.daemon.requests.apps import forget
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
     spec = foreground.spec_of(store)
     home_fd = open_home(home, create=False) if home else -1
     events = EventLog(home_fd)
-    spawner = Spawner(store, home)
+    spawner = Spawner(store, home, Launcher(loop))
     brain = Brain(loop, store, spawner, events, home)
     sampler = Sampler()
     desk = Desk(brain, sampler, home, started_at)

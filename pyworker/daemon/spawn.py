@@ -11,9 +11,9 @@ import fcntl
 import importlib.util
 import os
 import socket
-import sys
 import sysconfig
 from collections.abc import Sequence
+from typing import Literal
 
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, state
@@ -22,12 +22,13 @@ from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.launcher import PYTHON, Failed, Launcher, environ
 from pyworker.daemon.messages import wants_channel
 from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
-from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
+from pyworker.protocol.names import ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
@@ -39,12 +40,15 @@ _RUNTIME_FD = 5
 _BOARD_FD = 6
 _FIRST_FREE_FD = 7
 
+Role = Literal["template", "script", "command"]
+
 
 class Spawner:
     """Knows how a process of ours is started; decides nothing."""
 
-    def __init__(self, store: FdStore, home: str) -> None:
+    def __init__(self, store: FdStore, home: str, launcher: Launcher) -> None:
         self._store = store
+        self._launcher = launcher
         self._home = home
         self.notify_socket = os.path.join(home, NOTIFY_SOCKET)
         self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
@@ -72,7 +76,11 @@ class Spawner:
             self._store.put_all(stored)
         try:
             failpoint.hit("spawn.template")
-            handle.pid = self._launch("template", app, generation, None, theirs, out, err, 0, held=False)
+            table, made = self._described("template", app, generation, None, theirs, out, err, [], held=False)
+            try:
+                handle.pid = spawn([*PYTHON, str(_SPEC_FD)], environ(), table)
+            finally:
+                unix_fds.close_all(made)
         finally:
             theirs.close()
             unix_fds.close_all([out, err])
@@ -87,8 +95,8 @@ class Spawner:
         handle.row = app.board.allocate(identity)
         return handle
 
-    def worker(self, app: App, generation: Generation, handle: WorkerHandle) -> int:
-        """Ask the template to fork the worker, or start its launcher; return the launcher's pid (0: a fork).
+    def worker(self, app: App, generation: Generation, handle: WorkerHandle, failed: Failed) -> None:
+        """Ask the template to fork the worker, or the launcher to start it; `failed` is called when that one cannot.
 
         Raises OSError; the worker then counts as one that died.
         """
@@ -108,21 +116,21 @@ class Spawner:
             self._store.put_all(stored)
         try:
             failpoint.hit("spawn.worker")
-            if config.balance == "proxy":
-                # it serves on a port that no client knows: there is nothing to hold back until Go
-                handle.port = free_port({w.port for w in app.workers.values()})
-                return self._launch(
-                    "command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc
-                )
-            if is_node(config):  # the dispatcher holds it back, and answers for its listeners
-                return self._launch(
-                    "command", app, generation, handle, theirs, out, err, handle.row, held=False, ipc=ipc
-                )
-            if config.target is None:
-                role = "script" if config.script is not None else "command"
-                return self._launch(
-                    role, app, generation, handle, theirs, out, err, handle.row, held=handle.held, ipc=ipc
-                )
+            if config.target is None or is_node(config) or config.balance == "proxy":
+                held = handle.held
+                if config.balance == "proxy":
+                    # it serves on a port that no client knows: there is nothing to hold back until Go
+                    handle.port = free_port({w.port for w in app.workers.values()})
+                    held = False
+                elif is_node(config):  # the dispatcher holds it back, and answers for its listeners
+                    held = False
+                role: Role = "script" if config.script is not None and not handle.port else "command"
+                table, made = self._described(role, app, generation, handle, theirs, out, err, ipc, held=held)
+                try:
+                    self._launcher.launch(table, _SPEC_FD, failed)
+                finally:
+                    unix_fds.close_all(made)
+                return
             template = app.templates[generation.number]
             assert template.channel is not None
             inbox: list[int] = []
@@ -131,7 +139,6 @@ class Spawner:
             fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(ipc))
             if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
                 raise BlockingIOError("the template does not take any more requests")
-            return 0
         finally:
             theirs.close()
             unix_fds.close_all([out, err, *ipc])
@@ -168,20 +175,20 @@ class Spawner:
             self._store.put(name, fd)
         return fd
 
-    def _launch(
+    def _described(
         self,
-        role: str,
+        role: Role,
         app: App,
         generation: Generation,
         handle: WorkerHandle | None,
         channel: socket.socket,
         out: int,
         err: int,
-        row: int,
+        ipc: Sequence[int],
         *,
         held: bool,
-        ipc: Sequence[int] = (),
-    ) -> int:
+    ) -> tuple[dict[int, int], list[int]]:
+        """Return the fds of a process by the places it expects them at, and those of them that were made for it only."""
         resolved = generation.resolved
         table: dict[int, int] = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
         table[_RUNTIME_FD] = self._runtime
@@ -214,19 +221,18 @@ class Spawner:
             table[free] = fd
             ipc_fd = free
             free += 1
-        temporary: list[int] = []
+        made: list[int] = []
         pem_fds: list[int] = []
         for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True):
             if content:
-                temporary.append(unix_fds.memfd(f"pyworker-{name}", content))
-                table[free] = temporary[-1]
+                made.append(unix_fds.memfd(f"pyworker-{name}", content))
+                table[free] = made[-1]
                 pem_fds.append(free)
                 free += 1
             else:
                 pem_fds.append(-1)
-        assert role in ("template", "script", "command")
         spec = t.LaunchSpec(
-            role=role,  # type: ignore[arg-type]  # a str that is one of the three
+            role=role,
             app=config,
             generation=generation.number,
             slot=handle.id.slot if handle else 0,
@@ -241,7 +247,7 @@ class Spawner:
             channel_fd=_CHANNEL_FD,
             runtime_fd=_RUNTIME_FD,
             board_fd=_BOARD_FD,
-            row=row,
+            row=handle.row if handle else 0,
             listener_fds=tuple(listener_fds),
             ipc_fd=ipc_fd,
             cert_fd=pem_fds[0],
@@ -253,13 +259,9 @@ class Spawner:
         )
         spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved)})
         try:
-            temporary.append(unix_fds.memfd("pyworker-spec", encode(spec)))
-            table[_SPEC_FD] = temporary[-1]
-            argv = [sys.executable, "-I", "-m", "pyworker.template", str(_SPEC_FD)]
-            environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-            for name in (ENV_SOFT_NOFILE, ENV_FAILPOINTS):
-                if name in os.environ:
-                    environ[name] = os.environ[name]
-            return spawn(argv, environ, table)
-        finally:
-            unix_fds.close_all(temporary)
+            made.append(unix_fds.memfd("pyworker-spec", encode(spec)))
+        except OSError:
+            unix_fds.close_all(made)
+            raise
+        table[_SPEC_FD] = made[-1]
+        return table, made

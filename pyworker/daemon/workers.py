@@ -57,7 +57,9 @@ class Workers:
             return
         app.workers[handle.id.serial] = handle
         try:
-            launcher = self._brain.spawner.worker(app, app.generations[number], handle)
+            self._brain.spawner.worker(
+                app, app.generations[number], handle, lambda errno: self._not_launched(app, handle, errno)
+            )
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             handle.failure = w.Failed("other", f"cannot start a process: {why}", "")
@@ -70,20 +72,14 @@ class Workers:
         if handle.port and config.health is None and config.ready != "notify":
             self._watch_port(app, handle)
         self.watch(app, handle)
-        if launcher:
-            self._watch_launcher(app, handle, launcher)
 
-    def _watch_launcher(self, app: App, handle: WorkerHandle, pid: int) -> None:
-        pidfd = os.pidfd_open(pid)  # our own child, unreaped: the pid cannot have been used again
-
-        def ended(_: int) -> None:
-            self._brain.loop.remove(pidfd)
-            status = process.collect(pidfd)
-            os.close(pidfd)
-            if status is not None and status != process.ExitStatus(0, None) and not handle.pid and handle.is_alive:
-                self._brain.deaths.ended(app, handle, status)
-
-        self._brain.loop.add(pidfd, READ, ended)
+    def _not_launched(self, app: App, handle: WorkerHandle, errno: int) -> None:
+        if handle.pid or not handle.is_alive:
+            return
+        why = os.strerror(errno) if errno else "the launcher was killed"
+        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "")
+        self._brain.deaths.finish(app, handle, process.UNKNOWN)
+        self._brain.poke(app)
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
         failpoint.hit("reload.go")

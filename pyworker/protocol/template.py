@@ -1,7 +1,7 @@
 """Daemon <-> template, and what launcher and template are given at birth.
 
-The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd. The
-launcher drops rights and then execs the app's interpreter: for a template once, for a script or command after
+The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd; for scripts and
+commands one with `--serve`, which is asked by Launch for as many as are due. The launcher drops rights and then execs the app's interpreter: for a template once, for a script or command after
 one fork and after Go. The template's channel is SOCK_SEQPACKET; a Fork carries [ctl, out, err] as fds, in that order.
 """
 
@@ -49,6 +49,27 @@ class LaunchSpec:
     notify_socket: str = ""  # for commands
     stacks_fd: int = -1  # memfd for the stacks of `pyworker stack`
     workers: int = 1
+
+
+MAX_LAUNCH_FDS = 240  # the kernel takes 253 with one message
+
+
+# ---- daemon <-> launcher ---------------------------------------------------------------------------
+@record
+class Launch:
+    """Start what the spec says in a process of its own; the fds that come with it are put at `places`, in this order."""
+
+    number: int
+    spec_fd: int  # one of the places
+    places: tuple[int, ...]
+
+
+@record
+class Launched:
+    """The process was made; or it was not, and `errno` says why."""
+
+    number: int
+    errno: int = 0
 
 
 # ---- daemon -> template ----------------------------------------------------------------------------

@@ -1,13 +1,15 @@
-"""Launcher: `python -I -m pyworker.template SPEC_FD`. From pyworker's interpreter into the app's, without rights.
+"""Launcher: from pyworker's interpreter into the app's, without rights. Short-lived.
 
-Short-lived. It gives up the daemon's rights before anything that the app's user can write is looked at, and then
-becomes the app's interpreter: for a template by exec, for a script or a command after one fork, so that the worker
-becomes the guardian's child. Every failure is a message on the channel and exit code 78. It never imports an app.
+`python -I -m pyworker.template SPEC_FD` becomes a template. With `--serve CHANNEL_FD` it forks for each script or command
+that it is asked for (launches.py), so that hundreds of them need one start of an interpreter. It gives up the daemon's
+rights before anything that the app's user can write is looked at, and then execs the app's interpreter or command.
+Every failure is a message on the channel and exit code 78. It never imports an app.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from pyworker import __version__
@@ -17,6 +19,7 @@ from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
 from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
+from pyworker.template.launches import serve
 from pyworker.template.spec import keep_from_exec, open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import send_packet
 from pyworker.unix.process import set_name
@@ -28,11 +31,17 @@ _TITLE_ROOM = " " * 60  # a last argument that only makes room for the title tha
 
 
 def main(argv: list[str]) -> int:
-    """Launch; returns only an exit code of a failure or of the parent half of the fork."""
+    """Launch one, or what is asked for."""
     if argv[1:] == ["--check"]:
         sys.stdout.write(f'{{"version": "{__version__}"}}\n')
         return Exit.OK
-    spec_fd = int(argv[1])
+    if argv[1] == "--serve":
+        return serve(socket.socket(fileno=int(argv[2])), launch)
+    return launch(int(argv[1]))
+
+
+def launch(spec_fd: int) -> int:
+    """Become what the spec describes; returns only an exit code of a failure."""
     try:
         spec = read_spec(spec_fd)
     except (OSError, wire.WireError) as error:
@@ -41,8 +50,6 @@ def main(argv: list[str]) -> int:
     keep_from_exec()
     set_name("pyworker launch")
     if spec.role != "template":
-        if os.fork():
-            os._exit(0)
         os.setsid()
     try:
         take_rights(spec)

@@ -17,11 +17,12 @@ from typing import Any, Self, TypeVar
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.bundle import runtime_zip
 from pyworker.protocol import scoreboard, wire
-from pyworker.protocol.template import Engine, Fork, Forked, FromTemplate, LaunchSpec, Loaded
+from pyworker.protocol.template import Engine, Fork, Forked, FromTemplate, Launch, Launched, LaunchSpec, Loaded
 from pyworker.protocol.worker import Bind, Bound, FromWorker
 from pyworker.unix.fds import memfd, memfd_fixed, pass_credentials, recv_packet, send_packet, socketpair
 from pyworker.unix.process import spawn
 from pyworker.worker.row import Row
+from tests.support.wait import wait_until
 
 T = TypeVar("T")
 SITE = sysconfig.get_path("purelib")
@@ -210,17 +211,27 @@ class FakeDaemon:
         )
         spec_fd = memfd("spec", wire.encode(spec))
         fds = {0: null, 1: out_writer, 2: err_writer, 9: spec_fd, **dict(zip(numbers, sources, strict=True))}
-        pid = spawn([sys.executable, "-I", "-m", "pyworker.template", "9"], {"PATH": "/usr/bin:/bin"}, fds)
+        launcher, argument = None, "9"
+        if role != "template":
+            launcher, asked = socketpair()
+            assert send_packet(launcher, wire.encode(Launch(1, 9, tuple(fds))), list(fds.values()))
+            fds, argument = {0: null, 1: 2, 2: 2, 3: asked.fileno()}, "3"
+        command = [sys.executable, "-I", "-m", "pyworker.template", *(["--serve"] if launcher else []), argument]
+        pid = spawn(command, {"PATH": "/usr/bin:/bin"}, fds)
         theirs.close()
         for fd in (null, out_writer, err_writer, spec_fd, *pems):
             os.close(fd)
         peer = Peer(ours, FromTemplate if role == "template" else FromWorker, out, err)
         self.peers.append(peer)
         self.pids.add(pid)
-        if role == "template":
+        if launcher is None:
             peer.pid = pid
-        else:
-            assert self.reap(pid) is not None  # the launcher leaves at once, its child becomes the worker
+            return peer
+        asked.close()
+        answer = wait_until(lambda: recv_packet(launcher, wire.MAX_MESSAGE, 0), DEADLINE, "the launcher's answer")
+        assert wire.decode(Launched, answer.data) == Launched(1)
+        launcher.close()
+        assert self.reap(pid) == 0  # nothing more is asked for, so it leaves; the guardian has its grandchild
         return peer
 
     def load(self) -> Peer:

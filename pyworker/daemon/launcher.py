@@ -1,0 +1,184 @@
+"""Daemon: the process that starts scripts and commands. Made when it is needed, sent away when nothing is due.
+
+What was handed to a launcher that died is given up: its process may be there or not, and two on one channel would be
+worse than none. Policy then tries it again like any other worker that died.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pyworker.daemon.loop import READ, Loop, Timer
+from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
+from pyworker.protocol.template import Launch, Launched
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
+
+PYTHON = (sys.executable, "-I", "-m", "pyworker.template")
+IDLE = 1.0  # seconds after the last launch
+HANGS = 10.0  # seconds without an answer
+_CHANNEL_FD = 3
+
+Failed = Callable[[int], None]  # is given an errno; 0: nobody knows
+
+
+def environ() -> dict[str, str]:
+    """Return the environment of launchers."""
+    found = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+    return found | {name: os.environ[name] for name in (ENV_SOFT_NOFILE, ENV_FAILPOINTS) if name in os.environ}
+
+
+class _Due(NamedTuple):
+    number: int
+    data: bytes
+    fds: list[int]  # ours, until they are sent
+    failed: Failed
+
+
+class Launcher:
+    """One process at most. What does not fit into its channel waits here."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.channel: socket.socket | None = None
+        self.pidfd = -1
+        self._number = 0
+        self._due: deque[_Due] = deque()
+        self._sent: dict[int, Failed] = {}
+        self._timer: Timer | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many have not been handed to the process yet."""
+        return len(self._due)
+
+    def launch(self, table: dict[int, int], spec_fd: int, failed: Failed) -> None:
+        """Start the process that the spec (at the place `spec_fd` of the table) describes; OSError when it cannot even be tried.
+
+        `table` maps the process's fd numbers to ours, which stay the caller's. `failed` is called later or never.
+        """
+        if self.channel is None:
+            self._start()
+        if not self._sent and not self._due:
+            self._look_in(HANGS)
+        self._number += 1
+        message = Launch(self._number, spec_fd, tuple(table))
+        copies: list[int] = []
+        try:
+            copies.extend(os.dup(fd) for fd in table.values())
+        except OSError:
+            unix_fds.close_all(copies)
+            raise
+        self._due.append(_Due(self._number, encode(message), copies, failed))
+        self._flush()
+
+    def _start(self) -> None:
+        ours, theirs = unix_fds.socketpair()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            table = {0: null, 1: 2, 2: 2, _CHANNEL_FD: theirs.fileno()}
+            pid = process.spawn([*PYTHON, "--serve", str(_CHANNEL_FD)], environ(), table)
+            self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(null)
+        self.channel = ours
+        self._loop.add(ours.fileno(), READ, lambda _: self._on_message())
+
+    def _flush(self) -> None:
+        channel = self.channel
+        assert channel is not None
+        while self._due:
+            due = self._due[0]
+            try:
+                if not unix_fds.send_packet(channel, due.data, due.fds):
+                    break  # its answers come, and then there is room
+            except OSError as error:
+                if error.errno == errnos.ETOOMANYREFS and self._sent:
+                    break  # it has not taken the last ones yet
+                if error.errno == errnos.EPIPE or error.errno == errnos.ECONNRESET:
+                    break  # its end is read in a moment, and the rest goes to another one
+                self._due.popleft()
+                unix_fds.close_all(due.fds)
+                self._loop.call_soon(lambda due=due, number=error.errno or 0: due.failed(number))  # type: ignore[misc]
+                continue
+            self._due.popleft()
+            unix_fds.close_all(due.fds)
+            self._sent[due.number] = due.failed
+
+    def _on_message(self) -> None:
+        channel = self.channel
+        while channel is not None and channel is self.channel:
+            packet = unix_fds.recv_packet(channel, MAX_MESSAGE, 0)
+            if packet is None:
+                break
+            if not packet.data:
+                self._ended()
+                return
+            try:
+                message: Launched = decode(Launched, packet.data)
+            except WireError:
+                process.send_signal(self.pidfd, signal.SIGKILL)
+                continue
+            failed = self._sent.pop(message.number, None)
+            if failed is not None and message.errno:
+                failed(message.errno)
+        if channel is self.channel:
+            self._flush()
+            self._look_in(HANGS if self._sent or self._due else IDLE)
+
+    def _look_in(self, seconds: float) -> None:
+        """Look again after this time without an answer: nothing is due, so it may go, or it hangs."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if self.channel is None:
+            return
+        if self._sent or self._due:
+            process.send_signal(self.pidfd, signal.SIGKILL)  # its end is read like any other
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
+        """It has gone, or leaves as soon as it sees that nobody needs it."""
+        channel, self.channel = self.channel, None
+        assert channel is not None
+        self._loop.remove(channel.fileno())
+        channel.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        pidfd, self.pidfd = self.pidfd, -1
+        self._loop.add(pidfd, READ, lambda _: self._reap(pidfd))
+        given_up, self._sent = self._sent, {}
+        for failed in given_up.values():
+            failed(0)
+        if not self._due or self.channel is not None:
+            return
+        try:
+            self._start()
+        except OSError as error:
+            due, self._due = self._due, deque()
+            for each in due:
+                unix_fds.close_all(each.fds)
+                each.failed(error.errno or 0)
+            return
+        self._look_in(HANGS)
+        self._flush()
+
+    def _reap(self, pidfd: int) -> None:
+        self._loop.remove(pidfd)
+        process.collect(pidfd)
+        os.close(pidfd)

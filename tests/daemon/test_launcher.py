@@ -1,0 +1,204 @@
+"""The daemon's side of the launcher, with the real launcher: many, killed, hung, idle."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyworker.config.schema import AppConfig
+from pyworker.daemon import launcher as module
+from pyworker.daemon.launcher import Launcher
+from pyworker.daemon.loop import Loop
+from pyworker.protocol import wire
+from pyworker.protocol.template import Engine, LaunchSpec
+from pyworker.unix.fds import close_all, memfd, socketpair
+from pyworker.unix.process import pidfd_pid
+
+LONG = 30.0
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    before = set(os.listdir("/proc/self/fd"))
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as the guardian is
+    loop = Loop()
+    yield loop
+    loop.close()
+    left = set(os.listdir("/proc/self/fd")) - before
+    assert len(left) <= 1, left  # that of the listing itself
+
+
+def turn_until(loop: Loop, predicate: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + LONG
+    while not predicate():
+        assert time.monotonic() < end, f"waited {LONG:g} s for {what}"
+        loop.turn(0.05)
+
+
+class Asked:
+    """One process that was asked for: what it printed, and what was said of it."""
+
+    def __init__(self, launcher: Launcher, command: tuple[str, ...]) -> None:
+        self.failed: list[int] = []
+        self.channel, theirs = socketpair()
+        self.out, writer = os.pipe()
+        os.set_blocking(self.out, False)
+        spec = LaunchSpec(
+            role="command", app=AppConfig(name="job", command=command, cwd="/"), generation=1, slot=1, serial=1, held=False,
+            python=sys.executable, env={"PATH": os.environ["PATH"]}, uid=None, gid=None, groups=(), engine=Engine("", ""),
+            channel_fd=4, runtime_fd=-1, board_fd=-1, row=0, listener_fds=(),
+        )  # fmt: skip
+        null = os.open(os.devnull, os.O_RDWR)
+        spec_fd = memfd("spec", wire.encode(spec))
+        try:
+            launcher.launch(
+                {0: null, 1: writer, 2: writer, 3: spec_fd, 4: theirs.fileno()}, 3, self.failed.append
+            )
+        finally:
+            theirs.close()
+            close_all([writer, null, spec_fd])
+        self.printed = b""
+
+    def read(self) -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            self.printed += os.read(self.out, 65536)
+        return self.printed
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.out)
+
+
+def children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def launcher_pid(launcher: Launcher) -> int:
+    assert launcher.channel is not None
+    return pidfd_pid(launcher.pidfd)
+
+
+def reap_orphans(loop: Loop, pids: set[int]) -> None:
+    """Collect the processes that came to us as the subreaper."""
+
+    def collected() -> bool:
+        for pid in list(pids):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    pids.discard(pid)
+        return not pids
+
+    turn_until(loop, collected, "the end of what was started")
+
+
+def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    asked = [Asked(launcher, ("sh", "-c", "echo $PPID $$; ls /proc/self/fd | tr '\\n' ' '")) for _ in range(40)]
+    first = launcher_pid(launcher)
+    turn_until(loop, lambda: all(b"0 1 2" in each.read() for each in asked), "all that they print")
+    assert launcher_pid(launcher) == first
+    pids = set()
+    for each in asked:
+        parent, pid = each.printed.split()[:2]
+        assert int(parent) == os.getpid(), each.printed
+        assert each.printed.split(b"\n")[1].split() == [b"0", b"1", b"2", b"3"], each.printed  # 3: of ls itself
+        pids.add(int(pid))
+        assert each.failed == []
+    assert len(pids) == 40
+    reap_orphans(loop, pids)
+    turn_until(loop, lambda: launcher.channel is None and first not in children(), "the launcher to leave")
+    for each in asked:
+        each.close()
+
+
+def test_more_than_fit_into_the_channel_wait_and_are_started(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    first = Asked(launcher, ("sh", "-c", "echo $$"))
+    os.kill(launcher_pid(launcher), signal.SIGSTOP)
+    asked = [first, *(Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(400))]
+    assert launcher.waiting > 0
+    os.kill(launcher_pid(launcher), signal.SIGCONT)
+    turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "all that they print")
+    reap_orphans(loop, {int(each.printed) for each in asked})
+    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    for each in asked:
+        each.close()
+
+
+def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    lost = Asked(launcher, ("sh", "-c", "echo $$"))
+    pid = launcher_pid(launcher)
+    os.kill(pid, signal.SIGSTOP)
+    asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(400)]
+    waiting = launcher.waiting
+    os.kill(pid, signal.SIGKILL)
+    turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in [lost, *asked]), "a word on each")
+    assert sum(each.failed == [0] for each in [lost, *asked]) >= 401 - waiting - 2  # one may have been under way
+    assert all(each.printed.endswith(b"\n") for each in asked[-waiting:])
+    reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
+    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    for each in [lost, *asked]:
+        each.close()
+
+
+def test_a_launcher_that_hangs_is_killed(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANGS", 0.3)
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    first = Asked(launcher, ("true",))
+    os.kill(launcher_pid(launcher), signal.SIGSTOP)
+    turn_until(loop, lambda: first.failed, "it to be given up")
+    monkeypatch.setattr(module, "HANGS", 20.0)
+    second = Asked(launcher, ("sh", "-c", "echo $$"))
+    turn_until(loop, lambda: second.read().endswith(b"\n"), "the next one")
+    reap_orphans(loop, {int(second.printed)})
+    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    first.close()
+    second.close()
+
+
+def test_a_launcher_that_cannot_be_started_is_an_error_of_the_caller(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PYTHON", ("/nowhere/python",))
+    launcher = Launcher(loop)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(FileNotFoundError):
+        launcher.launch({0: theirs.fileno()}, 0, lambda errno: None)
+
+
+def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    first = Asked(launcher, ("sh", "-c", "echo $$"))
+    turn_until(loop, lambda: first.read().endswith(b"\n"), "the first one")
+    made: list[int] = []
+    real = os.dup
+
+    def dup(fd: int) -> int:
+        if len(made) == 3:
+            raise OSError(24, "Too many open files")
+        made.append(real(fd))
+        return made[-1]
+
+    monkeypatch.setattr(os, "dup", dup)
+    with pytest.raises(OSError, match="Too many"):
+        launcher.launch(dict.fromkeys(range(5), 0), 0, lambda errno: None)
+    monkeypatch.undo()
+    reap_orphans(loop, {int(first.printed)})
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    first.close()
