@@ -29,12 +29,46 @@ from pyworker.worker.say import say
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 _PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
 _LAST_ACCEPTS = 16  # per listener, when others go on accepting
+_STREAM = int(socket.SOCK_STREAM)
 _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
 
 _found: list[int] = []  # the loop's epoll, as it was found last: asked first, so that not every fd is looked at again
 
 
 Addresses = tuple[Any, Any]  # of the peer, and our own (None: it has to be asked for)
+
+
+class _OfUvloop(socket.SocketType):
+    """A connection for uvloop, which takes and closes the descriptor itself."""
+
+    def close(self) -> None:
+        """Let go. uvloop says this after it has closed the descriptor: its number may be another's by now."""
+        self.detach()
+
+
+class _Listener:
+    """A listener, and what is the same for all of its connections.
+
+    Those are `socket.SocketType` objects: `socket.socket` makes an enum of its family and its type each time that they
+    are looked at, which costs more than the accept itself.
+    """
+
+    __slots__ = ("accept", "family", "fd", "local", "made", "proto", "sock", "unix")
+
+    def __init__(self, sock: socket.socket, made: type[socket.SocketType]) -> None:
+        self.made = made
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.accept = sock._accept  # type: ignore[attr-defined]  # what socket.accept is made of
+        self.family, self.proto = int(sock.family), sock.proto
+        self.unix = sock.family == socket.AF_UNIX
+        self.local = _own_address(sock)
+
+    def take(self) -> tuple[socket.SocketType, Addresses | None]:
+        """Accept one connection; raises OSError."""
+        fd, peer = self.accept()
+        connection = self.made(self.family, _STREAM, self.proto, fileno=fd)
+        return connection, None if self.unix else (peer, self.local)
 
 
 class NotSupported(Exception):
@@ -51,17 +85,17 @@ class AcceptLoop:
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: list[socket.socket],
-        serve: Callable[[socket.socket, bool, Addresses | None], None],
+        serve: Callable[[socket.SocketType, bool, Addresses | None], None],
         *,
         exclusive: bool,
     ) -> None:
         self._loop = loop
-        self._listeners = listeners
-        self._serve = serve
-        self._exclusive = exclusive
         # what the kernel has told already, or libuv does anyway, is not asked for again: each is a call per connection
         self._must_unblock = type(loop).__module__ != "uvloop"
-        self._local = {each: here for each in listeners if (here := _own_address(each)) is not None}
+        made = socket.SocketType if self._must_unblock else _OfUvloop
+        self._listeners = [_Listener(each, made) for each in listeners]
+        self._serve = serve
+        self._exclusive = exclusive
         self._epoll: select.epoll | None = None
         self._paused: asyncio.TimerHandle | None = None
         self._held = False
@@ -74,9 +108,9 @@ class AcceptLoop:
         self._register()
         if self._exclusive:
             try:
-                self._epoll = await open_epoll(self._loop, self._listeners[0].fileno()) if self._listeners else None
+                self._epoll = await open_epoll(self._loop, self._listeners[0].fd) if self._listeners else None
                 for listener in self._listeners:  # none are left when a stop came in between
-                    self._rearm(listener.fileno())
+                    self._rearm(listener.fd)
             except (NotSupported, OSError) as error:
                 self._unregister()
                 raise NotSupported(str(error)) from None
@@ -126,7 +160,7 @@ class AcceptLoop:
             await asyncio.sleep(0.05)
         self._close_epoll()
         for listener in self._listeners:
-            listener.close()
+            listener.sock.close()
         self._listeners = []
 
     def _close_epoll(self) -> None:
@@ -137,13 +171,13 @@ class AcceptLoop:
     def _register(self) -> None:
         self._registered = True
         for listener in self._listeners:
-            self._loop.add_reader(listener.fileno(), self._on_readable, listener)
+            self._loop.add_reader(listener.fd, self._on_readable, listener)
 
     def _unregister(self) -> None:
         if self._registered:
             self._registered = False
             for listener in self._listeners:
-                self._loop.remove_reader(listener.fileno())
+                self._loop.remove_reader(listener.fd)
 
     def _rearm(self, fd: int) -> None:
         """Leave the queue and enter it at its end. ADD reports at once what is queued already."""
@@ -151,23 +185,25 @@ class AcceptLoop:
         self._epoll.unregister(fd)
         self._epoll.register(fd, _EXCLUSIVE)
 
-    def _on_readable(self, listener: socket.socket) -> None:
+    def _on_readable(self, listener: _Listener) -> None:
         # the state is checked, not the event: a stop may have come in the same batch of events
         ours = self.accepting and self._registered
         if ours and self._accept(listener) and self._epoll is not None and self._registered:
-            with contextlib.suppress(FileNotFoundError):  # _take_turns has not come yet, and will
-                self._rearm(listener.fileno())
+            try:
+                self._rearm(listener.fd)
+            except FileNotFoundError:
+                pass  # _take_turns has not come yet, and will
 
-    def _take(self, listener: socket.socket, limit: int) -> int:
+    def _take(self, listener: _Listener, limit: int) -> int:
         count = 0
         while count < limit and self._accept(listener):
             count += 1
         return count
 
-    def _accept(self, listener: socket.socket) -> bool:
+    def _accept(self, listener: _Listener) -> bool:
         """Accept and serve one connection; False when there was none or it could not be had."""
         try:
-            connection, peer = listener.accept()
+            connection, addresses = listener.take()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -176,8 +212,7 @@ class AcceptLoop:
             return False  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
         if self._must_unblock:
             connection.setblocking(False)
-        unix = listener.family == socket.AF_UNIX
-        self._serve(connection, unix, None if unix else (peer, self._local.get(listener)))
+        self._serve(connection, listener.unix, addresses)
         return True
 
     def _pause(self, error: OSError) -> None:
@@ -201,7 +236,7 @@ class AcceptLoop:
             return
         try:
             for listener in self._listeners:
-                self._rearm(listener.fileno())
+                self._rearm(listener.fd)
         except FileNotFoundError:
             if tries:
                 self._loop.call_later(0.001, self._take_turns, tries - 1)

@@ -148,9 +148,9 @@ class _Worker:
         )
         self._accepts: AcceptLoop | InboxLoop
         if birth.inbox_fd >= 0:
-            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), self._serve)
+            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), self._server.serve)
         else:
-            self._accepts = AcceptLoop(loop, listeners, self._serve, exclusive=exclusive)
+            self._accepts = AcceptLoop(loop, listeners, self._server.serve, exclusive=exclusive)
         self._server.on_saturation = self._accepts.hold
         self._tick()
         starting = loop.create_task(self._server.start())
@@ -200,9 +200,6 @@ class _Worker:
                 task.add_done_callback(self._tasks.discard)
         except Exception:  # noqa: BLE001  the app's own: it must not keep the worker from draining
             traceback.print_exc()
-
-    def _serve(self, connection: socket.socket, unix: bool, addresses: tuple[Any, Any] | None = None) -> None:
-        self._server.serve(connection, unix=unix, addresses=addresses)
 
     def _tick(self) -> None:
         self._row[F.PROGRESS_AT] = time.monotonic_ns()

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> 
         assert max(held) - min(held) <= 2, held
     finally:
         for connection in lasting:
-            connection.close()
+            os.close(connection.detach())
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -196,7 +197,7 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
     with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
         runner.run(scenario())
     for connection in served:
-        connection.close()
+        os.close(connection.detach())
     assert "Too many open files" in capsys.readouterr().err
 
 
@@ -225,7 +226,7 @@ def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
     with asyncio.Runner(loop_factory=lambda: new_loop("asyncio")) as runner:
         runner.run(scenario())
     for connection in served:
-        connection.close()
+        os.close(connection.detach())
 
 
 def test_held_back_worker_leaves_connections_to_siblings_and_comes_back() -> None:
@@ -255,4 +256,51 @@ def test_held_back_worker_leaves_connections_to_siblings_and_comes_back() -> Non
     with asyncio.Runner(loop_factory=lambda: new_loop("uvloop")) as runner:
         runner.run(scenario())
     for connection in served:
-        connection.close()
+        os.close(connection.detach())
+
+
+def test_a_descriptor_that_uvloop_has_closed_is_not_closed_again() -> None:
+    """Between its close and ours another thread may have been given the number."""
+    closed: list[int] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        listener = tcp_listener()
+        taken: list[socket.SocketType] = []
+        accepts = AcceptLoop(loop, [listener], lambda connection, *_: taken.append(connection), exclusive=True)
+        await accepts.start()
+        with socket.create_connection(listener.getsockname()) as client:
+            await settled(lambda: taken)
+            lost = loop.create_future()
+
+            class Protocol(asyncio.Protocol):
+                def connection_lost(self, exc: Exception | None) -> None:
+                    lost.set_result(None)
+
+            transport, _ = await loop.connect_accepted_socket(Protocol, taken[0])  # type: ignore[arg-type]
+            number = taken[0].fileno()
+            real = taken[0].close
+            reader, writer = os.pipe()
+            transport.abort()
+            await lost
+            assert taken[0].fileno() == -1
+            os.dup2(reader, number)  # the number is another's now
+            real()
+            os.fstat(number)
+            for fd in {reader, writer, number}:
+                os.close(fd)
+            assert client.recv(1) == b""
+        closed.append(number)
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("uvloop")) as runner:
+        runner.run(scenario())
+    assert closed
+
+
+async def settled(predicate: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if predicate():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it does not come")

@@ -51,12 +51,28 @@ class Refusal(Exception):
 class Connection(asyncio.Protocol):
     """Owned by the loop's transport once `connection_made` was called; counted by the server from before that."""
 
-    __slots__ = (
-        "body_size", "carry", "check", "client", "completed", "current", "deadline", "deaf", "discarded", "eof", "fed",
-        "head_count", "headers", "hold_body", "hold_queue", "in_head", "local", "loop", "parser", "parsing", "paused", "queue", "reading",
-        "refusal", "scheme", "server", "static", "transport", "trusted", "upgrade", "upgraded_client", "upgraded_scheme",
-        "url", "waiting", "write", "write_paused",
-    )  # fmt: skip
+    # what most connections never change is the class's: setting it for each would cost more than taking the connection
+    transport: Any = None
+    write: Any = None
+    static: dict[str, Any] | None = None  # what wsgi's environ has in common for all requests
+    url = b""
+    in_head = False
+    completed = False
+    carry = fed = 0  # bytes of the head so far: before this chunk, with it
+    parsing: Exchange | None = None  # its body is arriving
+    current: Exchange | None = None  # its answer is the next one on the wire
+    body_size = discarded = 0
+    refusal = 0
+    upgrade: tuple[str, bytes, list[tuple[bytes, bytes]]] | None = None
+    upgraded_client: tuple[str, int] | None = None
+    upgraded_scheme = ""
+    deaf = False  # nothing that arrives is looked at any more
+    eof = False
+    hold_queue = hold_body = False
+    paused = False
+    write_paused = False
+    waiting: tuple[asyncio.Future[None], ...] = ()
+    reading = IDLE  # what `deadline` is about
 
     def __init__(
         self,
@@ -74,29 +90,9 @@ class Connection(asyncio.Protocol):
         self.scheme = scheme
         self.trusted = trusted
         self.check = check
-        self.transport: Any = None
-        self.write: Any = None
-        self.static: dict[str, Any] | None = None  # what wsgi's environ has in common for all requests
         self.parser: Any = httptools.HttpRequestParser(self)
-        self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.in_head = False
-        self.completed = False
-        self.carry = self.fed = 0  # bytes of the head so far: before this chunk, with it
-        self.head_count = 0
-        self.parsing: Exchange | None = None  # its body is arriving
-        self.current: Exchange | None = None  # its answer is the next one on the wire
         self.queue: deque[Exchange] = deque()
-        self.body_size = self.discarded = 0
-        self.refusal = 0
-        self.upgrade: tuple[str, bytes, list[tuple[bytes, bytes]]] | None = None
-        self.deaf = False  # nothing that arrives is looked at any more
-        self.eof = False
-        self.hold_queue = self.hold_body = False
-        self.paused = False
-        self.write_paused = False
-        self.waiting: list[asyncio.Future[None]] = []
-        self.reading = IDLE  # what `deadline` is about
         self.deadline = _monotonic() + server.header_timeout
 
     # ---- transport -------------------------------------------------------------------------------
@@ -140,7 +136,7 @@ class Connection(asyncio.Protocol):
             self.current.on_writable()
 
     def _wake_writers(self) -> None:
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, ()
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
@@ -149,7 +145,7 @@ class Connection(asyncio.Protocol):
         """Wait until the client has read enough (or is gone)."""
         while self.write_paused and not self.deaf:
             waiter: asyncio.Future[None] = self.loop.create_future()
-            self.waiting.append(waiter)
+            self.waiting = (*self.waiting, waiter)
             await waiter
 
     def data_received(self, data: bytes) -> None:

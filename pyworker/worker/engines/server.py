@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import socket
 import ssl
 import sys
@@ -175,12 +176,12 @@ class Server:
     # ---- connections -----------------------------------------------------------------------------
     def serve(
         self,
-        connection: socket.socket,
-        *,
+        connection: socket.SocketType,
         unix: bool,
+        addresses: tuple[Any, Any] | None = None,
+        *,
         tls: bool = True,
         check: bool = False,
-        addresses: tuple[Any, Any] | None = None,
     ) -> None:
         """Serve an accepted, non-blocking connection, which is the server's from here on. Never raises for a bad one.
 
@@ -196,12 +197,12 @@ class Server:
                 peer, here = addresses or (None, None)
                 if peer is None:
                     peer = connection.getpeername()
-                client = forwarded.plain_host(peer[0]), peer[1]
+                client = peer if len(peer) == 2 else (forwarded.plain_host(peer[0]), peer[1])  # 4 parts: IPv6
                 if here is None:
                     here = connection.getsockname()
-                local = forwarded.plain_host(here[0]), here[1]
+                local = here if len(here) == 2 else (forwarded.plain_host(here[0]), here[1])
         except OSError:
-            connection.close()  # the client left before we came to it
+            _close(connection)  # the client left before we came to it
             return
         context = self._ssl if tls else None
         trusted = self.trust.unix if client is None else self.trust.host(client[0])
@@ -215,20 +216,45 @@ class Server:
             made.deadline = min(made.deadline, time.monotonic() + self.idle_timeout + MARGIN)
         if self._ticking is None:
             self._schedule_tick()
-        task = self.loop.create_task(self._open(made, connection, context))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        if context is not None:
+            task = self.loop.create_task(self._open(made, connection, context))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+            return
+        # without a handshake there is one step before the loop is asked and one after it: no task is needed for that
+        opening: Any = self.loop.connect_accepted_socket(lambda: made, connection)  # type: ignore[arg-type]
+        try:
+            waiter = opening.send(None)
+            waiter.add_done_callback(lambda _: self._opened(made, connection, opening))
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - as in _open
+            self._not_opened(made, connection, error)
 
-    async def _open(self, made: Connection, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _opened(self, made: Connection, sock: socket.SocketType, opening: Any) -> None:
+        try:
+            opening.send(None)
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - as in _open
+            self._not_opened(made, sock, error)
+
+    async def _open(self, made: Connection, sock: socket.SocketType, context: ssl.SSLContext) -> None:
         try:
             await self.loop.connect_accepted_socket(
-                lambda: made, sock, ssl=context, ssl_handshake_timeout=self.header_timeout if context else None
+                lambda: made,
+                sock,  # type: ignore[arg-type]  # neither loop asks for more than a SocketType
+                ssl=context,
+                ssl_handshake_timeout=self.header_timeout,
             )
         except Exception as error:  # noqa: BLE001 - one connection that cannot be served must not disturb the rest
-            if not isinstance(error, (OSError, EOFError)):  # those are failed handshakes: the client's affair
-                sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
-            sock.close()
-            self.lost(made)
+            self._not_opened(made, sock, error)
+
+    def _not_opened(self, made: Connection, sock: socket.SocketType, error: Exception) -> None:
+        if not isinstance(error, (OSError, EOFError)):  # those are failed handshakes: the client's affair
+            sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
+        _close(sock)
+        self.lost(made)
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -370,3 +396,10 @@ class Server:
         if self.pool is not None and self.pool.pending:
             return
         self._empty.set_result(None)
+
+
+def _close(connection: socket.SocketType) -> None:
+    """Close what no transport has taken; one that was taken is not ours any more."""
+    fd = connection.detach()
+    if fd >= 0:
+        os.close(fd)
