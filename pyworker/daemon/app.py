@@ -217,7 +217,7 @@ class App:
         return generation_is_open(self.view(), now) if self.current else False
 
     def slots(self) -> list[int]:
-        return slots_of(self.view()) if self.current else []
+        return slots_of(self) if self.current else []
 
     def ready_count(self) -> int:
         """Slots with an accepting worker, of any generation."""

@@ -143,7 +143,7 @@ class Board:
         row = self.row_of(serial)
         if not row:
             return NO_STATS
-        cells = [min(value, _SANE) for value in self._cells[row_slice(row)].tolist()]
+        cells = self._sane(row)
         return WorkerStats(
             in_flight=cells[F.IN_FLIGHT],
             open=cells[F.OPEN],
@@ -182,17 +182,20 @@ class Board:
 
     def totals(self) -> Totals:
         """Return all that the app has answered, by workers that are gone too."""
-        sums = {field: min(self._cells[field], _SANE) for field in _SUMMED}
+        sums = self._sane(0)
         for row in self._rows.values():
-            cells = self._cells[row_slice(row)]
-            for field in _SUMMED:
-                sums[field] += min(cells[field], _SANE)
+            sums = [a + b for a, b in zip(sums, self._sane(row), strict=True)]
         return Totals(
             self.requests(),
-            tuple(sums[field] for field in _STATUS),
+            tuple(sums[F.STATUS_1XX : F.STATUS_5XX + 1]),
             sums[F.LATENCY_SUM_US],
-            tuple(sums[field] for field in _LATENCY),
+            tuple(sums[F.LATENCY_0 : F.LATENCY_0 + LATENCY_BUCKETS]),
         )
+
+    def _sane(self, row: int) -> list[int]:
+        """Return the numbers of a row, each cut to what is sane."""
+        cells = self._cells[row_slice(row)].tolist()
+        return cells if max(cells) <= _SANE else [min(value, _SANE) for value in cells]
 
     def _read(self, row: int, field: int) -> int:
         return min(self._cells[row_slice(row)][field], _SANE)

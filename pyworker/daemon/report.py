@@ -45,10 +45,13 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     record = app.record
     window = config.restart.window if config else 60.0
     failure = app.failure
-    totals = app.board.totals()
-    served = sampler.served(app.name, totals, now)
+    http = None
+    if config and config.target is not None:  # others count nothing
+        totals = app.board.totals()
+        http = _http(totals, sampler.served(app.name, totals, now))
+    slots, ready = app.slots(), app.ready_count()
     backoff = None
-    waiting = app.ready_count() < len(app.slots())  # a record that is only remembered is no backoff
+    waiting = ready < len(slots)  # a record that is only remembered is no backoff
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
@@ -61,14 +64,14 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "balance": config.balance if config else None,
         "listen": [url(x.address, bool(config and config.tls)) for x in app.listeners.values()],
         "queue": [queue_depth(x.sock) for x in app.listeners.values()],
-        "workers": {"want": len(app.slots()), "ready": app.ready_count(), "total": len(workers)},
+        "workers": {"want": len(slots), "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),
         "requests_per_s": _sum([p["requests_per_s"] for p in pool]),
-        "requests": totals.requests,
+        "requests": app.board.requests(),
         "in_flight": sum(p["in_flight"] for p in pool),
         "open_connections": sum(p["open_connections"] for p in pool),
-        "http": _http(totals, served) if config and config.target is not None else None,
+        "http": http,
         "restarts": {
             "total": app.board.app(AppF.RESTARTS),
             "window": sum(1 for t in record.deaths if t > now - window),

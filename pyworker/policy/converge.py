@@ -12,7 +12,8 @@ never touched.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Union
+from collections.abc import Set as AbstractSet
+from typing import Literal, Protocol, Union
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
 from pyworker.policy import balance
@@ -201,7 +202,18 @@ def converge(app: AppView, now: float) -> list[Action]:
     return [*rest, LookAgain(min(looks))] if looks else rest
 
 
-def slots_of(app: AppView) -> list[int]:
+class HasSlots(Protocol):
+    """What is asked of an app to know its slots."""
+
+    @property
+    def want(self) -> int: ...
+    @property
+    def stopped_slots(self) -> AbstractSet[int]: ...
+    @property
+    def finished_slots(self) -> AbstractSet[int]: ...
+
+
+def slots_of(app: HasSlots) -> list[int]:
     """Return the slots that should have a worker."""
     return [s for s in range(1, app.want + 1) if s not in app.stopped_slots and s not in app.finished_slots]
 

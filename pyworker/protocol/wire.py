@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import json
 import math
 import types
@@ -24,6 +25,7 @@ class WireError(ValueError):
     """The peer sent something that is not a message of the set expected here."""
 
 
+@functools.cache
 def tag(cls: type) -> str:
     """Return the name a message class has on the wire: class WorkerReady -> "worker_ready"."""
     return "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
@@ -35,12 +37,12 @@ def encode(message: Any) -> bytes:
     A field at its default is left out: a peer of an older version knows every field that it is sent, unless what is
     new is really used.
     """
-    fields = {"type": tag(type(message))}
+    fields: dict[str, Any] = {"type": tag(message.__class__)}
     for field in dataclasses.fields(message):
         value = getattr(message, field.name)
         if field.default is dataclasses.MISSING or value != field.default:
-            fields[field.name] = to_json(value)
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode()
+            fields[field.name] = value
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True, default=to_json).encode()
 
 
 def to_json(value: Any) -> Any:

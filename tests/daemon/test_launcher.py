@@ -22,7 +22,7 @@ from pyworker.protocol.template import Engine, LaunchSpec
 from pyworker.unix.fds import close_all, memfd, socketpair
 from pyworker.unix.process import pidfd_pid
 
-LONG = 30.0
+LONG = 60.0
 
 
 @pytest.fixture
@@ -87,6 +87,12 @@ def launcher_pid(launcher: Launcher) -> int:
     return pidfd_pid(launcher.pidfd)
 
 
+def take_little(launcher: Launcher) -> None:
+    """Let its channel hold a few messages only."""
+    assert launcher.channel is not None
+    launcher.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
 def reap_orphans(loop: Loop, pids: set[int]) -> None:
     """Collect the processes that came to us as the subreaper."""
 
@@ -103,7 +109,7 @@ def reap_orphans(loop: Loop, pids: set[int]) -> None:
 def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.2)
     launcher = Launcher(loop)
-    asked = [Asked(launcher, ("sh", "-c", "echo $PPID $$; ls /proc/self/fd | tr '\\n' ' '")) for _ in range(40)]
+    asked = [Asked(launcher, ("sh", "-c", "echo $PPID $$; ls /proc/self/fd | tr '\\n' ' '")) for _ in range(12)]
     first = launcher_pid(launcher)
     turn_until(loop, lambda: all(b"0 1 2" in each.read() for each in asked), "all that they print")
     assert launcher_pid(launcher) == first
@@ -114,7 +120,7 @@ def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop,
         assert each.printed.split(b"\n")[1].split() == [b"0", b"1", b"2", b"3"], each.printed  # 3: of ls itself
         pids.add(int(pid))
         assert each.failed == []
-    assert len(pids) == 40
+    assert len(pids) == 12
     reap_orphans(loop, pids)
     turn_until(loop, lambda: launcher.channel is None and first not in children(), "the launcher to leave")
     for each in asked:
@@ -126,7 +132,8 @@ def test_more_than_fit_into_the_channel_wait_and_are_started(loop: Loop, monkeyp
     launcher = Launcher(loop)
     first = Asked(launcher, ("sh", "-c", "echo $$"))
     os.kill(launcher_pid(launcher), signal.SIGSTOP)
-    asked = [first, *(Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(400))]
+    take_little(launcher)
+    asked = [first, *(Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30))]
     assert launcher.waiting > 0
     os.kill(launcher_pid(launcher), signal.SIGCONT)
     turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "all that they print")
@@ -144,11 +151,12 @@ def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
     lost = Asked(launcher, ("sh", "-c", "echo $$"))
     pid = launcher_pid(launcher)
     os.kill(pid, signal.SIGSTOP)
-    asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(400)]
+    take_little(launcher)
+    asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30)]
     waiting = launcher.waiting
     os.kill(pid, signal.SIGKILL)
     turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in [lost, *asked]), "a word on each")
-    assert sum(each.failed == [0] for each in [lost, *asked]) >= 401 - waiting - 2  # one may have been under way
+    assert sum(each.failed == [0] for each in [lost, *asked]) >= 31 - waiting - 2  # one may have been under way
     assert all(each.printed.endswith(b"\n") for each in asked[-waiting:])
     reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
     turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
