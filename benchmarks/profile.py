@@ -83,6 +83,7 @@ def daemon() -> None:
 def logger() -> None:
     with tempfile.TemporaryDirectory() as folder:
         chatty = [sys.executable, os.path.join(peers.APPS, "chatty.py"), os.path.join(folder, "done"), "20000000"]
+        open(os.path.join(folder, "done.go"), "w").close()
         with Manager("pyworker", 1, chatty) as manager:
             pid = next(p for p in manager.own() if "pyworker logger" in procs.name(p))
             record(pid, "logger")
@@ -91,7 +92,7 @@ def logger() -> None:
 def ps() -> None:
     with Manager("pyworker", 1) as manager:
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", PYWORKER, "ps"], env=manager.env, capture_output=True, text=True, check=False
+            [peers.PYTHON, "-X", "importtime", PYWORKER, "ps"], env=manager.env, capture_output=True, text=True, check=False
         )
     rows = []
     for line in done.stderr.splitlines():

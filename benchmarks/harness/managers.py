@@ -52,12 +52,13 @@ class Manager:
             file.writelines(f'[apps.app{number:03d}]\ncommand = {json.dumps(self.command)}\n\n' for number in range(self.count))
         self._run([PYWORKER, "daemon", "start"], check=False)  # the peers' daemons have begun when their clocks do, too
         began = time.perf_counter()
-        done = self._run([PYWORKER, "start", "-q", path], check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-300:])
-        self.started = time.perf_counter() - began
         self.root = guardian_pid(self.home)
-        self._wait()
+        with subprocess.Popen([PYWORKER, "start", "-q", path], env=self.env, stderr=subprocess.PIPE, text=True, cwd="/") as start:
+            self._wait()  # as for the peers: all processes are there. The command waits a second longer: do they live?
+            self.started = time.perf_counter() - began
+            _, told = start.communicate(timeout=180)
+        if start.returncode:
+            raise RuntimeError(told[-300:])
 
     def _circus(self) -> None:
         ports = [procs.free_port() for _ in range(3)]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(HERE)
 PEERS = os.path.join(HERE, ".peers")
 APPS = os.path.join(HERE, "apps")
 VENV = os.path.join(PEERS, "venv")
@@ -35,6 +36,10 @@ def install() -> dict[str, str]:
             missing[base] = why
         else:
             open(mark, "w").close()
+    # pyworker as users have it: an editable install costs each command an import hook of some 15 ms
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps", ROOT]
+    if why := _try([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ROOT], 600) or _try(command, 600):
+        raise RuntimeError(f"pyworker cannot be installed: {why}")
     if shutil.which("npm") is None:
         missing["pm2"] = "npm is not installed"
     elif not os.path.exists(PM2):

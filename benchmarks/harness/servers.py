@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,8 +14,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.harness import peers, procs
 
-BIN = os.path.dirname(sys.executable)
-PYWORKER = os.path.join(BIN, "pyworker")
+PYWORKER = peers.tool("pyworker")
 
 # A worker that dies within 10 s counts as crashing, and waits longer and longer; the benchmarks kill faster than that.
 OFTEN = '[app.restart]\nmin_uptime = "0.1s"\nmax_restarts = 1000\n'
