@@ -18,17 +18,20 @@ class Depends:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
+        self._waiting: set[str] = set()  # names of apps whose gate was shut when it was asked last
         brain.events.subscribe(self._on_event)
 
     def gate(self, app: App) -> frozenset[int]:
         """Return the generation that may not start yet, and note on the app what it waits for in vain."""
         app.blocked = None
+        self._waiting.discard(app.name)
         config = app.config
         if config is None or not app.running or not app.starting or not config.depends_on or not app.is_empty():
             return frozenset()
         missing = [name for name in config.depends_on if not self._is_ready(name)]
         if not missing:
             return frozenset()
+        self._waiting.add(app.name)
         for name in missing:
             why, hint = self._in_vain(name)
             if why:
@@ -57,7 +60,9 @@ class Depends:
     def _on_event(self, event: Event) -> None:
         if event.type not in _NEWS:
             return
-        for app in self._brain.apps.values():
-            config = app.config
-            if app.starting and config is not None and config.depends_on and app.name != event.app:
+        for name in self._waiting - {event.app}:
+            app = self._brain.apps.get(name)
+            if app is None:
+                self._waiting.discard(name)
+            else:
                 self._brain.poke(app)

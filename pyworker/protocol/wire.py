@@ -31,6 +31,12 @@ def tag(cls: type) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
 
 
+@functools.cache
+def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the names of a message's fields, and their defaults (MISSING: it has none, or makes one each time)."""
+    return tuple((field.name, field.default) for field in dataclasses.fields(cls))
+
+
 def encode(message: Any) -> bytes:
     """Return the JSON bytes of a message (no newline at the end).
 
@@ -38,17 +44,18 @@ def encode(message: Any) -> bytes:
     new is really used.
     """
     fields: dict[str, Any] = {"type": tag(message.__class__)}
-    for field in dataclasses.fields(message):
-        value = getattr(message, field.name)
-        if field.default is dataclasses.MISSING or value != field.default:
-            fields[field.name] = value
+    for name, default in _fields(message.__class__):
+        value = getattr(message, name)
+        if default is dataclasses.MISSING or value != default:
+            fields[name] = value
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=True, default=to_json).encode()
 
 
 def to_json(value: Any) -> Any:
     """Return the JSON value of a dataclass, enum, tuple, dict or scalar."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind = value.__class__
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: to_json(getattr(value, name)) for name, _ in _fields(kind)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
