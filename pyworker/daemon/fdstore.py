@@ -231,6 +231,7 @@ class FdStore:
             case store.Exited():
                 self.on_exited(message)
             case store.Ping(number=number):
+                self.unanswered = 0
                 self._send(store.Pong(number))
             case store.Pong():
                 self.unanswered = 0

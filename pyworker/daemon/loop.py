@@ -29,6 +29,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR  # always reported, never asked for
 _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
+LAZY = 8.0  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 
 Callback = Callable[[int], None]
 
@@ -125,6 +126,12 @@ class Loop:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call back after `delay` seconds."""
         return self.call_at(self.clock() + delay, callback)
+
+    def call_lazily(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call back after `delay` seconds or some before (LAZY ones), together with others: one wake-up for all."""
+        now = self.clock()
+        together = (now + delay) // LAZY * LAZY
+        return self.call_at(together if together > now else now + delay, callback)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back in this turn or a next one, after what is being handled now has returned."""

@@ -48,8 +48,9 @@ from pyworker.unix import process
 from pyworker.unix.files import listen_unix, open_home, same_file
 
 BECOME_AGAIN = 0.5
-LOOK_AT_SOCKET = 2.0
+LOOK_AT_SOCKET = 8.0
 SAMPLE_EVERY = 5.0
+NOTHING_TO_SAMPLE = 8.0  # until it is looked again whether there is
 REQUESTS_EVERY = 0.5
 _KEPT: list[object] = []  # sockets that live as long as the process
 
@@ -306,7 +307,7 @@ def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer
 
     def look() -> None:
         nonlocal known
-        loop.call_later(LOOK_AT_SOCKET, look)
+        loop.call_lazily(LOOK_AT_SOCKET, look)
         if known is not None and same_file(home_fd, CONTROL_SOCKET, *known):
             return
         try:
@@ -327,26 +328,32 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
 
     def look() -> None:
         now = loop.clock()
+        limited = False
         for app in brain.apps.values():
             config = app.config
-            if config is None or not app.running or app.target is not None:
+            if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
                 continue
-            limits = config.limits
-            if limits.memory is None and not limits.max_age:
-                continue
-            _check_app(brain, sampler, app, limits.memory, limits.max_age, now)
-        loop.call_later(SAMPLE_EVERY, look)
+            limited = True
+            if app.target is None:
+                _check_app(brain, sampler, app, config.limits.memory, config.limits.max_age, now)
+        if limited:
+            loop.call_later(SAMPLE_EVERY, look)
+        else:
+            loop.call_lazily(NOTHING_TO_SAMPLE, look)
 
     own_time = OwnTime()
 
     def look_at_requests() -> None:
         hasty = any(a.config and a.running and a.config.limits.request_timeout for a in brain.apps.values())
-        every = REQUESTS_EVERY if hasty else SAMPLE_EVERY
-        own_time.look(loop.clock(), every)
+        if hasty:
+            timer = loop.call_later(REQUESTS_EVERY, look_at_requests)
+        else:
+            timer = loop.call_lazily(NOTHING_TO_SAMPLE, look_at_requests)
+        now = loop.clock()
+        own_time.look(now, timer.deadline - now)
         for app in brain.apps.values():
             if app.config is not None and app.running and app.config.limits.request_timeout:
                 _check_requests(brain, app, app.config.limits.request_timeout, loop.clock(), own_time)
-        loop.call_later(every, look_at_requests)
 
     loop.call_later(SAMPLE_EVERY, look)
     look_at_requests()

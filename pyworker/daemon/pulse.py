@@ -36,10 +36,14 @@ class Pulse:
         self._tick = tick
         self._asked = 0
         self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # worker: looks without a sign of life, last progress
-        loop.call_later(tick, self._beat)
+        self._call_again()
+
+    def _call_again(self) -> None:
+        # at the same moments as the guardian's ticks, and as lazy calls: few wake-ups of a machine that idles
+        self._loop.call_at((self._loop.clock() // self._tick + 1) * self._tick, self._beat)
 
     def _beat(self) -> None:
-        self._loop.call_later(self._tick, self._beat)
+        self._call_again()
         self._asked += 1
         self._ask_guardian()
         for app in self._brain.apps.values():
@@ -58,7 +62,8 @@ class Pulse:
                 process.send_signal(pidfd, signal.SIGKILL)
                 os.close(pidfd)
         store.unanswered += 1
-        store.ping(self._asked)
+        if store.unanswered > 1:  # its own pings are a sign of life, too
+            store.ping(self._asked)
 
     def _ask_template(self, app: App, template: TemplateHandle) -> None:
         if template.state != "ready" or template.loaded is None or not template.loaded.version:

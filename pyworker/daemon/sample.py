@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pyworker.protocol.figures import Totals, error_share, quantile
 from pyworker.record import record
+from pyworker.unix.process import stat_fields
 
 FRESH = 0.5  # seconds in which the same answer is given again
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
@@ -135,13 +136,7 @@ class Sampler:
 def _stat(pid: int) -> _Stat | None:
     """Read proc_pid_stat(5); None for a process that is gone, or dead and not reaped."""
     try:
-        # a file object would cost as much again as the reading itself
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # The name, in brackets, may hold anything; what follows it starts with field 3.
-            fields = os.read(fd, 4096).rpartition(b")")[2].split(None, 23)
-        finally:
-            os.close(fd)
+        fields = stat_fields(pid)
         if fields[0] in (b"Z", b"X"):
             return None
         cpu = sum(int(ticks) for ticks in fields[11:15]) / _TICKS  # utime stime cutime cstime

@@ -13,7 +13,7 @@ from pyworker.record import record
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
-_LOOK_EVERY = 5.0
+_LOOK_EVERY = 8.0
 _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
 
@@ -41,11 +41,11 @@ class Shortages:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._seen = oom.kills()
-        loop.call_later(_LOOK_EVERY, self._look)
+        loop.call_lazily(_LOOK_EVERY, self._look)
 
     def _look(self) -> None:
         self._seen = oom.kills()
-        self._loop.call_later(_LOOK_EVERY, self._look)
+        self._loop.call_lazily(_LOOK_EVERY, self._look)
 
     def of_death(self, pid: int, status: ExitStatus) -> Shortage:
         """Ask about a process that has ended and is not reaped yet."""

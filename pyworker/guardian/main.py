@@ -123,7 +123,7 @@ class Guardian:
         self._catch_signals()
         self._watch(self._wake.fileno(), select.EPOLLIN, self._on_signal)
         now = time.monotonic()
-        self._next_tick = now + self._times.tick
+        self._next_tick = (now // self._times.tick + 1) * self._times.tick  # the same moments as the daemon's
         self._take_over()
         is_first = True
         while not self._finished():
@@ -185,7 +185,7 @@ class Guardian:
     # ---- one turn -----------------------------------------------------------------------------------
     def _turn(self, now: float) -> None:
         if now >= self._next_tick:
-            self._next_tick = now + self._times.tick
+            self._next_tick = (now // self._times.tick + 1) * self._times.tick  # the same moments as the daemon's
             self._look_at_children = True
             self._ping(now)
         if self._look_at_children:

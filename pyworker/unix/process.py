@@ -99,10 +99,19 @@ def pidfd_pid(pidfd: int) -> int:
 def is_stopped(pid: int) -> bool:
     """True for a process that was stopped by a signal; one that a debugger holds ("t") is not."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] == b"T"
+        return stat_fields(pid)[0] == b"T"
     except (OSError, IndexError):
         return False
+
+
+def stat_fields(pid: int) -> list[bytes]:
+    """Return what proc_pid_stat(5) says of a process from its state on (field 3). OSError: it is gone."""
+    # a file object would cost as much again as the reading itself
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).rpartition(b")")[2].split()  # the name, in brackets, may hold anything
+    finally:
+        os.close(fd)
 
 
 def owner(pid: int) -> int | None:
@@ -167,8 +176,7 @@ def zombie_status(pid: int, pidfd: int) -> tuple[ExitStatus, int] | None:
     A code of 0 is never returned: it is also what /proc shows to those who may not know.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            fields = stat.read().rpartition(b")")[2].split()
+        fields = stat_fields(pid)
         number = int(fields[49])  # exit_code: field 52 of proc(5), the state is the third
         if fields[0] != b"Z" or not number or pidfd_pid(pidfd) != pid:  # still its own: the number was not used again
             return None

@@ -77,9 +77,18 @@ class Asked:
         os.close(self.out)
 
 
-def children() -> list[int]:
+def is_launcher(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().startswith("pyworker launch")
+    except OSError:
+        return False
+
+
+def launchers() -> list[int]:
+    """Return our launchers; processes of other tests may have come to us as well."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split()]
+        return [pid for pid in map(int, file.read().split()) if is_launcher(pid)]
 
 
 def launcher_pid(launcher: Launcher) -> int:
@@ -122,7 +131,7 @@ def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop,
         assert each.failed == []
     assert len(pids) == 12
     reap_orphans(loop, pids)
-    turn_until(loop, lambda: launcher.channel is None and first not in children(), "the launcher to leave")
+    turn_until(loop, lambda: launcher.channel is None and first not in launchers(), "the launcher to leave")
     for each in asked:
         each.close()
 
@@ -138,7 +147,7 @@ def test_more_than_fit_into_the_channel_wait_and_are_started(loop: Loop, monkeyp
     os.kill(launcher_pid(launcher), signal.SIGCONT)
     turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "all that they print")
     reap_orphans(loop, {int(each.printed) for each in asked})
-    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     for each in asked:
         each.close()
 
@@ -159,7 +168,7 @@ def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
     assert sum(each.failed == [0] for each in [lost, *asked]) >= 31 - waiting - 2  # one may have been under way
     assert all(each.printed.endswith(b"\n") for each in asked[-waiting:])
     reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
-    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     for each in [lost, *asked]:
         each.close()
 
@@ -175,7 +184,7 @@ def test_a_launcher_that_hangs_is_killed(loop: Loop, monkeypatch: pytest.MonkeyP
     second = Asked(launcher, ("sh", "-c", "echo $$"))
     turn_until(loop, lambda: second.read().endswith(b"\n"), "the next one")
     reap_orphans(loop, {int(second.printed)})
-    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     first.close()
     second.close()
 
@@ -208,5 +217,5 @@ def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(loop: Loop
     monkeypatch.undo()
     reap_orphans(loop, {int(first.printed)})
     monkeypatch.setattr(module, "IDLE", 0.2)
-    turn_until(loop, lambda: launcher.channel is None and not children(), "the launcher to leave")
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     first.close()

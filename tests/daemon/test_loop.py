@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.daemon.loop import READ, WRITE, Loop
+from pyworker.daemon.loop import LAZY, READ, WRITE, Loop
 
 
 class Clock:
@@ -238,3 +238,15 @@ def test_a_long_row_of_soon_calls_lets_ready_fds_through() -> None:
         loop.close()
         os.close(reader)
         os.close(writer)
+
+
+def test_lazy_calls_share_their_moments_and_are_never_late() -> None:
+    clock = [100.0]
+    loop = Loop(clock=lambda: clock[0])
+    first = loop.call_lazily(LAZY, lambda: None)
+    clock[0] += 3.0
+    second = loop.call_lazily(LAZY, lambda: None)
+    soon = loop.call_lazily(0.5, lambda: None)
+    loop.close()
+    assert first.deadline == second.deadline == 104.0
+    assert soon.deadline == 103.5  # no common moment comes before that
