@@ -68,13 +68,16 @@ class Spawner:
         ours, theirs = unix_fds.socketpair()
         unix_fds.pass_credentials(ours)
         stored: dict[str, int] = {}
+        given: list[int] = []
         try:
-            out, err = self._pipes(fd_name("tout", app.name, number), fd_name("terr", app.name, number), stored)
-            handle.channel = ours
-            stored[fd_name("template", app.name, number)] = os.dup(ours.fileno())
-        finally:
-            self._store.put_all(stored)
-        try:
+            try:
+                out, err = self._pipes(
+                    fd_name("tout", app.name, number), fd_name("terr", app.name, number), stored, given
+                )
+                handle.channel = ours
+                stored[fd_name("template", app.name, number)] = os.dup(ours.fileno())
+            finally:
+                self._store.put_all(stored)
             failpoint.hit("spawn.template")
             table, made = self._described("template", app, generation, None, theirs, out, err, [], held=False)
             try:
@@ -83,7 +86,7 @@ class Spawner:
                 unix_fds.close_all(made)
         finally:
             theirs.close()
-            unix_fds.close_all([out, err])
+            unix_fds.close_all(given)
         return handle
 
     # ---- workers -------------------------------------------------------------------------------------
@@ -106,15 +109,17 @@ class Spawner:
         config = generation.config
         ipc: list[int] = []
         stored: dict[str, int] = {}
+        given: list[int] = []
         try:
-            out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity), stored)
-            handle.ctl = ours
-            stored[worker_fd("ctl", identity)] = os.dup(ours.fileno())
-            if wants_channel(config):
-                ipc = [self._ipc(identity, stored)]
-        finally:
-            self._store.put_all(stored)
-        try:
+            try:
+                out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity), stored, given)
+                handle.ctl = ours
+                stored[worker_fd("ctl", identity)] = os.dup(ours.fileno())
+                if wants_channel(config):
+                    ipc = [self._ipc(identity, stored)]
+                    given += ipc
+            finally:
+                self._store.put_all(stored)
             failpoint.hit("spawn.worker")
             if config.target is None or is_node(config) or config.balance == "proxy":
                 held = handle.held
@@ -141,7 +146,7 @@ class Spawner:
                 raise BlockingIOError("the template does not take any more requests")
         finally:
             theirs.close()
-            unix_fds.close_all([out, err, *ipc])
+            unix_fds.close_all(given)
 
     def _ipc(self, identity: WorkerId, stored: dict[str, int]) -> int:
         """Make the worker's message channel; return its end, and add ours to what is to be stored."""
@@ -151,19 +156,17 @@ class Spawner:
         stored[worker_fd("ipc", identity)] = ours.detach()
         return theirs.detach()
 
-    def _pipes(self, out_name: str, err_name: str, stored: dict[str, int]) -> tuple[int, int]:
-        """Make two pipes; return their write ends, and add the read ends to what is to be stored."""
-        write_ends: list[int] = []
-        try:
-            for name in (out_name, err_name):
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                os.set_blocking(reader, False)
-                stored[name] = reader
-                write_ends.append(writer)
-        except OSError:
-            unix_fds.close_all(write_ends)
-            raise
-        return write_ends[0], write_ends[1]
+    def _pipes(self, out_name: str, err_name: str, stored: dict[str, int], given: list[int]) -> tuple[int, int]:
+        """Make two pipes; return their write ends.
+
+        The read ends are added to what is to be stored, the write ends to what is to be closed once they were passed on.
+        """
+        for name in (out_name, err_name):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            stored[name] = reader
+            given.append(writer)
+        return given[0], given[1]
 
     def _stacks(self, app: App) -> int:
         """Return the memfd that the app's workers write their stacks into; made when the first of them needs it."""
