@@ -11,8 +11,11 @@ from pyworker.importers import servers
 from pyworker.importers.result import Imported, needs_shell
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_NAME = re.compile(r"\$(\w+)")
+_CHANGE = re.compile(r"cd\s+([\w./~-]+)\s*&&\s*(.+)\Z", re.DOTALL)
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
+_SHELLS = {"sh", "bash", "dash", "zsh"}
 _RUNNERS = (("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("pdm", "run"), ("hatch", "run"))
 
 # option -> (setting, takes a value)
@@ -37,15 +40,20 @@ _MANY = {"bind", "raw_env", "reload_dir"}
 def understand(app: Imported, command: str | list[str], source: str) -> None:
     """Fill in what the app runs, as well as it can be told from its command line."""
     if isinstance(command, str):
-        if needs_shell(command):
-            app.set("command", ["sh", "-c", command], source)
-            app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
-            return
+        change = _CHANGE.match(command.strip())
+        if change is not None and not needs_shell(change[2]) and not change[1].startswith("~"):
+            app.set("cwd", change[1], source)
+            command = change[2]
         try:
             words = shlex.split(command)
         except ValueError as error:
             app.set("command", ["sh", "-c", command], source)
             app.look(source, f"could not be split ({error}): it runs in a shell")
+            return
+        is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
+        if is_shell or needs_shell(command):
+            app.set("command", words if is_shell else ["sh", "-c", command], source)
+            app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
             return
     else:
         words = list(command)
@@ -68,7 +76,7 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
         if words[0] in ("exec", "env", "nohup"):
             words = words[1:]
         elif found is not None:
-            app.set(f"env.{found[1]}", found[2], source)
+            app.variable(found[1], _NAME.sub(r"${\1:-}", found[2]), source)
             words = words[1:]
         elif tuple(words[:2]) in _RUNNERS:
             app.look(source, f"`{words[0]} run` is left out: python names the virtual environment (./.venv by default)")
@@ -91,7 +99,7 @@ def _python(app: Imported, words: list[str], source: str) -> None:
         app.look(
             source, 'runserver is Django\'s development server; in production: target = "PROJECT.wsgi:application"'
         )
-    elif rest and rest[0].endswith(".py"):
+    elif rest and rest[0].endswith(".py") and not any("$" in word for word in rest):
         app.set("script", rest[0], source)
         if rest[1:]:
             app.set("args", rest[1:], source)
@@ -113,6 +121,13 @@ def _command(app: Imported, words: list[str], source: str) -> None:
         app.look(source, "uses variables, which only a shell fills in")
     else:
         app.set("command", words, source)
+    if os.path.basename(words[0]) == "flask" and "run" in words:
+        app.look(source, "flask run is Flask's development server; in production: target = …")
+    inside = next((w for w in words[1:] if os.path.basename(w) in _SERVERS), None)
+    if inside is not None:
+        app.look(
+            source, f"{inside} runs inside of it, with processes of its own; target = … makes its app's workers ours"
+        )
 
 
 def _for_shell(word: str) -> str:
@@ -212,4 +227,47 @@ def _daphne(app: Imported, words: list[str], source: str) -> bool:
     return True
 
 
-_SERVERS = {"gunicorn": _gunicorn, "uvicorn": _uvicorn, "hypercorn": _hypercorn, "granian": _granian, "daphne": _daphne}
+def _waitress(app: Imported, words: list[str], source: str) -> bool:
+    settings, alone = _options(words, {}, {"--call", "--expose-tracebacks"}, app, source)
+    is_factory = settings.pop("call", False)
+    if not _target(app, alone, "app", source):
+        return False
+    if is_factory:
+        app.set("factory", True, source)
+    app.set("threads", int(settings.pop("threads", "4")), source) if settings.get("threads", "4").isdecimal() else None
+    listen = settings.pop("listen", None)
+    if listen is not None:
+        servers.addresses(app, [a.replace("*", "0.0.0.0") for a in listen.split()], "waitress listen")
+    elif not {"host", "port"} & set(settings):
+        settings["port"] = "8080"
+    settings.setdefault("host", "0.0.0.0") if "port" in settings else None
+    servers.uvicorn(app, settings, "waitress ")
+    return True
+
+
+def _fastapi(app: Imported, words: list[str], source: str) -> bool:
+    if words[:1] not in (["run"], ["dev"]):
+        return False
+    settings, alone = _options(
+        words[1:], {"-e": "entrypoint"}, {"--reload", "--no-reload", "--proxy-headers"}, app, source
+    )
+    name = str(settings.pop("app", "app"))
+    path = alone[0] if alone else "main.py"
+    module = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+    app.set("target", str(settings.pop("entrypoint", f"{module}:{name}")), source)
+    app.look(source, f"is {app.table['target']} the app? fastapi run looks for it in the file")
+    if words[0] == "run":
+        settings.setdefault("host", "0.0.0.0")
+    servers.uvicorn(app, settings, "fastapi ")
+    return True
+
+
+_SERVERS = {
+    "gunicorn": _gunicorn,
+    "uvicorn": _uvicorn,
+    "hypercorn": _hypercorn,
+    "granian": _granian,
+    "daphne": _daphne,
+    "waitress-serve": _waitress,
+    "fastapi": _fastapi,
+}

@@ -16,9 +16,10 @@ _CLASSES = {
     "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"), "Falcon": ("Falcon", "wsgi"),
     "get_wsgi_application": ("Django", "wsgi"), "get_asgi_application": ("Django", "asgi"),
     "default_app": ("Bottle", "wsgi"), "BlackSheep": ("BlackSheep", "asgi"), "Dash": ("Dash", "wsgi"),
+    "ProtocolTypeRouter": ("Django Channels", "asgi"),
 }  # fmt: skip
 _FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
-_FRAMEWORK_RANK = ("Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar")
+_FRAMEWORK_RANK = ("Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar")
 _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
 _MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__")
 
@@ -51,15 +52,17 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     """Return what was found, the most likely first. `sources`: relative path -> text."""
     packages = {os.path.dirname(p) for p in sources if os.path.basename(p) == "__init__.py"}
     found: list[Found] = []
+    trees: dict[str, ast.Module] = {}
     for path, text in sources.items():
         try:
-            tree = ast.parse(text)
+            trees[path] = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError):
             continue
-        found += _in_module(path, tree, packages)
-    if not any(f.what == "Django" for f in found) and "manage.py" in sources:
+    for path, tree in trees.items():
+        found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
+    if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
         found += _bare_django(sources)
-    return sorted(found, key=_rank)
+    return sorted(found or _only_script(trees), key=_rank)
 
 
 def _rank(found: Found) -> tuple[int, int, int, int, str]:
@@ -72,8 +75,22 @@ def _rank(found: Found) -> tuple[int, int, int, int, str]:
     return kind, framework, order, main + found.file.count("/"), found.file
 
 
-def _in_module(path: str, tree: ast.Module, packages: set[str]) -> list[Found]:
-    module, cwd = _module_of(path, packages)
+def _only_script(trees: Mapping[str, ast.Module]) -> list[Found]:
+    """A folder whose only program has no `if __name__ == "__main__"`: it does something when it is run."""
+    does = [
+        path
+        for path, tree in trees.items()
+        if "/" not in path and any(isinstance(node, ast.Expr | ast.While) and not _is_text(node) for node in tree.body)
+    ]
+    return [Found("script", does[0], 1, script=does[0])] if len(does) == 1 else []
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Found]:
+    module, cwd = place
     found: list[Found] = []
     has_main = False
     for node in tree.body:
@@ -83,7 +100,9 @@ def _in_module(path: str, tree: ast.Module, packages: set[str]) -> list[Found]:
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(func=function))
             ):
                 kind = _CLASSES.get(_last(function))
-                if kind is not None:
+                if _last(function) in _FACTORIES:  # wsgi.py: app = create_app("production")
+                    found.append(Found("an app", path, node.lineno, f"{module}:{name}", cwd=cwd))
+                elif kind is not None:
                     attribute = f"{name}.server" if kind[0] == "Dash" else name
                     found.append(Found(kind[0], path, node.lineno, f"{module}:{attribute}", interface=kind[1], cwd=cwd))
             case ast.FunctionDef(name=name) if name in _FACTORIES and not _needs_arguments(node):
@@ -125,11 +144,30 @@ def _bare_django(sources: Mapping[str, str]) -> list[Found]:
     return found
 
 
-def _module_of(path: str, packages: set[str]) -> tuple[str, str]:
+def _imports(tree: ast.Module, path: str, sources: Mapping[str, str]) -> bool:
+    """Whether a file imports its neighbours as if their folder was where it is started: `import models`."""
+    folder = os.path.dirname(path)
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+
+    def is_in(place: str, name: str) -> bool:
+        start = os.path.join(place, name)
+        return f"{start}.py" in sources or any(p.startswith(f"{start}/") for p in sources)
+
+    return any(is_in(folder, name) and not is_in("", name) for name in names)
+
+
+def _module_of(path: str, packages: set[str], is_started_here: bool) -> tuple[str, str]:
     """Return the dotted name of a file and the folder it is imported from."""
     folder, name = os.path.split(path)
     stem = name.removesuffix(".py")
     parts = [] if stem == "__init__" else [stem]
+    if is_started_here and folder and folder not in packages:
+        return stem, folder
     while folder and (folder in packages or not _is_root(folder, packages)):
         folder, package = os.path.split(folder)
         parts.insert(0, package)

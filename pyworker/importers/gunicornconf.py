@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import posixpath
 from typing import Any
 
 from pyworker.config.check import clean_name
@@ -18,6 +19,7 @@ _OPERATORS: dict[type, Any] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
+_PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
 _MAX_TEXT = 60
 
 
@@ -46,7 +48,7 @@ def read(text: str, name: str = "web") -> Result:
         raise CannotImport(f"it is no Python file: {error}", line=getattr(error, "lineno", 0) or 0) from None
     app = Imported(clean_name(name))
     result = Result("gunicorn", [app])
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"__file__": "./gunicorn.conf.py"}
     settings: dict[str, Any] = {}
     for node in tree.body:
         match node:
@@ -109,6 +111,8 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
             return value
         case ast.Name(id=name) if name in known:
             return known[name]
+        case ast.Dict():
+            return {}  # no setting that is translated is one
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_value(item, known) for item in items]
         case ast.JoinedStr(values=parts):
@@ -131,6 +135,13 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
 
 def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
     short = name.rpartition(".")[2]
+    if name.endswith(_PATH_CALLS) and arguments:
+        parts = [_value(argument, known) for argument in arguments]
+        if not all(isinstance(part, str) for part in parts):
+            raise _Unknown
+        if short == "join":
+            return posixpath.join(*parts)
+        return posixpath.dirname(parts[0]) or "." if short == "dirname" else posixpath.normpath(parts[0])
     if short in ("cpu_count", "process_cpu_count", "usable_cpus"):
         return _Cpus()
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and arguments:

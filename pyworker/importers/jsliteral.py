@@ -1,7 +1,7 @@
 """The plain part of an ecosystem.config.js: object literals, names for them, process.env. Never executed.
 
-What a value cannot be told without running the file (a function call, a condition) is an error with its line; the reader
-may then say `--run`.
+A value that only running the file could tell (a function call, a condition) is `Computed`, with its line and its text; a
+statement that is none of `const NAME = …` and `module.exports = …` is passed over and named.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from pyworker.importers.result import CannotImport
+from pyworker.record import record
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|//[^\n]*|/\*.*?\*/)"
@@ -23,20 +24,80 @@ _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]+)\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": ""}
 _WORDS = {"true": True, "false": False, "null": None, "undefined": None}
 _MAX_DEPTH = 60
+_MAX_SHOWN = 60
+_RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
+_OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
+# a line that begins or ends with one of these goes on
+_GOES_ON = {
+    ".",
+    ",",
+    "?",
+    ":",
+    "||",
+    "??",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+    "=>",
+    "===",
+    "&",
+    "|",
+    "<",
+    ">",
+    "!",
+    "(",
+    "[",
+    "else",
+    "catch",
+}
+_CALLS = ("String", "Number", "parseInt", "parseFloat")
 
 
 class EnvironmentText(str):
     """A text with ${VAR} in it that came from process.env."""
 
 
-def parse(text: str) -> Any:
-    """Return what the file exports (module.exports = …, export default …)."""
-    return _Parser(text).program()
+@record
+class Computed:
+    """A value, or a statement, that only running the file could tell: its text and where it stands."""
+
+    text: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text} is computed when the file runs"
+
+
+class _NotPlain(CannotImport):
+    """What stands here is computed; whoever holds the value may go on behind it."""
+
+
+def parse(text: str, passed: list[Computed] | None = None) -> Any:
+    """Return what the file exports (module.exports = …, export default …); append statements passed over to `passed`."""
+    parser = _Parser(text)
+    value = parser.program()
+    if isinstance(value, Computed):
+        raise CannotImport(str(value), _RUN, value.line)
+    if passed is not None:
+        passed += parser.passed
+    return value
+
+
+def computed_in(value: Any) -> Computed | None:
+    """Return the first computed value in it."""
+    if isinstance(value, Computed):
+        return value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for v in inner if (found := computed_in(v)) is not None), None)
 
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._tokens: list[tuple[str, str, int]] = []
+        self.passed: list[Computed] = []
+        self._text = text
+        self._tokens: list[tuple[str, str, int, int]] = []  # kind, text, line, offset
         self._at = 0
         self._names: dict[str, Any] = {"__dirname": "."}
         self._depth = 0
@@ -47,42 +108,110 @@ class _Parser:
                 raise CannotImport(f"line {line}: {text[position : position + 20]!r} is not understood", line=line)
             kind = str(match.lastgroup)
             if kind != "space":
-                self._tokens.append((kind, match[0], line))
+                self._tokens.append((kind, match[0], line, position))
             line += match[0].count("\n")
             position = match.end()
 
     # ---- statements ------------------------------------------------------------------------------------
     def program(self) -> Any:
+        exported: Any = _NOTHING
         while not self._end():
             if self._words("module", ".", "exports", "=") or self._words("export", "default"):
-                value = self._value()
-                self._skip(";")
-                return value
-            if self._peek() in ("const", "let", "var"):
+                exported = self._held()
+                self._words(";")
+            elif self._peek() in ("const", "let", "var"):
                 self._declaration()
             elif self._peek().strip("'\"`") == "use strict" or self._peek() == ";":
                 self._next()
             else:
-                self._fail("only `const NAME = …` and `module.exports = …` are read")
-        raise CannotImport("it exports nothing", "module.exports = { apps: […] }")
+                is_harmless = self._peek() in ("function", "import", "class", "async")
+                statement = self._pass_statement()
+                if not is_harmless:  # what those define is noticed where it is used
+                    self.passed.append(statement)
+        if exported is _NOTHING:
+            raise CannotImport("it exports nothing", "module.exports = { apps: […] }")
+        return exported
 
     def _declaration(self) -> None:
+        start = self._at
         self._next()
-        kind, name, _ = self._take()
-        if kind != "name" or not self._words("="):
-            self._fail("this kind of declaration is not read")
-        if self._words("require"):
-            self._call_arguments()
-            self._names[name] = _MODULE
-        else:
-            self._names[name] = self._value()
-        self._skip(";")
+        while True:
+            kind, name, *_ = self._take()
+            if kind != "name" or not self._words("="):
+                self._at = start  # const { a, b } = …: what uses them is computed
+                self._pass_statement()
+                return
+            if self._peek() == "require":
+                begin = self._at
+                expression = self._pass_over(begin)
+                self._names[name] = _MODULE if self._at == begin + len(("require", "(", "text", ")")) else expression
+            else:
+                self._names[name] = self._held()
+            if not self._words(","):
+                break
+        self._words(";")
+
+    def _pass_statement(self) -> Computed:
+        """Go behind a statement of any kind."""
+        start = self._at
+        while True:
+            self._pass_over(self._at)
+            if self._end() or self._peek() in _CLOSING or self._words(";"):
+                break
+            if not self._words(",") and self._at > start and not self._goes_on():
+                break
+        if self._at == start:
+            self._next()
+        return self._shown(start)
+
+    def _goes_on(self) -> bool:
+        """Whether the next token belongs to what was before it: on the same line, or an operator between them."""
+        if self._end() or self._at == 0:
+            return False
+        kind, text, line, _ = self._tokens[self._at]
+        _, before, line_before, _ = self._tokens[self._at - 1]
+        if text == ";":
+            return False
+        is_new_line = line > line_before + before.count("\n")
+        return not is_new_line or text in _GOES_ON or (before in _GOES_ON and kind != "space")
+
+    def _pass_over(self, start: int) -> Computed:
+        """Go behind the expression that begins at a token, whatever it is."""
+        self._at = start
+        depth = 0
+        while not self._end():
+            text = self._peek()
+            if depth == 0 and (text in _CLOSING or text in (",", ";") or (self._at > start and not self._goes_on())):
+                break
+            depth += (text in _OPENING) - (text in _CLOSING)
+            self._at += 1
+        if depth:
+            raise CannotImport("it ends in the middle of a value", line=self._tokens[start][2])
+        return self._shown(start)
+
+    def _shown(self, start: int) -> Computed:
+        _, _, line, first = self._tokens[start]
+        _, last, _, offset = self._tokens[self._at - 1]
+        text = " ".join(self._text[first : offset + len(last)].split()).rstrip(";")
+        return Computed(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…", line)
 
     # ---- values ----------------------------------------------------------------------------------------
+    def _held(self) -> Any:
+        """Return the value that stands here, Computed when it is not plain; the parser is behind it either way."""
+        start, depth = self._at, self._depth
+        try:
+            value = self._value()
+        except _NotPlain:
+            self._depth = depth
+        else:
+            if self._end() or self._peek() in (",", ";", *_CLOSING) or not self._goes_on():
+                return value
+        return self._pass_over(start)
+
     def _value(self) -> Any:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            self._fail("this is nested too deeply")
+            raise CannotImport("it is nested too deeply", line=self._line())
         left = self._sum()
         while self._peek() in ("||", "??"):
             self._next()
@@ -118,7 +247,7 @@ class _Parser:
         return left
 
     def _one(self) -> Any:
-        kind, text, _ = self._take()
+        kind, text, *_ = self._take()
         if kind == "text":
             return self._string(text)
         if kind == "number":
@@ -157,21 +286,17 @@ class _Parser:
                 return EnvironmentText(f"${{{key}}}")
         if name == "process" and self._words(".", "cwd", "(", ")"):
             return "."
-        if name == "require":
-            self._call_arguments()
-            if self._words(".", "cpus", "(", ")", ".", "length"):
-                return "max"
-            return self._fail("this is computed when the file runs")
-        if name in self._names and self._names[name] is not _MODULE:
-            return self._names[name]
-        if self._names.get(name) is _MODULE:
-            if self._words(".", "join") or self._words(".", "resolve"):
-                parts = [_js_text(v) for v in self._call_arguments()]
-                return "/".join(p.strip("/") if i else p for i, p in enumerate(parts) if p)
-            if self._words(".", "cpus", "(", ")", ".", "length"):
-                return "max"
-        self._at -= 1
-        return self._fail(f"{name} is computed when the file runs")
+        if name in _CALLS and self._peek() == "(" and len(found := self._call_arguments()) >= 1:
+            return found[0]
+        value = self._names.get(name)
+        if value is _MODULE and (self._words(".", "join") or self._words(".", "resolve")):
+            parts = [_js_text(v) for v in self._call_arguments()]
+            return "/".join(p.strip("/") if i else p for i, p in enumerate(parts) if p)
+        while isinstance(value, dict) and self._words("."):
+            value = value.get(self._next(), _MODULE)
+        if name not in self._names or value is _MODULE or isinstance(value, Computed):
+            self._fail(f"{name} is computed when the file runs")
+        return value
 
     def _call_arguments(self) -> list[Any]:
         self._expect("(")
@@ -180,26 +305,30 @@ class _Parser:
             found.append(self._value())
             if not self._words(",") and self._peek() != ")":
                 self._fail("a , or ) is expected here")
+        if computed_in(found) is not None:
+            self._fail("this is computed when the file runs")
         return found
 
     def _object(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not self._words("}"):
             if self._words("..."):
-                spread = self._value()
-                if not isinstance(spread, dict):
-                    self._fail("... stands before something that is no object")
-                found |= spread
+                spread = self._held()
+                if isinstance(spread, dict):
+                    found |= spread
+                else:
+                    self.passed.append(spread if isinstance(spread, Computed) else self._shown(self._at - 1))
             else:
-                kind, text, _ = self._take()
+                kind, text, line, _ = self._take()
                 if kind not in ("name", "text", "number"):
                     self._at -= 1
                     self._fail("the name of a setting is expected here")
                 key = self._string(text) if kind == "text" else text
                 if self._words(":"):
-                    found[key] = self._value()
-                elif key in self._names and self._peek() in (",", "}"):
-                    found[key] = self._names[key]
+                    found[key] = self._held()
+                elif kind == "name" and self._peek() in (",", "}"):
+                    value = self._names.get(key, _MODULE)
+                    found[key] = Computed(key, line) if value is _MODULE else value
                 else:
                     self._fail("a : is expected here")
             if not self._words(",") and self._peek() != "}":
@@ -210,12 +339,12 @@ class _Parser:
         found: list[Any] = []
         while not self._words("]"):
             if self._words("..."):
-                spread = self._value()
+                spread = self._held()
                 if not isinstance(spread, list):
                     self._fail("... stands before something that is no list")
                 found += spread
             else:
-                found.append(self._value())
+                found.append(self._held())
             if not self._words(",") and self._peek() != "]":
                 self._fail("a , or ] is expected here")
         return found
@@ -237,9 +366,12 @@ class _Parser:
         return _unescape(inner)
 
     def _inside(self, text: str) -> Any:
-        inner = _Parser(text)
-        inner._names = self._names
-        value = inner._value()
+        try:
+            inner = _Parser(text)
+            inner._names = self._names
+            value = inner._value()
+        except CannotImport:
+            return self._fail("this is computed when the file runs")
         return value if inner._end() else self._fail("this is computed when the file runs")
 
     # ---- tokens ----------------------------------------------------------------------------------------
@@ -249,9 +381,9 @@ class _Parser:
     def _peek(self) -> str:
         return "" if self._end() else self._tokens[self._at][1]
 
-    def _take(self) -> tuple[str, str, int]:
+    def _take(self) -> tuple[str, str, int, int]:
         if self._end():
-            raise CannotImport("it ends in the middle of a value")
+            raise CannotImport("it ends in the middle of a value", line=self._line())
         self._at += 1
         return self._tokens[self._at - 1]
 
@@ -260,24 +392,21 @@ class _Parser:
 
     def _words(self, *words: str) -> bool:
         """Go past these tokens when they are next."""
-        found = [t for _, t, _ in self._tokens[self._at : self._at + len(words)]]
+        found = [t for _, t, *_ in self._tokens[self._at : self._at + len(words)]]
         if found != list(words):
             return False
         self._at += len(words)
         return True
-
-    def _skip(self, word: str) -> None:
-        self._words(word)
 
     def _expect(self, word: str) -> None:
         if not self._words(word):
             self._fail(f"{word} is expected here")
 
     def _fail(self, why: str) -> Any:
-        line = self._tokens[min(self._at, len(self._tokens) - 1)][2] if self._tokens else 1
-        raise CannotImport(
-            f"line {line}: {why}", "let Node read it: pyworker import --run FILE (this executes the file)", line
-        )
+        raise _NotPlain(f"line {self._line()}: {why}", _RUN, self._line())
+
+    def _line(self) -> int:
+        return self._tokens[min(self._at, len(self._tokens) - 1)][2] if self._tokens else 0
 
 
 class _Module:
@@ -285,6 +414,7 @@ class _Module:
 
 
 _MODULE = _Module()
+_NOTHING = object()
 
 
 def _is_number(value: Any) -> bool:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.jsliteral import EnvironmentText
+from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
 from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, seconds, separate, unique
 
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
 _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _ALIASES = {
     "exec": "script", "cmd": "script", "command": "script", "exec_interpreter": "interpreter", "node_args": "interpreter_args",
@@ -40,18 +41,25 @@ _DROPPED = {
     "shutdown_with_message": "a stop is a signal (stop.signal); Node apps get it too", "wait_ready": "", "source_map": "for Node",
     "disable_logs": "logs are always kept, and rotated", "namespace": "name apps alike and use globs: pyworker restart 'shop-*'",
 }  # fmt: skip
+# settings that pm2 fills in by itself: in a dump they say nothing
+_DUMPED = {
+    "kill_retry_time": 100, "windowsHide": True, "treekill": True, "automation": True, "pmx": True, "vizion": True,
+    "instance_var": "NODE_APP_INSTANCE", "namespace": "default", "autostart": True, "autorestart": True, "watch": False,
+    "merge_logs": True, "node_args": [], "filter_env": [],
+}  # fmt: skip
 # what a dump has beside the settings
 _STATE = {
     "pm_id", "pm_uptime", "unique_id", "status", "restart_time", "unstable_restarts", "created_at", "axm_actions", "axm_monitor",
     "axm_options", "axm_dynamic", "exit_code", "prev_restart_delay", "versioning", "node_version", "version", "km_link",
     "vizion_running", "started_inside", "NODE_APP_INSTANCE", "instance_id", "started_at", "PM2_HOME", "command", "filter_env",
-    "watch_options", "current_conf", "name_prefix", "exec_mode", "env", "error_file_path",
+    "watch_options", "current_conf", "name_prefix", "exec_mode", "env", "error_file_path", "pm_pid_path",
 }  # fmt: skip
 
 
-def read(value: Any, profile: str = "") -> Result:
-    """Return the apps; `profile` picks env_PROFILE as pm2's --env does."""
+def read(value: Any, profile: str = "", passed: Sequence[Computed] = ()) -> Result:
+    """Return the apps; `profile` picks env_PROFILE as pm2's --env does; `passed`: what the reader of a .js left out."""
     result = Result("pm2", [])
+    result.dropped = [Note(f"line {found.line}", _passed(found.text)) for found in passed]
     if isinstance(value, dict):
         apps = value.get("apps", value.get("pm2", [value] if "script" in value or "exec" in value else []))
         if isinstance(apps, dict):
@@ -64,12 +72,23 @@ def read(value: Any, profile: str = "") -> Result:
                 result.dropped.append(Note(key, "pm2 does not know it either"))
     else:
         apps = _merged(value) if isinstance(value, list) else []
+    computed = next((a for a in (apps if isinstance(apps, list) else [apps]) if isinstance(a, Computed)), None)
+    if computed is not None:
+        raise CannotImport(str(computed), _RUN, computed.line)
     if not isinstance(apps, list) or not all(isinstance(a, dict) for a in apps) or not apps:
         raise CannotImport("there are no apps in it", "pm2's files have: { apps: [ { script: … } ] }")
     result.apps = [_app(app, profile) for app in apps]
     unique(result.apps)
     separate(result.apps)
     return result
+
+
+def _passed(text: str) -> str:
+    if "process.env" in text:
+        return f"{text}: the shell's environment is not taken over; inherit_env names what is wanted of it"
+    if "dotenv" in text:
+        return f'{text}: env_file = ".env" reads such a file'
+    return f"{text}: is not carried over"
 
 
 def _merged(entries: list[Any]) -> list[dict[str, Any]]:
@@ -82,8 +101,13 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
         if name in found:
             found[name]["instances"] = int(found[name].get("instances", 1)) + 1
         else:
-            plain = {k: v for k, v in entry.items() if k not in _STATE or k in ("env", "exec_mode")}
             env = entry.get("env")
+            shell = {k for k in env if k not in _SETTINGS} if isinstance(env, dict) else set()  # it stands beside, too
+            plain = {
+                k: v
+                for k, v in entry.items()
+                if k in ("env", "exec_mode") or (k not in _STATE | shell | {"username"} and _DUMPED.get(k, ...) != v)
+            }
             if isinstance(env, dict):  # the whole shell went into it: nobody can tell what was meant
                 inside = {k: v for k, v in env.items() if k == name or k in ("PORT", "NODE_ENV")}
                 plain["env"] = inside
@@ -98,22 +122,27 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     for key, value in raw.items():
         plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
         settings[_ALIASES.get(plain, plain)] = value
-    script = str(settings.pop("script", "") or "")
+    script = settings.pop("script", "") or ""
+    if isinstance(script, Computed):
+        raise CannotImport(str(script), _RUN, script.line)
+    script = str(script)
     default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script else "app"
-    app = Imported(clean_name(str(settings.pop("name", "") or default)))
+    name = settings.pop("name", "") or default
+    app = Imported(clean_name(default if isinstance(name, Computed) else str(name)))
+    if isinstance(name, Computed):
+        app.look("name", f"{name}: is {app.name} now")
     _runs(app, script, settings)
     for key, value in settings.items():
         if key == "_dumped_env":
             if value:
                 app.look("env", f"{value} variables of the shell were in the dump and are left out: set what is needed")
+        elif key in _SETTINGS and key not in ("env", "instances") and (found := computed_in(value)) is not None:
+            app.look(key, f"{found}: set it yourself")
         elif key.startswith("env_"):
             if key == f"env_{profile}":
                 _environment(app, value, key)
             else:
-                app.look(
-                    key,
-                    f"another environment: [profiles.{clean_name(key[4:])}.apps.{app.name}.env], or import --env {key[4:]}",
-                )
+                _profile(app, value, key)
         elif key in _SETTINGS:
             _SETTINGS[key](app, value, key)
         elif key in _DROPPED:
@@ -127,6 +156,14 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
             continue
         else:
             app.drop(key, "pm2 does not know it either: it was ignored")
+    if settings.get("autorestart") is False and "cron" in app.table.get("reload", {}) and "target" not in app.table:
+        app.table["cron"] = app.table["reload"].pop("cron")
+        app.table = {name: value for name, value in app.table.items() if value != {} and name != "restart"}
+        app.review = [note for note in app.review if note.key != "cron_restart"]
+        app.look("cron_restart", "a job: runs at these times; pm2 ran it when it was started, too")
+    if not settings.get("watch") and "ignore_watch" in settings:
+        app.table.pop("watch", None)
+        app.drop("ignore_watch", "watch is off")
     if int_of(settings.get("instances")) not in (None, 1) and "command" in app.table and "bind" not in app.table:
         app.look(
             "instances", "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)"
@@ -143,24 +180,19 @@ def int_of(value: Any) -> int | None:
 
 
 def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
-    raw_args = settings.pop("args", [])
+    raw_args = _known(app, settings.pop("args", []), "args")
     args = [str(a) for a in raw_args] if isinstance(raw_args, list) else shlex.split(str(raw_args or ""))
-    interpreter = str(settings.pop("interpreter", "") or "")
-    before = settings.pop("interpreter_args", []) or []
+    interpreter = str(_known(app, settings.pop("interpreter", "") or "", "interpreter"))
+    before = _known(app, settings.pop("interpreter_args", []) or [], "interpreter_args")
     before = [str(b) for b in before] if isinstance(before, list) else shlex.split(str(before))
     settings.pop("exec_mode", None)
     if not script:
         app.look("script", "says nothing to run")
         return
     base = os.path.basename(interpreter)
-    is_python = script.endswith(".py") and (not interpreter or base.startswith("python"))
-    if is_python and base.startswith("python"):
-        understand(app, [interpreter, *before, script, *args], "script")
-    elif is_python:
-        app.set("script", script, "script")
-        if args:
-            app.set("args", args, "args")
-    elif interpreter and interpreter != "none" and base.startswith("python"):
+    if script.endswith(".py") and not interpreter:
+        understand(app, ["python3", script, *args], "script")
+    elif base.startswith("python"):
         understand(app, [interpreter, *before, script, *args], "script")
     elif interpreter and interpreter != "none":
         app.set("command", [interpreter, *before, script, *args], "script")
@@ -176,6 +208,14 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     for key, given in (("args", raw_args), ("interpreter", interpreter)):
         if given:
             app.done(key)
+
+
+def _known(app: Imported, value: Any, key: str) -> Any:
+    """Return the value with CHANGE.ME in the place of what is computed."""
+    if isinstance(value, Computed):
+        app.look(key, f"{value}: write it in the place of CHANGE.ME")
+        return "CHANGE.ME"
+    return [_known(app, v, key) for v in value] if isinstance(value, list) else value
 
 
 def _time_of(value: Any) -> float | None:
@@ -207,11 +247,27 @@ def _instances(app: Imported, value: Any, source: str) -> None:
     number = int_of(value)
     if value == "max" or number == 0:
         app.set("workers", "auto", source)
+    elif isinstance(value, Computed) and "cpus()" not in value.text:
+        app.look(source, f"{value}: set workers")
     elif number is None or number < 0:
         app.set("workers", "auto", source)
-        app.look(source, f"{value}: auto is one worker for each usable CPU")
+        app.look(
+            source, f"{value.text if isinstance(value, Computed) else value}: auto is one worker for each usable CPU"
+        )
     else:
-        app.set("workers", number, source)
+        app.copies(number, source)
+
+
+def _profile(app: Imported, value: Any, source: str) -> None:
+    """env_production is what `--env production` adds: a profile."""
+    name = clean_name(source.removeprefix("env_"))
+    other = Imported(app.name)
+    _environment(other, value, source)
+    app.review += other.review
+    if other.table:
+        app.profiles[name] = other.table
+        app.done(source)
+        app.look(source, f"is the profile {name}: pyworker start --profile {name}")
 
 
 def _environment(app: Imported, value: Any, source: str) -> None:
@@ -219,8 +275,12 @@ def _environment(app: Imported, value: Any, source: str) -> None:
         app.look(source, "is no object")
         return
     for name, text in value.items():
+        if isinstance(text, Computed):
+            app.look(f"env.{name}", f"{text}: set it yourself")
+            continue
         plain = "" if text is None else ("true" if text else "false") if isinstance(text, bool) else str(text)
         app.set(f"env.{name}", plain if isinstance(text, EnvironmentText) else plain.replace("$", "$$"), source)
+    app.done(source)
 
 
 def _watch(app: Imported, value: Any, source: str) -> None:

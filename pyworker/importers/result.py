@@ -8,6 +8,7 @@ from typing import Any
 
 from pyworker.record import record
 
+_DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
 
 
@@ -35,6 +36,7 @@ class Imported:
 
     name: str
     table: dict[str, Any] = field(default_factory=dict)
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)  # what [profiles.X.apps.NAME] will say, by X
     translated: list[str] = field(default_factory=list)  # settings with the same meaning here, defaults included
     review: list[Note] = field(default_factory=list)  # translated, and worth a look
     dropped: list[Note] = field(default_factory=list)  # nothing here does that, or nothing has to
@@ -52,6 +54,22 @@ class Imported:
         """The setting is what pyworker does anyway."""
         if source not in self.translated:
             self.translated.append(source)
+
+    def variable(self, name: str, text: str, source: str) -> None:
+        """Write a variable of [env]: a $ in its text is one, ${VAR} is looked up."""
+        self.set(f"env.{name}", _DOLLAR.sub("$$", text), source)
+
+    def copies(self, number: int, source: str) -> None:
+        """So many processes of what may have several workers itself (numprocs, instances)."""
+        inside = self.table.get("workers", 1)
+        if number == 1 or not isinstance(inside, int):
+            self.done(source)
+        else:
+            self.set("workers", number * inside, source)
+        if inside == "auto" and number > 1:
+            self.look(source, f"{number} processes, each with a worker for each CPU: auto is one for each CPU in all")
+        elif inside != 1 and number > 1:
+            self.look(source, f"{number} processes of {inside} workers each were {number * inside} workers")
 
     def look(self, key: str, reason: str) -> None:
         """Translated, but not to exactly the same."""
@@ -72,6 +90,9 @@ class Result:
     dropped: list[Note] = field(default_factory=list)  # settings of no single app
 
 
+PORT_IS_TAKEN = "without bind pyworker listens on 0.0.0.0:$PORT when PORT is set"
+
+
 def needs_shell(text: str) -> bool:
     """Whether a command line means something that only a shell does."""
     return bool(_SHELL.search(text))
@@ -88,6 +109,7 @@ def separate(apps: list[Imported]) -> None:
     for number, app in enumerate(free[1:], 1):
         address = f"127.0.0.1:{8000 + number}"
         app.table["bind"] = address
+        app.review = [note for note in app.review if note.reason != PORT_IS_TAKEN]
         app.look("bind", f"{address} is made up: the file has no address for it")
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pyworker.importers.result import Imported, seconds
+from pyworker.importers.result import PORT_IS_TAKEN, Imported, seconds
 
 _OWN_WAY = "pyworker does this itself"
 _DEFAULTED = re.compile(r"\$\{(\w+):-([^}]*)\}")
@@ -69,7 +69,9 @@ def addresses(app: Imported, values: list[str], source: str) -> None:
             app.look(source, f"was made of ${variable[1]}: {value} is what it is without it")
         if _PORT.search(value):
             app.done(source)
-            app.look(source, "without bind pyworker listens on 0.0.0.0:$PORT when PORT is set")
+            app.look(source, PORT_IS_TAKEN)
+        elif "$" in value:
+            app.look(source, f"{value} is made of a variable: workers share one address, write it into bind")
         elif value.startswith("fd://"):
             app.look(source, f"{value}: pyworker opens its own sockets; name the address in bind")
         else:
@@ -111,7 +113,7 @@ def _access_log(app: Imported, value: Any, source: str) -> None:
 def _environment(app: Imported, value: Any, source: str) -> None:
     for pair in value if isinstance(value, list | tuple) else [value]:
         name, _, text = str(pair).partition("=")
-        app.set(f"env.{name}", text, source)
+        app.variable(name, text, source)
 
 
 def _reload(app: Imported, value: Any, source: str) -> None:
@@ -156,6 +158,8 @@ _HOOKS = [
     "ssl_context",
 ]
 
+_TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_handshake_on_connect")
+
 GUNICORN: dict[str, Apply] = {
     "bind": _bind,
     "workers": _workers,
@@ -174,7 +178,7 @@ GUNICORN: dict[str, Apply] = {
     "preload_app": _same,
     "reload": _reload,
     "accesslog": _access_log,
-    "wsgi_app": _to("target"),
+    "wsgi_app": lambda app, v, s: app.set("target", v if ":" in str(v) else f"{v}:application", s),
     "backlog": _count("backlog"),
     "certfile": _to("tls.cert"),
     "keyfile": _to("tls.key"),
@@ -196,6 +200,22 @@ GUNICORN: dict[str, Apply] = {
     "logconfig": _drop("configure logging in the app"),
     "logconfig_dict": _drop("configure logging in the app"),
     "sendfile": _same,
+    "secure_scheme_headers": _drop("X-Forwarded-Proto of a trusted proxy counts: http.forwarded_allow_ips"),
+    "limit_request_line": _drop("http.max_header_size bounds the whole header"),
+    "limit_request_fields": _drop("http.max_header_size bounds the whole header"),
+    "limit_request_field_size": _drop("http.max_header_size bounds the whole header"),
+    "reload_extra_files": _drop("watch.include names the files that count"),
+    "reload_engine": _same,
+    "statsd_prefix": _drop("pyworker metrics is for Prometheus"),
+    "dogstatsd_tags": _drop("pyworker metrics is for Prometheus"),
+    "syslog": _drop("logs.journald, or what the app's own logging does"),
+    "syslog_addr": _drop("logs.journald, or what the app's own logging does"),
+    "default_proc_name": _drop("processes are named after the app"),
+    "tmp_upload_dir": _drop("TMPDIR in env is what Python takes"),
+    "initgroups": _same,
+    "proxy_protocol": lambda app, v, s: app.look(s, "PROXY headers are not read: let the proxy send X-Forwarded-For"),
+    "proxy_allow_ips": _drop("PROXY headers are not read"),
+    **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
     "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
     **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _HOOK)),
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
@@ -31,22 +32,45 @@ _DROPPED = {
 }
 
 
-def read(text: str, folder: str = ".") -> Result:
-    """Return the programs of a supervisord.conf; `folder` is what %(here)s means."""
-    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(" ;", "\t;"))
+def included(text: str, folder: str) -> list[str]:
+    """Return the patterns (globs) of files that [include] names; they may have any number of programs."""
+    files = _parsed(text, "it").get("include", "files", fallback="").replace("%(here)s", folder)
+    return [os.path.join(folder, pattern) for pattern in files.split()]
+
+
+def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> Result:
+    """Return the programs of a supervisord.conf; `folder` is what %(here)s means, `more`: included files and texts."""
+    result = Result("supervisor", [])
+    _read(text, "it", folder, result, is_included=bool(more))
+    for path, inner in more:
+        _read(inner, path, os.path.dirname(path) or ".", result, is_included=True)
+    if not result.apps:
+        raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
+    unique(result.apps)
+    separate(result.apps)
+    return result
+
+
+def _parsed(text: str, what: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";", "#"))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        raise CannotImport(f"it is no supervisord.conf: {str(error).splitlines()[0]}") from None
-    result = Result("supervisor", [])
+        raise CannotImport(f"{what} is no supervisord.conf: {str(error).splitlines()[0]}") from None
+    return parser
+
+
+def _read(text: str, what: str, folder: str, result: Result, *, is_included: bool) -> None:
+    parser = _parsed(text, what)
     for section in parser.sections():
         kind, _, name = section.partition(":")
         if kind in ("program", "fcgi-program") and name:
             result.apps.append(_program(name.strip(), dict(parser[section]), folder, result))
         elif kind == "include":
-            files = parser[section].get("files", "")
-            result.dropped.append(Note("[include]", f"{files}: import these files too, one by one"))
+            if not is_included:
+                files = " ".join(parser[section].get("files", "").split())
+                result.dropped.append(Note("[include]", f"{files}: no such file is there"))
         elif kind == "group":
             result.dropped.append(
                 Note(f"[{section}]", "pyworker takes several names, and globs: pyworker restart 'shop-*'")
@@ -55,11 +79,6 @@ def read(text: str, folder: str = ".") -> Result:
             result.dropped.append(Note(f"[{section}]", "hooks.on_event runs a command at each event"))
         else:
             result.dropped.append(Note(f"[{section}]", "pyworker's daemon needs no settings"))
-    if not result.apps:
-        raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
-    unique(result.apps)
-    separate(result.apps)
-    return result
 
 
 def _program(name: str, options: dict[str, str], folder: str, result: Result) -> Imported:
@@ -86,11 +105,14 @@ def _program(name: str, options: dict[str, str], folder: str, result: Result) ->
     for key, raw in options.items():
         if key == "command":
             continue
-        value = plain(raw.strip())
-        if key in _PROGRAM:
-            _PROGRAM[key](app, value, key)
-        elif key in _DROPPED:
+        if key in _DROPPED:
             app.drop(key, _DROPPED[key])
+            continue
+        value = plain(raw.strip())
+        if key in _PROGRAM and key != "environment" and "${" in value:
+            app.look(key, f"was {raw.strip()}: write what that is")
+        elif key in _PROGRAM:
+            _PROGRAM[key](app, value, key)
         else:
             app.drop(key, "not known to be a setting of supervisor's")
     if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
@@ -104,7 +126,7 @@ def _environment(app: Imported, value: str, source: str) -> None:
     for pair in lexer:
         name, _, text = pair.strip().partition("=")
         if name:
-            app.set(f"env.{name.strip()}", text.strip(), source)
+            app.variable(name.strip(), text.strip(), source)
 
 
 def _number(key: str, unit: str = "") -> Callable[[Imported, str, str], None]:
@@ -119,6 +141,13 @@ def _number(key: str, unit: str = "") -> Callable[[Imported, str, str], None]:
             app.done(source)
 
     return apply
+
+
+def _numprocs(app: Imported, value: str, source: str) -> None:
+    if value.isdecimal() and int(value) > 0:
+        app.copies(int(value), source)
+    else:
+        app.look(source, f"{value!r} is not a number: set workers")
 
 
 def _autorestart(app: Imported, value: str, source: str) -> None:
@@ -137,7 +166,7 @@ def _autostart(app: Imported, value: str, source: str) -> None:
 
 
 def _log(app: Imported, value: str, source: str) -> None:
-    if value.upper() in ("AUTO", "NONE", "/DEV/NULL", "SYSLOG") or value.startswith("/dev/"):
+    if value.upper() in ("AUTO", "NONE", "/DEV/NULL", "SYSLOG") or value.startswith(("/dev/", "/proc/")):
         app.drop(source, "logs are files of pyworker's own: pyworker logs")
     elif "file" in app.table.get("logs", {}):
         if app.table["logs"]["file"] != value:
@@ -178,14 +207,15 @@ def _user(app: Imported, value: str, source: str) -> None:
 def _socket(app: Imported, value: str, source: str) -> None:
     address = value.removeprefix("tcp://").replace("unix://", "unix:")
     app.set("bind", address, source)
-    app.look(source, "the command gets the socket as LISTEN_FDS, not as its stdin")
+    if "command" in app.table:
+        app.look(source, "the command gets the socket as LISTEN_FDS, not as its stdin")
 
 
 _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "directory": _text("cwd"),
     "user": _user,
     "environment": _environment,
-    "numprocs": _number("workers"),
+    "numprocs": _numprocs,
     "autostart": _autostart,
     "autorestart": _autorestart,
     "startsecs": _number("restart.min_uptime", "s"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pyworker.config.check import clean_name
 from pyworker.importers.result import CannotImport, Imported, Result, seconds
+from pyworker.importers.servers import addresses
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
 _VARIABLE = re.compile(r"%\((\w+)\)")
@@ -20,6 +21,8 @@ _SAME = [
     "strict",
     "thunder-lock",
     "vacuum",
+    "endif",
+    "end-if",
     "lazy",
     "no-orphans",
     "close-on-exec",
@@ -85,22 +88,25 @@ _LOOK = {
     "hook-pre-app": "hooks.pre_start runs a command before a start",
     "include": "settings of that file are not in this: import it too",
     "ini": "settings of that file are not in this: import it too",
-    "if-env": "conditions are not carried over",
+    **dict.fromkeys(
+        [f"if-{what}" for what in ("env", "not-env", "exists", "not-exists", "file", "dir", "opt")],
+        "conditions are not carried over: what follows was translated as if it held",
+    ),
     "for": "loops are not carried over",
 }
 
 
-def read(text: str, name: str = "web", folder: str = ".") -> Result:
-    """Return the app of a uwsgi.ini; `folder` is what %d means."""
+def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -> Result:
+    """Return the app of a uwsgi.ini; `folder` is what %d means, `stem` what %n does."""
     pairs = _pairs(text)
     if not pairs:
         raise CannotImport("there is no [uwsgi] in it", "a uwsgi.ini has its settings under [uwsgi]")
-    app = Imported(clean_name(name))
+    app = Imported(clean_name(name if stem == "uwsgi" else stem))
     values: dict[str, str] = {}
     settings: list[tuple[str, str]] = []
     for key, raw in pairs:
         value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]), raw)
-        value = value.replace("%d", folder.rstrip("/") + "/").replace("%n", name).replace("%%", "%")
+        value = value.replace("%d", folder.rstrip("/") + "/").replace("%n", stem).replace("%%", "%")
         if key in ("set", "set-placeholder", "set-ph"):
             key, _, value = value.partition("=")
             values[key.strip()] = value.strip()
@@ -156,9 +162,11 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
             app.set("factory", True, "module")
         app.set("target", f"{name}:{inside if colon else attribute}", "module")
     elif path:
-        name = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+        if path.startswith("/") and "chdir" in settings:
+            path = path.removeprefix(settings["chdir"].rstrip("/") + "/")
         if path.startswith("/"):
             app.look("wsgi-file", "an absolute path: make it a module, seen from cwd")
+        name = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
         app.set("target", f"{name}:{attribute}", "wsgi-file")
     else:
         app.set("target", f"CHANGE.ME:{attribute}", "target")
@@ -204,14 +212,20 @@ def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
 
 
 def _text(key: str) -> Callable[[Imported, str, str], None]:
-    return lambda app, value, source: app.set(key, value, source)
+    def apply(app: Imported, value: str, source: str) -> None:
+        if "${" in value:
+            app.look(source, f"was {value}: write it into {key}")
+        else:
+            app.set(key, value, source)
+
+    return apply
 
 
 def _http(app: Imported, value: str, source: str) -> None:
     address = value.partition(",")[0]
     text = address if ":" in address else f":{address}" if address.isdecimal() else f"unix:{address}"
-    before = app.table.get("bind")
-    app.set("bind", text if before is None else [*([before] if isinstance(before, str) else before), text], source)
+    before = app.table.pop("bind", [])
+    addresses(app, [*([before] if isinstance(before, str) else before), text], source)
 
 
 def _socket(app: Imported, value: str, source: str) -> None:
@@ -221,7 +235,7 @@ def _socket(app: Imported, value: str, source: str) -> None:
 
 def _env(app: Imported, value: str, source: str) -> None:
     name, _, text = value.partition("=")
-    app.set(f"env.{name.strip()}", text.strip(), source)
+    app.variable(name.strip(), text.strip(), source)
 
 
 def _harakiri(app: Imported, value: str, source: str) -> None:
@@ -267,7 +281,7 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "workers": _number("workers"),
     "threads": _number("threads"),
     "listen": _number("backlog"),
-    "chdir": _text("cwd"),
+    "chdir": lambda app, value, source: _text("cwd")(app, value.rstrip("/") or "/", source),
     "virtualenv": _text("python"),
     "venv": _text("python"),
     "home": _text("python"),

@@ -28,7 +28,10 @@ def _app(app: Imported, *, alone: bool) -> str:
     if alone:
         table = {"name": app.name, **table}
     notes = "".join(f"# LOOK {_safe(n.key)}: {_safe(n.reason)}\n" for n in app.review)
-    return notes + toml(table, path)
+    profiles = [
+        toml(t, ("profiles", name, *path, key)) for name, found in app.profiles.items() for key, t in found.items()
+    ]
+    return "\n".join([notes + toml(table, path), *profiles])
 
 
 def _rank(name: str) -> int:

@@ -26,6 +26,11 @@ DJANGO = {
         ({"src/shop/__init__.py": "", "src/shop/web.py": "app = Starlette()\n"}, "Starlette", "shop.web:app", False, "src"),
         ({"app.py": "from flask import Flask\napp = Flask(__name__)\nif __name__ == '__main__':\n    app.run()\n"}, "Flask", "app:app", False, ""),
         ({"shop/__init__.py": "def create_app(config=None):\n    app = Flask('x')\n    return app\n"}, "Flask", "shop:create_app", True, ""),
+        ({"backend/main.py": "from database import x\nfrom fastapi import FastAPI\napp = FastAPI()\n", "backend/database.py": ""}, "FastAPI", "main:app", False, "backend"),
+        ({"backend/main.py": "from backend.database import x\napp = FastAPI()\n", "backend/database.py": ""}, "FastAPI", "backend.main:app", False, ""),
+        ({"shop/__init__.py": "def create_app(name):\n    return Flask('x')\n", "wsgi.py": "from shop import create_app\napp = create_app('production')\n"}, "an app", "wsgi:app", False, ""),
+        ({**DJANGO, "shop/asgi.py": "django_app = get_asgi_application()\napplication = ProtocolTypeRouter({'http': django_app})\n"}, "Django Channels", "shop.asgi:application", False, ""),
+        ({f"backend/{k}": v for k, v in DJANGO.items()}, "Django", "shop.wsgi:application", False, "backend"),
         ({"x.py": "async def application(scope, receive, send):\n    pass\n"}, "an ASGI app", "x:application", False, ""),
         ({"x.py": "def application(environ, start_response):\n    pass\n"}, "a WSGI app", "x:application", False, ""),
     ],
@@ -41,6 +46,12 @@ def test_a_script_is_the_last_resort() -> None:
     found = detect({"tick.py": "if __name__ == '__main__':\n    pass\n", "main.py": "app = Flask(__name__)\n"})
     assert [f.what for f in found] == ["Flask", "script"]
     assert found[1].script == "tick.py"
+
+
+def test_a_folder_with_one_program_is_that_script() -> None:
+    (found,) = detect({"serve.py": '"""Serves."""\nimport x\nx.run(8000)\n', "lib.py": "def f(): pass\n"})
+    assert (found.what, found.script) == ("script", "serve.py")
+    assert detect({"a.py": "x.run()\n", "b.py": "x.run()\n"}) == []
 
 
 def test_a_factory_that_needs_arguments_is_none() -> None:

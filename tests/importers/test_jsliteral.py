@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyworker.importers.jsliteral import parse
+from pyworker.importers.jsliteral import Computed, parse
 from pyworker.importers.result import CannotImport
 
 SAME = [
@@ -59,13 +59,11 @@ def test_the_environment_stays_a_variable() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("module.exports = {\n a: f(1) }", 2),
-        ("module.exports = {\n\n a: x ? 1 : 2 }", 3),
-        ("if (x) {}\nmodule.exports = {}", 1),
-        ("function f() {}\nmodule.exports = f()", 1),
-        ("module.exports = {a: () => 1}", 1),
-        ("module.exports = {a: require('fs').readFileSync('x')}", 1),
+        ("function f() {}\nmodule.exports = f()", 2),
+        ("module.exports = [{}].map(x => x)", 1),
+        ("module.exports = {a() { return 1 }}", 1),
         ("module.exports = {a", 1),
+        ("module.exports = {a: f(1}", 1),
         ("", 0),
         ("const x = 1", 0),
         ("module.exports = {a: 'open\n'}", 1),
@@ -76,3 +74,53 @@ def test_what_only_running_it_could_tell_is_an_error_with_its_line(text: str, li
     with pytest.raises(CannotImport) as caught:
         parse(text)
     assert caught.value.line == line
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("f(1)", "f(1)"),
+        ("x ? 1 : 2", "x ? 1 : 2"),
+        ("!x", "!x"),
+        ("() => { return {a: 1, b: [2]} }", "() => { return {a: 1, b: [2]} }"),
+        ("require('fs').readFileSync('x')", "require('fs').readFileSync('x')"),
+        ("process.env.A === 'b'", "process.env.A === 'b'"),
+        ("os.cpus().length - 1", "os.cpus().length - 1"),
+        ("`a${f(1)}`", "`a${f(1)}`"),
+        ("unknown", "unknown"),
+        ("parsed.a", "parsed.a"),
+    ],
+)
+def test_a_value_that_is_computed_is_named_and_what_is_around_it_is_read(value: str, told: str) -> None:
+    text = f"const os = require('os'), {{parsed}} = g()\nmodule.exports = {{a: 1,\n b: {value},\n c: [{value}, 2], d: 4}}"
+    assert parse(text) == {"a": 1, "b": Computed(told, 3), "c": [Computed(told, 4), 2], "d": 4}
+
+
+def test_statements_that_are_none_of_ours_are_passed_over_and_named() -> None:
+    passed: list[Computed] = []
+    text = """
+require('dotenv').config();
+import path from 'path'
+const { version } = require('./package.json')
+const twice = n => {
+  return n * 2
+}
+function f(a, b) { if (a) { return "}" } else { return b } }
+if (process.env.X) {
+  console.log(`x ${version}`)
+} else console.log('y')
+module.exports = { apps: [{ ...process.env, script: 'a', v: version, w: twice(2) }] }
+module.exports.apps.push(f(1, 2))
+"""
+    assert parse(text, passed) == {"apps": [{"script": "a", "v": Computed("version", 12), "w": Computed("twice(2)", 12)}]}
+    assert [(p.line, p.text.split("(")[0]) for p in passed] == [
+        (2, "require"),
+        (9, "if "),
+        (12, "process.env"),
+        (13, "module.exports.apps.push"),
+    ]
+
+
+def test_names_are_followed_into_objects() -> None:
+    text = "const c = {env: {A: 1}, list: ['x']};\nmodule.exports = {e: c.env, a: c.env.A, l: [...c.list], n: Number(c.env.A)}"
+    assert parse(text) == {"e": {"A": 1}, "a": 1, "l": ["x"], "n": 1}

@@ -14,7 +14,7 @@ from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
 from pyworker.importers import gunicornconf, jsliteral, pm2, procfile, supervisor, uwsgi
 from pyworker.importers.kinds import kind_of
-from pyworker.importers.result import Imported, Result
+from pyworker.importers.result import CannotImport, Imported, Result
 from pyworker.importers.write import document, report
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -25,8 +25,9 @@ def read(name: str, profile: str = "") -> Result:
     match kind_of(name, text):
         case "pm2" if name.endswith(".yaml"):
             return pm2.read(yaml.safe_load(text), profile)
-        case "pm2" if name.endswith(".js"):
-            return pm2.read(jsliteral.parse(text), profile)
+        case "pm2" if name.endswith((".js", ".cjs")):
+            passed: list[jsliteral.Computed] = []
+            return pm2.read(jsliteral.parse(text, passed), profile, passed)
         case "pm2":
             return pm2.read(jsliteral.parse("module.exports = " + text), profile)
         case "supervisor":
@@ -34,7 +35,7 @@ def read(name: str, profile: str = "") -> Result:
         case "gunicorn":
             return gunicornconf.read(text, "shop")
         case "uwsgi":
-            return uwsgi.read(text, "shop")
+            return uwsgi.read(text, "shop", ".", name.partition(".")[0])
         case "procfile":
             return procfile.read(text)
     raise AssertionError(f"{name} is of no known kind")
@@ -44,7 +45,7 @@ def app(result: Result, name: str) -> Imported:
     return next(a for a in result.apps if a.name == name)
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.iterdir()))
+@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.iterdir() if p.is_file()))
 def test_every_sample_becomes_a_file_that_check_accepts(name: str, tmp_path: Path) -> None:
     import jsonschema
 
@@ -151,3 +152,95 @@ def test_no_setting_is_passed_over_in_silence() -> None:
     for imported in result.apps:
         named = {*imported.translated, *(n.key for n in imported.review), *(n.key for n in imported.dropped)}
         assert settings_of("ecosystem.yaml")[imported.name] <= named
+
+
+def test_what_an_ecosystem_file_computes_is_named_and_the_rest_translated() -> None:
+    result = read("billing.config.js")
+    api, worker, beat = result.apps
+    assert api.table["workers"] == 3, "instances: 1 is one gunicorn, with its three workers"
+    assert api.table["env"] == {"DJANGO_SETTINGS_MODULE": "billing.settings"}
+    assert {n.key for n in api.review} >= {"watch", "max_memory_restart", "out_file", "error_file", "env.RELEASE"}
+    assert "line 25: isProduction ? '1G' : '400M' is computed" in next(
+        n.reason for n in api.review if n.key == "max_memory_restart"
+    )
+    assert worker.table["command"][-1] == "CHANGE.ME"
+    assert worker.table["stop"] == {"kill_timeout": "60s"}
+    assert (beat.table["script"], beat.table["python"]) == ("manage.py", "./venv")
+    assert [(n.key, n.reason.split(":")[0]) for n in result.dropped] == [
+        ("line 2", "require('dotenv').config()"),
+        ("line 29", "process.env"),
+    ]
+
+
+def test_shells_and_variables_of_a_pm2_file() -> None:
+    fastapi, bot, flask, site = read("pm2.config.cjs").apps
+    assert (fastapi.table["target"], fastapi.table["workers"], fastapi.table["watch"]) == ("main:app", 4, True)
+    assert bot.table["command"] == ["sh", "-c", "exec python3 bot.py --token $TOKEN"]
+    assert bot.table["watch"] == {"exclude": ["logs", "*.db"]}
+    assert flask.table["env"]["SECRET"] == "a$$b$$$$c"
+    assert site.table["command"] == ["bash", "-c", "cd web && npm start"]
+
+
+def test_a_dump_that_has_the_shell_beside_the_settings() -> None:
+    (api,) = read("flattened.dump.pm2").apps
+    assert api.table == {"target": "main:app", "cwd": "/srv/api", "bind": "127.0.0.1:9100"}
+    assert {n.key for n in api.dropped} == {"out_file", "error_file"}
+
+
+def test_another_environment_is_a_profile_and_a_script_at_times_a_job() -> None:
+    api, worker = read("ports.yaml").apps
+    assert api.profiles == {"production": {"env": {"PORT": "80"}}}
+    assert worker.table == {"command": ["./worker.sh"], "cron": "*/5 * * * *"}
+    text = document(read("ports.yaml"), "ports.yaml")
+    assert '[profiles.production.apps.api-1.env]\nPORT = "80"' in text
+
+
+def test_included_files_of_supervisor_are_read() -> None:
+    folder = str(SAMPLES / "supervisor")
+    text = (SAMPLES / "supervisor" / "supervisord.conf").read_text()
+    assert supervisor.included(text, folder) == [f"{folder}/conf.d/*.conf"]
+    inner = SAMPLES / "supervisor" / "conf.d" / "site.conf"
+    result = supervisor.read(text, folder, [(str(inner), inner.read_text())])
+    web = app(result, "site-web")
+    assert web.table["workers"] == 6, "three processes with two workers each"
+    assert "bind" not in web.table
+    assert any("80$PYWORKER_WORKER" in n.reason for n in web.review)
+    assert web.table["env"]["DATABASE_PASSWORD"] == "pa$$$$word%"
+    assert web.table["env"]["PATH"] == "/home/site/env/bin:${PATH}"
+    assert app(result, "site-rq").review == []
+    assert app(result, "site-channels").table["bind"] == "localhost:8001"
+    assert app(result, "cron").table["command"][:2] == ["/bin/bash", "-c"]
+    with pytest.raises(CannotImport):
+        supervisor.read(text, folder)
+
+
+def test_paths_and_constants_of_a_gunicorn_file() -> None:
+    (site,) = read("gunicorn_site.conf.py").apps
+    assert (site.table["target"], site.table["cwd"]) == ("site.wsgi:application", "./src")
+    assert site.table["umask"] == "0007"
+    assert {"secure_scheme_headers", "logconfig_dict"} <= {n.key for n in site.dropped}
+    (other,) = read("gunicorn_conf.py").apps
+    assert (other.table["interface"], other.table["workers"]) == ("asgi", "auto")
+    assert other.table["env"]["PRICE"] == "5$$"
+    assert {"bind", "target"} <= {n.key for n in other.review}
+
+
+def test_variables_of_uwsgi() -> None:
+    (web,) = read("container.uwsgi.ini").apps
+    assert "bind" not in web.table
+    assert "python" not in web.table
+    assert web.table["env"] == {"SECRET": "a$$b"}
+    assert {"home", "http", "processes", "threads", "if-env"} <= {n.key for n in web.review}
+    (blog,) = read("blog.ini").apps
+    assert (blog.name, blog.table["target"], blog.table["bind"]) == ("blog", "blog.wsgi:app", "unix:/run/uwsgi/blog.sock")
+
+
+def test_every_server_of_a_procfile() -> None:
+    result = read("Procfile.many")
+    tables = {a.name: a.table for a in result.apps}
+    assert tables["api"] == {"target": "app.main:app", "cwd": "api", "bind": "127.0.0.1:8001"}
+    assert tables["waitress"] == {"target": "shop:create_app", "factory": True, "threads": 8, "bind": "0.0.0.0:8042"}
+    assert tables["fast"] == {"target": "app.main:app", "bind": "0.0.0.0:8043", "workers": 2}
+    assert tables["asgi"] == {"target": "config.asgi:application", "interface": "asgi"}
+    assert tables["flask"]["env"] == {"FLASK_APP": "shop"}
+    assert "gunicorn runs inside of it" in app(result, "web").review[0].reason

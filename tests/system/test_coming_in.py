@@ -57,7 +57,7 @@ def test_import_never_overwrites_and_says_what_it_cannot_tell(pw: Pyworker) -> N
     pw.write("ecosystem.config.js", "module.exports = {\n apps: [{ script: pick() }] }")
     refused = pw.run("import", "ecosystem.config.js")
     assert refused.returncode == 1
-    assert "line 2: pick is computed when the file runs" in refused.stderr
+    assert "line 2: pick() is computed when the file runs" in refused.stderr
     assert "--run" in refused.stderr
     pw.write("Procfile", "a: sleep 1\n")
     refused = pw.run("import", "Procfile")

@@ -5,6 +5,7 @@ The file is parsed, never executed; `--run` has Node read an ecosystem.config.js
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -20,9 +21,11 @@ from pyworker.errors import Exit, PyworkerError
 
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
+    from pyworker.importers.jsliteral import Computed
     from pyworker.importers.result import Result
 
 _MAX_FILE = 4 * 1024 * 1024
+_MAX_INCLUDED = 500
 _KINDS = ("pm2", "supervisor", "gunicorn", "uwsgi", "procfile")
 
 
@@ -100,11 +103,13 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
         case "pm2":
             from pyworker.importers import pm2
 
-            return pm2.read(_value(file, text, execute), profile)
+            passed: list[Computed] = []
+            return pm2.read(_value(file, text, execute, passed), profile, passed)
         case "supervisor":
             from pyworker.importers import supervisor
 
-            return supervisor.read(text)
+            here = _here(file)
+            return supervisor.read(text, here, _texts(supervisor.included(text, here)))
         case "gunicorn":
             from pyworker.importers import gunicornconf
 
@@ -112,14 +117,33 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
         case "uwsgi":
             from pyworker.importers import uwsgi
 
-            return uwsgi.read(text, folder)
+            return uwsgi.read(text, folder, _here(file), os.path.splitext(os.path.basename(file))[0])
         case _:
             from pyworker.importers import procfile
 
             return procfile.read(text)
 
 
-def _value(file: str, text: str, execute: bool) -> Any:
+def _here(file: str) -> str:
+    """Return the folder of the file, as the config file that is written here will say it."""
+    folder = os.path.dirname(os.path.abspath(file))
+    return "." if folder == os.getcwd() else folder
+
+
+def _texts(patterns: list[str]) -> list[tuple[str, str]]:
+    """Read the files that another includes."""
+    found = []
+    for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:_MAX_INCLUDED]:
+        try:
+            with open(path, encoding="utf-8") as opened:
+                found.append((path, opened.read(_MAX_FILE)))
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise PyworkerError(f"cannot read {path}: {why}", code="unreadable", exit=Exit.FAILED) from None
+    return found
+
+
+def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
     """Return what a pm2 file holds."""
     from pyworker.importers.jsliteral import parse
     from pyworker.importers.result import CannotImport
@@ -138,7 +162,7 @@ def _value(file: str, text: str, execute: bool) -> Any:
     if execute and ending in (".js", ".cjs", ".mjs"):
         return _by_node(file)
     if ending in (".js", ".cjs", ".mjs"):
-        return parse(text)
+        return parse(text, passed)
     try:
         return json.loads(text)
     except ValueError:
