@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import pathlib
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
@@ -13,9 +16,13 @@ from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group
 from pyworker.cli.manpage import page as manual
 from pyworker.cli.options import NAMES, options
 from pyworker.config.reference import page as configuration
+from pyworker.errors import MEANING as MEANING_OF_EXIT
+from pyworker.errors import Exit
 from pyworker.policy.lifecycle import TABLE, Happening, State
+from pyworker.protocol.events import TYPES, WHEN
 
 HERE = pathlib.Path(__file__).parent
+SCHEMAS = HERE.parent / "pyworker" / "protocol" / "schemas"
 
 MEANING = {
     State.STARTING: "asked for; not ready yet",
@@ -125,11 +132,87 @@ def _options(params: list[click.Parameter]) -> list[str]:
     return ["| option | |", "|---|---|", *rows, ""] if rows else []
 
 
+def events() -> str:
+    """Return the table of events."""
+    rows = [
+        f"| `{kind}` | {', '.join(f'`{key}`' for key in keys) or '–'} | {WHEN[kind]} |" for kind, keys in TYPES.items()
+    ]
+    return "\n".join(["| type | data | when |", "|---|---|---|", *rows])
+
+
+def exit_codes() -> str:
+    """Return the table of exit codes."""
+    rows = [f"| {int(code)} | `{code.name}` | {MEANING_OF_EXIT[code]} |" for code in Exit]
+    return "\n".join(["| code | name | when |", "|---|---|---|", *rows])
+
+
+def shapes() -> str:
+    """Return the tables of the JSON that commands print, key by key."""
+    lines: list[str] = []
+    for path in sorted(SCHEMAS.glob("*.json")):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        lines += ["", f"### {path.stem}.json", "", schema["title"] + ".", "", "| key | value |", "|---|---|"]
+        lines += [f"| `{key}` | {value} |" for key, value in _keys(schema, "")]
+    return "\n".join(lines[1:])
+
+
+def _keys(schema: dict[str, Any], before: str) -> Iterator[tuple[str, str]]:
+    required = schema.get("required", [])
+    for key, value in schema.get("properties", {}).items():
+        if key == "v":
+            continue
+        yield f"{before}{key}", _value(value) + ("" if key in required else "; may be missing")
+        inner = value
+        name = f"{before}{key}"
+        while isinstance(inner, dict) and "items" in inner:
+            inner, name = inner["items"], name + "[]"
+        if isinstance(inner, dict):
+            yield from _keys(inner, name + ".")
+
+
+def _value(schema: Any) -> str:
+    if not isinstance(schema, dict) or not schema:
+        return "anything"
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(_value(inner) for inner in schema["anyOf"])
+    kinds = schema.get("type", "anything")
+    words = [WORDS.get(kind, kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
+    if schema.get("pattern", "").startswith("^\\d{4}-"):
+        words[0] = "time"
+    if words[0] == "list" and isinstance(schema.get("items"), dict) and "properties" not in schema["items"]:
+        words[0] = f"list of {_value(schema['items'])}"
+    return " or ".join(words)
+
+
+WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false", "array": "list", "object": "table"}
+# page -> name of a part of it -> what makes that part, between <!-- made: NAME --> and <!-- made: end -->
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "json.md": {"events": events, "shapes": shapes},
+    "exit-codes.md": {"exit codes": exit_codes},
+}
+
+
+def with_parts(name: str) -> str:
+    """Return a page with its made parts made anew."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    for part, make in PARTS[name].items():
+        begin, end = f"<!-- made: {part} -->\n", "\n<!-- made: end -->"
+        head, found, rest = text.partition(begin)
+        assert found, f"{name} has no place for {part}"
+        text = head + begin + make() + end + rest.partition(end)[2]
+    return text
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "lifecycle.md": lifecycle,
     "commands.md": commands,
     "configuration.md": configuration,
     "pyworker.1": manual,
+    **{name: functools.partial(with_parts, name) for name in PARTS},
 }
 
 if __name__ == "__main__":

@@ -20,6 +20,21 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130  # Ctrl-C in a foreground wait
 
 
+# what docs/exit-codes.md and `pyworker help exit-codes` say
+MEANING: dict[Exit, str] = {
+    Exit.OK: "done, or nothing was to be done (`start` of what runs already)",
+    Exit.FAILED: "it was tried and failed: the app did not get ready, the reload was refused; `diff`: something differs",
+    Exit.USAGE: "a wrong option or argument",
+    Exit.NOT_RUNNING: "the app is known and does not run; `ps --check` when not all of them do",
+    Exit.NO_SUCH_APP: "no app of that name in the daemon that was asked (the message says which)",
+    Exit.UNAVAILABLE: "no daemon answers, or it could not be started",
+    Exit.BUSY: "another operation is under way, or `--timeout` was hit; the operation itself goes on",
+    Exit.NO_PERMISSION: "another user's daemon, an unsafe home folder",
+    Exit.BAD_CONFIG: "the config file has mistakes; nothing was started or changed",
+    Exit.INTERRUPTED: "Ctrl-C while waiting; the operation itself goes on",
+}
+
+
 class PyworkerError(Exception):
     """A failure with its cause (`message`), the next step (`hint`) and a stable `code` word.
 

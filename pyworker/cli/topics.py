@@ -6,7 +6,7 @@ import difflib
 import sys
 
 from pyworker.cli.render import line, out
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import MEANING, Exit, PyworkerError
 
 TOPICS: dict[str, tuple[str, str]] = {
     "config": (
@@ -73,13 +73,7 @@ pyworker config env NAME shows all of it.
     ),
     "exit-codes": (
         "what the codes of commands mean",
-        """\
-0    done                                    69   the daemon is not running
-1    it was tried and failed; diff: differs  75   busy, or not done in time: it goes on
-2    the command line is wrong               77   no permission
-3    it does not run                         78   the config file is wrong
-4    no such app                             130  you left the view; what was begun goes on
-""",
+        "".join(f"{int(code):<4} {text}\n" for code, text in MEANING.items()).replace("`", ""),
     ),
     "files": (
         "what is where",
@@ -91,6 +85,7 @@ logs/NAME.log   what the workers of an app print; rotated (logs.max_size, logs.m
 logs/pyworker.log  what guardian, daemon and logger say
 control.sock    where commands ask
 lock            who holds it guards this folder
+state/          what apps keep there (pyworker.state), the dashboard's token and its last hour
 """,
     ),
 }
@@ -101,6 +96,7 @@ def show(name: str) -> int:
     if name == "topics":
         width = max(map(len, TOPICS))
         out("\n".join(f"{topic:<{width}}  {short}" for topic, (short, _) in TOPICS.items()))
+        out(f"{'man':<{width}}  the manual page: pyworker help man | man -l -")
         return 0
     if name == "man":
         from pyworker.cli.manpage import page

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyworker.config.convert import SHORT_FORMS, SWITCHES, hints_of, table_class
 from pyworker.config.option import Option, option_of
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.units import duration_text, size_text
 
 _DURATION = r"^\s*\d{1,15}(\.\d{1,9})?\s*(ms|s|m|h|d)\s*$"
@@ -26,7 +26,7 @@ Schema = dict[str, Any]
 
 def schema() -> Schema:
     """Return the whole schema, ready for json.dumps."""
-    definitions: Schema = {"app": _table(AppConfig)}
+    definitions: Schema = {"app": _table(AppConfig), "run": _table(RunConfig)}
     for field in dataclasses.fields(AppConfig):
         if (nested := table_class(hints_of(AppConfig)[field.name])) is not None:
             definitions[field.name] = _table(nested)
@@ -42,6 +42,7 @@ def schema() -> Schema:
     }
     properties = {
         **tables,
+        "run": {"$ref": "#/definitions/run"},
         "profiles": {
             "type": "object",
             "description": "what is different with --profile NAME: [profiles.NAME.app], [profiles.NAME.apps.APP]",

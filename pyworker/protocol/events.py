@@ -62,6 +62,43 @@ TYPES: dict[str, tuple[str, ...]] = {
     "guardian_restarted": ("pid", "reason"),
 }
 
+# type -> when it is said; docs/json.md is made from both
+WHEN: dict[str, str] = {
+    "daemon_started": "a daemon began; `reason`: boot, killed by KILL, hung …",
+    "daemon_stopped": "it ended because it was told to",
+    "app_started": "an app is being started",
+    "app_running": "every slot accepts",
+    "app_stopping": "a stop began",
+    "app_stopped": "nothing of it lives",
+    "app_deleted": "it is forgotten",
+    "app_failed": "the start failed, or the limiter gave up",
+    "app_note": "something the operator should know",
+    "template_starting": "a template begins to import",
+    "template_ready": "it has imported; `preload` false and `why`: workers import for themselves",
+    "template_exited": "it ended unasked",
+    "dispatcher_ready": "the process that hands out the app's connections runs",
+    "dispatcher_exited": "… and ended; it is started again",
+    "worker_starting": "a process is there",
+    "worker_held": "ready, waits for the commit",
+    "worker_ready": "accepts",
+    "worker_unhealthy": "its checks fail; it will be replaced",
+    "worker_draining": "told to leave",
+    "worker_stopped": "ended because it was told to",
+    "worker_exited": "ended by itself",
+    "worker_message": "a worker sent a message (`process.send`); one of more than 4096 characters is shown as a text, "
+    "`cut` and with its `size`",
+    "worker_recycled": "over a limit; it will be replaced",
+    "worker_backoff": "the next try is put off",
+    "reload_started": "a new generation is being brought up",
+    "reload_committed": "it counts from now on",
+    "reload_done": "all of it accepts",
+    "reload_refused": "given up before the commit: nothing was touched",
+    "reload_rolled_back": "the old generation came back in the soak",
+    "scaled": "the number of workers was changed",
+    "logger_restarted": "the logger was started again",
+    "guardian_restarted": "the guardian was replaced",
+}
+
 
 @record
 class Event:

@@ -6,16 +6,20 @@ That links lead somewhere is looked at by tests/architecture, blocks with a titl
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = jsonschema.Draft7Validator(schema())
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"^(```|~~~).*?^\1$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -58,7 +62,7 @@ def test_the_readme_links_every_page_and_the_decisions_theirs() -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_an_example_of_a_config_is_one(text: str, tmp_path: Path) -> None:
+def test_an_example_of_a_config_is_one_to_the_loader_and_to_the_schema(text: str, tmp_path: Path) -> None:
     """A part of a file may leave out the app itself; then one is put around it."""
     file = tmp_path / "app.toml"
     if not re.search(r"^\[(\[?app\]?|apps\..*)\]$", text, re.MULTILINE):
@@ -67,3 +71,4 @@ def test_an_example_of_a_config_is_one(text: str, tmp_path: Path) -> None:
         text = re.sub(r"^(\[\[?app\]\]?)$", r'\1\ntarget = "shop:app"', text, count=1, flags=re.MULTILINE)
     file.write_text(text)
     assert load(str(file)).apps
+    SCHEMA.validate(tomllib.loads(text))

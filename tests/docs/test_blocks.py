@@ -1,0 +1,149 @@
+"""Blocks of the pages that test_examples.py does not carry out: they are read by what reads such a language, or run."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SCHEMAS = importlib.resources.files("pyworker.protocol") / "schemas"
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind in kinds]
+
+
+def of(kind: str) -> list[object]:
+    return [
+        pytest.param(text, id=f"{page.relative_to(ROOT)}:{i}")
+        for page in PAGES
+        for i, text in enumerate(blocks(page, kind), 1)
+    ]
+
+
+def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+    kinds = {kind for page in PAGES for kind, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    # "" and text show output or a layout; toml is test_site.py's, console and files with a title test_examples.py's
+    assert kinds <= {"", "text", "mermaid", "toml", "console", "ini", "python", "sh", "yaml", "json"}
+
+
+@pytest.mark.parametrize("text", of("sh"))
+def test_a_script_is_one(text: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("text", of("yaml"))
+def test_a_piece_of_yaml_is_one(text: str) -> None:
+    assert yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", of("python"))
+def test_a_piece_of_python_is_one(text: str) -> None:
+    compile(text, "page", "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+def by_heading(page: Path) -> dict[str, list[str]]:
+    parts = re.split(r"^## (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {
+        title: [text for kind, text in BLOCK.findall(part) if kind == "json"]
+        for title, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def test_every_example_of_json_is_as_its_schema_says() -> None:
+    seen = 0
+    for title, texts in by_heading(ROOT / "docs" / "json.md").items():
+        for text in texts:
+            for document in documents(text):
+                name = schema_of(title, document)
+                schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+                if title == "describe":  # a part of one
+                    schema = schema["properties"]["apps"]["items"]["properties"]["template"]
+                    document = document["template"]
+                jsonschema.Draft202012Validator(schema).validate(document)
+                seen += 1
+    assert seen >= 10
+
+
+def documents(text: str) -> list[dict[str, object]]:
+    """One document over several lines, or one a line; a part of one without its braces."""
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        pass
+    try:
+        return [json.loads("{" + text + "}")]
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def schema_of(title: str, document: dict[str, object]) -> str:
+    if title.startswith("start, reload"):
+        return "result" if document["type"] == "result" else "progress"
+    return {"Errors": "error", "daemon status": "status", "logs": "log", "Events": "event"}.get(title, title)
+
+
+def test_the_first_examples_of_shared_state_run(tmp_path: Path) -> None:
+    first, second, *_ = blocks(ROOT / "docs" / "state.md", "python")
+    plain = [line for line in first.splitlines() if line.strip()]
+    code = textwrap.dedent(
+        """
+        import json, sys
+        from pyworker import state as store
+        store.connect("sqlite:" + sys.argv[1])
+        scope = {}
+        store.set("a", {"a": 2}), store.set("b", {"b": 1}), store.set("user:1", 1)
+        for line in json.loads(sys.argv[2]):
+            if "#" in line and "import" not in line:
+                expression, _, told = line.partition("#")
+                value = eval(expression, scope)
+                known = told.strip()
+                if known and not known.startswith("True for"):
+                    assert value == eval(known, {}), (line, value)
+            elif "(\\"a\\", \\"b\\")" not in line:
+                exec(line, scope)
+        print("done")
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "state"), json.dumps(plain)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
+    assert "state.watch" in second
+
+
+def test_the_examples_of_the_library_run(tmp_path: Path) -> None:
+    """The second talks to the worker.py of the third."""
+    _, command, fork, worker, *_ = blocks(ROOT / "docs" / "library.md", "python")
+    (tmp_path / "worker.py").write_text(worker)
+    heard = "async def heard(message, handle):"
+    assert f"{heard} ..." in fork
+    assert "connection" in fork  # a socket that the page does not have
+    fork = fork.replace(f"{heard} ...", f"{heard}\n    answers.append(message)\n    child.disconnect()")
+    body = "answers = []\n" + "\n".join(line for line in fork.splitlines() if "connection" not in line)
+    code = f"""
+import asyncio
+async def main():
+    from pyworker import child_process
+{textwrap.indent(command, "    ")}
+{textwrap.indent(body, "    ")}
+    print(answers, status)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "{'done': {'job': 1}}" in done.stdout
