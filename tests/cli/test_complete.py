@@ -20,7 +20,7 @@ def words(before: list[str], typed: str) -> list[str]:
 
 @pytest.fixture
 def apps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(complete, "_apps", lambda: [("api", "running"), ("jobs", "stopped")])
+    monkeypatch.setattr(complete, "_apps", lambda home="", workers=False: [("api", "running"), ("jobs", "stopped")])
 
 
 def test_commands_then_their_options() -> None:

@@ -67,7 +67,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
     if running is not None:
         lines.append(
-            f"A daemon runs already ({running} apps); it and its apps go on. systemd takes over at the next boot, or at once:\n"
+            f"A daemon runs already ({running} app{'s' if running != 1 else ''}); it and its apps go on. systemd takes over at the next boot, or at once:\n"
             f"  pyworker daemon stop -y && {' '.join(_start(kind, is_user))}     (the apps are away for a moment)"
         )
     if not settings.json:
