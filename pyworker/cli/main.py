@@ -44,8 +44,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name == "help":
-            args = [*(args[1:2] or [""]), "--help"]
-            name = args[0]
+            name = args[1] if len(args) > 1 else ""
             if not name:
                 click.echo(ctx.get_help())
                 ctx.exit(0)
@@ -53,10 +52,21 @@ class Commands(click.Group):
                 from pyworker.cli.topics import show
 
                 ctx.exit(show(name))
+            self._explain(ctx, ALIASES.get(name, name))
         command = self.get_command(ctx, name)
         if command is None:
             raise _no_such_command(name)
         return ALIASES.get(name, name), command, args[1:]
+
+    def _explain(self, ctx: click.Context, name: str) -> None:
+        """`help NAME` of a command: its options, and the topic of that name when there is one."""
+        from pyworker.cli.topics import TOPICS
+
+        command = self.get_command(ctx, name)
+        if command is not None:
+            text = command.get_help(click.Context(command, info_name=name, parent=ctx, **command.context_settings))
+            click.echo(f"{text}\n\n{TOPICS[name][1].rstrip()}" if name in TOPICS else text)
+            ctx.exit(0)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(_TOP)

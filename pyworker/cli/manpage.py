@@ -39,8 +39,12 @@ def page() -> str:
 def _command(name: str) -> list[str]:
     command = command_of(name)
     assert command is not None
-    lines = [".TP", rf".B pyworker {_text(name)}", _text(COMMANDS[name][1])]
-    description = inspect.cleandoc(command.help or "")
+    return _entry(f"pyworker {name}", command, COMMANDS[name][1])
+
+
+def _entry(name: str, command: click.Command, short: str) -> list[str]:
+    lines = [".TP", rf".B {_text(name)}"]
+    description = inspect.cleandoc(command.help or short)
     literal = False
     for text in description.split("\n"):
         if text.strip() == "\b":
@@ -53,9 +57,11 @@ def _command(name: str) -> list[str]:
             lines.append(_text(text))
     if literal:
         lines.append(".fi")
+    lines += [".RS", *_options(command, wanted=None), ".RE"]
     if isinstance(command, click.Group):
-        lines += [".br", _text("Commands: " + ", ".join(sorted(command.commands)))]
-    return [*lines, ".RS", *_options(command, wanted=None), ".RE"]
+        for child in sorted(command.commands):
+            lines += _entry(f"{name} {child}", command.commands[child], "")
+    return lines
 
 
 def _options(command: click.Command | None, *, wanted: set[str] | None) -> list[str]:

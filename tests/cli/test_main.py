@@ -9,6 +9,7 @@ import pytest
 
 from pyworker import __version__
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS
+from pyworker.cli.topics import TOPICS
 from tests.support.cli import run
 from tests.support.fake_control import FakeControl
 
@@ -34,7 +35,14 @@ def test_every_command_has_help_with_examples_and_the_common_options(name: str, 
         assert f"\n  pyworker {name} " in found.out
         for option in ("--json", "--quiet", "--color", "--yes", "--timeout", "--home", "-h, --help"):
             assert option in found.out
-    assert run("help", name, home=home).out == found.out
+    explained = run("help", name, home=home).out
+    assert explained == found.out or (name in TOPICS and explained.startswith(found.out))
+
+
+@pytest.mark.parametrize("topic", sorted(TOPICS))
+def test_every_topic_can_be_read_also_one_that_is_a_command(topic: str, home: str) -> None:
+    assert run("help", topic, home=home).out.endswith(TOPICS[topic][1])
+    assert topic in run("help", "topics", home=home).out
 
 
 def test_version_and_long_help(home: str) -> None:

@@ -40,7 +40,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     if not os.path.isdir(folder):
         raise PyworkerError(f"{folder} is no folder", code="no_such_file", exit=Exit.USAGE)
     found = detect(_sources(folder))
-    path = os.path.join(folder, "app.toml")
+    path = os.path.normpath(os.path.join(folder, "app.toml"))
     chosen = found[0] if found else None
     text = _text(folder, chosen, schema)
     try:
@@ -87,31 +87,49 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     from pyworker.config.check import clean_name
 
     name = clean_name(os.path.basename(os.path.realpath(folder)))
-    rows: list[tuple[str, str]] = [(f"name    = {literal(name)}", "shown by pyworker ps")]
+    rows: list[tuple[str, str]] = []
+
+    def row(key: str, value: object, comment: str = "") -> None:
+        rows.append((f"{key:<{key_width}} = {literal(value)}", comment))
+
+    where = chosen.cwd if chosen is not None else ""
+    env_file = next((e for e in (os.path.join(where, ".env"), ".env") if os.path.exists(os.path.join(folder, e))), "")
+    key_width = len("env_file" if env_file else "workers")
+    row("name", name, "shown by pyworker ps")
     if chosen is None:
-        rows.append(('target  = "main:app"', "CHANGE THIS: module:attribute of your app, or script = …, command = …"))
-        rows.append(("workers = 1", ""))
+        row("target", "main:app", "CHANGE THIS: module:attribute of your app, or script = …, command = …")
+        row("workers", 1)
     elif chosen.script:
-        rows.append((f"script  = {literal(chosen.script)}", f"{chosen.what}: {chosen.file}"))
-        rows.append(("workers = 1", "several share the port that the script binds"))
+        row("script", chosen.script, f"{chosen.what}: {chosen.file}")
+        row("workers", 1, "several share the port that the script binds")
     else:
-        rows.append((f"target  = {literal(chosen.target)}", f"{chosen.what}: {chosen.file}, line {chosen.line}"))
+        row("target", chosen.target, f"{chosen.what}: {chosen.file}, line {chosen.line}")
         if chosen.factory:
-            rows.append(("factory = true", "it is a function that returns the app"))
+            row("factory", True, "it is a function that returns the app")
         if chosen.cwd:
-            rows.append((f"cwd     = {literal(chosen.cwd)}", "where it is imported from"))
-        rows.append(('workers = "auto"', "one for each usable CPU; 1 if the app keeps things in memory"))
-        rows.append(('bind    = "127.0.0.1:8000"', ""))
-    if not os.path.exists(os.path.join(folder, ".venv")) and os.path.exists(os.path.join(folder, "venv", "pyvenv.cfg")):
-        rows.append(('python  = "venv"', "its virtual environment"))
-    if os.path.exists(os.path.join(folder, ".env")):
-        rows.append(('env_file = ".env"', "read at every start and reload"))
-    width = max(len(row) for row, _ in rows)
-    lines = [f"{row:<{width}}  # {comment}".rstrip() if comment else row for row, comment in rows]
+            row("cwd", chosen.cwd, "where it is imported from")
+        row("workers", "auto", "one for each usable CPU; 1 if the app keeps things in memory")
+        row("bind", "127.0.0.1:8000")
+    if found := _environment(folder, where):
+        row("python", found, "its virtual environment")
+    if env_file:
+        row("env_file", os.path.relpath(env_file, where or "."), "read at every start and reload")
+    width = max(len(text) for text, _ in rows)
+    lines = [f"{text:<{width}}  # {comment}".rstrip() if comment else text for text, comment in rows]
     head = [f"#:schema ./{_SCHEMA}"] if schema else []
     return (
         "\n".join([*head, "# pyworker check · pyworker start · every key: pyworker config", "", "[app]", *lines]) + "\n"
     )
+
+
+def _environment(folder: str, cwd: str) -> str:
+    """Return the virtual environment to name, "" when the app finds its own (.venv where it runs) or there is none."""
+    places = [(cwd, ".venv"), ("", ".venv"), (cwd, "venv"), ("", "venv"), (cwd, "env"), ("", "env")]
+    for place, name in places:
+        if os.path.exists(os.path.join(folder, place, name, "pyvenv.cfg")):
+            is_default = (place, name) == places[0]
+            return "" if is_default else os.path.relpath(os.path.join(place, name), cwd or ".")
+    return ""
 
 
 def _write_schema(path: str) -> None:
@@ -134,7 +152,7 @@ def _say(settings: Settings, path: str, found: list[Found]) -> None:
     for other in found[1:4]:
         note(f"  also {other.what}: {line(other.target or other.script)}", how)
     note(
-        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' or where == './app.toml' else ' ' + where}",
+        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + where}",
         how,
     )
 

@@ -1,0 +1,52 @@
+"""`pyworker init`: a short file, its paths as the app sees them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import run
+
+FASTAPI = "from fastapi import FastAPI\nfrom models import x\napp = FastAPI()\n"
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(FASTAPI if name.endswith("main.py") else "")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["main.py", "models.py", ".env"], {"target": "main:app", "env_file": ".env"}),
+        (["main.py", "venv/pyvenv.cfg"], {"target": "main:app", "python": "venv"}),
+        (["main.py", ".venv/pyvenv.cfg"], {"target": "main:app"}),
+        (["back/main.py", "back/models.py", ".venv/pyvenv.cfg"], {"target": "main:app", "cwd": "back", "python": "../.venv"}),
+        (["back/main.py", "back/models.py", "back/.venv/pyvenv.cfg"], {"target": "main:app", "cwd": "back"}),
+        (["back/main.py", "back/models.py", "back/env/pyvenv.cfg", ".env"],
+         {"target": "main:app", "cwd": "back", "python": "env", "env_file": "../.env"}),
+    ],
+)  # fmt: skip
+def test_paths_are_as_the_app_sees_them(
+    files: list[str], expected: dict[str, object], tmp_path: Path, home: str
+) -> None:
+    write(tmp_path, *files)
+    done = run("init", home=home, cwd=str(tmp_path))
+    assert (done.code, done.out) == (0, "")
+    assert done.err.splitlines()[-1] == "Wrote app.toml.   Next: pyworker start"
+    text = (tmp_path / "app.toml").read_text()
+    found = tomllib.loads(text)["app"]
+    found.pop("name")
+    assert found == {**expected, "workers": "auto", "bind": "127.0.0.1:8000"}
+    keys = [line.index(" = ") for line in text.splitlines() if " = " in line]
+    assert len({len(line.split(" = ")[0]) for line in text.splitlines() if " = " in line and "#:" not in line}) == 1, keys
+
+
+def test_another_folder_is_named_in_what_to_do_next(tmp_path: Path, home: str) -> None:
+    write(tmp_path / "srv", "main.py", "models.py")
+    done = run("init", "srv", home=home, cwd=str(tmp_path))
+    assert done.err.splitlines()[-1] == "Wrote srv/app.toml.   Next: pyworker start srv/app.toml"
