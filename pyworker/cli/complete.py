@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from pyworker.cli.names import ALIASES, COMMANDS
 
@@ -31,6 +32,7 @@ _WORDS = {
     "help": ("config", "reload", "states", "signals", "environment", "exit-codes", "files"),
 }
 _SHARED_VALUES = {"--home", "--timeout", "--color"}
+_CONFIG_CHOICES = {"--balance", "--interface", "--restart"}
 _FILE_VALUES = {"FILE", "FILE.toml", "DIR", "PATH"}
 _ANSWER = 0.25  # seconds: a shell that waits longer than this feels broken
 
@@ -123,10 +125,22 @@ def _values(before: list[str], option: str, typed: str) -> list[tuple[str, str]]
     command = command_of(before[0]) if before else command_of("")
     for param in command.params if command is not None else ():
         if isinstance(param, click.Option) and option in param.opts and not param.is_flag and not param.count:
-            if isinstance(param.type, click.Choice):
-                return [(str(c), "") for c in param.type.choices if str(c).startswith(typed)]
+            choices = param.type.choices if isinstance(param.type, click.Choice) else _choices_of_config(option)
+            if choices:
+                return [(str(c), "") for c in choices if str(c).startswith(typed)]
             return [("__files__", "")] if (param.metavar or "") in _FILE_VALUES else []
     return None
+
+
+def _choices_of_config(option: str) -> Sequence[str]:
+    """Return the values of an option that is one of the config file's, such as --balance."""
+    import typing
+
+    from pyworker.config.convert import hints_of
+    from pyworker.config.schema import AppConfig, RestartConfig
+
+    table, name = (RestartConfig, "policy") if option == "--restart" else (AppConfig, option.removeprefix("--"))
+    return typing.get_args(hints_of(table).get(name)) if option in _CONFIG_CHOICES else ()
 
 
 def _options(path: list[str], typed: str) -> list[tuple[str, str]]:

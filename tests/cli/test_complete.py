@@ -11,7 +11,10 @@ import pytest
 
 from pyworker.cli import complete, names
 from pyworker.cli.commands.completion import _SCRIPTS
+from pyworker.protocol.control import Reply
+from tests.cli import documents
 from tests.support.cli import run
+from tests.support.fake_control import FakeControl
 
 
 def words(before: list[str], typed: str) -> list[str]:
@@ -40,6 +43,32 @@ def test_names_of_apps_where_they_belong() -> None:
     assert words(["check"], "a") == ["__files__"]
     assert words(["start"], "j") == ["jobs"]
     assert words(["start"], "") == ["__files__"]
+
+
+def test_what_follows_an_option_is_its_value() -> None:
+    def after(*typed: str) -> list[str]:
+        *before, option, word = typed
+        found = complete._values(before, option, word)
+        return ["no value"] if found is None else [w for w, _ in found]
+
+    assert after("startup", "--init", "") == ["systemd", "openrc"]
+    assert after("start", "--balance", "l") == ["least-connections"]
+    assert after("run", "--restart", "n") == ["never"]
+    assert after("start", "-e", "") == []
+    assert after("import", "-o", "x") == ["__files__"]
+    assert after("reload", "--no-wait", "") == ["no value"]
+    assert words(["export"], "k") == ["kubernetes"]
+    assert "--now" in words(["daemon", "stop"], "--")
+
+
+def test_options_of_every_command_may_stand_before_it_and_home_is_asked(tmp_path: Path) -> None:
+    assert complete._split(["--home", "/x", "-q", "reload", "--timeout=5s"]) == (["reload"], "/x")
+    home = str(tmp_path / "state")
+    with FakeControl(home, {"ps": lambda _: [Reply(True, documents.ps())]}):
+        found = run("__complete", "--home", home, "logs", "api.", home=str(tmp_path / "another"))
+    assert [line.split("\t") for line in found.out.splitlines()] == [
+        [f"api.{n}", "ready"] for n in (1, 2, 3, 4)
+    ]
 
 
 def test_without_a_daemon_there_are_no_names(tmp_path: Path) -> None:
