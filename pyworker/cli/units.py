@@ -50,6 +50,7 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
 def openrc(command: list[str], home: str, owner: str) -> str:
     """Return the /etc/init.d script."""
     program, *arguments = command
+    ours = " ".join([_shell(program), *map(_shell, arguments)])
     return f"""#!/sbin/openrc-run
 # written by pyworker {__version__}; pyworker startup --remove takes it away
 description="pyworker: pools of workers for Python apps"
@@ -71,8 +72,15 @@ depend() {{
 
 reload() {{
     ebegin "Reloading every app"
-    {_shell(program)} {" ".join([*map(_shell, arguments), "reload", "all"])}
+    {ours} reload all
     eend $?
+}}
+
+# the daemon takes the place of a guardian that was killed; supervise-daemon does not know that one
+stop_post() {{
+    if {ours} daemon status >/dev/null 2>&1; then
+        {ours} daemon stop -y
+    fi
 }}
 """
 

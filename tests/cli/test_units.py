@@ -45,6 +45,16 @@ def test_the_init_script_is_shell(tmp_path: Path) -> None:
     assert "PYWORKER_HOME='/home/a b'" in script.read_text()
 
 
+@pytest.mark.parametrize(("runs", "stopped"), [(True, "daemon stop -y\n"), (False, "")])
+def test_the_init_script_stops_a_guardian_that_nobody_supervises(runs: bool, stopped: str, tmp_path: Path) -> None:
+    program = tmp_path / "py worker"
+    program.write_text(f'#!/bin/sh\n[ "$2" = status ] && exit {0 if runs else 69}\necho "$@"\n')
+    program.chmod(0o755)
+    script = units.openrc([str(program)], str(tmp_path), "deploy")
+    done = subprocess.run(["sh", "-c", f"{script}\nstop_post"], capture_output=True, text=True, check=False)
+    assert done.stdout == stopped
+
+
 def test_print_changes_nothing_and_remove_finds_nothing(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     done = run("startup", "--user", "--print", "--init", "systemd", home=home)

@@ -65,9 +65,10 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
+    manager = "OpenRC" if kind == "openrc" else "systemd"
     if running is not None:
         lines.append(
-            f"A daemon runs already ({running} app{'s' if running != 1 else ''}); it and its apps go on. systemd takes over at the next boot, or at once:\n"
+            f"A daemon runs already ({running} app{'s' if running != 1 else ''}); it and its apps go on. {manager} takes over at the next boot, or at once:\n"
             f"  pyworker daemon stop -y && {' '.join(_start(kind, is_user))}     (the apps are away for a moment)"
         )
     if not settings.json:
