@@ -192,6 +192,7 @@ def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
         found.append(Finding(("script",), "is empty", 'for example script = "server.py"'))
     if ("command",) in given and not (app.command and app.command[0]):
         found.append(Finding(("command",), "is empty", 'for example command = ["node", "server.js"]'))
+    found += _one_word(("command",), app.command)
     return found
 
 
@@ -322,6 +323,7 @@ def _hooks(app: AppConfig) -> list[Finding]:
             found.append(Finding(("hooks", "post_fork"), "is for ASGI and WSGI apps (target)", hint, "key", "conflict"))
     for key in ("pre_start", "post_reload", "on_event"):
         command = getattr(app.hooks, key)
+        found += _one_word(("hooks", key), command)
         if command and not command[0]:
             found.append(Finding(("hooks", key), "is empty"))
     if app.watch is not None and not app.watch.paths:
@@ -407,6 +409,8 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
                 code="missing_key",
             )
         )
+    elif health.type == "exec" and (wrong := _one_word(("health", "command"), health.command)):
+        found += wrong
     elif health.type == "exec" and not (health.command and health.command[0]):
         found.append(Finding(("health", "command"), "is empty"))
     if health.type == "exec" and health.port is not None:
@@ -454,3 +458,11 @@ def _has_port(text: str) -> bool:
         return parse_bind(text).family != "unix"
     except AddressError:
         return False
+
+
+def _one_word(key: Key, words: tuple[str, ...]) -> list[Finding]:
+    """["celery -A shop"] is a program of that name, which nobody has; one with a path may have a space in it."""
+    if len(words) == 1 and " " in words[0].strip() and "/" not in words[0].split()[0]:
+        hint = f"write it as a text, which is split ({shown(words[0])}), or each word in quotes of its own"
+        return [Finding(key, "is a list with one word, and that has spaces in it", hint)]
+    return []

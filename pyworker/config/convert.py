@@ -167,6 +167,10 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
             else f"[{dotted(path)}]"
         )
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
+        if name == "logs" and isinstance(value, str):
+            hint = (
+                "to stdout: pyworker run, or its unit (pyworker export systemd); to the journal: logs.journald = true"
+            )
         report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
 
 

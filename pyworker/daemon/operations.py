@@ -22,6 +22,7 @@ class Outcome:
     ok: bool
     action: str  # started already_running stopped reloaded restarted scaled deleted unchanged failed
     failure: Failure | None = None
+    note: str = ""
 
 
 Goal = Callable[[App, float], Outcome | None]  # None: not decided yet
@@ -132,7 +133,7 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
         "reason": failure.message,
         "traceback": failure.traceback,
         "hint": failure.hint,
-        "notes": list(app.notes),
+        "notes": [*app.notes, *([outcome.note] if outcome.note else [])],
     }
 
 

@@ -307,6 +307,9 @@ BASE = '[app]\ntarget = "a:b"\n'
             "bind =",
         ),
         ('[apps.a]\ntarget = "a:b"\n[apps.b]\ntarget = "a:b"', "[apps.b]", "both want 127.0.0.1:8000", "bind ="),
+        ('[app]\ncommand = ["celery -A x"]', '["celery -A x"]', "list with one word", '"celery -A x"'),
+        (BASE + 'hooks.pre_start = ["./a b", "c"]\nhooks.on_event = ["a b"]', '["a b"]', "list with one word", '"a b"'),
+        (BASE + 'logs = "inherit"', '"inherit"', "must be a table", "pyworker run"),
     ],
 )
 def test_mistake_is_shown_with_its_place_and_a_hint(

@@ -78,6 +78,19 @@ def test_a_profile_stays_with_the_app_through_a_reload_and_a_new_daemon(pw: Pywo
     assert "LEVEL=loud" in env
 
 
+def test_a_start_of_what_runs_says_what_it_does_not_take_over(pw: Pyworker) -> None:
+    write(pw, "info")
+    pw.ok("start")
+    assert "pyworker stop" not in pw.ok("start").stderr
+    for option, what in ((("--profile", "loud"), "without a profile"), (("-w", "3"), "with other options")):
+        again = pw.ok("start", *option)
+        assert again.stdout.startswith("api running already 1/1")
+        assert f"api: it runs {what}, and a reload keeps that; to change it: pyworker stop api" in again.stderr
+    pw.ok("stop", "api")
+    pw.ok("start", "--profile", "loud")
+    assert pw.get() == "loud"
+
+
 def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     write(pw, "info")
     assert pw.ok("check", "--import").stdout.startswith("app.toml is fine")

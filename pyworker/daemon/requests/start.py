@@ -41,7 +41,7 @@ def start(desk: Desk, client: Client, request: k.Start) -> None:
             if app.starting:  # another command has just started it: both get the same answer
                 goals[name] = ops.started("already_running", app.generation)
             else:
-                decided[name] = ops.Outcome(True, "already_running")
+                decided[name] = ops.Outcome(True, "already_running", note=_not_taken(app.source, source, name))
             continue
         todo.append((name, source, values))
     made: list[tuple[str, FileSource | InlineSource, Generation]] = []
@@ -171,6 +171,20 @@ def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSourc
             return all(one.table.get(key) == other.table.get(key) for key in same)
         case _:
             return False
+
+
+def _not_taken(runs: FileSource | InlineSource, asked: FileSource | InlineSource, name: str) -> str:
+    """What to say when a start of what runs already asks for something else; a reload keeps what it was started with."""
+    match runs, asked:
+        case FileSource(), FileSource() if asked.profile and asked.profile != runs.profile:
+            what = f"it runs {f'with the profile {runs.profile}' if runs.profile else 'without a profile'}"
+        case FileSource(), FileSource() if any(runs.overrides.get(k) != v for k, v in asked.overrides.items()):
+            what = "it runs with other options"
+        case InlineSource(), InlineSource() if any(runs.table.get(k) != v for k, v in asked.table.items()):
+            what = "it runs with other options"
+        case _:
+            return ""
+    return f"{what}, and a reload keeps that; to change it: pyworker stop {name}, then start it again"
 
 
 def _origin(source: FileSource | InlineSource) -> str:
