@@ -56,7 +56,7 @@ def wrong(line: str) -> str:
     if not words or words[0].startswith("-") or words[0].isupper() or words[0] in TITLES:
         return ""
     if words[0] == "help":
-        return "" if not words[1:] or words[1].isupper() or words[1] in TOPICS or command_of(words[1]) else f"no topic {words[1]}"
+        return "" if not words[1:] or words[1].isupper() or words[1] in {*TOPICS, "topics", "man"} or command_of(words[1]) else f"no topic {words[1]}"
     command = command_of(ALIASES.get(words[0], words[0]))
     if command is None:
         return f"no command {words[0]}"
