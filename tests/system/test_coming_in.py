@@ -52,6 +52,65 @@ def test_an_imported_procfile_runs(pw: Pyworker) -> None:
     assert {a["name"]: a["workers"]["ready"] for a in pw.ps()["apps"]} == {"web": 2, "clock": 1}
 
 
+WSGI = """
+import os
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [os.environ.get("GREETING", "none").encode()]
+"""
+FILES = {
+    "ecosystem.config.js": """
+const isProduction = process.env.NODE_ENV === 'production';
+module.exports = { apps: [{ name: 'site', script: 'gunicorn', args: 'site1:application -w 2 -b 127.0.0.1:PORT',
+  interpreter: 'none', watch: !isProduction, env: { GREETING: 'a$b' } }] };
+""",
+    "supervisord.conf": """
+[supervisord]
+nodaemon = true   ; in front
+[include]
+files = conf.d/*.conf
+""",
+    "gunicorn.conf.py": """
+import os
+HERE = os.path.dirname(os.path.abspath(__file__))
+wsgi_app = "site1"
+chdir = os.path.join(HERE, ".")
+bind = "127.0.0.1:PORT"
+workers = int(os.environ.get("WORKERS", "2"))
+raw_env = ["GREETING=a$b"]
+""",
+    "uwsgi.ini": """
+[uwsgi]
+chdir = %d
+wsgi-file = %dsite1.py
+http = 127.0.0.1:PORT
+processes = 2
+env = GREETING=a$b
+""",
+    "Procfile": "web: GREETING=a$b gunicorn --chdir ./ site1 --bind 127.0.0.1:PORT --workers=2\n",
+}
+INCLUDED = """
+[program:site]
+command = gunicorn site1:application --bind 127.0.0.1:PORT
+    --workers 2
+environment = GREETING="a$b"
+"""
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_what_is_imported_is_checked_and_serves(name: str, pw: Pyworker) -> None:
+    pw.write("site1.py", WSGI)
+    pw.write(name, FILES[name].replace("PORT", str(pw.port)))
+    pw.write("conf.d/site.conf", INCLUDED.replace("PORT", str(pw.port)))
+    done = pw.ok("import", name)
+    assert "pyworker check: ok" in done.stderr
+    pw.ok("check", "--import")
+    pw.ok("start")
+    (app,) = pw.ps()["apps"]
+    assert (app["workers"]["ready"], app["target"]) == (2, "site1:application")
+    assert pw.get() == ("a" if name == "Procfile" else "a$b")  # there $b is a variable, and not set
+
+
 def test_import_never_overwrites_and_says_what_it_cannot_tell(pw: Pyworker) -> None:
     pw.write("app.toml", "# mine\n")
     pw.write("ecosystem.config.js", "module.exports = {\n apps: [{ script: pick() }] }")
