@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pyworker import __version__
+from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
+from pyworker.cli.options import settings_of
 from tests.support.cli import run
 
 
@@ -30,6 +37,87 @@ def test_a_folder_that_others_can_read_is_a_failure_with_its_remedy(home: str) -
     assert "to look at" in done.err
 
 
+def found(check: Callable[..., Iterator[doctor.Found]], home: Path, **facts: Any) -> list[tuple[str, str, str]]:
+    """What one check finds, and what it says to do."""
+    settings = settings_of({"home": str(home)})
+    known = {"status": {"version": __version__, "pid": 1}, "apps": [], "configs": [], "error": "", **facts}
+    return [(f.id, f.status, f.fix) for f in check(settings, known)]
+
+
+def app(name: str = "api", want: int = 2, **more: Any) -> dict[str, Any]:
+    return {"name": name, "state": "running", "workers": {"want": want}, "drops": 0, "last_failure": None, **more}
+
+
+def test_a_daemon_of_another_version_and_one_that_does_not_answer(tmp_path: Path) -> None:
+    ((_, status, fix),) = found(doctor._daemon, tmp_path, status={"version": "0.0.1", "pid": 1})
+    assert (status, fix.split("   ")[0]) == ("warn", "pyworker daemon upgrade")
+    ((_, status, fix),) = found(doctor._daemon, tmp_path, error="it hangs")
+    assert (status, "daemon stop" in fix) == ("fail", True)
+
+
+def test_a_socket_that_is_left_over_is_stale(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").touch()
+    assert ("stale", "warn") in [f[:2] for f in found(doctor._daemon, tmp_path, status=None)]
+
+
+def test_few_open_files_and_a_short_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (1024, 1024))
+    assert found(doctor._files, tmp_path)[0][:2] == ("nofile", "warn")
+    monkeypatch.setattr(doctor, "_number", lambda _: 128)
+    configs = [{"name": "api", "config": {"backlog": 4096}}]
+    assert found(doctor._backlog, tmp_path, configs=configs) == [
+        ("somaxconn", "warn", "sysctl net.core.somaxconn=4096")
+    ]
+
+
+def test_more_workers_than_the_cpus_can_carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.config.cpus.usable_cpus", lambda: 2)
+    assert found(doctor._cpus, tmp_path, apps=[app(want=12)])[0][:2] == ("cpus", "ok")
+    assert found(doctor._cpus, tmp_path, apps=[app(want=13)])[0][:2] == ("cpus", "warn")
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "status"),
+    [(3 * 2**30, 0, "ok"), (2**30, 0, "warn"), (3 * 2**30, int(2.9 * 2**30), "warn"), (None, None, None)],
+)
+def test_what_the_workers_may_use_is_held_against_the_cgroup(
+    limit: int | None, used: int | None, status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_cgroup_memory", lambda: (limit, used))
+    configs = [{"name": "api", "config": {"limits": {"memory": "512MB"}}}]
+    seen = found(doctor._memory, tmp_path, apps=[app(want=4)], configs=configs)
+    assert [f[:2] for f in seen] == ([("memory", status)] if status else [])
+
+
+def test_a_clock_that_went_back(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    assert found(doctor._clock, tmp_path)[0][1] == "ok"
+    os.utime(tmp_path / "events.jsonl", (time.time() + 3600, time.time() + 3600))
+    assert found(doctor._clock, tmp_path)[0][:2] == ("clock", "warn")
+
+
+def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = tmp_path / "systemd" / "user" / "pyworker.service"
+    monkeypatch.setattr(doctor, "_units", lambda: [str(unit)])
+    monkeypatch.setattr(doctor, "_LINGER", str(tmp_path))
+    monkeypatch.setattr(doctor, "_user_name", lambda: "ada")
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    assert found(doctor._boot, tmp_path) == [("boot", "warn", "pyworker startup")]
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    assert found(doctor._boot, tmp_path)[1] == ("linger", "warn", "loginctl enable-linger ada")
+    (tmp_path / "ada").touch()
+    assert [f[:2] for f in found(doctor._boot, tmp_path)] == [("boot", "ok")]
+
+
+def test_apps_that_are_not_well_have_their_own_next_step(tmp_path: Path) -> None:
+    failed = app(state="failed", last_failure={"message": "no module redis", "hint": "pip install redis"})
+    assert found(doctor._apps, tmp_path, apps=[failed, app(drops=3)]) == [
+        ("app", "fail", "pip install redis"),
+        ("logs", "warn", "is the disk full or slow?"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -38,6 +126,11 @@ def test_a_folder_that_others_can_read_is_a_failure_with_its_remedy(home: str) -
         ("postgres://u:p@h/d", "postgres://u:***@h/d"),
         ("SENTRY_DSN = https://k@s/1", "SENTRY_DSN = ***"),
         ("monkey business", "monkey business"),
+        ('{"API_KEY": "abc", "x": 1}', '{"API_KEY": ***, "x": 1}'),
+        ('"args": ["--token", "abc", "-v"]', '"args": ["--token", "***", "-v"]'),
+        ('"args": ["--password=abc", "-v"]', '"args": ["--password=***", "-v"]'),
+        ("run --api-key abc -v", "run --api-key *** -v"),
+        ("redis://:p4ss@h:6379/0", "redis://:***@h:6379/0"),
     ],
 )
 def test_secrets_are_masked(text: str, expected: str) -> None:

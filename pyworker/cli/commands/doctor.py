@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import platform
+import pwd
 import re
 import resource
 import shutil
@@ -26,10 +27,11 @@ from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import CONTROL_SOCKET
 
-_MASKED = re.compile(
-    r"(?i)(\b[\w.-]*(?:key|token|secret|pass(?:word|wd)?|dsn|credential)[\w.-]*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&]+)"
-)
+_NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|dsn|credential)[\w.-]*"
+_MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
+_OPTION = re.compile(rf"""(?i)(--?{_NAME}(?:["'],\s*["']|\s+))([^\s"',]+)""")  # "--token", "x" and --token x
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
+_LINGER = "/var/lib/systemd/linger"
 _OLD = 10.0  # seconds of clock difference that are worth a word
 
 
@@ -289,9 +291,16 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         yield Found("boot", "warn", "nothing starts the daemon at boot", "pyworker startup")
         return
     yield Found("boot", "ok", f"{unit} starts it at boot")
-    user = os.environ.get("USER") or str(os.geteuid())
-    if "/user/" in unit and os.geteuid() != 0 and not os.path.exists(f"/var/lib/systemd/linger/{user}"):
+    user = _user_name()
+    if "/user/" in unit and os.geteuid() != 0 and not os.path.exists(f"{_LINGER}/{user}"):
         yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _units() -> list[str]:
@@ -389,6 +398,6 @@ def _tail(path: str) -> str:
 
 def masked(text: str) -> str:
     """Return text without what looks like the value of a secret, and with ~ for the home folder."""
-    text = _URL_PASSWORD.sub(r"\1***\2", _MASKED.sub(r"\1***", text))
+    text = _URL_PASSWORD.sub(r"\1***\2", _OPTION.sub(r"\1***", _MASKED.sub(r"\1***", text)))
     home = os.path.expanduser("~")
     return text.replace(home, "~") if len(home) > 1 else text
