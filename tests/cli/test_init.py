@@ -46,6 +46,12 @@ def test_paths_are_as_the_app_sees_them(
     assert len({len(line.split(" = ")[0]) for line in text.splitlines() if " = " in line and "#:" not in line}) == 1, keys
 
 
+def test_the_file_of_another_program_is_pointed_at(tmp_path: Path, home: str) -> None:
+    write(tmp_path, "main.py", "models.py", "uwsgi.ini")
+    done = run("init", home=home, cwd=str(tmp_path))
+    assert done.err.splitlines()[-1] == "uwsgi.ini is here, too: pyworker import uwsgi.ini -o - shows what it comes to."
+
+
 def test_another_folder_is_named_in_what_to_do_next(tmp_path: Path, home: str) -> None:
     write(tmp_path / "srv", "main.py", "models.py")
     done = run("init", "srv", home=home, cwd=str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,14 +26,19 @@ def test_the_unit_has_what_this_systemd_knows(version: int) -> None:
     assert "\n\n\n" not in text
 
 
-def test_systemd_accepts_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("user", [False, True])
+def test_systemd_accepts_it(user: bool, tmp_path: Path) -> None:
     verify = shutil.which("systemd-analyze")
     if verify is None:
         pytest.skip("systemd-analyze is not installed")
     version = int(subprocess.run([verify, "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
     unit = tmp_path / "pyworker.service"
-    unit.write_text(units.systemd(["/bin/true"], "/var/lib/x", user=False, stop_seconds=90, version=version))
-    done = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)
+    unit.write_text(units.systemd(["/bin/true"], "/var/lib/x", user=user, stop_seconds=90, version=version))
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [verify, *(["--user"] if user else []), "verify", str(unit)],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert "pyworker.service" not in done.stderr, done.stderr
     assert done.returncode == 0
 

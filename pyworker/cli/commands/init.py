@@ -17,6 +17,11 @@ from pyworker.errors import Exit, PyworkerError
 if TYPE_CHECKING:
     from pyworker.importers.detect import Found
 
+# files of other process managers: what `pyworker import` reads
+_OTHERS = (
+    "Procfile", "ecosystem.config.js", "ecosystem.config.cjs", "pm2.config.js", "ecosystem.json", "gunicorn.conf.py",
+    "gunicorn_conf.py", "uwsgi.ini", "supervisord.conf",
+)  # fmt: skip
 _SCHEMA = ".app.schema.json"
 _MAX_FILES = 3000
 _MAX_SIZE = 400_000
@@ -57,6 +62,10 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
         click.echo(json.dumps({"v": 1, "ok": True, "written": path, "found": [f.__dict__ for f in found[:10]]}))
     elif not settings.quiet:
         _say(settings, path, found)
+        others = [name for name in _OTHERS if os.path.isfile(os.path.join(folder, name))]
+        if others:
+            source = home(os.path.normpath(os.path.join(folder, others[0])))
+            note(f"{others[0]} is here, too: pyworker import {line(source)} -o - shows what it comes to.")
     return 0
 
 
