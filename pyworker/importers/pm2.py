@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -275,9 +276,11 @@ def _environment(app: Imported, value: Any, source: str) -> None:
         app.look(source, "is no object")
         return
     for name, text in value.items():
-        if isinstance(text, Computed):
-            app.look(f"env.{name}", f"{text}: set it yourself")
+        if computed_in(text) is not None:
+            app.look(f"env.{name}", f"{computed_in(text)}: set it yourself")
             continue
+        if isinstance(text, dict | list):
+            text = json.dumps(text)
         plain = "" if text is None else ("true" if text else "false") if isinstance(text, bool) else str(text)
         app.set(f"env.{name}", plain if isinstance(text, EnvironmentText) else plain.replace("$", "$$"), source)
     app.done(source)

@@ -117,6 +117,9 @@ def unique(apps: list[Imported]) -> None:
     """Give apps of the same name a number behind it."""
     seen: dict[str, int] = {}
     for app in apps:
+        if app.name == "all":
+            app.look("name", "all means every app here")
+            app.name = "all-of-it"
         seen[app.name] = seen.get(app.name, 0) + 1
         if seen[app.name] > 1:
             app.look("name", f"there are several apps called {app.name}")

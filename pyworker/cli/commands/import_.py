@@ -85,6 +85,8 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
     found = kind or kind_of(file, text)
     if not found:
         hint = f"say it: pyworker import --from {'|'.join(_KINDS)} {file}"
+        if "[watcher:" in text or "\nservices:" in text:
+            hint = "circus and Compose files are not read; docs/from-circus.md has circus' words beside ours"
         raise PyworkerError(
             f"{file}: it cannot be told which program this is of", hint=hint, code="usage", exit=Exit.USAGE
         )
