@@ -9,6 +9,7 @@ import ast
 import os
 from collections.abc import Mapping
 
+from pyworker.importers.gunicornconf import parsed
 from pyworker.record import record
 
 _CLASSES = {
@@ -55,7 +56,7 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     trees: dict[str, ast.Module] = {}
     for path, text in sources.items():
         try:
-            trees[path] = ast.parse(text)
+            trees[path] = parsed(text)
         except (SyntaxError, ValueError, RecursionError):
             continue
     for path, tree in trees.items():
@@ -136,7 +137,7 @@ def _bare_django(sources: Mapping[str, str]) -> list[Found]:
     for path, text in sources.items():
         if os.path.basename(path) != "settings.py":
             continue
-        for node in ast.walk(ast.parse(text)) if "WSGI_APPLICATION" in text else ():
+        for node in ast.walk(parsed(text)) if "WSGI_APPLICATION" in text else ():
             match node:
                 case ast.Assign(targets=[ast.Name(id="WSGI_APPLICATION")], value=ast.Constant(value=str(dotted))):
                     module, _, name = dotted.rpartition(".")

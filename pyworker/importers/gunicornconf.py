@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import operator
 import posixpath
+import warnings
 from typing import Any
 
 from pyworker.config.check import clean_name
@@ -40,10 +41,17 @@ class _FromEnvironment:
         return f"${{{self.name}}}" if self.default is None else f"${{{self.name}:-{self.default}}}"
 
 
+def parsed(text: str) -> ast.Module:
+    """Parse Python; what Python would warn of is not ours to say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
 def read(text: str, name: str = "web") -> Result:
     """Return the app that the settings are of; its target is set only when the file has wsgi_app."""
     try:
-        tree = ast.parse(text)
+        tree = parsed(text)
     except (SyntaxError, ValueError) as error:
         raise CannotImport(f"it is no Python file: {error}", line=getattr(error, "lineno", 0) or 0) from None
     app = Imported(clean_name(name))

@@ -120,7 +120,7 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
 
 def _app(raw: dict[str, Any], profile: str) -> Imported:
     settings: dict[str, Any] = {}
-    for key, value in raw.items():
+    for key, value in ((str(key), value) for key, value in raw.items()):
         plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
         settings[_ALIASES.get(plain, plain)] = value
     script = settings.pop("script", "") or ""
@@ -182,10 +182,10 @@ def int_of(value: Any) -> int | None:
 
 def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     raw_args = _known(app, settings.pop("args", []), "args")
-    args = [str(a) for a in raw_args] if isinstance(raw_args, list) else shlex.split(str(raw_args or ""))
+    args = [str(a) for a in raw_args] if isinstance(raw_args, list) else _split(str(raw_args or ""))
     interpreter = str(_known(app, settings.pop("interpreter", "") or "", "interpreter"))
     before = _known(app, settings.pop("interpreter_args", []) or [], "interpreter_args")
-    before = [str(b) for b in before] if isinstance(before, list) else shlex.split(str(before))
+    before = [str(b) for b in before] if isinstance(before, list) else _split(str(before))
     settings.pop("exec_mode", None)
     if not script:
         app.look("script", "says nothing to run")
@@ -205,10 +205,17 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     elif needs_shell(script):
         understand(app, " ".join([script, *args]), "script")
     else:
-        understand(app, [*shlex.split(script), *args], "script")
+        understand(app, [*_split(script), *args], "script")
     for key, given in (("args", raw_args), ("interpreter", interpreter)):
         if given:
             app.done(key)
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text.split()
 
 
 def _known(app: Imported, value: Any, key: str) -> Any:

@@ -123,7 +123,12 @@ def _program(name: str, options: dict[str, str], folder: str, result: Result) ->
 def _environment(app: Imported, value: str, source: str) -> None:
     lexer = shlex.shlex(value, posix=True)
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = ",", True, ""
-    for pair in lexer:
+    try:
+        pairs = list(lexer)
+    except ValueError as error:
+        app.look(source, f"could not be split ({error}): write [env] yourself")
+        return
+    for pair in pairs:
         name, _, text = pair.strip().partition("=")
         if name:
             app.variable(name.strip(), text.strip(), source)

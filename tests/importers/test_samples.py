@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 
 from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
+from pyworker.config.problem import ConfigError
 from pyworker.importers import gunicornconf, jsliteral, pm2, procfile, supervisor, uwsgi
 from pyworker.importers.kinds import kind_of
 from pyworker.importers.result import CannotImport, Imported, Result
@@ -20,8 +23,8 @@ from pyworker.importers.write import document, report
 SAMPLES = Path(__file__).parent / "samples"
 
 
-def read(name: str, profile: str = "") -> Result:
-    text = (SAMPLES / name).read_text()
+def read(name: str, profile: str = "", text: str = "") -> Result:
+    text = text or (SAMPLES / name).read_text()
     match kind_of(name, text):
         case "pm2" if name.endswith(".yaml"):
             return pm2.read(yaml.safe_load(text), profile)
@@ -38,7 +41,7 @@ def read(name: str, profile: str = "") -> Result:
             return uwsgi.read(text, "shop", ".", name.partition(".")[0])
         case "procfile":
             return procfile.read(text)
-    raise AssertionError(f"{name} is of no known kind")
+    raise CannotImport(f"{name} is of no known kind")
 
 
 def app(result: Result, name: str) -> Imported:
@@ -55,6 +58,33 @@ def test_every_sample_becomes_a_file_that_check_accepts(name: str, tmp_path: Pat
     assert load(str(file)).apps
     jsonschema.Draft7Validator(schema()).validate(tomllib.loads(text))
     json.dumps(report(read(name)))
+
+
+PIECES = ["$", "${", "%(", "{", "}", "[", "]", "'", '"', "`", "\\", ";", "=", ":", "\n", "-w 9", "--", "null", "\0", "\t", "..."]
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.iterdir() if p.is_file()))
+def test_a_damaged_file_is_imported_or_refused_in_words(name: str, tmp_path: Path) -> None:
+    chance = random.Random(name)
+    file = tmp_path / "app.toml"
+    whole = (SAMPLES / name).read_text()
+    for _ in range(20):
+        text = whole
+        for _ in range(chance.randint(1, 4)):
+            begin = chance.randrange(len(text) + 1)
+            end = min(len(text), begin + chance.choice([0, 1, 3, 20, 80]))
+            text = text[:begin] + chance.choice([*PIECES, text[begin:end] * 2, ""]) + text[end:]
+        with contextlib.suppress(CannotImport, ConfigError, yaml.YAMLError):
+            file.write_text(document(read(name, text=text), name))
+            load(str(file))
+
+
+def test_quotes_that_are_not_closed_and_keys_that_are_no_texts() -> None:
+    (web,) = supervisor.read("[program:web]\ncommand=x\nenvironment=A=\"b\n").apps
+    assert "could not be split" in web.review[0].reason
+    (job,) = pm2.read({"apps": [{"script": "a.sh", "args": "it's", 1: 2}]}).apps
+    assert job.table["command"] == ["a.sh", "it's"]
+    assert [n.key for n in job.dropped] == ["1"]
 
 
 def test_an_ecosystem_file() -> None:
