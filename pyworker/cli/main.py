@@ -48,7 +48,7 @@ class Commands(click.Group):
             if not name:
                 click.echo(ctx.get_help())
                 ctx.exit(0)
-            if name not in COMMANDS and name not in ALIASES:
+            if name not in {*COMMANDS, *ALIASES, *HIDDEN}:
                 from pyworker.cli.topics import show
 
                 ctx.exit(show(name))

@@ -39,6 +39,11 @@ def test_every_command_has_help_with_examples_and_the_common_options(name: str, 
     assert explained == found.out or (name in TOPICS and explained.startswith(found.out))
 
 
+def test_words_that_are_in_no_list_have_help_too(home: str) -> None:
+    assert "Empty the logs of apps" in run("help", "flush", home=home).out
+    assert run("help", "list", home=home).out.startswith("Usage: pyworker ps")
+
+
 @pytest.mark.parametrize("topic", sorted(TOPICS))
 def test_every_topic_can_be_read_also_one_that_is_a_command(topic: str, home: str) -> None:
     assert run("help", topic, home=home).out.endswith(TOPICS[topic][1])
