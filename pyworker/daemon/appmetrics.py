@@ -1,37 +1,39 @@
 """Daemon: what the figures of the user's own app need ([app.metrics]): a folder for prometheus_client, names for OpenTelemetry.
 
-prometheus_client's workers write one file each, named by pid, and any of them can add all up. The folder is the app's,
-in its shared state; a worker's live gauges leave with it (what mark_process_dead does), its counters stay, and all is
-removed when the app is started with nobody of it alive. Nothing here ends a start: without the folder a note says so.
+prometheus_client's workers write one file each, named by slot (worker/multiproc.py), and any of them can add all up. The
+folder is the app's, in its shared state; a worker's live gauges leave with it (what mark_process_dead does), its counters
+stay, and all is removed when the app is started with nobody of it alive. Nothing here ends a start: without the folder a
+note says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from pyworker.config.schema import ResolvedApp
 from pyworker.daemon import state
+from pyworker.protocol.multiproc import ENV_DIR, SLOTS_FILE, byte_of
 from pyworker.protocol.names import STATE_DIR
 from pyworker.unix.files import make_directory
 
-MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 OTEL_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 _FOLDER = "prometheus"
-_DB = re.compile(r"[a-z_]+_(\d+)\.db\Z")
+_DB = re.compile(r"[a-z_]+_(w?\d+[a-z]?)\.db\Z")
 
 
 def environment(home: str, resolved: ResolvedApp, generation: int) -> dict[str, str]:
     """Return the variables that the app asked for; what its own environment says wins. The folder is made."""
     config, env = resolved.config, resolved.env
     found: dict[str, str] = {}
-    if config.metrics.prometheus and home and MULTIPROC_DIR not in env:
+    if config.metrics.prometheus and home and ENV_DIR not in env:
         with contextlib.suppress(OSError):
             os.close(_open(home, resolved, make=True))
-            found[MULTIPROC_DIR] = os.path.join(home, STATE_DIR, config.name, _FOLDER)
+            found[ENV_DIR] = os.path.join(home, STATE_DIR, config.name, _FOLDER)
     if config.metrics.opentelemetry:
         own = {"service.name": config.name, "pyworker.app": config.name, "pyworker.generation": str(generation)}
         given = env.get(OTEL_ATTRIBUTES, "")
@@ -45,26 +47,60 @@ def environment(home: str, resolved: ResolvedApp, generation: int) -> dict[str, 
 
 def process_gone(home: str, resolved: ResolvedApp, pid: int) -> None:
     """Take away the live gauges of a worker, or of a template (it has imported them), that has ended."""
-    _remove(home, resolved, lambda name: name.startswith("gauge_live") and name.endswith(f"_{pid}.db"))
+    for folder, file, name in _files(home, resolved):
+        if file.startswith("gauge_live"):
+            with _gone(folder, name, pid) as is_gone:
+                if is_gone:
+                    _unlink(folder, file)
 
 
 def begin(home: str, resolved: ResolvedApp) -> None:
     """Take away all files: the app is started anew, and nobody of it is alive."""
-    _remove(home, resolved, lambda _name: True)
+    for folder, file, _ in _files(home, resolved):
+        _unlink(folder, file)
 
 
-def _remove(home: str, resolved: ResolvedApp, unwanted: Callable[[str], bool]) -> None:
+@contextlib.contextmanager
+def _gone(folder: int, name: str, pid: int) -> Iterator[bool]:
+    """Whether a name is that of this pid, or of a slot that nobody has; nobody can take it meanwhile."""
+    byte = byte_of(name)
+    if byte is None:
+        yield name == str(pid)
+        return
+    try:  # O_NONBLOCK: the folder is the app's, and what is there may be anything
+        slots = os.open(SLOTS_FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        yield False
+        return
+    try:
+        is_free = True
+        try:
+            fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except OSError:
+            is_free = False
+        yield is_free
+    finally:
+        os.close(slots)  # lets go of the lock
+
+
+def _files(home: str, resolved: ResolvedApp) -> Iterator[tuple[int, str, str]]:
+    """Yield the folder's fd, a file of prometheus_client's, and whose it is; nothing where there is no folder."""
     if not (resolved.config.metrics.prometheus and home):
         return
     with contextlib.suppress(OSError):
         folder = _open(home, resolved, make=False)
         try:
-            for name in os.listdir(folder):
-                if _DB.match(name) and unwanted(name):
-                    with contextlib.suppress(OSError):
-                        os.unlink(name, dir_fd=folder)
+            for file in os.listdir(folder):
+                found = _DB.match(file)
+                if found is not None:
+                    yield folder, file, found[1]
         finally:
             os.close(folder)
+
+
+def _unlink(folder: int, file: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(file, dir_fd=folder)
 
 
 def _open(home: str, resolved: ResolvedApp, *, make: bool) -> int:

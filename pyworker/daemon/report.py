@@ -28,10 +28,24 @@ _SHOWN_ENDS = 5
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
 
 
-def ps_document(brain: Brain, sampler: Sampler, apps: list[App], status: dict[str, Any]) -> dict[str, Any]:
+def ps_document(
+    brain: Brain, sampler: Sampler, apps: list[App], status: dict[str, Any], *, pss: bool = False
+) -> dict[str, Any]:
     """Return the document of `ps --json` (reference: docs/json.md)."""
     daemon = {"pid": status["pid"], "version": status["version"], "uptime_s": status["uptime_s"]}
-    return {"v": 1, "daemon": daemon, "apps": [app_document(brain, sampler, app) for app in apps]}
+    documents = [app_document(brain, sampler, app) for app in apps]
+    if pss:
+        pids = [worker["pid"] for document in documents for worker in document["pool"] if worker["pid"]]
+        _add_pss(documents, sampler.pss_lately(pids, brain.loop.clock()))
+    return {"v": 1, "daemon": daemon, "apps": documents}
+
+
+def _add_pss(documents: list[dict[str, Any]], found: dict[int, int | None]) -> None:
+    for document in documents:
+        for worker in document["pool"]:
+            worker["pss_bytes"] = found.get(worker["pid"])
+        known = [worker["pss_bytes"] for worker in document["pool"] if worker["pid"]]
+        document["pss_bytes"] = _sum(known) if None not in known else None  # half of a sum would be no answer
 
 
 def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
@@ -147,9 +161,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
             shown = value if reveal else "***" if secret else _URL_PASSWORD.sub(r"\1***\2", value)
             env.append({"name": name, "value": shown, "origin": current.resolved.env_origins.get(name, "")})
     document = app_document(brain, sampler, app)
-    for worker in document["pool"]:
-        worker["pss_bytes"] = sampler.pss(worker["pid"]) if worker["pid"] else None
-    document["pss_bytes"] = _sum([worker["pss_bytes"] for worker in document["pool"]])
+    _add_pss([document], {w["pid"]: sampler.pss(w["pid"]) for w in document["pool"] if w["pid"]})
     ends = [e for e in brain.events.recent(app.name) if e.type in _ENDS]
     document |= {
         "limits": to_json(config.limits) if config else None,

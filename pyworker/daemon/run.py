@@ -223,7 +223,8 @@ class Run:
     def _metrics(self) -> str:
         desk = self._desk
         desk.sampler.want()
-        return render(ps_document(desk.brain, desk.sampler, list(desk.brain.apps.values()), status_document(desk)))
+        apps = list(desk.brain.apps.values())
+        return render(ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=True))
 
 
 def _end_of(app: App) -> AppEnd:

@@ -18,6 +18,8 @@ from pyworker.record import record
 from pyworker.unix.process import stat_fields
 
 FRESH = 0.5  # seconds in which the same answer is given again
+PSS_FRESH = 5.0  # the same for what takes longer to find out
+_PSS_TIME = 0.01  # seconds that one request may spend on that
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -69,6 +71,7 @@ class Sampler:
         self._clock = clock
         self._readings: dict[int, _Reading] = {}
         self._apps: dict[str, _AppReading] = {}
+        self._shares: dict[int, tuple[float, int | None]] = {}  # pid -> when, PSS
         self._sessions: dict[int, list[int]] = {}
         self._scanned_at = -1e9
 
@@ -76,6 +79,7 @@ class Sampler:
         """Somebody asks: forget readings that are too old to be compared with."""
         now = self._clock()
         self._readings = {pid: each for pid, each in self._readings.items() if 0 <= now - each.at < _KEEP}
+        self._shares = {pid: share for pid, share in self._shares.items() if pid in self._readings}
 
     def figures(self, pid: int, requests: int, now: float) -> Figures | None:
         """Return a worker's figures, None when it is gone. `requests` is its count so far."""
@@ -116,6 +120,21 @@ class Sampler:
         """The same with each shared page counted in equal parts; None when gone or not permitted. Some 300 us a process."""
         mine = _pss(pid)
         return None if mine is None else mine + sum(_pss(other) or 0 for other in self._members(pid))
+
+    def pss_lately(self, pids: list[int], now: float) -> dict[int, int | None]:
+        """The same of many, for those who ask again and again: some seconds old; a pid that there was no time for is missing.
+
+        The kernel walks all pages of a process for this, so a request has a small budget, spent on what is known worst:
+        many or big workers are looked at in turn, over several requests, and the daemon is never away for long.
+        """
+        known = self._shares
+        stale = [pid for pid in pids if pid not in known or not 0 <= now - known[pid][0] < PSS_FRESH]
+        until = time.perf_counter() + _PSS_TIME
+        for pid in sorted(stale, key=lambda pid: known[pid][0] if pid in known else -1.0):
+            known[pid] = (now, self.pss(pid))
+            if time.perf_counter() > until:
+                break
+        return {pid: known[pid][1] for pid in pids if pid in known}
 
     def _others(self, pid: int) -> list[_Stat]:
         return [stat for other in self._members(pid) if (stat := _stat(other)) is not None]

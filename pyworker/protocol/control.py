@@ -80,10 +80,11 @@ class Delete:
 
 @record
 class Ps:
-    """Reply: the document of `ps --json`. `sample`: measure CPU and memory."""
+    """Reply: the document of `ps --json`. `sample`: measure CPU and memory; `pss`: each worker's fair share of it, too."""
 
     selectors: tuple[str, ...] = ()
     sample: bool = True
+    pss: bool = False
 
 
 @record

@@ -46,6 +46,12 @@ def totals_of(document: dict[str, Any]) -> Totals | None:
         return None
 
 
+def memory_of(document: dict[str, Any]) -> int | None:
+    """Return what an app or worker of a document takes of the machine's memory: PSS, RSS where that is not known."""
+    share: int | None = document.get("pss_bytes")
+    return document.get("rss_bytes") if share is None else share
+
+
 def bound(bucket: int) -> float:
     """Return the upper bound of a histogram bucket in seconds."""
     return float(2**bucket) / 1e6

@@ -44,6 +44,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "pyworker_worker_connections": ("gauge", "Open connections."),
     "pyworker_worker_cpu_seconds_total": ("counter", "CPU time of the worker and what it started."),
     "pyworker_worker_memory_rss_bytes": ("gauge", "Resident memory of the worker and what it started."),
+    "pyworker_worker_memory_pss_bytes": ("gauge", "The same, each page divided among the processes that share it."),
     "pyworker_worker_start_time_seconds": ("gauge", "When the slot's worker was started, since the epoch."),
     "pyworker_worker_restarts_total": ("counter", "Workers of this slot that ended by themselves."),
 }
@@ -128,6 +129,7 @@ def _slot(app: str, slot: int, pool: list[dict[str, Any]], *, counts: bool, add:
         add("pyworker_worker_connections", _sum(w.get("open_connections") for w in pool), app=app, worker=slot)
     add("pyworker_worker_cpu_seconds_total", _sum(w.get("cpu_s") for w in pool), app=app, worker=slot)
     add("pyworker_worker_memory_rss_bytes", _sum(w.get("rss_bytes") for w in pool), app=app, worker=slot)
+    add("pyworker_worker_memory_pss_bytes", _sum(w.get("pss_bytes") for w in pool), app=app, worker=slot)
     started = [at for w in pool if (at := _epoch(w.get("started_at"))) is not None]
     add("pyworker_worker_start_time_seconds", max(started, default=None), app=app, worker=slot)
     add("pyworker_worker_restarts_total", pool[-1].get("restarts"), app=app, worker=slot)

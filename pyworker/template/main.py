@@ -45,6 +45,7 @@ from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker import main as worker_main
+from pyworker.worker import multiproc
 from pyworker.worker.birth import Birth, reset_signals, take_identity
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.engines import finder, prepare, tls
@@ -102,6 +103,9 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
             channel,
             LoadFailed("config", f"cannot use the TLS certificate: {error}", "", "Check `tls.cert` and `tls.key`."),
         )
+    if spec.app.metrics.prometheus:
+        multiproc.prepare()
+        multiproc.take(0)
     before = forksafe.open_fds()
     sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
     if again:
@@ -301,6 +305,8 @@ def become_worker(
     channel.close()
     close_all([null, out_fd, err_fd, *(fd for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd) if fd >= 0)])
     take_identity(spec.app.name, spec.generation, fork.slot, fork.workers)
+    if spec.app.metrics.prometheus:
+        multiproc.take(fork.slot)
     interface: Literal["asgi", "wsgi"] = ready.loaded.interface
     return Birth(
         app=spec.app,

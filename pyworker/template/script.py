@@ -18,7 +18,7 @@ from pyworker.cluster import given
 from pyworker.protocol.worker import Failed
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
-from pyworker.worker import script
+from pyworker.worker import multiproc, script
 from pyworker.worker.birth import answer_stacks, last_line, take_identity
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.row import Row
@@ -43,6 +43,9 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     if spec.ipc_fd >= 0:
         given.give(spec.ipc_fd)
     _kept.append(boot)
+    if app.metrics.prometheus:
+        multiproc.prepare()
+        multiproc.take(spec.slot)
     sys.argv = [path, *app.args]
     sys.path.insert(0, os.path.dirname(path))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--allow-host", action="append", default=[])
     parser.add_argument("--no-token", action="store_true")
     parser.add_argument("--new-token", action="store_true")
+    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
@@ -41,8 +43,10 @@ def main() -> int:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     hosts = frozenset({given.host.lower(), host, *(name.lower() for name in given.allow_host)}) - {"0.0.0.0", "::"}
-    sys.stdout.write(f"http://{shown}:{port}/" + (f"#token={token}" if token else "") + "\n")
-    sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
+    url = f"http://{shown}:{port}/" + (f"#token={token}" if token else "")
+    sys.stdout.write((json.dumps({"v": 1, "url": url, "token": token}) if given.json else url) + "\n")
+    if not given.json:
+        sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
     if not is_loopback(host):
         sys.stderr.write("It can be reached from other machines, without encryption: put a TLS proxy in front of it.\n")
     asyncio.run(_serve(given.home, Guard(token, hosts), listener))

@@ -131,7 +131,7 @@ async def _healthz(_request: Request) -> Response:
 
 async def _metrics(hub: Hub, _request: Request) -> Response:
     try:
-        text = metrics.render((await ask(hub.home, k.Ps((), True))).body)
+        text = metrics.render((await ask(hub.home, k.Ps((), pss=True))).body)
     except (Away, Declined):
         text = metrics.down()
     return Response(text, headers={"content-type": metrics.CONTENT_TYPE})

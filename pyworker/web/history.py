@@ -12,11 +12,11 @@ import os
 from collections import deque
 from typing import Any
 
-from pyworker.protocol.figures import Totals, error_share, quantile, totals_of
+from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
 
 STEP = 5.0  # seconds between two points
 KEPT = 720  # points: an hour
-FIELDS = ("cpu", "rss", "rate", "p50", "p99", "errors", "restarts", "ready")
+FIELDS = ("cpu", "memory", "rate", "p50", "p99", "errors", "restarts", "ready")
 Point = dict[str, Any]  # {"t": epoch seconds, "apps": {name: [a number or None for each of FIELDS]}}
 
 
@@ -49,7 +49,7 @@ class History:
             restarts[name] = int((app.get("restarts") or {}).get("total") or 0)
             died = max(0, restarts[name] - self._restarts.get(name, restarts[name]))
             ready = (app.get("workers") or {}).get("ready")
-            values = [app.get("cpu_percent"), app.get("rss_bytes"), rate, p50, p99, errors, died, ready]
+            values = [app.get("cpu_percent"), memory_of(app), rate, p50, p99, errors, died, ready]
             apps[name] = [round(v, 6) if isinstance(v, float) else v for v in values]
         self._totals, self._restarts, self._at = totals, restarts, now
         point: Point = {"t": round(epoch, 1), "apps": apps}

@@ -89,7 +89,7 @@ class Hub:
         while True:
             began = time.monotonic()
             try:
-                self.document = (await ask(self.home, k.Ps((), True))).body
+                self.document = (await ask(self.home, k.Ps((), pss=True))).body
                 self.away = ""
             except (Away, Declined) as error:
                 self.document, self.away = None, str(error)

@@ -123,6 +123,11 @@ def _where_is(name: str) -> str:
             found.append(folder)
     if found:
         return f'there is a {last} in the folder {found[0]}: set cwd = "{found[0]}", or target = "{found[0]}.{last}:…"'
+    above = os.path.dirname(here)
+    while above != "/" and not (os.path.isfile(f"{above}/{last}.py") or os.path.isfile(f"{above}/{last}/__init__.py")):
+        above = os.path.dirname(above)
+    if above != "/":
+        return f'there is a {last} in {above}, above this folder: run it from there, or set cwd = "{above}"'
     names = [entry.removesuffix(".py") for entry in os.listdir(here)] if os.path.isdir(here) else []
     near = difflib.get_close_matches(last, names, n=1)
     if near:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.daemon.sample import FRESH, Sampler
+from pyworker.daemon.sample import FRESH, PSS_FRESH, Sampler
 from pyworker.protocol.figures import Totals
 from tests.support.wait import wait_until
 
@@ -90,6 +90,31 @@ def test_what_a_worker_starts_counts_for_it(sampler: Sampler, clock: Clock) -> N
         assert (sampler.rss(parent.pid) or 0) > 60_000_000
         assert (sampler.pss(parent.pid) or 0) > 60_000_000
         parent.communicate(b"\n")
+
+
+def test_fair_shares_are_looked_at_in_turn_the_oldest_first(
+    sampler: Sampler, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    spent = iter(range(10**6))
+    monkeypatch.setattr("pyworker.daemon.sample.time.perf_counter", lambda: next(spent) * 0.006)  # two a request
+    monkeypatch.setattr(sampler, "pss", lambda pid: looked.append(pid) or pid * 10)
+    assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20}
+    assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20, 3: 30, 4: 40}
+    assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20, 3: 30, 4: 40, 5: 50}
+    assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20, 3: 30, 4: 40, 5: 50}
+    assert looked == [1, 2, 3, 4, 5]
+    clock.now += PSS_FRESH
+    sampler.pss_lately([3, 2, 1], clock.now)
+    clock.now += 1
+    sampler.pss_lately([3, 2, 1], clock.now)
+    assert looked[5:] == [3, 2, 1]
+    clock.now += PSS_FRESH
+    sampler.pss_lately([1, 2, 3], clock.now)
+    assert sorted(looked[8:]) == [2, 3]  # those that were looked at longest ago
+    sampler.want()  # these processes are gone
+    assert sampler.pss_lately([5], clock.now) == {5: 50}
+    assert looked[-1] == 5
 
 
 def test_session_of_somebody_else_does_not_count(sampler: Sampler) -> None:

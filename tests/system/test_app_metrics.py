@@ -35,24 +35,46 @@ def served(text: str) -> float:
 
 
 def live(text: str) -> set[str]:
-    return set(re.findall(r'^live\{pid="(\d+)"\} 1', text, re.MULTILINE))  # the template has one, too: 0
+    return set(re.findall(r'^live\{pid="(\w+)"\} 1', text, re.MULTILINE))  # the template has one, too: 0
 
 
 def test_workers_add_up_the_dead_leave_and_a_new_start_begins_at_nothing(pw: Pyworker) -> None:
     pw.api(APP, tables='[app.metrics]\nprometheus = true\nopentelemetry = true\n[app.env]\nOTEL_SERVICE_NAME = "shop"')
     pw.ok("start", "app.toml")
-    before = pw.pids()
+    folder = os.path.join(pw.home, "state", "api", "prometheus")
     count = 0
     while len(live(pw.get("/metrics"))) < 2:
         count += 1
         pw.get("/")
     assert served(pw.get("/metrics")) == count
-    assert live(pw.get("/metrics")) == set(map(str, before))
+    assert live(pw.get("/metrics")) == {"w1", "w2"}
+    files = sorted(os.listdir(folder))
 
-    kill(before[0])
+    kill(pw.pids()[0])
     pw.wait_steady()
-    wait_until(lambda: live(pw.get("/metrics")) == {str(before[1])}, 30, "the dead worker's gauge to leave")
+    wait_until(lambda: live(pw.get("/metrics")) == {"w2"}, 30, "the dead worker's gauge to leave")
     assert served(pw.get("/metrics")) == count  # what it counted stays
+    while len(live(pw.get("/metrics"))) < 2:
+        count += 1
+        pw.get("/")
+    assert served(pw.get("/metrics")) == count  # and its successor goes on
+    assert sorted(os.listdir(folder)) == files
+
+    pw.ok("reload", "api")
+    pw.wait_steady()
+    for _ in range(4):
+        count += 1
+        pw.get("/")
+    assert served(pw.get("/metrics")) == count
+    pw.ok("reload", "api")
+    pw.wait_steady()
+    names = {file.rpartition("_")[2] for file in os.listdir(folder)} - {".slots"}
+    assert names <= {f"w{slot}{letter}.db" for slot in range(3) for letter in ("", "b")}, names
+
+    pw.ok("scale", "api=1")
+    pw.wait_steady()
+    wait_until(lambda: len(live(pw.get("/metrics"))) <= 1, 30, "the gauge of the slot that is no more to leave")
+    assert served(pw.get("/metrics")) == count
 
     attributes = dict(part.split("=") for part in pw.get("/otel").split(","))
     assert attributes["pyworker.app"] == "api"
@@ -60,7 +82,6 @@ def test_workers_add_up_the_dead_leave_and_a_new_start_begins_at_nothing(pw: Pyw
     assert "service.name" not in attributes  # the app's own says it
 
     pw.ok("stop", "api")
-    folder = os.path.join(pw.home, "state", "api", "prometheus")
     assert os.listdir(folder)
     pw.ok("start", "api")
     assert served(pw.get("/metrics")) == 0.0

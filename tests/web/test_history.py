@@ -24,6 +24,15 @@ def test_a_point_says_what_was_between_two_looks() -> None:
     assert history.of("nosuch", 0) == []
 
 
+def test_memory_is_the_fair_share_where_it_is_known() -> None:
+    history, found = History(), document(0)
+    found["apps"][0]["pss_bytes"] = 12345
+    found["apps"][1]["pss_bytes"] = None
+    apps = history.feed(found, 0.0, 0.0)["apps"]
+    assert apps["api"][FIELDS.index("memory")] == 12345
+    assert apps["admin"][FIELDS.index("memory")] == found["apps"][1]["rss_bytes"]
+
+
 def test_restarts_are_counted_when_they_happen_not_before_the_first_look() -> None:
     history = History()
     for total, expected in ((7, 0), (9, 2), (9, 0), (0, 0)):

@@ -124,6 +124,13 @@ def test_keys_and_a_question_before_anything_is_done(page: Page) -> None:
     window.wait("document.getElementById('said').textContent.includes('5/5 workers ready')")
     window.wait("document.querySelector('#apps li').innerText.includes('5/5')")
     assert [r.changes for r in page.daemon.requests if type(r).__name__ == "Scale"][done:] == [{"api": "5"}]
+    window.press("-")
+    window.wait("document.getElementById('confirm').open")
+    window.type("#workers-wanted", "\ue003\ue007")  # Backspace, Enter: no number is not 0
+    assert window.script("return document.getElementById('confirm').open")
+    window.type("#workers-wanted", "6\ue007")
+    window.wait("document.querySelector('#apps li').innerText.includes('6/6')")
+    assert [r.changes for r in page.daemon.requests if type(r).__name__ == "Scale"][done:] == [{"api": "5"}, {"api": "6"}]
     window.press("j")
     window.wait("document.getElementById('name').textContent.includes('admin')")
     window.press("/")

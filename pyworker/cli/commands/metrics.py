@@ -24,9 +24,11 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
 
     \b
     pyworker metrics
-    pyworker metrics > /var/lib/node_exporter/pyworker.prom.new && mv …     by a cron job
+    pyworker metrics > /var/lib/node_exporter/pyworker.new     by a cron job; then mv
     """
-    document = ask(settings.home, {"type": "ps", "selectors": list(names), "sample": True}, settings.timeout)
+    document = ask(
+        settings.home, {"type": "ps", "selectors": list(names), "sample": True, "pss": True}, settings.timeout
+    )
     text = metrics.render(document)
     how = render.look(sys.stdout, False)
     if settings.json:

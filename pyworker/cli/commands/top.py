@@ -58,7 +58,7 @@ def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool,
 
 
 def _request(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"type": "ps", "selectors": list(names), "sample": True}
+    return {"type": "ps", "selectors": list(names), "sample": True, "pss": True}
 
 
 def _once(settings: Settings, names: tuple[str, ...], interval: float, sort: str) -> int:

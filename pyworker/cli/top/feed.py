@@ -79,7 +79,7 @@ class Feed:
         while not self._ended:
             began = time.monotonic()
             try:
-                request = {"type": "ps", "selectors": list(self._names), "sample": True}
+                request = {"type": "ps", "selectors": list(self._names), "sample": True, "pss": True}
                 self._tell(News(document=ask(self._home, request)))
                 pause = self._interval
             except (PyworkerError, OSError) as error:

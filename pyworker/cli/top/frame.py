@@ -14,6 +14,7 @@ from pyworker.cli import render
 from pyworker.cli.eventlog import clock, words
 from pyworker.cli.render import ANSI, Cell, Column, Look, cut, line, pad, paint, width
 from pyworker.cli.top.model import Model, Point
+from pyworker.protocol.figures import memory_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.:-=+*#"
@@ -49,6 +50,7 @@ _HELP = (
     ("c  m", "sort by CPU, by memory"),
     ("/", "show only apps with this in their name; Esc shows all"),
     ("q  Ctrl-C", "leave; the apps go on"),
+    ("MEM", "pages that are shared are divided (PSS); ps counts them for each"),
 )
 
 
@@ -168,7 +170,7 @@ def _apps(model: Model, apps: list[dict[str, Any]], how: Look) -> list[str]:
                 render.state(app["state"], how),
                 Cell(f"{ready}/{want}{more}", "" if ready >= want else "yellow"),
                 Cell(f"{render.percent(point.cpu if up else None):>6}"),
-                Cell(f"{render.size(int(point.rss) if up and point.rss is not None else None):>7}"),
+                Cell(f"{render.size(int(point.memory) if up and point.memory is not None else None):>7}"),
                 Cell(f"{render.rate(point.rate if up else None):>6}"),
                 Cell(f"{_time(point.p99):>6}"),
                 Cell(_share(point.errors), "red" if errors >= 0.01 else "yellow" if errors else ""),
@@ -213,8 +215,8 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
         return f"  {left}{' ' * (half - width(left))}  {right}"
 
     cpu = curve("CPU", render.percent(last.cpu), [p.cpu for p in points], 10, "green")
-    rss = render.size(int(last.rss)) if last.rss is not None else "–"
-    memory = curve("MEM", rss, [p.rss for p in points], 1, "blue")
+    taken = render.size(int(last.memory)) if last.memory is not None else "–"
+    memory = curve("MEM", taken, [p.memory for p in points], 1, "blue")
     lines.append(pair(cpu, memory))
     if app.get("http") is not None:
         rate = curve("REQ/S", render.rate(last.rate), [p.rate for p in points], 1, "cyan")
@@ -268,7 +270,7 @@ def _workers(model: Model, app: dict[str, Any], how: Look) -> list[str]:
             render.state(worker["state"], how),
             Cell(str(worker.get("gen", "–"))),
             Cell(f"{render.percent(worker.get('cpu_percent')):>6}"),
-            Cell(f"{render.size(worker.get('rss_bytes')):>7}"),
+            Cell(f"{render.size(memory_of(worker)):>7}"),
             Cell(f"{render.rate(worker.get('requests_per_s')):>6}"),
             Cell(str(worker.get("in_flight", "–")) if counts else "–"),
             Cell(str(worker.get("open_connections", "–")) if counts else "–"),

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyworker.protocol.events import Event
-from pyworker.protocol.figures import Totals, error_share, quantile, totals_of
+from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
 
 KEPT = 240  # points of history
 MOST_EVENTS = 200
 SORTS = ("worker", "cpu", "mem", "req/s")
+_SORTED_BY: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "cpu": lambda w: w.get("cpu_percent"), "mem": memory_of, "req/s": lambda w: w.get("requests_per_s"),
+}  # fmt: skip
 _SETTLE = 8.0  # seconds that a message stays
 
 
@@ -24,7 +27,7 @@ class Point(NamedTuple):
     """An app between two readings; None = not known."""
 
     cpu: float | None
-    rss: float | None
+    memory: float | None
     rate: float | None
     p50: float | None
     p99: float | None
@@ -114,7 +117,7 @@ class Model:
                 rate = lately.requests / (now - past.at)
                 p50, p99 = quantile(lately.latency, 0.5), quantile(lately.latency, 0.99)
                 errors = error_share(lately.status)
-        past.points.append(Point(app.get("cpu_percent"), app.get("rss_bytes"), rate, p50, p99, errors))
+        past.points.append(Point(app.get("cpu_percent"), memory_of(app), rate, p50, p99, errors))
         past.totals, past.at = totals, now
 
     def learn(self, events: Iterable[Event]) -> None:
@@ -156,9 +159,9 @@ class Model:
 
     def pool(self, app: dict[str, Any]) -> list[dict[str, Any]]:
         """Return an app's workers in the order that was chosen."""
-        key = {"cpu": "cpu_percent", "mem": "rss_bytes", "req/s": "requests_per_s"}.get(self.sort)
+        key = _SORTED_BY.get(self.sort)
         pool: list[dict[str, Any]] = list(app.get("pool") or ())
-        return sorted(pool, key=lambda w: -(w.get(key) or 0)) if key else pool
+        return sorted(pool, key=lambda w: -(key(w) or 0)) if key else pool
 
     # ---- keys --------------------------------------------------------------------------------------
     def key(self, key: str, now: float) -> Wish | None:

@@ -20,7 +20,7 @@ def ps(desk: Desk, client: Client, request: k.Ps) -> None:
     apps = desk.apps(request.selectors)
     if request.sample:
         desk.sampler.want()
-    client.reply(True, report.ps_document(desk.brain, desk.sampler, apps, status_document(desk)))
+    client.reply(True, report.ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=request.pss))
 
 
 def describe(desk: Desk, client: Client, request: k.Describe) -> None:

@@ -6,12 +6,12 @@ const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐",
                 opening: "◐", degraded: "▲", backoff: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
 const CHARTS = [
   {key: "cpu", title: "CPU", lines: [["cpu", "cpu"]], least: 10, show: percent},
-  {key: "mem", title: "Memory", lines: [["rss", "rss"]], least: 1, show: size},
+  {key: "mem", title: "Memory", lines: [["memory", "memory"]], least: 1, show: size},
   {key: "rate", title: "Requests/s", lines: [["rate", "rate"]], least: 1, show: rate, http: true},
   {key: "latency", title: "Latency", lines: [["p50", "p50"], ["p99", "p99"]], least: 0.001, show: time, http: true},
   {key: "restarts", title: "Restarts", lines: [["restarts", "restarts"]], least: 1, show: (v) => v === null ? "–" : String(v), sum: true},
 ];
-const FIELDS = ["t", "cpu", "rss", "rate", "p50", "p99", "errors", "restarts", "ready"];
+const FIELDS = ["t", "cpu", "memory", "rate", "p50", "p99", "errors", "restarts", "ready"];
 const state = {token: "", doc: null, away: "", app: "", points: [], events: [], lines: [], logAbort: null, busy: new Set(), failures: 0};
 
 // ---- words -----------------------------------------------------------------------------------------
@@ -26,6 +26,8 @@ function size(v) {
   for (v = Number(v); v >= 1000 && i < 4; i++) v /= 1024;
   return (i > 2 && v < 10 ? v.toFixed(1) : Math.round(v)) + " " + ["B", "KB", "MB", "GB", "TB"][i];
 }
+// each page divided among those who share it, where that is known
+function memory(of) { return known(of.pss_bytes) ? of.pss_bytes : of.rss_bytes; }
 function span(s) {
   if (!known(s)) return "–";
   s = Math.floor(s);
@@ -103,7 +105,7 @@ function drawApps(apps) {
     const button = li.firstChild, now = badge(app.state);
     if (button.children[1].textContent !== now.textContent) button.replaceChild(now, button.children[1]);
     const w = app.workers || {};
-    set(button.children[2], `${w.ready}/${w.want} workers · ${percent(app.cpu_percent)} · ${size(app.rss_bytes)}` +
+    set(button.children[2], `${w.ready}/${w.want} workers · ${percent(app.cpu_percent)} · ${size(memory(app))}` +
         (app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
     button.setAttribute("aria-current", String(app.name === state.app));
   });
@@ -139,7 +141,7 @@ function drawDetail(app) {
   (app.pool || []).forEach((worker, i) => {
     const counts = Boolean(app.http);
     const cells = [[`${app.name}.${worker.worker}`], [worker.state], [worker.pid || "–", 1], [worker.gen, 1],
-      [percent(worker.cpu_percent), 1], [size(worker.rss_bytes), 1], [rate(worker.requests_per_s), 1],
+      [percent(worker.cpu_percent), 1], [size(memory(worker)), 1], [rate(worker.requests_per_s), 1],
       [counts ? worker.in_flight : "–", 1], [counts ? worker.open_connections : "–", 1], [worker.restarts, 1],
       [span(worker.uptime_s)], [worker.last_exit?.reason || "–"]];
     let row = body.rows[i];
@@ -388,6 +390,8 @@ function ask(action, by) {
   $("confirm").showModal();
   (action === "scale" ? $("workers-wanted") : $("no")).focus();
 }
+// the first button of a form is what Enter presses, and that is Cancel; after a number it means yes
+$("workers-wanted").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); $("yes").click(); } });
 async function act(name, action, workers) {
   state.busy.add(name);
   draw();
