@@ -38,12 +38,16 @@ MEANING: dict[Exit, str] = {
 class PyworkerError(Exception):
     """A failure with its cause (`message`), the next step (`hint`) and a stable `code` word.
 
-    `message` is one sentence (may have further lines of detail), `hint` says what to do, in words.
+    `message` is one sentence (may have further lines of detail), `hint` says what to do, in words; `traceback` are the
+    app's own last lines, where they are the cause.
     """
 
-    def __init__(self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED, traceback: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.traceback = traceback
         self.code = code
         self.exit = exit

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyworker.cli.render import Look, clean, cut, line, pad, paint
+from pyworker.cli.render import Look, clean, line, pad, paint, wrap
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.names import EVENTS_FILE
 
 _BLOCK = 1024 * 1024
+_INDENT = 10  # of what did not fit on an event's line
 _STYLES = {"failed": "red", "exited": "red", "refused": "red", "backoff": "yellow", "unhealthy": "yellow"}
 
 
@@ -44,8 +45,12 @@ def parse(raw: Any) -> Event | None:
     )
 
 
-def past(home: str, count: int, since_seq: int, selectors: tuple[str, ...], types: frozenset[str]) -> list[Event]:
-    """Return the last `count` events after `since_seq` that match, oldest first. Files are read from their end.
+def past(
+    home: str, count: int, since_seq: int, selectors: tuple[str, ...], types: frozenset[str], since: str = ""
+) -> list[Event]:
+    """Return the last `count` events after `since_seq` and the UTC stamp `since` that match, oldest first.
+
+    Files are read from their end.
 
     Without a file there are none. Lines that are no events (a torn last one) are passed over.
     """
@@ -60,7 +65,7 @@ def past(home: str, count: int, since_seq: int, selectors: tuple[str, ...], type
                 continue
             if event.seq <= since_seq or len(found) >= count:
                 return found[::-1]
-            if matches(event, selectors, types):
+            if event.time >= since and matches(event, selectors, types):
                 found.append(event)
     return found[:count][::-1]
 
@@ -115,7 +120,7 @@ class Printer:
         self._names = max(self._names, len(who))
         text = f"{clock(event.time)}  {pad(who, self._names)}  {words(event)}"
         style = next((s for word, s in _STYLES.items() if word in event.type), "")
-        return paint(cut(text, self._how.width), style, self._how)
+        return "\n".join(paint(part, style, self._how) for part in wrap(text, self._how.width, _INDENT))
 
 
 def clock(stamp: str) -> str:

@@ -31,7 +31,7 @@ def report(error: PyworkerError, as_json: bool, how: Look) -> int:
 
         note(render(_problems(problems), how.color).rstrip("\n"), how)
     else:
-        note(words(error.message, "", error.hint, how, bare=getattr(error, "bare", False)), how)
+        note(words(error.message, error.traceback, error.hint, how, bare=getattr(error, "bare", False)), how)
     return int(error.exit)
 
 
@@ -60,6 +60,8 @@ def document(error: PyworkerError) -> dict[str, Any]:
         "message": error.message,
         "hint": error.hint,
     }
+    if error.traceback:
+        body["traceback"] = error.traceback
     problems = [p if isinstance(p, dict) else _fields(p) for p in getattr(error, "problems", ()) or ()]
     if problems:
         first = problems[0]

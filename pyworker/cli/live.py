@@ -1,46 +1,29 @@
-"""CLI: rows that are rewritten in place on a terminal (stderr), and the same terminal left clean afterwards.
+"""CLI: rows that are rewritten in place on a terminal (stderr).
 
-Plain ANSI, no library: the cursor goes up over what was drawn and writes it again. The cursor is hidden meanwhile
-and comes back whatever ends the program, a TERM signal included.
+Plain ANSI, no library: the cursor goes up over what was drawn and writes it again. No mode of the terminal is changed, not
+even the cursor hidden: so there is nothing to give back, whatever ends the program or stops it (Ctrl-Z, kill -9).
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
-from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self, TextIO
+from typing import TextIO
 
 from pyworker.cli.progress import Board
 from pyworker.cli.render import ANSI, Look, cut, look, width, write
 
-_HIDE, _SHOW, _CLEAR_DOWN = "\x1b[?25l", "\x1b[?25h", "\x1b[J"
+_CLEAR_DOWN = "\x1b[J"
 
 
 class Live:
-    """A view of a Board. Use it as a context manager; `draw` as often as you like."""
+    """A view of a Board; `draw` as often as you like, and once more at the end."""
 
     def __init__(self, board: Board, stream: TextIO, how: Look) -> None:
         self._board = board
         self._stream = stream
         self._how = how
         self._drawn = 0
-        self._old_term: Any = None
-
-    def __enter__(self) -> Self:
-        self._old_term = signal.signal(signal.SIGTERM, _leave)
-        write(self._stream, _HIDE, self._how)
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.draw()
-        write(self._stream, _SHOW, self._how)
-        signal.signal(signal.SIGTERM, self._old_term)
 
     def draw(self) -> None:
         """Draw the rows as they are now over those drawn before."""
@@ -73,7 +56,3 @@ def _height(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).lines or 24
     except (OSError, ValueError):
         return 24
-
-
-def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)  # unwinds through __exit__, which gives the cursor back

@@ -157,6 +157,7 @@ class View:
         kind: str = "text",
         *,
         prefix: bool = True,
+        stamps: bool = False,
         encoding: str = "utf-8",
         highlight: re.Pattern[str] | None = None,
     ) -> None:
@@ -164,6 +165,7 @@ class View:
         self._highlight = highlight if how.color else None
         self._kind = kind
         self._prefix = prefix
+        self._stamps = stamps
         self._encoding = encoding
         self._width = 0
         self._out_heads: dict[bytes, bytes] = {}
@@ -194,14 +196,15 @@ class View:
         return self._with_head(found, msg)
 
     def _with_head(self, found: Entry, msg: bytes) -> bytes:
+        when = self._stamp(found.ts) if self._stamps else b""
         if not self._prefix:
-            return msg + b"\n"
+            return when + msg + b"\n"
         heads = self._out_heads if found.stream == b"out" else self._err_heads
         head = heads.get(found.name)
         if head is None:
             head = heads[found.name] = self._head(found.name, found.stream)
-        if not self._how.tty:
-            return head + msg + b"\n"
+        if self._stamps or not self._how.tty:
+            return head + when + msg + b"\n"
         if found.ts[:19] != self._second:
             self._second = found.ts[:19]
             self._time = self._clock(found.ts)
@@ -255,6 +258,10 @@ class View:
         text = local(ts.decode("ascii", "replace")).encode()
         return b"\x1b[2m" + text + b"\x1b[0m " if self._how.color else text + b" "
 
+    def _stamp(self, ts: bytes) -> bytes:
+        text = _local_stamp(ts.decode("ascii", "replace")).encode()
+        return b"\x1b[2m" + text + b"\x1b[0m " if self._how.color else text + b" "
+
     def _safe(self, msg: bytes) -> bytes:
         return self._encode(clean(msg.decode("utf-8", "backslashreplace").rstrip("\r").replace("\n", " ")))
 
@@ -286,6 +293,14 @@ def local(stamp: str) -> str:
         return datetime.fromisoformat(stamp).astimezone().strftime("%H:%M:%S")
     except (ValueError, OverflowError):
         return clean(stamp)[:8]
+
+
+def _local_stamp(stamp: str) -> str:
+    """Return the local date and time of a UTC stamp: "2026-11-23 15:02:31.104+01:00"."""
+    try:
+        return datetime.fromisoformat(stamp).astimezone().isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError):
+        return clean(stamp)
 
 
 def merge(batches: Iterable[Iterable[Entry]]) -> Iterator[Entry]:

@@ -17,7 +17,7 @@ from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
 from pyworker.cli.options import NAMES, options
-from pyworker.cli.render import look
+from pyworker.cli.render import look, out
 from pyworker.errors import Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -46,7 +46,7 @@ class Commands(click.Group):
         if name == "help":
             name = args[1] if len(args) > 1 else ""
             if not name:
-                click.echo(ctx.get_help())
+                out(ctx.get_help())
                 ctx.exit(0)
             if name not in {*COMMANDS, *ALIASES, *HIDDEN}:
                 from pyworker.cli.topics import show
@@ -69,10 +69,16 @@ class Commands(click.Group):
             ctx.exit(0)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(_TOP)
+        columns = look(sys.stdout).width or 100
+        formatter.write(click.wrap_text(_TOP, columns) + "\n\n")
+        for command, text in _EXAMPLES:
+            row = f"  {command:<33}{text}"
+            formatter.write((row if len(row) <= columns else f"  {command}\n      {text}") + "\n")
+        formatter.write("\n")
         for title, names in GROUPS.items():
-            formatter.write(f"{title:<10}{'  '.join(names)}\n")
-        formatter.write("\npyworker COMMAND -h for its options, pyworker help TOPIC for more.\n")
+            formatter.write(click.wrap_text(f"{title:<10}{'  '.join(names)}", columns, "", " " * 10) + "\n")
+        more = "pyworker COMMAND -h for its options, pyworker help TOPIC for more."
+        formatter.write("\n" + click.wrap_text(more, columns) + "\n")
         if ctx.meta.get("pyworker.long"):
             with formatter.section("\nCommands"):
                 formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
@@ -81,14 +87,12 @@ class Commands(click.Group):
                 formatter.write_dl([r for r in records if r is not None])
 
 
-_TOP = f"""\
-pyworker {__version__} — run Python apps as pools of workers: restarts, zero-downtime reloads, logs.
-
-  pyworker start app.toml          start an app (or: pyworker start shop.main:app -w 4)
-  pyworker ps                      what runs
-  pyworker reload api              new code in, no request lost
-
-"""
+_TOP = f"pyworker {__version__} — run Python apps as pools of workers: restarts, zero-downtime reloads, logs."
+_EXAMPLES = (
+    ("pyworker start app.toml", "start an app (or: pyworker start shop.main:app -w 4)"),
+    ("pyworker ps", "what runs"),
+    ("pyworker reload api", "new code in, no request lost"),
+)
 
 
 def _no_such_command(name: str) -> PyworkerError:
@@ -113,7 +117,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["pyworker.long"] = True
-        click.echo(ctx.get_help())
+        out(ctx.get_help())
         ctx.exit(0)
 
 
@@ -121,7 +125,7 @@ def _top(**given: Any) -> int:
     ctx = click.get_current_context()
     ctx.obj = {name: given[name] for name in NAMES}
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        out(ctx.get_help())
     return 0
 
 

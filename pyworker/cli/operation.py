@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from pyworker.cli import render
@@ -36,9 +35,8 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
     """
     view = _View(settings, verb, header)
     try:
-        with view:
-            answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
-            view.ended(answer)
+        answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
+        view.ended(answer)
     except TimeoutError:
         raise _timed_out(settings, verb) from None
     except Lost as lost:
@@ -67,16 +65,6 @@ class _View:
             self._live = Live(self.board, sys.stderr, self.err)
         self.tick = _TICK if self._live else None
 
-    def __enter__(self) -> None:
-        if self._live:
-            self._live.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.__exit__(kind, error, trace)
-
     def event(self, event: dict[str, Any] | None) -> None:
         """Show one event; None: time passes."""
         if event is not None:
@@ -99,6 +87,8 @@ class _View:
         for result in answer.body.get("apps") or ():
             if isinstance(result, dict) and not result.get("ok"):
                 self.board.fail(str(result.get("app")), time.monotonic())
+        if self._live:
+            self._live.draw()
 
     def _above(self, event: dict[str, Any], *, tty: bool) -> str:
         """Return the line that announces an app, once."""

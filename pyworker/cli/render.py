@@ -147,6 +147,22 @@ def cut(text: str, columns: int) -> str:
     return kept + "…"
 
 
+def wrap(text: str, columns: int, indent: int) -> list[str]:
+    """Return text in lines of at most so many columns, broken at blanks, all but the first indented; columns <= 0: one.
+
+    For what must not be cut: the cause stands at the end of a line.
+    """
+    lines = []
+    while columns > 0 and width(text) > columns:
+        head = cut(text, columns + 1)[:-1]  # a line's worth of characters, however wide they are
+        at = head.rfind(" ")
+        if not head[:at].strip():  # one long word
+            at = max(1, len(head))
+        lines.append(text[:at].rstrip())
+        text = " " * min(indent, columns // 2) + text[at:].lstrip()
+    return [*lines, text]
+
+
 def pad(text: str, columns: int, *, right: bool = False) -> str:
     """Return text filled with blanks to so many columns; `right`: blanks first."""
     blanks = " " * (columns - width(text))

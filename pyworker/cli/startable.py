@@ -152,7 +152,8 @@ def _config_here() -> str:
     found = load.find(os.getcwd(), os.environ)
     if found is None:
         raise _usage(
-            "start what? There is no app.toml in this folder", f"start takes {_KINDS}\npyworker init writes an app.toml"
+            f"start what? There is no app.toml in this folder ({os.getcwd()})",
+            f"{load.elsewhere(os.getcwd())}start takes {_KINDS}\npyworker init writes an app.toml",
         )
     return found
 

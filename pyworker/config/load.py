@@ -52,6 +52,26 @@ def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def elsewhere(folder: str) -> str:
+    """Return a line of help that says where a config file is when it is not here: just below, or above. "" = nowhere.
+
+    Not in a folder that everybody can write to: what lies in /tmp is nobody's advice.
+    """
+    below = []
+    with contextlib.suppress(OSError):
+        below = sorted(e.path for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))[:200]
+    above = []
+    at = os.path.abspath(folder)
+    while at != "/":
+        at = os.path.dirname(at)
+        above.append(at)
+    for place in (*above, *below):
+        with contextlib.suppress(OSError):
+            if not os.stat(place).st_mode & 0o002 and (path := find(place, {})) is not None:
+                return f"there is one in another folder: cd {os.path.relpath(os.path.dirname(path), folder)}\n"
+    return ""
+
+
 def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None, profile: str = "") -> Loaded:
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)

@@ -90,8 +90,9 @@ def describe() -> dict[str, Any]:
                          "traceback": ""},
             }
         ],
-        pss_bytes=200000000,
-        template={"state": "ready", "preload": "auto", "why": "", "engine": "uvicorn 0.54.0 (the app's)", "pid": 41209},
+        pss_bytes=200000000, restart={"policy": "always"}, stop={"drain_timeout": 30.0, "kill_timeout": 10.0, "signal": "TERM"}, reload={"cron": None},
+        template={"state": "ready", "preload": True, "why": "", "engine": "uvicorn 0.54.0 (the app's)", "pid": 41209,
+                  "loop": "uvloop", "python": "3.11.7"},
         events=[
             {
                 "v": 1, "time": "2020-01-01T00:00:00.000Z", "seq": 4, "app": "api", "worker": 3,

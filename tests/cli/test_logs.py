@@ -81,6 +81,13 @@ def test_terminal_gets_colour_and_the_time(home: Path) -> None:
     assert "\x1b[31m┃\x1b[0m" in shown.raw
 
 
+def test_timestamps_are_whole_in_a_pipe_too(home: Path) -> None:
+    log(home, record(1, "one"))
+    assert logs(home, "-t") == "api.1 | 2026-01-02 14:00:01.000+00:00 one\n".replace("|", "│")
+    assert logs(home, "-t", "--no-prefix") == "2026-01-02 14:00:01.000+00:00 one\n"
+    assert run_on_terminal("logs", "-t", home=str(home), NO_COLOR="1").screen.text == logs(home, "-t")
+
+
 def test_last_lines_reach_back_into_rotated_and_compressed_files(home: Path) -> None:
     (home / "logs" / "api.log.2.gz").write_bytes(gzip.compress(b"".join(record(n, f"{n}") for n in range(100))))
     log(home, *(record(n, f"{n}") for n in range(100, 150)), suffix=".1")

@@ -31,6 +31,7 @@ def test_every_command_is_in_a_group() -> None:
 def test_every_command_has_help_with_examples_and_the_common_options(name: str, home: str) -> None:
     found = run(name, "-h", home=home)
     assert found.code == 0
+    assert found.out.isascii()
     if name != "daemon":
         assert f"\n  pyworker {name} " in found.out
         for option in ("--json", "--quiet", "--color", "--yes", "--timeout", "--home", "-h, --help"):

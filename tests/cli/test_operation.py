@@ -152,22 +152,23 @@ def test_ctrl_c_leaves_the_view_and_the_terminal_clean(home: str) -> None:
         assert daemon.gone.wait(10)
     assert found.code == 130
     assert "Left the view; the reload goes on." in found.screen.text
-    assert not found.screen.cursor_hidden
+    assert "\x1b[?" not in found.raw
     assert "Traceback" not in found.raw
 
 
-def test_a_term_signal_gives_the_cursor_back(home: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_ends_it_leaves_no_mode_of_the_terminal_changed(home: str, number: signal.Signals) -> None:
     sent: list[bool] = []
 
     def during(process: subprocess.Popen[bytes], raw: str, _fd: int) -> None:
         if "held" in raw and not sent:
             sent.append(True)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
 
     with FakeControl(home, {"reload": half_a_reload}):
         found = run_on_terminal("reload", "api", home=home, during=during)
-    assert found.code == 143
-    assert not found.screen.cursor_hidden
+    assert found.code == -number
+    assert "\x1b[?" not in found.raw
 
 
 def test_the_spinner_turns_while_nothing_happens(home: str) -> None:
@@ -229,11 +230,26 @@ def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> No
         found = run("wait", "api", "--json", home=home)
         assert (found.code, json.loads(found.out)["state"]) == (0, "running")
         daemon.handlers["ps"] = replies({"apps": [documents.ps()["apps"][4]]})
-        assert "mail has failed: gave up after 5" in run("wait", "mail", home=home).err
+        failed = run("wait", "mail", home=home).err
+        assert failed.startswith("error: mail has failed: gave up after 5")
+        assert '\n\nFile "mail.py", line 3, in <module>\n  import redis\n\n' in failed
+        assert failed.endswith("  = help: pip install redis\n  = help: pyworker describe mail   says more\n")
         assert run("wait", "mail", "--for", "stopped", home=home).code == 0
         daemon.handlers["ps"] = replies({"apps": [starting]})
         late = run("wait", "api", "--timeout", "10ms", home=home)
     assert (late.code, late.out) == (75, "")
+
+
+def test_wait_for_a_generation_is_over_when_that_one_serves_or_a_later_one(home: str) -> None:
+    generations = iter([6, 7, 8, 9])
+    with FakeControl(
+        home, {"ps": lambda _: [Reply(True, {"apps": [documents.app("api", state="reloading", gen=next(generations))]})]}
+    ):
+        assert run("wait", "api", "--for", "gen=8", home=home).code == 0
+        assert next(generations) == 9
+    wrong = run("wait", "api", "--for", "gen8", home=home)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "write ready, stopped or gen=8" in wrong.err
 
 
 def test_a_closed_stdout_does_not_stop_the_operation(home: str) -> None:

@@ -20,9 +20,9 @@ hooks  degraded   1/2      0.4%   61M   3      5/5m      2h11m   http://0.0.0.0:
 mail   failed     0/1      -      -     -      5/1m      -       -
 """
 NOTES = """\
-admin: app.toml changed on disk since it was started   → pyworker reload admin
+admin: app.toml changed on disk since it was started   → pyworker diff admin
 hooks.2 backoff: try 3 of 10 in 4.2 s
-mail failed: gave up after 5 restarts in 60 s: ModuleNotFoundError: No module named 'redis'   → pyworker logs mail
+mail failed: gave up after 5 restarts in 60 s: ModuleNotFoundError: No module named 'redis'   → pyworker logs -p mail
 """
 AT_100 = """\
 APP    STATE        WORKERS    CPU     MEM  REQ/S  RESTARTS  UPTIME  LISTENING ON
@@ -103,6 +103,19 @@ def test_workers_have_a_row_each(home: str) -> None:
     assert len(piped) == 9
     assert all(len(line.split()) == 11 for line in piped)
     assert wide[1] == "api.1    41210  ● ready      7  9.8%  88 MB    311     4         0  3d 4h   –"
+
+
+@pytest.mark.parametrize(
+    ("key", "apps"),
+    [
+        ("cpu", "jobs api admin hooks mail"), ("mem", "jobs api admin hooks mail"), ("req/s", "api admin hooks jobs mail"),
+        ("restarts", "hooks mail jobs api admin"), ("uptime", "admin api jobs hooks mail"),
+    ],
+)  # fmt: skip
+def test_the_largest_may_come_first(home: str, key: str, apps: str) -> None:
+    with fake(home):
+        assert run("ps", "-q", "--sort", key, home=home).out.split() == apps.split()
+        assert run("ps", "-w", "--sort", key, home=home).code == 0
 
 
 def test_check_says_whether_all_run(home: str) -> None:

@@ -56,7 +56,7 @@ def test_on_a_terminal_rows_are_rewritten_in_place(home: str, folder: str) -> No
     with FakeControl(home, {"start": results.start}):
         found = run_on_terminal("start", "app.toml", home=home, cwd=folder)
     assert (found.code, found.screen.text) == (0, SCREEN)
-    assert not found.screen.cursor_hidden
+    assert "\x1b[?" not in found.raw
 
 
 def test_rows_never_wrap_and_never_fill_more_than_the_screen(home: str, folder: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,3 +35,17 @@ def test_json_keeps_text(text: str, partial: bool) -> None:
 @pytest.mark.parametrize("line", [b"", b"hello\n", b"{", b"{}", b'{"ts":1}', b"a b c d e", b"2026 api.x 1 out| x", b"[" * 5000, b"2026 api.1 1 out? x"])
 def test_other_lines_are_none(line: bytes) -> None:
     assert parse_record(line) is None
+
+
+def test_the_format_file_of_lnav_knows_these_lines() -> None:
+    form = json.loads((pathlib.Path(__file__).parents[2] / "docs" / "pyworker.lnav.json").read_text())["pyworker_log"]
+    pattern = re.compile(form["regex"]["line"]["pattern"].replace("(?<", "(?P<"))
+    for made, level in ((record(b"WARNING slow"), "WARNING"), (record(b"", True, "err"), None), (record(b"x"), None)):
+        found = pattern.match(format_record(made, "text").decode().rstrip("\n"))
+        assert found is not None
+        assert (found["worker"], found["pid"], found["stream"], found["body"], found["level"]) == (
+            "my-api.2", "41211", made.stream, made.msg.decode(), level,
+        )  # fmt: skip
+    for sample in form["sample"]:
+        assert pattern.match(sample["line"])
+        assert parse_record(sample["line"].encode()) is not None

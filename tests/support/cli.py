@@ -43,7 +43,6 @@ class Screen:
     def __init__(self) -> None:
         self.lines: list[str] = [""]
         self.row = self.column = 0
-        self.cursor_hidden = False
 
     def feed(self, text: str) -> None:
         for token in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|[^\x1b]", text):
@@ -68,8 +67,6 @@ class Screen:
             case "J":
                 self.lines[self.row] = self.lines[self.row][: self.column]
                 del self.lines[self.row + 1 :]
-            case "l" | "h" if token[2:-1] == "?25":
-                self.cursor_hidden = token[-1] == "l"
             case "m":
                 pass
             case _:

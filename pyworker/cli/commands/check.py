@@ -35,7 +35,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
     pyworker check app.toml    exit 0: fine; 78: every mistake is shown
     pyworker check --import    exit 1: the file is fine, and a target cannot be imported
     """
-    from pyworker.config.load import find
+    from pyworker.config.load import elsewhere, find
     from pyworker.config.problem import Problem
 
     path = file or find(os.getcwd(), os.environ)
@@ -44,7 +44,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         hint = (
             "name one, or go to the folder that has an app.toml, a pyworker.toml, or [tool.pyworker] in pyproject.toml"
         )
-        problems = [Problem("there is no config file here", hint, code="no_file")]
+        problems = [Problem("there is no config file here", elsewhere(os.getcwd()) + hint, code="no_file")]
     else:
         apps, problems = _problems(path, profile)
         if imports and not problems:

@@ -6,6 +6,7 @@ where names are wanted.
 
 from __future__ import annotations
 
+import json
 import os
 
 import click
@@ -70,7 +71,8 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
         hint = "pyworker completion bash, zsh or fish"
         raise PyworkerError("for which shell?", hint=hint, code="usage", exit=Exit.USAGE)
     if not install:
-        out(_SCRIPTS[name].rstrip("\n"))
+        script = _SCRIPTS[name]
+        out(json.dumps({"v": 1, "shell": name, "script": script}) if settings.json else script.rstrip("\n"))
         return 0
     path = _place(name)
     try:
@@ -79,6 +81,9 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
             file.write(_SCRIPTS[name])
     except OSError as error:
         raise PyworkerError(f"cannot write {path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+    if settings.json:
+        out(json.dumps({"v": 1, "ok": True, "written": path}))
+        return 0
     more = "" if name != "zsh" else f"; your ~/.zshrc needs before compinit: fpath+=({os.path.dirname(path)})"
     note(f"Wrote {path}; a new {name} has it{more}")
     return 0

@@ -81,7 +81,7 @@ def _exits(app: dict[str, Any], how: Look) -> list[str]:
     step = f"  → pyworker logs -p {line(app['name'])}   what the last of them printed"
     if found[-1].type == "worker_exited":
         texts.append(step)
-    return ["", paint("Last exits", "bold", how), *(render.cut(text, how.width) for text in texts)]
+    return ["", paint("Last exits", "bold", how), *_wrapped(texts, how)]
 
 
 def _reason(app: dict[str, Any], how: Look) -> list[str]:
@@ -93,8 +93,9 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
         lines += ["", paint(f"{app['state']}: {render.clean(failure.get('message') or '')}", "red", how)]
         if failure.get("traceback") and failure["traceback"].strip() != failure.get("message"):
             lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
-        if failure.get("hint"):
-            lines += [f"  = help: {h}" for h in render.clean(failure["hint"]).split("\n") if h.strip()]
+        hints = render.clean(failure.get("hint") or "").split("\n")
+        hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
+        lines += [f"  = help: {h}" for h in hints if h.strip()]
     quiet = {**app, "last_failure": None}
     if more := app_notes(quiet, how):
         lines += ["", *more]
@@ -243,4 +244,8 @@ def _events(app: dict[str, Any], how: Look) -> list[str]:
         rows.append((ago(event.time), line(who), words(event)))
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
-    return ["", paint("Events", "bold", how), *(render.cut(text, how.width) for text in texts)]
+    return ["", paint("Events", "bold", how), *_wrapped(texts, how)]
+
+
+def _wrapped(texts: list[str], how: Look) -> list[str]:
+    return [part for text in texts for part in render.wrap(text, how.width, 6)]

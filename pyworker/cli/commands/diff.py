@@ -50,11 +50,14 @@ def _words(app: dict[str, Any], how: Look) -> str:
     where = render.home(line(app["file"])) if app["file"] else "its command line"
     lines = [f"{paint(name, 'bold', how)}: {where}, compared with what runs (generation {app['gen']})"]
     rows = [(c["key"], _change(c), _APPLIED[c["apply"]]) for c in changes]
-    keys, texts = max(len(r[0]) for r in rows), max(len(r[1]) for r in rows)
-    if how.width >= keys + 30:
-        texts = min(texts, how.width - keys - 20)
+    keys = max(len(r[0]) for r in rows)
+    room = how.width - keys - 20 if how.width >= keys + 30 else 0
+    texts = max([len(r[1]) for r in rows if not room or len(r[1]) <= room], default=0)
     for key, text, applied in rows:
-        lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
+        if room and len(text) > room:  # nothing of a value is cut: it has lines of its own
+            lines += [f"  {line(key):<{keys}}  {paint(applied, 'dim', how)}", f"      {line(text)}"]
+        else:
+            lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
     if not app["running"]:
         lines.append(f"pyworker start {name}   starts it with all of this")
     elif any(c["apply"] == "restart" for c in changes):
@@ -62,7 +65,8 @@ def _words(app: dict[str, Any], how: Look) -> str:
     else:
         lines.append(f"pyworker reload {name}   applies all of this without a gap")
     if app.get("scaled") is not None:
-        lines.append(f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)")
+        text = f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)"
+        lines += render.wrap(text, how.width, 2)
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.client import Call, DaemonAway, Lost
 from pyworker.cli.eventlog import Printer, matches, parse, past
+from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
 from pyworker.protocol.events import TYPES, Event
 
@@ -24,6 +25,7 @@ _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens.")
 @click.option("-n", "count", type=click.IntRange(min=0), metavar="N", help="So many of the past (50; with -f 10).")
 @click.option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All after this one.")
+@click.option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
 @click.option("--type", "kinds", metavar="TYPE,...", help="Only these types.")
 @common
 def cmd(
@@ -32,6 +34,7 @@ def cmd(
     follow: bool,
     count: int | None,
     since_seq: int | None,
+    since: str | None,
     kinds: str | None,
 ) -> int:
     """Show what happened to the apps.
@@ -39,14 +42,15 @@ def cmd(
     \b
     pyworker events -f
     pyworker events api --type worker_exited,worker_backoff
-    pyworker events --json --since-seq 8123
+    pyworker events --since 15m
+    pyworker events -f --json --since-seq 8123      goes on after the last one that was read
     """
     types = _types(kinds)
     if count is None:
-        count = sys.maxsize if since_seq is not None else 10 if follow else 50
+        count = sys.maxsize if since_seq is not None or since else 10 if follow else 50
     show = _shower(settings)
     known = past(settings.home, 1, 0, (), frozenset())  # what the file has by now is not asked for again
-    shown = past(settings.home, count, since_seq or 0, names, types)
+    shown = past(settings.home, count, since_seq or 0, names, types, since or "")
     for event in shown:
         show(event)
     last = max([since_seq or 0, *(event.seq for event in (*known, *shown))])

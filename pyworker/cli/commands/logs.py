@@ -10,13 +10,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from pyworker.cli import eventlog, logfiles, render
 from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, merge
+from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import Event
@@ -28,35 +29,9 @@ if TYPE_CHECKING:
 _POLL = 0.1  # seconds between looks at files that did not grow
 _RECORD_ENDS = 0.3  # seconds without a line after which -f takes a record for complete
 _SHOW_UNFINISHED = 1.0  # seconds until an unfinished line is shown by -f
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)\Z")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WINDOW = 20_000  # lines that are looked at together for records
 _MOST_EVENTS = 500
 _MOST_OF_PAST = 64 * 1024 * 1024  # bytes that are looked through for the beginning of one endless line
-
-
-class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """A point in time: "15m" (ago), "13:00" (the last one), "2026-11-23", "2026-11-23T13:00". Gives a UTC stamp."""
-
-    name = "time"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        now = datetime.now().astimezone()
-        span = _SPAN.match(value)
-        try:
-            if span:
-                when = now - timedelta(seconds=float(span[1]) * _UNITS[span[2]])
-            elif re.match(r"\d{1,2}:\d\d(:\d\d)?\Z", value):
-                clock = datetime.strptime(value, "%H:%M:%S" if value.count(":") == 2 else "%H:%M").time()  # noqa: DTZ007
-                when = datetime.combine(now.date(), clock).astimezone()
-                if when > now:
-                    when = datetime.combine(now.date() - timedelta(days=1), clock).astimezone()
-            else:
-                when = datetime.fromisoformat(value).astimezone()
-        except (ValueError, OverflowError):
-            self.fail(f'{value!r} is not a time: write "15m", "13:00" or "2026-11-23T13:00"', param, ctx)
-        utc = when.astimezone(UTC)
-        return utc.strftime("%Y-%m-%dT%H:%M:%S") + f".{utc.microsecond // 1000:03}Z"
 
 
 @click.command()
@@ -78,6 +53,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 @click.option("-p", "--previous", is_flag=True, help="What the worker that died last has printed.")
 @click.option("--stdout", "only_out", is_flag=True, help="Only stdout.")
 @click.option("--stderr", "only_err", is_flag=True, help="Only stderr.")
+@click.option("-t", "--timestamps", is_flag=True, help="Date, time and milliseconds before each line, in a pipe too.")
 @click.option("--raw", is_flag=True, help="The app's own bytes, escape sequences too.")
 @click.option("--no-prefix", is_flag=True, help="Without the name and the time before each line.")
 @common
@@ -95,6 +71,7 @@ def cmd(
     previous: bool,
     only_out: bool,
     only_err: bool,
+    timestamps: bool,
     raw: bool,
     no_prefix: bool,
 ) -> int:
@@ -107,6 +84,7 @@ def cmd(
     pyworker logs -f api
     pyworker logs api.2 --since 15m
     pyworker logs -l error -n 5           the last five errors, with their tracebacks
+    pyworker logs -t api | less           with date and time
     pyworker logs -p api                  the last words of the worker that died last
     """
     for pattern in (*include, *exclude, *highlight):
@@ -125,7 +103,7 @@ def cmd(
         names, pid = _previous(settings, names)
     choice = Choice(names, stream, since or "", until or "", pid)
     marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
-    view = View(*_look(settings, raw), prefix=not no_prefix, highlight=marked)
+    view = View(*_look(settings, raw), prefix=not no_prefix, stamps=timestamps, highlight=marked)
     reader = _Reader(settings, names, choice, view, _filter(include, exclude, level))
     # an event belongs to no record: it is not there to be filtered
     reader.events = not (raw or settings.json or no_prefix or stream or include or exclude or level or previous)

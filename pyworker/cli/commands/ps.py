@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -43,25 +44,37 @@ WORKERS = (
     Column("LAST EXIT", keep=8, shrink=16),
 )
 _UP = frozenset({"running", "reloading"})
+# what --sort looks at: the largest first; of a worker the same figures are in the same places
+_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "cpu": lambda of: of.get("cpu_percent") or 0,
+    "mem": lambda of: of.get("rss_bytes") or 0,
+    "req/s": lambda of: of.get("requests_per_s") or 0,
+    "restarts": lambda of: of["restarts"]["total"] if isinstance(of.get("restarts"), dict) else of.get("restarts") or 0,
+    "uptime": lambda of: of.get("uptime_s") or 0,
+}
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-w", "--workers", is_flag=True, help="One row per worker.")
+@click.option("--sort", type=click.Choice(list(_SORTS)), help="Largest first; default: by name.")
 @click.option("--check", is_flag=True, help="Exit with 3 unless all of them run.")
 @common
-def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) -> int:
+def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | None, check: bool) -> int:
     """Show what runs: all apps, or those named (api, api.2, 'w*').
 
     \b
     pyworker ps                 all apps
     pyworker ps -w api          each worker of api
+    pyworker ps --sort mem      the largest first
     pyworker ps --json | jq     for programs
     """
     request = {"type": "ps", "selectors": list(names), "sample": not settings.quiet}
     document = ask(settings.home, request, settings.timeout)
     apps: list[dict[str, Any]] = document.get("apps") or []
     how = render.look(sys.stdout, settings.color)
+    if sort and not settings.json:
+        apps = _sorted(apps, sort)
     if settings.json:
         render.out(json.dumps(document, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
     elif settings.quiet:
@@ -79,6 +92,12 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, check: bool) 
     if check and not (apps and all(app["state"] in _UP for app in apps)):
         return int(Exit.NOT_RUNNING)
     return 0
+
+
+def _sorted(apps: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
+    key = _SORTS[sort]
+    ordered = [{**app, "pool": sorted(app.get("pool") or (), key=key, reverse=True)} for app in apps]
+    return sorted(ordered, key=key, reverse=True)
 
 
 def show(apps: list[dict[str, Any]], workers: bool, how: Look) -> None:
@@ -185,7 +204,7 @@ def notes(document: dict[str, Any], how: Look) -> list[str]:
     version = (document.get("daemon") or {}).get("version")
     if version and version != __version__:
         text = f"daemon {render.line(version)}, this command {__version__}"
-        lines.append(render.paint(_step(text, "pyworker daemon stop; pyworker daemon start"), "dim", how))
+        lines.append(render.paint(_step(text, "pyworker daemon upgrade   no request is lost"), "dim", how))
     return lines
 
 
@@ -198,7 +217,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {app['state']}:", style, how)
-        lines.append(_step(f"{head} {words}", f"pyworker logs {name}"))
+        lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}"))
     if backoff := app.get("backoff"):
         waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
         who = f"{name}.{waiting[0]}" if waiting else name
@@ -206,7 +225,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         lines.append(f"{who} backoff: try {backoff.get('try')} of {backoff.get('max')} in {left}")
     if (app.get("config") or {}).get("changed"):
         file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
-        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker reload {name}"))
+        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}"))
     if app.get("drops"):
         lines.append(f"{name}: {app['drops']} lines of its log could not be written")
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]

@@ -34,6 +34,8 @@ def cmd(settings: Settings, output: str | None) -> int:
             file.write(text + "\n")
     except OSError as error:
         raise PyworkerError(f"cannot write {output}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
-    if not settings.quiet:
+    if settings.json:
+        out(json.dumps({"v": 1, "ok": True, "written": output}))
+    elif not settings.quiet:
         note(f"Wrote {home(output)}; first line of app.toml: #:schema ./{output}")
     return 0

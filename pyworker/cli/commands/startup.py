@@ -53,7 +53,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         is_user = False
     plan = _plan(settings, kind, is_user)
     if only_print:
-        out(plan.text.rstrip("\n"))
+        text = json.dumps({"v": 1, "path": plan.path, "text": plan.text})
+        out(text if settings.json else plan.text.rstrip("\n"))
         return 0
     if not is_user and os.geteuid() != 0:
         hint = f"sudo {_command()[0]} startup --system; or for you alone: pyworker startup --user"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -17,9 +18,22 @@ from pyworker.errors import Exit, PyworkerError
 _PAUSE = 0.1
 
 
+class Goal(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """`ready`, `stopped`, or `gen=N`: ready with that generation or a later one."""
+
+    name = "goal"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in {"ready", "stopped"} and not re.match(r"gen=\d{1,9}\Z", value):
+            self.fail(f"{value!r} is nothing to wait for: write ready, stopped or gen=8", param, ctx)
+        return value
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--for", "goal", type=click.Choice(["ready", "stopped"]), default="ready", help="What to wait for.")
+@click.option(
+    "--for", "goal", type=Goal(), default="ready", metavar="ready|stopped|gen=N", help="What to wait for (ready)."
+)
 @common
 def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     """Wait until apps are ready, or stopped. Exit 1 when one has failed, 75 when --timeout is over.
@@ -27,6 +41,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     \b
     pyworker wait api --timeout 60s
     pyworker wait api --for stopped
+    pyworker wait api --for gen=8         that generation serves, or a later one
     """
     need_names(settings, "wait", names)
     began = time.monotonic()
@@ -35,10 +50,8 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
         apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
         open_apps = [app for app in apps if not _reached(app, goal)]
         failed = [app for app in open_apps if app["state"] == "failed"]
-        if failed and goal == "ready":
-            why = (failed[0].get("last_failure") or {}).get("message") or "no reason is known"
-            name = render.line(failed[0]["name"])
-            raise PyworkerError(f"{name} has failed: {why}", hint=f"pyworker describe {name}")
+        if failed and goal != "stopped":
+            raise _failed(failed[0])
         if not open_apps:
             break
         if settings.timeout is not None and time.monotonic() - began > settings.timeout:
@@ -57,7 +70,17 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     return 0
 
 
+def _failed(app: dict[str, Any]) -> PyworkerError:
+    failure = app.get("last_failure") or {}
+    name, why = render.line(app["name"]), str(failure.get("message") or "no reason is known")
+    lines = str(failure.get("traceback") or "")
+    hints = [str(failure.get("hint") or ""), f"pyworker describe {name}   says more"]
+    hint = "\n".join(filter(None, hints))
+    return PyworkerError(f"{name} has failed: {why}", hint=hint, traceback="" if lines.strip() == why else lines)
+
+
 def _reached(app: dict[str, Any], goal: str) -> bool:
     if goal == "stopped":
         return bool(app["state"] in {"stopped", "failed"} and not app["workers"].get("total"))
-    return bool(app["state"] in {"running", "reloading"})
+    wanted = int(goal.removeprefix("gen=")) if goal.startswith("gen=") else 0
+    return bool(app["state"] in {"running", "reloading"} and app["gen"] >= wanted)

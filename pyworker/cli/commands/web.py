@@ -22,7 +22,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     """Serve a dashboard: apps and workers live, charts of the last hour, logs, events, reload and scale.
 
     Its address, with the token, is printed on stdout. /metrics has the figures for Prometheus (same token, as
-    `Authorization: Bearer …`).
+    `Authorization: Bearer TOKEN`).
 
     \b
     pyworker web --listen 127.0.0.1:8700
@@ -48,6 +48,6 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
         )
     argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
     argv += [word for name in allow_host for word in ("--allow-host", name)]
-    argv += ["--new-token"] * new_token + ["--no-token"] * no_token
+    argv += ["--json"] * settings.json + ["--new-token"] * new_token + ["--no-token"] * no_token
     sys.stdout.flush()
     os.execv(sys.executable, argv)

@@ -1,0 +1,35 @@
+"""CLI: points in time as people write them, for --since and --until."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import click
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """A point in time: "15m" (ago), "13:00" (the last one), "2026-11-23", "2026-11-23T13:00". Gives a UTC stamp."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        now = datetime.now().astimezone()
+        span = _SPAN.match(value)
+        try:
+            if span:
+                when = now - timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            elif re.match(r"\d{1,2}:\d\d(:\d\d)?\Z", value):
+                clock = datetime.strptime(value, "%H:%M:%S" if value.count(":") == 2 else "%H:%M").time()  # noqa: DTZ007
+                when = datetime.combine(now.date(), clock).astimezone()
+                if when > now:
+                    when = datetime.combine(now.date() - timedelta(days=1), clock).astimezone()
+            else:
+                when = datetime.fromisoformat(value).astimezone()
+        except (ValueError, OverflowError):
+            self.fail(f'{value!r} is not a time: write "15m", "13:00" or "2026-11-23T13:00"', param, ctx)
+        utc = when.astimezone(UTC)
+        return utc.strftime("%Y-%m-%dT%H:%M:%S") + f".{utc.microsecond // 1000:03}Z"
