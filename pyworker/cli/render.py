@@ -21,7 +21,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 _ASCII = str.maketrans(
     {
         "●": "*", "◐": "~", "▲": "!", "✖": "x", "✗": "x", "✓": "+", "○": "o", "→": "->", "…": "...", "–": "-",
-        "—": "-", "·": "-", "│": "|", "┃": "|", "─": "-", "×": "x",
+        "—": "-", "·": "-", "µ": "u", "│": "|", "┃": "|", "─": "-", "×": "x",
         **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "."),
     }
 )  # fmt: skip
@@ -152,15 +152,17 @@ def wrap(text: str, columns: int, indent: int) -> list[str]:
 
     For what must not be cut: the cause stands at the end of a line.
     """
-    lines = []
-    while columns > 0 and width(text) > columns:
-        head = cut(text, columns + 1)[:-1]  # a line's worth of characters, however wide they are
-        at = head.rfind(" ")
-        if not head[:at].strip():  # one long word
-            at = max(1, len(head))
-        lines.append(text[:at].rstrip())
-        text = " " * min(indent, columns // 2) + text[at:].lstrip()
-    return [*lines, text]
+    lines, lead = [], ""
+    while columns > 0 and width(lead + text) > columns:
+        start, count, room = len(text) - len(text.lstrip()), 0, columns - len(lead)
+        while count < len(text) and (room := room - width(text[count])) >= 0:
+            count += 1
+        at = text.rfind(" ", start, count + 1)
+        if at <= start:  # one long word
+            at = max(count, start + 1)
+        lines.append(lead + text[:at].rstrip())
+        lead, text = " " * min(indent, columns // 2), text[at:].lstrip()
+    return [*lines, lead + text]
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
@@ -272,6 +274,17 @@ def rate(value: float | None, *, thousands: str = ",", none: str = "–") -> str
     if 0.05 <= value < 9.95 and round(value, 1) != round(value):
         return f"{value:.1f}"
     return f"{value:,.0f}".replace(",", thousands)
+
+
+def latency(seconds: float | None, *, none: str = "–") -> str:
+    """Return how long an answer took: "85 µs", "3.1 ms", "412 ms", "1.5 s"."""
+    if seconds is None:
+        return none
+    if seconds < 0.0001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def home(path: str) -> str:

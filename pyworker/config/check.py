@@ -208,6 +208,8 @@ def _target(target: str) -> list[Finding]:
         hint = f'did you mean target = "{path}:{attribute[:-2]}" with factory = true?'
     elif not colon and module.endswith(".py"):
         hint = f'a web app is "{path}:app"; a script that listens by itself is script = "{module}"' if usable else hint
+    elif usable and not colon and "." in path and path.rpartition(".")[2] in ("app", "application"):
+        hint = 'did you mean "{}:{}"?'.format(*path.rsplit(".", 1))
     elif usable:
         hint = f'did you mean "{path}:{attribute if attribute.isidentifier() else "app"}"?'
     return [Finding(("target",), f"must be module:attribute, not {shown(target)}", hint)]

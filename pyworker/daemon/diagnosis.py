@@ -42,7 +42,8 @@ def of_worker(
         return (
             "exited with code 0 before it was ready",
             text,
-            'it had nothing to do, or it put itself into the background; a job that may end: restart.policy = "never"',
+            "did it put itself into the background? there nobody looks after it: keep it in the foreground"
+            ' (no --daemon, "daemon off")\nhad it nothing to do? a job that may end: restart.policy = "never"',
         )
     if status.code == 0:
         return "ended by itself with code 0", "", ""
@@ -56,8 +57,8 @@ def of_worker(
     )
 
 
-def of_template(app: App, handle: TemplateHandle, status: ExitStatus) -> tuple[str, str, str]:
-    """Return (reason, traceback, hint) for a template that ended."""
+def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:
+    """Return (reason, traceback or last lines, hint) for a template that ended."""
     if handle.killed_because:
         return (
             handle.killed_because,
@@ -67,7 +68,13 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus) -> tuple[s
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
     if status.code is not None and handle.state == "loading":
-        return f"the import ended the process with exit code {status.code}", "", "is there a sys.exit() at import time?"
+        generation = app.generations.get(handle.generation)
+        python = generation.resolved.python if generation is not None else "python"
+        return (
+            f"{python} ended with exit code {status.code} before the app was imported",
+            "\n".join(last_lines(log_file(app, home), handle.pid)),
+            f"is it a Python, 3.11 or newer? {python} -V\nor does the import call os._exit()?",
+        )
     return "the template " + (exit_words(status.code, status.signal)), "", ""
 
 

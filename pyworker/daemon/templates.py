@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+LAST_WORDS = 0.3  # seconds for the logger to write down what a process printed last
 
 
 class Templates:
@@ -171,7 +172,12 @@ class Templates:
                 )
                 return
             status = known
-        self.gone(app, handle, status or process.UNKNOWN)
+        found = status or process.UNKNOWN
+        if handle.state == "loading" and handle.failure is None and not handle.killed_because:
+            # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
+            self._brain.loop.call_later(LAST_WORDS, lambda: self.gone(app, handle, found))
+            return
+        self.gone(app, handle, found)
 
     def gone(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
         if handle.ended:
@@ -191,7 +197,7 @@ class Templates:
         if handle.state == "retiring" and not handle.killed_because:
             self._brain.poke(app)
             return
-        words, traceback, hint = diagnosis.of_template(app, handle, status)
+        words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home)
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):

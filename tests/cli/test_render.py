@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.cli.render import Column, Look, clean, cut, line, pad, rate, size, span, table, width
+from pyworker.cli.render import Column, Look, clean, cut, latency, line, pad, rate, size, span, table, width, wrap
 
 PLAIN = Look(tty=True, color=False, ascii=False, width=0)
 
@@ -35,6 +35,28 @@ def test_sizes_count_in_powers_of_1024(count: int | None, long: str, short: str)
 )
 def test_rates(value: float | None, text: str) -> None:
     assert rate(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.0, "0 µs"), (0.000085, "85 µs"), (0.0031, "3.1 ms"), (0.0414, "41 ms"), (1.52, "1.5 s")],
+)
+def test_latencies(seconds: float | None, text: str) -> None:
+    assert latency(seconds) == text
+
+
+@given(st.text(alphabet="ab 日…", max_size=60), st.integers(4, 30), st.integers(0, 12))
+def test_wrapping_loses_no_word_and_fits(text: str, columns: int, indent: int) -> None:
+    text = text.strip()
+    lines = wrap(text, columns, indent)
+    assert all(width(line) <= columns for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_wrapping_indents_what_did_not_fit() -> None:
+    assert wrap("20:01 api exited: no module named redis", 20, 6) == ["20:01 api exited: no", "      module named", "      redis"]
+    assert wrap("short", 20, 6) == ["short"]
+    assert wrap("x" * 50, 0, 6) == ["x" * 50]
 
 
 def test_wide_characters_take_two_columns_and_combining_ones_none() -> None:

@@ -125,7 +125,7 @@ def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
     facts = []
     http = app.get("http")
     if http is not None:
-        p50, p99 = (_milliseconds(http.get(k)) for k in ("p50_s", "p99_s"))
+        p50, p99 = (render.latency(http.get(k)) for k in ("p50_s", "p99_s"))
         facts.append(("requests", f"{render.rate(app.get('requests_per_s'))}/s, p50 {p50}, p99 {p99}"))
         errors = http.get("error_share")
         share = "–" if errors is None else f"{errors * 100:.2f}%" if errors else "none"
@@ -135,10 +135,6 @@ def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
     if queues:
         facts.append(("queue", f"{', '.join(queues)} waiting to be accepted"))
     return facts
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"
 
 
 def _what(app: dict[str, Any]) -> tuple[str, str]:

@@ -227,7 +227,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
         lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}"))
     if app.get("drops"):
-        lines.append(f"{name}: {app['drops']} lines of its log could not be written")
+        lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor"))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
 

@@ -138,7 +138,7 @@ def _take_in(model: Model, news: list[News], now: float) -> PyworkerError | None
     """Put what has come in into the model; return why the view is to end."""
     for item in news:
         if item.document is not None:
-            model.feed(item.document, now)
+            model.feed(item.document, item.at)
         elif item.event is not None:
             model.learn([item.event])
         elif item.away is not None:

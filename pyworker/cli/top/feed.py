@@ -22,9 +22,10 @@ _LEAST = 0.2  # seconds between two readings, whatever happens
 
 
 class News(NamedTuple):
-    """What a thread has to tell: one of these is set."""
+    """What a thread has to tell: one of these is set. `at`: when it was so, of a document; it may wait for its reader."""
 
     document: dict[str, Any] | None = None
+    at: float = 0.0
     event: Event | None = None
     away: PyworkerError | None = None
     message: str = ""
@@ -80,7 +81,8 @@ class Feed:
             began = time.monotonic()
             try:
                 request = {"type": "ps", "selectors": list(self._names), "sample": True, "pss": True}
-                self._tell(News(document=ask(self._home, request)))
+                document = ask(self._home, request)
+                self._tell(News(document=document, at=time.monotonic()))
                 pause = self._interval
             except (PyworkerError, OSError) as error:
                 self._tell(News(away=error if isinstance(error, PyworkerError) else PyworkerError(str(error))))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pyworker.cli import render
 from pyworker.cli.eventlog import clock, words
-from pyworker.cli.render import ANSI, Cell, Column, Look, cut, line, pad, paint, width
+from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, width
 from pyworker.cli.top.model import Model, Point
 from pyworker.protocol.figures import memory_of
 
@@ -172,7 +172,7 @@ def _apps(model: Model, apps: list[dict[str, Any]], how: Look) -> list[str]:
                 Cell(f"{render.percent(point.cpu if up else None):>6}"),
                 Cell(f"{render.size(int(point.memory) if up and point.memory is not None else None):>7}"),
                 Cell(f"{render.rate(point.rate if up else None):>6}"),
-                Cell(f"{_time(point.p99):>6}"),
+                Cell(f"{latency(point.p99):>6}"),
                 Cell(_share(point.errors), "red" if errors >= 0.01 else "yellow" if errors else ""),
                 Cell(str(app.get("in_flight", "–")) if counts else "–"),
                 Cell(str(app.get("open_connections", "–")) if counts else "–"),
@@ -203,7 +203,8 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     if not points:
         return lines
     if how.width < 80:
-        return [*lines, *_figures(points[-1], how)]
+        busy = [f"  {_quality(points[-1])}", f"  {_busy(app)}"] if app.get("http") is not None else []
+        return [*lines, *(cut(text, how.width) for text in busy)]
     half = (how.width - 4) // 2
     last = points[-1]
 
@@ -220,26 +221,25 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     lines.append(pair(cpu, memory))
     if app.get("http") is not None:
         rate = curve("REQ/S", render.rate(last.rate), [p.rate for p in points], 1, "cyan")
-        slow = curve("P99", _time(last.p99), [p.p99 for p in points], 0.001, "yellow")
+        slow = curve("P99", latency(last.p99), [p.p99 for p in points], 0.001, "yellow")
         lines.append(pair(rate, slow))
-        lines.append(f"  p50 {_time(last.p50)} · p99 {_time(last.p99)} · 5xx {_share(last.errors)}{_busy(app)}")
+        lines.append(f"  {_quality(last)} · {_busy(app)}")
     return lines
 
 
 def _busy(app: dict[str, Any]) -> str:
-    queues = [f"{queue[0]} of {queue[1]}" for queue in app.get("queue") or () if queue]
-    waiting = f" · {', '.join(queues)} waiting to be accepted" if queues else ""
+    queues = [f"{queue[0]}/{queue[1]}" for queue in app.get("queue") or () if queue]
+    waiting = f" · queue {', '.join(queues)}" if queues else ""
     count = app.get("open_connections", "–")
-    return f" · {app.get('in_flight', '–')} in flight · {count} connection{'s' * (count != 1)}{waiting}"
+    return f"{app.get('in_flight', '–')} in flight · {count} connection{'s' * (count != 1)}{waiting}"
 
 
-def _figures(point: Point, how: Look) -> list[str]:
-    text = f"  p50 {_time(point.p50)} · p99 {_time(point.p99)} · 5xx {_share(point.errors)}"
-    return [cut(text, how.width)] if point.p50 is not None else []
+def _quality(point: Point) -> str:
+    return f"p50 {latency(point.p50)} · p99 {latency(point.p99)} · 5xx {_share(point.errors)}"
 
 
 def _workers(model: Model, app: dict[str, Any], how: Look) -> list[str]:
-    bars = max(0, min(24, how.width - 82))
+    bars = max(0, min(24, how.width - 82), min(60, how.width - 96))
     seconds = round(bars * model.interval)
     columns = [
         Column(""),
@@ -337,14 +337,6 @@ def _ask(model: Model) -> str:
 def _last(model: Model, app: dict[str, Any]) -> Point:
     points = model.points(app["name"])
     return points[-1] if points else Point(None, None, None, None, None, None)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 0.01:
-        return f"{seconds * 1000:.1f} ms"
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _share(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.stacks import Stacks
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
+
+_UNSAVED = "apps.json cannot be written:"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Desk:
@@ -65,14 +69,17 @@ class Desk:
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
 
     def save(self) -> None:
-        """Write apps.json; a disk that refuses is a note, not an end."""
+        """Write apps.json; a disk that refuses is a note, not an end. The note goes when it is written again."""
         try:
             self.brain.save()
         except OSError as error:
+            step = f"Free some space: df -h {self.home}" if error.errno in _FULL else f"May {self.home} be written?"
+            why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
             for app in self.brain.apps.values():
-                self.brain.note(
-                    app, f"apps.json cannot be written: {error.strerror}; a boot would restore the state before this"
-                )
+                self.brain.note(app, why)
+        else:
+            for app in self.brain.apps.values():
+                app.notes = [note for note in app.notes if not note.startswith(_UNSAVED)]
 
 
 class Refuse(Exception):

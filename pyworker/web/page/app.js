@@ -18,7 +18,7 @@ const state = {token: "", doc: null, away: "", app: "", points: [], events: [], 
 function known(v) { return v !== null && v !== undefined; }
 function percent(v) { return known(v) ? v.toFixed(1) + "%" : "–"; }
 function rate(v) { return !known(v) ? "–" : v > 0.05 && v < 9.95 ? v.toFixed(1) : Math.round(v).toLocaleString("en"); }
-function time(v) { return !known(v) ? "–" : v < 0.01 ? (v * 1e3).toFixed(1) + " ms" : v < 1 ? Math.round(v * 1e3) + " ms" : v.toFixed(1) + " s"; }
+function time(v) { return !known(v) ? "–" : v < 0.0001 ? Math.round(v * 1e6) + " µs" : v < 0.01 ? (v * 1e3).toFixed(1) + " ms" : v < 1 ? Math.round(v * 1e3) + " ms" : v.toFixed(1) + " s"; }
 function share(v) { return !known(v) ? "–" : v === 0 ? "0%" : (v * 100).toFixed(v < 0.1 ? 2 : 0) + "%"; }
 function size(v) {
   if (!known(v)) return "–";
@@ -105,8 +105,8 @@ function drawApps(apps) {
     const button = li.firstChild, now = badge(app.state);
     if (button.children[1].textContent !== now.textContent) button.replaceChild(now, button.children[1]);
     const w = app.workers || {};
-    set(button.children[2], `${w.ready}/${w.want} workers · ${percent(app.cpu_percent)} · ${size(memory(app))}` +
-        (app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
+    set(button.children[2], `${w.ready}/${w.want} workers` + (w.total ? ` · ${percent(app.cpu_percent)} · ${size(memory(app))}` : "") +
+        (w.total && app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
     button.setAttribute("aria-current", String(app.name === state.app));
   });
   have.forEach((li) => li.remove());
@@ -123,7 +123,7 @@ function drawDetail(app) {
                  `${w.ready}/${w.want} workers ready`];
   if (app.http) facts.push(`${app.in_flight} in flight`, `${app.open_connections} connections`, `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
   if (app.config?.changed) facts.push("config file changed since");
-  set($("facts"), facts.filter(Boolean).join(" · "));
+  set($("facts"), facts.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "));
   const stopped = app.state === "stopped" || (app.state === "failed" && !w.total);
   for (const button of $("actions").children) {
     const act = button.dataset.act;
