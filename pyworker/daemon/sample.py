@@ -19,7 +19,7 @@ from pyworker.unix.process import stat_fields
 
 FRESH = 0.5  # seconds in which the same answer is given again
 PSS_FRESH = 5.0  # the same for what takes longer to find out
-_PSS_TIME = 0.01  # seconds that one request may spend on that
+_PSS_TIME = 0.02  # seconds that one request may spend on that
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

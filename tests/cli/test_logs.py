@@ -465,6 +465,10 @@ def test_previous_shows_the_last_words_of_the_worker_that_died_last(home: Path) 
     assert (found.code, messages(found.out)) == (0, ["of the dead"])
     assert found.err.startswith("api.2 exited pid 42 with code 1 after 2.0s: KeyError: 'x', ")
     assert messages(run("logs", "-p", "api.1", "-q", home=str(home)).out) == ["of another"]
+    ended(home, 6, 6, "worker_exited", 4, pid=44, **died)
+    silent = run("logs", "-p", "api", home=str(home))
+    assert (silent.code, silent.out) == (0, "")
+    assert silent.err.endswith("\nIt has printed nothing that is still in the log.\n")
 
 
 def test_previous_of_a_template_that_could_not_import(home: Path) -> None:

@@ -11,10 +11,13 @@ from tests.support.fake_control import FakeControl, replies
 
 
 def test_stdout_is_what_a_scraper_reads(home: str) -> None:
-    with FakeControl(home, {"ps": replies(documents.ps())}) as daemon:
+    document = documents.ps()
+    document["apps"][0]["pool"][0]["pss_bytes"] = 50000000  # the daemon has had time for one of them
+    with FakeControl(home, {"ps": replies(document)}) as daemon:
         found = run("metrics", "api", "jobs", home=home, LC_ALL="C")
     assert (found.code, found.err) == (0, "")
-    assert daemon.requests[0].selectors == ("api", "jobs")
+    assert (daemon.requests[0].selectors, daemon.requests[0].pss) == (("api", "jobs"), True)
+    assert found.out.count("\npyworker_worker_memory_pss_bytes{") == 1
     names = {family.name for family in text_string_to_metric_families(found.out)}
     assert names == {name.removesuffix("_total") for name in METRICS}
 

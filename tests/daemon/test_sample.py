@@ -97,7 +97,7 @@ def test_fair_shares_are_looked_at_in_turn_the_oldest_first(
 ) -> None:
     looked: list[int] = []
     spent = iter(range(10**6))
-    monkeypatch.setattr("pyworker.daemon.sample.time.perf_counter", lambda: next(spent) * 0.006)  # two a request
+    monkeypatch.setattr("pyworker.daemon.sample.time.perf_counter", lambda: next(spent) * 0.012)  # two a request
     monkeypatch.setattr(sampler, "pss", lambda pid: looked.append(pid) or pid * 10)
     assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20}
     assert sampler.pss_lately([1, 2, 3, 4, 5], clock.now) == {1: 10, 2: 20, 3: 30, 4: 40}

@@ -110,6 +110,8 @@ def cmd(
     gc.enable()
     try:
         reader.past(count, since or "", until or "")
+        if previous and not reader.has_shown and not settings.json and not settings.quiet:
+            render.note("It has printed nothing that is still in the log.", render.look(sys.stderr, settings.color))
         if follow:
             reader.follow()
     finally:
@@ -202,6 +204,7 @@ class _Reader:
             self._grouper = Grouper()
         self._event_log = logfiles.Log(os.path.join(self._home, EVENTS_FILE))
         self._out = sys.stdout.buffer
+        self.has_shown = False
         self.events = True
         self._find(start=True)
 
@@ -428,6 +431,7 @@ class _Reader:
         self._write(self._view.event(event.time, who or "pyworker", " ".join(eventlog.words(event).split())))
 
     def _write(self, data: bytes) -> None:
+        self.has_shown = self.has_shown or bool(data)
         self._out.write(data)
 
 
