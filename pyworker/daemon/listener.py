@@ -239,7 +239,16 @@ def _in_use(address: Address, host: str, own: Mapping[int, str]) -> ListenFailed
     if found is not None:
         app = next((own[i] for i in found.inodes if i in own), "")
         message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
-        stop = f"stop it (pyworker stop {app})" if app else f"stop it (kill {found.pid})" if found.pid else stop
+        if app:
+            stop = f"stop it (pyworker stop {app})"
+        elif found.command.startswith(
+            "pyworker guardian"
+        ):  # it keeps the ports of all its apps: no kill for one of them
+            stop = (
+                f"it is an app of another pyworker, user {found.user}'s: stop it there (pyworker --home DIR stop NAME)"
+            )
+        elif found.pid:
+            stop = f"stop it (kill {found.pid})"
     other = _free_port(address, host)
     elsewhere = f', or choose another address: bind = "{replace(address, port=other)}"' if other else ""
     return ListenFailed(message, hint=stop + elsewhere, code="port_in_use")

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import pathlib
 import re
 import subprocess
 import sys
-from typing import Any
 
-import jsonschema
 import pytest
 
 from pyworker.cli.names import COMMANDS
 from tests.cli.scenes import SCENES, Scene, stage
 from tests.support.cli import environment, run
+from tests.support.schemas import check, check_operation, names
 
 NO_JSON = {"help", "help-start"}
 # a server and the foreground: their first line, and the log, are tested with them
 ELSEWHERE = {"run", "web"}
-
-
-def schema(name: str) -> dict[str, Any]:
-    file = importlib.resources.files("pyworker.protocol") / "schemas" / f"{name}.json"
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
-
-
-def check(name: str, value: Any) -> None:
-    jsonschema.Draft202012Validator(schema(name)).validate(value)
 
 
 @pytest.mark.parametrize("scene", [s for s in SCENES if s.name not in NO_JSON], ids=lambda scene: scene.name)
@@ -51,10 +39,7 @@ def test_json_is_as_its_schema_says_and_stdout_has_nothing_else(scene: Scene, be
     values = [json.loads(line) for line in done.out.splitlines()] if scene.lines else [json.loads(done.out)]
     assert values
     if scene.schema == "operation":
-        *events, last = values
-        for value in events:
-            check("progress", value)
-        check("result", last)
+        check_operation(values)
         return
     for value in values:
         check(scene.schema, value)
@@ -68,14 +53,12 @@ def test_every_command_is_among_them() -> None:
 
 def test_the_page_names_every_schema() -> None:
     page = (pathlib.Path(__file__).parents[2] / "docs" / "json.md").read_text().partition("## Schemas")[2]
-    folder = importlib.resources.files("pyworker.protocol") / "schemas"
-    assert set(re.findall(r"`([a-z]+)`", page)) >= {file.name.removesuffix(".json") for file in folder.iterdir()}
+    assert set(re.findall(r"`([a-z]+)`", page)) >= names()
 
 
 def test_every_schema_is_used() -> None:
-    folder = importlib.resources.files("pyworker.protocol") / "schemas"
     used = {s.schema for s in SCENES} - {"", "operation"} | {"progress", "result", "web"}
-    assert {file.name.removesuffix(".json") for file in folder.iterdir()} == used
+    assert names() == used
 
 
 def test_the_dashboards_first_line_is_json_too(home: str) -> None:

@@ -96,6 +96,17 @@ def test_port_in_use_by_an_overlapping_address_names_its_owner(listener: socket.
     assert f"pid {os.getpid()}" in caught.value.message
 
 
+def test_port_in_use_by_another_pyworker_is_no_reason_to_kill_its_guardian(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = owner.Owner(0, 4711, "pyworker guardian", 60.0, "/", frozenset({1}))
+    monkeypatch.setattr(owner, "of_port", lambda _host, _port: found)
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(at(listener))
+    assert "kill 4711" not in caught.value.hint
+    assert "of another pyworker, user root's" in caught.value.hint
+
+
 def test_port_in_use_by_an_app_of_ours_names_the_app(listener: socket.socket) -> None:
     with pytest.raises(ListenFailed) as caught:
         open_listener(at(listener), own={inode(listener): "admin"})

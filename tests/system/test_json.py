@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from typing import Any
 
@@ -10,6 +9,7 @@ import jsonschema
 
 from tests.cli import documents
 from tests.support.pyworker import Pyworker, kill
+from tests.support.schemas import check, check_operation, names, schema
 from tests.support.wait import wait_until
 
 APP = """\
@@ -23,33 +23,14 @@ def app(environ, start_response):
 """
 
 
-def schema(name: str) -> dict[str, Any]:
-    file = importlib.resources.files("pyworker.protocol") / "schemas" / f"{name}.json"
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
-
-
-def check(name: str, value: Any) -> None:
-    jsonschema.Draft202012Validator(schema(name)).validate(value)
-
-
 def lines(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def check_operation(text: str) -> None:
-    *progress, result = lines(text)
-    for line in progress:
-        check("progress", line)
-    check("result", result)
-
-
 def test_schemas_are_schemas_and_refuse_what_is_wrong() -> None:
-    folder = importlib.resources.files("pyworker.protocol") / "schemas"
-    names = [file.name for file in folder.iterdir()]
-    assert len(names) >= 10
-    for name in names:
-        jsonschema.Draft202012Validator.check_schema(json.loads((folder / name).read_text()))
+    assert len(names()) >= 10
+    for name in names():
+        jsonschema.Draft202012Validator.check_schema(schema(name))
     document = documents.ps()
     for app in document["apps"]:
         app["config"]["file"] = None
@@ -67,7 +48,7 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     check("error", json.loads(refused.stderr))
 
     check("check", json.loads(pw.ok("check", "app.toml", "--json").stdout))
-    check_operation(pw.ok("start", "app.toml", "--json").stdout)
+    check_operation(lines(pw.ok("start", "app.toml", "--json").stdout))
     check("wait", json.loads(pw.ok("wait", "api", "--json").stdout))
     for _ in range(3):
         pw.get("/")
@@ -90,8 +71,8 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     changed = pw.run("diff", "api", "--json")
     assert changed.returncode == 1
     check("diff", json.loads(changed.stdout))
-    check_operation(pw.ok("reload", "api", "--json").stdout)
-    check_operation(pw.ok("scale", "api=3", "--json").stdout)
+    check_operation(lines(pw.ok("reload", "api", "--json").stdout))
+    check_operation(lines(pw.ok("scale", "api=3", "--json").stdout))
 
     kill(pw.pids()[0])
     wait_until(
@@ -114,10 +95,10 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     unknown = pw.run("describe", "nosuch", "--json")
     assert (unknown.returncode, unknown.stdout) == (4, "")
     check("error", json.loads(unknown.stderr))
-    check_operation(pw.ok("stop", "api", "--json").stdout)
+    check_operation(lines(pw.ok("stop", "api", "--json").stdout))
     check("ps", pw.ps())
     pw.write("web.py", "import no_such_module")
     failed = pw.run("start", "app.toml", "--json")
     assert failed.returncode == 1
-    check_operation(failed.stdout)
+    check_operation(lines(failed.stdout))
     check("ps", pw.ps())
