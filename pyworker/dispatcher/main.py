@@ -249,6 +249,7 @@ class Dispatcher:
                 if self._retrying:
                     break
                 self._deal(self._waiting.popleft())
+            self._take_in_orphans()
         self._set_accepting()
 
     def _set_accepting(self) -> None:
@@ -298,7 +299,7 @@ class Dispatcher:
         if any(not w.stuck for w in self._open):
             for worker, queued in freed:
                 for _ in range(queued):
-                    fd = worker.inbox.take_back()
+                    fd = worker.inbox.take_back() if not self._waiting else None
                     if fd is None:
                         break
                     worker.handed -= 1
@@ -316,8 +317,14 @@ class Dispatcher:
                 self._empty_out(inbox)
 
     def _empty_out(self, inbox: Inbox) -> None:
-        while self._open and (fd := inbox.take_back()) is not None:
-            self._deal(socket.socket(fileno=fd))
+        """Give to others what is in an inbox. What they do not take goes back: in our hands it would be lost with us."""
+        while self._open and not self._waiting and (fd := inbox.take_back()) is not None:
+            connection = socket.socket(fileno=fd)
+            self._deal(connection)
+            if self._waiting and inbox.put(fd):  # `_retry` tries again
+                self._waiting.remove(connection)
+                connection.close()
+                return
 
     # ---- what the daemon says --------------------------------------------------------------------------------
     def _on_channel(self, _: int) -> None:
@@ -415,7 +422,8 @@ class Dispatcher:
         if inbox is not None:
             for worker in [w for w in self._workers.values() if isinstance(w, InboxWorker) and w.inbox is inbox]:
                 self._forget(worker.serial)
-            self._empty_out(inbox)
+            while (fd := inbox.take_back()) is not None:  # all of it: if need be it waits in here
+                self._deal(socket.socket(fileno=fd))
             inbox.close()
 
     def _open_worker(self, message: d.Open) -> None:

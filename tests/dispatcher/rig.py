@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import select
 import socket
+import struct
 import sys
+import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,3 +185,9 @@ def taken(slots: list[Slot], count: int) -> list[int]:
 
 def in_inbox(slot: Slot) -> bool:
     return bool(select.select([slot.reader], [], [], 0)[0])
+
+
+def queued(slot: Slot) -> int:
+    """How many connections nobody has taken: one byte each."""
+    count: int = struct.unpack("i", fcntl.ioctl(slot.reader.fileno(), termios.FIONREAD, b"\0" * 4))[0]
+    return count

@@ -6,7 +6,7 @@ import socket
 
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F
-from tests.dispatcher.rig import LONG, Rig, Slot, in_inbox, taken
+from tests.dispatcher.rig import LONG, Rig, Slot, in_inbox, queued, taken
 from tests.support.wait import wait_until
 
 
@@ -81,6 +81,40 @@ def test_a_slot_that_is_scaled_away_gives_its_connections_back(one: Rig) -> None
     one.tell(d.CloseInbox(2))
     assert one.hear(d.Empty).serial == 2
     assert taken(slots[:1], 6) == [6]
+
+
+def test_a_slot_that_is_scaled_away_while_nobody_serves_loses_nothing(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    clients = one.connect(6)
+    wait_until(lambda: all(map(in_inbox, slots)), LONG)
+    one.tell(d.Gone(1))
+    one.tell(d.Shut(2))
+    one.tell(d.CloseInbox(2))
+    one.settle()
+    assert not in_inbox(slots[0])
+    one.tell(d.Open(3, 1, 9, "inbox"))
+    assert taken(slots[:1], 6) == [6]
+    assert all(echo(slots, client, b"still here") for client in clients)
+
+
+def test_what_the_others_cannot_take_stays_in_the_inbox_of_the_dead_worker(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    clients = one.connect(400)
+    wait_until(lambda: sum(map(queued, slots)) == 400, LONG)
+    one.tell(d.Gone(1))
+    one.settle()
+    one.kill()  # nothing of it was in its hands
+    one.begin()
+    one.tell(d.Begin())
+    for slot in slots:
+        one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
+        one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
+    one.listen()
+    one.tell(d.Settled())
+    taken(slots, 400)
+    assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients[::40]))
 
 
 def test_a_worker_that_stands_still_keeps_no_connection_from_the_others(one: Rig) -> None:
