@@ -16,6 +16,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
+from pyworker.daemon.nodeshared import shares
 from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
@@ -199,7 +200,7 @@ class App:
             forks=forks,
             holds=forks or config.script is not None or proxied,
             overlaps=forks or config.script is not None or bool(config.bind) or proxied,
-            drains=forks or config.script is not None or proxied,
+            drains=forks or config.script is not None or proxied or shares(config),
             dispatches=self.dispatches,
             dispatcher=self.dispatcher.view() if self.dispatcher else None,
             dispatcher_record=self.dispatcher_record,

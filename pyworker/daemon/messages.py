@@ -18,6 +18,7 @@ from pyworker.daemon import nodeshared
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
+from pyworker.policy.lifecycle import State
 from pyworker.protocol import node
 from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import fds as unix_fds
@@ -49,6 +50,7 @@ class Channel:
     room: float = AT_ONCE  # how many messages it may say now
     counted_at: float = 0.0
     resting: bool = False
+    full: bool = False  # the end of a message waits for room
 
 
 class Messages:
@@ -99,7 +101,7 @@ class Messages:
         channel = self._channels.get((app.name, handle.id.serial))
         if channel is None:
             raise NotSent("it has no message channel")
-        if not channel.link.is_idle:
+        if channel.link.backlog:
             raise NotSent("it does not read its messages: its channel is full")
         try:
             node.check_message(value)
@@ -107,6 +109,16 @@ class Messages:
         except node.MessageError as error:
             raise NotSent(str(error)) from None
         self._flush(channel)
+
+    def disconnect(self, app: App, handle: WorkerHandle) -> bool:
+        """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""
+        channel = self._channels.get((app.name, handle.id.serial))
+        config = app.generations[handle.id.generation].config
+        if channel is None or not nodeshared.shares(config) or not self._brain.loop.watches(channel.sock.fileno()):
+            return False
+        channel.link.send(nodeshared.DISCONNECT)
+        self._flush(channel)
+        return True
 
     # ---- inside --------------------------------------------------------------------------------------------
     def _on_events(self, app: App, handle: WorkerHandle, channel: Channel, events: int) -> None:
@@ -128,10 +140,19 @@ class Messages:
             if not packet.data:
                 unix_fds.close_all(packet.fds)
                 self._brain.loop.remove(channel.sock.fileno())
+                self._closed(app, handle, channel)
                 return
             for event in channel.link.feed(packet.data, packet.fds):
                 self._take(app, handle, channel, event)
             self._flush(channel)
+
+    def _closed(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
+        """A Node worker that was asked to disconnect has done so: what keeps it alive now is none of its connections."""
+        generation = app.generations.get(handle.id.generation)
+        alive = self._channels.get((app.name, handle.id.serial)) is channel
+        if alive and handle.state is State.DRAINING and generation and nodeshared.shares(generation.config):
+            self._brain.workers.stop(app, handle, "its connections have ended", self._brain.loop.clock())
+            self._brain.poke(app)
 
     def _may_read(self, app: App, handle: WorkerHandle, channel: Channel) -> bool:
         """Whether its messages may be read now; else they are after a while, and wait with the worker until then."""
@@ -190,6 +211,9 @@ class Messages:
         if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > MAX_TEXT:
             return
         channel.room -= 1.0
+        if question.get("act") == nodeshared.LISTENING and _says_so_itself(generation.config):
+            self._brain.workers.says_ready(app, handle)
+            return
         answer = nodeshared.answer(self._brain, app, generation, question)
         if answer is None:
             return
@@ -204,21 +228,29 @@ class Messages:
             unix_fds.close_all([given.fd])
 
     def _flush(self, channel: Channel) -> None:
+        channel.full = False
         with contextlib.suppress(OSError):  # a peer that is gone: its pidfd will say so
             while (frame := channel.link.to_write()) is not None:
-                try:
-                    count = unix_fds.send_some(channel.sock, frame.data, frame.fd)
-                except BlockingIOError:
-                    break
-                if count == 0:
-                    break
+                count = unix_fds.send_some(channel.sock, frame.data, frame.fd)
                 channel.link.written(count)
+                if count:
+                    continue
+                if frame.fd < 0:
+                    channel.full = True
+                else:  # perhaps too many descriptors are under way: no event tells when there is room
+                    self._brain.loop.call_later(REST, lambda: self._flush(channel))
+                break
         self._set_mask(channel)
 
     def _set_mask(self, channel: Channel) -> None:
         fd = channel.sock.fileno()
         if self._brain.loop.watches(fd):
-            self._brain.loop.modify(fd, (0 if channel.resting else READ) | (0 if channel.link.is_idle else WRITE))
+            self._brain.loop.modify(fd, (0 if channel.resting else READ) | (WRITE if channel.full else 0))
+
+
+def _says_so_itself(config: AppConfig) -> bool:
+    """Whether a Node worker is ready when it listens: nothing else was asked for."""
+    return config.health is None and config.ready != "notify"
 
 
 def wants_channel(config: AppConfig) -> bool:

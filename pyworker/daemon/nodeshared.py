@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation
     from pyworker.daemon.brain import Brain
 
+DISCONNECT = {"cmd": nc.CMD, "act": "disconnect"}  # close your servers, finish, close the channel
+LISTENING = "listening"  # its `act` when a server is up
 _FIRST_LISTEN_FD = 3  # of LISTEN_FDS
 
 

@@ -23,6 +23,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import READ
+from pyworker.daemon.nodeshared import shares
 from pyworker.policy import restart
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
@@ -102,6 +103,8 @@ class Workers:
         self._say_draining(app, handle, reason)
         if config.balance == "proxy" or is_node(config):
             return  # the dispatcher gives it no more, and says when what it had has ended
+        if config.command and self._brain.messages.disconnect(app, handle):
+            return  # it closes its channel when what it had has ended
         if not self._say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)
@@ -272,8 +275,9 @@ class Workers:
         elif config.health is not None:
             self.watch_health(app, handle)
         elif config.ready != "notify":
-            # it has been exec'd this moment; a command that cannot run is gone before this
-            self._brain.loop.call_later(COMMAND_SETTLE, lambda: self._settled(app, handle))
+            # it has been exec'd this moment; a command that cannot run is gone before this, a Node program says it listens
+            settle = SCRIPT_SETTLE if shares(config) else COMMAND_SETTLE
+            self._brain.loop.call_later(settle, lambda: self._settled(app, handle))
 
     def _watch_port(self, app: App, handle: WorkerHandle) -> None:
         """Try the port of a worker that says nothing by itself, until somebody answers there."""

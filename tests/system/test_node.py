@@ -29,12 +29,14 @@ server.listen(%d);
 """
 
 
-def start(pw: Pyworker, source: str = SERVER, workers: int = 3, tables: str = "") -> None:
+def start(
+    pw: Pyworker, source: str = SERVER, workers: int = 3, tables: str = "", balance: str = "round-robin"
+) -> None:
     pw.write("server.js", source % pw.port)
     pw.write(
         "app.toml",
         f'[app]\nname = "api"\ncommand = ["node", "server.js"]\nworkers = {workers}\nbind = "127.0.0.1:{pw.port}"\n'
-        f'balance = "round-robin"\n{tables}',
+        f'balance = "{balance}"\n{tables}',
     )
     pw.ok("start", "app.toml")
 
@@ -52,8 +54,9 @@ def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker
     assert answers[:3] * 10 == answers
 
 
-def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(pw: Pyworker) -> None:
-    start(pw, workers=2)
+@pytest.mark.parametrize("balance", ["round-robin", "shared"])
+def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(pw: Pyworker, balance: str) -> None:
+    start(pw, workers=2, balance=balance)
     with Client(("127.0.0.1", pw.port), timeout=LONG) as client, Load(pw.port, "new", "new") as load:
         client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
         load.wait_more(20)
@@ -69,6 +72,16 @@ def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(
         load.wait_more(20)
     assert load.lost == []
     assert pw.get().startswith("two")
+
+
+def test_a_shared_worker_that_stays_alive_for_other_reasons_is_stopped_when_its_connections_have_ended(
+    pw: Pyworker,
+) -> None:
+    start(pw, SERVER + "setInterval(() => {}, 1000);\n", workers=1, balance="shared", tables="[app.stop]\ndrain_timeout = '100s'")
+    (old,) = pw.pids()
+    pw.ok("reload", "api")
+    wait_until(lambda: not os.path.exists(f"/proc/{old}"), LONG, "the old one to end")
+    assert pw.get().startswith("one")
 
 
 def test_a_version_that_does_not_start_gets_no_connection(pw: Pyworker) -> None:

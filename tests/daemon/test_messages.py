@@ -1,0 +1,70 @@
+"""A worker's message channel in the daemon: when it is written to, and that waiting costs nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pyworker.daemon.loop import READ, WRITE, Loop
+from pyworker.daemon.messages import Channel, Messages
+from pyworker.protocol.node import Link
+
+
+class Rig:
+    """A channel that the loop watches; `peer` is the worker's end."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.messages = Messages(cast("Any", SimpleNamespace(loop=self.loop)))
+        ours, self.peer = socket.socketpair()
+        ours.setblocking(False)
+        self.channel = Channel(ours)
+        self.loop.add(ours.fileno(), READ, lambda _: None)
+
+    @property
+    def mask(self) -> int:
+        return self.loop._registrations[self.channel.sock.fileno()].mask
+
+    def flush(self) -> None:
+        self.messages._flush(self.channel)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.channel.sock.close()
+    made.peer.close()
+
+
+def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rig.channel.link.send_handle({"ack": 1}, "net.Native", listener.fileno(), listener)
+        rig.flush()
+        assert not rig.channel.link.is_idle, "the worker has not acknowledged it"
+        assert rig.mask == READ
+
+
+def test_the_end_of_a_message_goes_when_there_is_room(rig: Rig) -> None:
+    text = "x" * 60_000
+    sent = 0
+    while rig.mask == READ:
+        rig.channel.link.send([sent, text])
+        rig.flush()
+        sent += 1
+        assert sent < 1000
+    assert rig.mask == READ | WRITE
+    link = Link()
+    heard = 0
+    rig.peer.setblocking(False)
+    while heard < sent:
+        try:
+            heard += len(link.feed(rig.peer.recv(65536)))
+        except BlockingIOError:
+            rig.flush()
+    assert rig.mask == READ
+    assert heard == sent
