@@ -18,7 +18,10 @@ def main() -> None:
     if told.module is None and not told.program:
         parser.error("which script?")
     script, args = (None, told.program) if told.module is not None else (told.program[0], told.program[1:])
-    cluster.run(script, args, module=told.module, workers=told.workers, scheduling=told.scheduling)
+    try:
+        cluster.run(script, args, module=told.module, workers=told.workers, scheduling=told.scheduling)
+    except FileNotFoundError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

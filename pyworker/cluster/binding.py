@@ -102,8 +102,8 @@ class Inbox:
         """Take the next one; BlockingIOError when there is none."""
         with self._lock:
             try:
-                heard = socket.socket.recv(sock, 1)
-            except (TimeoutError, BlockingIOError):
+                heard = os.read(sock.fileno(), 1)  # not recv: it would wait as long as the program lets accept wait
+            except BlockingIOError:
                 heard = b""
             if not heard or not self._waiting:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -213,6 +213,8 @@ class Binding:
             os.close(grant.fd)
         if sock.type == socket.SOCK_STREAM:
             self.adopted.add(sock)
+        elif sock.gettimeout() is not None:
+            os.set_blocking(sock.fileno(), False)  # the program has said so before, of the descriptor that is gone
         return True
 
     def accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:

@@ -17,11 +17,10 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 from pyworker.cluster import process
 from pyworker.cluster.binding import Address, Binding, Grant, Inbox
-from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.handles import received
 from pyworker.cluster.ipc import ChannelClosedError
 from pyworker.protocol import node
@@ -35,25 +34,16 @@ _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _LINGER = 5.0  # seconds between the stop signal and the end, for a program that does not react
 
 
-class ThisWorker(Emitter):
-    """`cluster.worker` in a worker."""
-
-    EVENTS: ClassVar[tuple[str, ...]] = ("message", "disconnect", "error")
+class ThisWorker:
+    """`cluster.worker` in a worker. Its events are those of `process`: message, disconnect, error."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
         self.id = number
         self.process = process
         self.exited_after_disconnect = False
+        self.send = process.send
+        self.on, self.once, self.off, self.messages = process.on, process.once, process.off, process.messages
         self._leaving = threading.Lock()
-
-    def send(self, message: Any, handle: Any = None, **options: Any) -> bool:
-        """Send to the primary, as `process.send`."""
-        return process.send(message, handle, **options)
-
-    def on(self, event: str, callback: Any = None) -> Any:
-        """As `process.on`."""
-        return process.on(event, callback)
 
     def is_connected(self) -> bool:
         """True while the primary can be talked to."""
@@ -236,7 +226,9 @@ def _leave(code: int) -> None:
     _binding.stop_accepting()
     _binding.wait_for_connections(time.monotonic() + limit)
     with contextlib.suppress(ChannelClosedError):
-        process.disconnect()
+        channel = process._process.need()
+        channel.disconnect()
+        channel.wait_sent(1.0, _LINGER)
     if code == 0:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_LINGER)
@@ -266,6 +258,12 @@ def _announce_uncaught() -> None:
     threading.excepthook = uncaught_in_thread
 
 
+def _leave_ctrl_c_to_the_primary() -> None:
+    """A terminal sends it to all: the primary ends us in order. A program with a handler of its own keeps it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the program's own children would inherit
+
+
 def _sockname(name: Any, address: Address) -> Any:
     if address.family == socket.AF_UNIX:
         return address.host
@@ -286,6 +284,8 @@ def _become_worker() -> None:
     process._process.at_end = _binding.at_end
     _binding.install()
     _announce_uncaught()
+    if threading.current_thread() is threading.main_thread():
+        _leave_ctrl_c_to_the_primary()
     _say({"act": "online"})
     process._process.start()
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import sys
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -19,6 +20,17 @@ class Event(NamedTuple):
     args: tuple[Any, ...]
 
 
+class _Entry:
+    """A callback of one event."""
+
+    __slots__ = ("callback", "fired", "once")
+
+    def __init__(self, callback: Callable[..., Any], once: bool) -> None:
+        self.callback = callback
+        self.once = once
+        self.fired = False
+
+
 class Emitter:
     """Has events. A callback may be a coroutine function: it then runs as a task of the running loop.
 
@@ -29,8 +41,8 @@ class Emitter:
     LAST: ClassVar[str] = ""  # the event after which no other comes
 
     def __init__(self) -> None:
-        self._callbacks: dict[str, list[tuple[Callable[..., Any], bool]]] = {}
-        self._streams: list[asyncio.Queue[Event | None]] = []
+        self._callbacks: dict[str, list[_Entry]] = {}
+        self._streams: list[weakref.ref[asyncio.Queue[Event | None]]] = []  # each lives as long as its iterator
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = False
 
@@ -45,7 +57,7 @@ class Emitter:
     def off(self, event: str, callback: Callable[..., Any]) -> None:
         """Forget a callback; one that is not there is no error."""
         self._check(event)
-        self._callbacks[event] = [entry for entry in self._callbacks.get(event, []) if entry[0] is not callback]
+        self._callbacks[event] = [entry for entry in self._callbacks.get(event, []) if entry.callback != callback]
 
     def listeners(self, event: str) -> int:
         """How many callbacks an event has."""
@@ -56,36 +68,35 @@ class Emitter:
         """Every event from now on (or those named), in order, up to the last one there is."""
         for name in names:
             self._check(name)
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._streams.append(queue)
-        if self._ended:
-            queue.put_nowait(None)
-        return self._iterate(queue, frozenset(names))
+        return self._stream(asyncio.Queue(), names)
 
     def emit(self, event: str, *args: Any) -> bool:
         """Tell everybody; True when there was a callback. For the library itself."""
-        found = self._callbacks.get(event, ())
-        for entry in list(found):
-            callback, once = entry
-            if once and entry in found:
-                self._callbacks[event].remove(entry)
-            self._call(callback, args)
-        for queue in self._streams:
-            queue.put_nowait(Event(event, args))
+        found = tuple(self._callbacks.get(event, ()))
+        for entry in found:
+            if entry.once:
+                if entry.fired:  # by an event inside of a callback of this one
+                    continue
+                entry.fired = True
+                self._callbacks[event] = [each for each in self._callbacks[event] if each is not entry]
+            self._call(entry.callback, args)
+        if self._streams:
+            self._put(Event(event, args))
         if event == self.LAST:
             self._ended = True
-            for queue in self._streams:
-                queue.put_nowait(None)
+            self._put(None)
         return bool(found)
 
-    async def _iterate(self, queue: asyncio.Queue[Event | None], names: frozenset[str]) -> AsyncIterator[Event]:
-        try:
-            while (event := await queue.get()) is not None:
-                if not names or event.name in names:
-                    yield event
-        finally:
-            if queue in self._streams:
-                self._streams.remove(queue)
+    def _put(self, event: Event | None) -> None:
+        for reference in list(self._streams):
+            if (queue := reference()) is not None:
+                queue.put_nowait(event)
+
+    def _stream(self, queue: asyncio.Queue[Event | None], names: tuple[str, ...]) -> AsyncIterator[Event]:
+        self._streams.append(weakref.ref(queue, self._streams.remove))
+        if self._ended:
+            queue.put_nowait(None)
+        return _iterate(queue, frozenset(names))
 
     def _listen(self, event: str, callback: Callable[..., Any] | None, *, once: bool) -> Any:
         self._check(event)
@@ -96,7 +107,7 @@ class Emitter:
                 return function
 
             return decorate
-        self._callbacks.setdefault(event, []).append((callback, once))
+        self._callbacks[event] = [*self._callbacks.get(event, ()), _Entry(callback, once)]
         return callback
 
     def _check(self, event: str) -> None:
@@ -117,6 +128,12 @@ class Emitter:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             report(f"an exception in a callback of {type(self).__name__}", error)
+
+
+async def _iterate(queue: asyncio.Queue[Event | None], names: frozenset[str]) -> AsyncIterator[Event]:
+    while (event := await queue.get()) is not None:
+        if not names or event.name in names:
+            yield event
 
 
 async def bare(events: AsyncIterator[Event]) -> AsyncIterator[Any]:

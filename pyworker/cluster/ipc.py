@@ -12,16 +12,19 @@ import os
 import select
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from pyworker.cluster import handles
 from pyworker.cluster.emitter import report
 from pyworker.protocol import node
-from pyworker.unix.fds import close_all, recv_packet, send_some
+from pyworker.unix.fds import Packet, close_all, recv_packet, send_some
 
 _MAX_FDS = 16  # of one read; Linux gives those of one message
 _READS = 8  # per turn of the loop, so that a chatty peer does not starve the others
+_END = Packet(b"", [], 0, False)
 _RETRY = 0.05  # seconds, when the kernel has too many descriptors under way
 
 Callback = Callable[[Exception | None], None]
@@ -40,14 +43,23 @@ class HandleNotDeliveredError(ConnectionError):
 
 
 class _Delivery:
-    """What is to be done when a message has arrived, or not. The token of a Link."""
+    """What is to be done when a message has arrived, or not. The token of a Link.
 
-    __slots__ = ("callback", "handle", "keep_open")
+    `copy` is what travels: a descriptor of our own, for a program may close its handle while it waits to be sent.
+    """
 
-    def __init__(self, handle: Any, keep_open: bool, callback: Callback | None) -> None:
+    __slots__ = ("callback", "copy", "handle", "keep_open")
+
+    def __init__(self, handle: Any, copy: int, keep_open: bool, callback: Callback | None) -> None:
         self.handle = handle
+        self.copy = copy
         self.keep_open = keep_open
         self.callback = callback
+
+    def close_copy(self) -> None:
+        if self.copy >= 0:
+            os.close(self.copy)
+            self.copy = -1
 
 
 class Receiver:
@@ -82,6 +94,7 @@ class _Channel:
         self._closed = False
         self._lock = threading.RLock()
         self._room: list[Callable[[], None]] = []
+        self._todo: deque[Callable[[], None]] = deque()  # told when the lock is free: who is told may do anything
 
     @property
     def closed(self) -> bool:
@@ -98,7 +111,7 @@ class _Channel:
         kind = handles.kind_of(handle)
         if not self.files and kind.name in (handles.FILE, handles.OTHER):
             raise TypeError("Node has no way to take this handle; it takes TCP, Unix stream and UDP sockets")
-        return self.send_raw(value, handle, kind=kind, keep_open=keep_open, callback=callback)
+        return self.send_raw(value, handle, kind=kind, keep_open=keep_open, callback=callback, copy=True)
 
     def send_raw(
         self,
@@ -108,28 +121,36 @@ class _Channel:
         kind: handles.Kind | None = None,
         keep_open: bool = False,
         callback: Callback | None = None,
+        copy: bool = False,
     ) -> bool:
-        """Send any message, Node's own as well."""
+        """Send any message, Node's own as well. Without `copy` the handle has to stay open until the callback."""
         with self._lock:
             if not self.connected:
                 error = ChannelClosedError("the channel is closed")
                 if callback is None:
                     raise error
-                callback(error)
-                return False
-            delivery = _Delivery(handle, keep_open, callback) if handle is not None or callback else None
-            if handle is None:
-                calm = self.link.send(value, delivery)
+                self._todo.append(lambda: callback(error))
+                calm = False
+            elif handle is None:
+                calm = self.link.send(value, _Delivery(None, -1, True, callback) if callback else None)
             else:
-                kind = kind or handles.kind_of(handle)
-                calm = self.link.send_handle(value, kind.name, handle.fileno(), delivery, kind.notes)
+                name, notes = kind or handles.kind_of(handle)
+                fd = os.dup(handle.fileno()) if copy else handle.fileno()
+                delivery = _Delivery(handle, fd if copy else -1, keep_open, callback)
+                try:
+                    calm = self.link.send_handle(value, name, fd, delivery, notes)
+                except ValueError:
+                    delivery.close_copy()
+                    raise
             self._flush()
-        return calm or self.link.is_idle
+            calm = calm or self.link.is_calm
+        self._tell_all()
+        return calm
 
     def when_calm(self, callback: Callable[[], None]) -> None:
         """Call back (once) when little enough waits to be sent, or when the channel is closed."""
         with self._lock:
-            if not self._closed and (self.link.backlog >= node.HIGH_WATER):
+            if not self._closed and not self.link.is_calm:
                 self._room.append(callback)
                 return
         callback()
@@ -138,10 +159,8 @@ class _Channel:
         """Close, once all that was sent has gone."""
         with self._lock:
             self.connected = False
-            if self.link.is_idle:
-                self._close()
-            else:
-                self._flush()
+            self._flush()
+        self._tell_all()
 
     # ---- inside --------------------------------------------------------------------------------------
     def _want_write(self, wanted: bool) -> None:
@@ -151,7 +170,7 @@ class _Channel:
         raise NotImplementedError
 
     def _flush(self) -> int:
-        """Write what the kernel takes; return how many bytes that were."""
+        """Write what the kernel takes, with the lock held; return how many bytes that were."""
         total = 0
         try:
             while (frame := self.link.to_write()) is not None:
@@ -159,19 +178,17 @@ class _Channel:
                 total += sent
                 if sent == 0:
                     break
-                self._settle(self.link.written(sent))
-                if self.closed:
-                    return total
+                for event in self.link.written(sent):
+                    self._settle(event)
             self._want_write(frame is not None)
         except OSError:
             # The peer is gone. What it had still said is read before the end is told.
             self._want_write(False)
             self.connected = False
             return total
-        if self._room and self.link.backlog < node.HIGH_WATER:
-            room, self._room = self._room, []
-            for callback in room:
-                callback()
+        if self._room and self.link.is_calm:
+            self._todo.extend(self._room)
+            self._room.clear()
         if not self.connected and self.link.is_idle:
             self._close()
         return total
@@ -183,43 +200,61 @@ class _Channel:
         try:
             packet = recv_packet(self.sock, node.READ_SIZE, _MAX_FDS)
         except OSError:
-            self._close()
-            return False
+            packet = _END
         if packet is None:
             return False
         if not packet.data:
             close_all(packet.fds)
             self._close()
+            self._tell_all()
             return False
         with self._lock:
             events = self.link.feed(packet.data, packet.fds)
-            if self.link.to_write() is not None or not self.connected:
+            if self._room or not self.connected or self.link.to_write() is not None:
                 self._flush()  # acknowledgements go before the program is told: it may take its time, or block
-        self._settle(events)
-        return len(packet.data) == node.READ_SIZE
-
-    def _settle(self, events: list[node.Event]) -> None:
         for event in events:
             match event:
-                case node.Message(value, handle):
-                    self._tell(self.receiver.on_message, value, handles.received(handle) if handle else None)
+                case node.Message(value, None):
+                    self._tell(self.receiver.on_message, value, None)
+                case node.Message(value, node.Handle() as handle):
+                    self._tell(self.receiver.on_message, value, handles.received(handle))
                 case node.Internal(value, handle):
                     self._tell(self.receiver.on_internal, value, handle)
-                case node.Sent(token):
-                    if token.handle is not None and not token.keep_open:
-                        handles.close(token.handle)
-                    if token.callback is not None:
-                        self._tell(token.callback, None)
-                case node.NotReceived(token):
-                    lost = HandleNotDeliveredError("the other end could not take the handle", token.handle)
-                    self._fail(token, lost)
-                case node.Malformed(reason):
-                    self._tell(self.receiver.on_error, ValueError(f"ignored what came on the channel: {reason}"))
-                case node.Stray(fds):
-                    close_all(fds)
+                case _:
+                    self._settle(event)
+        self._tell_all()
+        return len(packet.data) == node.READ_SIZE
+
+    def _settle(self, event: node.Event) -> None:
+        """Do what an event other than a message asks for; whom it concerns is told by `_tell_all`."""
+        match event:
+            case node.Sent(token):
+                token.close_copy()
+                if not token.keep_open:
+                    handles.close(token.handle)
+                if (callback := token.callback) is not None:
+                    self._todo.append(lambda: callback(None))
+            case node.NotReceived(token):
+                self._fail(token, HandleNotDeliveredError("the other end could not take the handle", token.handle))
+            case node.Malformed(reason):
+                error = ValueError(f"ignored what came on the channel: {reason}")
+                self._todo.append(lambda: self.receiver.on_error(error))
+            case node.Stray(fds):
+                close_all(fds)
 
     def _fail(self, delivery: _Delivery, error: Exception) -> None:
-        self._tell(delivery.callback or self.receiver.on_error, error)
+        delivery.close_copy()
+        told = delivery.callback or self.receiver.on_error
+        self._todo.append(lambda: told(error))
+
+    def _tell_all(self) -> None:
+        """Tell what there is to tell. Never with the lock held."""
+        while self._todo:
+            try:
+                function = self._todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._tell(function)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
@@ -236,16 +271,15 @@ class _Channel:
             self._forget_socket()
             self.sock.close()
             lost, fds = self.link.abandon()
-            room, self._room = self._room, []
-        close_all(fds)
-        for delivery in lost:
-            if delivery.handle is not None:
-                self._fail(delivery, HandleNotDeliveredError("the other end is gone", delivery.handle))
-            else:
-                self._fail(delivery, ChannelClosedError("the other end is gone"))
-        for callback in room:
-            callback()
-        self._tell(self.receiver.on_closed)
+            close_all(fds)
+            for delivery in lost:
+                if delivery.handle is not None:
+                    self._fail(delivery, HandleNotDeliveredError("the other end is gone", delivery.handle))
+                else:
+                    self._fail(delivery, ChannelClosedError("the other end is gone"))
+            self._todo.extend(self._room)
+            self._room.clear()
+            self._todo.append(self.receiver.on_closed)
 
 
 class LoopChannel(_Channel):
@@ -274,10 +308,13 @@ class LoopChannel(_Channel):
         return self._writing
 
     def _on_writable(self) -> None:
+        if self._closed:
+            return
         if self._flush() == 0 and self.wants_write:
             # writable, and yet nothing goes: too many descriptors are under way
             self._want_write(False)
-            self._loop.call_later(_RETRY, lambda: None if self._closed else self._flush())
+            self._loop.call_later(_RETRY, self._on_writable)
+        self._tell_all()
 
     def _want_write(self, wanted: bool) -> None:
         if wanted != self._writing:
@@ -315,27 +352,48 @@ class ThreadChannel(_Channel):
         """True while something waits for room in the socket."""
         return self._write_wanted
 
+    def wait_sent(self, patience: float, limit: float) -> None:
+        """Wait until all has gone, at most until the other end has taken nothing for `patience` seconds."""
+        seen, began = -1, time.monotonic()
+        since = began
+        while not self._closed and not self.link.is_idle:
+            now = time.monotonic()
+            if self.link.backlog != seen:
+                seen, since = self.link.backlog, now
+            if now - since > patience or now - began > limit:
+                return
+            time.sleep(0.002)
+
+    def forked(self) -> None:
+        """In a process that this one forked: the channel is not its, and the thread is not there."""
+        self.connected = False
+        self._closed = True
+        self.sock.close()
+        self._close_wake()
+
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
+        watched = 0
         while True:
             with self._lock:
                 if self.closed:
                     break
-                poll.register(self.sock, select.POLLIN | (select.POLLOUT if self.wants_write else 0))
+                wanted = select.POLLIN | select.POLLOUT if self._write_wanted else select.POLLIN
+                if wanted != watched:
+                    watched = wanted
+                    poll.register(self.sock, wanted)
             for fd, happened in poll.poll():
                 if fd == self._wake_reader:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_reader, 64)
                     continue
                 if happened & select.POLLOUT and self._is_stuck() and happened == select.POLLOUT:
-                    select.poll().poll(_RETRY * 1000)
+                    time.sleep(_RETRY)
                 if happened & ~select.POLLOUT:
                     self._read()
-        os.close(self._wake_reader)
         with self._lock:
-            os.close(self._wake_writer)
-            self._wake_writer = -1
+            self._close_wake()
 
     def _want_write(self, wanted: bool) -> None:
         if wanted != self._write_wanted:
@@ -344,10 +402,20 @@ class ThreadChannel(_Channel):
 
     def _is_stuck(self) -> bool:
         with self._lock:
-            return not self._closed and self._flush() == 0 and self._write_wanted
+            stuck = not self._closed and self._flush() == 0 and self._write_wanted
+        self._tell_all()
+        return stuck
 
     def _forget_socket(self) -> None:
-        self._wake()
+        if self.started:
+            self._wake()
+        else:
+            self._close_wake()
+
+    def _close_wake(self) -> None:
+        if self._wake_writer >= 0:
+            close_all((self._wake_reader, self._wake_writer))
+            self._wake_writer = -1
 
     def _wake(self) -> None:
         if self._wake_writer >= 0 and threading.current_thread() is not self._thread:

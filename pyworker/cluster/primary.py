@@ -176,6 +176,8 @@ class Cluster(Emitter):
             restart = dataclasses.replace(RestartConfig(), **(restart or {}))
         options["exec_args"] = tuple(options.get("exec_args", ()))
         path = None if exec is None else os.fspath(exec)
+        if path is not None and not os.path.exists(os.path.join(options.get("cwd") or "", path)):
+            raise FileNotFoundError(errno.ENOENT, "there is no such script for workers to run", path)
         wanted = Settings(exec=path, args=tuple(args), restart=restart, **options)
         if self.workers and wanted.scheduling != self.settings.scheduling:
             raise RuntimeError("scheduling cannot change while there are workers")
@@ -215,20 +217,37 @@ class Cluster(Emitter):
         self._carry_out(self._primary.close())
 
     async def serve(self, exec: str | os.PathLike[str] | None = None, args: Sequence[str] = (), **options: Any) -> None:
-        """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish."""
+        """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish. Stderr is told what goes wrong."""
         if exec is not None or options or not self._set_up:
             self.setup_primary(exec, args, **options)
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, told.set)
+        self.on("exit", self._say_exit)
+        self.on("giveup", self._say_giveup)
         try:
             await self.start()
             await told.wait()
         finally:
             for number in (signals.SIGTERM, signals.SIGINT):
                 loop.remove_signal_handler(number)
+            self.off("exit", self._say_exit)
+            self.off("giveup", self._say_giveup)
             await self.disconnect()
+
+    def _say_exit(self, worker: Worker, code: int | None, signal: str | None) -> None:
+        if not worker.exited_after_disconnect and self._wanted:
+            how = f"exited with code {code}" if signal is None else f"was killed by {signal}"
+            sys.stderr.write(f"cluster: worker {worker.id} (pid {worker.process.pid}) {how}\n")
+
+    def _say_giveup(self, count: int, window: float) -> None:
+        retry = self.settings.restart.retry
+        then = f"one is tried every {retry:g} s" if retry else "none is tried any more"
+        sys.stderr.write(
+            f"cluster: workers died {count} times within {window:g} s: {then}. Their own words above say why; "
+            "mend that, and start again\n"
+        )
 
     # ---- workers -------------------------------------------------------------------------------------
     def _fork(self, env: Mapping[str, str] | None, *, managed: bool) -> Worker:

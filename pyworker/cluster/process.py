@@ -10,7 +10,9 @@ A callback that was registered while an event loop was running is called in that
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import math
 import os
 import socket
 import stat
@@ -25,6 +27,7 @@ from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel
 from pyworker.protocol import node
 
 _MAX_WAITING = 1000  # messages kept for a program that has not said on("message") yet
+_PATIENCE = 5.0  # seconds that a program which has ended waits for a parent that takes nothing
 _PEER = "PYWORKER_CHANNEL"  # as in child_process: the parent is pyworker, too
 
 Internal = Callable[[dict[str, Any], "node.Handle | None"], None]
@@ -40,11 +43,16 @@ class _Process(Emitter, Receiver):
         self.why = "this process has no channel: it was not started by fork()"
         self.internal: Internal | None = None
         self.at_end: Callable[[], None] | None = None
-        self._waiting: deque[tuple[Any, handles.Received | None]] = deque()
+        self.last_words = math.inf  # seconds that the end of the program may take for what is still to be sent
+        self._waiting: deque[tuple[Any, handles.Received | None]] = deque()  # nobody has said on("message") yet
+        self._full_told = False
+        self._handing_out = False  # of those: whoever listens first does, and what comes meanwhile waits behind them
         self._starting = threading.Lock()
+        self._messages = threading.Lock()
         self._ending = threading.Lock()  # an end is told to everybody once, however late they ask
 
-    def attach(self, fd: int, *, files: bool) -> None:
+    def attach(self, fd: int, *, files: bool, last_words: float = math.inf) -> None:
+        self.last_words = last_words
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
         self.channel = ThreadChannel(sock, self, files=files)
@@ -58,8 +66,7 @@ class _Process(Emitter, Receiver):
     def forked(self) -> None:
         """In a process that this one forked: the channel is not its."""
         if self.channel is not None:
-            self.channel.connected = False
-            self.channel.sock.close()
+            self.channel.forked()
             self.channel = None
             self.why = "this process was forked off by the one that has the channel"
 
@@ -92,25 +99,43 @@ class _Process(Emitter, Receiver):
         return callback
 
     def off(self, event: str, callback: Callable[..., Any]) -> None:
-        for entry, _ in list(self._callbacks.get(event, ())):
-            if entry is callback or (isinstance(entry, _InLoop) and entry.callback is callback):
-                super().off(event, entry)
+        self._check(event)
+        for found in [entry.callback for entry in self._callbacks.get(event, ())]:
+            if found == callback or (isinstance(found, _InLoop) and found.callback == callback):
+                super().off(event, found)
 
     def events(self, *names: str) -> AsyncIterator[Event]:
         for name in names:
             self._check(name)
-        queue = _LoopQueue(asyncio.get_running_loop())
-        self._streams.append(queue)
-        if self._ended:
-            queue.put_nowait(None)
+        stream = self._stream(_LoopQueue(asyncio.get_running_loop()), names)
         self._begin("message")
-        return self._iterate(queue, frozenset(names))
+        return stream
 
     def _begin(self, event: str) -> None:
         if event == "message":
-            while self._waiting:
-                self._deliver(*self._waiting.popleft())
+            self._hand_out()
         self.start()
+
+    def _hand_out(self) -> None:
+        """Deliver what waits, in its order, as long as somebody listens."""
+        with self._messages:
+            if self._handing_out:
+                return
+            self._handing_out = True
+        try:
+            while True:
+                with self._messages:
+                    if not self._waiting or not self._is_heard():
+                        self._handing_out = False
+                        return
+                    value, handle = self._waiting.popleft()
+                self._deliver(value, handle)
+        except BaseException:  # Ctrl-C in a callback
+            self._handing_out = False
+            raise
+
+    def _is_heard(self) -> bool:
+        return bool(self._callbacks.get("message") or self._streams)
 
     def _deliver(self, value: Any, handle: handles.Received | None) -> None:
         if not self.emit("message", value, handle) and not self._streams:
@@ -122,12 +147,18 @@ class _Process(Emitter, Receiver):
 
     # ---- Receiver: in the thread ---------------------------------------------------------------------
     def on_message(self, value: Any, handle: handles.Received | None) -> None:
-        if self.listeners("message") or self._streams:
+        with self._messages:
+            heard = self._is_heard() and not self._waiting and not self._handing_out
+            kept = not heard and len(self._waiting) < _MAX_WAITING
+            if kept:
+                self._waiting.append((value, handle))
+        if heard:
             self._deliver(value, handle)
-        elif len(self._waiting) < _MAX_WAITING:
-            self._waiting.append((value, handle))
-        else:
+        elif not kept:
             handles.close(handle)
+            if not self._full_told:
+                self._full_told = True
+                self.on_error(BufferError(f"{_MAX_WAITING} messages wait and nobody listens: more are dropped"))
 
     def on_internal(self, value: dict[str, Any], handle: node.Handle | None) -> None:
         if self.internal is not None:
@@ -147,17 +178,38 @@ class _Process(Emitter, Receiver):
             report("the channel", error)
 
 
+class _ToLoop:
+    """Hands things from the channel's thread to a loop, which is woken once for many."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[Any], None]) -> None:
+        self._loop = loop
+        self._take = take
+        self._waiting: deque[Any] = deque()
+
+    def put(self, item: Any) -> None:
+        self._waiting.append(item)
+        if len(self._waiting) == 1:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: its program is over
+                self._loop.call_soon_threadsafe(self._hand_on)
+
+    def _hand_on(self) -> None:
+        try:
+            for _ in range(len(self._waiting)):
+                self._take(self._waiting.popleft())
+        finally:
+            if self._waiting:
+                self._loop.call_soon(self._hand_on)
+
+
 class _InLoop:
     """A callback that belongs to an event loop."""
 
     def __init__(self, process: _Process, loop: asyncio.AbstractEventLoop, callback: Callable[..., Any]) -> None:
         self.callback = callback
-        self._process = process
-        self._loop = loop
+        self._to_loop = _ToLoop(loop, lambda args: process.call_now(callback, args))
 
     def __call__(self, *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: its program is over
-            self._loop.call_soon_threadsafe(self._process.call_now, self.callback, args)
+        self._to_loop.put(args)
 
 
 class _LoopQueue(asyncio.Queue["Event | None"]):
@@ -165,11 +217,10 @@ class _LoopQueue(asyncio.Queue["Event | None"]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
-        self._owner = loop
+        self._to_loop = _ToLoop(loop, super().put_nowait)
 
     def put_nowait(self, item: Event | None) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._owner.call_soon_threadsafe(super().put_nowait, item)
+        self._to_loop.put(item)
 
 
 _process = _Process()
@@ -200,7 +251,7 @@ def _take_given() -> None:
     """Take the channel that the daemon's runtime has given to this worker; messages may be waited for already."""
     fd = given.take()
     if fd >= 0:
-        _process.attach(fd, files=False)
+        _process.attach(fd, files=False, last_words=1.0)
         if _process.listeners("message") or _process.streaming:
             _process.start()
 
@@ -209,6 +260,13 @@ _take_channel()
 _take_given()
 given.when_given(_take_given)
 os.register_at_fork(after_in_child=_process.forked)
+
+
+@atexit.register
+def _finish() -> None:
+    """Let what was sent go before the program ends: a parent that reads slowly gets all of it, one that does not ends it."""
+    if _process.channel is not None:
+        _process.channel.wait_sent(_PATIENCE, _process.last_words)
 
 
 def attach(fd: int, *, files: bool = True) -> None:

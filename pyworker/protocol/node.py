@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
 from pyworker.record import record
@@ -28,6 +28,9 @@ SERIALIZATION = "NODE_CHANNEL_SERIALIZATION_MODE"
 UNIQUE_ID = "NODE_UNIQUE_ID"  # set for cluster workers: their id
 
 INTERNAL_PREFIX = "NODE_"
+_HANDLES_AT_ONCE = 1  # under way or waiting: with more of them `send` says "slow down", too
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_decode = json.JSONDecoder().decode
 _HANDLE, _ACK, _NACK = "NODE_HANDLE", "NODE_HANDLE_ACK", "NODE_HANDLE_NACK"
 
 
@@ -98,7 +101,7 @@ class Stray:
 Event = Message | Internal | Sent | NotReceived | Malformed | Stray
 
 
-@dataclass
+@dataclass(slots=True)
 class _Item:
     data: bytes
     token: Any
@@ -113,12 +116,12 @@ class _Arrived:
     end: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Writing:
     """What is being written: several plain messages as one, or one with its descriptor."""
 
     data: memoryview
-    items: list[_Item] = field(default_factory=list)
+    items: list[_Item]
     done: int = 0
 
 
@@ -139,6 +142,7 @@ class Link:
         self._writing: _Writing | None = None
         self._unacknowledged: _Item | None = None
         self._backlog = 0
+        self._handles = 0  # of the queue, and the one under way
 
     # ---- sending -------------------------------------------------------------------------------------
     def send(self, value: Any, token: Any = None) -> bool:
@@ -158,6 +162,11 @@ class Link:
         return self._backlog
 
     @property
+    def is_calm(self) -> bool:
+        """True while so little waits that more may be sent."""
+        return self._backlog < HIGH_WATER and self._handles <= _HANDLES_AT_ONCE
+
+    @property
     def is_idle(self) -> bool:
         """True when all is written and acknowledged."""
         return self._writing is None and self._unacknowledged is None and not self._queue and not self._replies
@@ -169,8 +178,9 @@ class Link:
             if self._writing is None:
                 return None
         writing = self._writing
-        first = writing.items[0]
-        return Frame(writing.data[writing.done :], first.fd if writing.done == 0 else -1)
+        if writing.done:
+            return Frame(writing.data[writing.done :], -1)
+        return Frame(writing.data, writing.items[0].fd)
 
     def written(self, count: int) -> list[Event]:
         """Note that so many bytes of `to_write` have gone."""
@@ -198,13 +208,14 @@ class Link:
         self._replies.clear()
         self._arrived.clear()
         self._writing = self._unacknowledged = None
-        self._backlog = 0
+        self._backlog = self._handles = 0
         return [item.token for item in items if item.token is not None], fds
 
     def _enqueue(self, item: _Item) -> bool:
         self._queue.append(item)
         self._backlog += len(item.data)
-        return self._backlog < HIGH_WATER and self._unacknowledged is None
+        self._handles += item.fd >= 0
+        return self.is_calm
 
     def _reply(self, name: str) -> None:
         item = _Item(encode_line({"cmd": name}), None)
@@ -231,32 +242,33 @@ class Link:
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Event]:
         """Take what one read returned; the descriptors are the Link's until an event hands them on."""
         events: list[Event] = []
-        start, self.offset = self.offset, self.offset + len(data)
-        self._arrived.extend(_Arrived(fd, start, self.offset) for fd in fds)
+        end, self.offset = self.offset, self.offset + len(data)
+        if fds:
+            self._arrived.extend(_Arrived(fd, end, self.offset) for fd in fds)
         *ended, rest = data.split(b"\n")
         for piece in ended:
-            length = sum(map(len, self._parts)) + len(piece)
-            end = max(self._line_start, start) + len(piece) + 1
-            if self._skipping or length > self._max_line:
+            end += len(piece) + 1
+            if self._parts:
+                piece = b"".join([*self._parts, piece])
+                self._parts.clear()
+            if self._skipping or len(piece) > self._max_line:
                 self._skipping = False
                 events.append(Malformed(f"a message of more than {self._max_line} bytes"))
-            else:
-                line = b"".join([*self._parts, piece]) if self._parts else piece
-                if line.strip():
-                    self._line(line, end, events)
-            self._parts.clear()
+            elif piece and not piece.isspace():
+                self._line(piece, end, events)
             self._line_start = end
         if rest:
             self._parts.append(rest)
             if self._skipping or self.offset - self._line_start > self._max_line:
                 self._skipping = True
                 self._parts.clear()
-        self._strays(self._line_start, events)
+        if self._arrived:
+            self._strays(self._line_start, events)
         return events
 
     def _line(self, line: bytes, end: int, events: list[Event]) -> None:
         try:
-            value = json.loads(line)
+            value = _decode(line.decode())
         except (ValueError, RecursionError) as error:
             events.append(Malformed(f"no JSON: {str(error)[:80]}"))
             return
@@ -295,15 +307,14 @@ class Link:
             events.append(Malformed("an acknowledgement of nothing"))
             return
         self._unacknowledged = None
-        if arrived:
-            if item.token is not None:
-                events.append(Sent(item.token))
-        elif item.retransmissions < MAX_RETRANSMISSIONS:
+        if not arrived and item.retransmissions < MAX_RETRANSMISSIONS:
             item.retransmissions += 1
             self._queue.appendleft(item)
             self._backlog += len(item.data)
-        elif item.token is not None:
-            events.append(NotReceived(item.token))
+            return
+        self._handles -= 1
+        if item.token is not None:
+            events.append(Sent(item.token) if arrived else NotReceived(item.token))
 
     def _strays(self, before: int, events: list[Event]) -> None:
         """Give up the descriptors whose bytes are all in lines that have ended."""
@@ -331,7 +342,7 @@ def check_message(value: Any) -> None:
 def encode_line(value: Any, limit: int = MAX_LINE) -> bytes:
     """Return a message as its line. MessageError names what JSON cannot say."""
     try:
-        line = json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        line = _encode(value).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageError(f"this message cannot be sent as JSON: {error}") from None
     if len(line) - 1 > limit:

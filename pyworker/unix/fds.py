@@ -6,6 +6,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import resource
 import socket
@@ -16,6 +17,10 @@ SCM_CREDENTIALS = 2  # linux/socket.h; the socket module does not always have it
 SO_PASSCRED = 16
 _CREDENTIALS = struct.Struct("iii")
 _INT = array.array("i").itemsize
+# ints: an operation on the enum's members takes as long as a system call
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_RECEIVE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
 class Packet(NamedTuple):
@@ -47,7 +52,7 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
     """
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        sock.sendmsg([data], ancillary, _SEND)
     except BlockingIOError:
         return False
     return True
@@ -55,15 +60,16 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
 
 def send_some(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:
     """Send what fits of a stream's next bytes, with an fd on the first of them; 0 when the buffer is full."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
     try:
-        return sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        if fd < 0:
+            return sock.send(data, _SEND)
+        return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], _SEND)
     except BlockingIOError:
         return 0
     except OSError as error:
-        if error.errno != errno.ETOOMANYREFS:
+        if error.errno not in (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
             raise
-        return 0  # too many descriptors of this user are under way: room comes as the peers take them
+        return 0  # too many descriptors of this user are under way, or no memory now: room comes as the peers take them
 
 
 def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
@@ -71,14 +77,15 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
 
     Never socket.recv_fds: it ignores its flags argument, so the fds it returns leak into children.
     """
-    room = socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(max_fds * _INT) if max_fds else 0)
     try:
-        data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+        data, ancillary, flags, _ = sock.recvmsg(size, _room(max_fds), _RECEIVE)
     except BlockingIOError:
         return None
     except ConnectionResetError:
         # The peer died before it had read all that we sent: its end, said in another way.
         return Packet(b"", [], 0, False)
+    if not ancillary and not flags & _CUT:
+        return Packet(data, [], 0, False)
     fds: list[int] = []
     pid = 0
     for level, kind, payload in ancillary:
@@ -92,8 +99,13 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
             pid = _CREDENTIALS.unpack_from(payload)[0]
     extra = fds[max_fds:]
     close_all(extra)
-    cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)) or bool(extra)
+    cut = bool(flags & _CUT) or bool(extra)
     return Packet(data, fds[:max_fds], pid, cut)
+
+
+@functools.cache
+def _room(max_fds: int) -> int:
+    return socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(max_fds * _INT) if max_fds else 0)
 
 
 def close_all(fds: list[int] | tuple[int, ...]) -> None:

@@ -177,6 +177,61 @@ def test_an_event_that_there_is_not_is_refused() -> None:
     asyncio.run(ask())
 
 
+@asynchronous
+async def test_spawn_runs_a_command_where_and_how_it_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        child = child_process.spawn(
+            "pwd; echo $WORD; cat", shell=True, cwd=tmp_path, env={"WORD": "hi", "PATH": os.environ["PATH"]},
+            stdin="ignore", stdout=file, stderr="ignore",
+        )  # fmt: skip
+    assert (child.stdin, child.stdout, child.stderr) == (None, None, None)
+    assert (await child.wait_closed()).code == 0
+    assert out.read_text() == f"{tmp_path}\nhi\n"
+    with pytest.raises(ValueError, match="'pipe', 'inherit', 'ignore' or a file, not 'file'"):
+        child_process.spawn("true", stdout="file")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="there is no signal 'NONSENSE'"):
+        child.kill("NONSENSE")
+
+
+@asynchronous
+async def test_descriptors_are_inherited_only_by_name() -> None:
+    reader, writer = os.pipe()
+    named = child_process.spawn("sh", ["-c", f"echo here > /proc/self/fd/{writer}"], pass_fds=[writer])
+    other = child_process.spawn("sh", ["-c", f"echo here > /proc/self/fd/{writer}"], stderr="ignore")
+    assert (await named.wait()).code == 0
+    assert (await other.wait()).code != 0
+    os.close(writer)
+    assert os.read(reader, 100) == b"here\n"
+    os.close(reader)
+    for child in (named, other):
+        await child.wait_closed()
+
+
+@asynchronous
+async def test_a_detached_child_has_a_group_of_its_own_that_can_be_signalled() -> None:
+    child = child_process.spawn("sh", ["-c", "sleep 60 & echo $!; wait"], detached=True)
+    assert child.stdout is not None
+    grandchild = int(await child.stdout.readline())
+    assert os.getsid(grandchild) == child.pid
+    assert child.kill_group("KILL")
+    assert (await child.wait_closed()).signal == signal.SIGKILL
+    await eventually(lambda: not is_alive(grandchild))
+    assert child.kill_group() is False
+    near = child_process.spawn("true")
+    with pytest.raises(ValueError, match="detached=True"):
+        near.kill_group()
+    await near.wait_closed()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
+@asynchronous
+async def test_root_can_run_a_command_as_another_user() -> None:
+    result = await child_process.exec("id -u; id -g", user="nobody", group=65534)
+    assert result.stdout.split()[1] == "65534"
+    assert result.stdout.split()[0] != "0"
+
+
 # ---- exec and exec_file ------------------------------------------------------------------------------
 @asynchronous
 async def test_exec_returns_what_a_command_line_has_printed() -> None:
@@ -260,6 +315,22 @@ async def test_exec_file_of_something_that_is_no_program_says_so(tmp_path: Path)
 
 
 # ---- fork --------------------------------------------------------------------------------------------
+@asynchronous
+async def test_fork_runs_a_script_by_the_interpreter_and_options_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(
+        "import os, sys\nfrom pyworker import process\n"
+        "process.send([sys.argv[1:], sys.flags.dont_write_bytecode, os.getcwd(), 'NODE_CHANNEL_FD' in os.environ])"
+    )
+    child = child_process.fork(
+        "child.py", ["a", "b"], exec_path=sys.executable, exec_args=["-B"], cwd=tmp_path, stdout="pipe"
+    )
+    assert child.args == [sys.executable, "-B", "child.py", "a", "b"]
+    assert await anext(child.messages()) == [["a", "b"], 1, str(tmp_path), False]
+    assert child.stdout is not None
+    assert await child.stdout.read() == b""
+    await child.wait_closed()
+
+
 @asynchronous
 async def test_messages_go_both_ways_and_the_end_is_told(echo: str) -> None:
     child = child_process.fork(echo)

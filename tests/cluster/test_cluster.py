@@ -335,6 +335,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         made.setup_primary("x.py", scheduling="random")
     with pytest.raises(ValueError, match="either exec or module"):
         made.setup_primary("x.py", module="y")
+    with pytest.raises(FileNotFoundError, match=r"there is no such script for workers to run: 'x\.py'"):
+        made.setup_primary("x.py")
     assert cluster.is_primary
     assert not cluster.is_worker
     assert cluster.worker is None
@@ -353,3 +355,234 @@ async def eventually_answers(port: int) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError("it never answered")
+
+
+ACCEPTS = """
+import os, socket, sys
+s = socket.socket()
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen()
+%s
+while True:
+    c, _ = s.accept()
+    c.recv(1000)
+    c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n%%d" %% os.getpid())
+    c.close()
+"""
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "none"])
+@pytest.mark.parametrize("how", ["s.settimeout(3600)", "s.setblocking(False); s.setblocking(True)"])
+@asynchronous
+async def test_a_program_may_wait_in_accept_in_any_way(how: str, scheduling: str, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(ACCEPTS % how)
+    port = free_port()
+    async with running(tmp_path / "server.py", [str(port)], workers=2, scheduling=scheduling):
+        assert len({await get(port) for _ in range(8)}) == 2 or scheduling == "none"
+
+
+@asynchronous
+async def test_a_udp_socket_of_a_loop_never_blocks_it_although_it_is_shared(tmp_path: Path) -> None:
+    (tmp_path / "udp.py").write_text(
+        "import asyncio, os, sys\nfrom pyworker import process\n"
+        "class Echo(asyncio.DatagramProtocol):\n"
+        "    def connection_made(self, transport):\n        self.transport = transport\n"
+        "    def datagram_received(self, data, sender):\n        self.transport.sendto(data.upper(), sender)\n"
+        "async def main():\n"
+        "    address = ('127.0.0.1', int(sys.argv[1]))\n"
+        "    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Echo, local_addr=address)\n"
+        "    process.send(os.get_blocking(transport.get_extra_info('socket').fileno()))\n"
+        "    await asyncio.Event().wait()\nasyncio.run(main())"
+    )
+    made = cluster.Cluster()
+    port = free_port()
+    blocking: list[Any] = []
+    made.on("message", lambda worker, message, handle: blocking.append(message))
+    made.setup_primary(tmp_path / "udp.py", [str(port)])
+    for _ in range(2):
+        made.fork()
+    await eventually(lambda: len(blocking) == 2)
+    assert blocking == [False, False]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        for _ in range(20):
+            client.sendto(b"datagram", ("127.0.0.1", port))
+            assert await asyncio.to_thread(client.recv, 100) == b"DATAGRAM"
+    await made.disconnect()
+
+
+WORKER = """
+import os, threading
+from pyworker import cluster
+worker = cluster.worker
+told = threading.Event()
+
+@worker.once("message")
+def first(message, handle):
+    worker.send([message, worker.id, worker.is_connected(), worker.is_dead(), cluster.is_worker, cluster.is_primary,
+                 os.environ.get("EXTRA")])
+    told.set()
+
+told.wait()
+worker.on("message", lambda message, handle: getattr(worker, message)())
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome"), [("disconnect", (True, None)), ("kill", (True, "SIGTERM")), ("suicide", (False, None))]
+)
+@asynchronous
+async def test_a_worker_knows_itself_and_may_leave_in_three_ways(
+    word: str, outcome: tuple[bool, str | None], tmp_path: Path
+) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "worker.py")
+    worker = made.fork({"EXTRA": "yes"})
+    heard: list[Any] = []
+    worker.on("message", lambda message, handle: heard.append(message))
+    assert made.workers == {1: worker}
+    worker.send("hello")
+    await eventually(lambda: heard)
+    assert heard == [["hello", 1, True, False, True, False, "yes"]]
+    ended: list[Any] = []
+    worker.on("exit", lambda code, sig: ended.append((code, sig)))
+    worker.send(word)
+    await eventually(lambda: ended)
+    left, signal = outcome
+    assert worker.exited_after_disconnect is left
+    assert ended[0][0] == (1 if word == "suicide" else None)
+    assert signal is None or ended[0][1] == signal
+    assert heard[1:] == ([{"act": "suicide"}] if word == "suicide" else [])
+    assert made.workers == {}
+    await made.disconnect()
+
+
+@asynchronous
+async def test_the_module_itself_is_a_cluster(server: str, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "primary.py").write_text(
+        "import asyncio, sys\nfrom pyworker import cluster\n"
+        "async def main():\n"
+        "    told = []\n"
+        "    for name in ('setup', 'fork', 'online', 'listening', 'disconnect', 'exit'):\n"
+        "        cluster.on(name, lambda *args, name=name: told.append(name))\n"
+        "    cluster.setup_primary(sys.argv[1], sys.argv[2:], scheduling=cluster.SCHED_NONE)\n"
+        "    listening = cluster.events('listening')\n"
+        "    worker = cluster.fork()\n"
+        "    assert (await anext(listening)).args[1].port == int(sys.argv[2])\n"
+        "    print(cluster.is_primary, cluster.worker, cluster.scheduling_policy, cluster.settings.exec == sys.argv[1])\n"
+        "    print(list(cluster.workers) == [worker.id])\n"
+        "    await cluster.disconnect()\n"
+        "    print(*told, cluster.workers)\n"
+        "asyncio.run(main())"
+    )
+    result = await child_process.exec_file(sys.executable, [str(tmp_path / "primary.py"), server, str(port)], timeout=50)
+    assert result.stdout.splitlines() == [
+        "True None none True",
+        "True",
+        "setup fork online listening disconnect exit {}",
+    ]
+
+
+@asynchronous
+async def test_ctrl_c_reaches_all_and_ends_them_in_order(tmp_path: Path) -> None:
+    """A terminal sends the signal to the whole group: the primary decides, the workers finish what they do."""
+    port = free_port()
+    (tmp_path / "server.py").write_text(
+        HTTP_SERVER.replace("body = str", "import time\n        print('began', flush=True); time.sleep(0.5)\n        body = str")
+    )
+    child = child_process.spawn(
+        sys.executable, ["-m", "pyworker.cluster", "-w", "2", str(tmp_path / "server.py"), str(port)], detached=True
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    waiting = await eventually_connected(port)
+    assert await child.stdout.readline() == b"began\n"
+    child.kill_group("SIGINT")
+    assert (await waiting).isdigit(), "what was under way is answered"
+    assert (await child.wait_closed()).code == 0
+    assert await child.stderr.read() == b""
+
+
+async def eventually_connected(port: int) -> asyncio.Future[str]:
+    """Wait until somebody listens, and ask; return what the answer will be."""
+    for _ in range(2000):
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            return asyncio.ensure_future(ask_on(reader, writer))
+        await asyncio.sleep(0.02)
+    raise AssertionError("nobody listens")
+
+
+async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    writer.write(b"GET / HTTP/1.0\r\n\r\n")
+    text = await reader.read()
+    writer.close()
+    return text.partition(b"\r\n\r\n")[2].decode()
+
+
+@needs_node
+@asynchronous
+async def test_node_workers_that_ask_for_any_port_share_one(tmp_path: Path) -> None:
+    (tmp_path / "server.js").write_text(NODE)
+    ports: list[int] = []
+    made = cluster.Cluster()
+    made.on("listening", lambda worker, address: ports.append(address.port))
+    made.setup_primary(tmp_path / "server.js", ["0"])
+    for _ in range(2):
+        made.fork()
+    await eventually(lambda: len(ports) == 2)
+    assert ports[0] == ports[1] != 0
+    assert len({await get(ports[0]) for _ in range(4)}) == 2
+    await made.disconnect()
+
+
+@asynchronous
+async def test_a_program_that_cannot_be_started_is_an_error_of_its_worker(server: str) -> None:
+    made = cluster.Cluster()
+    made.setup_primary(server, exec_path="/nowhere/python")
+    errors: list[Any] = []
+    made.on("error", lambda worker, error: errors.append(("cluster", worker.id, str(error))))
+    worker = made.fork()
+    worker.on("error", lambda error: errors.append(("worker", str(error))))
+    await eventually(lambda: len(errors) == 2)
+    assert errors[0][0] == "worker"
+    assert "cannot run /nowhere/python" in errors[0][1]
+    assert errors[1][:2] == ("cluster", 1)
+    assert made.workers == {}
+    await made.disconnect()
+
+
+@asynchronous
+async def test_a_module_runs_as_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "__init__.py").touch()
+    (tmp_path / "served" / "__main__.py").write_text(
+        HTTP_SERVER.replace("str(os.getpid())", "f'{os.getpid()} {sys.flags.dont_write_bytecode} {__name__} {sys.argv[1:]}'")
+    )
+    port = free_port()
+    options = {"module": "served", "cwd": str(tmp_path), "exec_args": ["-B"], "exec_path": sys.executable}
+    async with running(None, [str(port)], workers=2, stdout="ignore", stdin="ignore", **options):
+        answers = [await get(port) for _ in range(4)]
+        assert answers[:2] == answers[2:]
+        assert answers[0].split(" ", 1)[1] == f"1 __main__ ['{port}']"
+
+
+@asynchronous
+async def test_a_cluster_that_is_run_says_what_goes_wrong(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import os; os.kill(os.getpid(), 9)")
+    child = child_process.spawn(
+        sys.executable,
+        ["-c", f"from pyworker import cluster; cluster.run({str(tmp_path / 'dies.py')!r}, workers=1, restart={{'max_restarts': 2}})"],
+    )
+    assert child.stderr is not None
+    lines = [(await child.stderr.readline()).decode() for _ in range(3)]
+    assert sum("was killed by SIGKILL" in line for line in lines) == 2
+    assert any("workers died 2 times within 60 s: one is tried every 60 s" in line for line in lines)
+    child.kill("SIGTERM")
+    assert (await child.wait_closed()).code == 0
+    result = child_process.exec_file(sys.executable, ["-m", "pyworker.cluster", "nowhere.py"])
+    with pytest.raises(child_process.ExecError, match=r"no such script for workers to run: 'nowhere\.py'"):
+        await result

@@ -175,11 +175,15 @@ def test_what_follows_a_descriptor_waits_for_its_acknowledgement() -> None:
     frames, events = drain(link)
     assert [fd for _, fd in frames] == [-1, 7]
     assert events == [Sent("t0")]
-    assert link.send("later") is False, "the caller is told to wait"
+    assert link.send("later") is True, "little waits, and it waits in here"
+    assert link.send_handle("another", "net.Socket", 8) is False, "the caller is told to wait"
     assert link.feed(ACK) == [Sent("t1")]
     frames, events = drain(link)
-    assert frames == [(b'"after"\n"later"\n', -1)]
+    assert [fd for _, fd in frames] == [-1, 8]
+    assert frames[0] == (b'"after"\n"later"\n', -1)
     assert events == [Sent("t2")]
+    assert link.is_calm
+    link.feed(ACK)
     assert link.is_idle
 
 

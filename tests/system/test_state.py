@@ -66,6 +66,29 @@ http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
 """
 
 
+WATCHING = """
+import http.server, json, os
+from pyworker import state
+seen, heard = [], []
+state.watch("flag", seen.append)
+state.listen(heard.append)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/tell":
+            state.set("flag", os.getpid())
+            state.broadcast(os.getpid())
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps([os.getpid(), seen[-1:], heard]).encode())
+
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+"""
+
+
 def looks(pw: Pyworker) -> dict[int, dict[str, object]]:
     """What each worker says, by its pid; round robin brings them all."""
     found = {}
@@ -191,6 +214,25 @@ def test_the_state_of_an_app_with_a_user_belongs_to_that_user(script_of_nobody: 
     assert folder.st_mode & 0o777 == 0o700
     assert os.stat(pw.home).st_mode & 0o777 == 0o711
     assert os.stat(os.path.join(pw.home, "logs")).st_mode & 0o777 == 0o700
+
+
+def test_workers_of_another_user_are_told_of_changes_and_broadcasts(script_of_nobody: Pyworker) -> None:
+    pw = script_of_nobody
+    pw.write("web.py", WATCHING.replace("PORT", str(pw.port)))
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        pw.write("app.toml", file.read() + "\nworkers = 2")
+    pw.ok("start", "app.toml")
+    teller = json.loads(pw.get("/tell"))[0]
+    known: dict[int, list[object]] = {}
+
+    def all_know() -> bool:
+        pid, seen, heard = json.loads(pw.get("/"))
+        known[pid] = [seen, heard]
+        return len(known) == 2 and all(
+            what == ([[teller], []] if pid == teller else [[teller], [teller]]) for pid, what in known.items()
+        )
+
+    wait_until(all_know, LONG, f"both to know: {known}")
 
 
 def test_a_home_that_the_user_cannot_reach_is_named_to_those_who_use_it(script_of_nobody: Pyworker) -> None:

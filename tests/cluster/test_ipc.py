@@ -1,0 +1,259 @@
+"""Two ends of a channel in one process: whatever is sent in whatever order, all of it comes once, or its sender is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyworker.cluster.ipc import (
+    ChannelClosedError,
+    HandleNotDeliveredError,
+    LoopChannel,
+    Receiver,
+    ThreadChannel,
+)
+from tests.cluster.helpers import open_fds
+
+
+class Heard(Receiver):
+    """Keeps what comes. A handle is read and closed."""
+
+    def __init__(self, on_message: Callable[[], None] = lambda: None) -> None:
+        self.values: list[Any] = []
+        self.inheritable: list[bool] = []
+        self.errors: list[Exception] = []
+        self.closed = threading.Event()
+        self._then = on_message
+
+    def on_message(self, value: Any, handle: Any) -> None:
+        if handle is not None:
+            self.inheritable.append(os.get_inheritable(handle.fileno()))
+            content = os.pread(handle.fileno(), 20, 0).decode()
+            handle.close()
+            value = (value, content)
+        self.values.append(value)
+        self._then()
+
+    def on_error(self, error: Exception) -> None:
+        self.errors.append(error)
+
+    def on_closed(self) -> None:
+        self.closed.set()
+
+
+def numbered(number: int) -> Any:
+    """An open file that holds a number."""
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  whoever it is sent by closes it
+    file.write(b"%d" % number)
+    return file
+
+
+# what one end does: a message of some size, a handle (kept, given away, or closed by its owner at once), a moment's rest
+MESSAGE = st.tuples(st.just("message"), st.sampled_from([0, 10, 3_000, 70_000]))
+HANDLE = st.tuples(st.just("handle"), st.sampled_from(["kept", "given", "closed"]))
+REST = st.tuples(st.just("rest"), st.none())
+STEPS = st.lists(st.one_of(MESSAGE, MESSAGE, HANDLE, REST), max_size=25)
+
+
+class End:
+    """One end, and what its sender was told of each thing it sent."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.sent: list[Any] = []  # as it should arrive
+        self.told: dict[int, list[Exception | None]] = {}
+        self.files: dict[int, tuple[Any, str]] = {}
+
+    def do(self, step: tuple[str, Any]) -> None:
+        what, how = step
+        number = len(self.sent)
+        self.told[number] = []
+        callback = self.told[number].append
+        if what == "message":
+            value = [number, "x" * how]
+            self.channel.send(value, callback=callback)
+            self.sent.append(value)
+            return
+        file = numbered(number)
+        self.files[number] = file, how
+        self.channel.send(number, file, keep_open=how == "kept", callback=callback)
+        if how == "closed":
+            file.close()
+        self.sent.append((number, str(number)))
+
+    def check(self, came: list[Any], *, ended: bool) -> None:
+        """Compare what the other end has heard with what was sent, and with what the sender was told."""
+        assert came == self.sent[: len(came)], "in order, none twice"
+        assert ended or len(came) == len(self.sent)
+        for number, (error,) in self.told.items():
+            assert error is None or (ended and isinstance(error, (ChannelClosedError, HandleNotDeliveredError)))
+            if number not in self.files:
+                continue
+            file, how = self.files[number]
+            assert error is not None or number < len(came), "a handle that was said to be there is there"
+            assert file.closed == (how == "closed" or (how == "given" and error is None))
+
+    def close(self) -> None:
+        for file, _ in self.files.values():
+            file.close()
+
+
+def finished(channel: ThreadChannel) -> bool:
+    """Wait for the end of its thread."""
+    channel._thread.join(20)
+    return not channel._thread.is_alive()
+
+
+def settled(ends: list[End]) -> bool:
+    return all(len(told) == 1 for end in ends for told in end.told.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, STEPS)
+def test_everything_comes_once_and_in_order_in_both_directions(here: list[Any], there: list[Any]) -> None:
+    asyncio.run(asyncio.wait_for(exchange(here, there, None), 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, STEPS, st.integers(0, 50), st.sampled_from(["disconnect", "die"]))
+def test_at_an_end_in_the_middle_each_thing_has_come_or_its_sender_is_told(
+    here: list[Any], there: list[Any], when: int, how: str
+) -> None:
+    asyncio.run(asyncio.wait_for(exchange(here, there, (when, how)), 60))
+
+
+async def exchange(here: list[Any], there: list[Any], end: tuple[int, str] | None) -> None:
+    """One end in a loop, the other in a thread; `there` may end after so many steps."""
+    before = open_fds()
+    ours, theirs = socket.socketpair()
+    in_loop, in_thread = Heard(), Heard()
+    first, second = End(LoopChannel(ours, in_loop)), End(ThreadChannel(theirs, in_thread))
+    second.channel.start()
+    loop = asyncio.get_running_loop()
+
+    async def act(one: End, steps: list[Any]) -> None:
+        for at, step in enumerate(steps):
+            if one is second and end is not None and at == end[0]:
+                break
+            if step[0] == "rest":
+                await asyncio.sleep(0.001)
+                continue
+            try:
+                if one is first:
+                    one.do(step)
+                else:
+                    await loop.run_in_executor(None, one.do, step)
+            except ChannelClosedError:
+                return
+        if one is second and end is not None:
+            one.channel.disconnect() if end[1] == "disconnect" else theirs.shutdown(socket.SHUT_RDWR)
+
+    try:
+        await asyncio.gather(act(first, here), act(second, there))
+        if end is None:
+            while not (settled([first, second]) and len(in_thread.values) == len(first.sent)):
+                await asyncio.sleep(0.001)
+            while len(in_loop.values) < len(second.sent):
+                await asyncio.sleep(0.001)
+        first.channel.disconnect()
+        while not (in_loop.closed.is_set() and in_thread.closed.is_set() and settled([first, second])):
+            await asyncio.sleep(0.001)
+        first.check(in_thread.values, ended=end is not None)
+        second.check(in_loop.values, ended=end is not None)
+        for heard in (in_loop, in_thread):
+            assert heard.errors == []
+            assert not any(heard.inheritable), "close-on-exec when they come"
+    finally:
+        for one in (first, second):
+            one.close()
+    assert finished(second.channel)
+    assert open_fds() == before
+
+
+def test_a_handle_may_be_closed_while_it_waits_to_be_sent() -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    sender, receiver = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, heard)
+    for number in range(5):
+        with numbered(number) as file:
+            sender.send(number, file, keep_open=True)  # none of them is acknowledged yet
+    sender.start()
+    receiver.start()
+    while len(heard.values) < 5:
+        heard.closed.wait(0.001)
+    assert heard.values == [(number, str(number)) for number in range(5)]
+    sender.disconnect()
+    assert heard.closed.wait(20)
+    assert finished(sender)
+    assert finished(receiver)
+
+
+def test_a_sender_of_handles_is_told_to_slow_down_and_when_to_go_on() -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    sender, receiver = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, heard)
+    sender.start()
+    first, second = numbered(1), numbered(2)
+    assert sender.send(1, first) is True
+    assert sender.send(2, second) is False
+    calm = threading.Event()
+    sender.when_calm(calm.set)
+    assert not calm.is_set(), "nobody has taken one"
+    receiver.start()
+    assert calm.wait(20)
+    sender.disconnect()
+    assert heard.closed.wait(20)
+    assert heard.values == [(1, "1"), (2, "2")]
+    assert first.closed
+    assert second.closed
+    assert finished(sender)
+    assert finished(receiver)
+
+
+def test_whoever_is_told_may_send_from_another_thread_and_wait_for_it() -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    sender, receiver = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, heard)
+    sender.start()
+    receiver.start()
+
+    def told(_: Exception | None) -> None:
+        other = threading.Thread(target=sender.send, args=("by the other",))
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), "nothing is locked while a callback runs"
+
+    sender.send("first", callback=told)
+    while len(heard.values) < 2:
+        heard.closed.wait(0.001)
+    assert heard.values == ["first", "by the other"]
+    sender.disconnect()
+    assert heard.closed.wait(20)
+    assert finished(sender)
+    assert finished(receiver)
+
+
+def test_a_handle_that_nobody_can_send_is_refused_and_nothing_is_left_of_it() -> None:
+    before = open_fds()
+    ours, theirs = socket.socketpair()
+    channel = ThreadChannel(ours, Receiver(), files=False)
+    with numbered(1) as file:
+        with pytest.raises(TypeError, match="Node has no way"):
+            channel.send("x", file)
+        channel.files = True
+        with pytest.raises(ValueError, match="cannot be sent as JSON"):
+            channel.send({1}, file)
+    with pytest.raises(ValueError, match="closed"):
+        channel.send("x", file)
+    channel.disconnect()
+    theirs.close()
+    assert open_fds() == before

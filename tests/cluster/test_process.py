@@ -1,0 +1,148 @@
+"""`pyworker.process` in a child: what waits for whom, and what still goes when the program ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from pyworker import child_process
+from pyworker.cluster.child_process import ChildProcess
+from tests.cluster.helpers import Inbox, asynchronous, eventually
+
+
+def start(folder: Path, source: str, **options: Any) -> ChildProcess:
+    (folder / "child.py").write_text(source)
+    return child_process.fork(folder / "child.py", **options)
+
+
+@asynchronous
+async def test_messages_wait_for_the_program_and_keep_their_order(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import sys, threading\nfrom pyworker import process\nended = threading.Event()\n"
+        "process.on('disconnect', ended.set)\n"  # the channel is read from here on, and nobody listens to messages
+        "sys.stdin.readline()\ngot = []\n"
+        "@process.on('message')\n"
+        "def take(message, handle):\n    got.append(message)\n    if message == 'last': process.send(got)\n"
+        "ended.wait()",
+        stdin="pipe",
+    )
+    inbox = Inbox(child)
+    for number in range(500):
+        child.send(number)
+    assert child.stdin is not None
+    child.stdin.write(b"\n")
+    for number in range(500, 1000):
+        child.send(number)
+        await asyncio.sleep(0)
+    child.send("last")
+    assert await inbox.next() == [*range(1000), "last"]
+    child.disconnect()
+    await child.wait_closed()
+
+
+@asynchronous
+async def test_who_listens_once_leaves_the_rest_to_the_next(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import queue, threading\nfrom pyworker import process\nended = threading.Event()\n"
+        "process.on('disconnect', ended.set)\n"
+        "def receive():\n"
+        "    got = queue.SimpleQueue()\n    process.once('message', lambda m, h: got.put(m))\n    return got.get()\n"
+        "process.send([receive() for _ in range(200)])\nended.wait()",
+    )
+    inbox = Inbox(child)
+    for number in range(200):
+        child.send(number)
+    assert await inbox.next() == list(range(200))
+    child.disconnect()
+    await child.wait_closed()
+
+
+@asynchronous
+async def test_messages_can_be_iterated_in_a_loop_of_the_child(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import asyncio\nfrom pyworker import process\n"
+        "async def main():\n"
+        "    async for message in process.messages():\n        await process.deliver({'got': message})\n"
+        "    print('over', process.connected)\nasyncio.run(main())",
+        stdout="pipe",
+    )
+    inbox = Inbox(child)
+    for number in range(3):
+        child.send(number)
+    assert [await inbox.next() for _ in range(3)] == [{"got": 0}, {"got": 1}, {"got": 2}]
+    child.disconnect()
+    assert child.stdout is not None
+    assert await child.stdout.read() == b"over False\n"
+    await child.wait_closed()
+
+
+@asynchronous
+async def test_what_a_program_sends_last_arrives_although_it_ends(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import tempfile\nfrom pyworker import process\n"
+        "for number in range(40):\n    process.send([number, 'x' * 100_000])\n"  # much more than the channel holds
+        "for number in range(10):\n    f = tempfile.TemporaryFile(); f.write(b'%d' % number); f.seek(0)\n    process.send(number, f)",
+    )
+    heard: list[Any] = []
+
+    @child.on("message")  # type: ignore[misc]
+    def take(message: Any, handle: Any) -> None:
+        heard.append(message[0] if handle is None else (message, handle.read()))
+        if handle is not None:
+            handle.close()
+
+    assert (await child.wait_closed()).code == 0
+    await eventually(lambda: not child.connected)
+    assert heard == [*range(40), *((number, b"%d" % number) for number in range(10))]
+
+
+@asynchronous
+async def test_a_program_whose_parent_does_not_read_ends_all_the_same(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "from pyworker import process\nprocess._PATIENCE = 0.1\nfor _ in range(40):\n    process.send('x' * 100_000)",
+    )
+    assert child._channel is not None
+    asyncio.get_running_loop().remove_reader(child._channel.sock.fileno())
+    assert (await child.wait()).code == 0
+    child.disconnect()
+    await child.wait_closed()
+
+
+@asynchronous
+async def test_messages_that_nobody_ever_takes_are_counted_out_aloud(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import threading\nfrom pyworker import process\nended = threading.Event()\n"
+        "process.on('disconnect', ended.set)\nended.wait()",
+        stderr="pipe",
+    )
+    for number in range(1200):
+        child.send(number)
+        await child.drain()
+    child.disconnect()
+    assert child.stderr is not None
+    text = (await child.stderr.read()).decode()
+    assert text.count("1000 messages wait and nobody listens: more are dropped") == 1
+    assert (await child.wait_closed()).code == 0
+
+
+@asynchronous
+async def test_a_child_may_close_the_channel(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "from pyworker import process\nprocess.send('x' * 500_000)\nprocess.disconnect()\n"
+        "try:\n    process.send(1)\nexcept ConnectionError as error:\n    print(error)\nprint(process.connected)",
+        stdout="pipe",
+    )
+    inbox = Inbox(child)
+    assert len(await inbox.next()) == 500_000
+    assert child.stdout is not None
+    assert await child.stdout.read() == b"the channel is closed\nFalse\n"
+    await child.wait_closed()
+    assert not child.connected
