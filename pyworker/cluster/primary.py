@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import os
 import random
+import re
 import signal as signals
 import socket
 import sys
@@ -46,6 +47,12 @@ SCHED_RR: Scheduling = "round-robin"
 Scheduling: TypeAlias = Literal["round-robin", "none"]
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+_BUNDLE = re.match(
+    r"/proc/self/fd/(\d+)(?=/)", _BOOT
+)  # in a worker of the daemon all of this is in an archive without a name
+_BOOT_FROM_BUNDLE = (
+    "import sys; sys.path[0] = {!r}; from pyworker.cluster import boot; del sys.path[0]; boot.main()"  # [0] is ''
+)
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 _NATIVE = handles.Kind("net.Native", {})
 _UDP = handles.Kind("dgram.Native", {})
@@ -275,6 +282,7 @@ class Cluster(Emitter):
             channel=True,
             python=not is_node,
             unique_id=str(number),
+            pass_fds=() if _BUNDLE is None or is_node else (int(_BUNDLE[1]),),
         )
         self.workers[number] = worker
         asyncio.get_running_loop().call_soon(self.emit, "fork", worker)
@@ -295,7 +303,8 @@ class Cluster(Emitter):
             assert script is not None
             return [*start, script, *settings.args], True
         target = ["-m", settings.module] if settings.module is not None else [str(script)]
-        return [*start, _BOOT, *target, *settings.args], False
+        boot = [_BOOT] if _BUNDLE is None else ["-c", _BOOT_FROM_BUNDLE.format(_BUNDLE[0])]
+        return [*start, *boot, *target, *settings.args], False
 
     def _on_message(self, worker: Worker, message: Any, handle: handles.Received | None) -> None:
         if message == SUICIDE and handle is None:

@@ -171,9 +171,7 @@ class App:
         """Return the app as policy sees it."""
         config = self.config
         assert config is not None
-        forks = config.target is not None
-        proxied = config.balance == "proxy" or is_node(config)  # held back by the dispatcher, not by the worker
-        script = config.script is not None and not proxied
+        target, previous = self._config_of(self.target), self._config_of(self.previous)
         return AppView(
             running=self.running,
             want=self.want,
@@ -181,7 +179,7 @@ class App:
             restart=config.restart,
             stop=config.stop,
             reload=config.reload,
-            workers=tuple(w.view(script=script) for w in self.workers.values()),
+            workers=tuple(w.view(hears=self._hears(w)) for w in self.workers.values()),
             templates=tuple(t.view() for t in self.templates.values()),
             record=self.record,
             stopped_slots=frozenset(self.stopped_slots),
@@ -197,15 +195,25 @@ class App:
             start_failure=self.start_failure.message if self.start_failure else None,
             hurry=self.hurry,
             listening=self.listening and bool(self.listeners),
-            forks=forks,
-            holds=forks or config.script is not None or proxied,
-            overlaps=forks or config.script is not None or bool(config.bind) or proxied,
-            drains=forks or config.script is not None or proxied or shares(config),
+            forks=config.target is not None,
+            target_forks=target is not None and target.target is not None,
+            previous_forks=previous is not None and previous.target is not None,
+            target_holds=target is not None and _holds(target),
+            overlaps=_overlaps(config) and (target is None or _overlaps(target)),
             dispatches=self.dispatches,
             dispatcher=self.dispatcher.view() if self.dispatcher else None,
             dispatcher_record=self.dispatcher_record,
             keep_listening=self.keep_listening,
         )
+
+    def _config_of(self, number: int | None) -> AppConfig | None:
+        generation = self.generations.get(number) if number is not None else None
+        return generation.config if generation is not None else None
+
+    def _hears(self, worker: WorkerHandle) -> bool:
+        """Whether a worker understands Drain; a script that binds for itself does once it has."""
+        config = self._config_of(worker.id.generation)
+        return config is not None and (_drains(config) or (config.script is not None and worker.bound))
 
     @property
     def dispatches(self) -> bool:
@@ -347,3 +355,23 @@ class App:
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
         self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}
         self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}
+
+
+def _is_between(config: AppConfig) -> bool:
+    """Whether its workers are held back, and given nothing more, by the dispatcher and not by themselves."""
+    return config.balance == "proxy" or is_node(config)
+
+
+def _holds(config: AppConfig) -> bool:
+    """Whether a worker of it can be ready without accepting."""
+    return config.target is not None or config.script is not None or _is_between(config)
+
+
+def _overlaps(config: AppConfig) -> bool:
+    """Whether two workers of a slot can live side by side."""
+    return _holds(config) or bool(config.bind)
+
+
+def _drains(config: AppConfig) -> bool:
+    """Whether its workers understand Drain from their birth on."""
+    return config.target is not None or _is_between(config) or shares(config)

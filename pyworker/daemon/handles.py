@@ -56,8 +56,8 @@ class WorkerHandle:
             self.state, self.since = after, now
         return after
 
-    def view(self, *, script: bool = False) -> WorkerView:
-        """Return it as policy sees it; `script`: one that binds for itself, if it binds at all."""
+    def view(self, *, hears: bool) -> WorkerView:
+        """Return it as policy sees it; `hears`: it understands Drain."""
         return WorkerView(
             self.id.serial,
             self.id.slot,
@@ -68,7 +68,7 @@ class WorkerHandle:
             self.ready_at,
             bool(self.recycle),
             self.checked,
-            hears=self.bound or not script,
+            hears=hears,
         )
 
     def memo(self) -> dict[str, Any]:

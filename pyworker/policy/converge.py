@@ -43,7 +43,9 @@ class WorkerView:
     ready_at: float | None = None  # held or ready
     recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
     checked: bool = True  # its first health check has passed (or there is none)
-    hears: bool = True  # reads Drain; a script that has never bound a port does not
+    hears: bool = (
+        True  # understands Drain; else the stop signal is all there is. A script that has bound no port does not
+    )
 
 
 @record
@@ -79,10 +81,12 @@ class AppView:
     start_failure: str | None = None
     hurry: bool = False  # `stop --now`: no drain
     listening: bool = True  # the listeners are open
+    # of the committed generation; a reload may make another kind of app of it
     forks: bool = True  # workers are forked from a template (asgi, wsgi)
-    holds: bool = True  # a worker can be ready without accepting
-    overlaps: bool = True  # two workers of a slot can live side by side
-    drains: bool = True  # understands Drain; else the stop signal is all there is
+    target_forks: bool = True
+    previous_forks: bool = True
+    target_holds: bool = True  # a worker can be ready without accepting
+    overlaps: bool = True  # two workers of a slot can live side by side, the target's beside today's
     dispatches: bool = False  # connections are handed out by a dispatcher
     dispatcher: DispatcherView | None = None
     dispatcher_record: Record = Record()
@@ -274,7 +278,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
     if app.starting and app.start_failure is not None:
         yield FailStart(app.start_failure)
     if app.previous is not None:
-        can_go_back = not app.forks or any(t.generation == app.previous and t.state == "ready" for t in app.templates)
+        ready = any(t.generation == app.previous and t.state == "ready" for t in app.templates)
+        can_go_back = ready or not app.previous_forks
         if app.running and can_go_back and app.soak_deaths * 2 > app.want:
             yield RollBack(app.previous, f"{app.soak_deaths} workers of generation {app.generation} died in the soak")
         elif now >= app.soak_until:
@@ -299,12 +304,12 @@ def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
 def _templates(app: AppView, now: float) -> Iterator[Action]:
     """Keep one template for each generation that may still have to fork."""
     needed: set[int] = set()
-    if app.forks and app.running:
-        if not app.record.permanent:
+    if app.running:
+        if app.forks and not app.record.permanent:
             needed.add(app.generation)
-        if app.target is not None:
+        if app.target_forks and app.target is not None:
             needed.add(app.target)
-        if app.previous is not None:
+        if app.previous_forks and app.previous is not None:
             needed.add(app.previous)
     existing = {t.generation for t in app.templates}
     for t in app.templates:
@@ -325,7 +330,7 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
     target = app.target
     if target is None or not app.running or target in app.gated:
         return
-    if app.forks and not any(t.generation == target and t.state == "ready" for t in app.templates):
+    if app.target_forks and not any(t.generation == target and t.state == "ready" for t in app.templates):
         return
     slots = slots_of(app)
     draining = {w.generation for w in alive(app) if w.state in LEAVING} - {target, app.generation}
@@ -340,7 +345,7 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
         room = app.reload.max_surge if able else 1  # the canary goes alone
         starting = sum(w.state is State.STARTING for w in new)
         for slot in missing[: max(0, room - starting)]:
-            yield Spawn(slot, target, held=app.holds)
+            yield Spawn(slot, target, held=app.target_holds)
     elif not missing and len(able) == len(new) and len(draining) < MAX_DRAINING:
         yield Commit(target)
 
@@ -404,7 +409,7 @@ def _leave(app: AppView, now: float) -> Iterator[Action]:
         reason = _reason_to_leave(app, w, slots, current_open, now)
         if reason is None:
             continue
-        if w.state in (State.STARTING, State.HELD) or not (app.drains and w.hears) or app.hurry:
+        if w.state in (State.STARTING, State.HELD) or not w.hears or app.hurry:
             yield SendStop(w.serial, reason)
         else:
             yield SendDrain(w.serial, to_empty=not app.running and not app.keep_listening, reason=reason)

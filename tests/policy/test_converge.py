@@ -245,13 +245,29 @@ def test_soak_ends() -> None:
 
 
 def test_command_with_its_own_port_stops_before_it_starts() -> None:
-    kind = {"forks": False, "holds": False, "overlaps": False, "drains": False, "templates": (), "want": 1}
-    old = worker(1, 1)
+    kind = {"forks": False, "target_forks": False, "overlaps": False, "templates": (), "want": 1}
+    old = worker(1, 1, hears=False)
     assert doing(app(target=2, workers=(old,), **kind)) == [c.Commit(2)]
     assert doing(app(generation=2, workers=(old,), **kind)) == [c.SendStop(1, "replaced by generation 2")]
     leaving = worker(1, 1, state=State.STOPPING)
     assert doing(app(generation=2, workers=(leaving,), **kind)) == []
     assert doing(app(generation=2, **kind)) == [c.Spawn(1, 2, False)]
+
+
+def test_a_reload_may_make_another_kind_of_app_of_it() -> None:
+    """From an app that is forked to a command, and back: what counts is the generation that comes up."""
+    to_command = app(target=2, workers=BOTH, target_forks=False, target_holds=False)
+    assert doing(to_command) == [c.Spawn(1, 2, False)]
+    deaf = (worker(1, 1, hears=False), worker(2, 2, hears=False))
+    to_app = app(target=2, workers=deaf, forks=False, templates=())
+    assert doing(to_app) == [c.StartTemplate(2)]
+    ready = dataclasses.replace(to_app, templates=(c.TemplateView(2, "ready", 0.0),))
+    assert doing(ready) == [c.Spawn(1, 2, True)]
+    soaking = app(
+        generation=2, previous=1, previous_forks=False, soak_until=9.0, soak_deaths=2,
+        workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=(c.TemplateView(2, "ready", 0.0),),
+    )  # fmt: skip
+    assert c.RollBack in map(type, doing(soaking))
 
 
 class World:

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
 FRAMEWORKS = {
@@ -212,3 +214,76 @@ def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> Non
     pw.ok("reload", "api")
     pw.ok("stop", "api", "--timeout", "60s")
     assert pw.app()["state"] == "stopped"
+
+
+SCRIPT = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "6")
+        self.end_headers()
+        self.wfile.write(b"script")
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
+"""
+PIDS = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = str(os.getpid()).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
+"""
+NODE = "require('http').createServer((q, r) => { r.setHeader('content-length', 4); r.end('node'); }).listen(%s);\n"
+
+
+def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=2)
+    pw.write("server.py", SCRIPT % pw.port)
+    pw.write("server.js", NODE % pw.port)
+    pw.write("proxied.js", NODE % "process.env.PORT, '127.0.0.1'")
+    pw.ok("start", "app.toml")
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        asgi = file.read()
+    target = next(line for line in asgi.splitlines() if line.startswith("target"))
+    node = 'command = ["node", "server.js"]\n'
+    kinds = [('script = "server.py"', "script"), (target, "one")]
+    if shutil.which("node") is not None:
+        kinds += [
+            (node + 'balance = "shared"', "node"),
+            (node + 'balance = "round-robin"', "node"),
+            (node + 'balance = "shared"', "node"),
+            ('command = ["node", "proxied.js"]\nbalance = "proxy"', "node"),
+            (target + '\nbalance = "least-connections"', "one"),
+        ]
+    with Load(pw.port, "new", "new") as load:
+        for lines, answer in kinds:
+            load.wait_more(10)
+            pw.write("app.toml", asgi.replace(target, lines))
+            pw.ok("reload", "api")
+            load.wait_more(10)
+            wait_until(lambda answer=answer: pw.get().startswith(answer), LONG, f"{lines} to serve")  # type: ignore[misc]
+    assert load.lost == []
+
+
+def test_a_script_may_be_a_cluster_itself(pw: Pyworker) -> None:
+    """Its workers are children of the worker, with the library out of the daemon's archive."""
+    pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + PIDS % pw.port)
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
+    pw.ok("start", "app.toml")
+    (worker,) = pw.pids()
+    seen = {int(pw.get()) for _ in range(8)}
+    assert len(seen) == 2
+    assert worker not in seen
+    with Load(pw.port, "new") as load:
+        load.wait_more(10)
+        pw.ok("reload", "api")
+        load.wait_more(10)
+    assert load.lost == []
+    pw.ok("stop", "api")
+    wait_until(lambda: not any(alive(pid) for pid in seen), LONG, "its workers to end with it")
