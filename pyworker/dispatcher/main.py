@@ -116,6 +116,7 @@ class PortWorker:
     def take(self, connection: socket.socket) -> bool:
         owner = self._owner
         if owner.relays >= owner.most_relays:
+            owner.too_many_relays()
             return False
         connection.setblocking(False)
         relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
@@ -130,7 +131,7 @@ class PortWorker:
     def lost(self, relay: Relay) -> None:
         """A relay is over."""
         self._relays.discard(relay)
-        self._owner.relays -= 1
+        self._owner.one_relay_less()
         self._cells[_OPEN] = len(self._relays)
         if self._told_to_shut and not self._relays:
             self._owner.say(d.Empty(self.serial))
@@ -152,6 +153,7 @@ class Dispatcher:
         self.relays = 0
         # two ends each; the rest is for listeners, and for pipes of those whose receiver pauses
         self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
+        self._told_too_many = False
         self._channel = channel
         self._board = board
         self._outbox: deque[bytes] = deque()
@@ -270,6 +272,21 @@ class Dispatcher:
             self.say(d.Trouble(f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"))
             self.loop.later(PAUSE, self._resume)
             self._set_accepting()
+
+    def too_many_relays(self) -> None:
+        """No more can be relayed: what comes waits in the listener's queue. Said once, until there is room again."""
+        if not self._told_too_many:
+            self._told_too_many = True
+            self.say(
+                d.Trouble(
+                    f"{self.most_relays} connections are relayed, the most that the limit of open files allows: more wait "
+                    "until one ends. Raise the hard limit (ulimit -Hn, LimitNOFILE of the service) and start the daemon again"
+                )
+            )
+
+    def one_relay_less(self) -> None:
+        self.relays -= 1
+        self._told_too_many = self._told_too_many and self.relays > self.most_relays * 0.9
 
     def _resume(self) -> None:
         self._paused = False

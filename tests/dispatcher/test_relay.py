@@ -12,8 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyworker.dispatcher.main import Dispatcher, PortWorker
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F, row_slice
+from pyworker.protocol.wire import MAX_MESSAGE, decode
+from pyworker.unix import fds as unix_fds
 from tests.dispatcher.rig import LONG, Rig
 from tests.support.wait import wait_until
 
@@ -222,3 +225,20 @@ def test_an_idle_connection_costs_two_descriptors_and_no_pipe(one: Rig, worker: 
     for client in one.clients:
         client.close()
     wait_until(lambda: open_fds() <= before, LONG, "everything to be given back")
+
+
+def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    dispatcher.most_relays = 0
+    cells = one.board[row_slice(1)]
+    worker = PortWorker(1, 1, 9, False, cells, dispatcher)
+    with socket.socket() as connection, ours, theirs:
+        assert not worker.take(connection)
+        assert not worker.take(connection)
+        packet = unix_fds.recv_packet(ours, MAX_MESSAGE, 0)
+        assert packet is not None
+        said = decode(d.FromDispatcher, packet.data)
+        assert "0 connections are relayed, the most that the limit of open files allows" in said.text
+        assert unix_fds.recv_packet(ours, MAX_MESSAGE, 0) is None
+    cells.release()
