@@ -48,6 +48,8 @@ _TYPES = {"Cluster", "Worker", "Settings", "SCHED_NONE", "SCHED_RR"}
 def run(exec: Any = None, args: Any = (), **options: Any) -> None:
     """Run a script as a cluster until SIGTERM or SIGINT: the one call. The options are those of `setup_primary`.
 
+    Returns also when all workers have ended and none is replaced; exits with 1 when they could not be kept alive.
+
     In a worker it returns at once, so that a program may call it in its first lines, without a script: then it is
     run itself, once as the primary and in every worker from its beginning.
     """
@@ -58,7 +60,8 @@ def run(exec: Any = None, args: Any = (), **options: Any) -> None:
     import asyncio
     import sys
 
-    asyncio.run(_cluster().serve(exec, args, **options))
+    if not asyncio.run(_cluster().serve(exec, args, **options)):
+        sys.exit(1)
     if exec is None and options.get("module") is None:
         sys.exit(0)
 

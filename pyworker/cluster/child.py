@@ -209,6 +209,7 @@ class _ClusterBinding(Binding):
 
 
 _seq = itertools.count()
+_leaving = threading.Lock()
 _binding: _ClusterBinding | None = None
 worker: ThisWorker | None = None
 
@@ -222,6 +223,8 @@ def _say(fields: dict[str, Any]) -> int:
 def _leave(code: int) -> None:
     """Stop accepting, let connections end, and end: with the stop signal, and surely a little later."""
     assert _binding is not None
+    if not _leaving.acquire(blocking=False):  # the end of the channel is a reason to leave, and a part of leaving
+        return
     limit = float(os.environ.get(DRAIN, "10"))
     _binding.stop_accepting()
     _binding.wait_for_connections(time.monotonic() + limit)

@@ -42,6 +42,11 @@ class HandleNotDeliveredError(ConnectionError):
         self.handle = handle
 
 
+def _lost(why: str, handle: Any) -> ConnectionError:
+    """What the sender of something is told that did not go."""
+    return ChannelClosedError(why) if handle is None else HandleNotDeliveredError(why, handle)
+
+
 class _Delivery:
     """What is to be done when a message has arrived, or not. The token of a Link.
 
@@ -126,7 +131,7 @@ class _Channel:
         """Send any message, Node's own as well. Without `copy` the handle has to stay open until the callback."""
         with self._lock:
             if not self.connected:
-                error = ChannelClosedError("the channel is closed")
+                error = _lost("the channel is closed", handle)
                 if callback is None:
                     raise error
                 self._todo.append(lambda: callback(error))
@@ -273,10 +278,7 @@ class _Channel:
             lost, fds = self.link.abandon()
             close_all(fds)
             for delivery in lost:
-                if delivery.handle is not None:
-                    self._fail(delivery, HandleNotDeliveredError("the other end is gone", delivery.handle))
-                else:
-                    self._fail(delivery, ChannelClosedError("the other end is gone"))
+                self._fail(delivery, _lost("the other end is gone", delivery.handle))
             self._todo.extend(self._room)
             self._room.clear()
             self._todo.append(self.receiver.on_closed)

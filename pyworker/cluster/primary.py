@@ -102,13 +102,13 @@ class Worker(Emitter):
 
     def kill(self, signal: Signal = signals.SIGTERM) -> bool:
         """End it on purpose: it is not replaced."""
-        self.exited_after_disconnect = True
+        self._cluster._leaves(self)
         return self.process.kill(signal)
 
     def disconnect(self) -> None:
         """Let it finish what is under way and end; it gets no more connections and is not replaced."""
         if not self.exited_after_disconnect and self.is_connected():
-            self.exited_after_disconnect = True
+            self._cluster._leaves(self)
             self._cluster._carry_out(self._cluster._primary.disconnect(self.id))
 
     def is_connected(self) -> bool:
@@ -202,12 +202,12 @@ class Cluster(Emitter):
     async def start(self, workers: int | None = None) -> list[Worker]:
         """Start the workers of the settings and keep that many running."""
         count = workers or self.settings.workers or len(os.sched_getaffinity(0))
-        self._wanted += count
+        self._want(self._wanted + count)
         return [self._fork(None, managed=True) for _ in range(count)]
 
     async def disconnect(self) -> None:
         """Let all workers finish and end, then close the listeners. Nothing is replaced any more."""
-        self._wanted = 0
+        self._want(0)
         for timer in list(self._timers):
             timer.cancel()
         self._timers.clear()
@@ -223,14 +223,18 @@ class Cluster(Emitter):
                 await self._until_empty(None)
         self._carry_out(self._primary.close())
 
-    async def serve(self, exec: str | os.PathLike[str] | None = None, args: Sequence[str] = (), **options: Any) -> None:
-        """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish. Stderr is told what goes wrong."""
+    async def serve(self, exec: str | os.PathLike[str] | None = None, args: Sequence[str] = (), **options: Any) -> bool:
+        """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish. Stderr is told what goes wrong.
+
+        Ends also when all workers have ended for good: False when that is because they could not be kept alive.
+        """
         if exec is not None or options or not self._set_up:
             self.setup_primary(exec, args, **options)
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, told.set)
+        over = self.on("exit", lambda *_: told.set() if self._is_over else None)
         self.on("exit", self._say_exit)
         self.on("giveup", self._say_giveup)
         try:
@@ -239,9 +243,11 @@ class Cluster(Emitter):
         finally:
             for number in (signals.SIGTERM, signals.SIGINT):
                 loop.remove_signal_handler(number)
+            self.off("exit", over)
             self.off("exit", self._say_exit)
             self.off("giveup", self._say_giveup)
             await self.disconnect()
+        return not self._record.permanent
 
     def _say_exit(self, worker: Worker, code: int | None, signal: str | None) -> None:
         if not worker.exited_after_disconnect and self._wanted:
@@ -257,6 +263,17 @@ class Cluster(Emitter):
         )
 
     # ---- workers -------------------------------------------------------------------------------------
+    def _want(self, count: int) -> None:
+        """Keep that many managed workers, and the listeners open for those that are to come."""
+        self._wanted = count
+        self._primary.expected = count > 0 and not self._record.permanent
+
+    def _leaves(self, worker: Worker) -> None:
+        """A worker ends on purpose: nobody takes its place, and its exit is no crash."""
+        if worker.managed and not worker.exited_after_disconnect and not worker.announced:
+            self._want(max(0, self._wanted - 1))
+        worker.exited_after_disconnect = True
+
     def _fork(self, env: Mapping[str, str] | None, *, managed: bool) -> Worker:
         if not self._set_up:
             self.setup_primary()
@@ -360,7 +377,11 @@ class Cluster(Emitter):
     def _replace(self, worker: Worker, *, clean: bool) -> None:
         """Decide by the policy whether and when a worker's place is filled again."""
         restart = self.settings.restart
-        if not worker.managed or not self._wanted or not wants_replacement(restart, clean=clean):
+        if not worker.managed or not self._wanted:
+            return
+        if not wants_replacement(restart, clean=clean):
+            self._want(self._wanted - 1)
+            self._close_if_over()
             return
         now = asyncio.get_running_loop().time()
         if is_stable(worker.ready_at, now, restart):
@@ -373,12 +394,22 @@ class Cluster(Emitter):
             self.emit("giveup", restart.max_restarts, restart.window)
         if not self._record.permanent:
             self._after(max(0.0, self._record.next_at - now), self._fill)
-        elif not self.workers:
+            return
+        self._want(self._wanted)
+        self._close_if_over()
+
+    @property
+    def _is_over(self) -> bool:
+        """No worker is left, and none will come by itself."""
+        return not self.workers and (not self._wanted or self._record.permanent)
+
+    def _close_if_over(self) -> None:
+        if self._is_over:
             self._carry_out(self._primary.close())
 
     def _fill(self) -> None:
         """Start what is missing; after a giveup one is tried."""
-        missing = self._wanted - sum(1 for w in self.workers.values() if w.managed and not w.announced)
+        missing = self._wanted - sum(map(_stays, self.workers.values()))
         for _ in range(min(missing, 1) if self._record.failed else missing):
             self._fork(None, managed=True)
 
@@ -408,7 +439,7 @@ class Cluster(Emitter):
                     self._tell(number, "listening", action)
                 case Leaving(number):
                     if (worker := self.workers.get(_int(number))) is not None:
-                        worker.exited_after_disconnect = True
+                        self._leaves(worker)
 
     def _tell(self, number: object, event: Literal["online", "listening"], *args: Any) -> None:
         worker = self.workers.get(_int(number))
@@ -504,6 +535,11 @@ class Cluster(Emitter):
                     await self._changed.wait()
                     self._changed.clear()
         return not self.workers
+
+
+def _stays(worker: Worker) -> bool:
+    """Whether a worker fills one of the places that are kept filled."""
+    return worker.managed and not worker.announced and not worker.exited_after_disconnect
 
 
 def open_listener(query: Query) -> socket.socket:

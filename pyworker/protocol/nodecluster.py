@@ -141,13 +141,14 @@ class _Server:
 class Primary:
     """The listeners of a cluster and who may take the next connection.
 
-    `hold`: a listener outlives its last worker when that died (its successor will ask for it); else it is closed, as
-    Node does.
+    `hold`: a listener outlives its last worker when that died (its successor will ask for it), or when others are
+    `expected`; else it is closed, as Node does.
     """
 
     def __init__(self, *, round_robin: bool = True, hold: bool = False, first_seq: int = 0) -> None:
         self.round_robin = round_robin
         self.hold = hold
+        self.expected = False  # workers are starting, or will be
         self._servers: dict[str, _Server] = {}
         self._leaving: set[Hashable] = set()
         self._dying: set[Hashable] = set()  # will be succeeded: what they close is held
@@ -351,7 +352,7 @@ class Primary:
         return self._if_unused(server, died=died) or self._distribute(server)
 
     def _if_unused(self, server: _Server, *, died: bool) -> list[Action]:
-        if server.workers or server.asking or not server.is_open or (died and self.hold):
+        if server.workers or server.asking or not server.is_open or (self.hold and (died or self.expected)):
             return []
         del self._servers[server.key]
         return [Close(server.key), *(Drop(waiting.connection) for waiting in server.waiting)]

@@ -210,6 +210,38 @@ async def test_a_worker_that_is_killed_on_purpose_is_not_replaced(server: str) -
 
 
 @asynchronous
+async def test_the_port_stays_open_while_workers_are_to_come_and_closes_when_none_is(server: str) -> None:
+    port = free_port()
+    async with running(server, [str(port)], workers=2) as made:
+        first, second = made.workers.values()
+        first.process.kill("SIGKILL")
+        await eventually(first.is_dead)
+        second.disconnect()  # on purpose, while the successor of the other is not there yet
+        assert int(await get(port)) not in (first.process.pid, second.process.pid)
+        await eventually(second.is_dead)
+        (third,) = made.workers.values()
+        third.process.kill("SIGKILL")
+        await eventually(third.is_dead)
+        assert int(await get(port))
+        assert len(made.workers) == 1, "who has left on purpose is not replaced later either"
+        (last,) = made.workers.values()
+        last.disconnect()
+        await eventually(lambda: not made.workers)
+        with pytest.raises(OSError):
+            await get(port)
+
+
+@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise SystemExit(3)", 1)])
+@asynchronous
+async def test_a_run_ends_with_its_workers_when_none_is_replaced(ends: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(ends)
+    restart = {"policy": "on-failure", "max_restarts": 2, "retry": 0}
+    program = f"from pyworker import cluster; cluster.run({str(tmp_path / 'job.py')!r}, workers=2, restart={restart})"
+    child = child_process.spawn(sys.executable, ["-c", program], stderr="ignore")
+    assert (await child.wait_closed()).code == code
+
+
+@asynchronous
 async def test_the_limiter_gives_up_on_a_program_that_always_dies(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("raise SystemExit(3)")
     made = cluster.Cluster()

@@ -160,6 +160,15 @@ def test_a_held_listener_closes_when_its_last_worker_leaves_on_purpose() -> None
     assert Close(KEY) in primary.disconnect("a")
 
 
+def test_a_held_listener_stays_when_its_last_worker_leaves_while_others_are_expected() -> None:
+    primary = cluster("a", hold=True)
+    primary.expected = True
+    assert Close(KEY) not in primary.disconnect("a")
+    assert Close(KEY) not in primary.lost("a")
+    primary.expected = False
+    assert primary.close() == [Close(KEY)]
+
+
 def test_what_a_dying_worker_closes_is_held_for_its_successor() -> None:
     primary = cluster("a", hold=True)
     primary.dying("a")

@@ -46,8 +46,6 @@ async def main(port: int) -> None:
                 child = children.pop(0)
                 try:
                     await child.deliver("yours", connection)  # returns when the child has it
-                except child_process.ChannelClosedError:
-                    continue
                 except child_process.HandleNotDeliveredError:
                     continue  # it died: the connection is still open here, for the next one
                 children.append(child)
