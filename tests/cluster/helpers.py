@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import socket
@@ -30,6 +31,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
             async with asyncio.timeout(LIMIT):
                 await test(*args, **kwargs)
 
+        gc.collect()  # what another test has left is not closed in the middle of this one
         before = open_fds()
         asyncio.run(limited())
         assert open_fds() == before, "descriptors were left open"

@@ -39,6 +39,7 @@ def rig() -> Iterator[Rig]:
     yield made
     made.channel.sock.close()
     made.peer.close()
+    made.loop._epoll.close()
 
 
 def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig) -> None:

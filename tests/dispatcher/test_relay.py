@@ -241,4 +241,5 @@ def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
         said = decode(d.FromDispatcher, packet.data)
         assert "0 connections are relayed, the most that the limit of open files allows" in said.text
         assert unix_fds.recv_packet(ours, MAX_MESSAGE, 0) is None
+    dispatcher.loop._epoll.close()
     cells.release()
