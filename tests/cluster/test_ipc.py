@@ -212,11 +212,11 @@ def test_a_sender_of_handles_is_told_to_slow_down_and_when_to_go_on() -> None:
     assert calm.wait(20)
     sender.disconnect()
     assert heard.closed.wait(20)
+    assert finished(sender)
+    assert finished(receiver)
     assert heard.values == [(1, "1"), (2, "2")]
     assert first.closed
     assert second.closed
-    assert finished(sender)
-    assert finished(receiver)
 
 
 def test_whoever_is_told_may_send_from_another_thread_and_wait_for_it() -> None:

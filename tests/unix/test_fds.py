@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 
@@ -49,7 +50,10 @@ def test_without_a_free_fd_the_loss_is_seen() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ours, theirs, open("/dev/null", "rb") as null:
         send_packet(ours, b"x", [null.fileno()])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (null.fileno() + 1, hard))
+        gc.collect()  # or it frees one in a moment
+        free = os.dup(null.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
             packet = recv_packet(theirs, 100, 1)
         finally:
