@@ -216,7 +216,7 @@ def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> Non
     assert pw.app()["state"] == "stopped"
 
 
-SCRIPT = """
+FIXED_SCRIPT = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -227,7 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
 """
-PIDS = """
+FIXED_PIDS = """
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -239,14 +239,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
 """
-NODE = "require('http').createServer((q, r) => { r.setHeader('content-length', 4); r.end('node'); }).listen(%s);\n"
+FIXED_NODE = "require('http').createServer((q, r) => { r.setHeader('content-length', 4); r.end('node'); }).listen(%s);\n"
 
 
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
-    pw.write("server.py", SCRIPT % pw.port)
-    pw.write("server.js", NODE % pw.port)
-    pw.write("proxied.js", NODE % "process.env.PORT, '127.0.0.1'")
+    pw.write("server.py", FIXED_SCRIPT % pw.port)
+    pw.write("server.js", FIXED_NODE % pw.port)
+    pw.write("proxied.js", FIXED_NODE % "process.env.PORT, '127.0.0.1'")
     pw.ok("start", "app.toml")
     with open(os.path.join(pw.folder, "app.toml")) as file:
         asgi = file.read()
@@ -273,7 +273,7 @@ def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw
 
 def test_a_script_may_be_a_cluster_itself(pw: Pyworker) -> None:
     """Its workers are children of the worker, with the library out of the daemon's archive."""
-    pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + PIDS % pw.port)
+    pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + FIXED_PIDS % pw.port)
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
     pw.ok("start", "app.toml")
     (worker,) = pw.pids()
