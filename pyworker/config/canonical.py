@@ -67,6 +67,8 @@ def flatten(value: Mapping[str, Any], before: str) -> list[tuple[str, Any]]:
 
 
 def _plain(value: Any, unit: str) -> Any:
+    if isinstance(value, str):
+        return value
     match unit:
         case "duration":
             return duration_text(value)

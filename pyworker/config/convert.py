@@ -202,7 +202,7 @@ def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
         raise _Wrong(_NUL)
     origin = typing.get_origin(hint)
     if option.unit:
-        return _with_unit(option, value)
+        return value if value in literals(hint) else _with_unit(option, hint, value)
     if origin is dict:
         return _environment(value)
     if origin is tuple:
@@ -219,12 +219,19 @@ def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
     return converted
 
 
-def _with_unit(option: Option, value: Any) -> float | int:
+def literals(hint: Any) -> tuple[Any, ...]:
+    """Return the words that a field takes beside its numbers: ("auto",) of int | Literal["auto"] | None."""
+    parts = [typing.get_args(h) for h in typing.get_args(hint) if typing.get_origin(h) is typing.Literal]
+    return tuple(word for words in parts for word in words)
+
+
+def _with_unit(option: Option, hint: Any, value: Any) -> float | int:
     duration = option.unit == "duration"
     what = 'a time span such as "30s"' if duration else 'a size such as "512MB"'
+    what += "".join(f' or "{word}"' for word in literals(hint))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        hint = units.bare_number_hint(value, option.unit)
-        raise _Wrong(f"must be {what}, with a unit, not {shown(value)}", hint)
+        meant = units.bare_number_hint(value, option.unit)
+        raise _Wrong(f"must be {what}, with a unit, not {shown(value)}", meant)
     if not isinstance(value, str):
         raise _Wrong(f"must be {what}, not {shown(value)}")
     try:

@@ -101,7 +101,9 @@ def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Sche
 def _value(name: str, hint: Any, option: Option) -> Schema:
     if option.unit:
         pattern, example = (_DURATION, "30s") if option.unit == "duration" else (_SIZE, "512MB")
-        return {"type": "string", "pattern": pattern, "examples": [example]}
+        measure: Schema = {"type": "string", "pattern": pattern, "examples": [example]}
+        words = [_kind(h, option) for h in _members(hint) if typing.get_origin(h) is typing.Literal]
+        return {"anyOf": [measure, *words]} if words else measure
     origin = typing.get_origin(hint)
     if origin is dict:
         return {"type": "object", "additionalProperties": {"type": "string"}}

@@ -152,6 +152,9 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
     """Return the app with options from the command line, each as in TOML; env is added to, the rest replaced."""
     report = Report()
     changes = dict(overrides)
+    once = changes.get("cron") == ""  # `run --once`: TOML has no word for nothing
+    if once:
+        del changes["cron"]
     if isinstance(workers := changes.get("workers"), str) and workers.isdecimal():
         changes["workers"] = int(workers)
     values = partial(AppConfig, changes, (), report)
@@ -168,12 +171,23 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
             merged |= {name: getattr(build(AppConfig, {"name": app.name, name: value}, (), report), name)}
         else:
             merged[name] = value
+    if once:
+        merged["cron"] = None
     changed = dataclasses.replace(app, **merged)
     stated = given(values) | {(k,) for k in ("target", "script", "command") if getattr(app, k)}
     for finding in check(changed, stated):
         report_finding(finding, finding.key, (), report)
     report.stop_if_wrong()
     return changed
+
+
+def says_name(path: str) -> bool:
+    """Whether a file gives its app a name; False when it is that of the folder, and so another one elsewhere."""
+    raw, _, _ = read(path)
+    if os.path.basename(path) == PYPROJECT:
+        raw = _our_table(raw)
+    table = raw.get("app")
+    return not isinstance(table, dict) or "name" in table
 
 
 def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:

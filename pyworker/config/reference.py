@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from pyworker.config.convert import expected, hints_of, table_class
+from pyworker.config.convert import expected, hints_of, literals, table_class
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig, RunConfig
@@ -137,6 +137,7 @@ def _table(path: str, cls: Any, title: str, lead: str = "") -> str:
 def _kind(hint: Any, option: Option) -> str:
     if option.unit:
         text = "time span" if option.unit == "duration" else "size"
+        text += "".join(f' or `"{word}"`' for word in literals(hint))
     elif option.choices:
         text = " ".join(f"`{shown(c)}`" for c in option.choices)
     elif "tuple" in str(hint):

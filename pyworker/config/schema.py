@@ -152,8 +152,13 @@ class HealthConfig:
 class LimitsConfig:
     """[app.limits]: a worker over a limit is replaced, the new one first."""
 
-    memory: int | None = option(
-        None, help="resident memory of a worker", unit="size", minimum=MB, example="512MB", apply="live"
+    memory: int | Literal["auto"] | None = option(
+        None,
+        help='memory of a worker; "auto" = its share of the cgroup\'s limit, off where there is none',
+        unit="size",
+        minimum=MB,
+        example="512MB",
+        apply="live",
     )
     max_requests: int = option(0, help="requests a worker serves before it is replaced; 0 = off", minimum=0)
     max_requests_jitter: int = option(

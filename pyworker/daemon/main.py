@@ -39,12 +39,13 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.policy.memory import share
 from pyworker.protocol.inherited import CONTROL, NOTIFY
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD
 from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import fds as unix_fds
-from pyworker.unix import process
+from pyworker.unix import oom, process
 from pyworker.unix.files import listen_unix, open_home, same_file
 
 BECOME_AGAIN = 0.5
@@ -329,13 +330,20 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
     def look() -> None:
         now = loop.clock()
         limited = False
+        everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
             config = app.config
             if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
                 continue
             limited = True
-            if app.target is None:
-                _check_app(brain, sampler, app, config.limits.memory, config.limits.max_age, now)
+            if app.target is not None:
+                continue
+            limits, memory = config.limits, config.limits.memory
+            if memory == "auto":
+                limit = oom.group_limit()
+                memory = None if limit is None else share(limit, everyone)
+            if memory is not None or limits.max_age:
+                _check_app(brain, sampler, app, memory, limits.max_age, now)
         if limited:
             loop.call_later(SAMPLE_EVERY, look)
         else:

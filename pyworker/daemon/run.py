@@ -27,13 +27,14 @@ from pyworker.daemon.requests.look import status_document
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore, sources
 from pyworker.daemon.sources import make_generation, read_config
+from pyworker.daemon.systemd import ServiceManager
 from pyworker.errors import PyworkerError
 from pyworker.policy.fate import BY_SIGNAL, FAILED, UNUSABLE, AppEnd, fate
 from pyworker.protocol import control, wire
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.inherited import RUN, WANTED
 from pyworker.protocol.metrics import render
-from pyworker.protocol.run import RunSpec
+from pyworker.protocol.run import RELOAD, STOPS, RunSpec, orders
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
 
 _MAX = 4 * wire.MAX_REQUEST
 _QUIET = {"daemon_started", "daemon_stopped", "worker_starting", "worker_held", "template_starting", "worker_message"}
-_TO_WORKERS = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, *_TO_WORKERS)
+SIGNALS = orders(at_a_terminal=False)
 
 
 def spec_of(store: FdStore) -> RunSpec | None:
@@ -89,6 +89,7 @@ class Run:
 
         brain.on_settled = look
         self._probe: Probe | None = None
+        self._manager: ServiceManager | None = None
 
     # ---- what is wanted ------------------------------------------------------------------------------
     def begin(self, adopted: list[str]) -> None:
@@ -119,6 +120,9 @@ class Run:
                 self._desk.brain.apps[name].unusable = True
         self._save()
         self._desk.brain.loop.call_soon(self._look)
+        self._manager = ServiceManager.from_environment(
+            self._desk, reason=self._store.reason, guardian_pid=self._store.guardian_pid
+        )
 
     def _save(self) -> None:
         apps = [wire.to_json(app.desired()) for app in self._desk.brain.apps.values()]
@@ -127,12 +131,13 @@ class Run:
     # ---- signals -------------------------------------------------------------------------------------
     def on_signal(self, number: int) -> None:
         """Do what a signal asks for; the guardian passes on what it is sent."""
-        if number == signal.SIGHUP:
-            self._reload()
-        elif number in _TO_WORKERS:
-            self._pass_on(number)
-        elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        if number == RELOAD:
+            with self._manager.reloading() if self._manager is not None else contextlib.nullcontext():
+                self._reload()
+        elif number in STOPS:
             self._stop()
+        else:
+            self._pass_on(number)
 
     def _stop(self) -> None:
         """Once: lame duck, drain, end. Twice: without the drain."""
@@ -141,6 +146,8 @@ class Run:
             _say("stopping at once")
             shut_down(self._desk, now=True)
             return
+        if self._manager is not None:
+            self._manager.stopping()
         if self._spec.lame_duck:
             _say(f"stopping: not ready any more, serves on for {self._spec.lame_duck:g} s")
             self._desk.brain.loop.call_later(self._spec.lame_duck, self._drain)

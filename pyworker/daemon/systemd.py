@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 
 from pyworker.daemon.app import App
 from pyworker.daemon.requests.auto import reload_by_itself
@@ -44,7 +45,6 @@ class ServiceManager:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._status = ""
         self._is_ready = reason != "boot"
-        self._reloading: set[str] = set()
         self._watchdog = watchdog
         if reason != "boot":
             self.tell(f"MAINPID={guardian_pid}")
@@ -70,14 +70,18 @@ class ServiceManager:
             self._sock.sendto("\n".join(lines).encode(), self._address)
 
     def on_hangup(self) -> None:
-        """Reload everything that runs; READY=1 again when each has come out one way or the other."""
+        """Reload everything that runs."""
+        with self.reloading():
+            for app in [app for app in self._desk.brain.apps.values() if app.running]:
+                reload_by_itself(self._desk, app, "the service manager asked for it (SIGHUP)")
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Reload in here. READY=1 again when each app has come out one way or the other."""
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
         self._status = ""
-        apps = [app for app in self._desk.brain.apps.values() if app.running]
-        self._reloading = {app.name for app in apps}
         self._is_ready = False
-        for app in apps:
-            reload_by_itself(self._desk, app, "the service manager asked for it (SIGHUP)")
+        yield
         self._desk.brain.loop.call_soon(self._look)
 
     def stopping(self) -> None:
@@ -93,7 +97,6 @@ class ServiceManager:
             return
         if all(_is_settled(app) for app in self._desk.brain.apps.values()):
             self._is_ready = True
-            self._reloading.clear()
             self.tell("READY=1", f"STATUS={self._words()}")
 
     def _say_status(self) -> None:

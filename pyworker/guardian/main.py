@@ -22,7 +22,7 @@ from pyworker.guardian import boot
 from pyworker.guardian.children import Children
 from pyworker.guardian.program import Backoff, Program
 from pyworker.guardian.store import FdStore
-from pyworker.protocol import inherited, wire
+from pyworker.protocol import inherited, run, wire
 from pyworker.protocol.store import (
     LIFELINE_FD,
     Closed,
@@ -55,9 +55,6 @@ FIXED_NAMES = frozenset(
     {inherited.LOCK, inherited.LIFELINE, inherited.RUN}
 )  # the daemon can neither replace nor remove these
 REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
-# in the foreground these are orders, which the daemon is passed (SIGINT and SIGQUIT mean SIGTERM)
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
 
@@ -93,7 +90,7 @@ class Guardian:
         """
         self._foreground = foreground  # somebody waits for us, and signals are orders
         self._code = 0
-        self._orders: list[signal.Signals] = []  # that came before a daemon was there who could take them
+        self._orders: list[int] = []  # signals that came before a daemon was there who could take them
         self._program = program
         self._taken_over = taken_over or {}
         self._to_replace: list[Program] = []
@@ -144,17 +141,19 @@ class Guardian:
     # ---- signals ------------------------------------------------------------------------------------
     def _catch_signals(self) -> None:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        orders: tuple[signal.Signals, ...] = PASSED_ON if self._foreground else (signal.SIGTERM,)
-        if not self._foreground and os.environ.get("NOTIFY_SOCKET"):
-            orders = (
-                signal.SIGTERM,
-                signal.SIGHUP,
-            )  # a service manager's SIGHUP is a reload, not the end of a terminal
+        if self._foreground:  # each is an order, which the daemon is passed
+            orders = run.orders(at_a_terminal=os.isatty(0))
+        elif os.environ.get("NOTIFY_SOCKET"):  # a service manager's SIGHUP is a reload, not the end of a terminal
+            orders = frozenset({signal.SIGTERM, signal.SIGHUP})
+        else:
+            orders = frozenset({signal.SIGTERM})
         for number in (signal.SIGCHLD, *orders):
             signal.signal(number, lambda *_: None)
         for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, boot.HELD_SIGNALS.union(orders))  # held over the exec of an upgrade
+        # held over the exec of an upgrade, or since the command began; no child should begin with any of it held
+        held = signal.valid_signals() if self._foreground else boot.HELD_SIGNALS.union(orders)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
     def _on_signal(self) -> None:
         try:
@@ -164,7 +163,7 @@ class Guardian:
         self._look_at_children = True
         if self._foreground:
             for number in numbers:
-                self._order(signal.Signals(number))
+                self._order(number)
         elif signal.SIGTERM in numbers:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
@@ -172,11 +171,11 @@ class Guardian:
         elif signal.SIGHUP in numbers and self._daemon.version:
             self._daemon.signal(signal.SIGHUP)
 
-    def _order(self, number: signal.Signals) -> None:
+    def _order(self, number: int) -> None:
         """In the foreground: pass a signal on, once the daemon has said that it can take it."""
-        if number not in PASSED_ON:
+        if number == signal.SIGCHLD:
             return
-        number = signal.SIGTERM if number in STOPS else number
+        number = signal.SIGTERM if number in run.STOPS else number
         if self._daemon.version:
             self._daemon.signal(number)
         else:

@@ -15,7 +15,7 @@ from pyworker.errors import Exit
 from pyworker.protocol import node
 from pyworker.protocol.template import LaunchSpec
 from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
-from pyworker.worker.birth import name_slot, worker_env
+from pyworker.worker.birth import default_signals, name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
 from pyworker.worker.say import say
 
@@ -49,6 +49,7 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
         listeners.append(moved)  # the first number behind them: `environment` says so
     for place, fd in enumerate(listeners):
         os.dup2(fd, _FIRST + place, inheritable=True)
+    default_signals()  # Python ignores SIGPIPE: `yes | head` would not end
     try:
         os.execve(path, argv, env)
     except OSError as error:

@@ -46,17 +46,22 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
     return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill"))
 
 
-def group_limit(proc: str = "/proc", root: str = _ROOT) -> int | None:
-    """Return the smallest memory limit of our cgroup and those above it, in bytes."""
-    found = []
+def group_memory(proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
+    """Return the smallest memory limit of our cgroup and those above it, and what is used of it, in bytes."""
+    found: list[tuple[int, int | None]] = []
     for folder in _memory_groups(proc, root):
         while folder.startswith(root):
-            for name in ("memory.max", "memory.limit_in_bytes"):
-                text = _read(os.path.join(folder, name)).strip()
-                if text.isdecimal() and int(text) < 1 << 60:  # version 1 says "none" with a huge number
-                    found.append(int(text))
+            for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+                limit = _number(os.path.join(folder, most))
+                if limit is not None and limit < 1 << 60:  # version 1 says "none" with a huge number
+                    found.append((limit, _number(os.path.join(folder, used))))
             folder = os.path.dirname(folder)
-    return min(found, default=None)
+    return min(found, key=lambda pair: pair[0], default=(None, None))
+
+
+def group_limit(proc: str = "/proc", root: str = _ROOT) -> int | None:
+    """Return the smallest memory limit of our cgroup and those above it, in bytes."""
+    return group_memory(proc, root)[0]
 
 
 def limits(pid: int, proc: str = "/proc") -> Limits:
@@ -100,6 +105,11 @@ def _counter(path: str, name: str) -> int:
         if key == name and value.strip().isdecimal():
             return int(value)
     return -1
+
+
+def _number(path: str) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() else None
 
 
 def _read(path: str) -> str:

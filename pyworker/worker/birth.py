@@ -78,15 +78,20 @@ def take_identity(app: str, generation: int, slot: int, workers: int, title: str
 def reset_signals() -> None:
     """Give every signal its default action of a fresh Python, whatever an import has set."""
     signal.set_wakeup_fd(-1)
+    default_signals()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def default_signals() -> None:
+    """Give every signal its default action, as a shell starts programs: what is ignored or blocked would stay so over an exec."""
     for number in range(1, signal.NSIG):
         if number not in _UNTOUCHABLE:
             try:
                 _signal.signal(number, _DEFAULT)
             except (OSError, ValueError):  # signals of the C library's own
                 continue
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyworker.unix import oom
 from tests.support.foreground import foreground, probe
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
@@ -175,6 +176,64 @@ def test_a_job_s_exit_code_is_its_own(homeless: Pyworker, script: str, code: int
     with foreground(homeless, "--restart", "never", "--", "sh", "-c", f"echo begins; {script}") as one:
         assert one.ends() == code
         assert "sh.1 | begins" in one.out
+
+
+def test_once_runs_a_job_now_and_passes_its_exit_code_on(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.write("app.toml", """
+[apps.nightly]
+command = ["sh", "-c", "echo at work; exit 9"]
+cron = "0 4 1 1 *"
+
+[apps.other]
+command = "sleep 1000"
+""")
+    with foreground(pw, "app.toml", "--only", "nightly", "--once") as one:
+        assert one.ends() == 9
+        assert "nightly.1 | at work" in one.out
+
+
+def test_limits_that_the_cgroup_does_not_allow_are_said(homeless: Pyworker) -> None:
+    limit = oom.group_limit()
+    if limit is None:
+        pytest.skip("no memory limit of a cgroup here")
+    size = f"{limit // 2**20 + 1024}MB"
+    pw = homeless
+    pw.write("app.toml", f'[app]\nname = "big"\ncommand = "sleep 1000"\nlimits.memory = "{size}"\n')
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        assert "the kernel may kill first" in one.err
+        assert one.stop() == 0
+
+
+def test_a_service_manager_is_told_ready_reloading_and_stopping(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
+    path = os.path.join(pw.folder, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(LONG)
+        pw.environ["NOTIFY_SOCKET"] = path
+        try:
+            with foreground(pw, "app.toml") as one:
+                del pw.environ["NOTIFY_SOCKET"]
+
+                def told(word: str) -> None:
+                    while word not in manager.recv(4096).decode().split("\n"):
+                        pass
+
+                told("READY=1")
+                assert pw.get() == "1 "
+                web(pw, 2)
+                one.signal(signal.SIGHUP)
+                told("RELOADING=1")
+                told("READY=1")
+                assert pw.get() == "2 "
+                one.signal(signal.SIGTERM)
+                told("STOPPING=1")
+                assert one.ends() == 0
+        finally:
+            pw.environ.pop("NOTIFY_SOCKET", None)
 
 
 def test_an_app_that_does_not_start_is_1_with_its_traceback(homeless: Pyworker) -> None:

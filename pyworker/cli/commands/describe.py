@@ -109,13 +109,14 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
     up = app.get("uptime_s")
     counted = f"{restarts.get('window', 0)} of {restarts.get('max', '–')} in the last {_span(restarts.get('window_s'))}"
     memory = limits.get("memory")
+    size = "its share of the cgroup's memory" if memory == "auto" else render.size(memory)
     return [
         _what(app),
         ("listening", listen or "–"),
         ("balance", str(app.get("balance") or "–")),
         ("generation", f"{app.get('gen', '–')}" + (f", since {render.span(up)}" if up is not None else "")),
         ("restarts", f"{counted} ({restarts.get('total', 0)} total)"),
-        ("limits", f"{render.size(memory)} per worker" if memory else "none"),
+        ("limits", f"{size} per worker" if memory else "none"),
         *_traffic(app),
     ]
 

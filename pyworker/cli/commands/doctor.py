@@ -215,14 +215,16 @@ def _cpus(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 
 
 def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
-    limit, used = _cgroup_memory()
+    from pyworker.unix import oom
+
+    limit, used = oom.group_memory()
     if limit is None:
         return
     limits = 0
     for config in facts.get("configs") or ():
         app = next((a for a in facts["apps"] if a["name"] == config["name"]), None)
         text = (config["config"].get("limits") or {}).get("memory")
-        if app is not None and text:
+        if app is not None and text and text != "auto":
             from pyworker.config.units import parse_size
 
             limits += parse_size(text) * int(app["workers"]["want"])
@@ -242,23 +244,6 @@ def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         )
     else:
         yield Found("memory", "ok", f"the cgroup allows {size(limit)}")
-
-
-def _cgroup_memory() -> tuple[int | None, int | None]:
-    """Return the smallest memory limit above this process and what is used of it."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            path = next(text.split("::", 1)[1].strip() for text in file if text.startswith("0::"))
-    except (OSError, StopIteration):
-        return None, None
-    best: tuple[int | None, int | None] = (None, None)
-    folder = "/sys/fs/cgroup" + path
-    while folder.startswith("/sys/fs/cgroup"):
-        limit = _number(os.path.join(folder, "memory.max"))
-        if limit is not None and (best[0] is None or limit < best[0]):
-            best = limit, _number(os.path.join(folder, "memory.current"))
-        folder = os.path.dirname(folder)
-    return best
 
 
 def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:

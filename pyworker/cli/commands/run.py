@@ -19,7 +19,6 @@ from pyworker.cli.options import Settings, common
 from pyworker.cli.startable import Startable, find_startable
 from pyworker.errors import Exit, PyworkerError
 
-_HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _DOCKER_GRACE = 10.0  # seconds that docker and podman give by default
 _MARGIN = 5.0
 
@@ -38,6 +37,7 @@ _MARGIN = 5.0
 @click.option("--cwd", metavar="DIR", help="Working directory.")
 @click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
 @click.option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
+@click.option("--once", is_flag=True, help="Now and once, whatever its cron and restart say: its exit code is ours.")
 @click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
 @click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development).")
@@ -49,6 +49,7 @@ def cmd(
     settings: Settings,
     what: tuple[str, ...],
     only: tuple[str, ...],
+    once: bool,
     name: str | None,
     profile: str,
     logs: str | None,
@@ -65,12 +66,16 @@ def cmd(
     pyworker run app.toml
     pyworker run app.toml --probe :8081 --logs json
     pyworker run shop.main:app -w auto -b :8000
+    pyworker run app.toml --only nightly --once
     """
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, _HELD
-    )  # as process 1 they would be lost until the guardian has its handlers
+    from pyworker.protocol.run import orders
+
+    # as process 1 they would be lost until the guardian has its handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, orders(at_a_terminal=os.isatty(0)))
     after = click.get_current_context().meta.get("pyworker.after")
-    found = find_startable(what, after, only, name, _overrides(options), profile)
+    is_file = after is None and (not what or what[0].endswith(".toml") or os.path.isdir(what[0]))
+    overrides = _overrides(options, once=once) | ({"cron": ""} if once and is_file else {})
+    found = find_startable(what, after, only, name, overrides, profile)
     if not found.apps:
         raise PyworkerError(
             "run takes a file, MODULE:APP, a script or a command; names are those of a daemon",
@@ -84,11 +89,14 @@ def cmd(
     config = run_config(found.request.get("file") or "", {"logs": logs, "probe": probe, "lame_duck": lame_duck})
     if not settings.quiet:
         _say_how_long(found, config.lame_duck)
+        _say_what_does_not_fit(found)
     _become(settings, found, config)
 
 
-def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+def _overrides(options: dict[str, Any], *, once: bool) -> dict[str, Any]:
     found = overrides_of(options)
+    if once:
+        found["restart"] = "never"
     if policy := found.pop("restart", None):
         found["restart"] = {"policy": policy}
     return found
@@ -108,6 +116,22 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     sys.stdout.flush()
     argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--run", str(fd)]
     os.execv(sys.executable, argv)
+
+
+def _say_what_does_not_fit(found: Startable) -> None:
+    from pyworker.config.cpus import usable_cpus
+    from pyworker.unix import oom
+
+    limit = oom.group_limit()
+    wanted = 0
+    for app in found.apps:
+        if isinstance(app.limits.memory, int):
+            wanted += app.limits.memory * (usable_cpus() if app.workers == "auto" else app.workers)
+    if limit is not None and wanted > limit:
+        render.note(
+            f"pyworker: limits.memory allows all workers {render.size(wanted)} together, and the cgroup {render.size(limit)}: "
+            'the kernel may kill first; limits.memory = "auto" is a share of what there is'
+        )
 
 
 def _say_how_long(found: Startable, lame_duck: float) -> None:
