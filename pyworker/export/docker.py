@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import PROBE_PORT, USER_ID, Options, comment, header, plans
+from pyworker.export.plan import (
+    APP_FOLDER,
+    MADE_BY,
+    PROBE_PORT,
+    USER_ID,
+    Options,
+    comment,
+    header,
+    plans,
+    tls_loss,
+)
 
 _IGNORED = (
     ".git",
@@ -17,44 +29,70 @@ _IGNORED = (
     ".ruff_cache",
     "node_modules",
 )
+_WHEEL = "pyworker-*.whl"
+# pip has no option for it: what the project needs, without the project
+_FROM_PYPROJECT = (
+    "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep='\\n')"
+)
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
     """Return the files by name."""
     all_plans = plans(apps, run, options, contained=True)
-    more = ["the Python of the app: the image has its own; requirements.txt names what is installed"]
+    more = [_what_is_installed(options)]
     more += [f"{p.app.name}: {name} comes from outside: docker run -e {name}" for p in all_plans for name in p.needed]
     more += [
-        f"{p.app.name}: env_file {f} is not copied: docker run --env-file" for p in all_plans for f in p.app.env_file
+        f"{p.app.name}: env_file {path} is not copied: docker run -v ./{path}:{inside}:ro"
+        for p in all_plans
+        for inside, path in p.files.items()
     ]
+    more += [text for p in all_plans for text in tls_loss(p)]
     ports = " ".join(str(port) for port in dict.fromkeys(port for plan in all_plans for port in plan.ports))
     grace = max(plan.grace for plan in all_plans)
-    binds = [f'"--bind", "0.0.0.0:{port}"' for port in all_plans[0].ports] if len(all_plans) == 1 else []
-    if len(all_plans) > 1:
+    if len(all_plans) == 1:
+        arguments = list(all_plans[0].command)
+    else:
+        arguments = [options.file, "--probe", f":{PROBE_PORT}"]
         more.append(
-            "bind of several apps: write 0.0.0.0 in the file, or run one app per container (--only NAME --bind …)"
+            "bind and python of several apps: write 0.0.0.0 in the file, or run one app per container (--only NAME --bind …)"
         )
-    command = ", ".join([f'"{options.file}"', f'"--probe", ":{PROBE_PORT}"', *binds])
     lines = [
         "FROM docker.io/library/python:3.13-slim",
         "ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1",
-        "WORKDIR /app",
+        f"WORKDIR {APP_FOLDER}",
         "",
-        "# what changes seldom comes first: this layer is built again only with other requirements",
-        "COPY requirements.txt ./",
-        "RUN pip install -r requirements.txt pyworker",
+        "# what changes seldom comes first: this layer is built again only with other requirements, or another pyworker",
+        f"COPY {' '.join(name for name in (options.requirements, _WHEEL) if name)} ./",
+        f"RUN {_install(options.requirements)}",
         "COPY . .",
-        "RUN python -m compileall -q .",
+        f"RUN rm -f {_WHEEL} && python -m compileall -q .",
         "",
         f"USER {USER_ID}:{USER_ID}",
         *([f"EXPOSE {ports}"] if ports else []),
         "STOPSIGNAL SIGTERM",
         f"# docker run --stop-timeout {grace} --read-only",
         'ENTRYPOINT ["pyworker", "run"]',
-        f"CMD [{command}]",
+        f"CMD {json.dumps(arguments, ensure_ascii=False)}",
+    ]
+    before = [
+        "Before it is built, put pyworker's wheel beside it (the index has another project of that name):",
+        "  pip wheel --no-deps -w . FOLDER_OF_PYWORKER",
     ]
     ignore = "".join(f"{name}\n" for name in _IGNORED)
     return {
-        "Dockerfile": comment(header("docker", all_plans, tuple(more))) + "\n".join(lines) + "\n",
-        ".dockerignore": ignore,
+        "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",
+        ".dockerignore": comment([MADE_BY.format("docker")]) + ignore,
     }
+
+
+def _what_is_installed(options: Options) -> str:
+    if not options.requirements:
+        return "what the app needs: this folder has neither requirements.txt nor pyproject.toml; pyworker alone is installed"
+    return f"the Python of the app: the image has its own; {options.requirements} names what is installed"
+
+
+def _install(requirements: str) -> str:
+    """At once, so that pip says so when the app and pyworker cannot have the same versions."""
+    if requirements == "pyproject.toml":
+        return f'python -c "{_FROM_PYPROJECT}" > /requirements.txt && pip install -r /requirements.txt ./{_WHEEL}'
+    return f"pip install {f'-r {requirements} ' if requirements else ''}./{_WHEEL}"

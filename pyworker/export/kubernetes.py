@@ -1,4 +1,5 @@
-"""Export: Kubernetes. Deployment, Service, disruption budget, autoscaler; a CronJob for an app with `cron`."""
+"""Export: Kubernetes. Deployment, Service, disruption budget, autoscaler; a CronJob for an app with `cron`, a Job for one
+that runs once."""
 
 from __future__ import annotations
 
@@ -6,11 +7,25 @@ import math
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import LAME_DUCK, PROBE_PORT, USER_ID, Options, Plan, comment, header, plans
+from pyworker.export.plan import (
+    LAME_DUCK,
+    PROBE_PORT,
+    READYZ,
+    USER_ID,
+    Options,
+    Plan,
+    comment,
+    file_key,
+    header,
+    plans,
+    secret_files,
+)
 from pyworker.export.yamltext import dump
 
 IN_FLIGHT = "pyworker_worker_requests_in_flight"
-PER_POD = 10
+QUEUE = "pyworker_listen_queue_connections"
+PER_WORKER = 10  # requests at once of an async worker: a guess, and said to be one
+FULL = 0.7  # of the threads of a WSGI worker
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
@@ -18,117 +33,172 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     all_plans = plans(apps, run, options, contained=True)
     files: dict[str, str] = {}
     for plan in all_plans:
-        more = [
-            f"{plan.app.name}: restart.* is the kubelet's CrashLoopBackOff once all workers have failed; inside a pod it is pyworker's",
-            f"{plan.app.name}: a restarting pod is seen by restarts, not by exit codes: look at kubectl logs -p",
-        ]
-        if options.autoscale == "in-flight" and not plan.app.cron:
-            more.append(
-                f"{plan.app.name}: {IN_FLIGHT} is no metric of Kubernetes: an adapter (prometheus-adapter, KEDA) must offer the "
-                f"sum over a pod's workers from /metrics; {PER_POD} in flight per pod is a first guess, measure yours"
-            )
-        documents = _cron_job(plan, options) if plan.app.cron else _documents(plan, run, options)
-        text = comment(header("kubernetes", [plan], tuple(more)) + _secret_help(plan))
-        files[f"{plan.app.name}.yaml"] = text + "".join("---\n" + dump(d) for d in documents)
+        if plan.app.cron or _runs_once(plan):
+            documents = [_config(plan), _job(plan, options)]
+        else:
+            documents = [_config(plan), *_documents(plan, run, options)]
+        text = comment(header("kubernetes", [plan], tuple(_losses(plan, options))) + _secret_help(plan))
+        files[f"{plan.name}.yaml"] = text + "".join("---\n" + dump(d) for d in documents if d)
     return files
 
 
+def _runs_once(plan: Plan) -> bool:
+    return plan.app.restart.policy == "never" and not plan.ports and plan.app.target is None
+
+
+def _losses(plan: Plan, options: Options) -> list[str]:
+    name, app = plan.app.name, plan.app
+    lost = [f"{name}: the root is read-only: an app that writes files needs a volume, an emptyDir for example"]
+    if app.cron:
+        return [
+            *lost,
+            f"{name}: cron is in local time here; there it is the controller's, UTC as a rule (or spec.timeZone)",
+        ]
+    if _runs_once(plan):
+        return lost
+    lost += [
+        f"{name}: restart.* is the kubelet's CrashLoopBackOff once all workers have failed; inside a pod it is pyworker's",
+        f"{name}: a restarting pod is seen by restarts, not by exit codes: look at kubectl logs -p",
+    ]
+    if app.restart.policy != "always":
+        lost.append(
+            f'{name}: restart = "{app.restart.policy}": the kubelet restarts a pod of a Deployment whatever its exit code'
+        )
+    if options.autoscale == "in-flight":
+        lost.append(
+            f"{name}: {IN_FLIGHT} and {QUEUE} are no metrics of Kubernetes: an adapter (prometheus-adapter, KEDA) must "
+            "offer the sum of each over a pod from /metrics; the values are a first guess, measure yours"
+        )
+    if options.autoscale != "none":
+        lost.append(f"{name}: replicas is left out of the Deployment, so that applying it does not undo the autoscaler")
+    return lost
+
+
 def _secret_help(plan: Plan) -> list[str]:
-    name = plan.app.name
     lines: list[str] = []
     if plan.needed:
         pairs = " ".join(f"--from-literal={n}=…" for n in plan.needed)
-        lines += [
-            "Before it is applied (values are in no file):",
-            f"  kubectl create secret generic {name}-env {pairs}",
-        ]
-    for path in plan.app.env_file:
-        lines.append(
-            f"  {path} must be in the image, or mounted: kubectl create secret generic {name}-file --from-file={path}"
-        )
-    return lines
+        lines.append(f"  kubectl create secret generic {plan.name}-env {pairs}")
+    if files := secret_files(plan):
+        pairs = " ".join(f"--from-file={file_key(path)}={path}" for path in files.values())
+        lines.append(f"  kubectl create secret generic {plan.name}-files {pairs}")
+    return ["Before it is applied (values of secrets are in no file):", *lines] if lines else []
 
 
 def _labels(plan: Plan) -> dict[str, str]:
-    return {"app.kubernetes.io/name": plan.app.name, "app.kubernetes.io/managed-by": "pyworker-export"}
+    return {"app.kubernetes.io/name": plan.name, "app.kubernetes.io/managed-by": "pyworker-export"}
+
+
+def _head(api: str, kind: str, plan: Plan, name: str = "") -> dict[str, Any]:
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": name or plan.name, "labels": _labels(plan)}}
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    """What may be set from outside and need not be secret: the ${NAME:-default} of the config."""
+    return {**_head("v1", "ConfigMap", plan, f"{plan.name}-env"), "data": dict(plan.defaults)} if plan.defaults else {}
 
 
 def _documents(plan: Plan, run: RunConfig, options: Options) -> list[dict[str, Any]]:
-    name = plan.app.name
+    name = plan.name
     selector = {"app.kubernetes.io/name": name}
+    reload = plan.app.reload
     replicas = max(2, plan.replicas)
+    scaled = options.autoscale != "none"
+    scrape = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PROBE_PORT), "prometheus.io/path": "/metrics"}
+    pod = _pod(plan, run, options)
+    pod["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector},
+        }
+    ]
     found: list[dict[str, Any]] = [
         {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": name, "labels": _labels(plan)},
+            **_head("apps/v1", "Deployment", plan),
             "spec": {
-                "replicas": replicas,
+                "replicas": None if scaled else replicas,
                 "selector": {"matchLabels": selector},
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "minReadySeconds": math.ceil(plan.app.reload.soak),
-                "progressDeadlineSeconds": max(
-                    600, math.ceil(plan.app.reload.ready_timeout * 2 + plan.app.reload.soak)
-                ),
-                "template": {"metadata": {"labels": _labels(plan)}, "spec": _pod(plan, run, options)},
+                # reload.max_surge counts workers; a quarter of the pods, unless a pod is a worker
+                "strategy": {
+                    "type": "RollingUpdate",
+                    "rollingUpdate": {
+                        "maxSurge": reload.max_surge if options.replicas_from_workers else "25%",
+                        "maxUnavailable": 0,
+                    },
+                },
+                "minReadySeconds": math.ceil(reload.soak),
+                "progressDeadlineSeconds": max(600, math.ceil(reload.ready_timeout * 2 + reload.soak)),
+                "template": {"metadata": {"labels": _labels(plan), "annotations": scrape}, "spec": pod},
             },
         }
     ]
     if plan.ports:
-        found.append(
-            {
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": name, "labels": _labels(plan)},
-                "spec": {
-                    "selector": selector,
-                    "ports": [{"name": f"p{p}", "port": p, "targetPort": p, "protocol": "TCP"} for p in plan.ports],
-                },
-            }
-        )
+        ports = [{"name": f"p{p}", "port": p, "targetPort": p, "protocol": "TCP"} for p in plan.ports]
+        found.append({**_head("v1", "Service", plan), "spec": {"selector": selector, "ports": ports}})
     found.append(
         {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": {"name": name, "labels": _labels(plan)},
+            **_head("policy/v1", "PodDisruptionBudget", plan),
             "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector}},
         }
     )
-    found.append(
-        {
-            "apiVersion": "autoscaling/v2",
-            "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": name, "labels": _labels(plan)},
-            "spec": {
-                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-                "minReplicas": replicas,
-                "maxReplicas": replicas * 4,
-                "metrics": [_measure(options)],
-                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
-            },
-        }
-    )
+    if scaled:
+        found.append(
+            {
+                **_head("autoscaling/v2", "HorizontalPodAutoscaler", plan),
+                "spec": {
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+                    "minReplicas": replicas,
+                    "maxReplicas": replicas * 4,
+                    "metrics": _measures(plan, options),
+                    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
+                },
+            }
+        )
     return found
 
 
-def _measure(options: Options) -> dict[str, Any]:
-    """What the autoscaler looks at."""
-    if options.autoscale == "in-flight":
-        target = {"type": "AverageValue", "averageValue": str(PER_POD)}
-        return {"type": "Pods", "pods": {"metric": {"name": IN_FLIGHT}, "target": target}}
-    return {
-        "type": "Resource",
-        "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
-    }
+def _measures(plan: Plan, options: Options) -> list[dict[str, Any]]:
+    """What the autoscaler looks at; of several it obeys the one that wants most pods."""
+    if options.autoscale == "cpu":
+        target: dict[str, Any] = {"type": "Utilization", "averageUtilization": 70}
+        return [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
+    workers = 1 if plan.workers == "auto" else int(plan.workers)
+    # a WSGI worker cannot have more requests than threads: what is more waits in the queue
+    wsgi = plan.app.interface == "wsgi" or plan.app.threads > 1
+    in_flight = f"{round(1000 * FULL * workers * plan.app.threads)}m" if wsgi else str(PER_WORKER * workers)
+    return [
+        {
+            "type": "Pods",
+            "pods": {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": value}},
+        }
+        for name, value in ((IN_FLIGHT, in_flight), (QUEUE, str(workers)))
+    ]
 
 
 def _pod(plan: Plan, run: RunConfig, options: Options) -> dict[str, Any]:
     app = plan.app
-    command = list(plan.command)
-    duck = 0
-    if plan.ports and not run.lame_duck:
-        duck = LAME_DUCK
-        command += ["--lame-duck", f"{duck}s"]
+    duck = LAME_DUCK if plan.ports and not run.lame_duck else 0
+    probe = {"httpGet": {"path": READYZ, "port": "probe"}, "periodSeconds": 2, "timeoutSeconds": 2}
+    spec = _bare_pod(plan, options)
+    spec["terminationGracePeriodSeconds"] = plan.grace + duck
+    (container,) = spec["containers"]
+    container["args"] = [*plan.command, *(("--lame-duck", f"{duck}s") if duck else ())]
+    container["ports"] = [
+        *({"name": f"p{p}", "containerPort": p} for p in plan.ports),
+        {"name": "probe", "containerPort": PROBE_PORT},
+    ]
+    container["startupProbe"] = {**probe, "failureThreshold": max(1, math.ceil(app.reload.ready_timeout / 2))}
+    container["readinessProbe"] = {**probe, "failureThreshold": 1}
+    container["livenessProbe"] = {
+        "httpGet": {"path": "/livez", "port": "probe"}, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3,
+    }  # fmt: skip
+    return spec
+
+
+def _bare_pod(plan: Plan, options: Options) -> dict[str, Any]:
+    """What the pods of a service and of a job have in common."""
     cpu = 1 if plan.workers == "auto" else int(plan.workers)
     resources: dict[str, Any] = {"requests": {"cpu": cpu}}
     if plan.memory is not None:
@@ -136,64 +206,68 @@ def _pod(plan: Plan, run: RunConfig, options: Options) -> dict[str, Any]:
         resources = {"requests": {"cpu": cpu, "memory": megabytes}, "limits": {"memory": megabytes}}
     if plan.workers == "auto":
         resources.setdefault("limits", {})["cpu"] = cpu  # what "auto" counts
-    probe = {"httpGet": {"path": f"/readyz/{app.name}", "port": "probe"}, "periodSeconds": 2, "timeoutSeconds": 2}
-    container: dict[str, Any] = {
-        "name": app.name,
-        "image": options.image or f"{app.name}:latest",
-        "imagePullPolicy": "IfNotPresent",
-        "args": command,
-        "ports": [{"name": f"p{p}", "containerPort": p} for p in plan.ports]
-        + [{"name": "probe", "containerPort": PROBE_PORT}],
-        "env": _env(plan),
-        "resources": resources,
-        "startupProbe": {**probe, "failureThreshold": max(1, math.ceil(app.reload.ready_timeout / 2))},
-        "readinessProbe": {**probe, "failureThreshold": 1},
-        "livenessProbe": {
-            "httpGet": {"path": "/livez", "port": "probe"}, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3,
-        },
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "readOnlyRootFilesystem": True,
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }  # fmt: skip
+    files = secret_files(plan)
+    mounts = [
+        {"name": "files", "mountPath": inside, "subPath": file_key(path), "readOnly": True}
+        for inside, path in files.items()
+    ]
+    # a key that everybody may read is refused: the group is the pod's own
+    volumes = (
+        [{"name": "files", "secret": {"secretName": f"{plan.name}-files", "defaultMode": 0o440}}] if files else None
+    )
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if files:
+        context["fsGroup"] = USER_ID
     return {
-        "terminationGracePeriodSeconds": plan.grace + duck,
+        "terminationGracePeriodSeconds": plan.grace,
         "automountServiceAccountToken": False,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
+        "securityContext": context,
+        "containers": [
+            {
+                "name": plan.name,
+                "image": options.image or f"{plan.name}:latest",
+                "imagePullPolicy": "IfNotPresent",
+                "args": None,
+                "ports": None,
+                "env": _env(plan),
+                "resources": resources,
+                "volumeMounts": mounts or None,
+                "startupProbe": None,
+                "readinessProbe": None,
+                "livenessProbe": None,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": USER_ID,
+                    "readOnlyRootFilesystem": True,
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+        "volumes": volumes,
     }
 
 
 def _env(plan: Plan) -> list[dict[str, Any]] | None:
-    return [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": f"{plan.app.name}-env", "key": name}}}
-        for name in plan.needed
-    ] or None
+    name = f"{plan.name}-env"
+    secret = [{"name": n, "valueFrom": {"secretKeyRef": {"name": name, "key": n}}} for n in plan.needed]
+    plain = [{"name": n, "valueFrom": {"configMapKeyRef": {"name": name, "key": n}}} for n in plan.defaults]
+    return [*secret, *plain] or None
 
 
-def _cron_job(plan: Plan, options: Options) -> list[dict[str, Any]]:
-    app = plan.app
-    pod = _pod(plan, RunConfig(), options)
-    container = pod["containers"][0]
-    for key in ("startupProbe", "readinessProbe", "livenessProbe", "ports"):
-        del container[key]
-    container["command"] = list(app.command) if app.command else ["python", app.script, *app.args]
-    del container["args"]
+def _job(plan: Plan, options: Options) -> dict[str, Any]:
+    """A run of an app that ends by itself: at its times, or once. pyworker passes its exit code on."""
+    pod = _bare_pod(plan, options)
     pod["restartPolicy"] = "Never"
-    return [
-        {
-            "apiVersion": "batch/v1",
-            "kind": "CronJob",
-            "metadata": {"name": app.name, "labels": _labels(plan)},
-            "spec": {
-                "schedule": app.cron,
-                "concurrencyPolicy": "Forbid",
-                "jobTemplate": {
-                    "spec": {"backoffLimit": 0, "template": {"metadata": {"labels": _labels(plan)}, "spec": pod}}
-                },
-            },
-        }
-    ]
+    pod["containers"][0]["args"] = list(plan.once)
+    template = {"metadata": {"labels": _labels(plan)}, "spec": pod}
+    if not plan.app.cron:
+        return {**_head("batch/v1", "Job", plan), "spec": {"backoffLimit": 0, "template": template}}
+    return {
+        **_head("batch/v1", "CronJob", plan),
+        "spec": {
+            "schedule": plan.app.cron,
+            "concurrencyPolicy": "Forbid",
+            "jobTemplate": {"spec": {"backoffLimit": 0, "template": template}},
+        },
+    }

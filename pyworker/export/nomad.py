@@ -4,73 +4,96 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import PROBE_PORT, USER_ID, Options, Plan, comment, header, plans
+from pyworker.export.plan import (
+    LAME_DUCK,
+    PROBE_PORT,
+    READYZ,
+    USER_ID,
+    Options,
+    Plan,
+    comment,
+    file_key,
+    header,
+    plans,
+    tls_loss,
+)
 
 Block = tuple[str, dict[str, Any]]  # 'service', or 'job "api"'; a value that is a list of Blocks is nested
+_CLIENTS_MOST = 30  # seconds: max_kill_timeout of a client that says nothing
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
     """Return the files by name."""
     files = {}
     for plan in plans(apps, run, options, contained=True):
-        more = [f"{plan.app.name}: the docker driver is assumed; podman takes the same image and args"]
-        if plan.needed:
+        name = plan.app.name
+        more = [
+            f"{name}: the docker driver is assumed; podman takes the same image and args",
+            f"{name}: the root is read-only: an app that writes files needs a volume, or writes to /alloc and /local",
+            *tls_loss(plan),
+        ]
+        if plan.grace > _CLIENTS_MOST:
             more.append(
-                f"{plan.app.name}: put {', '.join(plan.needed)} into the Nomad variable nomad/jobs/{plan.app.name}"
+                f"{name}: kill_timeout {plan.grace}s: a client allows {_CLIENTS_MOST}s unless its max_kill_timeout says more"
             )
+        if plan.app.cron:
+            more.append(f"{name}: cron is in local time here; there it is UTC (or periodic.time_zone)")
+        wanted = [*plan.needed, *(f"{_item(path)} (the content of {path})" for path in plan.files.values())]
+        if wanted:
+            more.append(f"{name}: put {', '.join(wanted)} into the Nomad variable nomad/jobs/{plan.name}")
         text = comment(header("nomad", [plan], tuple(more)))
-        files[f"{plan.app.name}.nomad.hcl"] = text + hcl(job(plan, run, options))
+        files[f"{plan.name}.nomad.hcl"] = text + hcl(job(plan, run, options))
     return files
 
 
 def job(plan: Plan, run: RunConfig, options: Options) -> Block:
     """Return the job."""
-    app = plan.app
-    name = app.name
+    app, name = plan.app, plan.name
+    ends = bool(app.cron) or app.restart.policy == "never"  # it is a job in Nomad's words, too
     ports: list[Block] = [(f'port "p{p}"', {"to": p}) for p in plan.ports] + [('port "probe"', {"to": PROBE_PORT})]
     config: dict[str, Any] = {
         "image": options.image or f"{name}:latest",
-        "args": list(plan.command),
-        "ports": [*(f"p{p}" for p in plan.ports), "probe"],
+        "args": list(plan.once if ends else plan.command),
+        "ports": None if ends else [*(f"p{p}" for p in plan.ports), "probe"],
         "readonly_rootfs": True,
         "cap_drop": ["all"],
+        "volumes": [f"secrets/{file_key(path)}:{inside}:ro" for inside, path in plan.files.items()] or None,
     }
     task: dict[str, Any] = {
         "driver": "docker",
         "user": f"{USER_ID}:{USER_ID}",
         "kill_signal": "SIGTERM",
         "kill_timeout": f"{plan.grace}s",
-        "shutdown_delay": "5s" if plan.ports else None,
-        "_": [("config", config), ("resources", _resources(plan)), *_variables(plan)],
+        "shutdown_delay": f"{LAME_DUCK}s" if plan.ports and not ends else None,
+        "_": [
+            ("config", config),
+            *([("env", dict(plan.defaults))] if plan.defaults else []),
+            ("resources", _resources(plan)),
+            *_templates(plan),
+        ],
     }
     check: Block = (
         "check",
-        {"type": "http", "path": f"/readyz/{name}", "port": "probe", "interval": "5s", "timeout": "3s"},
+        {"type": "http", "path": READYZ, "port": "probe", "interval": "5s", "timeout": "3s"},
     )
+    service = {"name": name, "port": f"p{plan.ports[0]}" if plan.ports else "probe", "provider": "nomad", "_": [check]}
     group: dict[str, Any] = {
         "count": max(1, plan.replicas),
         "_": [
-            ("network", {"_": ports}),
+            *([] if ends else [("network", {"_": ports})]),
             ("restart", _restart(app)),
-            (
-                "service",
-                {
-                    "name": name,
-                    "port": f"p{plan.ports[0]}" if plan.ports else "probe",
-                    "provider": "nomad",
-                    "_": [check],
-                },
-            ),
+            *([] if ends else [("service", service)]),
             (f'task "{name}"', task),
         ],
     }
-    body: dict[str, Any] = {"type": "batch" if app.cron else "service", "_": [(f'group "{name}"', group)]}
+    body: dict[str, Any] = {"type": "batch" if ends else "service", "_": [(f'group "{name}"', group)]}
     if app.cron:
         body["_"].insert(0, ("periodic", {"crons": [app.cron], "prohibit_overlap": True}))
-    else:
+    elif not ends:
         body["_"].insert(0, ("update", _update(app)))
     return f'job "{name}"', body
 
@@ -90,7 +113,7 @@ def _update(app: AppConfig) -> dict[str, Any]:
 
 
 def _restart(app: AppConfig) -> dict[str, Any]:
-    attempts = 0 if app.restart.policy == "never" else min(app.restart.max_restarts, 10)
+    attempts = 0 if app.restart.policy == "never" or app.cron else min(app.restart.max_restarts, 10)
     return {
         "attempts": attempts,
         "interval": f"{max(60, math.ceil(app.restart.window))}s",
@@ -107,12 +130,26 @@ def _resources(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _variables(plan: Plan) -> list[Block]:
-    if not plan.needed:
-        return []
-    lines = "".join(f"{n}={{{{ .{n} }}}}\n" for n in plan.needed)
-    data = f'{{{{ with nomadVar "nomad/jobs/{plan.app.name}" }}}}\n{lines}{{{{ end }}}}\n'
-    return [("template", {"data": data, "destination": "secrets/env", "env": True})]
+def _templates(plan: Plan) -> list[Block]:
+    """The variables and files that come from outside, out of the job's own Nomad variable."""
+
+    def template(content: str, **rest: Any) -> Block:
+        data = f'{{{{ with nomadVar "nomad/jobs/{plan.name}" }}}}{content}{{{{ end }}}}\n'
+        return "template", {"data": data, **rest}
+
+    found = []
+    if plan.needed:
+        lines = "".join(f"{n}={{{{ .{n} | toJSON }}}}\n" for n in plan.needed)
+        found.append(template(f"\n{lines}", destination="secrets/env", env=True))
+    for path in plan.files.values():
+        key = file_key(path)
+        found.append(template(f"{{{{ .{_item(path)} }}}}", destination=f"secrets/{key}"))
+    return found
+
+
+def _item(path: str) -> str:
+    """The name that a file's content has in the variable: a template can ask for words only."""
+    return re.sub(r"\W", "_", file_key(path), flags=re.ASCII)
 
 
 def hcl(block: Block, indent: int = 0) -> str:

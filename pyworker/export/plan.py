@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
+import os
+import posixpath
 import re
 from dataclasses import field
 
 from pyworker.config.address import parse_bind
-from pyworker.config.environment import SECRET_NAMES
+from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.policy.memory import OWN
 from pyworker.record import record
 
 PROBE_PORT = 8081
 LAME_DUCK = 5  # seconds: what an endpoint controller and the proxies behind it need to notice, as a rule
 MARGIN = 5  # seconds between the longest stop and the engine's SIGKILL
-BASE_MEMORY = 128 * 1024 * 1024  # guardian, daemon, logger, template
 USER_ID = 10001
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-)?")
+MADE_BY = "Made by `pyworker export {}`."  # how each file begins
+APP_FOLDER = "/app"  # of the image
+READYZ = "/readyz"  # of all apps of a container, and that is the one
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:-)([^${}]*)(\})?)?")
+_NOT_DNS = re.compile(r"[^a-z0-9-]+")
 
 
 @record
@@ -31,7 +36,14 @@ class Options:
     per_worker: bool = False  # systemd: a socket and a template unit
     pyworker: str = "/usr/local/bin/pyworker"  # systemd: the command
     profile: str = ""
-    autoscale: str = "cpu"  # kubernetes: or "in-flight", pyworker's own metric through an adapter
+    autoscale: str = (
+        "cpu"  # kubernetes: "in-flight" is pyworker's own metric through an adapter; "none" is no autoscaler
+    )
+    several: bool = True  # the file has several apps: which one is meant must be said
+    named: bool = True  # the file says the app's name; else it is that of the folder, which is another one in an image
+    requirements: str = (
+        "requirements.txt"  # docker: the file of the folder that names what the app needs; "" = there is none
+    )
 
 
 @record
@@ -39,6 +51,7 @@ class Plan:
     """One app as an engine sees it."""
 
     app: AppConfig
+    name: str  # the app's, as it may stand in DNS
     command: tuple[str, ...]  # after `pyworker`; in a container after its entry point, `pyworker run`
     ports: tuple[int, ...]
     replicas: int
@@ -46,19 +59,41 @@ class Plan:
     grace: int  # seconds from SIGTERM to SIGKILL
     memory: int | None  # bytes of one replica
     needed: tuple[str, ...]  # variables that must come from outside
-    secrets: tuple[str, ...]  # those of them that are secret by their name
+    defaults: dict[str, str]  # variables that may: ${NAME:-default}
+    files: dict[
+        str, str
+    ]  # files that must come from outside: where the app looks for each, and its path beside the config
+    once: tuple[str, ...]  # the command that runs a job once, for an engine that keeps its times
     lost: tuple[str, ...] = field(default=())  # what could not be carried over
 
 
 def plans(apps: tuple[AppConfig, ...], run: RunConfig, options: Options, *, contained: bool) -> list[Plan]:
     """Return a plan for each app, by name. `contained`: it has a network of its own, and its port is reached from outside."""
-    return [_plan(app, run, options, contained=contained) for app in sorted(apps, key=lambda a: a.name)]
+    found: list[Plan] = []
+    for app in sorted(apps, key=lambda a: a.name):
+        name = dns_name(app.name)
+        while any(name == other.name for other in found):
+            name += "-2"
+        found.append(_plan(app, name, run, options, contained=contained))
+    return found
 
 
-def _plan(app: AppConfig, run: RunConfig, options: Options, *, contained: bool) -> Plan:
+def dns_name(name: str) -> str:
+    """Return an app's name as a DNS label that begins with a letter, which services must have."""
+    name = _NOT_DNS.sub("-", name).strip("-")[:50].strip("-")
+    return name if name[:1].isalpha() else f"app-{name}".strip("-")
+
+
+def _plan(app: AppConfig, name: str, run: RunConfig, options: Options, *, contained: bool) -> Plan:
     ports: list[int] = []
     lost: list[str] = []
     binds: list[str] = []
+    if contained and name != app.name:
+        lost.append(f"the name: it is {name} here, as names in DNS have small letters, digits and - only")
+    if contained and not options.named:
+        lost.append(
+            f'the name: the file does not say it, and the image\'s folder is {APP_FOLDER}: write name = "{app.name}"'
+        )
     for text in app.bind:
         address = parse_bind(text)
         if address.family == "unix":
@@ -78,56 +113,85 @@ def _plan(app: AppConfig, run: RunConfig, options: Options, *, contained: bool) 
             replicas = int(app.workers)
         per_pod = 1
     # the entry point of an image is `pyworker run`
-    command = [*(() if contained else ("run",)), options.file, "--only", app.name]
+    which = [*(() if contained else ("run",)), options.file, *(("--only", app.name) if options.several else ())]
     if options.profile:
-        command += ["--profile", options.profile]
+        which += ["--profile", options.profile]
+    if contained and app.python is not None:
+        which += ["--python", "python3"]  # a virtual environment of this machine is not in the image
+    command = list(which)
     if contained:
         command += ["--probe", f":{PROBE_PORT}"]
         for bind in dict.fromkeys(binds):
             command += ["--bind", bind]
         if options.replicas_from_workers:
             command += ["--workers", "1"]
-    needed, secrets = _needed(app)
-    stop = app.stop.drain_timeout + app.stop.kill_timeout + run.lame_duck
-    memory = app.limits.memory
-    if memory is not None:
-        if per_pod == "auto":
-            lost.append('limits.memory is per worker and workers = "auto": set the memory of the whole by hand')
-            memory = None
+    needed, defaults = _variables(app)
+    files: dict[str, str] = {}
+    for path in app.env_file:
+        if not contained:
+            break
+        if path.endswith("?"):
+            lost.append(f"env_file {path}: need not be there, and is not: its variables must come with the container")
         else:
-            memory = memory * int(per_pod) + BASE_MEMORY
-    lost += _common_losses(app, contained=contained)
+            files[_inside(app, path)] = path
+    stop = app.stop.drain_timeout + app.stop.kill_timeout + run.lame_duck
+    memory = _memory(app, per_pod, lost)
+    lost += _common_losses(app, options, contained=contained)
     return Plan(
-        app, tuple(command), tuple(dict.fromkeys(ports)), replicas, per_pod, math.ceil(stop + MARGIN), memory,
-        needed, secrets, tuple(text for text in lost if text),
+        app, name, tuple(command), tuple(dict.fromkeys(ports)), replicas, per_pod, math.ceil(stop + MARGIN), memory,
+        needed, defaults, files, (*which, "--once"), tuple(text for text in lost if text),
     )  # fmt: skip
 
 
-def _needed(app: AppConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that must be given from outside: those that [env] and `state` name and do not set."""
-    names: set[str] = set()
+def _memory(app: AppConfig, per_pod: int | str, lost: list[str]) -> int | None:
+    """Return the bytes of one replica; None = not known."""
+    if app.limits.memory is None:
+        return None
+    if app.limits.memory == "auto":
+        lost.append('limits.memory = "auto" is a share of what the engine allows: set the memory of the whole by hand')
+        return None
+    if per_pod == "auto":
+        lost.append('limits.memory is per worker and workers = "auto": set the memory of the whole by hand')
+        return None
+    return int(app.limits.memory) * int(per_pod) + OWN
+
+
+def _inside(app: AppConfig, path: str) -> str:
+    """Return where a file of the config is looked for in the image."""
+    return posixpath.normpath(posixpath.join(APP_FOLDER, app.cwd, path))
+
+
+def _variables(app: AppConfig) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return what [env] and `state` name and do not set: what must be given from outside, and what may, with its default."""
+    needed: set[str] = set()
+    defaults: dict[str, str] = {}
     own: set[str] = set()
-    for name, text in app.env.items():
-        names |= {m[1] for m in _REFERENCE.finditer(text) if not m[2]} - own
+    for name, text in [*app.env.items(), ("", app.state)]:
+        for match in _REFERENCE.finditer(text.replace("$$", "")):
+            variable, has_default, default, closed = match.groups()
+            if variable in own:
+                continue
+            if not has_default:
+                needed.add(variable)
+            elif closed:
+                defaults.setdefault(variable, default)
         own.add(name)
-    names |= {m[1] for m in _REFERENCE.finditer(app.state) if not m[2]} - own
-    names |= {n for n in app.inherit_env if not set(n) & set("*?[")}
-    return tuple(sorted(names)), tuple(sorted(n for n in names if is_secret(n)))
+    needed |= {n for n in app.inherit_env if not set(n) & set("*?[")}
+    hidden = set(secrets(defaults))
+    return tuple(sorted(needed)), {n: v for n, v in sorted(defaults.items()) if n not in needed | hidden}
 
 
-def is_secret(name: str) -> bool:
-    """Whether a variable's value is one, by its name."""
-    return any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in SECRET_NAMES)
-
-
-def _common_losses(app: AppConfig, *, contained: bool) -> list[str]:
+def _common_losses(app: AppConfig, options: Options, *, contained: bool) -> list[str]:
     lost = []
-    if app.tls is not None and contained:
-        lost.append("tls: mount the certificate and key where the file names them, or end TLS before the app")
     if app.watch is not None:
         lost.append("watch: is for development")
     if app.depends_on:
         lost.append(f"depends_on {', '.join(app.depends_on)}: engines start in any order; an app must wait for itself")
+    if contained and (literal := [n for n in secrets(app.env) if "${" not in app.env[n]]):
+        lost.append(
+            f"env {', '.join(literal)}: the value stands in {options.file}, and so in the image: "
+            f'write {literal[0]} = "${{{literal[0]}}}" there, and it becomes a reference'
+        )
     if app.state == "sqlite" and contained:
         lost.append(
             'state: each replica has one of its own, and none without a writable PYWORKER_HOME; state = "redis://…" is shared'
@@ -136,6 +200,8 @@ def _common_losses(app: AppConfig, *, contained: bool) -> list[str]:
         lost.append(
             f'user = "{app.user}": the engine decides; remove it from the file of the image (root is needed to obey)'
         )
+    if contained and os.path.isabs(app.cwd):
+        lost.append(f"cwd {app.cwd}: must be in the image")
     if app.logs.file is not None:
         lost.append(
             f"logs.file {app.logs.file}: is written in the container; without it logs go to stdout" if contained else ""
@@ -145,9 +211,28 @@ def _common_losses(app: AppConfig, *, contained: bool) -> list[str]:
     return lost
 
 
+def tls_loss(plan: Plan) -> list[str]:
+    """What is to be said of certificates where the engine is not told to bring them."""
+    if plan.app.tls is None:
+        return []
+    return [f"{plan.app.name}: tls: mount the certificate and key where the file names them, or end TLS before the app"]
+
+
+def secret_files(plan: Plan) -> dict[str, str]:
+    """Return all files that hold secrets, those of TLS as well: where the app looks for each, and its path beside the config."""
+    tls = plan.app.tls
+    paths = [path for path in (tls.cert, tls.key, tls.ca) if path] if tls is not None else []
+    return {**plan.files, **{_inside(plan.app, path): path for path in paths}}
+
+
+def file_key(path: str) -> str:
+    """Return the name that a file has in a secret."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", path).lstrip("_")
+
+
 def header(engine: str, plan_list: list[Plan], more: tuple[str, ...] = ()) -> list[str]:
     """Return the comment that each export begins with, without its comment sign."""
-    lines = [f"Made by `pyworker export {engine}`."]
+    lines = [MADE_BY.format(engine)]
     lost = [f"{plan.app.name}: {text}" for plan in plan_list for text in plan.lost]
     lost += [text for text in more if text]
     lines.append("Could not be carried over:" if lost else "Everything was carried over.")

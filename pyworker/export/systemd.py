@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import posixpath
 
 from pyworker.config.address import parse_bind
+from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import Options, Plan, comment, header, plans
 
@@ -12,6 +14,13 @@ _HARDENING = (
     "NoNewPrivileges=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectSystem=strict", "ProtectControlGroups=yes",
     "ProtectKernelModules=yes", "ProtectKernelTunables=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes",
 )  # fmt: skip
+
+
+_BACKOFF = (
+    "# longer each time, up to half a minute; systemd before 254 says that it does not know these two",
+    "RestartSteps=5",
+    "RestartMaxDelaySec=30s",
+)
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
@@ -41,36 +50,48 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
         "StartLimitBurst=5",
         "",
         "[Service]",
-        "Type=exec",
+        "# ready when the app is; what pyworker knows is in systemctl status",
+        "Type=notify",
+        "NotifyAccess=all",
+        f"TimeoutStartSec={_seconds(app.reload.ready_timeout + 30)}",
+        "WatchdogSec=2min",
         f"ExecStart={_words([options.pyworker, *plan.command])}",
         "ExecReload=/bin/kill -HUP $MAINPID",
-        f"WorkingDirectory={options.folder}",
+        f"WorkingDirectory={_folder(options.folder)}",
+        f"# as root: PYWORKER_HOME=/var/lib/pyworker/{app.name}/home pyworker ps",
         f"StateDirectory=pyworker/{app.name}",
-        f"Environment=PYWORKER_HOME=%S/pyworker/{app.name}",
+        f"Environment=PYWORKER_HOME=%S/pyworker/{app.name}/home",
+        *_environment_file(plan),
         "# the guardian stops its workers by itself; what is left after the time-out is killed",
         "KillMode=mixed",
         "KillSignal=SIGTERM",
         f"TimeoutStopSec={plan.grace}",
         "Restart=" + ("on-failure" if app.restart.policy != "never" else "no"),
         "RestartSec=1",
+        *_BACKOFF,
         "RestartPreventExitStatus=78",
         "OOMPolicy=continue",
         f"LimitNOFILE={app.limits.nofile or 65536}",
     ]
     lines += _rights(plan)
     lines += ["", "[Install]", "WantedBy=multi-user.target"]
-    return comment([*header("systemd", [plan], more), *_env_help(plan)]) + "\n".join(lines) + "\n"
+    return comment([*header("systemd", [plan], more), *_help(plan, options)]) + "\n".join(lines) + "\n"
 
 
 def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
     app = plan.app
     count = int(plan.workers)
     names = " ".join(f"{app.name}@{n}.service" for n in range(1, count + 1))
-    more = (
+    hidden = set(secrets(app.env))
+    kept = {name: text for name, text in sorted(app.env.items()) if name not in hidden and "${" not in text}
+    left = [name for name in app.env if name not in kept]
+    more = [
         f"{app.name}: no pyworker runs here: no pool, no reload without a gap, no health checks, no `pyworker ps`",
         f"{app.name}: a restart of one worker at a time is yours: systemctl restart {app.name}@1",
-    )
-    head = comment([*header("systemd", [plan], more), *_env_help(plan)])
+    ]
+    if left:
+        more.append(f"{app.name}: env {', '.join(left)}: set it in {_environment_path(app)}")
+    head = comment([*header("systemd", [plan], tuple(more)), *_help(plan, options)])
     listen = []
     for text in app.bind:
         address = parse_bind(text)
@@ -90,27 +111,28 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
         f"Description=pyworker: {app.name}, worker %i",
         f"Requires={app.name}.socket",
         f"After={app.name}.socket",
+        f"PartOf={app.name}.target",
         f"StartLimitBurst={restart.max_restarts}",
         f"StartLimitIntervalSec={_seconds(restart.window)}",
         "",
         "[Service]",
         "Type=" + ("notify" if app.ready == "notify" else "exec"),
+        *(["NotifyAccess=all"] if app.ready == "notify" else []),
         f"ExecStart={_words(list(app.command))}",
         f"Sockets={app.name}.socket",
-        f"WorkingDirectory={options.folder}",
-        *[
-            f"Environment={_quoted(f'{name}={value}')}"
-            for name, value in sorted(app.env.items())
-            if "${" not in value and name not in plan.secrets
-        ],
+        f"WorkingDirectory={_folder(options.folder)}",
+        *[f"Environment={_quoted(f'{name}={_plain(text)}', expands=False)}" for name, text in kept.items()],
+        *[f"EnvironmentFile={_dotenv(options.folder, path)}" for path in app.env_file],
+        *(_environment_file(plan) if plan.needed or not left else [f"EnvironmentFile={_environment_path(app)}"]),
         f"KillSignal=SIG{app.stop.signal.upper().removeprefix('SIG')}",
         f"TimeoutStopSec={plan.grace}",
         "Restart=" + {"always": "always", "on-failure": "on-failure", "never": "no"}[restart.policy],
         "RestartSec=100ms",
+        *_BACKOFF,
         "RestartPreventExitStatus=78",
         f"LimitNOFILE={app.limits.nofile or 65536}",
     ]
-    if app.limits.memory is not None:
+    if isinstance(app.limits.memory, int):
         service.append(f"MemoryMax={app.limits.memory}")
     service += [line for line in _rights(plan) if not line.startswith("MemoryMax=")]
     service += ["", "[Install]", f"WantedBy={app.name}.target"]
@@ -144,20 +166,51 @@ def _rights(plan: Plan) -> list[str]:
     return lines + list(_HARDENING)
 
 
-def _env_help(plan: Plan) -> list[str]:
-    if not plan.needed:
-        return []
-    return [
-        f"Set {', '.join(plan.needed)}: systemctl edit {plan.app.name}, [Service], EnvironmentFile=/etc/{plan.app.name}.env (mode 0600)"
-    ]
+def _environment_path(app: AppConfig) -> str:
+    return f"/etc/pyworker/{app.name}.env"
+
+
+def _environment_file(plan: Plan) -> list[str]:
+    return [f"EnvironmentFile={_environment_path(plan.app)}"] if plan.needed else []
+
+
+def _dotenv(folder: str, path: str) -> str:
+    """An env_file, as systemd names one; what need not be there begins with "-"."""
+    there = posixpath.normpath(posixpath.join(folder, path.removesuffix("?")))
+    return ("-" if path.endswith("?") else "") + there.replace("%", "%%")
+
+
+def _help(plan: Plan, options: Options) -> list[str]:
+    lines = []
+    if plan.needed:
+        lines.append(
+            f"Set {', '.join(plan.needed)} in {_environment_path(plan.app)} (mode 0600, NAME=value in each line)"
+        )
+    if not plan.app.user and options.folder.startswith(("/home/", "/root")):
+        lines.append(
+            f"{options.folder} must be readable by a user that systemd makes up (DynamicUser); else write User= below"
+        )
+    return lines
+
+
+def _plain(text: str) -> str:
+    """A value of [env] without variables, as it is meant."""
+    return text.replace("$$", "$")
+
+
+def _folder(path: str) -> str:
+    return path.replace("%", "%%")
 
 
 def _words(argv: list[str]) -> str:
     return " ".join(_quoted(word) for word in argv)
 
 
-def _quoted(word: str) -> str:
-    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"').replace("\n", "\\n")
+def _quoted(word: str, *, expands: bool = True) -> str:
+    """`expands`: $ has a meaning there, as it has in ExecStart= and has not in Environment=."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"').replace("\n", "\\n")
+    if expands:
+        escaped = escaped.replace("$", "$$")
     return f'"{escaped}"' if not word or any(c in " '\";\\\n" for c in word) else escaped
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.load import load, run_config
-from pyworker.export.plan import Options
+from pyworker.export.plan import Options, dns_name
 from pyworker.export.yamltext import dump
 
 ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
@@ -38,6 +38,13 @@ workers = 2
 user = "mail"
 umask = "027"
 ready = "notify"
+env_file = ["mail.env", "more.env?"]
+env = { MODE = "a $$ b", SMTP_PASSWORD = "t0ps3cret", FROM = "${FROM}" }
+
+[apps.once_only]
+command = ["node", "move.js"]
+restart = "never"
+python = ".venv"
 
 [apps.nightly]
 script = "nightly.py"
@@ -61,7 +68,40 @@ VARIANTS = [
     {"image": "r.example/shop:1"},
     {"profile": "prod"},
     {"autoscale": "in-flight"},
+    {"autoscale": "none"},
+    {"several": False, "named": False, "requirements": "pyproject.toml"},
 ]
+
+
+# what the Compose specification has in a service, as far as it is of use here
+COMPOSE_KEYS = {
+    "image", "build", "command", "restart", "stop_signal", "stop_grace_period", "ports", "expose", "environment", "volumes",
+    "user", "read_only", "cap_drop", "security_opt", "mem_limit", "healthcheck", "deploy",
+}  # fmt: skip
+# what Nomad's job specification has in each block, and its type: another block, "time", "map" (of texts) or Python's
+NOMAD: dict[str, dict[str, Any]] = {
+    "job": {"type": str, "periodic": "periodic", "update": "update", "group": "group"},
+    "periodic": {"crons": list, "prohibit_overlap": bool},
+    "update": {
+        "max_parallel": int, "canary": int, "health_check": str, "min_healthy_time": "time", "healthy_deadline": "time",
+        "progress_deadline": "time", "auto_revert": bool, "auto_promote": bool,
+    },
+    "group": {"count": int, "network": "network", "restart": "restart", "service": "service", "task": "task"},
+    "network": {"port": "port"},
+    "port": {"to": int},
+    "restart": {"attempts": int, "interval": "time", "delay": "time", "mode": str},
+    "service": {"name": str, "port": str, "provider": str, "check": "check"},
+    "check": {"type": str, "path": str, "port": str, "interval": "time", "timeout": "time"},
+    "task": {
+        "driver": str, "user": str, "kill_signal": str, "kill_timeout": "time", "shutdown_delay": "time", "config": "config",
+        "env": "map", "resources": "resources", "template": "template",
+    },
+    "config": {
+        "image": str, "args": list, "ports": list, "readonly_rootfs": bool, "cap_drop": list, "volumes": list,
+    },
+    "resources": {"cpu": int, "memory": int},
+    "template": {"data": str, "destination": str, "env": bool},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -73,8 +113,9 @@ def made(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def export(path: pathlib.Path, engine: str, *names: str, **options: Any) -> dict[str, str]:
     module = importlib.import_module(f"pyworker.export.{engine}")
+    options.setdefault("folder", "/srv/shop")
     found: dict[str, str] = module.export(
-        load(str(path), only=names).apps, run_config(str(path), {}), Options(folder="/srv/shop", **options)
+        load(str(path), only=names).apps, run_config(str(path), {}), Options(**options)
     )
     return found
 
@@ -87,11 +128,11 @@ def test_it_is_always_the_same_and_holds_no_secret(made: pathlib.Path, engine: s
     text = "".join(files.values())
     assert "t0ps3cret" not in text
     for name, content in files.items():
+        assert content.startswith(f"# Made by `pyworker export {engine}`.\n"), name
         if name != ".dockerignore":
-            assert content.startswith(f"# Made by `pyworker export {engine}`.\n"), name
-            assert "could" in content.lower() or "Everything was carried over" in content
-            assert content.endswith("\n")
-            assert not re.search(r"[ \t]+$", content, re.MULTILINE), name
+            assert "\n# Could not be carried over:\n" in content or "\n# Everything was carried over.\n" in content
+        assert content.endswith("\n")
+        assert not re.search(r"[ \t]+$", content, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -99,7 +140,10 @@ def test_what_is_lost_is_said(made: pathlib.Path, engine: str) -> None:
     text = "".join(export(made, engine).values())
     if engine in ("kubernetes", "compose", "nomad", "docker"):
         assert "bind unix:/run/mail.sock" in text
-        assert "tls: mount" in text
+        assert "more.env?: need not be there" in text
+        assert "env API_TOKEN: the value stands in app.toml, and so in the image" in text
+        assert "the name: it is once-only here" in text
+        assert ("tls: mount" in text) == (engine != "kubernetes"), "Kubernetes mounts it from a secret"
         assert 'user = "mail"' in text
     assert "depends_on api" in text
 
@@ -109,20 +153,25 @@ def parsed(text: str) -> list[dict[str, Any]]:
     return [d for d in yaml.safe_load_all(text) if d]
 
 
-@pytest.mark.parametrize("version", ["1.25.0", "1.29.0", "1.32.0"])
+@pytest.mark.parametrize("version", ["1.25.0", "1.29.0", "1.32.0", "latest"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"replicas_from_workers": True}, {"autoscale": "in-flight"}],
-    ids=["pool", "one per pod", "in flight"],
+    [{}, {"replicas_from_workers": True}, {"autoscale": "in-flight"}, {"autoscale": "none"}],
+    ids=["pool", "one per pod", "in flight", "no autoscaler"],
 )
 def test_kubernetes_takes_it_by_its_schemas(made: pathlib.Path, version: str, options: dict[str, Any]) -> None:
     validate = pytest.importorskip("kubernetes_validate")
+    version = validate.latest_version() if version == "latest" else version
     kinds = []
     for text in export(made, "kubernetes", **options).values():
         for document in parsed(text):
             validate.validate(document, version, strict=True)
             kinds.append(document["kind"])
-    assert sorted(set(kinds)) == ["CronJob", "Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service"]
+    scaled = options.get("autoscale") != "none"
+    assert set(kinds) == {
+        "ConfigMap", "CronJob", "Deployment", "Job", "PodDisruptionBudget", "Service",
+        *(["HorizontalPodAutoscaler"] if scaled else []),
+    }  # fmt: skip
 
 
 def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
@@ -133,45 +182,136 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     assert pod["terminationGracePeriodSeconds"] == 20 + 10 + 2 + 5
     assert container["resources"]["limits"]["memory"] == f"{4 * 256 + 128}Mi"
     assert container["args"] == ["app.toml", "--only", "api", "--probe", ":8081", "--bind", "0.0.0.0:8000"]
-    secret = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in container["env"]}
-    assert set(secret) == {"DATABASE_URL", "SENTRY_DSN"}
-    assert secret["DATABASE_URL"] == {"name": "api-env", "key": "DATABASE_URL"}
+    assert "replicas" not in spec, "that is the autoscaler's"
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
+    variables = {e["name"]: e["valueFrom"] for e in container["env"]}
+    assert variables == {
+        "DATABASE_URL": {"secretKeyRef": {"name": "api-env", "key": "DATABASE_URL"}},
+        "SENTRY_DSN": {"secretKeyRef": {"name": "api-env", "key": "SENTRY_DSN"}},
+        "NAME": {"configMapKeyRef": {"name": "api-env", "key": "NAME"}},
+    }
+    assert documents["ConfigMap"]["data"] == {"NAME": "you"}
+    assert [(m["mountPath"], m["subPath"]) for m in container["volumeMounts"]] == [
+        ("/app/a.pem", "a.pem"),
+        ("/app/b.pem", "b.pem"),
+    ]
+    assert pod["volumes"][0]["secret"] == {"secretName": "api-files", "defaultMode": 0o440}
+    for which in ("startupProbe", "readinessProbe"):
+        assert container[which]["httpGet"] == {"path": "/readyz", "port": "probe"}
     assert documents["Service"]["spec"]["ports"][0]["targetPort"] == 8000
     one = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", replicas_from_workers=True)["api.yaml"])}
-    assert one["Deployment"]["spec"]["replicas"] == 4
+    assert one["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 4
+    assert one["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
+    still = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", autoscale="none")["api.yaml"])}
+    assert still["Deployment"]["spec"]["replicas"] == 2
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--workers", "1"]
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "384Mi"
 
 
 def test_the_autoscaler_looks_at_what_it_is_told_to(made: pathlib.Path) -> None:
-    def metric(**options: Any) -> dict[str, Any]:
+    def metrics(**options: Any) -> list[dict[str, Any]]:
         documents = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", **options)["api.yaml"])}
-        found: dict[str, Any] = documents["HorizontalPodAutoscaler"]["spec"]["metrics"][0]
+        found: list[dict[str, Any]] = documents["HorizontalPodAutoscaler"]["spec"]["metrics"]
         return found
 
-    assert metric()["resource"]["name"] == "cpu"
-    assert metric(autoscale="in-flight")["pods"]["metric"]["name"] == "pyworker_worker_requests_in_flight"
+    assert [m["resource"]["name"] for m in metrics()] == ["cpu"]
+    own = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics(autoscale="in-flight")}
+    assert own == {"pyworker_worker_requests_in_flight": "40", "pyworker_listen_queue_connections": "4"}
+    made.write_text(FILE.replace("workers = 4", 'workers = 4\ninterface = "wsgi"\nthreads = 5'))
+    wsgi = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics(autoscale="in-flight")}
+    assert wsgi["pyworker_worker_requests_in_flight"] == "14000m", "70 % of 20 threads"
     assert "an adapter" in export(made, "kubernetes", "api", autoscale="in-flight")["api.yaml"]
+
+
+def test_a_job_is_run_once_and_passes_its_exit_code_on(made: pathlib.Path) -> None:
+    for name, kind in (("nightly", "CronJob"), ("once_only", "Job")):
+        (document,) = parsed(next(iter(export(made, "kubernetes", name).values())))
+        assert document["kind"] == kind
+        spec = document["spec"]["jobTemplate"]["spec"] if kind == "CronJob" else document["spec"]
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["args"][:3] == ["app.toml", "--only", name]
+        assert container["args"][-1] == "--once"
+        assert (spec["backoffLimit"], spec["template"]["spec"]["restartPolicy"]) == (0, "Never")
+        job = next(iter(export(made, "nomad", name).values()))
+        assert '"--once"' in job
+        assert 'type = "batch"' in job
+
+
+def test_a_virtual_environment_is_not_looked_for_in_an_image(made: pathlib.Path) -> None:
+    assert '"--only", "once_only", "--python", "python3"' in export(made, "docker", "once_only")["Dockerfile"]
+
+
+def test_a_name_that_is_the_folder_s_is_not_asked_for_in_an_image(made: pathlib.Path) -> None:
+    text = export(made, "kubernetes", "api", several=False, named=False)["api.yaml"]
+    assert "--only" not in text
+    assert 'the name: the file does not say it, and the image\'s folder is /app: write name = "api"' in text
 
 
 def test_compose_is_yaml_that_says_the_same(made: pathlib.Path) -> None:
     services = parsed(export(made, "compose")["compose.yaml"])[0]["services"]
-    assert sorted(services) == ["api", "auto", "mail", "nightly"]
+    assert sorted(services) == ["api", "auto", "mail", "nightly", "once-only"]
     api = services["api"]
     assert api["ports"] == ["8000:8000"]
     assert api["stop_grace_period"] == "37s"
     assert api["environment"]["DATABASE_URL"] == "${DATABASE_URL:?set DATABASE_URL}"
-    assert api["env_file"] == ["./.env"]
+    assert api["environment"]["NAME"] == "${NAME:-you}"
+    assert services["mail"]["volumes"] == ["./mail.env:/app/mail.env:ro"]
     assert services["mail"]["restart"] == "on-failure"
+    assert services["mail"]["deploy"]["restart_policy"] == {"condition": "on-failure"}
+    assert api["deploy"]["update_config"]["order"] == "start-first"
+    for service in services.values():
+        assert set(service) <= COMPOSE_KEYS
+        assert set(service["deploy"]) <= {"replicas", "update_config", "restart_policy"}
+        assert set(service["healthcheck"]) == {"test", "interval", "timeout", "retries", "start_period"}
+        assert all(re.fullmatch(r"\d+s", service["healthcheck"][k]) for k in ("interval", "timeout", "start_period"))
 
 
-def test_nomad_reads_its_job(made: pathlib.Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"replicas_from_workers": True}], ids=["pool", "one each"])
+def test_nomad_reads_its_job(made: pathlib.Path, options: dict[str, Any]) -> None:
+    """By the parser of its language, and by what its job specification has in each block."""
     hcl2 = pytest.importorskip("hcl2")
-    for options in ({}, {"replicas_from_workers": True}):
-        for name, text in export(made, "nomad", **options).items():  # type: ignore[arg-type]
-            job = hcl2.loads(text)["job"][0]
-            assert [key.strip('"') for key in job] == [name.partition(".")[0]]
-            assert "auto_revert" in json.dumps(job) or "periodic" in json.dumps(job)
+    for name, text in export(made, "nomad", **options).items():
+        (jobs,) = hcl2.loads(text)["job"]
+        ((label, job),) = jobs.items()
+        assert label.strip('"') == name.partition(".")[0]
+        look_through("job", job)
+        assert ("update" in job) == (bare(job["type"]) == "service")
+
+
+def bare(value: Any) -> Any:
+    return value.strip('"') if isinstance(value, str) else value
+
+
+def look_through(kind: str, block: dict[str, Any]) -> None:
+    """Fail for an attribute or block that Nomad's job specification does not have there, or of another type."""
+    known = NOMAD[kind]
+    for key, value in block.items():
+        if key == "__is_block__":
+            continue
+        assert key in known, f"{kind} has no {key}"
+        expected = known[key]
+        if expected in NOMAD:
+            for inner in value if isinstance(value, list) else [value]:
+                labelled = expected in ("group", "task", "port")
+                for body in inner.values() if labelled else [inner]:
+                    if isinstance(body, dict):
+                        look_through(expected, body)
+        elif expected == "time":
+            assert re.fullmatch(r"\d+(ms|s|m|h)", bare(value)), (kind, key, value)
+        elif expected == "map":
+            (table,) = value if isinstance(value, list) else [value]
+            assert all(isinstance(v, str) for k, v in table.items() if k != "__is_block__")
+        else:
+            assert isinstance(bare(value), expected), (kind, key, value)  # type: ignore[arg-type]
+
+
+def test_nomad_is_given_secrets_by_reference(made: pathlib.Path) -> None:
+    text = export(made, "nomad", "mail")["mail.nomad.hcl"]
+    assert 'nomadVar \\"nomad/jobs/mail\\"' in text
+    assert "FROM={{ .FROM | toJSON }}" in text
+    assert 'volumes = ["secrets/mail.env:/app/mail.env:ro"]' in text
+    assert "{{ .mail_env }}" in text
+    assert "max_kill_timeout" in text
 
 
 def test_docker_begins_with_what_changes_seldom_and_runs_as_nobody_special(made: pathlib.Path) -> None:
@@ -181,6 +321,8 @@ def test_docker_begins_with_what_changes_seldom_and_runs_as_nobody_special(made:
     assert words == [
         "FROM", "ENV", "WORKDIR", "COPY", "RUN", "COPY", "RUN", "USER", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT", "CMD",
     ]  # fmt: skip
+    assert lines[3] == "COPY requirements.txt pyworker-*.whl ./"
+    assert "pip install pyworker" not in text, "that is another project"
     assert json.loads(lines[-2].partition(" ")[2]) == ["pyworker", "run"]
     assert json.loads(lines[-1].partition(" ")[2])[-2:] == ["--bind", "0.0.0.0:8000"]
     assert "USER 10001:10001" in lines
@@ -188,7 +330,7 @@ def test_docker_begins_with_what_changes_seldom_and_runs_as_nobody_special(made:
 
 def test_a_procfile_has_a_line_for_each_app(made: pathlib.Path) -> None:
     lines = [line for line in export(made, "procfile")["Procfile"].splitlines() if not line.startswith("#")]
-    assert [line.partition(":")[0] for line in lines] == ["api", "auto", "mail", "nightly"]
+    assert [line.partition(":")[0] for line in lines] == ["api", "auto", "mail", "nightly", "once_only"]
     assert shlex.split(lines[0].partition(": ")[2])[:4] == ["pyworker", "run", "app.toml", "--only"]
     assert lines[0].endswith("--bind 0.0.0.0:${PORT:-8000}")
 
@@ -217,7 +359,9 @@ def test_systemd_takes_its_units(made: pathlib.Path, tmp_path: pathlib.Path, per
         env={"SYSTEMD_UNIT_PATH": f"{folder}:", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     complaints = [line for line in done.stderr.splitlines() if str(folder) in line or "pyworker" in line]
-    assert complaints == []
+    # they came with systemd 254; an older one ignores them, and the unit says so
+    later = [line for line in complaints if "'RestartSteps'" in line or "'RestartMaxDelaySec'" in line]
+    assert [line for line in complaints if line not in later] == []
 
 
 def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
@@ -226,6 +370,27 @@ def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
     assert "User=mail" in unit
     assert "UMask=0027" in unit
     assert "Type=notify" in unit
+    assert 'Environment="MODE=a $ b"' in unit, "there $ has no meaning of its own"
+    assert "\nEnvironmentFile=/srv/shop/mail.env\nEnvironmentFile=-/srv/shop/more.env\n" in unit
+    assert "\nEnvironmentFile=/etc/pyworker/mail.env\n" in unit
+    assert "env SMTP_PASSWORD, FROM: set it in /etc/pyworker/mail.env" in unit
+    assert "\nPartOf=mail.target\n" in unit
+
+
+def test_the_pool_s_unit_says_when_it_is_ready_and_has_a_home_of_its_own(made: pathlib.Path) -> None:
+    unit = export(made, "systemd", "api")["api.service"]
+    assert "\nType=notify\nNotifyAccess=all\n" in unit
+    # below the state directory, which is a link with DynamicUser and open to others without
+    assert "\nStateDirectory=pyworker/api\nEnvironment=PYWORKER_HOME=%S/pyworker/api/home\n" in unit
+    assert "\nEnvironmentFile=/etc/pyworker/api.env\n" in unit
+    assert "must be readable by a user" in export(made, "systemd", "auto", folder="/home/me/shop")["auto.service"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a_b", "a-b"), ("9lives", "app-9lives"), ("x-", "x"), ("_", "app"), ("a" * 64, "a" * 50)]
+)
+def test_names_are_those_that_dns_allows(name: str, expected: str) -> None:
+    assert dns_name(name) == expected
 
 
 def test_yaml_keeps_every_text_a_text() -> None:

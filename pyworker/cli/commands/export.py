@@ -13,6 +13,8 @@ from pyworker.cli import render
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 
+_REQUIREMENTS = ("requirements.txt", "pyproject.toml")
+_MADE = b"# Made by `pyworker export "
 ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 
 
@@ -26,10 +28,11 @@ ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 @click.option("--per-worker", is_flag=True, help="systemd, for commands: a socket and a unit per worker.")
 @click.option(
     "--autoscale",
-    type=click.Choice(("cpu", "in-flight")),
+    type=click.Choice(("cpu", "in-flight", "none")),
     default="cpu",
     help="kubernetes: what the autoscaler looks at; in-flight needs a metrics adapter.",
 )
+@click.option("--force", is_flag=True, help="With -o: overwrite files that `pyworker export` has not made.")
 @click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @common
 def cmd(
@@ -42,6 +45,7 @@ def cmd(
     replicas_from_workers: bool,
     per_worker: bool,
     autoscale: str,
+    force: bool,
     profile: str,
 ) -> int:
     """Write an app for systemd, Compose, Kubernetes, Nomad, as a Dockerfile or a Procfile.
@@ -53,7 +57,7 @@ def cmd(
     pyworker export kubernetes api -o deploy/
     pyworker export docker > Dockerfile
     """
-    from pyworker.config.load import find, load, run_config
+    from pyworker.config.load import find, load, run_config, says_name
     from pyworker.export.plan import Options
 
     path = os.path.abspath(file) if file else find(os.getcwd(), os.environ)
@@ -62,15 +66,19 @@ def cmd(
             "there is no config file in this folder", hint="name one: -f FILE.toml", code="usage", exit=Exit.USAGE
         )
     loaded = load(path, only=names, profile=profile)
+    folder = os.path.dirname(path)
     options = Options(
         file=os.path.basename(path),
-        folder=os.path.dirname(path),
+        folder=folder,
         image=image,
         replicas_from_workers=replicas_from_workers,
         per_worker=per_worker,
         pyworker=shutil.which("pyworker") or f"{os.path.dirname(sys.executable)}/pyworker",
         profile=profile,
         autoscale=autoscale,
+        several=len(load(path, profile=profile).apps) > 1,
+        named=says_name(path),
+        requirements=next((n for n in _REQUIREMENTS if os.path.isfile(os.path.join(folder, n))), ""),
     )
     module = importlib.import_module(f"pyworker.export.{engine}")
     files: dict[str, str] = module.export(loaded.apps, run_config(path, {}), options)
@@ -84,20 +92,32 @@ def cmd(
                 render.out(f"# ==== {name} ====")
             render.out(text.rstrip("\n"))
     else:
-        _write(output, files)
+        _write(output, files, force)
         if not settings.quiet:
             for name in files:
                 render.note(f"wrote {os.path.join(output, name)}")
     return 0
 
 
-def _write(folder: str, files: dict[str, str]) -> None:
+def _write(folder: str, files: dict[str, str], force: bool) -> None:
+    paths = {os.path.join(folder, name): text for name, text in files.items()}
     try:
         os.makedirs(folder, exist_ok=True)
-        for name, text in files.items():
-            with open(os.path.join(folder, name), "w", encoding="utf-8") as out:
+        theirs = [path for path in paths if not force and os.path.lexists(path) and not _is_ours(path)]
+        if theirs:
+            raise PyworkerError(
+                f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written",
+                hint="another folder: -o DIR; or overwrite it: --force", code="exists",
+            )  # fmt: skip
+        for path, text in paths.items():
+            with open(path, "w", encoding="utf-8") as out:
                 out.write(text)
     except OSError as error:
         raise PyworkerError(
             f"cannot write to {folder}: {error.strerror}", hint="choose another folder with -o", code="failed"
         ) from None
+
+
+def _is_ours(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_MADE)) == _MADE

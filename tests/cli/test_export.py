@@ -1,0 +1,62 @@
+"""`pyworker export`: what is written, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import run
+
+FILE = '[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:8000"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "app.toml").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_two_exports_are_the_same_to_the_byte(folder: Path, home: str) -> None:
+    for engine in ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile"):
+        first, second = run("export", engine, home=home), run("export", engine, home=home)
+        assert (first.code, first.out) == (0, second.out), first.err
+        assert run("export", engine, "-o", "out", home=home).code == 0
+        written = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+        assert run("export", engine, "-o", "out", home=home).code == 0, "what it has made it makes again"
+        assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == written
+
+
+def test_a_file_of_somebody_else_is_left_alone_and_nothing_is_written(folder: Path, home: str) -> None:
+    (folder / "Dockerfile").write_text("FROM scratch\n")
+    done = run("export", "docker", "-o", ".", home=home)
+    assert done.code == 1
+    assert "Dockerfile" in done.err
+    assert "--force" in done.err
+    assert (folder / "Dockerfile").read_text() == "FROM scratch\n"
+    assert not (folder / ".dockerignore").exists()
+    assert run("export", "docker", "-o", ".", "--force", home=home).code == 0
+    assert "ENTRYPOINT" in (folder / "Dockerfile").read_text()
+
+
+def test_the_dockerfile_installs_what_the_folder_names(folder: Path, home: str) -> None:
+    assert "neither requirements.txt nor pyproject.toml" in run("export", "docker", home=home).out
+    (folder / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\ndependencies = ["click"]\n')
+    assert "COPY pyproject.toml pyworker-*.whl ./" in run("export", "docker", home=home).out
+    (folder / "requirements.txt").write_text("click\n")
+    assert "RUN pip install -r requirements.txt ./pyworker-*.whl" in run("export", "docker", home=home).out
+
+
+def test_an_app_that_is_not_there_and_a_folder_without_a_file(folder: Path, home: str) -> None:
+    done = run("export", "compose", "apo", home=home)
+    assert done.code != 0
+    assert "did you mean `api`?" in done.err
+    (folder / "app.toml").unlink()
+    assert "there is no config file" in run("export", "compose", home=home).err
+
+
+def test_as_json_it_is_one_document(folder: Path, home: str) -> None:
+    files = json.loads(run("export", "systemd", "--json", home=home).out)["files"]
+    assert list(files) == ["api.service"]
