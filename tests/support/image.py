@@ -12,6 +12,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PACKAGES = ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "dotenv", "setproctitle", "h11")
+_PROGRAMS = ("sh", "sleep", "rm")
 _NAMES = ("__pycache__", "test", "tests", "idlelib", "tkinter", "ensurepip", "turtledemo", "*.a", "config-*")
 _LEAVE_OUT = shutil.ignore_patterns(*_NAMES)
 _LEAVE_OUT_TOO = shutil.ignore_patterns(*_NAMES, "site-packages", "dist-packages")
@@ -25,8 +26,11 @@ events_logger = "file"
 """
 
 
-def root_file_system() -> str:
-    """Make a folder that is a root file system: Python, what pyworker needs, sh. The caller removes it."""
+def root_file_system(*, base_only: bool = False) -> str:
+    """Make a folder that is a root file system: Python, what pyworker needs, sh, pyworker. The caller removes it.
+
+    `base_only`: pip instead of pyworker, as an image of Python has it.
+    """
     root = tempfile.mkdtemp(prefix="pwi-")
     os.chmod(root, 0o755)
     base = os.path.realpath(sys.base_prefix)
@@ -36,7 +40,8 @@ def root_file_system() -> str:
     site = os.path.join(library, "site-packages")
     os.makedirs(site)
     packages = sysconfig.get_path("purelib")
-    for name in _PACKAGES:
+    wanted = (*_PACKAGES, "pip") if base_only else _PACKAGES
+    for name in wanted:
         for found in (os.path.join(packages, name), os.path.join(packages, f"{name}.py")):
             if os.path.isdir(found):
                 shutil.copytree(found, os.path.join(site, name), ignore=_LEAVE_OUT)
@@ -46,24 +51,26 @@ def root_file_system() -> str:
         path = os.path.join(packages, name)
         if name.endswith(".so"):
             shutil.copy(path, site)
-        elif name.endswith(".dist-info") and name.partition("-")[0].replace("python_", "") in _PACKAGES:
+        elif name.endswith(".dist-info") and name.partition("-")[0].replace("python_", "") in wanted:
             shutil.copytree(path, os.path.join(site, name))
-    shutil.copytree(os.path.join(ROOT, "pyworker"), os.path.join(site, "pyworker"), ignore=_LEAVE_OUT)
+    if not base_only:
+        shutil.copytree(os.path.join(ROOT, "pyworker"), os.path.join(site, "pyworker"), ignore=_LEAVE_OUT)
     os.makedirs(os.path.join(root, "usr/bin"), exist_ok=True)
     python = root + os.path.join(base, "bin", version)
     os.makedirs(os.path.dirname(python), exist_ok=True)
     shutil.copy(os.path.realpath(sys.executable), python)
     for link in ("python3", "python"):
         os.symlink(os.path.join(base, "bin", version), os.path.join(root, "usr/bin", link))
-    with open(os.path.join(root, "usr/bin/pyworker"), "w") as script:
-        script.write("#!/usr/bin/python3\nimport sys\nfrom pyworker.__main__ import main\nsys.exit(main())\n")
+    name, module = ("pip", "pip._internal.cli.main") if base_only else ("pyworker", "pyworker.__main__")
+    with open(os.path.join(root, "usr/bin", name), "w") as script:
+        script.write(f"#!/usr/bin/python3\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
     os.chmod(script.name, 0o755)
-    for name in ("sh", "sleep"):
+    for name in _PROGRAMS:
         found = shutil.which(name)
         assert found is not None
         shutil.copy(os.path.realpath(found), os.path.join(root, "usr/bin", name))
     os.symlink("usr/bin", os.path.join(root, "bin"))
-    binaries = [python, *(os.path.join(root, "usr/bin", n) for n in ("sh", "sleep"))]
+    binaries = [python, *(os.path.join(root, "usr/bin", n) for n in _PROGRAMS)]
     for folder, _, files in os.walk(library):
         binaries += [os.path.join(folder, f) for f in files if ".so" in f]
     for path in sorted({p for binary in binaries for p in _libraries(binary)}):
