@@ -66,12 +66,11 @@ class Podman:
         finally:
             shutil.rmtree(root)
 
-    def play(self, document: dict[str, Any]) -> str:
-        """Play a Kubernetes document with one container; return the id of that."""
+    def play(self, name: str, documents: list[dict[str, Any]]) -> str:
+        """Play Kubernetes documents; return the id of their container, if there is one."""
         yaml = pytest.importorskip("yaml")
-        path = self.pw.write(f"{document['metadata']['name']}.yaml", yaml.safe_dump(document))
-        said = self.run("kube", "play", "--network", "host", path)
-        return said.partition("Container:\n")[2].split()[0]
+        said = self.run("kube", "play", "--network", "host", self.pw.write(name, yaml.safe_dump_all(documents)))
+        return said.partition("Container:\n")[2].partition("\n")[0]
 
     def processes(self, container: str) -> list[psutil.Process]:
         """Process 1 of a container as it is known outside, and all below it."""
@@ -117,6 +116,7 @@ APP = """
 target = "web:app"
 workers = 2
 bind = "127.0.0.1:8000"
+env = { VERSION = "${VERSION:-none}", TOKEN = "${TOKEN}" }
 
 [apps.fat]
 command = ["python3", "-c", "import time; x = b'x' * (95 * 2**20); time.sleep(1000)"]

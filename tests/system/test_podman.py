@@ -7,7 +7,9 @@ the host's network, so each has a port of its own.
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
 import os
 import pathlib
 import subprocess
@@ -47,25 +49,29 @@ def _none_left(engine: Podman) -> Iterator[None]:
 
 
 class Pod:
-    """One pod of the exported Deployment, played."""
+    """One pod of the exported documents, played."""
 
-    def __init__(self, engine: Podman, deployment: dict[str, Any], name: str, version: str, *, lame_duck: bool) -> None:
+    def __init__(
+        self, engine: Podman, exported: list[dict[str, Any]], name: str, version: str, *, lame_duck: bool = True
+    ) -> None:
         self.port, self.probe_port = free_port(), free_port()
         self._engine = engine
-        made = copy.deepcopy(deployment)
-        made["metadata"]["name"] = name
-        spec = made["spec"]["template"]["spec"]
-        spec["hostNetwork"] = True
-        container = spec["containers"][0]
+        made = copy.deepcopy(exported)
+        kinds = {document["kind"]: document for document in made}
+        kinds["ConfigMap"]["data"]["VERSION"] = version
+        kinds["Deployment"]["metadata"]["name"] = name
+        spec = kinds["Deployment"]["spec"]["template"]["spec"]
         # what this engine has not: a network for each pod here, and HTTP probes without curl in the image
-        for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe", "resources"):
-            container.pop(key, None)
-        container["env"] = [{"name": "VERSION", "value": version}]
+        spec["hostNetwork"] = True
+        (container,) = spec["containers"]
+        for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
+            del container[key]
         addresses = {"0.0.0.0:8000": f"127.0.0.1:{self.port}", ":8081": f"127.0.0.1:{self.probe_port}"}
         container["args"] = [addresses.get(word, word) for word in container["args"]]
+        assert container["args"][-2:] == ["--lame-duck", "5s"]
         if not lame_duck:
             container["args"][-1] = "0s"
-        self.container = engine.play(made)
+        self.container = engine.play(f"{name}.yaml", made)
         self.grace = spec["terminationGracePeriodSeconds"]
 
     def stop(self) -> None:
@@ -84,20 +90,22 @@ def version(port: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def deployment(engine: Podman) -> dict[str, Any]:
-    """What is exported for the app in the image."""
+def exported(engine: Podman) -> list[dict[str, Any]]:
+    """What is exported for the app in the image, all of it; the secret that it asks for is there."""
     yaml = pytest.importorskip("yaml")
     engine.pw.write("app.toml", APP)
     text = engine.pw.ok("export", "kubernetes", "api", "-f", "app.toml", "--image", IMAGE).stdout
-    found: dict[str, Any] = next(d for d in yaml.safe_load_all(text) if d and d["kind"] == "Deployment")
-    return found
+    # in the form that this engine reads variables from: it cannot read those that it has played itself
+    secret = {"TOKEN": base64.b64encode(b"from-a-secret").decode()}
+    engine.run("secret", "create", "api-env", engine.pw.write("secret.json", json.dumps(secret)))
+    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def test_read_only_as_any_user_without_capabilities(engine: Podman) -> None:
     port, probe_port = free_port(), free_port()
     engine.run(
         "run", "-d", "--name", "one", "--network", "host", "--read-only", "--read-only-tmpfs=false",
-        "--user", "4242:4242", "--cap-drop", "ALL", "-e", "VERSION=7", IMAGE,
+        "--user", "4242:4242", "--cap-drop", "ALL", "-e", "VERSION=7", "-e", "TOKEN=x", IMAGE,
         "app.toml", "--only", "api", "--probe", f"127.0.0.1:{probe_port}", "--bind", f"127.0.0.1:{port}",
     )  # fmt: skip
     wait_until(lambda: probe(probe_port, "/readyz")[0] == 200, LONG * 2, "readiness")
@@ -126,7 +134,7 @@ def test_orphans_signals_and_the_exit_code_of_process_1(engine: Podman) -> None:
 
 def test_workers_auto_and_memory_auto_are_what_the_cgroup_allows(engine: Podman) -> None:
     port, probe_port = free_port(), free_port()
-    small = ("run", "-d", "--network", "host", "--cpus", "1", "--memory", "300m")
+    small = ("run", "-d", "--network", "host", "--cpus", "1", "--memory", "300m", "-e", "TOKEN=x")
     try:
         engine.run(
             *small, "--name", "small", IMAGE, "app.toml", "--only", "api", "--workers", "auto",
@@ -142,11 +150,13 @@ def test_workers_auto_and_memory_auto_are_what_the_cgroup_allows(engine: Podman)
     wait_until(lambda: "MB > 86 MB" in engine.run("logs", "fat"), LONG * 2, "one over its share to be replaced")
 
 
-def test_the_exported_deployment_serves_when_it_is_played(engine: Podman, deployment: dict[str, Any]) -> None:
-    pod = Pod(engine, deployment, "api", "1", lame_duck=True)
+def test_the_exported_documents_serve_when_they_are_played(engine: Podman, exported: list[dict[str, Any]]) -> None:
+    pod = Pod(engine, exported, "api", "1")
     wait_until(lambda: probe(pod.probe_port, "/readyz/api")[0] == 200, LONG * 2, "readiness")
     assert version(pod.port) == "1"
-    assert {worker.uids().real for worker in engine.workers(pod.container)} == {10001}
+    for worker in engine.workers(pod.container):
+        assert worker.uids().real == 10001
+        assert worker.environ()["TOKEN"] == "from-a-secret"
     pod.stop()
     assert engine.pw.refuses(pod.port)
 
@@ -164,17 +174,17 @@ def say(capsys: pytest.CaptureFixture[str], what: str, tally: Tally) -> None:
 
 
 def test_a_rolling_update_behind_one_address_loses_nothing(
-    engine: Podman, deployment: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    engine: Podman, exported: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two pods are replaced as a Deployment with maxSurge 1, maxUnavailable 0 does it: a new one, ready, then an old one goes."""
     with Service(period=PERIOD, lag=LAG) as service:
-        old = [Pod(engine, deployment, f"api-a{n}", "1", lame_duck=True) for n in (1, 2)]
+        old = [Pod(engine, exported, f"api-a{n}", "1") for n in (1, 2)]
         for pod in old:
             service.add(pod.port, pod.probe_port)
         with Fleet(service.port) as fleet:
             answered(fleet, 200)
             for number, leaving in enumerate(old, 1):
-                coming = Pod(engine, deployment, f"api-b{number}", "2", lame_duck=True)
+                coming = Pod(engine, exported, f"api-b{number}", "2")
                 service.add(coming.port, coming.probe_port)
                 leaving.stop()
                 service.forget(leaving.port)
@@ -187,11 +197,11 @@ def test_a_rolling_update_behind_one_address_loses_nothing(
 
 
 def test_without_a_lame_duck_the_same_update_loses_requests(
-    engine: Podman, deployment: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    engine: Podman, exported: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So that the test above is known to see a loss: the port is closed before the Service has heard of it."""
     with Service(period=PERIOD, lag=LAG) as service:
-        leaving, staying = (Pod(engine, deployment, f"api-{name}", "1", lame_duck=False) for name in ("c", "d"))
+        leaving, staying = (Pod(engine, exported, f"api-{name}", "1", lame_duck=False) for name in ("c", "d"))
         for pod in (leaving, staying):
             service.add(pod.port, pod.probe_port)
         with Fleet(service.port) as fleet:
@@ -205,10 +215,10 @@ def test_without_a_lame_duck_the_same_update_loses_requests(
 
 
 def test_kill_9_of_a_pod_s_worker_costs_what_it_had_in_hand_and_nothing_else(
-    engine: Podman, deployment: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    engine: Podman, exported: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed: dict[int, float] = {}
-    pod = Pod(engine, deployment, "api", "1", lame_duck=True)
+    pod = Pod(engine, exported, "api", "1")
     wait_until(lambda: probe(pod.probe_port, "/readyz")[0] == 200, LONG * 2, "readiness")
     with Fleet(pod.port) as fleet:
         for number in range(10):
@@ -227,8 +237,8 @@ def test_kill_9_of_a_pod_s_worker_costs_what_it_had_in_hand_and_nothing_else(
     assert engine.run("inspect", pod.container, "--format", "{{.RestartCount}}").strip() == "0"
 
 
-def test_kill_9_of_process_1_has_the_engine_start_the_pod_again(engine: Podman, deployment: dict[str, Any]) -> None:
-    pod = Pod(engine, deployment, "api", "1", lame_duck=True)
+def test_kill_9_of_process_1_has_the_engine_start_the_pod_again(engine: Podman, exported: list[dict[str, Any]]) -> None:
+    pod = Pod(engine, exported, "api", "1")
     wait_until(lambda: probe(pod.probe_port, "/readyz")[0] == 200, LONG * 2, "readiness")
     kill(engine.processes(pod.container)[0].pid)
     wait_until(lambda: probe(pod.probe_port, "/readyz")[0] == 0, LONG, "the end of it")
@@ -314,12 +324,17 @@ def test_the_exported_compose_file_comes_up_and_serves(engine: Podman) -> None:
     addresses = {"0.0.0.0:8000": f"127.0.0.1:{port}", ":8081": f"127.0.0.1:{probe_port}"}
     service["command"] = [addresses.get(word, word) for word in service["command"]]
     pw.write("compose.yaml", yaml.safe_dump({"services": {"api": service}}))
+    with pytest.raises(AssertionError, match="set TOKEN"):
+        engine.compose("up", "-d")
+    pw.write(".env", "TOKEN=from-the-shell\n")  # where Compose looks for variables
     engine.compose("up", "-d")
     try:
         wait_until(lambda: probe(probe_port, "/readyz")[0] == 200, LONG * 2, "readiness")
         assert version(port) == "none"
         container = engine.run("ps", "--format", "{{.ID}}").split()[0]
-        assert {worker.uids().real for worker in engine.workers(container)} == {10001}
+        for worker in engine.workers(container):
+            assert worker.uids().real == 10001
+            assert worker.environ()["TOKEN"] == "from-the-shell"
         engine.run("exec", container, *health[1:])  # it exits 0 while the app is ready
         with pytest.raises(AssertionError):
             engine.run("exec", container, *(word.replace("/readyz", "/nothing") for word in health[1:]))
