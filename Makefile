@@ -61,8 +61,8 @@ site: $(VENV)/.dev  ## the documents as a web site, in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
-containers: $(VENV)/.dev  ## pyworker run in real containers (root; apt install podman runc catatonit)
-	CONTAINER_TESTS=1 $(BIN)/python -m pytest -q tests/system/test_podman.py tests/system/test_container.py
+containers: $(VENV)/.dev  ## pyworker run and its exports in real containers (root; apt install podman runc catatonit; some 6 minutes)
+	CONTAINER_TESTS=1 $(BIN)/python -m pytest -q -o faulthandler_timeout=290 tests/system/test_podman.py tests/system/test_container.py
 
 chaos: $(VENV)/.dev  ## kill -9 of random processes under load; SEEDS="1 2 3" SECONDS=40
 	@for seed in $(SEEDS); do $(BIN)/python -m tests.chaos.chaos --seed $$seed --seconds $(SECONDS) || exit 1; done

@@ -228,7 +228,7 @@ def test_a_service_manager_is_told_ready_reloading_and_stopping(homeless: Pywork
                 one.signal(signal.SIGHUP)
                 told("RELOADING=1")
                 told("READY=1")
-                assert pw.get() == "2 "
+                wait_until(lambda: pw.get() == "2 ", LONG, "the old workers to accept nothing any more")
                 one.signal(signal.SIGTERM)
                 told("STOPPING=1")
                 assert one.ends() == 0
