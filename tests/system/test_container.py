@@ -170,7 +170,7 @@ def test_a_worker_s_children_do_not_survive_it(box: Pyworker) -> None:
         wait_until(lambda: not box.processes(), LONG, "nothing to be left")
 
 
-CODES = range(256) if os.environ.get("PYWORKER_TEST_ALL") else (0, 1, 2, 75, 78, 127, 128, 143, 254, 255)
+CODES = range(256) if os.environ.get("PYWORKER_TEST_ALL") else (0, 1, 78, 127, 255)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -179,7 +179,7 @@ def test_the_exit_code_comes_out_of_the_namespace(box: Pyworker, code: int) -> N
         assert one.ends() == code
 
 
-@pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV", "USR1"])
+@pytest.mark.parametrize("name", ["TERM", "KILL", "USR1"])
 def test_the_end_by_a_signal_is_128_and_its_number(box: Pyworker, name: str) -> None:
     with foreground(box, "--restart", "never", "--", "sh", "-c", f"kill -{name} $$", prefix=UNSHARE) as one:
         assert one.ends() == 128 + getattr(signal, f"SIG{name}")

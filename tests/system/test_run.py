@@ -298,6 +298,22 @@ def test_with_a_home_the_other_commands_find_it(pw: Pyworker) -> None:
     assert pw.run("ps").returncode != 0 or not pw.ps()["apps"]
 
 
+def test_a_home_below_a_folder_of_systemd_s_is_taken(pw: Pyworker) -> None:
+    """As the exported unit has it: StateDirectory= is open to others, and a link with DynamicUser=."""
+    os.makedirs(os.path.join(pw.folder, "private"), 0o755)
+    os.symlink("private", os.path.join(pw.folder, "state"))
+    before, pw.environ["PYWORKER_HOME"] = pw.home, os.path.join(pw.folder, "state", "home")
+    web(pw)
+    try:
+        with foreground(pw, "app.toml") as one:
+            one.running()
+            assert "no control socket" not in one.err
+            assert pw.app()["workers"]["ready"] == 2
+            assert one.stop() == 0
+    finally:
+        pw.environ["PYWORKER_HOME"] = before
+
+
 def test_a_home_that_another_daemon_has_is_left_to_it(pw: Pyworker) -> None:
     pw.ok("daemon", "start")
     web(pw)
