@@ -291,7 +291,7 @@ def test_the_exported_dockerfile_builds_an_image_that_serves(engine: Podman, tmp
     os.unlink(greeting)
     engine.build(base, {"wheels/greeting-1.0-py3-none-any.whl": content}, changes, base_only=True)
     built = "localhost/pyworker-built:latest"
-    engine.run("build", "--pull=never", "--network", "host", "-t", built, folder)
+    engine.run("build", "--pull=never", "--layers=false", "--network", "host", "-t", built, folder)
     inspected = engine.run("inspect", built, "--format", "{{.Config.Entrypoint}} {{.Config.Cmd}} {{.Config.User}} {{.Config.StopSignal}}")
     command = "app.toml --python python3 --probe :8081 --bind 0.0.0.0:8000"
     assert inspected.strip() == f"[pyworker run] [{command}] 10001:10001 SIGTERM"
