@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
-DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that died before it was ready
+DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that ended by itself
 
 
 class Deaths:
@@ -163,10 +163,18 @@ class Deaths:
         handle.status = status
         handle.ended_at = self._brain.loop.clock()
         self._brain.workers.on_message(app, handle)  # its last words first
-        if handle.ready_at is None and handle.failure is None and handle.state is State.STARTING:
+        if self._is_explained_first(app, handle, status):
+            self._brain.workers.kick_siblings(app, handle)
             self._brain.loop.call_later(DIAGNOSIS_DELAY, lambda: self.finish(app, handle, status))
         else:
             self.finish(app, handle, status)
+
+    def _is_explained_first(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> bool:
+        """Whether the logger gets a moment for its last words, before what follows from them: nobody waits for it."""
+        if handle.ready_at is None:
+            return handle.failure is None and handle.state is State.STARTING
+        served = handle.state in SERVING
+        return served and _may_have_said_why(status) and not self._is_replaced_at_once(app, handle, status, handle.state)
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         try:
@@ -189,7 +197,9 @@ class Deaths:
             app.record = restart.CLEAR
             del app.workers[handle.id.serial]
             self._brain.poke(app)
-            self._brain.loop.call_soon(lambda: self._bury(app, handle, status))
+            self._brain.loop.call_soon(lambda: self._brain.workers.kick_siblings(app, handle))
+            rest = DIAGNOSIS_DELAY if _may_have_said_why(status) else 0.0
+            self._brain.loop.call_later(rest, lambda: self._bury(app, handle, status))
             return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
         self._release(app, handle)
@@ -227,7 +237,6 @@ class Deaths:
         """The rest of the end of a worker whose successor is on its way."""
         try:
             failpoint.hit("death.bury")
-            self._brain.workers.kick_siblings(app, handle)
             shortage = self._shortages.of_death(handle.pid, status)
             self._release(app, handle)
             self._tell(app, handle, status, shortage)
@@ -354,3 +363,8 @@ class Deaths:
         elif app.record.tries:
             data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
             self._brain.events.emit_data("worker_backoff", app.name, None, data)
+
+
+def _may_have_said_why(status: process.ExitStatus) -> bool:
+    """True for one that ended by itself, and not well."""
+    return status.code not in (None, 0) or status.signal not in (None, signal.SIGKILL)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import socket
 import stat
 import struct
@@ -140,7 +139,7 @@ def _open_unix(address: Address, backlog: int, mode: int, uid: int, gid: int) ->
     with folder:
         _check_free(folder, address)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        temporary = f".{secrets.token_hex(4)}"
+        temporary = f".{os.urandom(4).hex()}"
         try:
             sock.bind(folder.path(temporary))
             # Set before the name can be found, so that nobody meets a socket with the wrong rights or without a queue.

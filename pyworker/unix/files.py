@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import stat
 
@@ -80,7 +79,7 @@ def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128)
     It is bound under another name and renamed, so there is no moment without a socket, and none in which
     somebody could connect before the mode is set. The caller must hold the lock that makes it the owner.
     """
-    temporary = f".{name}.{secrets.token_hex(4)}"
+    temporary = f".{name}.{os.urandom(4).hex()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)

@@ -15,6 +15,7 @@ from pyworker import __version__
 from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
 from pyworker.cli.options import settings_of
+from pyworker.unix import oom
 from tests.support.cli import run
 
 
@@ -83,7 +84,7 @@ def test_more_workers_than_the_cpus_can_carry(tmp_path: Path, monkeypatch: pytes
 def test_what_the_workers_may_use_is_held_against_the_cgroup(
     limit: int | None, used: int | None, status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_cgroup_memory", lambda: (limit, used))
+    monkeypatch.setattr(oom, "group_memory", lambda: (limit, used))
     configs = [{"name": "api", "config": {"limits": {"memory": "512MB"}}}]
     seen = found(doctor._memory, tmp_path, apps=[app(want=4)], configs=configs)
     assert [f[:2] for f in seen] == ([("memory", status)] if status else [])
