@@ -1,4 +1,4 @@
-"""Shared state in Redis, by its official client (`pip install "pyworker[redis]"`, in the app's environment).
+"""Shared state in Redis, by its official client (`pip install redis`, in the app's environment).
 
 Values are JSON texts under `pyworker:NAME:KEY`, so that redis-cli can read them. Every write publishes its key on a
 channel of ours in the same transaction; keyspace notifications are taken as well where the server sends them, so that

@@ -42,7 +42,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     if importlib.util.find_spec("starlette") is None:
         raise PyworkerError(
             "the dashboard needs starlette, which is not installed",
-            hint=f"{sys.executable} -m pip install 'pyworker[web]'",
+            hint=f"{sys.executable} -m pip install 'starlette>=0.40'",
             code="missing",
             exit=Exit.FAILED,
         )
