@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.support.fleet import ALL, Fleet
+from tests.support.fleet import ALL, Fleet, Loss
 from tests.support.pyworker import free_port
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -228,6 +228,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
     with Fleet(port, ALL, keepalive=KEEPALIVE, seed=seed) as fleet:
         until = time.monotonic() + seconds
         look_at = time.monotonic() + LOOK_EVERY
+        told = 0
         while time.monotonic() < until:
             time.sleep(chance.uniform(0.3, 1.1))
             kill_one(tree, chance, kills)
@@ -237,11 +238,15 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
                 with reloads.paused():
                     samples.append(tree.sample(len(kills)))
                 killed = {pid: at for at, role, pid in kills if role in SERVES}
+                unexplained = fleet.tally.unexplained(killed)
                 print(
                     f"chaos: {len(kills)} faults, {fleet.tally.requests} answers, {len(fleet.tally.refused)} refused, "
-                    f"{len(fleet.tally.unexplained(killed))} unexplained; now {samples[-1]}",
+                    f"{len(unexplained)} unexplained; now {samples[-1]}",
                     flush=True,
                 )
+                for loss in unexplained[told:]:  # while its traces are fresh
+                    print(f"  {describe(loss, kills)}", flush=True)
+                told = len(unexplained)
                 look_at = time.monotonic() + LOOK_EVERY
         reloads.stop()
     tally = fleet.tally
@@ -257,12 +262,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
         flush=True,
     )
     wrong += [f"refused: {text}" for text in tally.refused]
-    for loss in unexplained:
-        near = [(round(at - loss.began, 2), role, pid) for at, role, pid in kills if abs(at - loss.began) < 3]
-        wrong.append(
-            f"unexplained: {loss.kind}, pid {loss.pid}, noticed after {loss.noticed - loss.began:.2f} s: {loss.why}; "
-            f"kills around it: {near}"
-        )
+    wrong += [describe(loss, kills) for loss in unexplained]
     wrong += judge(samples)
     if long and seconds >= HOUR and len(kills) < FAULTS_AN_HOUR:
         wrong.append(f"{len(kills)} faults in an hour instead of {FAULTS_AN_HOUR}")
@@ -281,6 +281,14 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
             os.kill(pid, signal.SIGKILL)
         return 1
     return 0
+
+
+def describe(loss: Loss, kills: list[tuple[float, str, int]]) -> str:
+    """Return what is known of a loss that no kill explains."""
+    near = [(round(at - loss.began, 2), role, pid) for at, role, pid in kills if abs(at - loss.began) < 3]
+    took = loss.noticed - loss.began
+    when = time.strftime("%H:%M:%S", time.gmtime(time.time() - time.monotonic() + loss.began))
+    return f"unexplained: {loss.kind} at {when}, pid {loss.pid}, noticed after {took:.2f} s: {loss.why}; kills around it: {near}"
 
 
 def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, int]]) -> None:
