@@ -174,7 +174,9 @@ class Deaths:
         if handle.ready_at is None:
             return handle.failure is None and handle.state is State.STARTING
         served = handle.state in SERVING
-        return served and _may_have_said_why(status) and not self._is_replaced_at_once(app, handle, status, handle.state)
+        return (
+            served and _may_have_said_why(status) and not self._is_replaced_at_once(app, handle, status, handle.state)
+        )
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         try:

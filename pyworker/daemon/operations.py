@@ -161,14 +161,14 @@ def started(action: str, generation: int) -> Goal:
     return goal
 
 
-def reloaded(generation: int) -> Goal:
-    """The generation accepts everywhere, or was given up."""
+def reloaded(generation: int, *, soak: bool = False) -> Goal:
+    """The generation accepts everywhere (and has come through its soak), or was given up."""
 
     def goal(app: App, now: float) -> Outcome | None:
         if generation in app.refused:
             return Outcome(False, "failed", app.refused[generation])
         if app.generation == generation:
-            if app.reload_from is None:
+            if app.reload_from is None and not (soak and app.previous is not None):
                 return Outcome(True, "reloaded")
             if app.record.failed or app.record.permanent:
                 return Outcome(False, "failed", app.failure)

@@ -54,11 +54,12 @@ class Restart:
 
 @record
 class Reload:
-    """New code, no gap. Returns when the new generation accepts; drain and soak go on."""
+    """New code, no gap. Returns when the new generation accepts; drain and soak go on. `soak`: when that is over, too."""
 
     selectors: tuple[str, ...]
     shell_env: dict[str, str] = field(default_factory=dict)
     wait: bool = True
+    soak: bool = False
 
 
 @record

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
+
 import pytest
 
 from tests.support.load import Load
@@ -67,6 +70,41 @@ def test_one_that_dies_in_the_soak_is_rolled_back_with_its_cause(pw: Pyworker) -
     assert "rolled back" in shown
     assert "out of luck" in shown
     assert pw.wait_steady()["gen"] == 1
+
+
+def test_reload_with_soak_waits_for_it_and_says_that_it_was_rolled_back(pw: Pyworker) -> None:
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    dies = """
+            def look():
+                if os.path.exists("now"):
+                    print("out of luck", flush=True)
+                    os._exit(9)
+                asyncio.get_running_loop().call_later(0.02, look)
+            look()"""
+    pw.write("web.py", version(ASGI, "two").replace(STARTS, STARTS + dies))
+    done: list[subprocess.CompletedProcess[str]] = []
+    reload = threading.Thread(target=lambda: done.append(pw.run("reload", "api", "--soak")))
+    reload.start()
+    wait_until(lambda: pw.app()["gen"] == 2, LONG, "the commit")
+    pw.write("now", "")
+    reload.join(LONG)
+    assert done
+    assert done[0].returncode == 1, done
+    assert "died in the soak" in done[0].stderr
+    assert "out of luck" in done[0].stderr
+    assert pw.wait_steady()["gen"] == 1
+
+
+def test_reload_with_soak_is_over_with_it(pw: Pyworker) -> None:
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", version(ASGI, "two"))
+    pw.ok("reload", "api", "--soak")
+    assert pw.app()["gen"] == 2
+    pw.write("web.py", version(ASGI, "three"))
+    pw.ok("reload", "api")  # a new reload ends a soak; there is none any more
+    assert pw.get().split()[0] == "three"
 
 
 def test_threads_in_the_template_are_no_failure_but_are_named(pw: Pyworker) -> None:

@@ -14,8 +14,11 @@ from pyworker.cli.options import Settings, common
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--wait/--no-wait", default=True, help="Return when the new workers accept (default).")
+@click.option(
+    "--soak", is_flag=True, help="Return when the soak is over; exit 1 if the new version was rolled back in it."
+)
 @common
-def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
+def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool) -> int:
     """Bring in new code and settings without a gap. Code that does not start leaves the old workers serving.
 
     Without a name: the apps of the config file in this folder, else all.
@@ -23,9 +26,12 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
     \b
     pyworker reload api
     pyworker reload             what the file here describes
+    pyworker reload api --soak  for a deployment that must know
     """
     selectors = list(names) or _here() or ["all"]
     request = {"type": "reload", "selectors": selectors, "shell_env": shell_env(), "wait": wait}
+    if soak:
+        request["soak"] = True
     return run(settings, "reload", request)
 
 

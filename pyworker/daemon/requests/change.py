@@ -118,12 +118,12 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     for app, generation in generations:
         desk.brain.add_generation(app, generation)
     for app, generation in generations:
-        goals[app.name] = reload_app(desk, app, generation)
+        goals[app.name] = reload_app(desk, app, generation, soak=request.soak)
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
 
 
-def reload_app(desk: Desk, app: App, generation: Generation) -> ops.Goal:
+def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = False) -> ops.Goal:
     """The new generation becomes the target; return what the client waits for."""
     number = generation.number
     if app.closed:
@@ -146,7 +146,7 @@ def reload_app(desk: Desk, app: App, generation: Generation) -> ops.Goal:
         text = "its command binds a port of its own: the old workers stop before the new ones start"
         desk.brain.emit(app, "app_note", None, text=text)
     desk.brain.poke(app)
-    return ops.reloaded(number)
+    return ops.reloaded(number, soak=soak)
 
 
 def scale(desk: Desk, client: Client, request: k.Scale) -> None:
