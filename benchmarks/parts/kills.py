@@ -13,8 +13,8 @@ def run(bench: Bench) -> None:
     asgi = Spec(workers=4)
     contenders = {
         "pyworker": asgi, "gunicorn": Spec(kind="wsgi", workers=4), "uvicorn": asgi, "node (round robin)": asgi, "pm2": asgi,
-        "uwsgi": Spec(kind="wsgi", workers=4), "circus": asgi, "supervisor": asgi,
-    }  # fmt: skip
+        "uwsgi": Spec(kind="wsgi", workers=4), "circus": asgi,
+    }  # fmt: skip  # supervisor gives programs up that are killed this often (FATAL after `startretries`)
     for name, spec in contenders.items():
         bench.say(name)
         extra = OFTEN if name == "pyworker" else ""
