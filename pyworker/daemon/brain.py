@@ -31,12 +31,15 @@ from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
 from pyworker.policy import converge as c
 from pyworker.policy import restart
+from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.logs import STDOUT, LogsSpec
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
+HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain; one that stands still is not waited for
+LOOK_WHETHER_HEARD = 0.005
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
 
@@ -129,7 +132,7 @@ class Brain:
             self.emit(app, "app_running", None, generation=app.generation, workers=len(app.slots()), took_s=took)
         elif app.starting and not app.slots():
             app.starting = False  # all of it has finished already (policy = "never", a job)
-        if app.reload_from is not None and app.is_open(now):
+        if app.reload_from is not None and app.is_open(now) and not self._drain_is_unread(app, now):
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None
@@ -212,6 +215,15 @@ class Brain:
         app.reload_from = old
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
+
+    def _drain_is_unread(self, app: App, now: float) -> bool:
+        """Whether an old worker may still accept, as it has not read that it must not: a reload is done after that."""
+        for w in app.workers.values():
+            unread = w.state is State.DRAINING and w.ctl is not None and unix_fds.unread(w.ctl)
+            if unread and now - w.since < HEARD_WITHIN:
+                self.loop.call_later(LOOK_WHETHER_HEARD, lambda: self.poke(app))
+                return True
+        return False
 
     def _abort_reload(self, app: App) -> None:
         assert app.target is not None

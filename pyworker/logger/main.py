@@ -17,6 +17,7 @@ from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.hands import FILE as IN_HAND
 from pyworker.logger.hands import Hands
 from pyworker.logger.journal import Journal
+from pyworker.logger.lines import CHUNK
 from pyworker.logger.pipe import Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
@@ -48,6 +49,8 @@ STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one
 MESSAGES_A_TURN = 64
+BUSY = 2 * 1024  # bytes that came in one turn
+NAP = 0.0005  # seconds between two busy turns: a chatty program then costs a wake-up per 50 KB, not one per 8 KB
 DEFAULT_SIZE, DEFAULT_FILES = 50 * 1024 * 1024, 5
 
 
@@ -78,6 +81,7 @@ class Logger:
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
         self._next_stats = 0.0
+        self._read_bytes = 0  # in this turn
         self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
         self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
         self._sweep: Sweep | None = None
@@ -90,6 +94,7 @@ class Logger:
         self._epoll.register(self._lifeline, select.EPOLLIN)
         self._outbox.append(Hello(__version__))
         now = time.monotonic()
+        was_busy = False
         while not self._is_over(now):
             for fd, _ in self._epoll.poll(self._timeout(now)):
                 if fd in self._pipes:
@@ -100,6 +105,10 @@ class Logger:
                     self._on_lifeline()
             now = time.monotonic()
             self._turn(now)
+            busy, self._read_bytes = BUSY <= self._read_bytes < CHUNK, 0
+            if busy and was_busy:
+                time.sleep(NAP)
+            was_busy = busy
         self._leave()
         return 0
 
@@ -173,6 +182,7 @@ class Logger:
             return False
         if self._quiet_at is not None:
             self._quiet_at = time.monotonic() + STOP_QUIET
+        self._read_bytes += len(chunk)
         self._put(pipe, pipe.lines.feed(chunk, self._stamp.now(), self._format(pipe.name.app)))
         if not pipe.lines.held:
             self._holding.pop(pipe.fd, None)

@@ -11,6 +11,8 @@ import os
 import resource
 import socket
 import struct
+import sys
+import termios
 from typing import NamedTuple
 
 SCM_CREDENTIALS = 2  # linux/socket.h; the socket module does not always have it
@@ -106,6 +108,11 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
 @functools.cache
 def _room(max_fds: int) -> int:
     return socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(max_fds * _INT) if max_fds else 0)
+
+
+def unread(sock: socket.socket) -> int:
+    """Return more than 0 while the peer has not received all that was sent on a Unix socket (SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def close_all(fds: list[int] | tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.protocol import wire
 from pyworker.protocol.template import Engine, LaunchSpec
 from pyworker.unix.fds import close_all, memfd, socketpair
-from pyworker.unix.process import pidfd_pid
+from pyworker.unix.process import pidfd_pid, stat_fields
 
 LONG = 60.0
 
@@ -96,6 +96,10 @@ def launcher_pid(launcher: Launcher) -> int:
     return pidfd_pid(launcher.pidfd)
 
 
+def parent(pid: int) -> int:
+    return int(stat_fields(pid)[1])
+
+
 def take_little(launcher: Launcher) -> None:
     """Let its channel hold a few messages only."""
     assert launcher.channel is not None
@@ -118,17 +122,17 @@ def reap_orphans(loop: Loop, pids: set[int]) -> None:
 def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.2)
     launcher = Launcher(loop)
-    asked = [Asked(launcher, ("sh", "-c", "echo $PPID $$; ls /proc/self/fd | tr '\\n' ' '")) for _ in range(12)]
+    asked = [Asked(launcher, ("sh", "-c", "echo $$; ls /proc/self/fd | tr '\\n' ' '; exec sleep 600")) for _ in range(12)]
     first = launcher_pid(launcher)
     turn_until(loop, lambda: all(b"0 1 2" in each.read() for each in asked), "all that they print")
     assert launcher_pid(launcher) == first
-    pids = set()
+    pids = {int(each.printed.split()[0]) for each in asked}
     for each in asked:
-        parent, pid = each.printed.split()[:2]
-        assert int(parent) == os.getpid(), each.printed
         assert each.printed.split(b"\n")[1].split() == [b"0", b"1", b"2", b"3"], each.printed  # 3: of ls itself
-        pids.add(int(pid))
         assert each.failed == []
+    turn_until(loop, lambda: all(parent(pid) == os.getpid() for pid in pids), "who was between to leave")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
     assert len(pids) == 12
     reap_orphans(loop, pids)
     turn_until(loop, lambda: launcher.channel is None and first not in launchers(), "the launcher to leave")
@@ -212,6 +216,7 @@ def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(loop: Loop
         return made[-1]
 
     monkeypatch.setattr(os, "dup", dup)
+    monkeypatch.setattr(module, "HANGS", 0.3)
     with pytest.raises(OSError, match="Too many"):
         launcher.launch(dict.fromkeys(range(5), 0), 0, lambda errno: None)
     monkeypatch.undo()

@@ -17,6 +17,7 @@ from pyworker.unix.fds import (
     recv_packet,
     send_packet,
     socketpair,
+    unread,
 )
 
 
@@ -113,3 +114,13 @@ def test_fixed_memfd_keeps_its_size() -> None:
             os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+def test_what_the_peer_has_not_received_is_known() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs:
+        assert unread(ours) == 0
+        assert send_packet(ours, b"drain")
+        assert unread(ours) > 0
+        assert recv_packet(theirs, 64, 0) is not None
+        assert unread(ours) == 0
