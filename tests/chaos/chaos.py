@@ -36,6 +36,7 @@ SERVES = ("worker", "spare")  # which may have become a worker in the moment bef
 WORKERS = 3
 PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
 SETTLE = 30.0
+STILL = 10  # looks with the same fds
 KEEPALIVE = 3.0  # a client may be held up on a busy machine: its gaps stay 0.9 s below this
 HOUR, LOOK_EVERY = 3600.0, 60.0
 FAULTS_AN_HOUR = 4000
@@ -144,9 +145,17 @@ class Tree:
         alive = self.settled()
         if not alive:
             return None
-        pids = {role: pid for role in ("guardian", "daemon", "logger") for pid in self.pids(role)}
-        what = {role: open_files(pid) for role, pid in pids.items()}
-        fds = {role: found.total() for role, found in what.items()}
+        seen: list[dict[str, int]] = []
+        what: dict[str, Counter[str]] = {}
+        until = time.monotonic() + SETTLE
+        while len(seen) < STILL or any(fds != seen[-1] for fds in seen[-STILL:]):  # what has ended is still put away
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.05)
+            pids = {role: pid for role in ("guardian", "daemon", "logger") for pid in self.pids(role)}
+            what = {role: open_files(pid) for role, pid in pids.items()}
+            seen.append({role: found.total() for role, found in what.items()})
+        fds = seen[-1]
         return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20, what)
 
 
