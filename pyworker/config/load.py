@@ -230,7 +230,8 @@ def _content(path: str) -> tuple[bytes, int]:
         hint = f"did you mean {os.path.join(path, inside)}?"
         raise refuse(f"{shown_name} is a folder, not a config file", hint) from None
     except OSError as error:
-        raise refuse(f"cannot read {shown_name}: {error.strerror}", f"looked for {path}") from None
+        step = f"let this user read {path}" if isinstance(error, PermissionError) else f"looked for {path}"
+        raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None
     if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
     return data, info.st_mtime_ns
