@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pyworker.record import record
 
 _WORKER = re.compile(r"(.+)\.([0-9]{1,4})\Z")
+_WILD = re.compile(r"[*?[]")
 
 
 @record
@@ -41,11 +42,17 @@ def select(selectors: Iterable[str], names: Iterable[str]) -> tuple[list[Selecte
 def _matches(selector: str, known: list[str]) -> list[Selected]:
     if selector in known:
         return [Selected(selector)]
-    whole = [Selected(n) for n in known if fnmatch.fnmatchcase(n, selector)]
+    whole = [Selected(n) for n in _like(selector, known)]
     worker = _WORKER.match(selector)
     if whole or worker is None:
         return whole
-    return [Selected(n, int(worker[2])) for n in known if fnmatch.fnmatchcase(n, worker[1])]
+    return [Selected(n, int(worker[2])) for n in _like(worker[1], known)]
+
+
+def _like(pattern: str, known: list[str]) -> list[str]:
+    if _WILD.search(pattern) is None:  # fnmatch would keep an expression for every name that anybody has ever mistyped
+        return [pattern] if pattern in known else []
+    return [name for name in known if fnmatch.fnmatchcase(name, pattern)]
 
 
 def nearest(selector: str, names: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
 
 from pyworker.daemon.selection import Selected, nearest, select
@@ -40,3 +42,11 @@ def test_a_worker_is_selected_by_its_slot() -> None:
 def test_the_nearest_name_is_found() -> None:
     assert nearest("wbe", NAMES) == "web"
     assert nearest("zzz", NAMES) == ""
+
+
+def test_a_mistyped_name_leaves_no_pattern_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(name: str, pattern: str) -> bool:
+        raise AssertionError(f"{pattern} would be compiled, and kept")
+
+    monkeypatch.setattr(fnmatch, "fnmatchcase", never)
+    assert select(["apu", "apu.2", "x" * 10_000], ["api", "web"]) == ([], ["apu", "apu.2", "x" * 10_000])

@@ -31,6 +31,7 @@ from tests.support.wait import wait_until
 
 HARMLESS = (control.Ps, control.Describe, control.Status, control.Follow, control.Stack)
 GROWTH = 5.0  # MB
+WARM = 20_000  # messages until the 256 patterns that fnmatch keeps and the 500 events that the daemon keeps are nearly there
 EVIL = """
 import os, socket
 
@@ -181,7 +182,7 @@ def main(argv: list[str]) -> int:
 def run(pw: Pyworker, count: int, seed: int) -> list[str]:
     """Fuzz a daemon; return what is wrong with it afterwards."""
     live = Live(pw, seed)
-    live.run(min(500, count // 4))  # warm: caches, the log of events
+    live.run(min(WARM, count // 4))
     before, memory = live.figures(), live.memory()
     began = time.monotonic()
     lost: list[str] = []
