@@ -246,7 +246,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
             if time.monotonic() > look_at:
                 with reloads.paused():
                     samples.append(tree.sample(len(kills)))
-                killed = {pid: at for at, role, pid in kills if role in SERVES}
+                killed = [(pid, at) for at, role, pid in kills if role in SERVES]
                 unexplained = fleet.tally.unexplained(killed)
                 print(
                     f"chaos: {len(kills)} faults, {fleet.tally.requests} answers, {len(fleet.tally.refused)} refused, "
@@ -260,7 +260,7 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
         reloads.stop()
     tally = fleet.tally
     samples.append(tree.sample(len(kills)))
-    killed = {pid: at for at, role, pid in kills if role in SERVES}
+    killed = [(pid, at) for at, role, pid in kills if role in SERVES]
     unexplained = tally.unexplained(killed)
     print(
         f"chaos: {len(kills)} kills {dict(sorted(Counter(role for _, role, _ in kills).items()))}, "

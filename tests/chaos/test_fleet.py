@@ -89,10 +89,11 @@ def test_a_closed_port_is_refused() -> None:
 
 def test_only_a_kill_of_the_worker_itself_explains_a_loss() -> None:
     known = Loss("new", 10.0, 11.0, 7, "")
-    assert known.is_explained({7: 10.5})
-    assert not known.is_explained({8: 10.5})
-    assert not known.is_explained({7: 9.0})  # the pid of another one, long ago
+    assert known.is_explained([(7, 10.5)])
+    assert not known.is_explained([(8, 10.5)])
+    assert not known.is_explained([(7, 9.0)])  # the pid of another one, long ago
+    assert known.is_explained([(7, 10.5), (7, 2000.0)])  # and of another one, long after
     unknown = Loss("new", 10.0, 11.0, 0, "")
-    assert unknown.is_explained({8: 10.5})
-    assert not unknown.is_explained({8: 12.0})
-    assert not unknown.is_explained({8: 3.0})
+    assert unknown.is_explained([(8, 10.5)])
+    assert not unknown.is_explained([(8, 12.0)])
+    assert not unknown.is_explained([(8, 3.0)])

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Self
 
 HTTP = ("new", "new", "keep", "keep", "gaps", "gaps", "pipelined", "post", "stream")
@@ -40,10 +40,12 @@ class Loss:
     pid: int
     why: str
 
-    def is_explained(self, killed: Mapping[int, float]) -> bool:
-        """True when the worker that had it was killed; where nobody knows which one had it, when one was meanwhile."""
-        times = killed.values() if not self.pid else [killed[self.pid]] if self.pid in killed else []
-        return any(self.began - 0.5 <= at <= self.noticed + 0.1 for at in times)
+    def is_explained(self, killed: Collection[tuple[int, float]]) -> bool:
+        """True when the worker that had it was killed; where nobody knows which one had it, when one was meanwhile.
+
+        killed: (pid, when) of each kill. A pid may be there more than once: the kernel gives each again within an hour.
+        """
+        return any(pid == (self.pid or pid) and self.began - 0.5 <= at <= self.noticed + 0.1 for pid, at in killed)
 
 
 @dataclasses.dataclass
@@ -61,7 +63,7 @@ class Tally:
     def requests(self) -> int:
         return self.answered.total()
 
-    def unexplained(self, killed: Mapping[int, float]) -> list[Loss]:
+    def unexplained(self, killed: Collection[tuple[int, float]]) -> list[Loss]:
         return [loss for loss in self.lost if not loss.is_explained(killed)]
 
     def percentile(self, share: float) -> float:

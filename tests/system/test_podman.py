@@ -218,7 +218,7 @@ def test_without_a_lame_duck_the_same_update_loses_requests(
 def test_kill_9_of_a_pod_s_worker_costs_what_it_had_in_hand_and_nothing_else(
     engine: Podman, exported: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killed: dict[int, float] = {}
+    killed: list[tuple[int, float]] = []  # inside, when
     pod = Pod(engine, exported, "api", "1")
     wait_until(lambda: probe(pod.probe_port, "/readyz")[0] == 200, LONG * 2, "readiness")
     with Fleet(pod.port) as fleet:
@@ -228,7 +228,7 @@ def test_kill_9_of_a_pod_s_worker_costs_what_it_had_in_hand_and_nothing_else(
             with open(f"/proc/{victim}/status") as status:
                 inside = next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))
             kill(victim)
-            killed[inside] = time.monotonic()
+            killed.append((inside, time.monotonic()))
             wait_until(lambda: "ready 2/2" in probe(pod.probe_port, "/readyz")[1], LONG, "two workers")
         answered(fleet, 100)
     say(capsys, "10 x kill -9 of a worker", fleet.tally)
