@@ -17,7 +17,8 @@ from pyworker import __version__, failpoint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian import boot
 from pyworker.guardian.boot import BootError
-from pyworker.guardian.main import Guardian, Times, say
+from pyworker.guardian.main import Guardian, Times
+from pyworker.guardian.say import say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.names import ENV_TICK
@@ -87,6 +88,7 @@ def _prepare(home: int, store: FdStore) -> None:
 
 def _prepare_patiently(path: str, store: FdStore) -> int:
     """Prepare to guard what another guardian has left: nobody else holds it, so giving up would close every port."""
+    said = ""
     while True:
         try:
             failpoint.hit("guardian.adopted")
@@ -95,7 +97,9 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
                 boot.open_own_log(home)
             _prepare(home, store)
         except Exception as error:  # noqa: BLE001  a full disk, a home without rights: all of it passes
-            say(f"cannot take over yet, trying again: {error}")
+            if str(error) != said:
+                said = str(error)
+                say(f"cannot take over yet, trying again: {said}")
             time.sleep(TAKE_OVER_AGAIN)
         else:
             return home

@@ -5,35 +5,55 @@ Reaps nothing by itself, and never waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pyworker.unix.process import ExitStatus, status_of
 
 
 class Children:
-    """Finds ended children; `ended` holds those that are known and not reaped yet."""
+    """Finds ended children; `ended` holds those that the caller has dealt with and that are not reaped yet."""
 
     def __init__(self) -> None:
         self.ended: dict[int, ExitStatus] = {}
+        try:  # held open: without a descriptor left, the death of the one who could free some would go unseen
+            self._listing = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # a kernel without it
+            self._listing = -1
 
     def find(self) -> dict[int, ExitStatus]:
-        """Return the children that ended since the last call."""
+        """Return the children that have ended and are not in `ended`."""
         new: dict[int, ExitStatus] = {}
-        for pid in _children():
+        for pid in self._pids():
             if pid not in self.ended:
                 status = _status(os.P_PID, pid)
                 if status is not None:
                     new[pid] = status[1]
-        self.ended |= new
         return new
 
     def reap(self, pid: int) -> None:
-        """Let the kernel forget a child that was found ended; any other pid is ignored."""
+        """Let the kernel forget a child that is in `ended`; any other pid is ignored."""
         if self.ended.pop(pid, None) is not None:
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
-            except ChildProcessError:
-                return
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._listing >= 0:
+            os.close(self._listing)
+
+    def _pids(self) -> list[int]:
+        """Return the pids of all our children, or only the first ended one where the kernel has no such list.
+
+        waitid(P_ALL, WNOWAIT) gives the same child again and again until it is reaped, so it cannot enumerate.
+        """
+        if self._listing < 0:
+            first = _status(os.P_ALL, 0)
+            return [] if first is None else [first[0]]
+        text = b""
+        while part := os.pread(self._listing, 65536, len(text)):
+            text += part
+        return [int(pid) for pid in text.split()]
 
 
 def _status(kind: int, pid: int) -> tuple[int, ExitStatus] | None:
@@ -42,16 +62,3 @@ def _status(kind: int, pid: int) -> tuple[int, ExitStatus] | None:
     except ChildProcessError:
         return None
     return None if found is None else (found.si_pid, status_of(found))
-
-
-def _children() -> list[int]:
-    """Return the pids of all our children, or only the first ended one where the kernel has no such list.
-
-    waitid(P_ALL, WNOWAIT) gives the same child again and again until it is reaped, so it cannot enumerate.
-    """
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as listing:
-            return [int(pid) for pid in listing.read().split()]
-    except OSError:
-        first = _status(os.P_ALL, 0)
-        return [] if first is None else [first[0]]

@@ -38,8 +38,9 @@ class Backoff:
 class Program:
     """A program with its end of a channel as fd 3."""
 
-    def __init__(self, name: str, argv: list[str], store: FdStore, backoff: Backoff) -> None:
+    def __init__(self, name: str, argv: list[str], store: FdStore, backoff: Backoff, reason: str = "boot") -> None:
         self.name = name
+        self.reason = reason  # why it is started next
         self.outbox = Outbox(store)
         self.channel: socket.socket | None = None
         self.pid = 0  # 0 = does not run
@@ -58,13 +59,9 @@ class Program:
         self._ping = 0
         self._unanswered = 0
 
-    def start(self, now: float, extra_fds: dict[int, int]) -> bool:
-        """Start it. False, and tried again later, when the system refuses."""
-        try:
-            self.channel = self._spawn(extra_fds)
-        except OSError:
-            self._schedule(now, early=True)
-            return False
+    def start(self, now: float, extra_fds: dict[int, int]) -> None:
+        """Start it. OSError when the system refuses: nothing has changed."""
+        self.channel = self._spawn(extra_fds)
         self.outbox.clear()
         self.starts += 1
         self._started_at = now
@@ -72,7 +69,15 @@ class Program:
         self.leaving = False
         self._unanswered = self.complaints = 0
         self.kill_at = None
-        return True
+
+    def try_later(self, now: float) -> None:
+        """It could not be started."""
+        self._schedule(now, early=True)
+
+    @property
+    def dies_young(self) -> bool:
+        """Whether it has ended early again and again."""
+        return self._early_deaths > 2
 
     def _spawn(self, extra_fds: dict[int, int]) -> socket.socket:
         """Make the process and return its channel, or make nothing at all. Raises OSError."""
@@ -97,15 +102,15 @@ class Program:
         self.pid = pid
         return ours
 
-    def ended(self, now: float, status: ExitStatus) -> str:
-        """Note that the process is gone (its channel was read to the end) and return why, in words."""
+    def ended(self, now: float, status: ExitStatus) -> None:
+        """Note that the process is gone (its channel was read to the end), and why."""
         self.close_channel()
         os.close(self._pidfd)
         self.pid = 0
         self._pidfd = -1
         self.kill_at = None
         self._schedule(now, early=not self.leaving and now - self._started_at < self._backoff.good_life)
-        return self._why_killed or _words(status)
+        self.reason = self._why_killed or _words(status)
 
     def leave(self, now: float, patience: float) -> None:
         """Ask it to make room for another one; it is killed when it has not within `patience`."""
@@ -131,6 +136,7 @@ class Program:
         self.pid, self._pidfd = int(memo["pid"]), int(memo["pidfd"])
         self.starts, self._started_at = int(memo["starts"]), float(memo["started_at"])
         self.version = str(memo["version"])
+        self.reason = "upgrade"
         os.set_inheritable(self._pidfd, False)
         if int(memo["channel"]) >= 0:
             self.channel = socket.socket(fileno=int(memo["channel"]))

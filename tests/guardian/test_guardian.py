@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import select
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pyworker.protocol import store as protocol
+from pyworker.protocol.names import ENV_FAILPOINTS
 from tests.guardian.rig import Rig
 from tests.support.wait import wait_until
 
@@ -361,3 +366,98 @@ def test_daemon_without_guardian_becomes_one_by_exec_and_keeps_all_fds(start: OP
     assert json.loads(third.answer())["error"] == "already running"
     heir.connect().close()
     os.close(writes)
+
+
+def test_want_of_descriptors_is_said_once_and_once_more_when_it_is_over(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "0.2")
+    daemon, logger = rig.both()
+    before = resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    daemon.leave(1)
+    logger.leave(1)
+    wait_until(lambda: "the daemon cannot be started: Too many open files" in rig.log(), what="a word on it")
+    wait_until(lambda: "the logger cannot be started: Too many open files" in rig.log(), what="a word on it")
+    tries_until = time.monotonic() + 2.0  # some ten of each
+    wait_until(lambda: time.monotonic() > tries_until, what="more tries")
+    assert rig.log().count("Too many open files") == 2, rig.log()
+    assert "Traceback" not in rig.log()
+    resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE, before)
+    pair = dict(rig.next_peer() for _ in range(2))
+    for peer in pair.values():
+        assert peer.hear_until(protocol.RestoreDone).reason == "exited with code 1"
+
+    def over() -> bool:
+        for peer in pair.values():  # it would be hung for one that does not answer
+            while select.select([peer.channel], [], [], 0)[0]:
+                with contextlib.suppress(AssertionError):
+                    peer.hear(deadline=0)
+        return all(f"times: the {role} cannot be started" in rig.log() for role in ("daemon", "logger"))
+
+    wait_until(over, 30, what="the end of it in the log")
+    assert rig.log().count("over, after") == 2
+
+
+def test_a_mistake_that_is_met_again_and_again_is_said_once_and_keeps_nothing_else_from_being_done(
+    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failpoints").mkdir()
+    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
+    rig = start()
+    daemon, logger = rig.both()
+    path = tmp_path / "failpoints" / "guardian.start_logger"
+    path.write_text("raise always")
+    logger.leave(0)
+    wait_until(lambda: "Unexpected: guardian.start_logger" in rig.log(), what="the mistake")
+    for number in range(1, 21):  # a turn each, and each fails
+        daemon.say(protocol.Ping(number))
+        daemon.hear_until(protocol.Pong, number=number)
+    assert rig.log().count("Traceback") == 1, rig.log()
+    path.unlink()
+    assert rig.peer("logger").hear_until(protocol.RestoreDone)
+
+
+def test_a_program_that_always_dies_young_is_not_said_to_at_each_of_its_ends(start: OPEN_RIGS) -> None:
+    rig = start()
+    _, logger = rig.both()
+    for _ in range(5):
+        logger.leave(7)
+        logger = rig.peer("logger")
+        logger.hear_until(protocol.RestoreDone)
+    assert 1 <= rig.log().count("exited with code 7") <= 3, rig.log()
+
+
+def test_what_could_not_be_stored_is_asked_for_again(
+    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failpoints").mkdir()
+    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
+    rig = start()
+    daemon, _ = rig.both()
+    (tmp_path / "failpoints" / "guardian.store").write_text("raise")
+    reads, writes = pipe_with(b"kept")
+    daemon.say(protocol.Store(("board.api",)), (reads,))
+    assert daemon.hear_until(protocol.Missing).names == ("board.api",)
+    daemon.say(protocol.Store(("board.api",)), (reads,))
+    os.close(reads)
+    daemon.leave(1)
+    successor = rig.peer("daemon")
+    successor.hear_until(protocol.RestoreDone)
+    assert os.read(successor.fds["board.api"], 10) == b"kept"
+    os.close(writes)
+
+
+def test_an_end_that_could_not_be_said_is_said_later(
+    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failpoints").mkdir()
+    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
+    rig = start()
+    daemon, _ = rig.both()
+    first, second = daemon.orphan(), daemon.orphan()
+    (tmp_path / "failpoints" / "guardian.exited").write_text("raise")
+    for pid in (first, second):
+        os.kill(pid, signal.SIGTERM)
+    for pid in (first, second):
+        assert daemon.hear_until(protocol.Exited, pid=pid).code == 15
+    daemon.say(protocol.Collected((first, second)))
+    wait_until(lambda: gone(first) and gone(second), what="both to be reaped")

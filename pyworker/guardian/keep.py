@@ -1,0 +1,53 @@
+"""Guardian: what it lets be stored and removed, and what of it the logger must be told."""
+
+from __future__ import annotations
+
+import select
+
+from pyworker.guardian.store import FdStore
+from pyworker.protocol import inherited
+from pyworker.protocol.wire import WireError
+
+# the daemon can neither replace nor remove these
+FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE, inherited.RUN})
+
+
+def put(store: FdStore, names: tuple[str, ...], received: list[int]) -> None:
+    """Store fds, which are taken out of `received`. WireError: none of them is."""
+    if len(names) != len(received):
+        raise WireError(f"store: {len(names)} names with {len(received)} fds")
+    for name in names:
+        if name in FIXED_NAMES or not inherited.may_be_stored(name):  # of a later version's kind, maybe: kept, too
+            raise WireError(f"store: not a name that can be stored: {name!r:.60}")
+    for name in names:
+        store.put(name, received.pop(0))
+
+
+def drop(store: FdStore, names: tuple[str, ...]) -> list[str]:
+    """Remove fds; return the names of those that were there."""
+    return [name for name in names if name not in FIXED_NAMES and store.remove(name)]
+
+
+def drop_closed(store: FdStore, names: tuple[str, ...]) -> None:
+    """Remove pipes that the logger has read to their end."""
+    for name in names:
+        fd = store.get(name)
+        if fd is not None and is_for_logger(name) and _at_end(fd):
+            store.remove(name)
+
+
+def is_for_logger(name: str) -> bool:
+    """Whether the logger is handed what is stored under this name."""
+    parsed = inherited.parse_fd_name(name)
+    return parsed is not None and parsed.kind in inherited.LOGGER_KINDS
+
+
+def _at_end(pipe: int) -> bool:
+    """True for a pipe that nobody can write to any more and that is empty.
+
+    The logger's word may be about a pipe that had this name before: the one in the store now is asked.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    found = dict(poll.poll(0)).get(pipe, 0)
+    return bool(found & select.POLLHUP) and not found & select.POLLIN

@@ -1,0 +1,59 @@
+"""Guardian: the signals that it takes. Each wakes the loop and is read there; what it means is the loop's to know."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+from pyworker.guardian.boot import HELD_SIGNALS
+from pyworker.protocol import run
+
+
+class Signals:
+    """Readable when a signal has come."""
+
+    def __init__(self, *, foreground: bool) -> None:
+        self._foreground = foreground
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return what becomes readable."""
+        return self._wake.fileno()
+
+    def catch(self) -> None:
+        """Take signals from here on, also those that were held until now."""
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        if self._foreground:  # each is an order, which the daemon is passed
+            orders = run.orders(at_a_terminal=os.isatty(0))
+        elif os.environ.get("NOTIFY_SOCKET"):  # a service manager's SIGHUP is a reload, not the end of a terminal
+            orders = frozenset({signal.SIGTERM, signal.SIGHUP})
+        else:
+            orders = frozenset({signal.SIGTERM})
+        for number in (signal.SIGCHLD, *orders):
+            signal.signal(number, lambda *_: None)
+        for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
+            signal.signal(number, signal.SIG_IGN)
+        # held over the exec of an upgrade, or since the command began; no child should begin with any of it held
+        held = signal.valid_signals() if self._foreground else HELD_SIGNALS.union(orders)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+
+    def read(self) -> bytes:
+        """Return the numbers of those that have come since the last call."""
+        try:
+            return self._wake.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Have those that may come wait: an exec would forget them."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
