@@ -328,14 +328,18 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
     """Memory and age: a worker over a limit is replaced, the new one first, one of an app at a time."""
 
     def look() -> None:
+        if any(
+            a.config and a.running and (a.config.limits.memory or a.config.limits.max_age) for a in brain.apps.values()
+        ):
+            loop.call_later(SAMPLE_EVERY, look)
+        else:
+            loop.call_lazily(NOTHING_TO_SAMPLE, look)
         now = loop.clock()
-        limited = False
         everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
             config = app.config
             if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
                 continue
-            limited = True
             if app.target is not None:
                 continue
             limits, memory = config.limits, config.limits.memory
@@ -344,10 +348,6 @@ def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
                 memory = None if limit is None else share(limit, everyone)
             if memory is not None or limits.max_age:
                 _check_app(brain, sampler, app, memory, limits.max_age, now)
-        if limited:
-            loop.call_later(SAMPLE_EVERY, look)
-        else:
-            loop.call_lazily(NOTHING_TO_SAMPLE, look)
 
     own_time = OwnTime()
 

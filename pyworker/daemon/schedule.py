@@ -33,8 +33,8 @@ class Schedule:
         self._desk.brain.loop.call_later(60.05 - time.time() % 60, self._tick)
 
     def _tick(self) -> None:
-        self.look(local_minute(time.time()))
         self._wake()
+        self.look(local_minute(time.time()))
 
     def look(self, now: int) -> None:
         """Start and reload what is due at this minute."""

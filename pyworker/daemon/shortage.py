@@ -44,8 +44,8 @@ class Shortages:
         loop.call_lazily(_LOOK_EVERY, self._look)
 
     def _look(self) -> None:
-        self._seen = oom.kills()
         self._loop.call_lazily(_LOOK_EVERY, self._look)
+        self._seen = oom.kills()
 
     def of_death(self, pid: int, status: ExitStatus) -> Shortage:
         """Ask about a process that has ended and is not reaped yet."""

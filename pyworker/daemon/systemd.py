@@ -100,16 +100,16 @@ class ServiceManager:
             self.tell("READY=1", f"STATUS={self._words()}")
 
     def _say_status(self) -> None:
+        self._desk.brain.loop.call_later(_STATUS_EVERY, self._say_status)
         words = self._words()
         if words != self._status and not self._desk.shutting_down:
             self._status = words
             self.tell(f"STATUS={words}")
         self._look()
-        self._desk.brain.loop.call_later(_STATUS_EVERY, self._say_status)
 
     def _say_alive(self) -> None:
-        self.tell("WATCHDOG=1")
         self._desk.brain.loop.call_later(self._watchdog / 3, self._say_alive)
+        self.tell("WATCHDOG=1")
 
     def _words(self) -> str:
         apps = [app for app in self._desk.brain.apps.values() if app.wanted]

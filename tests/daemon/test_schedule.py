@@ -64,3 +64,16 @@ def test_what_does_not_run_is_not_started(monkeypatch: pytest.MonkeyPatch) -> No
 def test_it_wakes_at_the_next_full_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, AppConfig("job", command=("true",)))
     assert 0 < rig.delays[0] <= 60.05
+
+
+def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
+
+    def fail(now: int) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(rig.schedule, "look", fail)
+    rig.delays.clear()
+    with pytest.raises(RuntimeError):
+        rig.schedule._tick()
+    assert len(rig.delays) == 1
