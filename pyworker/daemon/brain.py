@@ -371,10 +371,11 @@ class Brain:
 
     def note(self, app: App, text: str) -> None:
         """Something the operator should know."""
+        text = text[:500]
         if text not in app.notes:
-            app.notes.append(text[:500])
+            app.notes.append(text)
             del app.notes[:-20]
-            self.emit(app, "app_note", None, text=text[:500])
+            self.emit(app, "app_note", None, text=text)
 
 
 def _is_over(app: App) -> bool:

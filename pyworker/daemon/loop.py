@@ -2,7 +2,7 @@
 
 Laws:
 1. A callback that raises never ends the loop: it is reported, and its fd rests for a while, so that a lasting
-   bug costs a few lines of log and not a core.
+   bug costs a few lines of log (once: `report_to_stderr`) and not a core.
 2. `remove` comes before close. The guardian holds a copy of most fds, and epoll forgets a *file* only when its last
    copy is closed. An fd that was closed first is noticed, and the epoll instance replaced.
 3. No event reaches a registration that is younger than the event: fd numbers are used again at once.
@@ -21,6 +21,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+
+from pyworker.policy.faults import Faults, place_of
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -59,10 +61,25 @@ class _Registration:
         self.resting = False
 
 
+_faults = Faults()
+
+
 def report_to_stderr(what: str) -> None:
-    """Write the exception that is being handled to stderr, which is the daemon's own log."""
+    """Write the exception that is being handled to stderr, which is the daemon's own log; once while it lasts."""
+    error = sys.exception()
+    if error is None or _faults.is_new(f"{what}: {place_of(error)}", time.monotonic()):
+        _write(f"{what}:\n{traceback.format_exc()}")
+
+
+def report_what_is_over() -> None:
+    """Say which of the faults that were reported have not been met for a while."""
+    for text in _faults.over(time.monotonic()):
+        _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{what}:\n{traceback.format_exc()}")
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 
@@ -193,7 +210,7 @@ class Loop:
         try:
             registration.callback(events)
         except Exception:  # noqa: BLE001 - law 1: one bad callback must not take the brain down
-            self._report(f"the callback of fd {fd} failed")
+            self._report("the callback of an fd failed")
             if self._registrations.get(fd) is registration:
                 self._put_to_rest(fd, registration)
         else:

@@ -27,7 +27,7 @@ from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
-from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.loop import READ, Loop, report_to_stderr
 from pyworker.daemon.pulse import TICK, OwnTime, Pulse
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.desk import Desk
@@ -278,8 +278,8 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
             if preflight.code_on_disk() != code and (why := preflight.why_no_guardian()):
                 raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
             become_guardian(home, dict(store.fds))
-        except Exception as error:  # noqa: BLE001  nobody but us holds the ports: never give up
-            sys.stderr.write(f"daemon: cannot become the guardian: {error!r}; trying again\n")
+        except Exception:  # noqa: BLE001  nobody but us holds the ports: never give up
+            report_to_stderr("cannot become the guardian, trying again")
             loop.call_later(BECOME_AGAIN, become)
 
     store.on_lost = become

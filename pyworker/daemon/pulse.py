@@ -16,7 +16,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.loop import Loop
+from pyworker.daemon.loop import Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.unix import process
 
@@ -44,6 +44,7 @@ class Pulse:
 
     def _beat(self) -> None:
         self._call_again()
+        report_what_is_over()
         self._asked += 1
         self._ask_guardian()
         for app in self._brain.apps.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import select
@@ -9,6 +10,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+
+from pyworker.policy.faults import Faults, place_of
 
 IN, OUT, ERR, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 
@@ -29,6 +32,7 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._faults = Faults()
         self.running = True
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
@@ -59,11 +63,13 @@ class Loop:
                 if handler is not None:
                     try:
                         handler(events)
-                    except Exception:  # noqa: BLE001 - one bad connection must not end all others
-                        _report()
+                    except Exception as error:  # noqa: BLE001 - one bad connection must not end all others
+                        self._report(error)
                         self.remove(fd)
             if self._timers:
                 self._due()
+            if self._faults:
+                _write(*self._faults.over(time.monotonic()))
 
     def _due(self) -> None:
         now = time.monotonic()
@@ -71,10 +77,16 @@ class Loop:
             callback = heapq.heappop(self._timers)[2]
             try:
                 callback()
-            except Exception:  # noqa: BLE001 - as above
-                _report()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        if self._faults.is_new(place_of(error), time.monotonic()):
+            _write("".join(traceback.format_exception(error)).rstrip())
 
 
-def _report() -> None:
-    sys.stderr.write("dispatcher:\n" + traceback.format_exc())
-    sys.stderr.flush()
+def _write(*texts: str) -> None:
+    for text in texts:
+        with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to drop connections
+            sys.stderr.write(f"dispatcher: {text}\n")
+            sys.stderr.flush()

@@ -23,6 +23,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pyworker.policy.faults import Faults
 from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
 
@@ -98,6 +99,7 @@ class AcceptLoop:
         self._exclusive = exclusive
         self._epoll: select.epoll | None = None
         self._paused: asyncio.TimerHandle | None = None
+        self._faults = Faults()
         self._held = False
         self._registered = False  # not while paused or held
         self._stopped = False
@@ -218,7 +220,8 @@ class AcceptLoop:
     def _pause(self, error: OSError) -> None:
         """Leave the listeners to the siblings for a moment: a listener that stays readable would make us spin."""
         if self._paused is None and self.accepting:
-            say(f"cannot accept connections: {error.strerror}; trying again")
+            if self._faults.is_new(str(error), self._loop.time()):
+                say(f"cannot accept connections: {error.strerror}; trying again")
             self._unregister()
             self._paused = self._loop.call_later(_PAUSE, self._resume)
 

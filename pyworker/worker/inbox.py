@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from pyworker.policy.faults import Faults
 from pyworker.protocol.dispatcher import LAST
 from pyworker.unix.fds import close_all, recv_packet
 from pyworker.worker.say import say
@@ -33,6 +34,7 @@ class InboxLoop:
         self._serve = serve
         self._held = False
         self._paused: asyncio.TimerHandle | None = None
+        self._faults = Faults()
         self._was_last = False
         self.accepting = False
         self._stopped = False
@@ -95,7 +97,8 @@ class InboxLoop:
         return True
 
     def _pause(self) -> None:
-        say("cannot take connections: too many open files; trying again")
+        if self._faults.is_new("too many open files", self._loop.time()):
+            say("cannot take connections: too many open files; trying again")
         if self._paused is None:
             self._paused = self._loop.call_later(_PAUSE, self._resume)
             self._watch()

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyworker.daemon import loop as module
 from pyworker.daemon.loop import LAZY, READ, WRITE, Loop
+from pyworker.policy.faults import CALM, Faults
 
 
 class Clock:
@@ -250,3 +252,27 @@ def test_lazy_calls_share_their_moments_and_are_never_late() -> None:
     loop.close()
     assert first.deadline == second.deadline == 104.0
     assert soon.deadline == 103.5  # no common moment comes before that
+
+
+def test_a_fault_is_written_to_the_log_once_while_it_lasts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "_faults", Faults())
+
+    def fail(number: int) -> None:
+        try:
+            raise RuntimeError(f"bug {number}")
+        except RuntimeError:
+            module.report_to_stderr("a timer failed")
+
+    for number in range(20):
+        fail(number)
+    now[0] += CALM
+    module.report_what_is_over()
+    said = capsys.readouterr().err
+    assert said.count("RuntimeError: bug") == 1
+    assert "over, after 20 times: a timer failed: RuntimeError" in said
+    fail(99)
+    assert "RuntimeError: bug 99" in capsys.readouterr().err

@@ -198,7 +198,7 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
         runner.run(scenario())
     for connection in served:
         os.close(connection.detach())
-    assert "Too many open files" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("Too many open files") == 1  # however often it was tried
 
 
 @pytest.mark.parametrize("to_empty", [False, True])
