@@ -217,10 +217,6 @@ class Command:
         try:
             self._start(resolved)
         except OSError as error:
-            if self._pid and self._pidfd < 0:  # no fd left to watch it by
-                process.kill_group(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-                self._pid = 0
             reason = f"cannot start the check: {error.strerror}"
             loop.call_soon(lambda: self._end(False, reason))
 
@@ -246,8 +242,8 @@ class Command:
             os.set_blocking(write_end, True)
             argv = [sys.executable, "-I", "-m", "pyworker.daemon.runcheck", "3"]
             env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-            self._pid = process.spawn(argv, env, {0: temporary[1], 1: write_end, 2: write_end, 3: temporary[0]})
-            self._pidfd = os.pidfd_open(self._pid)
+            table = {0: temporary[1], 1: write_end, 2: write_end, 3: temporary[0]}
+            self._pid, self._pidfd = process.spawn_watched(argv, env, table)
         finally:
             unix_fds.close_all(temporary)
         self._loop.add(self._pipe, READ, self._read)

@@ -93,8 +93,7 @@ class Dispatchers:
         handle.channel = ours
         self._brain.store.put(fd_name("dispatcher", app.name), os.dup(ours.fileno()))
         try:
-            handle.pid = self._spawn(app, generation, theirs)
-            pidfd = os.pidfd_open(handle.pid)
+            handle.pid, pidfd = self._spawn(app, generation, theirs)
         except OSError as error:
             handle.killed_because = f"cannot start a process: {error.strerror}"
             self.gone(app, handle, process.UNKNOWN)
@@ -104,7 +103,7 @@ class Dispatchers:
         self._brain.store.put(fd_name("dpid", app.name), pidfd)
         self._watch(app, handle, pidfd)
 
-    def _spawn(self, app: App, generation: Generation, channel: socket.socket) -> int:
+    def _spawn(self, app: App, generation: Generation, channel: socket.socket) -> tuple[int, int]:
         resolved = generation.resolved
         spec = d.DispatcherSpec(app.name, resolved.uid, resolved.gid, resolved.groups)
         made = [unix_fds.memfd("pyworker-dispatcher", encode(spec))]
@@ -114,7 +113,7 @@ class Dispatchers:
             environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
             spec_fd, null = made
             table = {0: null, 1: 2, 2: 2, d.CHANNEL_FD: channel.fileno(), d.BOARD_FD: app.board.fd, d.SPEC_FD: spec_fd}
-            return process.spawn(argv, environ, table)
+            return process.spawn_watched(argv, environ, table)
         finally:
             unix_fds.close_all(made)
 

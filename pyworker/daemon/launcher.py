@@ -25,6 +25,7 @@ from pyworker.unix import process
 PYTHON = (sys.executable, "-I", "-m", "pyworker.template")
 IDLE = 1.0  # seconds after the last launch
 HANGS = 10.0  # seconds without an answer
+NOTICED = 1.0  # seconds of standing still that are told from a busy machine
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows
@@ -85,8 +86,7 @@ class Launcher:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             table = {0: null, 1: 2, 2: 2, _CHANNEL_FD: theirs.fileno()}
-            pid = process.spawn([*PYTHON, "--serve", str(_CHANNEL_FD)], environ(), table)
-            self.pidfd = os.pidfd_open(pid)
+            _, self.pidfd = process.spawn_watched([*PYTHON, "--serve", str(_CHANNEL_FD)], environ(), table)
         except OSError:
             ours.close()
             raise
@@ -129,7 +129,7 @@ class Launcher:
             try:
                 message: Launched = decode(Launched, packet.data)
             except WireError:
-                process.send_signal(self.pidfd, signal.SIGKILL)
+                self._kill(self.pidfd)
                 continue
             failed = self._sent.pop(message.number, None)
             if failed is not None and message.errno:
@@ -145,10 +145,12 @@ class Launcher:
         self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        if self.channel is None:
+        if self.channel is None or self._timer is None:
             return
-        if self._sent or self._due:
-            process.send_signal(self.pidfd, signal.SIGKILL)  # its end is read like any other
+        if self._loop.clock() - self._timer.deadline > NOTICED:
+            self._look_in(HANGS)  # we have stood still, and with us perhaps the whole machine: that is no hang
+        elif self._sent or self._due:
+            self._kill(self.pidfd)  # its end is read like any other
         else:
             self._ended()
 
@@ -161,7 +163,9 @@ class Launcher:
         if self._timer is not None:
             self._timer.cancel()
         pidfd, self.pidfd = self.pidfd, -1
-        self._loop.add(pidfd, READ, lambda _: self._reap(pidfd))
+        # somebody may have stopped it: it would never see that it is not needed
+        kill = self._loop.call_later(HANGS, lambda: self._kill(pidfd))
+        self._loop.add(pidfd, READ, lambda _: self._reap(pidfd, kill))
         given_up, self._sent = self._sent, {}
         for failed in given_up.values():
             failed(0)
@@ -178,7 +182,11 @@ class Launcher:
         self._look_in(HANGS)
         self._flush()
 
-    def _reap(self, pidfd: int) -> None:
+    def _kill(self, pidfd: int) -> None:
+        process.send_signal(pidfd, signal.SIGKILL)
+
+    def _reap(self, pidfd: int, kill: Timer) -> None:
+        kill.cancel()
         self._loop.remove(pidfd)
         process.collect(pidfd)
         os.close(pidfd)

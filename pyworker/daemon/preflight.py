@@ -57,8 +57,7 @@ class Preflight:
         out, err = (os.memfd_create(f"pyworker-check-{stream}", os.MFD_CLOEXEC) for stream in ("out", "err"))
         try:
             argv = [self._python, "-I", "-m", f"pyworker.{name}", "--check"]
-            pid = process.spawn(argv, dict(os.environ), {0: given, 1: out, 2: err})
-            pidfd = os.pidfd_open(pid)
+            _, pidfd = process.spawn_watched(argv, dict(os.environ), {0: given, 1: out, 2: err})
         except OSError:
             unix_fds.close_all([out, err])
             raise
@@ -170,9 +169,8 @@ def why_no_guardian() -> str:
     """Return why the guardian that is on disk now would not start, "" if it would. Blocks: only for want of a guardian."""
     with open(os.devnull, "rb") as null, open(os.memfd_create("pyworker-check-err", os.MFD_CLOEXEC), "w+b") as err:
         argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--check"]
-        pidfd = os.pidfd_open(
-            process.spawn(argv, dict(os.environ), {0: null.fileno(), 1: err.fileno(), 2: err.fileno()})
-        )
+        table = {0: null.fileno(), 1: err.fileno(), 2: err.fileno()}
+        _, pidfd = process.spawn_watched(argv, dict(os.environ), table)
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)

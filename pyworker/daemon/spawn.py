@@ -32,7 +32,7 @@ from pyworker.protocol.names import ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
-from pyworker.unix.process import spawn
+from pyworker.unix.process import spawn_watched
 
 _SPEC_FD = 3
 _CHANNEL_FD = 4
@@ -81,12 +81,13 @@ class Spawner:
             failpoint.hit("spawn.template")
             table, made = self._described("template", app, generation, None, theirs, out, err, [], held=False)
             try:
-                handle.pid = spawn([*PYTHON, str(_SPEC_FD)], environ(), table)
+                handle.pid, pidfd = spawn_watched([*PYTHON, str(_SPEC_FD)], environ(), table)
             finally:
                 unix_fds.close_all(made)
         finally:
             theirs.close()
             unix_fds.close_all(given)
+        self._store.put(fd_name("tpid", app.name, number), pidfd)
         return handle
 
     # ---- workers -------------------------------------------------------------------------------------

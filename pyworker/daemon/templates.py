@@ -43,20 +43,16 @@ class Templates:
         try:
             handle = self._brain.spawner.template(app, app.generations[number], now)
         except Exception as error:
+            self._forget(app, number)
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             self._failed(app, number, self._brain.fail(f"cannot start a process: {why}"), now)
             if not isinstance(error, OSError):
                 raise
             return
         app.templates[number] = handle
-        assert handle.channel is not None
         self.watch(app, handle)
-        try:
-            pidfd = os.pidfd_open(handle.pid)
-        except OSError:
-            self.gone(app, handle, process.UNKNOWN)
-            return
-        self._brain.store.put(fd_name("tpid", app.name, number), pidfd)
+        pidfd = self._brain.store.get(fd_name("tpid", app.name, number))
+        assert pidfd is not None
         self.watch_pid(app, handle, pidfd)
 
     def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
@@ -189,8 +185,7 @@ class Templates:
         if handle.channel is not None:
             self._brain.loop.remove(handle.channel.fileno())
             handle.channel.close()
-        self._brain.store.remove(fd_name("template", app.name, number), fd_name("tpid", app.name, number))
-        self._brain.store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
+        self._forget(app, number)
         if handle.pid and number in app.generations:
             appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
         now = self._brain.loop.clock()
@@ -208,6 +203,11 @@ class Templates:
         if handle.state != "ready":
             self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
         self._brain.poke(app)
+
+    def _forget(self, app: App, number: int) -> None:
+        store = self._brain.store
+        store.remove(fd_name("template", app.name, number), fd_name("tpid", app.name, number))
+        store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
 
     def _unborn(self, app: App, handle: WorkerHandle) -> None:
         """Nobody has said a pid: the process never came."""

@@ -84,22 +84,13 @@ class Program:
         ours, theirs = fds.socketpair()
         try:
             with open(os.devnull, "r+b", buffering=0) as null:
-                pid = process.spawn(
-                    self._argv,
-                    dict(os.environ),
-                    {0: null.fileno(), 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds},
-                )
-            try:
-                self._pidfd = os.pidfd_open(pid)
-            except OSError:
-                os.kill(pid, signal.SIGKILL)  # our child, not reaped: the number is still its own
-                raise
+                table = {0: null.fileno(), 1: 1, 2: 2, CHANNEL_FD: theirs.fileno(), **extra_fds}
+                self.pid, self._pidfd = process.spawn_watched(self._argv, dict(os.environ), table)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
-        self.pid = pid
         return ours
 
     def ended(self, now: float, status: ExitStatus) -> None:

@@ -77,6 +77,17 @@ def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_sess
             os.close(fd)
 
 
+def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> tuple[int, int]:
+    """Start a program as `spawn` does; return its pid and a pidfd. OSError: there is no process, and no zombie."""
+    pid = spawn(argv, env, fds)
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:  # no descriptor left
+        os.kill(pid, signal.SIGKILL)  # our child, not reaped: the number is still its own
+        os.waitpid(pid, 0)
+        raise
+
+
 def _dup_above(fd: int, minimum: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
 

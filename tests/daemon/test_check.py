@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -34,6 +35,7 @@ def reports() -> list[str]:
 
 @pytest.fixture
 def loop(reports: list[str]) -> Iterator[Loop]:
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, which some tests set: orphans are not ours here
     loop = Loop(report=reports.append)
     yield loop
     loop.close()

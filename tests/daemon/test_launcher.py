@@ -20,7 +20,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.protocol import wire
 from pyworker.protocol.template import Engine, LaunchSpec
 from pyworker.unix.fds import close_all, memfd, socketpair
-from pyworker.unix.process import pidfd_pid, stat_fields
+from pyworker.unix.process import is_gone, pidfd_pid, stat_fields
 
 LONG = 60.0
 
@@ -32,6 +32,7 @@ def loop() -> Iterator[Loop]:
     loop = Loop()
     yield loop
     loop.close()
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # other tests look at their children, too
     left = set(os.listdir("/proc/self/fd")) - before
     assert len(left) <= 1, left  # that of the listing itself
 
@@ -191,6 +192,52 @@ def test_a_launcher_that_hangs_is_killed(loop: Loop, monkeypatch: pytest.MonkeyP
     turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     first.close()
     second.close()
+
+
+def test_a_machine_that_was_frozen_is_not_taken_for_a_launcher_that_hangs() -> None:
+    clock = [1000.0]
+    loop = Loop(lambda: clock[0])
+    launcher = Launcher(loop)
+    asked = Asked(launcher, ("true",))
+    pid = launcher_pid(launcher)
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(3):
+        clock[0] += 1000.0
+        loop.turn(0)
+    assert not is_gone(launcher.pidfd)
+    assert asked.failed == []
+    clock[0] += module.HANGS
+    turn_until(loop, lambda: asked.failed, "it to be given up")
+    turn_until(loop, lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+    loop.close()
+    asked.close()
+
+
+def test_a_launcher_that_was_stopped_when_it_was_not_needed_any_more_is_killed(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    asked = Asked(launcher, ("sh", "-c", "echo $$"))
+    pid = launcher_pid(launcher)
+    turn_until(loop, lambda: asked.read().endswith(b"\n"), "what it prints")
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(module, "HANGS", 0.3)
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "its end")
+    reap_orphans(loop, {int(asked.printed)})
+    asked.close()
+
+
+def test_a_launcher_that_cannot_be_watched_leaves_no_process(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    launcher = Launcher(loop)
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with open(os.devnull) as null, pytest.raises(OSError, match="Too many"):
+        launcher.launch({0: null.fileno()}, 0, lambda errno: None)
+    assert launcher.channel is None
+    assert launchers() == []
 
 
 def test_a_launcher_that_cannot_be_started_is_an_error_of_the_caller(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

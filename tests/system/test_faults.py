@@ -105,3 +105,18 @@ def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) 
     pw.arm("spawn.claim", "raise:ESRCH")
     kill(first)
     assert [w["pid"] for w in pw.wait_steady()["pool"]][1] == second
+
+
+def fds(pw: Pyworker) -> list[int]:
+    return [len(os.listdir(f"/proc/{pw.role(role)}/fd")) for role in ("guardian", "daemon")]
+
+
+def test_a_template_that_cannot_be_started_leaves_no_descriptor(pw: Pyworker) -> None:
+    started(pw)
+    wait_until(lambda: len(pw.spares()) == 1, LONG, "the worker ahead of need")
+    before = fds(pw)
+    for _ in range(3):
+        pw.arm("spawn.template", "raise:EMFILE")
+        assert pw.run("reload", "api").returncode == 1
+    wait_until(lambda: fds(pw) == before, LONG, "the descriptors of before")
+    assert pw.get().startswith("one")
