@@ -27,7 +27,7 @@ from pyworker.daemon.desired import DesiredApp, Source
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle, copy_socket
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.preflight import check_memo
-from pyworker.protocol.inherited import WorkerId, app_of, fd_name, worker_fd
+from pyworker.protocol.inherited import PIDFD_KINDS, WorkerId, app_of, fd_name, worker_fd
 from pyworker.protocol.template import Loaded
 from pyworker.protocol.wire import WireError, from_json
 from pyworker.unix import process
@@ -125,7 +125,7 @@ def let_go(brain: Brain, name: str) -> None:
     """
     store = brain.store
     of_app = [n for n in store.fds if app_of(n) == name]
-    pidfds = [os.dup(store.fds[n]) for n in of_app if n.startswith(("pid.", "tpid.", "dpid."))]
+    pidfds = [os.dup(store.fds[n]) for n in of_app if n.partition(".")[0] in PIDFD_KINDS]
     if not raw_resolved(brain, name).get("config", {}).get("target"):
         _signal(pidfds, signal.SIGTERM)
     pipes = [n for n in of_app if n.partition(".")[0] in _LOG_PIPES]  # the logger reads them to their end

@@ -5,6 +5,7 @@ A worker is the guardian's child: it stays a zombie, and its pid reserved, until
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -52,17 +53,11 @@ class Deaths:
         """
         try:
             failpoint.hit("spawn.claim")
-            pidfd = os.pidfd_open(pid)
+            pidfd = open_pidfd(pid, owner)
         except OSError:
             pidfd = -1
-        if pidfd >= 0 and owner is not None:
-            found = process.owner(pid)
-            if process.pidfd_pid(pidfd) != pid:  # reaped meanwhile: what was found may be of another process
-                os.close(pidfd)
-                pidfd = -1
-            elif found != owner:
-                os.close(pidfd)
-                return False
+        if pidfd is None:
+            return False
         handle.pid = pid
         app.board.set_pid(handle.id.serial, pid)
         known = self.unclaimed.pop(pid, None)
@@ -370,3 +365,18 @@ class Deaths:
 def _may_have_said_why(status: process.ExitStatus) -> bool:
     """True for one that ended by itself, and not well."""
     return status.code not in (None, 0) or status.signal not in (None, signal.SIGKILL)
+
+
+def open_pidfd(pid: int, owner: int | None) -> int | None:
+    """Return a pidfd; None when the process is not the `owner`'s. OSError: it has gone, or no descriptor is left."""
+    pidfd = os.pidfd_open(pid)
+    if owner is None:
+        return pidfd
+    found = process.owner(pid)
+    gone = process.pidfd_pid(pidfd) != pid  # reaped meanwhile: what was found may be of another process
+    if not gone and found == owner:
+        return pidfd
+    os.close(pidfd)
+    if gone:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return None

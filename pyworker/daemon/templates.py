@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure
+from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.errors import Exit
@@ -140,13 +141,18 @@ class Templates:
                 handle.failure = message
             case t.Forked(serial=serial, pid=pid):
                 worker = app.workers.get(serial)
-                if worker is not None and worker.id.generation == handle.generation and not worker.pid:
-                    # code of the app's has run in it: of another user's process it can say nothing, or any could be killed
-                    owner = app.generations[handle.generation].resolved.uid
-                    if not self._brain.deaths.claim(app, worker, pid, owner=owner):
-                        handle.killed_because = f"it named process {pid}, which is another user's, as a worker"
-                        worker.failure = w.Failed("other", f"its template was killed: {handle.killed_because}", "")
-                        self._kill(app, handle)
+                if worker is None or worker.id.generation != handle.generation or worker.pid:
+                    return
+                if not self._brain.deaths.claim(app, worker, pid, owner=self._owner(app, handle)):
+                    self._named_a_stranger(app, handle, pid)
+                    worker.failure = w.Failed("other", f"its template was killed: {handle.killed_because}", "")
+            case t.Parked(pid=pid):
+                with contextlib.suppress(OSError):  # it has gone, or no descriptor is left
+                    pidfd = open_pidfd(pid, self._owner(app, handle))
+                    if pidfd is None:
+                        self._named_a_stranger(app, handle, pid)
+                    else:
+                        self._brain.store.put(fd_name("spare", app.name, handle.generation), pidfd)
             case t.ForkFailed(serial=serial, errno=errno):
                 worker = app.workers.get(serial)
                 if worker is not None and worker.is_alive and worker.id.generation == handle.generation:
@@ -154,6 +160,14 @@ class Templates:
                     self._brain.deaths.finish(app, worker, process.UNKNOWN)
             case _:
                 assert_never(message)
+
+    def _owner(self, app: App, handle: TemplateHandle) -> int | None:
+        return app.generations[handle.generation].resolved.uid
+
+    def _named_a_stranger(self, app: App, handle: TemplateHandle, pid: int) -> None:
+        """Code of the app's has run in it: of another user's process it can say nothing, or any could be killed."""
+        handle.killed_because = f"it named process {pid}, which is another user's, as a worker"
+        self._kill(app, handle)
 
     def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
@@ -185,6 +199,7 @@ class Templates:
         if handle.channel is not None:
             self._brain.loop.remove(handle.channel.fileno())
             handle.channel.close()
+        self._end_stopped_spare(app, number)
         self._forget(app, number)
         if handle.pid and number in app.generations:
             appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
@@ -204,9 +219,18 @@ class Templates:
             self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
         self._brain.poke(app)
 
+    def _end_stopped_spare(self, app: App, number: int) -> None:
+        """A spare leaves with its template, unless somebody has stopped it. It may have become a worker by now."""
+        pidfd = self._brain.store.get(fd_name("spare", app.name, number))
+        if pidfd is None:
+            return
+        pid = process.pidfd_pid(pidfd)
+        if process.is_stopped(pid) and all(worker.pid != pid for worker in app.workers.values()):
+            process.send_signal(pidfd, signal.SIGKILL)
+
     def _forget(self, app: App, number: int) -> None:
         store = self._brain.store
-        store.remove(fd_name("template", app.name, number), fd_name("tpid", app.name, number))
+        store.remove(*(fd_name(kind, app.name, number) for kind in ("template", "tpid", "spare")))
         store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
 
     def _unborn(self, app: App, handle: WorkerHandle) -> None:

@@ -24,7 +24,7 @@ from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
-from pyworker.protocol.inherited import FdName, parse_fd_name
+from pyworker.protocol.inherited import PIDFD_KINDS, FdName, parse_fd_name
 from pyworker.protocol.logs import STDOUT, Format, LogsSpec
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import (
@@ -327,7 +327,7 @@ class Logger:
         match name:
             case FdName(kind="logs", app=app):
                 self._configure(app, fd)
-            case FdName(kind="pid" | "tpid"):
+            case FdName() if name.kind in PIDFD_KINDS:
                 self._forget(text)
                 self._lives[name.kind, name.app, name.numbers] = life = Life(fd)
                 for pipe in self._pipes.values():
@@ -374,7 +374,7 @@ class Logger:
                 self._write(time.monotonic())
                 self._specs.pop(app, None)
                 self._drop_unused_files()
-            case FdName(kind="pid" | "tpid"):
+            case FdName() if name.kind in PIDFD_KINDS:
                 life = self._lives.pop((name.kind, name.app, name.numbers), None)
                 if life is not None:
                     os.close(life.fd)

@@ -59,6 +59,7 @@ KINDS = {
     "env": 1,  # env.APP.GENERATION           sealed memfd: the resolved app of a live generation
     "template": 1,  # template.APP.GENERATION daemon's end of the template's channel
     "tpid": 1,  # tpid.APP.GENERATION         the template's pidfd
+    "spare": 1,  # spare.APP.GENERATION       the pidfd of the worker that it has forked ahead of need, or had
     "ctl": 3,  # ctl.APP.GEN.SLOT.SERIAL      daemon's end of the worker's channel
     "ipc": 3,  # ipc.APP.GEN.SLOT.SERIAL      daemon's end of the worker's message channel (Node's convention)
     "pid": 3,  # pid.APP.GEN.SLOT.SERIAL      the worker's pidfd
@@ -72,7 +73,8 @@ KINDS = {
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
 _STORED = re.compile(r"[a-z][a-z0-9]{0,31}(?:\.([a-z0-9][a-z0-9_-]{0,63})(?:\.[0-9]{1,18}){0,8})?\Z")
-LOGGER_KINDS = frozenset({"logs", "pid", "tpid", "out", "err", "tout", "terr"})  # what the logger is handed
+PIDFD_KINDS = frozenset({"pid", "tpid", "dpid", "spare"})
+LOGGER_KINDS = PIDFD_KINDS | {"logs", "out", "err", "tout", "terr"}  # what the logger is handed
 
 
 def fd_name(kind: str, app: str, *numbers: int) -> str:

@@ -142,9 +142,16 @@ class ForkFailed:
 
 
 @record
+class Parked:
+    """A worker was forked ahead of need. One that has been stopped (SIGSTOP) would not notice its template's end."""
+
+    pid: int
+
+
+@record
 class Pong:
     number: int
 
 
 ToTemplate = Union[Fork, Retire, Ping]
-FromTemplate = Union[Loaded, LoadFailed, Forked, ForkFailed, Pong]
+FromTemplate = Union[Loaded, LoadFailed, Forked, ForkFailed, Parked, Pong]

@@ -33,6 +33,7 @@ from pyworker.protocol.template import (
     LaunchSpec,
     Loaded,
     LoadFailed,
+    Parked,
     Ping,
     Pong,
     Retire,
@@ -189,6 +190,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 return wait_for_need(spec, channel, ready, parked)
             if spares.fileno() >= 0:
                 poll.register(spares.fileno(), 0)  # only its end
+                send(channel, Parked(spares.pid))
             continue
         if any(fd == spares.fileno() for fd, _ in found):
             poll.unregister(spares.fileno())

@@ -36,7 +36,7 @@ class Spares:
         self._lost = 0  # one after the other, without one that was needed in between
         self._due = clock() + CALM
         self._channel: socket.socket | None = None
-        self._pid = 0
+        self.pid = 0  # of the one that is there
         self._pidfd = -1
 
     def fileno(self) -> int:
@@ -73,7 +73,7 @@ class Spares:
                 self._count_lost()
                 return None
             unless_made.pop_all()
-        self._channel, self._pid = ours, pid
+        self._channel, self.pid = ours, pid
         return None
 
     def hand(self, packet: Packet) -> int:
@@ -81,7 +81,7 @@ class Spares:
         self._due = self._clock() + CALM
         if self._channel is None:
             return 0
-        pid, taken = self._pid, False
+        pid, taken = self.pid, False
         if is_stopped(pid):  # it would take the order and never carry it out
             send_signal(self._pidfd, signal.SIGKILL)
         else:
@@ -93,7 +93,7 @@ class Spares:
 
     def end_stopped(self) -> None:
         """End a spare that somebody has stopped (SIGSTOP): its end shows as that of any other."""
-        if self._channel is not None and is_stopped(self._pid):
+        if self._channel is not None and is_stopped(self.pid):
             send_signal(self._pidfd, signal.SIGKILL)
 
     def ended(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.bundle import runtime_zip
 from pyworker.protocol import scoreboard, wire
-from pyworker.protocol.template import Engine, Fork, Forked, FromTemplate, Launch, Launched, LaunchSpec, Loaded
+from pyworker.protocol.template import Engine, Fork, Forked, FromTemplate, Launch, Launched, LaunchSpec, Loaded, Parked
 from pyworker.protocol.worker import Bind, Bound, FromWorker
 from pyworker.unix.fds import memfd, memfd_fixed, pass_credentials, recv_packet, send_packet, socketpair
 from pyworker.unix.process import spawn
@@ -64,6 +64,8 @@ class Peer:
     def expect(self, kind: type[T]) -> T:
         """Return the next message, which must be of this kind."""
         message = self.receive()
+        while isinstance(message, Parked) and kind is not Parked:  # comes whenever there is time for it
+            message = self.receive()
         assert isinstance(message, kind), (message, self.read_err().decode(errors="replace"))
         return message
 

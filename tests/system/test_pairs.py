@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from pyworker.unix.process import is_stopped
 from tests.support.control import ask
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, alive, port_is_closed
+from tests.support.pyworker import LONG, Pyworker, alive, kill, port_is_closed
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
@@ -67,3 +70,63 @@ def test_after_the_death_of_two_all_is_served_or_nothing_stays(pw: Pyworker, pai
     if pair != ("guardian", "daemon"):
         assert [lost for lost in load.lost if "refused" in lost.lower()] == []
         assert len(load.lost) <= 2 * pair.count("worker"), load.lost
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), LONG, "it to stand still")
+
+
+def spare_is_stored(pw: Pyworker) -> bool:
+    """Whether the guardian has a pidfd of the worker that was forked ahead of need."""
+    spare, guardian = pw.spare(), pw.role("guardian")
+    for fd in os.listdir(f"/proc/{guardian}/fdinfo"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if f"Pid:\t{spare}\n" in Path(f"/proc/{guardian}/fdinfo/{fd}").read_text():
+                return True
+    return False
+
+
+@pytest.mark.parametrize("killed", ["template", "template+daemon"])
+def test_a_worker_ahead_of_need_that_was_stopped_does_not_outlive_its_template(pw: Pyworker, killed: str) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    workers = pw.pids()
+    wait_until(lambda: spare_is_stored(pw), LONG, "the guardian to know the spare")
+    spare = pw.spare()
+    stop(spare)
+    for pid in [pw.role(role) for role in killed.split("+")]:
+        kill(pid)
+    wait_until(lambda: not alive(spare), LONG, "its end")
+    assert pw.spare(spare)
+    assert pw.pids() == workers
+
+
+def test_a_stopped_worker_that_has_its_order_does_not_outlive_its_template(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI, tables='[app.reload]\nready_timeout = "3s"')
+    pw.ok("start", "app.toml")
+    spare, template = pw.spare(), pw.role("template")
+    armed = pw.arm("spare.order", "sleep:0.5")
+    kill(pw.pids()[0])
+    wait_until(lambda: os.path.exists(armed + ".hit"), LONG, "its order")
+    stop(spare)
+    kill(template)
+    wait_until(lambda: not alive(spare), LONG, "its end")
+    assert spare not in [w["pid"] for w in pw.wait_steady()["pool"]]
+
+
+@pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
+def test_nothing_that_was_stopped_stays_when_guardian_and_daemon_are_gone(pw: Pyworker, balance: str) -> None:
+    pw.api(ASGI, top=f'balance = "{balance}"', tables='[app.stop]\ndrain_timeout = "2s"')
+    pw.ok("start", "app.toml")
+    wait_until(lambda: spare_is_stored(pw), LONG, "the guardian to know the spare")
+    dispatchers = [p.pid for p in pw.processes() if "dispatcher" in " ".join(p.cmdline())]
+    assert len(dispatchers) == (balance == "least-connections")
+    for pid in (pw.spare(), pw.role("template"), pw.pids()[0], *dispatchers):
+        stop(pid)
+    guardian, daemon = pw.role("guardian"), pw.role("daemon")
+    stop(daemon)  # else it would become the guardian
+    kill(guardian)
+    kill(daemon)
+    wait_until(lambda: port_is_closed(pw.port) and not pw.processes(), LONG, "all to be gone")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.template import Fork, ForkFailed, Ping, Pong, Retire
+from pyworker.protocol.template import Fork, ForkFailed, Parked, Ping, Pong, Retire
 from pyworker.protocol.worker import Hello, Ready
 from pyworker.template import spare
 from pyworker.template.spare import Spares
@@ -48,6 +48,12 @@ def test_who_is_asked_for_is_the_spare_and_another_one_is_made(daemon: Any) -> N
     assert os.getsid(worker.pid) == worker.pid
     second = the_spare(first)
     assert d.fork(template, 2).pid == second
+
+
+def test_the_daemon_is_told_who_is_parked(daemon: Any) -> None:
+    d = daemon()
+    template = d.load()
+    assert template.expect(Parked).pid == the_spare()
 
 
 def test_two_at_once_are_the_spare_and_a_fork(daemon: Any) -> None:
