@@ -265,6 +265,7 @@ def _leave_ctrl_c_to_the_primary() -> None:
     """A terminal sends it to all: the primary ends us in order. A program with a handler of its own keeps it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the program's own children would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
 def _sockname(name: Any, address: Address) -> Any:

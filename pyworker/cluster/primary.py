@@ -290,17 +290,22 @@ class Cluster(Emitter):
         child.on("exit", lambda code, signal: self._on_exit(worker, code, signal))
         child.on("error", lambda error: self._on_error(worker, error))
         child.on_internal = lambda value, handle: self._on_internal(worker, value, handle)  # type: ignore[method-assign]
-        child._start(
-            stdin=settings.stdin,
-            stdout=settings.stdout,
-            stderr=settings.stderr,
-            cwd=settings.cwd,
-            env=whole,
-            channel=True,
-            python=not is_node,
-            unique_id=str(number),
-            pass_fds=() if _BUNDLE is None or is_node else (int(_BUNDLE[1]),),
-        )
+        # a Python worker is born with Ctrl-C held back, and lets it through when it knows what to do with it: child.py
+        mask = signals.pthread_sigmask(signals.SIG_BLOCK, () if is_node else (signals.SIGINT,))
+        try:
+            child._start(
+                stdin=settings.stdin,
+                stdout=settings.stdout,
+                stderr=settings.stderr,
+                cwd=settings.cwd,
+                env=whole,
+                channel=True,
+                python=not is_node,
+                unique_id=str(number),
+                pass_fds=() if _BUNDLE is None or is_node else (int(_BUNDLE[1]),),
+            )
+        finally:
+            signals.pthread_sigmask(signals.SIG_SETMASK, mask)
         self.workers[number] = worker
         asyncio.get_running_loop().call_soon(self.emit, "fork", worker)
         return worker

@@ -538,6 +538,18 @@ async def test_ctrl_c_reaches_all_and_ends_them_in_order(tmp_path: Path) -> None
     assert await child.stderr.read() == b""
 
 
+@asynchronous
+async def test_ctrl_c_does_not_end_a_worker_that_is_just_being_born(server: str) -> None:
+    port = free_port()
+    made = cluster.Cluster()
+    made.setup_primary(server, [str(port)])
+    worker = made.fork()
+    worker.process.kill("SIGINT")
+    await eventually(lambda: worker.state == "listening" or worker.is_dead())
+    assert int(await get(port)) == worker.process.pid
+    await made.disconnect()
+
+
 async def eventually_connected(port: int) -> asyncio.Future[str]:
     """Wait until somebody listens, and ask; return what the answer will be."""
     for _ in range(2000):
