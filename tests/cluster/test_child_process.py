@@ -99,12 +99,12 @@ async def test_an_error_that_nobody_asks_for_is_shown() -> None:
 
 @asynchronous
 async def test_kill_names_the_signal() -> None:
-    child = child_process.spawn("sleep", ["60"])
+    child = child_process.spawn("sleep", ["60"])  # SIGINT would do nothing if this runs in a shell's background
     assert child.is_running
-    assert child.kill("SIGINT")
+    assert child.kill("SIGUSR1")
     status = await child.wait()
-    assert status.signal == signal.SIGINT
-    assert child.signal_code == "SIGINT"
+    assert status.signal == signal.SIGUSR1
+    assert child.signal_code == "SIGUSR1"
     assert child.killed
     assert child.kill() is False, "it is gone, and its pid may be another's"
 

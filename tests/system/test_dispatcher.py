@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import select
 import signal
 import socket
 import struct
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -46,14 +49,38 @@ class Server(http.server.ThreadingHTTPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
 
+# many connections in one thread
+LIGHT_SERVER = """
+import asyncio, os
+async def serve(reader, writer):
+    try:
+        while await reader.readuntil(b"\\r\\n\\r\\n"):
+            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\nok")
+    except (EOFError, ConnectionError):
+        writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ["PORT"]), backlog=2048)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def many_files() -> Iterator[int]:
+    """As many open files as this process may have; the number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
 
 def least(pw: Pyworker, source: str = ASGI, *, workers: int = 2, top: str = "", tables: str = "") -> None:
     pw.api(source, workers=workers, top=f"{LEAST}\n{top}", tables=tables)
     pw.ok("start", "app.toml")
 
 
-def proxy(pw: Pyworker, *, workers: int = 2, proxied: bool = False, tables: str = "") -> None:
-    pw.write("server.py", SERVER % proxied)
+def proxy(pw: Pyworker, *, workers: int = 2, proxied: bool = False, tables: str = "", server: str = "") -> None:
+    pw.write("server.py", server or SERVER % proxied)
     pw.write(
         "app.toml",
         f'[app]\nname = "api"\nscript = "server.py"\nworkers = {workers}\nbind = "127.0.0.1:{pw.port}"\n'
@@ -263,21 +290,40 @@ def test_a_proxied_worker_that_is_sick_is_replaced(pw: Pyworker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["least-connections", "proxy"])
-def test_idle_and_half_open_connections_are_held_and_disturb_nobody(pw: Pyworker, kind: str) -> None:
+def test_ten_thousand_idle_and_slow_connections_are_held_and_disturb_nobody(
+    pw: Pyworker, kind: str, many_files: int
+) -> None:
+    """As many as the limit of open files allows, if that is less: it holds for this process, too, which has the clients."""
+    count = min(10_000, many_files - 500)
+    tables = '[app.limits]\nnofile = 7000'
     if kind == "proxy":
-        proxy(pw)
+        proxy(pw, server=LIGHT_SERVER, tables=tables)
+        count = min(count, (resource.prlimit(dispatcher(pw), resource.RLIMIT_NOFILE)[0] - 512) // 2 - 10)
     else:
-        least(pw, tables='[app.http]\nheader_timeout = "60s"')
+        least(pw, tables='[app.http]\nheader_timeout = "300s"\n' + tables)
     with contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(Client(("127.0.0.1", pw.port), timeout=LONG)) for _ in range(300)]
-        for client in idle[::2]:
+        clients = [stack.enter_context(Client(("127.0.0.1", pw.port), timeout=LONG)) for _ in range(count)]
+        slow = clients[::2]
+        for client in slow:
             client.send(b"GET / HT")
         gone = socket.create_connection(("127.0.0.1", pw.port))
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()  # a client that resets before anybody has looked at it
+
+        def open_connections() -> int:
+            return sum(w["open_connections"] for w in pw.app()["pool"])
+
+        wait_until(lambda: open_connections() == count, LONG, f"all {count} to be with the workers")
         assert pw.get()
-        for client in idle[::50]:
-            client.send(b"TP/1.1\r\nHost: test\r\n\r\n")
+        for byte in b"TP/1.1\r\nHost: test\r\n\r\n":
+            for client in slow[::100]:
+                client.send(bytes([byte]))
+        for client in slow[::100]:
             answer = client.recv()
             assert answer is not None
             assert answer.status == 200
+        closed = select.poll()
+        for client in clients:
+            closed.register(client.sock, select.POLLIN)
+        assert closed.poll(0) == []
+        assert open_connections() == count
