@@ -231,11 +231,11 @@ class Dispatchers:
                 worker = app.workers.get(serial)
                 if worker is not None:
                     self._brain.workers.says_ready(app, worker)
-            case d.Said(serial=serial, text=text):
+            case d.Said(serial=serial, text=text, size=size):
                 worker = app.workers.get(serial)
                 if worker is not None:
                     with contextlib.suppress(ValueError, RecursionError):
-                        self._brain.messages.heard(app, worker, json.loads(text))
+                        self._brain.messages.heard(app, worker, text, size)
             case d.Pong():
                 handle.unanswered = 0
             case d.Trouble(text=text):

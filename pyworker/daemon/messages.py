@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pyworker.daemon.app import App
     from pyworker.daemon.brain import Brain
 
-MAX_TEXT = 64 * 1024  # bytes of one message, either way
-MAX_SHOWN = 4 * 1024  # ... of one that is kept among the events; of a longer one its beginning and its length
 A_SECOND = 50.0  # messages of one worker that become events
 AT_ONCE = 200.0
 REST = 0.2  # seconds without reading one that has said too much
@@ -46,11 +44,11 @@ class Channel:
     """One worker's."""
 
     sock: socket.socket
-    link: node.Link = field(default_factory=lambda: node.Link(max_line=MAX_TEXT))
+    link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     room: float = AT_ONCE  # how many messages it may say now
     counted_at: float = 0.0
     resting: bool = False
-    full: bool = False  # the end of a message waits for room
+    full: bool = False  # a message waits for room
 
 
 class Messages:
@@ -88,14 +86,15 @@ class Messages:
         self._brain.store.remove(worker_fd("ipc", handle.id))
 
     def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
-        """Put a message into the worker's channel; NotSent says why that cannot be. At most its end waits here."""
+        """Put a message into the worker's channel; NotSent says why that cannot be. At most one waits here."""
         generation = app.generations.get(handle.id.generation)
         if generation is not None and is_node(generation.config):
             try:
                 node.check_message(value)
+                line = node.encode_line(value, node.MAX_TEXT).decode()
             except node.MessageError as error:
                 raise NotSent(str(error)) from None
-            if not self._brain.dispatchers.tell(app, handle.id.serial, json.dumps(value)):
+            if not self._brain.dispatchers.tell(app, handle.id.serial, line):
                 raise NotSent("the dispatcher, which has its channel, is not there just now")
             return
         channel = self._channels.get((app.name, handle.id.serial))
@@ -177,7 +176,7 @@ class Messages:
             case node.Message(value=value, handle=given):
                 channel.room -= 1.0
                 self._close(given)
-                self._show(app, handle, value)
+                self.heard(app, handle, *node.shown(value))
             case node.Internal(value=question, handle=given):
                 self._close(given)
                 self._answer(app, handle, channel, question)
@@ -189,17 +188,13 @@ class Messages:
                 channel.room -= 1.0
                 self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
 
-    def heard(self, app: App, handle: WorkerHandle, value: Any) -> None:
-        """A message that came by way of the dispatcher."""
-        self._show(app, handle, value)
-
-    def _show(self, app: App, handle: WorkerHandle, value: Any) -> None:
-        text = json.dumps(value, ensure_ascii=False)
-        cut = len(text) > MAX_SHOWN
+    def heard(self, app: App, handle: WorkerHandle, text: str, size: int) -> None:
+        """A message (of a longer one its beginning) as JSON."""
+        cut = len(text) < size
+        value = text if cut else json.loads(text)
         self._brain.emit(
             app, "worker_message", handle.id.slot,
-            generation=handle.id.generation, pid=handle.pid,
-            message=text[:MAX_SHOWN] if cut else value, size=len(text), cut=cut,
+            generation=handle.id.generation, pid=handle.pid, message=value, size=size, cut=cut,
         )  # fmt: skip
         generation = app.generations.get(handle.id.generation)
         if value == "ready" and generation is not None and generation.config.ready == "notify":
@@ -208,7 +203,7 @@ class Messages:
     def _answer(self, app: App, handle: WorkerHandle, channel: Channel, question: dict[str, Any]) -> None:
         """A program of Node's cluster asks its primary, which we are: see nodeshared.py."""
         generation = app.generations.get(handle.id.generation)
-        if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > MAX_TEXT:
+        if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > node.MAX_TEXT:
             return
         channel.room -= 1.0
         if question.get("act") == nodeshared.LISTENING and _says_so_itself(generation.config):
@@ -231,7 +226,7 @@ class Messages:
         channel.full = False
         with contextlib.suppress(OSError):  # a peer that is gone: its pidfd will say so
             while (frame := channel.link.to_write()) is not None:
-                count = unix_fds.send_some(channel.sock, frame.data, frame.fd)
+                count = unix_fds.send_whole(channel.sock, frame.data, frame.fd)
                 channel.link.written(count)
                 if count:
                     continue

@@ -27,7 +27,7 @@ from pyworker.dispatcher.relay import Pipes, Relay
 from pyworker.policy.balance import least_loaded, open_connections
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import SIZE, F, row_slice
-from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.unix.fds import close_all, read_whole, recv_packet, send_packet
 from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
 from pyworker.unix.user import drop_rights
@@ -348,7 +348,7 @@ class Dispatcher:
         self._flush()
         for _turn in range(64):
             try:
-                packet = recv_packet(self._channel, MAX_MESSAGE, 2)
+                packet = recv_packet(self._channel, d.MAX_TOLD, 2)
             except OSError:
                 self._on_orphaned()
                 return
@@ -358,7 +358,7 @@ class Dispatcher:
                 self._on_orphaned()
                 return
             try:
-                message: d.ToDispatcher = decode(d.ToDispatcher, packet.data)
+                message: d.ToDispatcher = decode(d.ToDispatcher, packet.data, limit=d.MAX_TOLD)
             except WireError as error:
                 sys.stderr.write(f"dispatcher: ignored a message of the daemon: {error}\n")
                 close_all(packet.fds)

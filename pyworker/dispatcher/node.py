@@ -19,13 +19,12 @@ from pyworker.dispatcher.loop import IN, Loop
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
-from pyworker.unix.fds import close_all, recv_packet, send_some
+from pyworker.unix.fds import close_all, recv_packet, send_whole
 
 _READS = 8
 _MAX_FDS = 16
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
 _NO_SEQ = -1  # in a question whose answer nobody waits for
-_MAX_MESSAGE = 64 * 1024
 _MAX_QUERIES = 64  # of one worker; what is more is answered, and forgotten with this process
 
 
@@ -47,7 +46,7 @@ class Member:
 
     serial: int
     sock: socket.socket
-    link: node.Link = field(default_factory=lambda: node.Link(max_line=_MAX_MESSAGE))
+    link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)  # its text -> what it asked to listen on
     dealt: set[str] = field(default_factory=set)  # of these: what the dealer knows
     open: bool = False
@@ -273,7 +272,7 @@ class NodeCluster:
             case node.Message(value=value, handle=given):
                 if given is not None:
                     close_all([given.fd])
-                self._owner.say(d.Said(member.serial, json.dumps(value)[:_MAX_MESSAGE]))
+                self._owner.say(d.Said(member.serial, *node.shown(value)))
             case node.Internal(value=value, handle=given):
                 if given is not None:
                     close_all([given.fd])
@@ -306,7 +305,7 @@ class NodeCluster:
     def _flush(self, member: Member) -> None:
         while (frame := member.link.to_write()) is not None:
             try:
-                count = send_some(member.sock, frame.data, frame.fd)
+                count = send_whole(member.sock, frame.data, frame.fd)
             except OSError:
                 return  # it is gone, which reading says
             if not count:

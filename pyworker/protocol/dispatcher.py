@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal, Union
 
+from pyworker.protocol.node import MAX_TEXT
 from pyworker.record import record
 
 CHANNEL_FD = 3  # of the dispatcher: its end of the pair
@@ -19,6 +20,7 @@ BOARD_FD = 4  # the app's scoreboard
 SPEC_FD = 5  # a memfd with a DispatcherSpec
 
 HAND_OVER = b"c"  # a packet in an inbox: the connection rides along
+MAX_TOLD = 2 * MAX_TEXT + 1024  # bytes of a packet of the daemon: a Tell, each of whose characters may need escaping
 LAST = b"."  # ... nothing follows this one: the app stops
 
 
@@ -100,7 +102,7 @@ class Tell:
     """A message for a Node worker's program."""
 
     serial: int
-    text: str  # JSON
+    text: str  # its line, of at most MAX_TEXT bytes
 
 
 @record
@@ -179,7 +181,8 @@ class Said:
     """A message of a Node worker's program."""
 
     serial: int
-    text: str  # JSON
+    text: str  # JSON, of a long message its beginning
+    size: int  # characters of all of it
 
 
 @record

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeGuard
 from pyworker.record import record
 
 MAX_LINE = 16 * 1024 * 1024  # bytes of one message. Node itself has no limit
+MAX_TEXT = 64 * 1024  # ... between the daemon or a dispatcher and a worker
+MAX_SHOWN = 4 * 1024  # characters of a message that are kept among the events
 MAX_RETRANSMISSIONS = 3  # of a descriptor that did not arrive, as in Node
 HIGH_WATER = 64 * 1024  # bytes that wait to be sent: from here on `send` says "slow down"
 READ_SIZE = 64 * 1024
@@ -337,6 +339,12 @@ def check_message(value: Any) -> None:
     """Refuse a program's message that the other end would take for one of Node's own, and never show."""
     if is_internal(value):
         raise MessageError(f"a message's `cmd` may not start with {INTERNAL_PREFIX}: {value['cmd']!r:.60}")
+
+
+def shown(value: Any) -> tuple[str, int]:
+    """Return a message as the text that people are shown, of a long one its beginning, and the length of it all."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text[:MAX_SHOWN].encode(errors="replace").decode(), len(text)  # half a surrogate pair is no text
 
 
 def encode_line(value: Any, limit: int = MAX_LINE) -> bytes:

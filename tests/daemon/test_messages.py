@@ -50,7 +50,7 @@ def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig)
         assert rig.mask == READ
 
 
-def test_the_end_of_a_message_goes_when_there_is_room(rig: Rig) -> None:
+def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:
     text = "x" * 60_000
     sent = 0
     while rig.mask == READ:

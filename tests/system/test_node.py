@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,25 @@ def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker
     answers = [pw.get() for _ in range(30)]
     assert sorted(Counter(answers).values()) == [10, 10, 10]
     assert answers[:3] * 10 == answers
+
+
+def test_long_and_odd_messages_reach_a_clustered_worker_and_come_from_it(pw: Pyworker) -> None:
+    source = "process.on('message', m => { process.send(m); process.send('\\ud800' + m.length); });\n" + SERVER
+    start(pw, source, workers=1)
+    before = dispatcher(pw)
+    long = 'é"' * 8_000  # 64,002 bytes as a line: each character of it is escaped, on our way to the dispatcher twice
+    assert pw.ok("send", "api", json.dumps(long, ensure_ascii=False)).stdout == "api.1 sent\n"
+    too_long = pw.run("send", "api", json.dumps("é" * 11_000, ensure_ascii=False))
+    assert (too_long.returncode, "65536 are the most" in too_long.stdout) == (1, True)
+
+    def said() -> list[dict[str, Any]]:
+        events = [json.loads(line) for line in pw.ok("events", "api", "--json", "-n", "100").stdout.splitlines()]
+        return [e["data"] for e in events if e["type"] == "worker_message"]
+
+    echo, odd = wait_until(lambda: found if len(found := said()) == 2 else None, LONG, "what it says")
+    assert (echo["cut"], echo["size"], echo["message"][:6]) == (True, 24_002, '"é\\"é\\')
+    assert odd["message"] == "?16000"
+    assert dispatcher(pw) == before, pw.daemon_log()
 
 
 @pytest.mark.parametrize("balance", ["round-robin", "shared"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import socket
 
 import pytest
 
@@ -16,6 +17,8 @@ from pyworker.unix.fds import (
     read_whole,
     recv_packet,
     send_packet,
+    send_some,
+    send_whole,
     socketpair,
     unread,
 )
@@ -124,3 +127,13 @@ def test_what_the_peer_has_not_received_is_known() -> None:
         assert unread(ours) > 0
         assert recv_packet(theirs, 64, 0) is not None
         assert unread(ours) == 0
+
+
+def test_bytes_that_must_stay_together_are_not_begun_without_room_for_all() -> None:
+    for fill in range(0, 220_000, 5_000):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            send_some(ours, bytes(fill))
+            assert send_whole(ours, bytes(64 * 1024)) in (0, 64 * 1024)
+            while not send_whole(ours, bytes(64 * 1024)):
+                assert theirs.recv(10_000)

@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 from pyworker.daemon.client import Client
-from pyworker.daemon.messages import MAX_TEXT, NotSent
+from pyworker.daemon.messages import NotSent
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.errors import Exit
 from pyworker.policy.lifecycle import SERVING, State
 from pyworker.protocol import control as k
+from pyworker.protocol.node import MAX_TEXT
 
 
 def send(desk: Desk, client: Client, request: k.Send) -> None:
