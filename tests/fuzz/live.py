@@ -24,7 +24,7 @@ from pyworker.protocol import control, worker
 from pyworker.protocol.wire import WireError, decode_value, encode
 from tests.fuzz.mutate import messages, mutate, sample
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, running
+from tests.support.pyworker import LONG, Pyworker, open_fds, running
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
@@ -144,7 +144,7 @@ class Live:
         counts: list[int] = []
 
         def same_twice() -> bool:
-            now = [psutil.Process(pid).num_fds() for pid in found["pids"]]
+            now = [open_fds(pid) for pid in found["pids"]]
             counts.append(sum(now))
             found["fds"] = now
             return len(counts) > 20 and len(set(counts[-20:])) == 1

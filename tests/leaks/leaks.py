@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.support.pyworker import LONG, Pyworker, running
+from tests.support.pyworker import LONG, Pyworker, open_fds, running
 from tests.support.wait import wait_until
 
 EMPTY = """
@@ -45,7 +45,7 @@ def measure(pw: Pyworker) -> Figures:
     seen: list[tuple[tuple[int, ...], int]] = []
 
     def steady() -> bool:
-        seen.append((tuple(p.num_fds() for p in processes), _zombies(pids[0])))
+        seen.append((tuple(map(open_fds, pids)), _zombies(pids[0])))
         return len(seen) > 50 and len(set(seen[-50:])) == 1
 
     wait_until(steady, LONG, "the tree to be still")

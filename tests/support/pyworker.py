@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
@@ -218,6 +219,17 @@ class Pyworker:
             return not left
 
         wait_until(none_left, LONG, "the killed processes to be gone")
+
+
+def open_fds(pid: int) -> int:
+    """How many descriptors it has. Only root may list those of ours (not dumpable); Linux 6.2 tells all how many."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:
+        count = os.stat(f"/proc/{pid}/fd").st_size
+        if not count:
+            pytest.skip("before Linux 6.2 only root may count the descriptors of a process that is not dumpable")
+        return count
 
 
 def alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.support.control import ask
-from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.pyworker import LONG, Pyworker, alive, kill, open_fds
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
@@ -36,7 +36,7 @@ def assert_no_spin(pid: int) -> None:
 def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(pw: Pyworker, role: str) -> None:
     started(pw)
     pid, pids = pw.role(role), pw.pids()
-    used = len(os.listdir(f"/proc/{pid}/fd"))
+    used = open_fds(pid)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     for _ in range(3):
         ask(pw.home, {"type": "status"}, timeout=5)
@@ -53,7 +53,7 @@ def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(p
     assert pw.wait_steady()["state"] == "running"
     assert pw.pids()[1] == pids[1]
     if role != "logger":  # nothing of the trouble stays
-        wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == used, LONG, "the descriptors of before")
+        wait_until(lambda: open_fds(pid) == used, LONG, "the descriptors of before")
 
 
 def test_daemon_that_cannot_fork_is_started_again_when_that_has_passed(pw: Pyworker) -> None:
