@@ -108,7 +108,8 @@ class Hub:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(Away, Declined):
-                async for answer in answers(self.home, k.Follow((), self._seq)):
+                # 0 would ask for none of the past
+                async for answer in answers(self.home, k.Follow((), max(1, self._seq))):
                     if isinstance(answer, k.Reply):
                         break
                     self._add_event(answer)

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def follow(_request: Any) -> Iterator[Any]:
-    yield event("api", None, "app_note", text=EVIL)
-    yield event("api", 3, "worker_recycled", generation=7, pid=41212, reason="memory 530 MB > 512 MB")
+def follow(request: Any) -> Iterator[Any]:
+    if request.since_seq:  # what happened before the dashboard was there
+        yield event("api", None, "app_note", text=EVIL)
+        yield event("api", 3, "worker_recycled", generation=7, pid=41212, reason="memory 530 MB > 512 MB")
     yield HANG
 
 
@@ -152,6 +153,8 @@ def test_a_failed_app_shows_why(page: Page) -> None:
     window.wait("document.getElementById('name').textContent.includes('mail')")
     assert "ModuleNotFoundError" in window.text("#failure")
     assert window.script("return getComputedStyle(document.querySelector('[data-act=start]')).display") != "none"
+    assert window.text("#no-workers") == "no worker runs"
+    assert window.text("#events") == "nothing has happened yet"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (390, True), (768, False), (1280, True), (2200, False)])
@@ -162,6 +165,8 @@ def test_no_width_scrolls_sideways_and_dark_is_dark(page: Page, width: int, dark
     assert window.script("return document.documentElement.scrollWidth") <= width
     shade = window.script("return getComputedStyle(document.documentElement).backgroundColor")
     assert (int(shade.split("(")[1].split(",")[0]) < 60) is dark
+    window.press("k")  # the last one, which a phone has out of sight
+    window.wait("document.querySelector('#apps [aria-current=true]').getBoundingClientRect().right <= innerWidth")
     if width < 500:  # big enough for a thumb
         assert window.script("return document.querySelector('[data-act=reload]').offsetHeight") >= 44
     keep(window, f"{width}-{'dark' if dark else 'light'}")

@@ -97,8 +97,9 @@ function drawApps(apps) {
       li.dataset.app = app.name;
       const button = make("button");
       button.type = "button";
+      button.title = app.name;
       button.append(make("span", app.name, "app"), badge(app.state), make("span", "", "small"));
-      button.addEventListener("click", () => { select(app.name); draw(); });
+      button.addEventListener("click", () => choose(app.name));
       li.append(button);
     }
     if (list.children[i] !== li) list.insertBefore(li, list.children[i] || null);
@@ -119,7 +120,7 @@ function drawDetail(app) {
     $("name").dataset.for = app.name + app.state;
   }
   const queue = (app.queue || []).filter(Boolean).map((q) => q[0]).reduce((a, b) => a + b, 0);
-  const facts = [app.target, (app.listen || []).join(", "), app.balance, `gen ${app.gen}`, `up ${span(app.uptime_s)}`,
+  const facts = [app.target, (app.listen || []).join(", "), app.balance, `gen ${app.gen}`, known(app.uptime_s) && `up ${span(app.uptime_s)}`,
                  `${w.ready}/${w.want} workers ready`];
   if (app.http) facts.push(`${app.in_flight} in flight`, `${app.open_connections} connections`, `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
   if (app.config?.changed) facts.push("config file changed since");
@@ -135,7 +136,7 @@ function drawDetail(app) {
   if (failure) {
     set($("failure").children[0], failure.message + (failure.hint ? ` → ${failure.hint}` : ""));
     set($("failure").children[1], failure.traceback || "");
-    $("failure").children[1].hidden = !failure.traceback;
+    $("failure").children[1].hidden = !failure.traceback || failure.traceback === failure.message;
   }
   const body = $("workers").tBodies[0];
   (app.pool || []).forEach((worker, i) => {
@@ -156,6 +157,8 @@ function drawDetail(app) {
     });
   });
   while (body.rows.length > (app.pool || []).length) body.deleteRow(-1);
+  $("workers").hidden = !body.rows.length;
+  $("no-workers").hidden = body.rows.length > 0;
   drawCharts(app);
 }
 
@@ -214,8 +217,8 @@ function fillChart(figure, chart) {
   });
   set(figure.querySelector("strong"), words.join("  "));
   const axis = figure.querySelector(".axis").children;
-  set(axis[0], span(end - from) + " ago");
-  set(axis[1], "max " + chart.show(top === chart.least && !points.length ? null : top));
+  set(axis[0], Math.round((end - from) / 60) + "m ago");
+  set(axis[1], points.some((p) => columns.some((c) => known(p[c]))) ? "max " + chart.show(top) : "no figures yet");
   figure.querySelector("svg").setAttribute("aria-label",
     `${chart.title}: ${words.join(", ")}${chart.sum ? " in this time" : " now"}, scale up to ${chart.show(top)}, ${span(end - from)}`);
 }
@@ -275,6 +278,7 @@ function drawEvents() {
     li.append(when, make("span", event.app ? event.app + (event.worker ? "." + event.worker : "") : "pyworker"), make("span", event.words, bad ? "bad" : wary ? "wary" : ""));
     return li;
   }));
+  if (!mine.length) $("events").append(make("li", "nothing has happened yet", "stopped"));
 }
 
 // ---- the server ------------------------------------------------------------------------------------
@@ -360,6 +364,11 @@ function select(name) {
   followLog(name);
   drawEvents();
 }
+function choose(name) {
+  select(name);
+  draw();
+  document.querySelector('#apps button[aria-current="true"]')?.scrollIntoView({block: "nearest", inline: "nearest"});
+}
 function askToken() {
   $("ask-token").hidden = false;
   $("main").hidden = true;
@@ -416,9 +425,7 @@ async function act(name, action, workers) {
 function move(by) {
   const names = (state.doc?.apps || []).map((a) => a.name);
   if (!names.length) return;
-  select(names[(names.indexOf(state.app) + by + names.length) % names.length]);
-  draw();
-  document.querySelector('#apps button[aria-current="true"]')?.scrollIntoView({block: "nearest", inline: "nearest"});
+  choose(names[(names.indexOf(state.app) + by + names.length) % names.length]);
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
