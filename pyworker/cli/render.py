@@ -133,18 +133,21 @@ def width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in bare)
 
 
-def cut(text: str, columns: int) -> str:
-    """Return text (without styles) cut to so many columns, with … where something is gone; columns <= 0: not at all."""
+def cut(text: str, columns: int, end: str = "") -> str:
+    """Return text (without styles) cut to so many columns, with … where something is gone; columns <= 0: not at all.
+
+    `end` is what it ends with and what stays.
+    """
     if columns <= 0 or width(text) <= columns:
         return text
     kept = ""
-    room = columns - 1
+    room = columns - 1 - width(end)
     for c in text:
         room -= width(c)
         if room < 0:
             break
         kept += c
-    return kept + "…"
+    return f"{kept}…{end}"
 
 
 def wrap(text: str, columns: int, indent: int) -> list[str]:
@@ -185,6 +188,7 @@ class Cell(NamedTuple):
 
     text: str
     style: str = ""
+    end: str = ""  # of the text; never cut
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]], how: Look, indent: str = "") -> list[str]:
@@ -217,7 +221,7 @@ def _total(need: list[int], shown: list[int], indent: str) -> int:
 def _row(row: list[Cell], shown: list[int], columns: Sequence[Column], need: list[int], how: Look, indent: str) -> str:
     parts = []
     for cell, i in zip(row, shown, strict=True):
-        text = cut(cell.text, need[i]) if how.width else cell.text
+        text = cut(cell.text, need[i], cell.end) if how.width else cell.text
         blanks = " " * (need[i] - width(text))
         styled = paint(text, cell.style, how)
         parts.append(blanks + styled if columns[i].right else styled + blanks)

@@ -62,6 +62,7 @@ def test_wrapping_indents_what_did_not_fit() -> None:
 def test_wide_characters_take_two_columns_and_combining_ones_none() -> None:
     assert (width("日本"), width("e\u0301"), width("\x1b[31mred\x1b[0m")) == (4, 1, 3)
     assert cut("日本語", 5) == "日本…"
+    assert cut("a-very-long-name.12", 10, ".12") == "a-very….12"
     assert pad("日本", 6) + "|" == "日本  |"
 
 

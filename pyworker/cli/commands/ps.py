@@ -139,7 +139,7 @@ def worker_rows(app: dict[str, Any], how: Look) -> list[list[Cell]]:
         pid = worker.get("pid")
         rows.append(
             [
-                Cell(render.line(f"{app['name']}.{worker['worker']}"), "bold"),
+                Cell(render.line(f"{app['name']}.{worker['worker']}"), "bold", f".{worker['worker']}"),
                 Cell(str(pid) if pid else none),
                 render.state(worker["state"], how),
                 Cell(str(worker.get("gen", none))),

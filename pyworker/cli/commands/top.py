@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
+import tty
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -172,5 +174,11 @@ def _child(settings: Settings, what: str, name: str) -> None:
         finally:
             child.terminate()
     if what == "describe" or child.returncode not in {0, 130, -signal.SIGINT}:
-        render.note("\nEnter: back", render.look(sys.stderr, settings.color))
-        os.read(sys.stdin.fileno(), 1024)
+        keys = sys.stdin.fileno()
+        before = termios.tcgetattr(keys)
+        tty.setcbreak(keys, termios.TCSANOW)
+        try:
+            render.note("\nany key: back", render.look(sys.stderr, settings.color))
+            os.read(keys, 1024)
+        finally:
+            termios.tcsetattr(keys, termios.TCSANOW, before)

@@ -265,7 +265,7 @@ def _workers(model: Model, app: dict[str, Any], how: Look) -> list[str]:
         marked = marked or mine
         row = [
             _mark(mine, how),
-            Cell(line(f"{app['name']}.{slot}"), "bold"),
+            Cell(line(f"{app['name']}.{slot}"), "bold", f".{slot}"),
             Cell(str(worker.get("pid") or "–")),
             render.state(worker["state"], how),
             Cell(str(worker.get("gen", "–"))),

@@ -173,7 +173,7 @@ class Model:
             return None
         if self.help:
             self.help = False
-            return Wish("quit") if key == "q" else None
+            return None
         match key:
             case "q":
                 return Wish("quit")

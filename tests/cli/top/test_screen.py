@@ -100,7 +100,7 @@ def hang(_request: Any) -> Iterator[Any]:
     yield HANG
 
 
-HANDLERS = {"ps": replies(documents.ps()), "follow": hang}
+HANDLERS = {"ps": replies(documents.ps()), "describe": replies(documents.describe()), "follow": hang}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,16 @@ def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> Non
         terminal.read(lambda raw: "hello from the log" in raw, "the log")
         assert "\x1b[?1049l" in terminal.raw
         terminal.type("\x03")
+        terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
+def test_the_description_stays_until_any_key(home: str) -> None:
+    with FakeControl(home, HANDLERS), top(home) as terminal:
+        terminal.type("d")
+        terminal.read(lambda raw: "any key: back" in raw, "the end of the description")
+        terminal.type("x")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
         terminal.type("q")
         assert terminal.end() == 0
