@@ -77,7 +77,7 @@ class Commands(click.Group):
         formatter.write("\n")
         for title, names in GROUPS.items():
             formatter.write(click.wrap_text(f"{title:<10}{'  '.join(names)}", columns, "", " " * 10) + "\n")
-        more = "pyworker COMMAND -h for its options, pyworker help TOPIC for more."
+        more = "pyworker COMMAND -h for its options, pyworker help topics for the rest."
         formatter.write("\n" + click.wrap_text(more, columns) + "\n")
         if ctx.meta.get("pyworker.long"):
             with formatter.section("\nCommands"):
