@@ -113,7 +113,10 @@ _NOT = {"start": "did not start", "reload": "was not reloaded", "restart": "did 
 def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
     app = line(result.get("app") or "?")
     reason = str(result.get("reason") or "no reason was given")
-    message = f"{app} {_NOT.get(verb, f'could not {verb}')}: {reason}"
+    failed = _NOT.get(verb, f"could not {verb}")
+    if verb == "reload" and (result.get("workers") or {}).get("ready"):
+        failed += f", gen {result.get('gen')} goes on"
+    message = f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
     said = "" if said.strip() == reason else said  # one line, which the message has already
     return "\n" * how.tty + words(message, said, _hints(result), how)

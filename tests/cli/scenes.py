@@ -79,7 +79,7 @@ def _refused_reload(_request: Any) -> Iterator[Any]:
     yield event("api", None, "reload_started", **{"from": 7, "to": 8})
     yield event("api", None, "reload_refused", **{"from": 7, "to": 8}, reason="importing shop.main failed", traceback="", hint="")
     yield results.reply(
-        "failed", ok=False, gen=7, reason="importing shop.main failed; the 2 old workers serve on",
+        "failed", ok=False, gen=7, reason="importing shop.main failed",
         traceback=results.TRACEBACK, hint="install it: /home/deploy/shop/.venv/bin/python -m pip install redis",
     )  # fmt: skip
 
