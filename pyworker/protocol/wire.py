@@ -13,6 +13,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 MAX_MESSAGE = 64 * 1024  # a packet between our own processes
@@ -40,15 +41,22 @@ def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
 def encode(message: Any) -> bytes:
     """Return the JSON bytes of a message (no newline at the end).
 
-    A field at its default is left out: a peer of an older version knows every field that it is sent, unless what is
-    new is really used.
+    A field at its default is left out, also deep inside: a peer of an older version knows every field that it is sent,
+    unless what is new is really used.
     """
-    fields: dict[str, Any] = {"type": tag(message.__class__)}
-    for name, default in _fields(message.__class__):
-        value = getattr(message, name)
-        if default is dataclasses.MISSING or value != default:
-            fields[name] = value
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True, default=to_json).encode()
+    return _encoder.encode({"type": tag(message.__class__), **_without_defaults(message)}).encode()
+
+
+def _without_defaults(value: Any) -> Any:
+    """Return what json has no words for: a dataclass without the fields that are at their default, an enum's value."""
+    kind = value.__class__
+    if not hasattr(kind, "__dataclass_fields__"):
+        return to_json(value)
+    found = {name: (getattr(value, name), default) for name, default in _fields(kind)}
+    return {name: v for name, (v, default) in found.items() if default is dataclasses.MISSING or v != default}
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), default=_without_defaults)  # each call of json.dumps makes one
 
 
 def to_json(value: Any) -> Any:
@@ -86,51 +94,82 @@ def parse_json(data: bytes | bytearray | memoryview, *, limit: int = MAX_REQUEST
     if len(data) > limit:
         raise WireError(f"message of {len(data)} bytes, at most {limit} are taken")
     try:
-        return json.loads(bytes(data).decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        return _decoder.decode(bytes(data).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {str(error)[:100]}") from None
 
 
 def from_json(hint: Any, value: Any, where: str) -> Any:
     """Check `value` against a type and return it converted; `where` names it in the error."""
+    return _reader(hint)(value, where)
+
+
+def prepare(cls: type) -> None:
+    """Look at a dataclass and all that it holds, so that processes forked from here need not."""
+    _fields_read(cls)
+
+
+_Reader = Callable[[Any, str], Any]
+
+
+def _reader(hint: Any) -> _Reader:
+    """Return what reads values of a type. Made once for each field of a message: to look at types costs more than to read."""
     origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        return _dataclass_from_json(hint, value, where)
+        return lambda value, where: value
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        _fields_read(hint)
+        return functools.partial(_dataclass_from_json, hint)
     if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        failures: list[str] = []
-        for option in options:
-            if option is type(None):
-                continue
-            try:
-                return from_json(option, value, where)
-            except WireError as error:
-                failures.append(str(error))
-        raise WireError(failures[0])
+        options = [_reader(option) for option in arguments if option is not type(None)]
+        return functools.partial(_one_of, options, type(None) in arguments)
     if origin is typing.Literal:
-        if any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint)):
-            return value
-        raise WireError(f"{where}: expected one of {typing.get_args(hint)}, got {value!r:.60}")
+        return functools.partial(_literal, arguments)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise WireError(f"{where}: expected a list, got {_kind(value)}")
-        item = typing.get_args(hint)[0]
-        return tuple(from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return functools.partial(_items, _reader(arguments[0]))
     if origin is dict:
-        if not isinstance(value, dict):
-            raise WireError(f"{where}: expected an object, got {_kind(value)}")
-        item = typing.get_args(hint)[1]
-        return {_text(k, where): from_json(item, v, f"{where}[{k!r:.40}]") for k, v in value.items()}
+        return functools.partial(_entries, _reader(arguments[1]))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return functools.partial(_member, hint)
+    return functools.partial(_scalar, hint)
+
+
+def _one_of(options: list[_Reader], or_none: bool, value: Any, where: str) -> Any:
+    if value is None and or_none:
+        return None
+    failures: list[str] = []
+    for read in options:
         try:
-            return hint(value)
-        except ValueError:
-            raise WireError(f"{where}: {value!r:.60} is not a {hint.__name__}") from None
-    return _scalar(hint, value, where)
+            return read(value, where)
+        except WireError as error:
+            failures.append(str(error))
+    raise WireError(failures[0])
+
+
+def _literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if any(value == choice and type(value) is type(choice) for choice in choices):
+        return value
+    raise WireError(f"{where}: expected one of {choices}, got {value!r:.60}")
+
+
+def _items(read: _Reader, value: Any, where: str) -> Any:
+    if not isinstance(value, list):
+        raise WireError(f"{where}: expected a list, got {_kind(value)}")
+    return tuple(read(v, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def _entries(read: _Reader, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise WireError(f"{where}: expected an object, got {_kind(value)}")
+    return {_text(k, where): read(v, f"{where}[{k!r:.40}]") for k, v in value.items()}
+
+
+def _member(kind: type[enum.Enum], value: Any, where: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise WireError(f"{where}: {value!r:.60} is not a {kind.__name__}") from None
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
@@ -143,24 +182,29 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     return _text(value, where) if hint is str else value
 
 
-_hints: dict[type, dict[str, Any]] = {}
+@functools.cache
+def _fields_read(cls: Any) -> dict[str, tuple[_Reader, bool]]:
+    """Return what reads each field of a dataclass, and whether it must be there."""
+    hints = typing.get_type_hints(cls)
+    missing = dataclasses.MISSING
+    return {
+        f.name: (_reader(hints[f.name]), f.default is missing and f.default_factory is missing)
+        for f in dataclasses.fields(cls)
+    }
 
 
 def _dataclass_from_json(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise WireError(f"{where}: expected an object, got {_kind(value)}")
-    hints = _hints.get(cls)
-    if hints is None:
-        hints = _hints[cls] = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = _fields_read(cls)
     for name in value:
         if name not in fields:
             raise WireError(f"{where}: unknown field {name!r:.60}")
     arguments = {}
-    for name, field in fields.items():
+    for name, (read, required) in fields.items():
         if name in value:
-            arguments[name] = from_json(hints[name], value[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            arguments[name] = read(value[name], f"{where}.{name}")
+        elif required:
             raise WireError(f"{where}: missing field {name!r}")
     return cls(**arguments)
 
@@ -186,3 +230,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is out of range")
     return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
