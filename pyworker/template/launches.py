@@ -7,13 +7,14 @@ another's. Single-threaded; holds nothing but its channel between two launches.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import select
 import socket
 from collections.abc import Callable
 
 from pyworker.protocol import wire
-from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched
+from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchSpec
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
 
@@ -26,6 +27,8 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
     Returns 0 at the end of the channel; in a grandchild what `launch` returned.
     """
     set_name("pyworker launch")
+    wire.prepare(LaunchSpec)  # two thirds of what a child had to do until its exec
+    gc.disable()  # in the children, until their exec, it would only touch and so copy pages
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     while True:
