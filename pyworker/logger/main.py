@@ -18,13 +18,13 @@ from pyworker.logger.hands import FILE as IN_HAND
 from pyworker.logger.hands import Hands
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
-from pyworker.logger.pipe import Life, Pipe
+from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
-from pyworker.protocol.inherited import PIDFD_KINDS, FdName, parse_fd_name
+from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
 from pyworker.protocol.logs import STDOUT, Format, LogsSpec
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import (
@@ -67,6 +67,7 @@ class Logger:
         self._lifeline = lifeline
         self._epoll = select.epoll()
         self._pipes: dict[int, Pipe] = {}
+        self._named: dict[str, Pipe] = {}  # without those whose name another one has now
         self._waiting: dict[int, Pipe] = {}  # not read yet: pid or file are not known
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
@@ -120,6 +121,7 @@ class Logger:
                 self._epoll.register(pipe.fd, select.EPOLLIN)
             except OSError as error:  # not a pipe: a mistake of the daemon's must not end the logger
                 say(f"{pipe.full_name} cannot be read, ignored: {error}")
+                self._unname(pipe)
                 os.close(self._pipes.pop(pipe.fd).fd)
                 continue
             if pipe.forgotten:
@@ -207,8 +209,15 @@ class Logger:
         self._epoll.unregister(pipe.fd)  # closing is not enough: the guardian has a copy of the same pipe
         del self._pipes[pipe.fd]
         os.close(pipe.fd)
-        if pipe.named and not pipe.forgotten:
+        if self._unname(pipe) and not pipe.forgotten:
             self._closed.append(pipe.full_name)
+
+    def _unname(self, pipe: Pipe) -> bool:
+        """Take a pipe's name away; False when another pipe has it."""
+        if self._named.get(pipe.full_name) is not pipe:
+            return False
+        del self._named[pipe.full_name]
+        return True
 
     def _knows(self, pipe: Pipe) -> bool:
         """True when the pipe can be read; its source then has the pid."""
@@ -330,8 +339,8 @@ class Logger:
             case FdName() if name.kind in PIDFD_KINDS:
                 self._forget(text)
                 self._lives[name.kind, name.app, name.numbers] = life = Life(fd)
-                for pipe in self._pipes.values():
-                    if pipe.pid_name == (name.kind, name.app, name.numbers):
+                for kind in OUTPUT_OF.get(name.kind, ()):
+                    if (pipe := self._named.get(fd_name(kind, name.app, *name.numbers))) is not None:
                         pipe.lines.source.pid = life.pid
             case FdName(kind="out" | "err" | "tout" | "terr"):
                 self._add_pipe(name, fd)
@@ -340,13 +349,11 @@ class Logger:
 
     def _add_pipe(self, name: FdName, fd: int) -> None:
         pipe = Pipe(name, fd, time.monotonic())
-        for other in self._pipes.values():
-            if other.name == name and other.named:
-                if other.inode == pipe.inode:
-                    os.close(fd)
-                    return
-                other.named = False
-        self._pipes[fd] = self._waiting[fd] = pipe
+        other = self._named.get(pipe.full_name)
+        if other is not None and other.inode == pipe.inode:
+            os.close(fd)
+            return
+        self._named[pipe.full_name] = self._pipes[fd] = self._waiting[fd] = pipe
 
     def _configure(self, app: str, fd: int) -> None:
         try:
@@ -357,6 +364,7 @@ class Logger:
         finally:
             os.close(fd)
         self._write(time.monotonic())  # what was read before belongs to the file before
+        before = self._spec(app).file
         self._specs[app] = spec
         if self._home and spec.file != STDOUT:
             point_to(self._home, app, spec.file)
@@ -365,7 +373,8 @@ class Logger:
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec
-        self._drop_unused_files()
+        if before != spec.file:
+            self._drop_unused_files()
 
     def _forget(self, text: str) -> None:
         name = parse_fd_name(text)
@@ -379,10 +388,11 @@ class Logger:
                 if life is not None:
                     os.close(life.fd)
             case FdName():
-                for pipe in [p for p in self._pipes.values() if p.name == name and p.named]:
-                    pipe.forgotten = True
-                    if pipe.fd not in self._waiting:
-                        self._drain(pipe)
+                forgotten = self._named.get(text)
+                if forgotten is not None:
+                    forgotten.forgotten = True
+                    if forgotten.fd not in self._waiting:
+                        self._drain(forgotten)
             case None:
                 pass
 

@@ -12,7 +12,8 @@ from pyworker.protocol.inherited import FdName
 from pyworker.unix import process
 
 PIPE_SIZE = 256 * 1024  # of memory between a printing worker and us, where the system grants it
-_PID_KIND = {"out": "pid", "err": "pid", "tout": "tpid", "terr": "tpid"}
+OUTPUT_OF = {"pid": ("out", "err"), "tpid": ("tout", "terr")}
+_PID_KIND = {output: pid for pid, outputs in OUTPUT_OF.items() for output in outputs}
 
 
 class Pipe:
@@ -22,7 +23,6 @@ class Pipe:
         self.name = name
         self.fd = fd
         self.born = now
-        self.named = True  # False: another pipe has the name now
         self.forgotten = False  # to be closed when what is in it now has been read
         self.holding_since: float | None = None
         slot = name.numbers[1] if len(name.numbers) == 3 else 0
