@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.inherited import WorkerId
-from pyworker.protocol.scoreboard import LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
+from pyworker.protocol.scoreboard import FIELDS, LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
 from pyworker.record import record
 from pyworker.unix.fds import memfd_fixed
 
@@ -54,7 +54,8 @@ class Board:
         self._map = mmap.mmap(fd, SIZE)
         self._cells = memoryview(self._map).cast("B").cast("Q")
         self._rows: dict[int, int] = {}  # serial -> row
-        self._free = list(range(ROWS - 1, 0, -1))  # the lowest is given out first: few pages are touched
+        self._free: list[int] = []  # rows that were given back
+        self._fresh = 1  # no row from here on was ever given out; the lowest is first, so few pages are touched
 
     @classmethod
     def create(cls, app: str) -> Board:
@@ -71,14 +72,16 @@ class Board:
         """
         board = cls(fd)
         known = set(serials)
-        for row in range(1, ROWS):
-            serial = board._cells[row_slice(row)][F.SERIAL]
+        # read, not looked at through the mapping: that would give every page of it memory, a megabyte an app
+        serials_there = memoryview(os.pread(fd, SIZE, 0)).cast("Q")[F.SERIAL :: FIELDS].tolist()
+        for row, serial in enumerate(serials_there[1:], 1):
             if serial in known and serial not in board._rows:
                 board._rows[serial] = row
             elif serial:
                 board._clear(row)
         taken = set(board._rows.values())
-        board._free = [row for row in board._free if row not in taken]
+        board._fresh = max(taken, default=0) + 1
+        board._free = [row for row in range(board._fresh - 1, 0, -1) if row not in taken]
         return board
 
     def close(self) -> None:
@@ -90,9 +93,13 @@ class Board:
     # ---- rows --------------------------------------------------------------------------------------
     def allocate(self, worker: WorkerId, *, pid: int = 0) -> int:
         """Give the worker a zeroed row and return its number."""
-        if not self._free:
+        if self._free:
+            row = self._free.pop()
+        elif self._fresh < ROWS:
+            row = self._fresh
+            self._fresh += 1
+        else:
             raise BoardFull(f"app {worker.app} has {len(self._rows)} workers at once, the most there can be")
-        row = self._free.pop()
         self._clear(row)
         cells = self._cells[row_slice(row)]
         cells[F.SLOT] = worker.slot

@@ -110,6 +110,15 @@ def test_new_daemon_finds_the_rows_again_and_clears_the_others(board: Board) -> 
     adopted.close()
 
 
+def test_taking_over_gives_no_row_memory_and_finds_the_free_ones_below(board: Board) -> None:
+    rows = {serial: board.allocate(worker(serial)) for serial in range(1, 5)}
+    before = os.fstat(board.fd).st_blocks
+    adopted = Board.adopt(os.dup(board.fd), [2, 4])
+    assert os.fstat(board.fd).st_blocks == before
+    assert [adopted.allocate(worker(serial)) for serial in (5, 6, 7)] == [rows[1], rows[3], rows[4] + 1]
+    adopted.close()
+
+
 def test_worker_that_scribbles_over_everything_harms_only_the_numbers(board: Board) -> None:
     row = board.allocate(worker(1))
     with mapping(board) as cells:
