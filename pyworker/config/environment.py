@@ -10,10 +10,11 @@ import io
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import dotenv.parser
 
+from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import InterpolationError, expand_dotenv, interpolate
 
 MAX_ENV_FILE = 1024 * 1024
@@ -27,6 +28,8 @@ SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:(?!\d{1,5}/)[^@]+@")
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
 _NAME = re.compile(r"[^=\0]+\Z")
+
+Check = Callable[[int, str], None]
 
 
 class EnvironmentProblem(ValueError):
@@ -71,13 +74,18 @@ def use_venv(env: dict[str, str], python: str) -> None:
     env["VIRTUAL_ENV"] = venv
 
 
-def add_file(env: dict[str, str], file: str, key: tuple[str | int, ...], shell_env: Mapping[str, str]) -> None:
-    """Add a dotenv file; a name that ends with "?" need not exist. ${VAR} sees what is there already, then the shell."""
+def add_file(
+    env: dict[str, str], file: str, key: tuple[str | int, ...], shell_env: Mapping[str, str], check: Check | None = None
+) -> None:
+    """Add a dotenv file; a name that ends with "?" need not exist. ${VAR} sees what is there already, then the shell.
+
+    `check` is given the open file and its path, and raises if it is not to be read.
+    """
     optional = file.endswith("?")
     path = file.removesuffix("?")
     name = os.path.basename(path)
     try:
-        text = _read(path)
+        text = _read(path, check)
     except FileNotFoundError:
         if optional:
             return
@@ -85,6 +93,8 @@ def add_file(env: dict[str, str], file: str, key: tuple[str | int, ...], shell_e
         raise EnvironmentProblem(key, f"names {name}, which does not exist", hint) from None
     except OSError as error:
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error.strerror or error}", path) from None
+    except IdentityError:
+        raise
     except ValueError as error:
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error}", path) from None
     for binding in dotenv.parser.parse_stream(io.StringIO(text)):
@@ -95,10 +105,12 @@ def add_file(env: dict[str, str], file: str, key: tuple[str | int, ...], shell_e
             env[binding.key] = expand_dotenv(binding.value, lambda n: env.get(n, shell_env.get(n)))
 
 
-def _read(path: str) -> str:
+def _read(path: str, check: Check | None) -> str:
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is not a regular file")
+        if check is not None:
+            check(file.fileno(), path)
         data = file.read(MAX_ENV_FILE + 1)
     if len(data) > MAX_ENV_FILE:
         raise ValueError(f"it is larger than {MAX_ENV_FILE} bytes")

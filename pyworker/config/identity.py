@@ -101,31 +101,68 @@ def check_owner(file: str, uid: int | None) -> None:
 
     Whoever can change the file (or put another in its place) decides what runs and as whom.
     """
-    trusted = {0} if uid is None else {0, uid}
     real = os.path.realpath(file)
-    for path, what in ((real, "it"), (os.path.dirname(real), "its folder")):
-        info = os.stat(path)
-        if info.st_uid not in trusted:
-            owner = _by_uid(info.st_uid).pw_name
-            hint = f"chown root {path}"
-            if uid is None:
-                hint += f', or run the app as its owner: user = "{owner}"'
-            raise IdentityError("", f"root does not start apps from {file}: {what} belongs to {owner}", hint)
-        sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX  # others cannot replace files in it
-        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
-            raise IdentityError(
-                "", f"root does not start apps from {file}: {what} can be written by {who}", f"chmod go-w {path}"
-            )
+    _check_writers(f"start apps from {file}", real, os.stat(real), uid)
 
 
-def check_env_file(path: str, uid: int | None, config_file: str) -> None:
-    """For root: refuse a dotenv file that strangers could have written, and one that the config file's owner may not see.
+def check_env_file(fd: int, path: str, uid: int | None, config_file: str) -> None:
+    """For root: refuse an open dotenv file that strangers could have written, or that the config file may not name."""
+    _check_writers(f"start apps from {path}", os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd), uid)
+    check_named(fd, path, "env_file", uid, config_file)
+
+
+def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str) -> None:
+    """For root: refuse an open file that the config file names and whose owner's is not this.
 
     Root reads it and hands it to the app: a config file of the app's own user must not have root read others' files.
+    It is asked of the descriptor, for by its path another file could be put there between the look and the reading.
     """
-    check_owner(path, uid)
-    if uid and config_file and os.stat(config_file).st_uid == uid != os.stat(path).st_uid:
+    if uid and config_file and os.fstat(fd).st_uid != uid and (whose := _is_of(uid, config_file)):
         name = _by_uid(uid).pw_name
-        message = f"root does not read {path} for a config file that belongs to {name}: it is not {name}'s own"
-        raise IdentityError("env_file", message, f"chown root {config_file}, or: chown {name} {path}")
+        message = f"root does not read {path} for a config file {whose} {name}: it is not {name}'s own"
+        raise IdentityError(key, message, f"give the config file and its folder to root, or: chown {name} {path}")
+
+
+def check_log(path: str, uid: int | None, config_file: str) -> None:
+    """For root: refuse a log file that the app's user could turn into another one. Root writes and renames it by its path."""
+    name = _by_uid(uid).pw_name if uid else ""
+    if uid and config_file and (whose := _is_of(uid, config_file)):
+        message = f"root does not write to {path} for a config file {whose} {name}"
+        raise IdentityError(
+            "logs.file", message, "leave it out (pyworker logs shows the log), or give the file to root"
+        )
+    folder = os.path.dirname(path)
+    while True:
+        _check_writers(f"write to {path}", folder, os.stat(folder), None, inside=True)
+        if folder == "/":
+            return
+        folder = os.path.dirname(folder)
+
+
+def _is_of(uid: int, file: str) -> str:
+    """Return in words how a file is in the hands of a user; "" when it is not."""
+    real = os.path.realpath(file)
+    if os.stat(real).st_uid == uid:
+        return "that belongs to"
+    return "whose folder belongs to" if os.stat(os.path.dirname(real)).st_uid == uid else ""
+
+
+def _check_writers(doing: str, path: str, info: os.stat_result, uid: int | None, *, inside: bool = False) -> None:
+    trusted = {0} if uid is None else {0, uid}
+    places = [(path, info, "it")]
+    if inside:
+        places = [(path, info, path)]
+    else:
+        folder = os.path.dirname(path)
+        places.append((folder, os.stat(folder), "its folder"))
+    for where, found, what in places:
+        if found.st_uid not in trusted:
+            owner = _by_uid(found.st_uid).pw_name
+            hint = f"chown root {where}"
+            if uid is None and not inside:
+                hint += f', or run the app as its owner: user = "{owner}"'
+            raise IdentityError("", f"root does not {doing}: {what} belongs to {owner}", hint)
+        sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX  # others cannot replace files in it
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            who = "everyone" if found.st_mode & stat.S_IWOTH else "its group"
+            raise IdentityError("", f"root does not {doing}: {what} can be written by {who}", f"chmod go-w {where}")

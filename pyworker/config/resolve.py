@@ -7,6 +7,7 @@ no process and changes nothing. `find_paths` alone is what `pyworker check` uses
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -17,7 +18,7 @@ from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS
 from pyworker.config.cpus import usable_cpus
-from pyworker.config.identity import Identity, IdentityError, check_env_file, check_owner, identify
+from pyworker.config.identity import Identity, IdentityError, check_env_file, check_log, check_owner, identify
 from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
@@ -45,9 +46,9 @@ def resolve(
     found = _Found(app.name, file)
     who = _identity(app, file, is_root, found)
     config, python = _paths(app, file, our_python, found)
-    if is_root:
-        _env_files(config, file, who, found)
-    env, origins = _environment(app, config, python, who, shell_env, base_env, found)
+    if is_root and config.logs.file is not None:
+        _log_file(config.logs.file, file, who, found)
+    env, origins = _environment(app, config, python, who, shell_env, base_env, found, file if is_root else None)
     if app.command:
         _command(app, config, env, found)
     state = _state(app, env, shell_env, found)
@@ -111,14 +112,12 @@ def _identity(app: AppConfig, file: str, is_root: bool, found: _Found) -> Identi
     return who
 
 
-def _env_files(config: AppConfig, file: str, who: Identity, found: _Found) -> None:
-    for path in config.env_file:
+def _log_file(path: str, file: str, who: Identity, found: _Found) -> None:
+    with contextlib.suppress(OSError):  # what is not there is said where its path is looked up
         try:
-            check_env_file(path.removesuffix("?"), who.uid, file)
+            check_log(path, who.uid, file)
         except IdentityError as error:
-            found.add((), error.message, error.hint, "identity")
-        except OSError:
-            continue  # what is not there or cannot be looked at is said where it is read
+            found.add(("logs", "file"), f"is refused: {error.message}", error.hint, "identity")
 
 
 def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[AppConfig, str]:
@@ -242,8 +241,14 @@ def _environment(
     shell_env: Mapping[str, str],
     base_env: Mapping[str, str],
     found: _Found,
+    roots: str | None,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the environment, and for each name where its value comes from."""
+    """Return the environment, and for each name where its value comes from. `roots`: the config file, if root reads it."""
+
+    def check(fd: int, path: str) -> None:
+        if roots is not None:
+            check_env_file(fd, path, who.uid, roots)
+
     origins: dict[str, str] = {}
     env: dict[str, str] = {}
     before: dict[str, str] = {}
@@ -261,7 +266,9 @@ def _environment(
     came_from("venv")
     for index, path in enumerate(config.env_file):
         try:
-            environment.add_file(env, path, ("env_file", index), shell_env)
+            environment.add_file(env, path, ("env_file", index), shell_env, check)
+        except IdentityError as error:
+            found.add((), error.message, error.hint, "identity")
         except environment.EnvironmentProblem as problem:
             found.add(problem.key, problem.message, problem.hint, "environment")
         came_from(os.path.basename(path).removesuffix("?"))

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from pyworker.config.identity import IdentityError, check_named
 from pyworker.config.interpolate import literal
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError, Problem
@@ -60,11 +61,14 @@ def make_generation(number: int, app: AppConfig, file: str, mtime_ns: int, shell
         import dataclasses
 
         resolved = dataclasses.replace(resolved, source=file, mtime_ns=mtime_ns)
-    return Generation(number, resolved, tls=read_tls(resolved.config))
+    return Generation(number, resolved, tls=read_tls(resolved.config, resolved.uid, file))
 
 
-def read_tls(config: AppConfig) -> tuple[bytes, bytes, bytes]:
-    """Return certificate, key and CA as the daemon may read them; workers may not need to."""
+def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -> tuple[bytes, bytes, bytes]:
+    """Return certificate, key and CA as the daemon may read them; workers may not need to.
+
+    `uid`: of the app's workers. For a config file of theirs root reads what is theirs only.
+    """
     if config.tls is None:
         return b"", b"", b""
     parts = []
@@ -75,7 +79,10 @@ def read_tls(config: AppConfig) -> tuple[bytes, bytes, bytes]:
             continue
         try:
             with open(os.path.join(config.cwd, path), "rb") as file:
+                check_named(file.fileno(), path, f"tls.{name}", uid, config_file)
                 parts.append(file.read(1024 * 1024))
+        except IdentityError as error:
+            raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None
         except OSError as error:
             raise ConfigError(
                 [

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.config.identity import IdentityError, check_env_file, check_owner, identify
+from pyworker.config.identity import IdentityError, check_env_file, check_log, check_owner, identify
+from pyworker.config.problem import ConfigError
+from pyworker.config.schema import AppConfig, TlsConfig
+from pyworker.daemon.sources import read_tls
 
 ME = pwd.getpwuid(os.geteuid())
 NOBODY = pwd.getpwnam("nobody")
@@ -101,15 +104,76 @@ def test_root_reads_no_env_file_of_strangers_and_none_that_the_files_owner_may_n
     config, env = folder / "app.toml", folder / ".env"
     config.touch(mode=0o644)
     env.touch(mode=0o600)
-    check_env_file(str(env), NOBODY.pw_uid, str(config))  # root's file says that root's secrets go to nobody
+
+    def check(uid: int | None, config_file: str) -> None:
+        with env.open() as file:
+            check_env_file(file.fileno(), str(env), uid, config_file)
+
+    check(NOBODY.pw_uid, str(config))  # root's file says that root's secrets go to nobody
+    os.chown(folder, NOBODY.pw_uid, 0)  # who can put another config file there
+    with pytest.raises(IdentityError, match="whose folder belongs to nobody: it is not nobody's own"):
+        check(NOBODY.pw_uid, str(config))
+    os.chown(folder, 0, 0)
     os.chown(config, NOBODY.pw_uid, 0)
     with pytest.raises(IdentityError, match="it is not nobody's own"):
-        check_env_file(str(env), NOBODY.pw_uid, str(config))
+        check(NOBODY.pw_uid, str(config))
     os.chown(env, NOBODY.pw_uid, 0)
-    check_env_file(str(env), NOBODY.pw_uid, str(config))
+    check(NOBODY.pw_uid, str(config))
     with pytest.raises(IdentityError, match="belongs to nobody"):
-        check_env_file(str(env), None, str(config))  # an app of root's
+        check(None, str(config))  # an app of root's
     os.chown(env, 0, 0)
     os.chmod(env, 0o666)
     with pytest.raises(IdentityError, match="written by everyone"):
-        check_env_file(str(env), None, "")
+        check(None, "")
+
+
+@needs_root
+def test_it_is_the_open_file_that_root_looks_at_and_not_its_path(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o755)
+    config, own, others = tmp_path / "app.toml", tmp_path / ".env", tmp_path / "others"
+    for path in (config, own):
+        path.touch()
+        os.chown(path, NOBODY.pw_uid, 0)
+    others.write_text("SECRET=1")
+    own.unlink()
+    own.symlink_to(others)
+    with own.open() as file:  # opened while the link was there ...
+        own.unlink()
+        own.touch()
+        os.chown(own, NOBODY.pw_uid, 0)  # ... and looked at when all is well again
+        with pytest.raises(IdentityError, match="it is not nobody's own"):
+            check_env_file(file.fileno(), str(own), NOBODY.pw_uid, str(config))
+
+
+@needs_root
+def test_root_reads_no_key_of_others_for_a_config_file_of_the_apps_user(tmp_path: Path) -> None:
+    folder = tmp_path / "srv"
+    folder.mkdir(mode=0o755)
+    config, key = folder / "app.toml", tmp_path / "key.pem"
+    config.touch()
+    key.write_text("the key")
+    app = AppConfig("api", cwd=str(folder), tls=TlsConfig(cert=str(key), key=str(key)))
+    assert read_tls(app, NOBODY.pw_uid, str(config))[:2] == (b"the key", b"the key")
+    os.chown(config, NOBODY.pw_uid, 0)
+    with pytest.raises(ConfigError, match="for a config file that belongs to nobody"):
+        read_tls(app, NOBODY.pw_uid, str(config))
+
+
+@needs_root
+def test_root_writes_no_log_where_others_could_put_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "srv" / "logs"
+    folder.mkdir(parents=True, mode=0o755)
+    config = tmp_path / "app.toml"
+    config.touch()
+    check_log(str(folder / "api.log"), NOBODY.pw_uid, str(config))
+    os.chown(config, NOBODY.pw_uid, 0)
+    with pytest.raises(IdentityError, match="for a config file that belongs to nobody"):
+        check_log("/etc/passwd", NOBODY.pw_uid, str(config))
+    os.chown(config, 0, 0)
+    os.chown(folder.parent, NOBODY.pw_uid, 0)
+    with pytest.raises(IdentityError, match="srv belongs to nobody"):
+        check_log(str(folder / "api.log"), NOBODY.pw_uid, str(config))
+    os.chown(folder.parent, 0, 0)
+    os.chmod(folder, 0o777)
+    with pytest.raises(IdentityError, match="logs can be written by everyone"):
+        check_log(str(folder / "api.log"), None, "")

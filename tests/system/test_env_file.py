@@ -1,0 +1,85 @@
+"""An env_file that changes or vanishes after the start: what runs keeps what it began with, and who asks for more is told."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.wait import wait_until
+
+APP = """
+import os
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": os.environ["GREETING"].encode()})
+"""
+
+
+@pytest.fixture
+def greeting(pw: Pyworker) -> str:
+    """Start an app that says what its env_file says; return the file's path."""
+    pw.write(".env", "GREETING=hello\n")
+    pw.api(APP, top='env_file = ".env"')
+    pw.ok("start", "app.toml")
+    assert pw.get() == "hello"
+    return os.path.join(pw.folder, ".env")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [(None, "which does not exist"), ("no assignment\n", "whose line 1 is not NAME=value"), ("\0", "whose line 1 is not")],
+    ids=["gone", "malformed", "zeros"],
+)
+def test_a_reload_with_an_env_file_that_cannot_be_used_does_not_happen(
+    pw: Pyworker, greeting: str, content: str | None, cause: str
+) -> None:
+    pids = pw.pids()
+    os.unlink(greeting)
+    if content is not None:
+        pw.write(".env", content)
+    for command in ("reload", "restart"):
+        done = pw.run(command, "api")
+        assert done.returncode != 0
+        assert "names .env" in done.stderr
+        assert cause in done.stderr
+    assert pw.pids() == pids
+    assert pw.get() == "hello"
+    pw.write(".env", "GREETING=again\n")
+    pw.ok("reload", "api")
+    assert pw.get() == "again"
+
+
+@pytest.mark.parametrize("killed", ["worker", "template+worker", "daemon+worker", "guardian"])
+def test_what_is_made_again_of_a_generation_has_the_values_that_it_began_with(
+    pw: Pyworker, greeting: str, killed: str
+) -> None:
+    pids = pw.pids()
+    os.unlink(greeting)
+    for role in killed.split("+"):
+        kill(pids[0] if role == "worker" else pw.role(role))
+    wait_until(lambda: pw.status() != {}, LONG, "a daemon")
+    pool = [w["pid"] for w in pw.wait_steady()["pool"]]
+    assert (pids[0] in pool) == ("worker" not in killed)
+    assert pids[1] in pool
+    kill(pids[1])  # now each worker is one that was made after the file had gone
+    pw.wait_steady()
+    assert {pw.get() for _ in range(8)} == {"hello"}
+
+
+def test_a_boot_without_the_env_file_says_which_one_it_misses(pw: Pyworker, greeting: str) -> None:
+    os.unlink(greeting)
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    assert pw.app()["state"] == "failed"
+    assert "names .env, which does not exist" in pw.ok("describe", "api").stdout
+    pw.write(".env", "GREETING=back\n")
+    pw.ok("start", "app.toml")
+    assert pw.get() == "back"
