@@ -39,6 +39,7 @@ class WorkerHandle:
     queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
+    said: int = 0  # messages on its channel
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None

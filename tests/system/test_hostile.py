@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from pyworker.daemon.workers import MAX_LISTENERS
-from tests.support.pyworker import LONG, Pyworker
+from pyworker.daemon.workers import MAX_LISTENERS, MOST_SAID
+from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 from tests.template.test_launcher import PUBLIC, needs_public, needs_root
@@ -54,6 +54,49 @@ def _fails(pw: Pyworker, path: str) -> bool:
     except (OSError, AssertionError):
         return True
     return False
+
+
+FLOOD = """
+import os, socket, threading
+
+def flood(message):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            channel = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if channel.type == socket.SOCK_SEQPACKET:
+            channel.setblocking(True)
+            while True:
+                channel.send(message)
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/":
+        kind = environ["PATH_INFO"].strip("/")
+        more = {"recycle": b',"reason":"x"', "hello": b',"version":"x"'}.get(kind, b"")
+        threading.Thread(target=flood, args=(b'{"type":"%s"%s}' % (kind.encode(), more),), daemon=True).start()
+    body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.parametrize("kind", ["recycle", "hello", "accepting"])
+def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, kind: str) -> None:
+    pw.api(FLOOD, workers=1, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    daemon, before = pw.role("daemon"), pw.get()
+    pw.get(f"/{kind}")
+    wait_until(lambda: not alive(int(before)), LONG, "the worker to be killed")
+    pw.wait_steady()
+    assert pw.get() != before
+    assert pw.role("daemon") == daemon
+    events = [json.loads(line) for line in pw.ok("events", "--json").stdout.splitlines()]
+    assert sum(event["type"] == "worker_recycled" for event in events) <= 1
+    if kind != "recycle":  # that one may have left by itself, its successor was there first
+        exits = [event["data"]["reason"] for event in events if event["type"] == "worker_exited"]
+        assert any(f"more than {MOST_SAID} messages" in reason for reason in exits), events
+
 
 
 LIAR = """
