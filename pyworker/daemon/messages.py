@@ -18,6 +18,7 @@ from pyworker.daemon import nodeshared
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
+from pyworker.policy import talk
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import node
 from pyworker.protocol.inherited import worker_fd
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from pyworker.daemon.app import App
     from pyworker.daemon.brain import Brain
 
-A_SECOND = 50.0  # messages of one worker that become events
-AT_ONCE = 200.0
-REST = 0.2  # seconds without reading one that has said too much
 _READS = 4
+REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
 _MAX_FDS = 16
 
@@ -44,9 +43,8 @@ class Channel:
     """One worker's."""
 
     sock: socket.socket
+    talk: talk.Allowance
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
-    room: float = AT_ONCE  # how many messages it may say now
-    counted_at: float = 0.0
     resting: bool = False
     full: bool = False  # a message waits for room
 
@@ -66,7 +64,7 @@ class Messages:
         fd = self._brain.store.get(worker_fd("ipc", handle.id))
         if fd is None:
             return
-        channel = Channel(copy_socket(fd), counted_at=self._brain.loop.clock())
+        channel = Channel(copy_socket(fd), talk.Allowance(self._brain.loop.clock()))
         self._channels[app.name, handle.id.serial] = channel
         self._brain.loop.add(channel.sock.fileno(), READ, lambda events: self._on_events(app, handle, channel, events))
 
@@ -74,7 +72,7 @@ class Messages:
         """The worker has ended: what it said last is read, and the channel closed."""
         channel = self._channels.pop((app.name, handle.id.serial), None)
         if channel is not None:
-            channel.room = max(channel.room, 10.0)
+            channel.talk.left = max(channel.talk.left, 10.0)
             if self._brain.loop.watches(channel.sock.fileno()):
                 self._read(app, handle, channel)
             self._brain.loop.remove(channel.sock.fileno())
@@ -155,10 +153,7 @@ class Messages:
 
     def _may_read(self, app: App, handle: WorkerHandle, channel: Channel) -> bool:
         """Whether its messages may be read now; else they are after a while, and wait with the worker until then."""
-        now = self._brain.loop.clock()
-        channel.room = min(AT_ONCE, channel.room + (now - channel.counted_at) * A_SECOND)
-        channel.counted_at = now
-        if channel.room >= 1.0:
+        if channel.talk.is_left(self._brain.loop.clock()):
             return True
         channel.resting = True
         self._set_mask(channel)
@@ -174,7 +169,7 @@ class Messages:
     def _take(self, app: App, handle: WorkerHandle, channel: Channel, event: node.Event) -> None:
         match event:
             case node.Message(value=value, handle=given):
-                channel.room -= 1.0
+                channel.talk.spend()
                 self._close(given)
                 self.heard(app, handle, *node.shown(value))
             case node.Internal(value=question, handle=given):
@@ -185,7 +180,7 @@ class Messages:
             case node.Stray(fds=fds):
                 unix_fds.close_all(fds)
             case node.Malformed(reason=reason):
-                channel.room -= 1.0
+                channel.talk.spend()
                 self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
 
     def heard(self, app: App, handle: WorkerHandle, text: str, size: int) -> None:
@@ -205,7 +200,7 @@ class Messages:
         generation = app.generations.get(handle.id.generation)
         if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > node.MAX_TEXT:
             return
-        channel.room -= 1.0
+        channel.talk.spend()
         if question.get("act") == nodeshared.LISTENING and _says_so_itself(generation.config):
             self._brain.workers.says_ready(app, handle)
             return

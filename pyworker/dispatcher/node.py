@@ -12,10 +12,12 @@ import errno
 import json
 import random
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyworker.dispatcher.loop import IN, Loop
+from pyworker.policy import talk
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
@@ -46,12 +48,14 @@ class Member:
 
     serial: int
     sock: socket.socket
+    talk: talk.Allowance
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)  # its text -> what it asked to listen on
     dealt: set[str] = field(default_factory=set)  # of these: what the dealer knows
     open: bool = False
     leaving: bool = False
     retrying: bool = False
+    too_loud: bool = False  # its last message was one too many
 
 
 class NodeCluster:
@@ -74,7 +78,7 @@ class NodeCluster:
             sock.close()
             return
         sock.setblocking(False)
-        member = self._members[serial] = Member(serial, sock)
+        member = self._members[serial] = Member(serial, sock, talk.Allowance(time.monotonic()))
         for text in queries:
             with contextlib.suppress(ValueError):
                 member.queries[text] = json.loads(text)
@@ -272,7 +276,7 @@ class NodeCluster:
             case node.Message(value=value, handle=given):
                 if given is not None:
                     close_all([given.fd])
-                self._owner.say(d.Said(member.serial, *node.shown(value)))
+                self._said(member, value)
             case node.Internal(value=value, handle=given):
                 if given is not None:
                     close_all([given.fd])
@@ -283,6 +287,18 @@ class NodeCluster:
                 close_all(fds)
             case _:
                 pass
+
+    def _said(self, member: Member, value: Any) -> None:
+        """Pass a message on. One too many is dropped: left unread, it would hold up the worker's connections, too."""
+        if member.talk.is_left(time.monotonic()):
+            member.talk.spend()
+            member.too_loud = False
+            self._owner.say(d.Said(member.serial, *node.shown(value)))
+        elif not member.too_loud:
+            member.too_loud = True
+            self._owner.say(
+                d.Trouble(f"a worker says more than {talk.A_SECOND:g} messages a second: what is more is dropped")
+            )
 
     def _heard(self, member: Member, message: dict[str, Any]) -> None:
         if message.get("act") == "queryServer" and not member.leaving:

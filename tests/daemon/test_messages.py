@@ -11,6 +11,7 @@ import pytest
 
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.messages import Channel, Messages
+from pyworker.policy.talk import Allowance
 from pyworker.protocol.node import Link
 
 
@@ -22,7 +23,7 @@ class Rig:
         self.messages = Messages(cast("Any", SimpleNamespace(loop=self.loop)))
         ours, self.peer = socket.socketpair()
         ours.setblocking(False)
-        self.channel = Channel(ours)
+        self.channel = Channel(ours, Allowance(0.0))
         self.loop.add(ours.fileno(), READ, lambda _: None)
 
     @property

@@ -74,6 +74,17 @@ def test_long_and_odd_messages_reach_a_clustered_worker_and_come_from_it(pw: Pyw
     assert dispatcher(pw) == before, pw.daemon_log()
 
 
+def test_a_clustered_worker_that_floods_is_not_heard_to_the_end_but_serves(pw: Pyworker) -> None:
+    start(pw, "for (let i = 0; i < 3000; i++) process.send(i);\n" + SERVER, workers=1)
+    assert pw.get().startswith("one")
+
+    wait_until(lambda: "says more than 50 messages a second" in pw.ok("events", "api").stdout, LONG, "a word of it")
+    events = [json.loads(line) for line in pw.ok("events", "api", "--json", "-n", "1000").stdout.splitlines()]
+    heard = [e["data"]["message"] for e in events if e["type"] == "worker_message"]
+    assert heard[:200] == list(range(200))
+    assert len(heard) < 3000
+
+
 @pytest.mark.parametrize("balance", ["round-robin", "shared"])
 def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(pw: Pyworker, balance: str) -> None:
     start(pw, workers=2, balance=balance)

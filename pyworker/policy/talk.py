@@ -1,0 +1,26 @@
+"""How much a worker may say. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+A_SECOND = 50.0  # messages of one worker that become events
+AT_ONCE = 200.0
+
+
+@dataclass
+class Allowance:
+    """One worker's; spend one for each message."""
+
+    at: float  # when it was last looked at
+    left: float = AT_ONCE
+
+    def is_left(self, now: float) -> bool:
+        """True while one more may be said."""
+        self.left = min(AT_ONCE, self.left + (now - self.at) * A_SECOND)
+        self.at = now
+        return self.left >= 1.0
+
+    def spend(self) -> None:
+        """One was said."""
+        self.left -= 1.0
