@@ -6,6 +6,8 @@ The inbox is the slot's, not ours: what we do not take, our successor does.
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 from collections.abc import Callable
 
@@ -75,9 +77,22 @@ class InboxLoop:
             self._loop.add_reader(self._inbox.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
+        if self._is_full():
+            self._pause()
+            return
         for _ in range(_A_TURN):
             if not self.accepting or self._held or not self._take():
                 return
+
+    def _is_full(self) -> bool:
+        """True when this process has no descriptors left for a turn's connections: one that comes anyway is lost."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            lowest_free = os.dup(self._inbox.fileno())
+        except OSError:
+            return True
+        os.close(lowest_free)
+        return 0 <= most <= lowest_free + min(_A_TURN, most // 4)
 
     def _take(self) -> bool:
         """Take and serve one connection; False when there is none now."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -97,6 +99,27 @@ def test_it_takes_nothing_while_it_is_held(post: Post) -> None:
         assert not post.served
         inbox.hold(False)
         await until(lambda: len(post.served) == 2)
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+
+
+def test_it_takes_none_that_it_has_no_descriptor_for(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put(100)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 50, hard))
+        try:
+            await until(lambda: len(post.served) >= 30)
+            await until(lambda: inbox._paused is not None)
+            assert len(post.served) < 50
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await until(lambda: len(post.served) == 100)
         await inbox.stop(to_empty=False)
 
     asyncio.run(live())
