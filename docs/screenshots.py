@@ -1,7 +1,8 @@
-"""Draws docs/img/reload.svg from real output: `python docs/screenshots.py`.
+"""Draws docs/img/reload.svg and top.svg from real output: `python docs/screenshots.py`.
 
 Starts a daemon in a temporary home, runs each command on a terminal of its own, keeps the last picture of what it
-animates, and has rich draw it. Only pids and times differ from one run to the next. No font is fetched by the picture.
+animates, and has rich draw it. Only pids, times and figures differ from one run to the next. No font is fetched by the
+pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -33,24 +38,63 @@ async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": os.environ["PYWORKER_WORKER"].encode()})
 """
+PORT = 8461
+TOP_SECONDS = 40  # of curves
+FRAME = re.compile(rb"\x1b\[\?2026h\x1b\[H(.*?)\x1b\[\?2026l", re.DOTALL)
 MOVES = re.compile(r"\x1b\[(\d*)([ABCDGHJKfl])|\x1b\[\?(\d+)[hl]|\r|\n")
 
 
-def run(command: str, folder: str, env: dict[str, str]) -> str:
-    """Run a command line on a terminal and return all it wrote there."""
+@contextlib.contextmanager
+def on_terminal(command: str, folder: str, env: dict[str, str], rows: int = ROWS) -> Iterator[Iterator[bytes]]:
+    """Run a command line on a terminal; give all that it has written there, again after each piece."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    argv = [PYWORKER, *command.split()[1:]]
-    with subprocess.Popen(
-        argv, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    ):
-        os.close(theirs)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, COLUMNS, 0, 0))
+
+    def written() -> Iterator[bytes]:
         data = b""
         with contextlib.suppress(OSError):  # EIO: the command has ended
             while chunk := os.read(ours, 65536):
                 data += chunk
-        os.close(ours)
+                yield data
+
+    argv = [PYWORKER, *command.split()[1:]]
+    with subprocess.Popen(
+        argv, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            yield written()
+        finally:
+            process.terminate()
+            os.close(ours)
+
+
+def run(command: str, folder: str, env: dict[str, str]) -> str:
+    """Run a command line on a terminal and return all it wrote there."""
+    with on_terminal(command, folder, env) as written:
+        *_, data = written
     return data.decode("utf-8", "replace")
+
+
+def top(folder: str, env: dict[str, str]) -> list[str]:
+    """Return what `pyworker top` shows after a while of requests."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(0.004):
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/") as answer:
+                answer.read()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with on_terminal("pyworker top", folder, env, rows=23) as written:
+            began = time.monotonic()
+            data = next(data for data in written if time.monotonic() > began + TOP_SECONDS)
+    finally:
+        ended.set()
+        asking.join()
+    return FRAME.findall(data)[-1].replace(b"\x1b[K", b"").decode().replace("\r", "").split("\n")
 
 
 def last_picture(output: str) -> list[str]:
@@ -77,9 +121,7 @@ def last_picture(output: str) -> list[str]:
 
 
 def main() -> int:
-    console = Console(
-        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
-    )
+    console, screen = picture(), picture()
     with tempfile.TemporaryDirectory(prefix="pyworker-picture-") as folder:
         pathlib.Path(folder, "shop.py").write_text(APP)
         env = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
@@ -87,7 +129,7 @@ def main() -> int:
         try:
             run("pyworker daemon start", folder, env)
             for command in (
-                "pyworker start shop:app -w 4 -b 127.0.0.1:8461",
+                f"pyworker start shop:app -w 4 -b 127.0.0.1:{PORT}",
                 "pyworker reload shop",
                 "pyworker ps",
             ):
@@ -95,7 +137,10 @@ def main() -> int:
                 for line in last_picture(run(command, folder, env)):
                     console.print(Text.from_ansi(line), no_wrap=True, crop=True)
                 console.print()
-            pathlib.Path(folder, "shop.py").write_text("import redis\n" + APP)
+            run("pyworker start --name tasks -w 2 -- sleep 1d", folder, env)
+            for line in top(folder, env):
+                screen.print(Text.from_ansi(line), no_wrap=True, crop=True)
+            pathlib.Path(folder, "shop.py").write_text("import stripe\n" + APP)
             console.print(
                 Text("$ ", style="bold green")
                 + Text("pyworker reload shop      # with a mistake in it", style="bold")
@@ -109,12 +154,22 @@ def main() -> int:
             subprocess.run(
                 [PYWORKER, "daemon", "stop", "-y"], env=env, check=False, capture_output=True, timeout=60
             )
-    svg = console.export_svg(title="pyworker")
+    save(console, "reload.svg", "pyworker")
+    save(screen, "top.svg", "pyworker top")
+    return 0
+
+
+def picture() -> Console:
+    return Console(
+        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
+
+
+def save(console: Console, name: str, title: str) -> None:
+    svg = console.export_svg(title=title)
     svg = re.sub(r"@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)  # they point to a server of fonts
     svg = svg.replace("Fira Code,", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono,")
-    (HERE / "img").mkdir(exist_ok=True)
-    (HERE / "img" / "reload.svg").write_text(svg, encoding="utf-8")
-    return 0
+    (HERE / "img" / name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
