@@ -169,7 +169,8 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
         if name == "logs" and isinstance(value, str):
             hint = (
-                "to stdout: pyworker run, or its unit (pyworker export systemd); to the journal: logs.journald = true"
+                "leave it out: pyworker run has all output on its stdout anyway (--logs says how)\n"
+                "under the daemon output goes to files; to the journal too: logs.journald = true"
             )
         report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
 
