@@ -22,6 +22,7 @@ from pyworker.unix import process
 
 TICK = 8.0  # a hang is found within four of these
 MISSED = 3
+SELDOM = 4  # ticks between questions to a template that nobody needs: two processes wake up for each
 NOTICED = 1.0  # seconds of standing still that are told from a busy machine
 STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
 
@@ -73,8 +74,11 @@ class Pulse:
             _say(f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again")
             self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
             return
-        template.unanswered += 1
-        self._brain.templates.ping(template, self._asked)
+        # one that is stopped, or leaves an order unread, is asked at every tick until it answers, and so is found as any other
+        waited_for = template.unanswered or process.is_stopped(template.pid) or self._brain.templates.unread(template)
+        if waited_for or self._asked % SELDOM == 0:
+            template.unanswered += 1
+            self._brain.templates.ping(template, self._asked)
 
     def _ask_dispatcher(self, app: App) -> None:
         dispatcher = app.dispatcher

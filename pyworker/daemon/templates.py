@@ -78,6 +78,10 @@ class Templates:
             if handle.channel is not None:
                 unix_fds.send_packet(handle.channel, encode(t.Ping(number)))
 
+    def unread(self, handle: TemplateHandle) -> bool:
+        """Whether something said to it has not been received yet."""
+        return handle.channel is not None and unix_fds.unread(handle.channel) > 0
+
     def _note_other_code(self, app: App, number: int, loaded: t.Loaded) -> None:
         """A generation is one moment's code; a template that had to be rebuilt may have found another's. Said aloud."""
         first = app.codes.setdefault(number, loaded.code)
