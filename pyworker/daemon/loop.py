@@ -32,6 +32,7 @@ _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
 LAZY = 8.0  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
+EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 
 Callback = Callable[[int], None]
 
@@ -39,10 +40,11 @@ Callback = Callable[[int], None]
 class Timer:
     """A deadline that was asked for. `cancel` may be called at any time, also after it has passed."""
 
-    __slots__ = ("callback", "deadline")
+    __slots__ = ("callback", "deadline", "lazy")
 
-    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+    def __init__(self, deadline: float, callback: Callable[[], None], *, lazy: bool = False) -> None:
         self.deadline = deadline
+        self.lazy = lazy
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
@@ -134,9 +136,9 @@ class Loop:
         return fd in self._registrations
 
     # ---- time --------------------------------------------------------------------------------------
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
-        """Call back once `deadline` (on this loop's clock) has passed."""
-        timer = Timer(deadline, callback)
+    def call_at(self, deadline: float, callback: Callable[[], None], *, lazy: bool = False) -> Timer:
+        """Call back once `deadline` (on this loop's clock) has passed; `lazy`: or EARLY seconds before, if it is awake then."""
+        timer = Timer(deadline, callback, lazy=lazy)
         heapq.heappush(self._timers, (deadline, next(self._order), timer))
         return timer
 
@@ -147,8 +149,8 @@ class Loop:
     def call_lazily(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call back after `delay` seconds or some before (LAZY ones), together with others: one wake-up for all."""
         now = self.clock()
-        together = (now + delay) // LAZY * LAZY
-        return self.call_at(together if together > now else now + delay, callback)
+        together = (now + EARLY + delay) // LAZY * LAZY
+        return self.call_at(together if together > now + EARLY else now + delay, callback, lazy=True)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back in this turn or a next one, after what is being handled now has returned."""
@@ -178,7 +180,7 @@ class Loop:
             elif registration.since < self._polls and not registration.resting:
                 self._dispatch(fd, registration, events)
         now = self.clock()
-        while self._timers and (self._timers[0][2].callback is None or self._timers[0][0] <= now):
+        while self._timers and _is_due(self._timers[0][2], now):
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
@@ -251,6 +253,11 @@ class Loop:
                 del self._registrations[fd]
         self._epoll.close()
         self._epoll = fresh
+
+
+def _is_due(timer: Timer, now: float) -> bool:
+    """Whether a timer is to be called, or was cancelled."""
+    return timer.callback is None or timer.deadline <= now + (EARLY if timer.lazy else 0.0)
 
 
 def _nothing() -> None:

@@ -16,7 +16,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.loop import Loop, report_what_is_over
+from pyworker.daemon.loop import EARLY, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.unix import process
 
@@ -40,8 +40,8 @@ class Pulse:
         self._call_again()
 
     def _call_again(self) -> None:
-        # at the same moments as the guardian's ticks, and as lazy calls: few wake-ups of a machine that idles
-        self._loop.call_at((self._loop.clock() // self._tick + 1) * self._tick, self._beat)
+        # just after the guardian's ticks, and with all other lazy calls: few wake-ups of a machine that idles
+        self._loop.call_at(((self._loop.clock() + EARLY) // self._tick + 1) * self._tick, self._beat, lazy=True)
 
     def _beat(self) -> None:
         self._call_again()

@@ -51,6 +51,7 @@ from pyworker.record import record
 from pyworker.unix import fds, process
 
 MESSAGES_A_TURN = 64
+AHEAD = 0.01  # seconds; less than the daemon's loop may make its lazy calls early
 REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
 MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
@@ -209,7 +210,8 @@ class Guardian:
                 program.kill("hung")
 
     def _schedule_tick(self, now: float) -> None:
-        self._next_tick = (now // self._times.tick + 1) * self._times.tick  # the same moments as the daemon's
+        # just before the daemon's own moments, so that one wake-up of it does for both
+        self._next_tick = ((now + AHEAD) // self._times.tick + 1) * self._times.tick - AHEAD
 
     def _kill_late(self, now: float) -> None:
         for program in self._programs:
