@@ -182,12 +182,13 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     spares = Spares(fork_worker, wanted=ready.loaded.preload)
+    youngest = 0  # the pid of the last worker
     while True:
         found = poll.poll(spares.wait_ms())
         if not found:
             parked = spares.make()
             if parked is not None:
-                return wait_for_need(spec, channel, ready, parked)
+                return wait_for_need(spec, channel, ready, parked, youngest)
             if spares.fileno() >= 0:
                 poll.register(spares.fileno(), 0)  # only its end
                 send(channel, Parked(spares.pid))
@@ -232,19 +233,22 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 pid = spares.hand(packet) or fork_worker()
                 if pid == 0:
                     return become_worker(spec, channel, ready, message, packet.fds)
+                youngest = max(pid, 0)
                 close_all(packet.fds)
                 failpoint.hit("template.forked")
                 send(channel, Forked(message.serial, pid) if pid > 0 else ForkFailed(message.serial, -pid))
 
 
-def wait_for_need(spec: LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket) -> Birth | None:
+def wait_for_need(
+    spec: LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket, youngest: int
+) -> Birth | None:
     """Be the spare; return a Birth when it is needed, else end."""
     name_spare(spec.app.name, spec.generation)
     channel.close()  # its end is the template's end, which the daemon waits for
     os.setsid()
     reset_signals()
     runner = worker_main.ready_runner(spec.app, ready.loaded.loop)
-    packet = park(parked)
+    packet = park(parked, youngest)
     if packet is None:
         os._exit(Exit.OK)  # what the app registered for its end is for processes that served
     failpoint.hit("spare.order")

@@ -3,6 +3,9 @@
 It is parked right after the fork: it has an event loop, but no slot and no pipes, and nothing of the app has run in it.
 The order and its fds reach it unread, as they came from the daemon; it then becomes a worker like any other. It leaves
 when its end of the channel closes, and so with the template, however that ends.
+
+What takes a fresh fork longest is that each page it touches is copied first. So the spare looks now and then which pages
+the youngest worker has had copied, and has its own copied ahead.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ from collections.abc import Callable
 from pyworker import failpoint
 from pyworker.protocol import wire
 from pyworker.unix.fds import Packet, recv_packet, send_packet, socketpair
+from pyworker.unix.pages import copy_like
 from pyworker.unix.process import is_stopped, send_signal, set_name
 from pyworker.unix.title import set_title
 
 CALM = 0.1  # seconds in which nobody has asked for a worker: a start or a reload is over
 _MOST_CALM = 30.0  # ... after one that has ended by itself, doubled with each: something here may not bear to wait
 _LEAVES_WITHIN = 1.0
+_LOOKS = 0.1  # seconds until the spare looks at a worker's pages for the first time
+_LATER = 4  # ... and how many times longer before each next look: what one answers first is learnt early
+_MOST_COPIED = 16 << 20  # bytes
 
 
 class Spares:
@@ -136,11 +143,16 @@ def name_spare(app: str, generation: int) -> None:
     set_title(f"pyworker spare {app} (generation {generation})")
 
 
-def park(channel: socket.socket) -> Packet | None:
-    """Wait in the child for an order; None when the template is gone or has no use for it any more."""
+def park(channel: socket.socket, model: int) -> Packet | None:
+    """Wait in the child for an order; None when the template is gone or has no use for it any more.
+
+    `model`: the worker whose pages are looked at, 0 for none.
+    """
     failpoint.hit("spare.park")
     poll = select.poll()
     poll.register(channel, select.POLLIN)
+    room = _MOST_COPIED if model else 0
+    looks = _LOOKS
     with contextlib.closing(channel):
         while True:
             try:
@@ -149,4 +161,9 @@ def park(channel: socket.socket) -> Packet | None:
                 return None
             if packet is not None:
                 return packet if packet.data else None
-            poll.poll()
+            if not poll.poll(looks * 1000 if room else None):
+                looks *= _LATER
+                try:
+                    room -= copy_like(model, room)
+                except OSError:
+                    room = 0  # not here

@@ -115,6 +115,37 @@ def test_where_the_app_is_not_imported_yet_nothing_is_forked_ahead() -> None:
     assert Spares(lambda: -11, wanted=False).wait_ms() is None
 
 
+WRITES = """
+memory = bytearray(8 << 20)
+
+def wsgi(environ, start_response):
+    memory[::4096] = b"x" * len(memory[::4096])
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def private(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/smaps_rollup").read_text().split("Private_Dirty:")[1].split()
+    return int(fields[0]) * 1024
+
+
+def test_the_spare_has_pages_copied_ahead_that_a_worker_writes_to(daemon: Any, folder: Path) -> None:
+    (folder / "writes.py").write_text(WRITES)
+    d = daemon(target="writes:wsgi")
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert get(d.listeners[0].getsockname()) == b"ok"
+    assert private(worker.pid) > 8 << 20
+    successor = the_spare(worker.pid)
+    wait_until(lambda: private(successor) > 8 << 20, what="the spare to have copies of its own")
+    d.kill(worker.pid)
+    assert d.fork(template, 1).pid == successor
+    assert get(d.listeners[0].getsockname()) == b"ok"
+
+
 def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: is_stopped(pid), what="the spare to stand still")
