@@ -41,7 +41,7 @@ class Lifespan:
             text = message.strip()
             await asyncio.wait([self._task], timeout=1)
             raise LifespanFailed(text.rpartition("\n")[2] or "the app's lifespan startup failed", text)
-        if kind == "raised" and self._asked and not self._foreign:
+        if kind == "raised" and message:
             raise LifespanFailed(message.strip().rpartition("\n")[2], message)
         if kind != "lifespan.startup.complete":
             await self._abandon()
@@ -77,7 +77,9 @@ class Lifespan:
         try:
             await self._application(scope, self._receive, self._send)
         except BaseException as error:
-            self._tell("raised", "".join(traceback.format_exception(error)))
+            # read by nobody when the app knows no lifespan; it opens the source files, in each worker of such an app
+            has_failed = self._asked and not self._foreign
+            self._tell("raised", "".join(traceback.format_exception(error)) if has_failed else "")
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
         else:
