@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pyworker.daemon.health import HealthWatch
 from pyworker.policy.converge import TemplateView, WorkerView
 from pyworker.policy.lifecycle import ALIVE, Happening, State, advance
+from pyworker.policy.talk import Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
 from pyworker.protocol.worker import Drained, Failed
@@ -39,7 +40,7 @@ class WorkerHandle:
     queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
-    said: int = 0  # messages on its channel
+    talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its own channel
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 _TRY = HealthConfig(type="tcp", timeout=2.0)
-MOST_SAID = 1000  # messages in the life of a worker, which has some ten to say: a flood would keep the daemon busy
 MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
@@ -184,9 +183,9 @@ class Workers:
             try:
                 if packet.truncated:
                     raise WireError("a message that is too long, or with fds")
-                handle.said += 1
-                if handle.said > MOST_SAID:
-                    raise WireError(f"more than {MOST_SAID} messages")
+                if not handle.talk.is_left(self._brain.loop.clock()):  # it has some ten to say in its life
+                    raise WireError("more messages than there is a use for")
+                handle.talk.spend()
                 message: w.FromWorker = decode(w.FromWorker, packet.data, limit=w.MAX_WORKER_MESSAGE)
             except WireError as error:
                 self._brain.note(app, f"worker {handle.id.slot} was killed: its channel said {str(error)[:200]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-A_SECOND = 50.0  # messages of one worker that become events
+A_SECOND = 50.0  # messages of one worker that become events; on its channel to us, more of them are a flood
 AT_ONCE = 200.0
 
 
