@@ -45,8 +45,8 @@ from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
+from pyworker.worker import ending, multiproc
 from pyworker.worker import main as worker_main
-from pyworker.worker import multiproc
 from pyworker.worker.birth import Birth, reset_signals, take_identity
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.engines import finder, prepare, tls
@@ -81,12 +81,15 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     if not ready.loaded.preload and ready.application is not None:
         replace_self(spec, fds, archive, spec_fd, ready.loaded)
     gc.collect()
+    ending.remember_files()
     gc.freeze()  # the collector of no worker will touch, and so copy, the pages that all share
     failpoint.hit("template.loaded")
     send(channel, ready.loaded)
     birth = serve(spec, channel, ready)
     del channel, boot
-    sys.exit(worker_main.run(birth) if birth is not None else Exit.OK)
+    if birth is None:
+        sys.exit(Exit.OK)
+    ending.end(worker_main.run(birth))
 
 
 def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], started: float) -> _Ready:

@@ -51,7 +51,7 @@ _CRASHED = 70  # EX_SOFTWARE
 
 
 def run(birth: Birth) -> int:
-    """Live as this worker and return its exit code; the caller then ends the process as any Python program ends."""
+    """Live as this worker and return its exit code; ending.py then ends the process."""
     faulthandler.enable()  # SIGABRT, and every crash of an extension, prints the stacks of all threads
     faulthandler.register(STACKS_SIGNAL, all_threads=True)  # in C: a blocked loop answers, too
     answer_stacks(birth.stacks_fd)

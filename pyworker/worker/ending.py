@@ -1,0 +1,48 @@
+"""Worker: the end of one: all that Python does at its exit, but for taking itself apart.
+
+That would write to every object of the app, and so have all the memory copied that a worker shares with its template, to
+free it: as much work, and as much memory for a moment, as many workers leave at once. The operating system does it at no
+cost. What ends with the app is asked to: threads, what is registered with `atexit`, files with something in their buffers.
+Who relies on `__del__` of what lives until the end is told by Python, too, that it may never come.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import io
+import threading
+import weakref
+from typing import IO, Any, NoReturn
+
+from pyworker.worker.say import flush
+
+_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+_files: list[weakref.ref[IO[Any]]] = []
+
+
+def remember_files() -> None:
+    """Note which files are open. For a process that is about to hide its objects from the collector (`gc.freeze`)."""
+    _files[:] = map(weakref.ref, _open_files())
+
+
+def end(code: int) -> NoReturn:
+    """Leave with this exit code."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons
+    atexit._run_exitfuncs()
+    for file in [*(each() for each in _files), *_open_files()]:
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError):  # nobody takes it, or it is closed
+                file.flush()
+    flush()
+    # libraries have an end of their own (a profiler writes its figures): no os._exit
+    ctypes.PyDLL(None).exit(code)
+    raise AssertionError("exit returned")
+
+
+def _open_files() -> list[IO[Any]]:
+    # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
+    return [each for each in gc.get_objects() if issubclass(type(each), _BUFFERED) and not each.closed]
