@@ -13,6 +13,7 @@ def run(bench: Bench) -> None:
         one, wsgi = Spec(app=app, workers=1), Spec(app=app, kind="wsgi", workers=1)
         contenders = {
             "pyworker": Spec(app=app, workers=1, extra=OFTEN),
+            "pyworker wsgi": Spec(app=app, kind="wsgi", workers=1, extra=OFTEN),
             "gunicorn --preload": Spec(app=app, kind="wsgi", workers=1, preload=True),
             "gunicorn": wsgi,
             "granian": one,
