@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -170,3 +171,19 @@ def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(p
     reload.communicate()
     wait_until(lambda: pw.get().startswith("two"), LONG, "the reload to be done all the same")
     assert pw.wait_steady()["gen"] == 2
+
+
+def test_a_slow_import_is_not_taken_for_a_hang(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = "0.1"  # found hung after half a second
+    pw.api("import time\ntime.sleep(5)\n" + ASGI)
+    pw.ok("start", "app.toml")
+    template = pw.role("template")
+    pw.write("web.py", "import time\ntime.sleep(5)\n" + version(ASGI, "two"))
+    with Load(pw.port, "new", pause=0.005) as load:
+        pw.ok("reload", "api")
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.role("template") != template
+    events = [json.loads(line)["type"] for line in pw.ok("events", "--json").stdout.splitlines()]
+    assert events.count("template_starting") == events.count("template_ready") == 2
+    assert "does not answer" not in pw.daemon_log()

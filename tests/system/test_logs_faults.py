@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pyworker import LONG, Pyworker
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
 # each worker writes numbered lines as fast as is asked for, until it is told to stop; its pid is its name
@@ -142,3 +144,21 @@ def test_a_full_disk_is_counted_and_shown_and_stops_no_app(pw: Pyworker) -> None
         assert re.search(r"\d+ lines of its log could not be written", done.stdout + done.stderr)
     assert pw.pids() == before
     assert pw.app()["state"] == "running"
+
+
+def test_an_app_that_prints_without_a_pause_holds_up_no_other(pw: Pyworker) -> None:
+    pw.write("chatty.py", "line = 'x' * 1000\nwhile True:\n    print(line)\n")
+    pw.write("web.py", ASGI)
+    pw.write(
+        "app.toml",
+        f'[apps.api]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\nworkers = 2\n'
+        '[apps.chatty]\nscript = "chatty.py"\nworkers = 2\nlogs.max_size = "1MB"\nlogs.max_files = 1\n',
+    )
+    pw.ok("start", "app.toml")
+    logger, pids = pw.role("logger"), pw.pids()
+    with Load(pw.port, "keep", pause=0.005) as load:
+        kill(pids[0])
+        assert pids[1] in [w["pid"] for w in pw.wait_steady()["pool"]]
+        load.wait_more(20)
+    assert pw.role("logger") == logger
+    assert pw.app("chatty")["workers"]["ready"] == 2
