@@ -15,10 +15,9 @@ from collections.abc import Callable
 
 from pyworker import __version__, failpoint
 from pyworker.config.load import parsed_once
-from pyworker.daemon import desired, preflight
+from pyworker.daemon import desired, limits, notify, preflight
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import Adopted, adopt, found_listeners, let_go, raw_resolved
-from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
@@ -28,7 +27,7 @@ from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
-from pyworker.daemon.pulse import TICK, OwnTime, Pulse
+from pyworker.daemon.pulse import TICK, Pulse
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
@@ -38,21 +37,15 @@ from pyworker.daemon.schedule import Schedule
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
-from pyworker.policy.lifecycle import UNTOUCHED
-from pyworker.policy.memory import share
-from pyworker.protocol.inherited import CONTROL, NOTIFY
+from pyworker.protocol.inherited import CONTROL
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD
-from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import fds as unix_fds
-from pyworker.unix import oom, process
+from pyworker.unix import process
 from pyworker.unix.files import listen_unix, open_home, same_file
 
 BECOME_AGAIN = 0.5
 LOOK_AT_SOCKET = 8.0
-SAMPLE_EVERY = 5.0
-NOTHING_TO_SAMPLE = 8.0  # until it is looked again whether there is
-REQUESTS_EVERY = 0.5
 _KEPT: list[object] = []  # sockets that live as long as the process
 
 
@@ -115,10 +108,10 @@ def main(argv: list[str]) -> int:
         server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
         _keep_socket(loop, store, home_fd, server)
     store.hello(__version__)
-    _notify_socket(loop, store, home_fd, brain)
+    notify.listen(loop, store, home_fd, brain)
     _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
-    _watch_limits(loop, brain, sampler)
+    limits.watch(loop, brain, sampler)
 
     def relay(text: str) -> None:
         _log_stats(brain, text)
@@ -222,47 +215,6 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         sys.stderr.flush()
 
 
-def _notify_socket(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
-    """sd_notify of commands: datagrams whose sender the kernel names."""
-    fd = store.get(NOTIFY)
-    if fd is None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if home_fd < 0:
-            sock.bind(
-                ""
-            )  # a name of the kernel's choice that is in no folder; who may speak is checked for each message
-        else:
-            _bind_in(home_fd, sock)
-        unix_fds.pass_credentials(sock)
-        store.put(NOTIFY, os.dup(sock.fileno()))
-    else:
-        sock = socket.socket(fileno=os.dup(fd))
-    sock.setblocking(False)
-    name = sock.getsockname()
-    if isinstance(name, bytes):
-        brain.spawner.notify_socket = "@" + name[1:].decode()
-
-    def arrived(_: int) -> None:
-        for _turn in range(16):
-            packet = unix_fds.recv_packet(sock, 4096, 4)
-            if packet is None:
-                return
-            unix_fds.close_all(packet.fds)
-            if packet.pid:
-                brain.workers.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
-
-    loop.add(sock.fileno(), READ, arrived)
-
-
-def _bind_in(home_fd: int, sock: socket.socket) -> None:
-    temporary = f"/proc/self/fd/{home_fd}/.{NOTIFY_SOCKET}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    sock.bind(temporary)
-    os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
-    os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
-
-
 def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
     """Become the guardian when it is gone. (One that hangs is killed by the pulse.)"""
     spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -322,81 +274,6 @@ def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer
         sys.stderr.flush()
 
     look()
-
-
-def _watch_limits(loop: Loop, brain: Brain, sampler: Sampler) -> None:
-    """Memory and age: a worker over a limit is replaced, the new one first, one of an app at a time."""
-
-    def look() -> None:
-        if any(
-            a.config and a.running and (a.config.limits.memory or a.config.limits.max_age) for a in brain.apps.values()
-        ):
-            loop.call_later(SAMPLE_EVERY, look)
-        else:
-            loop.call_lazily(NOTHING_TO_SAMPLE, look)
-        now = loop.clock()
-        everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
-        for app in brain.apps.values():
-            config = app.config
-            if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
-                continue
-            if app.target is not None:
-                continue
-            limits, memory = config.limits, config.limits.memory
-            if memory == "auto":
-                limit = oom.group_limit()
-                memory = None if limit is None else share(limit, everyone)
-            if memory is not None or limits.max_age:
-                _check_app(brain, sampler, app, memory, limits.max_age, now)
-
-    own_time = OwnTime()
-
-    def look_at_requests() -> None:
-        hasty = any(a.config and a.running and a.config.limits.request_timeout for a in brain.apps.values())
-        if hasty:
-            timer = loop.call_later(REQUESTS_EVERY, look_at_requests)
-        else:
-            timer = loop.call_lazily(NOTHING_TO_SAMPLE, look_at_requests)
-        now = loop.clock()
-        own_time.look(now, timer.deadline - now)
-        for app in brain.apps.values():
-            if app.config is not None and app.running and app.config.limits.request_timeout:
-                _check_requests(brain, app, app.config.limits.request_timeout, loop.clock(), own_time)
-
-    loop.call_later(SAMPLE_EVERY, look)
-    look_at_requests()
-
-
-def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max_age: float, now: float) -> None:
-    if any(w.recycle for w in app.workers.values()):
-        return
-    for w in sorted(app.workers.values(), key=lambda w: w.born_at):
-        if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
-            continue
-        # pages shared with the template count by their share only
-        used = sampler.pss(w.pid) if memory is not None else None
-        if memory is not None and used is not None and used > memory:
-            brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
-            return
-        if max_age and now - w.ready_at > max_age:
-            brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
-            return
-
-
-def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: OwnTime) -> None:
-    """Replace a worker that has a request older than the limit, its successor first; its stacks go to the log."""
-    if app.target is not None or any(w.recycle for w in app.workers.values()):
-        return
-    for w in app.workers.values():
-        if w.state not in UNTOUCHED or w.ready_at is None or not w.pid:
-            continue
-        stats = app.board.stats(w.id.serial)
-        # a machine that was frozen meanwhile has not given the request that time
-        stands = stats.in_flight > 0 and stats.progress_at > 0 and own_time.age(stats.progress_at, now) > limit + 1
-        if stands or (stats.oldest_at > 0 and own_time.age(stats.oldest_at, now) > limit):
-            brain.workers.signal(app, w, STACKS_SIGNAL)
-            brain.workers.recycle(app, w, f"a request runs longer than {limit:g} s; its stacks are in the log")
-            return
 
 
 def _log_stats(brain: Brain, text: str) -> None:

@@ -1,4 +1,4 @@
-"""daemon/main.py: what is looked at again and again is, also after a look that failed."""
+"""daemon/limits.py: what is looked at again and again is, also after a look that failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pyworker.config.schema import AppConfig, LimitsConfig
-from pyworker.daemon import main
+from pyworker.daemon import limits
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
 
@@ -31,9 +31,9 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
         return int(answer)
 
     sampler: Any = SimpleNamespace(pss=pss)
-    main._watch_limits(loop, brain, sampler)
+    limits.watch(loop, brain, sampler)
     while answers:
-        clock[0] += main.NOTHING_TO_SAMPLE
+        clock[0] += limits.NOTHING_TO_SAMPLE
         loop.turn(0)
     loop.close()
     assert len(reports) == 1
