@@ -57,6 +57,7 @@ class DispatcherHandle:
     ended: bool = False
     answers: bool = True  # to pings; one that a daemon of an older version has started may not
     unanswered: int = 0  # pings
+    syncs_later: bool = False
 
     def view(self) -> DispatcherView:
         return DispatcherView(self.state, self.since)
@@ -216,6 +217,9 @@ class Dispatchers:
                     handle.state, handle.since = "ready", now
                     handle.ready_at = now
                     self._brain.emit(app, "dispatcher_ready", None, pid=handle.pid)
+                elif handle.state == "ready":  # it could not take what it was told, for want of descriptors
+                    handle.told.clear()
+                    handle.begun = handle.finished = False
             case d.Empty(serial=serial):
                 worker = app.workers.get(serial)
                 if worker is not None and worker.state is State.DRAINING and _via(app, worker) == "port":
@@ -294,10 +298,22 @@ class Dispatchers:
         for _ in range(3):  # what is said may call for more: an inbox has to be known before it is closed
             news = self._news(app, handle)
             if not all(self._say(app, handle, *each) for each in news):
-                self._brain.loop.call_later(AGAIN, lambda: self.sync(app))
+                self._sync_later(app, handle)
                 return
             if not news:
                 return
+
+    def _sync_later(self, app: App, handle: DispatcherHandle) -> None:
+        """Once, however many rounds there are while one that stands still has no room."""
+        if handle.syncs_later:
+            return
+        handle.syncs_later = True
+
+        def again() -> None:
+            handle.syncs_later = False
+            self.sync(app)
+
+        self._brain.loop.call_later(AGAIN, again)
 
     def _news(self, app: App, handle: DispatcherHandle) -> list[tuple[Any, ...]]:
         """Return (message, fds, what has been told by it) for all that it does not know yet."""

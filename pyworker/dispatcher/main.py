@@ -37,6 +37,7 @@ RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
 PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
 REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
+RETRY_HEARING = 1.0  # ... until what came without its descriptors, for want of them, is asked for again
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
 _WANTED_FILES = 1 << 20
 _SPARE_FILES = 512
@@ -169,6 +170,8 @@ class Dispatcher:
         self._looking = False
         self._retrying = False
         self._finishing = False
+        self._flushing = False  # later
+        self._asking = False
         self._orphaned = False  # daemon and guardian are gone
         self._node = NodeCluster(self)
         self._said_again: set[object] | None = None  # between Begin and Settled: what is still so
@@ -357,6 +360,12 @@ class Dispatcher:
             if not packet.data and not packet.fds:
                 self._on_orphaned()
                 return
+            if packet.truncated:  # no number was free for what came with it: have all of it said again
+                close_all(packet.fds)
+                if not self._asking:
+                    self._asking = True
+                    self.loop.later(RETRY_HEARING, self._ask_again)
+                continue
             try:
                 message: d.ToDispatcher = decode(d.ToDispatcher, packet.data, limit=d.MAX_TOLD)
             except WireError as error:
@@ -560,8 +569,17 @@ class Dispatcher:
         with contextlib.suppress(OSError):
             while self._outbox and send_packet(self._channel, self._outbox[0]):
                 self._outbox.popleft()
-        if self._outbox and not self._orphaned:
-            self.loop.later(PAUSE, self._flush)
+        if self._outbox and not self._orphaned and not self._flushing:
+            self._flushing = True
+            self.loop.later(PAUSE, self._flush_again)
+
+    def _flush_again(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _ask_again(self) -> None:
+        self._asking = False
+        self.say(d.Up(__version__))
 
 
 def main() -> int:

@@ -139,7 +139,7 @@ class Leave:
 # ---- dispatcher -> daemon ----------------------------------------------------------------------------
 @record
 class Up:
-    """The first message: it runs, with its rights dropped."""
+    """The first message: it runs, with its rights dropped. Later: it could not take something, all is to be said again."""
 
     version: str
 

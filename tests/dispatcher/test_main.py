@@ -1,0 +1,49 @@
+"""The dispatcher's channel to the daemon: without descriptors, and with a daemon that does not read."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+
+from pyworker.dispatcher.main import Dispatcher
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.scoreboard import SIZE
+from pyworker.protocol.wire import encode
+from pyworker.unix.fds import send_packet, socketpair
+from tests.dispatcher.rig import Rig, taken
+
+
+def test_what_came_without_its_descriptors_is_asked_for_again(one: Rig) -> None:
+    before = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    one.add_slots(1)
+    one.listen()
+    assert one.hear(d.Up)
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, before)
+    one.tell(d.Begin())
+    slot = one.slots[0]
+    one.tell(d.Inbox(1), slot.writer.fileno(), slot.reader.fileno())
+    one.tell(d.Open(1, 1, slot.row, "inbox"))
+    one.listen()
+    one.tell(d.Settled())
+    one.connect(3)
+    assert taken([slot], 3) == [3]
+
+
+def test_a_daemon_that_does_not_read_costs_one_timer_and_not_one_for_each_message() -> None:
+    ours, theirs = socketpair()
+    fd = os.memfd_create("board")
+    os.ftruncate(fd, SIZE)
+    mapped = mmap.mmap(fd, SIZE)
+    dispatcher = Dispatcher(theirs, memoryview(mapped).cast("Q"))
+    try:
+        while send_packet(theirs, encode(d.Pong(0))):
+            pass
+        for number in range(50):
+            dispatcher.say(d.Pong(number))
+        assert len(dispatcher.loop._timers) == 1
+    finally:
+        ours.close()
+        theirs.close()
+        os.close(fd)
