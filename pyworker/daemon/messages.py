@@ -47,6 +47,7 @@ class Channel:
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     resting: bool = False
     full: bool = False  # a message waits for room
+    retrying: bool = False
 
 
 class Messages:
@@ -228,9 +229,20 @@ class Messages:
                 if frame.fd < 0:
                     channel.full = True
                 else:  # perhaps too many descriptors are under way: no event tells when there is room
-                    self._brain.loop.call_later(REST, lambda: self._flush(channel))
+                    self._flush_later(channel)
                 break
         self._set_mask(channel)
+
+    def _flush_later(self, channel: Channel) -> None:
+        if channel.retrying:
+            return
+        channel.retrying = True
+
+        def again() -> None:
+            channel.retrying = False
+            self._flush(channel)
+
+        self._brain.loop.call_later(REST, again)
 
     def _set_mask(self, channel: Channel) -> None:
         fd = channel.sock.fileno()

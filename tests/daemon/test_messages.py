@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.messages import Channel, Messages
 from pyworker.policy.talk import Allowance
@@ -70,3 +71,20 @@ def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:
             rig.flush()
     assert rig.mask == READ
     assert heard == sent
+
+
+def test_a_listener_that_cannot_be_handed_over_now_costs_one_timer_however_often_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop()
+    of_all = Messages(cast("Any", SimpleNamespace(loop=loop)))
+    frame = SimpleNamespace(data=b"x", fd=0)
+    link: Any = SimpleNamespace(to_write=lambda: frame, written=lambda count: None)
+    monkeypatch.setattr(module.unix_fds, "send_some", lambda *_: 0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = Channel(ours, link)
+        for _ in range(50):
+            of_all._flush(channel)
+    assert len(loop._timers) == 1
+    loop.close()
