@@ -13,6 +13,7 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import parse_record
+from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
 _TAIL = 128 * 1024
@@ -87,7 +88,7 @@ def log_file(app: App, home: str) -> str:
 def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
     """Return the last lines that a process wrote, stderr if it wrote any there, without control characters."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL))
             raw = file.read(_TAIL).splitlines()

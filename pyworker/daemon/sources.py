@@ -17,6 +17,7 @@ from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
+from pyworker.unix.files import open_regular
 
 
 def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, int]:
@@ -78,7 +79,7 @@ def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -
             parts.append(b"")
             continue
         try:
-            with open(os.path.join(config.cwd, path), "rb") as file:
+            with open_regular(os.path.join(config.cwd, path)) as file:
                 check_named(file.fileno(), path, f"tls.{name}", uid, config_file)
                 parts.append(file.read(1024 * 1024))
         except IdentityError as error:

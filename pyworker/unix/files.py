@@ -8,9 +8,11 @@ the command that mends it; nothing is repaired silently. A Unix socket whose pat
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
+from typing import BinaryIO
 
 
 class UnsafeDirectory(OSError):
@@ -71,6 +73,15 @@ def open_append(name: str, dirfd: int | None = None, mode: int = 0o600) -> int:
     """Open a file for appending, made when absent, never through a link at its last step."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     return os.open(name, flags, mode, dir_fd=dirfd)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading. OSError for a pipe or a device: one would wait for whoever is at its other end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(fd, "rb")
 
 
 def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128) -> socket.socket:

@@ -113,3 +113,12 @@ def test_listening_socket_does_not_block(tmp_path: Path) -> None:
     assert listener.type == socket.SOCK_STREAM
     listener.close()
     os.close(home)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.open_regular(str(tmp_path / "fifo"))
+    (tmp_path / "file").write_bytes(b"text")
+    with files.open_regular(str(tmp_path / "file")) as file:
+        assert file.read() == b"text"

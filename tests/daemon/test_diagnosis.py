@@ -1,0 +1,29 @@
+"""Why a process ended, by what it printed last."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pyworker.daemon.diagnosis import last_lines
+from pyworker.protocol.logs import LogRecord, format_record
+
+
+def line(pid: int, text: bytes) -> bytes:
+    return format_record(LogRecord("2026-01-01T00:00:00.000Z", "api", 1, pid, "err", partial=False, msg=text), "text")
+
+
+def test_the_last_words_of_a_process_are_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_bytes(line(7, b"mine") + line(8, b"another's") + line(7, b"mine, too \x1b[31m"))
+    assert last_lines(str(log), 7) == ["mine", "mine, too \\x1b[31m"]
+
+
+def test_a_log_that_is_a_pipe_is_not_waited_for_and_its_reader_loses_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "api.log")
+    os.mkfifo(path)
+    assert last_lines(path, 7) == []
+    with open(os.open(path, os.O_RDWR), "rb+", buffering=0) as both:
+        both.write(line(7, b"mine"))
+        assert last_lines(path, 7) == []
+        assert both.read(1000) == line(7, b"mine")
