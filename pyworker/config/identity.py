@@ -112,7 +112,7 @@ def check_env_file(fd: int, path: str, uid: int | None, config_file: str) -> Non
 
 
 def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str) -> None:
-    """For root: refuse an open file that the config file names and whose owner's is not this.
+    """For root: refuse an open file that the config file names and that is not of the same owner.
 
     Root reads it and hands it to the app: a config file of the app's own user must not have root read others' files.
     It is asked of the descriptor, for by its path another file could be put there between the look and the reading.
@@ -128,12 +128,11 @@ def check_log(path: str, uid: int | None, config_file: str) -> None:
     name = _by_uid(uid).pw_name if uid else ""
     if uid and config_file and (whose := _is_of(uid, config_file)):
         message = f"root does not write to {path} for a config file {whose} {name}"
-        raise IdentityError(
-            "logs.file", message, "leave it out (pyworker logs shows the log), or give the file to root"
-        )
+        hint = "leave it out (pyworker logs shows the log), or give the config file and its folder to root"
+        raise IdentityError("logs.file", message, hint)
     folder = os.path.dirname(path)
     while True:
-        _check_writers(f"write to {path}", folder, os.stat(folder), None, inside=True)
+        _check_place(f"write to {path}", folder, os.stat(folder), folder, None)
         if folder == "/":
             return
         folder = os.path.dirname(folder)
@@ -147,22 +146,21 @@ def _is_of(uid: int, file: str) -> str:
     return "whose folder belongs to" if os.stat(os.path.dirname(real)).st_uid == uid else ""
 
 
-def _check_writers(doing: str, path: str, info: os.stat_result, uid: int | None, *, inside: bool = False) -> None:
-    trusted = {0} if uid is None else {0, uid}
-    places = [(path, info, "it")]
-    if inside:
-        places = [(path, info, path)]
-    else:
-        folder = os.path.dirname(path)
-        places.append((folder, os.stat(folder), "its folder"))
-    for where, found, what in places:
-        if found.st_uid not in trusted:
-            owner = _by_uid(found.st_uid).pw_name
-            hint = f"chown root {where}"
-            if uid is None and not inside:
-                hint += f', or run the app as its owner: user = "{owner}"'
-            raise IdentityError("", f"root does not {doing}: {what} belongs to {owner}", hint)
-        sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX  # others cannot replace files in it
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            who = "everyone" if found.st_mode & stat.S_IWOTH else "its group"
-            raise IdentityError("", f"root does not {doing}: {what} can be written by {who}", f"chmod go-w {where}")
+def _check_writers(doing: str, path: str, info: os.stat_result, uid: int | None) -> None:
+    """Of a file and its folder."""
+    folder = os.path.dirname(path)
+    for where, found, what in ((path, info, "it"), (folder, os.stat(folder), "its folder")):
+        _check_place(doing, where, found, what, uid, or_user=uid is None)
+
+
+def _check_place(
+    doing: str, path: str, info: os.stat_result, what: str, uid: int | None, *, or_user: bool = False
+) -> None:
+    if info.st_uid not in ({0} if uid is None else {0, uid}):
+        owner = _by_uid(info.st_uid).pw_name
+        hint = f"chown root {path}" + (f', or run the app as its owner: user = "{owner}"' if or_user else "")
+        raise IdentityError("", f"root does not {doing}: {what} belongs to {owner}", hint)
+    sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX  # others cannot replace files in it
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
+        raise IdentityError("", f"root does not {doing}: {what} can be written by {who}", f"chmod go-w {path}")
