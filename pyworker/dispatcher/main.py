@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
-import os
 import resource
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, assert_never
+from typing import assert_never
 
-from pyworker import __version__
 from pyworker.dispatcher.inbox import Inbox, open_inbox
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
-from pyworker.dispatcher.relay import Pipes, Relay
-from pyworker.policy.balance import least_loaded, open_connections
+from pyworker.dispatcher.relay import Pipes
+from pyworker.dispatcher.workers import InboxWorker, PortWorker, Worker
+from pyworker.policy.balance import least_loaded
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.scoreboard import SIZE, F, row_slice
+from pyworker.protocol.scoreboard import row_slice
 from pyworker.protocol.wire import WireError, decode, encode
-from pyworker.unix.fds import close_all, read_whole, recv_packet, send_packet
-from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
-from pyworker.unix.user import drop_rights
+from pyworker.unix.fds import close_all, recv_packet, send_packet
 
 ACCEPTS_A_TURN = 64
 RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
@@ -39,110 +35,7 @@ REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 RETRY_HEARING = 1.0  # ... until what came without its descriptors, for want of them, is asked for again
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
-_WANTED_FILES = 1 << 20
 _SPARE_FILES = 512
-
-_ACCEPTED, _OPEN = int(F.ACCEPTED), int(F.OPEN)
-
-
-class Worker(Protocol):
-    """One that connections can be given to."""
-
-    serial: int
-    slot: int
-    stuck: bool
-
-    def load(self) -> int:
-        """Return how many connections it has, those on their way to it included."""
-
-    def take(self, connection: socket.socket) -> bool:
-        """Give it a connection, which is its own from here on; False (then it is not) when it takes none now."""
-
-    def shut(self) -> bool:
-        """Stop giving; True when nothing of it is left in here."""
-
-
-class InboxWorker:
-    """One that reads its slot's inbox. What it has open it counts itself, in its row."""
-
-    def __init__(self, serial: int, inbox: Inbox, cells: memoryview) -> None:
-        self.serial, self.slot = serial, inbox.slot
-        self.inbox = inbox
-        self.stuck = False
-        self._cells = cells
-        self.waited = 0  # what it had accepted when it was last looked at with something in its inbox
-        self.handed = 0
-        self.count_anew()
-
-    def count_anew(self) -> None:
-        """Begin to count from what can be seen now."""
-        self.handed = self._cells[_ACCEPTED] + self.inbox.queued()
-        self.waited = -1
-
-    @property
-    def accepted(self) -> int:
-        return self._cells[_ACCEPTED]
-
-    def load(self) -> int:
-        return open_connections(self.handed, self._cells[_ACCEPTED], self._cells[_OPEN])
-
-    def take(self, connection: socket.socket) -> bool:
-        if not self.inbox.put(connection.fileno()):
-            return False
-        self.handed += 1
-        connection.close()
-        return True
-
-    def shut(self) -> bool:
-        return True
-
-
-class PortWorker:
-    """One with a port of its own: everything goes through us, so we count, and write its row for `ps` to read."""
-
-    def __init__(
-        self, serial: int, slot: int, port: int, proxy_protocol: bool, cells: memoryview, owner: Dispatcher
-    ) -> None:
-        self.serial, self.slot, self.port, self.proxy_protocol = serial, slot, port, proxy_protocol
-        self.stuck = False
-        self._cells = cells
-        self._owner = owner
-        self._relays: set[Relay] = set()
-        self._accepted = 0
-        self._told_to_shut = False
-
-    def load(self) -> int:
-        return len(self._relays)
-
-    def take(self, connection: socket.socket) -> bool:
-        owner = self._owner
-        if owner.relays >= owner.most_relays:
-            owner.too_many_relays()
-            return False
-        connection.setblocking(False)
-        relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
-        self._relays.add(relay)
-        owner.relays += 1
-        self._accepted += 1
-        self._cells[_ACCEPTED] = self._accepted
-        self._cells[_OPEN] = len(self._relays)
-        relay.begin()
-        return True
-
-    def lost(self, relay: Relay) -> None:
-        """A relay is over."""
-        self._relays.discard(relay)
-        self._owner.one_relay_less()
-        self._cells[_OPEN] = len(self._relays)
-        if self._told_to_shut and not self._relays:
-            self._owner.say(d.Empty(self.serial))
-
-    def shut(self) -> bool:
-        self._told_to_shut = True
-        return not self._relays
-
-    def reopen(self) -> None:
-        self._told_to_shut = False
 
 
 class Dispatcher:
@@ -580,38 +473,3 @@ class Dispatcher:
     def _ask_again(self) -> None:
         self._asking = False
         self.say(d.Up(__version__))
-
-
-def main() -> int:
-    """Run until the daemon says Leave."""
-    for fd in (d.CHANNEL_FD, d.BOARD_FD, d.SPEC_FD):
-        os.set_inheritable(fd, False)
-    spec: d.DispatcherSpec = decode(d.DispatcherSpec, read_whole(d.SPEC_FD))
-    os.close(d.SPEC_FD)
-    _raise_limit()
-    set_name(f"{spec.app} dispatch")
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle(f"pyworker dispatcher {spec.app}")
-    drop_rights(spec.uid, spec.gid, spec.groups)
-    prctl(PR_SET_DUMPABLE, 0)
-    board = memoryview(mmap.mmap(d.BOARD_FD, SIZE)).cast("Q")
-    os.close(d.BOARD_FD)
-    channel = socket.socket(fileno=d.CHANNEL_FD)
-    channel.setblocking(False)
-    dispatcher = Dispatcher(channel, board)
-    dispatcher.say(d.Up(__version__))
-    dispatcher.loop.run()
-    return 0
-
-
-def _raise_limit() -> None:
-    """As many open files as may be had: each connection that is relayed takes two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < _WANTED_FILES and os.geteuid() == 0:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_WANTED_FILES, _WANTED_FILES))
-            return
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

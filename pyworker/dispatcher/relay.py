@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pyworker.dispatcher.loop import ERR, HUP, IN, OUT, Loop
 
 if TYPE_CHECKING:
-    from pyworker.dispatcher.main import PortWorker
+    from pyworker.dispatcher.workers import PortWorker
 
 CHUNK = 64 * 1024  # what a pipe holds
 CONNECT_TIMEOUT = 5.0

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.dispatcher.main import Dispatcher, PortWorker
+from pyworker.dispatcher.main import Dispatcher
+from pyworker.dispatcher.workers import PortWorker
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F, row_slice
 from pyworker.protocol.wire import MAX_MESSAGE, decode

@@ -1,0 +1,117 @@
+"""Dispatcher: those who can be given connections, as it sees them: how many each has, and how one is handed over."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from pyworker.dispatcher.inbox import Inbox
+from pyworker.dispatcher.relay import Relay
+from pyworker.policy.balance import open_connections
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.scoreboard import F
+
+if TYPE_CHECKING:
+    from pyworker.dispatcher.main import Dispatcher
+
+_ACCEPTED, _OPEN = int(F.ACCEPTED), int(F.OPEN)
+
+
+class Worker(Protocol):
+    """One that connections can be given to."""
+
+    serial: int
+    slot: int
+    stuck: bool
+
+    def load(self) -> int:
+        """Return how many connections it has, those on their way to it included."""
+
+    def take(self, connection: socket.socket) -> bool:
+        """Give it a connection, which is its own from here on; False (then it is not) when it takes none now."""
+
+    def shut(self) -> bool:
+        """Stop giving; True when nothing of it is left in here."""
+
+
+class InboxWorker:
+    """One that reads its slot's inbox. What it has open it counts itself, in its row."""
+
+    def __init__(self, serial: int, inbox: Inbox, cells: memoryview) -> None:
+        self.serial, self.slot = serial, inbox.slot
+        self.inbox = inbox
+        self.stuck = False
+        self._cells = cells
+        self.waited = 0  # what it had accepted when it was last looked at with something in its inbox
+        self.handed = 0
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """Begin to count from what can be seen now."""
+        self.handed = self._cells[_ACCEPTED] + self.inbox.queued()
+        self.waited = -1
+
+    @property
+    def accepted(self) -> int:
+        return self._cells[_ACCEPTED]
+
+    def load(self) -> int:
+        return open_connections(self.handed, self._cells[_ACCEPTED], self._cells[_OPEN])
+
+    def take(self, connection: socket.socket) -> bool:
+        if not self.inbox.put(connection.fileno()):
+            return False
+        self.handed += 1
+        connection.close()
+        return True
+
+    def shut(self) -> bool:
+        return True
+
+
+class PortWorker:
+    """One with a port of its own: everything goes through us, so we count, and write its row for `ps` to read."""
+
+    def __init__(
+        self, serial: int, slot: int, port: int, proxy_protocol: bool, cells: memoryview, owner: Dispatcher
+    ) -> None:
+        self.serial, self.slot, self.port, self.proxy_protocol = serial, slot, port, proxy_protocol
+        self.stuck = False
+        self._cells = cells
+        self._owner = owner
+        self._relays: set[Relay] = set()
+        self._accepted = 0
+        self._told_to_shut = False
+
+    def load(self) -> int:
+        return len(self._relays)
+
+    def take(self, connection: socket.socket) -> bool:
+        owner = self._owner
+        if owner.relays >= owner.most_relays:
+            owner.too_many_relays()
+            return False
+        connection.setblocking(False)
+        relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
+        self._relays.add(relay)
+        owner.relays += 1
+        self._accepted += 1
+        self._cells[_ACCEPTED] = self._accepted
+        self._cells[_OPEN] = len(self._relays)
+        relay.begin()
+        return True
+
+    def lost(self, relay: Relay) -> None:
+        """A relay is over."""
+        self._relays.discard(relay)
+        self._owner.one_relay_less()
+        self._cells[_OPEN] = len(self._relays)
+        if self._told_to_shut and not self._relays:
+            self._owner.say(d.Empty(self.serial))
+
+    def shut(self) -> bool:
+        self._told_to_shut = True
+        return not self._relays
+
+    def reopen(self) -> None:
+        self._told_to_shut = False
