@@ -20,8 +20,9 @@ import time
 from typing import Any
 
 from pyworker.cluster import process
-from pyworker.cluster.binding import Address, Binding, Grant, Inbox
+from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.cluster.handles import received
+from pyworker.cluster.inbox import Inbox
 from pyworker.cluster.ipc import ChannelClosedError
 from pyworker.protocol import node
 from pyworker.protocol.nodecluster import CMD, IPV6_ONLY

@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
-from pyworker.cluster.child_process import ChildProcess, Signal, Stdio, is_node_path
+from pyworker.cluster.child_process import is_node_path
 from pyworker.cluster.emitter import Emitter
+from pyworker.cluster.parent import ChildProcess, Signal, Stdio
 from pyworker.config.schema import RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node

@@ -28,7 +28,6 @@ from pyworker.protocol import node
 
 _MAX_WAITING = 1000  # messages kept for a program that has not said on("message") yet
 _PATIENCE = 5.0  # seconds that a program which has ended waits for a parent that takes nothing
-_PEER = "PYWORKER_CHANNEL"  # as in child_process: the parent is pyworker, too
 
 Internal = Callable[[dict[str, Any], "node.Handle | None"], None]
 
@@ -230,7 +229,7 @@ def _take_channel() -> None:
     """Take the channel out of the environment."""
     number = os.environ.pop(node.CHANNEL_FD, "")
     mode = os.environ.pop(node.SERIALIZATION, "json")
-    files = os.environ.pop(_PEER, "") == "1"
+    files = os.environ.pop(node.PEER, "") == "1"
     if not number.isascii() or not number.isdigit():
         return
     fd = int(number)

@@ -28,6 +28,7 @@ READ_SIZE = 64 * 1024
 CHANNEL_FD = "NODE_CHANNEL_FD"
 SERIALIZATION = "NODE_CHANNEL_SERIALIZATION_MODE"
 UNIQUE_ID = "NODE_UNIQUE_ID"  # set for cluster workers: their id
+PEER = "PYWORKER_CHANNEL"  # "1" tells a Python child that its parent is pyworker: files can be sent
 
 INTERNAL_PREFIX = "NODE_"
 _HANDLES_AT_ONCE = 1  # under way or waiting: with more of them `send` says "slow down", too

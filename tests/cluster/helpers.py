@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyworker import cluster
-from pyworker.cluster.child_process import ChildProcess
+from pyworker.cluster.parent import ChildProcess
 
 LIMIT = 60.0  # seconds, for a machine with much else to do
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyworker import child_process
-from pyworker.cluster.child_process import ChildProcess
+from pyworker.cluster.parent import ChildProcess
 from tests.cluster.helpers import Inbox, asynchronous, eventually
 
 
