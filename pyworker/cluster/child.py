@@ -115,7 +115,8 @@ class _ClusterBinding(Binding):
                 return None
             process._process.start()
             self._address = address
-            self._question_seq = _say({"act": "queryServer", **query})
+            self._question_seq = next(_seq)  # before it is asked: the other thread may have the answer at once
+            _say({"act": "queryServer", **query}, self._question_seq)
             grant = self._answers.get()
         if not grant.errno and grant.fd < 0 and grant.inbox is None:
             return None  # the primary is gone: nobody is there to share it with
@@ -215,10 +216,8 @@ _binding: _ClusterBinding | None = None
 worker: ThisWorker | None = None
 
 
-def _say(fields: dict[str, Any]) -> int:
-    number = next(_seq)
-    process._process.need().send_raw({"cmd": CMD, **fields, "seq": number})
-    return number
+def _say(fields: dict[str, Any], seq: int | None = None) -> None:
+    process._process.need().send_raw({"cmd": CMD, **fields, "seq": next(_seq) if seq is None else seq})
 
 
 def _leave(code: int) -> None:
