@@ -23,6 +23,7 @@ from pyworker.cli.progress import Board, flat, plain
 from pyworker.cli.render import line, note, out
 from pyworker.cli.result import finish
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.events import workers_in_words
 
 Header = Callable[["dict[str, Any]", bool], str]
 _TICK = 0.1  # seconds between two frames
@@ -109,7 +110,7 @@ class _View:
 
 def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
     listen = ", ".join(line(a) for a in data.get("listen") or ())
-    what = f"{data.get('workers')} workers" + (f" on {listen}" if listen else "")
+    what = workers_in_words(data.get("workers")) + (f" on {listen}" if listen else "")
     return f"Starting {app} — {what}" if tty else f"starting {app}: {what}"
 
 

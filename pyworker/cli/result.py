@@ -13,6 +13,7 @@ from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.cli.render import Look, line, note, out, paint
 from pyworker.errors import Exit
+from pyworker.protocol.events import workers_in_words
 
 
 def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
@@ -98,7 +99,7 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{app} restarted: gen {gen}, {count} ready, {took}"
         case "scaled":
             old = board.scaled.get(app)
-            return f"{app}: {f'{old[0]} → {old[1]}' if old else want} workers, {count} ready in {took}"
+            return f"{app}: {f'{old[0]} → ' if old else ''}{workers_in_words(old[1] if old else want)}, {count} ready in {took}"
         case "stopped":
             return f"{app} stopped in {took}" if how.tty else f"{app} stopped {took}"
         case "deleted":

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.events import workers_in_words
 
 if TYPE_CHECKING:
     from pyworker.config.schema import AppConfig
@@ -38,7 +39,7 @@ class Startable(NamedTuple):
         app = next(app for app in self.apps if app.name == name)
         what, balance = self.kind_and_balance(name) or ("", "")
         where = f", {balance} on {', '.join(app.bind)}" if app.bind else ""
-        return f"{what}, {app.workers} workers{where}"
+        return f"{what}, {workers_in_words(app.workers)}{where}"
 
 
 def find_startable(

@@ -145,9 +145,9 @@ def sentence(event: Event) -> str:
             return f"backoff   try {d['try']} of {d['max']} in {d['delay_s']:.1f} s"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return f"starting  {_workers(d['workers'])}{where}"
+            return f"starting  {workers_in_words(d['workers'])}{where}"
         case "app_running":
-            return f"running   {_workers(d['workers'])} ready in {d['took_s']:.1f}s"
+            return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":
             return f"failed    {d['reason']}"
         case "app_stopping" | "app_stopped" | "app_deleted" | "daemon_stopped":
@@ -175,7 +175,7 @@ def sentence(event: Event) -> str:
         case "reload_rolled_back":
             return f"reload    gen {d['to']} → {d['from']} rolled back: {d['reason']}"
         case "scaled":
-            return f"scaled    {d['from']} → {_workers(d['to'])}"
+            return f"scaled    {d['from']} → {workers_in_words(d['to'])}"
         case "daemon_started":
             return f"daemon started, pid {d['pid']} ({d['reason']})"
         case "guardian_restarted":
@@ -191,7 +191,7 @@ def says_how(reason: str, how: str) -> bool:
     return reason.removeprefix("exited ") == how
 
 
-def _workers(count: int) -> str:
+def workers_in_words(count: object) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
 
 

@@ -199,4 +199,6 @@ def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path:
 def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
     found = run("start", "-n", home=home, cwd=folder)
     assert found == (0, "would start api: shop.main:app, 2 workers, round-robin on 127.0.0.1:8000\n", "")
+    one = run("start", "-n", "--name", "tick", "--", "date", home=home, cwd=folder)
+    assert one.out == "would start tick: date, 1 worker\n"
     assert not Path(home).exists()

@@ -16,6 +16,7 @@ from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, perform
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.events import workers_in_words
 from pyworker.protocol.names import CONTROL_SOCKET
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -150,8 +151,7 @@ def upgrade(settings: Settings, force: bool) -> int:
     workers = sum(app["workers"]["total"] for app in apps)
     words = ""
     if workers:
-        many = "1 worker" if workers == 1 else f"{workers} workers"
-        words = f"{many} went on undisturbed; the new version reaches them by: pyworker reload all"
+        words = f"{workers_in_words(workers)} went on undisturbed; the new version reaches them by: pyworker reload all"
     return _upgraded(settings, body, now, words)
 
 

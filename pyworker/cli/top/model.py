@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pyworker.protocol.events import Event
+from pyworker.protocol.events import Event, workers_in_words
 from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
 
 KEPT = 240  # points of history
@@ -240,7 +240,7 @@ class Model:
             self.say("nothing was done", now, "dim")
             return None
         if wish.what == "scale" and wish.number == question.now:
-            self.say(f"{wish.name} has {question.now} workers already", now, "dim")
+            self.say(f"{wish.name} has {workers_in_words(question.now)} already", now, "dim")
             return None
         return wish
 

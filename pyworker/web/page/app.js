@@ -379,7 +379,7 @@ function askToken() {
 // ---- doing -----------------------------------------------------------------------------------------
 const ASK = {
   reload: (a) => [`Reload ${a.name}?`, "New code and settings come in; no request is lost. Code that does not start changes nothing.", "Reload"],
-  scale: (a) => [`Scale ${a.name}`, `It has ${a.workers.want} workers.`, "Scale"],
+  scale: (a) => [`Scale ${a.name}`, `It has ${a.workers.want} worker${a.workers.want === 1 ? "" : "s"}.`, "Scale"],
   stop: (a) => [`Stop ${a.name}?`, "Open requests may finish. Its port is closed until it is started again.", "Stop"],
   start: (a) => [`Start ${a.name}?`, "From the config file as it is now.", "Start"],
 };
