@@ -60,7 +60,8 @@ def test_in_a_pipe_cells_have_no_blanks_and_notes_go_to_stderr(home: str) -> Non
 def test_on_a_terminal_the_table_fits_and_has_glyphs(home: str, columns: int, table: str) -> None:
     with fake(home):
         found = run_on_terminal("ps", home=home, columns=columns)
-    assert found.screen.text == table + "\n" + NOTES
+    notes = (note if len(note) <= columns else note.replace("   → ", "\n  → ") for note in NOTES.splitlines())
+    assert found.screen.text == "\n".join([table, *notes, ""])
     assert "\x1b[32m● running" in found.raw
 
 

@@ -204,7 +204,7 @@ def notes(document: dict[str, Any], how: Look) -> list[str]:
     version = (document.get("daemon") or {}).get("version")
     if version and version != __version__:
         text = f"daemon {render.line(version)}, this command {__version__}"
-        lines.append(render.paint(_step(text, "pyworker daemon upgrade   no request is lost"), "dim", how))
+        lines.append(render.paint(_step(text, "pyworker daemon upgrade   no request is lost", how), "dim", how))
     return lines
 
 
@@ -217,7 +217,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {app['state']}:", style, how)
-        lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}"))
+        lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}", how))
     if backoff := app.get("backoff"):
         waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
         who = f"{name}.{waiting[0]}" if waiting else name
@@ -225,12 +225,14 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         lines.append(f"{who} backoff: try {backoff.get('try')} of {backoff.get('max')} in {left}")
     if (app.get("config") or {}).get("changed"):
         file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
-        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}"))
+        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}", how))
     if app.get("drops"):
-        lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor"))
+        lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor", how))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
 
 
-def _step(text: str, command: str) -> str:
-    return f"{text}   → {command}"
+def _step(text: str, command: str, how: Look) -> str:
+    """Return a note and the command to give next, which has a line of its own where the terminal would break it."""
+    row = f"{text}   → {command}"
+    return row if not how.width or render.width(row) <= how.width else f"{text}\n  → {command}"
