@@ -246,6 +246,9 @@ def _fitting(defaults: Partial, values: Partial) -> Partial:
     return fitting
 
 
+FROM_ENVIRONMENT = ("PORT", "WEB_CONCURRENCY")  # what is looked at below
+
+
 def _from_environment(values: Partial, path: Path, report: Report, environ: Mapping[str, str]) -> None:
     if "bind" not in values and (*path, "bind") not in report.attempted:
         port = environ.get("PORT", "")

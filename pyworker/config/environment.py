@@ -6,6 +6,7 @@ The shell's environment is never taken over silently. Only the dotenv files are 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import io
 import os
 import re
@@ -133,10 +134,11 @@ def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[
 
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names whose values must not be shown: by name, URLs with a password, and what contains one of those."""
-    known = {
-        n
-        for n, v in env.items()
-        if any(fnmatch.fnmatchcase(n.upper(), p) for p in SECRET_NAMES) or _URL_PASSWORD.search(v)
-    }
+    known = {n for n, v in env.items() if _is_secret_name(n) or _URL_PASSWORD.search(v)}
     telling = [env[n] for n in known if len(env[n]) >= _TELLING]
     return tuple(n for n, v in env.items() if n in known or any(secret in v for secret in telling))
+
+
+@functools.lru_cache(maxsize=1024)  # hundreds of apps have the same names
+def _is_secret_name(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.upper(), p) for p in SECRET_NAMES)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyworker.config import syntax
-from pyworker.config.apps import apps_of, finish, name_after, path_of, report_finding, run_of
+from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
 from pyworker.config.convert import build, given, partial
 from pyworker.config.problem import ConfigError, Problem
@@ -76,10 +76,11 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)
     data, mtime_ns = _content(path)
-    asked = (path, data, frozenset((environ or {}).items()), profile)
+    environ = {name: value for name, value in (environ or {}).items() if name in FROM_ENVIRONMENT}
+    asked = (path, data, frozenset(environ.items()), profile)
     apps = _apps_in.get(asked) if _apps_in is not None else None
     if apps is None:
-        apps = _all_apps(path, data, environ or {}, profile)
+        apps = _all_apps(path, data, environ, profile)
         if _apps_in is not None:
             _apps_in[asked] = apps
     names = [app.name for app in apps]

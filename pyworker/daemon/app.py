@@ -20,7 +20,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
-from pyworker.protocol.wire import from_json, to_json
+from pyworker.protocol.wire import from_json, shallow_json, to_json
 
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
 
@@ -40,7 +40,7 @@ class Generation:
         return self.resolved.config
 
     def pack(self) -> bytes:
-        return json.dumps({"resolved": to_json(self.resolved), "listeners": list(self.listeners)}).encode()
+        return json.dumps({"resolved": self.resolved, "listeners": self.listeners}, default=shallow_json).encode()
 
     @classmethod
     def unpack(cls, number: int, data: bytes) -> Generation:
@@ -302,11 +302,11 @@ class App:
             "keep_listening": self.keep_listening,
             "restart_to": self.restart_to,
             "delete_when_closed": self.delete_when_closed,
-            "record": dataclasses.asdict(self.record),
+            "record": to_json(self.record),
             "failure": dataclasses.asdict(self.failure) if self.failure else None,
             "notes": self.notes[-20:],
             "dispatcher": self.dispatcher.memo() if self.dispatcher else None,
-            "dispatcher_record": dataclasses.asdict(self.dispatcher_record),
+            "dispatcher_record": to_json(self.dispatcher_record),
             "codes": {str(number): code for number, code in self.codes.items()},
             "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},

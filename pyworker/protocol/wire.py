@@ -47,8 +47,16 @@ def encode(message: Any) -> bytes:
     return _encoder.encode({"type": tag(message.__class__), **_without_defaults(message)}).encode()
 
 
+def shallow_json(value: Any) -> Any:
+    """The `default` of json.dumps: `to_json` of one level, the rest of which is left to json's own, faster code."""
+    kind = value.__class__
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name, _ in _fields(kind)}
+    return to_json(value)
+
+
 def _without_defaults(value: Any) -> Any:
-    """Return what json has no words for: a dataclass without the fields that are at their default, an enum's value."""
+    """The same, without the fields of a dataclass that are at their default."""
     kind = value.__class__
     if not hasattr(kind, "__dataclass_fields__"):
         return to_json(value)
