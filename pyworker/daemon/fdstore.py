@@ -7,6 +7,7 @@ dies was never promised to anybody.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, assert_never
 
 from pyworker import failpoint
@@ -49,6 +50,7 @@ class FdStore:
         self._outbox: deque[store.FromDaemon] = deque()
         self._loop: Loop | None = None
         self._early: list[store.ToDaemon] = []
+        self._held: list[str] | None = None  # names that are to be sent together
         self._retrying = False
         self.unanswered = 0
 
@@ -103,8 +105,25 @@ class FdStore:
             self.fds[name] = fd
             if old is not None and old != fd:
                 unix_fds.close_all([old])
-        if named:
+        if self._held is not None:
+            self._held.extend(named)
+        elif named:
             self._send(store.Store(tuple(named)))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what is put in here at the end, in few messages: hundreds of apps start at once."""
+        if self._held is not None:
+            yield
+            return
+        held: list[str] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+            for begin in range(0, len(held), store.BATCH):
+                self._send(store.Store(tuple(held[begin : begin + store.BATCH])))
 
     def get(self, name: str) -> int | None:
         return self.fds.get(name)
@@ -207,6 +226,7 @@ class FdStore:
             if not names:
                 return True  # removed again before it could be sent
             fds = [self.fds[n] for n in names]
+            message = store.Store(names)
         return unix_fds.send_packet(self.channel, encode(message), fds)
 
     def _on_channel(self, events: int) -> None:

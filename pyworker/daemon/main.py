@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     Schedule(desk)
     Watch(desk)
-    with parsed_once():
+    with parsed_once(), store.together():
         _restore(desk, wanted, found)
     store.attach(loop)
     control_fd = store.get(CONTROL)

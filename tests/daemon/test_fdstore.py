@@ -90,3 +90,27 @@ def test_a_guardian_that_is_gone_is_said_once_by_the_end_of_its_channel(
     assert len(calls) == 2
     assert store.get("board.api") is not None  # it is what the next guardian is made of
     store.remove("board.api")
+
+
+def test_what_is_put_together_is_sent_at_the_end_in_few_messages_without_what_was_removed_again(
+    loop: Loop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    store = FdStore(ends[0])
+    store.attach(loop)
+    names = [f"env.app.{number}" for number in range(protocol.BATCH + 3)]
+    with store.together():
+        for name in names:
+            with store.together():
+                store.put(name, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        store.remove(names[1])
+        assert fds.recv_packet(ends[1], MAX_MESSAGE, protocol.BATCH) is not None, "the word that it is removed"
+        assert fds.recv_packet(ends[1], MAX_MESSAGE, protocol.BATCH) is None
+    store.put("board.app", os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    told: list[tuple[str, ...]] = []
+    while (packet := fds.recv_packet(ends[1], MAX_MESSAGE, protocol.BATCH)) is not None:
+        told.append(decode(protocol.FromDaemon, packet.data).names)
+        assert len(packet.fds) == len(told[-1])
+        fds.close_all(packet.fds)
+    assert [len(each) for each in told] == [protocol.BATCH - 1, 3, 1]
+    assert [*told[0], *told[1]] == [name for name in names if name != names[1]]
+    store.remove(*names, "board.app")

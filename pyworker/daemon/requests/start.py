@@ -26,6 +26,14 @@ from pyworker.protocol import control as k
 
 def start(desk: Desk, client: Client, request: k.Start) -> None:
     """Start; see protocol/control.py: Start."""
+    with desk.brain.store.together():
+        goals, decided = _begin(desk, request)
+    desk.save()
+    desk.wait(client, goals, decided, wait=request.wait)
+
+
+def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str, ops.Outcome]]:
+    """Begin to start what is asked for; return what is to be waited for, and what is known already."""
     prepared: list[tuple[App, Generation, bool]] = []
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
@@ -74,8 +82,7 @@ def start(desk: Desk, client: Client, request: k.Start) -> None:
             app.restart_to = generation.number
             desk.brain.poke(app)
         goals[app.name] = ops.started("started", generation.number)
-    desk.save()
-    desk.wait(client, goals, decided, wait=request.wait)
+    return goals, decided
 
 
 def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
