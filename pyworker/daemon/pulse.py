@@ -74,11 +74,14 @@ class Pulse:
             _say(f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again")
             self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
             return
-        # one that is stopped, or leaves an order unread, is asked at every tick until it answers, and so is found as any other
-        waited_for = template.unanswered or process.is_stopped(template.pid) or self._brain.templates.unread(template)
-        if waited_for or self._asked % SELDOM == 0:
+        if template.unanswered or self._asked % SELDOM == 0 or self._may_hang(app, template):
             template.unanswered += 1
             self._brain.templates.ping(template, self._asked)
+
+    def _may_hang(self, app: App, template: TemplateHandle) -> bool:
+        """Whether a template does anything but wait for an order: it is stopped, runs, or has one that it has not carried out."""
+        unborn = any(w.id.generation == template.generation and not w.pid and w.is_alive for w in app.workers.values())
+        return unborn or not process.sleeps(template.pid) or self._brain.templates.unread(template)
 
     def _ask_dispatcher(self, app: App) -> None:
         dispatcher = app.dispatcher

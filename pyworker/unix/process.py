@@ -115,6 +115,14 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def sleeps(pid: int) -> bool:
+    """True for a process that waits for something to happen, as one does that has nothing to do."""
+    try:
+        return stat_fields(pid)[0] == b"S"
+    except (OSError, IndexError):
+        return False
+
+
 def stat_fields(pid: int) -> list[bytes]:
     """Return what proc_pid_stat(5) says of a process from its state on (field 3). OSError: it is gone."""
     # a file object would cost as much again as the reading itself

@@ -60,6 +60,19 @@ def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyw
     assert pw.pids() == pids
 
 
+def test_a_template_that_hangs_over_an_order_is_replaced_and_the_order_carried_out(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    victim, worker = pw.role("template"), pw.pids()[0]
+    passed = pw.arm("template.fork", "spin") + ".hit"
+    kill(worker)
+    wait_until(lambda: os.path.exists(passed), LONG, "the order to be taken")
+    wait_until(lambda: not alive(victim), LONG, f"the busy template to be ended\n{pw.daemon_log()}")
+    wait_until(lambda: pw.app()["state"] == "running" and worker not in pw.pids(), LONG, "another worker")
+
+
 def test_a_stopped_spare_is_replaced_before_anybody_needs_it(pw: Pyworker) -> None:
     pw.environ["PYWORKER_TICK"] = TICK
     pw.api(ASGI)
