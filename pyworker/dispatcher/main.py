@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
+from pyworker import __version__
 from pyworker.dispatcher.inbox import Inbox, open_inbox
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
