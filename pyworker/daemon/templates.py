@@ -28,7 +28,6 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
-RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 LAST_WORDS = 0.3  # seconds for the logger to write down what a process printed last
 
@@ -61,16 +60,15 @@ class Templates:
         self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
 
     def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
-        if reason:
-            handle.killed_because = reason
-            handle.state, handle.since = "retiring", now
+        has_been_told = handle.state == "retiring"
+        handle.killed_because = reason or handle.killed_because
+        handle.state, handle.since = "retiring", now
+        if reason or has_been_told:
             self._kill(app, handle)
             return
-        handle.state, handle.since = "retiring", now
         with contextlib.suppress(OSError):
             if handle.channel is not None:
                 unix_fds.send_packet(handle.channel, encode(t.Retire()))
-        self._brain.loop.call_later(RETIRE_TIMEOUT, lambda: None if handle.ended else self._kill(app, handle))
 
     def ping(self, handle: TemplateHandle, number: int) -> None:
         """Ask for a sign of life."""

@@ -28,6 +28,7 @@ CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself
 OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
 OPENING_TIMEOUT = 10.0  # ... and is stuck after this
 QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued before the listener is shut
+RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 
 
@@ -101,6 +102,8 @@ class StartTemplate:
 
 @record
 class StopTemplate:
+    """Let it leave; one that was let and has not is killed."""
+
     generation: int
     reason: str = ""  # not "": it is stuck, kill it
 
@@ -313,7 +316,10 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
             needed.add(app.previous)
     existing = {t.generation for t in app.templates}
     for t in app.templates:
-        if t.generation not in needed and t.state != "retiring":
+        deadline = t.since + RETIRE_TIMEOUT
+        if t.state == "retiring" and now < deadline:
+            yield LookAgain(deadline)
+        elif t.state == "retiring" or t.generation not in needed:
             yield StopTemplate(t.generation)
     for generation in sorted(needed - existing - app.gated):
         if generation == app.target:

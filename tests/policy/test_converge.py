@@ -178,6 +178,13 @@ def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
     assert doing(app(workers=(*both, worker(3, 1, state=State.STARTING)))) == []
 
 
+def test_a_template_that_was_told_to_leave_and_has_not_is_stopped_again_also_by_a_daemon_that_has_not_told_it() -> None:
+    view = app(templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(7, "retiring", 100.0)))
+    assert c.LookAgain(100.0 + c.RETIRE_TIMEOUT) in c.converge(view, 100.0)
+    assert c.StopTemplate(7) not in c.converge(view, 100.0)
+    assert c.StopTemplate(7) in c.converge(view, 100.0 + c.RETIRE_TIMEOUT)
+
+
 RELOADING = {"target": 2, "templates": (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0))}
 
 

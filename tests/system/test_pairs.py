@@ -130,3 +130,16 @@ def test_nothing_that_was_stopped_stays_when_guardian_and_daemon_are_gone(pw: Py
     kill(guardian)
     kill(daemon)
     wait_until(lambda: port_is_closed(pw.port) and not pw.processes(), LONG, "all to be gone")
+
+
+def test_a_stopped_template_that_was_told_to_leave_is_ended_by_the_next_daemon(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    workers, template, daemon = pw.pids(), pw.role("template"), pw.role("daemon")
+    stop(template)
+    stopping = pw.popen("stop", "api")
+    wait_until(lambda: not any(alive(pid) for pid in workers), LONG, "the workers to leave")
+    kill(daemon)
+    stopping.communicate(timeout=LONG)
+    wait_until(lambda: not alive(template), LONG, "its end")
+    wait_until(lambda: pw.app()["state"] == "stopped", LONG, "the end of the app")
