@@ -98,6 +98,8 @@ class _Channel:
         self.connected = True  # sending is allowed
         self._closed = False
         self._lock = threading.RLock()
+        self._reading = False  # what has come is being told
+        self._end_told = False
         self._room: list[Callable[[], None]] = []
         self._todo: deque[Callable[[], None]] = deque()  # told when the lock is free: who is told may do anything
 
@@ -168,6 +170,10 @@ class _Channel:
         self._tell_all()
 
     # ---- inside --------------------------------------------------------------------------------------
+    def _tells_end(self) -> bool:
+        """True where the end may be told: where messages are, so that none comes after it."""
+        raise NotImplementedError
+
     def _want_write(self, wanted: bool) -> None:
         raise NotImplementedError
 
@@ -213,20 +219,24 @@ class _Channel:
             self._close()
             self._tell_all()
             return False
-        with self._lock:
-            events = self.link.feed(packet.data, packet.fds)
-            if self._room or not self.connected or self.link.to_write() is not None:
-                self._flush()  # acknowledgements go before the program is told: it may take its time, or block
-        for event in events:
-            match event:
-                case node.Message(value, None):
-                    self._tell(self.receiver.on_message, value, None)
-                case node.Message(value, node.Handle() as handle):
-                    self._tell(self.receiver.on_message, value, handles.received(handle))
-                case node.Internal(value, handle):
-                    self._tell(self.receiver.on_internal, value, handle)
-                case _:
-                    self._settle(event)
+        self._reading = True
+        try:
+            with self._lock:
+                events = self.link.feed(packet.data, packet.fds)
+                if self._room or not self.connected or self.link.to_write() is not None:
+                    self._flush()  # acknowledgements go before the program is told: it may take its time, or block
+            for event in events:
+                match event:
+                    case node.Message(value, None):
+                        self._tell(self.receiver.on_message, value, None)
+                    case node.Message(value, node.Handle() as handle):
+                        self._tell(self.receiver.on_message, value, handles.received(handle))
+                    case node.Internal(value, handle):
+                        self._tell(self.receiver.on_internal, value, handle)
+                    case _:
+                        self._settle(event)
+        finally:
+            self._reading = False
         self._tell_all()
         return len(packet.data) == node.READ_SIZE
 
@@ -260,6 +270,13 @@ class _Channel:
             except IndexError:  # another thread was faster
                 return
             self._tell(function)
+        if not self._closed:
+            return
+        with self._lock:
+            end = not self._end_told and not self._reading and self._tells_end()
+            self._end_told = self._end_told or end
+        if end:
+            self._tell(self.receiver.on_closed)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
@@ -281,7 +298,6 @@ class _Channel:
                 self._fail(delivery, _lost("the other end is gone", delivery.handle))
             self._todo.extend(self._room)
             self._room.clear()
-            self._todo.append(self.receiver.on_closed)
 
 
 class LoopChannel(_Channel):
@@ -308,6 +324,9 @@ class LoopChannel(_Channel):
     def wants_write(self) -> bool:
         """True while something waits for room in the socket."""
         return self._writing
+
+    def _tells_end(self) -> bool:
+        return True
 
     def _on_writable(self) -> None:
         if self._closed:
@@ -369,9 +388,12 @@ class ThreadChannel(_Channel):
     def forked(self) -> None:
         """In a process that this one forked: the channel is not its, and the thread is not there."""
         self.connected = False
-        self._closed = True
+        self._closed = self._end_told = True
         self.sock.close()
         self._close_wake()
+
+    def _tells_end(self) -> bool:
+        return not self.started or threading.current_thread() is self._thread
 
     def _run(self) -> None:
         poll = select.poll()
@@ -396,6 +418,7 @@ class ThreadChannel(_Channel):
                     self._read()
         with self._lock:
             self._close_wake()
+        self._tell_all()
 
     def _want_write(self, wanted: bool) -> None:
         if wanted != self._write_wanted:

@@ -242,6 +242,27 @@ def test_whoever_is_told_may_send_from_another_thread_and_wait_for_it() -> None:
     assert finished(receiver)
 
 
+def test_the_end_is_told_after_all_messages_whoever_closes_the_channel() -> None:
+    heard: list[Any] = []
+
+    def disconnect() -> None:
+        heard.append(receiver.values[-1])
+        other = threading.Thread(target=channel.disconnect)
+        other.start()
+        other.join()
+        heard.append(receiver.closed.is_set())
+
+    ours, theirs = socket.socketpair()
+    receiver = Heard(disconnect)
+    channel = ThreadChannel(theirs, receiver)
+    with ours:
+        ours.sendall(b"1\n2\n")
+        channel.start()
+        assert receiver.closed.wait(20)
+    assert heard == [1, False, 2, False]
+    assert finished(channel)
+
+
 def test_a_handle_that_nobody_can_send_is_refused_and_nothing_is_left_of_it() -> None:
     before = open_fds()
     ours, theirs = socket.socketpair()
