@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyworker.cluster.child import ThisWorker
-    from pyworker.cluster.primary import SCHED_NONE as SCHED_NONE
-    from pyworker.cluster.primary import SCHED_RR as SCHED_RR
+    from pyworker.cluster.members import SCHED_NONE as SCHED_NONE
+    from pyworker.cluster.members import SCHED_RR as SCHED_RR
+    from pyworker.cluster.members import Scheduling
+    from pyworker.cluster.members import Settings as Settings
+    from pyworker.cluster.members import Worker as Worker
     from pyworker.cluster.primary import Cluster as Cluster
-    from pyworker.cluster.primary import Scheduling
-    from pyworker.cluster.primary import Settings as Settings
-    from pyworker.cluster.primary import Worker as Worker
 
     is_primary: bool
     is_worker: bool
@@ -42,7 +42,7 @@ _OF_CLUSTER = {
     *("setup_primary", "fork", "start", "serve", "disconnect", "workers", "settings", "scheduling_policy"),
     *("on", "once", "off", "events", "listeners"),
 }
-_TYPES = {"Cluster", "Worker", "Settings", "SCHED_NONE", "SCHED_RR"}
+_TYPES = {"Cluster": "primary", **dict.fromkeys(("Worker", "Settings", "SCHED_NONE", "SCHED_RR"), "members")}
 
 
 def run(exec: Any = None, args: Any = (), **options: Any) -> None:
@@ -86,7 +86,7 @@ def __getattr__(name: str) -> Any:
     if name in _OF_CLUSTER:
         return getattr(_cluster(), name)
     if name in _TYPES:
-        from pyworker.cluster import primary
+        import importlib
 
-        return getattr(primary, name)
+        return getattr(importlib.import_module(f"{__name__}.{_TYPES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,13 +17,15 @@ import signal as signals
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
 from pyworker.cluster.child_process import is_node_path
 from pyworker.cluster.emitter import Emitter
-from pyworker.cluster.parent import ChildProcess, Signal, Stdio
+from pyworker.cluster.listening import open_listener
+from pyworker.cluster.members import Scheduling, Settings, Worker
+from pyworker.cluster.parent import ChildProcess
 from pyworker.config.schema import RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node
@@ -36,16 +38,10 @@ from pyworker.protocol.nodecluster import (
     Online,
     Open,
     Primary,
-    Query,
     Release,
     Say,
     Watch,
 )
-from pyworker.record import record
-
-SCHED_NONE: Scheduling = "none"
-SCHED_RR: Scheduling = "round-robin"
-Scheduling: TypeAlias = Literal["round-robin", "none"]
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
 _BUNDLE = re.match(
@@ -57,71 +53,6 @@ _BOOT_FROM_BUNDLE = (
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 _NATIVE = handles.Kind("net.Native", {})
 _UDP = handles.Kind("dgram.Native", {})
-
-
-@record
-class Settings:
-    """What `setup_primary` was told."""
-
-    exec: str | None = None  # a script; None: the one that runs here
-    args: tuple[str, ...] = ()
-    module: str | None = None  # instead of a script: what `python -m` takes
-    workers: int = 0  # 0: as many as there are CPUs to use
-    scheduling: Scheduling = "round-robin"
-    exec_path: str | None = None
-    exec_args: tuple[str, ...] = ()
-    cwd: str | None = None
-    env: Mapping[str, str] | None = None
-    stdin: Stdio = "inherit"
-    stdout: Stdio = "inherit"
-    stderr: Stdio = "inherit"
-    restart: RestartConfig = dataclasses.field(default_factory=RestartConfig)
-    drain_timeout: float = 10.0  # seconds that connections have when a worker leaves
-    suicide_timeout: float = 5.0  # seconds that a worker has which announced its death
-
-
-class Worker(Emitter):
-    """A worker, seen from its primary. Events as of the cluster, without the worker as first argument."""
-
-    EVENTS: ClassVar[tuple[str, ...]] = ("online", "message", "listening", "disconnect", "exit", "error")
-    LAST: ClassVar[str] = "exit"
-
-    def __init__(self, cluster: Cluster, number: int, process: ChildProcess, *, managed: bool) -> None:
-        super().__init__()
-        self.id = number
-        self.process = process
-        self.exited_after_disconnect = False
-        self.state: Literal["none", "online", "listening", "disconnected", "dead"] = "none"
-        self.managed = managed
-        self.announced = False  # it has told its death: its successor is there, or coming
-        self.ready_at: float | None = None
-        self._cluster = cluster
-
-    def send(self, message: Any, handle: Any = None, **options: Any) -> bool:
-        """As `ChildProcess.send`."""
-        return self.process.send(message, handle, **options)
-
-    def kill(self, signal: Signal = signals.SIGTERM) -> bool:
-        """End it on purpose: it is not replaced."""
-        self._cluster._leaves(self)
-        return self.process.kill(signal)
-
-    def disconnect(self) -> None:
-        """Let it finish what is under way and end; it gets no more connections and is not replaced."""
-        if not self.exited_after_disconnect and self.is_connected():
-            self._cluster._leaves(self)
-            self._cluster._carry_out(self._cluster._primary.disconnect(self.id))
-
-    def is_connected(self) -> bool:
-        """True while it can be talked to."""
-        return self.process.connected
-
-    def is_dead(self) -> bool:
-        """True when its exit has been seen."""
-        return not self.process.is_running
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.id} pid={self.process.pid} {self.state}>"
 
 
 class Cluster(Emitter):
@@ -546,42 +477,6 @@ class Cluster(Emitter):
 def _stays(worker: Worker) -> bool:
     """Whether a worker fills one of the places that are kept filled."""
     return worker.managed and not worker.announced and not worker.exited_after_disconnect
-
-
-def open_listener(query: Query) -> socket.socket:
-    """Bind (and listen on) what a worker has asked for; OSError says why not."""
-    kind = socket.SOCK_DGRAM if query.is_udp else socket.SOCK_STREAM
-    if query.kind == "unix":
-        sock = socket.socket(socket.AF_UNIX, kind)
-    else:
-        v6 = query.kind in ("tcp6", "udp6") or query.kind == "any"
-        try:
-            sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind)
-        except OSError:
-            if query.kind != "any":
-                raise
-            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
-    try:
-        # O_NONBLOCK belongs to all who share it. Listeners are waited for; how a UDP socket is read is the program's choice.
-        sock.setblocking(query.is_udp)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(query.ipv6_only))
-        if query.kind == "unix":
-            sock.bind(str(query.address))
-        else:
-            if not query.is_udp or query.reuse_address:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            everywhere = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
-            sock.bind((query.address or everywhere, query.port))
-        if not query.is_udp:
-            sock.listen(query.backlog)
-    except BaseException as error:
-        sock.close()
-        without_v6 = isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-        if without_v6 and query.kind == "any" and sock.family == socket.AF_INET6:
-            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
-        raise
-    return sock
 
 
 def _int(worker: object) -> int:
