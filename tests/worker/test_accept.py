@@ -201,6 +201,22 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
     assert capsys.readouterr().err.count("Too many open files") == 1  # however often it was tried
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connections_that_a_worker_without_descriptors_cannot_take_are_served_by_its_sibling(
+    daemon: Any, loop: str
+) -> None:
+    d = daemon(loop=loop)
+    poor, rich = started(d, 2)
+    address = d.listeners[0].getsockname()
+    numbers = {int(name) for name in os.listdir(f"/proc/{poor.pid}/fd")}
+    free = next(number for number in range(len(numbers) + 1) if number not in numbers)
+    before = resource.prlimit(poor.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(poor.pid, resource.RLIMIT_NOFILE, (free, before[1]))
+    assert spread(address, 50) == {str(rich.pid).encode(): 50}
+    resource.prlimit(poor.pid, resource.RLIMIT_NOFILE, before)
+    wait_until(lambda: get(address) == str(poor.pid).encode())
+
+
 @pytest.mark.parametrize("to_empty", [False, True])
 def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
     served: list[socket.socket] = []
