@@ -77,16 +77,16 @@ class NotSupported(Exception):
 
 
 class AcceptLoop:
-    """Accepts on `listeners` and gives each to `serve(connection, is_unix, addresses)`. Lives in one event loop.
+    """Accepts on `listeners` and gives each to `serve(connection, is_unix, addresses, early)`. Lives in one event loop.
 
-    It owns its listener objects: `stop` closes them.
+    `early`: it may be answered before `serve` returns. It owns its listener objects: `stop` closes them.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: list[socket.socket],
-        serve: Callable[[socket.SocketType, bool, Addresses | None], None],
+        serve: Callable[[socket.SocketType, bool, Addresses | None, bool], None],
         *,
         exclusive: bool,
     ) -> None:
@@ -189,33 +189,39 @@ class AcceptLoop:
 
     def _on_readable(self, listener: _Listener) -> None:
         # the state is checked, not the event: a stop may have come in the same batch of events
-        ours = self.accepting and self._registered
-        if ours and self._accept(listener) and self._epoll is not None and self._registered:
+        if not (self.accepting and self._registered):
+            return
+        taken = self._accept(listener)
+        if taken is None:
+            return
+        connection, addresses = taken
+        if self._epoll is not None:
             try:
-                self._rearm(listener.fd)
+                self._rearm(listener.fd)  # before it is served: that may take a while
             except FileNotFoundError:
                 pass  # _take_turns has not come yet, and will
+        self._serve(connection, listener.unix, addresses, True)
 
     def _take(self, listener: _Listener, limit: int) -> int:
         count = 0
-        while count < limit and self._accept(listener):
+        while count < limit and (taken := self._accept(listener)) is not None:
+            self._serve(taken[0], listener.unix, taken[1], False)  # the loop would not turn while all are answered
             count += 1
         return count
 
-    def _accept(self, listener: _Listener) -> bool:
-        """Accept and serve one connection; False when there was none or it could not be had."""
+    def _accept(self, listener: _Listener) -> tuple[socket.SocketType, Addresses | None] | None:
+        """Accept one connection; None when there was none or it could not be had."""
         try:
             connection, addresses = listener.take()
         except (BlockingIOError, InterruptedError):
-            return False
+            return None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._pause(error)
-            return False  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
+            return None  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
         if self._must_unblock:
             connection.setblocking(False)
-        self._serve(connection, listener.unix, addresses)
-        return True
+        return connection, addresses
 
     def _pause(self, error: OSError) -> None:
         """Leave the listeners to the siblings for a moment: a listener that stays readable would make us spin."""

@@ -28,7 +28,7 @@ class InboxLoop:
         self,
         loop: asyncio.AbstractEventLoop,
         inbox: socket.socket,
-        serve: Callable[[socket.socket, bool], None],
+        serve: Callable[[socket.socket, bool, None, bool], None],
     ) -> None:
         inbox.setblocking(False)
         self._loop = loop
@@ -64,7 +64,7 @@ class InboxLoop:
         self._watch()
         if to_empty and was_accepting:
             for _ in range(_EMPTY_ROUNDS):
-                while self._take():
+                while self._take(early=False):
                     pass
                 if self._was_last:
                     break
@@ -81,7 +81,7 @@ class InboxLoop:
             self._pause()
             return
         for _ in range(_A_TURN):
-            if not self.accepting or self._held or not self._take():
+            if not self.accepting or self._held or not self._take(early=True):
                 return
 
     def _is_full(self) -> bool:
@@ -94,7 +94,7 @@ class InboxLoop:
         os.close(lowest_free)
         return 0 <= most <= lowest_free + min(_A_TURN, most // 4)
 
-    def _take(self) -> bool:
+    def _take(self, *, early: bool) -> bool:
         """Take and serve one connection; False when there is none now."""
         packet = recv_packet(self._inbox, 16, 1)
         if packet is None:
@@ -108,7 +108,7 @@ class InboxLoop:
             return bool(packet.data)
         connection = socket.socket(fileno=packet.fds[0])
         connection.setblocking(False)
-        self._serve(connection, connection.family == socket.AF_UNIX)
+        self._serve(connection, connection.family == socket.AF_UNIX, None, early)
         return True
 
     def _pause(self) -> None:

@@ -80,7 +80,7 @@ class Running:
         except OSError:
             return
         connection.setblocking(False)
-        self.server.serve(connection, unix=listener.family == socket.AF_UNIX)
+        self.server.serve(connection, listener.family == socket.AF_UNIX, None, True)
 
     def call(self, function: Any) -> Any:
         """Run a function in the loop and return what it returned."""

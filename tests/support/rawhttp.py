@@ -33,6 +33,13 @@ class Client:
             self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
         self.buffer = b""
 
+    @classmethod
+    def of(cls, sock: socket.socket) -> Self:
+        """Speak on a connection that is there already."""
+        made = cls.__new__(cls)
+        made.sock, made.buffer = sock, b""
+        return made
+
     def send(self, data: bytes) -> Client:
         self.sock.sendall(data)
         return self

@@ -219,14 +219,16 @@ def test_connections_that_a_worker_without_descriptors_cannot_take_are_served_by
 
 @pytest.mark.parametrize("to_empty", [False, True])
 def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
-    served: list[socket.socket] = []
+    served: list[socket.SocketType] = []
+
+    def serve(connection: socket.SocketType, unix: bool, addresses: Any, early: bool) -> None:
+        assert not early  # the loop would not turn until all of them are answered
+        served.append(connection)
 
     async def scenario() -> None:
         listener = tcp_listener()
         kept = listener.dup()
-        accepts = AcceptLoop(
-            asyncio.get_running_loop(), [listener], lambda connection, *_: served.append(connection), exclusive=True
-        )
+        accepts = AcceptLoop(asyncio.get_running_loop(), [listener], serve, exclusive=True)
         await accepts.start()
         clients = [socket.create_connection(kept.getsockname()) for _ in range(30)]
         await accepts.stop(to_empty=to_empty)

@@ -32,7 +32,7 @@ class Post:
     def loop(self) -> InboxLoop:
         return InboxLoop(asyncio.get_running_loop(), self.reader.dup(), self.serve)
 
-    def serve(self, connection: socket.socket, unix: bool) -> None:
+    def serve(self, connection: socket.socket, unix: bool, addresses: None, early: bool) -> None:
         self.served.append(connection)
         self.kinds.append(unix)
 

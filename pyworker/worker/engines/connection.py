@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httptools
 
 from pyworker.worker.engines import heads, request_id
+from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Connection(asyncio.Protocol):
     body_size = discarded = 0
     refusal = 0
     upgrade: tuple[str, bytes, list[tuple[bytes, bytes]]] | None = None
+    rest = b""  # what came behind it
     upgraded_client: tuple[str, int] | None = None
     upgraded_scheme = ""
     deaf = False  # nothing that arrives is looked at any more
@@ -97,16 +99,24 @@ class Connection(asyncio.Protocol):
 
     # ---- transport -------------------------------------------------------------------------------
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+        before, self.transport = self.transport, transport
         self.write = transport.write
-        if self.deaf:  # given up before it began
+        if before is not None:
+            before.hand_over(transport)
+            if self.paused:  # not before this returns: uvloop begins to read then, whatever it is told in here
+                self.paused = False
+                self.loop.call_soon(self._update_reading)
+            if self.upgrade is not None and not self.deaf:
+                self._to_websocket(self.rest)
+        elif self.deaf:  # given up before it began
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.deaf = True
         self.parser = None  # it refers to this object
         self.deadline = NEVER
-        self._wake_writers()
+        if self.waiting:
+            self._wake_writers()
         current, self.current = self.current, None
         if current is not None:
             current.on_lost()
@@ -358,6 +368,14 @@ class Connection(asyncio.Protocol):
             if rest:
                 self.data_received(rest)
             return not self.deaf
+        if isinstance(self.transport, Early):  # a websocket is for the loop: when that has the connection
+            self.rest = rest
+        else:
+            self._to_websocket(rest)
+        return False
+
+    def _to_websocket(self, rest: bytes) -> None:
+        assert self.upgrade is not None
         method, url, headers = self.upgrade
         lines = [method.encode(), b" ", url, b" HTTP/1.1\r\n"]
         for name, value in headers:
@@ -367,7 +385,6 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         self.parser = None
         self.server.upgraded(self, b"".join(lines))
-        return False
 
     # ---- order of answers ------------------------------------------------------------------------
     def last_answer(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import socket
 import ssl
 import sys
@@ -25,6 +24,7 @@ from pyworker.worker.engines import forwarded, heads, prepare
 from pyworker.worker.engines.access_log import AccessLog
 from pyworker.worker.engines.asgi import AsgiExchange
 from pyworker.worker.engines.connection import Connection
+from pyworker.worker.engines.early import Early, close_socket, first_read
 from pyworker.worker.engines.exchange import Exchange
 from pyworker.worker.engines.lifespan import Lifespan, LifespanFailed
 from pyworker.worker.engines.pool import ThreadPool
@@ -40,6 +40,7 @@ AFTER_CUT = 1.0  # seconds between cancelling requests and cutting what is left
 _IN_FLIGHT, _REQUESTS, _SUM, _BUCKET_0 = int(F.IN_FLIGHT), int(F.REQUESTS), int(F.LATENCY_SUM_US), int(F.LATENCY_0)
 _CLASS_0 = int(F.STATUS_1XX) - 1
 _OLDEST = int(F.OLDEST_AT)
+_OPEN, _ACCEPTED = int(F.OPEN), int(F.ACCEPTED)
 _LAST_BUCKET = LATENCY_BUCKETS - 1
 _monotonic_ns = time.monotonic_ns
 
@@ -179,6 +180,7 @@ class Server:
         connection: socket.SocketType,
         unix: bool,
         addresses: tuple[Any, Any] | None = None,
+        early: bool = False,
         *,
         tls: bool = True,
         check: bool = False,
@@ -186,7 +188,7 @@ class Server:
         """Serve an accepted, non-blocking connection, which is the server's from here on. Never raises for a bad one.
 
         `tls=False`: plain HTTP even when the app has TLS. `check`: requests with the check header are not counted.
-        `addresses`: the peer's and, unless None, our own, when they are known.
+        `addresses`: the peer's and, unless None, our own, when they are known. `early`: answer now what came with it.
         """
         try:
             if unix:
@@ -202,7 +204,7 @@ class Server:
                     here = connection.getsockname()
                 local = here if len(here) == 2 else (forwarded.plain_host(here[0]), here[1])
         except OSError:
-            _close(connection)  # the client left before we came to it
+            close_socket(connection)  # the client left before we came to it
             return
         context = self._ssl if tls else None
         trusted = self.trust.unix if client is None else self.trust.host(client[0])
@@ -210,8 +212,8 @@ class Server:
         self._connections.add(made)
         if not check:
             cells = self._cells
-            cells[F.OPEN] += 1
-            cells[F.ACCEPTED] += 1
+            cells[_OPEN] += 1
+            cells[_ACCEPTED] += 1
         if self.draining:
             made.deadline = min(made.deadline, time.monotonic() + self.idle_timeout + MARGIN)
         if self._ticking is None:
@@ -221,6 +223,46 @@ class Server:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
             return
+        if not early:
+            self._give_to_loop(made, connection)
+            return
+        try:
+            first = first_read(connection)
+        except OSError:
+            first = b""
+        if first:
+            self._serve_early(made, connection, first)
+        elif first is None:
+            self._give_to_loop(made, connection)
+        else:
+            close_socket(connection)  # the client has left, and has asked for nothing
+            self.lost(made)
+
+    def _serve_early(self, made: Connection, sock: socket.SocketType, first: bytes) -> None:
+        stand_in = Early(sock, made)
+        try:
+            made.connection_made(stand_in)
+            made.data_received(first)
+        except Exception as error:  # noqa: BLE001 - as in _open
+            self._report(error)
+            stand_in.abort()
+        if stand_in.over:
+            made.connection_lost(None)
+        elif made.current is None:
+            self._settle(made, stand_in)
+        else:
+            self.loop.call_soon(self._settle, made, stand_in)  # after the app's first step
+
+    def _settle(self, made: Connection, stand_in: Early) -> None:
+        """Put an early connection away, or let the loop wait for what is still to come."""
+        if not stand_in.over:
+            stand_in.flush()
+        if stand_in.over:
+            made.connection_lost(None)
+        else:
+            self._give_to_loop(made, stand_in.begin_hand_over())
+
+    def _give_to_loop(self, made: Connection, connection: socket.SocketType) -> None:
         # without a handshake there is one step before the loop is asked and one after it: no task is needed for that
         opening: Any = self.loop.connect_accepted_socket(lambda: made, connection)  # type: ignore[arg-type]
         try:
@@ -252,29 +294,35 @@ class Server:
 
     def _not_opened(self, made: Connection, sock: socket.SocketType, error: Exception) -> None:
         if not isinstance(error, (OSError, EOFError)):  # those are failed handshakes: the client's affair
-            sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
-        _close(sock)
-        self.lost(made)
+            self._report(error)
+        close_socket(sock)
+        if made.transport is None:
+            self.lost(made)
+        else:
+            made.connection_lost(error)
+
+    def _report(self, error: Exception) -> None:
+        sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
         if connection in self._connections:
             self._connections.discard(connection)
             if not connection.check:
-                self._cells[F.OPEN] -= 1
+                self._cells[_OPEN] -= 1
             self.check_empty()
 
     def upgraded(self, connection: Connection, head: bytes) -> None:
         """A connection becomes a websocket."""
         self._connections.discard(connection)
         if connection.check:
-            self._cells[F.OPEN] += 1
+            self._cells[_OPEN] += 1
         if self._websockets is None:
             try:
                 made = prepare.websockets()
             except ImportError as error:
                 sys.stderr.write(f"websockets cannot be served: {error}\n")
-                self._cells[F.OPEN] -= 1
+                self._cells[_OPEN] -= 1
                 connection.abort()
                 self.check_empty()
                 return
@@ -282,7 +330,7 @@ class Server:
         self._websockets.take(connection, head)
 
     def websocket_lost(self) -> None:
-        self._cells[F.OPEN] -= 1
+        self._cells[_OPEN] -= 1
         self.check_empty()
 
     # ---- requests --------------------------------------------------------------------------------
@@ -396,10 +444,3 @@ class Server:
         if self.pool is not None and self.pool.pending:
             return
         self._empty.set_result(None)
-
-
-def _close(connection: socket.SocketType) -> None:
-    """Close what no transport has taken; one that was taken is not ours any more."""
-    fd = connection.detach()
-    if fd >= 0:
-        os.close(fd)
