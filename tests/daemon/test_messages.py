@@ -83,7 +83,7 @@ def test_a_listener_that_cannot_be_handed_over_now_costs_one_timer_however_often
     monkeypatch.setattr(module.unix_fds, "send_some", lambda *_: 0)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = Channel(ours, link)
+        channel = Channel(ours, Allowance(0.0), link)
         for _ in range(50):
             of_all._flush(channel)
     assert len(loop._timers) == 1
