@@ -44,7 +44,8 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
         raise _lost(settings, verb, lost) from None
     except KeyboardInterrupt:
         if not settings.json:
-            note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is.", view.err)
+            end = "; pyworker reload --abort gives it up" if verb == "reload" else ""
+            note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is{end}.", view.err)
         raise Shown(int(Exit.INTERRUPTED)) from None
     return finish(settings, verb, answer, view.board)
 

@@ -95,6 +95,8 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
         case "reloaded":
             old = board.generations.get(app)
             return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {count} ready, {took}"
+        case "aborted":
+            return f"{app}: the reload was given up, gen {gen} goes on, {count} ready, {took}"
         case "restarted":
             return f"{app} restarted: gen {gen}, {count} ready, {took}"
         case "scaled":
@@ -108,7 +110,12 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{app}: nothing to do ({state})"
 
 
-_NOT = {"start": "did not start", "reload": "was not reloaded", "restart": "did not start again"}
+_NOT = {
+    "start": "did not start",
+    "reload": "was not reloaded",
+    "abort": "did not go back",
+    "restart": "did not start again",
+}
 
 
 def _failure(result: dict[str, Any], verb: str, how: Look) -> str:

@@ -93,6 +93,7 @@ class App:
     previous: int | None = None
     soak_until: float = 0.0
     soak_deaths: int = 0
+    given_up: str = ""
     starting: bool = False
     started_at: float = 0.0
     start_failure: Failure | None = None
@@ -189,6 +190,7 @@ class App:
             previous=self.previous,
             soak_until=self.soak_until,
             soak_deaths=self.soak_deaths,
+            given_up=self.given_up,
             gated=self.gated,
             job=config.cron is not None,
             starting=self.starting,

@@ -209,7 +209,7 @@ class Brain:
             return
         failpoint.hit("reload.committed")
         app.soak_until = now + config.reload.soak
-        app.soak_deaths = 0
+        app.soak_deaths, app.given_up = 0, ""
         app.record = restart.CLEAR
         app.fill_slots()
         app.reload_from = old
@@ -242,6 +242,7 @@ class Brain:
     def _roll_back(self, app: App, number: int, reason: str) -> None:
         given_up = app.generation
         app.generation, app.previous = number, None
+        app.given_up = ""
         app.record = restart.CLEAR
         app.reload_from = None
         failure = self.fail(

@@ -20,7 +20,7 @@ class Outcome:
     """How it ended for one app."""
 
     ok: bool
-    action: str  # started already_running stopped reloaded restarted scaled deleted unchanged failed
+    action: str  # started already_running stopped reloaded aborted restarted scaled deleted unchanged failed
     failure: Failure | None = None
     note: str = ""
 
@@ -176,6 +176,21 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
         if app.target == generation:
             return None
         return Outcome(False, "failed", Failure("it was replaced by a later command"))
+
+    return goal
+
+
+def aborted(generation: int) -> Goal:
+    """The generation was given up, and the one before it serves."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        if app.target == generation:
+            return None
+        if app.generation == generation:
+            return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
+        if app.record.failed or app.record.permanent:
+            return Outcome(False, "failed", app.failure)
+        return Outcome(True, "aborted") if app.is_open(now) else None
 
     return goal
 

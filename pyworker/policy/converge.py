@@ -76,6 +76,7 @@ class AppView:
     previous: int | None = None  # during the soak: where a roll-back goes
     soak_until: float = 0.0
     soak_deaths: int = 0  # unstable deaths of the new generation since the commit
+    given_up: str = ""  # why the previous generation is wanted again
     gated: frozenset[int] = frozenset()  # generations that nothing may be started of yet
     job: bool = False  # runs at times of its own and ends by itself: a reload leaves its running worker alone
     starting: bool = False  # a first start whose outcome is open: one failure ends it
@@ -283,8 +284,9 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
     if app.previous is not None:
         ready = any(t.generation == app.previous and t.state == "ready" for t in app.templates)
         can_go_back = ready or not app.previous_forks
-        if app.running and can_go_back and app.soak_deaths * 2 > app.want:
-            yield RollBack(app.previous, f"{app.soak_deaths} workers of generation {app.generation} died in the soak")
+        if app.running and can_go_back and (app.given_up or app.soak_deaths * 2 > app.want):
+            died = f"{app.soak_deaths} workers of generation {app.generation} died in the soak"
+            yield RollBack(app.previous, app.given_up or died)
         elif now >= app.soak_until:
             yield EndSoak()
         else:

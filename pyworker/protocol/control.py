@@ -63,6 +63,14 @@ class Reload:
 
 
 @record
+class Abort:
+    """Give up reloads: before its commit the new generation goes, in its soak the previous one comes back."""
+
+    selectors: tuple[str, ...]
+    wait: bool = True
+
+
+@record
 class Scale:
     """changes: app -> "8", "+2", "-1" or "auto"."""
 
@@ -163,6 +171,7 @@ Request = Union[
     Stop,
     Restart,
     Reload,
+    Abort,
     Scale,
     Delete,
     Ps,

@@ -27,6 +27,7 @@ PORT = re.compile(r"(?<=[:= ])(8\d{3})\b")
 PID = re.compile(r'(pid[= ]|"pid": ?|guardian pid )(\d+)')
 # what only looks is asked again until it shows what the document shows
 LOOKS = ("pyworker ps", "pyworker events", "pyworker logs", "pyworker describe", "curl", "for i in", "cat", "pyworker top --once")
+OLD_ONE_LEFT = re.compile(r"\S+ gen=\d+ worker=\d+ stopped ")  # before the end of a reload, or after it
 BLURRED = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?"), "TIMESTAMP"),
     (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?\b"), "CLOCK"),
@@ -144,7 +145,9 @@ class Run:
         lines = [line for line in output.split("\n") if line.strip()]
         ports = {real: port for port, real in self._ports.items()}
         lines = [re.sub(r"(?<=[:= ])\d{4,5}\b", lambda m: ports.get(m[0], m[0]), line) for line in lines]
-        want, there = [blurred(line) for line in told], [blurred(line) for line in lines]
+        want = [blurred(line) for line in told]
+        lines = [line for line in lines if blurred(line) in want or not OLD_ONE_LEFT.match(line)]
+        there = [blurred(line) for line in lines]
         missing = Counter(w for w in want if w != "...") - Counter(there)
         if missing or ("..." not in want and want and len(want) != len(there)):
             return False

@@ -246,6 +246,11 @@ def test_too_many_deaths_in_the_soak_roll_back() -> None:
     assert doing(view) == [c.RollBack(1, "2 workers of generation 2 died in the soak")]
 
 
+def test_a_soak_that_is_given_up_rolls_back() -> None:
+    view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
+    assert doing(view) == [c.RollBack(1, "no more")]
+
+
 def test_soak_ends() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=RELOADING["templates"])
     assert doing(view, 10.0) == [c.EndSoak()]

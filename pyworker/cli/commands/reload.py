@@ -17,8 +17,9 @@ from pyworker.cli.options import Settings, common
 @click.option(
     "--soak", is_flag=True, help="Return when the soak is over; exit 1 if the new version was rolled back in it."
 )
+@click.option("--abort", is_flag=True, help="Give up the reload that is under way or in its soak.")
 @common
-def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool) -> int:
+def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool, abort: bool) -> int:
     """Bring in new code and settings without a gap. Code that does not start leaves the old workers serving.
 
     Without a name: the apps of the config file in this folder, else all.
@@ -27,7 +28,12 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool) -> i
     pyworker reload api
     pyworker reload             what the file here describes
     pyworker reload api --soak  for a deployment that must know
+    pyworker reload --abort     back to the workers from before, as long as the soak lasts
     """
+    if abort and soak:
+        raise click.UsageError("--abort ends what --soak waits for: give one of them")
+    if abort:
+        return run(settings, "abort", {"type": "abort", "selectors": list(names) or ["all"], "wait": wait})
     selectors = list(names) or _here() or ["all"]
     request = {"type": "reload", "selectors": selectors, "shell_env": shell_env(), "wait": wait}
     if soak:

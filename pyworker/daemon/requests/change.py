@@ -16,6 +16,8 @@ from pyworker.policy.restart import CLEAR
 from pyworker.policy.scale import scaled
 from pyworker.protocol import control as k
 
+GIVEN_UP = "it was given up (pyworker reload --abort)"
+
 
 def stop(desk: Desk, client: Client, request: k.Stop) -> None:
     """Apps or single slots."""
@@ -147,6 +149,26 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
         desk.brain.emit(app, "app_note", None, text=text)
     desk.brain.poke(app)
     return ops.reloaded(number, soak=soak)
+
+
+def abort(desk: Desk, client: Client, request: k.Abort) -> None:
+    """What is under way of these: a generation that has not been committed yet, or one in its soak."""
+    names = list(dict.fromkeys(s.app for s in desk.select(request.selectors)))
+    goals: dict[str, ops.Goal] = {}
+    for app in (desk.brain.apps[name] for name in names):
+        if app.target is not None:
+            app.target_failure = app.target_failure or desk.brain.fail(GIVEN_UP)
+            goals[app.name] = ops.aborted(app.target)
+        elif app.previous is not None:
+            app.given_up = GIVEN_UP
+            goals[app.name] = ops.aborted(app.generation)
+        else:
+            continue
+        desk.brain.poke(app)
+    if not goals:
+        text = f"{', '.join(names) or 'no app'}: no reload is under way, and none is in its soak"
+        raise Refuse("no_reload", Exit.FAILED, text, "to go back to older code, put it back, then: pyworker reload")
+    desk.wait(client, goals, {}, wait=request.wait)
 
 
 def scale(desk: Desk, client: Client, request: k.Scale) -> None:

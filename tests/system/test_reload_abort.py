@@ -1,0 +1,62 @@
+"""`pyworker reload --abort`: back to the workers from before, as long as that is possible, and no request is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+
+from tests.support.load import Load
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.sources import ASGI, version
+from tests.support.wait import wait_until
+
+STARTS = 'await send({"type": message["type"] + ".complete"})'
+TABLES = '[app.reload]\nready_timeout = "300s"\nsoak = "300s"\n'
+
+
+def test_before_the_commit_the_old_workers_are_not_touched(pw: Pyworker) -> None:
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    pw.write("web.py", version(ASGI.replace(STARTS, "await asyncio.sleep(3600)"), "two"))
+    done: list[subprocess.CompletedProcess[str]] = []
+    reload = threading.Thread(target=lambda: done.append(pw.run("reload", "api")))
+    reload.start()
+    with Load(pw.port, "new", "keep") as load:
+        wait_until(lambda: any(w["gen"] == 2 for w in pw.app()["pool"]), LONG, "a new worker that does not get ready")
+        shown = pw.ok("reload", "--abort", "api").stdout
+        load.wait_more(10)
+    reload.join(LONG)
+    assert "api: the reload was given up, gen 1 goes on, 2/2 ready" in shown
+    assert done[0].returncode == 1
+    assert "gen 1 goes on: it was given up (pyworker reload --abort)" in done[0].stderr
+    assert load.lost == []
+    assert {body.split()[0] for body in load.bodies} == {"one"}
+    assert [worker["pid"] for worker in pw.wait_steady()["pool"]] == before
+
+
+def test_in_the_soak_the_old_code_comes_back_and_no_request_is_lost(pw: Pyworker) -> None:
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", version(ASGI, "two"))
+    with Load(pw.port, "new", "keep") as load:
+        pw.ok("reload", "api")
+        wait_until(lambda: pw.get().split()[0] == "two", LONG, "the new version")
+        shown = pw.ok("reload", "--abort").stdout
+        wait_until(lambda: len(pw.app()["pool"]) == 2, LONG, "the given up workers to leave")
+        load.wait_more(10)
+    assert "gen 1 goes on, 2/2 ready" in shown
+    assert pw.get().split()[0] == "one"
+    assert load.lost == []
+    assert "it was given up (pyworker reload --abort)" in pw.ok("events", "api").stdout
+
+
+def test_without_a_reload_there_is_nothing_to_give_up(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    done = pw.run("reload", "--abort", "api")
+    assert done.returncode == 1
+    assert "api: no reload is under way, and none is in its soak" in done.stderr
+    assert pw.run("reload", "--abort", "--soak").returncode == 2
+    assert pw.pids() == before
