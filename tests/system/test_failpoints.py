@@ -55,7 +55,14 @@ class World:
         self.kill(self.status()["logger_pid"])
 
     def kill_template(self) -> None:
-        self.kill(self.template())
+        def killed() -> bool:
+            try:
+                self.kill(self.template())
+            except ProcessLookupError:  # it has just ended, by what was armed before
+                return False
+            return True
+
+        wait_until(killed, LONG, "a template to kill")
 
     def have_a_child_of_the_guardian(self) -> None:
         """Workers that have outlived a guardian are nobody's child: their end is not the guardian's to tell."""
