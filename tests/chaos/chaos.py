@@ -238,8 +238,10 @@ def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:
         until = time.monotonic() + seconds
         look_at = time.monotonic() + LOOK_EVERY
         told = 0
+        last = time.monotonic()
         while time.monotonic() < until:
-            time.sleep(chance.uniform(0.3, 1.1))
+            time.sleep(max(0.0, last + chance.uniform(0.3, 1.1) - time.monotonic()))  # to find a victim takes time, too
+            last = time.monotonic()
             kill_one(tree, chance, kills)
             if len(kills) % 20 == 0:
                 tree.below()
