@@ -48,11 +48,11 @@ class Sample(NamedTuple):
 
     faults: int
     fds: dict[str, int]  # of the processes that stay: by role
-    pss: float  # MB, of all
+    memory: float  # MB, of all: their shares of what is in no file (of files, other Pythons here take a share, too)
     what: dict[str, Counter[str]]  # the fds by what they are
 
     def __str__(self) -> str:
-        return f"fds {self.fds}, {self.pss:.1f} MB"
+        return f"fds {self.fds}, {self.memory:.1f} MB"
 
 
 class Tree:
@@ -156,7 +156,7 @@ class Tree:
             what = {role: open_files(pid) for role, pid in pids.items()}
             seen.append({role: found.total() for role, found in what.items()})
         fds = seen[-1]
-        return Sample(faults, fds, sum(p.memory_full_info().pss for p in alive) / 2**20, what)
+        return Sample(faults, fds, sum(own_memory(p.pid) for p in alive) / 2**10, what)
 
 
 def title(process: psutil.Process) -> str:
@@ -172,6 +172,13 @@ def open_files(pid: int) -> Counter[str]:
         with contextlib.suppress(OSError):  # closed meanwhile
             found[os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]] += 1
     return found
+
+
+def own_memory(pid: int) -> int:
+    """Return the KB that a process has of anonymous and shared memory."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        fields = dict(line.split()[:2] for line in file if line.startswith("Pss_"))
+    return int(fields["Pss_Anon:"]) + int(fields["Pss_Shmem:"])
 
 
 class Reloads(threading.Thread):
@@ -340,7 +347,7 @@ def judge(samples: list[Sample | None]) -> list[str]:
         less = {role: dict(first.what[role] - last.what.get(role, Counter())) for role in first.what}
         wrong.append(f"fds at the beginning {first.fds}, at the end {last.fds}; more: {more}; less: {less}")
     if len(found) > 10:  # the first minute is warming up
-        slope = _slope([(s.faults / 1000, s.pss) for s in found[1:]])
+        slope = _slope([(s.faults / 1000, s.memory) for s in found[1:]])
         print(f"chaos: memory grows by {slope:.2f} MB per 1000 faults")
         if slope > SLOPE:
             wrong.append(f"memory grows by {slope:.2f} MB per 1000 faults")
