@@ -126,17 +126,20 @@ class OwnTime:
     """Ages without the time in which we stood still, and with us perhaps the whole machine."""
 
     def __init__(self) -> None:
-        self._due = 0.0
+        self._due = self._every = self._since = 0.0
         self._still: deque[tuple[float, float]] = deque(maxlen=20)  # (when it went on, for how long it had not)
 
     def look(self, now: float, every: float) -> None:
         """To be called again in `every` seconds: a call that comes much later is how we notice."""
         if self._due and now - self._due > NOTICED:
             self._still.append((now, now - self._due))
-        self._due = now + every
+        if self._every > NOTICED:
+            self._since = now  # before, we may have stood still between two looks, and not noticed
+        self._due, self._every = now + every, every
 
     def age(self, since: float, now: float) -> float:
-        """Return how old something is that began at `since`."""
+        """Return how old something is that began at `since`; what was before we looked often does not count."""
+        since = max(since, self._since)
         return now - since - sum(min(length, went_on - since) for went_on, length in self._still if went_on > since)
 
 

@@ -108,7 +108,7 @@ def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) 
 
 
 def fds(pw: Pyworker) -> list[int]:
-    return [len(os.listdir(f"/proc/{pw.role(role)}/fd")) for role in ("guardian", "daemon")]
+    return [open_fds(pw.role(role)) for role in ("guardian", "daemon")]
 
 
 def test_a_template_that_cannot_be_started_leaves_no_descriptor(pw: Pyworker) -> None:
