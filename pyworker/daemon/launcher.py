@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyworker.daemon.loop import READ, Loop, Timer
+from pyworker.daemon.loop import NOTICED, READ, Loop, Timer
 from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
 from pyworker.protocol.template import Launch, Launched
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
@@ -25,7 +25,6 @@ from pyworker.unix import process
 PYTHON = (sys.executable, "-I", "-m", "pyworker.template")
 IDLE = 1.0  # seconds after the last launch
 HANGS = 10.0  # seconds without an answer
-NOTICED = 1.0  # seconds of standing still that are told from a busy machine
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows

@@ -16,14 +16,13 @@ from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.loop import EARLY, Loop, report_what_is_over
+from pyworker.daemon.loop import EARLY, NOTICED, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.unix import process
 
 TICK = 8.0  # a hang is found within four of these
 MISSED = 3
 SELDOM = 4  # ticks between questions to a template that nobody needs: two processes wake up for each
-NOTICED = 1.0  # seconds of standing still that are told from a busy machine
 STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
 
 

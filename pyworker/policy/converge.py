@@ -275,6 +275,12 @@ def _deadlines(app: AppView, now: float) -> Iterator[Action]:
             yield StopTemplate(t.generation, reason) if now >= deadline else LookAgain(deadline)
 
 
+def can_go_back(app: AppView) -> bool:
+    """Whether the generation before can be brought back: it is the soak, and what makes its workers is there."""
+    ready = any(t.generation == app.previous and t.state == "ready" for t in app.templates)
+    return app.running and app.previous is not None and (ready or not app.previous_forks)
+
+
 def _outcomes(app: AppView, now: float) -> Iterator[Action]:
     """End what has been decided: a start or reload that failed, a soak, a record that is forgiven."""
     if app.target is not None and app.target_failure is not None:
@@ -282,9 +288,7 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
     if app.starting and app.start_failure is not None:
         yield FailStart(app.start_failure)
     if app.previous is not None:
-        ready = any(t.generation == app.previous and t.state == "ready" for t in app.templates)
-        can_go_back = ready or not app.previous_forks
-        if app.running and can_go_back and (app.given_up or app.soak_deaths * 2 > app.want):
+        if can_go_back(app) and (app.given_up or app.soak_deaths * 2 > app.want):
             died = f"{app.soak_deaths} workers of generation {app.generation} died in the soak"
             yield RollBack(app.previous, app.given_up or died)
         elif now >= app.soak_until:

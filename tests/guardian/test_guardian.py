@@ -37,6 +37,15 @@ def start(tmp_path: Path) -> Iterator[OPEN_RIGS]:
         rig.close()
 
 
+@pytest.fixture
+def failpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the guardians of this test look for what is to go wrong."""
+    folder = tmp_path / "failpoints"
+    folder.mkdir()
+    monkeypatch.setenv(ENV_FAILPOINTS, str(folder))
+    return folder
+
+
 def pipe_with(text: bytes) -> tuple[int, int]:
     reads, writes = os.pipe()
     os.write(writes, text)
@@ -398,13 +407,11 @@ def test_want_of_descriptors_is_said_once_and_once_more_when_it_is_over(start: O
 
 
 def test_a_mistake_that_is_met_again_and_again_is_said_once_and_keeps_nothing_else_from_being_done(
-    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: OPEN_RIGS, failpoints: Path
 ) -> None:
-    (tmp_path / "failpoints").mkdir()
-    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
     rig = start()
     daemon, logger = rig.both()
-    path = tmp_path / "failpoints" / "guardian.start_logger"
+    path = failpoints / "guardian.start_logger"
     path.write_text("raise always")
     logger.leave(0)
     wait_until(lambda: "Unexpected: guardian.start_logger" in rig.log(), what="the mistake")
@@ -427,13 +434,11 @@ def test_a_program_that_always_dies_young_is_not_said_to_at_each_of_its_ends(sta
 
 
 def test_what_could_not_be_stored_is_asked_for_again(
-    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: OPEN_RIGS, failpoints: Path
 ) -> None:
-    (tmp_path / "failpoints").mkdir()
-    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
     rig = start()
     daemon, _ = rig.both()
-    (tmp_path / "failpoints" / "guardian.store").write_text("raise")
+    (failpoints / "guardian.store").write_text("raise")
     reads, writes = pipe_with(b"kept")
     daemon.say(protocol.Store(("board.api",)), (reads,))
     assert daemon.hear_until(protocol.Missing).names == ("board.api",)
@@ -447,14 +452,12 @@ def test_what_could_not_be_stored_is_asked_for_again(
 
 
 def test_an_end_that_could_not_be_said_is_said_later(
-    start: OPEN_RIGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: OPEN_RIGS, failpoints: Path
 ) -> None:
-    (tmp_path / "failpoints").mkdir()
-    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path / "failpoints"))
     rig = start()
     daemon, _ = rig.both()
     first, second = daemon.orphan(), daemon.orphan()
-    (tmp_path / "failpoints" / "guardian.exited").write_text("raise")
+    (failpoints / "guardian.exited").write_text("raise")
     for pid in (first, second):
         os.kill(pid, signal.SIGTERM)
     for pid in (first, second):

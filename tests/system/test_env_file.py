@@ -11,15 +11,9 @@ from tests.support.wait import wait_until
 
 APP = """
 import os
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": os.environ["GREETING"].encode()})
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [os.environ["GREETING"].encode()]
 """
 
 

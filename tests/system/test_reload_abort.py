@@ -57,6 +57,6 @@ def test_without_a_reload_there_is_nothing_to_give_up(pw: Pyworker) -> None:
     before = pw.pids()
     done = pw.run("reload", "--abort", "api")
     assert done.returncode == 1
-    assert "api: no reload is under way, and none is in its soak" in done.stderr
+    assert "api: no reload is under way, and none can be taken back" in done.stderr
     assert pw.run("reload", "--abort", "--soak").returncode == 2
     assert pw.pids() == before

@@ -11,6 +11,7 @@ from pyworker.daemon.requests.apps import env_values, next_generation
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
+from pyworker.policy.converge import can_go_back
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.restart import CLEAR
 from pyworker.policy.scale import scaled
@@ -159,14 +160,14 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
         if app.target is not None:
             app.target_failure = app.target_failure or desk.brain.fail(GIVEN_UP)
             goals[app.name] = ops.aborted(app.target)
-        elif app.previous is not None:
+        elif app.previous is not None and can_go_back(app.view()):
             app.given_up = GIVEN_UP
             goals[app.name] = ops.aborted(app.generation)
         else:
             continue
         desk.brain.poke(app)
     if not goals:
-        text = f"{', '.join(names) or 'no app'}: no reload is under way, and none is in its soak"
+        text = f"{', '.join(names) or 'no app'}: no reload is under way, and none can be taken back (that is possible in its soak)"
         raise Refuse("no_reload", Exit.FAILED, text, "to go back to older code, put it back, then: pyworker reload")
     desk.wait(client, goals, {}, wait=request.wait)
 
