@@ -30,7 +30,7 @@ class FakeControl:
         self.handlers = handlers
         self.requests: list[Any] = []
         self.errors: list[str] = []
-        self.gone = threading.Event()  # a client left in a HANG
+        self.gone = threading.Event()  # a client left in a HANG, or before it had been told all
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []
 
@@ -69,29 +69,35 @@ class FakeControl:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(BrokenPipeError, ConnectionResetError):
-            data = b""
-            while not data.endswith(b"\n"):
-                chunk = connection.recv(65536)
-                if not chunk:
-                    return  # somebody looked whether a daemon is there
-                data += chunk
-            try:
-                call = wire.decode(Call, data, limit=wire.MAX_REQUEST)
-                request = wire.decode(Request, json.dumps(call.request).encode(), limit=wire.MAX_REQUEST)
-            except wire.WireError as error:
-                self.errors.append(str(error))
+        try:
+            with connection:
+                self._answer(connection)
+        except (BrokenPipeError, ConnectionResetError):
+            self.gone.set()
+
+    def _answer(self, connection: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\n"):
+            chunk = connection.recv(65536)
+            if not chunk:
+                return  # somebody looked whether a daemon is there
+            data += chunk
+        try:
+            call = wire.decode(Call, data, limit=wire.MAX_REQUEST)
+            request = wire.decode(Request, json.dumps(call.request).encode(), limit=wire.MAX_REQUEST)
+        except wire.WireError as error:
+            self.errors.append(str(error))
+            return
+        self.requests.append(request)
+        for answer in self.handlers[call.request["type"]](request):
+            if answer is CLOSE:
                 return
-            self.requests.append(request)
-            for answer in self.handlers[call.request["type"]](request):
-                if answer is CLOSE:
-                    return
-                if answer is HANG:
-                    while connection.recv(1):
-                        pass
-                    self.gone.set()
-                    return
-                connection.sendall(answer if isinstance(answer, bytes) else wire.encode(answer) + b"\n")
+            if answer is HANG:
+                while connection.recv(1):
+                    pass
+                self.gone.set()
+                return
+            connection.sendall(answer if isinstance(answer, bytes) else wire.encode(answer) + b"\n")
 
 
 def replies(body: dict[str, Any], ok: bool = True) -> Handler:
