@@ -19,14 +19,15 @@ import msgspec
 from pyworker.config import units
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import INHERIT, AppConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 
 Partial = dict[str, Any]
 
 _SPLIT_LIKE_A_SHELL = {"args", "command", "pre_start", "post_reload", "on_event"}
-SHORT_FORMS = {"health": "path", "restart": "policy"}  # health = "/healthz", restart = "never"
+SHORT_FORMS = {"health": "path", "restart": "policy", "logs": "file"}  # health = "/healthz", restart = "never"
+SHORT_WORDS = {"logs": (INHERIT,)}  # the only text that the short form takes: logs = "inherit"
 SWITCHES = {"watch"}  # true = the table with all its defaults
 _KINDS = ("target", "script", "command")
 _NUL = "must not contain a NUL character"
@@ -149,7 +150,7 @@ def _report(wrong: _Wrong, path: Path, report: Report) -> None:
 def _table(cls: type, name: str, value: Any, path: Path, report: Report, result: Partial, *, optional: bool) -> None:
     if isinstance(value, dict):
         result[name] = partial(cls, value, path, report)
-    elif isinstance(value, str) and name in SHORT_FORMS:
+    elif isinstance(value, str) and name in SHORT_FORMS and value in SHORT_WORDS.get(name, (value,)):
         key = SHORT_FORMS[name]
         option = next(option_of(f) for f in dataclasses.fields(cls) if f.name == key)
         try:
@@ -161,16 +162,15 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
     elif value is True and name in SWITCHES:
         result[name] = {}
     else:
-        form = (
-            f'[{dotted(path)}], or {name} = "…" for its {SHORT_FORMS[name]}'
-            if name in SHORT_FORMS
-            else f"[{dotted(path)}]"
-        )
+        form = f"[{dotted(path)}]"
+        if name in SHORT_FORMS:
+            form += f', or {name} = "{SHORT_WORDS.get(name, ("…",))[0]}" for its {SHORT_FORMS[name]}'
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
         if name == "logs" and isinstance(value, str):
             hint = (
-                "leave it out: pyworker run has all output on its stdout anyway (--logs says how)\n"
-                "under the daemon output goes to files; to the journal too: logs.journald = true"
+                "write logs.journald = true"
+                if value == "journald"
+                else f'a file: logs.file = {shown(value)}; the stdout of `pyworker run`: logs = "{INHERIT}"'
             )
         report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
 

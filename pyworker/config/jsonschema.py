@@ -12,7 +12,7 @@ import types
 import typing
 from typing import Any
 
-from pyworker.config.convert import SHORT_FORMS, SWITCHES, hints_of, table_class
+from pyworker.config.convert import SHORT_FORMS, SHORT_WORDS, SWITCHES, hints_of, table_class
 from pyworker.config.option import Option, option_of
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.units import duration_text, size_text
@@ -88,7 +88,9 @@ def _property(cls: type, field: dataclasses.Field[Any]) -> Schema:
 def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Schema:
     forms: list[Schema] = [{"$ref": f"#/definitions/{field.name}"}]
     key = SHORT_FORMS.get(field.name)
-    if key is not None:
+    if field.name in SHORT_WORDS:
+        forms.append({"enum": list(SHORT_WORDS[field.name])})
+    elif key is not None:
         inner = next(f for f in dataclasses.fields(nested) if f.name == key)
         forms.append(_value(key, hints_of(nested)[key], option_of(inner)))
     if field.default is None:

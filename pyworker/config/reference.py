@@ -67,7 +67,8 @@ the start fails or the reload is refused, and nothing has changed.
 reload, symlinks included.
 
 **Short forms.** `bind`, `env_file` and the other lists take one text too; `args` and `command` as one text are split
-like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`.
+like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`;
+`logs = "inherit"` is `logs.file`, and takes back a file that `[defaults]` names.
 `watch = true` is all its defaults. In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
 
 **Addresses.** `"127.0.0.1:8000"`, `"localhost:8000"`, `":8000"` (every IPv4 address of the machine), `"[::1]:8000"`,
@@ -83,7 +84,8 @@ with the virtual environment's bin folder first on PATH; `inherit_env` from the 
 committed, those that still drain too (the reload brings new workers all the same: code may have changed; the number of
 workers alone is `pyworker scale`); *reload*, with the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
 
-**Logs** go to files. To have them on stdout, for a container or a unit of systemd's, use `pyworker run` and `--logs`;
+**Logs** go to files. To have them on stdout, for a container or a unit of systemd's, use `pyworker run` and `--logs`, which has
+them there unless `logs.file` names a file (`"inherit"` is none; `"./inherit"` would be one);
 `logs.journald` sends each line to the journal beside the file.
 """
 

@@ -46,8 +46,8 @@ def resolve(
     found = _Found(app.name, file)
     who = _identity(app, file, is_root, found)
     config, python = _paths(app, file, our_python, found)
-    if is_root and config.logs.file is not None:
-        _log_file(config.logs.file, file, who, found)
+    if is_root and config.logs.named_file is not None:
+        _log_file(config.logs.named_file, file, who, found)
     env, origins = _environment(app, config, python, who, shell_env, base_env, found, file if is_root else None)
     if app.command:
         _command(app, config, env, found)
@@ -129,8 +129,8 @@ def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[A
         found.stop_if_wrong()  # all else would be looked for in the wrong place
     script = None if app.script is None else _file(cwd, app.script, ("script",), found)
     logs = app.logs
-    if logs.file is not None:
-        logs = dataclasses.replace(logs, file=_new_file(cwd, logs.file, ("logs", "file"), found))
+    if logs.named_file is not None:
+        logs = dataclasses.replace(logs, file=_new_file(cwd, logs.named_file, ("logs", "file"), found))
     config = dataclasses.replace(
         app,
         cwd=cwd,

@@ -176,11 +176,17 @@ class LimitsConfig:
     nofile: int | None = option(None, help="soft and hard limit of open files of a worker", minimum=16)
 
 
+INHERIT = "inherit"  # as logs.file: no file of its own, also where [defaults] names one
+
+
 @record
 class LogsConfig:
     """[app.logs]: where stdout and stderr of the workers go."""
 
-    file: str | None = option(None, help="log file; default: logs/NAME.log in pyworker's home")
+    file: str | None = option(
+        None,
+        help='log file; default, and meant by "inherit": the stdout of `pyworker run`, else logs/NAME.log in pyworker\'s home',
+    )
     format: Literal["text", "json"] = option(
         "text", help="text lines, or one JSON object per line", choices=("text", "json")
     )
@@ -192,6 +198,11 @@ class LogsConfig:
         help="each line to systemd's journal as well (journalctl -t NAME); no meaning in `pyworker run`",
         apply="live",
     )
+
+    @property
+    def named_file(self) -> str | None:
+        """The file that is to be written; None where pyworker decides."""
+        return None if self.file == INHERIT else self.file
 
 
 @record

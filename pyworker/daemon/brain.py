@@ -8,7 +8,6 @@ that is out of protocol kills its sender, never the daemon.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from typing import Literal, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import parse_bind
-from pyworker.daemon import appmetrics
+from pyworker.config.schema import INHERIT
+from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.dispatchers import Dispatchers, is_node
@@ -355,8 +355,11 @@ class Brain:
         config = app.config
         assert config is not None
         logs = config.logs
-        file = logs.file or os.path.join(self.home, "logs", f"{app.name}.log")
-        to_stdout = self.logs_to_stdout if logs.file is None else ""
+        file = diagnosis.log_file(app, self.home)
+        to_stdout = self.logs_to_stdout if logs.named_file is None else ""
+        if logs.file == INHERIT and not to_stdout:  # said once, not in each `ps`: nothing is wrong
+            text = f'logs = "{INHERIT}": there is a stdout to inherit in `pyworker run` only; here the log is {file}'
+            self.emit(app, "app_note", None, text=text)
         spec = LogsSpec(
             STDOUT if to_stdout else file,
             to_stdout or logs.format,

@@ -80,9 +80,9 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
 
 
 def log_file(app: App, home: str) -> str:
-    """Return the path of the app's log."""
+    """Return the path of the app's log, where it is a file."""
     config = app.config
-    return (config.logs.file if config else None) or os.path.join(home, "logs", f"{app.name}.log")
+    return (config.logs.named_file if config else None) or os.path.join(home, "logs", f"{app.name}.log")
 
 
 def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:

@@ -202,7 +202,7 @@ def _common_losses(app: AppConfig, options: Options, *, contained: bool) -> list
         )
     if contained and os.path.isabs(app.cwd):
         lost.append(f"cwd {app.cwd}: must be in the image")
-    if app.logs.file is not None:
+    if app.logs.named_file is not None:
         lost.append(
             f"logs.file {app.logs.file}: is written in the container; without it logs go to stdout" if contained else ""
         )

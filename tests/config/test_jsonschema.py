@@ -59,6 +59,7 @@ def test_every_key_is_in_it_with_its_help() -> None:
         '[apps.Big]\ntarget = "a:b"\n',
         "[profiles.x]\nworkers = 1\n",
         "[app]\nhealth = true\n",
+        '[app]\ntarget = "a:b"\nlogs = "api.log"\n',
         "top = 1\n",
     ],
 )
@@ -71,6 +72,7 @@ def test_what_check_refuses_by_its_form_it_refuses_too(text: str, tmp_path: Path
     [
         '[app]\nhealth = "/x"\nrestart = "never"\nwatch = true\ntls = false\n',
         '[app]\nworkers = "auto"\npreload = false\nargs = "a b"\nbind = ["a:1"]\n',
+        '[app]\nlogs = "inherit"\n',
         '[defaults]\nlogs.max_size = "1.5 GB"\n[profiles.x.apps.web]\nworkers = 2\n',
     ],
 )

@@ -102,6 +102,22 @@ def test_every_option_is_read(tmp_path: Path) -> None:
     assert (app.env, app.env_file, app.preload, app.workers) == ({"A": "${B:-1}"}, (".env",), False, "auto")
 
 
+def test_a_log_that_is_inherited_takes_back_the_file_of_the_defaults_and_nothing_else(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    logs.file = "all.log"
+    logs.max_size = "1MB"
+    [apps.a]
+    command = "a"
+    logs = "inherit"
+    [apps.b]
+    command = "b"
+    """
+    a, b = load(write(tmp_path, text)).apps
+    assert (a.logs.named_file, a.logs.max_size) == (None, 1 << 20)
+    assert (b.logs.named_file, b.logs.max_size) == ("all.log", 1 << 20)
+
+
 def test_apps_start_from_the_defaults_which_leave_out_what_does_not_fit(tmp_path: Path) -> None:
     text = """
     [defaults]
@@ -309,7 +325,9 @@ BASE = '[app]\ntarget = "a:b"\n'
         ('[apps.a]\ntarget = "a:b"\n[apps.b]\ntarget = "a:b"', "[apps.b]", "both want 127.0.0.1:8000", "bind ="),
         ('[app]\ncommand = ["celery -A x"]', '["celery -A x"]', "list with one word", '"celery -A x"'),
         (BASE + 'hooks.pre_start = ["./a b", "c"]\nhooks.on_event = ["a b"]', '["a b"]', "list with one word", '"a b"'),
-        (BASE + 'logs = "inherit"', '"inherit"', "must be a table", "pyworker run"),
+        (BASE + 'logs = "api.log"', '"api.log"', "must be a table", 'logs.file = "api.log"'),
+        (BASE + 'logs = "journald"', '"journald"', "must be a table", "logs.journald = true"),
+        (BASE + "logs = 1", "1", "must be a table", 'logs = "inherit"'),
     ],
 )
 def test_mistake_is_shown_with_its_place_and_a_hint(

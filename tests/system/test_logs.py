@@ -35,6 +35,14 @@ def test_lines_are_shown_with_the_worker_that_printed_them(pw: Pyworker) -> None
     assert f"api.{slot}" in pw.ok("logs", "api").stdout
 
 
+def test_a_log_that_is_inherited_is_a_file_under_the_daemon_and_start_says_which(pw: Pyworker) -> None:
+    pw.api(PRINTS, tables='logs = "inherit"\n')
+    done = pw.ok("start", "app.toml")
+    assert f"here the log is {pw.home}/logs/api.log" in done.stderr
+    pw.get("/print/one")
+    wait_until(lambda: said(pw, "said /print/one"), LONG, "the line")
+
+
 def test_no_line_is_lost_when_the_logger_or_the_daemon_is_killed(pw: Pyworker) -> None:
     pw.api(PRINTS)
     pw.ok("start", "app.toml")

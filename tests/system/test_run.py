@@ -94,6 +94,16 @@ def test_logs_as_json_and_as_printed(homeless: Pyworker) -> None:
         assert "asked /b" in one.out.splitlines()
 
 
+def test_an_app_whose_log_is_inherited_prints_where_others_have_a_file(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw, workers=1, tables='logs = "inherit"\n[defaults]\nlogs.file = "all.log"\n')  # type: ignore[arg-type]
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        pw.get("/a")
+        one.wait_out("api.1 | asked /a")
+    assert not os.path.exists(os.path.join(pw.folder, "all.log"))
+
+
 def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
     pw = homeless
     web(pw)
