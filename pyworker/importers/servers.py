@@ -9,7 +9,7 @@ from typing import Any
 from pyworker.importers.result import PORT_IS_TAKEN, Imported, seconds
 
 _OWN_WAY = "pyworker does this itself"
-_DEFAULTED = re.compile(r"\$\{(\w+):-([^}]*)\}")
+_DEFAULTED = re.compile(r"\$\{(\w+):-([^}]+)\}")
 _PORT = re.compile(r"\$\{?PORT\b[^}]*\}?")
 Apply = Callable[[Imported, Any, str], None]
 
@@ -61,13 +61,13 @@ def _number(value: Any) -> float | None:
 
 
 def addresses(app: Imported, values: list[str], source: str) -> None:
-    """Set bind from "host:port", "unix:path"; $PORT is what pyworker takes by itself."""
+    """Set bind from "host:port", "unix:path"; a lone $PORT is what pyworker takes by itself."""
     found = []
     for value in values:
-        if "${PORT" not in value and (variable := _DEFAULTED.search(value)) is not None:
+        if ("${PORT" not in value or len(values) > 1) and (variable := _DEFAULTED.search(value)) is not None:
             value = _DEFAULTED.sub(r"\2", value)
             app.look(source, f"was made of ${variable[1]}: {value} is what it is without it")
-        if _PORT.search(value):
+        if _PORT.search(value) and len(values) == 1:
             app.done(source)
             app.look(source, PORT_IS_TAKEN)
         elif "$" in value:

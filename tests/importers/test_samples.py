@@ -255,6 +255,18 @@ def test_paths_and_constants_of_a_gunicorn_file() -> None:
     assert {"bind", "target"} <= {n.key for n in other.review}
 
 
+def test_a_port_of_the_environment_beside_other_addresses_is_not_lost() -> None:
+    both = 'import os\nbind = ["0.0.0.0:" + os.environ.get("PORT", "8055"), "unix:g.sock"]\nwsgi_app = "a:b"\n'
+    (site,) = read("gunicorn.conf.py", text=both).apps
+    assert site.table["bind"] == ["0.0.0.0:8055", "unix:g.sock"]
+    assert "0.0.0.0:8055 is what it is without it" in next(n.reason for n in site.review if n.key == "bind")
+    (site,) = read("gunicorn.conf.py", text=both.replace(', "8055")', ', "")')).apps
+    assert "write it into bind" in next(n.reason for n in site.review if n.key == "bind")
+    (site,) = read("gunicorn.conf.py", text=both.replace('"unix:g.sock"', "")).apps
+    assert "bind" not in site.table
+    assert "$PORT" in next(n.reason for n in site.review if n.key == "bind")
+
+
 def test_variables_of_uwsgi() -> None:
     (web,) = read("container.uwsgi.ini").apps
     assert "bind" not in web.table
