@@ -21,6 +21,7 @@ _LAST_LINES = 20
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
 )
+_COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
 
 def of_worker(
@@ -86,7 +87,7 @@ def log_file(app: App, home: str) -> str:
 
 
 def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
-    """Return the last lines that a process wrote, stderr if it wrote any there, without control characters."""
+    """Return the last lines that a process wrote, stderr if it wrote any there, without colors and control characters."""
     try:
         with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
             file.seek(0, os.SEEK_END)
@@ -98,7 +99,7 @@ def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
     for line in raw:
         record = parse_record(line)
         if record is not None and record.pid == pid:
-            text = record.msg.decode("utf-8", "backslashreplace")
+            text = _COLORS.sub("", record.msg.decode("utf-8", "backslashreplace"))
             found[record.stream].append(
                 "".join(ch if ch.isprintable() or ch == "\t" else repr(ch)[1:-1] for ch in text)
             )

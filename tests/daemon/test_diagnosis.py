@@ -15,8 +15,14 @@ def line(pid: int, text: bytes) -> bytes:
 
 def test_the_last_words_of_a_process_are_its_own(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
-    log.write_bytes(line(7, b"mine") + line(8, b"another's") + line(7, b"mine, too \x1b[31m"))
-    assert last_lines(str(log), 7) == ["mine", "mine, too \\x1b[31m"]
+    log.write_bytes(line(7, b"mine") + line(8, b"another's") + line(7, b"mine, too \x1b[2J"))
+    assert last_lines(str(log), 7) == ["mine", "mine, too \\x1b[2J"]
+
+
+def test_colors_do_not_hide_what_a_traceback_says(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_bytes(line(7, b"\x1b[1;35mKeyError\x1b[0m: \x1b[35m'no such thing'\x1b[0m"))
+    assert last_lines(str(log), 7) == ["KeyError: 'no such thing'"]
 
 
 def test_a_log_that_is_a_pipe_is_not_waited_for_and_its_reader_loses_nothing(tmp_path: Path) -> None:
