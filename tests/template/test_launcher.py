@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,14 +16,15 @@ from pyworker.config.schema import LimitsConfig
 from pyworker.protocol import wire
 from pyworker.protocol.template import FromTemplate, LoadFailed
 from pyworker.protocol.worker import Accepting, Drain, Failed, FromWorker, Go, Hello, Ready
+from tests.support import interpreters
 from tests.support.fake_daemon import tcp_listener
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
 NOBODY = 65534
-# an interpreter that any user may run (that of the tests may be in root's own folder)
-PUBLIC = shutil.which("python3.11", path="/usr/bin:/usr/local/bin") or ""
-needs_public = pytest.mark.skipif(not PUBLIC, reason="no python3.11 for all users")
+# an interpreter that any user may run (that of the tests may be in root's own folder), and that can load our engine
+PUBLIC = interpreters.for_all_users()
+needs_public = pytest.mark.skipif(not PUBLIC, reason="no Python of this version for all users")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
 
@@ -166,9 +166,9 @@ def test_missing_interpreter_is_told(daemon: Any, folder: Path) -> None:
 
 
 @needs_root
-@needs_public
+@pytest.mark.skipif(not interpreters.of_the_system(), reason="no Python for all users")
 def test_rights_are_gone_before_the_app_runs(daemon: Any, public_folder: Path) -> None:
-    d = command(daemon, PUBLIC, "-c", SHOW, cwd=str(public_folder), limits=LimitsConfig(nofile=5000))
+    d = command(daemon, interpreters.of_the_system(), "-c", SHOW, cwd=str(public_folder), limits=LimitsConfig(nofile=5000))
     d.uid, d.gid, d.groups = NOBODY, NOBODY, (NOBODY, 12345)
     worker = d.launch("command", slot=1)
     worker.expect(Hello)
