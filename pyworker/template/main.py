@@ -70,7 +70,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     spec = read_spec(spec_fd)
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=False)
-    set_name(f"{spec.app.name} template")
+    set_name(f"{spec.app.name}.template")  # a blank in it, and Python 3.12 takes our niceness for a number of threads
     set_title(f"pyworker template {spec.app.name} (generation {spec.generation})")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the daemon's affair
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -47,6 +47,18 @@ def test_app_is_imported_once_and_its_output_goes_to_the_right_pipes(daemon: Any
     wait_until(lambda: children.read_text() == "", what="no child of the template's")
 
 
+def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Path) -> None:
+    """Since 3.12 Python looks for them in /proc/self/stat, and counts its fields by the blanks."""
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("import os, warnings\nos.nice(5)\nwarnings.simplefilter('always')\n" + shop)
+    d = daemon()
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert template.read_err() + worker.read_err() == b""
+
+
 def test_template_ends_when_told_and_when_left_alone(daemon: Any, folder: Path) -> None:
     shop = (folder / "shop.py").read_text()
     (folder / "shop.py").write_text("import atexit\natexit.register(print, 'at exit')\n" + shop)
