@@ -7,7 +7,7 @@ SECONDS ?= 40
 JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: site containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
+.PHONY: docs site containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
