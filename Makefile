@@ -5,9 +5,11 @@ SEEDS ?= 1 2 3
 SECONDS ?= 40
 # most tests wait: more of them at once than there are cores
 JOBS ?= 3
+# what `make pythons` tests under
+PYTHONS ?= python3.11 python3.12 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: docs site containers demo demo-stop setup test check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
+.PHONY: docs site containers demo demo-stop setup test pythons check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -31,6 +33,13 @@ demo-stop: $(VENV)/.demo  ## stop what `make demo` started
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+pythons:  ## the tests under each of PYTHONS that is here, in environments of their own; PYTHONS="python3.12 /path/to/python3.13"
+	@tested=; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "$$python is not here"; continue; }; \
+		echo "Python $$version"; tested=yes; \
+		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON=$$python || exit 1; \
+	done; test -n "$$tested"
 
 check: lint types imports test  ## everything CI runs
 
@@ -84,4 +93,4 @@ failpoints: $(VENV)/.dev  ## every failpoint x kill, raise, sleep, and all pairs
 	PYWORKER_TEST_ALL=1 $(BIN)/python -m pytest tests/system/test_failpoints.py tests/system/test_pairs.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
+	rm -rf $(VENV) .venv-* site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
