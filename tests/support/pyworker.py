@@ -130,13 +130,8 @@ class Pyworker:
 
     def spares(self, generation: int = 0) -> list[int]:
         """The workers that templates have forked ahead of need, of one generation or of all."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                title = " ".join(process.cmdline())
-                if title.startswith("pyworker spare ") and (not generation or f"(generation {generation})" in title):
-                    found.append(process.pid)
-        return found
+        wanted = f"(generation {generation})" if generation else ""
+        return [pid for pid, title in self.titles().items() if title.startswith("pyworker spare ") and wanted in title]
 
     def spare(self, *but: int) -> int:
         """Wait for a spare that is none of these."""
@@ -194,6 +189,14 @@ class Pyworker:
                     found.append(child)
         return found
 
+    def titles(self) -> dict[int, str]:
+        """The command lines of these processes, by pid, without those that have ended meanwhile."""
+        found = {}
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process.pid] = " ".join(process.cmdline())
+        return found
+
     def close(self) -> None:
         """Stop all; what the stop leaves is a failure of the test, and is killed."""
         try:
@@ -201,7 +204,7 @@ class Pyworker:
             try:
                 wait_until(lambda: not self.processes(), LONG, "the end of all processes")
             except AssertionError:
-                left = [f"{p.pid} {' '.join(p.cmdline())}" for p in self.processes()]
+                left = self.titles()
                 raise AssertionError(f"left over: {left}\n{stopped.stderr}{self.daemon_log()}") from None
             for port in self._ports:
                 assert port_is_closed(port), f"port {port} is still open"

@@ -40,7 +40,7 @@ def box(pw: Pyworker) -> Iterator[Pyworker]:
 
 def guardian(one: Foreground, pw: Pyworker) -> int:
     """The pid, from outside, of what is process 1 inside."""
-    found = [p.pid for p in pw.processes() if "pyworker guardian" in " ".join(p.cmdline())]
+    found = [pid for pid, title in pw.titles().items() if "pyworker guardian" in title]
     assert len(found) == 1, found
     with open(f"/proc/{found[0]}/status") as status:
         assert re.search(r"^NSpid:\s+\d+\s+1$", status.read(), re.MULTILINE)

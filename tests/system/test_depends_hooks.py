@@ -119,7 +119,7 @@ def test_a_pre_start_that_hangs_ends_with_the_stop(pw: Pyworker) -> None:
     pw.ok("stop", "api")
     assert starting.wait(LONG) == 1
     starting.communicate()
-    wait_until(lambda: not any("sleep" in p.cmdline() for p in pw.processes()), LONG, "the hook to be killed")
+    wait_until(lambda: not any("sleep 1000" in title for title in pw.titles().values()), LONG, "the hook to be killed")
 
 
 def test_post_reload_post_fork_and_on_event_run(pw: Pyworker) -> None:

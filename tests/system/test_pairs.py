@@ -125,7 +125,7 @@ def test_nothing_that_was_stopped_stays_when_guardian_and_daemon_are_gone(pw: Py
     pw.api(ASGI, top=f'balance = "{balance}"', tables='[app.stop]\ndrain_timeout = "2s"')
     pw.ok("start", "app.toml")
     wait_until(lambda: spare_is_stored(pw), LONG, "the guardian to know the spare")
-    dispatchers = [p.pid for p in pw.processes() if "dispatcher" in " ".join(p.cmdline())]
+    dispatchers = [pid for pid, title in pw.titles().items() if "dispatcher" in title]
     assert len(dispatchers) == (balance == "least-connections")
     for pid in (pw.spare(), pw.role("template"), pw.pids()[0], *dispatchers):
         stop(pid)

@@ -132,8 +132,7 @@ def test_a_killed_daemon_logger_template_or_worker_never_closes_the_port(homeles
     with foreground(pw, "app.toml") as one:
         one.running()
         for role in ("daemon", "logger", "template", "worker"):
-            victim = next(p for p in pw.processes() if f"pyworker {role}" in " ".join(p.cmdline()))
-            kill(victim.pid)
+            kill(next(pid for pid, title in pw.titles().items() if f"pyworker {role}" in title))
             assert pw.get() == "1 "
             wait_until(lambda: probe(port, "/readyz")[0] == 200, LONG, f"readiness after the end of the {role}")
         pw.get("/after")
