@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.loop import Loop
+from pyworker.daemon.loop import LAZY, Loop
 from pyworker.daemon.pulse import OwnTime
 from pyworker.daemon.sample import Sampler
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -16,7 +16,7 @@ from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import oom
 
 SAMPLE_EVERY = 5.0
-NOTHING_TO_SAMPLE = 8.0  # until it is looked again whether there is
+NOTHING_TO_SAMPLE = LAZY  # seconds until it is looked again whether there is
 REQUESTS_EVERY = 0.5
 
 

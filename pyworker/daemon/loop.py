@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyworker.policy.faults import Faults, place_of
+from pyworker.protocol.store import TICK
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -31,7 +32,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR  # always reported, never asked for
 _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
-LAZY = 8.0  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
+LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 NOTICED = 1.0  # seconds of standing still, of us or the whole machine, that are told from a busy one
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 

@@ -26,8 +26,8 @@ from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
-from pyworker.daemon.loop import READ, Loop, report_to_stderr
-from pyworker.daemon.pulse import TICK, Pulse
+from pyworker.daemon.loop import LAZY, READ, Loop, report_to_stderr
+from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
@@ -39,13 +39,12 @@ from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
-from pyworker.protocol.store import CHANNEL_FD
+from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 from pyworker.unix.files import listen_unix, open_home, same_file
 
 BECOME_AGAIN = 0.5
-LOOK_AT_SOCKET = 8.0
 _KEPT: list[object] = []  # sockets that live as long as the process
 
 
@@ -260,7 +259,7 @@ def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer
 
     def look() -> None:
         nonlocal known
-        loop.call_lazily(LOOK_AT_SOCKET, look)
+        loop.call_lazily(LAZY, look)
         if known is not None and same_file(home_fd, CONTROL_SOCKET, *known):
             return
         try:

@@ -18,10 +18,12 @@ from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import EARLY, NOTICED, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.policy.pulse import stood_still
+from pyworker.protocol.store import MISSED, TICK
 from pyworker.unix import process
 
-TICK = 8.0  # a hang is found within four of these
-MISSED = 3
+# it asks by itself just before each of our ticks: the first that it has missed is counted at once
+MISSED_BY_GUARDIAN = 3
 SELDOM = 4  # ticks between questions to a template that nobody needs: two processes wake up for each
 STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
 
@@ -40,11 +42,15 @@ class Pulse:
 
     def _call_again(self) -> None:
         # just after the guardian's ticks, and with all other lazy calls: few wake-ups of a machine that idles
-        self._loop.call_at(((self._loop.clock() + EARLY) // self._tick + 1) * self._tick, self._beat, lazy=True)
+        self._next = ((self._loop.clock() + EARLY) // self._tick + 1) * self._tick
+        self._loop.call_at(self._next, self._beat, lazy=True)
 
     def _beat(self) -> None:
+        frozen = stood_still(self._loop.clock() - self._next, self._tick)
         self._call_again()
         report_what_is_over()
+        if frozen:
+            return
         self._asked += 1
         self._ask_guardian()
         for app in self._brain.apps.values():
@@ -56,7 +62,7 @@ class Pulse:
     def _ask_guardian(self) -> None:
         store = self._store
         # while it is our parent its pid is nobody else's
-        if store.unanswered >= MISSED and store.guardian_pid == os.getppid() > 1:
+        if store.unanswered >= MISSED_BY_GUARDIAN and store.guardian_pid == os.getppid() > 1:
             _say(f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place")
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(store.guardian_pid)

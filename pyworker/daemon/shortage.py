@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import signal
 
-from pyworker.daemon.loop import Loop
+from pyworker.daemon.loop import LAZY, Loop
 from pyworker.record import record
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
-_LOOK_EVERY = 8.0
 _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
 
@@ -41,10 +40,10 @@ class Shortages:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._seen = oom.kills()
-        loop.call_lazily(_LOOK_EVERY, self._look)
+        loop.call_lazily(LAZY, self._look)
 
     def _look(self) -> None:
-        self._loop.call_lazily(_LOOK_EVERY, self._look)
+        self._loop.call_lazily(LAZY, self._look)
         self._seen = oom.kills()
 
     def of_death(self, pid: int, status: ExitStatus) -> Shortage:

@@ -22,9 +22,11 @@ from pyworker.guardian.signals import Signals
 from pyworker.guardian.store import FdStore
 from pyworker.guardian.watch import Watch
 from pyworker.policy.faults import Faults, place_of
+from pyworker.policy.pulse import stood_still
 from pyworker.protocol import inherited, run, wire
 from pyworker.protocol.store import (
     LIFELINE_FD,
+    TICK,
     Closed,
     Collected,
     Exited,
@@ -60,7 +62,7 @@ MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 class Times:
     """Seconds. Tests make them short."""
 
-    tick: float = 8.0  # pings (a hang is found within four), and a look at the children in case a signal was missed
+    tick: float = TICK  # pings, and a look at the children in case a signal was missed
     logger_end: float = 5.0  # how long the logger may read the pipes to their end
     half_dead: float = 2.0  # from the end of a channel to SIGKILL
     leave: float = 5.0  # an upgrade: how long a program may take to make room
@@ -200,12 +202,15 @@ class Guardian:
     def _tick(self, now: float) -> None:
         if now < self._next_tick:
             return
+        frozen = stood_still(now - self._next_tick, self._times.tick)
         self._schedule_tick(now)
         self._look_at_children = True
         for text in self._faults.over(now):
             say(text)
         for program in self._programs:
-            if program.channel is not None and program.may_be_asked(now) and not program.ping():
+            if program.channel is None or not program.may_be_asked(now):
+                continue
+            if not frozen and not program.ping():
                 say(f"the {program.name} (pid {program.pid}) does not answer: killed, to be started again")
                 program.kill("hung")
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from pyworker.guardian.outbox import Outbox
 from pyworker.guardian.store import FdStore
-from pyworker.protocol.store import CHANNEL_FD, Leave, Ping
+from pyworker.protocol.store import CHANNEL_FD, MISSED, Leave, Ping
 from pyworker.record import record
 from pyworker.unix import fds, process
 from pyworker.unix.process import ExitStatus
 
-MISSED_PINGS = 3
 SETTLED = 3.0  # seconds
 STARTING = 20.0  # seconds until one that has not said Hello is asked for a sign of life
 
@@ -167,7 +166,7 @@ class Program:
 
         Called once a tick of the guardian's own clock: a machine that was frozen as a whole misses nothing.
         """
-        if self._unanswered >= MISSED_PINGS:
+        if self._unanswered >= MISSED:
             return False
         self._ping += 1
         self._unanswered += 1

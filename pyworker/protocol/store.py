@@ -17,6 +17,8 @@ from pyworker.record import record
 CHANNEL_FD = 3  # of daemon and logger: their end of the pair
 LIFELINE_FD = 4  # of the logger: the read end of the pipe LIFELINE
 BATCH = 200  # fds a packet; the kernel takes 253
+TICK = 11.0  # seconds between two questions for a sign of life; a hang is found within three of these
+MISSED = 2  # unanswered ones, and whoever was asked hangs
 
 
 # ---- guardian -> daemon / logger --------------------------------------------------------------------

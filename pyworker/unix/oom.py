@@ -21,7 +21,7 @@ class OomKills(NamedTuple):
     """Counters since boot (machine) and since the group was made; -1 = not known."""
 
     group: int  # kills in the group of cgroups that we are in, and below it
-    machine: int
+    machine: int  # read only where the group's is not known
 
 
 class Limits(NamedTuple):
@@ -43,7 +43,8 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
         if found >= 0:
             group = found
             break
-    return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill"))
+    # the group's counts whoever is killed in it, for whatever want: what the machine counts beyond is none of ours
+    return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill") if group < 0 else -1)
 
 
 def group_memory(proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
@@ -100,11 +101,9 @@ def _memory_groups(proc: str, root: str) -> list[str]:
 
 
 def _counter(path: str, name: str) -> int:
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.strip().isdecimal():
-            return int(value)
-    return -1
+    _, found, rest = ("\n" + _read(path)).partition(f"\n{name} ")  # /proc/vmstat has 200 lines: not taken apart
+    value = rest.partition("\n")[0].strip()
+    return int(value) if found and value.isdecimal() else -1
 
 
 def _number(path: str) -> int | None:
@@ -113,8 +112,16 @@ def _number(path: str) -> int | None:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+    try:  # every few seconds, and a file object costs as much again as the reading itself
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    text = b""
+    try:
+        while part := os.read(fd, 65536):
+            text += part
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return text.decode(errors="replace")

@@ -250,7 +250,7 @@ def test_lazy_calls_share_their_moments_and_are_never_late() -> None:
     second = loop.call_lazily(LAZY, lambda: None)
     soon = loop.call_lazily(0.5, lambda: None)
     loop.close()
-    assert first.deadline == second.deadline == 104.0
+    assert first.deadline == second.deadline == 10 * LAZY
     assert soon.deadline == 103.5  # no common moment comes before that
 
 

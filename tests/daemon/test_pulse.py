@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pyworker.daemon.pulse import OwnTime
+from types import SimpleNamespace
+from typing import Any
+
+from pyworker.daemon.loop import Loop
+from pyworker.daemon.pulse import OwnTime, Pulse
+from pyworker.protocol.store import TICK
 
 
 def test_time_in_which_we_stood_still_does_not_count() -> None:
@@ -22,8 +27,23 @@ def test_a_busy_machine_is_not_taken_for_one_that_stood_still() -> None:
 
 def test_what_was_before_we_looked_often_does_not_count() -> None:
     own = OwnTime()
-    own.look(0.0, 8.0)  # no app had a limit
-    own.look(8.0, 0.5)  # a standstill from 3 to 7 would not have been noticed
-    own.look(8.5, 0.5)
-    assert own.age(2.9, 8.5) == 0.5
-    assert own.age(8.1, 8.5) < 0.5
+    own.look(0.0, 11.0)  # no app had a limit
+    own.look(11.0, 0.5)  # a standstill from 3 to 10 would not have been noticed
+    own.look(11.5, 0.5)
+    assert own.age(2.9, 11.5) == 0.5
+    assert own.age(11.1, 11.5) < 0.5
+
+
+def test_a_tick_that_comes_much_too_late_counts_nothing_against_anybody() -> None:
+    clock = [0.0]
+    loop = Loop(clock=lambda: clock[0])
+    brain: Any = SimpleNamespace(apps={})
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, ping=lambda number: None)
+    Pulse(loop, brain, guardian)
+    missed = []
+    for ticks in (1.0, 2.1, 4.9, 5.0, 6.0):  # frozen from 3 to 4.9: the next tick is a moment later
+        clock[0] = ticks * TICK
+        loop.turn(0.0)
+        missed.append(guardian.unanswered)
+    loop.close()
+    assert missed == [1, 2, 2, 3, 4]

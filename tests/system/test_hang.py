@@ -187,7 +187,7 @@ def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(p
 
 
 def test_a_slow_import_is_not_taken_for_a_hang(pw: Pyworker) -> None:
-    pw.environ["PYWORKER_TICK"] = "0.1"  # found hung after half a second
+    pw.environ["PYWORKER_TICK"] = "0.15"  # found hung after half a second
     pw.api("import time\ntime.sleep(5)\n" + ASGI)
     pw.ok("start", "app.toml")
     template = pw.role("template")

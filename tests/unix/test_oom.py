@@ -28,6 +28,8 @@ V2 = {
 }
 CONTAINER = {"proc/self/cgroup": "4:memory:/docker/abc\n", "cgroup/memory/memory.oom_control": "oom_kill 1\n"}
 
+NO_GROUP = {"proc/self/cgroup": "0::/\n", "proc/vmstat": "pgfault 5\nthp_oom_kill 4\noom_kill 7\n"}
+
 
 def lay(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
     for name, text in files.items():
@@ -39,8 +41,14 @@ def lay(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("files", "counted", "limit"),
-    [(V1, (3, 7), 64 * 2**20), (V2, (2, 7), 2**20), (CONTAINER, (1, -1), None), ({}, (-1, -1), None)],
-    ids=["v1", "v2", "container", "nothing"],
+    [
+        (V1, (3, -1), 64 * 2**20),
+        (V2, (2, -1), 2**20),
+        (CONTAINER, (1, -1), None),
+        (NO_GROUP, (-1, 7), None),
+        ({}, (-1, -1), None),
+    ],
+    ids=["v1", "v2", "container", "no group", "nothing"],
 )
 def test_counters_and_limit(tmp_path: Path, files: dict[str, str], counted: tuple[int, int], limit: int | None) -> None:
     where = lay(tmp_path, files)
