@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import resource
 import socket
 import sys
@@ -58,7 +59,7 @@ class Dispatcher:
         self._open: list[Worker] = []  # who may be given connections
         self._choice: list[Worker] = []  # ... and who of them is asked first
         self._turn = -1
-        self._waiting: deque[socket.socket] = deque()  # accepted, and no worker takes it now
+        self._waiting: deque[int] = deque()  # accepted, and no worker takes it now
         self._accepting = False
         self._paused = False
         self._looking = False
@@ -74,11 +75,12 @@ class Dispatcher:
     # ---- connections -------------------------------------------------------------------------------------
     def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
         """Return the handler of one listener."""
+        accept_one = listener._accept  # type: ignore[attr-defined]  # what socket.accept is made of
 
         def accept(_: int) -> None:
             for _turn in range(ACCEPTS_A_TURN):
                 try:
-                    connection, _ = listener.accept()
+                    connection, _ = accept_one()
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -91,8 +93,8 @@ class Dispatcher:
 
         return accept
 
-    def _deal(self, connection: socket.socket, but: Worker | None = None) -> None:
-        """Give a connection to the worker with the fewest."""
+    def _deal(self, connection: int, but: Worker | None = None) -> None:
+        """Give a connection, a descriptor that is ours, to the worker with the fewest."""
         workers = self._choice
         if but is not None:
             workers = [w for w in workers if w is not but]
@@ -113,7 +115,7 @@ class Dispatcher:
             workers = [w for w in workers if w is not worker]
         self._wait_with(connection)
 
-    def deal_again(self, connection: socket.socket, worker: Worker) -> None:
+    def deal_again(self, connection: int, worker: Worker) -> None:
         """A worker could not be reached: give what it was given to another, and it nothing for a moment."""
         if not worker.stuck:
             worker.stuck = True
@@ -133,7 +135,7 @@ class Dispatcher:
         self._choice = [w for w in self._open if not w.stuck] or self._open
         self._turn = min(self._turn, len(self._choice) - 1)
 
-    def _wait_with(self, connection: socket.socket) -> None:
+    def _wait_with(self, connection: int) -> None:
         """Nobody takes it now: accept no more, the queue of the listener is the place to wait in."""
         self._waiting.append(connection)
         self._set_accepting()
@@ -217,7 +219,7 @@ class Dispatcher:
                     if fd is None:
                         break
                     worker.handed -= 1
-                    self._deal(socket.socket(fileno=fd), worker)
+                    self._deal(fd, worker)
         if self._looking:
             self.loop.later(LOOK, self._look)
 
@@ -233,11 +235,10 @@ class Dispatcher:
     def _empty_out(self, inbox: Inbox) -> None:
         """Give to others what is in an inbox. What they do not take goes back: in our hands it would be lost with us."""
         while self._open and not self._waiting and (fd := inbox.take_back()) is not None:
-            connection = socket.socket(fileno=fd)
-            self._deal(connection)
+            self._deal(fd)
             if self._waiting and inbox.put(fd):  # `_retry` tries again
-                self._waiting.remove(connection)
-                connection.close()
+                self._waiting.remove(fd)
+                os.close(fd)
                 return
 
     # ---- what the daemon says --------------------------------------------------------------------------------
@@ -343,7 +344,7 @@ class Dispatcher:
             for worker in [w for w in self._workers.values() if isinstance(w, InboxWorker) and w.inbox is inbox]:
                 self._forget(worker.serial)
             while (fd := inbox.take_back()) is not None:  # all of it: if need be it waits in here
-                self._deal(socket.socket(fileno=fd))
+                self._deal(fd)
             inbox.close()
 
     def _open_worker(self, message: d.Open) -> None:
@@ -426,7 +427,7 @@ class Dispatcher:
         for listener in self._listeners.values():
             with contextlib.suppress(OSError):
                 while self._open and not self._waiting:
-                    self._deal(listener.accept()[0])
+                    self._deal(listener.accept()[0].detach())
         self._finishing = True
         self._set_accepting()
         for inbox in self._inboxes.values():

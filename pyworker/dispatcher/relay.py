@@ -161,7 +161,7 @@ class Relay:
         pipes: Pipes,
         client: socket.socket,
         worker: PortWorker,
-        again: Callable[[socket.socket, PortWorker], None],
+        again: Callable[[int, PortWorker], None],
     ) -> None:
         self.loop = loop
         self.pipes = pipes
@@ -208,7 +208,7 @@ class Relay:
         self._over = True
         self._server.sock.close()
         self.worker.lost(self)
-        self.again(self._client.sock, self.worker)
+        self.again(self._client.sock.detach(), self.worker)
 
     def _flow(self) -> None:
         if self._header:

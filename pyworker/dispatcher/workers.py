@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,7 +28,7 @@ class Worker(Protocol):
     def load(self) -> int:
         """Return how many connections it has, those on their way to it included."""
 
-    def take(self, connection: socket.socket) -> bool:
+    def take(self, connection: int) -> bool:
         """Give it a connection, which is its own from here on; False (then it is not) when it takes none now."""
 
     def shut(self) -> bool:
@@ -58,11 +59,11 @@ class InboxWorker:
     def load(self) -> int:
         return open_connections(self.handed, self._cells[_ACCEPTED], self._cells[_OPEN])
 
-    def take(self, connection: socket.socket) -> bool:
-        if not self.inbox.put(connection.fileno()):
+    def take(self, connection: int) -> bool:
+        if not self.inbox.put(connection):
             return False
         self.handed += 1
-        connection.close()
+        os.close(connection)
         return True
 
     def shut(self) -> bool:
@@ -86,13 +87,14 @@ class PortWorker:
     def load(self) -> int:
         return len(self._relays)
 
-    def take(self, connection: socket.socket) -> bool:
+    def take(self, connection: int) -> bool:
         owner = self._owner
         if owner.relays >= owner.most_relays:
             owner.too_many_relays()
             return False
-        connection.setblocking(False)
-        relay = Relay(owner.loop, owner.pipes, connection, self, owner.deal_again)
+        client = socket.socket(fileno=connection)
+        client.setblocking(False)
+        relay = Relay(owner.loop, owner.pipes, client, self, owner.deal_again)
         self._relays.add(relay)
         owner.relays += 1
         self._accepted += 1

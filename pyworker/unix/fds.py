@@ -24,6 +24,7 @@ _INT = array.array("i").itemsize
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _ONE_BUFFER = 32 * 1024  # bytes of a stream that the kernel takes whole or not at all (UNIX_SKB_FRAGS_SZ)
+_RIGHTS = int(socket.SCM_RIGHTS)
 _RECEIVE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
@@ -103,6 +104,10 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
         return Packet(b"", [], 0, False)
     if not ancillary and not flags & _CUT:
         return Packet(data, [], 0, False)
+    if len(ancillary) == 1 and max_fds and not flags & _CUT:  # one descriptor, as connections come
+        level, kind, payload = ancillary[0]
+        if kind == _RIGHTS and len(payload) == _INT and level == socket.SOL_SOCKET:
+            return Packet(data, [int.from_bytes(payload, sys.byteorder)], 0, False)
     fds: list[int] = []
     pid = 0
     for level, kind, payload in ancillary:

@@ -72,6 +72,15 @@ class _Listener:
         return connection, None if self.unix else (peer, self.local)
 
 
+def how_connections_are_made(loop: asyncio.AbstractEventLoop) -> tuple[bool, type[socket.SocketType]]:
+    """Return whether a connection is to be made non-blocking for this loop, and the class of its object.
+
+    What the kernel has told already, or libuv does anyway, is not asked for again: each is a call per connection.
+    """
+    is_uvloop = type(loop).__module__ == "uvloop"
+    return not is_uvloop, _OfUvloop if is_uvloop else socket.SocketType
+
+
 class NotSupported(Exception):
     """This event loop cannot take turns."""
 
@@ -91,9 +100,7 @@ class AcceptLoop:
         exclusive: bool,
     ) -> None:
         self._loop = loop
-        # what the kernel has told already, or libuv does anyway, is not asked for again: each is a call per connection
-        self._must_unblock = type(loop).__module__ != "uvloop"
-        made = socket.SocketType if self._must_unblock else _OfUvloop
+        self._must_unblock, made = how_connections_are_made(loop)
         self._listeners = [_Listener(each, made) for each in listeners]
         self._serve = serve
         self._exclusive = exclusive

@@ -10,14 +10,17 @@ import os
 import resource
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pyworker.policy.faults import Faults
 from pyworker.protocol.dispatcher import LAST
 from pyworker.unix.fds import close_all, recv_packet
+from pyworker.worker.accept import Addresses, how_connections_are_made
 from pyworker.worker.say import say
 
 _A_TURN = 16  # connections taken at once, before the loop looks at its other sockets
 _PAUSE = 0.1  # seconds without taking any when the process is out of files
+_STREAM = int(socket.SOCK_STREAM)
 _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker waits for the last connection
 
 
@@ -28,10 +31,11 @@ class InboxLoop:
         self,
         loop: asyncio.AbstractEventLoop,
         inbox: socket.socket,
-        serve: Callable[[socket.socket, bool, None, bool], None],
+        serve: Callable[[socket.SocketType, bool, Addresses | None, bool], None],
     ) -> None:
         inbox.setblocking(False)
         self._loop = loop
+        self._must_unblock, self._made = how_connections_are_made(loop)
         self._inbox = inbox
         self._serve = serve
         self._held = False
@@ -106,9 +110,10 @@ class InboxLoop:
         if not packet.fds:
             self._was_last = self._was_last or packet.data == LAST
             return bool(packet.data)
-        connection = socket.socket(fileno=packet.fds[0])
-        connection.setblocking(False)
-        self._serve(connection, connection.family == socket.AF_UNIX, None, early)
+        connection, local = _connection(packet.fds[0], self._made)
+        if self._must_unblock:
+            connection.setblocking(False)
+        self._serve(connection, local is None, None if local is None else (None, local), early)
         return True
 
     def _pause(self) -> None:
@@ -122,3 +127,18 @@ class InboxLoop:
         self._paused = None
         if not self._stopped:
             self._watch()
+
+
+def _connection(fd: int, made: type[socket.SocketType]) -> tuple[socket.SocketType, Any]:
+    """Return a connection that came without a word of its kind, and our own address; None for a Unix socket.
+
+    Nearly all are of IPv4, so it is taken for one: `socket.socket` would ask the kernel for family, type and protocol.
+    """
+    connection = made(socket.AF_INET, _STREAM, 0, fileno=fd)
+    local = connection.getsockname()
+    if isinstance(local, tuple) and len(local) == 2:
+        return connection, local
+    connection.detach()
+    if isinstance(local, tuple):
+        return made(socket.AF_INET6, _STREAM, 0, fileno=fd), local
+    return made(socket.AF_UNIX, _STREAM, 0, fileno=fd), None

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ class Post:
 
     def __init__(self) -> None:
         self.reader, self.writer = socketpair()
-        self.served: list[socket.socket] = []
+        self.served: list[socket.SocketType] = []
         self.kinds: list[bool] = []
 
     def put(self, count: int = 1) -> None:
@@ -32,7 +33,7 @@ class Post:
     def loop(self) -> InboxLoop:
         return InboxLoop(asyncio.get_running_loop(), self.reader.dup(), self.serve)
 
-    def serve(self, connection: socket.socket, unix: bool, addresses: None, early: bool) -> None:
+    def serve(self, connection: socket.SocketType, unix: bool, addresses: Any, early: bool) -> None:
         self.served.append(connection)
         self.kinds.append(unix)
 
@@ -70,10 +71,30 @@ def test_it_takes_what_was_there_before_it_and_what_comes(post: Post) -> None:
         post.put(40)
         await until(lambda: len(post.served) == 43)
         assert all(post.kinds)
-        assert not any(connection.get_inheritable() for connection in post.served)
+        assert not any(os.get_inheritable(connection.fileno()) for connection in post.served)
         await inbox.stop(to_empty=False)
 
     asyncio.run(live())
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_a_connection_is_of_the_family_that_its_listener_was(post: Post, family: socket.AddressFamily) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        with socket.socket(family) as listener, socket.socket(family) as client:
+            listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0) if family != socket.AF_UNIX else "")
+            listener.listen()
+            client.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                assert send_packet(post.writer, HAND_OVER, [accepted.fileno()])
+            await until(lambda: len(post.served) == 1)
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+    assert post.served[0].family == family
+    assert post.kinds == [family == socket.AF_UNIX]
 
 
 def test_what_comes_after_it_has_stopped_is_left_to_its_successor(post: Post) -> None:
