@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
+BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that ended by itself
 
 
@@ -195,7 +196,7 @@ class Deaths:
             del app.workers[handle.id.serial]
             self._brain.poke(app)
             self._brain.loop.call_soon(lambda: self._brain.workers.kick_siblings(app, handle))
-            rest = DIAGNOSIS_DELAY if _may_have_said_why(status) else 0.0
+            rest = DIAGNOSIS_DELAY if _may_have_said_why(status) else BURIAL_DELAY
             self._brain.loop.call_later(rest, lambda: self._bury(app, handle, status))
             return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
