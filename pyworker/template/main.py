@@ -43,6 +43,7 @@ from pyworker.template import forksafe
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.fork import bare_fork
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker import ending, multiproc
@@ -270,11 +271,10 @@ def fork_worker() -> int:
         reader, writer = os.pipe()
     except OSError as error:
         return -(error.errno or 1)
-    try:
-        middle = os.fork()
-    except OSError as error:
+    middle = bare_fork()
+    if middle < 0:
         close_all([reader, writer])
-        return -(error.errno or 1)
+        return middle
     if middle == 0:
         try:
             pid = os.fork()

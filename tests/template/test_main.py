@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Retire
+from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Hello, Ready
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
@@ -57,6 +57,18 @@ def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Pa
     worker.expect(Hello)
     worker.expect(Ready)
     assert template.read_err() + worker.read_err() == b""
+
+
+def test_what_an_app_registers_for_forks_runs_once_for_each_worker(daemon: Any, folder: Path) -> None:
+    hooks = "import os\nos.register_at_fork(before=lambda: os.write(1, b'b'), after_in_child=lambda: os.write(1, b'c'))\n"
+    (folder / "shop.py").write_text(hooks + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    template.expect(Parked)
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert template.read_out() == b"bc"
 
 
 def test_template_ends_when_told_and_when_left_alone(daemon: Any, folder: Path) -> None:
