@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -39,6 +40,7 @@ from pyworker.protocol.template import (
     Retire,
     ToTemplate,
 )
+from pyworker.protocol.worker import STACKS_SIGNAL, Hello, Ready
 from pyworker.template import forksafe
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
@@ -48,7 +50,7 @@ from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker import ending, multiproc
 from pyworker.worker import main as worker_main
-from pyworker.worker.birth import Birth, reset_signals, take_identity
+from pyworker.worker.birth import Birth, answer_stacks, heed_interrupts, reset_signals, take_identity, write_by_line
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.engines import finder, prepare, tls
 from pyworker.worker.say import flush, say
@@ -61,8 +63,9 @@ class _Ready(NamedTuple):
     """What the template holds for its workers."""
 
     loaded: Loaded
-    application: Any
+    server: Any  # of the app; None: each worker imports that itself
     ssl_context: ssl.SSLContext | None
+    takes_turns: bool = False  # the loop of the workers was tried
 
 
 def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
@@ -79,8 +82,9 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     sys.argv = [spec.app.target or ""]
     channel = open_channel(spec)
     ready = prepare_app(spec, channel, argv, started)
-    if not ready.loaded.preload and ready.application is not None:
+    if not ready.loaded.preload and ready.server is not None:
         replace_self(spec, fds, archive, spec_fd, ready.loaded)
+    ready = ready._replace(takes_turns=ready_for_forks(spec, ready.loaded.loop))
     gc.collect()
     ending.remember_files()
     gc.freeze()  # the collector of no worker will touch, and so copy, the pages that all share
@@ -131,7 +135,20 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
         __version__, code, newest,
     )  # fmt: skip
-    return _Ready(loaded, target.application, ssl_context)
+    return _Ready(
+        loaded, worker_main.new_server(spec.app, target.application, target.interface, ssl_context), ssl_context
+    )
+
+
+def ready_for_forks(spec: LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> bool:
+    """Do here, once, what each worker would do first, as a fork keeps it; return whether their loop can take turns."""
+    reset_signals()
+    write_by_line()
+    answer_stacks(spec.stacks_fd)
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
+    for first_words in (Hello(""), Ready(serving=True)):
+        wire.encode(first_words)  # it looks at a class once
+    return worker_main.can_take_turns(spec.app, loop)
 
 
 def share_websockets() -> None:
@@ -250,7 +267,7 @@ def wait_for_need(
     name_spare(spec.app.name, spec.generation)
     channel.close()  # its end is the template's end, which the daemon waits for
     os.setsid()
-    reset_signals()
+    heed_interrupts()
     runner = worker_main.ready_runner(spec.app, ready.loaded.loop)
     packet = park(parked, youngest)
     if packet is None:
@@ -303,7 +320,7 @@ def become_worker(
     """Turn the forked child into a worker: its own session, output, signals, name; nothing of the template's is kept."""
     if os.getsid(0) != os.getpid():  # a spare has done both before
         os.setsid()
-        reset_signals()
+        heed_interrupts()
     ctl_fd, out_fd, err_fd = fds[:3]
     ipc_fd = fds[3] if fork.ipc else -1
     inbox_fd = fds[-1] if fork.inbox else -1
@@ -316,7 +333,6 @@ def become_worker(
     take_identity(spec.app.name, spec.generation, fork.slot, fork.workers)
     if spec.app.metrics.prometheus:
         multiproc.take(fork.slot)
-    interface: Literal["asgi", "wsgi"] = ready.loaded.interface
     return Birth(
         app=spec.app,
         generation=spec.generation,
@@ -330,8 +346,8 @@ def become_worker(
         inbox_fd=inbox_fd,
         ipc_fd=ipc_fd,
         loop=ready.loaded.loop,
-        application=ready.application,
-        interface=interface,
+        takes_turns=ready.takes_turns,
+        server=ready.server,
         ssl_context=ready.ssl_context,
         stacks_fd=spec.stacks_fd,
         runner=runner,

@@ -7,7 +7,6 @@ difference is worker/script.py, which gives it the shared listener when it binds
 from __future__ import annotations
 
 import builtins
-import faulthandler
 import io
 import os
 import sys
@@ -19,7 +18,7 @@ from pyworker.protocol.worker import Failed
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
 from pyworker.worker import multiproc, script
-from pyworker.worker.birth import answer_stacks, last_line, take_identity
+from pyworker.worker.birth import answer_stacks, last_line, take_identity, write_by_line
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.row import Row
 
@@ -34,7 +33,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     app = spec.app
     path = app.script or ""
     take_identity(app.name, spec.generation, spec.slot, spec.workers, f" ({os.path.basename(path)})")
-    faulthandler.enable()
+    write_by_line()
     answer_stacks(spec.stacks_fd)
     runtime = script.Runtime(Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal)
     keep = (spec.channel_fd, spec.runtime_fd, spec.stacks_fd, spec.ipc_fd)

@@ -33,7 +33,7 @@ _LAST_ACCEPTS = 16  # per listener, when others go on accepting
 _STREAM = int(socket.SOCK_STREAM)
 _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
 
-_found: list[int] = []  # the loop's epoll, as it was found last: asked first, so that not every fd is looked at again
+_likely: list[int] = []  # the loop's epoll, or so it seems: asked first, so that not every fd is looked at
 
 
 Addresses = tuple[Any, Any]  # of the peer, and our own (None: it has to be asked for)
@@ -274,11 +274,11 @@ async def open_epoll(loop: asyncio.AbstractEventLoop, fd: int) -> select.epoll:
     """
     for _ in range(10):
         await asyncio.sleep(0)  # uvloop tells the kernel of a new reader when it goes to wait
-        if _found and fd in waiting_for(_found[0]):
-            return select.epoll.fromfd(os.dup(_found[0]))
+        if _likely and fd in waiting_for(_likely[0]):
+            return select.epoll.fromfd(os.dup(_likely[0]))
         holders = [epoll_fd for epoll_fd, fds in registered().items() if fd in fds]
         if len(holders) == 1:
-            _found[:] = holders
+            _likely[:] = holders
             return select.epoll.fromfd(os.dup(holders[0]))
         if len(holders) > 1:
             raise NotSupported("more than one epoll waits for the listener")
@@ -291,12 +291,17 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "uvloop":
         import uvloop
 
+        next_free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(next_free)
+        _likely[:] = [next_free]  # an epoll is what a loop of uvloop opens first
         loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         return loop
-    return asyncio.SelectorEventLoop(selectors.EpollSelector())
+    selector = selectors.EpollSelector()
+    _likely[:] = [selector.fileno()]
+    return asyncio.SelectorEventLoop(selector)
 
 
-async def can_take_turns(loop: asyncio.AbstractEventLoop) -> bool:
+async def can_loop_take_turns(loop: asyncio.AbstractEventLoop) -> bool:
     """Try on a socket pair what `AcceptLoop` does: the reader must still be called after its entry was replaced."""
     here, there = socket.socketpair()
     with here, there:

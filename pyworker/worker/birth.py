@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal wraps each call into enums, which can be seen in each fork
 import faulthandler
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pyworker import worker
 from pyworker.config.schema import AppConfig
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     import asyncio
     import ssl
 
+    from pyworker.worker.engines.server import Server
+
 _DEFAULT = int(signal.SIG_DFL)
+_INTERRUPT = int(signal.SIGINT)
 _UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
 
 
 @record
 class Birth:
-    """One worker: who it is, its channel, its listeners (fds), and the app when the template has imported it."""
+    """One worker: who it is, its channel, its listeners (fds), and what serves the app when the template has imported it."""
 
     app: AppConfig
     generation: int
@@ -42,13 +46,13 @@ class Birth:
     board_fd: int
     row: int
     loop: Literal["asyncio", "uvloop"]
-    application: Any  # None: this worker imports the app itself
-    interface: Literal["asgi", "wsgi"]
+    takes_turns: bool  # such a loop was found to take turns in accepting
+    server: Server | None  # None: this worker imports the app itself
     ssl_context: ssl.SSLContext | None
     ipc_fd: int = -1  # the message channel, for pyworker.process
     inbox_fd: int = -1  # where connections come from when a dispatcher hands them out
     stacks_fd: int = -1
-    runner: asyncio.Runner | None = None  # a loop that was made, and found to take turns, before it was needed
+    runner: asyncio.Runner | None = None  # a loop that was made before it was needed
 
 
 def worker_env(app: str, generation: int, slot: int, workers: int) -> dict[str, str]:
@@ -65,23 +69,32 @@ def name_slot(env: MutableMapping[str, str], app: str, slot: int) -> None:
 
 def take_identity(app: str, generation: int, slot: int, workers: int, title: str = "") -> None:
     """Make this process that worker: environment, `pyworker.worker`, the name in ps, output line by line."""
-    os.environ.update(worker_env(app, generation, slot, workers))
+    for name, value in worker_env(app, generation, slot, workers).items():
+        os.environ[name] = value
     name_slot(os.environ, app, slot)
     worker.app, worker.id, worker.generation = app, slot, generation
     set_name(f"{app}.{slot}")
     set_title(f"pyworker worker {app}.{slot}{title}")
+
+
+def write_by_line() -> None:
+    """Have output leave line by line: a pipe would be written in blocks of 8 KiB, and lines reach the log minutes late, or never."""
     for stream in (sys.stdout, sys.stderr):
-        # a pipe would be written in blocks of 8 KiB: lines would reach the log minutes late, or never
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):  # the app may have put something of its own there
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
 def reset_signals() -> None:
-    """Give every signal its default action of a fresh Python, whatever an import has set."""
+    """Give every signal its default action of a fresh Python, whatever an import has set; SIGINT stays ignored."""
     signal.set_wakeup_fd(-1)
     default_signals()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def heed_interrupts() -> None:
+    """Give SIGINT its default action, too."""
+    _signal.signal(_INTERRUPT, signal.default_int_handler)
 
 
 def default_signals() -> None:
@@ -96,7 +109,10 @@ def default_signals() -> None:
 
 
 def answer_stacks(stacks_fd: int) -> None:
-    """Have DUMP_SIGNAL write the stacks of all threads into the memfd: in C, so that a blocked loop answers, too."""
+    """Have every crash of an extension, and SIGABRT, print the stacks of all threads, and DUMP_SIGNAL write them into the
+    memfd: in C, so that a blocked loop answers, too. A fork keeps all of it.
+    """
+    faulthandler.enable(2)  # stderr, whatever the app has put in its place
     if stacks_fd >= 0:
         faulthandler.register(DUMP_SIGNAL, file=stacks_fd, all_threads=True)
 

@@ -7,14 +7,13 @@ channel closes (daemon and guardian both gone) it finishes its requests and leav
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import inspect
 import os
 import signal
 import socket
 import time
 import traceback
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker import __version__
 from pyworker.cluster import given
@@ -22,7 +21,6 @@ from pyworker.config.schema import AppConfig
 from pyworker.errors import Exit
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import (
-    STACKS_SIGNAL,
     Accepting,
     Bound,
     Check,
@@ -37,8 +35,8 @@ from pyworker.protocol.worker import (
     Recycle,
 )
 from pyworker.worker import api
-from pyworker.worker.accept import AcceptLoop, NotSupported, can_take_turns, new_loop
-from pyworker.worker.birth import Birth, answer_stacks
+from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
+from pyworker.worker.birth import Birth
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.lifespan import LifespanFailed
 from pyworker.worker.inbox import InboxLoop
@@ -46,27 +44,29 @@ from pyworker.worker.row import Row
 from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, call_hook, load
 
+if TYPE_CHECKING:
+    import ssl
+
+    from pyworker.worker.engines.server import Server
+
 _TICK = 1.0  # seconds: progress is noted, and one accept is tried
 _CRASHED = 70  # EX_SOFTWARE
 
 
 def run(birth: Birth) -> int:
     """Live as this worker and return its exit code; ending.py then ends the process."""
-    faulthandler.enable()  # SIGABRT, and every crash of an extension, prints the stacks of all threads
-    faulthandler.register(STACKS_SIGNAL, all_threads=True)  # in C: a blocked loop answers, too
-    answer_stacks(birth.stacks_fd)
     birth.channel.send(Hello(__version__))
     if birth.ipc_fd >= 0:
         given.give(birth.ipc_fd)
-    application, interface = birth.application, birth.interface
-    if application is None:
+    server = birth.server
+    if server is None:
         try:
             target = load(birth.app)
         except TargetError as error:
             birth.channel.send(Failed("import", error.message, clip(error.traceback), error.hint))
             say(error.traceback or error.message)
             return Exit.FAILED
-        application, interface = target.application, target.interface
+        server = new_server(birth.app, target.application, target.interface, birth.ssl_context)
     if birth.app.hooks.post_fork is not None:
         try:
             call_hook(birth.app.hooks.post_fork)
@@ -76,17 +76,29 @@ def run(birth: Birth) -> int:
             return Exit.FAILED
     kind, runner = birth.loop, birth.runner
     while True:
-        worker = _Worker(birth, application, interface, kind, tried=runner is not None)
+        worker = _Worker(birth, server, kind)
         try:
             with runner or new_runner(kind) as runner:
-                return runner.run(worker.live())
+                # not runner.run: it would handle SIGINT first, which worker.live() does
+                return runner.get_loop().run_until_complete(worker.live())
         except NotSupported:
             # rather the slower loop than workers that do not share their connections evenly
             birth.channel.send(Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead"))
             kind, runner = "asyncio", None
+            server = new_server(birth.app, server.application, server.interface, birth.ssl_context)
         except Exception:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
             traceback.print_exc()
             return _CRASHED
+
+
+def new_server(
+    app: AppConfig, application: Any, interface: Literal["asgi", "wsgi"], ssl_context: ssl.SSLContext | None
+) -> Server:
+    """Return what serves an application, ready to be started in a loop."""
+    # imported by now, before the fork: this module itself must not need the libraries that the finder lends
+    from pyworker.worker.engines.server import Server
+
+    return Server(app, application, interface, ssl_context=ssl_context)
 
 
 def new_runner(kind: str) -> asyncio.Runner:
@@ -94,12 +106,23 @@ def new_runner(kind: str) -> asyncio.Runner:
     return asyncio.Runner(loop_factory=lambda: new_loop(kind))
 
 
+def can_take_turns(app: AppConfig, kind: str) -> bool:
+    """Find out, once for all workers of an app, whether this kind of loop does what `AcceptLoop` asks of it. False: perhaps."""
+    if kind != "uvloop" or app.balance != "round-robin":
+        return False
+    runner = ready_runner(app, kind)
+    if runner is None:
+        return False
+    runner.close()
+    return True
+
+
 def ready_runner(app: AppConfig, kind: str) -> asyncio.Runner | None:
     """Make a loop ahead of need, in a process that will be a worker of this app; None when it has to be tried then."""
     runner = new_runner(kind)
     try:
-        runner.get_loop()
-        if kind != "uvloop" or app.balance != "round-robin" or runner.run(can_take_turns(runner.get_loop())):
+        loop = runner.get_loop()
+        if kind != "uvloop" or app.balance != "round-robin" or loop.run_until_complete(can_loop_take_turns(loop)):
             return runner
     except OSError:
         pass  # a shortage of the moment: the worker will meet it, or not
@@ -108,12 +131,10 @@ def ready_runner(app: AppConfig, kind: str) -> asyncio.Runner | None:
 
 
 class _Worker:
-    def __init__(self, birth: Birth, application: Any, interface: Any, kind: str, *, tried: bool) -> None:
+    def __init__(self, birth: Birth, server: Server, kind: str) -> None:
         self._birth = birth
-        self._application = application
-        self._interface = interface
+        self._server = server
         self._kind = kind
-        self._tried = tried  # this loop can take turns
         self._channel: Channel = birth.channel
         self._row = Row.mapped(birth.board_fd, birth.row)
         self._going = not birth.held
@@ -124,13 +145,11 @@ class _Worker:
         self._signals = 0
 
     async def live(self) -> int:
-        # imported by now, before the fork: this module itself must not need the libraries that the finder lends
-        from pyworker.worker.engines.server import Server
-
         loop = self._loop = asyncio.get_running_loop()
         birth = self._birth
         exclusive = birth.app.balance == "round-robin"
-        if self._kind == "uvloop" and exclusive and not self._tried and not await can_take_turns(loop):
+        untried = self._kind == "uvloop" and exclusive and not birth.takes_turns
+        if untried and not await can_loop_take_turns(loop):
             raise NotSupported
         self._drain = loop.create_future()
         for name in {"TERM", "INT", birth.app.stop.signal}:
@@ -138,22 +157,15 @@ class _Worker:
         loop.add_reader(self._channel.fileno(), self._on_channel)
         # the listeners are not ours to accept on when somebody hands the connections out
         listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []
-        self._server = Server(
-            birth.app,
-            self._application,
-            self._interface,
-            row=self._row,
-            ssl_context=birth.ssl_context,
-            on_recycle=lambda reason: self._channel.send(Recycle(reason)),
-        )
+        server = self._server
         self._accepts: AcceptLoop | InboxLoop
         if birth.inbox_fd >= 0:
-            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), self._server.serve)
+            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), server.serve)
         else:
-            self._accepts = AcceptLoop(loop, listeners, self._server.serve, exclusive=exclusive)
-        self._server.on_saturation = self._accepts.hold
+            self._accepts = AcceptLoop(loop, listeners, server.serve, exclusive=exclusive)
+        server.on_saturation = self._accepts.hold
         self._tick()
-        starting = loop.create_task(self._server.start())
+        starting = loop.create_task(server.start(self._row, lambda reason: self._channel.send(Recycle(reason))))
         waits: list[asyncio.Future[Any]] = [starting, self._drain]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():

@@ -60,10 +60,9 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         self.server = Server(
-            self._app, self._application, self._interface, row=self.row, ssl_context=self._context,
-            on_recycle=self.recycled.append,
+            self._app, self._application, self._interface, ssl_context=self._context,
         )  # fmt: skip
-        await self.server.start()
+        await self.server.start(self.row, self.recycled.append)
         self._started.set()
         await self.stop.wait()
         self.report = await self.server.drained()

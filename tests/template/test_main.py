@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,9 @@ from tests.support.wait import wait_until
 from tests.worker.conftest import get
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
+
+
+CRASHES = {signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL}  # stacks are written first
 
 
 def parent(pid: int) -> int:
@@ -57,6 +61,53 @@ def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Pa
     worker.expect(Hello)
     worker.expect(Ready)
     assert template.read_err() + worker.read_err() == b""
+
+
+SIGNALS = """
+import signal
+signal.signal(signal.SIGUSR1, print)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+"""
+
+
+def signals(pid: int, kind: str) -> set[int]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.partition(f"{kind}:")[2].split()[0], 16)
+    return {number for number in range(1, 32) if mask & 1 << number - 1}
+
+
+def test_what_an_import_has_done_to_signals_does_not_last(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text(SIGNALS + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    template.expect(Parked)
+    for slot in (1, 2):  # who was forked ahead, and one who was not
+        worker = d.fork(template, slot)
+        worker.expect(Hello)
+        worker.expect(Ready)
+        assert signals(worker.pid, "SigBlk") == set()
+        assert signals(worker.pid, "SigIgn") == {signal.SIGPIPE, signal.SIGXFSZ}  # as in any Python
+        answered = {signal.SIGTERM, signal.SIGINT, *CRASHES}
+        assert signals(worker.pid, "SigCgt") == answered
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(daemon: Any, folder: Path, stream: str) -> None:
+    tee = f"""
+import sys
+class Tee:
+    def __init__(self, stream): self.stream = stream
+    def write(self, text): return self.stream.write(text)
+    def flush(self): self.stream.flush()
+sys.{stream} = Tee(sys.{stream})
+"""
+    (folder / "shop.py").write_text(tee + (folder / "shop.py").read_text())
+    d = daemon()
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
 
 
 def test_what_an_app_registers_for_forks_runs_once_for_each_worker(daemon: Any, folder: Path) -> None:

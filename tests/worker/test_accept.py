@@ -18,7 +18,7 @@ import pytest
 
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
-from pyworker.worker.accept import AcceptLoop, can_take_turns, new_loop
+from pyworker.worker.accept import AcceptLoop, can_loop_take_turns, new_loop
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.wait import wait_until
 from tests.worker.conftest import get, request, spread
@@ -146,7 +146,7 @@ def test_held_worker_accepts_only_after_go(daemon: Any) -> None:
 @pytest.mark.parametrize("kind", LOOPS)
 def test_loop_can_take_turns(kind: str) -> None:
     async def check() -> bool:
-        return await can_take_turns(asyncio.get_running_loop())
+        return await can_loop_take_turns(asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
         assert runner.run(check())

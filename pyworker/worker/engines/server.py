@@ -54,9 +54,14 @@ class DrainReport:
 
 
 class Server:
-    """One per worker, made inside the running loop. `on_saturation(True)` = no thread is free for another request."""
+    """One per worker; may be made before the fork, and lives in the loop that `start` runs in.
+
+    `on_saturation(True)` = no thread is free for another request.
+    """
 
     on_saturation: Callable[[bool], None] | None = None
+    loop: asyncio.AbstractEventLoop
+    row: Row
 
     def __init__(
         self,
@@ -64,28 +69,17 @@ class Server:
         application: Any,
         interface: Literal["asgi", "wsgi"],
         *,
-        row: Row,
         ssl_context: ssl.SSLContext | None,
-        on_recycle: Callable[[str], None],
         check_header: str = CHECK_HEADER,
         log_fd: int = 1,
     ) -> None:
         http = app.http
-        self.loop = asyncio.get_running_loop()
         self.application = application
         self.interface = interface
-        self.row = row
-        self._cells = row.cells
         self._ssl = ssl_context
         self._threads = app.threads if interface == "wsgi" else 1
-        self._on_recycle = on_recycle
-        limits = app.limits
+        self._limits = app.limits
         self._recycle_at = 0
-        if limits.max_requests:
-            import random  # as few need it, and it costs every start
-
-            jitter = random.randint(0, limits.max_requests_jitter) if limits.max_requests_jitter else 0
-            self._recycle_at = limits.max_requests + jitter
         # read by connections and exchanges
         self.check_header = check_header.lower().encode()
         self.header_timeout = http.header_timeout
@@ -97,7 +91,8 @@ class Server:
         self.root_path_bytes = self.root_path.encode()
         self.trust = forwarded.Trust(http.forwarded_allow_ips)
         self.schemes = forwarded.SCHEMES
-        self.request_ids = RequestIds() if http.request_id else None
+        self._gives_ids = http.request_id
+        self.request_ids: RequestIds | None = None
         self.server_line = b"server: pyworker\r\n" if http.server_header else b""
         self.date_line = b""
         self.date_until = 0
@@ -124,8 +119,21 @@ class Server:
         self._cut_timers: list[asyncio.TimerHandle] = []
 
     # ---- life ------------------------------------------------------------------------------------
-    async def start(self) -> None:
-        """Make the app ready to serve: lifespan startup, threads. Raises LifespanFailed."""
+    async def start(self, row: Row, on_recycle: Callable[[str], None]) -> None:
+        """Make the app ready to serve in this process: lifespan startup, threads. Raises LifespanFailed."""
+        self.loop = asyncio.get_running_loop()
+        self.row = row
+        self._cells = row.cells
+        self._on_recycle = on_recycle
+        # what is random is chosen after the fork, or all workers would have the same
+        limits = self._limits
+        if limits.max_requests:
+            import random  # as few need it, and it costs every start
+
+            jitter = random.randint(0, limits.max_requests_jitter) if limits.max_requests_jitter else 0
+            self._recycle_at = limits.max_requests + jitter
+        if self._gives_ids:
+            self.request_ids = RequestIds()
         if self._lifespan is not None:
             await self._lifespan.startup()
             self.state = self._lifespan.state
