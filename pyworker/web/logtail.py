@@ -12,8 +12,8 @@ from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.logs import parse_record
 from pyworker.protocol.names import LOGS_DIR
 
-_TAIL = 256 * 1024  # bytes of the past
-_TURN = 256 * 1024
+_TURN = 256 * 1024  # bytes at a time, and of the past
+_BEHIND = 4 * _TURN  # more than a browser can show
 _POLL = 0.25
 _LONGEST = 1024 * 1024
 
@@ -28,7 +28,9 @@ def path_of(home: str, app: str) -> str | None:
 
 
 async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the last `count` lines, then what is added, a batch at a time; [] when a while has passed without any."""
+    """Yield the last `count` lines, then what is added, a batch at a time; [] when a while has passed without any.
+
+    What comes faster than it can be shown is left out: {"skipped": bytes} stands in its place."""
     fd = -1
     at = 0
     rest = b""
@@ -39,16 +41,15 @@ async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
             if fd < 0:
                 with contextlib.suppress(OSError):
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                    at = max(0, os.fstat(fd).st_size - _TAIL) if first else 0
-            data = os.pread(fd, _TAIL if first else _TURN, at) if fd >= 0 else b""
-            if first:
-                if at:
-                    at += len(data)
-                    data = data.partition(b"\n")[2]
-                else:
-                    at += len(data)
-            else:
-                at += len(data)
+                    at = 0
+            left_out = _too_much(fd, at, _TURN if first else _BEHIND) if fd >= 0 else 0
+            if left_out:
+                at += left_out
+                rest = b""
+            data = os.pread(fd, _TURN, at) if fd >= 0 else b""
+            at += len(data)
+            if left_out:  # the middle of a line
+                data = data.partition(b"\n")[2]
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > _LONGEST:
                 rest = b""
@@ -56,10 +57,11 @@ async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
             if first:
                 yield records[-count:] if count else []
                 first = False
-            elif records:
+            elif records or left_out:
                 quiet = 0.0
-                yield records
+                yield [{"skipped": left_out}, *records] if left_out else records
             if data:
+                await asyncio.sleep(_POLL if len(data) == _TURN or left_out else 0)
                 continue
             if fd >= 0 and _is_replaced(fd, at, path):
                 os.close(fd)
@@ -73,6 +75,12 @@ async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _too_much(fd: int, at: int, most: int) -> int:
+    """Return how many bytes to pass over, so that a turn is left, when more than `most` waits."""
+    waiting = os.fstat(fd).st_size - at
+    return waiting - _TURN if waiting > most else 0
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -211,11 +211,67 @@ def test_text_has_contrast(page: Page, scheme: str) -> None:
     page.window.emulate(width=1280, height=900)
 
 
+def test_the_keyboards_place_is_not_lost_with_a_button(page: Page) -> None:
+    window = page.open()
+    window.script("document.querySelector('[data-act=reload]').focus()")
+    window.press("r")
+    window.wait("document.getElementById('confirm').open")
+    window.click("#yes")
+    window.wait("document.getElementById('said').textContent.includes('api reloaded')")
+    window.wait("document.activeElement.dataset.act === 'reload'")
+
+
+def test_a_screen_reader_is_not_told_the_uptime_every_second(page: Page) -> None:
+    window = page.open()
+    live = "document.getElementById(%r).closest('[aria-live=polite], [role=status], [role=alert]')"
+    assert window.script(f"return {live % 'daemon'} !== null")
+    assert "up " in window.text("#uptime")
+    assert window.script(f"return {live % 'uptime'} === null")
+
+
+def test_many_apps_can_be_searched_and_leave_the_chosen_one_in_sight(page: Page) -> None:
+    window = page.open()
+    assert window.script("return document.getElementById('find').hidden")  # five are seen at once
+    window.script("state.doc = {...state.doc, apps: [...Array(40).keys()].map((i) => ({...state.doc.apps[i % 5], name: 'app-' + i}))}; draw(); choose('app-39')")
+    window.wait("document.querySelectorAll('#apps li').length === 40")
+    assert window.script("return document.getElementById('name').getBoundingClientRect().top >= 0")
+    seen = "[...document.querySelectorAll('#apps li:not([hidden])')].map((li) => li.dataset.app)"
+    window.script("document.getElementById('find').value = 'app-3'; draw()")
+    assert window.script(f"return {seen}") == ["app-3", *(f"app-{i}" for i in range(30, 40))]
+    window.script("document.getElementById('find').value = 'TROUBLE'; draw()")
+    assert window.script(f"return {seen}.length") == 16
+
+
+def test_a_flood_leaves_what_the_filter_looks_for(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.type("#filter", "declined")
+    window.wait("document.querySelectorAll('#log div').length === 4")
+    window.script("for (let i = 0; i < 9; i++) addLines(Array(1000).fill({ts: '', worker: 1, pid: 1, stream: 'out', msg: 'noise'})); addLines([{skipped: 5e6}])")
+    window.wait("document.querySelectorAll('#log div').length === 5")
+    assert "payment failed" in window.text("#log")
+    assert "5 MB left out" in window.text("#log .skipped")
+    assert window.script("return state.lines.length") <= 6000
+
+
+def test_a_log_that_is_not_followed_stays_as_it_is(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.click("#follow")
+    window.script("addLines([{ts: '', worker: 1, pid: 1, stream: 'out', msg: 'one more'}]); window.late = false; setTimeout(() => { window.late = true; }, 2 * DRAW_LOG)")
+    window.wait("window.late")
+    assert window.script("return document.querySelectorAll('#log div').length") == 54
+    window.click("#follow")
+    window.wait("document.getElementById('log').innerText.includes('one more')")
+
+
 def test_a_wrong_token_asks_for_the_right_one(page: Page) -> None:
     window = page.window
     window.open("about:blank")
     window.open(page.board.url.partition("#")[0] + "#token=wrong")
     window.wait("!document.getElementById('ask-token').hidden")
     assert window.script("return document.getElementById('main').hidden")
+    assert "not the right one" in window.text("#token-wrong")
+    assert window.text("#banner") == ""
     window.type("#token", page.board.token + "\ue007")  # Enter
     window.wait("document.querySelectorAll('#apps li').length === 5")

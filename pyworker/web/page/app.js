@@ -1,7 +1,7 @@
 "use strict";
 // The dashboard's page: no framework, no build. What the server says is put into the page as text, never as HTML.
 const $ = (id) => document.getElementById(id);
-const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720;
+const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250;
 const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", held: "◐",
                 opening: "◐", degraded: "▲", backoff: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
 const CHARTS = [
@@ -54,10 +54,13 @@ function make(tag, text, cls) {
   if (cls) node.className = cls;
   return node;
 }
+function many(n, one) { return `${n} ${one}${n === 1 ? "" : "s"}`; }
 function set(node, text) { if (node.textContent !== text) node.textContent = text; }
 function badge(word) {
   const known = Object.hasOwn(GLYPHS, word);
-  const node = make("span", (known ? GLYPHS[word] : "○") + " " + word, "state " + (known ? word : "stopped"));
+  const node = make("span", undefined, "state " + (known ? word : "stopped")), glyph = make("span", known ? GLYPHS[word] : "○");
+  glyph.setAttribute("aria-hidden", "true");
+  node.append(glyph, " " + word);
   return node;
 }
 function current() { return (state.doc?.apps || []).find((a) => a.name === state.app); }
@@ -71,8 +74,9 @@ function say(text, bad) {
 function draw() {
   const apps = state.doc?.apps || [];
   if (state.doc) {
-    const d = state.doc.daemon || {}, bad = apps.filter((a) => a.state === "failed" || a.state === "degraded").length;
-    set($("daemon"), `${apps.length} apps${bad ? `, ${bad} in trouble` : ""} · daemon ${d.version || ""}, up ${span(d.uptime_s)}`);
+    const d = state.doc.daemon || {}, bad = apps.filter(inTrouble).length;
+    set($("daemon"), many(apps.length, "app") + (bad ? `, ${bad} in trouble` : ""));
+    set($("uptime"), `· daemon ${d.version || ""}, up ${span(d.uptime_s)}`);  // not live: it is another one every second
     document.title = (bad ? `(${bad}) ` : "") + "pyworker";
   }
   const banner = state.away ? `${state.away}; trying again` : "";
@@ -82,10 +86,17 @@ function draw() {
   if (!current() && apps.length) select(apps[0].name);
   drawApps(apps);
   $("no-apps").hidden = apps.length > 0;
+  $("find").hidden = apps.length <= FEW_APPS;
   $("detail").hidden = !current();
   if (current()) drawDetail(current());
 }
 
+// by a part of the name or of the state; "trouble" is what the header counts
+function found(app) {
+  const text = $("find").hidden ? "" : $("find").value.trim().toLowerCase();
+  return `${app.name} ${app.state}${inTrouble(app) ? " in trouble" : ""}`.toLowerCase().includes(text);
+}
+function inTrouble(app) { return app.state === "failed" || app.state === "degraded"; }
 function drawApps(apps) {
   const list = $("apps");
   const have = new Map([...list.children].map((li) => [li.dataset.app, li]));
@@ -109,6 +120,7 @@ function drawApps(apps) {
     set(button.children[2], `${w.ready}/${w.want} workers` + (w.total ? ` · ${percent(app.cpu_percent)} · ${size(memory(app))}` : "") +
         (w.total && app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
     button.setAttribute("aria-current", String(app.name === state.app));
+    li.hidden = !found(app);
   });
   have.forEach((li) => li.remove());
 }
@@ -120,18 +132,20 @@ function drawDetail(app) {
     $("name").dataset.for = app.name + app.state;
   }
   const queue = (app.queue || []).filter(Boolean).map((q) => q[0]).reduce((a, b) => a + b, 0);
-  const facts = [app.target, (app.listen || []).join(", "), app.balance, `gen ${app.gen}`, known(app.uptime_s) && `up ${span(app.uptime_s)}`,
+  const listens = (app.listen || []).length > 0;
+  const facts = [listens && app.listen.join(", "), listens && app.balance, `gen ${app.gen}`, known(app.uptime_s) && `up ${span(app.uptime_s)}`,
                  `${w.ready}/${w.want} workers ready`];
-  if (app.http) facts.push(`${app.in_flight} in flight`, `${app.open_connections} connections`, `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
+  if (app.http) facts.push(`${app.in_flight} in flight`, many(app.open_connections, "connection"), `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
   if (app.config?.changed) facts.push("config file changed since");
-  set($("facts"), facts.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "));
+  // a fact stays on one line; a command may be long and breaks where it has spaces
+  set($("facts"), [app.target, ...facts.map((fact) => fact && fact.replaceAll(" ", "\u00a0"))].filter(Boolean).join(" · "));
   const stopped = app.state === "stopped" || (app.state === "failed" && !w.total);
   for (const button of $("actions").children) {
     const act = button.dataset.act;
     button.hidden = act === "start" ? !stopped : act === "scale" || act === "stop" ? stopped : false;
     button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
   }
-  const failure = app.last_failure && (app.state === "failed" || app.state === "degraded") ? app.last_failure : null;
+  const failure = app.last_failure && inTrouble(app) ? app.last_failure : null;
   $("failure").hidden = !failure;
   if (failure) {
     set($("failure").children[0], failure.message + (failure.hint ? ` → ${failure.hint}` : ""));
@@ -238,24 +252,38 @@ function continues(record, state) {
   if (state.trace && record.msg.trim()) { state.trace = false; return true; }
   return false;
 }
-function drawLog() {
-  const filter = wanted(), box = $("log"), records = [], open = new Map();
-  for (const line of state.lines) {
+function shown(lines, filter) {
+  const records = [], open = new Map();
+  for (const line of lines) {
+    if (line.skipped) { records.push({lines: [line]}); open.clear(); continue; }
     const key = line.worker + line.stream + line.pid, before = open.get(key);
     if (before && continues(line, before)) before.lines.push(line);
     else { const r = {lines: [line], trace: line.msg.startsWith("Traceback")}; open.set(key, r); records.push(r); }
   }
-  const shown = [];
-  for (const record of records) {
-    if (filter.err && record.lines[0].stream !== "err") continue;
-    if (filter.regex && !record.lines.some((l) => { filter.regex.lastIndex = 0; return filter.regex.test(l.msg); })) continue;
-    shown.push(...record.lines);
+  return records.filter((record) => record.lines[0].skipped
+    || ((!filter.err || record.lines[0].stream === "err")
+        && (!filter.regex || record.lines.some((l) => { filter.regex.lastIndex = 0; return filter.regex.test(l.msg); }))))
+    .flatMap((record) => record.lines);
+}
+function addLines(batch) {
+  state.lines.push(...batch);
+  if (state.lines.length > 2 * KEPT_LINES) {  // what the filter looks for outlives what it hides
+    const filter = wanted(), old = state.lines.slice(0, -KEPT_LINES);
+    state.lines = (filter.err || filter.regex ? shown(old, filter).slice(-KEPT_LINES) : []).concat(state.lines.slice(-KEPT_LINES));
   }
-  box.replaceChildren(...shown.slice(-800).map((line) => lineNode(line, filter.regex)));
-  if (!shown.length) box.append(make("p", state.lines.length ? "no line is met by the filter" : "nothing has been printed yet", "stopped"));
+  // a picture of each batch would leave a flood's reader no time for anything else
+  addLines.timer ??= setTimeout(() => { addLines.timer = undefined; if (follows()) drawLog(); }, DRAW_LOG);
+}
+// what is being read stays where it is; an empty box is not being read
+function follows() { return $("follow").checked || !$("log").querySelector("div"); }
+function drawLog() {
+  const filter = wanted(), box = $("log"), lines = shown(state.lines, filter);
+  box.replaceChildren(...lines.slice(-800).map((line) => lineNode(line, filter.regex)));
+  if (!lines.length) box.append(make("p", state.lines.length ? "no line is met by the filter" : "nothing has been printed yet", "stopped"));
   if ($("follow").checked) box.scrollTop = box.scrollHeight;
 }
 function lineNode(line, regex) {
+  if (line.skipped) return make("div", `… ${size(line.skipped)} left out here: more than can be shown. pyworker logs ${state.app} has all of it`, "skipped");
   const node = make("div", undefined, line.stream), text = make("span");
   node.append(make("span", `${clock(line.ts).slice(-8)} ${line.worker ? "." + line.worker : "template"}`, "who"), text);
   let at = 0;
@@ -284,7 +312,7 @@ function drawEvents() {
 // ---- the server ------------------------------------------------------------------------------------
 async function call(path, options = {}) {
   const answer = await fetch(path, {...options, headers: {...(options.headers || {}), ...(state.token ? {Authorization: "Bearer " + state.token} : {})}, cache: "no-store"});
-  if (answer.status === 401) { askToken(); throw new Error("the token is missing or wrong"); }
+  if (answer.status === 401) { askToken(Boolean(state.token)); throw new Error("the token is missing or wrong"); }
   return answer;
 }
 // EventSource cannot send a header, and a token has no place in an address: so the stream is read by hand
@@ -326,7 +354,7 @@ function look(v) {
   if (v.document) state.doc = v.document;
   state.away = v.away || "";
   $("main").hidden = !state.doc;
-  if (!state.doc) set($("daemon"), "");
+  if (!state.doc) { set($("daemon"), ""); set($("uptime"), ""); }
   draw();
 }
 async function loadHistory() {
@@ -347,9 +375,7 @@ async function followLog(app) {
       let fresh = true;
       await listen(`/api/apps/${encodeURIComponent(app)}/logs`, {lines: (batch) => {
         if (fresh) { state.lines = []; fresh = false; }
-        state.lines.push(...batch);
-        if (state.lines.length > KEPT_LINES) state.lines.splice(0, state.lines.length - KEPT_LINES);
-        drawLog();
+        addLines(batch);
       }}, abort);
     } catch { /* again below */ }
     if (!$("ask-token").hidden) return;
@@ -369,10 +395,15 @@ function choose(name) {
   draw();
   document.querySelector('#apps button[aria-current="true"]')?.scrollIntoView({block: "nearest", inline: "nearest"});
 }
-function askToken() {
+function askToken(wrong) {
+  set($("token-wrong"), wrong ? "This token is not the right one (any more)." : "");
+  $("token").value = "";
   $("ask-token").hidden = false;
   $("main").hidden = true;
   set($("daemon"), "");
+  set($("uptime"), "");
+  state.away = "";
+  $("banner").hidden = true;
   $("token").focus();
 }
 
@@ -418,14 +449,17 @@ async function act(name, action, workers) {
   } finally {
     state.busy.delete(name);
     draw();
+    // a button that is disabled or hidden gives the focus up: who uses keys goes on where they were
+    if (document.activeElement === document.body) $("actions").querySelector("button:not([hidden], :disabled)")?.focus();
   }
 }
 
 // ---- keys and the start ----------------------------------------------------------------------------
 function move(by) {
-  const names = (state.doc?.apps || []).map((a) => a.name);
+  const names = (state.doc?.apps || []).filter(found).map((a) => a.name);
   if (!names.length) return;
-  choose(names[(names.indexOf(state.app) + by + names.length) % names.length]);
+  const at = names.indexOf(state.app);
+  choose(names[at < 0 ? 0 : (at + by + names.length) % names.length]);
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
@@ -436,6 +470,7 @@ document.addEventListener("keydown", (event) => {
 });
 $("actions").addEventListener("click", (event) => { if (event.target.dataset.act) ask(event.target.dataset.act); });
 $("help").addEventListener("click", () => $("keys").showModal());
+$("find").addEventListener("input", draw);
 for (const id of ["filter", "errors", "follow"]) $(id).addEventListener("input", drawLog);
 $("log").addEventListener("scroll", () => {
   const box = $("log");

@@ -1,0 +1,38 @@
+"""What the dashboard reads of a log that grows faster than a browser can show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
+from pyworker.web import logtail
+
+
+def lines(first: int, end: int) -> bytes:
+    return b"".join(b"2026-11-23T14:02:31.104Z api.1 41210 out| line %06d\n" % i for i in range(first, end))
+
+
+def test_a_flood_is_read_from_its_end_and_what_was_left_out_is_said(tmp_path: Path) -> None:
+    asyncio.run(flooded(tmp_path / "api.log"))
+
+
+async def flooded(path: Path) -> None:
+    path.write_bytes(lines(0, 10))
+    async with contextlib.aclosing(logtail.follow(str(path), 300)) as batches:  # type: ignore[type-var]
+        assert [r["msg"] for r in await anext(batches)] == [f"line {i:06d}" for i in range(10)]
+        flood = lines(10, 60_000)
+        with open(path, "ab") as file:
+            file.write(flood)
+        left_out, *records = await anext(batches)
+        assert left_out == {"skipped": len(flood) - logtail._TURN}
+        assert records[-1]["msg"] == "line 059999"
+        first = int(records[0]["msg"].split()[1])
+        assert [r["msg"] for r in records] == [f"line {i:06d}" for i in range(first, 60_000)]
+        assert len(lines(first, 60_000)) <= logtail._TURN
+        with open(path, "ab") as file:
+            file.write(lines(60_000, 60_001))
+        assert [r["msg"] for r in await anext(batches)] == ["line 060000"]
