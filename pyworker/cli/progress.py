@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker.cli.render import Look, clean, line, paint
-from pyworker.protocol.events import exit_words, says_how
+from pyworker.protocol.events import exit_words, says_how, try_in_words
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _DONE = {"ready": ("✓", "green"), "replaced": ("✓", "green"), "stopped": ("○", "dim"), "failed": ("✗", "red")}
@@ -113,7 +113,7 @@ class Board:
                 row.more = line(data.get("reason") or exit_words(data.get("code"), data.get("signal")))
             case "worker_backoff":
                 row.state, row.took = "backoff", None
-                row.more = f"try {data['try']} of {data['max']} in {data['delay_s']:.1f} s"
+                row.more = try_in_words(data["try"], data["max"], data["delay_s"])
             case "worker_unhealthy":
                 row.state, row.more = "unhealthy", line(data.get("reason") or "")
 

@@ -142,7 +142,7 @@ def sentence(event: Event) -> str:
             shown = d["message"] if d["cut"] else json.dumps(d["message"], ensure_ascii=False)
             return f"message   {shown}" + (f"… ({d['size']} characters)" if d["cut"] else "")
         case "worker_backoff":
-            return f"backoff   try {d['try']} of {d['max']} in {d['delay_s']:.1f} s"
+            return f"backoff   {try_in_words(d['try'], d['max'], d['delay_s'])}"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
             return f"starting  {workers_in_words(d['workers'])}{where}"
@@ -193,6 +193,11 @@ def says_how(reason: str, how: str) -> bool:
 
 def workers_in_words(count: object) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def try_in_words(count: int, most: int, delay: float) -> str:
+    """Return which try comes when. Slow deaths never are `most` in the window: then there is no limit to name."""
+    return f"try {count} of {most} in {delay:.1f} s" if count <= most else f"try {count} in {delay:.1f} s"
 
 
 def exit_words(code: int | None, signal: int | None) -> str:

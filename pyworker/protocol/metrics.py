@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
+from pyworker.protocol.control import AppState
 from pyworker.protocol.figures import bound, totals_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("running", "starting", "reloading", "degraded", "stopping", "stopped", "failed")
+STATES = get_args(AppState)
 # the bounds that are written, of the 31 that are counted: 64 us to 67 s
 _FIRST, _LAST = 6, 26
 

@@ -248,6 +248,7 @@ SCENES = (
     Scene("daemon-upgrade", ("daemon", "upgrade"), "upgrade"),
     Scene("startup", ("startup", "--system", "--init", "systemd", "--print"), "startup", machine=True),
     Scene("doctor", ("doctor",), "doctor", machine=True, daemon=False),
+    Scene("doctor-report", ("doctor", "--report"), "doctor", machine=True, daemon=False),
     Scene("completion", ("completion", "bash"), "completion"),
     Scene("help", (), ""),
     Scene("help-start", ("start", "-h"), ""),

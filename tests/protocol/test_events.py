@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.events import TYPES, Event, exit_words, sentence
+from pyworker.protocol.events import TYPES, Event, exit_words, sentence, try_in_words
 
 NUMBERS = {"took_s", "after_s", "delay_s", "window_s"}
 
@@ -27,6 +27,11 @@ def test_every_event_has_a_sentence(type_: str) -> None:
     words = sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, type_, data))
     assert words
     assert "\n" not in words
+
+
+def test_a_try_beyond_the_limit_names_none() -> None:
+    assert try_in_words(10, 10, 25.64) == "try 10 of 10 in 25.6 s"
+    assert try_in_words(13, 10, 30.0) == "try 13 in 30.0 s"
 
 
 def test_how_a_process_ended() -> None:

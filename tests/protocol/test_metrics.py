@@ -68,8 +68,10 @@ def test_two_workers_of_one_slot_are_one_series() -> None:
 
 
 def test_exactly_one_state_is_set() -> None:
-    states = families(documents.ps())["pyworker_app_state"]
-    for app, state in (("api", "running"), ("mail", "failed"), ("hooks", "degraded")):
+    document = documents.ps()
+    document["apps"].append(documents.app("nightly", state="scheduled"))
+    states = families(document)["pyworker_app_state"]
+    for app, state in (("api", "running"), ("mail", "failed"), ("hooks", "degraded"), ("nightly", "scheduled")):
         assert sum(values(states, app=app)) == 1
         assert values(states, app=app, state=state) == [1]
         assert len(values(states, app=app)) == len(STATES)

@@ -57,10 +57,11 @@ def cmd(settings: Settings, report: bool) -> int:
     facts = _facts(settings)
     checks = [found for check in _CHECKS for found in check(settings, facts)]
     is_fine = not any(c.status == "fail" for c in checks)
-    if report:
+    if settings.json:
+        document = {"v": 1, "ok": is_fine, "checks": [c._asdict() for c in checks]}
+        out(json.dumps(document | ({"report": masked(_report(settings, facts, checks))} if report else {})))
+    elif report:
         out(masked(_report(settings, facts, checks)))
-    elif settings.json:
-        out(json.dumps({"v": 1, "ok": is_fine, "checks": [c._asdict() for c in checks]}))
     else:
         how = look(sys.stdout, settings.color)
         for found in checks:

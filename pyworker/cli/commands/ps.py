@@ -219,10 +219,11 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         head = render.paint(f"{name} {app['state']}:", style, how)
         lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}", how))
     if backoff := app.get("backoff"):
+        from pyworker.protocol.events import try_in_words
+
         waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
         who = f"{name}.{waiting[0]}" if waiting else name
-        left = f"{backoff.get('in_s') or 0:.1f} s"
-        lines.append(f"{who} backoff: try {backoff.get('try')} of {backoff.get('max')} in {left}")
+        lines.append(f"{who} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
     if (app.get("config") or {}).get("changed"):
         file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
         lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}", how))
