@@ -133,9 +133,11 @@ class Workers:
 
     def kill(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         if handle.state is State.STARTING or handle.state is State.OPENING:
-            handle.failure = handle.failure or w.Failed(
-                "other", reason, "", "is it stuck, or does it need a longer reload.ready_timeout?"
-            )
+            hint = "is it stuck, or does it need a longer reload.ready_timeout?"
+            if handle.health is not None and (failing := handle.health.health.reason):
+                reason = f"{reason}: it fails its health check: {failing}"
+                hint = "try the check by hand; if it only needs longer: reload.ready_timeout"
+            handle.failure = handle.failure or w.Failed("other", reason, "", hint)
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)
         if handle.pid:

@@ -87,3 +87,15 @@ def test_a_sick_command_is_replaced(pw: Pyworker, kind: str) -> None:
     app = pw.wait_steady()
     assert app["state"] == "running"
     assert ("worker_unhealthy", first) in events(pw)
+
+
+def test_a_check_that_never_passes_is_named_as_what_keeps_an_app_from_being_ready(pw: Pyworker) -> None:
+    pw.write(
+        "app.toml",
+        '[app]\nname = "api"\ncommand = ["sleep", "1000"]\n[app.reload]\nready_timeout = "2s"\n'
+        f'[app.health]\ntype = "exec"\ncommand = ["sh", "-c", "echo no disk; exit 3"]\n{OFTEN}',
+    )
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert "not ready within 2 s: it fails its health check: " in done.stderr
+    assert "no disk" in done.stderr
