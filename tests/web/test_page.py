@@ -214,7 +214,7 @@ def test_text_has_contrast(page: Page, scheme: str) -> None:
 def test_the_keyboards_place_is_not_lost_with_a_button(page: Page) -> None:
     window = page.open()
     window.script("document.querySelector('[data-act=reload]').focus()")
-    window.press("r")
+    window.press("\ue007")  # Enter
     window.wait("document.getElementById('confirm').open")
     window.click("#yes")
     window.wait("document.getElementById('said').textContent.includes('api reloaded')")

@@ -217,7 +217,7 @@ function fillChart(figure, chart) {
       const x = ((p[0] - from) / (end - from) * 100).toFixed(2), y = (100 - p[column] / top * 96).toFixed(2);
       const gap = begun === null || x - previous > 100 * 30 / (end - from);
       if (gap) { close(); begun = x; }
-      line += (gap ? "M" : "L") + x + " " + y;
+      line += (gap ? `M${x} ${y}` : "") + `L${x} ${y}`;  // a point without neighbours is a dot
       area += (gap ? "M" : "L") + x + " " + y;
       previous = x;
     }
@@ -423,16 +423,17 @@ function ask(action, by) {
   set($("yes"), yes);
   $("number").hidden = action !== "scale";
   $("workers-wanted").value = Math.max(0, app.workers.want + (by || 0));
+  const from = document.activeElement;
   $("confirm").returnValue = "";
   $("confirm").onclose = () => {
-    if ($("confirm").returnValue === "yes") act(app.name, action, Number($("workers-wanted").value));
+    if ($("confirm").returnValue === "yes") act(app.name, action, Number($("workers-wanted").value), from);
   };
   $("confirm").showModal();
   (action === "scale" ? $("workers-wanted") : $("no")).focus();
 }
 // the first button of a form is what Enter presses, and that is Cancel; after a number it means yes
 $("workers-wanted").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); $("yes").click(); } });
-async function act(name, action, workers) {
+async function act(name, action, workers, from) {
   state.busy.add(name);
   draw();
   say(`${action} of ${name} …`);
@@ -450,7 +451,8 @@ async function act(name, action, workers) {
     state.busy.delete(name);
     draw();
     // a button that is disabled or hidden gives the focus up: who uses keys goes on where they were
-    if (document.activeElement === document.body) $("actions").querySelector("button:not([hidden], :disabled)")?.focus();
+    if (document.activeElement === document.body && $("actions").contains(from))
+      (from.hidden || from.disabled ? $("actions").querySelector("button:not([hidden], :disabled)") : from)?.focus();
   }
 }
 
