@@ -165,11 +165,26 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     if not settings.get("watch") and "ignore_watch" in settings:
         app.table.pop("watch", None)
         app.drop("ignore_watch", "watch is off")
-    if int_of(settings.get("instances")) not in (None, 1) and "command" in app.table and "bind" not in app.table:
-        app.look(
-            "instances", "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)"
-        )
+    if app.table.get("workers", 1) != 1 and "command" in app.table and "bind" not in app.table:
+        if app.table["command"][0] == "node":
+            _cluster(app)
+        else:
+            app.look(
+                "instances", "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)"
+            )
     return app
+
+
+def _cluster(app: Imported) -> None:
+    """Several processes of a Node program: pm2's cluster mode, where they share the port that each listens on."""
+    app.table["balance"] = "round-robin"
+    port = int_of(app.table.get("env", {}).get("PORT"))
+    if port is not None and 0 < port < 65536:
+        app.table["bind"] = f":{port}"
+        app.look("bind", f"is PORT: the workers share what they listen on, if that is {port}")
+    else:
+        app.table["bind"] = ":3000"
+        app.look("bind", "is made up: write the port that it listens on, which its workers share")
 
 
 def int_of(value: Any) -> int | None:
@@ -199,7 +214,6 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         app.set("command", [interpreter, *before, script, *args], "script")
     elif script.endswith((".js", ".mjs", ".cjs", ".ts")):
         app.set("command", ["node", *before, script, *args], "script")
-        app.look("script", "is run by node; round robin over its workers is for Python apps, the kernel spreads these")
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):

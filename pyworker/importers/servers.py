@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from pyworker.config.check import clean_name
 from pyworker.importers.result import PORT_IS_TAKEN, Imported, seconds
 
 _OWN_WAY = "pyworker does this itself"
@@ -138,7 +139,7 @@ _TIMEOUT = (
     "gunicorn kills a worker that says nothing for so long; here a request that runs longer has its stacks logged and "
     "its worker replaced"
 )
-_HOOK = "a function of gunicorn's with its own arguments; hooks.post_fork takes a function without any"
+_HOOK = "a function of gunicorn's, not carried over"
 _HOOKS = [
     "on_starting",
     "on_reload",
@@ -157,6 +158,26 @@ _HOOKS = [
     "on_exit",
     "ssl_context",
 ]
+
+_IN_WORKER = "a function of gunicorn's with its own arguments; hooks.post_fork takes a function without any"
+_AT_EXIT = f"{_HOOK}; what a worker does at its end is the app's: atexit, or its lifespan's shutdown"
+_INSTEAD = {
+    **dict.fromkeys(("post_fork", "post_worker_init"), _IN_WORKER),
+    **dict.fromkeys(("on_starting", "pre_exec"), f"{_HOOK}; hooks.pre_start runs a command before a start"),
+    "on_reload": f"{_HOOK}; hooks.post_reload runs a command after a reload",
+    **dict.fromkeys(
+        ("when_ready", "child_exit", "nworkers_changed", "on_exit"), f"{_HOOK}; hooks.on_event runs a command at each event"
+    ),
+    **dict.fromkeys(("worker_exit", "worker_int"), _AT_EXIT),
+    "worker_abort": f"{_HOOK}; the stacks of a stuck worker are in the log by themselves",
+    "ssl_context": f"{_HOOK}; [app.tls] has cert and key",
+}
+
+
+def _name(app: Imported, value: Any, source: str) -> None:
+    app.name = clean_name(str(value))
+    app.done(source)
+
 
 _TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_handshake_on_connect")
 
@@ -192,7 +213,7 @@ GUNICORN: dict[str, Apply] = {
     "disable_redirect_access_to_syslog": _same,
     "pidfile": _drop("pyworker ps knows the pids"),
     "daemon": _drop(_OWN_WAY),
-    "proc_name": _drop("processes are named after the app"),
+    "proc_name": _name,
     "worker_tmp_dir": _drop("no heartbeat files are used"),
     "worker_connections": _drop("asgi workers take what the system allows"),
     "reuse_port": _drop("workers share one socket and take turns"),
@@ -217,7 +238,7 @@ GUNICORN: dict[str, Apply] = {
     "proxy_allow_ips": _drop("PROXY headers are not read"),
     **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
     "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
-    **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _HOOK)),
+    **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _INSTEAD.get(s, _HOOK))),
 }
 
 

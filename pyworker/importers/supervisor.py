@@ -41,9 +41,10 @@ def included(text: str, folder: str) -> list[str]:
 def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> Result:
     """Return the programs of a supervisord.conf; `folder` is what %(here)s means, `more`: included files and texts."""
     result = Result("supervisor", [])
-    _read(text, "it", folder, result, is_included=bool(more))
+    common = _parsed(text, "it").get("supervisord", "environment", fallback="")
+    _read(text, "it", folder, common, result, is_included=bool(more))
     for path, inner in more:
-        _read(inner, path, os.path.dirname(path) or ".", result, is_included=True)
+        _read(inner, path, os.path.dirname(path) or ".", common, result, is_included=True)
     if not result.apps:
         raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
     unique(result.apps)
@@ -61,12 +62,13 @@ def _parsed(text: str, what: str) -> configparser.RawConfigParser:
     return parser
 
 
-def _read(text: str, what: str, folder: str, result: Result, *, is_included: bool) -> None:
+def _read(text: str, what: str, folder: str, common: str, result: Result, *, is_included: bool) -> None:
+    """Add the programs of one file; `common`: the environment that supervisord gives to all of them."""
     parser = _parsed(text, what)
     for section in parser.sections():
         kind, _, name = section.partition(":")
         if kind in ("program", "fcgi-program") and name:
-            result.apps.append(_program(name.strip(), dict(parser[section]), folder, result))
+            result.apps.append(_program(name.strip(), dict(parser[section]), folder, common))
         elif kind == "include":
             if not is_included:
                 files = " ".join(parser[section].get("files", "").split())
@@ -77,11 +79,19 @@ def _read(text: str, what: str, folder: str, result: Result, *, is_included: boo
             )
         elif kind == "eventlistener":
             result.dropped.append(Note(f"[{section}]", "hooks.on_event runs a command at each event"))
+        elif kind == "supervisord":
+            settings = dict(parser[section])
+            kept = "pyworker's daemon needs no settings"
+            if "environment" in settings:
+                kept += "; its environment is in [env] of every app"
+            if user := settings.get("user"):
+                kept += f"; for what ran as {user}: user"
+            result.dropped.append(Note(f"[{section}]", kept))
         else:
             result.dropped.append(Note(f"[{section}]", "pyworker's daemon needs no settings"))
 
 
-def _program(name: str, options: dict[str, str], folder: str, result: Result) -> Imported:
+def _program(name: str, options: dict[str, str], folder: str, common: str) -> Imported:
     app = Imported(clean_name(name))
 
     def plain(text: str) -> str:
@@ -102,6 +112,7 @@ def _program(name: str, options: dict[str, str], folder: str, result: Result) ->
     if not command:
         app.look("command", "says nothing to run")
     understand(app, command, "command")
+    _environment(app, plain(common), "[supervisord] environment")
     for key, raw in options.items():
         if key == "command":
             continue
@@ -115,6 +126,11 @@ def _program(name: str, options: dict[str, str], folder: str, result: Result) ->
             _PROGRAM[key](app, value, key)
         else:
             app.drop(key, "not known to be a setting of supervisor's")
+    if "autorestart" not in options:  # supervisor's default: unexpected
+        app.table.setdefault("restart", {})["policy"] = "on-failure"
+    codes = options.get("exitcodes", "0").replace(" ", "")
+    if codes != "0" and app.table["restart"].get("policy") == "on-failure":
+        app.look("exitcodes", f"{codes}: only exit code 0 is a clean end here, and 78 asks not to be restarted")
     if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
         app.look("startretries", "counted within restart.window (60s) here, and probed again later")
     return app
@@ -191,13 +207,6 @@ def _size(app: Imported, value: str, source: str) -> None:
     app.set("logs.max_size", text if unit else f"{max(4, int(found[1]) // 1024)}KB", source)
 
 
-def _codes(app: Imported, value: str, source: str) -> None:
-    if value.replace(" ", "") in ("0", "0,2"):
-        app.done(source)
-    else:
-        app.look(source, f"{value}: only exit code 0 is a clean end here, and 78 asks not to be restarted")
-
-
 def _text(key: str) -> Callable[[Imported, str, str], None]:
     return lambda app, value, source: app.set(key, value, source)
 
@@ -225,7 +234,7 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "autorestart": _autorestart,
     "startsecs": _number("restart.min_uptime", "s"),
     "startretries": _number("restart.max_restarts"),
-    "exitcodes": _codes,
+    "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
     "stopsignal": lambda app, value, source: app.set("stop.signal", value.upper().removeprefix("SIG"), source),
     "stopwaitsecs": _number("stop.kill_timeout", "s"),
     "umask": _text("umask"),

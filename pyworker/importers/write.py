@@ -8,7 +8,7 @@ from pyworker.config.canonical import toml
 from pyworker.importers.result import Imported, Result
 
 _ORDER = (
-    "target", "script", "args", "command", "factory", "interface", "cwd", "python", "workers", "threads", "bind", "loop",
+    "target", "script", "args", "command", "factory", "interface", "cwd", "python", "workers", "threads", "bind", "balance", "loop",
     "preload", "ready", "user", "group", "umask", "env_file", "watch", "tls", "env", "restart", "stop", "reload", "limits",
     "logs", "http",
 )  # fmt: skip

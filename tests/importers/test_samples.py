@@ -138,6 +138,44 @@ def test_a_supervisor_file() -> None:
     assert {n.key for n in result.dropped} >= {"[group:shop]", "[include]", "[eventlistener:crashmail]"}
 
 
+def test_what_supervisord_gives_to_all_programs_and_does_by_default_is_not_lost() -> None:
+    text = """
+[supervisord]
+environment=MODE="prod",KEY="all"
+user=deploy
+[program:a]
+command=sleep 1
+environment=KEY="own"
+[program:b]
+command=sleep 2
+exitcodes=0,2
+"""
+    result = supervisor.read(text)
+    a, b = result.apps
+    assert a.table["env"] == {"MODE": "prod", "KEY": "own"}
+    assert b.table["env"] == {"MODE": "prod", "KEY": "all"}
+    assert a.table["restart"] == {"policy": "on-failure"}
+    assert [n.key for n in b.review] == ["exitcodes"]
+    assert "deploy" in result.dropped[0].reason
+
+
+def test_node_programs_of_pm2_s_cluster_mode_share_their_port() -> None:
+    (web,) = pm2.read({"apps": [{"script": "s.js", "instances": "max", "env": {"PORT": 3001}}]}).apps
+    assert (web.table["bind"], web.table["balance"], web.table["workers"]) == (":3001", "round-robin", "auto")
+    (other,) = pm2.read({"apps": [{"script": "s.js", "exec_mode": "cluster", "instances": 2}]}).apps
+    assert "made up" in other.review[0].reason
+    (alone,) = pm2.read({"apps": [{"script": "s.js", "env": {"PORT": 3001}}]}).apps
+    assert "bind" not in alone.table
+
+
+def test_each_hook_of_gunicorn_s_is_answered_with_what_is_nearest_here() -> None:
+    (app,) = gunicornconf.read("def when_ready(s): pass\ndef worker_abort(w): pass\nworkers = int(os.getenv('WEB_CONCURRENCY', cpu_count() * 2))\n").apps
+    said = {n.key: n.reason for n in app.review}
+    assert "hooks.on_event" in said["when_ready"]
+    assert "stacks" in said["worker_abort"]
+    assert "was int(os.getenv('WEB_CONCURRENCY', cpu_count() * 2))" in said["workers"]
+
+
 def test_a_gunicorn_file_is_read_and_not_run() -> None:
     (shop,) = read("gunicorn.conf.py").apps
     assert shop.table["bind"] == "0.0.0.0:8000"
@@ -148,7 +186,8 @@ def test_a_gunicorn_file_is_read_and_not_run() -> None:
     looks = {n.key for n in shop.review}
     assert {"bind", "workers", "threads", "post_fork", "timeout"} <= looks
     assert any("os.environ.get('DEBUG')" in n.reason for n in shop.review)
-    assert {"errorlog", "loglevel", "proc_name", "pidfile"} <= {n.key for n in shop.dropped}
+    assert shop.name == "shop"  # its proc_name
+    assert {"errorlog", "loglevel", "pidfile"} <= {n.key for n in shop.dropped}
 
 
 def test_a_uwsgi_file() -> None:

@@ -46,7 +46,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         )
         problems = [Problem("there is no config file here", elsewhere(os.getcwd()) + hint, code="no_file")]
     else:
-        apps, problems = _problems(path, profile)
+        apps, problems = problems_of(path, profile)
         if imports and not problems:
             problems = _imported(apps, path)
     if settings.json:
@@ -60,7 +60,8 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
 
 
-def _problems(path: str, profile: str) -> tuple[tuple[AppConfig, ...], list[Problem]]:
+def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], list[Problem]]:
+    """Return the apps of a file, and all that is wrong with it here."""
     from pyworker.config.load import load
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import find_paths

@@ -260,4 +260,13 @@ def _say(result: Result, file: str, target: str, text: str, problems: list[Probl
             note(f"  {paint('!', 'yellow', how)} line {problem.line}: {line(problem.message)}", how)
         note(f"Edit it, then: pyworker check{'' if target == '-' else ' ' + target}", how)
     elif target != "-":
-        note(f"{where}pyworker check: ok.   Next: pyworker start {target} -n", how)
+        from pyworker.cli.commands.check import problems_of
+
+        missing = problems_of(target)[1]
+        if missing:
+            note(f"{where}What it names is not all here:", how)
+        for problem in missing:
+            note(f"  {paint('!', 'yellow', how)} line {problem.line}: {line(problem.message)}", how)
+            note(f"    {line(problem.hint)}", how)
+        done = f"pyworker check {target}" if missing else f"pyworker start {target} -n"
+        note(f"{'' if missing else where + 'pyworker check: ok.   '}Next: {done}", how)
