@@ -39,7 +39,11 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
             before = old.read()
         after = set_value(before, table, "workers", value)
         if after != before:
+            known = os.stat(real).st_mtime_ns
             _replace(real, after)
+            told = {"type": "saved", "path": file, "before": known, "after": os.stat(real).st_mtime_ns}
+            with contextlib.suppress(PyworkerError):  # a daemon of before: `ps` says then that the file was changed
+                ask(settings.home, told, settings.timeout)
     except CannotEdit as error:
         hint = f"write it yourself: workers = {value if value != 'auto' else chr(34) + 'auto' + chr(34)}"
         raise PyworkerError(

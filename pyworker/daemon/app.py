@@ -118,6 +118,7 @@ class App:
     last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
+    saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
     dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows
     dropped_seen: int = 0  # of them, what the logger that runs now has counted
@@ -311,6 +312,7 @@ class App:
             "dispatcher_record": to_json(self.dispatcher_record),
             "codes": {str(number): code for number, code in self.codes.items()},
             "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
+            "saved": self.saved,
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
@@ -356,6 +358,8 @@ class App:
         self.dispatcher_record = Record(**{**record, "deaths": tuple(record["deaths"])}) if record else CLEAR
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
         self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}
+        read, written = memo.get("saved", (0, 0))
+        self.saved = (int(read), int(written))
         self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}
 
 

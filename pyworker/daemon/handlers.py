@@ -9,7 +9,7 @@ from pyworker.config.load import parsed_once
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.client import Client
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.change import abort, reload, restart, scale, stop
+from pyworker.daemon.requests.change import abort, reload, restart, saved, scale, stop
 from pyworker.daemon.requests.compare import config, diff
 from pyworker.daemon.requests.delete import app_closed, delete
 from pyworker.daemon.requests.desk import Desk, Refuse
@@ -30,6 +30,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Reload: reload,
     k.Abort: abort,
     k.Scale: scale,
+    k.Saved: saved,
     k.Delete: delete,
     k.Ps: ps,
     k.Describe: describe,

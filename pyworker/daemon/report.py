@@ -96,7 +96,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "reloads": app.board.app(AppF.RELOADS),
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
-        "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": _changed(app)},
+        "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
         "last_failure": {
             "message": failure.message,
             "traceback": failure.traceback,
@@ -205,14 +205,17 @@ def _what(config: AppConfig | None) -> str:
     return config.script if config.script is not None else " ".join(config.command)
 
 
-def _changed(app: App) -> bool:
+def is_changed(app: App) -> bool:
+    """Whether its file is another than the one that was read, but for a number of workers that runs already."""
     current = app.current
     if current is None or not current.resolved.mtime_ns:
         return False
     try:
-        return os.stat(current.resolved.source).st_mtime_ns != current.resolved.mtime_ns
+        now = os.stat(current.resolved.source).st_mtime_ns
     except OSError:
         return True
+    read = current.resolved.mtime_ns
+    return now != read and (read, now) != app.saved
 
 
 def _size(path: str) -> int | None:

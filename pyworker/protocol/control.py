@@ -79,6 +79,16 @@ class Scale:
 
 
 @record
+class Saved:
+    """`scale --save` has written the numbers of workers that run into a file of apps, and nothing else: it says still
+    what runs. `before`, `after`: when the file was changed last (mtime, ns), as it was read and as it is now."""
+
+    path: str
+    before: int
+    after: int
+
+
+@record
 class Delete:
     """Stop and forget; `logs`: the log files too."""
 
@@ -173,6 +183,7 @@ Request = Union[
     Reload,
     Abort,
     Scale,
+    Saved,
     Delete,
     Ps,
     Describe,

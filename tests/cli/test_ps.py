@@ -20,9 +20,9 @@ hooks  degraded   1/2      0.4%   61M   3      5/5m      2h11m   http://0.0.0.0:
 mail   failed     0/1      -      -     -      5/1m      -       -
 """
 NOTES = """\
-admin: app.toml changed on disk since it was started   → pyworker diff admin
 hooks.2 backoff: try 3 of 10 in 4.2 s
 mail failed: gave up after 5 restarts in 60 s: ModuleNotFoundError: No module named 'redis'   → pyworker logs -p mail
+admin: app.toml changed on disk since it was started   → pyworker diff admin
 """
 AT_100 = """\
 APP    STATE        WORKERS    CPU     MEM  REQ/S  RESTARTS  UPTIME  LISTENING ON
@@ -54,6 +54,16 @@ def test_in_a_pipe_cells_have_no_blanks_and_notes_go_to_stderr(home: str) -> Non
     with fake(home):
         found = run("ps", home=home)
     assert (found.code, found.out, found.err) == (0, PIPED, NOTES)
+
+
+def test_a_changed_file_of_many_apps_is_said_once(home: str) -> None:
+    document = documents.ps()
+    for app in document["apps"]:
+        app["config"] = {"file": "/srv/shop/app.toml", "changed": True}
+    with fake(home, document):
+        found = run("ps", home=home)
+    said = [line for line in found.err.splitlines() if "changed on disk" in line]
+    assert said == ["api, admin, jobs and 2 more: app.toml changed on disk since they were started   → pyworker diff"]
 
 
 @pytest.mark.parametrize(("columns", "table"), [(200, AT_100), (100, AT_100), (60, AT_60)])

@@ -117,5 +117,11 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     with open(path) as file:
         assert file.read() == text.replace("workers = 1  # small", "workers = 2  # small")
     assert os.stat(path).st_mode & 0o777 == 0o640
+    assert pw.ok("ps").stderr == "", "what runs is what is written"
+    assert "No difference" in pw.ok("diff", "api").stdout
+    pw.write("app.toml", text.replace("workers = 1", "workers = 3"))
+    assert "app.toml changed on disk" in pw.ok("ps").stderr
+    assert pw.run("diff", "api").returncode == 1
+    pw.ok("scale", "api=2", "--save")
     pw.ok("reload", "api")
     assert pw.wait_steady()["workers"]["want"] == 2

@@ -11,7 +11,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
-from pyworker.cli.commands.ps import WORKERS, app_notes, worker_rows
+from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Cell, Column, Look, line, paint
@@ -97,7 +97,7 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
         hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
         lines += [f"  = help: {h}" for h in hints if h.strip()]
     quiet = {**app, "last_failure": None}
-    if more := app_notes(quiet, how):
+    if more := app_notes(quiet, how) + changed_files([app], how):
         lines += ["", *more]
     return lines
 

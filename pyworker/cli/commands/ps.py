@@ -201,6 +201,7 @@ def notes(document: dict[str, Any], how: Look) -> list[str]:
         lines.append("No apps yet. Start one with: pyworker start app.toml")
     for app in apps:
         lines += app_notes(app, how)
+    lines += changed_files(apps, how)
     version = (document.get("daemon") or {}).get("version")
     if version and version != __version__:
         text = f"daemon {render.line(version)}, this command {__version__}"
@@ -224,12 +225,28 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
         who = f"{name}.{waiting[0]}" if waiting else name
         lines.append(f"{who} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
-    if (app.get("config") or {}).get("changed"):
-        file = render.line(app["config"].get("file") or "its config").rpartition("/")[2]
-        lines.append(_step(f"{name}: {file} changed on disk since it was started", f"pyworker diff {name}", how))
     if app.get("drops"):
         lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor", how))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
+    return lines
+
+
+def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:
+    """Return a line for each config file that is not what was read: many apps may be of one."""
+    files: dict[str, list[str]] = {}
+    for app in apps:
+        if (app.get("config") or {}).get("changed"):
+            file = render.line(app["config"].get("file") or "its config")
+            files.setdefault(file, []).append(render.line(app["name"]))
+    lines = []
+    for file, names in files.items():
+        short = file.rpartition("/")[2]
+        if len(names) == 1:
+            text = f"{names[0]}: {short} changed on disk since it was started"
+        else:
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            text = f"{some}: {short} changed on disk since they were started"
+        lines.append(_step(text, f"pyworker diff {names[0]}" if len(names) == 1 else "pyworker diff", how))
     return lines
 
 

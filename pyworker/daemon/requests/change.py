@@ -197,3 +197,16 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         desk.brain.poke(app)
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
+
+
+def saved(desk: Desk, client: Client, request: k.Saved) -> None:
+    """The file is not the one that was read, and says what runs: nobody has to be told that it was changed."""
+    for app in desk.brain.apps.values():
+        current = app.current
+        if current is None or current.resolved.source != request.path:
+            continue
+        read = current.resolved.mtime_ns
+        if request.before == read or (read, request.before) == app.saved:
+            app.saved = (read, request.after)
+            app.write_memo()
+    client.reply(True, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from pyworker.config import canonical
@@ -12,6 +11,7 @@ from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource
+from pyworker.daemon.report import is_changed
 from pyworker.daemon.requests.apps import env_values
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.sources import make_generation, read_config
@@ -35,6 +35,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
     changes = [
         {"key": c.key, "old": c.old, "new": c.new, "apply": c.apply, "secret": c.secret}
         for c in differences(current.resolved, new.resolved)
+        if c.key != "workers" or new.resolved.workers != app.scale  # scaled to what is written: that runs
     ]
     return {
         "app": app.name,
@@ -64,7 +65,7 @@ def _config(app: App) -> dict[str, Any]:
         "file": path or None,
         "profile": profile,
         "generation": app.generation,
-        "changed": _mtime(path) != resolved.mtime_ns,
+        "changed": is_changed(app),
         "config": _masked(canonical.table(current.config, everything=True), resolved.secrets),
         "origins": {},
     }
@@ -80,10 +81,3 @@ def _masked(table: dict[str, Any], secrets: tuple[str, ...]) -> dict[str, Any]:
     if "env" in table:
         table["env"] = {n: "***" if n in secrets else v for n, v in table["env"].items()}
     return table
-
-
-def _mtime(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns if path else 0
-    except OSError:
-        return 0
