@@ -279,7 +279,7 @@ class Deaths:
         now = self._brain.loop.clock()
         reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage)
         done = app.is_job and status.code == 0
-        if done:
+        if done or self._has_finished(app, status):
             reason = traceback = hint = ""  # it has done its work: nothing to explain
         after = round((handle.ended_at or now) - handle.born_at, 3)
         self._brain.emit(
@@ -294,7 +294,18 @@ class Deaths:
                 "reason": reason[:300],
                 "at": stamp(time.time()),
             }
+        if handle.failure is None and not shortage.reason:
+            reason = diagnosis.with_code(reason, status)
         return self._brain.fail(reason, traceback, hint)
+
+    @staticmethod
+    def _has_finished(app: App, status: process.ExitStatus) -> bool:
+        """Whether it may end, and has: a script or command whose policy says that a clean end is one, however soon."""
+        return (
+            status.code == 0
+            and app.kind in ("script", "command")
+            and not restart.wants_replacement(app.restart_config, clean=True)
+        )
 
     def _died(
         self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State, shortage: Shortage
@@ -315,7 +326,7 @@ class Deaths:
         if (
             app.starting
             and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())
-            and (handle.ready_at is None or status.code != 0)
+            and (status.code != 0 or (handle.ready_at is None and not self._has_finished(app, status)))
         ):
             app.start_failure = failure
             return

@@ -1,4 +1,5 @@
 """Daemon: `depends_on`: an app whose dependencies are not ready yet is held back, and goes on by itself when they are.
+One that may end (restart.policy) and has, with code 0, is as good as ready: a migration before the site.
 
 Level-triggered like all of it: the gate is asked in each round, and an app that waits has a round whenever something
 happened to what it waits for. Only a start waits; an app that runs is not touched when a dependency dies.
@@ -10,7 +11,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.protocol.events import Event
 
-_NEWS = {"app_started", "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "worker_ready"}
+_NEWS = {"app_started", "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "worker_ready", "worker_exited"}
 
 
 class Depends:
@@ -42,7 +43,11 @@ class Depends:
 
     def _is_ready(self, name: str) -> bool:
         other = self._brain.apps.get(name)
-        return other is not None and other.running and not other.starting and bool(other.ready_count())
+        if other is None or not other.running:
+            return False
+        if _has_ended(other):
+            return all(exit["code"] == 0 for exit in other.last_exits.values())
+        return not other.starting and bool(other.ready_count())
 
     def _in_vain(self, name: str) -> tuple[str, str]:
         """Return why nothing will come of waiting unless somebody does something, and what; ("", "") = just wait."""
@@ -55,6 +60,8 @@ class Depends:
             return other.blocked.message, other.blocked.hint.partition(";")[0]
         if not other.wanted:
             return "is stopped", f"pyworker start {name}"
+        if _has_ended(other):
+            return "has ended, and not with code 0", f"mend it, then: pyworker restart {name}"
         return "", ""
 
     def _on_event(self, event: Event) -> None:
@@ -66,3 +73,8 @@ class Depends:
                 self._waiting.discard(name)
             else:
                 self._brain.poke(app)
+
+
+def _has_ended(app: App) -> bool:
+    """Whether all of it has ended by itself, and its policy says that this is that."""
+    return bool(app.finished_slots) and not app.slots() and not app.is_job

@@ -18,6 +18,8 @@ from pyworker.unix.process import ExitStatus
 
 _TAIL = 128 * 1024
 _LAST_LINES = 20
+_NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
+_NODE = re.compile(r"Node\.js v\d")
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
 )
@@ -30,7 +32,7 @@ def of_worker(
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
-    lines = last_lines(log_file(app, home), handle.pid)
+    lines, said = last_words(last_lines(log_file(app, home), handle.pid, _NODE_LINES))
     text = "\n".join(lines)
     if shortage.reason:
         return shortage.reason, "", shortage.hint
@@ -49,7 +51,6 @@ def of_worker(
         )
     if status.code == 0:
         return "ended by itself with code 0", "", ""
-    said = next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
     said = shortage.explains(said)
     words = exit_words(status.code, None)
     return (
@@ -57,6 +58,24 @@ def of_worker(
         text,
         "" if said else "it printed nothing; run it by hand to see more",
     )
+
+
+def last_words(lines: list[str]) -> tuple[list[str], str]:
+    """Return the lines that are shown, and the one of them that says what was wrong."""
+    is_node = bool(lines) and _NODE.match(lines[-1]) is not None
+    looked = lines[:-1] if is_node else lines[-_LAST_LINES:]
+    found = next((i for i in reversed(range(len(looked))) if _EXCEPTION.match(looked[i])), None)
+    if found is None:
+        return lines[-_LAST_LINES:], looked[-1] if looked else ""
+    return (looked[found:] if is_node else looked)[:_LAST_LINES], looked[found]
+
+
+def with_code(reason: str, status: ExitStatus) -> str:
+    """Return the reason with the exit code, which the last line of a program does not say; an exception needs none."""
+    code = status.code
+    if not code or reason == "exited " + exit_words(code, None) or (code == 1 and _EXCEPTION.match(reason)):
+        return reason
+    return f"{reason} (exit code {code})"
 
 
 def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:

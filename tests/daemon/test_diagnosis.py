@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pyworker.daemon.diagnosis import last_lines
+from pyworker.daemon.diagnosis import last_lines, last_words, with_code
 from pyworker.protocol.logs import LogRecord, format_record
+from pyworker.unix.process import ExitStatus
 
 
 def line(pid: int, text: bytes) -> bytes:
@@ -33,3 +34,24 @@ def test_a_log_that_is_a_pipe_is_not_waited_for_and_its_reader_loses_nothing(tmp
         both.write(line(7, b"mine"))
         assert last_lines(path, 7) == []
         assert both.read(1000) == line(7, b"mine")
+
+
+def test_what_node_says_last_is_its_version_and_the_error_stands_above_the_stack() -> None:
+    stack = [f"    at step{i} (node:net:{i}:1)" for i in range(30)]
+    lines = ["listening soon", "Error: listen EADDRINUSE: address already in use :::8000", *stack, "", "Node.js v20.20.2"]
+    shown, said = last_words(lines)
+    assert said == "Error: listen EADDRINUSE: address already in use :::8000"
+    assert shown == lines[1:21]
+
+
+def test_the_last_line_speaks_where_there_is_no_exception() -> None:
+    assert last_words(["reading", "no such file"]) == (["reading", "no such file"], "no such file")
+    assert last_words(["ValueError: bad", "at exit"]) == (["ValueError: bad", "at exit"], "ValueError: bad")
+    assert last_words([]) == ([], "")
+
+
+def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None:
+    assert with_code("cannot open the queue", ExitStatus(3, None)) == "cannot open the queue (exit code 3)"
+    assert with_code("giving up", ExitStatus(1, None)) == "giving up (exit code 1)"
+    assert with_code("ValueError: bad", ExitStatus(1, None)) == "ValueError: bad"
+    assert with_code("exited with code 3", ExitStatus(3, None)) == "exited with code 3"

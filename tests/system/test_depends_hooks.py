@@ -82,6 +82,22 @@ def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(p
     assert pw.get() == "one"
 
 
+def test_what_may_end_and_has_with_code_0_is_no_failure_and_what_depends_on_it_starts(pw: Pyworker) -> None:
+    two(pw, 'command = ["true"]\nrestart = "never"')
+    started = pw.ok("start")
+    assert "db stopped 0/0" in started.stdout
+    assert pw.get() == "one"
+    assert pw.app("db")["last_failure"] is None
+
+
+def test_a_dependency_that_ended_with_another_code_is_named(pw: Pyworker) -> None:
+    two(pw, 'command = ["sh", "-c", "echo no disk; exit 3"]\nrestart = "never"')
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert "db did not start: no disk (exit code 3)" in failed.stderr
+    assert "waits for db, which failed" in failed.stderr
+
+
 def hooked(pw: Pyworker, hooks: str) -> None:
     pw.api(APP, workers=1, tables=f"[app.hooks]\n{hooks}")
 
