@@ -24,12 +24,16 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
         for result in results:
             out(json.dumps({"v": 1, "type": "result", **_for_json(result)}, ensure_ascii=how.ascii), how)
     else:
+        good = [] if settings.quiet else [r for r in results if r.get("ok")]
+        if good and how.tty and err.tty and verb in {"start", "reload", "restart"} and board.rows:
+            note("", err)
         for result in results:
-            if result.get("ok"):
-                if not settings.quiet:
-                    _say_result(result, verb, board, how, err)
-            else:
+            if result in good:
+                _say_result(result, verb, board, how, err)
+            elif not result.get("ok"):
                 note(_failure(result, verb, err), err)
+        if how.tty and (then := _next(good)):
+            note(paint(f"  {then}", "dim", err), err)
         if not results and not settings.quiet:
             note("Nothing to do.", err)
     if answer.ok:
@@ -58,18 +62,23 @@ def _for_json(result: dict[str, Any]) -> dict[str, Any]:
 def _say_result(result: dict[str, Any], verb: str, board: Board, how: Look, err: Look) -> None:
     app = line(result.get("app") or "?")
     action = str(result.get("action") or "")
-    if how.tty and err.tty and verb in {"start", "reload", "restart"} and board.rows:
-        note("", err)
     out(_sentence(app, action, result, board, how), how)
     for text in result.get("notes") or ():
         note(f"{app}: {line(text)}", err)
-    if how.tty and action in {"started", "already_running"}:
-        then = f"pyworker reload {app}   applies new code and settings without a gap"
-        if action == "started":
-            then = f"pyworker logs -f {app} · pyworker ps · pyworker reload {app}"
-        note(paint(f"  {then}", "dim", err), err)
-    elif action == "already_running":
+    if not how.tty and action == "already_running":
         note(f"pyworker reload {app} applies new code and settings without a gap", err)
+
+
+def _next(good: list[dict[str, Any]]) -> str:
+    """Return what may be typed next, once for all of them."""
+    started = [r for r in good if r.get("action") == "started"]
+    running = [r for r in good if r.get("action") == "already_running"]
+    name = " " + line(good[0].get("app") or "?") if len(good) == 1 else ""
+    if started:
+        return f"pyworker logs -f{name} · pyworker ps · pyworker reload{name}"
+    if running:
+        return f"pyworker reload{name}   applies new code and settings without a gap"
+    return ""
 
 
 def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: Look) -> str:
@@ -84,6 +93,10 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
         case "started" | "already_running" if not how.tty:
             already = " already" if action == "already_running" else ""
             return " ".join([app, state + already, count, *([took] if not already else []), ",".join(where) or "-"])
+        case "started" | "already_running" if state == "scheduled":
+            return f"{paint(app, 'bold', how)} is scheduled: it runs when its time comes"
+        case "started" if state == "stopped":
+            return f"{paint(app, 'bold', how)} has ended, with code 0, after {took}"
         case "started" if ready < want:
             return f"{app} is {state}: {count} workers ready so far"
         case "started":
