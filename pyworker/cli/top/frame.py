@@ -298,7 +298,11 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
 
 def _help(how: Look) -> list[str]:
     names = max(width(name) for name, _ in _HELP)
-    return ["", *(f"  {paint(pad(name, names), 'bold', how)}  {text}" for name, text in _HELP), "", "  any key: back"]
+    lines = [""]
+    for name, text in _HELP:
+        first, *more = render.wrap(f"  {pad(name, names)}  {text}", how.width, names + 4)
+        lines += [f"  {paint(pad(name, names), 'bold', how)}{first[names + 2 :]}", *more]
+    return [*lines, "", "  any key: back"]
 
 
 def _bottom(model: Model, around: Surroundings, how: Look) -> str:
