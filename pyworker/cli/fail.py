@@ -35,6 +35,11 @@ def report(error: PyworkerError, as_json: bool, how: Look) -> int:
     return int(error.exit)
 
 
+def is_said(lines: str, message: str) -> bool:
+    """Whether lines of a traceback have nothing that the message has not (which may add the exit code)."""
+    return lines.strip() in (message, message.rpartition(" (exit code ")[0])
+
+
 def words(message: str, traceback: str, hint: str, how: Look, *, bare: bool = False) -> str:
     """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker.cli.render import Look, clean, line, paint
-from pyworker.protocol.events import exit_words, says_how, try_in_words
+from pyworker.protocol.events import and_why, exit_words, try_in_words
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _DONE = {"ready": ("✓", "green"), "replaced": ("✓", "green"), "stopped": ("○", "dim"), "failed": ("✗", "red")}
@@ -182,8 +182,7 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
             case "worker_exited":
                 how = exit_words(data["code"], data["signal"])
-                why = f": {line(data['reason'])}" if data["reason"] and not says_how(data["reason"], how) else ""
-                return f"{who} exited {how} after {data['after_s']:.1f}s{why}"
+                return f"{who} exited {how} after {data['after_s']:.1f}s{and_why(line(data['reason']), how)}"
             case "worker_backoff":
                 return f"{who} backoff try {data['try']} of {data['max']} in {data['delay_s']:.1f}s"
             case "worker_unhealthy":

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyworker.cli import render
 from pyworker.cli.client import Answer
-from pyworker.cli.fail import words
+from pyworker.cli.fail import is_said, words
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.cli.render import Look, line, note, out, paint
@@ -34,6 +34,8 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
                 note(_failure(result, verb, err), err)
         if how.tty and (then := _next(good)):
             note(paint(f"  {then}", "dim", err), err)
+        elif not how.tty and (then := _next([r for r in good if r.get("action") == "already_running"])):
+            note(then.replace("   ", " "), err)
         if not results and not settings.quiet:
             note("Nothing to do.", err)
     if answer.ok:
@@ -65,8 +67,6 @@ def _say_result(result: dict[str, Any], verb: str, board: Board, how: Look, err:
     out(_sentence(app, action, result, board, how), how)
     for text in result.get("notes") or ():
         note(f"{app}: {line(text)}", err)
-    if not how.tty and action == "already_running":
-        note(f"pyworker reload {app} applies new code and settings without a gap", err)
 
 
 def _next(good: list[dict[str, Any]]) -> str:
@@ -139,7 +139,7 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
         failed += f", gen {result.get('gen')} goes on"
     message = f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
-    said = "" if said.strip() == reason else said  # one line, which the message has already
+    said = "" if is_said(said, reason) else said  # one line, which the message has already
     return "\n" * how.tty + words(message, said, _hints(result), how)
 
 

@@ -134,8 +134,7 @@ def sentence(event: Event) -> str:
             return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}"
         case "worker_exited":
             how = exit_words(d["code"], d["signal"])
-            why = f": {d['reason']}" if d["reason"] and not says_how(d["reason"], how) else ""
-            return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{why}"
+            return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{and_why(d['reason'], how)}"
         case "worker_recycled":
             return f"recycled  pid {d['pid']}: {d['reason']}"
         case "worker_message":
@@ -145,7 +144,7 @@ def sentence(event: Event) -> str:
             return f"backoff   {try_in_words(d['try'], d['max'], d['delay_s'])}"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return f"starting  {workers_in_words(d['workers'])}{where}"
+            return f"starting  {workers_in_words(d['workers'])}{where}" if d["workers"] else "scheduled"
         case "app_running":
             return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":
@@ -186,9 +185,12 @@ def sentence(event: Event) -> str:
             return event.type.replace("_", " ")
 
 
-def says_how(reason: str, how: str) -> bool:
-    """True for a reason that tells how the process ended and nothing else ("exited with code 3")."""
-    return reason.removeprefix("exited ") == how
+def and_why(reason: str, how: str) -> str:
+    """Return what a reason adds to how the process ended ("with code 3"), which it may say itself."""
+    for start in ("exited ", "ended by itself "):
+        if reason.startswith(start + how):
+            return reason.removeprefix(start + how)
+    return f": {reason}" if reason else ""
 
 
 def workers_in_words(count: object) -> str:

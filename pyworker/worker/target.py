@@ -95,6 +95,8 @@ def _user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 def last_line(error: BaseException) -> str:
     """Return the exception as the last line of its traceback: "ModuleNotFoundError: No module named 'redis'"."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"  # with the file and the line, which the last line has not
     return "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
 
 

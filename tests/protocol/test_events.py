@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.events import TYPES, Event, exit_words, sentence, try_in_words
+from pyworker.protocol.events import TYPES, Event, and_why, exit_words, sentence, try_in_words
 
 NUMBERS = {"took_s", "after_s", "delay_s", "window_s"}
 
@@ -38,3 +38,15 @@ def test_how_a_process_ended() -> None:
     assert exit_words(3, None) == "with code 3"
     assert exit_words(None, 9) == "killed by signal 9 (KILL)"
     assert exit_words(None, None) == "status unknown"
+
+
+def test_how_a_process_ended_is_said_once() -> None:
+    assert and_why("exited with code 3", "with code 3") == ""
+    assert and_why("ended by itself with code 0", "with code 0") == ""
+    assert and_why("exited with code 0 before it was ready", "with code 0") == " before it was ready"
+    assert and_why("KeyError: 'x'", "with code 1") == ": KeyError: 'x'"
+
+
+def test_a_job_that_starts_has_no_worker_yet() -> None:
+    data = {"generation": 1, "workers": 0, "listen": []}
+    assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == "scheduled"

@@ -152,6 +152,7 @@ def test_a_syntax_error_shows_its_line(write: Write) -> None:
     write(broken="x = 1\nif x\n    pass\n")
     error = fails("broken:app")
     assert error.message.startswith("SyntaxError: ")
+    assert error.message.endswith("(broken.py, line 2)")
     assert "line 2" in error.traceback
 
 

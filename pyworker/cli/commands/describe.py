@@ -13,6 +13,7 @@ from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
+from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Cell, Column, Look, line, paint
 
@@ -91,7 +92,7 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
     unwell = app["state"] in {"failed", "degraded"}
     if unwell and failure:
         lines += ["", paint(f"{app['state']}: {render.clean(failure.get('message') or '')}", "red", how)]
-        if failure.get("traceback") and failure["traceback"].strip() != failure.get("message"):
+        if failure.get("traceback") and not is_said(failure["traceback"], failure.get("message") or ""):
             lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
         hints = render.clean(failure.get("hint") or "").split("\n")
         hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
