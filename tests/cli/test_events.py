@@ -75,10 +75,18 @@ def test_rotated_files_are_read_too(past: str) -> None:
     assert [json.loads(text)["seq"] for text in run("events", "--json", home=past).out.splitlines()] == [1, 2, 3, 4, 5]
 
 
+def test_a_name_that_nothing_has_happened_to_is_said(past: str) -> None:
+    found = run("events", "apii", home=past)
+    assert (found.code, found.out) == (4, "")
+    assert "nothing has happened to apii" in found.err
+    assert run("events", "mail", "--type", "scaled", home=past).code == 0
+
+
 def test_an_unknown_type_gets_a_suggestion(home: str) -> None:
     found = run("events", "--type", "worker_exit", home=home)
     assert found.code == 2
     assert "did you mean worker_exited?" in found.err
+    assert "app_started, app_stopped" in run("events", "--type", "zzz", home=home).err
 
 
 def test_follow_goes_on_where_the_file_ended_and_with_the_next_daemon(past: str) -> None:

@@ -15,6 +15,7 @@ from pyworker.cli.client import Call, DaemonAway, Lost
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
+from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
 _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
@@ -54,7 +55,16 @@ def cmd(
     for event in shown:
         show(event)
     last = max([since_seq or 0, *(event.seq for event in (*known, *shown))])
-    return _follow(settings, names, types, last, show) if follow else 0
+    if follow:
+        return _follow(settings, names, types, last, show)
+    if not shown and names and not past(settings.home, 1, 0, names, frozenset()):
+        raise PyworkerError(
+            f"nothing has happened to {', '.join(map(render.line, names))}, as far as is known",
+            hint="pyworker ps lists the apps",
+            code="no_such_app",
+            exit=Exit.NO_SUCH_APP,
+        )
+    return 0
 
 
 def _types(kinds: str | None) -> frozenset[str]:
@@ -63,7 +73,8 @@ def _types(kinds: str | None) -> frozenset[str]:
         import difflib
 
         near = difflib.get_close_matches(kind, TYPES, n=1)
-        raise click.BadParameter(f"there is no event {kind!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        meant = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(TYPES))}"
+        raise click.BadParameter(f"there is no event {kind!r}{meant}")
     return found
 
 
