@@ -111,7 +111,8 @@ class _View:
 
 def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
     listen = ", ".join(line(a) for a in data.get("listen") or ())
-    what = workers_in_words(data.get("workers")) + (f" on {listen}" if listen else "")
+    workers = workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
+    what = workers + (f" on {listen}" if listen else "")
     return f"Starting {app} — {what}" if tty else f"starting {app}: {what}"
 
 

@@ -291,7 +291,7 @@ class Brain:
         self.write_logs_spec(app)
         generation = app.generations[number]
         listen = [url(app.listeners[i].address, generation.config.tls is not None) for i in generation.listeners]
-        self.emit(app, "app_started", None, generation=number, workers=app.want, listen=listen)
+        self.emit(app, "app_started", None, generation=number, workers=len(app.slots()), listen=listen)
         self.poke(app)
 
     def add_generation(self, app: App, generation: Generation) -> None:

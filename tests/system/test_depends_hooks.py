@@ -188,6 +188,9 @@ def test_a_job_is_scheduled_and_survives_a_new_daemon(pw: Pyworker) -> None:
     pw.write("app.toml", '[apps.job]\ncommand = "sh -c \'echo ran >> out\'"\ncron = "0 0 29 2 *"\n')
     done = pw.ok("start")
     assert re.search(r"job\s+scheduled", done.stdout + pw.ok("ps").stdout)
+    assert "scheduled already" in pw.ok("start").stdout
+    assert pw.app("job")["gen"] == 1
+    pw.ok("wait", "job")
     assert pw.app("job")["pool"] == []
     pw.ok("reload", "job")
     pw.ok("daemon", "stop", "-y")

@@ -144,7 +144,7 @@ def _header(found: Startable) -> Header:
         data = event.get("data") or {}
         listen = ", ".join(line(a).removeprefix("http://") for a in data.get("listen") or ())
         what = found.kind_and_balance(app)
-        workers = workers_in_words(data.get("workers"))
+        workers = workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
         where = f" on {listen}" if listen else ""
         text = f"{line(what[0])}, {workers}{f', {what[1]}{where}' if where else ''}" if what else f"{workers}{where}"
         return f"Starting {app} — {text}" if tty else f"starting {app}: {text}"

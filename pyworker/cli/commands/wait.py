@@ -12,6 +12,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
+from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 
@@ -76,11 +77,11 @@ def _failed(app: dict[str, Any]) -> PyworkerError:
     lines = str(failure.get("traceback") or "")
     hints = [str(failure.get("hint") or ""), f"pyworker describe {name}   says more"]
     hint = "\n".join(filter(None, hints))
-    return PyworkerError(f"{name} has failed: {why}", hint=hint, traceback="" if lines.strip() == why else lines)
+    return PyworkerError(f"{name} has failed: {why}", hint=hint, traceback="" if is_said(lines, why) else lines)
 
 
 def _reached(app: dict[str, Any], goal: str) -> bool:
     if goal == "stopped":
         return bool(app["state"] in {"stopped", "failed"} and not app["workers"].get("total"))
     wanted = int(goal.removeprefix("gen=")) if goal.startswith("gen=") else 0
-    return bool(app["state"] in {"running", "reloading"} and app["gen"] >= wanted)
+    return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted)

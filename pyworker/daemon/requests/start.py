@@ -40,7 +40,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
     for source, name, values in sources(desk, request):
         app = desk.brain.apps.get(name)
-        if app is not None and app.running and (app.starting or app.has_untouched()):
+        if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
             if not _same_origin(app.source, source):
                 raise Refuse(
                     "failed", Exit.FAILED, f"an app named {name} runs already, from {_origin(app.source)}",
