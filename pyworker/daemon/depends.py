@@ -11,7 +11,16 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.protocol.events import Event
 
-_NEWS = {"app_started", "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "worker_ready", "worker_exited"}
+_NEWS = {
+    "app_started",
+    "app_running",
+    "app_failed",
+    "app_stopped",
+    "app_deleted",
+    "reload_done",
+    "worker_ready",
+    "worker_exited",
+}
 
 
 class Depends:
@@ -46,7 +55,7 @@ class Depends:
         if other is None or not other.running:
             return False
         if _has_ended(other):
-            return all(exit["code"] == 0 for exit in other.last_exits.values())
+            return all(last["code"] == 0 for last in other.last_exits.values())
         return not other.starting and bool(other.ready_count())
 
     def _in_vain(self, name: str) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
         if key == "workers" and value.name == "WEB_CONCURRENCY":
             app.done(key)
             was = _short(ast.unparse(node))
-            app.look(key, f"was {was}: without `workers` pyworker takes $WEB_CONCURRENCY, else 1; \"auto\" is one a CPU")
+            app.look(key, f'was {was}: without `workers` pyworker takes $WEB_CONCURRENCY, else 1; "auto" is one a CPU')
         elif value.default is not None:
             settings[key] = value.default
             app.look(key, f"was ${value.name}, else {value.default!r}: only the second is carried over")

@@ -170,7 +170,8 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
             _cluster(app)
         else:
             app.look(
-                "instances", "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)"
+                "instances",
+                "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)",
             )
     return app
 

@@ -166,7 +166,8 @@ _INSTEAD = {
     **dict.fromkeys(("on_starting", "pre_exec"), f"{_HOOK}; hooks.pre_start runs a command before a start"),
     "on_reload": f"{_HOOK}; hooks.post_reload runs a command after a reload",
     **dict.fromkeys(
-        ("when_ready", "child_exit", "nworkers_changed", "on_exit"), f"{_HOOK}; hooks.on_event runs a command at each event"
+        ("when_ready", "child_exit", "nworkers_changed", "on_exit"),
+        f"{_HOOK}; hooks.on_event runs a command at each event",
     ),
     **dict.fromkeys(("worker_exit", "worker_int"), _AT_EXIT),
     "worker_abort": f"{_HOOK}; the stacks of a stuck worker are in the log by themselves",
