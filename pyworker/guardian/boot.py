@@ -102,7 +102,9 @@ def foreground_home(path: str, store: FdStore) -> int:
         if home >= 0:
             os.close(home)
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"pyworker: no control socket (pyworker ps will not find this one): {error.message}\n")
+            sys.stderr.write(
+                f"pyworker: no control socket (pyworker ps will not find this one): {path}: {error.message}\n"
+            )
             sys.stderr.flush()
         return -1
     return home

@@ -78,16 +78,17 @@ def _rank(found: Found) -> tuple[int, int, int, int, str]:
 
 def _only_script(trees: Mapping[str, ast.Module]) -> list[Found]:
     """A folder whose only program has no `if __name__ == "__main__"`: it does something when it is run."""
-    does = [
-        path
-        for path, tree in trees.items()
-        if "/" not in path and any(isinstance(node, ast.Expr | ast.While) and not _is_text(node) for node in tree.body)
-    ]
+    does = [path for path, tree in trees.items() if "/" not in path and any(map(_does, tree.body))]
     return [Found("script", does[0], 1, script=does[0])] if len(does) == 1 else []
 
 
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _does(node: ast.stmt) -> bool:
+    """Whether a statement of a module does something, beside defining and importing."""
+    if isinstance(node, ast.Try):
+        return any(map(_does, node.body))
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)  # which is a docstring
+    return isinstance(node, ast.While | ast.For | ast.With)
 
 
 def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Found]:

@@ -54,6 +54,15 @@ def test_a_folder_with_one_program_is_that_script() -> None:
     assert detect({"a.py": "x.run()\n", "b.py": "x.run()\n"}) == []
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["for i in count():\n    print(i)\n", "with serve() as s:\n    s.forever()\n", "try:\n    main()\nexcept KeyboardInterrupt:\n    pass\n"],
+)
+def test_what_a_script_does_may_stand_in_a_loop_or_a_block(body: str) -> None:
+    library = "try:\n    import fast\nexcept ImportError:\n    fast = None\n"
+    assert [f.script for f in detect({"tick.py": body, "lib.py": library})] == ["tick.py"]
+
+
 def test_a_factory_that_needs_arguments_is_none() -> None:
     assert detect({"x.py": "def create_app(config):\n    return Flask('x')\n"}) == []
 
