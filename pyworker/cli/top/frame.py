@@ -296,10 +296,20 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
     return lines
 
 
+def _key(name: str, how: Look) -> str:
+    """Return the name of a key as this terminal can show it."""
+    return (
+        name.replace("⏎", "enter").replace("↑", "^").replace("↓", "v").replace("←", "<").replace("→", ">")
+        if how.ascii
+        else name
+    )
+
+
 def _help(how: Look) -> list[str]:
-    names = max(width(name) for name, _ in _HELP)
+    table = [(_key(name, how), text) for name, text in _HELP]
+    names = max(width(name) for name, _ in table)
     lines = [""]
-    for name, text in _HELP:
+    for name, text in table:
         first, *more = render.wrap(f"  {pad(name, names)}  {text}", how.width, names + 4)
         lines += [f"  {paint(pad(name, names), 'bold', how)}{first[names + 2 :]}", *more]
     return [*lines, "", "  any key: back"]
@@ -309,13 +319,15 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
     if model.question is not None:
         return paint(cut(_ask(model), how.width), "bold", how)
     if model.typing:
-        return paint(cut(f" filter: {line(model.filter)}_   ⏎ keeps it, Esc shows all", how.width), "bold", how)
+        return paint(
+            cut(f" filter: {line(model.filter)}_   {_key('⏎', how)} keeps it, Esc shows all", how.width), "bold", how
+        )
     if model.away_since is not None:
         seconds = around.now - model.away_since
         return paint(cut(f" the daemon does not answer since {seconds:.0f} s; trying again", how.width), "yellow", how)
     if model.message and around.now < model.message_until:
         return paint(cut(" " + line(model.message), how.width), model.message_style, how)
-    shown = list(_KEYS)
+    shown = [(_key(name, how), what) for name, what in _KEYS]
     while shown and sum(width(k) + width(t) + 3 for k, t in shown) > how.width:
         del shown[max(0, len(shown) - 3)]  # ? and q stay to the last
     extra = f" [filter: {line(model.filter)}]" if model.filter else ""

@@ -29,7 +29,7 @@ def look(columns: int, *, ascii: bool = False, color: bool = False) -> Look:
     ("name", "columns", "rows", "keys"),
     [
         ("60", 60, 24, ()), ("80", 80, 24, ()), ("120", 120, 36, ()), ("200", 200, 50, ()),
-        ("short", 100, 9, ("down", "down")), ("help", 80, 24, ("?",)), ("scale", 80, 24, ("+", "+")),
+        ("short", 100, 9, ("down", "down")), ("help", 80, 24, ("?",)), ("help-60", 60, 24, ("?",)), ("scale", 80, 24, ("+", "+")),
         ("reload", 60, 24, ("tab", "r")), ("command", 80, 24, ("tab", "tab")), ("failed", 100, 24, ("end",)),
         ("filter", 80, 24, ("/", "a", "d")), ("by-cpu", 80, 24, ("c",)),
     ],
@@ -51,6 +51,14 @@ def test_colour_changes_no_text_and_ascii_no_layout() -> None:
     coloured = frame(MADE, AROUND, look(120, color=True), 30)
     assert [ANSI.sub("", text) for text in coloured] == plain
     assert any("\x1b[" in text for text in coloured)
+
+
+@pytest.mark.parametrize("keys", [(), ("?",), ("/",)])
+def test_keys_have_names_that_a_terminal_without_glyphs_can_show(keys: tuple[str, ...]) -> None:
+    made = MADE.copy()
+    for key in keys:
+        made.key(key, 60.0)
+    assert not set("".join(frame(made, AROUND, look(120, ascii=True), 24))) & set("↑↓⏎←")
 
 
 @given(st.integers(20, 220), st.integers(3, 70), st.lists(st.sampled_from(KEYS), max_size=12), st.booleans())
