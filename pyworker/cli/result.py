@@ -89,6 +89,7 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
     where = [line(a) for a in result.get("listen") or ()]
     state = line(result.get("state") or "")
     gen = result.get("gen")
+    kept = state if state == "scheduled" else f"{count} ready"
     match action:
         case "started" | "already_running" if not how.tty:
             already = " already" if action == "already_running" else ""
@@ -107,11 +108,11 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{paint(app, 'bold', how)} is {state} already: {count} workers ready, gen {gen}{arrow}"
         case "reloaded":
             old = board.generations.get(app)
-            return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {count} ready, {took}"
+            return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {kept}, {took}"
         case "aborted":
             return f"{app}: the reload was given up, gen {gen} goes on, {count} ready, {took}"
         case "restarted":
-            return f"{app} restarted: gen {gen}, {count} ready, {took}"
+            return f"{app} restarted: gen {gen}, {kept}, {took}"
         case "scaled":
             old = board.scaled.get(app)
             return f"{app}: {f'{old[0]} → ' if old else ''}{workers_in_words(old[1] if old else want)}, {count} ready in {took}"
