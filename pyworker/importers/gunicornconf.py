@@ -12,7 +12,7 @@ from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.result import CannotImport, Imported, Note, Result
-from pyworker.importers.servers import GUNICORN, gunicorn
+from pyworker.importers.servers import GUNICORN, Dropped, gunicorn
 
 _OPERATORS: dict[type, Any] = {
     ast.Add: operator.add,
@@ -88,7 +88,9 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
     try:
         value = _value(node, known)
     except _Unknown:
-        if key in GUNICORN:
+        if isinstance(GUNICORN.get(key), Dropped):
+            settings[key] = None
+        elif key in GUNICORN:
             app.look(key, f"is computed: {_short(ast.unparse(node))}; set it yourself")
         return
     known[key] = value

@@ -109,7 +109,7 @@ def separate(apps: list[Imported]) -> None:
     for number, app in enumerate(free[1:], 1):
         address = f"127.0.0.1:{8000 + number}"
         app.table["bind"] = address
-        app.review = [note for note in app.review if note.reason != PORT_IS_TAKEN]
+        app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]
         app.look("bind", f"{address} is made up: the file has no address for it")
 
 

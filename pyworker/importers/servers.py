@@ -46,8 +46,18 @@ def _count(key: str) -> Apply:
     return apply
 
 
+class Dropped:
+    """A setting that nothing has to be done about, whatever its value."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __call__(self, app: Imported, value: Any, source: str) -> None:
+        app.drop(source, self._reason)
+
+
 def _drop(reason: str) -> Apply:
-    return lambda app, value, source: app.drop(source, reason)
+    return Dropped(reason)
 
 
 def _same(app: Imported, value: Any, source: str) -> None:
@@ -68,9 +78,9 @@ def addresses(app: Imported, values: list[str], source: str) -> None:
         if ("${PORT" not in value or len(values) > 1) and (variable := _DEFAULTED.search(value)) is not None:
             value = _DEFAULTED.sub(r"\2", value)
             app.look(source, f"was made of ${variable[1]}: {value} is what it is without it")
-        if _PORT.search(value) and len(values) == 1:
+        if len(values) == 1 and (port := _PORT.search(value)) is not None:
             app.done(source)
-            app.look(source, PORT_IS_TAKEN)
+            app.look(source, PORT_IS_TAKEN + _without(value, port[0]))
         elif "$" in value:
             app.look(source, f"{value} is made of a variable: workers share one address, write it into bind")
         elif value.startswith("fd://"):
@@ -79,6 +89,16 @@ def addresses(app: Imported, values: list[str], source: str) -> None:
             found.append(value if ":" in value else f"{value}:8000")
     if found:
         app.set("bind", found[0] if len(found) == 1 else found, source)
+
+
+def _without(value: str, variable: str) -> str:
+    """Return what to say of an address that had a port of its own for a day without $PORT."""
+    own = _DEFAULTED.match(variable)
+    return (
+        f'; without it on port 8000, not {own[2]}: bind = "{value.replace(variable, own[2])}"'
+        if own and own[2] != "8000"
+        else ""
+    )
 
 
 def _bind(app: Imported, value: Any, source: str) -> None:

@@ -168,6 +168,18 @@ def test_node_programs_of_pm2_s_cluster_mode_share_their_port() -> None:
     assert "bind" not in alone.table
 
 
+def test_a_port_of_its_own_is_not_lost_and_what_nobody_needs_is_left_out_however_it_is_computed() -> None:
+    text = "bind = f\"0.0.0.0:{os.environ.get('PORT', 9000)}\"\npidfile = str(BASE / 'g.pid')\n"
+    (app,) = gunicornconf.read(text).apps
+    said = {n.key: n.reason for n in app.review}
+    assert 'bind = "0.0.0.0:9000"' in said["bind"]
+    assert "pidfile" not in said
+    assert [n.key for n in app.dropped] == ["pidfile"]
+    (usual,) = gunicornconf.read("bind = '0.0.0.0:' + os.environ.get('PORT', '8000')\n").apps
+    assert "9000" not in str(usual.review)
+    assert "not 8000" not in str(usual.review)
+
+
 def test_each_hook_of_gunicorn_s_is_answered_with_what_is_nearest_here() -> None:
     (app,) = gunicornconf.read("def when_ready(s): pass\ndef worker_abort(w): pass\nworkers = int(os.getenv('WEB_CONCURRENCY', cpu_count() * 2))\n").apps
     said = {n.key: n.reason for n in app.review}
