@@ -33,8 +33,12 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
         out(json.dumps({k: body[k] for k in ("v", "same", "changes")}))
     elif not settings.quiet:
         how = render.look(sys.stdout, settings.color)
+        same = [] if names else [line(app["app"]) for app in body["apps"] if not app["changes"]]
         for app in body["apps"]:
-            out(_words(app, how), how)
+            if line(app["app"]) not in same:
+                out(_words(app, how), how)
+        if same and not body["same"]:
+            out("\n".join(render.wrap(f"The same: {', '.join(same)}", how.width, 2)), how)
         if not body["apps"]:
             render.note("No app is known here.")
         elif body["same"]:
