@@ -32,7 +32,9 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
                 _say_result(result, verb, board, how, err)
             elif not result.get("ok"):
                 note(_failure(result, verb, err), err)
-        if how.tty and (then := _next(good)):
+        if len(good) < len(results):  # what failed has said what to do
+            pass
+        elif how.tty and (then := _next(good)):
             note(paint(f"  {then}", "dim", err), err)
         elif not how.tty and (then := _next([r for r in good if r.get("action") == "already_running"])):
             note(then.replace("   ", " "), err)
