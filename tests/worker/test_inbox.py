@@ -83,7 +83,10 @@ def test_a_connection_is_of_the_family_that_its_listener_was(post: Post, family:
         inbox = post.loop()
         await inbox.start()
         with socket.socket(family) as listener, socket.socket(family) as client:
-            listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0) if family != socket.AF_UNIX else "")
+            try:
+                listener.bind({socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0), socket.AF_UNIX: ""}[family])
+            except OSError:
+                pytest.skip("no IPv6 here")
             listener.listen()
             client.connect(listener.getsockname())
             accepted, _ = listener.accept()
