@@ -238,7 +238,7 @@ def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start
 
 
 def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
-    rig = start("--tick", "0.1")
+    rig = start("--tick", "0.3")
     daemon, logger = rig.both()
     for peer in (daemon, logger):
         peer.say(protocol.Hello("1"))
