@@ -5,9 +5,9 @@ The daemon's side is daemon/; the messages are protocol/worker.py.
 
 from __future__ import annotations
 
+import _thread  # threading has work to do after each fork, and there is no thread yet where launchers fork
 import select
 import socket
-import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self._pending: deque[bytes] = deque(maxlen=_MAX_PENDING)
-        self._sending = threading.Lock()  # a script says things from its own thread and from ours
+        self._sending = _thread.allocate_lock()  # a script says things from its own thread and from ours
 
     def fileno(self) -> int:
         """Return the fd to wait on."""
