@@ -45,6 +45,7 @@ POINTS = {
     "spawn.template": "a template's channel and pipes are stored, its process does not exist",
     "spawn.worker": "a worker's channel and pipes are stored, its process does not exist",
     "spawn.claim": "a worker's pid is known and its pidfd not stored",
+    "launch.started": "a command runs and the daemon was not told",
     "template.loaded": "the app is imported, the daemon was not told",
     "template.fork": "a worker was asked for and is not forked",
     "template.forked": "a worker is forked, the daemon was not told",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
+YOUNG = 1.0  # seconds after its birth in which a worker may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that ended by itself
@@ -107,6 +108,8 @@ class Deaths:
         status, parent = found
         if parent == self._brain.store.guardian_pid:
             self._known[handle.pid] = False
+        elif self._brain.loop.clock() - handle.born_at < YOUNG:
+            return False
         else:
             handle.reaped = True  # any moment, by somebody else: an orphan of a guardian that is gone
         self.ended(app, handle, status)
@@ -149,8 +152,10 @@ class Deaths:
     def channel_closed(self, app: App, handle: WorkerHandle) -> None:
         """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
         if not handle.pid and handle.is_alive:
+            workers = self._brain.workers
             self._brain.loop.call_later(
-                STATUS_PATIENCE, lambda: None if handle.pid else self.ended(app, handle, process.UNKNOWN)
+                STATUS_PATIENCE,
+                lambda: workers.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN)),
             )
 
     def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:

@@ -28,6 +28,7 @@ HANGS = 10.0  # seconds without an answer
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows
+Started = Callable[[int], None]  # is given the pid
 
 
 def environ() -> dict[str, str]:
@@ -41,6 +42,7 @@ class _Due(NamedTuple):
     data: bytes
     fds: list[int]  # ours, until they are sent
     failed: Failed
+    started: Started | None  # of one that is started directly: it does not say Hello
 
 
 class Launcher:
@@ -52,7 +54,7 @@ class Launcher:
         self.pidfd = -1
         self._number = 0
         self._due: deque[_Due] = deque()
-        self._sent: dict[int, Failed] = {}
+        self._sent: dict[int, _Due] = {}
         self._timer: Timer | None = None
 
     @property
@@ -60,24 +62,25 @@ class Launcher:
         """How many have not been handed to the process yet."""
         return len(self._due)
 
-    def launch(self, table: dict[int, int], spec_fd: int, failed: Failed) -> None:
+    def launch(self, table: dict[int, int], spec_fd: int, failed: Failed, started: Started | None = None) -> None:
         """Start the process that the spec (at the place `spec_fd` of the table) describes; OSError when it cannot even be tried.
 
         `table` maps the process's fd numbers to ours, which stay the caller's. `failed` is called later or never.
+        With `started` it is started directly when that can be done, and then this is called with its pid.
         """
         if self.channel is None:
             self._start()
         if not self._sent and not self._due:
             self._look_in(HANGS)
         self._number += 1
-        message = Launch(self._number, spec_fd, tuple(table))
+        message = Launch(self._number, spec_fd, tuple(table), direct=started is not None)
         copies: list[int] = []
         try:
             copies.extend(os.dup(fd) for fd in table.values())
         except OSError:
             unix_fds.close_all(copies)
             raise
-        self._due.append(_Due(self._number, encode(message), copies, failed))
+        self._due.append(_Due(self._number, encode(message), copies, failed, started))
         self._flush()
 
     def _start(self) -> None:
@@ -114,7 +117,7 @@ class Launcher:
                 continue
             self._due.popleft()
             unix_fds.close_all(due.fds)
-            self._sent[due.number] = due.failed
+            self._sent[due.number] = due
 
     def _on_message(self) -> None:
         channel = self.channel
@@ -130,9 +133,11 @@ class Launcher:
             except WireError:
                 self._kill(self.pidfd)
                 continue
-            failed = self._sent.pop(message.number, None)
-            if failed is not None and message.errno:
-                failed(message.errno)
+            due = self._sent.pop(message.number, None)
+            if due is not None and message.errno:
+                due.failed(message.errno)
+            elif due is not None and due.started is not None and message.pid > 1:
+                due.started(message.pid)
         if channel is self.channel:
             self._flush()
             self._look_in(HANGS if self._sent or self._due else IDLE)
@@ -166,15 +171,15 @@ class Launcher:
         kill = self._loop.call_later(HANGS, lambda: self._kill(pidfd))
         self._loop.add(pidfd, READ, lambda _: self._reap(pidfd, kill))
         given_up, self._sent = self._sent, {}
-        for failed in given_up.values():
-            failed(0)
+        for due in given_up.values():
+            due.failed(0)
         if not self._due or self.channel is not None:
             return
         try:
             self._start()
         except OSError as error:
-            due, self._due = self._due, deque()
-            for each in due:
+            waiting, self._due = self._due, deque()
+            for each in waiting:
                 unix_fds.close_all(each.fds)
                 each.failed(error.errno or 0)
             return

@@ -22,13 +22,13 @@ from pyworker.daemon.bundle import runtime_zip
 from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.launcher import PYTHON, Failed, Launcher, environ
+from pyworker.daemon.launcher import PYTHON, Failed, Launcher, Started, environ
 from pyworker.daemon.messages import wants_channel
 from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
-from pyworker.protocol.names import ENV_STATE, NOTIFY_SOCKET
+from pyworker.protocol.names import ENV_BIRTH, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
@@ -99,10 +99,10 @@ class Spawner:
         handle.row = app.board.allocate(identity)
         return handle
 
-    def worker(self, app: App, generation: Generation, handle: WorkerHandle, failed: Failed) -> None:
+    def worker(self, app: App, generation: Generation, handle: WorkerHandle, failed: Failed, started: Started) -> None:
         """Ask the template to fork the worker, or the launcher to start it; `failed` is called when that one cannot.
 
-        Raises OSError; the worker then counts as one that died.
+        `started` is called with the pid of a command that does not say Hello. Raises OSError; the worker then counts as one that died.
         """
         identity = handle.id
         ours, theirs = unix_fds.socketpair()
@@ -133,7 +133,8 @@ class Spawner:
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 table, made = self._described(role, app, generation, handle, theirs, out, err, ipc, held=held)
                 try:
-                    self._launcher.launch(table, _SPEC_FD, failed)
+                    direct = role == "command" and not held and is_direct(generation, handle)
+                    self._launcher.launch(table, _SPEC_FD, failed, started if direct else None)
                 finally:
                     unix_fds.close_all(made)
                 return
@@ -261,7 +262,8 @@ class Spawner:
             workers=app.want,
             stacks_fd=stacks_fd,
         )
-        spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved)})
+        birth = {ENV_BIRTH: str(handle.id)} if handle is not None and role == "command" else {}
+        spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
         try:
             made.append(unix_fds.memfd("pyworker-spec", encode(spec)))
         except OSError:
@@ -269,3 +271,11 @@ class Spawner:
             raise
         table[_SPEC_FD] = made[-1]
         return table, made
+
+
+def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
+    """Whether nothing need be done in a command's process before its exec: see template/direct.py."""
+    resolved = generation.resolved
+    takes_listeners = bool(generation.listeners) and not handle.port and not is_node(resolved.config)
+    own_rights = resolved.uid is None and resolved.gid is None and resolved.config.limits.nofile is None
+    return own_rights and not takes_listeners

@@ -10,12 +10,13 @@ import contextlib
 import os
 import random
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, assert_never
 
-from pyworker import failpoint
+from pyworker import __version__, failpoint
 from pyworker.config.address import Address
 from pyworker.config.schema import HealthConfig
-from pyworker.daemon import check
+from pyworker.daemon import check, lost
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
@@ -40,6 +41,7 @@ COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready afte
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 _TRY = HealthConfig(type="tcp", timeout=2.0)
 MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
+LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
 
@@ -59,7 +61,11 @@ class Workers:
         app.workers[handle.id.serial] = handle
         try:
             self._brain.spawner.worker(
-                app, app.generations[number], handle, lambda errno: self._not_launched(app, handle, errno)
+                app,
+                app.generations[number],
+                handle,
+                lambda errno: self._not_launched(app, handle, errno),
+                lambda pid: self.launched(app, handle, pid),
             )
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -75,12 +81,49 @@ class Workers:
         self.watch(app, handle)
 
     def _not_launched(self, app: App, handle: WorkerHandle, errno: int) -> None:
+        if errno:
+            self._give_up(app, handle, os.strerror(errno))
+        else:  # nobody knows how far it had come
+            killed = "the launcher was killed"
+            self._brain.loop.call_later(
+                LAUNCHER_LEAVES, lambda: self.find(app, handle, lambda: self._give_up(app, handle, killed))
+            )
+
+    def _give_up(self, app: App, handle: WorkerHandle, why: str) -> None:
         if handle.pid or not handle.is_alive:
             return
-        why = os.strerror(errno) if errno else "the launcher was killed"
         handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "")
         self._brain.deaths.finish(app, handle, process.UNKNOWN)
         self._brain.poke(app)
+
+    def find(self, app: App, handle: WorkerHandle, otherwise: Callable[[], None]) -> None:
+        """Look for the process of a command whose launcher, or whose daemon, died before its pid was told."""
+        if handle.pid:
+            return
+        pid = lost.find(self._brain.store.guardian_pid, handle.id, self._brain.store.get(worker_fd("out", handle.id)))
+        if pid:
+            self.launched(app, handle, pid)
+        else:
+            otherwise()
+
+    def launched(self, app: App, handle: WorkerHandle, pid: int) -> None:
+        """This process is a command that was started directly, and so has not said Hello."""
+        generation = app.generations.get(handle.id.generation)
+        if handle.pid:
+            return
+        if not handle.is_alive or generation is None:
+            self._end_lost(handle, pid)
+            return
+        handle.version = __version__
+        self._brain.deaths.claim(app, handle, pid)
+        if generation.config.ready != "notify":
+            self._is_ready(app, handle, generation, serving=True)
+        self._brain.poke(app)
+
+    def _end_lost(self, handle: WorkerHandle, pid: int, tries: int = 20) -> None:
+        """It was given up meanwhile. In the first moment of its exec a process does not show what it was born as."""
+        if not lost.end(pid, handle.id) and tries:
+            self._brain.loop.call_later(LAUNCHER_LEAVES, lambda: self._end_lost(handle, pid, tries - 1))
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
         failpoint.hit("reload.go")

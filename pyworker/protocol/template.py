@@ -2,7 +2,7 @@
 
 The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd; for scripts and
 commands one with `--serve`, which is asked by Launch for as many as are due. The launcher drops rights and then execs the app's interpreter: for a template once, for a script or command after
-one fork and after Go. The template's channel is SOCK_SEQPACKET; a Fork carries [ctl, out, err] as fds, in that order.
+two forks and after Go; commands that need none of this are started directly (template/direct.py). The template's channel is SOCK_SEQPACKET; a Fork carries [ctl, out, err] as fds, in that order.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Launch:
     number: int
     spec_fd: int  # one of the places
     places: tuple[int, ...]
+    direct: bool = False  # a command that needs nothing done between fork and exec
 
 
 @record
@@ -70,6 +71,7 @@ class Launched:
 
     number: int
     errno: int = 0
+    pid: int = 0  # of one that was started directly and so says nothing itself; 0: it says Hello
 
 
 # ---- daemon -> template ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pyworker.worker.birth import default_signals, name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
 from pyworker.worker.say import say
 
-_FIRST = 3  # SD_LISTEN_FDS_START
+FIRST = 3  # SD_LISTEN_FDS_START
 
 
 def run(spec: LaunchSpec, channel: Channel) -> int:
@@ -48,7 +48,7 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
         moved = fcntl.fcntl(spec.ipc_fd, fcntl.F_DUPFD_CLOEXEC, 64)
         listeners.append(moved)  # the first number behind them: `environment` says so
     for place, fd in enumerate(listeners):
-        os.dup2(fd, _FIRST + place, inheritable=True)
+        os.dup2(fd, FIRST + place, inheritable=True)
     default_signals()  # Python ignores SIGPIPE: `yes | head` would not end
     try:
         os.execve(path, argv, env)
@@ -67,7 +67,7 @@ def environment(spec: LaunchSpec) -> dict[str, str]:
         names = ":".join(f"listen{i}" for i in range(count))
         env.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
     if spec.ipc_fd >= 0:
-        env.update({node.CHANNEL_FD: str(_FIRST + len(spec.listener_fds)), node.SERIALIZATION: "json"})
+        env.update({node.CHANNEL_FD: str(FIRST + len(spec.listener_fds)), node.SERIALIZATION: "json"})
     if spec.notify_socket:
         env["NOTIFY_SOCKET"] = spec.notify_socket
     return env

@@ -1,7 +1,8 @@
 """Launcher: starts what the daemon asks for, one after the other, until the daemon has nothing more.
 
 It looks into no LaunchSpec itself: each child of a fork reads its own, so nothing of one app is ever in the memory of
-another's. Single-threaded; holds nothing but its channel between two launches.
+another's. What is started directly (all of it with the daemon's rights) has one reader for a batch, direct.py.
+Single-threaded; holds nothing but its channel between two launches.
 """
 
 from __future__ import annotations
@@ -10,23 +11,30 @@ import fcntl
 import gc
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 
+from pyworker import failpoint
 from pyworker.protocol import wire
 from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchSpec
-from pyworker.unix.fds import close_all, recv_packet, send_packet
-from pyworker.unix.process import set_name
+from pyworker.template import direct
+from pyworker.template.spec import keep_from_exec
+from pyworker.unix.fds import Packet, close_all, recv_packet, send_packet
+from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
 
-_EAGAIN = 11
+_EAGAIN, _EMFILE = 11, 24
+LINGER = 0.01  # seconds that a batch waits for more of its kind; until it ends its children are not the guardian's
+MOST = 64  # of a batch
 
 
 def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
-    """Fork twice for each Launch and run `launch(spec_fd)` in the grandchild, whose parent the guardian becomes.
+    """Start a process for each Launch, whose parent the guardian becomes: forked twice, `launch(spec_fd)` in the grandchild.
 
     Returns 0 at the end of the channel; in a grandchild what `launch` returned.
     """
     set_name("pyworker launch")
+    keep_from_exec()  # the channel, too, came over an exec
     wire.prepare(LaunchSpec)  # two thirds of what a child had to do until its exec
     gc.disable()  # in the children, until their exec, it would only touch and so copy pages
     poll = select.poll()
@@ -39,7 +47,8 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
         if not packet.data and not packet.fds:
             return 0
         asked: Launch = wire.decode(Launch, packet.data)
-        error = 0 if len(packet.fds) == len(asked.places) and not packet.truncated else 24  # EMFILE
+        error = 0 if len(packet.fds) == len(asked.places) and not packet.truncated else _EMFILE
+        answered = False
         if not error:
             try:
                 middle = os.fork()
@@ -47,18 +56,29 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
                 error = failure.errno or _EAGAIN
             else:
                 if middle == 0:
+                    if asked.direct:
+                        return _batch(channel, launch, asked, packet)
                     _second_fork()
                     channel.close()
                     put_in_place(dict(zip(asked.places, packet.fds, strict=True)))
                     return launch(asked.spec_fd)
                 status = os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1])
+                if asked.direct and status:
+                    return 0  # nobody knows what it had done: the end of the channel says so
                 error = _EAGAIN if status < 0 else status
+                answered = asked.direct
         close_all(packet.fds)
-        try:
-            while not send_packet(channel, wire.encode(Launched(asked.number, error))):
-                select.select([], [channel], [])
-        except OSError:
+        if not answered and not _answer(channel, Launched(asked.number, error)):
             return 0  # the daemon is gone: the next one has a launcher of its own
+
+
+def _answer(channel: socket.socket, message: Launched) -> bool:
+    try:
+        while not send_packet(channel, wire.encode(message)):
+            select.select([], [channel], [])
+    except OSError:
+        return False
+    return True
 
 
 def _second_fork() -> None:
@@ -79,3 +99,63 @@ def put_in_place(table: dict[int, int]) -> None:
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in table:
             close_all([int(name)])
+
+
+# ---- in the middle: one fork for many ----------------------------------------------------------------
+def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, packet: Packet) -> int:
+    """Start this one directly, and what else of its kind is waiting; then leave, and so give them to the guardian.
+
+    Returns in a child only, what `launch` returned there.
+    """
+    launcher = os.getppid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also stopped it must not outlive the launcher, which alone is watched
+    if launcher != os.getppid():
+        os._exit(1)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    left = MOST
+    while True:
+        table = dict(zip(asked.places, packet.fds, strict=True))
+        answer = Launched(asked.number)
+        try:
+            answer = Launched(asked.number, 0, direct.start(table, asked.spec_fd))
+            failpoint.hit("launch.started")
+        except direct.NotDirect:
+            try:
+                child = os.fork()
+            except OSError as failure:
+                answer = Launched(asked.number, failure.errno or _EAGAIN)
+            else:
+                if child == 0:
+                    channel.close()
+                    put_in_place(table)
+                    return launch(asked.spec_fd)
+        except OSError as failure:
+            answer = Launched(asked.number, failure.errno or _EAGAIN)
+        close_all(packet.fds)
+        left -= 1
+        if not _answer(channel, answer) or not left or not poll.poll(LINGER * 1000):
+            break
+        found = _next_direct(channel)
+        if found is None:
+            break
+        asked, packet = found
+    os._exit(0)
+
+
+def _next_direct(channel: socket.socket) -> tuple[Launch, Packet] | None:
+    """Take the next request if it is for us; the launcher takes what is not, the end included."""
+    try:
+        data = channel.recv(wire.MAX_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return None
+    if not data or not wire.decode(Launch, data).direct:
+        return None
+    packet = recv_packet(channel, wire.MAX_MESSAGE, MAX_LAUNCH_FDS)
+    assert packet is not None
+    asked: Launch = wire.decode(Launch, packet.data)
+    if len(packet.fds) == len(asked.places) and not packet.truncated:
+        return asked, packet
+    close_all(packet.fds)
+    _answer(channel, Launched(asked.number, _EMFILE))
+    return None

@@ -11,6 +11,7 @@ import signal
 import struct
 from typing import NamedTuple
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
@@ -49,7 +50,9 @@ def set_name(name: str) -> None:
     _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
-def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_session: bool = True) -> int:
+def spawn(
+    argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_session: bool = True, path: str = ""
+) -> int:
     """Start a program and return its pid. `fds` maps the child's fd numbers to ours (0, 1, 2 included).
 
     posix_spawn: nothing of this process is copied, and nothing but these fds is handed on (all others are
@@ -64,7 +67,7 @@ def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_sess
             moved[target] = _dup_above(source, top)
             actions.append((os.POSIX_SPAWN_DUP2, moved[target], target))
         return os.posix_spawn(
-            argv[0],
+            path or argv[0],
             argv,
             env,
             file_actions=actions,

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,9 @@ from pyworker.daemon import launcher as module
 from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import Loop
 from pyworker.protocol import wire
+from pyworker.protocol.names import ENV_FAILPOINTS
 from pyworker.protocol.template import Engine, LaunchSpec
+from pyworker.template.launches import MOST
 from pyworker.unix.fds import close_all, memfd, socketpair
 from pyworker.unix.process import is_gone, pidfd_pid, stat_fields
 
@@ -49,8 +52,9 @@ def turn_until(loop: Loop, predicate: Callable[[], object], what: str) -> None:
 class Asked:
     """One process that was asked for: what it printed, and what was said of it."""
 
-    def __init__(self, launcher: Launcher, command: tuple[str, ...]) -> None:
+    def __init__(self, launcher: Launcher, command: tuple[str, ...], *, direct: bool = False) -> None:
         self.failed: list[int] = []
+        self.started: list[int] = []
         self.channel, theirs = socketpair()
         self.out, writer = os.pipe()
         os.set_blocking(self.out, False)
@@ -63,8 +67,9 @@ class Asked:
         spec_fd = memfd("spec", wire.encode(spec))
         try:
             launcher.launch(
-                {0: null, 1: writer, 2: writer, 3: spec_fd, 4: theirs.fileno()}, 3, self.failed.append
-            )
+                {0: null, 1: writer, 2: writer, 3: spec_fd, 4: theirs.fileno()}, 3, self.failed.append,
+                self.started.append if direct else None,
+            )  # fmt: skip
         finally:
             theirs.close()
             close_all([writer, null, spec_fd])
@@ -88,10 +93,14 @@ def is_launcher(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
 def launchers() -> list[int]:
     """Return our launchers; processes of other tests may have come to us as well."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [pid for pid in map(int, file.read().split()) if is_launcher(pid)]
+    return [pid for pid in children(os.getpid()) if is_launcher(pid)]
 
 
 def launcher_pid(launcher: Launcher) -> int:
@@ -141,6 +150,47 @@ def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop,
     turn_until(loop, lambda: launcher.channel is None and first not in launchers(), "the launcher to leave")
     for each in asked:
         each.close()
+
+
+def test_more_than_a_batch_is_started_directly_among_others_and_each_pid_is_told(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    asked = [Asked(launcher, ("sh", "-c", "echo $$; exec sleep 600"), direct=n % 7 != 3) for n in range(MOST + 20)]
+    turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "all that they print")
+    pids = {int(each.printed) for each in asked}
+    turn_until(loop, lambda: all(parent(pid) == os.getpid() for pid in pids), "who was between to leave")
+    for number, each in enumerate(asked):
+        assert each.started == ([int(each.printed)] if number % 7 != 3 else [])
+        assert each.failed == []
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == len(asked)
+    reap_orphans(loop, pids)
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
+    for each in asked:
+        each.close()
+
+
+def test_who_starts_directly_leaves_with_its_launcher_also_when_stopped(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path))
+    (tmp_path / "launch.started").write_text("spin")
+    launcher = Launcher(loop)
+    asked = Asked(launcher, ("sh", "-c", "echo $$"), direct=True)
+    turn_until(loop, lambda: asked.read().endswith(b"\n"), "what it prints")
+    pid = launcher_pid(launcher)
+    middle = next(child for child in children(pid) if is_launcher(child))
+    os.kill(middle, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    turn_until(loop, lambda: asked.failed, "it to be given up")
+    assert asked.started == []
+    reap_orphans(loop, {int(asked.printed), middle})
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
+    asked.close()
 
 
 def test_more_than_fit_into_the_channel_wait_and_are_started(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

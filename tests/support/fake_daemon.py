@@ -178,8 +178,14 @@ class FakeDaemon:
     def row(self, row: int) -> Row:
         return Row.mapped(self.board_fd, row)
 
-    def launch(self, role: Any, *, slot: int = 0, row: int = 0, held: bool = False, workers: int = 1) -> Peer:
-        """Start the launcher; the Peer speaks for a template or a script or command worker."""
+    def launch(
+        self, role: Any, *, slot: int = 0, row: int = 0, held: bool = False, workers: int = 1, direct: bool = False,
+        spoken: Any = None,
+    ) -> Peer:
+        """Start the launcher; the Peer speaks for a template or a script or command worker.
+
+        One that was started directly says nothing; its `pid` is what the launcher has told.
+        """
         ours, theirs = socketpair()
         pass_credentials(ours)
         out, out_writer = _pipe()
@@ -214,9 +220,11 @@ class FakeDaemon:
         spec_fd = memfd("spec", wire.encode(spec))
         fds = {0: null, 1: out_writer, 2: err_writer, 9: spec_fd, **dict(zip(numbers, sources, strict=True))}
         launcher, argument = None, "9"
+        if spoken is not None:  # before the launcher sees it
+            assert send_packet(ours, wire.encode(spoken))
         if role != "template":
             launcher, asked = socketpair()
-            assert send_packet(launcher, wire.encode(Launch(1, 9, tuple(fds))), list(fds.values()))
+            assert send_packet(launcher, wire.encode(Launch(1, 9, tuple(fds), direct)), list(fds.values()))
             fds, argument = {0: null, 1: 2, 2: 2, 3: asked.fileno()}, "3"
         command = [sys.executable, "-I", "-m", "pyworker.template", *(["--serve"] if launcher else []), argument]
         pid = spawn(command, {"PATH": "/usr/bin:/bin"}, fds)
@@ -231,7 +239,12 @@ class FakeDaemon:
             return peer
         asked.close()
         answer = wait_until(lambda: recv_packet(launcher, wire.MAX_MESSAGE, 0), DEADLINE, "the launcher's answer")
-        assert wire.decode(Launched, answer.data) == Launched(1)
+        told: Launched = wire.decode(Launched, answer.data)
+        assert (told.number, told.errno) == (1, 0)
+        assert direct or not told.pid
+        if told.pid:
+            peer.pid = told.pid
+            self.pids.add(told.pid)
         launcher.close()
         assert self.reap(pid) == 0  # nothing more is asked for, so it leaves; the guardian has its grandchild
         return peer

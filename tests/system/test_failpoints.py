@@ -100,6 +100,10 @@ class World:
     def upgrade(self) -> None:
         self.pw.run("daemon", "upgrade", "--force")
 
+    def start_and_delete_a_command(self) -> None:
+        self.pw.run("start", "--name", "job", "--", "sleep", "600")
+        self.pw.run("delete", "job")
+
     def rotate(self) -> None:
         for _ in range(6):
             self.pw.get("/print")
@@ -154,6 +158,7 @@ SCENARIOS: dict[str, Callable[[World], None]] = {
     "spawn.template": World.kill_template,
     "spawn.worker": World.kill_worker,
     "spawn.claim": World.kill_worker,
+    "launch.started": World.start_and_delete_a_command,
     "template.loaded": World.kill_template,
     "template.fork": World.kill_worker,
     "template.forked": World.kill_worker,

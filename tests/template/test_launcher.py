@@ -81,6 +81,38 @@ def test_command_gets_its_listeners_by_the_convention(daemon: Any, folder: Path)
     assert d.reap(worker.pid) == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"umask": "0027"}])
+def test_a_command_that_is_started_directly_has_what_a_child_of_a_fork_has(
+    daemon: Any, options: dict[str, Any]
+) -> None:
+    found = []
+    for direct in (False, True):
+        d = command(daemon, **options)
+        d.env = {"X": "1", "LISTEN_FDS": "9"}
+        d.notify_socket = "/right"
+        worker = d.launch("command", slot=2, row=2, workers=4, direct=direct)
+        if not direct:
+            worker.expect(Hello)
+            assert worker.expect(Ready).serving
+        worker.wait_closed()  # and no word of it
+        said = shown(worker)
+        assert said.pop("pid") == said.pop("sid") == worker.pid
+        assert said["fds"] == [0, 1, 2, 3]  # 3 is the listing itself
+        found.append(said)
+        assert d.reap(worker.pid) == 0
+    assert found[0] == found[1]
+
+
+def test_a_command_that_was_given_up_is_not_started_directly(daemon: Any, folder: Path) -> None:
+    d = command(daemon, "/bin/sh", "-c", "echo ran")
+    worker = d.launch("command", slot=1, direct=True, spoken=Drain(1.0, to_empty=False))
+    assert worker.pid == 0
+    worker.expect(Hello)
+    worker.wait_closed()
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b""
+
+
 def test_held_command_waits_for_go(daemon: Any) -> None:
     d = command(daemon, "/bin/sh", "-c", "echo ran; exit 3")
     worker = d.launch("command", slot=1, held=True)
@@ -114,14 +146,15 @@ def test_command_with_notify_says_itself_when_it_is_ready(daemon: Any) -> None:
         ("./text", "cannot run ./text: Exec format error", "#!/bin/sh"),
     ],
 )
+@pytest.mark.parametrize("direct", [False, True])
 def test_command_that_cannot_run_is_told_with_what_to_do(
-    daemon: Any, folder: Path, name: str, message: str, hint: str
+    daemon: Any, folder: Path, name: str, message: str, hint: str, direct: bool
 ) -> None:
     (folder / "plain").write_text("x")
     (folder / "text").write_text("just text")
     (folder / "text").chmod(0o755)
     d = command(daemon, name)
-    worker = d.launch("command", slot=1)
+    worker = d.launch("command", slot=1, direct=direct)
     worker.expect(Hello)
     failed = worker.receive()
     if isinstance(failed, Ready):  # only the exec itself could tell

@@ -1,0 +1,56 @@
+"""Daemon: commands that run and whose pid nobody has told: the launcher, or the daemon before this one, died over it.
+
+Such a command is the guardian's child like any other. It is known by its birth in its environment, or by its stdout when
+it has written over that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.names import ENV_BIRTH
+from pyworker.unix import process
+
+
+def find(guardian: int, worker: WorkerId, pipe: int | None) -> int:
+    """Return the pid of the guardian's child that is this worker, 0 when there is none. `pipe`: of its stdout, for reading."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _is_child_of(guardian, int(name)):
+            pid = int(name)
+            if _was_born_as(worker, pid) or (pipe is not None and _writes_to(pipe, pid)):
+                return pid
+    return 0
+
+
+def end(pid: int, worker: WorkerId) -> bool:
+    """Kill a command that nobody wants any more, with its group, if the process is that one; return whether it was."""
+    found = _was_born_as(worker, pid)
+    if found:
+        process.kill_group(pid, signal.SIGKILL)
+    return found
+
+
+def _is_child_of(parent: int, pid: int) -> bool:
+    try:
+        fields = process.stat_fields(pid)
+        return int(fields[1]) == parent and int(fields[3]) == pid  # leads a session: it is not the child of a worker
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _was_born_as(worker: WorkerId, pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{ENV_BIRTH}={worker}".encode() in file.read().split(b"\0")
+    except OSError:  # it is gone, or a program that runs with more rights than we; empty: its exec is not over
+        return False
+
+
+def _writes_to(pipe: int, pid: int) -> bool:
+    try:
+        there, ours = os.stat(f"/proc/{pid}/fd/1"), os.fstat(pipe)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

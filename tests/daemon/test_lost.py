@@ -1,0 +1,69 @@
+"""A command whose pid nobody has told is known by its birth, or by its stdout; nothing else is taken for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker.daemon import lost
+from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.names import ENV_BIRTH
+from pyworker.unix.process import spawn
+from tests.support.wait import wait_until
+
+WORKER = WorkerId("job", 1, 1, 7)
+ANOTHER = WorkerId("job", 1, 1, 8)
+SLEEP = ["/bin/sleep", "600"]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+def reap(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_it_is_known_by_its_birth_when_its_output_goes_elsewhere(pipe: tuple[int, int], null: int) -> None:
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
+    wait_until(lambda: lost.find(os.getpid(), WORKER, pipe[0]) == pid, what="its exec to be over")
+    assert lost.find(os.getpid(), ANOTHER, pipe[0]) == 0
+    reap(pid)
+    assert lost.find(os.getpid(), WORKER, pipe[0]) == 0
+
+
+def test_it_is_known_by_its_output_when_its_environment_is_overwritten(pipe: tuple[int, int], null: int) -> None:
+    pid = spawn(SLEEP, {}, {0: null, 1: pipe[1]})
+    assert lost.find(os.getpid(), WORKER, pipe[0]) == pid
+    assert lost.find(os.getpid(), WORKER, None) == 0
+    assert lost.find(os.getppid(), WORKER, pipe[0]) == 0
+    reap(pid)
+
+
+def test_a_child_of_a_worker_that_came_to_the_guardian_is_not_the_worker(pipe: tuple[int, int], null: int) -> None:
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1]}, new_session=False)
+    assert lost.find(os.getpid(), WORKER, pipe[0]) == 0
+    reap(pid)
+
+
+def test_only_the_one_that_was_given_up_is_ended(null: int) -> None:
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
+    assert not lost.end(pid, ANOTHER)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    wait_until(lambda: lost.end(pid, WORKER), what="its exec to be over")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

@@ -1,0 +1,69 @@
+"""Commands that are started directly: whoever dies before their pid is told, none runs twice and none is forgotten."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.support.pyworker import LONG, Pyworker, alive
+from tests.support.wait import wait_until
+
+PLAIN = "echo $$ >> born; exec sleep 600"
+REDIRECTED = "exec > own.log 2>&1; echo $$ >> born; exec sleep 600"
+OWN_ENVIRONMENT = "echo $$ >> born; exec env -i sleep 600"
+
+
+def born(pw: Pyworker) -> list[int]:
+    try:
+        with open(os.path.join(pw.folder, "born")) as file:
+            return [int(line) for line in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def start(pw: Pyworker, script: str) -> None:
+    pw.write("app.toml", f"[apps.job]\ncommand = ['sh', '-c', '{script}']\n")
+    pw.run("start", "app.toml")  # it may lose the daemon that it asked
+
+
+@pytest.mark.parametrize("script", [PLAIN, REDIRECTED, OWN_ENVIRONMENT])
+@pytest.mark.parametrize("point", ["launch.started", "spawn.claim"])
+def test_a_command_whose_pid_could_not_be_told_is_found_and_not_started_twice(pw: Pyworker, point: str, script: str) -> None:
+    pw.make_failpoints()
+    passed = pw.arm(point, "kill") + ".hit"
+    start(pw, script)
+    wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed")
+    pw.wait_steady("job")
+    assert born(pw) == pw.pids("job")
+    pw.ok("stop", "job")
+    wait_until(lambda: not alive(born(pw)[0]), LONG, "its end")
+
+
+def test_a_command_that_is_stopped_before_its_pid_is_told_does_not_stay(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.ok("daemon", "start")
+    passed = pw.arm("launch.started", "sleep:2") + ".hit"
+    pw.write("app.toml", f"[apps.job]\ncommand = ['sh', '-c', '{PLAIN}']\n")
+    starting = pw.popen("start", "app.toml")
+    wait_until(lambda: os.path.exists(passed) and born(pw), LONG, "it to run")
+    pw.ok("stop", "job")
+    wait_until(lambda: not alive(born(pw)[0]), LONG, "its end")
+    starting.communicate(timeout=LONG)
+    assert len(born(pw)) == 1
+
+
+def test_a_command_that_ends_at_once_is_known_by_its_exit_code(pw: Pyworker) -> None:
+    pw.write("app.toml", "[apps.job]\ncommand = ['sh', '-c', 'exit 7']\n[apps.job.restart]\npolicy = 'never'\n")
+    assert pw.run("start", "app.toml").returncode
+    wait_until(lambda: pw.app("job")["pool"] == [] or pw.app("job")["state"] == "failed", LONG, "its end")
+    assert "7" in pw.run("describe", "job").stdout
+
+
+def test_killed_in_its_first_moment_it_is_replaced(pw: Pyworker) -> None:
+    start(pw, PLAIN)
+    first = pw.wait_steady("job")["pool"][0]["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: pw.wait_steady("job")["pool"][0]["pid"] != first, LONG, "another one")
+    assert born(pw)[-1] == pw.pids("job")[0]
