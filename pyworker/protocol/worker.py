@@ -20,7 +20,7 @@ CHECK_HEADER = "x-pyworker-check"  # marks a health check's request: not counted
 # ---- worker -> daemon ------------------------------------------------------------------------------
 @record
 class Hello:
-    """First message, before any app code of this worker runs (a command: right before its exec)."""
+    """First message, before any app code of this worker runs (a command: right before its exec; one started directly: none)."""
 
     version: str
 
