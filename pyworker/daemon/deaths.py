@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
-YOUNG = 1.0  # seconds after its birth in which a worker may be the launcher's yet, and is the guardian's in a moment
+YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that ended by itself
@@ -108,7 +108,7 @@ class Deaths:
         status, parent = found
         if parent == self._brain.store.guardian_pid:
             self._known[handle.pid] = False
-        elif self._brain.loop.clock() - handle.born_at < YOUNG:
+        elif handle.direct and self._brain.loop.clock() - handle.born_at < YOUNG:
             return False
         else:
             handle.reaped = True  # any moment, by somebody else: an orphan of a guardian that is gone

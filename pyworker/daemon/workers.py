@@ -114,7 +114,7 @@ class Workers:
         if not handle.is_alive or generation is None:
             self._end_lost(handle, pid)
             return
-        handle.version = __version__
+        handle.version, handle.direct = __version__, True
         self._brain.deaths.claim(app, handle, pid)
         if generation.config.ready != "notify":
             self._is_ready(app, handle, generation, serving=True)

@@ -74,6 +74,10 @@ class World:
             wait_until(lambda: self.pw.describe_template() not in (0, old), LONG, "another template")
             self.kill(self.pw.pids()[0])
             wait_until(lambda: self.is_whole() and guardian in self.parents(), LONG, "a worker of this guardian")
+        wait_until(lambda: not self.has_zombies(guardian), LONG, "the dead to be collected: it would pass guardian.collect")
+
+    def has_zombies(self, pid: int) -> bool:
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
 
     def template(self) -> int:
         return wait_until(self.pw.describe_template, LONG, "a template")
