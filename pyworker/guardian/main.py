@@ -389,7 +389,7 @@ class Guardian:
             return False
         try:
             if packet.truncated:
-                self._ask_again(program, packet.data)
+                self._make_good(program, packet.data)
                 raise wire.WireError("cut: too long, or the guardian is out of file descriptors")
             if program is self._daemon:
                 self._daemon_said(packet)
@@ -398,17 +398,25 @@ class Guardian:
         except wire.WireError as error:
             self._complain(program, str(error))
         except Exception:
-            self._ask_again(program, packet.data)
+            self._make_good(program, packet.data)
             raise
         finally:
             fds.close_all(packet.fds)
         return True
 
-    def _ask_again(self, program: Program, data: bytes) -> None:
-        """What could not be stored is the daemon's alone: have it sent again when that may go better."""
+    def _make_good(self, program: Program, data: bytes) -> None:
+        """See to what the daemon says once and a failure has left undone."""
         message = wire.decode(FromDaemon, data) if program is self._daemon else None
-        if isinstance(message, Store):
+        if isinstance(
+            message, Store
+        ):  # what could not be stored is the daemon's alone: it sends it when that may go better
             program.outbox.say(Missing(message.names))
+        elif isinstance(message, Collected):  # else it would stay a zombie
+            self._reap(message.pids)
+
+    def _reap(self, pids: tuple[int, ...]) -> None:
+        for pid in pids:
+            self._children.reap(pid)
 
     def _daemon_said(self, packet: fds.Packet) -> None:
         message = wire.decode(FromDaemon, packet.data)
@@ -424,8 +432,7 @@ class Guardian:
                     self._logger.outbox.say(Forget(forgotten))
             case Collected(pids):
                 failpoint.hit("guardian.collect")
-                for pid in pids:
-                    self._children.reap(pid)
+                self._reap(pids)
             case Stopping():
                 self._stopping = True
             case Fate(code):

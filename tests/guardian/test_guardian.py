@@ -433,6 +433,17 @@ def test_a_program_that_always_dies_young_is_not_said_to_at_each_of_its_ends(sta
     assert 1 <= rig.log().count("exited with code 7") <= 3, rig.log()
 
 
+def test_a_child_is_reaped_also_when_something_went_wrong_before(start: OPEN_RIGS, failpoints: Path) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    orphan = daemon.orphan()
+    os.kill(orphan, signal.SIGTERM)
+    daemon.hear_until(protocol.Exited, pid=orphan)
+    (failpoints / "guardian.collect").write_text("raise")
+    daemon.say(protocol.Collected((orphan,)))
+    wait_until(lambda: gone(orphan), what="it to be reaped")
+
+
 def test_what_could_not_be_stored_is_asked_for_again(
     start: OPEN_RIGS, failpoints: Path
 ) -> None:
