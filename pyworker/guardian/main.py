@@ -182,7 +182,7 @@ class Guardian:
         return all([self._tried(step, now) for step in steps])  # noqa: C419  all of them, also after one that failed
 
     def _timeout(self, now: float) -> float:
-        deadlines = [self._next_tick]
+        deadlines = [now if self._look_at_children else self._next_tick]  # still to do: the last look has failed
         for program in self._programs:
             if program.kill_at is not None:
                 deadlines.append(program.kill_at)
