@@ -93,8 +93,12 @@ class PortWorker:
             owner.too_many_relays()
             return False
         client = socket.socket(fileno=connection)
-        client.setblocking(False)
-        relay = Relay(owner.loop, owner.pipes, client, self, owner.deal_again)
+        try:
+            client.setblocking(False)
+            relay = Relay(owner.loop, owner.pipes, client, self, owner.deal_again)
+        except OSError:
+            client.detach()  # it is the caller's still, who gives this number to another
+            raise
         self._relays.add(relay)
         owner.relays += 1
         self._accepted += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import resource
 import select
 import socket
 import struct
@@ -240,5 +242,29 @@ def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
         said = decode(d.FromDispatcher, packet.data)
         assert "0 connections are relayed, the most that the limit of open files allows" in said.text
         assert unix_fds.recv_packet(ours, MAX_MESSAGE, 0) is None
+    dispatcher.loop._epoll.close()
+    cells.release()
+
+
+def test_a_client_for_whom_no_descriptor_is_left_stays_with_the_dispatcher(one: Rig) -> None:
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    cells = one.board[row_slice(1)]
+    worker = PortWorker(1, 1, 9, False, cells, dispatcher)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client, there = socket.socketpair()
+    with ours, theirs, client, there:
+        gc.collect()  # or it frees one in a moment
+        free = os.dup(client.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                worker.take(client.fileno())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        gc.collect()
+        there.sendall(b"still there")
+        assert client.recv(99) == b"still there"
     dispatcher.loop._epoll.close()
     cells.release()
