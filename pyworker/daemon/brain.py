@@ -19,6 +19,7 @@ from pyworker.config.schema import INHERIT
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
+from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers, is_node
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
@@ -63,6 +64,7 @@ class Brain:
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
+        self.direct = Direct(self)
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)
         self.messages = Messages(self)

@@ -152,10 +152,10 @@ class Deaths:
     def channel_closed(self, app: App, handle: WorkerHandle) -> None:
         """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
         if not handle.pid and handle.is_alive:
-            workers = self._brain.workers
+            direct = self._brain.direct
             self._brain.loop.call_later(
                 STATUS_PATIENCE,
-                lambda: workers.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN)),
+                lambda: direct.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN)),
             )
 
     def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:

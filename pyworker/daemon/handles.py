@@ -40,9 +40,7 @@ class WorkerHandle:
     queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
-    direct: bool = (
-        False  # a command that was started directly: the launcher's child told its pid, and is its parent at first
-    )
+    direct: bool = False  # a command that was started directly: at first its parent is the launcher's child
     talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its own channel
     failure: Failed | None = None
     drained: Drained | None = None

@@ -19,6 +19,7 @@ from pyworker import failpoint
 from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import runtime_zip
+from pyworker.daemon.direct import is_direct
 from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -133,8 +134,7 @@ class Spawner:
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 table, made = self._described(role, app, generation, handle, theirs, out, err, ipc, held=held)
                 try:
-                    direct = role == "command" and not held and is_direct(generation, handle)
-                    self._launcher.launch(table, _SPEC_FD, failed, started if direct else None)
+                    self._launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
                 finally:
                     unix_fds.close_all(made)
                 return
@@ -271,11 +271,3 @@ class Spawner:
             raise
         table[_SPEC_FD] = made[-1]
         return table, made
-
-
-def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
-    """Whether nothing need be done in a command's process before its exec: see template/direct.py."""
-    resolved = generation.resolved
-    takes_listeners = bool(generation.listeners) and not handle.port and not is_node(resolved.config)
-    own_rights = resolved.uid is None and resolved.gid is None and resolved.config.limits.nofile is None
-    return own_rights and not takes_listeners

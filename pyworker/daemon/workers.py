@@ -10,13 +10,12 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING, assert_never
 
-from pyworker import __version__, failpoint
+from pyworker import failpoint
 from pyworker.config.address import Address
 from pyworker.config.schema import HealthConfig
-from pyworker.daemon import check, lost
+from pyworker.daemon import check
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
@@ -41,7 +40,6 @@ COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready afte
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 _TRY = HealthConfig(type="tcp", timeout=2.0)
 MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
-LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
 
@@ -64,8 +62,8 @@ class Workers:
                 app,
                 app.generations[number],
                 handle,
-                lambda errno: self._not_launched(app, handle, errno),
-                lambda pid: self.launched(app, handle, pid),
+                lambda errno: self._brain.direct.failed(app, handle, errno),
+                lambda pid: self._brain.direct.started(app, handle, pid),
             )
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -79,51 +77,6 @@ class Workers:
         if handle.port and config.health is None and config.ready != "notify":
             self._watch_port(app, handle)
         self.watch(app, handle)
-
-    def _not_launched(self, app: App, handle: WorkerHandle, errno: int) -> None:
-        if errno:
-            self._give_up(app, handle, os.strerror(errno))
-        else:  # nobody knows how far it had come
-            killed = "the launcher was killed"
-            self._brain.loop.call_later(
-                LAUNCHER_LEAVES, lambda: self.find(app, handle, lambda: self._give_up(app, handle, killed))
-            )
-
-    def _give_up(self, app: App, handle: WorkerHandle, why: str) -> None:
-        if handle.pid or not handle.is_alive:
-            return
-        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "")
-        self._brain.deaths.finish(app, handle, process.UNKNOWN)
-        self._brain.poke(app)
-
-    def find(self, app: App, handle: WorkerHandle, otherwise: Callable[[], None]) -> None:
-        """Look for the process of a command whose launcher, or whose daemon, died before its pid was told."""
-        if handle.pid:
-            return
-        pid = lost.find(self._brain.store.guardian_pid, handle.id, self._brain.store.get(worker_fd("out", handle.id)))
-        if pid:
-            self.launched(app, handle, pid)
-        else:
-            otherwise()
-
-    def launched(self, app: App, handle: WorkerHandle, pid: int) -> None:
-        """This process is a command that was started directly, and so has not said Hello."""
-        generation = app.generations.get(handle.id.generation)
-        if handle.pid:
-            return
-        if not handle.is_alive or generation is None:
-            self._end_lost(handle, pid)
-            return
-        handle.version, handle.direct = __version__, True
-        self._brain.deaths.claim(app, handle, pid)
-        if generation.config.ready != "notify":
-            self._is_ready(app, handle, generation, serving=True)
-        self._brain.poke(app)
-
-    def _end_lost(self, handle: WorkerHandle, pid: int, tries: int = 20) -> None:
-        """It was given up meanwhile. In the first moment of its exec a process does not show what it was born as."""
-        if not lost.end(pid, handle.id) and tries:
-            self._brain.loop.call_later(LAUNCHER_LEAVES, lambda: self._end_lost(handle, pid, tries - 1))
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
         failpoint.hit("reload.go")
@@ -258,7 +211,7 @@ class Workers:
             elif generation.config.script is not None and not handle.port:
                 self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             elif handle.pid:
-                self._is_ready(app, handle, generation, serving=True)
+                self.is_ready(app, handle, generation, serving=True)
 
     def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker, sender: int) -> None:
         now = self._brain.loop.clock()
@@ -273,7 +226,7 @@ class Workers:
                 if generation.config.script is not None and not handle.port:  # one that never binds says nothing more
                     self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
             case w.Ready(serving=serving):
-                self._is_ready(app, handle, generation, serving)
+                self.is_ready(app, handle, generation, serving)
             case w.Accepting():
                 self._accepts(app, handle)
             case w.Failed():
@@ -305,7 +258,7 @@ class Workers:
             case _:
                 assert_never(message)
 
-    def _is_ready(self, app: App, handle: WorkerHandle, generation: Generation, serving: bool) -> None:
+    def is_ready(self, app: App, handle: WorkerHandle, generation: Generation, serving: bool) -> None:
         now = self._brain.loop.clock()
         config = generation.config
         if config.target is not None:

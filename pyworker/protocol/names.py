@@ -15,7 +15,7 @@ ENV_APP = "PYWORKER_APP"  # set for workers
 ENV_WORKER = "PYWORKER_WORKER"  # the slot number
 ENV_GENERATION = "PYWORKER_GENERATION"
 ENV_WORKERS = "PYWORKER_WORKERS"
-ENV_BIRTH = "PYWORKER_BIRTH"  # of a command that was started directly: which worker it is; see daemon/lost.py
+ENV_BIRTH = "PYWORKER_BIRTH"  # set for commands: which worker it is, once in all times; see daemon/lost.py
 ENV_STATE = "PYWORKER_STATE"  # where pyworker.state of a worker keeps its values
 
 # ---- paths below the home --------------------------------------------------------------------------

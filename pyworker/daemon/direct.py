@@ -1,0 +1,92 @@
+"""Daemon: commands that are started directly (template/direct.py): they say no Hello, it is the launcher that tells their pid.
+
+Where it could not, as it or the daemon before this one died over it, they are looked for: lost.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyworker import __version__
+from pyworker.daemon import lost
+from pyworker.daemon.app import App, Generation
+from pyworker.daemon.dispatchers import is_node
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.protocol import worker as w
+from pyworker.protocol.inherited import worker_fd
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.brain import Brain
+
+LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's
+
+
+def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
+    """Whether it is a command in whose process nothing need be done before its exec."""
+    resolved, config = generation.resolved, generation.config
+    if config.target is not None or (config.script is not None and not handle.port):
+        return False
+    # a dispatcher stands before these: it has their listeners, and holds them back if need be
+    is_behind = bool(handle.port) or is_node(config)
+    own_rights = resolved.uid is None and resolved.gid is None and config.limits.nofile is None
+    return own_rights and (is_behind or not (handle.held or generation.listeners))
+
+
+class Direct:
+    """What the launcher says of the processes that it was asked for."""
+
+    def __init__(self, brain: Brain) -> None:
+        self._brain = brain
+
+    def started(self, app: App, handle: WorkerHandle, pid: int) -> None:
+        """This process is that worker."""
+        generation = app.generations.get(handle.id.generation)
+        if handle.pid:
+            return
+        if not handle.is_alive or generation is None:
+            self._end(handle, pid)
+            return
+        handle.version, handle.direct = __version__, True
+        self._brain.deaths.claim(app, handle, pid)
+        if generation.config.ready != "notify":
+            self._brain.workers.is_ready(app, handle, generation, serving=True)
+        self._brain.poke(app)
+
+    def failed(self, app: App, handle: WorkerHandle, errno: int) -> None:
+        """A process was not started, direct or not; 0: the launcher died, and nobody knows how far it had come."""
+        if errno:
+            self._give_up(app, handle, os.strerror(errno))
+            return
+        killed = "the launcher was killed"
+        self._brain.loop.call_later(
+            LAUNCHER_LEAVES, lambda: self.find(app, handle, lambda: self._give_up(app, handle, killed))
+        )
+
+    def find(self, app: App, handle: WorkerHandle, otherwise: Callable[[], None]) -> None:
+        """Look for a worker whose pid nobody has told. One that says Hello is waited for or ends, and is never looked for."""
+        if handle.pid:
+            return
+        generation = app.generations.get(handle.id.generation)
+        pid = 0
+        if generation is not None and is_direct(generation, handle):
+            store = self._brain.store
+            pid = lost.find(store.guardian_pid, handle.id, store.get(worker_fd("out", handle.id)))
+        if pid:
+            self.started(app, handle, pid)
+        else:
+            otherwise()
+
+    def _give_up(self, app: App, handle: WorkerHandle, why: str) -> None:
+        if handle.pid or not handle.is_alive:
+            return
+        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "")
+        self._brain.deaths.finish(app, handle, process.UNKNOWN)
+        self._brain.poke(app)
+
+    def _end(self, handle: WorkerHandle, pid: int, tries: int = 20) -> None:
+        """It was given up meanwhile. In the first moment of its exec a process does not show what it was born as."""
+        if not lost.end(pid, handle.id) and tries:
+            self._brain.loop.call_later(LAUNCHER_LEAVES, lambda: self._end(handle, pid, tries - 1))
