@@ -6,6 +6,8 @@ import contextlib
 import os
 import select
 
+from pyworker.unix.procfs import read_all
+
 
 def registered() -> dict[int, set[int]]:
     """Return each epoll of this process with the fds registered in it."""
@@ -19,15 +21,8 @@ def registered() -> dict[int, set[int]]:
 
 def waiting_for(epoll_fd: int) -> set[int]:
     """Return the fds that are registered in an epoll; none when the number stands for something else (by now)."""
-    content = b""
     try:
-        # a file object would cost as much again as the reading itself
-        info = os.open(f"/proc/self/fdinfo/{epoll_fd}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while part := os.read(info, 1 << 16):
-                content += part
-        finally:
-            os.close(info)
+        content = read_all(f"/proc/self/fdinfo/{epoll_fd}")
     except OSError:
         return set()
     return {int(line.split()[1]) for line in content.splitlines() if line.startswith(b"tfd:")}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from pyworker.unix.procfs import read_all
+
 _ROOT = "/sys/fs/cgroup"
 _LIMITS = {
     "cpu": "Max cpu time",
@@ -112,16 +114,7 @@ def _number(path: str) -> int | None:
 
 
 def _read(path: str) -> str:
-    try:  # every few seconds, and a file object costs as much again as the reading itself
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:  # every few seconds
+        return read_all(path).decode(errors="replace")
     except OSError:
         return ""
-    text = b""
-    try:
-        while part := os.read(fd, 65536):
-            text += part
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
-    return text.decode(errors="replace")
