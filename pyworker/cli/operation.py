@@ -109,10 +109,14 @@ class _View:
                 return ""
 
 
+def who_starts(data: dict[str, Any]) -> str:
+    """Return how many workers an app starts with; a job has none until its time."""
+    return workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
+
+
 def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
     listen = ", ".join(line(a) for a in data.get("listen") or ())
-    workers = workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
-    what = workers + (f" on {listen}" if listen else "")
+    what = who_starts(data) + (f" on {listen}" if listen else "")
     return f"Starting {app} — {what}" if tty else f"starting {app}: {what}"
 
 

@@ -184,7 +184,7 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 how = exit_words(data["code"], data["signal"])
                 return f"{who} exited {how} after {data['after_s']:.1f}s{and_why(line(data['reason']), how)}"
             case "worker_backoff":
-                return f"{who} backoff try {data['try']} of {data['max']} in {data['delay_s']:.1f}s"
+                return f"{who} backoff {try_in_words(data['try'], data['max'], data['delay_s'])}"
             case "worker_unhealthy":
                 return f"{who} unhealthy: {line(data['reason'])}"
             case "reload_started":

@@ -32,12 +32,8 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
                 _say_result(result, verb, board, how, err)
             elif not result.get("ok"):
                 note(_failure(result, verb, err), err)
-        if len(good) < len(results):  # what failed has said what to do
-            pass
-        elif how.tty and (then := _next(good)):
-            note(paint(f"  {then}", "dim", err), err)
-        elif not how.tty and (then := _next([r for r in good if r.get("action") == "already_running"])):
-            note(then.replace("   ", " "), err)
+        if len(good) == len(results):  # what failed has said what to do
+            _say_next(good, how, err)
         if not results and not settings.quiet:
             note("Nothing to do.", err)
     if answer.ok:
@@ -69,6 +65,13 @@ def _say_result(result: dict[str, Any], verb: str, board: Board, how: Look, err:
     out(_sentence(app, action, result, board, how), how)
     for text in result.get("notes") or ():
         note(f"{app}: {line(text)}", err)
+
+
+def _say_next(good: list[dict[str, Any]], how: Look, err: Look) -> None:
+    if how.tty and (then := _next(good)):
+        note(paint(f"  {then}", "dim", err), err)
+    elif not how.tty and (then := _next([r for r in good if r.get("action") == "already_running"])):
+        note(then.replace("   ", " "), err)
 
 
 def _next(good: list[dict[str, Any]]) -> str:

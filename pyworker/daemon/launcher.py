@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyworker.daemon.loop import NOTICED, READ, Loop, Timer
+from pyworker.daemon.loop import READ, Loop, Timer
+from pyworker.policy.pulse import NOTICED
 from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
 from pyworker.protocol.template import Launch, Launched
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode

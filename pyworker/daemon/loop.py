@@ -33,7 +33,6 @@ _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
 LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
-NOTICED = 1.0  # seconds of standing still, of us or the whole machine, that are told from a busy one
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 
 Callback = Callable[[int], None]

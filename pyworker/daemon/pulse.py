@@ -16,9 +16,9 @@ from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.loop import EARLY, NOTICED, Loop, report_what_is_over
+from pyworker.daemon.loop import EARLY, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
-from pyworker.policy.pulse import stood_still
+from pyworker.policy.pulse import NOTICED, stood_still
 from pyworker.protocol.store import MISSED, TICK
 from pyworker.unix import process
 

@@ -407,11 +407,10 @@ class Guardian:
     def _make_good(self, program: Program, data: bytes) -> None:
         """See to what the daemon says once and a failure has left undone."""
         message = wire.decode(FromDaemon, data) if program is self._daemon else None
-        if isinstance(
-            message, Store
-        ):  # what could not be stored is the daemon's alone: it sends it when that may go better
+        if isinstance(message, Store):
+            # its descriptors are the daemon's alone: it sends them when that may go better
             program.outbox.say(Missing(message.names))
-        elif isinstance(message, Collected):  # else it would stay a zombie
+        elif isinstance(message, Collected):  # or they would stay zombies
             self._reap(message.pids)
 
     def _reap(self, pids: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LATE = 1.0  # seconds that a busy machine may make a tick late
+NOTICED = 1.0  # seconds of standing still, of one process or the whole machine, that are told from a busy one
 
 
 def stood_still(late: float, tick: float) -> bool:
@@ -10,4 +10,4 @@ def stood_still(late: float, tick: float) -> bool:
 
     Its next tick may be a moment away: what has not answered by then would be counted twice at once.
     """
-    return late > max(tick / 2, LATE)
+    return late > max(tick / 2, NOTICED)

@@ -43,6 +43,11 @@ def test_a_backoff_shows_its_try() -> None:
     assert found.lines(100.0, PLAIN, 10)[0].endswith("try 3 of 10 in 1.6 s")
 
 
+def test_a_backoff_beyond_the_limit_names_none_in_a_pipe_either() -> None:
+    tried = {"type": "worker_backoff", "app": "api", "worker": 1, "data": {"try": 13, "max": 10, "delay_s": 30.0}}
+    assert plain(tried, board()) == "api.1 backoff try 13 in 30.0 s"
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

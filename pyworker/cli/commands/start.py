@@ -13,12 +13,11 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.client import shell_env
-from pyworker.cli.operation import Header, run
+from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line
 from pyworker.cli.startable import Startable, find_startable, split_environment
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.events import workers_in_words
 
 
 class StartCommand(click.Command):
@@ -144,7 +143,7 @@ def _header(found: Startable) -> Header:
         data = event.get("data") or {}
         listen = ", ".join(line(a).removeprefix("http://") for a in data.get("listen") or ())
         what = found.kind_and_balance(app)
-        workers = workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
+        workers = who_starts(data)
         where = f" on {listen}" if listen else ""
         text = f"{line(what[0])}, {workers}{f', {what[1]}{where}' if where else ''}" if what else f"{workers}{where}"
         return f"Starting {app} — {text}" if tty else f"starting {app}: {text}"
