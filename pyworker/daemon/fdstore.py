@@ -52,7 +52,7 @@ class FdStore:
         self._early: list[store.ToDaemon] = []
         self._held: list[str] | None = None  # names that are to be sent together
         self._retrying = False
-        self.unanswered = 0
+        self.unanswered = 1  # signs of life that the guardian owes; of the last moment it has shown one: it started us
 
     # ---- start -------------------------------------------------------------------------------------
     def restore(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.pulse import OwnTime, Pulse
+from pyworker.daemon.pulse import MISSED_BY_GUARDIAN, OwnTime, Pulse
 from pyworker.protocol.store import TICK
+from pyworker.unix.fds import socketpair
 
 
 def test_time_in_which_we_stood_still_does_not_count() -> None:
@@ -47,3 +49,18 @@ def test_a_tick_that_comes_much_too_late_counts_nothing_against_anybody() -> Non
         missed.append(guardian.unanswered)
     loop.close()
     assert missed == [1, 2, 2, 3, 4]
+
+
+def test_a_guardian_that_hangs_from_the_start_is_found_within_three_ticks() -> None:
+    clock = [0.5 * TICK]
+    loop = Loop(clock=lambda: clock[0])
+    ours, theirs = socketpair()
+    store = FdStore(ours)
+    Pulse(loop, cast("Any", SimpleNamespace(apps={})), store)
+    for ticks in (1.0, 2.0):
+        clock[0] = ticks * TICK
+        loop.turn(0.0)
+    assert store.unanswered >= MISSED_BY_GUARDIAN  # the next tick ends it
+    store.channel.close()
+    theirs.close()
+    loop.close()
