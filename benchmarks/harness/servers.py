@@ -200,7 +200,8 @@ def _command(running: Running) -> list[str]:
         case "node":
             return ["node", os.path.join(peers.APPS, "server.js")]
         case "bare":
-            return [peers.PYTHON, os.path.join(peers.APPS, "bare.py"), str(port), workers]
+            turns = ["turns"] if running.name.endswith("turns") else []
+            return [peers.PYTHON, os.path.join(peers.APPS, "bare.py"), str(port), workers, *turns]
         case "nginx":
             return [str(peers.binary("nginx")), "-p", running.folder, "-c", os.path.join(running.folder, "nginx.conf")]
         case "supervisor":
