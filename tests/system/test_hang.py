@@ -200,3 +200,18 @@ def test_a_slow_import_is_not_taken_for_a_hang(pw: Pyworker) -> None:
     events = [json.loads(line)["type"] for line in pw.ok("events", "--json").stdout.splitlines()]
     assert events.count("template_starting") == events.count("template_ready") == 2
     assert "does not answer" not in pw.daemon_log()
+
+
+def test_a_stop_that_a_stopped_guardian_keeps_from_its_end_says_so(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    guardian = pw.role("guardian")
+    os.kill(guardian, signal.SIGSTOP)
+    try:
+        done = pw.run("daemon", "stop", "-y", "--timeout", "5s")
+    finally:
+        os.kill(guardian, signal.SIGCONT)
+    assert done.returncode == 75, done.stderr
+    assert f"guardian (pid {guardian}) is stopped (SIGSTOP)" in done.stderr
+    assert f"kill -CONT {guardian}" in done.stderr
+    wait_until(lambda: not alive(guardian), LONG, "the guardian to end")

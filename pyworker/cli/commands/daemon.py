@@ -18,6 +18,7 @@ from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 from pyworker.protocol.names import CONTROL_SOCKET
+from pyworker.unix import process
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
@@ -99,8 +100,9 @@ def stop(settings: Settings, now: bool) -> int:
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")
-    deadline = time.monotonic() + (settings.timeout or _STOP_TIME)
+    guardian = _status(settings.home).get("guardian_pid")
     timeout = settings.timeout or _STOP_TIME
+    deadline = time.monotonic() + timeout
     try:
         perform(settings.home, {"type": "shutdown", "now": now}, _nothing, None, timeout)
     except (Lost, DaemonAway):
@@ -109,7 +111,7 @@ def stop(settings: Settings, now: bool) -> int:
         raise _still_there(settings, timeout) from None
     while _answers(settings.home):
         if time.monotonic() > deadline:
-            raise _still_there(settings, timeout)
+            raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
     _said(settings, "The daemon has stopped.")
     return 0
@@ -239,6 +241,20 @@ def _still_there(settings: Settings, timeout: float) -> PyworkerError:
     return PyworkerError(
         f"The daemon (home {settings.home}) is still stopping after {timeout:g} s; it goes on.",
         hint="pyworker ps shows what it waits for; pyworker daemon stop --now cuts open requests",
+        code="timeout",
+        exit=Exit.BUSY,
+    )
+
+
+def _is_stopped(guardian: int | None) -> bool:
+    return guardian is not None and process.is_stopped(guardian)
+
+
+def _guardian_hangs(settings: Settings, guardian: int | None) -> PyworkerError:
+    return PyworkerError(
+        f"The daemon (home {settings.home}) and its apps have ended, but its guardian (pid {guardian}) is stopped (SIGSTOP) and keeps "
+        "their addresses open.",
+        hint=f"kill -CONT {guardian} lets it end",
         code="timeout",
         exit=Exit.BUSY,
     )
