@@ -85,10 +85,15 @@ class _View:
                 note(text, self.err)
 
     def ended(self, answer: Answer) -> None:
-        """Take in how it ended: the rows of an app that failed turn no more."""
+        """Take in how it ended: rows turn no more, neither of an app that failed nor of slots that stay empty."""
         for result in answer.body.get("apps") or ():
-            if isinstance(result, dict) and not result.get("ok"):
+            if not isinstance(result, dict):
+                continue
+            workers = result.get("workers") or {}
+            if not result.get("ok"):
                 self.board.fail(str(result.get("app")), time.monotonic())
+            elif workers.get("ready") == workers.get("want"):
+                self.board.drop_unborn(str(result.get("app")))
         if self._live:
             self._live.draw()
 

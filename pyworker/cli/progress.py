@@ -83,6 +83,12 @@ class Board:
             if row.state in {"starting", "importing", "backoff"}:
                 row.took, row.state = now - row.since, "failed"
 
+    def drop_unborn(self, app: str) -> None:
+        """Drop rows that no worker has come for: `pyworker stop api.2` has left these slots empty."""
+        for row in self._rows_of(app):
+            if not row.pid and row.state in {"starting", "importing"}:
+                del self.rows[row.app, row.worker]
+
     def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
         row = self.rows.setdefault((app, slot), Row(app, slot, "starting", since=now))
         generation = int(data.get("generation") or row.generation)

@@ -121,6 +121,10 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
         case "scaled":
             old = board.scaled.get(app)
             return f"{app}: {f'{old[0]} → ' if old else ''}{workers_in_words(old[1] if old else want)}, {count} ready in {took}"
+        case "stopped" if state != "stopped":  # single workers of it
+            gone = sorted(r.worker for r in board.rows.values() if r.app == app and r.state in {"stopped", "failed"})
+            names = ", ".join(f"{app}.{slot}" for slot in gone)
+            return f"{names or 'nothing was'} stopped; {app} is {state}: {count} ready"
         case "stopped":
             return f"{app} stopped in {took}" if how.tty else f"{app} stopped {took}"
         case "deleted":

@@ -217,6 +217,13 @@ def scaled(app: App, now: float) -> Outcome | None:
     return Outcome(True, "scaled")
 
 
+def filled(app: App, now: float) -> Outcome | None:
+    """The slots that were stopped by themselves serve again."""
+    if app.record.failed or app.record.permanent:
+        return Outcome(False, "failed", app.failure)
+    return Outcome(True, "started") if app.is_open(now) else None
+
+
 def replaced(serials: frozenset[int]) -> Goal:
     """These workers are gone and their slots serve again."""
 

@@ -88,7 +88,8 @@ def test_each_operation_sends_its_request_and_says_its_end(
     home: str, args: tuple[str, ...], action: str, request_fields: dict[str, Any], said: str | None
 ) -> None:
     kind = {"rm": "delete"}.get(args[0], args[0])
-    with FakeControl(home, {kind: lambda _: [results.reply(action)]}) as daemon:
+    state = "stopped" if action == "stopped" else "running"
+    with FakeControl(home, {kind: lambda _: [results.reply(action, state=state)]}) as daemon:
         found = run(*args, home=home)
     assert (found.code, found.err) == (0, "")
     assert said is None or found.out == said

@@ -38,6 +38,16 @@ def test_a_worker_that_is_stopped_for_good_says_so() -> None:
     assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
 
 
+def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
+    found = board(
+        event("api", None, "app_started", generation=7, workers=2, listen=[]),
+        event("api", 1, "worker_starting", generation=7, pid=11),
+        event("api", 3, "worker_starting", generation=7, pid=13),
+    )
+    found.drop_unborn("api")
+    assert [row.worker for row in found.rows.values()] == [1, 3]
+
+
 def test_a_backoff_shows_its_try() -> None:
     found = board(event("api", 1, "worker_backoff", **{"try": 3, "max": 10, "delay_s": 1.6}))
     assert found.lines(100.0, PLAIN, 10)[0].endswith("try 3 of 10 in 1.6 s")

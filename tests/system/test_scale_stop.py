@@ -88,6 +88,22 @@ def test_one_worker_is_stopped_and_started_and_restarted(pw: Pyworker) -> None:
     assert load.lost == []
 
 
+def test_a_slot_that_was_stopped_by_itself_is_filled_by_a_start(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=3)
+    pw.ok("start", "app.toml")
+    first = pw.pids()[0]
+    assert pw.ok("stop", "api.2").stdout == "api.2 stopped; api is running: 2/2 ready\n"
+    pw.ok("stop", "api.3")
+    assert pw.run("start", "api.9").returncode == 4
+    assert pw.ok("start", "api.2").stdout.startswith("api running 2/2 ")
+    assert pw.ok("start", "api").stdout.startswith("api running 3/3 ")
+    assert len(pw.pids()) == 3
+    assert pw.pids()[0] == first
+    pw.ok("stop", "api.3")
+    assert pw.ok("start", "app.toml").stdout.startswith("api running 3/3 ")
+    assert pw.ok("start", "api.3").stdout.startswith("api running already 3/3 ")
+
+
 def test_restart_brings_new_code_and_new_workers(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")

@@ -38,6 +38,8 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
+    refilled: list[tuple[App, set[int]]] = []
+    slots = _slots(desk, request)
     for source, name, values in sources(desk, request):
         app = desk.brain.apps.get(name)
         if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
@@ -46,8 +48,13 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                     "failed", Exit.FAILED, f"an app named {name} runs already, from {_origin(app.source)}",
                     f"choose another name (--name), or: pyworker delete {name}",
                 )  # fmt: skip
+            again = app.stopped_slots & slots.get(name, app.stopped_slots)
+            if again:
+                refilled.append((app, again))
             if app.starting:  # another command has just started it: both get the same answer
                 goals[name] = ops.started("already_running", app.generation)
+            elif again:
+                goals[name] = ops.filled
             else:
                 decided[name] = ops.Outcome(True, "already_running", note=_not_taken(app.source, source, name))
             continue
@@ -73,6 +80,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         for app in fresh:
             forget(desk, app)
         raise
+    for app, again in refilled:
+        app.stopped_slots -= again
+        desk.brain.poke(app)
     for app, generation, idle in prepared:
         app.stopped_slots.clear()
         if idle:
@@ -112,8 +122,23 @@ def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSourc
         inline_values = {str(n): str(v) for n, v in (request.inline.get("env") or {}).items()}
         table |= {**_from_shell(config, shell), "name": config.name}
         return [(InlineSource(table, request.cwd, names), config.name, inline_values)]
-    selected = desk.select(request.names)
-    return [(desk.brain.apps[s.app].source, s.app, env_values(desk, desk.brain.apps[s.app])) for s in selected]
+    named = desk.apps(request.names) if request.names else []
+    return [(app.source, app.name, env_values(desk, app)) for app in named]
+
+
+def _slots(desk: Desk, request: k.Start) -> dict[str, set[int]]:
+    """Return the slots that are asked for of apps of which not all are."""
+    whole: set[str] = set()
+    slots: dict[str, set[int]] = {}
+    for s in desk.select(request.names):
+        app = desk.brain.apps[s.app]
+        if s.slot is None:
+            whole.add(s.app)
+            continue
+        if app.running:
+            desk.check_slot(app, s)
+        slots.setdefault(s.app, set()).add(s.slot)
+    return {name: asked for name, asked in slots.items() if name not in whole}
 
 
 def restore(
