@@ -73,7 +73,7 @@ def apps_of(
         values = merge(values, over.apps.get(name, {}))
         found.append(finish({**values, "name": name}, defaults, path, report, environ))
     apps = [a for a in found if a is not None]
-    for app, finding in wrong_dependencies(apps) if len(apps) == len(found) and not report.problems else ():
+    for app, finding in wrong_dependencies(apps, paths):
         path = path_of(finding.key, paths.get(app.name, at), report)
         report_finding(finding, path, paths.get(app.name, at), report)
     for app, index, other in shared_addresses(apps):
@@ -215,20 +215,20 @@ def finish(
     app: AppConfig | None = build(AppConfig, merged, path, report)
     if app is None:
         return None
-    for finding in check(app, given(merged)):
-        if finding.key == ():
-            attempted = any((*path, k) in report.attempted for k in _KINDS)
-            if not attempted:
-                report_finding(finding, path, path, report)
-        elif not _is_known_bad(finding, path, report):
-            report_finding(finding, path_of(finding.key, path, report), path, report)
+    for finding in [f for f in check(app, given(merged)) if not _is_known_bad(f, path, report)]:
+        where = path_of(finding.key, path, report) if finding.key else path
+        report_finding(finding, where, path, report)
     return app
 
 
 def _is_known_bad(finding: Finding, path: Path, report: Report) -> bool:
     """True when the finding only follows from a value that was reported already."""
+    if finding.key == ():
+        return any((*path, k) in report.attempted for k in _KINDS)
     if finding.key[0] in ("env", "env_file", "bind"):  # one bad item says nothing about the others
         return path_of(finding.key, path, report) in report.failed
+    if finding.code == "invalid_value":  # of this value alone: what is wrong beside it does not matter
+        return report.failed_below((*path, *finding.key))
     return report.failed_below((*path, finding.key[0]))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Literal
 
 from pyworker.config.address import AddressError, parse_bind
@@ -82,19 +82,22 @@ def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     return found
 
 
-def wrong_dependencies(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, Finding]]:
-    """Return (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself."""
+def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> list[tuple[AppConfig, Finding]]:
+    """Return (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself.
+
+    `named`: more names of the file, of apps with mistakes of their own.
+    """
     by_name = {app.name: app for app in apps}
     wrong: list[tuple[AppConfig, Finding]] = []
     for app in by_name.values():
         for index, name in enumerate(app.depends_on):
+            if name not in by_name and name in named:
+                continue
             if name not in by_name:
-                meant = nearest(name, [n for n in by_name if n != app.name])
-                hint = (
-                    f"did you mean `{meant}`?"
-                    if meant
-                    else "the other apps: " + ", ".join(sorted({*by_name} - {app.name}))
-                )
+                others = sorted({*by_name} - {app.name})
+                meant = nearest(name, others)
+                known = f"the other apps: {', '.join(others)}" if others else "there is no other; remove it"
+                hint = f"did you mean `{meant}`?" if meant else known
                 wrong.append(
                     (app, Finding(("depends_on", index), f"names {shown(name)}, which is no app of this file", hint))
                 )

@@ -340,6 +340,24 @@ def test_mistake_is_shown_with_its_place_and_a_hint(
     assert problem.file == str(tmp_path / "app.toml")
 
 
+def test_a_mistake_hides_no_other_one_beside_it_or_between_apps(tmp_path: Path) -> None:
+    text = (
+        '[apps.web]\ntarget = "web:app"\nwrokers = 1\ndepends_on = ["jobs", "db"]\n'
+        '[apps.web.health]\nintervall = "1s"\npath = "healthz"\nexpect = "2x"\n'
+        '[apps.jobs]\ncommand = ""\n'
+    )
+    found = [p.key for p in problems(tmp_path, text)]
+    assert found == [
+        "apps.web.wrokers", "apps.web.depends_on[1]", "apps.web.health.intervall", "apps.web.health.path",
+        "apps.web.health.expect", "apps.jobs.command",
+    ]  # fmt: skip
+
+
+def test_what_follows_from_a_mistake_is_not_reported_too(tmp_path: Path) -> None:
+    text = '[app]\ntarget = "web:app"\n[app.health]\ntyp = "exec"\ncommand = "./check"\n'
+    assert [p.key for p in problems(tmp_path, text)] == ["app.health.typ"]
+
+
 def test_mistake_in_the_defaults_is_shown_once_where_it_stands(tmp_path: Path) -> None:
     text = '[defaults]\nstop.signal = "XYZ"\nworkers = "x"\n[apps.a]\ncommand = "a"\n[apps.b]\ncommand = "b"\n'
     signal, workers = problems(tmp_path, text)
