@@ -39,7 +39,7 @@ class RestartConfig:
     )
     max_restarts: int = option(
         10,
-        help="more unstable deaths than this within `window`: failed",
+        help="so many unstable deaths within `window`: failed",
         minimum=1,
         maximum=1000,
         apply="live",

@@ -47,8 +47,9 @@ def after_unstable_death(record: Record, now: float, config: RestartConfig, *, j
     if failed:
         delay = config.retry
     else:
-        # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow
-        delay = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 + jitter / 4)
+        # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow. Jitter only shortens:
+        # without it the tenth death of a fast loop comes 54 s after the first, and one that came later is not in the window
+        delay = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 - jitter / 4)
     return Record(
         tries,
         deaths[-config.max_restarts :],

@@ -31,8 +31,18 @@ def test_delay_is_capped_at_thirty_seconds() -> None:
     assert not record.failed
 
 
-def test_jitter_adds_at_most_a_quarter() -> None:
-    assert after_unstable_death(CLEAR, 0.0, CONFIG, jitter=1.0).next_at == pytest.approx(0.125)
+def test_jitter_takes_off_at_most_a_quarter() -> None:
+    assert after_unstable_death(CLEAR, 0.0, CONFIG, jitter=1.0).next_at == pytest.approx(0.075)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_a_fast_loop_is_called_failed_whatever_the_jitter(jitter: float) -> None:
+    now, record = 0.0, CLEAR
+    for _ in range(CONFIG.max_restarts):
+        assert not record.failed
+        now = max(now, record.next_at) + 0.5
+        record = after_unstable_death(record, now, CONFIG, jitter=jitter)
+    assert record.failed
 
 
 def test_tenth_death_in_the_window_fails_and_probes_every_retry() -> None:
