@@ -19,6 +19,7 @@ from pyworker.unix.process import ExitStatus
 _TAIL = 128 * 1024
 _LAST_LINES = 20
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
+_IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use")
 _NODE = re.compile(r"Node\.js v\d")
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
@@ -53,11 +54,24 @@ def of_worker(
         return "ended by itself with code 0", "", ""
     said = shortage.explains(said)
     words = exit_words(status.code, None)
+    siblings = app.config is not None and bool(app.config.command) and app.want > 1
     return (
         (said[:300] if said else "exited " + words),
         text,
-        "" if said else "it printed nothing; run it by hand to see more",
+        of_port_in_use(said, siblings=siblings) if said else "it printed nothing; run it by hand to see more",
     )
+
+
+def of_port_in_use(said: str, *, siblings: bool) -> str:
+    """Return the next step when a program found its port taken (by a sibling, where it has some); else ""."""
+    if not _IN_USE.search(said):
+        return ""
+    if siblings:
+        return (
+            "its workers cannot each bind the same port. Node programs share it: bind = their address\n"
+            'others: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
+        )
+    return "who has it? ss -ltnp"
 
 
 def last_words(lines: list[str]) -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pyworker.daemon.diagnosis import last_lines, last_words, with_code
+from pyworker.daemon.diagnosis import last_lines, last_words, of_port_in_use, with_code
 from pyworker.protocol.logs import LogRecord, format_record
 from pyworker.unix.process import ExitStatus
 
@@ -48,6 +48,13 @@ def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words(["reading", "no such file"]) == (["reading", "no such file"], "no such file")
     assert last_words(["ValueError: bad", "at exit"]) == (["ValueError: bad", "at exit"], "ValueError: bad")
     assert last_words([]) == ([], "")
+
+
+def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
+    said = "Error: listen EADDRINUSE: address already in use 127.0.0.1:3000"
+    assert "bind = their address" in of_port_in_use(said, siblings=True)
+    assert of_port_in_use("OSError: [Errno 98] Address already in use", siblings=False) == "who has it? ss -ltnp"
+    assert of_port_in_use("ValueError: the price list is empty", siblings=True) == ""
 
 
 def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None:

@@ -129,6 +129,22 @@ def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker
     assert [line.split()[0] for line in text(pw, "ran").splitlines()] == ["pre_start"] * 4
 
 
+def test_a_pre_start_that_fails_leaves_a_command_without_bind_alone_too(pw: Pyworker) -> None:
+    pw.write("code", "0")
+    pw.write(
+        "app.toml",
+        '[app]\nname = "api"\ncommand = "sleep 1000"\n[app.hooks]\npre_start = ["sh", "-c", "exit $(cat code)"]\n',
+    )
+    pw.ok("start")
+    before = pw.pids()
+    pw.write("code", "1")
+    assert "hooks.pre_start failed" in pw.run("reload", "api").stderr
+    assert pw.pids() == before
+    pw.write("code", "0")
+    assert "the old workers stop before the new ones start" in pw.ok("reload", "api").stderr
+    assert pw.pids() != before
+
+
 def test_a_pre_start_that_hangs_ends_with_the_stop(pw: Pyworker) -> None:
     hooked(pw, "pre_start = \"sh -c 'touch ran; sleep 1000'\"")
     starting = pw.popen("start")

@@ -22,7 +22,8 @@ from pyworker.cli.options import Settings, common
 def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool, abort: bool) -> int:
     """Bring in new code and settings without a gap. Code that does not start leaves the old workers serving.
 
-    Without a name: the apps of the config file in this folder, else all.
+    Without a name: the apps of the config file in this folder, else all. A command without `bind` may hold a port of
+    its own: its old workers stop first, whatever becomes of the new ones.
 
     \b
     pyworker reload api

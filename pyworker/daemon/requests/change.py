@@ -146,7 +146,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     data = {"from": app.generation, "to": number}
     desk.brain.events.emit_data("reload_started", app.name, None, data)
     if not app.view().overlaps:
-        text = "its command binds a port of its own: the old workers stop before the new ones start"
+        text = "a command without bind may hold a port of its own: the old workers stop before the new ones start"
         desk.brain.emit(app, "app_note", None, text=text)
     desk.brain.poke(app)
     return ops.reloaded(number, soak=soak)
