@@ -49,7 +49,10 @@ def main() -> int:
         sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
     if not is_loopback(host):
         sys.stderr.write("It can be reached from other machines, without encryption: put a TLS proxy in front of it.\n")
-    asyncio.run(_serve(given.home, Guard(token, hosts), listener))
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # uvicorn raises the signal again when it is done, asyncio turns it into this
+        asyncio.run(_serve(given.home, Guard(token, hosts), listener))
     return 0
 
 
@@ -106,8 +109,7 @@ async def _serve(home: str, guard: Guard, listener: socket.socket) -> None:
         make_app(hub, guard), log_level="warning", access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=1, timeout_keep_alive=20, ws="none",
     )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
-        await _Server(config, hub).serve([listener])
+    await _Server(config, hub).serve([listener])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -229,3 +231,10 @@ def test_a_port_that_is_taken_is_said(home: str) -> None:
     assert found.code == 1
     assert "cannot listen on" in found.err
     assert "--listen" in found.err
+
+
+def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    with dashboard(str(tmp_path / "state")) as web:
+        assert web.ask("GET", "/")[0] == 200  # it serves
+        web.process.send_signal(signal.SIGINT)
+        assert web.process.wait(30) == 0
