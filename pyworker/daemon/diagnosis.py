@@ -33,7 +33,8 @@ def of_worker(
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
-    lines, said = last_words(last_lines(log_file(app, home), handle.pid, _NODE_LINES))
+    log = log_file(app, home)
+    lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
     text = "\n".join(lines)
     if shortage.reason:
         return shortage.reason, "", shortage.hint
@@ -55,11 +56,10 @@ def of_worker(
     said = shortage.explains(said)
     words = exit_words(status.code, None)
     siblings = app.config is not None and bool(app.config.command) and app.want > 1
-    return (
-        (said[:300] if said else "exited " + words),
-        text,
-        of_port_in_use(said, siblings=siblings) if said else "it printed nothing; run it by hand to see more",
-    )
+    if said:
+        return said[:300], text, of_port_in_use(said, siblings=siblings)
+    # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
+    return "exited " + words, text, "it printed nothing; run it by hand to see more" * os.path.isfile(log)
 
 
 def of_port_in_use(said: str, *, siblings: bool) -> str:

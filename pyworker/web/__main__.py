@@ -49,9 +49,8 @@ def main() -> int:
         sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
     if not is_loopback(host):
         sys.stderr.write("It can be reached from other machines, without encryption: put a TLS proxy in front of it.\n")
-    with contextlib.suppress(
-        KeyboardInterrupt
-    ):  # uvicorn raises the signal again when it is done, asyncio turns it into this
+    # uvicorn raises the signal again when it is done, and asyncio makes this of it
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(given.home, Guard(token, hosts), listener))
     return 0
 

@@ -187,6 +187,14 @@ def test_a_job_s_exit_code_is_its_own(homeless: Pyworker, script: str, code: int
         assert "sh.1 | begins" in one.out
 
 
+def test_a_program_that_has_said_why_on_stdout_is_not_said_to_have_printed_nothing(homeless: Pyworker) -> None:
+    done = homeless.run("run", "--", "sh", "-c", "echo no disk; exit 3")
+    assert done.returncode == 1
+    assert "sh.1 | no disk" in done.stdout
+    assert "exited with code 3" in done.stderr
+    assert "printed nothing" not in done.stderr
+
+
 def test_once_runs_a_job_now_and_passes_its_exit_code_on(homeless: Pyworker) -> None:
     pw = homeless
     pw.write("app.toml", """
