@@ -56,6 +56,15 @@ def test_a_daemon_of_another_version_and_one_that_does_not_answer(tmp_path: Path
     assert (status, "daemon stop" in fix) == ("fail", True)
 
 
+def test_a_folder_that_cannot_be_made_or_written_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    assert found(doctor._home, tmp_path / "a" / "b")[0][:2] == ("home", "ok")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # what root may is not what the others may
+    ((_, status, fix),) = found(doctor._home, tmp_path / "a" / "b")
+    assert (status, "--home" in fix) == ("fail", True)
+    assert found(doctor._home, tmp_path)[0][:2] == ("home", "fail")
+
+
 def test_a_socket_that_is_left_over_is_stale(tmp_path: Path) -> None:
     (tmp_path / "control.sock").touch()
     assert ("stale", "warn") in [f[:2] for f in found(doctor._daemon, tmp_path, status=None)]

@@ -204,7 +204,9 @@ def test_known_app_that_has_printed_nothing_is_no_error(home: Path) -> None:
 
 
 def test_home_that_does_not_exist_has_no_logs_and_is_not_made(tmp_path: Path) -> None:
-    assert logs(tmp_path / "nothing") == ""
+    found = run("logs", home=str(tmp_path / "nothing"))
+    assert (found.code, found.out) == (0, "")
+    assert found.err == f"Nothing has been logged in {tmp_path}/nothing yet.\n"
     assert run("logs", "api", home=str(tmp_path / "nothing")).code == 4
     assert not (tmp_path / "nothing").exists()
 

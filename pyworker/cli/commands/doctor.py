@@ -121,7 +121,14 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     try:
         info = os.stat(home)
     except FileNotFoundError:
-        yield Found("home", "ok", f"the state folder {home} is made at the first start")
+        above = os.path.dirname(home)
+        while not os.path.exists(above):
+            above = os.path.dirname(above)
+        if os.access(above, os.W_OK | os.X_OK):
+            yield Found("home", "ok", f"the state folder {home} is made at the first start")
+        else:
+            message = f"the state folder {home} cannot be made: {above} cannot be written to"
+            yield Found("home", "fail", message, "name another: --home DIR or $PYWORKER_HOME")
         return
     except OSError as error:
         yield Found(
@@ -137,6 +144,8 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         )
     elif info.st_mode & 0o077:
         yield Found("home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {home}")
+    elif not os.access(home, os.W_OK | os.X_OK):
+        yield Found("home", "fail", f"{home} cannot be written to", f"chmod 700 {home}, if its disk is not read-only")
     else:
         yield Found("home", "ok", f"the state folder {home} is yours alone")
     bad = sorted(glob.glob(os.path.join(glob.escape(home), "apps.json.bad-*")))

@@ -110,8 +110,12 @@ def cmd(
     gc.enable()
     try:
         reader.past(count, since or "", until or "")
-        if previous and not reader.has_shown and not settings.json and not settings.quiet:
-            render.note("It has printed nothing that is still in the log.", render.look(sys.stderr, settings.color))
+        if not (reader.has_shown or settings.json or settings.quiet):
+            err = render.look(sys.stderr, settings.color)
+            if previous:
+                render.note("It has printed nothing that is still in the log.", err)
+            elif not (names or follow or logfiles.find(settings.home)):
+                render.note(f"Nothing has been logged in {settings.home} yet.", err)
         if follow:
             reader.follow()
     finally:
