@@ -129,6 +129,8 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{app} stopped in {took}" if how.tty else f"{app} stopped {took}"
         case "deleted":
             return f"{app} deleted"
+        case "under_way":
+            return f"{app} is {state}: not waited for"
         case _:
             return f"{app}: nothing to do ({state})"
 

@@ -20,7 +20,7 @@ class Outcome:
     """How it ended for one app."""
 
     ok: bool
-    action: str  # started already_running stopped reloaded aborted restarted scaled deleted unchanged failed
+    action: str  # started already_running stopped reloaded aborted restarted scaled deleted under_way unchanged failed
     failure: Failure | None = None
     note: str = ""
 
@@ -45,7 +45,7 @@ class Operations:
         """
         operation = _Operation(self._brain, client, goals, decided, since_seq)
         if not wait:
-            operation.pending.clear()
+            operation.leave()
         if operation.try_to_end():
             return
         self._waiting.append(operation)
@@ -102,6 +102,13 @@ class _Operation:
                 del self.pending[app.name]
                 self._decided[app.name] = outcome
                 self._took[app.name] = self._brain.loop.clock() - self._began_at
+
+    def leave(self) -> None:
+        """Wait for nothing: what is not decided yet goes on."""
+        for app in self._apps.values():
+            self.look(app)
+        self._decided |= {name: Outcome(True, "under_way") for name in self.pending}
+        self.pending.clear()
 
     def try_to_end(self) -> bool:
         if self.pending:

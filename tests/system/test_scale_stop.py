@@ -56,6 +56,15 @@ def test_stop_finishes_the_requests_under_way(pw: Pyworker) -> None:
     assert pw.get().startswith("one")
 
 
+def test_what_is_not_waited_for_is_under_way_and_not_nothing(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    assert pw.ok("start", "app.toml", "--no-wait").stdout == "api is starting: not waited for\n"
+    pw.ok("wait", "api")
+    assert pw.ok("reload", "api", "--no-wait").stdout == "api is reloading: not waited for\n"
+    pw.ok("stop", "api", "--no-wait")
+    pw.ok("wait", "api", "--for", "stopped")
+
+
 def test_stop_now_waits_for_nobody(pw: Pyworker) -> None:
     pw.api(ASGI.replace("asyncio.sleep(1)", "asyncio.sleep(3600)"))
     pw.ok("start", "app.toml")
