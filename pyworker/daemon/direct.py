@@ -53,6 +53,8 @@ class Direct:
         self._brain.deaths.claim(app, handle, pid)
         if generation.config.ready != "notify":
             self._brain.workers.is_ready(app, handle, generation, serving=True)
+        elif self._brain.workers.was_early(pid):
+            self._brain.workers.says_ready(app, handle)
         self._brain.poke(app)
 
     def failed(self, app: App, handle: WorkerHandle, errno: int) -> None:

@@ -40,6 +40,8 @@ COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready afte
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 _TRY = HealthConfig(type="tcp", timeout=2.0)
 MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
+EARLY = 10.0  # seconds for which READY=1 of a command whose pid nobody has told yet is remembered
+MAX_EARLY = 1000
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
 
 
@@ -48,6 +50,7 @@ class Workers:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
+        self._early: dict[int, float] = {}  # session of a command that was ready before its pid was told -> when
 
     def spawn(self, app: App, slot: int, number: int, held: bool, now: float) -> None:
         try:
@@ -336,6 +339,17 @@ class Workers:
                         self._comes_up(app, handle)
                     self._brain.poke(app)
                     return
+        # a command that was started directly runs before the launcher, or a search, can tell its pid; it has our rights
+        if "READY=1" in text.splitlines() and process.owner(session) == os.geteuid():
+            now = self._brain.loop.clock()
+            self._early = {pid: at for pid, at in self._early.items() if now - at < EARLY}
+            if len(self._early) < MAX_EARLY:
+                self._early[session] = now
+
+    def was_early(self, pid: int) -> bool:
+        """Whether a command had said that it is ready before anybody told its pid."""
+        at = self._early.pop(pid, None)
+        return at is not None and self._brain.loop.clock() - at < EARLY
 
     def says_ready(self, app: App, handle: WorkerHandle) -> None:
         """A command with ready = "notify" said so over its message channel."""
