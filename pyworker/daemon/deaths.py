@@ -56,8 +56,10 @@ class Deaths:
         try:
             failpoint.hit("spawn.claim")
             pidfd = open_pidfd(pid, owner)
-        except OSError:
+        except OSError as error:
             pidfd = -1
+            if error.errno != errno.ESRCH and owner is None:  # no descriptor left: nobody could watch or stop it
+                process.kill_group(pid, signal.SIGKILL)
         if pidfd is None:
             return False
         handle.pid = pid
