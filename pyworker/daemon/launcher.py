@@ -63,6 +63,11 @@ class Launcher:
         """How many have not been handed to the process yet."""
         return len(self._due)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that it was asked for was started or given up: nobody else could tell what runs."""
+        return not self._sent and not self._due
+
     def launch(self, table: dict[int, int], spec_fd: int, failed: Failed, started: Started | None = None) -> None:
         """Start the process that the spec (at the place `spec_fd` of the table) describes; OSError when it cannot even be tried.
 

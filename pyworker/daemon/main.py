@@ -289,7 +289,8 @@ def _log_stats(brain: Brain, text: str) -> None:
 
 
 def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:
-    if all(a.closed for a in brain.apps.values()):
+    # a command whose pid is still to be told would run for ever
+    if all(a.closed for a in brain.apps.values()) and brain.spawner.launcher.is_idle:
         # the answer to whoever asked goes out first
         loop.call_later(0.05, then)
     else:

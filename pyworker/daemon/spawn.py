@@ -49,7 +49,7 @@ class Spawner:
 
     def __init__(self, store: FdStore, home: str, launcher: Launcher) -> None:
         self._store = store
-        self._launcher = launcher
+        self.launcher = launcher
         self._home = home
         self.notify_socket = os.path.join(home, NOTIFY_SOCKET)
         self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
@@ -134,7 +134,7 @@ class Spawner:
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 table, made = self._described(role, app, generation, handle, theirs, out, err, ipc, held=held)
                 try:
-                    self._launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
+                    self.launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
                 finally:
                     unix_fds.close_all(made)
                 return

@@ -115,8 +115,7 @@ class Workers:
             handle.leaving_because = reason
             self._say_draining(app, handle, reason)
         handle.happen(Happening.STOP, now)
-        if not handle.pid:
-            self._kill_unborn(app, handle)
+        if self._give_up_unborn(app, handle):
             return
         # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
         if serves and app.hurry and config.target is not None and self._say(handle, w.Drain(0.0, to_empty=False)):
@@ -139,15 +138,19 @@ class Workers:
             handle.failure = handle.failure or w.Failed("other", reason, "", hint)
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)
-        if handle.pid:
+        if not self._give_up_unborn(app, handle):
             self.signal(app, handle, signal.SIGKILL)
             process.kill_group(handle.pid, signal.SIGKILL)
-        else:
-            self._kill_unborn(app, handle)
 
-    def _kill_unborn(self, app: App, handle: WorkerHandle) -> None:
-        """Nobody has said its pid yet: it ends by itself when its channel is closed."""
+    def _give_up_unborn(self, app: App, handle: WorkerHandle) -> bool:
+        """If nobody has said its pid yet, have it end by itself; False when there is a process to signal."""
+        if not handle.pid:
+            self.on_message(app, handle)  # it may have said it this moment
+        if handle.pid:
+            return False
+        self._say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
+        return True
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
