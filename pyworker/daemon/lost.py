@@ -1,7 +1,8 @@
 """Daemon: commands that run and whose pid nobody has told: the launcher, or the daemon before this one, died over it.
 
 Such a command is the guardian's child like any other. It is known by its birth in its environment, or by its stdout when
-it has written over that.
+it has written over that. The guardian before this one may have died meanwhile: then it went to whoever this one went to.
+There it is among strangers, of another home maybe and born under the same name, so its stdout must be ours as well.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from pyworker.unix import process
 
 def find(guardian: int, worker: WorkerId, pipe: int | None) -> int:
     """Return the pid of the guardian's child that is this worker, 0 when there is none. `pipe`: of its stdout, for reading."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and _is_child_of(guardian, int(name)):
-            pid = int(name)
-            if _was_born_as(worker, pid) or (pipe is not None and _writes_to(pipe, pid)):
-                return pid
+    of_orphans = _parent_and_session(guardian)[0]
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        parent, session = _parent_and_session(pid)
+        if session != pid or parent not in (guardian, of_orphans):
+            continue  # who leads no session is the child of a worker
+        born, writes = _was_born_as(worker, pid), pipe is not None and _writes_to(pipe, pid)
+        if (born and writes) or (parent == guardian and (born or writes)):
+            return pid
     return 0
 
 
@@ -32,12 +36,12 @@ def end(pid: int, worker: WorkerId) -> bool:
     return found
 
 
-def _is_child_of(parent: int, pid: int) -> bool:
+def _parent_and_session(pid: int) -> tuple[int, int]:
     try:
         fields = process.stat_fields(pid)
-        return int(fields[1]) == parent and int(fields[3]) == pid  # leads a session: it is not the child of a worker
+        return int(fields[1]), int(fields[3])
     except (OSError, ValueError, IndexError):
-        return False
+        return 0, 0
 
 
 def _was_born_as(worker: WorkerId, pid: int) -> bool:

@@ -61,6 +61,17 @@ def test_a_child_of_a_worker_that_came_to_the_guardian_is_not_the_worker(pipe: t
     reap(pid)
 
 
+def test_an_orphan_of_another_guardian_is_known_by_its_birth_and_its_output(pipe: tuple[int, int], null: int) -> None:
+    guardian = spawn(SLEEP, {}, {0: null, 1: null})  # a child of ours, as the orphans are
+    strangers = [spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null}), spawn(SLEEP, {}, {0: null, 1: pipe[1]})]
+    wait_until(lambda: lost.find(os.getpid(), WORKER, None) == strangers[0], what="its exec to be over")
+    assert lost.find(guardian, WORKER, pipe[0]) == 0
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1]})
+    wait_until(lambda: lost.find(guardian, WORKER, pipe[0]) == pid, what="its exec to be over")
+    for each in (guardian, *strangers, pid):
+        reap(each)
+
+
 def test_only_the_one_that_was_given_up_is_ended(null: int) -> None:
     pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
     assert not lost.end(pid, ANOTHER)
