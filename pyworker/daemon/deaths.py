@@ -330,6 +330,9 @@ class Deaths:
         ):
             return
         config = app.restart_config
+        if handle.lost and not app.is_job and restart.wants_replacement(config, clean=False):
+            self._lost(app, failure, now)
+            return
         if (
             app.starting
             and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())
@@ -351,6 +354,13 @@ class Deaths:
         if app.previous is not None:
             app.soak_deaths += 1
         self.unstable(app, failure, now, permanent=status.code == 78)
+
+    def _lost(self, app: App, failure: Failure, now: float) -> None:
+        """The death of the launcher counts once, however many it was to start, and is no reason to give up a first start."""
+        if now >= app.record.next_at:  # else it was lost with others: nobody has been tried since
+            self.unstable(app, failure, now, permanent=False)
+        if app.starting and app.record.failed:
+            app.start_failure = failure
 
     def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool) -> None:
         config = app.restart_config

@@ -79,6 +79,7 @@ class Direct:
         if pid:
             self.started(app, handle, pid)
         else:
+            handle.lost = generation is not None and generation.config.target is None
             otherwise()
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str) -> None:

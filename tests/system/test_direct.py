@@ -14,6 +14,13 @@ PLAIN = "echo $$ >> born; exec sleep 600"
 REDIRECTED = "exec > own.log 2>&1; echo $$ >> born; exec sleep 600"
 OWN_ENVIRONMENT = "echo $$ >> born; exec env -i sleep 600"
 
+READY = """
+import os, socket, time
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    sock.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(600)
+"""
+
 
 def born(pw: Pyworker) -> list[int]:
     try:
@@ -59,6 +66,63 @@ def test_a_command_that_ends_at_once_is_known_by_its_exit_code(pw: Pyworker) -> 
     assert pw.run("start", "app.toml").returncode
     wait_until(lambda: pw.app("job")["pool"] == [] or pw.app("job")["state"] == "failed", LONG, "its end")
     assert "7" in pw.run("describe", "job").stdout
+
+
+def test_a_first_start_goes_on_when_the_launcher_dies_over_it(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.arm("launch.started", "kill")
+    pw.write("app.toml", f"[apps.job]\nworkers = 5\ncommand = ['sh', '-c', '{PLAIN}']\n")
+    pw.ok("start", "app.toml")
+    assert sorted(pid for pid in born(pw) if alive(pid)) == sorted(pw.pids("job"))
+
+
+@pytest.mark.parametrize("bind", [False, True])
+def test_a_command_that_cannot_be_watched_for_want_of_descriptors_is_not_left_running(pw: Pyworker, bind: bool) -> None:
+    pw.make_failpoints()
+    pw.arm("spawn.claim", "raise:EMFILE")
+    pw.write("app.toml", f"[apps.job]\ncommand = ['sh', '-c', '{PLAIN}']\n" + f"bind = '127.0.0.1:{pw.port}'\n" * bind)
+    assert pw.run("start", "app.toml").returncode == 1
+    pw.ok("start", "job")
+    assert [pid for pid in born(pw) if alive(pid)] == pw.pids("job")
+
+
+def test_a_command_that_is_ready_before_its_pid_is_told_counts_as_ready(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.arm("launch.started", "sleep:0.5")
+    pw.write("ready.py", READY)
+    pw.write("app.toml", f"[apps.job]\nready = 'notify'\ncommand = ['{pw.python}', '-I', 'ready.py']\n")
+    pw.ok("start", "app.toml", timeout=LONG)
+
+
+def test_a_daemon_that_is_told_to_stop_first_hears_what_the_launcher_has_started(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    passed = pw.arm("launch.started", "sleep:1") + ".hit"
+    pw.write("app.toml", f"[apps.job]\ncommand = ['sh', '-c', '{PLAIN}']\n")
+    starting = pw.popen("start", "app.toml")
+    wait_until(lambda: os.path.exists(passed) and born(pw), LONG, "it to run")
+    pw.ok("daemon", "stop", "-y")
+    starting.communicate(timeout=LONG)
+    assert not alive(born(pw)[0])
+
+
+def test_a_command_that_was_given_up_does_not_begin_while_the_guardian_holds_its_channel(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    passed = pw.arm("launch.started", "sleep:2") + ".hit"  # the launcher is busy with the other one
+    pw.write("other.toml", "[apps.other]\ncommand = ['sleep', '600']\n")
+    pw.write("app.toml", f"[apps.job]\nbind = '127.0.0.1:{pw.port}'\ncommand = ['sh', '-c', '{PLAIN}']\n")
+    starting = [pw.popen("start", "other.toml")]
+    wait_until(lambda: os.path.exists(passed), LONG, "the launcher to be busy")
+    starting.append(pw.popen("start", "app.toml"))
+    wait_until(lambda: any(app["name"] == "job" and app["pool"] for app in pw.ps()["apps"]), LONG, "it to be asked for")
+    guardian = pw.role("guardian")
+    os.kill(guardian, signal.SIGSTOP)
+    try:
+        pw.ok("stop", "job")
+        starting[0].communicate(timeout=LONG)
+    finally:
+        os.kill(guardian, signal.SIGCONT)
+    starting[1].communicate(timeout=LONG)
+    assert born(pw) == []
 
 
 def test_killed_in_its_first_moment_it_is_replaced(pw: Pyworker) -> None:
