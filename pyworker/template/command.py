@@ -53,7 +53,7 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
     try:
         os.execve(path, argv, env)
     except OSError as error:
-        return _fail(channel, argv[0], error)
+        return _fail(channel, argv[0], error, is_there=os.path.exists(path))
 
 
 def environment(spec: LaunchSpec) -> dict[str, str]:
@@ -123,8 +123,10 @@ def _moved(channel: Channel) -> Channel:
     return Channel(socket.socket(fileno=fd))
 
 
-def _fail(channel: Channel, name: str, error: OSError) -> int:
+def _fail(channel: Channel, name: str, error: OSError, *, is_there: bool = False) -> int:
     match error.errno:
+        case errno.ENOENT if is_there:
+            hint = "The file is there; the interpreter that its first line names is not (was its environment moved?)."
         case errno.ENOENT if "/" not in name:
             hint = "It is not on the PATH of the app; give its full path, or set PATH in `env`."
         case errno.EACCES:

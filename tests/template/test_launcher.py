@@ -144,6 +144,7 @@ def test_command_with_notify_says_itself_when_it_is_ready(daemon: Any) -> None:
         ("no-such-command", "cannot run no-such-command: No such file or directory", "PATH"),
         ("./plain", "cannot run ./plain: Permission denied", "executable"),
         ("./text", "cannot run ./text: Exec format error", "#!/bin/sh"),
+        ("./moved", "cannot run ./moved: No such file or directory", "interpreter that its first line names"),
     ],
 )
 @pytest.mark.parametrize("direct", [False, True])
@@ -153,6 +154,8 @@ def test_command_that_cannot_run_is_told_with_what_to_do(
     (folder / "plain").write_text("x")
     (folder / "text").write_text("just text")
     (folder / "text").chmod(0o755)
+    (folder / "moved").write_text("#!/no/such/venv/bin/python\n")
+    (folder / "moved").chmod(0o755)
     d = command(daemon, name)
     worker = d.launch("command", slot=1, direct=direct)
     worker.expect(Hello)
