@@ -26,6 +26,7 @@ class AsgiExchange(Exchange):
 
     def try_start(self) -> None:
         self.started = True
+        self.cut = self.told = self.background = False
         server = self.server
         try:
             raw_path, query = split_target(self.target)
@@ -50,7 +51,6 @@ class AsgiExchange(Exchange):
             "headers": self.headers,
             "state": server.state.copy(),
         }
-        self.cut = self.told = self.background = False
         self.head: tuple[int, Any] | None = None  # said by the app, not yet written
         server.begin(self)
         self.task = server.loop.create_task(self._run(scope))

@@ -39,6 +39,7 @@ REFUSED = {
     ),
     "header too large": (431, b"GET / HTTP/1.1\r\n" + H + b"X-A: %b\r\n\r\n" % (b"x" * 5000)),
     "URL too large": (431, b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000) + H + b"\r\n"),
+    "port out of range": (400, b"GET http://test:99999999/ HTTP/1.1\r\n" + H + b"\r\n"),
     "endless header": (431, b"GET / HTTP/1.1\r\n" + b"X-A: bcdefghijkl\r\n" * 1000),
 }
 
