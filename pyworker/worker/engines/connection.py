@@ -63,6 +63,8 @@ class Connection(asyncio.Protocol):
     parsing: Exchange | None = None  # its body is arriving
     current: Exchange | None = None  # its answer is the next one on the wire
     body_size = discarded = 0
+    framing = 0  # bytes of trailers since the last of the body; -1: there was some of it in this chunk
+    body_head = b""  # for the next parser: how the body is framed that this one will not read
     refusal = 0
     upgrade: tuple[str, bytes, list[tuple[bytes, bytes]]] | None = None
     rest = b""  # what came behind it
@@ -161,16 +163,26 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf:
             return
-        self.completed = False
-        self.fed = self.carry + len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as pause:
-            if not self._after_upgrade(data[pause.args[0] :]):
+        while True:
+            self.completed = False
+            self.fed = self.carry + len(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as pause:
+                data = data[pause.args[0] :]
+                if self.upgrade is not None:
+                    self._take_upgrade(data)
+                    return
+                self.parser = httptools.HttpRequestParser(self)  # the upgrade was not taken: what follows is HTTP
+                self.carry = 0
+                if self.body_head:
+                    self.parser.feed_data(self.body_head)
+                if data:
+                    continue
+            except httptools.HttpParserError as error:
+                self._malformed(error)
                 return
-        except httptools.HttpParserError as error:
-            self._malformed(error)
-            return
+            break
         current = self.current
         if self.in_head:
             self._head_incomplete()
@@ -195,7 +207,7 @@ class Connection(asyncio.Protocol):
 
     # ---- parser callbacks ------------------------------------------------------------------------
     def on_message_begin(self) -> None:
-        self.in_head = True
+        self.in_head = not self.body_head
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -205,6 +217,9 @@ class Connection(asyncio.Protocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.body_head:
+            self.body_head = self.url = b""
+            return
         self.in_head = False
         self.reading = IDLE
         headers = self.headers
@@ -219,7 +234,8 @@ class Connection(asyncio.Protocol):
         hosts = 0
         client, scheme = self.client, self.scheme
         ident = b""
-        expects = coded = upgrade = False
+        length = b""
+        expects = coded = upgrade = switches = False
         counted = True
         forwarded: list[bytes] | None = None
         for name, value in headers:
@@ -229,6 +245,7 @@ class Connection(asyncio.Protocol):
             if code == HOST:
                 hosts += 1
             elif code == LENGTH:
+                length = value
                 if server.max_body_size and int(value) > server.max_body_size:
                     self._stop(413)
             elif code == EXPECT:
@@ -240,6 +257,7 @@ class Connection(asyncio.Protocol):
                 if value.lower() != b"chunked":
                     self._stop(501)
             elif code == UPGRADE:
+                switches = True
                 upgrade = value.lower() == b"websocket"
             elif code == IDENT:
                 ident = value
@@ -283,6 +301,10 @@ class Connection(asyncio.Protocol):
         exchange = server.exchange(
             self, method, url, version, headers, keep_alive, client, scheme, ident, expects, counted
         )
+        if switches and (coded or length) and parser.should_upgrade():
+            # the parser stops here, as if there were no body
+            framing = b"transfer-encoding: chunked" if coded else b"content-length: " + length
+            self.body_head = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
         self.parsing = exchange
         self.body_size = 0
         if self.current is None:
@@ -310,6 +332,8 @@ class Connection(asyncio.Protocol):
         exchange.on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.body_head:
+            return  # it is not: its body is still to be read
         exchange = self.parsing
         self.completed = True
         if exchange is not None:
@@ -361,18 +385,12 @@ class Connection(asyncio.Protocol):
         self.write(heads.short_answer(self.refusal, (server.date_line, server.server_line)))
         self.close(linger=True)
 
-    def _after_upgrade(self, rest: bytes) -> bool:
-        """The parser has paused after a request with Upgrade: hand over to websockets, or go on with HTTP (True)."""
-        if self.upgrade is None:
-            self.parser = httptools.HttpRequestParser(self)  # the upgrade was not taken: what follows is HTTP
-            if rest:
-                self.data_received(rest)
-            return not self.deaf
+    def _take_upgrade(self, rest: bytes) -> None:
+        """The parser has paused after a request that becomes a websocket."""
         if isinstance(self.transport, Early):  # a websocket is for the loop: when that has the connection
             self.rest = rest
         else:
             self._to_websocket(rest)
-        return False
 
     def _to_websocket(self, rest: bytes) -> None:
         assert self.upgrade is not None

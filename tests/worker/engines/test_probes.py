@@ -181,3 +181,34 @@ def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     response = client.recv()
     assert response is not None
     assert response.status == 413
+@pytest.mark.parametrize("interface", APPS)
+def test_as_many_upgrades_that_nobody_takes_as_there_are_are_answered(serve: Serve, interface: str) -> None:
+    client = serve(getattr(hello, interface), interface).client()
+    client.send((b"GET / HTTP/1.1\r\n" + H + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * 1000)
+    for _ in range(1000):
+        assert client.recv() is not None
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("interface", APPS)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_body_of_a_request_whose_upgrade_is_not_taken_is_no_request(
+    serve: Serve, interface: str, loop: str, at_once: bool
+) -> None:
+    client = serve(getattr(echo, interface), interface, loop=loop).client()
+    inner = b"GET /inner HTTP/1.1\r\n" + H + b"\r\n"
+    head = b"POST /outer HTTP/1.1\r\n" + H + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    for body in (
+        b"Content-Length: %d\r\n\r\n%b" % (len(inner), inner),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX-A: b\r\n\r\n" % (len(inner), inner),
+        b"Content-Length: 0\r\n\r\n",
+    ):
+        request = head + body + b"GET /next HTTP/1.1\r\n" + H + b"\r\n"
+        for part in [request] if at_once else [bytes([byte]) for byte in request]:
+            client.send(part)
+        for path in ("/outer", "/next"):
+            response = client.recv()
+            assert response is not None
+            said = json.loads(response.body)
+            assert said["path"] == path
+            assert said["body"] == (inner.decode() if path == "/outer" and inner in body else "")
