@@ -183,6 +183,8 @@ class Connection(asyncio.Protocol):
                 self._malformed(error)
                 return
             break
+        if self.parsing is not None:
+            self._body_incomplete(len(data))
         current = self.current
         if self.in_head:
             self._head_incomplete()
@@ -199,6 +201,12 @@ class Connection(asyncio.Protocol):
         # what came with an earlier message in the same chunk does not count: only what can be seen of this head
         self.carry = self._head_size() if self.completed else self.fed
         if self.carry > self.server.max_header_size:
+            self._refuse(431)
+
+    def _body_incomplete(self, size: int) -> None:
+        """The parser keeps a trailer until it is whole: it is limited as a head is."""
+        self.framing = self.framing + size if self.framing >= 0 else 0
+        if self.framing > self.server.max_header_size:
             self._refuse(431)
 
     def _head_size(self, headers: list[tuple[bytes, bytes]] | None = None, url: bytes | None = None) -> int:
@@ -307,6 +315,7 @@ class Connection(asyncio.Protocol):
             self.body_head = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
         self.parsing = exchange
         self.body_size = 0
+        self.framing = -1
         if self.current is None:
             self.current = exchange
         else:
@@ -319,6 +328,7 @@ class Connection(asyncio.Protocol):
         exchange = self.parsing
         if exchange is None:
             return
+        self.framing = -1
         limit = self.server.max_body_size
         if limit:
             self.body_size += len(body)

@@ -40,6 +40,10 @@ REFUSED = {
     "header too large": (431, b"GET / HTTP/1.1\r\n" + H + b"X-A: %b\r\n\r\n" % (b"x" * 5000)),
     "URL too large": (431, b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000) + H + b"\r\n"),
     "port out of range": (400, b"GET http://test:99999999/ HTTP/1.1\r\n" + H + b"\r\n"),
+    "endless trailer": (
+        431,
+        b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: %b" % (b"x" * 1_000_000),
+    ),
     "endless header": (431, b"GET / HTTP/1.1\r\n" + b"X-A: bcdefghijkl\r\n" * 1000),
 }
 
