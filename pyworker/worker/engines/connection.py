@@ -117,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.deaf = True
         self.parser = None  # it refers to this object
         self.deadline = NEVER
+        self.write_paused = False
         if self.waiting:
             self._wake_writers()
         current, self.current = self.current, None
@@ -155,7 +156,7 @@ class Connection(asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the client has read enough (or is gone)."""
-        while self.write_paused and not self.deaf:
+        while self.write_paused:
             waiter: asyncio.Future[None] = self.loop.create_future()
             self.waiting = (*self.waiting, waiter)
             await waiter

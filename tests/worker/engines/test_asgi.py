@@ -75,7 +75,8 @@ def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) ->
     assert max(sizes) < 1_000_000
 
 
-def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str) -> None:
+@pytest.mark.parametrize("behind", [b"", b"nonsense\r\n\r\n"])
+def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, behind: bytes) -> None:
     given = [0]
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -89,7 +90,7 @@ def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str) -> None:
         await send({"type": "http.response.body"})
 
     site = serve(app, loop=loop)
-    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + behind)
     last = [-1]
 
     def stands_still() -> bool:
