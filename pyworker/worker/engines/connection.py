@@ -482,10 +482,15 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline = NEVER
-        if self.transport is None:
-            return
-        if self.reading == LINGERING:
-            self.transport.abort()
+        if self.transport is None:  # in its TLS handshake, which has a time-out of its own
+            self.deadline = _monotonic() + self.server.header_timeout
+        elif self.reading == LINGERING:
+            if self.transport.get_write_buffer_size():  # our last byte is still to come
+                self.deadline = _monotonic() + LINGER
+            else:
+                self.transport.abort()
+        elif self.hold_queue:
+            return  # it is we who do not read on; when the queue is empty it has its time again
         elif (self.reading == HEAD and self.in_head) or (
             self.reading == BODY and self.current is not None and not self.current.started
         ):

@@ -84,6 +84,9 @@ class Early:
     def is_closing(self) -> bool:
         return self._closing or self._aborted
 
+    def get_write_buffer_size(self) -> int:
+        return len(self._unsent)
+
     def can_write_eof(self) -> bool:
         return True
 

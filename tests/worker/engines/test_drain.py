@@ -13,6 +13,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines.connection import LINGERING
 from tests.support.apps import echo, hello
 from tests.support.engine import Running, listener, running
 from tests.support.rawhttp import Client
@@ -228,6 +229,29 @@ def test_the_answer_after_the_drain_began_in_a_stream_is_whole(serve: Serve) -> 
     assert again.closes
     client.close()
     site.running.finish()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_slow_reader_gets_its_last_answer_whole(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 0.1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": bytes(20_000_000)})
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    client = site.client()
+    wait_until(lambda: site.row[F.OPEN] == 1)
+    connection = next(iter(site.running.server._connections))
+    site.running.begin_drain(10)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: connection.reading == LINGERING)
+    first = connection.deadline
+    wait_until(lambda: connection.deadline != first, what="the time to linger to be over")
+    response = client.recv()
+    assert response is not None
+    assert len(response.body) == 20_000_000
 
 
 def test_work_after_the_answer_is_waited_for(serve: Serve) -> None:

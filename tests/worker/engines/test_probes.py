@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from typing import Any
 
 import pytest
 
+from pyworker.worker.engines.connection import NEVER
 from tests.support.apps import echo, hello
+from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
 APPS = [pytest.param("asgi", id="asgi"), pytest.param("wsgi", id="wsgi")]
@@ -191,6 +195,26 @@ def test_as_many_upgrades_that_nobody_takes_as_there_are_are_answered(serve: Ser
     client.send((b"GET / HTTP/1.1\r\n" + H + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * 1000)
     for _ in range(1000):
         assert client.recv() is not None
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_head_that_waits_behind_slow_requests_is_not_too_late(serve: Serve, loop: str) -> None:
+    go = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Any:
+        assert go.wait(10)
+        return hello.wsgi(environ, start_response)
+
+    site = serve(app, "wsgi", loop=loop, threads=2, header_timeout=0.2)
+    request = b"GET / HTTP/1.1\r\n" + H + b"\r\n"
+    client = site.client().send(request * 2 + request[:20])
+    wait_until(lambda: site.running.call(lambda: [c.deadline for c in site.running.server._connections]) == [NEVER])
+    client.send(request[20:])
+    go.set()
+    for _ in range(3):
+        response = client.recv()
+        assert response is not None
+        assert response.status == 200
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
