@@ -375,11 +375,11 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         broken, self.parsing = self.parsing, None
         if broken is not None:
+            if broken.done:  # it was answered before its body was here
+                self.close(linger=True)
+                return
             if broken is self.current:
-                if broken.done:
-                    self.close(linger=True)
-                else:
-                    broken.refuse(status)  # its end closes the connection
+                broken.refuse(status)  # its end closes the connection
                 return
             self.queue.remove(broken)
         current = self.current

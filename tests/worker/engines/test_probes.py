@@ -189,6 +189,17 @@ def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     response = client.recv()
     assert response is not None
     assert response.status == 413
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(serve: Serve, loop: str) -> None:
+    client = serve(hello.asgi, loop=loop).client()
+    client.send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5000000\r\n\r\n")
+    assert client.recv() is not None
+    client.send(b"x" * 2_000_000)
+    assert client.sock.recv(1) == b""
+
+
 @pytest.mark.parametrize("interface", APPS)
 def test_as_many_upgrades_that_nobody_takes_as_there_are_are_answered(serve: Serve, interface: str) -> None:
     client = serve(getattr(hello, interface), interface).client()
