@@ -91,9 +91,10 @@ class AsgiExchange(Exchange):
         self.task.cancel()
 
     def _wake(self) -> None:
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        waiters, self.waiter = self.waiter, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _to_background(self) -> None:
         """The answer is over, the coroutine is not: a stopping server waits for it, too."""
@@ -144,7 +145,10 @@ class AsgiExchange(Exchange):
             if self.complete and not self.told:
                 self.told = True
                 return {"type": "http.request", "body": b"", "more_body": False}
-            self.waiter = waiter = self.server.loop.create_future()
+            # several tasks may wait at once: Starlette's stream does while the app asks is_disconnected()
+            waiter = self.server.loop.create_future()
+            others = self.waiter
+            self.waiter = [waiter] if others is None else [*(each for each in others if not each.done()), waiter]
             await waiter
 
     async def send(self, message: dict[str, Any]) -> None:

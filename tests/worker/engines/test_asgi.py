@@ -125,6 +125,27 @@ def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
     wait_until(lambda: site.row[F.OPEN] == site.row[F.IN_FLIGHT] == 0, what="the end")
 
 
+def test_all_that_wait_for_a_disconnect_are_told(serve: Serve, loop: str) -> None:
+    """Starlette's streams wait for it while the app's generator asks is_disconnected(), which is a cancelled receive()."""
+    told: list[str] = []
+    entered = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        listening = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        asking = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        asking.cancel()
+        entered.set()
+        told.append((await listening)["type"])
+
+    site = serve(app, loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(10)
+    client.close()
+    wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
 def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
     serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
