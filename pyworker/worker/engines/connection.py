@@ -517,7 +517,10 @@ class Connection(asyncio.Protocol):
         self._update_reading()
         self.reading = LINGERING
         self.deadline = _monotonic() + LINGER
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # asyncio's asks the kernel at once; the client has left
+            transport.abort()
 
     def abort(self) -> None:
         """Cut the connection: the client must see that the answer is not whole."""

@@ -146,6 +146,32 @@ def test_all_that_wait_for_a_disconnect_are_told(serve: Serve, loop: str) -> Non
     assert entered.wait(10)
     client.close()
     wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
+
+
+def test_an_answer_to_a_client_that_has_just_left_is_no_error(serve: Serve, loop: str) -> None:
+    went: list[str] = []
+    entered, go = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        entered.set()
+        assert go.wait(10)  # the loop does not learn that the client leaves
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": b"a"})
+        went.append("well")
+
+    site = serve(app, loop=loop)
+    client = site.client()
+    wait_until(lambda: site.row[F.OPEN] == 1)
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+    assert entered.wait(10)
+    client.close()
+    go.set()
+    wait_until(lambda: went == ["well"], what="the answer")
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the end")
+
+
 def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
     serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
