@@ -123,7 +123,10 @@ class Early:
         if self._closing:
             transport.close()
         elif self._eof:
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # as in Connection.close
+                transport.abort()
 
 
 def close_socket(sock: socket.SocketType) -> None:

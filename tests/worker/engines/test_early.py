@@ -191,6 +191,16 @@ def test_a_refused_client_gets_its_answer_whole_although_it_sends_on(serve: Serv
     wait_closed(site)
 
 
+def test_a_refused_client_that_has_left_is_no_error(
+    serve: Serve, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = serve(hello.asgi, loop=loop)
+    site.running.call(lambda: site.client().send(b"nonsense\r\n\r\n").close())  # before the loop can accept it
+    wait_until(lambda: site.row[F.ACCEPTED] == 1)
+    wait_closed(site)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("interface", INTERFACES)
 @pytest.mark.parametrize("first", [b"", GET[:10], GET, LAST, GET * 3])
 def test_a_client_that_has_left_is_put_away(serve: Serve, loop: str, interface: str, first: bytes) -> None:
