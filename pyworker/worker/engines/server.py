@@ -20,7 +20,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
 from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.record import record
-from pyworker.worker.engines import forwarded, heads, prepare
+from pyworker.worker.engines import forwarded, heads, prepare, stall
 from pyworker.worker.engines.access_log import AccessLog
 from pyworker.worker.engines.asgi import AsgiExchange
 from pyworker.worker.engines.connection import Connection
@@ -112,6 +112,7 @@ class Server:
         self._opening: set[asyncio.Task[Any]] = set()
         self._tick_every = max(0.05, min(1.0, http.header_timeout / 4, http.keepalive_timeout / 4 or 1.0))
         self._ticking: asyncio.TimerHandle | None = None
+        self._next_look = 0.0  # for clients that take nothing
         self._requests = 0
         self._drained_from = 0
         self._cancelled = 0
@@ -410,6 +411,10 @@ class Server:
         now = time.monotonic()
         for connection in [c for c in self._connections if c.deadline <= now]:
             connection.expire()
+        if now >= self._next_look:
+            self._next_look = now + stall.SEND_STALL / stall.LOOKS
+            for connection in list(self._connections):
+                connection.look_for_stall(now)
         oldest = next(iter(self._running), None)
         self._cells[_OLDEST] = oldest.at if oldest is not None else 0
         if self._connections or self._running:

@@ -1,0 +1,44 @@
+"""Worker: who takes nothing of what was written to him would hold his answer, its memory and its thread for ever.
+
+A slow client is none of those: what it has acknowledged is asked of the kernel, so that not one byte counts as nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any
+
+SEND_STALL = 60.0  # seconds without an acknowledged byte, while some wait
+LOOKS = 4  # in that time; each passes over all connections
+_BYTES_ACKED = struct.Struct("=120xQ")  # of struct tcp_info, linux/tcp.h: tcpi_bytes_acked
+
+
+def bytes_taken(transport: Any) -> int | None:
+    """Return how much the client has acknowledged so far, None where nobody counts it (Unix sockets)."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return None  # the loop does not have it yet
+    try:
+        with socket.socket(fileno=os.dup(sock.fileno())) as own:
+            found: int = _BYTES_ACKED.unpack(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size))[0]
+            return found
+    except (OSError, struct.error):  # struct.error: a kernel that tells less
+        return None
+
+
+class Stall:
+    """Since when one connection stands still."""
+
+    __slots__ = ("since", "taken")
+
+    def __init__(self, now: float, taken: int) -> None:
+        self.since = now
+        self.taken = taken
+
+    def is_over(self, now: float, taken: int) -> bool:
+        """Whether the client has had its time. Anything that it has taken begins another one."""
+        if taken != self.taken:
+            self.since, self.taken = now, taken
+        return now - self.since >= SEND_STALL

@@ -1,0 +1,76 @@
+"""A client that takes nothing of its answer is cut; a slow one is not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines import stall
+from pyworker.worker.engines.stall import SEND_STALL, Stall
+from tests.support.wait import wait_until
+from tests.worker.engines.conftest import Serve
+
+LARGE = 20_000_000
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
+
+
+def test_each_byte_that_is_taken_begins_the_time_anew() -> None:
+    standing = Stall(0.0, 5)
+    assert not standing.is_over(SEND_STALL - 1, 5)
+    assert not standing.is_over(SEND_STALL + 1, 6)
+    assert not standing.is_over(2 * SEND_STALL, 6)
+    assert standing.is_over(2 * SEND_STALL + 1, 6)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 0.2)
+    site = serve(large, loop=loop, keepalive_timeout=0.2)
+    client = site.client().send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") if last else GET)
+    wait_until(lambda: site.row[F.ACCEPTED] == 1)
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the connection to be cut")
+    assert client.sock.recv(1) == b"H"  # what the kernel had
+
+
+def test_a_thread_that_writes_to_one_is_free_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 0.2)
+    ended = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield bytes(100_000)
+        finally:
+            ended.set()
+
+    site = serve(app, "wsgi", threads=2, keepalive_timeout=0.2)
+    site.client().send(GET)
+    assert ended.wait(10)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_slow_reader_may_be_as_slow_as_it_likes(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 1.0)
+    looks = []
+    taken = stall.bytes_taken
+    monkeypatch.setattr(stall, "bytes_taken", lambda transport: looks.append(taken(transport)) or looks[-1])
+    client = serve(large, loop=loop, keepalive_timeout=0.2).client().send(GET)
+    got = 0
+    for look in range(1, 3 * stall.LOOKS):  # three times as long as a client has that takes nothing
+        wait_until(lambda n=look: len(looks) >= n, what=f"look {look}")  # type: ignore[misc]
+        got += len(client.sock.recv(200_000, socket.MSG_WAITALL))
+    while got < LARGE:
+        part = client.sock.recv(1 << 20)
+        assert part, got
+        got += len(part)
