@@ -162,7 +162,9 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
             env.append({"name": name, "value": shown, "origin": current.resolved.env_origins.get(name, "")})
     document = app_document(brain, sampler, app)
     _add_pss([document], {w["pid"]: sampler.pss(w["pid"]) for w in document["pool"] if w["pid"]})
-    ends = [e for e in brain.events.recent(app.name) if e.type in _ENDS]
+    known = brain.events.recent(app.name)
+    deleted = max((e.seq for e in known if e.type == "app_deleted"), default=0)  # another one had this name before
+    ends = [e for e in known if e.type in _ENDS and e.seq > deleted]
     document |= {
         "limits": to_json(config.limits) if config else None,
         "health": to_json(config.health) if config and config.health else None,

@@ -102,3 +102,13 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     assert failed.returncode == 1
     check_operation(lines(failed.stdout))
     check("ps", pw.ps())
+
+
+def test_an_app_is_not_described_with_the_exits_of_another_one_that_had_its_name(pw: Pyworker) -> None:
+    pw.api(APP)
+    pw.ok("start", "app.toml")
+    kill(pw.pids()[0])
+    wait_until(lambda: json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]["exits"], 30, "its end")
+    pw.ok("delete", "api", "-y")
+    pw.ok("start", "app.toml")
+    assert json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]["exits"] == []
