@@ -91,11 +91,12 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
     ]
     if left:
         more.append(f"{app.name}: env {', '.join(left)}: set it in {_environment_path(app)}")
-    head = comment([*header("systemd", [plan], tuple(more)), *_help(plan, options)])
-    listen = []
     for text in app.bind:
-        address = parse_bind(text)
-        listen.append(f"ListenStream={address.path if address.family == 'unix' else address}")
+        if _is_host_name(text):
+            more.append(f"{app.name}: bind {text}: systemd knows no host names: write its address in ListenStream=")
+    head = comment([*header("systemd", [plan], tuple(more)), *_help(plan, options)])
+    cwd = posixpath.normpath(posixpath.join(options.folder, app.cwd))
+    listen = [f"ListenStream={_listen(cwd, text)}" for text in app.bind]
     socket = ["[Unit]", f"Description=pyworker: {app.name}, its sockets", "", "[Socket]", *listen]
     socket += [
         f"Backlog={app.backlog}",
@@ -118,11 +119,11 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
         "[Service]",
         "Type=" + ("notify" if app.ready == "notify" else "exec"),
         *(["NotifyAccess=all"] if app.ready == "notify" else []),
-        f"ExecStart={_words(list(app.command))}",
+        f"ExecStart={_words([_program(cwd, app.command[0]), *app.command[1:]])}",
         f"Sockets={app.name}.socket",
-        f"WorkingDirectory={_folder(options.folder)}",
+        f"WorkingDirectory={_folder(cwd)}",
         *[f"Environment={_quoted(f'{name}={_plain(text)}', expands=False)}" for name, text in kept.items()],
-        *[f"EnvironmentFile={_dotenv(options.folder, path)}" for path in app.env_file],
+        *[f"EnvironmentFile={_dotenv(cwd, path)}" for path in app.env_file],
         *(_environment_file(plan) if plan.needed or not left else [f"EnvironmentFile={_environment_path(app)}"]),
         f"KillSignal=SIG{app.stop.signal.upper().removeprefix('SIG')}",
         f"TimeoutStopSec={plan.grace}",
@@ -180,6 +181,25 @@ def _dotenv(folder: str, path: str) -> str:
     return ("-" if path.endswith("?") else "") + there.replace("%", "%%")
 
 
+def _program(cwd: str, name: str) -> str:
+    """A command's program: a path from the app's folder is none to systemd."""
+    return posixpath.normpath(posixpath.join(cwd, name)) if "/" in name else name
+
+
+def _is_host_name(text: str) -> bool:
+    """True for a name that only a resolver knows."""
+    address = parse_bind(text)
+    return address.family == "inet" and address.host != "localhost" and any(c.isalpha() for c in address.host)
+
+
+def _listen(cwd: str, text: str) -> str:
+    """An address as systemd writes it: an absolute path, or numbers."""
+    address = parse_bind(text)
+    if address.family == "unix":
+        return posixpath.normpath(posixpath.join(cwd, address.path)).replace("%", "%%")
+    return f"127.0.0.1:{address.port}" if address.host == "localhost" else str(address)
+
+
 def _help(plan: Plan, options: Options) -> list[str]:
     lines = []
     if plan.needed:
@@ -206,12 +226,16 @@ def _words(argv: list[str]) -> str:
     return " ".join(_quoted(word) for word in argv)
 
 
+# a carriage return ends a line, as a newline does
+_ESCAPES = str.maketrans({"\\": "\\\\", "%": "%%", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
 def _quoted(word: str, *, expands: bool = True) -> str:
     """`expands`: $ has a meaning there, as it has in ExecStart= and has not in Environment=."""
-    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"').replace("\n", "\\n")
+    escaped = word.translate(_ESCAPES)
     if expands:
         escaped = escaped.replace("$", "$$")
-    return f'"{escaped}"' if not word or any(c in " '\";\\\n" for c in word) else escaped
+    return f'"{escaped}"' if not word or any(c in " '\";\\\n\r\t" for c in word) else escaped
 
 
 def _seconds(value: float) -> int:

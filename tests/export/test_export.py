@@ -377,6 +377,34 @@ def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
     assert "\nPartOf=mail.target\n" in unit
 
 
+def test_systemd_is_given_no_tab_and_no_line_that_the_config_does_not_mean(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(
+        '[app]\nname = "api"\ncommand = ["echo", "a\\tb", "c\\rd"]\nbind = "127.0.0.1:8000"\n'
+        'env = { A = "x\\ry", B = "x\\ty", C = "x\\ny" }\n'
+    )
+    unit = export(file, "systemd", per_worker=True)["api@.service"]
+    assert not set(unit) & {"\t", "\r"}, "systemd splits words at the one and ends a line at the other"
+    assert r'ExecStart=echo "a\tb" "c\rd"' in unit
+    assert [rf'Environment="{n}=x\{c}y"' in unit for n, c in ("Ar", "Bt", "Cn")] == [True, True, True]
+
+
+def test_systemd_runs_a_command_in_its_folder_and_listens_where_it_can(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(
+        '[app]\nname = "api"\ncwd = "inner"\ncommand = ["./serve", "./x"]\nenv_file = "a.env"\n'
+        'bind = ["localhost:8000", "shop.internal:8001", "unix:a%b.sock"]\n'
+    )
+    files = export(file, "systemd", per_worker=True)
+    unit, sockets = files["api@.service"], files["api.socket"]
+    assert "\nExecStart=/srv/shop/inner/serve ./x\n" in unit
+    assert "\nWorkingDirectory=/srv/shop/inner\n" in unit
+    assert "\nEnvironmentFile=/srv/shop/inner/a.env\n" in unit
+    assert "\nListenStream=127.0.0.1:8000\n" in sockets
+    assert "\nListenStream=/srv/shop/inner/a%%b.sock\n" in sockets
+    assert "bind shop.internal:8001: systemd knows no host names" in sockets
+
+
 def test_the_pool_s_unit_says_when_it_is_ready_and_has_a_home_of_its_own(made: pathlib.Path) -> None:
     unit = export(made, "systemd", "api")["api.service"]
     assert "\nType=notify\nNotifyAccess=all\n" in unit
