@@ -105,10 +105,15 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         }
         if failure
         else None,
-        "notes": list(app.notes),
+        "notes": [*app.notes, *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
         "pool": pool,
     }
+
+
+def _log_trouble(brain: Brain, app: App) -> list[str]:
+    """Why lines are lost now, or the file grows past its size; what an earlier logger said is over."""
+    return [f"log: {app.log_error}"] if app.log_error and app.dropped_by == brain.store.logger_pid else []
 
 
 def _http(totals: Totals, served: Served) -> dict[str, Any]:

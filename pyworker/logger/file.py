@@ -56,7 +56,9 @@ class LogFile:
             self._append(records[:cut])
             records = records[cut:]
             if records and not self._rotate(now):
+                why = self.error
                 self._append(records) if self._fd >= 0 else self._lose(records)
+                self.error = self.error or why
                 return
 
     def _room_for(self, records: bytes) -> int:

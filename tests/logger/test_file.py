@@ -79,8 +79,12 @@ def test_rotation_that_fails_lets_the_file_grow_and_says_so(tmp_path: Path) -> N
     file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 1, compress=False), "api")
     (tmp_path / "api.log.1").mkdir()
     file.write(block(0, 300), 0.0, STAMP)
+    assert "cannot rotate" in file.error
+    (tmp_path / "api.log.1").rmdir()
+    file.write(block(300, 1), 0.0, STAMP)
+    assert file.error == ""
     file.close()
-    assert [r.msg for r in records(tmp_path / "api.log")] == [b"%d" % n for n in range(300)]
+    assert [r.msg for r in records(tmp_path / "api.log.1")] == [b"%d" % n for n in range(300)]
 
 
 def test_no_rotated_file_is_kept_when_none_is_wanted(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def test_a_full_disk_is_counted_and_shown_and_stops_no_app(pw: Pyworker) -> None
     for command in ("ps", "describe"):
         done = pw.ok(command, "api")
         assert re.search(r"\d+ lines of its log could not be written", done.stdout + done.stderr)
+        assert "log: No space left on device" in done.stdout + done.stderr
     assert pw.pids() == before
     assert pw.app()["state"] == "running"
 
