@@ -128,7 +128,8 @@ class Log:
             now = os.stat(self.path)
         except OSError:
             return False  # moved away, and the next one is not made yet
-        return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)
+        # an empty one is logrotate's: the logger goes on in ours until it has looked
+        return now.st_size > 0 and (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)
 
     def _next(self) -> None:
         """Go on in the file that comes after this one: more than one rotation may have happened."""

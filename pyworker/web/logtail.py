@@ -64,6 +64,8 @@ async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
                 await asyncio.sleep(_POLL if len(data) == _TURN or left_out else 0)
                 continue
             if fd >= 0 and _is_replaced(fd, at, path):
+                if os.fstat(fd).st_size > at:  # written between the look and the rotation
+                    continue
                 os.close(fd)
                 fd, at, rest = -1, 0, b""
                 continue
@@ -101,4 +103,5 @@ def _is_replaced(fd: int, at: int, path: str) -> bool:
         now = os.stat(path)
     except OSError:
         return False
-    return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)
+    # an empty one is logrotate's: the logger goes on in ours until it has looked
+    return now.st_size > 0 and (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)

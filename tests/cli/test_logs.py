@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.cli import logfiles
 from pyworker.logger.rotation import Rotation
 from pyworker.protocol.logs import LogRecord, format_record
 from tests.support.cli import environment, run, run_on_terminal
@@ -298,6 +299,20 @@ def test_follow_reads_every_line_across_rotations(home: Path, follow: Callable[.
         if number % 3 == 0:
             view.wait_for(b"file%d." % number)
     assert view.text.split() == [b"start", *(b"file%d." % n for n in range(1, 10))]
+
+
+def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left_it(home: Path) -> None:
+    path = log(home, record(0, "start"))
+    followed = logfiles.Log(str(path))
+    moved = path.rename(path.with_name("moved"))
+    path.touch()  # logrotate's `create`; the logger does not know of it yet
+    assert followed.more() == []
+    with moved.open("ab") as file:
+        file.write(b"last\n")
+    assert followed.more() == [b"last"]
+    path.write_bytes(b"first\n")
+    assert followed.more() == [b"first"]
+    followed.close()
 
 
 def test_follow_shows_an_unfinished_line_after_a_moment_and_then_its_rest(

@@ -36,3 +36,23 @@ async def flooded(path: Path) -> None:
         with open(path, "ab") as file:
             file.write(lines(60_000, 60_001))
         assert [r["msg"] for r in await anext(batches)] == ["line 060000"]
+
+
+def test_a_file_that_logrotate_moved_is_read_until_the_logger_has_left_it(tmp_path: Path) -> None:
+    asyncio.run(moved(tmp_path / "api.log"))
+
+
+async def moved(path: Path) -> None:
+    path.write_bytes(lines(0, 1))
+    async with contextlib.aclosing(logtail.follow(str(path), 300)) as batches:  # type: ignore[type-var]
+        await anext(batches)
+        old = path.rename(path.with_name("moved"))
+        path.touch()
+        following = asyncio.ensure_future(anext(batches))
+        for _ in range(10):  # until it has looked, and found nothing
+            await asyncio.sleep(0)
+        with open(old, "ab") as file:
+            file.write(lines(1, 2))
+        assert [r["msg"] for r in await following] == ["line 000001"]
+        path.write_bytes(lines(2, 3))
+        assert [r["msg"] for r in await anext(batches)] == ["line 000002"]
