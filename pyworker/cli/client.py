@@ -65,8 +65,10 @@ def connect(home: str) -> socket.socket:
         if len(os.fsencode(path)) > 107:  # sun_path holds no more; through the folder's fd it is short
             dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
-        sock.settimeout(ANSWER_TIME)
+        # not settimeout: while too many wait to be let in, a connect that may not block fails at once
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("2l", int(ANSWER_TIME), 0))
         sock.connect(path)
+        sock.settimeout(ANSWER_TIME)
         _check_peer(sock, home)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         sock.close()

@@ -29,7 +29,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since c
                     when = datetime.combine(now.date() - timedelta(days=1), clock).astimezone()
             else:
                 when = datetime.fromisoformat(value).astimezone()
+            utc = when.astimezone(UTC).replace(tzinfo=None)
         except (ValueError, OverflowError):
             self.fail(f'{value!r} is not a time: write "15m", "13:00" or "2026-11-23T13:00"', param, ctx)
-        utc = when.astimezone(UTC)
-        return utc.strftime("%Y-%m-%dT%H:%M:%S") + f".{utc.microsecond // 1000:03}Z"
+        return utc.isoformat(timespec="milliseconds") + "Z"  # a year of four digits, which strftime does not give

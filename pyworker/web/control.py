@@ -17,6 +17,7 @@ from pyworker.protocol.wire import WireError, decode, encode
 
 MAX_ANSWER = 64 * 1024 * 1024
 ANSWER_TIME = 10.0  # seconds to the answer of a request that waits for nothing
+_AGAIN = 0.05
 _UCRED = struct.Struct("3i")
 
 
@@ -39,7 +40,8 @@ async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if len(os.fsencode(path)) > 107:
             dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
-        reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(path, limit=MAX_ANSWER), ANSWER_TIME)
+        async with asyncio.timeout(ANSWER_TIME):
+            reader, writer = await asyncio.open_unix_connection(sock=await _connected(path), limit=MAX_ANSWER)
     except (OSError, TimeoutError) as error:
         raise Away(
             "the pyworker daemon is not running" if not isinstance(error, TimeoutError) else "it hangs"
@@ -53,6 +55,23 @@ async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         writer.close()
         raise Away(f"the socket in {home} belongs to user {uid}")
     return reader, writer
+
+
+async def _connected(path: str) -> socket.socket:
+    """Return a connected socket. asyncio takes one for connected that the kernel refused: too many wait to be let in."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_AGAIN)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def answers(home: str, request: Request) -> AsyncIterator[dict[str, Any] | Reply]:
@@ -76,7 +95,7 @@ async def answers(home: str, request: Request) -> AsyncIterator[dict[str, Any] |
                     raise Declined(answer)
     except (WireError, ValueError) as error:
         raise Away(f"the daemon speaks another language than this dashboard ({__version__}): {error}") from None
-    except (ConnectionError, BrokenPipeError):
+    except OSError:
         raise Away("the pyworker daemon went away before it had answered") from None
     finally:
         writer.close()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyworker.protocol import control
 from pyworker.protocol.control import Reply
 from tests.cli import documents
 from tests.support.cli import run
+from tests.support.control import crowded
 from tests.support.fake_control import CLOSE, HANG, FakeControl, refuses, replies
 
 
@@ -51,6 +53,16 @@ def test_a_home_with_a_long_path_is_reached(tmp_path: Path) -> None:
     with FakeControl(home, {"ps": replies(documents.ps())}):
         assert run("ps", "-q", home=home).out.startswith("api\n")
         assert run("ps", "-q", "--home", home, home=str(tmp_path / "other")).out.startswith("api\n")
+
+
+def test_one_more_than_may_wait_to_be_let_in_waits_too(home: str) -> None:
+    os.makedirs(home)
+    with crowded(home) as listener, ThreadPoolExecutor() as pool:
+        late = pool.submit(client.connect, home)
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        listener.accept()[0].close()
+        late.result(5).close()
 
 
 def test_a_read_is_asked_again_when_the_daemon_dies(home: str) -> None:

@@ -116,6 +116,8 @@ def test_streams_and_times_pick_lines(home: Path) -> None:
     assert logs(home, "--stderr", "--no-prefix").split() == ["e"]
     assert logs(home, "--stdout", "--no-prefix").split() == ["o", "late"]
     assert logs(home, "--until", "2026-01-02T14:01:00Z", "--no-prefix").split() == ["o", "e"]
+    assert logs(home, "--since", "0500-01-01", "--stderr", "--no-prefix").split() == ["e"]
+    assert logs(home, "--until", "0500-01-01", "--no-prefix") == ""
     assert logs(home, "--since", "2026-01-02T14:00:02Z", "--until", "2026-01-02T14:00:02Z", "--no-prefix").split() == [
         "e"
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 from pyworker import __version__
@@ -24,3 +27,18 @@ def ask(home: str, request: dict[str, Any], timeout: float = 30.0) -> dict[str, 
         return None
     answer: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
     return answer if answer is not None and answer["type"] in ("reply", "refused") else None
+
+
+@contextlib.contextmanager
+def crowded(home: str) -> Iterator[socket.socket]:
+    """Give a control socket at which as many wait as may; who comes now must wait until one is let in."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(f"{home}/control.sock")
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(f"{home}/control.sock")
+        yield listener

@@ -1,0 +1,27 @@
+"""The dashboard at a control socket where many wait."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pyworker.protocol.control import Status
+from pyworker.web.control import Away, ask
+from tests.support.control import crowded
+
+
+def test_one_more_than_may_wait_to_be_let_in_waits_too(tmp_path: Path) -> None:
+    async def late() -> None:
+        with crowded(str(tmp_path)) as listener:
+            asking = asyncio.ensure_future(ask(str(tmp_path), Status(), 5.0))
+            done, _ = await asyncio.wait({asking}, timeout=0.2)
+            assert not done
+            while not asking.done():  # lets them in, one after the other, and tells none of them anything
+                listener.accept()[0].close()
+                await asyncio.wait({asking}, timeout=0.1)
+            with pytest.raises(Away, match="went away before"):
+                await asking
+
+    asyncio.run(late())
