@@ -277,7 +277,7 @@ class View:
         if found.msg.startswith(b"{"):
             from pyworker.cli.records import level_name, parse_json
 
-            fields = parse_json(found.msg)
+            fields = parse_json(found.msg, strict=True)
             if fields is not None:
                 value |= {"level": level_name(fields) or None, "fields": fields}
         return json.dumps(value).encode() + b"\n"

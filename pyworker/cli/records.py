@@ -7,6 +7,7 @@ its last line, its causes too. So a pattern that meets any line of a traceback m
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -186,15 +187,24 @@ def level_word(word: str) -> str:
     return _SAME.get(word, word)
 
 
-def parse_json(msg: bytes) -> dict[str, Any] | None:
-    """Return a line that is a JSON object, None for any other."""
+def parse_json(msg: bytes, *, strict: bool = False) -> dict[str, Any] | None:
+    """Return a line that is a JSON object, None for any other. `strict`: with null for NaN and its like, which JSON lacks."""
     if not msg.startswith(b"{") or not msg.rstrip().endswith(b"}"):
         return None
     try:
-        value = json.loads(msg)
+        value = json.loads(msg, parse_constant=_none, parse_float=_finite) if strict else json.loads(msg)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _none(_text: str) -> None:
+    return None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def lay_out(msg: bytes) -> tuple[str, list[str]] | None:

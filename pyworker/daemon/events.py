@@ -1,6 +1,6 @@
 """Daemon: the log of events. Each gets a number that never comes twice, a line on disk, and goes to who listens.
 
-A full disk costs lines and never raises (`lost` counts them); a file that somebody removed is made again; lines
+A full disk costs lines and never raises (`lost` counts them); a file that somebody moved or removed is made again; lines
 that cannot be read are skipped. The words for an event are protocol/events.py's.
 """
 
@@ -19,6 +19,7 @@ from pyworker.daemon.loop import report_to_stderr
 from pyworker.protocol.events import TYPES, Event
 from pyworker.protocol.names import EVENTS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
+from pyworker.unix.files import same_file
 
 MAX_FILE = 4 * 1024 * 1024
 KEPT = 500  # events in memory
@@ -100,7 +101,7 @@ class EventLog:
         if self._home_fd < 0:
             return
         try:
-            if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:
+            if self._fd < 0 or not self._has_its_name():
                 self._open()
             elif self._size + len(line) > self._max_file and self._size:
                 os.replace(EVENTS_FILE, EVENTS_FILE + ".1", src_dir_fd=self._home_fd, dst_dir_fd=self._home_fd)
@@ -116,6 +117,11 @@ class EventLog:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
             self.lost += 1
+
+    def _has_its_name(self) -> bool:
+        """False when somebody has moved or removed the file."""
+        ours = os.fstat(self._fd)
+        return same_file(self._home_fd, EVENTS_FILE, ours.st_dev, ours.st_ino)
 
     def _open(self) -> None:
         self.close()

@@ -448,6 +448,12 @@ def test_json_lines_are_laid_out_on_a_terminal_and_marked_in_json(home: Path) ->
     assert (value["msg"], value["level"], value["fields"]["order"]) == (line, "error", 8123)
 
 
+def test_numbers_that_json_does_not_have_are_null_in_json(home: Path) -> None:
+    log(home, record(1, '{"msg": "x", "a": NaN, "b": [-Infinity, 1e999], "c": 1.5}'))
+    value = json.loads(logs(home, "--json"), parse_constant=pytest.fail)
+    assert value["fields"] == {"msg": "x", "a": None, "b": [None, None], "c": 1.5}
+
+
 def test_highlight_marks_and_hides_nothing(home: Path) -> None:
     log(home, record(1, "order 17 paid"), record(2, "nothing"))
     out = logs(home, "-H", r"\d+", "-H", "paid", "--color", "always", "--no-prefix")

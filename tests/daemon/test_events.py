@@ -133,6 +133,14 @@ def test_removed_file_is_made_again(open_log: Callable[..., EventLog], tmp_path:
     assert [line["seq"] for line in lines(tmp_path / "events.jsonl")] == [2]
 
 
+def test_file_that_was_moved_away_is_made_again(open_log: Callable[..., EventLog], tmp_path: Path) -> None:
+    log = open_log()
+    note(log)
+    (tmp_path / "events.jsonl").rename(tmp_path / "moved")
+    note(log)
+    assert [line["seq"] for line in lines(tmp_path / "events.jsonl")] == [2]
+
+
 def test_text_that_cannot_be_encoded_does_no_harm(open_log: Callable[..., EventLog]) -> None:
     event = note(open_log(), "a\ud800b")
     assert event.data["text"].encode() == b"a\\ud800b"
