@@ -37,8 +37,11 @@ _UVICORN_FLAGS = {
 _MANY = {"bind", "raw_env", "reload_dir"}
 
 
-def understand(app: Imported, command: str | list[str], source: str) -> None:
-    """Fill in what the app runs, as well as it can be told from its command line."""
+def understand(app: Imported, command: str | list[str], source: str, *, variables: bool = True) -> None:
+    """Fill in what the app runs, as well as it can be told from its command line.
+
+    A list is what is executed, without a shell; `variables`: a $ in it is one all the same.
+    """
     if isinstance(command, str):
         change = _CHANGE.match(command.strip())
         if change is not None and not needs_shell(change[2]) and not change[1].startswith("~"):
@@ -50,24 +53,24 @@ def understand(app: Imported, command: str | list[str], source: str) -> None:
             app.set("command", ["sh", "-c", command], source)
             app.look(source, f"could not be split ({error}): it runs in a shell")
             return
-        is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
-        if is_shell or needs_shell(command):
-            app.set("command", words if is_shell else ["sh", "-c", command], source)
-            app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
-            return
     else:
         words = list(command)
+    is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
+    if is_shell or (isinstance(command, str) and needs_shell(command)):
+        app.set("command", words if is_shell else ["sh", "-c", command], source)
+        app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
+        return
     words = _without_wrappers(app, words, source)
     if not words:
         app.look(source, "says nothing to run")
         return
     program = os.path.basename(words[0])
     if _PYTHON.match(program):
-        _python(app, words, source)
+        _python(app, words, source, variables=variables)
     elif program in _SERVERS and _SERVERS[program](app, words[1:], source):
         _interpreter(app, words[0], source)
     else:
-        _command(app, words, source)
+        _command(app, words, source, variables=variables)
 
 
 def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:
@@ -86,7 +89,7 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
     return words
 
 
-def _python(app: Imported, words: list[str], source: str) -> None:
+def _python(app: Imported, words: list[str], source: str, *, variables: bool) -> None:
     rest = words[1:]
     while rest and rest[0] in ("-u", "-O", "-OO", "-B", "-I", "-E", "-s"):
         if rest[0] not in ("-u", "-B"):
@@ -95,17 +98,17 @@ def _python(app: Imported, words: list[str], source: str) -> None:
     if rest[:1] == ["-m"] and len(rest) > 1 and rest[1] in _SERVERS and _SERVERS[rest[1]](app, rest[2:], source):
         _interpreter(app, words[0], source)
     elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
-        _command(app, words, source)
+        _command(app, words, source, variables=variables)
         app.look(
             source, 'runserver is Django\'s development server; in production: target = "PROJECT.wsgi:application"'
         )
-    elif rest and rest[0].endswith(".py") and not any("$" in word for word in rest):
+    elif rest and rest[0].endswith(".py") and not (variables and any("$" in word for word in rest)):
         app.set("script", rest[0], source)
         if rest[1:]:
             app.set("args", rest[1:], source)
         _interpreter(app, words[0], source)
     else:
-        _command(app, words, source)
+        _command(app, words, source, variables=variables)
 
 
 def _interpreter(app: Imported, program: str, source: str) -> None:
@@ -115,8 +118,8 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
         app.set("python", os.path.dirname(folder), source)
 
 
-def _command(app: Imported, words: list[str], source: str) -> None:
-    if any("$" in word for word in words):
+def _command(app: Imported, words: list[str], source: str, *, variables: bool) -> None:
+    if variables and any("$" in word for word in words):
         app.set("command", ["sh", "-c", "exec " + " ".join(map(_for_shell, words))], source)
         app.look(source, "uses variables, which only a shell fills in")
     else:

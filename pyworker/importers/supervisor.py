@@ -13,6 +13,7 @@ from pyworker.importers.commandline import understand
 from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, separate, unique
 
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
+_VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
 _OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
 _SIZE = re.compile(r"(\d+)\s*([KMG]?B?)\Z", re.IGNORECASE)
 _DROPPED = {
@@ -111,7 +112,7 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
     command = plain(options.get("command", ""))
     if not command:
         app.look("command", "says nothing to run")
-    understand(app, command, "command")
+    _command(app, command, variables=_VARIABLE.search(options.get("command", "")) is not None)
     _environment(app, plain(common), "[supervisord] environment")
     for key, raw in options.items():
         if key == "command":
@@ -134,6 +135,16 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
     if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
         app.look("startretries", "counted within restart.window (60s) here, and probed again later")
     return app
+
+
+def _command(app: Imported, command: str, *, variables: bool) -> None:
+    """supervisord splits the line and executes it: no shell, and a $ or | is a character like any other."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        understand(app, command, "command")  # which says so
+    else:
+        understand(app, words, "command", variables=variables)
 
 
 def _environment(app: Imported, value: str, source: str) -> None:

@@ -159,6 +159,20 @@ exitcodes=0,2
     assert "deploy" in result.dropped[0].reason
 
 
+def test_supervisord_has_no_shell_and_none_is_made_of_it() -> None:
+    result = supervisor.read(
+        "[program:a]\ncommand=grep -e 'a|b' $5 *.txt\n"
+        "[program:b]\ncommand=gunicorn shop:app --access-logformat '<%%(h)s>'\n"
+        "[program:c]\ncommand=work --to %(ENV_QUEUE)s\n"
+        "[program:d]\ncommand=sh -c 'a | b'\n"
+    )
+    a, b, c, d = (app.table for app in result.apps)
+    assert a["command"] == ["grep", "-e", "a|b", "$5", "*.txt"]
+    assert b["target"] == "shop:app"
+    assert c["command"] == ["sh", "-c", "exec work --to ${QUEUE}"]
+    assert d["command"] == ["sh", "-c", "a | b"]
+
+
 def test_node_programs_of_pm2_s_cluster_mode_share_their_port() -> None:
     (web,) = pm2.read({"apps": [{"script": "s.js", "instances": "max", "env": {"PORT": 3001}}]}).apps
     assert (web.table["bind"], web.table["balance"], web.table["workers"]) == (":3001", "round-robin", "auto")
