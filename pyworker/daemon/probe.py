@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyworker.config.address import parse_bind
+from pyworker.daemon import listener
 from pyworker.daemon.loop import READ, WRITE, Loop, Timer
 from pyworker.protocol.inherited import PROBE
 from pyworker.protocol.metrics import CONTENT_TYPE
@@ -55,9 +56,8 @@ class Probe:
                 sock, _peer = self._listener.accept()
             except OSError:
                 return
-            if len(self._connections) >= MAX_CONNECTIONS:
-                sock.close()
-                continue
+            if len(self._connections) >= MAX_CONNECTIONS:  # the oldest says nothing: a request is answered at once
+                next(iter(self._connections.values())).close()
             sock.setblocking(False)
             self._connections[sock.fileno()] = _Connection(self._loop, sock, self.answer, self._connections)
 
@@ -90,7 +90,7 @@ class _Connection:
         self._connections = connections
         self._read = b""
         self._unsent = b""
-        self._timer: Timer = loop.call_later(PATIENCE, self._close)
+        self._timer: Timer = loop.call_later(PATIENCE, self.close)
         loop.add(sock.fileno(), READ, self._on_ready)
 
     def _on_ready(self, _: int) -> None:
@@ -102,11 +102,11 @@ class _Connection:
         except BlockingIOError:
             return
         except OSError:
-            self._close()
+            self.close()
             return
         self._read += data
         if not data or len(self._read) > MAX_REQUEST:
-            self._close()
+            self.close()
         elif b"\r\n\r\n" in self._read or b"\n\n" in self._read:
             self._respond()
 
@@ -126,7 +126,7 @@ class _Connection:
         try:
             self._send()
         except OSError:
-            self._close()
+            self.close()
 
     def _send(self) -> None:
         try:
@@ -135,9 +135,10 @@ class _Connection:
             return
         self._unsent = self._unsent[sent:]
         if not self._unsent:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let it go, answered or not."""
         if self._sock.fileno() < 0:
             return
         self._timer.cancel()
@@ -147,16 +148,14 @@ class _Connection:
 
 
 def open_listener(address: str) -> socket.socket:
-    """Listen on the probe's address; raises OSError."""
+    """Listen on the probe's address; raises OSError, or ListenFailed for a Unix socket's."""
     where = parse_bind(address)
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}[where.family]
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    if where.family == "unix":  # one that was left behind is in its way otherwise
+        return listener.open_listener(where, backlog=128, mode=0o600)
+    sock = socket.socket(socket.AF_INET if where.family == "inet" else socket.AF_INET6, socket.SOCK_STREAM)
     try:
-        if where.family == "unix":
-            sock.bind(where.path)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((where.host, where.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((where.host, where.port))
         sock.listen(128)
     except BaseException:
         sock.close()

@@ -98,8 +98,9 @@ class Run:
             if self._spec.probe:
                 loop = self._desk.brain.loop
                 self._probe = Probe(loop, self._store, self._spec.probe, self._ready, self._metrics)
-        except OSError as error:
-            _say(f"error: the probe cannot listen on {self._spec.probe}: {error.strerror}")
+        except (OSError, ListenFailed) as error:
+            why = error.strerror if isinstance(error, OSError) else error.message
+            _say(f"error: the probe cannot listen on {self._spec.probe}: {why}")
             self._end(FAILED)
             return
         try:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,26 @@ def test_those_who_say_nothing_are_let_go_and_cannot_crowd_it_out(rig: Rig, monk
     finally:
         for sock in idle:
             sock.close()
+
+
+def test_those_who_say_nothing_keep_nobody_out_meanwhile(rig: Rig) -> None:
+    idle = [socket.create_connection(("127.0.0.1", rig.port), timeout=20) for _ in range(probe.MAX_CONNECTIONS)]
+    try:
+        assert rig.get("/livez") == (200, "ok\n")
+        assert idle[0].recv(1) == b""
+    finally:
+        for sock in idle:
+            sock.close()
+
+
+def test_a_socket_file_that_was_left_behind_is_in_nobodys_way(rig: Rig, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/probe.sock"
+    for _ in range(2):
+        store: Any = Store()
+        again = probe.Probe(Loop(), store, address, rig._say, str)
+        again._listener.close()
+        for fd in store.fds.values():
+            os.close(fd)
 
 
 def test_the_next_daemon_goes_on_with_the_same_listener(rig: Rig) -> None:
