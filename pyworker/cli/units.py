@@ -26,7 +26,7 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         # the daemon takes the guardian's place when that dies: the service ends with its last process
         "ExitType=cgroup" if version >= 250 else "",
         "NotifyAccess=all",
-        f"Environment=PYWORKER_HOME={_quoted(home)}",
+        f"Environment=PYWORKER_HOME={_quoted(home, expands=False)}",
         f"ExecStart={' '.join(map(_quoted, command))} daemon run",
         "" if reloads else "ExecReload=/bin/kill -HUP $MAINPID",
         "TimeoutStartSec=5min",
@@ -85,9 +85,11 @@ stop_post() {{
 """
 
 
-def _quoted(word: str) -> str:
-    """Quote a word for systemd: % and $ have a meaning of their own."""
-    word = word.replace("%", "%%").replace("$", "$$")
+def _quoted(word: str, *, expands: bool = True) -> str:
+    """Quote a word for systemd: % has a meaning of its own, and $ has one in ExecStart= (`expands`)."""
+    word = word.replace("%", "%%")
+    if expands:
+        word = word.replace("$", "$$")
     return word if _PLAIN.match(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -23,6 +23,9 @@ def test_the_unit_has_what_this_systemd_knows(version: int) -> None:
     assert ("ExitType=cgroup" in text) is (version >= 250)
     assert 'ExecStart="/opt/my app/bin/pyworker" daemon run' in text
     assert "PYWORKER_HOME=/var/lib/py%%worker" in text
+    dollars = units.systemd(["/opt/a$b"], "/srv/a$b", user=False, stop_seconds=90, version=version)
+    assert 'ExecStart="/opt/a$$b" daemon run' in dollars
+    assert 'PYWORKER_HOME="/srv/a$b"' in dollars, "$ has no meaning there"
     assert "\n\n\n" not in text
 
 
