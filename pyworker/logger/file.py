@@ -78,7 +78,8 @@ class LogFile:
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # a network's disk says here what it could not keep
+                os.close(self._fd)
             self._fd = -1
 
     def _append(self, records: bytes, *, count: bool = True) -> bool:
@@ -130,13 +131,13 @@ class LogFile:
     def _look(self, now: float) -> None:
         """Open the file again when its name is another file's (logrotate), and learn its size (copytruncate)."""
         self._next_look = now + LOOK_EVERY
-        ours = os.fstat(self._fd)
-        self._size = ours.st_size
         try:
+            ours = os.fstat(self._fd)  # on a network's disk it can be gone, too
             named = os.stat(self.spec.file, follow_symlinks=False)
         except OSError:
             self.close()
             return
+        self._size = ours.st_size
         if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
             self.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -57,6 +58,24 @@ def test_write_that_fits_only_in_part_leaves_whole_records_and_counts_the_rest(f
     after = records(tmp_path / "api.log")[len(kept) :]
     assert [r.msg for r in after] == [b"%d lines were lost here: File too large" % (50 - len(kept)), b"50", b"51"]
     assert file.error == ""
+
+
+def test_file_that_a_network_s_disk_has_lost_is_opened_anew(
+    file: LogFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write(block(0, 1), 0.0, STAMP)
+    stale, close = file._fd, os.close
+
+    def gone(fd: int) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", gone)
+        patched.setattr(os, "close", gone)
+        file._look(10.0)
+    close(stale)
+    file.write(block(1, 1), 10.0, STAMP)
+    assert [r.msg for r in records(tmp_path / "api.log")] == [b"0", b"1"]
 
 
 def test_link_in_the_place_of_the_log_is_never_followed(file: LogFile, tmp_path: Path) -> None:
