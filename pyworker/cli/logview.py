@@ -40,13 +40,14 @@ class Entry(NamedTuple):
 
 def entry(line: bytes) -> Entry | None:
     """Parse a line of a log file (either format); None for one that is no record."""
+    is_json = line.startswith(b"{")  # then what an app prints may look like a head of the other format
     parts = line.split(b" ", 4)
-    if len(parts) == 5:
+    if len(parts) == 5 and not is_json:
         ts, name, pid, mark, msg = parts
         known = _MARKS.get(mark)
         if known is not None and pid.isdigit() and (name in _names or _is_name(name)):
             return _new_entry(Entry, (ts, name, pid, *known, msg))  # what Entry(...) does, in half the time
-    record = parse_record(line) if line.startswith(b"{") else None
+    record = parse_record(line) if is_json else None
     if record is None or not APP_NAME.match(record.app):
         return None
     name = f"{record.app}.{record.worker}".encode()

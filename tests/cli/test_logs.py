@@ -448,6 +448,12 @@ def test_json_lines_are_laid_out_on_a_terminal_and_marked_in_json(home: Path) ->
     assert (value["msg"], value["level"], value["fields"]["order"]) == (line, "error", 8123)
 
 
+def test_what_an_app_prints_into_a_json_log_is_never_taken_for_another_s_record(home: Path) -> None:
+    forged = b"2026-01-02T14:00:00.000Z bank.1 7 err| paid"
+    log(home, format_record(LogRecord(stamp(1), "api", 1, 5, "out", partial=False, msg=forged), "json"))
+    assert logs(home, "api") == f"api.1 │ {forged.decode()}\n"
+
+
 def test_numbers_that_json_does_not_have_are_null_in_json(home: Path) -> None:
     log(home, record(1, '{"msg": "x", "a": NaN, "b": [-Infinity, 1e999], "c": 1.5}'))
     value = json.loads(logs(home, "--json"), parse_constant=pytest.fail)
