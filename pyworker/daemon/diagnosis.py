@@ -125,12 +125,12 @@ def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
         with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL))
-            raw = file.read(_TAIL).splitlines()
+            raw = file.read(_TAIL).split(b"\n")
     except OSError:
         return []
     found: dict[str, list[str]] = {"out": [], "err": []}
     for line in raw:
-        record = parse_record(line)
+        record = parse_record(line.rstrip(b"\r"))  # one inside of a line ends none
         if record is not None and record.pid == pid:
             text = _COLORS.sub("", record.msg.decode("utf-8", "backslashreplace"))
             found[record.stream].append(

@@ -20,6 +20,12 @@ def test_the_last_words_of_a_process_are_its_own(tmp_path: Path) -> None:
     assert last_lines(str(log), 7) == ["mine", "mine, too \\x1b[2J"]
 
 
+def test_a_line_that_a_progress_bar_has_drawn_over_is_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_bytes(b"2026-11-23T14:02:31.104Z api.1 7 err| 10%\r20%\rKeyError: 'x'\r\n")
+    assert last_lines(str(log), 7) == [r"10%\r20%\rKeyError: 'x'"]
+
+
 def test_colors_do_not_hide_what_a_traceback_says(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     log.write_bytes(line(7, b"\x1b[1;35mKeyError\x1b[0m: \x1b[35m'no such thing'\x1b[0m"))
