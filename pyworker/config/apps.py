@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, parse_bind
-from pyworker.config.check import FOR_KINDS, NAME, Finding, check, clean_name, shared_addresses, wrong_dependencies
+from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, clean_name, shared_addresses, wrong_dependencies
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown
@@ -64,12 +64,12 @@ def apps_of(
         if "name" in table:
             hint = f"the app is called {name}, as its table is; remove this line"
             report.add((*path, "name"), f"`{dotted((*path, 'name'))}` cannot be set here", hint, at="key")
-        if not NAME.match(name) or name == "all":
-            hint = (
-                f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?" if name != "all" else "choose another name"
-            )
-            report.add(path, f"an app cannot be called {shown(name)}: small letters, digits, - and _", hint, at="key")
-            name = clean_name(name) if name != "all" else "app"
+        if not NAME.match(name) or name in RESERVED:
+            why = RESERVED.get(name, "small letters, digits, - and _")
+            meant = f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?"
+            hint = "choose another name" if name in RESERVED else meant
+            report.add(path, f"an app cannot be called {shown(name)}: {why}", hint, at="key")
+            name = "app" if name in RESERVED else clean_name(name)
         values = merge(values, over.apps.get(name, {}))
         found.append(finish({**values, "name": name}, defaults, path, report, environ))
     apps = [a for a in found if a is not None]

@@ -23,6 +23,7 @@ Key = tuple[str | int, ...]
 Kind = Literal["target", "script", "command"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+RESERVED = {"all": "that stands for every app", "pyworker": "logs/pyworker.log is the daemon's own"}
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]*\$?\Z")
 _EXPECT = re.compile(r"[1-5](?:[0-9]{2}|xx)\Z")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
@@ -156,10 +157,10 @@ def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, Ap
 
 
 def _name(app: AppConfig) -> list[Finding]:
-    if NAME.match(app.name) and app.name != "all":
+    if app.name in RESERVED:
+        return [Finding(("name",), f'must not be "{app.name}": {RESERVED[app.name]}', "choose another name")]
+    if NAME.match(app.name):
         return []
-    if app.name == "all":
-        return [Finding(("name",), 'must not be "all": that stands for every app', "choose another name")]
     meant = clean_name(app.name)
     return [
         Finding(
@@ -172,7 +173,8 @@ def _name(app: AppConfig) -> list[Finding]:
 
 def clean_name(text: str) -> str:
     """Return the nearest valid app name; "app" when nothing is left of the text."""
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:64] or "app"
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:64] or "app"
+    return "pyworker-app" if name == "pyworker" else name
 
 
 def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:

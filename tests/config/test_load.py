@@ -306,6 +306,8 @@ BASE = '[app]\ntarget = "a:b"\n'
         ('[app]\ncommand = "x"\nhealth = "/"', '"/"', "needs a port", "health.port"),
         (BASE + 'name = "Web App"', '"Web App"', "small letters", '"web-app"'),
         (BASE + 'name = "all"', '"all"', "every app", ""),
+        (BASE + 'name = "pyworker"', '"pyworker"', "the daemon's own", ""),
+        ('[apps.pyworker]\ntarget = "a:b"', "pyworker", "the daemon's own", "choose another name"),
         ('[apps.Web]\ntarget = "a:b"', "Web", "cannot be called", "[apps.web]"),
         ('[apps.web]\nname = "x"\ntarget = "a:b"', "name", "cannot be set here", "remove"),
         ("[apps]\nweb = 1", "1", "must be a table", "[apps.NAME]"),
