@@ -11,6 +11,7 @@ from pyworker.record import record
 
 _WORKER = re.compile(r"(.+)\.([0-9]{1,4})\Z")
 _WILD = re.compile(r"[*?[]")
+_LONGEST = 256  # of a glob; a name has 64
 
 
 @record
@@ -52,6 +53,8 @@ def _matches(selector: str, known: list[str]) -> list[Selected]:
 def _like(pattern: str, known: list[str]) -> list[str]:
     if _WILD.search(pattern) is None:  # fnmatch would keep an expression for every name that anybody has ever mistyped
         return [pattern] if pattern in known else []
+    if len(pattern) > _LONGEST:  # fnmatch takes the square of the time
+        return []
     return [name for name in known if fnmatch.fnmatchcase(name, pattern)]
 
 

@@ -21,6 +21,7 @@ NAMES = ("api", "web", "worker-mail", "worker-pdf")
         (("web", "api"), ["web", "api"], []),
         (("nope", "api"), ["api"], ["nope"]),
         (("api.x",), [], ["api.x"]),
+        (("[" * 100_000,), [], ["[" * 100_000]),  # it held up the daemon until its guardian killed it
         (("*.2",), ["api.2", "web.2", "worker-mail.2", "worker-pdf.2"], []),
         (("api.2",), ["api.2"], []),
     ],
