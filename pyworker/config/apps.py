@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, parse_bind
-from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, clean_name, shared_addresses, wrong_dependencies
+from pyworker.config.check import (
+    FOR_KINDS,
+    NAME,
+    RESERVED,
+    Finding,
+    check,
+    clean_name,
+    shared_addresses,
+    wrong_dependencies,
+)
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown

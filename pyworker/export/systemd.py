@@ -91,9 +91,8 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
     ]
     if left:
         more.append(f"{app.name}: env {', '.join(left)}: set it in {_environment_path(app)}")
-    for text in app.bind:
-        if _is_host_name(text):
-            more.append(f"{app.name}: bind {text}: systemd knows no host names: write its address in ListenStream=")
+    unknown = "systemd knows no host names: write its address in ListenStream="
+    more += [f"{app.name}: bind {text}: {unknown}" for text in app.bind if _is_host_name(text)]
     head = comment([*header("systemd", [plan], tuple(more)), *_help(plan, options)])
     cwd = posixpath.normpath(posixpath.join(options.folder, app.cwd))
     listen = [f"ListenStream={_listen(cwd, text)}" for text in app.bind]
