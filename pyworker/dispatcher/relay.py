@@ -74,13 +74,20 @@ class Side:
             self._write()
         if events & IN and self.mask & IN:
             self._read()
-        elif events & (ERR | HUP):
+        elif events & ERR or (events & HUP and not self.other.held):
             self.relay.cut()
+        elif events & HUP:
+            # both directions have ended in order; what it sent last is read when there is room for it
+            self.relay.loop.remove(self.fd)
 
     def watch(self, mask: int) -> None:
         if mask != self.mask:
             self.mask = mask
-            self.relay.loop.modify(self.fd, mask)
+            loop = self.relay.loop
+            if loop.watches(self.fd):
+                loop.modify(self.fd, mask)
+            else:
+                loop.add(self.fd, mask, self.ready)
 
     def _read(self) -> None:
         relay, other = self.relay, self.other

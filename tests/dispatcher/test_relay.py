@@ -120,6 +120,25 @@ def test_a_receiver_that_pauses_holds_the_sender_back_and_gets_every_byte(one: R
     assert found.digest() == hashlib.sha256(content).digest()
 
 
+def test_who_reads_slowly_gets_every_byte_although_both_ends_have_said_all(one: Rig, worker: Worker) -> None:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it connects, to have a small window
+    client.settimeout(LONG)
+    one.clients.append(client)
+    client.connect(one.address)
+    there = worker.accept()
+    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    client.shutdown(socket.SHUT_WR)
+    assert receive(there, 99) == b"GET / HTTP/1.0\r\n\r\n"
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024 * 1024)
+    answer = os.urandom(3 * 1024 * 1024)
+    there.sendall(answer)
+    there.close()  # both directions of the worker's connection have ended, and much of it is unread
+    one.tell(d.Ping(1))  # it has seen that end
+    one.hear(d.Pong)
+    assert receive(client, len(answer) + 1) == answer
+
+
 def test_connections_go_to_the_worker_with_the_fewest_and_are_counted_in_its_row(one: Rig, worker: Worker) -> None:
     other = Worker(one, 2)
     one.settle()
