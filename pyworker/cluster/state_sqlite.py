@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from pyworker.cluster.state_store import (
     KEPT_MESSAGES,
@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL, exp
 CREATE INDEX IF NOT EXISTS expiring ON state (expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, sender TEXT, text TEXT);
 """
+T = TypeVar("T")
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
 
@@ -184,9 +185,11 @@ class SqliteStore:
             return [row[0] for row in rows]
 
     def write(self, key: str, text: str, ttl: float | None) -> None:
-        with self._writing.transaction() as db:
+        def step(db: sqlite3.Connection) -> None:
             _put(db, key, text, None if ttl is None else time.time() + ttl)
             self._purge(db)
+
+        self._do(step)
         self._ring()
 
     def remove(self, key: str) -> bool:
@@ -198,7 +201,7 @@ class SqliteStore:
         return there
 
     def add(self, key: str, by: int, ttl: float | None) -> int:
-        with self._writing.transaction() as db:
+        def step(db: sqlite3.Connection) -> int:
             row = db.execute("SELECT value, expires FROM state WHERE key = ?", (key,)).fetchone()
             if row is not None and row[1] is not None and row[1] <= time.time():
                 row = None
@@ -207,13 +210,16 @@ class SqliteStore:
                 raise StateError(f"the counter {key!r} would leave 64 bits")
             _put(db, key, str(number), row[1] if row else None if ttl is None else time.time() + ttl)
             self._purge(db)
+            return number
+
+        number = self._do(step)
         self._ring()
         return number
 
     def change(
         self, keys: tuple[str, ...], function: Callable[[dict[str, str]], dict[str, str | None]], ttl: float | None
     ) -> None:
-        with self._writing.transaction() as db:
+        def step(db: sqlite3.Connection) -> bool:
             wanted = function(_read(db, keys))
             for key, text in wanted.items():
                 if text is None:
@@ -227,8 +233,25 @@ class SqliteStore:
                     if expires is not None and expires <= time.time():
                         expires = None
                 _put(db, key, text, expires)
-        if wanted:
+            return bool(wanted)
+
+        if self._do(step):
             self._ring()
+
+    def _do(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Do a step in a transaction. Where there is no room, all that has expired goes first."""
+        try:
+            with self._writing.transaction() as db:
+                return step(db)
+        except StateTooLarge as error:
+            if not isinstance(error.__cause__, sqlite3.Error):
+                raise  # one value is too large, whatever room there is
+            with self._writing.transaction() as db:
+                gone = db.execute("DELETE FROM state WHERE expires <= ?", (time.time(),)).rowcount
+            if not gone:
+                raise
+        with self._writing.transaction() as db:
+            return step(db)
 
     def _purge(self, db: sqlite3.Connection) -> None:
         """Now and then: what has expired makes room, a few rows at a time."""
@@ -244,7 +267,8 @@ class SqliteStore:
     def say(self, text: str) -> None:
         self._here()
         now = time.time()
-        with self._writing.transaction() as db:
+
+        def step(db: sqlite3.Connection) -> None:
             cursor = db.execute("INSERT INTO messages (at, sender, text) VALUES (?, ?, ?)", (now, self._sender, text))
             oldest = (cursor.lastrowid or 0) - KEPT_MESSAGES
             db.execute("DELETE FROM messages WHERE seq <= ?", (oldest,))
@@ -252,6 +276,8 @@ class SqliteStore:
                 "DELETE FROM messages WHERE seq IN (SELECT seq FROM messages WHERE at < ? ORDER BY seq LIMIT 100)",
                 (now - _MESSAGES_AGE,),
             )
+
+        self._do(step)
         self._ring()
 
     # ---- being told ----------------------------------------------------------------------------------

@@ -679,6 +679,27 @@ def test_sqlite_makes_room_by_itself_from_what_has_expired(tmp_path: Path) -> No
         wait_until(purged, 10, "the expired rows to go")
 
 
+def test_sqlite_that_is_full_of_what_has_expired_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.cluster.state_sqlite.MAX_SIZE", 400 * 1024)
+    with state.open(f"sqlite:{tmp_path}") as one:
+
+        def fill() -> None:
+            for i in range(100):
+                one.set(f"k{i}", "x" * 10_000, ttl=0.5)
+
+        for write in (
+            lambda: one.set("new", "x" * 100_000),
+            lambda: one.incr("n"),
+            lambda: one.update("new", lambda _: "x" * 100_000),
+            lambda: one.broadcast("x" * 50_000),
+        ):
+            with pytest.raises(state.StateTooLarge, match="is full"):
+                fill()
+            wait_until(lambda: not one.keys("k"), 10, "all to expire")
+            write()
+            one.delete("new")
+
+
 def test_sqlite_without_inotify_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(path: str) -> int:
         raise OSError(24, "no more inotify instances")
