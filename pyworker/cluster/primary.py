@@ -166,8 +166,15 @@ class Cluster(Emitter):
         told = asyncio.Event()
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, told.set)
-        over = self.on("exit", lambda *_: told.set() if self._is_over else None)
+
+        def over(*_: object) -> None:
+            if self._is_over:
+                told.set()
+
+        self.on("exit", over)
+        self.on("error", over)  # the last one could not even be started
         self.on("exit", self._say_exit)
+        self.on("error", self._say_error)
         self.on("giveup", self._say_giveup)
         try:
             await self.start()
@@ -176,7 +183,9 @@ class Cluster(Emitter):
             for number in (signals.SIGTERM, signals.SIGINT):
                 loop.remove_signal_handler(number)
             self.off("exit", over)
+            self.off("error", over)
             self.off("exit", self._say_exit)
+            self.off("error", self._say_error)
             self.off("giveup", self._say_giveup)
             await self.disconnect()
         return not self._record.permanent
@@ -185,6 +194,9 @@ class Cluster(Emitter):
         if not worker.exited_after_disconnect and self._wanted:
             how = f"exited with code {code}" if signal is None else f"was killed by {signal}"
             sys.stderr.write(f"cluster: worker {worker.id} (pid {worker.process.pid}) {how}\n")
+
+    def _say_error(self, worker: Worker, error: Exception) -> None:
+        sys.stderr.write(f"cluster: worker {worker.id}: {error}\n")
 
     def _say_giveup(self, count: int, window: float) -> None:
         retry = self.settings.restart.retry
@@ -273,14 +285,17 @@ class Cluster(Emitter):
         self._carry_out(self._primary.received(worker.id, message))
 
     def _on_error(self, worker: Worker, error: Exception) -> None:
-        told = worker.emit("error", error)
-        told = self.emit("error", worker, error) or told
-        if worker.process.pid is None:
+        never_ran = worker.process.pid is None
+        if never_ran:
             self.workers.pop(worker.id, None)
             worker.state = "dead"
             self._replace(worker, clean=False)
-            if not told:
-                raise error
+            if self._changed is not None:
+                self._changed.set()
+        told = worker.emit("error", error)
+        told = self.emit("error", worker, error) or told
+        if never_ran and not told:
+            raise error
 
     def _on_disconnect(self, worker: Worker) -> None:
         self._carry_out(self._primary.lost(worker.id))

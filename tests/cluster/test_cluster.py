@@ -242,6 +242,17 @@ async def test_a_run_ends_with_its_workers_when_none_is_replaced(ends: str, code
 
 
 @asynchronous
+async def test_a_run_whose_workers_cannot_be_started_says_so_and_ends() -> None:
+    options = {"exec_path": "/nowhere/python", "workers": 2, "restart": {"max_restarts": 2, "retry": 0}}
+    program = f"from pyworker import cluster; cluster.run({__file__!r}, **{options})"
+    with pytest.raises(child_process.ExecError) as failed:
+        await child_process.exec_file(sys.executable, ["-c", program], timeout=20)
+    assert failed.value.code == 1
+    assert failed.value.stderr.count("cannot run /nowhere/python") == 2
+    assert "Traceback" not in failed.value.stderr
+
+
+@asynchronous
 async def test_the_limiter_gives_up_on_a_program_that_always_dies(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("raise SystemExit(3)")
     made = cluster.Cluster()
