@@ -5,7 +5,7 @@ The rules:
 1. Only a socket that binds a Unix path or a port other than 0 is touched, and only when whoever is asked knows that
    address. It is done at bind, not at listen: the servers of uvloop and of other C code listen unseen.
 2. The program's descriptor becomes the listener (dup2), so C code sees it too. It belongs to all workers:
-   its O_NONBLOCK never changes, and who wants to block in accept waits in poll instead.
+   its O_NONBLOCK never changes, who wants to block in accept waits in poll instead, and nobody shuts it down.
 3. Where connections are handed out one by one (round robin), the descriptor becomes an `Inbox` instead: readable
    when there is one, and `accept` takes it out. C code that accepts for itself cannot be served so.
 4. To drain is to take the listener out of every epoll of the process and to let accepted connections end.
@@ -32,6 +32,7 @@ from pyworker.cluster.inbox import Inbox
 from pyworker.unix.epoll import unregister_everywhere
 
 _FOR_EVER = 2_000_000.0  # seconds; the longest time-out a socket takes is 24 days
+_LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
 
 _bind = socket.socket.bind
 _listen = socket.socket.listen
@@ -40,6 +41,7 @@ _setblocking = socket.socket.setblocking
 _settimeout = socket.socket.settimeout
 _getsockname = socket.socket.getsockname
 _setsockopt = socket.socket.setsockopt
+_shutdown = socket.socket.shutdown
 
 
 class Address(NamedTuple):
@@ -128,7 +130,13 @@ class Binding:
             if self not in binding.inboxes:
                 _setsockopt(self, *args)  # an inbox has no TCP: its listener is elsewhere
 
-        methods = [bind, listen, accept, setblocking, settimeout, getsockname, setsockopt]
+        def shutdown(self: socket.socket, how: int) -> None:
+            if self in binding.adopted:
+                binding.shut(self)
+            else:
+                _shutdown(self, how)
+
+        methods = [bind, listen, accept, setblocking, settimeout, getsockname, setsockopt, shutdown]
         for method in methods:
             method.__doc__ = getattr(socket.socket, method.__name__).__doc__
             setattr(socket.socket, method.__name__, method)
@@ -162,18 +170,20 @@ class Binding:
         for_ever = waits is None or waits >= _FOR_EVER
         inbox = self.inboxes.get(sock)
         deadline = 0.0 if for_ever or waits is None else time.monotonic() + waits
-        while True:
-            if waits is None or waits == 0 or inbox is not None:
-                self._taking.add(threading.get_ident())  # before the look at `draining`: the drain waits for us
+        while sock in self.adopted:
+            self._taking.add(threading.get_ident())  # before the look at `draining`: the drain waits for us
             if self.draining:
                 self._taking.discard(threading.get_ident())
-                if not for_ever:
+                if waits == 0:
                     raise BlockingIOError(errno.EAGAIN, "this worker drains")
+                if not for_ever:
+                    time.sleep(max(0.0, deadline - time.monotonic()))
+                    raise TimeoutError("timed out")  # as if nobody came: the program goes on with what it has
                 time.sleep(60)  # the stop signal ends it
                 continue
             try:
                 if inbox is None:
-                    connection, address = _accept(sock)
+                    connection, address = _accept_now(sock)
                 else:
                     connection = inbox.take(sock)
                     address = _peer(connection)
@@ -182,16 +192,13 @@ class Binding:
                 if waits == 0:
                     raise
                 self._taking.discard(threading.get_ident())
-                if not for_ever and time.monotonic() >= deadline:
+                left = _LOOK if for_ever else min(_LOOK, deadline - time.monotonic())
+                if left <= 0:
                     raise TimeoutError("timed out") from None
                 poll = select.poll()
                 poll.register(sock, select.POLLIN)
                 poll.register(self._wake_reader, select.POLLIN)
-                poll.poll(None if for_ever else max(0.0, deadline - time.monotonic()) * 1000)
-                continue
-            except TimeoutError:
-                if not for_ever:
-                    raise
+                poll.poll(left * 1000)
                 continue
             finally:
                 self._taking.discard(threading.get_ident())
@@ -199,6 +206,17 @@ class Binding:
                 _setblocking(connection, True)
             self.on_accepted()
             return connection, address
+        return _accept(sock)  # shut down meanwhile: EINVAL
+
+    def shut(self, sock: socket.socket) -> None:
+        """Let go of a listener that the program shuts down: in earnest that would close the port of all who share it."""
+        self.adopted.discard(sock)
+        inbox = self.inboxes.pop(sock, None)
+        if inbox is not None:
+            inbox.close()
+        unregister_everywhere({sock.fileno()})
+        with socket.socket(sock.family, sock.type) as blank:  # accept says EINVAL of it, as of one that is shut down
+            os.dup2(blank.fileno(), sock.fileno(), inheritable=False)
 
     def count_open(self) -> int:
         """How many connections that were accepted here are open."""
@@ -244,6 +262,18 @@ class Binding:
                 host = str(socket.getaddrinfo(host, address[1], sock.family, socket.SOCK_STREAM)[0][4][0])
         only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
         return Address(sock.family, sock.type, host, address[1], only6)
+
+
+def _accept_now(sock: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept without waiting, whatever the time-out of the socket is: a wait in C would outlast the drain."""
+    if not sock.gettimeout() or sock.fileno() < 0:
+        return _accept(sock)  # the listener is O_NONBLOCK
+    same = socket.socket(sock.family, sock.type, sock.proto, sock.fileno())
+    try:
+        _setblocking(same, False)
+        return _accept(same)
+    finally:
+        same.detach()
 
 
 def _peer(connection: socket.socket) -> Any:

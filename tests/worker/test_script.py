@@ -200,6 +200,49 @@ def test_blocking_script_never_makes_the_shared_listener_block(daemon: Any, fold
     assert not os.get_blocking(d.listeners[0].fileno())
 
 
+THREADS = """
+import os, pyworker, socket, sys, threading
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+server.settimeout(60)
+pyworker.on_stop(lambda: print("stopping", flush=True))
+def serve(client):
+    while client.recv(4096): client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    client.close()
+while True: threading.Thread(target=serve, args=(server.accept()[0],)).start()
+"""
+
+
+def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, THREADS)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as early:
+        request(early)
+        worker.send(Drain(10.0, to_empty=False))
+        assert wait_until(worker.read_out) == b"stopping\n"
+        with socket.create_connection(d.listeners[0].getsockname(), timeout=0.5) as late:
+            late.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+    assert worker.expect(Drained) == Drained(0, 0)
+    d.reap(worker.pid)
+
+
+def test_script_that_shuts_its_listener_down_leaves_the_port_to_the_others(daemon: Any, folder: Path) -> None:
+    stops = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: server.shutdown(socket.SHUT_RDWR))\n"
+    text = SCRIPTS["blocking accept"].replace("server.listen(5)\n", "server.listen(5)\n" + stops)
+    d, workers = launch(daemon, folder, text, 2)
+    for worker in workers:
+        d.answer_bind(worker)
+        worker.expect(Ready)
+        worker.expect(Accepting)
+    os.kill(workers[0].pid, signal.SIGUSR1)
+    assert d.reap(workers[0].pid) == 1
+    assert b"OSError: [Errno 22] Invalid argument" in workers[0].read_err()
+    assert set(spread(d.listeners[0].getsockname(), 20)) == {str(workers[1].pid).encode()}
+
+
 def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, SCRIPTS["socketserver with threads"])
     d.answer_bind(worker)
