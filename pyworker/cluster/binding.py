@@ -140,6 +140,10 @@ class Binding:
         for method in methods:
             method.__doc__ = getattr(socket.socket, method.__name__).__doc__
             setattr(socket.socket, method.__name__, method)
+        if "ssl" in sys.modules:
+            _teach_ssl(sys.modules["ssl"], self)
+        else:
+            _when_imported("ssl", lambda module: _teach_ssl(module, self))
         _when_imported("uvloop", lambda module: uvloop_servers.teach(module, self))
 
     def adopt(self, sock: socket.socket, address: Any) -> bool:
@@ -218,6 +222,23 @@ class Binding:
         with socket.socket(sock.family, sock.type) as blank:  # accept says EINVAL of it, as of one that is shut down
             os.dup2(blank.fileno(), sock.fileno(), inheritable=False)
 
+    def exchange(self, sock: socket.socket, wrap: Callable[[socket.socket], Any]) -> Any:
+        """Let an adopted socket be wrapped: what `wrap` makes of a blank one takes its place."""
+        blank = socket.socket(sock.family, sock.type, sock.proto)
+        blank.settimeout(sock.gettimeout())
+        try:
+            made = wrap(blank)
+        except BaseException:
+            blank.close()
+            raise
+        os.dup2(sock.fileno(), made.fileno(), inheritable=False)
+        self.adopted.add(made)
+        if sock in self.inboxes:
+            self.inboxes[made] = self.inboxes.pop(sock)
+        self.adopted.discard(sock)
+        sock.close()
+        return made
+
     def count_open(self) -> int:
         """How many connections that were accepted here are open."""
         return sum(1 for connection in list(self._open) if connection.fileno() >= 0)
@@ -281,6 +302,23 @@ def _peer(connection: socket.socket) -> Any:
         return connection.getpeername()
     except OSError:  # it has gone already; accept() would have known its name
         return ("", 0) if connection.family != socket.AF_INET6 else ("", 0, 0, 0)
+
+
+def _teach_ssl(ssl: Any, binding: Binding) -> None:
+    """A socket that is wrapped is another object; ours stay ours. (asyncio wraps no sockets.)"""
+    original = ssl.SSLContext.wrap_socket
+
+    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **options: Any) -> Any:
+        if sock in binding.adopted:
+            return binding.exchange(sock, lambda blank: original(self, blank, *args, **options))
+        is_open = sock in binding._open
+        made = original(self, sock, *args, **options)
+        if is_open:
+            binding._open.add(made)
+        return made
+
+    wrap_socket.__doc__ = original.__doc__
+    ssl.SSLContext.wrap_socket = wrap_socket
 
 
 def _when_imported(name: str, then: Callable[[Any], None]) -> None:

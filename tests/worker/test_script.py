@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,34 @@ def test_script_that_shuts_its_listener_down_leaves_the_port_to_the_others(daemo
     assert d.reap(workers[0].pid) == 1
     assert b"OSError: [Errno 22] Invalid argument" in workers[0].read_err()
     assert set(spread(d.listeners[0].getsockname(), 20)) == {str(workers[1].pid).encode()}
+
+
+ANONYMOUS = "AECDH:@SECLEVEL=0"  # TLS without a certificate
+WRAPPED = SCRIPTS["socketserver with threads"].replace(").serve_forever()", ")").replace("BASE((", "server = BASE((") + f"""
+import ssl
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.maximum_version = ssl.TLSVersion.TLSv1_2
+context.set_ciphers("{ANONYMOUS}")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def test_script_that_wraps_its_listener_in_tls_drains_as_others_do(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, WRAPPED)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers(ANONYMOUS)
+    address = d.listeners[0].getsockname()
+    with context.wrap_socket(socket.create_connection(address, timeout=10)) as client:
+        assert request(client) == str(worker.pid).encode()
+        assert not os.get_blocking(d.listeners[0].fileno())
+        worker.send(Drain(0.3, to_empty=False))
+        assert worker.expect(Drained) == Drained(0, 1)
+    assert d.reap(worker.pid) == -signal.SIGTERM
 
 
 def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder: Path) -> None:
