@@ -231,13 +231,13 @@ def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(
 
 
 def test_script_that_shuts_its_listener_down_leaves_the_port_to_the_others(daemon: Any, folder: Path) -> None:
-    stops = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: server.shutdown(socket.SHUT_RDWR))\n"
-    text = SCRIPTS["blocking accept"].replace("server.listen(5)\n", "server.listen(5)\n" + stops)
-    d, workers = launch(daemon, folder, text, 2)
+    stops = "import signal, socket\nsignal.signal(signal.SIGUSR1, lambda *_: server.shutdown(socket.SHUT_RDWR))\n"
+    d, workers = launch(daemon, folder, stops + SCRIPTS["blocking accept"], 2)
     for worker in workers:
         d.answer_bind(worker)
         worker.expect(Ready)
         worker.expect(Accepting)
+    wait_until(lambda: len(spread(d.listeners[0].getsockname(), 20)) == 2, what="both workers to serve")
     os.kill(workers[0].pid, signal.SIGUSR1)
     assert d.reap(workers[0].pid) == 1
     assert b"OSError: [Errno 22] Invalid argument" in workers[0].read_err()
