@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -121,7 +122,8 @@ class Emitter:
                 task = asyncio.get_running_loop().create_task(result)
                 self._tasks.add(task)
                 task.add_done_callback(self._task_done)
-        except Exception as error:  # noqa: BLE001  the program's own: shown, and the others are told all the same
+        except (Exception, SystemExit) as error:  # noqa: BLE001  the program's own: shown, and the others are told all the same
+            let_exit_through(error)
             report(f"an exception in a callback of {type(self).__name__}", error)
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
@@ -141,6 +143,14 @@ async def bare(events: AsyncIterator[Event]) -> AsyncIterator[Any]:
     async for event in events:
         message, handle = event.args
         yield message if handle is None else (message, handle)
+
+
+def let_exit_through(error: BaseException) -> None:
+    """Raise SystemExit again where it ends the program. In the channel's thread it would end only that, unseen."""
+    if isinstance(error, SystemExit):
+        if threading.current_thread() is threading.main_thread() or asyncio._get_running_loop() is not None:
+            raise error
+        error.add_note("sys.exit() in a callback does not end the program here: it runs in the thread of the channel")
 
 
 def report(what: str, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.cluster import handles
-from pyworker.cluster.emitter import report
+from pyworker.cluster.emitter import let_exit_through, report
 from pyworker.protocol import node
 from pyworker.unix.fds import Packet, close_all, recv_packet, send_some
 
@@ -281,7 +281,8 @@ class _Channel:
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
             function(*args)
-        except Exception as error:  # noqa: BLE001  a callback's own mistake does not end the channel
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a callback's own mistake does not end the channel
+            let_exit_through(error)
             report("an exception in a callback of a channel", error)
 
     def _close(self) -> None:

@@ -368,8 +368,10 @@ class _Stream:
         assert self._callback is not None
         try:
             result = self._callback(value)
-        except Exception as error:  # noqa: BLE001  the user's own: it must not end the watching of the others
+        except (Exception, SystemExit) as error:  # the user's own: it must not end the watching of the others
             if self._loop is not None:
+                if isinstance(error, SystemExit):
+                    raise
                 self._loop.call_exception_handler(
                     {"message": "a callback of pyworker.state failed", "exception": error}
                 )

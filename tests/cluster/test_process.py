@@ -133,6 +133,28 @@ async def test_messages_that_nobody_ever_takes_are_counted_out_aloud(tmp_path: P
 
 
 @asynchronous
+async def test_a_callback_that_says_sys_exit_in_the_thread_is_shown_and_the_channel_goes_on(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import sys, threading\nfrom pyworker import process\nended = threading.Event()\n"
+        "def take(message, handle):\n    process.send(message, callback=lambda error: sys.exit(2))\n    sys.exit(3)\n"
+        "process.on('message', take)\n"
+        "process.on('disconnect', lambda: sys.exit(4))\nprocess.on('disconnect', ended.set)\nended.wait()",
+        stderr="pipe",
+    )
+    inbox = Inbox(child)
+    for number in range(2):
+        child.send(number)
+        assert await inbox.next() == number
+    child.disconnect()
+    assert child.stderr is not None
+    said = await child.stderr.read()
+    assert said.count(b"SystemExit: ") == 5
+    assert b"does not end the program here" in said
+    await child.wait_closed()
+
+
+@asynchronous
 async def test_a_child_may_close_the_channel(tmp_path: Path) -> None:
     child = start(
         tmp_path,

@@ -474,6 +474,7 @@ def test_a_callback_that_fails_does_not_end_the_others(one: State, capsys: pytes
 
     seen = Seen()
     one.watch("k", bad)
+    one.watch("k", lambda value: sys.exit(3))
     one.watch("k", seen)
     one.set("k", 1)
     seen.wait(1)
