@@ -156,6 +156,21 @@ class Side:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
+    def pass_on_the_last(self) -> None:
+        """Pass on what it had said before the break: who refuses an upload answers, and closes."""
+        other, pipes = self.other, self.relay.pipes
+        with contextlib.suppress(OSError):
+            if other.pipe is not None:
+                other.held -= _splice(other.pipe[0], other.fd, other.held)
+                if other.held:
+                    return
+            pipe = pipes.borrow()
+            try:
+                while (count := _splice(self.fd, pipe[1], CHUNK)) and _splice(pipe[0], other.fd, count) == count:
+                    pass
+            finally:
+                pipes.destroy(pipe)
+
 
 class Relay:
     """A client and the worker that serves it. Made for an accepted connection; tells `worker` when it is over."""
@@ -232,6 +247,8 @@ class Relay:
     def cut(self) -> None:
         """One side broke: the other is told in the same way, by a reset."""
         if not self._over:
+            for side in (self._client, self._server):
+                side.pass_on_the_last()
             for side in (self._client, self._server):
                 with contextlib.suppress(OSError):
                     side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

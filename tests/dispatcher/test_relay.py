@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -98,6 +99,23 @@ def test_a_reset_is_passed_on_as_a_reset(one: Rig, worker: Worker) -> None:
     there.close()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
+
+
+def test_an_answer_that_comes_before_the_end_of_an_upload_arrives(one: Rig, worker: Worker) -> None:
+    def upload(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            client.sendall(bytes(20_000_000))
+
+    for _ in range(10):
+        (client,) = one.connect()
+        sending = threading.Thread(target=upload, args=(client,))
+        sending.start()
+        there = worker.accept()
+        assert receive(there, 1000)
+        there.sendall(b"HTTP/1.1 413 Content Too Large\r\n\r\n")
+        there.close()  # with much unread: its kernel resets what still comes
+        sending.join(LONG)
+        assert receive(client, 34) == b"HTTP/1.1 413 Content Too Large\r\n\r\n"
 
 
 def test_a_receiver_that_pauses_holds_the_sender_back_and_gets_every_byte(one: Rig, worker: Worker) -> None:
