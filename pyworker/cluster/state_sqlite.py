@@ -345,9 +345,10 @@ class SqliteStore:
                     version = (self._looking.opened, db.execute("PRAGMA data_version").fetchone()[0], tuple(keys))
                     if version != seen or (expires is not None and expires <= time.time()):
                         seen = version
-                        found = _read(db, keys)
+                        now = time.time()  # one moment for both: what ends between them would be told by neither
+                        found = _read(db, keys, now)
                         messages = self._new_messages(db)
-                        expires = _next_expiry(db, keys)
+                        expires = _next_expiry(db, keys, now)
                 if found is not None:  # outside of the lock: a callback may take its time, and fork
                     self._interests.look(keys, found)
                     self._hand_out(messages)
@@ -391,22 +392,22 @@ def whole_number(text: str, key: str) -> int:
         raise StateError(f"incr of {key!r}: its value is no whole number: {text[:60]}") from None
 
 
-def _read(db: sqlite3.Connection, keys: Iterable[str]) -> dict[str, str]:
+def _read(db: sqlite3.Connection, keys: Iterable[str], now: float | None = None) -> dict[str, str]:
     names = list(keys)
+    now = time.time() if now is None else now
     found: dict[str, str] = {}
     for start in range(0, len(names), 500):
         part = names[start : start + 500]
         marks = ",".join("?" * len(part))
         rows = db.execute(
             f"SELECT key, value FROM state WHERE key IN ({marks}) AND (expires IS NULL OR expires > ?)",
-            (*part, time.time()),
+            (*part, now),
         )
         found.update(rows)
     return found
 
 
-def _next_expiry(db: sqlite3.Connection, keys: list[str]) -> float | None:
-    now = time.time()
+def _next_expiry(db: sqlite3.Connection, keys: list[str], now: float) -> float | None:
     times = [
         row[0]
         for key in keys

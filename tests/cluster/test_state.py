@@ -701,6 +701,23 @@ def test_sqlite_that_is_full_of_what_has_expired_has_room(tmp_path: Path, monkey
             one.delete("new")
 
 
+def test_sqlite_tells_a_watch_of_a_value_that_ends_while_it_looks(tmp_path: Path) -> None:
+    with state.open(f"sqlite:{tmp_path}") as one:
+        store: Any = one._store
+        fetch = store._new_messages
+
+        def slowly(db: Any) -> Any:
+            wait_until(lambda: one.get("k") is None, 10, "its end")
+            return fetch(db)
+
+        one.set("k", 1, ttl=0.3)
+        store._new_messages = slowly
+        seen = Seen()
+        one.watch("k", seen)
+        seen.wait(None)
+        assert seen.values == [1, None]
+
+
 def test_sqlite_without_inotify_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(path: str) -> int:
         raise OSError(24, "no more inotify instances")
