@@ -216,8 +216,8 @@ class RedisStore:
                     stale = set(keys)
                 if stale:
                     names = sorted(stale)
+                    due = self._next_look(keys)  # before the reading, which then sees what ends between the two
                     self._interests.look(names, self.read(names))
-                    due = self._next_look(keys)
                 message = pubsub.get_message(timeout=max(0.001, min(_LOOK, due - time.monotonic())))
                 while message is not None:
                     if self._take(message, space):

@@ -757,6 +757,24 @@ def test_redis_that_goes_away_is_named_without_its_password_and_watches_catch_up
         seen.wait("after")
 
 
+def test_redis_tells_a_watch_of_a_value_that_ends_while_it_looks(server: RedisServer) -> None:
+    with state.open(server.url, "ends") as one:
+        seen = Seen()
+        one.watch("k", seen)
+        seen.wait(None)
+        store: Any = one._store
+        next_look = store._next_look
+
+        def slowly(keys: list[str]) -> Any:
+            wait_until(lambda: one.get("k") is None, 10, "its end")
+            return next_look(keys)
+
+        store._next_look = slowly
+        one.set("k", 1, ttl=0.3)
+        wait_until(lambda: one.get("k") is None, 10, "its end")
+        seen.wait(None)
+
+
 def test_redis_values_can_be_read_by_others_and_their_changes_are_noticed(server: RedisServer) -> None:
     import redis
 
