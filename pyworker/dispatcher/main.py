@@ -386,6 +386,8 @@ class Dispatcher:
 
     def _forget(self, serial: int) -> None:
         worker = self._workers.pop(serial, None)
+        if isinstance(worker, PortWorker):
+            worker.forget()
         if worker is not None:
             self._open = [w for w in self._open if w is not worker]
             self._after_change()

@@ -121,3 +121,7 @@ class PortWorker:
 
     def reopen(self) -> None:
         self._told_to_shut = False
+
+    def forget(self) -> None:
+        """Its row may be another worker's from here on; what it had sent may still be on its way to slow clients."""
+        self._cells = memoryview(bytearray(self._cells.nbytes)).cast("Q")

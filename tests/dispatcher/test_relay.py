@@ -235,6 +235,23 @@ def test_a_worker_that_drains_gets_none_and_is_empty_when_its_last_connection_en
     other.close()
 
 
+def test_a_relay_that_outlives_its_worker_leaves_the_row_to_the_next(one: Rig, worker: Worker) -> None:
+    (slow,) = one.connect()
+    first = worker.accept()
+    one.tell(d.Gone(1))
+    one.tell(d.Open(2, 2, 1, "port", worker.port))  # a successor, in the same row
+    one.settle()
+    (client,) = one.connect()
+    second = worker.accept()
+    wait_until(lambda: worker.cells[F.ACCEPTED] == 1 and worker.cells[F.OPEN] == 1, LONG, "the row to be the second's")
+    first.close()
+    assert slow.recv(1) == b""
+    slow.close()
+    client.sendall(b"x")
+    assert receive(second, 1) == b"x"  # what was first is over
+    assert worker.cells[F.OPEN] == 1
+
+
 def test_the_proxy_protocol_tells_who_the_client_is(one: Rig) -> None:
     worker = Worker(one, 1, proxy_protocol=True)
     one.listen()
