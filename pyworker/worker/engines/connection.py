@@ -387,7 +387,7 @@ class Connection(asyncio.Protocol):
         if current is None:
             self._answer_refusal()
         elif not current.started:
-            current.try_start()
+            self.loop.call_soon(self._start_next)  # not now: the app would find the parser's error in sys.exc_info()
 
     def _answer_refusal(self) -> None:
         server = self.server

@@ -443,3 +443,18 @@ def test_the_oldest_request_and_the_counters_are_in_the_row(serve: Serve, loop: 
     assert (site.row[F.STATUS_2XX], site.row[F.ACCEPTED], site.row[F.OPEN]) == (5, 1, 1)
     assert sum(site.row[F.LATENCY_0 + n] for n in range(32)) == 5
     assert (site.row[F.IN_FLIGHT], site.row[F.OLDEST_AT]) == (0, 0)
+
+
+def test_an_app_does_not_see_that_what_came_behind_its_request_is_malformed(
+    serve: Serve, loop: str, threads: int
+) -> None:
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(sys.exc_info()[0])
+        return hello.wsgi(environ, start_response)
+
+    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    response = client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\0\r\n\r\n").recv()
+    assert response is not None
+    assert (response.status, seen) == (200, [None])
