@@ -32,6 +32,7 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._asked = False  # the app has taken the startup message
         self._foreign = False  # it answered with something that is not lifespan
+        self._serving = False  # startup is complete, and nobody has asked for shutdown
 
     async def startup(self) -> None:
         """Return when the app may serve; raises LifespanFailed."""
@@ -50,6 +51,7 @@ class Lifespan:
         """Let the app clean up; what goes wrong is printed, and stops nothing."""
         if self._task is None or self._task.done():
             return
+        self._serving = False
         kind, message = await self._ask("lifespan.shutdown")
         if kind != "lifespan.shutdown.complete" and message:
             sys.stderr.write(f"lifespan shutdown failed: {message.rstrip()}\n")
@@ -79,7 +81,11 @@ class Lifespan:
         except BaseException as error:
             # read by nobody when the app knows no lifespan; it opens the source files, in each worker of such an app
             has_failed = self._asked and not self._foreign
-            self._tell("raised", "".join(traceback.format_exception(error)) if has_failed else "")
+            text = "".join(traceback.format_exception(error)) if has_failed else ""
+            self._tell("raised", text)
+            if self._serving and not isinstance(error, asyncio.CancelledError):  # nobody waits for it: it would be lost
+                sys.stderr.write(f"the app's lifespan has ended while the app serves:\n{text}")
+                sys.stderr.flush()
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
         else:
@@ -94,4 +100,6 @@ class Lifespan:
         if not kind.startswith("lifespan."):
             self._foreign = True
             raise RuntimeError(f"{kind!r:.60} is not a message of lifespan")
+        if kind == "lifespan.startup.complete":
+            self._serving = True
         self._tell(kind, message.get("message", ""))

@@ -9,6 +9,8 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from pyworker.worker.engines import heads
+
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
     from pyworker.worker.engines.server import Server
@@ -98,7 +100,12 @@ class WebSockets:
         protocol.server = connection.local
         connection.transport.set_protocol(protocol)
         protocol.data_received(head)
-        if self._server.draining:
+        if not protocol.handshake_initiated:
+            # a head that the library does not take, for its length mostly: uvicorn neither answers nor closes then
+            self._server.refused(400)
+            connection.transport.write(heads.short_answer(400))
+            connection.transport.close()
+        elif self._server.draining:
             protocol.leave()
 
     def drain(self) -> None:

@@ -303,3 +303,31 @@ def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> 
     go.set()
     assert client.recv() is not None
     wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="its end")
+
+
+def test_a_websocket_whose_head_the_library_does_not_take_is_refused(serve: Serve, loop: str) -> None:
+    site = serve(fast.fastapi_app(), loop=loop)
+    client = site.client()
+    response = client.get(
+        "/ws", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"Cookie: a={'b' * 9000}",
+    )  # fmt: skip
+    assert response is not None
+    assert response.status == 400
+    wait_until(lambda: site.row[F.OPEN] == 0)
+
+
+def test_a_lifespan_that_ends_while_the_app_serves_is_reported(
+    serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[bool] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        asyncio.get_running_loop().call_soon(ended.append, True)
+        raise ConnectionError("the queue is gone")
+
+    serve(app, loop=loop)
+    wait_until(lambda: ended)
+    assert "ConnectionError: the queue is gone" in capfd.readouterr().err
