@@ -275,7 +275,7 @@ class Brain:
             appmetrics.begin(self.home, app.generations[number].resolved)
         app.generation = number
         app.wanted = app.running = app.starting = True
-        app.closed = False
+        app.closed = app.delete_when_closed = False
         app.listening, app.hurry, app.keep_listening = True, False, False
         app.target = app.previous = app.reload_from = None
         app.target_failure = app.start_failure = app.failure = None

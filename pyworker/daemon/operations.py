@@ -145,6 +145,15 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
 
 
 # ---- goals ---------------------------------------------------------------------------------------------
+def _given_up(app: App) -> Outcome | None:
+    """What ends every wait for something that runs: nobody wants it any more, or its limiter has given up."""
+    if not app.wanted:
+        return Outcome(False, "failed", Failure("it was stopped by another command"))
+    if app.record.failed or app.record.permanent:
+        return Outcome(False, "failed", app.failure)
+    return None
+
+
 def started(action: str, generation: int) -> Goal:
     """The app runs with this generation, or its start has failed."""
 
@@ -175,11 +184,9 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
         if generation in app.refused:
             return Outcome(False, "failed", app.refused[generation])
         if app.generation == generation:
-            if app.reload_from is None and not (soak and app.previous is not None):
+            if app.wanted and app.reload_from is None and not (soak and app.previous is not None):
                 return Outcome(True, "reloaded")
-            if app.record.failed or app.record.permanent:
-                return Outcome(False, "failed", app.failure)
-            return None
+            return _given_up(app)
         if app.target == generation:
             return None
         return Outcome(False, "failed", Failure("it was replaced by a later command"))
@@ -195,9 +202,7 @@ def aborted(generation: int) -> Goal:
             return None
         if app.generation == generation:
             return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
-        if app.record.failed or app.record.permanent:
-            return Outcome(False, "failed", app.failure)
-        return Outcome(True, "aborted") if app.is_open(now) else None
+        return _given_up(app) or (Outcome(True, "aborted") if app.is_open(now) else None)
 
     return goal
 
@@ -207,17 +212,28 @@ def stopped(slots: frozenset[int] | None) -> Goal:
 
     def goal(app: App, now: float) -> Outcome | None:
         if slots is None:
-            return Outcome(True, "stopped") if app.closed else None
-        left = any(w.id.slot in slots for w in app.workers.values() if w.is_alive)
-        return None if left else Outcome(True, "stopped")
+            return Outcome(True, "stopped") if app.closed else _wanted_again(app)
+        if not any(w.id.slot in slots for w in app.workers.values() if w.is_alive):
+            return Outcome(True, "stopped")
+        return _wanted_again(app) if app.running and not slots <= app.stopped_slots else None
 
     return goal
 
 
+def deleted(app: App, now: float) -> Outcome | None:
+    """Nothing of it lives any more, so that it can be forgotten."""
+    return Outcome(True, "deleted") if app.closed else _wanted_again(app)
+
+
+def _wanted_again(app: App) -> Outcome | None:
+    """What ends a wait for an end: it will not come, as another command has started it again."""
+    return Outcome(False, "failed", Failure("it was started again by another command")) if app.wanted else None
+
+
 def scaled(app: App, now: float) -> Outcome | None:
     """Every wanted slot serves and no other does."""
-    if app.record.failed or app.record.permanent:
-        return Outcome(False, "failed", app.failure)
+    if given_up := _given_up(app):
+        return given_up
     surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
     if surplus or app.target is not None or (app.slots() and not app.is_open(now)):
         return None
@@ -226,8 +242,8 @@ def scaled(app: App, now: float) -> Outcome | None:
 
 def filled(app: App, now: float) -> Outcome | None:
     """The slots that were stopped by themselves serve again."""
-    if app.record.failed or app.record.permanent:
-        return Outcome(False, "failed", app.failure)
+    if given_up := _given_up(app):
+        return given_up
     return Outcome(True, "started") if app.is_open(now) else None
 
 
@@ -235,8 +251,8 @@ def replaced(serials: frozenset[int]) -> Goal:
     """These workers are gone and their slots serve again."""
 
     def goal(app: App, now: float) -> Outcome | None:
-        if app.record.failed or app.record.permanent:
-            return Outcome(False, "failed", app.failure)
+        if given_up := _given_up(app):
+            return given_up
         if any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials) or not app.is_open(now):
             return None
         return Outcome(True, "restarted")

@@ -205,3 +205,49 @@ def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> 
     wait_until(lambda: os.path.exists(os.path.join(pw.folder, "up")), LONG, "its trap")
     pw.ok("stop", "api")
     assert os.path.exists(os.path.join(pw.folder, "asked"))
+
+
+def test_an_end_that_another_command_takes_back_is_not_waited_for(pw: Pyworker) -> None:
+    gone = os.path.join(pw.folder, "gone")
+    waits = f"trap 'until [ -e {gone} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+    for end in (("stop", "slow"), ("delete", "-y", "slow")):
+        pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+        ending = pw.popen(*end)
+        wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+        starting = pw.popen("start", "slow")
+        ending.communicate(timeout=LONG)
+        assert ending.returncode == 1
+        pw.write("gone", "")
+        starting.communicate(timeout=LONG)
+        assert starting.returncode == 0
+        os.unlink(gone)
+        later = pw.popen("stop", "slow")
+        wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+        pw.write("gone", "")
+        later.communicate(timeout=LONG)
+        assert later.returncode == 0
+        assert pw.app("slow")["state"] == "stopped"  # and not deleted: it was started after that
+        os.unlink(gone)
+
+
+def test_a_scale_that_a_stop_overtakes_is_answered(pw: Pyworker) -> None:
+    slow = (
+        "import asyncio, os\n"
+        + ASGI.replace("async def app(", "async def serve(")
+        + """
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while os.path.exists("wait"):
+            await asyncio.sleep(0.02)
+    await serve(scope, receive, send)
+"""
+    )
+    pw.api(slow)
+    pw.ok("start", "app.toml")
+    pw.write("wait", "")
+    scaling = pw.popen("scale", "api=3")
+    wait_until(lambda: pw.app()["workers"]["want"] == 3, LONG, "the scale to begin")
+    pw.ok("stop", "api", "--now")
+    scaling.communicate(timeout=LONG)
+    assert scaling.returncode == 1

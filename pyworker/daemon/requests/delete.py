@@ -35,7 +35,7 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
         else:
             app.delete_when_closed = True
             stop_app(desk, app, now=False)
-            goals[app.name] = _deleted
+            goals[app.name] = ops.deleted
     gone = [desk.brain.apps[n] for n in decided]
     desk.wait(client, goals, decided, wait=request.wait)
     for app in gone:
@@ -62,7 +62,3 @@ def delete_app(desk: Desk, app: App) -> None:
     desk.brain.emit(app, "app_deleted", None)
     desk.save()
     desk.operations.gone(app)
-
-
-def _deleted(app: App, now: float) -> ops.Outcome | None:
-    return ops.Outcome(True, "deleted") if app.closed else None
