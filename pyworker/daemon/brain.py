@@ -134,7 +134,8 @@ class Brain:
             self.emit(app, "app_running", None, generation=app.generation, workers=len(app.slots()), took_s=took)
         elif app.starting and not app.slots():
             app.starting = False  # all of it has finished already (policy = "never", a job)
-        if app.reload_from is not None and app.is_open(now) and not self._drain_is_unread(app, now):
+        serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
+        if app.reload_from is not None and serves and not self._drain_is_unread(app, now):
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None

@@ -437,7 +437,7 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
             return "its generation was given up"
         if app.job:
             return None
-        if current_open or not app.overlaps:
+        if current_open or not slots or not app.overlaps:
             return f"replaced by generation {app.generation}"
         return None
     if w.slot not in slots:

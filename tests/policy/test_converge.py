@@ -456,3 +456,8 @@ def test_a_dispatcher_that_dies_again_and_again_is_waited_for() -> None:
 
 def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None:
     assert doing(app(workers=BOTH, dispatcher=HANDS_OUT)) == [c.StopDispatcher()]
+
+
+def test_nobody_of_the_old_generation_stays_when_the_committed_one_wants_no_worker() -> None:
+    view = app(want=0, generation=2, templates=(c.TemplateView(2, "ready", 0.0),), workers=BOTH)
+    assert [a.serial for a in doing(view) if isinstance(a, c.SendDrain)] == [1, 2]

@@ -251,3 +251,19 @@ async def app(scope, receive, send):
     pw.ok("stop", "api", "--now")
     scaling.communicate(timeout=LONG)
     assert scaling.returncode == 1
+
+
+def test_a_reload_during_which_all_workers_are_taken_away_ends(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", "import os, time\nwhile os.path.exists('wait'):\n    time.sleep(0.02)\n" + ASGI)
+    pw.write("wait", "")
+    reloading = pw.popen("reload", "api")
+    wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
+    scaling = pw.popen("scale", "api=0")
+    wait_until(lambda: pw.app()["workers"]["want"] == 0, LONG, "the scale to begin")
+    os.unlink(os.path.join(pw.folder, "wait"))
+    for command in (reloading, scaling):
+        command.communicate(timeout=LONG)
+        assert command.returncode == 0
+    assert pw.app()["state"] == "stopped"
