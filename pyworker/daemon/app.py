@@ -162,12 +162,20 @@ class App:
 
     @property
     def want(self) -> int:
-        """Slots 1..want; a reload is measured by its target."""
+        """Slots 1..want, of the committed generation."""
         if self.scale is not None:
             return self.scale
-        number = self.target if self.target is not None else self.generation
-        generation = self.generations.get(number)
+        generation = self.generations.get(self.generation)
         return generation.resolved.workers if generation else 0
+
+    @property
+    def target_want(self) -> int | None:
+        """Slots of a reload's target: what is `scale`d goes on unless `workers` is another now."""
+        generation = self.generations.get(self.target) if self.target is not None else None
+        if generation is None:
+            return None
+        scaled = self.scale is not None and self.scale_base == generation.config.workers
+        return self.scale if scaled else generation.resolved.workers
 
     def view(self) -> AppView:
         """Return the app as policy sees it."""
@@ -187,6 +195,7 @@ class App:
             stopped_slots=frozenset(self.stopped_slots),
             finished_slots=frozenset(self.finished_slots),
             target=self.target,
+            target_want=self.target_want,
             target_failure=self.target_failure.message if self.target_failure else None,
             previous=self.previous,
             soak_until=self.soak_until,

@@ -201,10 +201,14 @@ class Brain:
         old, old_previous = app.generation, app.previous
         config = app.generations[number].config
         app.previous = old if config.reload.soak > 0 and app.view().overlaps and old in app.generations else None
+        scale = app.scale, app.scale_base
+        if app.scale_base != config.workers:
+            app.scale = app.scale_base = None
         app.generation, app.target = number, None
         try:
             self.save()
         except OSError as error:
+            app.scale, app.scale_base = scale
             app.generation, app.target, app.previous = old, number, old_previous
             app.target_failure = self.fail(
                 f"cannot write apps.json: {error.strerror}", hint="free some disk space, then reload again"

@@ -72,6 +72,7 @@ class AppView:
     stopped_slots: frozenset[int] = frozenset()  # `stop api.2`
     finished_slots: frozenset[int] = frozenset()  # ended by itself and the policy says that is that
     target: int | None = None  # the generation a reload brings up, before its commit
+    target_want: int | None = None  # its slots; None: as many as `want`
     target_failure: str | None = None  # why it must be given up
     previous: int | None = None  # during the soak: where a roll-back goes
     soak_until: float = 0.0
@@ -221,9 +222,9 @@ class HasSlots(Protocol):
     def finished_slots(self) -> AbstractSet[int]: ...
 
 
-def slots_of(app: HasSlots) -> list[int]:
-    """Return the slots that should have a worker."""
-    return [s for s in range(1, app.want + 1) if s not in app.stopped_slots and s not in app.finished_slots]
+def slots_of(app: HasSlots, want: int | None = None) -> list[int]:
+    """Return the slots that should have a worker; of so many, else of those that the committed generation has."""
+    return [s for s in range(1, (app.want if want is None else want) + 1) if s not in app.stopped_slots and s not in app.finished_slots]
 
 
 def alive(app: AppView, generation: int | None = None) -> list[WorkerView]:
@@ -344,7 +345,7 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
         return
     if app.target_forks and not any(t.generation == target and t.state == "ready" for t in app.templates):
         return
-    slots = slots_of(app)
+    slots = slots_of(app, app.target_want)
     draining = {w.generation for w in alive(app) if w.state in LEAVING} - {target, app.generation}
     if not app.overlaps:
         # no two of its workers can live side by side: the old leave first, which the CLI has said before

@@ -461,3 +461,13 @@ def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None
 def test_nobody_of_the_old_generation_stays_when_the_committed_one_wants_no_worker() -> None:
     view = app(want=0, generation=2, templates=(c.TemplateView(2, "ready", 0.0),), workers=BOTH)
     assert [a.serial for a in doing(view) if isinstance(a, c.SendDrain)] == [1, 2]
+
+
+@pytest.mark.parametrize("want", [1, 3])
+def test_another_number_of_workers_touches_the_old_generation_at_the_commit_and_not_before(want: int) -> None:
+    view = app(target=2, target_want=want, target_forks=True, workers=BOTH)
+    assert doing(view) == [c.StartTemplate(2)]
+    ready = dataclasses.replace(view, templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0)))
+    held = tuple(worker(2 + slot, slot, 2, State.HELD) for slot in range(1, want + 1))
+    assert doing(dataclasses.replace(ready, workers=(*BOTH, *held[:-1])))[0] == c.Spawn(want, 2, held=True)
+    assert doing(dataclasses.replace(ready, workers=(*BOTH, *held))) == [c.Commit(2)]

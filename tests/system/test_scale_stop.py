@@ -267,3 +267,16 @@ def test_a_reload_during_which_all_workers_are_taken_away_ends(pw: Pyworker) -> 
         command.communicate(timeout=LONG)
         assert command.returncode == 0
     assert pw.app()["state"] == "stopped"
+
+
+def test_a_refused_reload_leaves_the_number_of_workers_and_each_of_them(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=3)
+    pw.ok("start", "app.toml")
+    pw.ok("scale", "api=2")
+    before = pw.pids()
+    pw.api("import nowhere_at_all\n" + ASGI, workers=1)
+    assert pw.run("reload", "api").returncode == 1
+    assert pw.pids() == before
+    pw.api(ASGI, workers=1)
+    pw.ok("reload", "api")
+    assert pw.wait_steady()["workers"]["want"] == 1

@@ -139,8 +139,6 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
         return ops.started("reloaded", number)
     app.target, app.target_failure = number, None
     app.previous = None  # a new reload ends the soak
-    if app.scale is not None and app.scale_base != generation.config.workers:
-        app.scale = app.scale_base = None
     failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
     data = {"from": app.generation, "to": number}
@@ -187,7 +185,8 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     for app, count in changes:
         before = app.want
         assert app.config is not None
-        app.scale, app.scale_base = count, app.config.workers
+        coming = app.generations.get(app.target) if app.target is not None else None
+        app.scale, app.scale_base = count, (coming.config if coming else app.config).workers
         app.finished_slots = {s for s in app.finished_slots if s <= count}
         if app.is_job:
             app.finished_slots |= set(range(before + 1, count + 1))
