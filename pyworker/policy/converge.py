@@ -224,7 +224,11 @@ class HasSlots(Protocol):
 
 def slots_of(app: HasSlots, want: int | None = None) -> list[int]:
     """Return the slots that should have a worker; of so many, else of those that the committed generation has."""
-    return [s for s in range(1, (app.want if want is None else want) + 1) if s not in app.stopped_slots and s not in app.finished_slots]
+    return [
+        s
+        for s in range(1, (app.want if want is None else want) + 1)
+        if s not in app.stopped_slots and s not in app.finished_slots
+    ]
 
 
 def alive(app: AppView, generation: int | None = None) -> list[WorkerView]:
