@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
 
-from pyworker.worker.engines import heads, request_id, stall
+from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.server import Server
+    from pyworker.worker.engines.stall import Stall
 
 NEVER = float("inf")
 LINGER = 2.0  # seconds that a connection is still read after our last byte, so that no reset destroys the answer
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
     hold_queue = hold_body = False
     paused = False
     write_paused = False
-    stall: stall.Stall | None = None  # something written waits for the client to take it
+    stall: Stall | None = None  # something written waits for the client to take it
     waiting: tuple[asyncio.Future[None], ...] = ()
     reading = IDLE  # what `deadline` is about
 
@@ -498,20 +499,6 @@ class Connection(asyncio.Protocol):
             self._refuse(408)
         elif self.current is None:
             self.close(linger=False)
-
-    def look_for_stall(self, now: float) -> None:
-        """Cut a client that takes nothing of what waits for it."""
-        transport = self.transport
-        if transport is None or not transport.get_write_buffer_size():
-            self.stall = None
-            return
-        taken = stall.bytes_taken(transport)
-        if taken is None:
-            return
-        if self.stall is None:
-            self.stall = stall.Stall(now, taken)
-        elif self.stall.is_over(now, taken):
-            self.abort()
 
     def drain(self, deadline: float) -> None:
         """The server is stopping: stay open for one more request until `deadline`, then go."""

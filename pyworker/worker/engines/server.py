@@ -414,7 +414,7 @@ class Server:
         if now >= self._next_look:
             self._next_look = now + stall.SEND_STALL / stall.LOOKS
             for connection in list(self._connections):
-                connection.look_for_stall(now)
+                stall.look(connection, now)
         oldest = next(iter(self._running), None)
         self._cells[_OLDEST] = oldest.at if oldest is not None else 0
         if self._connections or self._running:

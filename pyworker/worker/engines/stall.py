@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyworker.worker.engines.connection import Connection
 
 SEND_STALL = 60.0  # seconds without an acknowledged byte, while some wait
 LOOKS = 4  # in that time; each passes over all connections
@@ -42,3 +45,18 @@ class Stall:
         if taken != self.taken:
             self.since, self.taken = now, taken
         return now - self.since >= SEND_STALL
+
+
+def look(connection: Connection, now: float) -> None:
+    """Cut a client that takes nothing of what waits for it."""
+    transport = connection.transport
+    if transport is None or not transport.get_write_buffer_size():
+        connection.stall = None
+        return
+    taken = bytes_taken(transport)
+    if taken is None:
+        return
+    if connection.stall is None:
+        connection.stall = Stall(now, taken)
+    elif connection.stall.is_over(now, taken):
+        connection.abort()
