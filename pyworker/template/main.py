@@ -42,6 +42,7 @@ from pyworker.protocol.template import (
 )
 from pyworker.protocol.worker import STACKS_SIGNAL, Hello, Ready
 from pyworker.template import forksafe
+from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all, recv_packet, send_packet
@@ -87,7 +88,8 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     ready = ready._replace(takes_turns=ready_for_forks(spec, ready.loaded.loop))
     gc.collect()
     ending.remember_files()
-    gc.freeze()  # the collector of no worker will touch, and so copy, the pages that all share
+    immortalise()  # so that no worker copies a page because it used what is there
+    gc.freeze()  # nor because its collector looked at it
     failpoint.hit("template.loaded")
     send(channel, ready.loaded)
     birth = serve(spec, channel, ready)

@@ -1,0 +1,72 @@
+"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12 and newer).
+
+Whoever uses an object writes to its reference count, and the first write to a page copies it for that worker. Nobody writes
+to the count of an immortal object (PEP 683), which is what makes None and True such. We do the same for what code consists of:
+functions, classes, modules, descriptors, code with its constants and names; the free-threaded CPython 3.13 chose the same
+kinds. They are in use for as long as the app is. Data is left alone: what an app drops, it expects to be freed, and closed.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+from ctypes import c_uint32
+from itertools import chain
+from typing import Any
+
+# found among the objects that the collector knows
+_CODE = (
+    type,
+    types.FunctionType,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.CellType,
+    property,
+    staticmethod,
+    classmethod,
+)
+# found behind those; of these exactly: what derives from them is data of the app
+_PARTS = frozenset({types.CodeType, tuple, frozenset, str, bytes, int, float, complex})
+
+
+def immortalise() -> int:
+    """Make the code that is loaded immortal; return how many objects are now (0: this Python cannot).
+
+    Call it before `gc.freeze`, which hides them.
+    """
+    if not _can():
+        return 0
+    forever = sys.getrefcount(None)
+    done: set[int] = set()
+    # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
+    found: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), _CODE)]
+    while found:
+        new = {id(each): each for each in found if id(each) not in done}
+        for address in new:
+            c_uint32.from_address(address).value = forever
+        done.update(new)
+        behind = chain.from_iterable(map(gc.get_referents, new.values()))
+        found = [each for each in behind if type(each) in _PARTS]
+    return len(done)
+
+
+def _can() -> bool:
+    """Tell by trial whether a count is where we think, and whether the one of None is left alone elsewhere, too."""
+    if sys.implementation.name != "cpython" or sys.version_info < (3, 12) or sys.abiflags or sys.byteorder != "little":
+        return False  # abiflags: a free-threaded or debug build, with other counts
+    probe = object()
+    count = c_uint32.from_address(id(probe))
+    before = count.value
+    more = [probe, probe]
+    if count.value != before + len(more):
+        return False
+    count.value = forever = sys.getrefcount(None)
+    more.append(probe)
+    more.clear()
+    return count.value == forever

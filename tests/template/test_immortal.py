@@ -1,0 +1,83 @@
+"""Code made immortal before the forks: in a process of its own, since it is for good."""
+
+import subprocess
+import sys
+import textwrap
+
+_PROGRAM = """
+import sys, types, weakref
+from pyworker.template.immortal import immortalise
+
+MESSAGE = "a constant of this module, " * 2
+class Thing:
+    def method(self, text=MESSAGE): return text
+class Lazy:
+    __class__ = type(lambda: None)  # says it is a function, as lazy objects of a framework do
+def function(): return Thing().method()
+data = {"thing": Thing(), "list": [Thing()], "text": "".join(["not ", "code"])}
+lazy = Lazy()
+gone = weakref.ref(data["thing"])
+file = open("/dev/null")
+number = file.fileno()
+before = [sys.getrefcount(each) for each in (data, data["list"], data["text"], lazy)]
+
+count = immortalise()
+
+forever = sys.getrefcount(None)
+code = (function, function.__code__, Thing, Thing.__mro__, Thing.method, sys, weakref, MESSAGE, len)
+print(count > 1000, [sys.getrefcount(each) == forever for each in code])
+print(before == [sys.getrefcount(each) for each in (data, data["list"], data["text"], lazy)])
+del data["thing"], file
+print(gone() is None, function() == MESSAGE)
+import os
+try:
+    os.fstat(number)
+    print("open")
+except OSError:
+    print("closed")
+"""
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_code_is_immortal_and_data_is_freed_as_ever() -> None:
+    if sys.version_info < (3, 12) or sys.abiflags:
+        expected = [f"False {[False] * 9}", "True", "True True", "closed"]
+    else:
+        expected = [f"True {[True] * 9}", "True", "True True", "closed"]
+    assert run(_PROGRAM).splitlines() == expected
+
+
+def test_a_class_and_a_module_that_are_immortal_can_still_be_changed_and_replaced() -> None:
+    out = run("""
+        import sys, types
+        from pyworker.template.immortal import immortalise
+        class Base: pass
+        class Thing(Base): value = 1
+        module = types.ModuleType("module")
+        sys.modules["module"] = module
+        immortalise()
+        class Later(Thing): pass
+        Thing.value = 2
+        Thing.extra = lambda self: self.value + 1
+        Thing.__bases__ = (type("Other", (Base,), {"kind": "other"}),)
+        thing = Later()
+        del sys.modules["module"]
+        print(thing.value, thing.extra(), thing.kind, Base.__subclasses__()[0].__name__)
+    """)
+    assert out.split() == ["2", "3", "other", "Other"]
+
+
+def test_a_process_whose_code_is_immortal_ends_as_any() -> None:
+    out = run("""
+        import atexit, sys, threading, warnings
+        from pyworker.template.immortal import immortalise
+        immortalise()
+        atexit.register(print, "at the end")
+        threading.Thread(target=print, args=("thread",)).start()
+    """)
+    assert out.split("\n")[:2] == ["thread", "at the end"]
