@@ -19,10 +19,10 @@ import httptools
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.stall import Stall, bytes_taken, unsent
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.server import Server
-    from pyworker.worker.engines.stall import Stall
 
 NEVER = float("inf")
 LINGER = 2.0  # seconds that a connection is still read after our last byte, so that no reset destroys the answer
@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
     stall: Stall | None = None  # something written waits for the client to take it
     waiting: tuple[asyncio.Future[None], ...] = ()
     reading = IDLE  # what `deadline` is about
+    taken: int | None = -1  # by a TLS client whose connection is closing, when that was last looked at
 
     def __init__(
         self,
@@ -131,7 +132,10 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         self.eof = True
-        if self.current is None or self.deaf or self.scheme_is_tls():
+        if self.scheme_is_tls():  # there is no half of it: the loop closes
+            self._linger()
+            return None
+        if self.current is None or self.deaf:
             return None
         if self.parsing is not None:  # it can never be completed
             return None
@@ -430,7 +434,10 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not exchange.keep_alive:
-            self.close(linger=self.deaf or not exchange.complete or self.server.draining or bool(self.queue))
+            linger = self.deaf or not exchange.complete or self.server.draining or bool(self.queue)
+            if exchange.remaining is None and self.scheme_is_tls():
+                linger = False  # the client waits for our close to know the answer's end
+            self.close(linger=linger)
             return
         if self.hold_body:
             self.hold_body = False
@@ -487,10 +494,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None:  # in its TLS handshake, which has a time-out of its own
             self.deadline = _monotonic() + self.server.header_timeout
         elif self.reading == LINGERING:
-            if self.transport.get_write_buffer_size():  # our last byte is still to come
-                self.deadline = _monotonic() + LINGER
-            else:
-                self.transport.abort()
+            self._linger_on()
         elif self.hold_queue:
             return  # it is we who do not read on; when the queue is empty it has its time again
         elif (self.reading == HEAD and self.in_head) or (
@@ -512,17 +516,42 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if not linger or self.eof or not transport.can_write_eof():
+        tls = self.scheme_is_tls()
+        if not linger or self.eof:
             transport.close()
+            if tls:
+                self._linger()
             return
         self.hold_body = self.hold_queue = False
         self._update_reading()
-        self.reading = LINGERING
-        self.deadline = _monotonic() + LINGER
+        self._linger()
+        if tls:
+            return  # it has no half of a close, and asyncio's cuts a client that sends behind a whole one
         try:
             transport.write_eof()
         except OSError:  # asyncio's asks the kernel at once; the client has left
             transport.abort()
+
+    def _linger(self) -> None:
+        self.reading = LINGERING
+        self.deadline = _monotonic() + LINGER
+
+    def _linger_on(self) -> None:
+        """The time to linger is over. A TLS client is closed then, and cut if it does not answer that with its own close."""
+        transport = self.transport
+        if unsent(transport):  # our last byte is still to come
+            self._linger()
+        elif not self.scheme_is_tls():
+            transport.abort()
+        elif not transport.is_closing():
+            transport.close()
+            self.deadline = 0.0
+        else:
+            before, self.taken = self.taken, bytes_taken(transport)
+            if self.taken == before:
+                transport.abort()
+            else:  # a loop that was late may have more to write, which it has done when it is here again
+                self.deadline = 0.0
 
     def abort(self) -> None:
         """Cut the connection: the client must see that the answer is not whole."""

@@ -87,9 +87,6 @@ class Early:
     def get_write_buffer_size(self) -> int:
         return len(self._unsent)
 
-    def can_write_eof(self) -> bool:
-        return True
-
     def write_eof(self) -> None:
         self._eof = True
 

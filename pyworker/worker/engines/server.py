@@ -35,6 +35,7 @@ from pyworker.worker.row import Row
 __all__ = ["DrainReport", "LifespanFailed", "Server"]
 
 MARGIN = 1.0  # an idle connection is kept this much longer than its time-out while draining
+TLS_END = 86400.0  # the loops cut a TLS client after so many seconds of closing; ours is the one that knows the slow from the dead
 AFTER_CUT = 1.0  # seconds between cancelling requests and cutting what is left
 
 _IN_FLIGHT, _REQUESTS, _SUM, _BUCKET_0 = int(F.IN_FLIGHT), int(F.REQUESTS), int(F.LATENCY_SUM_US), int(F.LATENCY_0)
@@ -297,6 +298,7 @@ class Server:
                 sock,  # type: ignore[arg-type]  # neither loop asks for more than a SocketType
                 ssl=context,
                 ssl_handshake_timeout=self.header_timeout,
+                ssl_shutdown_timeout=TLS_END,
             )
         except Exception as error:  # noqa: BLE001 - one connection that cannot be served must not disturb the rest
             self._not_opened(made, sock, error)

@@ -5,9 +5,13 @@ A slow client is none of those: what it has acknowledged is asked of the kernel,
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
 import os
 import socket
 import struct
+import termios
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +35,23 @@ def bytes_taken(transport: Any) -> int | None:
         return None
 
 
+def unsent(transport: Any) -> int:
+    """Return how much of what was written still waits for the client.
+
+    With TLS nobody tells what lies between encryption and the kernel. But the kernel's queue is empty then for a moment
+    only, if the loop is late, so that its bytes say the same.
+    """
+    size: int = transport.get_write_buffer_size()
+    if not size and transport.get_extra_info("sslcontext") is not None:
+        sock = transport.get_extra_info("socket")
+        queued = array.array("i", [0])
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            if sock is not None:
+                fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+        size = queued[0]
+    return size
+
+
 class Stall:
     """Since when one connection stands still."""
 
@@ -50,7 +71,7 @@ class Stall:
 def look(connection: Connection, now: float) -> None:
     """Cut a client that takes nothing of what waits for it."""
     transport = connection.transport
-    if transport is None or not transport.get_write_buffer_size():
+    if transport is None or not unsent(transport):
         connection.stall = None
         return
     taken = bytes_taken(transport)
