@@ -415,11 +415,11 @@ class Connection(asyncio.Protocol):
         lines = [method.encode(), b" ", url, b" HTTP/1.1\r\n"]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        lines += (b"\r\n", rest)
+        lines.append(b"\r\n")
         self.deaf = True
         self.deadline = NEVER
         self.parser = None
-        self.server.upgraded(self, b"".join(lines))
+        self.server.upgraded(self, b"".join(lines), rest)
 
     # ---- order of answers ------------------------------------------------------------------------
     def last_answer(self) -> bool:

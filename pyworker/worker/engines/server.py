@@ -323,7 +323,7 @@ class Server:
                 self._cells[_OPEN] -= 1
             self.check_empty()
 
-    def upgraded(self, connection: Connection, head: bytes) -> None:
+    def upgraded(self, connection: Connection, head: bytes, rest: bytes) -> None:
         """A connection becomes a websocket."""
         self._connections.discard(connection)
         if connection.check:
@@ -337,8 +337,8 @@ class Server:
                 connection.abort()
                 self.check_empty()
                 return
-            self._websockets = made(self, self.application, self.root_path, self._websocket_max_size)
-        self._websockets.take(connection, head)
+            self._websockets = made(self, self.application, self._websocket_max_size)
+        self._websockets.take(connection, head, rest)
 
     def websocket_lost(self) -> None:
         self._cells[_OPEN] -= 1
@@ -417,9 +417,11 @@ class Server:
             self._next_look = now + stall.SEND_STALL / stall.LOOKS
             for connection in list(self._connections):
                 stall.look(connection, now)
+            if self._websockets is not None:
+                self._websockets.look(now)
         oldest = next(iter(self._running), None)
         self._cells[_OLDEST] = oldest.at if oldest is not None else 0
-        if self._connections or self._running:
+        if self.open_connections or self._running:
             self._schedule_tick()
 
     # ---- the end ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
+    from pyworker.worker.engines.websocket import WebSocket
 
 SEND_STALL = 60.0  # seconds without an acknowledged byte, while some wait
 LOOKS = 4  # in that time; each passes over all connections
@@ -68,7 +69,7 @@ class Stall:
         return now - self.since >= SEND_STALL
 
 
-def look(connection: Connection, now: float) -> None:
+def look(connection: Connection | WebSocket, now: float) -> None:
     """Cut a client that takes nothing of what waits for it."""
     transport = connection.transport
     if transport is None or not unsent(transport):

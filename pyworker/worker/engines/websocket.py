@@ -1,4 +1,6 @@
-"""Worker: websockets, by uvicorn's class. Ours are the accounts, the peer's address behind a proxy, and the drain (1012)."""
+"""Worker: websockets, by uvicorn's class. Ours are the accounts, the peer's address behind a proxy, what comes before the
+handshake is answered, and the drain (1012).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from pyworker.worker.engines import heads
+from pyworker.worker.engines.stall import Stall, look, unsent
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
@@ -18,10 +21,32 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
 
 
+class ClosedOnce:
+    """A TLS transport that may be closed twice, as uvicorn does: asyncio's forgets its connection then, and cannot even be
+    aborted.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.write = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
+
+
 class WebSocket(WebSocketsSansIOProtocol):
     """One websocket; its transport was an HTTP connection's."""
 
     leaving = False  # no message of the peer's goes to the app any more
+    ahead = b""  # frames that came before the handshake was answered: the library would answer them before it
+    root = ""
+    root_bytes = b""
+    stall: Stall | None = None
+    ended = False  # nothing is left but the peer's answer to the end of TLS
 
     def leave(self) -> None:
         """Close with 1012 (service restart) and wait for the peer's answer, as RFC 6455 wants it.
@@ -45,8 +70,29 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT, self.transport.close)
 
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.ahead += data
+            self.transport.pause_reading()
+        else:
+            super().data_received(data)
+
+    def _take_ahead(self) -> None:
+        self.transport.resume_reading()
+        ahead, self.ahead = self.ahead, b""
+        super().data_received(ahead)
+
+    async def run_asgi(self) -> None:
+        scope = self.scope
+        scope["root_path"] = self.root  # uvicorn's would have to be ASCII
+        scope["path"] = self.root + scope["path"]
+        scope["raw_path"] = self.root_bytes + scope["raw_path"]
+        await super().run_asgi()
+
     async def send(self, message: Any) -> None:
         await super().send(message)
+        if self.ahead and message["type"] == "websocket.accept" and not self.transport.is_closing():
+            self._take_ahead()
         if self.leaving and message["type"] == "websocket.accept" and not self.transport.is_closing():
             self._say_goodbye()
 
@@ -64,6 +110,18 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self.on_ended()
 
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.transport.abort()
+
+    def look(self, now: float) -> None:
+        """Cut a peer that takes nothing, or that does not answer the end of TLS."""
+        ended, self.ended = self.ended, self.transport.is_closing() and not unsent(self.transport)
+        if ended and self.ended:
+            self.abort()
+        else:
+            look(self, now)
+
     on_lost: Any = None
     on_ended: Any = None
 
@@ -71,11 +129,11 @@ class WebSocket(WebSocketsSansIOProtocol):
 class WebSockets:
     """All websockets of one worker."""
 
-    def __init__(self, server: Server, application: Any, root_path: str, max_size: int) -> None:
+    def __init__(self, server: Server, application: Any, max_size: int) -> None:
         self._server = server
         self._config = uvicorn.Config(
             application, log_config=None, lifespan="off", interface="asgi3", proxy_headers=False,
-            root_path=root_path, ws_max_size=max_size, server_header=False, date_header=False,
+            ws_max_size=max_size, server_header=False, date_header=False,
         )  # fmt: skip
         self._config.loaded = True  # its load() would call the app to see whether it is a factory
         self._config.loaded_app = application
@@ -89,15 +147,19 @@ class WebSockets:
     def busy(self) -> bool:
         return bool(self._state.connections or self._state.tasks)
 
-    def take(self, connection: Connection, head: bytes) -> None:
-        """Take over the connection's transport; `head` is its upgrade request and what came after it."""
+    def take(self, connection: Connection, head: bytes, rest: bytes) -> None:
+        """Take over the connection's transport; `head` is its upgrade request, `rest` what came after it."""
         protocol = WebSocket(self._config, self._state, self._server.state)
         protocol.on_lost = self._server.websocket_lost
         protocol.on_ended = self._server.check_empty
-        protocol.connection_made(connection.transport)
+        transport: Any = connection.transport
+        if connection.scheme_is_tls():
+            transport = ClosedOnce(transport)
+        protocol.connection_made(transport)
         protocol.client = connection.upgraded_client
         protocol.scheme = "wss" if connection.upgraded_scheme == "https" else "ws"
         protocol.server = connection.local
+        protocol.root, protocol.root_bytes = self._server.root_path, self._server.root_path_bytes
         connection.transport.set_protocol(protocol)
         protocol.data_received(head)
         if not protocol.handshake_initiated:
@@ -105,21 +167,30 @@ class WebSockets:
             self._server.refused(400)
             connection.transport.write(heads.short_answer(400))
             connection.transport.close()
-        elif self._server.draining:
+            return
+        if rest:
+            protocol.data_received(rest)
+        if self._server.draining:
             protocol.leave()
 
     def drain(self) -> None:
         """Close all with 1012 (service restart)."""
-        for protocol in list(self._state.connections):
-            if isinstance(protocol, WebSocket):
-                protocol.leave()
+        for protocol in self._all():
+            protocol.leave()
+
+    def look(self, now: float) -> None:
+        """Cut those whose peers are gone, or as good as."""
+        for protocol in self._all():
+            protocol.look(now)
 
     def abort(self) -> int:
         """Cut what is left; return how many there were."""
-        left = list(self._state.connections)
+        left = self._all()
         for protocol in left:
-            if protocol.transport is not None:
-                protocol.transport.abort()
+            protocol.abort()
         for task in list(self._state.tasks):
             task.cancel()
         return len(left)
+
+    def _all(self) -> list[WebSocket]:
+        return [protocol for protocol in self._state.connections if isinstance(protocol, WebSocket)]

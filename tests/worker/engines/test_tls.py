@@ -129,3 +129,23 @@ def test_a_slow_reader_may_be_as_slow_as_it_likes(secure: Any, loop: str, monkey
         for _ in range(13):
             got += len(client.sock.recv(16_384))
     take(client, LARGE - got)
+
+
+def test_a_websocket_whose_client_does_not_answer_the_close_ends(
+    secure: Any, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 0.2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.close"})
+
+    site, client = secure(app, loop=loop, keepalive_timeout=0.2)
+    client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    response = client.recv(head_only=True)
+    assert response is not None
+    assert response.status == 403
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the websocket to be cut")

@@ -1,0 +1,72 @@
+"""Websockets, where uvicorn's class alone would not do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines import stall
+from tests.support.rawhttp import Client
+from tests.support.wait import wait_until
+from tests.worker.engines.conftest import Serve
+
+UPGRADE = (
+    b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+LARGE = 20_000_000
+
+pytestmark = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+async def said(scope: Any, receive: Any, send: Any) -> None:
+    """Say what was asked, and how it ended."""
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": f"{scope['root_path']} {scope['path']} {scope['raw_path']!r}"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def opened(client: Client, behind: bytes = b"") -> Client:
+    response = client.send(UPGRADE + behind).recv(head_only=True)
+    assert response is not None
+    assert response.status == 101
+    return client
+
+
+def test_a_ping_behind_the_handshake_is_answered_behind_it(serve: Serve, loop: str) -> None:
+    client = opened(serve(said, loop=loop).client(), b"\x89\x80\0\0\0\0")
+    assert client._exactly(2) == b"\x8a\0"
+
+
+def test_nonsense_behind_the_handshake_is_refused_with_1002(serve: Serve, loop: str) -> None:
+    site = serve(said, loop=loop)
+    client = opened(site.client(), b"\x81\x05hello")  # a client's frames must be masked
+    answer = client.rest()
+    assert answer[0] == 0x88
+    assert answer[2:4] == b"\x03\xea"
+    wait_until(lambda: site.row[F.OPEN] == 0)
+
+
+def test_a_root_path_may_have_any_letters(serve: Serve, loop: str) -> None:
+    client = opened(serve(said, loop=loop, root_path="/bücher").client())
+    text = "/bücher /bücher/chat b'/b\\xc3\\xbccher/chat'".encode()
+    assert client._exactly(2 + len(text)) == bytes((0x81, len(text))) + text
+
+
+def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 0.2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": bytes(LARGE)})
+        await receive()
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    opened(site.client())
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the websocket to be cut")
