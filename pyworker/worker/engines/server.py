@@ -108,7 +108,7 @@ class Server:
         self._websockets: Any = None  # made for the first one
         self._websocket_max_size = http.websocket_max_size
         self.takes_websockets = interface == "asgi" and prepare.has_websockets()
-        self._running: dict[Exchange, None] = {}  # in the order of their start
+        self._running: dict[Exchange, int] = {}  # since when; in that order
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[Any]] = set()
         self._tick_every = max(0.05, min(1.0, http.header_timeout / 4, http.keepalive_timeout / 4 or 1.0))
@@ -348,20 +348,21 @@ class Server:
     def begin(self, exchange: Exchange) -> None:
         """The app is about to be called."""
         running = self._running
-        running[exchange] = None
+        running[exchange] = began = _monotonic_ns()  # not `exchange.at`: that is before a wsgi request's upload
         cells = self._cells
         cells[_IN_FLIGHT] = len(running)
         if self.interface == "wsgi" and not cells[_OLDEST]:
-            cells[_OLDEST] = exchange.at  # an app in the loop may keep the tick from coming
+            cells[_OLDEST] = began  # an app in the loop may keep the tick from coming
 
     def finished(self, exchange: Exchange) -> None:
         """An answer is written, or never will be."""
         cells = self._cells
         running = self._running
-        if running.pop(exchange, 0) is None:
+        began = running.pop(exchange, 0)
+        if began:
             cells[_IN_FLIGHT] = len(running)
-            if not running:
-                cells[_OLDEST] = 0
+            if cells[_OLDEST] == began:
+                cells[_OLDEST] = 0  # until the tick finds the next one
         if not exchange.counted:
             return
         us = (_monotonic_ns() - exchange.at) // 1000
@@ -419,8 +420,7 @@ class Server:
                 stall.look(connection, now)
             if self._websockets is not None:
                 self._websockets.look(now)
-        oldest = next(iter(self._running), None)
-        self._cells[_OLDEST] = oldest.at if oldest is not None else 0
+        self._cells[_OLDEST] = next(iter(self._running.values()), 0)
         if self.open_connections or self._running:
             self._schedule_tick()
 

@@ -458,3 +458,47 @@ def test_an_app_does_not_see_that_what_came_behind_its_request_is_malformed(
     response = client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\0\r\n\r\n").recv()
     assert response is not None
     assert (response.status, seen) == (200, [None])
+
+
+def test_a_request_is_as_old_as_the_call_of_the_app_not_as_its_upload(serve: Serve, loop: str, threads: int) -> None:
+    seen = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(site.row[F.OLDEST_AT])
+        start_response("200 OK", [])
+        return [b""]
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    client = site.client().send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    response = client.recv()
+    assert response is not None
+    assert response.status == 100
+    arrived = time.monotonic_ns()
+    assert client.send(b"x").recv() is not None
+    assert seen[0] >= arrived
+
+
+def test_a_request_that_is_over_is_not_the_oldest_any_more(serve: Serve, loop: str, threads: int) -> None:
+    if threads == 1:
+        pytest.skip("one at a time")
+    called, gates = ({path: threading.Event() for path in ("/1", "/2")} for _ in range(2))
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        called[environ["PATH_INFO"]].set()
+        assert gates[environ["PATH_INFO"]].wait(10)
+        start_response("200 OK", [])
+        return [b""]
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    clients = {}
+    for path in gates:
+        clients[path] = site.client().send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert called[path].wait(10)
+    first = site.row[F.OLDEST_AT]
+    assert first
+    gates["/1"].set()
+    assert clients["/1"].recv() is not None
+    assert site.running.call(lambda: site.row[F.OLDEST_AT]) != first
+    gates["/2"].set()
+    assert clients["/2"].recv() is not None
+    wait_until(lambda: site.row[F.OLDEST_AT] == 0)
