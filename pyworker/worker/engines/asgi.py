@@ -106,6 +106,7 @@ class AsgiExchange(Exchange):
         try:
             result = await self.server.application(scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+            self.leave_forked(error)
             cancelled = isinstance(error, asyncio.CancelledError)
             if not (cancelled and self.cut) and not (self.gone and isinstance(error, OSError)):
                 self.report(error)

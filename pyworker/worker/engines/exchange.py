@@ -5,6 +5,8 @@ Parses nothing and writes nothing by itself: `connection` does the one, `asgi` a
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 import traceback
@@ -232,6 +234,25 @@ class Exchange:
         text = "".join(traceback.format_exception(error))
         sys.stderr.write(f"error in {self.method} {path}:\n{text}")
         sys.stderr.flush()
+
+    def leave_forked(self, error: BaseException) -> None:
+        """End this process if it is one that the app has forked in the request and that comes back by `error` (sys.exit).
+
+        The connection and the loop are the parent's, which shares the loop's poll with it.
+        """
+        if os.getpid() == self.server.pid:
+            return
+        code = 1
+        if not isinstance(error, SystemExit):
+            self.report(error)
+        elif error.code is None or isinstance(error.code, int):
+            code = error.code or 0
+        else:
+            sys.stderr.write(f"{error.code}\n")
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code & 0xFF)
 
     def complain(self, text: str) -> None:
         """Print one line about what the app did wrong."""

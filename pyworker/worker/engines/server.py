@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import socket
 import ssl
 import sys
@@ -124,6 +125,7 @@ class Server:
     async def start(self, row: Row, on_recycle: Callable[[str], None]) -> None:
         """Make the app ready to serve in this process: lifespan startup, threads. Raises LifespanFailed."""
         self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
         self.row = row
         self._cells = row.cells
         self._on_recycle = on_recycle

@@ -260,6 +260,7 @@ class WsgiExchange(Exchange):
             self.context.run(self._pump)
 
     def _failed(self, error: BaseException) -> None:
+        self.leave_forked(error)
         if self._target_is_bad(error):
             status = 400
         else:
@@ -303,6 +304,7 @@ class WsgiExchange(Exchange):
                         break
                 self._emit(b"", BROKEN if self.cut_short else FINISHED)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+            self.leave_forked(error)
             if self._target_is_bad(error):
                 self._emit(b"", 400)
             else:
