@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         if self.scheme_is_tls():  # there is no half of it: the loop closes
             self._linger()
             return None
-        if self.current is None or self.deaf:
+        if self.current is None:
             return None
         if self.parsing is not None:  # it can never be completed
             return None

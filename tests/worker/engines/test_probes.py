@@ -149,6 +149,30 @@ def test_a_client_that_has_closed_its_sending_side_is_answered(serve: Serve, int
     assert client.closed()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_nonsense_behind_a_request_takes_no_answer_from_it_when_the_sending_side_is_closed(
+    serve: Serve, loop: str
+) -> None:
+    called, go = threading.Event(), threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        called.set()
+        assert go.wait(10)
+        return hello.wsgi(environ, start_response)
+
+    site = serve(app, "wsgi", loop=loop, threads=2)
+    client = site.client().send(b"GET / HTTP/1.1\r\n" + H + b"\r\nnonsense\r\n\r\n")
+    assert called.wait(10)
+    connection = next(iter(site.running.server._connections))
+    client.sock.shutdown(socket.SHUT_WR)
+    wait_until(lambda: connection.eof)
+    go.set()
+    response = client.recv()
+    assert response is not None
+    assert response.status == 200
+    assert client.closed()
+
+
 @pytest.mark.parametrize("interface", APPS)
 def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interface: str) -> None:
     client = serve(getattr(echo, interface), interface).client()
