@@ -46,10 +46,11 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         multiproc.prepare()
         multiproc.take(spec.slot)
     sys.argv = [path, *app.args]
+    sys.orig_argv = [sys.executable, *sys.argv]  # what reloaders (Flask's debug mode) start again
     sys.path.insert(0, os.path.dirname(path))
     try:
         with io.open_code(path) as source:
-            code = compile(source.read(), path, "exec")
+            code = compile(source.read(), path, "exec", dont_inherit=True)  # our `from __future__` is not the script's
         module = types.ModuleType("__main__")
         module.__dict__.update(__file__=path, __builtins__=builtins, __spec__=None)
         sys.modules["__main__"] = module

@@ -148,6 +148,16 @@ def test_script_is_held_inside_bind_and_sees_what_python_would_show(daemon: Any,
     assert asked.port == d.listeners[0].getsockname()[1]
 
 
+def test_script_is_compiled_and_started_again_as_python_would_do_it(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(
+        daemon,
+        folder,
+        "import sys\ndef f(x: int): pass\nprint(f.__annotations__['x'] is int, sys.orig_argv == [sys.executable, *sys.argv])",
+    )
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"True True\n"
+
+
 def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
     d.answer_bind(worker, errno=errno.EACCES)
