@@ -322,17 +322,15 @@ def _teach_ssl(ssl: Any, binding: Binding) -> None:
 
 
 def _when_imported(name: str, then: Callable[[Any], None]) -> None:
-    """Call `then(module)` right after the script's own import of `name`."""
+    """Call `then(module)` right after each import of `name` by the script; who only looks for it changes nothing."""
 
     class Finder:
         @staticmethod
         def find_spec(fullname: str, path: Any, target: Any = None) -> Any:
             if fullname != name:
                 return None
-            sys.meta_path.remove(Finder)
-            from importlib.util import find_spec
-
-            spec = find_spec(name)
+            others = [each for each in sys.meta_path if each is not Finder and hasattr(each, "find_spec")]
+            spec = next(filter(None, (each.find_spec(name, path, target) for each in others)), None)
             if spec is not None and spec.loader is not None:
                 real = spec.loader.exec_module
 

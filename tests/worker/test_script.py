@@ -158,6 +158,21 @@ def test_script_is_compiled_and_started_again_as_python_would_do_it(daemon: Any,
     assert worker.read_out() == b"True True\n"
 
 
+def test_looking_for_a_module_that_will_be_taught_is_not_its_import(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(
+        daemon,
+        folder,
+        """
+import importlib.util
+for _ in range(2): assert importlib.util.find_spec("uvloop").name == "uvloop"
+import uvloop
+print(uvloop.Loop.create_server.__module__)
+""",
+    )
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"pyworker.cluster.uvloop_servers\n"
+
+
 def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
     d.answer_bind(worker, errno=errno.EACCES)
