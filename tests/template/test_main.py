@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
-from pyworker.protocol.worker import Hello, Ready
+from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
 
@@ -93,21 +93,31 @@ def test_what_an_import_has_done_to_signals_does_not_last(daemon: Any, folder: P
         assert signals(worker.pid, "SigCgt") == answered
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(daemon: Any, folder: Path, stream: str) -> None:
-    tee = f"""
-import sys
+TEE = """
 class Tee:
     def __init__(self, stream): self.stream = stream
     def write(self, text): return self.stream.write(text)
-    def flush(self): self.stream.flush()
-sys.{stream} = Tee(sys.{stream})
 """
-    (folder / "shop.py").write_text(tee + (folder / "shop.py").read_text())
+FLUSHED = TEE + "    def flush(self): self.stream.flush()\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("tee", [FLUSHED, TEE, "def Tee(stream): pass"], ids=["tee", "cannot flush", "none"])
+def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(
+    daemon: Any, folder: Path, stream: str, tee: str
+) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(f"import sys\n{tee}\nsys.{stream} = Tee(sys.{stream})\n{shop}")
     d = daemon()
-    worker = d.fork(d.load(), 1)
+    template = d.load()
+    worker = d.fork(template, 1)
     worker.expect(Hello)
     worker.expect(Ready)
+    template.send(Retire())
+    assert d.reap(template.pid) == 0
+    worker.send(Drain(5.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
 
 
 def test_what_an_app_registers_for_forks_runs_once_for_each_worker(daemon: Any, folder: Path) -> None:

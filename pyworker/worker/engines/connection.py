@@ -8,7 +8,6 @@ connection only. Deadlines are looked at by the server's tick: none is ever earl
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import traceback
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
 
+from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
@@ -371,7 +371,7 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             if isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
                 status = 500  # a bug of ours: the connection pays for it, the worker does not
-                sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(cause)))
+                say.write("error in the HTTP server:\n" + "".join(traceback.format_exception(cause)))
         self._refuse(status)
 
     def _refuse(self, status: int) -> None:

@@ -5,9 +5,7 @@ Parses nothing and writes nothing by itself: `connection` does the one, `asgi` a
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from pyworker.worker import say
 from pyworker.worker.engines import heads
 
 if TYPE_CHECKING:
@@ -232,8 +231,7 @@ class Exchange:
         """Print an app's exception to stderr, where the log is."""
         path = self.target.decode("ascii", "backslashreplace")
         text = "".join(traceback.format_exception(error))
-        sys.stderr.write(f"error in {self.method} {path}:\n{text}")
-        sys.stderr.flush()
+        say.write(f"error in {self.method} {path}:\n{text}")
 
     def leave_forked(self, error: BaseException) -> None:
         """End this process if it is one that the app has forked in the request and that comes back by `error` (sys.exit).
@@ -248,14 +246,11 @@ class Exchange:
         elif error.code is None or isinstance(error.code, int):
             code = error.code or 0
         else:
-            sys.stderr.write(f"{error.code}\n")
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            say.write(f"{error.code}\n")
+        say.flush()
         os._exit(code & 0xFF)
 
     def complain(self, text: str) -> None:
         """Print one line about what the app did wrong."""
         path = self.target.decode("ascii", "backslashreplace")
-        sys.stderr.write(f"error in {self.method} {path}: {text}\n")
-        sys.stderr.flush()
+        say.write(f"error in {self.method} {path}: {text}\n")

@@ -7,9 +7,10 @@ something else. One that takes the message and then raises, or says startup.fail
 from __future__ import annotations
 
 import asyncio
-import sys
 import traceback
 from typing import Any
+
+from pyworker.worker import say
 
 
 class LifespanFailed(Exception):
@@ -54,8 +55,7 @@ class Lifespan:
         self._serving = False
         kind, message = await self._ask("lifespan.shutdown")
         if kind != "lifespan.shutdown.complete" and message:
-            sys.stderr.write(f"lifespan shutdown failed: {message.rstrip()}\n")
-            sys.stderr.flush()
+            say.write(f"lifespan shutdown failed: {message.rstrip()}\n")
         await asyncio.wait([self._task], timeout=1)
         await self._abandon()
 
@@ -84,8 +84,7 @@ class Lifespan:
             text = "".join(traceback.format_exception(error)) if has_failed else ""
             self._tell("raised", text)
             if self._serving and not isinstance(error, asyncio.CancelledError):  # nobody waits for it: it would be lost
-                sys.stderr.write(f"the app's lifespan has ended while the app serves:\n{text}")
-                sys.stderr.flush()
+                say.write(f"the app's lifespan has ended while the app serves:\n{text}")
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
         else:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from pyworker.worker import say
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.wsgi import WsgiExchange
@@ -76,6 +77,6 @@ class ThreadPool:
             try:
                 exchange.run_in_thread()
             except BaseException:  # noqa: BLE001 - a thread that ends would be missed for ever
-                sys.stderr.write("error in the HTTP server:\n" + traceback.format_exc())
+                say.write("error in the HTTP server:\n" + traceback.format_exc())
             self.deliver(None, b"", None)
             del exchange

@@ -11,7 +11,6 @@ import contextvars
 import os
 import socket
 import ssl
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
 from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.record import record
+from pyworker.worker import say
 from pyworker.worker.engines import forwarded, heads, prepare, stall
 from pyworker.worker.engines.access_log import AccessLog
 from pyworker.worker.engines.asgi import AsgiExchange
@@ -315,7 +315,7 @@ class Server:
             made.connection_lost(error)
 
     def _report(self, error: Exception) -> None:
-        sys.stderr.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
+        say.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -334,7 +334,7 @@ class Server:
             try:
                 made = prepare.websockets()
             except ImportError as error:
-                sys.stderr.write(f"websockets cannot be served: {error}\n")
+                say.write(f"websockets cannot be served: {error}\n")
                 self._cells[_OPEN] -= 1
                 connection.abort()
                 self.check_empty()

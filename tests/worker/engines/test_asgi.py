@@ -210,6 +210,21 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
     assert "error in GET /nothing: the app returned without a response" in said
 
 
+def test_an_app_that_fails_and_has_taken_stderr_away_is_a_500(
+    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/raise":
+            raise ValueError
+
+    site = serve(app, loop=loop)
+    monkeypatch.setattr("sys.stderr", None)
+    for path in ("/nothing", "/raise"):
+        response = site.client().get(path)
+        assert response is not None, path
+        assert response.status == 500, path
+
+
 def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
     from websockets.sync.client import connect
 
