@@ -15,7 +15,8 @@ import time
 
 def open_fds() -> set[int]:
     """Return the fds of this process."""
-    return {int(name) for name in os.listdir("/proc/self/fd")}
+    listed = os.listdir("/proc/self/fd")  # with the one of the listing itself, whose number the next open gets
+    return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
 def why_not(before: set[int]) -> str:

@@ -174,14 +174,15 @@ def test_app_that_does_not_load_is_told_with_its_cause(
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True, name='poller').start()", "poller"),
         ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(server.getsockname())", "127.0.0.1"),
         ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
+        ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
     ],
 )  # fmt: skip
 def test_what_must_not_be_forked_makes_each_worker_import_the_app(
     daemon: Any, folder: Path, text: str, why: str
 ) -> None:
     shop = (folder / "shop.py").read_text()
-    (folder / "shop.py").write_text(text + "\n" + shop)
     d = daemon()
+    (folder / "shop.py").write_text(f"LISTENER = {d.listeners[0].getsockname()!r}\n{text}\n{shop}")
     template = d.load()
     assert not d.loaded.preload
     assert why in d.loaded.why or (why == "an event loop" and "socket connected" in d.loaded.why)
