@@ -1,16 +1,22 @@
 """Template: is this process, now that it has imported the app, one that may be forked? It only looks.
 
 A fork copies the thread that forks and no other, and shares every open description: a thread started or a connection
-opened at import time would be dead, or used by all workers at once.
+opened at import time would be dead, or used by all workers at once. So would the place at which a file is read; what is
+only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be shared.
 """
 
 from __future__ import annotations
 
+import fcntl
+import gc
+import io
 import os
 import socket
 import stat
 import threading
 import time
+
+_FILE = "the file "
 
 
 def open_fds() -> set[int]:
@@ -21,7 +27,12 @@ def open_fds() -> set[int]:
 
 def why_not(before: set[int]) -> str:
     """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
-    return _threads() or _descriptors(open_fds() - before)
+    new = open_fds() - before
+    found = _threads() or _descriptors(new) or _files(new)
+    if found.startswith(_FILE):
+        gc.collect()  # it may be garbage
+        found = _files(new)
+    return found
 
 
 def _threads() -> str:
@@ -47,6 +58,18 @@ def _descriptors(new: set[int]) -> str:
                 return "an event loop was made by the import"
         except OSError:  # closed meanwhile, or the fd of the listing itself
             continue
+    return ""
+
+
+def _files(new: set[int]) -> str:
+    for each in gc.get_objects():
+        # by the type that it has: the class that it says it is may be the app's code (Django's lazy objects)
+        if not issubclass(type(each), io.FileIO) or each.closed or each.fileno() not in new:
+            continue
+        flags = fcntl.fcntl(each.fileno(), fcntl.F_GETFL)
+        is_only_written = flags & os.O_ACCMODE == os.O_WRONLY or flags & os.O_APPEND
+        if not is_only_written and stat.S_ISREG(os.fstat(each.fileno()).st_mode):
+            return f"{_FILE}{each.name} was left open by the import"
     return ""
 
 

@@ -175,6 +175,7 @@ def test_app_that_does_not_load_is_told_with_its_cause(
         ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(server.getsockname())", "127.0.0.1"),
         ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
+        ("data = open(__file__)", "shop.py was left open"),
     ],
 )  # fmt: skip
 def test_what_must_not_be_forked_makes_each_worker_import_the_app(
@@ -193,6 +194,24 @@ def test_what_must_not_be_forked_makes_each_worker_import_the_app(
         worker.expect(Ready)
     pids = {str(worker.pid).encode() for worker in workers}
     wait_until(lambda: {get(d.listeners[0].getsockname()) for _ in range(4)} == pids)
+
+
+def test_files_that_a_fork_may_share_do_not_make_each_worker_import_the_app(daemon: Any, folder: Path) -> None:
+    text = """
+import logging, mmap, os, tempfile
+logging.basicConfig(filename="app.log")
+written = open("written", "w")
+counters = open("counters", "a+b")
+null = open(os.devnull)
+with open(__file__) as file: mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+loop = [open(__file__)]
+loop.append(loop)
+del loop
+"""
+    (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
+    d = daemon()
+    d.load()
+    assert (d.loaded.preload, d.loaded.why) == (True, "")
 
 
 def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, folder: Path) -> None:
