@@ -202,7 +202,8 @@ class Binding:
                 poll = select.poll()
                 poll.register(sock, select.POLLIN)
                 poll.register(self._wake_reader, select.POLLIN)
-                poll.poll(left * 1000)
+                if any(fd == self._wake_reader for fd, _ in poll.poll(left * 1000)):
+                    self.draining = True  # in what the program has forked nobody else says so
                 continue
             finally:
                 self._taking.discard(threading.get_ident())

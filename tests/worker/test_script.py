@@ -173,6 +173,52 @@ print(uvloop.Loop.create_server.__module__)
     assert worker.read_out() == b"pyworker.cluster.uvloop_servers\n"
 
 
+PREFORKING = """
+import os, socket, sys
+server = socket.socket()
+server.bind(("127.0.0.1", int(sys.argv[1])))
+server.listen()
+if os.fork():
+    os.wait()
+while True:
+    client, _ = server.accept()
+    client.recv(4096)
+    body = str(os.getpid()).encode()
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    client.close()
+"""
+
+
+def test_what_a_script_has_forked_to_accept_stops_with_it(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, PREFORKING)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    listener = d.listeners[0]
+    child = int(get(listener.getsockname()))
+    wait_until(lambda: sleeps(child), what="its wait")
+    worker.send(Drain(5.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+    wait_until(lambda: sleeps(child), what="it to rest: it turned round and round")
+    with socket.create_connection(listener.getsockname(), timeout=10):
+        wait_until(lambda: taken(listener), what="the connection, which is for other workers")
+    os.kill(child, signal.SIGKILL)
+    d.reap(child)
+
+
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def taken(listener: socket.socket) -> bool:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
 def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
     d.answer_bind(worker, errno=errno.EACCES)
