@@ -90,6 +90,7 @@ class Guardian:
         """
         self._foreground = foreground  # somebody waits for us, and signals are orders
         self._code = 0
+        self._left = False
         self._orders: list[int] = []  # signals that came before a daemon was there who could take them
         self._store = store
         self._times = times or Times()
@@ -162,6 +163,9 @@ class Guardian:
         number = signal.SIGTERM if number in run.STOPS else number
         if self._daemon.version:
             self._daemon.signal(number)
+        elif number == signal.SIGTERM in self._orders:
+            say("told to stop again, and there is no daemon that could do it: leaving, and so does all of it")
+            self._left = True
         else:
             self._orders.append(number)
 
@@ -197,7 +201,7 @@ class Guardian:
         return max(0.0, min(deadlines) - now)
 
     def _finished(self) -> bool:
-        return self._stopping and not self._daemon.pid and not self._logger.pid
+        return self._left or (self._stopping and not self._daemon.pid and not self._logger.pid)
 
     def _tick(self, now: float) -> None:
         if now < self._next_tick:

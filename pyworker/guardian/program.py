@@ -98,6 +98,7 @@ class Program:
         os.close(self._pidfd)
         self.pid = 0
         self._pidfd = -1
+        self.version = ""  # a signal that comes now is for the next one
         self.kill_at = None
         self._schedule(now, early=not self.leaving and now - self._started_at < self._backoff.good_life)
         self.reason = self._why_killed or _words(status)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -167,6 +169,43 @@ def test_probes_say_what_is_and_lame_duck_says_no_before_it_stops(homeless: Pywo
         assert probe(port, "/livez")[0] == 200
         assert pw.get() == "1 ", "it says no and serves on"
         assert one.ends() == 0
+
+
+@contextlib.contextmanager
+def no_room_for_a_daemon(pid: int) -> Iterator[None]:
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_a_second_signal_is_heard_also_when_no_daemon_can_be_started(homeless: Pyworker) -> None:
+    web(homeless)
+    with foreground(homeless, "app.toml") as one:
+        one.running()
+        with no_room_for_a_daemon(one.pid):
+            kill(next(pid for pid, title in homeless.titles().items() if "pyworker daemon" in title))
+            one.wait_for("the daemon cannot be started")
+            assert homeless.get() == "1 "
+            one.signal(signal.SIGINT)
+            one.signal(signal.SIGTERM)
+            assert one.ends() == 0
+        wait_until(lambda: not homeless.processes(), LONG, "all to be gone")
+
+
+def test_a_signal_that_comes_while_there_is_no_daemon_is_for_the_next_one(homeless: Pyworker) -> None:
+    web(homeless)
+    with foreground(homeless, "app.toml") as one:
+        one.running()
+        with no_room_for_a_daemon(one.pid):
+            kill(next(pid for pid, title in homeless.titles().items() if "pyworker daemon" in title))
+            one.wait_for("the daemon cannot be started")
+            one.signal(signal.SIGTERM)
+        assert one.ends() == 0
+        assert "told to stop again" not in one.err
 
 
 def test_a_second_signal_ends_it_at_once(homeless: Pyworker) -> None:
