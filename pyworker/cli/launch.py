@@ -60,7 +60,12 @@ def _start(home: str, deadline: float) -> int:
             sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
         ]  # fmt: skip
         env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
-        pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
+        try:
+            pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
+        except OSError as error:
+            raise PyworkerError(
+                f"cannot start the pyworker daemon: {error.strerror}", hint="check ulimit -Hn and -u"
+            ) from None
         os.close(writes)
         writes = -1
         answer = _read(reads, deadline)

@@ -60,6 +60,7 @@ def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, pro
         store, taken_over = boot.adopted_store(options.adopt)
         home = _prepare_patiently(path, store)
     else:
+        boot.check_limits()
         home = boot.open_home(path)
         store = FdStore({inherited.LOCK: boot.take_lock(home)})
         boot.open_own_log(home)
@@ -108,6 +109,7 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
 def _run_in_foreground(options: argparse.Namespace, commands: dict[str, list[str]] | None) -> int:
     """Be what a container or a service manager started: no file but what the home offers, and the apps' fate as ours."""
     spec = boot.run_spec(options.run)
+    boot.check_limits()
     boot.become_guardian()
     store = FdStore({inherited.RUN: options.run})
     home = boot.foreground_home(spec.home, store)
@@ -137,7 +139,8 @@ def _answer(notify_fd: int | None, failure: dict[str, object] | None) -> None:
     """Tell who started us; None is success. Without a notify fd a failure goes to stderr."""
     if notify_fd is None:
         if failure is not None:
-            print(f"pyworker guardian: {failure['error']}", file=sys.stderr)  # noqa: T201  no logger exists yet
+            hint = f" ({failure['hint']})" if failure["hint"] else ""
+            print(f"pyworker guardian: {failure['error']}{hint}", file=sys.stderr)  # noqa: T201  no logger exists yet
         return
     text = "ok" if failure is None else json.dumps(failure)
     with contextlib.suppress(OSError):  # who started us may be gone: no reason to stop

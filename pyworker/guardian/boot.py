@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from pyworker.protocol.run import RunSpec
 from pyworker.unix import fds, files, process
 
 MAX_OWN_LOG = 1024 * 1024
+_FEWEST_FILES = 64  # an app with two workers needs fifty
 HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGCHLD})
 
 
@@ -43,6 +45,13 @@ def open_home(path: str) -> int:
             hint="choose another place with --home or PYWORKER_HOME",
             exit=Exit.NO_PERMISSION if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Exit.FAILED,
         ) from None
+
+
+def check_limits() -> None:
+    """Refuse a limit of open files with which nothing could be started, or told why not."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < _FEWEST_FILES:
+        raise BootError(f"only {hard} files may be open at once, and pyworker needs {_FEWEST_FILES} or more", hint="raise the limit (ulimit -Hn)")  # fmt: skip
 
 
 def become_guardian() -> None:

@@ -208,6 +208,13 @@ def test_a_signal_that_comes_while_there_is_no_daemon_is_for_the_next_one(homele
         assert "told to stop again" not in one.err
 
 
+def test_too_low_a_limit_of_open_files_is_said(homeless: Pyworker) -> None:
+    web(homeless)
+    with foreground(homeless, "app.toml", prefix=("sh", "-c", 'ulimit -n 20; exec "$@"', "sh")) as one:
+        assert one.ends() == 1
+        assert "only 20 files may be open at once" in one.err
+
+
 def test_a_second_signal_ends_it_at_once(homeless: Pyworker) -> None:
     pw = homeless
     web(pw, tables='[run]\nlame_duck = "10m"')
