@@ -9,6 +9,7 @@ A thread reads the channel from the first bind on; none is started before, so th
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -118,3 +119,5 @@ class Runtime(Binding):
         self._row[F.OPEN] = left = self.wait_for_connections(deadline)
         self._channel.send(Drained(0, left))
         os.kill(self._pid, self._stop_signal)
+        # one that takes the signal may wait inside bind, where nobody would answer any more
+        self._answers.put(Grant(errno.ECANCELED, "this worker was told to stop"))

@@ -219,6 +219,18 @@ def taken(listener: socket.socket) -> bool:
     return True
 
 
+def test_script_that_takes_its_stop_signal_and_is_held_inside_bind_leaves(daemon: Any, folder: Path) -> None:
+    takes = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: print('asked to stop'))\n"
+    d, [worker] = launch(daemon, folder, takes + SCRIPTS["blocking accept"])
+    worker.expect(Bind)
+    worker.expect(Ready)
+    worker.send(Drain(5.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 1
+    assert worker.read_out() == b"asked to stop\n"
+    assert b"told to stop" in worker.read_err()
+
+
 def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
     d.answer_bind(worker, errno=errno.EACCES)
