@@ -15,6 +15,7 @@ import click
 
 from pyworker import __version__
 from pyworker.cli import fail
+from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
 from pyworker.cli.options import NAMES, options
 from pyworker.cli.render import look, out
@@ -197,6 +198,9 @@ def _run(argv: list[str], as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  the last resort: words and a traceback instead of a bare one
+        if isinstance(error, FileNotFoundError) and is_gone():
+            gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
+            return fail.report(gone, as_json, how)
         return fail.bug(error, as_json, how)
 
 

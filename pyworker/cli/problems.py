@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from pyworker.cli.here import here
 from pyworker.config.problem import Problem
 
 _TAB = "    "
@@ -106,7 +107,7 @@ def _printable(text: str) -> str:
 def _relative(path: str) -> str:
     """Return the path as seen from here when it is below this folder."""
     try:
-        here = os.getcwd()
+        folder = here()
     except OSError:  # this folder was removed
         return path
-    return os.path.relpath(path, here) if path.startswith(here.rstrip("/") + "/") else path
+    return os.path.relpath(path, folder) if path.startswith(folder.rstrip("/") + "/") else path

@@ -10,6 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyworker.cli.here import absolute, here
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 
@@ -69,7 +70,7 @@ def find_startable(
         if first.endswith(".py"):
             if not os.path.isfile(first):
                 raise _no_file(first)
-            return _inline({"script": os.path.abspath(first), "args": list(after or ())}, name, only, overrides)
+            return _inline({"script": absolute(first), "args": list(after or ())}, name, only, overrides)
         if after is not None:
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
         return _inline({"target": first}, name, only, overrides)
@@ -84,7 +85,7 @@ def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], over
     if only:
         raise _usage("--only goes with a config file that has several apps", "")
     # here the shell is the config: its whole environment goes along
-    table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": os.getcwd(), **overrides}
+    table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": here(), **overrides}
     app = load.load_inline(table, table["cwd"], os.environ)
     return Startable({"inline": {**table, "name": app.name}}, (app,))
 
@@ -103,14 +104,14 @@ def _file(
         raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
     if after is not None:
         raise _usage("words after -- do not go with a config file", f"start takes {_KINDS}")
-    apps = load.load(path, only=only, environ=os.environ, profile=profile).apps
+    apps = load.load(absolute(path), only=only, environ=os.environ, profile=profile).apps
     if overrides:
         if len(apps) > 1:
             names = ", ".join(app.name for app in apps)
             raise _usage(f"{path} has {len(apps)} apps ({names}), and options are for one", "name it with --only NAME")
         apps = (load.apply_overrides(apps[0], overrides),)
     return Startable(
-        {"file": os.path.abspath(path), "only": list(only), "overrides": overrides, "profile": profile}, tuple(apps)
+        {"file": absolute(path), "only": list(only), "overrides": overrides, "profile": profile}, tuple(apps)
     )
 
 
@@ -150,7 +151,7 @@ def _config_of(path: str) -> str:
 def _config_here() -> str:
     from pyworker.config import load
 
-    found = load.find(os.getcwd(), os.environ)
+    found = load.find(here(), os.environ)
     if found is None:
         raise _usage(
             f"start what? There is no app.toml in this folder ({os.getcwd()})",

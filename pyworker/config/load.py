@@ -114,7 +114,7 @@ def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) 
     if os.path.basename(path) == PYPROJECT:
         at = ("tool", "pyworker")
         raw = _our_table(raw)
-    apps = apps_of(raw, at, report, environ, os.path.basename(os.path.dirname(os.path.realpath(path))), profile)
+    apps = apps_of(raw, at, report, environ, os.path.basename(os.path.dirname(path)), profile)
     run_of(raw, at, report, {})
     report.stop_if_wrong()
     return tuple(apps)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli import results
-from tests.support.cli import run, run_on_terminal
+from tests.support.cli import environment, run, run_on_terminal
 from tests.support.fake_control import FakeControl, refuses
 
 PIPED = """\
@@ -157,6 +159,20 @@ def test_options_and_words_become_an_app_without_a_file(home: str, folder: str) 
     assert (command["name"], command["command"]) == ("tick", ["sh", "-c", "echo -- $1", "--json"])
 
 
+def test_in_a_folder_that_is_a_link_the_app_is_started_from_the_link(home: str, folder: str, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    elsewhere = str(tmp_path.parent)  # a PWD that is not true
+    with FakeControl(home, {"start": results.start}) as daemon:
+        for words in ((), ("app.toml",), ("a:b",), ("server.py",), ("a:b", "--cwd", ".")):
+            run("start", *words, home=home, cwd=str(link), PWD=str(link))
+        run("start", home=home, cwd=str(link), PWD=elsewhere)
+    found = [request.file or request.inline["cwd"] for request in daemon.requests]
+    by_link, in_folder = f"{link}/app.toml", f"{folder}/app.toml"
+    assert found == [by_link, by_link, str(link), str(link), str(link), in_folder]
+    assert daemon.requests[3].inline["script"] == f"{link}/server.py"
+
+
 def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
     with FakeControl(home, {"start": results.start}) as daemon:
         run("start", "api", "w*", home=home, cwd=folder)
@@ -188,6 +204,17 @@ def test_a_wrong_command_line_says_what_and_starts_nothing(
     assert found.code == 2
     assert message in found.err
     assert not Path(home).exists()
+
+
+def test_in_a_folder_that_was_removed_it_says_so(home: str, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    start = ["sh", "-c", 'rmdir ../old && exec "$@"', "sh", sys.executable, "-m", "pyworker", "start", "shop.main:app"]
+    found = subprocess.run(
+        start, cwd=tmp_path / "old", env=environment(home), text=True, capture_output=True, timeout=60, check=False
+    )
+    assert (found.returncode, found.stderr) == (
+        2, "error: the folder you are in was removed\n  = help: cd to one that is there\n"
+    )  # fmt: skip
 
 
 def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path: Path) -> None:

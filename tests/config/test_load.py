@@ -511,3 +511,14 @@ def test_key_of_a_running_app_is_found_again_in_its_file(tmp_path: Path) -> None
     assert locate(path, "web", ("user",), problem).line == 2
     assert locate(path, "web", ("script",), problem).line == 3
     assert locate(str(tmp_path / "gone.toml"), "web", ("cwd",), problem) == problem
+
+
+def test_an_app_without_a_name_keeps_that_of_the_link_when_the_link_leads_to_another_release(tmp_path: Path) -> None:
+    for release in ("41", "42"):
+        (tmp_path / release).mkdir()
+        write(tmp_path / release, '[app]\ntarget = "a:b"\n')
+    (tmp_path / "shop").symlink_to("41")
+    before = load(str(tmp_path / "shop" / "app.toml"))
+    (tmp_path / "shop").unlink()
+    (tmp_path / "shop").symlink_to("42")
+    assert [app.name for app in (*before.apps, *load(str(tmp_path / "shop" / "app.toml")).apps)] == ["shop", "shop"]

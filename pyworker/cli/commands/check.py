@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit
 
@@ -38,7 +39,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
     from pyworker.config.load import elsewhere, find
     from pyworker.config.problem import Problem
 
-    path = file or find(os.getcwd(), os.environ)
+    path = absolute(file) if file else find(here(), os.environ)
     apps: tuple[AppConfig, ...] = ()
     if path is None:
         hint = (
@@ -88,7 +89,7 @@ def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
         if app.target is None:
             continue
         try:
-            problems += try_import(app, os.path.abspath(path))
+            problems += try_import(app, path)
         except ConfigError as error:
             problems += error.problems
     return problems

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pyworker.cli.client import ask
+from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line, look, note, out
 from pyworker.errors import Exit, PyworkerError
@@ -55,7 +56,7 @@ def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
     from pyworker.config.load import find, load
     from pyworker.config.origin import origins
 
-    found = path or find(os.getcwd(), os.environ)
+    found = absolute(path) if path else find(here(), os.environ)
     if found is None:
         hint = "name one, or an app that runs: pyworker config NAME"
         raise PyworkerError("there is no config file here", hint=hint, code="no_file", exit=Exit.BAD_CONFIG)

@@ -10,6 +10,7 @@ import sys
 import click
 
 from pyworker.cli import render
+from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 
@@ -60,7 +61,7 @@ def cmd(
     from pyworker.config.load import find, load, run_config, says_name
     from pyworker.export.plan import Options
 
-    path = os.path.abspath(file) if file else find(os.getcwd(), os.environ)
+    path = absolute(file) if file else find(here(), os.environ)
     if path is None:
         raise PyworkerError(
             "there is no config file in this folder", hint="name one: -f FILE.toml", code="usage", exit=Exit.USAGE

@@ -7,6 +7,7 @@ import os
 import click
 
 from pyworker.cli.client import shell_env
+from pyworker.cli.here import here
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common
 
@@ -46,5 +47,5 @@ def _here() -> list[str]:
     """Return the names of the apps in the config file of this folder, if there is one."""
     from pyworker.config import load
 
-    path = load.find(os.getcwd(), os.environ)
+    path = load.find(here(), os.environ)
     return [app.name for app in load.load(path, environ=os.environ).apps] if path else []

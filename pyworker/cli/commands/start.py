@@ -13,6 +13,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.client import shell_env
+from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line
@@ -101,12 +102,12 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
         if key in found:
             found[key] = list(found[key])
     if "env_file" in found:
-        found["env_file"] = [os.path.abspath(path) for path in found["env_file"]]
+        found["env_file"] = [absolute(path) for path in found["env_file"]]
     if "cwd" in found:
-        found["cwd"] = os.path.abspath(found["cwd"])
+        found["cwd"] = absolute(found["cwd"])
     python = found.get("python", "")
     if os.sep in python or os.path.exists(python):
-        found["python"] = os.path.abspath(python)
+        found["python"] = absolute(python)
     return found
 
 
