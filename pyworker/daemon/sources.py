@@ -19,6 +19,8 @@ from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.unix.files import open_regular
 
+_IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
+
 
 def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, int]:
     """Return the app's config, its file ("" without one) and the file's mtime; raises ConfigError.
@@ -81,7 +83,7 @@ def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -
         try:
             with open_regular(os.path.join(config.cwd, path)) as file:
                 check_named(file.fileno(), path, f"tls.{name}", uid, config_file)
-                parts.append(file.read(1024 * 1024))
+                parts.append(_pem(file.read(1024 * 1024), path, name, config_file))
         except IdentityError as error:
             raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None
         except OSError as error:
@@ -95,3 +97,12 @@ def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -
                 ]
             ) from None
     return parts[0], parts[1], parts[2]
+
+
+def _pem(content: bytes, path: str, name: str, config_file: str) -> bytes:
+    """Refuse a file that holds nothing of use; an empty one would mean HTTP in clear, or clients that nobody asks who they are."""
+    if _IN_PEM[name].encode() not in content:
+        problem = f"{path} has no BEGIN … {_IN_PEM[name]} in it" if content.strip() else f"{path} is empty"
+        hint = "it must be a PEM file; was it written to its end?"
+        raise ConfigError([Problem(problem, hint, f"tls.{name}", config_file, code="tls")])
+    return content

@@ -151,9 +151,10 @@ def test_root_reads_no_key_of_others_for_a_config_file_of_the_apps_user(tmp_path
     folder.mkdir(mode=0o755)
     config, key = folder / "app.toml", tmp_path / "key.pem"
     config.touch()
-    key.write_text("the key")
+    pem = b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
+    key.write_bytes(pem)
     app = AppConfig("api", cwd=str(folder), tls=TlsConfig(cert=str(key), key=str(key)))
-    assert read_tls(app, NOBODY.pw_uid, str(config))[:2] == (b"the key", b"the key")
+    assert read_tls(app, NOBODY.pw_uid, str(config))[:2] == (pem, pem)
     os.chown(config, NOBODY.pw_uid, 0)
     with pytest.raises(ConfigError, match="for a config file that belongs to nobody"):
         read_tls(app, NOBODY.pw_uid, str(config))

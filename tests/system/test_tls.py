@@ -61,3 +61,31 @@ def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> No
     assert "cert.pem" in missing.stderr
     assert pw.pids() == before
     assert served(pw).strip() == old.strip()
+
+
+def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clients(pw: Pyworker) -> None:
+    make_certificate(pw, "one")
+    pw.api(WSGI, tables=f'{TLS}\nca = "cert.pem"')
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    for name, content, words in (
+        ("cert.pem", "", "cert.pem is empty"),
+        ("key.pem", "\n", "key.pem is empty"),
+        ("key.pem", "-----BEGIN CERTIFICATE-----", "has no BEGIN … PRIVATE KEY----- in it"),
+    ):
+        make_certificate(pw, "two")
+        pw.write(name, content)
+        refused = pw.run("reload", "api")
+        assert (refused.returncode, words in refused.stderr) == (78, True), refused.stderr
+    assert pw.pids() == before
+
+
+def test_a_key_with_a_pass_phrase_is_refused_in_words(pw: Pyworker) -> None:
+    make_certificate(pw, "one")
+    key, locked = (os.path.join(pw.folder, name) for name in ("key.pem", "locked.pem"))
+    subprocess.run(["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:x", "-out", locked], check=True)
+    os.replace(locked, key)
+    pw.api(WSGI, tables=TLS)
+    refused = pw.run("start", "app.toml")
+    assert refused.returncode == 1
+    assert "the key is encrypted" in refused.stderr
