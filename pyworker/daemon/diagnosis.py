@@ -10,6 +10,7 @@ import re
 
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.nodeshared import runs_node
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import parse_record
@@ -55,17 +56,23 @@ def of_worker(
         return "ended by itself with code 0", "", ""
     said = shortage.explains(said)
     words = exit_words(status.code, None)
-    siblings = app.config is not None and bool(app.config.command) and app.want > 1
     if said:
-        return said[:300], text, of_port_in_use(said, siblings=siblings)
+        config = app.config if app.config is not None and app.config.command else None
+        held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
+        return said[:300], text, of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
     return "exited " + words, text, "it printed nothing; run it by hand to see more" * os.path.isfile(log)
 
 
-def of_port_in_use(said: str, *, siblings: bool) -> str:
-    """Return the next step when a program found its port taken (by a sibling, where it has some); else ""."""
+def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
+    """Return the next step when a program found its port taken (by a sibling, or held for it by us); else ""."""
     if not _IN_USE.search(said):
         return ""
+    if held:
+        return (
+            "pyworker itself listens at `bind`, for a program that takes it (LISTEN_FDS; script = …; Node)\n"
+            'one that binds its own port: no `bind`; or balance = "proxy", and it listens on $PORT'
+        )
     if siblings:
         return (
             "its workers cannot each bind the same port. Node programs share it: bind = their address\n"

@@ -60,6 +60,8 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
     said = "Error: listen EADDRINUSE: address already in use 127.0.0.1:3000"
     assert "bind = their address" in of_port_in_use(said, siblings=True)
     assert of_port_in_use("OSError: [Errno 98] Address already in use", siblings=False) == "who has it? ss -ltnp"
+    held = of_port_in_use("OSError: [Errno 98] Address already in use", siblings=True, held=True)
+    assert held.startswith("pyworker itself listens at `bind`")
     assert of_port_in_use("ValueError: the price list is empty", siblings=True) == ""
 
 

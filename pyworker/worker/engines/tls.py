@@ -21,4 +21,6 @@ def context(cert_path: str, key_path: str, ca_path: str | None) -> ssl.SSLContex
 
 
 def _no_phrase() -> str:
-    raise ValueError("the key is encrypted, and nobody is there to type its pass phrase (openssl pkey -in KEY -out PLAIN)")
+    raise ValueError(
+        "the key is encrypted, and nobody is there to type its pass phrase (openssl pkey -in KEY -out PLAIN)"
+    )
