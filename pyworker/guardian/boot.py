@@ -131,8 +131,9 @@ def take_lock(home: int) -> int:
         )
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if lock >= 0:
-            os.close(lock)
+        if lock < 0:
+            raise BootError(f"cannot open {names.LOCK_FILE} in the home: {error.strerror}", hint="it must be a folder that can be written; another one: --home DIR") from None  # fmt: skip
+        os.close(lock)
         if error.errno == errno.EWOULDBLOCK:
             raise BootError("already running", hint="pyworker ps", exit=Exit.BUSY) from None
         raise BootError(f"cannot lock {names.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip

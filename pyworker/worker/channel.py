@@ -78,7 +78,7 @@ class Channel:
             close_all(packet.fds)
             try:
                 if packet.truncated:
-                    raise wire.WireError("cut message")
+                    raise wire.WireError("it came cut; has this worker too many open files?")
                 return Received(wire.decode(ToWorker, packet.data, limit=MAX_WORKER_MESSAGE), fd)
             except wire.WireError as error:
                 if fd >= 0:
