@@ -113,7 +113,7 @@ class Board:
             case "worker_draining":
                 row.state, row.since, row.more = "draining", now, ""
             case "worker_stopped":
-                row.state, row.took, row.more = "stopped", float(data["took_s"]), ""
+                row.state, row.took, row.more = "stopped", float(data["took_s"]), "killed" if data.get("killed") else ""
             case "worker_exited":
                 row.state, row.took = "failed", float(data["after_s"])
                 row.more = line(data.get("reason") or exit_words(data.get("code"), data.get("signal")))
@@ -161,7 +161,8 @@ def _row(row: Row, names: int, frame: str, now: float, how: Look) -> str:
 def _left(type: str, data: dict[str, Any]) -> str:
     if type == "worker_draining":
         return f"old pid {data['pid']} drains"
-    return f"old pid {data['pid']} left after {data['took_s']:.1f}s, {data['requests']} requests"
+    killed = ", killed" if data.get("killed") else ""
+    return f"old pid {data['pid']} left after {data['took_s']:.1f}s, {data['requests']} requests{killed}"
 
 
 def plain(event: dict[str, Any], board: Board) -> str:
@@ -185,6 +186,7 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 return f"{who} ready {data['took_s']:.2f}s pid={data['pid']}"
             case "worker_stopped":
                 cut = f" cancelled={data['cancelled']}" if data["cancelled"] else ""
+                cut += " killed" if data.get("killed") else ""
                 return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
             case "worker_exited":
                 how = exit_words(data["code"], data["signal"])

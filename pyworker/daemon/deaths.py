@@ -207,15 +207,17 @@ class Deaths:
             self._brain.loop.call_later(rest, lambda: self._bury(app, handle, status))
             return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
+        cut = app.board.stats(handle.id.serial).in_flight if before is State.KILLED else 0
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
         slot, number = handle.id.slot, handle.id.generation
         if before in LEAVING and handle.failure is None:
-            drained = handle.drained or w.Drained(0, 0)
+            drained = handle.drained or w.Drained(0, cut)
+            took = now - handle.leaving_at if handle.leaving_at is not None else 0.0
             self._brain.emit(
                 app, "worker_stopped", slot, generation=number, pid=handle.pid,
-                took_s=round(now - handle.since if before is not State.KILLED else 0.0, 3),
-                requests=drained.requests, cancelled=drained.cancelled,
+                took_s=round(took, 3), requests=drained.requests, cancelled=drained.cancelled,
+                killed=before is State.KILLED,
             )  # fmt: skip
         else:
             self._died(app, handle, status, before, shortage)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
 from pyworker.policy.converge import TemplateView, WorkerView
-from pyworker.policy.lifecycle import ALIVE, Happening, State, advance
+from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
 from pyworker.policy.talk import Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
@@ -37,6 +37,7 @@ class WorkerHandle:
     bound: bool = False
     waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for
     leaving_because: str = ""
+    leaving_at: float | None = None
     queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
@@ -58,6 +59,8 @@ class WorkerHandle:
         after = advance(self.state, happening)
         if after is not self.state:
             self.state, self.since = after, now
+            if after in LEAVING and self.leaving_at is None:
+                self.leaving_at = now
         return after
 
     def view(self, *, hears: bool) -> WorkerView:
@@ -90,6 +93,7 @@ class WorkerHandle:
             "gone_go": self.gone_go,
             "bound": self.bound,
             "because": self.leaving_because,
+            "leaving_at": self.leaving_at,
             "port": self.port,
             "queries": self.queries,
             "version": self.version,
@@ -109,6 +113,7 @@ class WorkerHandle:
         self.gone_go = bool(memo["gone_go"])
         self.bound = bool(memo["bound"])
         self.leaving_because = str(memo["because"])
+        self.leaving_at = memo.get("leaving_at")
         self.port = int(memo.get("port", 0))
         self.queries = [str(query) for query in memo.get("queries", [])]
         self.version = str(memo.get("version", ""))

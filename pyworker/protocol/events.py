@@ -39,6 +39,7 @@ TYPES: dict[str, tuple[str, ...]] = {
         "took_s",
         "requests",
         "cancelled",
+        "killed",
     ),  # ended because it was told to
     "worker_exited": (
         "generation",
@@ -83,7 +84,7 @@ WHEN: dict[str, str] = {
     "worker_ready": "accepts",
     "worker_unhealthy": "its checks fail; it will be replaced",
     "worker_draining": "told to leave",
-    "worker_stopped": "ended because it was told to",
+    "worker_stopped": "ended because it was told to; `killed`: by SIGKILL at `stop.kill_timeout`",
     "worker_exited": "ended by itself",
     "worker_message": "a worker sent a message (`process.send`); one of more than 4096 characters is shown as a text, "
     "`cut` and with its `size`",
@@ -131,7 +132,8 @@ def sentence(event: Event) -> str:
             many = "s" if d["requests"] != 1 else ""
             requests = f", finished {d['requests']} request{many}" if d["requests"] else ""
             cut = f", {d['cancelled']} cut at the drain time-out" if d["cancelled"] else ""
-            return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}"
+            killed = ", killed at the kill time-out" if d.get("killed") else ""
+            return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}{killed}"
         case "worker_exited":
             how = exit_words(d["code"], d["signal"])
             return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{and_why(d['reason'], how)}"

@@ -66,5 +66,5 @@ def reload(_request: Any) -> Iterator[Any]:
     for slot in (1, 2):
         yield event("api", slot, "worker_ready", generation=8, pid=100 + slot, took_s=0.61)
         yield event("api", slot, "worker_draining", generation=7, pid=90 + slot, reason="reload")
-    yield event("api", 1, "worker_stopped", generation=7, pid=91, took_s=0.2, requests=4, cancelled=0)
+    yield event("api", 1, "worker_stopped", generation=7, pid=91, took_s=0.2, requests=4, cancelled=0, killed=False)
     yield reply("reloaded", gen=8, took_s=6.2)

@@ -88,7 +88,7 @@ def _stopping(_request: Any) -> Iterator[Any]:
     yield event("api", None, "app_stopping")
     for slot in (1, 2):
         yield event("api", slot, "worker_draining", generation=1, pid=41209 + slot, reason="stop")
-        yield event("api", slot, "worker_stopped", generation=1, pid=41209 + slot, took_s=0.2, requests=4, cancelled=0)
+        yield event("api", slot, "worker_stopped", generation=1, pid=41209 + slot, took_s=0.2, requests=4, cancelled=0, killed=False)
     yield event("api", None, "app_stopped")
     yield results.reply("stopped", state="stopped", workers={"want": 2, "ready": 0}, took_s=0.3)
 

@@ -491,7 +491,7 @@ def test_previous_shows_the_last_words_of_the_worker_that_died_last(home: Path) 
     died = {"generation": 1, "code": 1, "signal": None, "after_s": 2.0, "reason": "KeyError: 'x'", "traceback": ""}
     ended(home, 1, 1, "worker_exited", 1, pid=41, **died)
     ended(home, 2, 2, "worker_exited", 2, pid=42, **died)
-    ended(home, 3, 5, "worker_stopped", 3, pid=43, generation=1, took_s=0.1, requests=0, cancelled=0)
+    ended(home, 3, 5, "worker_stopped", 3, pid=43, generation=1, took_s=0.1, requests=0, cancelled=0, killed=False)
     found = run("logs", "-p", "api", home=str(home))
     assert (found.code, messages(found.out)) == (0, ["of the dead"])
     assert found.err.startswith("api.2 exited pid 42 with code 1 after 2.0s: KeyError: 'x', ")

@@ -33,7 +33,7 @@ def test_the_one_before_leaves_the_row_to_its_successor() -> None:
 def test_a_worker_that_is_stopped_for_good_says_so() -> None:
     found = board(
         event("api", 1, "worker_draining", generation=7, pid=9, reason="stop"),
-        event("api", 1, "worker_stopped", generation=7, pid=9, took_s=1.25, requests=4, cancelled=0),
+        event("api", 1, "worker_stopped", generation=7, pid=9, took_s=1.25, requests=4, cancelled=0, killed=False),
     )
     assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 
@@ -196,6 +197,23 @@ def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyw
     pw.ok("stop", "api")
     assert not alive(pid)
     wait_until(lambda: not alive(child), LONG, "the group to be gone")
+
+
+def test_a_worker_that_had_to_be_killed_is_told_from_one_that_left(pw: Pyworker) -> None:
+    pw.api(
+        ASGI.replace("await asyncio.sleep(1)", "while True: pass"),
+        tables='[app.stop]\ndrain_timeout = "100ms"\nkill_timeout = "100ms"',
+    )
+    pw.ok("start", "app.toml")
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: [w for w in pw.app()["pool"] if w["in_flight"]], LONG, "the request to be in")
+        done = pw.ok("stop", "api")
+    assert done.stderr.count(" cancelled=1 killed\n") == 1, done.stderr
+    said = [json.loads(line) for line in pw.ok("events", "api", "--json").stdout.splitlines()]
+    ends = [event["data"] for event in said if event["type"] == "worker_stopped"]
+    assert sorted((end["killed"], end["cancelled"]) for end in ends) == [(False, 0), (True, 1)]
+    assert all(end["took_s"] > 0.1 for end in ends if end["killed"])  # since it was told to leave
 
 
 def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> None:
