@@ -140,13 +140,16 @@ _NOT = {
     "reload": "was not reloaded",
     "abort": "did not go back",
     "restart": "did not start again",
+    "stop": "was not stopped",
+    "delete": "was not deleted",
+    "scale": "was not scaled",
 }
 
 
 def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
     app = line(result.get("app") or "?")
     reason = str(result.get("reason") or "no reason was given")
-    failed = _NOT.get(verb, f"could not {verb}")
+    failed = _NOT[verb]
     if verb == "reload" and (result.get("workers") or {}).get("ready"):
         failed += f", gen {result.get('gen')} goes on"
     message = f"{app} {failed}: {reason}"

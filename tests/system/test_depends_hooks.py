@@ -82,6 +82,16 @@ def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(p
     assert pw.get() == "one"
 
 
+def test_a_start_that_begins_the_mended_dependency_too_waits_for_it(pw: Pyworker) -> None:
+    two(pw, 'command = ["python3", "db.py"]\nready = "notify"')
+    pw.write("go", "")
+    pw.write("db.py", "raise SystemExit('no disk')")
+    assert "waits for db, which failed" in pw.run("start").stderr
+    pw.write("db.py", SAYS_READY)
+    pw.ok("start")
+    assert pw.get() == "one"
+
+
 def test_what_may_end_and_has_with_code_0_is_no_failure_and_what_depends_on_it_starts(pw: Pyworker) -> None:
     two(pw, 'command = ["true"]\nrestart = "never"')
     started = pw.ok("start")

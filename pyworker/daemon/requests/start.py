@@ -39,6 +39,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     goals: dict[str, ops.Goal] = {}
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
     refilled: list[tuple[App, set[int]]] = []
+    still: list[App] = []
     slots = _slots(desk, request)
     for source, name, values in sources(desk, request):
         app = desk.brain.apps.get(name)
@@ -53,6 +54,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 refilled.append((app, again))
             if app.starting:  # another command has just started it: both get the same answer
                 goals[name] = ops.started("already_running", app.generation)
+                still.append(app)
             elif again:
                 goals[name] = ops.filled
             else:
@@ -92,6 +94,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             app.restart_to = generation.number
             desk.brain.poke(app)
         goals[app.name] = ops.started("started", generation.number)
+    for app in still:  # what it waited for in vain may be one of those that begin now
+        app.blocked = None
+        desk.brain.poke(app)
     return goals, decided
 
 
