@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(\))?\Z")
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
+_FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
 
 
@@ -123,16 +124,23 @@ def _names(
     overrides: dict[str, Any],
 ) -> Startable:
     for word in what:
-        if not _NAMES.match(word):
+        if (_FILE.search(word) and os.path.isfile(word)) or not _NAMES.match(word):
             if os.sep in word or os.path.exists(word):
                 raise _usage(
                     f"{word!r} is no config file and no Python script",
-                    f"any program: pyworker start -- {word}",
+                    f"any program: pyworker start -- {_typed(word)}",
                 )
             raise _usage(f"{word!r} is nothing that can be started", f"start takes {_KINDS}")
     if name or only or overrides or after is not None:
         raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
     return Startable({"names": list(what)}, ())
+
+
+def _typed(program: str) -> str:
+    """Return a program of this folder as a shell takes it."""
+    if program.endswith((".js", ".mjs", ".cjs")):
+        return f"node {program}"
+    return program if os.sep in program else f"./{program}"
 
 
 def _config_of(path: str) -> str:

@@ -217,6 +217,18 @@ def test_in_a_folder_that_was_removed_it_says_so(home: str, tmp_path: Path) -> N
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "typed"), [("server.js", "node server.js"), ("./server.js", "node ./server.js"), ("run.sh", "./run.sh")]
+)
+def test_a_program_is_told_from_a_name_and_how_it_is_started(
+    home: str, folder: str, name: str, typed: str
+) -> None:
+    Path(folder, name).write_text("")
+    found = run("start", name, home=home, cwd=folder)
+    assert found.code == 2
+    assert f"any program: pyworker start -- {typed}\n" in found.err
+
+
 def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path: Path) -> None:
     found = run("start", home=home, cwd=str(tmp_path))
     assert found.code == 2
