@@ -53,7 +53,7 @@ _OPTIONS = (
     click.Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
     click.Option(["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."),
     click.Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
-    click.Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (75)."),
+    click.Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (exit 75)."),
     click.Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
 )
 NAMES: tuple[str, ...] = tuple(str(o.name) for o in _OPTIONS)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from pyworker import __version__
-from pyworker.cli.main import ALIASES, COMMANDS, GROUPS
+from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
 from tests.support.cli import run
 from tests.support.fake_control import FakeControl
@@ -38,6 +40,24 @@ def test_every_command_has_help_with_examples_and_the_common_options(name: str, 
             assert option in found.out
     explained = run("help", name, home=home).out
     assert explained == found.out or (name in TOPICS and explained.startswith(found.out))
+
+
+def test_the_help_of_every_command_can_be_read_on_60_columns() -> None:
+    """No sentence is cut short, and no word of the usage is broken."""
+    cut, broken = [], []
+    for name in COMMANDS:
+        found = command_of(name)
+        assert found is not None
+        inner = found.commands.items() if isinstance(found, click.Group) else ()
+        for path, command in ((name, found), *((f"{name} {word}", one) for word, one in inner)):
+            wide, narrow = (
+                command.get_help(click.Context(command, info_name=path, terminal_width=columns)) for columns in (200, 60)
+            )
+            if wide.partition("\n\n")[0].split() != narrow.partition("\n\n")[0].split():
+                broken.append(path)
+            if re.search(r"[a-z]\.\.\.$", narrow, re.MULTILINE):
+                cut.append(path)
+    assert (cut, broken) == ([], [])
 
 
 def test_words_that_are_in_no_list_have_help_too(home: str) -> None:

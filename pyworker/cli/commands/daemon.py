@@ -74,7 +74,7 @@ def start(settings: Settings) -> int:
     return 0
 
 
-@cmd.command(context_settings=_HELP)
+@cmd.command(short_help="Be the daemon, in the foreground.", context_settings=_HELP)
 @common
 def run(settings: Settings) -> NoReturn:
     """Be the daemon, in the foreground: what a service manager starts. What ran before is restored.
@@ -117,7 +117,7 @@ def stop(settings: Settings, now: bool) -> int:
     return 0
 
 
-@cmd.command(context_settings=_HELP)
+@cmd.command(short_help="Replace all but the workers by this pyworker.", context_settings=_HELP)
 @click.option("--force", is_flag=True, help="Replace them though the version is the same.")
 @common
 def upgrade(settings: Settings, force: bool) -> int:

@@ -20,7 +20,7 @@ ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 
 
 @click.command()
-@click.argument("engine", type=click.Choice(ENGINES))
+@click.argument("engine", type=click.Choice(ENGINES), metavar=f"{{{' | '.join(ENGINES)}}}")  # it wraps at blanks
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-f", "--file", "file", metavar="FILE.toml", help="The config file; default: that of this folder.")
 @click.option("-o", "--output", metavar="DIR", help="Write the files there; default: print them.")
