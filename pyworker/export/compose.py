@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import PROBE_PORT, READYZ, USER_ID, Options, Plan, comment, header, plans, tls_loss
+from pyworker.export.plan import READYZ, USER_ID, Options, Plan, comment, header, plans, tls_loss
 from pyworker.export.yamltext import dump
 
 _CONDITIONS = {"always": "any", "on-failure": "on-failure", "never": "none"}
@@ -37,7 +37,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
 
 def _service(plan: Plan, options: Options) -> dict[str, Any]:
     app = plan.app
-    check = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{PROBE_PORT}{READYZ}', timeout=3)"
+    check = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{plan.probe}{READYZ}', timeout=3)"
     environment = {name: f"${{{name}:?set {name}}}" for name in plan.needed}
     environment |= {name: f"${{{name}:-{text}}}" for name, text in plan.defaults.items()}
     condition = _CONDITIONS[app.restart.policy]

@@ -8,7 +8,6 @@ from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import (
     APP_FOLDER,
     MADE_BY,
-    PROBE_PORT,
     USER_ID,
     Options,
     comment,
@@ -52,7 +51,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     if len(all_plans) == 1:
         arguments = list(all_plans[0].command)
     else:
-        arguments = [options.file, "--probe", f":{PROBE_PORT}"]
+        arguments = [options.file, "--probe", f":{all_plans[0].probe}"]
         more.append(
             "bind and python of several apps: write 0.0.0.0 in the file, or run one app per container (--only NAME --bind …)"
         )

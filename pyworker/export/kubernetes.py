@@ -9,7 +9,6 @@ from typing import Any
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import (
     LAME_DUCK,
-    PROBE_PORT,
     READYZ,
     USER_ID,
     Options,
@@ -104,7 +103,7 @@ def _documents(plan: Plan, run: RunConfig, options: Options) -> list[dict[str, A
     reload = plan.app.reload
     replicas = max(2, plan.replicas)
     scaled = options.autoscale != "none"
-    scrape = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PROBE_PORT), "prometheus.io/path": "/metrics"}
+    scrape = {"prometheus.io/scrape": "true", "prometheus.io/port": str(plan.probe), "prometheus.io/path": "/metrics"}
     pod = _pod(plan, run, options)
     pod["topologySpreadConstraints"] = [
         {
@@ -187,7 +186,7 @@ def _pod(plan: Plan, run: RunConfig, options: Options) -> dict[str, Any]:
     container["args"] = [*plan.command, *(("--lame-duck", f"{duck}s") if duck else ())]
     container["ports"] = [
         *({"name": f"p{p}", "containerPort": p} for p in plan.ports),
-        {"name": "probe", "containerPort": PROBE_PORT},
+        {"name": "probe", "containerPort": plan.probe},
     ]
     container["startupProbe"] = {**probe, "failureThreshold": max(1, math.ceil(app.reload.ready_timeout / 2))}
     container["readinessProbe"] = {**probe, "failureThreshold": 1}

@@ -10,7 +10,6 @@ from typing import Any
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import (
     LAME_DUCK,
-    PROBE_PORT,
     READYZ,
     USER_ID,
     Options,
@@ -54,7 +53,7 @@ def job(plan: Plan, run: RunConfig, options: Options) -> Block:
     """Return the job."""
     app, name = plan.app, plan.name
     ends = bool(app.cron) or app.restart.policy == "never"  # it is a job in Nomad's words, too
-    ports: list[Block] = [(f'port "p{p}"', {"to": p}) for p in plan.ports] + [('port "probe"', {"to": PROBE_PORT})]
+    ports: list[Block] = [(f'port "p{p}"', {"to": p}) for p in plan.ports] + [('port "probe"', {"to": plan.probe})]
     config: dict[str, Any] = {
         "image": options.image or f"{name}:latest",
         "args": list(plan.once if ends else plan.command),

@@ -14,7 +14,7 @@ from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.policy.memory import OWN
 from pyworker.record import record
 
-PROBE_PORT = 8081
+PROBE_PORT = 8081  # where `[run] probe` names none
 LAME_DUCK = 5  # seconds: what an endpoint controller and the proxies behind it need to notice, as a rule
 MARGIN = 5  # seconds between the longest stop and the engine's SIGKILL
 USER_ID = 10001
@@ -54,6 +54,7 @@ class Plan:
     name: str  # the app's, as it may stand in DNS
     command: tuple[str, ...]  # after `pyworker`; in a container after its entry point, `pyworker run`
     ports: tuple[int, ...]
+    probe: int  # the port of the probes
     replicas: int
     workers: int | str  # in each replica
     grace: int  # seconds from SIGTERM to SIGKILL
@@ -70,11 +71,12 @@ class Plan:
 def plans(apps: tuple[AppConfig, ...], run: RunConfig, options: Options, *, contained: bool) -> list[Plan]:
     """Return a plan for each app, by name. `contained`: it has a network of its own, and its port is reached from outside."""
     found: list[Plan] = []
+    probe = _probe_port(apps, run)
     for app in sorted(apps, key=lambda a: a.name):
         name = dns_name(app.name)
         while any(name == other.name for other in found):
             name += "-2"
-        found.append(_plan(app, name, run, options, contained=contained))
+        found.append(_plan(app, name, probe, run, options, contained=contained))
     return found
 
 
@@ -84,7 +86,15 @@ def dns_name(name: str) -> str:
     return name if name[:1].isalpha() else f"app-{name}".strip("-")
 
 
-def _plan(app: AppConfig, name: str, run: RunConfig, options: Options, *, contained: bool) -> Plan:
+def _probe_port(apps: tuple[AppConfig, ...], run: RunConfig) -> int:
+    """Return the port of `[run] probe`, else the first from PROBE_PORT on that no app has."""
+    if run.probe and (named := parse_bind(run.probe).port):
+        return named
+    taken = {parse_bind(text).port for app in apps for text in app.bind}
+    return next(port for port in range(PROBE_PORT, 1 << 16) if port not in taken)
+
+
+def _plan(app: AppConfig, name: str, probe: int, run: RunConfig, options: Options, *, contained: bool) -> Plan:
     ports: list[int] = []
     lost: list[str] = []
     binds: list[str] = []
@@ -120,7 +130,7 @@ def _plan(app: AppConfig, name: str, run: RunConfig, options: Options, *, contai
         which += ["--python", "python3"]  # a virtual environment of this machine is not in the image
     command = list(which)
     if contained:
-        command += ["--probe", f":{PROBE_PORT}"]
+        command += ["--probe", f":{probe}"]
         for bind in dict.fromkeys(binds):
             command += ["--bind", bind]
         if options.replicas_from_workers:
@@ -138,7 +148,7 @@ def _plan(app: AppConfig, name: str, run: RunConfig, options: Options, *, contai
     memory = _memory(app, per_pod, lost)
     lost += _common_losses(app, options, contained=contained)
     return Plan(
-        app, name, tuple(command), tuple(dict.fromkeys(ports)), replicas, per_pod, math.ceil(stop + MARGIN), memory,
+        app, name, tuple(command), tuple(dict.fromkeys(ports)), probe, replicas, per_pod, math.ceil(stop + MARGIN), memory,
         needed, defaults, files, (*which, "--once"), tuple(text for text in lost if text),
     )  # fmt: skip
 

@@ -174,6 +174,18 @@ def test_kubernetes_takes_it_by_its_schemas(made: pathlib.Path, version: str, op
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["compose", "kubernetes", "nomad", "docker"])
+@pytest.mark.parametrize(("more", "port"), [("", 8082), ('[run]\nprobe = "127.0.0.1:9090"', 9090)])
+def test_the_probe_is_where_the_config_says_and_never_on_a_port_of_the_app(
+    tmp_path: pathlib.Path, engine: str, more: str, port: int
+) -> None:
+    path = tmp_path / "app.toml"
+    path.write_text(f'[app]\nname = "api"\ntarget = "shop:app"\nbind = ":8081"\n{more}\n')
+    text = "".join(export(path, engine).values())
+    assert f":{port}" in text
+    assert set(re.findall(r"\b(?:8081|8082|9090)\b", text)) == {"8081", str(port)}
+
+
 def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     documents = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api")["api.yaml"])}
     spec = documents["Deployment"]["spec"]
