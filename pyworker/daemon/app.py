@@ -211,7 +211,7 @@ class App:
             target_forks=target is not None and target.target is not None,
             previous_forks=previous is not None and previous.target is not None,
             target_holds=target is not None and _holds(target),
-            overlaps=_overlaps(config) and (target is None or _overlaps(target)),
+            overlaps=overlaps(config) and (target is None or overlaps(target)),
             dispatches=self.dispatches,
             dispatcher=self.dispatcher.view() if self.dispatcher else None,
             dispatcher_record=self.dispatcher_record,
@@ -382,7 +382,7 @@ def _holds(config: AppConfig) -> bool:
     return config.target is not None or config.script is not None or _is_between(config)
 
 
-def _overlaps(config: AppConfig) -> bool:
+def overlaps(config: AppConfig) -> bool:
     """Whether two workers of a slot can live side by side."""
     return _holds(config) or bool(config.bind)
 

@@ -19,3 +19,12 @@ def test_apps_that_are_the_same_are_one_line_beside_those_that_are_not(home: str
     assert found.code == 1
     assert found.out.splitlines()[-1] == "The same: db, web"
     assert "db: the same (generation 1)" in named.out
+
+
+def test_a_reload_that_has_a_gap_is_not_said_to_have_none(home: str) -> None:
+    change = {"key": "env.A", "old": None, "new": "1", "apply": "reload", "secret": False}
+    apps = [{**compared(name, change), "gap": name == "beat"} for name in ("api", "beat")]
+    with FakeControl(home, {"diff": replies({"v": 1, "same": False, "changes": [], "apps": apps})}):
+        text = run("diff", home=home).out
+    assert "pyworker reload api   applies all of this without a gap\n" in text
+    assert "pyworker reload beat   applies all of this; there is a gap\n" in text

@@ -8,7 +8,7 @@ from pyworker.config import canonical
 from pyworker.config.difference import differences
 from pyworker.config.origin import origins
 from pyworker.config.problem import ConfigError
-from pyworker.daemon.app import App
+from pyworker.daemon.app import App, overlaps
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource
 from pyworker.daemon.report import is_changed
@@ -42,6 +42,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
         "file": file or None,
         "gen": app.generation,
         "running": app.running,
+        "gap": not (overlaps(current.config) and overlaps(new.config)),  # what a reload brings
         "scaled": app.scale,
         "changes": changes,
     }
