@@ -67,8 +67,8 @@ PYWORKER_COLOR     auto, always or never; NO_COLOR is respected
 PORT               asgi and wsgi apps without bind listen on 0.0.0.0:$PORT
 WEB_CONCURRENCY    their number of workers when `workers` is not set
 
-A worker gets PYWORKER_APP, PYWORKER_WORKER (its slot's number) and PYWORKER_GENERATION beside what the config says:
-pyworker config env NAME shows all of it.
+Beside what the config says (pyworker config env NAME) a worker gets PYWORKER_APP, PYWORKER_WORKER (its slot's
+number), PYWORKER_WORKERS (how many there are) and PYWORKER_GENERATION.
 """,
     ),
     "exit-codes": (
@@ -84,8 +84,10 @@ events.jsonl    what happened
 logs/NAME.log   what the workers of an app print; rotated (logs.max_size, logs.max_files)
 logs/pyworker.log  what guardian, daemon and logger say
 control.sock    where commands ask
+notify.sock     where commands say READY=1 (ready = "notify")
 lock            who holds it guards this folder
-state/          what apps keep there (pyworker.state), the dashboard's token and its last hour
+state/          what apps keep there (pyworker.state), the dashboard's last hour
+web-token       the dashboard's token
 """,
     ),
 }

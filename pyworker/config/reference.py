@@ -79,7 +79,9 @@ like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `rest
 **Environment of a worker**, in this order, later wins: PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR,
 with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command; `env_file`
 (a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
-`${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign.
+`${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign. pyworker adds PYWORKER_APP, PYWORKER_WORKER
+(the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands LISTEN_FDS and NOTIFY_SOCKET. An app without a file gets
+all of the shell's variables, and when a daemon restores it those of whoever started that daemon: what it needs belongs in a file.
 
 **Takes effect** says when a changed value does: *live*, for all workers at once when `pyworker reload` is
 committed, those that still drain too (the reload brings new workers all the same: code may have changed; the number of

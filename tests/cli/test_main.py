@@ -12,6 +12,8 @@ import pytest
 from pyworker import __version__
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
+from pyworker.protocol import names as files_of
+from pyworker.web.__main__ import TOKEN_FILE
 from tests.support.cli import run
 from tests.support.fake_control import FakeControl
 
@@ -170,6 +172,15 @@ def test_help_has_topics_and_says_which(home: str) -> None:
     wrong = run("help", "sttes", home=home)
     assert wrong.code == 2
     assert "pyworker help states" in wrong.err
+
+
+def test_the_files_of_the_home_are_all_named(home: str) -> None:
+    named = [line.split()[0] for line in run("help", "files", home=home).out.splitlines()]
+    files = [
+        *(files_of.APPS_FILE, files_of.EVENTS_FILE, files_of.LOCK_FILE),
+        *(files_of.CONTROL_SOCKET, files_of.NOTIFY_SOCKET, TOKEN_FILE),
+    ]
+    assert set(files) <= set(named)
 
 
 def test_every_line_of_a_topic_fits_a_terminal() -> None:
