@@ -347,9 +347,7 @@ class AppConfig:
     )
     user: str | None = option(None, help="run as this user (the daemon must be root)", apply="restart")
     group: str | None = option(None, help="run as this group", apply="restart")
-    umask: str | None = option(
-        None, help='octal, as text: "0022"; without it 0077: what the app writes is for its user only'
-    )
+    umask: str | None = option(None, help='octal, as text: "0022"; of new Unix sockets in `bind`, too (else 0666)')
     restart: RestartConfig = option(RestartConfig(), help="restarts and their limiter")
     stop: StopConfig = option(StopConfig(), help="drain, signal, kill")
     reload: ReloadConfig = option(ReloadConfig(), help="zero-downtime reload")

@@ -21,7 +21,7 @@ from pyworker.daemon import owner
 from pyworker.errors import Exit, PyworkerError
 from pyworker.unix.sockdiag import unix_queue
 
-# Any local user may connect, as to a port on 127.0.0.1. Who wants less sets a umask, or a folder that is closed.
+# Any local user may connect, as to a port on 127.0.0.1. Who wants less sets `umask`, or takes a folder that is closed.
 UNIX_MODE = 0o666
 _TCP_INFO_QUEUE = struct.Struct("=24xII")  # of struct tcp_info, linux/tcp.h: tcpi_unacked, tcpi_sacked
 _UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation, Listener
-from pyworker.daemon.listener import ListenFailed, open_listener
+from pyworker.daemon.listener import UNIX_MODE, ListenFailed, open_listener
 from pyworker.protocol.inherited import fd_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,14 @@ class Listening:
                         code="port_in_use",
                     )
         index = max(app.listeners, default=-1) + 1
-        sock = open_listener(address, backlog=generation.config.backlog)
+        config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid
+        sock = open_listener(
+            address,
+            backlog=config.backlog,
+            mode=UNIX_MODE & ~int(config.umask or "0", 8),
+            uid=-1 if uid is None else uid,
+            gid=-1 if gid is None else gid,
+        )
         listener = Listener(index, address, sock)
         app.listeners[index] = listener
         self._brain.store.put(fd_name("listen", app.name, index), os.dup(sock.fileno()))

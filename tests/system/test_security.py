@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support.pyworker import Pyworker
-from tests.support.sources import ASGI
+from tests.support.sources import ASGI, WSGI
 
 SHOWS_FDS = """
 import json, os, subprocess
@@ -154,3 +156,21 @@ def test_what_our_own_processes_hold_is_nobody_elses_to_read(pw: Pyworker) -> No
 
     assert is_readable(pw.pids()[0])
     assert [role for role in ("guardian", "daemon") if is_readable(pw.role(role))] == []
+
+
+def test_a_unix_socket_is_open_to_all_but_whom_umask_keeps_out(pw: Pyworker) -> None:
+    pw.write("web.py", WSGI)
+    for name, umask, rights in (("open", "", 0o666), ("closed", 'umask = "0007"\n', 0o660)):
+        path = os.path.join(pw.folder, f"{name}.sock")
+        pw.write(f"{name}.toml", f'[app]\nname = "{name}"\ntarget = "web:app"\nbind = "unix:{path}"\n{umask}')
+        pw.ok("start", f"{name}.toml")
+        assert stat.S_IMODE(os.stat(path).st_mode) == rights
+
+
+@ROOT_ONLY
+def test_a_unix_socket_belongs_to_the_user_of_its_app(pw: Pyworker) -> None:
+    """So that `group` and `umask` together let in a proxy and nobody else."""
+    app = '[app]\nname = "tick"\ncommand = "sleep 1000"\nuser = "nobody"\ncwd = "/"\n'
+    pw.write("app.toml", f'{app}bind = "unix:{pw.folder}/t.sock"\n')
+    pw.ok("start")
+    assert os.stat(os.path.join(pw.folder, "t.sock")).st_uid == pwd.getpwnam("nobody").pw_uid
