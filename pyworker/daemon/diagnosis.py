@@ -28,6 +28,18 @@ _EXCEPTION = re.compile(
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
 
+def _of_a_silent_end(app: App) -> str:
+    job = 'had it nothing to do? a job that may end: restart.policy = "never"'
+    if app.config is not None and app.config.script:
+        name = os.path.basename(app.config.script)
+        module = name.removesuffix(".py")
+        return f"does it make a web app and serve nothing, as by app = FastAPI()? start {module}:app, not {name}\n{job}"
+    return (
+        "did it put itself into the background? there nobody looks after it: keep it in the foreground"
+        f' (no --daemon, "daemon off")\n{job}'
+    )
+
+
 def of_worker(
     app: App, handle: WorkerHandle, status: ExitStatus, home: str, shortage: Shortage
 ) -> tuple[str, str, str]:
@@ -46,12 +58,7 @@ def of_worker(
     if status.signal is not None:
         return exit_words(None, status.signal), text, ""
     if status.code == 0 and handle.ready_at is None:
-        return (
-            "exited with code 0 before it was ready",
-            text,
-            "did it put itself into the background? there nobody looks after it: keep it in the foreground"
-            ' (no --daemon, "daemon off")\nhad it nothing to do? a job that may end: restart.policy = "never"',
-        )
+        return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0:
         return "ended by itself with code 0", "", ""
     said = shortage.explains(said)

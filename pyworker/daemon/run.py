@@ -195,7 +195,7 @@ class Run:
             text = str(event.data.get(key) or "")
             if text and text not in self._shown:
                 self._shown = {*list(self._shown)[-50:], text}
-                _say(text.rstrip() if key == "traceback" else f"  = help: {text}")
+                _say(text.rstrip() if key == "traceback" else "  = help: " + text.replace("\n", "\n  = help: "))
 
     # ---- the end -------------------------------------------------------------------------------------
     def _look(self) -> None:

@@ -126,6 +126,15 @@ def test_a_command_that_goes_to_the_background_is_told_to_stay(pw: Pyworker) -> 
     kill(int(Path(pw.folder, "pid").read_text()))  # nobody else does: it has left its session
 
 
+def test_a_module_that_only_makes_a_web_app_is_told_how_it_is_started(pw: Pyworker) -> None:
+    pw.write("main.py", "def app(environ, start_response):\n    return []\n")
+    error = said(pw.run("start", "main.py"))
+    assert "start main:app, not main.py" in error
+    assert "restart.policy" in error
+    helps = [line for line in pw.run("run", "main.py").stderr.splitlines() if "= help: " in line]
+    assert len(helps) == 2
+
+
 # ---- 6 permissions ----------------------------------------------------------------------------------
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make what others may not use")
 def test_root_makes_nothing_of_anothers_home(pw: Pyworker) -> None:
