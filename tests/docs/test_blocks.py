@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.resources
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +15,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from websockets.sync.client import connect
+
+from tests.support.pyworker import LONG, running
+from tests.support.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -54,6 +60,52 @@ def test_a_piece_of_yaml_is_one(text: str) -> None:
 @pytest.mark.parametrize("text", of("python"))
 def test_a_piece_of_python_is_one(text: str) -> None:
     compile(text, "page", "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+ASGI = """
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"].upper()})
+    elif scope["type"] == "http":
+        headers = dict(scope["headers"])
+        body = b" ".join([headers[b"host"], scope["client"][0].encode(), scope["scheme"].encode()])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+def test_nginx_in_front_hands_out_files_and_passes_requests_and_websockets_on() -> None:
+    [text] = blocks(ROOT / "docs" / "guides" / "fastapi.md", "text")
+    with running() as pw:
+        port = pw.another_port()
+        for told, real in (("listen 80;", f"listen {port};"), ("/srv/api/", f"{pw.folder}/"), (":8000;", f":{pw.port};")):
+            assert told in text
+            text = text.replace(told, real)
+        temporary = "".join(f"{kind}_temp_path tmp-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        pw.write("nginx.conf", f"daemon off; master_process off; pid pid; events {{}}\nhttp {{ access_log off; {temporary}\n{text} }}")
+        pw.write("static/a.css", "body {}")
+        pw.write("web.py", ASGI)
+        pw.ok("start", "web:app", "-b", f"127.0.0.1:{pw.port}")
+        nginx = subprocess.Popen(["nginx", "-p", pw.folder, "-c", "nginx.conf", "-e", "stderr"], stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: nginx.poll() is not None or not pw.refuses(port), LONG, "nginx to listen")
+            assert nginx.poll() is None, nginx.communicate()[1]
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=LONG)
+            answers = []
+            for path in ("/static/a.css", "/"):
+                client.request("GET", path, headers={"Host": "example.com", "X-Forwarded-For": "192.0.2.7"})
+                answers.append(client.getresponse().read().decode())
+            client.close()
+            assert answers == ["body {}", "example.com 192.0.2.7 http"]
+            with connect(f"ws://127.0.0.1:{port}/") as socket:
+                socket.send("hello")
+                assert socket.recv(timeout=LONG) == "HELLO"
+        finally:
+            nginx.kill()
+            nginx.communicate()
 
 
 def by_heading(page: Path) -> dict[str, list[str]]:
