@@ -356,6 +356,7 @@ def test_with_a_home_the_other_commands_find_it(pw: Pyworker) -> None:
         pw.ok("scale", "api=3")
         pw.ok("reload", "api")
         assert pw.get() == "1 "
+        assert "restart its container or service" in pw.run("daemon", "upgrade", "--force").stderr
         assert not os.path.exists(os.path.join(pw.home, "apps.json"))
         assert one.stop() == 0
     assert pw.run("ps").returncode != 0 or not pw.ps()["apps"]

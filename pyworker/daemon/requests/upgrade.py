@@ -18,6 +18,9 @@ GUARDIAN_PATIENCE = 20.0  # seconds until the guardian, replaced by then, has th
 
 def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     """Check the version that is installed, have the guardian become it; it then has daemon and logger replaced."""
+    if desk.brain.logs_to_stdout:
+        message = "`pyworker run` is upgraded by being started anew"
+        raise Refuse("usage", Exit.USAGE, message, "restart its container or service")
     if desk.upgrading or desk.shutting_down:
         what = "stopping" if desk.shutting_down else "being upgraded already"
         raise Refuse("busy", Exit.BUSY, f"the daemon is {what}", "try again in a moment")
