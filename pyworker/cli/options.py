@@ -90,6 +90,7 @@ def common(fn: Callable[..., Any]) -> Callable[..., Any]:
         before = ctx.obj if isinstance(ctx.obj, dict) else {}
         here = {name: kwargs.pop(name, None) for name in NAMES}
         given = {name: before.get(name) if here[name] is None else here[name] for name in NAMES}
+        ctx.obj = given  # for a command that this one invokes
         return fn(settings_of(given), *args, **kwargs)
 
     parameters: list[click.Parameter] = getattr(run, "__click_params__", None) or []

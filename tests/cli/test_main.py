@@ -15,7 +15,7 @@ from pyworker.cli.topics import TOPICS
 from pyworker.protocol import names as files_of
 from pyworker.web.__main__ import TOKEN_FILE
 from tests.support.cli import run
-from tests.support.fake_control import FakeControl
+from tests.support.fake_control import FakeControl, refuses, replies
 
 
 def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
@@ -155,6 +155,16 @@ def test_words_of_pm2_that_mean_the_same_work(word: str, home: str) -> None:
     found = run(word, "-h", home=home)
     assert found.code == 0
     assert found.out.startswith(f"Usage: pyworker {word} ")
+
+
+def test_the_options_of_pm2s_words_reach_the_command_that_they_stand_for(home: str, tmp_path: Path) -> None:
+    ps = {"v": 1, "apps": [{"name": "api", "state": "running"}]}
+    handlers = {"ps": replies(ps), "status": replies({}), "shutdown": refuses("busy", 75, "not now")}
+    with FakeControl(home, handlers):
+        asked = run("kill", "--home", home, home=str(tmp_path / "another"))
+        sure = run("kill", "-y", "--home", home, home=str(tmp_path / "another"))
+    assert "This stops api" in asked.err
+    assert (sure.code, "not now" in sure.err) == (75, True)
 
 
 def test_save_has_nothing_to_do_and_says_why(home: str) -> None:
