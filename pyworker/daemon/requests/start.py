@@ -46,7 +46,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
             if not _same_origin(app.source, source):
                 raise Refuse(
-                    "failed", Exit.FAILED, f"an app named {name} runs already, from {_origin(app.source)}",
+                    "failed", Exit.FAILED, f"there is an app named {name} already, from {_origin(app.source)}",
                     f"choose another name (--name), or: pyworker delete {name}",
                 )  # fmt: skip
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
