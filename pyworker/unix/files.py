@@ -59,7 +59,10 @@ def _check_private(path: str, found: os.stat_result, *, ours: bool) -> None:
     open_to_others = found.st_mode & (0o066 if found.st_uid == 0 else 0o077)
     if open_to_others:
         mode = stat.S_IMODE(found.st_mode)
-        raise UnsafeDirectory(f"{path} is open to other users (mode {mode:04o})", f"chmod 700 {path}")
+        raise UnsafeDirectory(
+            f"{path} is open to other users (mode {mode:04o})",
+            f"if nobody else needs it: chmod 700 {path}; else use a folder of your own",
+        )
 
 
 def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:

@@ -33,7 +33,7 @@ def test_home_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int
     with pytest.raises(files.UnsafeDirectory) as refused:
         files.open_home(str(home), create=True)
     assert f"mode {mode:04o}" in refused.value.reason
-    assert refused.value.hint == f"chmod 700 {home}"
+    assert refused.value.hint == f"if nobody else needs it: chmod 700 {home}; else use a folder of your own"
 
 
 def test_link_is_refused_and_its_target_named(tmp_path: Path) -> None:
