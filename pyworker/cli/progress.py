@@ -38,6 +38,7 @@ class Board:
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
     importing: set[str] = field(default_factory=set)
     generations: dict[str, tuple[int, int]] = field(default_factory=dict)  # app -> from, to of its reload
+    committed: set[str] = field(default_factory=set)  # apps whose reload counts: who is ready has replaced the old one
     scaled: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def apply(self, event: dict[str, Any], now: float) -> None:
@@ -70,8 +71,13 @@ class Board:
                         row.state, row.since = "starting", now
             case "reload_started":
                 self.generations[app] = (int(data["from"]), int(data["to"]))
+                self.committed.discard(app)
                 for row in self._rows_of(app):
                     row.state, row.old, row.generation = "waiting", int(data["from"]), int(data["to"])
+            case "reload_committed":
+                self.committed.add(app)
+                for row in self._rows_of(app):
+                    row.state = "replaced" if row.state == "ready" else row.state
             case "scaled":
                 self.scaled[app] = (int(data["from"]), int(data["to"]))
             case "app_failed" | "reload_refused":
@@ -108,7 +114,7 @@ class Board:
                 row.state, row.took, row.pid = "held", float(data["took_s"]), int(data["pid"])
                 row.more = "ready, waits for the others"
             case "worker_ready":
-                row.state = "replaced" if reloading else "ready"
+                row.state = "replaced" if app in self.committed else "ready"
                 row.took, row.pid, row.more = float(data["took_s"]), int(data["pid"]), ""
             case "worker_draining":
                 row.state, row.since, row.more = "draining", now, ""
@@ -180,7 +186,7 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 return f"{app} imported {data['took_s']:.2f}s" + (f" ({line(data['why'])})" if data["why"] else "")
             case "worker_held":
                 return f"{who} held {data['took_s']:.2f}s pid={data['pid']}"
-            case "worker_ready" if app in board.generations:
+            case "worker_ready" if app in board.committed:
                 return f"{who} replaced ready={data['took_s']:.2f}s pid={data['pid']}"
             case "worker_ready":
                 return f"{who} ready {data['took_s']:.2f}s pid={data['pid']}"

@@ -38,6 +38,20 @@ def test_a_worker_that_is_stopped_for_good_says_so() -> None:
     assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
 
 
+def test_a_worker_that_is_ready_before_the_commit_has_replaced_nobody_yet() -> None:
+    """A command with a port cannot be held: it accepts before the rest of its generation is there."""
+    begun = (
+        event("api", None, "reload_started", **{"from": 1, "to": 2}),
+        event("api", 1, "worker_starting", generation=2, pid=11),
+        ready := event("api", 1, "worker_ready", generation=2, pid=11, took_s=0.5),
+    )
+    assert board(*begun).lines(100.0, PLAIN, 10) == ["  api.1  1 → 2  ✓ ready     0.50s    pid 11"]
+    assert plain(ready.event, board(*begun)) == "api gen=2 worker=1 ready 0.50s pid=11"
+    committed = board(*begun, event("api", None, "reload_committed", **{"from": 1, "to": 2}))
+    assert committed.lines(100.0, PLAIN, 10) == ["  api.1  1 → 2  ✓ replaced  0.50s    pid 11"]
+    assert plain(ready.event, committed) == "api gen=2 worker=1 replaced ready=0.50s pid=11"
+
+
 def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
     found = board(
         event("api", None, "app_started", generation=7, workers=2, listen=[]),
