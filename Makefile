@@ -62,7 +62,7 @@ bench: $(VENV)/.dev  ## beside the peers, in turns (some 20 minutes); PARTS="kee
 profile: $(VENV)/.dev  ## where the time goes: PATHS="asgi wsgi conns daemon logger ps"
 	$(BIN)/python -m benchmarks.profile $(PATHS)
 
-docs: $(VENV)/.dev  ## what is made from the code: the lifecycle page, the picture
+docs: $(VENV)/.dev  ## what is made from the code: reference pages, the manual page, pictures
 	$(BIN)/python docs/make.py
 	$(BIN)/python docs/screenshots.py
 

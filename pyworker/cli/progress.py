@@ -177,7 +177,7 @@ def plain(event: dict[str, Any], board: Board) -> str:
     app, slot = line(event.get("app") or ""), event.get("worker")
     if not isinstance(data, dict):
         return ""
-    who = f"{app}.{slot}"
+    who = app if slot is None else f"{app}.{slot}"
     if app in board.generations and slot is not None:
         who = f"{app} gen={data.get('generation', '-')} worker={slot}"
     try:

@@ -70,6 +70,7 @@ def test_a_backoff_shows_its_try() -> None:
 def test_a_backoff_beyond_the_limit_names_none_in_a_pipe_either() -> None:
     tried = {"type": "worker_backoff", "app": "api", "worker": 1, "data": {"try": 13, "max": 10, "delay_s": 30.0}}
     assert plain(tried, board()) == "api.1 backoff try 13 in 30.0 s"
+    assert plain({**tried, "worker": None}, board()) == "api backoff try 13 in 30.0 s"
 
 
 json_values = st.recursive(
