@@ -29,6 +29,7 @@ OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting afte
 OPENING_TIMEOUT = 10.0  # ... and is stuck after this
 QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued before the listener is shut
 RETIRE_TIMEOUT = 5.0  # a template that was told to leave
+FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 
 
@@ -359,7 +360,7 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
     able = [w for w in new if w.state is not State.STARTING and w.checked]
     missing = [s for s in slots if s not in {w.slot for w in new}]
     if missing and (able or not new):
-        room = app.reload.max_surge if able else 1  # the canary goes alone
+        room = min(app.reload.max_surge, FORKS_AT_ONCE) if able else 1  # the canary goes alone
         starting = sum(w.state is State.STARTING for w in new)
         for slot in missing[: max(0, room - starting)]:
             yield Spawn(slot, target, held=app.target_holds)
@@ -383,7 +384,8 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
         return
     everybody = alive(app)
     current = [w for w in everybody if w.generation == app.generation and w.state in UNTOUCHED]
-    trying = any(w.state is State.STARTING for w in current)
+    starting = sum(w.state is State.STARTING for w in current)
+    trying = starting > 0
     calm = app.record.is_clear
     succession = any(_is_succession(app, slot, now) for slot in slots_of(app))
     for slot in slots_of(app):
@@ -399,8 +401,10 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
         if not calm and now < app.record.next_at:
             yield LookAgain(app.record.next_at)
             continue
+        if app.forks and starting >= FORKS_AT_ONCE:
+            break
         yield Spawn(slot, app.generation, held=False)
-        trying = True
+        trying, starting = True, starting + 1
         succession = succession or bool(mine)
 
 

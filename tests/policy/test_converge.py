@@ -51,6 +51,14 @@ def test_first_start_forks_all_slots_at_once() -> None:
     assert doing(app(starting=True)) == [c.Spawn(1, 1, False), c.Spawn(2, 1, False)]
 
 
+def test_a_template_is_asked_for_so_many_workers_at_once_as_its_channel_takes() -> None:
+    assert doing(app(want=300, starting=True)) == [c.Spawn(slot, 1, False) for slot in range(1, c.FORKS_AT_ONCE + 1)]
+    some = tuple(worker(n, n, state=State.STARTING if n > 30 else State.READY) for n in range(1, c.FORKS_AT_ONCE + 1))
+    first = c.FORKS_AT_ONCE + 1
+    assert doing(app(want=300, starting=True, workers=some)) == [c.Spawn(slot, 1, False) for slot in range(first, first + 30)]
+    assert len(doing(app(want=300, starting=True, forks=False, templates=()))) == 300
+
+
 def test_dead_worker_is_replaced_at_once_in_its_slot() -> None:
     assert doing(app(workers=BOTH[:1])) == [c.Spawn(2, 1, False)]
 
