@@ -78,7 +78,7 @@ def describe() -> dict[str, Any]:
     found = app(
         "api", limits={"memory": 536870912}, log_file="/srv/state/logs/api.log", script=None, command=[],
         cwd="/srv/shop", python="/srv/shop/.venv/bin/python", user="deploy", config_text={},
-        health={"type": "http", "path": "/healthz", "interval_s": 10.0, "ok": 4, "failing": 0},
+        health={"type": "http", "path": "/healthz", "interval": 10.0},
         env=[
             {"name": "PATH", "value": "/usr/bin", "origin": "base"},
             {"name": "STRIPE_KEY", "value": "***", "origin": ".env"},

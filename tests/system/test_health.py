@@ -52,6 +52,8 @@ def test_while_all_are_sick_they_serve_on_and_are_well_again_when_the_cause_is_g
         pw.write("sick", "")
         wait_until(lambda: sum(kind == "worker_unhealthy" for kind, _ in events(pw)) >= 3, LONG, "successors that are sick, too")
         assert [pid for pid in before if alive(pid)] == before
+        assert "unhealthy: GET /health answered " in pw.ok("ps").stderr
+        assert ", 0 failing" not in pw.ok("describe", "api").stdout
         load.wait_more(20)
         os.unlink(os.path.join(pw.folder, "sick"))
         wait_until(lambda: pw.app()["state"] == "running", LONG, "all to be well")

@@ -165,8 +165,9 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("reload", f"at {cron}"))
     if health:
         what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
-        every = f" every {_span(health['interval_s'])}" if health.get("interval_s") is not None else ""
-        facts.append(("health", f"{what}{every}, {health.get('ok', 0)} ok, {health.get('failing', 0)} failing"))
+        found = [worker["health"] for worker in app["pool"] if worker["pid"]]
+        counts = f"{found.count('ok')} ok, {found.count('failing')} failing"
+        facts.append(("health", f"{what} every {health['interval']:g}s, {counts}"))
     if app.get("dispatcher"):
         dispatcher = app["dispatcher"]
         facts.append(("dispatcher", f"{line(dispatcher.get('state'))}, pid {dispatcher.get('pid')}"))

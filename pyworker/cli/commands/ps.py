@@ -219,6 +219,12 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {app['state']}:", style, how)
         lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}", how))
+    sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
+    if sick:
+        who = ", ".join(dict.fromkeys(f"{name}.{worker['worker']}" for worker in sick[:3]))
+        who += f" and {len(sick) - 3} more" if len(sick) > 3 else ""
+        head = render.paint(f"{who} unhealthy:", "yellow", how)
+        lines.append(_step(f"{head} {render.line(sick[0]['reason'])}", f"pyworker events {name}", how))
     if backoff := app.get("backoff"):
         from pyworker.protocol.events import try_in_words
 
