@@ -6,6 +6,7 @@ statement that is none of `const NAME = …` and `module.exports = …` is passe
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -230,7 +231,7 @@ class _Parser:
         while self._words("+"):
             right = self._product()
             if _is_number(left) and _is_number(right):
-                left = left + right
+                left = _number(left + right)
             else:
                 joined = _js_text(left) + _js_text(right)
                 is_env = isinstance(left, EnvironmentText) or isinstance(right, EnvironmentText)
@@ -243,7 +244,7 @@ class _Parser:
             right = self._one()
             if not _is_number(left) or not _is_number(right):
                 self._fail("this is computed when the file runs")
-            left = left * right
+            left = _number(left * right)
         return left
 
     def _one(self) -> Any:
@@ -252,10 +253,7 @@ class _Parser:
             return self._string(text)
         if kind == "number":
             plain = text.replace("_", "")
-            if plain.lower().startswith("0x"):
-                return int(plain, 16)
-            number = float(plain)
-            return int(number) if number == int(number) and "e" not in plain.lower() else number
+            return _number(int(plain, 16) if plain.lower().startswith("0x") else float(plain))
         if text == "{":
             return self._object()
         if text == "[":
@@ -419,6 +417,15 @@ _NOTHING = object()
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: float) -> float:
+    """Return a number as JavaScript has it, a double, which may be infinite; a whole one as an int."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return int(number) if number.is_integer() else number
 
 
 def _js_text(value: Any) -> str:

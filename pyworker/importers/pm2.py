@@ -14,8 +14,8 @@ from pyworker.importers.commandline import understand
 from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
 from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, seconds, separate, unique
 
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
+_MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+_TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
 _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -192,7 +192,7 @@ def int_of(value: Any) -> int | None:
     """Return a whole number that may be written as text, else None."""
     try:
         return int(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: JSON may say 1e400
         return None
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyworker.importers import pm2
 from pyworker.importers.jsliteral import Computed, parse
 from pyworker.importers.result import CannotImport
 
@@ -124,3 +125,12 @@ module.exports.apps.push(f(1, 2))
 def test_names_are_followed_into_objects() -> None:
     text = "const c = {env: {A: 1}, list: ['x']};\nmodule.exports = {e: c.env, a: c.env.A, l: [...c.list], n: Number(c.env.A)}"
     assert parse(text) == {"e": {"A": 1}, "a": 1, "l": ["x"], "n": 1}
+
+
+def test_a_number_that_is_too_large_for_any_setting_is_said_to_be_looked_at() -> None:
+    for text in ("1e400", "1" + "0" * 400, "1e300 * 1e300", "0x" + "f" * 400 + " * 2.5"):
+        keys = ("instances", "max_restarts", "min_uptime", "kill_timeout", "max_memory_restart")
+        settings = ", ".join(f"{key}: {text}" for key in keys)
+        app = pm2.read(parse(f"module.exports = {{script: 'a.py', {settings}}}")).apps[0]
+        assert {note.key for note in app.review} == set(keys)
+        assert app.table == {"script": "a.py", "workers": "auto"}
