@@ -36,6 +36,7 @@ class Board:
     """Everything that is known of one operation."""
 
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)  # apps, as a whole
     importing: set[str] = field(default_factory=set)
     generations: dict[str, tuple[int, int]] = field(default_factory=dict)  # app -> from, to of its reload
     committed: set[str] = field(default_factory=set)  # apps whose reload counts: who is ready has replaced the old one
@@ -57,6 +58,7 @@ class Board:
     def _app(self, type: str, app: str, data: dict[str, Any], now: float) -> None:
         match type:
             case "app_started":
+                self.started.add(app)
                 for slot in range(1, min(int(data["workers"]), 1000) + 1):
                     self.rows[app, slot] = Row(app, slot, "starting", int(data["generation"]), since=now)
             case "template_starting":

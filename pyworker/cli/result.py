@@ -117,14 +117,14 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
         case "aborted":
             return f"{app}: the reload was given up, gen {gen} goes on, {count} ready, {took}"
         case "restarted":
-            return f"{app} restarted: gen {gen}, {kept}, {took}"
+            what = app if app in board.started else _slots(app, board, {"ready"}) or app
+            return f"{what} restarted: gen {gen}, {kept}, {took}"
         case "scaled":
             old = board.scaled.get(app)
             return f"{app}: {f'{old[0]} → ' if old else ''}{workers_in_words(old[1] if old else want)}, {count} ready in {took}"
         case "stopped" if state != "stopped":  # single workers of it
-            gone = sorted(r.worker for r in board.rows.values() if r.app == app and r.state in {"stopped", "failed"})
-            names = ", ".join(f"{app}.{slot}" for slot in gone)
-            return f"{names or 'nothing was'} stopped; {app} is {state}: {count} ready"
+            gone = _slots(app, board, {"stopped", "failed"})
+            return f"{gone or 'nothing was'} stopped; {app} is {state}: {count} ready"
         case "stopped":
             return f"{app} stopped in {took}" if how.tty else f"{app} stopped {took}"
         case "deleted":
@@ -133,6 +133,10 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{app} is {state}: not waited for"
         case _:
             return f"{app}: nothing to do ({state})"
+
+
+def _slots(app: str, board: Board, states: set[str]) -> str:
+    return ", ".join(f"{app}.{r.worker}" for _, r in sorted(board.rows.items()) if r.app == app and r.state in states)
 
 
 _NOT = {

@@ -98,6 +98,16 @@ def test_one_worker_is_stopped_and_started_and_restarted(pw: Pyworker) -> None:
     assert load.lost == []
 
 
+def test_each_worker_that_is_named_is_restarted_and_no_other(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=3)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    assert pw.ok("restart", "api.2", "api.3").stdout.startswith("api.2, api.3 restarted: gen 1, 3/3 ready")
+    pw.wait_steady()
+    after = pw.pids()
+    assert [pid in before for pid in after] == [True, False, False]
+
+
 def test_a_slot_that_was_stopped_by_itself_is_filled_by_a_start(pw: Pyworker) -> None:
     pw.api(ASGI, workers=3)
     pw.ok("start", "app.toml")

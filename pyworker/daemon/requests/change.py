@@ -87,19 +87,19 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             app.restart_to = generation.number
             desk.brain.poke(app)
         goals[app.name] = ops.started("restarted", generation.number)
+    replaced: dict[str, set[int]] = {}
     for s in selected:
         app = desk.brain.apps[s.app]
         if s.slot is not None and s.app not in goals:
             app.stopped_slots.discard(s.slot)
             app.finished_slots.discard(s.slot)
             app.record = CLEAR
-            serials = frozenset(
-                w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED
-            )
+            serials = {w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED}
             for serial in serials:
                 desk.brain.workers.recycle(app, app.workers[serial], "restart")
             desk.brain.poke(app)
-            goals[s.app] = ops.replaced(serials)
+            replaced.setdefault(s.app, set()).update(serials)
+    goals |= {name: ops.replaced(frozenset(serials)) for name, serials in replaced.items()}
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
 
