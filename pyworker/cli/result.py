@@ -82,7 +82,7 @@ def _next(good: list[dict[str, Any]]) -> str:
     if started:
         return f"pyworker logs -f{name} · pyworker ps · pyworker reload{name}"
     if running:
-        return f"pyworker reload{name}   applies new code and settings without a gap"
+        return f"pyworker reload{name}   applies new code and settings"
     return ""
 
 

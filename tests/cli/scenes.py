@@ -133,7 +133,8 @@ _CHANGES: list[dict[str, Any]] = [
 ]
 _DIFF = {
     "v": 1, "same": False, "changes": [{"app": "api", **change} for change in _CHANGES],
-    "apps": [{"app": "api", "gen": 7, "file": "/srv/shop/app.toml", "running": True, "changes": _CHANGES, "scaled": 5}],
+    "apps": [{"app": "api", "gen": 7, "file": "/srv/shop/app.toml", "running": True, "overlaps": True,
+              "changes": _CHANGES, "scaled": 5}],
 }  # fmt: skip
 _CONFIG = {
     "apps": [

@@ -7,7 +7,8 @@ from tests.support.fake_control import FakeControl, replies
 
 
 def compared(name: str, *changes: dict[str, Any]) -> dict[str, Any]:
-    return {"app": name, "file": "/srv/app.toml", "gen": 1, "running": True, "scaled": None, "changes": list(changes)}
+    what = {"app": name, "file": "/srv/app.toml", "gen": 1, "running": True, "overlaps": True, "scaled": None}
+    return {**what, "changes": list(changes)}
 
 
 def test_apps_that_are_the_same_are_one_line_beside_those_that_are_not(home: str) -> None:
@@ -21,10 +22,10 @@ def test_apps_that_are_the_same_are_one_line_beside_those_that_are_not(home: str
     assert "db: the same (generation 1)" in named.out
 
 
-def test_a_reload_that_has_a_gap_is_not_said_to_have_none(home: str) -> None:
-    change = {"key": "env.A", "old": None, "new": "1", "apply": "reload", "secret": False}
-    apps = [{**compared(name, change), "gap": name == "beat"} for name in ("api", "beat")]
+def test_no_gap_is_promised_only_where_old_and_new_workers_live_side_by_side(home: str) -> None:
+    change = {"key": "env.A", "old": "1", "new": "2", "apply": "reload", "secret": False}
+    apps = [compared("api", change), {**compared("jobs", change), "overlaps": False}]
     with FakeControl(home, {"diff": replies({"v": 1, "same": False, "changes": [], "apps": apps})}):
-        text = run("diff", home=home).out
-    assert "pyworker reload api   applies all of this without a gap\n" in text
-    assert "pyworker reload beat   applies all of this; there is a gap\n" in text
+        lines = run("diff", home=home).out.splitlines()
+    assert "pyworker reload api   applies all of this without a gap" in lines
+    assert "pyworker reload jobs   applies all of this: the old workers stop first" in lines

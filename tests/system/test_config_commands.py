@@ -54,7 +54,7 @@ def test_diff_says_that_the_reload_of_a_command_without_a_port_has_a_gap(pw: Pyw
     pw.write("app.toml", '[apps.beat]\ncommand = "sleep 1000"\n')
     pw.ok("start")
     pw.write("app.toml", '[apps.beat]\ncommand = "sleep 1000"\nenv.A = "1"\n')
-    assert "pyworker reload beat   applies all of this; there is a gap" in pw.run("diff").stdout
+    assert "pyworker reload beat   applies all of this: the old workers stop first" in pw.run("diff").stdout
 
 
 def test_diff_with_a_mistake_in_the_file_shows_the_mistake(pw: Pyworker) -> None:

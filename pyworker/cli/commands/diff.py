@@ -64,10 +64,11 @@ def _words(app: dict[str, Any], how: Look) -> str:
             lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
     if not app["running"]:
         lines.append(f"pyworker start {name}   starts it with all of this")
+    elif any(c["apply"] == "restart" for c in changes):
+        lines.append(f"pyworker restart {name}   applies all of this; there is a gap")
     else:
-        command = "restart" if any(c["apply"] == "restart" for c in changes) else "reload"
-        gap = "; there is a gap" if command == "restart" or app.get("gap") else " without a gap"
-        lines.append(f"pyworker {command} {name}   applies all of this{gap}")
+        gap = " without a gap" if app["overlaps"] else ": the old workers stop first"
+        lines.append(f"pyworker reload {name}   applies all of this{gap}")
     if app.get("scaled") is not None:
         text = f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)"
         lines += render.wrap(text, how.width, 2)

@@ -42,7 +42,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
         "file": file or None,
         "gen": app.generation,
         "running": app.running,
-        "gap": not (overlaps(current.config) and overlaps(new.config)),  # what a reload brings
+        "overlaps": overlaps(current.config) and overlaps(new.config),
         "scaled": app.scale,
         "changes": changes,
     }
