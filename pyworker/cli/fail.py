@@ -12,6 +12,13 @@ from typing import Any
 from pyworker.cli.render import Look, clean, note, paint
 from pyworker.errors import Exit, PyworkerError
 
+_CHANGED = "Nothing was changed: what runs goes on."
+# what the mistakes of a config file prevented
+_PREVENTED = {
+    **dict.fromkeys(("start", "run"), "Nothing was started."),
+    **dict.fromkeys(("reload", "restart", "scale"), _CHANGED),
+}
+
 
 class Shown(Exception):
     """What went wrong is on the screen already; only the exit code is left."""
@@ -21,15 +28,16 @@ class Shown(Exception):
         self.exit = exit
 
 
-def report(error: PyworkerError, as_json: bool, how: Look) -> int:
-    """Write the error to stderr and return its exit code."""
+def report(error: PyworkerError, as_json: bool, how: Look, command: str = "") -> int:
+    """Write the error to stderr and return its exit code. `command`: the one that failed."""
     problems = list(getattr(error, "problems", ()) or ())
     if as_json:
         note(json.dumps(document(error)), how)
     elif problems:
         from pyworker.cli.problems import render
 
-        note(render(_problems(problems), how.color).rstrip("\n"), how)
+        closing = _PREVENTED.get(command, "")
+        note(render(_problems(problems), how.color, closing=closing).rstrip("\n"), how)
     else:
         note(words(error.message, error.traceback, error.hint, how, bare=getattr(error, "bare", False)), how)
     return int(error.exit)

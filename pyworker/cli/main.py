@@ -180,6 +180,7 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str], as_json: bool) -> int:
     how = look(sys.stderr, {"always": True, "never": False}.get(_color(argv)))
+    ctx: click.Context | None = None
     try:
         group = _group()
         with group.make_context("pyworker", list(argv)) as ctx:
@@ -192,7 +193,7 @@ def _run(argv: list[str], as_json: bool) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         return int(Exit.INTERRUPTED)
     except PyworkerError as error:
-        return fail.report(error, as_json, how)
+        return fail.report(error, as_json, how, (ctx and ctx.invoked_subcommand) or "")
     except click.ClickException as error:
         return fail.report(_usage(error), as_json, how)
     except BrokenPipeError:

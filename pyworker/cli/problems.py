@@ -18,7 +18,7 @@ _BEFORE = 60  # how much of a long line is shown before the mistake
 _BOLD_RED, _BLUE, _CYAN, _BOLD, _OFF = "\033[1;31m", "\033[1;34m", "\033[36m", "\033[1m", "\033[0m"
 
 
-def render(problems: Iterable[Problem], color: bool | None = False, *, closing: str = "Nothing was started.") -> str:
+def render(problems: Iterable[Problem], color: bool | None = False, *, closing: str = "") -> str:
     """Return all problems as text, and a last line that counts them; `closing` says what they prevented."""
     found = list(problems)
     blocks = ["\n".join(_block(p, bool(color))) for p in found]

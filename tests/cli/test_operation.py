@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.control import Reply
+from pyworker.protocol.control import Refused, Reply
 from tests.cli import documents, results
 from tests.support.cli import environment, run, run_on_terminal
 from tests.support.fake_control import CLOSE, HANG, FakeControl, event, refuses, replies
@@ -94,6 +94,33 @@ def test_each_operation_sends_its_request_and_says_its_end(
     assert (found.code, found.err) == (0, "")
     assert said is None or found.out == said
     assert {k: getattr(daemon.requests[0], k) for k in request_fields} == request_fields
+
+
+def test_a_restart_of_single_workers_names_them(home: str) -> None:
+    def restart(_request: Any) -> Iterator[Any]:
+        for slot in (2, 3):
+            yield event("api", slot, "worker_starting", generation=1, pid=40 + slot)
+            yield event("api", slot, "worker_ready", generation=1, pid=40 + slot, took_s=0.2)
+        yield results.reply("restarted", workers={"want": 3, "ready": 3})
+
+    with FakeControl(home, {"restart": restart}):
+        found = run("restart", "api.2", "api.3", home=home)
+    assert found.out == "api.2, api.3 restarted: gen 1, 3/3 ready, 0.9s\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "closing"),
+    [
+        ("start", "Nothing was started."),
+        ("reload", "Nothing was changed: what runs goes on."),
+        ("restart", "Nothing was changed: what runs goes on."),
+    ],
+)
+def test_a_mistake_in_the_config_ends_with_what_it_prevented(home: str, command: str, closing: str) -> None:
+    mistakes = ({"message": "it is wrong", "file": "/srv/app.toml"},)
+    with FakeControl(home, {command: lambda _: [Refused("config_invalid", 78, "it is wrong", "", mistakes)]}):
+        found = run(command, "api", home=home)
+    assert (found.code, found.err.splitlines()[-1]) == (78, f"app.toml has 1 error. {closing}")
 
 
 def test_scale_says_from_and_to(home: str) -> None:

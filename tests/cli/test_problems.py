@@ -47,7 +47,7 @@ error: `app.health.type` must be one of "http", "tcp", "exec", not "htp"
    |        ^^^^^
    = help: did you mean "http"?
 
-app.toml has 3 errors. Nothing was started.
+app.toml has 3 errors.
 """
 
 
@@ -99,7 +99,7 @@ def test_problem_without_a_place_is_message_and_help() -> None:
     shown = render([Problem("app.toml has no app", 'add one:\n[app]\ntarget = "m:a"', file="/x/app.toml")])
     assert shown == (
         "error: app.toml has no app\n --> /x/app.toml\n  = help: add one:\n          [app]\n"
-        '          target = "m:a"\n\napp.toml has 1 error. Nothing was started.\n'
+        '          target = "m:a"\n\napp.toml has 1 error.\n'
     )
     assert render([Problem("m", "h")], closing="") == "error: m\n  = help: h\n\nthe app has 1 error.\n"
 

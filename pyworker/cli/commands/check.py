@@ -106,4 +106,4 @@ def _show(problems: list[Problem], settings: Settings) -> None:
     from pyworker.cli.render import look, note
 
     how = look(sys.stderr, settings.color)
-    note(render(problems, how.color, closing="").rstrip("\n"), how)
+    note(render(problems, how.color).rstrip("\n"), how)
