@@ -82,12 +82,13 @@ def find_startable(
 
 def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], overrides: dict[str, Any]) -> Startable:
     from pyworker.config import load
+    from pyworker.config.interpolate import literal_env
 
     if only:
         raise _usage("--only goes with a config file that has several apps", "")
     # here the shell is the config: its whole environment goes along
     table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": here(), **overrides}
-    app = load.load_inline(table, table["cwd"], os.environ)
+    app = load.load_inline(literal_env(table), table["cwd"], os.environ)
     return Startable({"inline": {**table, "name": app.name}}, (app,))
 
 
@@ -100,6 +101,7 @@ def _file(
     profile: str = "",
 ) -> Startable:
     from pyworker.config import load
+    from pyworker.config.interpolate import literal_env
 
     if name:
         raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
@@ -110,7 +112,7 @@ def _file(
         if len(apps) > 1:
             names = ", ".join(app.name for app in apps)
             raise _usage(f"{path} has {len(apps)} apps ({names}), and options are for one", "name it with --only NAME")
-        apps = (load.apply_overrides(apps[0], overrides),)
+        apps = (load.apply_overrides(apps[0], literal_env(overrides)),)
     return Startable(
         {"file": absolute(path), "only": list(only), "overrides": overrides, "profile": profile}, tuple(apps)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -37,6 +38,14 @@ def check_syntax(text: str) -> None:
 def literal(text: str) -> str:
     """Return the text that `interpolate` turns into this one: for values that are meant as they are."""
     return text.replace("$", "$$")
+
+
+def literal_env(table: dict[str, Any]) -> dict[str, Any]:
+    """Return an [app] table, or overrides, whose `env` (of -e) are values and no templates for them, so that it says so."""
+    env = table.get("env")
+    if not isinstance(env, dict):
+        return table
+    return {**table, "env": {name: literal(value) if isinstance(value, str) else value for name, value in env.items()}}
 
 
 def expand_dotenv(text: str, lookup: Lookup) -> str:

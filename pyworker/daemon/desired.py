@@ -77,11 +77,11 @@ class Desired:
         return replace(self, apps={n: a for n, a in self.apps.items() if n != name})
 
 
-def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Split an [app] table (or overrides) into what may be written down and the names of what may not."""
+def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split an [app] table (or overrides) into what may be written down, and the variables, whose values may not."""
     env = table.get("env")
-    names = tuple(sorted(str(name) for name in env)) if isinstance(env, dict) else ()
-    return {key: value for key, value in table.items() if key != "env"}, names
+    values = {str(n): str(v) for n, v in env.items()} if isinstance(env, dict) else {}
+    return {key: value for key, value in table.items() if key != "env"}, values
 
 
 def load(home_fd: int) -> tuple[Desired, str]:

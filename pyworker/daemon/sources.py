@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from pyworker.config.identity import IdentityError, check_named
-from pyworker.config.interpolate import literal
+from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import resolve
@@ -40,12 +39,11 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
                 )
             ]
         )
-    env = {name: literal(values[name]) for name in source.env_names}  # -e says a value, not a template for one
+    env = {"env": {name: values[name] for name in source.env_names}} if source.env_names else {}
     if isinstance(source, InlineSource):
-        table: dict[str, Any] = {**source.table, "env": env} if env else source.table
-        return load_inline(table, source.cwd), "", 0
+        return load_inline(literal_env({**source.table, **env}), source.cwd), "", 0
     loaded = load(source.path, only=(source.app,), profile=source.profile)
-    overrides = {**source.overrides, "env": env} if env else source.overrides
+    overrides = literal_env({**source.overrides, **env})
     app = loaded.apps[0]
     return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.mtime_ns
 

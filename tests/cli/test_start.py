@@ -173,6 +173,15 @@ def test_in_a_folder_that_is_a_link_the_app_is_started_from_the_link(home: str, 
     assert daemon.requests[3].inline["script"] == f"{link}/server.py"
 
 
+@pytest.mark.parametrize("what", [("app.toml",), ("--name", "api", "--", "sleep", "9")])
+def test_a_variable_given_with_e_is_a_value_and_no_template(home: str, folder: str, what: tuple[str, ...]) -> None:
+    with FakeControl(home, {"start": results.start}) as daemon:
+        found = run("start", "-e", "PASSWORD=a${b", *what, home=home, cwd=folder)
+    assert found.code == 0
+    request = daemon.requests[0]
+    assert (request.inline or request.overrides)["env"] == {"PASSWORD": "a${b"}
+
+
 def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
     with FakeControl(home, {"start": results.start}) as daemon:
         run("start", "api", "w*", home=home, cwd=folder)

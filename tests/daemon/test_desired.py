@@ -56,8 +56,8 @@ def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
 
 def test_values_of_the_environment_are_split_off() -> None:
     table = {"target": "m:app", "env": {"TOKEN": "s3cret", "A": "b"}}
-    assert without_env_values(table) == ({"target": "m:app"}, ("A", "TOKEN"))
-    assert without_env_values({"workers": 2}) == ({"workers": 2}, ())
+    assert without_env_values(table) == ({"target": "m:app"}, {"TOKEN": "s3cret", "A": "b"})
+    assert without_env_values({"workers": 2}) == ({"workers": 2}, {})
 
 
 GOOD = b'{"v":1,"apps":[{"name":"api","source":{"kind":"file","path":"/a","app":"api"}}]}'

@@ -170,7 +170,7 @@ def test_a_daemon_restores_what_was_wanted_and_only_that(pw: Pyworker) -> None:
         f'[apps.api]\ntarget = "web:app"\nworkers = 2\nbind = "127.0.0.1:{pw.port}"\n'
         f'[apps.off]\ntarget = "web:app"\nbind = "127.0.0.1:{other}"\n',
     )
-    pw.ok("start", "app.toml", "--only", "api", "-e", "SECRET=do-not-write-this")
+    pw.ok("start", "app.toml", "--only", "api", "-e", "SECRET=do-not-write-this", "-e", "OTHER=a${b")
     pw.ok("start", "app.toml")
     pw.ok("stop", "off")
     with open(os.path.join(pw.home, "apps.json")) as file:

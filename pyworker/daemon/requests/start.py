@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pyworker.config.check import with_dependencies
+from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig
@@ -102,8 +103,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
 
 def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
     """Return what a request means: where each app is described, its name, the values that were given with -e."""
-    overrides, env_names = without_env_values(request.overrides)
-    values = {str(n): str(v) for n, v in (request.overrides.get("env") or {}).items()}
+    overrides, values = without_env_values(request.overrides)
     if request.file:
         every = load(request.file, profile=request.profile).apps if request.only else ()
         only = tuple(sorted(with_dependencies(every, request.only)))  # with what they depend on
@@ -112,21 +112,20 @@ def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSourc
         here = load(request.file, only=only, environ=request.shell_env, profile=request.profile)
         found: list[tuple[FileSource | InlineSource, str, dict[str, str]]] = []
         for config, shell in zip(plain.apps, here.apps, strict=True):
-            if overrides:
-                apply_overrides(config, overrides)  # mistakes are the user's to see now
+            if request.overrides:
+                apply_overrides(config, literal_env(request.overrides))  # mistakes are the user's to see now
             own = overrides if not request.only or config.name in request.only else {}
-            source = FileSource(
-                plain.path, config.name, {**_from_shell(config, shell), **own}, env_names, profile=request.profile
-            )
+            given = {**_from_shell(config, shell), **own}
+            source = FileSource(plain.path, config.name, given, tuple(sorted(values)), profile=request.profile)
             found.append((source, config.name, values))
         return found
     if request.inline:
-        config = load_inline(request.inline, request.cwd)
-        shell = load_inline(request.inline, request.cwd, environ=request.shell_env)
-        table, names = without_env_values(request.inline)
-        inline_values = {str(n): str(v) for n, v in (request.inline.get("env") or {}).items()}
+        inline = literal_env(request.inline)
+        config = load_inline(inline, request.cwd)
+        shell = load_inline(inline, request.cwd, environ=request.shell_env)
+        table, values = without_env_values(request.inline)
         table |= {**_from_shell(config, shell), "name": config.name}
-        return [(InlineSource(table, request.cwd, names), config.name, inline_values)]
+        return [(InlineSource(table, request.cwd, tuple(sorted(values))), config.name, values)]
     named = desk.apps(request.names) if request.names else []
     return [(app.source, app.name, env_values(desk, app)) for app in named]
 
