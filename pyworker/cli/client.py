@@ -165,8 +165,14 @@ class Call:
         self._sock.close()
 
     def _send(self, call: dict[str, Any]) -> None:
-        # surrogates (bytes of the shell's environment that are no text) are left out before this
-        data = json.dumps(call, separators=(",", ":")).encode() + b"\n"
+        try:
+            data = json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError as error:  # a word of the command line, or this folder
+            text = error.object
+            word = text[text.rfind('"', 0, error.start) + 1 : text.find('"', error.start)]
+            raise PyworkerError(
+                f"{word} is not UTF-8", hint="give it another name", code="usage", exit=Exit.USAGE
+            ) from None
         try:
             self._sock.sendall(data)
         except TimeoutError:

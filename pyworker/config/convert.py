@@ -30,7 +30,6 @@ SHORT_FORMS = {"health": "path", "restart": "policy", "logs": "file"}  # health 
 SHORT_WORDS = {"logs": (INHERIT,)}  # the only text that the short form takes: logs = "inherit"
 SWITCHES = {"watch"}  # true = the table with all its defaults
 _KINDS = ("target", "script", "command")
-_NUL = "must not contain a NUL character"
 _hints: dict[type, dict[str, Any]] = {}
 
 
@@ -199,8 +198,8 @@ def _elsewhere(name: str) -> str:
 
 
 def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
-    if isinstance(value, str) and "\0" in value:
-        raise _Wrong(_NUL)
+    if isinstance(value, str) and (unfit := _unfit(value)):
+        raise _Wrong(unfit)
     origin = typing.get_origin(hint)
     if option.unit:
         return value if value in literals(hint) else _with_unit(option, hint, value)
@@ -224,6 +223,17 @@ def literals(hint: Any) -> tuple[Any, ...]:
     """Return the words that a field takes beside its numbers: ("auto",) of int | Literal["auto"] | None."""
     parts = [typing.get_args(h) for h in typing.get_args(hint) if typing.get_origin(h) is typing.Literal]
     return tuple(word for words in parts for word in words)
+
+
+def _unfit(text: str) -> str:
+    """Return why a text can be no path, word or variable; "" when it can be. Options may hold any bytes, a file may not."""
+    if "\0" in text:
+        return "must not contain a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "must be UTF-8"
+    return ""
 
 
 def _with_unit(option: Option, hint: Any, value: Any) -> float | int:
@@ -271,8 +281,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str):
             hint = f'text needs quotes: "{shown(item)}"' if _is_plain(item) else ""
             wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (index,)))
-        elif "\0" in item:
-            wrong.append(_Wrong(_NUL, "", (index,)))
+        elif unfit := _unfit(item):
+            wrong.append(_Wrong(unfit, "", (index,)))
     if wrong:
         bad = {w.below[0] for w in wrong}
         raise _WrongItems(wrong, tuple("" if i in bad else item for i, item in enumerate(value)))
@@ -284,13 +294,13 @@ def _environment(value: Any) -> dict[str, str]:
         raise _Wrong(f'must be a table of NAME = "text", not {shown(value)}')
     wrong: list[_Wrong] = []
     for name, item in value.items():
-        if not name or "=" in name or "\0" in name:
+        if not name or "=" in name or _unfit(name):
             wrong.append(_Wrong("cannot be the name of a variable", "letters, digits and _", (name,)))
         elif not isinstance(item, str):
             hint = f'text needs quotes: {name} = "{shown(item)}"' if _is_plain(item) else ""
             wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (name,)))
-        elif "\0" in item:
-            wrong.append(_Wrong(_NUL, "", (name,)))
+        elif unfit := _unfit(item):
+            wrong.append(_Wrong(unfit, "", (name,)))
     if wrong:
         bad = {w.below[0] for w in wrong}
         raise _WrongItems(wrong, {k: v for k, v in value.items() if k not in bad})

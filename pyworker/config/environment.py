@@ -45,7 +45,7 @@ class EnvironmentProblem(ValueError):
 
 def base(base_env: Mapping[str, str], *, name: str, home: str, shell: str, changed_user: bool) -> dict[str, str]:
     """Return the clean base; with another user, what is personal is that user's."""
-    env = {k: v for k, v in base_env.items() if k in _BASE or k.startswith("LC_")}
+    env = {k: v for k, v in base_env.items() if (k in _BASE or k.startswith("LC_")) and _is_text(v)}
     personal = {"HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell}
     if changed_user:
         env.pop("TMPDIR", None)  # it may be a private folder of the other one
@@ -60,8 +60,14 @@ def inherit(env: dict[str, str], shell_env: Mapping[str, str], patterns: tuple[s
     """Add what the shell has under these names (globs)."""
     for name, value in shell_env.items():
         wanted = any(fnmatch.fnmatchcase(name, p) for p in patterns)
-        if wanted and _NAME.match(name) and "\0" not in value and not any(fnmatch.fnmatchcase(name, p) for p in _NEVER):
+        fits = _NAME.match(name) and _is_text(name + value)
+        if wanted and fits and not any(fnmatch.fnmatchcase(name, p) for p in _NEVER):
             env[name] = value
+
+
+def _is_text(value: str) -> bool:
+    """Whether a message can hold it; a shell's variable may be any bytes."""
+    return "\0" not in value and value.encode(errors="replace").decode() == value
 
 
 def use_venv(env: dict[str, str], python: str) -> None:

@@ -140,6 +140,7 @@ def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
 def load_inline(table: dict[str, Any], cwd: str, environ: Mapping[str, str] | None = None) -> AppConfig:
     """Return an app given as an [app] table without a file; without a name it is called after what it runs."""
     report = Report()
+    partial(AppConfig, {"cwd": cwd}, (), report)  # a folder like any other
     values = partial(AppConfig, table, (), report)
     if "name" not in values and ("name",) not in report.attempted:
         values["name"] = name_after(values)
@@ -233,6 +234,8 @@ def _content(path: str) -> tuple[bytes, int]:
     except OSError as error:
         step = f"let this user read {path}" if isinstance(error, PermissionError) else f"looked for {path}"
         raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None
+    except ValueError:  # a NUL, which only what comes over the control socket may hold
+        raise refuse("cannot read the config file: no file can have such a name") from None
     if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
     return data, info.st_mtime_ns

@@ -142,3 +142,17 @@ def test_a_peer_of_another_user_is_not_spoken_to(home: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "77\n"
+
+
+def test_a_word_or_a_folder_that_is_no_text_is_named(home: str, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/a\xff"
+    os.mkdir(folder)
+    with open(folder + b"/app.toml", "w") as file:
+        file.write('[app]\ncommand = "sleep 1"\nname = "api"\n')
+    with FakeControl(home, {}):
+        named = run("ps", "api\udcff", home=home)
+        here = run("start", home=home, cwd=os.fsdecode(folder))
+    for found in (named, here):
+        assert found.code == 2
+        assert "\\udcff" in found.err
+        assert " is not UTF-8\n" in found.err

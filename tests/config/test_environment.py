@@ -54,6 +54,12 @@ def test_only_named_variables_are_inherited() -> None:
     assert env == {"AWS_KEY": "1", "AWS_REGION": "2", "OTHER": "3", "PATH": "/x"}
 
 
+def test_variables_of_the_shell_that_are_no_text_are_left_out() -> None:
+    env = environment.base({"TZ": "\udcff", "LANG": "C"}, name="", home="", shell="", changed_user=False)
+    environment.inherit(env, {"A": "\udcff", "B": "é"}, ("*",))
+    assert env == {"LANG": "C", "B": "é", "PATH": environment.DEFAULT_PATH}
+
+
 def test_bin_of_the_venv_is_first_on_path(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     python = str(tmp_path / "bin" / "python")

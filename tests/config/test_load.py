@@ -475,6 +475,29 @@ def test_inline_mistakes_name_the_key_without_a_place() -> None:
     assert [(p.key, p.line) for p in caught.value.problems] == [("workers", 0), ("bind[0]", 0)]
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"command": ["a\udcff"]}, "command[0]"),
+        ({"target": "a:b", "bind": "unix:/run/\udcff"}, "bind"),
+        ({"target": "a:b", "env": {"A": "\udcff"}}, "env.A"),
+        ({"target": "a:b", "env": {"\udcff": "1"}}, 'env."\udcff"'),
+        ({"target": "a:b", "env_file": ["\ud800"]}, "env_file[0]"),
+    ],
+)
+def test_bytes_that_are_no_text_in_an_option_are_a_mistake(table: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_inline(table, "/")
+    assert [p.key for p in caught.value.problems] == [key]
+
+
+def test_a_path_with_a_nul_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="NUL"):
+        load_inline({"target": "a:b"}, "/srv/\0")
+    with pytest.raises(ConfigError, match="no file can have such a name"):
+        load("/srv/\0.toml")
+
+
 def test_overrides_replace_options_and_add_to_the_environment() -> None:
     app = load_inline({"target": "a:b", "env": {"A": "1"}, "stop": {"signal": "INT"}}, "/")
     changed = apply_overrides(

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from pyworker.cli import render
+from pyworker.cli.client import shell_env
 from pyworker.cli.commands.start import StartCommand, WorkersType, overrides_of
 from pyworker.cli.options import Settings, common
 from pyworker.cli.startable import Startable, find_startable
@@ -108,7 +109,7 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     from pyworker.protocol.run import RunSpec
     from pyworker.unix.fds import memfd
 
-    request = {**found.request, "cwd": os.getcwd(), "shell_env": dict(os.environ)}
+    request = {**found.request, "cwd": os.getcwd(), "shell_env": shell_env()}
     request.pop("type", None)
     spec = RunSpec(request, settings.home, config.logs, config.probe or "", config.lame_duck)
     fd = memfd("pyworker-run", wire.encode(spec))
