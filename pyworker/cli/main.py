@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -166,6 +167,7 @@ def _group() -> Commands:
 
 def main(argv: list[str]) -> int:
     """Run the command line; return the exit code."""
+    _open_streams()
     gc.disable()  # a command lives for milliseconds; the long views (logs -f, events -f) switch it on again
     head = argv[: argv.index("--")] if "--" in argv else argv
     as_json = "--json" in head
@@ -176,6 +178,15 @@ def main(argv: list[str]) -> int:
         fail.quiet_stdout()
         return 0
     return code
+
+
+def _open_streams() -> None:
+    """Put /dev/null in the place of what the caller has closed (`2>&-`): else a socket of ours would have its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, "w" if number else "r", closefd=False))
 
 
 def _run(argv: list[str], as_json: bool) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -14,8 +15,9 @@ from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
 from pyworker.protocol import names as files_of
 from pyworker.web.__main__ import TOKEN_FILE
-from tests.support.cli import run
-from tests.support.fake_control import FakeControl, refuses, replies
+from tests.cli import documents
+from tests.support.cli import environment, run
+from tests.support.fake_control import FakeControl, Handler, refuses, replies
 
 
 def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
@@ -207,3 +209,16 @@ def test_the_manual_page_is_what_man_reads(home: str, tmp_path: Path) -> None:
         pytest.skip("groff is not installed")
     done = subprocess.run([groff, "-man", "-ww", "-Tutf8", "-z", str(page)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("handler", "code"), [(replies(documents.ps()), 0), (refuses("no_such_app", 4, "no app"), 4)])
+def test_a_stream_that_the_caller_has_closed_changes_nothing(
+    home: str, closed: str, handler: Handler, code: int
+) -> None:
+    with FakeControl(home, {"ps": handler}):
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" -m pyworker ps {closed}', sys.executable],
+            env=environment(home), timeout=60, check=False, capture_output=True,
+        )  # fmt: skip
+    assert done.returncode == code
