@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -103,6 +104,14 @@ def out(text: str, how: Look | None = None) -> None:
 def note(text: str, how: Look | None = None) -> None:
     """Write a line meant for a person to stderr."""
     write(sys.stderr, text + "\n", how or look(sys.stderr))
+
+
+def pause(seconds: float) -> None:
+    """Let time pass for a view that follows; raise BrokenPipeError as soon as nobody reads stdout any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if poll.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def clean(text: object) -> str:

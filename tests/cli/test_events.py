@@ -113,3 +113,18 @@ def test_follow_goes_on_where_the_file_ended_and_with_the_next_daemon(past: str)
     assert lines == [4, 6, 7]
     assert (process.returncode, out, err) == (130, "", "")
     assert [request.since_seq for request in daemon.requests] == [4, 6]
+
+
+def test_follow_ends_when_nobody_reads_it_and_not_at_the_next_event(past: str) -> None:
+    with FakeControl(past, {"follow": lambda _: [HANG]}):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyworker", "events", "-f"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(past), text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        with process.stderr as stderr:
+            assert stderr.read() == ""

@@ -262,7 +262,8 @@ def follow(home: Path) -> Iterator[Callable[..., Follower]]:
     for one in made:
         if one.process.poll() is None:
             one.process.kill()
-        one.process.communicate()
+        with one.process:  # closes its pipes
+            pass
 
 
 def test_follow_starts_with_ten_lines_goes_on_and_ends_silently_at_ctrl_c(
@@ -276,6 +277,15 @@ def test_follow_starts_with_ten_lines_goes_on_and_ends_silently_at_ctrl_c(
     view.wait_for(b"api.1 \xe2\x94\x82 new\n")
     code, err = view.end()
     assert (code, err) == (130, b"")
+
+
+def test_follow_ends_when_nobody_reads_it_and_not_at_the_next_line(home: Path, follow: Callable[..., Follower]) -> None:
+    log(home, record(1, "old"))
+    view = follow()
+    view.wait_for(b"old")
+    assert view.process.stdout is not None
+    view.process.stdout.close()
+    assert view.process.wait(20) == 0
 
 
 def test_follow_sees_apps_and_events_that_appear_later(home: Path, follow: Callable[..., Follower]) -> None:

@@ -18,6 +18,7 @@ from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
+_LOOK = 0.1  # seconds between looks whether somebody reads this
 _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 
 
@@ -104,7 +105,9 @@ def _follow(
         request = {"type": "follow", "selectors": list(names), "since_seq": last}
         try:
             with Call(settings.home, request) as call:
-                for answer in call.answers(None, None):
+                for answer in call.answers(_LOOK, None):
+                    if answer is None:
+                        render.pause(0)
                     event = parse(answer)
                     lost_at = None
                     if event is not None and event.seq > last:
@@ -117,4 +120,4 @@ def _follow(
                 raise
         except Lost:
             lost_at = lost_at or time.monotonic()
-        time.sleep(0.1)
+        render.pause(_LOOK)

@@ -271,7 +271,7 @@ class _Reader:
                     for record in self._grouper.flush():
                         self._show_record(record)
                     self._out.flush()
-            time.sleep(_POLL)
+            render.pause(_POLL)
 
     def _print_merged(self, batches: list[list[Entry]], events: list[Event]) -> None:
         pending = deque(events)
