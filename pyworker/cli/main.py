@@ -186,7 +186,7 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             fd = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
             os.set_inheritable(fd, True)
-            setattr(sys, name, open(fd, "w" if number else "r", closefd=False))
+            setattr(sys, name, os.fdopen(fd, "w" if number else "r", closefd=False))
 
 
 def _run(argv: list[str], as_json: bool) -> int:
