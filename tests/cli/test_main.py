@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -222,3 +224,10 @@ def test_a_stream_that_the_caller_has_closed_changes_nothing(
             env=environment(home), timeout=60, check=False, capture_output=True,
         )  # fmt: skip
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("value", ["", "here"])
+def test_a_home_that_is_no_absolute_path_is_none(home: str, value: str) -> None:
+    found = run("ps", home=home, PYWORKER_HOME="", HOME=value)
+    assert found.code == 69
+    assert f"no daemon answers at {pwd.getpwuid(os.geteuid()).pw_dir}/.local/state/pyworker" in found.err
