@@ -28,7 +28,7 @@ class Settings:
     args: tuple[str, ...] = ()
     module: str | None = None  # instead of a script: what `python -m` takes
     workers: int = 0  # 0: as many as there are CPUs to use
-    scheduling: Scheduling = "round-robin"
+    scheduling: Scheduling = "round-robin"  # "none": for servers that fork processes of their own to accept in
     exec_path: str | None = None
     exec_args: tuple[str, ...] = ()
     cwd: str | None = None
