@@ -23,7 +23,7 @@ from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers, is_node
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
-from pyworker.daemon.listener import ListenFailed, url
+from pyworker.daemon.listener import ListenFailed, actual, url
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
@@ -297,7 +297,8 @@ class Brain:
             app.scale = app.scale_base = None
         self.write_logs_spec(app)
         generation = app.generations[number]
-        listen = [url(app.listeners[i].address, generation.config.tls is not None) for i in generation.listeners]
+        listeners = [app.listeners[i] for i in generation.listeners]
+        listen = [url(actual(x.address, x.sock), generation.config.tls is not None) for x in listeners]
         self.emit(app, "app_started", None, generation=number, workers=len(app.slots()), listen=listen)
         self.poke(app)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
-from pyworker.daemon.listener import url
+from pyworker.daemon.listener import actual, url
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
@@ -135,7 +135,7 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
         "state": app.state_word(now),
         "gen": app.generation,
         "workers": {"want": len(app.slots()), "ready": app.ready_count()},
-        "listen": [url(x.address, secure) for x in app.listeners.values()],
+        "listen": [url(actual(x.address, x.sock), secure) for x in app.listeners.values()],
         "took_s": round(took, 3),
         "reason": failure.message,
         "traceback": failure.traceback,

@@ -16,7 +16,7 @@ from pyworker.daemon.desired import FileSource
 from pyworker.daemon.diagnosis import log_file as log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import queue_depth, url
+from pyworker.daemon.listener import actual, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
@@ -76,7 +76,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "gen": app.generation,
         "target": _what(config),
         "balance": config.balance if config else None,
-        "listen": [url(x.address, bool(config and config.tls)) for x in app.listeners.values()],
+        "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in app.listeners.values()],
         "queue": [queue_depth(x.sock) for x in app.listeners.values()],
         "workers": {"want": len(slots), "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
