@@ -42,6 +42,14 @@ class Address:
                 return f"{self.host}:{self.port}"
 
 
+def collide(one: Address, other: Address) -> bool:
+    """Whether both cannot be listened on at once, as far as can be told from them: no name is looked up."""
+    if one.family == "unix" or one == other:
+        return one == other and (one.family == "unix" or one.port != 0)
+    every = {"0.0.0.0", "::"} & {one.host, other.host}
+    return one.family == other.family and one.port == other.port != 0 and bool(every)
+
+
 def parse_bind(text: str) -> Address:
     """Return the address that `text` stands for; raise AddressError with a hint."""
     if text.startswith("unix:"):
@@ -55,10 +63,15 @@ def parse_bind(text: str) -> Address:
         raise AddressError(
             f'"{text}" is a URL, not an address', f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else ""
         )
+    if "${" in text:
+        hint = "no variables are filled in here; without bind an app listens on $PORT; or: pyworker start -b ADDRESS"
+        raise AddressError(f'"{text}" is not an address', hint)
     host, colon, port = text.rpartition(":")
     if not colon:
         hint = f'did you mean ":{text}"?' if text.isdecimal() else f'did you mean "{text}:8000"?' if text else ""
         raise AddressError(f'"{text}" has no port', hint)
+    if host.startswith("[") and port.endswith("]"):
+        raise AddressError(f'"{text}" has no port', f'did you mean "{text}:8000"?')
     return _internet(text, host, _port(text, port))
 
 
@@ -91,6 +104,7 @@ def _internet(text: str, host: str, port: int) -> Address:
         except ValueError:
             raise AddressError(f'"{host[1:-1]}" is not an IPv6 address', 'for example "[::1]:8000"') from None
     if ":" in host:
+        host = host.strip("[]")
         raise AddressError(f'"{text}" is not an address', f'an IPv6 address goes into brackets: "[{host}]:{port}"')
     if re.fullmatch(r"[0-9.]+", host):
         try:

@@ -88,6 +88,8 @@ def apps_of(
     for app, index, other in shared_addresses(apps):
         path = path_of(("bind", index), paths.get(app.name, at), report)
         message = f"apps `{other.name}` and `{app.name}` both want {app.bind[index]}"
+        if app.bind[index] not in other.bind:
+            message += f" (`{other.name}`: {', '.join(other.bind)})"
         report.add(path, message, f'give `{app.name}` another address: bind = "127.0.0.1:8001"', code="conflict")
     if not apps and not report.problems:
         where = "[tool.pyworker.app]" + _EXAMPLE[5:] if at else _EXAMPLE

@@ -5,12 +5,14 @@ A rule says what is wrong as a Finding; load.py turns it into a Problem with its
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from typing import Literal
 
-from pyworker.config.address import AddressError, parse_bind
+from pyworker.config.address import Address, AddressError, collide, parse_bind
 from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig
@@ -139,8 +141,8 @@ def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:
 
 
 def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, AppConfig]]:
-    """Return (app, index of its bind, the app before it) wherever two apps want the same address."""
-    taken: dict[str, AppConfig] = {}
+    """Return (app, index of its bind, the app before it) wherever two apps want the same address, or one within another."""
+    taken: dict[tuple[str, int], list[tuple[Address, AppConfig]]] = {}
     clashes = []
     for app in apps:
         for index, text in enumerate(app.bind):
@@ -148,11 +150,13 @@ def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, Ap
                 address = parse_bind(text)
             except AddressError:
                 continue
-            if address.family != "unix" and address.port == 0:
-                continue
-            name = str(address) if address.family != "unix" else f"{app.cwd}/{address}"
-            if taken.setdefault(name, app) is not app:
-                clashes.append((app, index, taken[name]))
+            if address.family == "unix":
+                address = replace(address, path=os.path.normpath(os.path.join(app.cwd, address.path)))
+            known = taken.setdefault((address.family, address.port), [])
+            before = next((other for there, other in known if other is not app and collide(there, address)), None)
+            if before is not None:
+                clashes.append((app, index, before))
+            known.append((address, app))
     return clashes
 
 
@@ -222,7 +226,7 @@ def _target(target: str) -> list[Finding]:
 
 def _addresses(app: AppConfig) -> list[Finding]:
     found = []
-    seen: set[str] = set()
+    seen: list[Address] = []
     for index, text in enumerate(app.bind):
         key: Key = ("bind", index)
         try:
@@ -230,9 +234,11 @@ def _addresses(app: AppConfig) -> list[Finding]:
         except AddressError as error:
             found.append(Finding(key, f"is no address: {error}", error.hint))
             continue
-        if str(address) in seen and not (address.family != "unix" and address.port == 0):
-            found.append(Finding(key, f"has {shown(str(address))} twice", "remove one", code="conflict"))
-        seen.add(str(address))
+        before = next((there for there in seen if collide(there, address)), None)
+        if before is not None:
+            within = "" if before == address else f": {shown(str(before))} is part of it, or it of that"
+            found.append(Finding(key, f"has {shown(str(address))} twice{within}", "remove one", code="conflict"))
+        seen.append(address)
     return found
 
 

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Self
 
@@ -42,12 +42,12 @@ def open_listener(
     mode: int = UNIX_MODE,
     uid: int = -1,
     gid: int = -1,
-    own: Mapping[int, str] | None = None,
+    own: Callable[[], Mapping[int, str]] = dict,
 ) -> socket.socket:
     """Return a non-blocking listener; the caller owns it. Raise ListenFailed.
 
-    mode, uid and gid are of a Unix socket's file. `own` maps inodes (`inode`) of pyworker's own listeners to their
-    app, for the message. A host name is resolved by the system's resolver, which may take its time.
+    mode, uid and gid are of a Unix socket's file. `own` returns the app of each of pyworker's own listeners by
+    inode (`inode`), for the message. A host name is resolved by the system's resolver, which may take its time.
     """
     if address.family == "unix":
         return _open_unix(address, backlog, mode, uid, gid)
@@ -63,7 +63,7 @@ def open_listener(
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise _explain(address, host, error, own or {}) from None
+        raise _explain(address, host, error, own) from None
     return sock
 
 
@@ -203,11 +203,11 @@ def _resolve(address: Address) -> tuple[int, str]:
     return family, str(where[0])
 
 
-def _explain(address: Address, host: str, error: OSError, own: Mapping[int, str]) -> ListenFailed:
+def _explain(address: Address, host: str, error: OSError, own: Callable[[], Mapping[int, str]]) -> ListenFailed:
     code = "failed"
     match error.errno:
         case errno.EADDRINUSE:
-            return _in_use(address, host, own)
+            return _in_use(address, host, own())
         case errno.EACCES | errno.EPERM:
             code = "no_permission"
             first = _first_free_for_all()

@@ -6,9 +6,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from pyworker.config.address import Address
+from pyworker.config.address import Address, collide
 from pyworker.daemon.app import App, Generation, Listener
-from pyworker.daemon.listener import UNIX_MODE, ListenFailed, open_listener
+from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener
 from pyworker.protocol.inherited import fd_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Listening:
     def open(self, app: App, address: Address, generation: Generation) -> Listener:
         for other in self._brain.apps.values():
             for theirs in other.listeners.values():
-                if other is not app and theirs.address == address and address.port != 0:
+                if other is not app and collide(theirs.address, address):
                     raise ListenFailed(
                         f"cannot listen on {address}: already in use by your app {other.name}",
                         hint=f"pyworker stop {other.name}   or choose another address",
@@ -41,11 +41,15 @@ class Listening:
             mode=UNIX_MODE & ~int(config.umask or "0", 8),
             uid=-1 if uid is None else uid,
             gid=-1 if gid is None else gid,
+            own=self._own,
         )
         listener = Listener(index, address, sock)
         app.listeners[index] = listener
         self._brain.store.put(fd_name("listen", app.name, index), os.dup(sock.fileno()))
         return listener
+
+    def _own(self) -> dict[int, str]:
+        return {inode(x.sock): app.name for app in self._brain.apps.values() for x in app.listeners.values()}
 
     def close(self, app: App, listener: Listener) -> None:
         app.listeners.pop(listener.index, None)

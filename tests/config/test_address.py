@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.config.address import Address, AddressError, parse_bind
+from pyworker.config.address import Address, AddressError, collide, parse_bind
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,9 @@ def test_address_is_read(text: str, address: Address) -> None:
         ("http://127.0.0.1:8000/", '"127.0.0.1:8000"'),
         ("*:8000", ":8000"),
         ("::1:8000", '"[::1]:8000"'),
+        ("[::1:8000", '"[::1]:8000"'),
+        ("[::1]", '"[::1]:8000"'),
+        (":${PORT}", "listens on $PORT"),
         ("127.0.0.1:http", ""),
         ("127.0.0.1:65536", ""),
         ("127.0.0.1:-1", ""),
@@ -64,3 +67,22 @@ def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
     except AddressError:
         return
     assert parse_bind(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (":80", "127.0.0.1:80", False),
+        ("[::]:80", "[::1]:80", False),
+        ("127.0.0.1:80", "127.0.0.1:80", False),
+        ("unix:/run/x", "unix:/run/x", False),
+        (":80", "[::]:80", True),
+        (":80", "127.0.0.1:81", True),
+        ("127.0.0.1:80", "127.0.0.2:80", True),
+        (":0", ":0", True),
+        ("unix:/run/x", "unix:/run/y", True),
+    ],
+)
+def test_whether_two_addresses_can_be_had_at_once(one: str, other: str, both: bool) -> None:
+    assert collide(parse_bind(one), parse_bind(other)) is not both
+    assert collide(parse_bind(other), parse_bind(one)) is not both

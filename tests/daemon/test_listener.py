@@ -109,7 +109,7 @@ def test_port_in_use_by_another_pyworker_is_no_reason_to_kill_its_guardian(
 
 def test_port_in_use_by_an_app_of_ours_names_the_app(listener: socket.socket) -> None:
     with pytest.raises(ListenFailed) as caught:
-        open_listener(at(listener), own={inode(listener): "admin"})
+        open_listener(at(listener), own=lambda: {inode(listener): "admin"})
     assert "by your app admin" in caught.value.message
     assert "pyworker stop admin" in caught.value.hint
 

@@ -85,6 +85,27 @@ def test_a_port_in_use_names_its_owner(pw: Pyworker) -> None:
         assert str(os.getpid()) in done.stderr
 
 
+def test_a_port_in_use_by_an_app_of_ours_is_no_reason_to_kill_its_daemon(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    for address in (f":{pw.port}", f"localhost:{pw.port}"):
+        done = pw.run("start", "--name", "other", "-b", address, "--", "sleep", "60")
+        assert done.returncode == 1
+        assert "by your app api" in done.stderr
+        assert "pyworker stop api" in done.stderr
+
+
+def test_a_port_that_the_kernel_has_chosen_is_shown(pw: Pyworker) -> None:
+    pw.write("web.py", ASGI)
+    pw.write("app.toml", '[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:0"\n')
+    said = pw.ok("start", "app.toml").stdout.split()[-1]
+    (shown,) = pw.app()["listen"]
+    assert said == shown
+    port = int(shown.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
 def test_only_start_starts_a_daemon(pw: Pyworker) -> None:
     for command in (["ps"], ["stop", "api"], ["reload", "api"], ["describe", "api"]):
         done = pw.run(*command)
