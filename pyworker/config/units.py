@@ -52,7 +52,9 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], usual: str, what
 
 
 def bare_number_hint(value: float, unit: str) -> str:
-    """Return what a number without a unit was most likely meant to be."""
+    """Return what a number without a unit was most likely meant to be; "" for inf, nan and the like."""
+    if not 0 <= value < 2**63:
+        return ""
     number = _plain(value)
     if unit == "duration":
         return f'did you mean "{number}s"?' if value < 1000 else f'did you mean "{number}ms" or "{number}s"?'
