@@ -218,7 +218,7 @@ def finish(
 ) -> AppConfig | None:
     """Lay an app on the defaults, fill in what depends on its kind, check the rules between its options."""
     merged = merge(_fitting(defaults, values), values)
-    kind = next((k for k in _KINDS if merged.get(k)), None)
+    kind = next((k for k in _KINDS if merged.get(k) is not None), None)
     if kind == "target":
         _from_environment(merged, path, report, environ)
     elif kind is not None and (*path, "balance") not in report.attempted:

@@ -252,6 +252,8 @@ def _environment(app: AppConfig) -> list[Finding]:
         except InterpolationError as error:
             found.append(Finding(("env", name), str(error), error.hint))
     found += _state(app.state)
+    if app.logs.file == "":
+        found.append(Finding(("logs", "file"), "is empty", 'for example file = "/var/log/api.log"'))
     found += [Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? ")]
     return found
 

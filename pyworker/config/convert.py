@@ -275,6 +275,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
             raise _Wrong(f"cannot be split: {str(error).lower()}", "close the quotes, or write a list") from None
     if not isinstance(value, list):
         hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
+        if name == "inherit_env" and value is True:
+            hint = 'everything: inherit_env = ["*"]'
         raise _Wrong(f"must be text or a list of texts, not {shown(value)}", hint)
     wrong: list[_Wrong] = []
     for index, item in enumerate(value):
@@ -344,6 +346,8 @@ def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
             if numeral
             else '"auto" means one worker per usable CPU'
         )
+    if name == "umask":  # not the number: 0o22 in the file is 18 here
+        return 'octal digits in quotes, for example: umask = "0022"'
     if name == "policy" and value in ("no", "off", "none", False):
         return 'did you mean "never"?'
     if name == "policy" and value in ("yes", "on", "unless-stopped", True):
