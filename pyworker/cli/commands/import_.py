@@ -77,7 +77,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
     from pyworker.importers.result import CannotImport
 
     try:
-        with open(file, encoding="utf-8", errors="strict") as opened:
+        with open(file, encoding="utf-8-sig") as opened:
             text = opened.read(_MAX_FILE)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
@@ -137,7 +137,7 @@ def _texts(patterns: list[str]) -> list[tuple[str, str]]:
     found = []
     for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:_MAX_INCLUDED]:
         try:
-            with open(path, encoding="utf-8") as opened:
+            with open(path, encoding="utf-8-sig") as opened:
                 found.append((path, opened.read(_MAX_FILE)))
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8"
@@ -159,6 +159,8 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
             raise CannotImport("reading YAML needs PyYAML, which is not installed", hint) from None
         try:
             return yaml.safe_load(text)
+        except RecursionError:
+            raise CannotImport("it is nested too deeply") from None
         except yaml.YAMLError as error:
             raise CannotImport(f"it is no YAML: {str(error).splitlines()[0]}") from None
     if execute and ending in (".js", ".cjs", ".mjs"):
@@ -167,7 +169,7 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
         return parse(text, passed)
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return parse("module.exports = " + text)  # pm2 reads its JSON as JavaScript: comments and all
 
 

@@ -1,0 +1,34 @@
+"""`pyworker import`: how the file of another program is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import run
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("app.json", '{"apps": [{"script": "a.py"}]}'),
+        ("Procfile", "web: python a.py\r\n"),
+        ("supervisord.conf", "[program:web]\r\ncommand = python a.py\r\n"),
+    ],
+)
+def test_a_file_of_an_editor_that_writes_a_byte_order_mark_is_read(
+    tmp_path: Path, home: str, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text("\ufeff" + text, newline="")
+    found = run("import", name, "-o", "-", home=home, cwd=str(tmp_path))
+    assert found.code == 0
+    assert '"a.py"' in found.out
+
+
+@pytest.mark.parametrize(("name", "text"), [("deep.json", '{"apps":' * 100_000), ("deep.yaml", "a: " + "[" * 5000)])
+def test_what_is_nested_too_deeply_is_said(tmp_path: Path, home: str, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = run("import", "--from", "pm2", name, home=home, cwd=str(tmp_path))
+    assert (found.code, found.out) == (1, "")
+    assert "it is nested too deeply" in found.err
