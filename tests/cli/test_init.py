@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -56,3 +57,10 @@ def test_another_folder_is_named_in_what_to_do_next(tmp_path: Path, home: str) -
     write(tmp_path / "srv", "main.py", "models.py")
     done = run("init", "srv", home=home, cwd=str(tmp_path))
     assert done.err.splitlines()[-1] == "Wrote srv/app.toml.   Next: pyworker start srv/app.toml"
+
+
+def test_a_pipe_among_the_sources_is_passed_over(tmp_path: Path, home: str) -> None:
+    os.mkfifo(tmp_path / "a.py")
+    (tmp_path / "main.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
+    done = run("init", home=home, cwd=str(tmp_path))
+    assert (done.code, done.err.splitlines()[0]) == (0, "Found FastAPI: main:app (main.py, line 2).")

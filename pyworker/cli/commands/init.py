@@ -71,6 +71,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
 
 def _sources(folder: str) -> dict[str, str]:
     from pyworker.importers.detect import is_source
+    from pyworker.unix.files import open_regular
 
     found: dict[str, str] = {}
     for where, below, files in os.walk(folder):
@@ -84,8 +85,8 @@ def _sources(folder: str) -> dict[str, str]:
                 continue
             try:
                 if os.path.getsize(path) <= _MAX_SIZE:
-                    with open(path, encoding="utf-8") as file:
-                        found[relative] = file.read()
+                    with open_regular(path) as file:
+                        found[relative] = file.read().decode()
             except (OSError, UnicodeDecodeError):
                 continue
     return found
