@@ -94,7 +94,7 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
             lost_at = lost_at or began
             if began - lost_at > _COME_BACK:
                 raise
-        time.sleep(max(0.05, began + interval - time.monotonic()))
+        render.pause(max(0.05, began + interval - time.monotonic()))
 
 
 def _live(settings: Settings, names: tuple[str, ...], interval: float, sort: str, first: dict[str, Any]) -> int:
@@ -167,6 +167,8 @@ def _surroundings() -> Surroundings:
 
 def _child(settings: Settings, what: str, name: str) -> None:
     """Run another command of ours on the terminal. Ctrl-C ends it, and only it."""
+    if what == "logs":  # of an app that prints nothing, this is all there is
+        render.note(f"logs of {name}   Ctrl-C: back", render.look(sys.stderr, settings.color))
     argv = [sys.executable, "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
     with subprocess.Popen(argv, env={**os.environ, "PYWORKER_HOME": settings.home}) as child:
         try:

@@ -182,6 +182,7 @@ def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> Non
     with FakeControl(home, HANDLERS), top(home) as terminal:
         terminal.type("\r")
         terminal.read(lambda raw: "hello from the log" in raw, "the log")
+        assert "logs of api.1   Ctrl-C: back" in terminal.raw
         assert "\x1b[?1049l" in terminal.raw
         terminal.type("\x03")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
