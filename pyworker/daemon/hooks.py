@@ -38,6 +38,7 @@ class Hooks:
         numbers = [app.target] if app.target is not None else []
         if app.starting and app.running:
             numbers.append(app.generation)
+        self._give_up(app, numbers)
         for number in numbers:
             generation = app.generations.get(number)
             if generation is None or not generation.config.hooks.pre_start or generation.prepared == "yes":
@@ -49,6 +50,11 @@ class Hooks:
                 self._prepare(app, generation)
             waiting.add(generation.number)
         return frozenset(waiting)
+
+    def _give_up(self, app: App, numbers: list[int]) -> None:
+        """End what prepares any other generation: it was stopped, given up, or replaced by a later command."""
+        for key in [k for k in self._preparing if k[0] == app.name and k[1] not in numbers]:
+            self._preparing.pop(key).cancel()
 
     def _lives(self, app: App, number: int) -> bool:
         return number in app.templates or any(w.id.generation == number for w in app.workers.values())
@@ -80,8 +86,6 @@ class Hooks:
         app = self._brain.apps.get(event.app)
         if app is None:
             return
-        if event.type in ("app_stopping", "app_stopped", "app_deleted"):
-            self._give_up(app)
         generation = app.current
         if generation is None:
             return
@@ -104,14 +108,6 @@ class Hooks:
                     app, "on_event", False, f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
                 )
             self._next(app.name)
-
-    def _give_up(self, app: App) -> None:
-        """Nothing of a stopped app is prepared any more."""
-        for key in [k for k in self._preparing if k[0] == app.name]:
-            self._preparing.pop(key).cancel()
-            generation = app.generations.get(key[1])
-            if generation is not None:
-                generation.prepared = "no"
 
     def _next(self, name: str) -> None:
         queue, app = self._queues.get(name), self._brain.apps.get(name)
