@@ -132,8 +132,8 @@ class Brain:
             app.failure = None
             took = round(now - app.started_at, 3)
             self.emit(app, "app_running", None, generation=app.generation, workers=len(app.slots()), took_s=took)
-        elif app.starting and not app.slots():
-            app.starting = False  # all of it has finished already (policy = "never", a job)
+        elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
+            app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
         if app.reload_from is not None and serves and not self._drain_is_unread(app, now):
             took = round(now - app.reload_started_at, 3)

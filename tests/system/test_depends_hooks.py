@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from tests.support.pyworker import LONG, Pyworker
+from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.wait import wait_until
 
 APP = """
@@ -224,3 +224,51 @@ def test_a_job_is_scheduled_and_survives_a_new_daemon(pw: Pyworker) -> None:
     pw.ok("daemon", "start")
     wait_until(lambda: pw.app("job")["state"] == "scheduled", LONG, "the job to be scheduled again")
     assert text(pw, "out") == ""
+
+
+def test_a_job_waits_for_what_it_depends_on(pw: Pyworker) -> None:
+    pw.write("db.py", SAYS_READY)
+    pw.write(
+        "app.toml",
+        '[apps.clean]\ncommand = "true"\ncron = "0 4 1 1 *"\ndepends_on = "db"\n'
+        '[apps.db]\ncommand = ["python3", "db.py"]\nready = "notify"\n',
+    )
+    pw.ok("start", "--no-wait")
+    assert pw.app("clean")["state"] == "starting"
+    pw.write("go", "")
+    wait_until(lambda: pw.app("clean")["state"] == "scheduled", LONG, "the job to be scheduled")
+
+
+def test_a_job_whose_pre_start_fails_does_not_start_and_is_not_reloaded(pw: Pyworker) -> None:
+    pw.write(
+        "app.toml",
+        '[app]\nname = "clean"\ncommand = "true"\ncron = "0 4 1 1 *"\n'
+        '[app.hooks]\npre_start = ["sh", "-c", "exit $(cat code)"]\n',
+    )
+    pw.write("code", "3")
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert "hooks.pre_start failed: sh: exit code 3" in failed.stderr
+    assert pw.app("clean")["state"] == "failed"
+    pw.write("code", "0")
+    pw.ok("start")
+    before = pw.app("clean")["gen"]
+    pw.write("code", "3")
+    refused = pw.run("reload", "clean")
+    assert refused.returncode == 1
+    assert "hooks.pre_start failed: sh: exit code 3" in refused.stderr
+    app = pw.app("clean")
+    assert (app["state"], app["gen"]) == ("scheduled", before)
+
+
+def test_a_reload_that_replaces_another_ends_its_pre_start(pw: Pyworker) -> None:
+    pw.write("check.sh", 'echo $$ >> "ran"\nif [ -e hang ]; then sleep 1000; fi\n')
+    hooked(pw, 'pre_start = "sh check.sh"')
+    pw.ok("start")
+    pw.write("hang", "")
+    pw.ok("reload", "api", "--no-wait")
+    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the first reload's hook")
+    os.unlink(os.path.join(pw.folder, "hang"))
+    pw.ok("reload", "api")
+    first = int(text(pw, "ran").splitlines()[1])
+    wait_until(lambda: not alive(first), LONG, "the first reload's hook to be killed")

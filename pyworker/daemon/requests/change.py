@@ -132,7 +132,8 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     if app.closed:
         desk.brain.begin(app, number)
         return ops.started("reloaded", number)
-    if not app.running or not app.has_untouched():  # nothing serves: there is nothing to keep
+    stays_a_job = app.is_job and generation.config.cron is not None and not app.starting  # its timetable is kept
+    if not app.running or not (stays_a_job or app.has_untouched()):  # nothing serves: there is nothing to keep
         app.wanted, app.running, app.keep_listening = True, False, True
         app.restart_to = number
         desk.brain.poke(app)
@@ -143,7 +144,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     app.reload_started_at = desk.brain.loop.clock()
     data = {"from": app.generation, "to": number}
     desk.brain.events.emit_data("reload_started", app.name, None, data)
-    if not app.view().overlaps:
+    if not app.is_job and not app.view().overlaps:
         text = "a command without bind may hold a port of its own: the old workers stop before the new ones start"
         desk.brain.emit(app, "app_note", None, text=text)
     desk.brain.poke(app)
