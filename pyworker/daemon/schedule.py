@@ -26,7 +26,9 @@ class Schedule:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._last = local_minute(time.time())
+        seconds = time.time()
+        self._last = local_minute(seconds)
+        self._looked_at = _minute(seconds)
         self._wake()
 
     def _wake(self) -> None:
@@ -34,18 +36,20 @@ class Schedule:
 
     def _tick(self) -> None:
         self._wake()
-        self.look(local_minute(time.time()))
+        seconds = time.time()
+        self.look(local_minute(seconds), _minute(seconds))
 
-    def look(self, now: int) -> None:
-        """Start and reload what is due at this minute."""
+    def look(self, now: int, at: int) -> None:
+        """Start and reload what is due at this minute of the wall clock; `at`: the same without zone and summer time."""
         last, self._last = self._last, latest(self._last, now)
+        passed, self._looked_at = at - self._looked_at, at
         for app in list(self._desk.brain.apps.values()):
             config = app.config
             if config is None or not app.running:
                 continue
-            if config.cron is not None and _is_due(config.cron, last, now):
+            if config.cron is not None and _is_due(config.cron, last, now, passed):
                 self._start_job(app)
-            if config.reload.cron is not None and _is_due(config.reload.cron, last, now):
+            if config.reload.cron is not None and _is_due(config.reload.cron, last, now, passed):
                 reload_by_itself(self._desk, app, f"its timetable: {config.reload.cron}")
 
     def _start_job(self, app: App) -> None:
@@ -57,8 +61,12 @@ class Schedule:
         brain.poke(app)
 
 
-def _is_due(text: str, last: int, now: int) -> bool:
+def _minute(seconds: float) -> int:
+    return int(seconds // 60)
+
+
+def _is_due(text: str, last: int, now: int, passed: int) -> bool:
     try:
-        return due(parse(text), last, now)
+        return due(parse(text), last, now, passed)
     except CronError:  # checked when the file was read
         return False

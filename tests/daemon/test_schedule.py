@@ -26,11 +26,11 @@ class Rig:
         self.delays: list[float] = []
         monkeypatch.setattr(schedule, "reload_by_itself", lambda desk, app, why: self.done.append(f"reload: {why}"))
         self.schedule = schedule.Schedule(SimpleNamespace(brain=brain))  # type: ignore[arg-type]
-        self.schedule._last = 100
+        self.schedule._last = self.schedule._looked_at = 100
 
     def look(self, now: int) -> list[str]:
         self.done.clear()
-        self.schedule.look(now)
+        self.schedule.look(now, now)
         return list(self.done)
 
 
@@ -69,7 +69,7 @@ def test_it_wakes_at_the_next_full_minute(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
 
-    def fail(now: int) -> None:
+    def fail(now: int, at: int) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(rig.schedule, "look", fail)
