@@ -256,6 +256,7 @@ class Brain:
             reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""
         )
         app.refused[given_up] = failure
+        self.write_logs_spec(app)
         with contextlib.suppress(OSError):
             self.save()
         self.note(app, f"generation {given_up} was rolled back: {failure.message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 
@@ -49,6 +50,22 @@ def test_in_the_soak_the_old_code_comes_back_and_no_request_is_lost(pw: Pyworker
     assert pw.get().split()[0] == "one"
     assert load.lost == []
     assert "it was given up (pyworker reload --abort)" in pw.ok("events", "api").stdout
+
+
+def test_the_log_is_written_as_before_when_the_old_code_has_come_back(pw: Pyworker) -> None:
+    printing = ASGI.replace("    body =", '    print("asked for", path, flush=True)\n    body =')
+    pw.api(printing, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.api(printing, tables=f'{TABLES}[app.logs]\nformat = "json"\n')
+    pw.ok("reload", "api")
+    pw.ok("reload", "--abort")
+
+    def written() -> list[str]:
+        pw.get("/here")
+        with open(os.path.join(pw.home, "logs", "api.log")) as file:
+            return [line for line in file if "asked for /here" in line and not line.startswith("{")]
+
+    wait_until(written, LONG, "a line as before")
 
 
 def test_without_a_reload_there_is_nothing_to_give_up(pw: Pyworker) -> None:
