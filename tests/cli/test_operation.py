@@ -268,13 +268,24 @@ def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> No
     assert (late.code, late.out) == (75, "")
 
 
-def test_wait_for_a_generation_is_over_when_that_one_serves_or_a_later_one(home: str) -> None:
-    generations = iter([6, 7, 8, 9])
-    with FakeControl(
-        home, {"ps": lambda _: [Reply(True, {"apps": [documents.app("api", state="reloading", gen=next(generations))]})]}
-    ):
+def test_wait_for_a_generation_is_over_when_all_of_that_one_serves_or_of_a_later_one(home: str) -> None:
+    def at(state: str, gen: int, *pool: tuple[str, int]) -> dict[str, Any]:
+        workers = [documents.worker(slot, 41209, state, gen=of) for slot, (state, of) in enumerate(pool, 1)]
+        return documents.app("api", state=state, gen=gen, pool=workers, workers={"want": 2, "ready": 2, "total": 2})
+
+    looks = iter(
+        [
+            at("running", 6, ("ready", 6), ("ready", 6)),
+            at("reloading", 8),  # committed: a command without bind, whose old workers have left
+            at("reloading", 8, ("ready", 8), ("opening", 8)),
+            at("reloading", 8, ("ready", 8), ("ready", 6)),
+            at("reloading", 9, ("ready", 8), ("ready", 9)),
+            at("running", 9, ("ready", 9), ("ready", 9)),
+        ]
+    )
+    with FakeControl(home, {"ps": lambda _: [Reply(True, {"apps": [next(looks)]})]}):
         assert run("wait", "api", "--for", "gen=8", home=home).code == 0
-        assert next(generations) == 9
+        assert next(looks)["state"] == "running"
     wrong = run("wait", "api", "--for", "gen8", home=home)
     assert (wrong.code, wrong.out) == (2, "")
     assert "write ready, stopped or gen=8" in wrong.err

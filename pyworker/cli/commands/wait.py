@@ -84,4 +84,7 @@ def _reached(app: dict[str, Any], goal: str) -> bool:
     if goal == "stopped":
         return bool(app["state"] in {"stopped", "failed"} and not app["workers"].get("total"))
     wanted = int(goal.removeprefix("gen=")) if goal.startswith("gen=") else 0
-    return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted)
+    # committed is not yet serving: the new workers have still to accept, of a command without bind even to start
+    serving = {w["worker"] for w in app["pool"] if w["state"] in {"ready", "unhealthy"} and w["gen"] >= wanted}
+    is_open = app["state"] in {"running", "scheduled"} or len(serving) >= app["workers"]["want"]
+    return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted and is_open)
