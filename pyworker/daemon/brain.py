@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, assert_never
 
 from pyworker import failpoint
@@ -303,30 +303,32 @@ class Brain:
         self.emit(app, "app_started", None, generation=number, workers=len(app.slots()), listen=listen)
         self.poke(app)
 
-    def add_generation(self, app: App, generation: Generation) -> None:
-        """Pin a generation: its listeners opened (raises ListenFailed, then nothing has changed), its memo stored."""
-        opened: list[Listener] = []
-        indexes: list[int] = []
+    def add_generations(self, made: Sequence[tuple[App, Generation]]) -> None:
+        """Pin generations: listeners opened (raises ListenFailed, then nothing has changed for any), memos stored."""
+        opened: list[tuple[App, Listener]] = []
         try:
-            for text in generation.config.bind:
-                address = parse_bind(text)
-                listener = self.listening.find(app, address)
-                if listener is None:
-                    listener = self.listening.open(app, address, generation)
-                    opened.append(listener)
-                indexes.append(listener.index)
+            for app, generation in made:
+                generation.listeners = tuple(self._listen(app, generation, opened))
         except ListenFailed:
-            for listener in opened:
+            for app, listener in opened:
                 self.listening.close(app, listener)
             raise
         failpoint.hit("start.listening")
-        generation.listeners = tuple(indexes)
-        app.generations[generation.number] = generation
-        app.last_generation = max(app.last_generation, generation.number)
-        self.store.put(
-            fd_name("env", app.name, generation.number), unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack())
-        )
+        for app, generation in made:
+            app.generations[generation.number] = generation
+            app.last_generation = max(app.last_generation, generation.number)
+            memo = unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack())
+            self.store.put(fd_name("env", app.name, generation.number), memo)
         failpoint.hit("start.pinned")
+
+    def _listen(self, app: App, generation: Generation, opened: list[tuple[App, Listener]]) -> Iterator[int]:
+        for text in generation.config.bind:
+            address = parse_bind(text)
+            listener = self.listening.find(app, address)
+            if listener is None:
+                listener = self.listening.open(app, address, generation)
+                opened.append((app, listener))
+            yield listener.index
 
     def close(self, app: App) -> None:
         """Nothing lives any more: give back all that the system keeps for the app."""

@@ -176,8 +176,7 @@ class Run:
                 config, file, mtime = read_config(app.source, env_values(desk, app))
                 number = next_generation(desk, name)
                 made.append((app, make_generation(number, config, file, mtime, dict(os.environ))))
-            for app, generation in made:
-                desk.brain.add_generation(app, generation)
+            desk.brain.add_generations(made)
         except (ConfigError, ListenFailed, Refuse) as error:
             _say(f"error: nothing was reloaded: {error}")
             return

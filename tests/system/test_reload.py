@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.support.load import Load
@@ -127,3 +129,24 @@ def test_the_bind_address_can_change_without_a_gap(pw: Pyworker) -> None:
     pw.ok("reload", "api")
     assert pw.get(port=other).startswith("one")
     wait_until(pw.refuses, LONG, "the old address to be closed")
+
+
+def test_a_reload_of_several_apps_that_is_refused_leaves_no_new_port_open(pw: Pyworker) -> None:
+    ports = [pw.another_port() for _ in range(3)]
+
+    def write(one: int, two: int) -> None:
+        binds = {"one": one, "two": two}
+        pw.write("app.toml", "".join(f'[apps.{n}]\ntarget = "web:app"\nbind = "127.0.0.1:{p}"\n' for n, p in binds.items()))
+
+    pw.write("web.py", ASGI)
+    write(pw.port, ports[0])
+    pw.ok("start", "app.toml")
+    with socket.create_server(("127.0.0.1", ports[1])):
+        write(ports[2], ports[1])
+        for command in ("reload", "restart"):
+            refused = pw.run(command, "all")
+            assert refused.returncode != 0
+            assert f"cannot listen on 127.0.0.1:{ports[1]}" in refused.stderr
+            assert pw.refuses(ports[2])
+    assert pw.get()
+    assert pw.get(port=ports[0])

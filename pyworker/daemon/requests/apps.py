@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyworker.daemon.app import App, Generation
+from pyworker.daemon.app import App
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.daemon.ledger import Ledger
@@ -37,15 +37,6 @@ def next_generation(desk: Desk, name: str) -> int:
     """The number of the generation after all that were."""
     app = desk.brain.apps.get(name)
     return (max(app.last_generation, app.generation) if app else 0) + 1
-
-
-def give_back(desk: Desk, app: App, generation: Generation) -> None:
-    """Undo what a refused start had opened."""
-    app.generations.pop(generation.number, None)
-    desk.brain.store.remove(fd_name("env", app.name, generation.number))
-    if app.closed:
-        for listener in list(app.listeners.values()):
-            desk.brain.listening.close(app, listener)
 
 
 def forget(desk: Desk, app: App) -> None:

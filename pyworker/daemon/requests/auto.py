@@ -27,7 +27,7 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
     try:
         config, file, mtime = read_config(app.source, env_values(desk, app))
         generation = make_generation(next_generation(desk, app.name), config, file, mtime, shell)
-        desk.brain.add_generation(app, generation)
+        desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.emit(app, "app_note", None, text=f"not reloaded ({why}): {error.message}")
         return

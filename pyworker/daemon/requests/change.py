@@ -76,8 +76,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             config, file, mtime = read_config(app.source, env_values(desk, app))
             number = next_generation(desk, app.name)
             generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
-    for app, generation in generations:
-        desk.brain.add_generation(app, generation)
+    desk.brain.add_generations(generations)
     for app, generation in generations:
         if app.is_empty() and app.closed:
             desk.brain.begin(app, generation.number)
@@ -118,8 +117,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
         config, file, mtime = read_config(app.source, env_values(desk, app))
         number = next_generation(desk, name)
         generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
-    for app, generation in generations:
-        desk.brain.add_generation(app, generation)
+    desk.brain.add_generations(generations)
     for app, generation in generations:
         goals[app.name] = reload_app(desk, app, generation, soak=request.soak)
     desk.save()

@@ -17,7 +17,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import env_values, forget, give_back, new_app, next_generation
+from pyworker.daemon.requests.apps import env_values, forget, new_app, next_generation
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
@@ -35,7 +35,6 @@ def start(desk: Desk, client: Client, request: k.Start) -> None:
 
 def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str, ops.Outcome]]:
     """Begin to start what is asked for; return what is to be waited for, and what is known already."""
-    prepared: list[tuple[App, Generation, bool]] = []
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
@@ -67,28 +66,22 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         config, file, mtime = read_config(source, values)
         number = next_generation(desk, name)
         made.append((name, source, make_generation(number, config, file, mtime, request.shell_env)))
-    fresh: list[App] = []
+    fresh = [new_app(desk, name, source) for name, source, _ in made if name not in desk.brain.apps]
+    prepared = [(desk.brain.apps[name], generation) for name, _, generation in made]
     try:
-        for name, source, generation in made:
-            known = desk.brain.apps.get(name)
-            app = known or new_app(desk, name, source)
-            if known is None:
-                fresh.append(app)
-            app.source = source
-            desk.brain.add_generation(app, generation)
-            prepared.append((app, generation, app.is_empty() and app.closed))
+        desk.brain.add_generations(prepared)
     except ListenFailed:
-        for app, generation, _ in prepared:
-            give_back(desk, app, generation)
         for app in fresh:
             forget(desk, app)
         raise
+    for name, source, _ in made:
+        desk.brain.apps[name].source = source
     for app, again in refilled:
         app.stopped_slots -= again
         desk.brain.poke(app)
-    for app, generation, idle in prepared:
+    for app, generation in prepared:
         app.stopped_slots.clear()
-        if idle:
+        if app.is_empty() and app.closed:
             desk.brain.begin(app, generation.number)
         else:  # it is stopping, or has failed: everything old leaves first
             app.wanted, app.running, app.keep_listening = True, False, True
@@ -175,7 +168,7 @@ def restore(
         made = make_generation(
             generation + 1, config, file, mtime, dict(os.environ) if shell_env is None else shell_env
         )
-        desk.brain.add_generation(app, made)
+        desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
         message = error.message
         app.failure = Failure(message, "", error.hint, stamp(time.time()))
