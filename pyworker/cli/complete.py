@@ -105,8 +105,8 @@ def _apps(home: str = "", *, workers: bool = False) -> list[tuple[str, str]]:
     from pyworker.cli.homes import default_home
     from pyworker.errors import PyworkerError
 
-    home = os.path.abspath(os.path.expanduser(home or default_home()))
     try:
+        home = os.path.abspath(os.path.expanduser(home or default_home()))
         body = ask(home, {"type": "ps", "selectors": [], "sample": False}, _ANSWER)
     except (PyworkerError, OSError):
         return []

@@ -21,6 +21,14 @@ _MAX_COMMAND = 120
 _CREDENTIALS = struct.Struct("iII")
 
 
+def user_name(uid: int) -> str:
+    """Return the user's name, or "uid 1001" of one without an entry (a container may give out any number)."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
+
+
 @record
 class Owner:
     """Who holds an address. `pid` 0: it belongs to `uid`, more than that may not be known."""
@@ -34,11 +42,7 @@ class Owner:
 
     @property
     def user(self) -> str:
-        """The user's name, or "uid 1001"."""
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except (KeyError, OverflowError):
-            return f"uid {self.uid}"
+        return user_name(self.uid)
 
     def sentence(self) -> str:
         """Return "by gunicorn: master [shop.main:app]  (pid 38120, user deploy, started 2h ago, in /srv/shop)"."""

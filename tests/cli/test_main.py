@@ -151,6 +151,9 @@ def test_the_home_is_found_as_documented(tmp_path: Path) -> None:
     assert asked(XDG_STATE_HOME="/s") == "/s/pyworker"
     assert asked(XDG_STATE_HOME="relative") == "/h/.local/state/pyworker"
     assert asked(PYWORKER_HOME="/p") == "/p"
+    of_user = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".local/state/pyworker")
+    assert run("ps", home="", HOME="").err.rpartition(" at ")[2].strip().rstrip(")") == of_user
+    assert run("ps", home="", HOME="relative").err.rpartition(" at ")[2].strip().rstrip(")") == of_user
     assert run("--home", "/first", "ps", "--home", "/last", home="/p").err.rstrip().endswith("/last)")
 
 

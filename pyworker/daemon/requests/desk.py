@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 from collections.abc import Callable
 
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
+from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.stacks import Stacks
@@ -53,7 +53,7 @@ class Desk:
         found, unknown = select(selectors, names)
         if unknown:
             meant = nearest(unknown[0], names)
-            user = pwd.getpwuid(os.getuid()).pw_name
+            user = user_name(os.getuid())
             there = ", ".join(sorted(names)) if names else "none"
             message = f"no app matches {unknown[0]!r} in the daemon of {user} ({self.home}); its apps: {there}"
             hint = f"did you mean {meant}?" if meant else "is it in another user's daemon, or another PYWORKER_HOME?"
