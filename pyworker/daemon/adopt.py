@@ -109,6 +109,10 @@ def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]
         return
     if app.restart_to is not None and app.restart_to not in app.generations:
         app.restart_to = None
+    if app.target not in app.generations or app.target == app.generation:  # committed in the other's last moment
+        app.target = None
+    elif brain.store.reason != "upgrade":  # whoever waited for it has seen the daemon end, and been told so
+        app.target_failure = brain.fail(f"the daemon ended before the commit ({brain.store.reason})")
     if app.previous is not None and app.previous not in app.generations:
         app.previous = None
     _templates(brain, app, memo.get("templates", {}))

@@ -304,6 +304,9 @@ class App:
             "running": self.running,
             "stopped_slots": sorted(self.stopped_slots),
             "finished_slots": sorted(self.finished_slots),
+            "target": self.target,
+            "reload_from": self.reload_from,
+            "reload_started_at": self.reload_started_at,
             "previous": self.previous,
             "soak_until": self.soak_until,
             "soak_deaths": self.soak_deaths,
@@ -349,6 +352,9 @@ class App:
         self.running = bool(memo["running"])
         self.stopped_slots = set(memo["stopped_slots"])
         self.finished_slots = set(memo["finished_slots"])
+        self.target = memo.get("target")
+        self.reload_from = memo.get("reload_from")
+        self.reload_started_at = float(memo.get("reload_started_at", 0.0))
         self.previous = memo["previous"]
         self.soak_until = float(memo["soak_until"])
         self.soak_deaths = int(memo["soak_deaths"])

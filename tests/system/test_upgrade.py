@@ -8,9 +8,10 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker
+from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.sources import ASGI, version
 from tests.support.versions import install, set_version
 from tests.support.wait import wait_until
@@ -131,3 +132,26 @@ def test_upgrade_is_refused_while_a_command_waits(pw: Pyworker) -> None:
     reload.communicate(timeout=60)
     assert reload.returncode == 0
     pw.ok("daemon", "upgrade", "--force")
+
+
+@pytest.mark.parametrize("how", ["upgrade", "kill"])
+def test_a_reload_that_nobody_waits_for_goes_on_after_an_upgrade_and_is_refused_aloud_after_a_kill(
+    pw: Pyworker, how: str
+) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    slow = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+    pw.write("web.py", slow + version(ASGI, "two"))
+    pw.ok("reload", "api", "--no-wait")
+    if how == "upgrade":
+        pw.ok("daemon", "upgrade", "--force")
+        assert pw.app()["state"] == "reloading"
+        pw.write("go", "")
+        pw.ok("wait", "api", "--for", "gen=2", "--timeout", "30s")
+        assert pw.get().startswith("two")
+        wait_until(lambda: pw.app()["reloads"] == 1, LONG, "the reload to count")
+    else:
+        kill(pw.role("daemon"))
+        wait_until(lambda: "the daemon ended before the commit" in pw.run("events").stdout, LONG, "it to be said")
+        assert pw.wait_steady()["gen"] == 1
+        assert pw.get().startswith("one")
