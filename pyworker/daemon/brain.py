@@ -332,6 +332,7 @@ class Brain:
 
     def close(self, app: App) -> None:
         """Nothing lives any more: give back all that the system keeps for the app."""
+        self.deaths.bury_all(app)
         app.closed = True
         app.running = app.starting = False
         for listener in list(app.listeners.values()):

@@ -47,6 +47,7 @@ class Deaths:
         self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
         # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
         self._known: dict[int, bool] = {}
+        self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
 
     def claim(self, app: App, handle: WorkerHandle, pid: int, *, owner: int | None = None) -> bool:
         """This process is that worker. The pid is the guardian's child and stays reserved until `collected`.
@@ -204,6 +205,7 @@ class Deaths:
             self._brain.poke(app)
             self._brain.loop.call_soon(lambda: self._brain.workers.kick_siblings(app, handle))
             rest = DIAGNOSIS_DELAY if _may_have_said_why(status) else BURIAL_DELAY
+            self._unburied[id(handle)] = app, handle, status
             self._brain.loop.call_later(rest, lambda: self._bury(app, handle, status))
             return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
@@ -242,6 +244,8 @@ class Deaths:
 
     def _bury(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         """The rest of the end of a worker whose successor is on its way."""
+        if self._unburied.pop(id(handle), None) is None:
+            return  # with its app
         try:
             failpoint.hit("death.bury")
             shortage = self._shortages.of_death(handle.pid, status)
@@ -249,8 +253,15 @@ class Deaths:
             self._tell(app, handle, status, shortage)
             self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again
         except Exception:
+            self._unburied[id(handle)] = app, handle, status
             self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))
             raise
+
+    def bury_all(self, app: App) -> None:
+        """The app is closed: its board and its serials may be another's in a moment."""
+        for of, handle, status in list(self._unburied.values()):
+            if of is app:
+                self._bury(app, handle, status)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:
