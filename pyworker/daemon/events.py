@@ -39,10 +39,13 @@ class EventLog:
         home_fd: int,
         clock: Callable[[], float] = time.time,
         *,
+        last: int = 0,
         max_file: int = MAX_FILE,
         report: Callable[[str], None] = report_to_stderr,
     ) -> None:
+        """`last`: the number of an event that is not on disk, as `on_lost` has said it to a log before this one."""
         self.lost = 0  # events that are not on disk
+        self.on_lost: Callable[[int], None] = lambda seq: None
         self._home_fd = home_fd
         self._clock = clock
         self._max_file = max_file
@@ -54,7 +57,8 @@ class EventLog:
         old = self._read_tail(EVENTS_FILE + ".1")
         for event in old + self._read_tail(EVENTS_FILE):
             self._recent.append(event)
-        self.seq = max((event.seq for event in self._recent), default=0)  # of the last event
+        self.seq = max((event.seq for event in self._recent), default=0)
+        self.seq = max(self.seq, last)  # of the last event
 
     def emit(self, type: str, app: str = "", worker: int | None = None, **data: Any) -> Event:
         """Note that something happened. `data` must have exactly the keys that the type declares."""
@@ -109,14 +113,19 @@ class EventLog:
             written = os.write(self._fd, line)
             if written < len(line):  # the disk is full: half a line must not be joined to the next one
                 os.ftruncate(self._fd, self._size)
-                self.lost += 1
+                self._lose()
             else:
                 self._size += written
         except OSError as error:
             if not self.lost:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
-            self.lost += 1
+            self._lose()
+
+    def _lose(self) -> None:
+        self.lost += 1
+        with contextlib.suppress(OSError):
+            self.on_lost(self.seq)
 
     def _has_its_name(self) -> bool:
         """False when somebody has moved or removed the file."""

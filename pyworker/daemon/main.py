@@ -37,7 +37,7 @@ from pyworker.daemon.schedule import Schedule
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
-from pyworker.protocol.inherited import CONTROL
+from pyworker.protocol.inherited import CONTROL, EVENT
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
@@ -69,7 +69,8 @@ def main(argv: list[str]) -> int:
     failpoint.hit("daemon.restored")
     spec = foreground.spec_of(store)
     home_fd = open_home(home, create=False) if home else -1
-    events = EventLog(home_fd)
+    events = EventLog(home_fd, last=_lost_event(store))
+    events.on_lost = lambda seq: store.put(EVENT, unix_fds.memfd("pyworker-event", b"%d" % seq))
     spawner = Spawner(store, home, Launcher(loop))
     brain = Brain(loop, store, spawner, events, home)
     sampler = Sampler()
@@ -212,6 +213,14 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
         sys.stderr.flush()
+
+
+def _lost_event(store: FdStore) -> int:
+    """Return the number of the last event that the daemons before this one could not write down, 0: all of them are."""
+    fd = store.get(EVENT)
+    with contextlib.suppress(OSError, ValueError):
+        return int(unix_fds.read_whole(fd)) if fd is not None else 0
+    return 0
 
 
 def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:

@@ -170,7 +170,8 @@ def test_subscriber_gets_events_until_it_unsubscribes_and_a_broken_one_stops_nob
 def test_full_disk_costs_lines_but_no_event(
     open_log: Callable[..., EventLog], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = open_log()
+    log, said = open_log(), []
+    log.on_lost = said.append
     note(log)
     size = (tmp_path / "events.jsonl").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -184,6 +185,9 @@ def test_full_disk_costs_lines_but_no_event(
         signal.signal(signal.SIGXFSZ, handler)
     assert log.lost == 2
     assert len(log.recent()) == 3
+    assert said == [2, 3]
+    assert note(open_log(last=3)).seq == 4  # of a daemon after this one: no number comes twice
+    (tmp_path / "events.jsonl").write_bytes((tmp_path / "events.jsonl").read_bytes()[:size])
     note(log)
     assert [line["seq"] for line in lines(tmp_path / "events.jsonl")] == [1, 4]
 
