@@ -96,6 +96,7 @@ class App:
     given_up: str = ""
     starting: bool = False
     started_at: float = 0.0
+    restored: bool = False  # started by a boot: nobody is there who would try again what the machine could not do yet
     start_failure: Failure | None = None
     hurry: bool = False
     listening: bool = True
@@ -312,6 +313,7 @@ class App:
             "soak_deaths": self.soak_deaths,
             "starting": self.starting,
             "started_at": self.started_at,
+            "restored": self.restored,
             "hurry": self.hurry,
             "listening": self.listening,
             "keep_listening": self.keep_listening,
@@ -360,6 +362,7 @@ class App:
         self.soak_deaths = int(memo["soak_deaths"])
         self.starting = bool(memo["starting"])
         self.started_at = float(memo["started_at"])
+        self.restored = bool(memo.get("restored", False))
         self.hurry = bool(memo["hurry"])
         self.listening = bool(memo["listening"])
         self.keep_listening = bool(memo["keep_listening"])

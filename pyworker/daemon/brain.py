@@ -288,7 +288,7 @@ class Brain:
         app.record = restart.CLEAR
         app.fill_slots()
         app.blocked = None
-        app.started_at = self.loop.clock()
+        app.started_at, app.restored = self.loop.clock(), False
         app.refused.clear()
         app.notes.clear()
         app.unusable = False

@@ -343,7 +343,8 @@ class Deaths:
         ):
             return
         config = app.restart_config
-        if handle.lost and not app.is_job and restart.wants_replacement(config, clean=False):
+        unborn = app.restored and app.starting and not handle.pid  # no process or descriptor was to be had
+        if (handle.lost or unborn) and not app.is_job and restart.wants_replacement(config, clean=False):
             self._lost(app, failure, now)
             return
         if (
@@ -369,10 +370,10 @@ class Deaths:
         self.unstable(app, failure, now, permanent=status.code == 78)
 
     def _lost(self, app: App, failure: Failure, now: float) -> None:
-        """The death of the launcher counts once, however many it was to start, and is no reason to give up a first start."""
+        """One that never came. It counts once, however many were to, and is no reason to give up a first start at once."""
         if now >= app.record.next_at:  # else it was lost with others: nobody has been tried since
             self.unstable(app, failure, now, permanent=False)
-        if app.starting and app.record.failed:
+        if app.starting and app.record.failed and not app.restored:
             app.start_failure = failure
 
     def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool) -> None:

@@ -206,6 +206,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         if failure:
             failures.append(failure)
         elif app.running:
+            desk.brain.apps[name].restored = True
             restored.append(name)
     if restored or found.wanted:
         desk.save()  # each is a generation further, or the file was lost

@@ -45,7 +45,11 @@ class Templates:
         except Exception as error:
             self._forget(app, number)
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._failed(app, number, self._brain.fail(f"cannot start a process: {why}"), now)
+            failure = self._brain.fail(f"cannot start a process: {why}")
+            if number == app.generation and app.starting and app.restored:
+                self._brain.deaths.unstable(app, failure, now, permanent=False)
+            else:
+                self._failed(app, number, failure, now)
             if not isinstance(error, OSError):
                 raise
             return

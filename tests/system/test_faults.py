@@ -99,6 +99,22 @@ def test_worker_that_cannot_be_made_is_tried_again_without_a_spin(pw: Pyworker, 
     assert [w["pid"] for w in pw.wait_steady()["pool"]][1] == second
 
 
+@pytest.mark.parametrize("kind", ["template", "worker", "command"])
+def test_what_a_boot_cannot_start_for_want_of_processes_is_tried_again(pw: Pyworker, kind: str) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    if kind == "command":
+        pw.write("app.toml", '[app]\nname = "api"\ncommand = "sleep 1000"\nworkers = 2\n')
+    pw.ok("start", "app.toml")
+    pw.ok("daemon", "stop", "-y")
+    path = pw.arm("spawn.template" if kind == "template" else "spawn.worker", "raise:EAGAIN always")
+    pw.ok("daemon", "start")
+    wait_until(lambda: pw.app()["backoff"] is not None, LONG, "a backoff")
+    assert kind == "command" or not pw.refuses()
+    os.unlink(path)
+    assert pw.wait_steady()["state"] == "running"
+
+
 def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
     started(pw)
     first, second = pw.pids()
