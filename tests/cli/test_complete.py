@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ words=(asked rel); CURRENT=2; _pyworker
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["bash zsh fish", "reload"]
 
 
-def test_fish_completes_a_command_and_a_new_word() -> None:
+def test_fish_completes_a_command_and_a_new_word(tmp_path: Path) -> None:
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
     script = (
@@ -136,6 +137,7 @@ complete -C "pyworker rel"
 complete -C "pyworker completion "
 """
     )
-    done = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True, check=True)
+    made = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(tmp_path))  # fish makes folders there
+    done = subprocess.run(["fish", "--no-config", "-c", script], env={**os.environ, **made}, capture_output=True, text=True, check=True)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()][:1] == ["reload"]
     assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()[1:]) == ["bash", "fish", "zsh"]
