@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -247,6 +248,14 @@ def kill(pid: int) -> None:
     """kill -9, and wait until it has happened."""
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not alive(pid), LONG, f"{pid} to die")
+
+
+def open_to_all(folder: str) -> None:
+    """Let every user enter; the test is skipped where they do not come that far, as in a TMPDIR of root's own."""
+    os.chmod(folder, 0o755)
+    closed = [str(above) for above in Path(folder).parents if not above.stat().st_mode & 0o001]
+    if closed:
+        pytest.skip(f"other users may not enter {closed[0]}")
 
 
 def free_port() -> int:

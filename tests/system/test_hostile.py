@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from pyworker.daemon.workers import MAX_LISTENERS
-from tests.support.pyworker import LONG, Pyworker, alive
+from tests.support.pyworker import LONG, Pyworker, alive, open_to_all
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 from tests.template.test_launcher import PUBLIC, needs_public, needs_root
@@ -121,7 +121,7 @@ os.register_at_fork(before=lie)
 @needs_public
 def test_a_template_cannot_have_another_users_process_taken_for_its_worker(pw: Pyworker) -> None:
     """The app's code runs in it, as the app's user; whom it names is signalled by the daemon, which is root."""
-    os.chmod(pw.folder, 0o755)
+    open_to_all(pw.folder)
     with subprocess.Popen(["sleep", "1000"]) as victim:
         try:
             pw.api(LIAR.replace("VICTIM", str(victim.pid)) + ASGI, workers=1, top=f'user = "nobody"\npython = "{PUBLIC}"')

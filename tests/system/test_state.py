@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.support.pyworker import LONG, Pyworker, kill, running
+from tests.support.pyworker import LONG, Pyworker, kill, open_to_all, running
 from tests.support.redis import redis_server
 from tests.support.wait import wait_until
 
@@ -198,7 +198,7 @@ def script_of_nobody() -> Iterator[Pyworker]:
     if version is None or version.stdout != "True\n":
         pytest.skip("no /usr/bin/python3 of version 3.11 or newer")
     with running() as pw:
-        os.chmod(pw.folder, 0o755)
+        open_to_all(pw.folder)
         pw.write("web.py", SCRIPT.replace("PORT", str(pw.port)))
         top = f'[app]\nname = "api"\nscript = "web.py"\nuser = "nobody"\npython = "/usr/bin/python3"\nbind = "127.0.0.1:{pw.port}"'
         pw.write("app.toml", top)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pyworker import open_to_all
 from tests.worker.conftest import APP
 from tests.worker.conftest import daemon as daemon
 from tests.worker.conftest import folder as folder
@@ -16,6 +17,6 @@ from tests.worker.conftest import no_fd_is_left as no_fd_is_left
 def public_folder() -> Iterator[Path]:
     """A folder with the app that every user may enter (pytest's own are private)."""
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
+        open_to_all(name)
         Path(name, "shop.py").write_text(APP)
         yield Path(name)
