@@ -59,7 +59,8 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_new_code_that_does_not_start_leaves_the_old_serving(pw: Pyworker, how: str) -> None:
     source, cause = BROKEN[how]
-    pw.api(ASGI, tables='[app.reload]\nready_timeout = "2s"')
+    # for the one that hangs only: on a busy machine good code needs longer
+    pw.api(ASGI, tables='[app.reload]\nready_timeout = "2s"' if how == "a hang at import" else "")
     pw.ok("start", "app.toml")
     before = pw.pids()
     pw.write("web.py", source)
