@@ -58,7 +58,7 @@ def immortalise() -> int:
 
 def _can() -> bool:
     """Tell by trial whether a count is where we think, and whether the one of None is left alone elsewhere, too."""
-    if sys.implementation.name != "cpython" or sys.version_info < (3, 12) or sys.abiflags or sys.byteorder != "little":
+    if sys.implementation.name != "cpython" or sys.hexversion < 0x030C0000 or sys.abiflags or sys.byteorder != "little":
         return False  # abiflags: a free-threaded or debug build, with other counts
     probe = object()
     count = c_uint32.from_address(id(probe))

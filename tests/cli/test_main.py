@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-import re
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
