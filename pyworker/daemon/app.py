@@ -189,7 +189,7 @@ class App:
             generation=self.generation,
             restart=config.restart,
             stop=config.stop,
-            reload=config.reload,
+            reload=(target or config).reload,  # what it allows holds for the one that is being loaded
             workers=tuple(w.view(hears=self._hears(w)) for w in self.workers.values()),
             templates=tuple(t.view() for t in self.templates.values()),
             record=self.record,
