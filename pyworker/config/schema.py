@@ -18,6 +18,7 @@ Interface = Literal["auto", "asgi", "wsgi"]
 Policy = Literal["always", "on-failure", "never"]
 
 MB = 1024 * 1024
+DEFAULT_UMASK = 0o022  # as under systemd; what the daemon has (0077) is for its own files
 
 
 @record
@@ -347,7 +348,10 @@ class AppConfig:
     )
     user: str | None = option(None, help="run as this user (the daemon must be root)", apply="restart")
     group: str | None = option(None, help="run as this group", apply="restart")
-    umask: str | None = option(None, help='octal, as text: "0022"; of new Unix sockets in `bind`, too (else 0666)')
+    umask: str | None = option(
+        None,
+        help=f'octal, as text: "0027"; without it {DEFAULT_UMASK:04o}; of new Unix sockets in `bind`, too (else 0666)',
+    )
     restart: RestartConfig = option(RestartConfig(), help="restarts and their limiter")
     stop: StopConfig = option(StopConfig(), help="drain, signal, kill")
     reload: ReloadConfig = option(ReloadConfig(), help="zero-downtime reload")
@@ -366,6 +370,11 @@ class AppConfig:
         None, help="reload when a file changes (development); `watch = true` is all its defaults", apply="live"
     )
     hooks: HooksConfig = option(HooksConfig(), help="commands at certain moments")
+
+    @property
+    def file_umask(self) -> int:
+        """What every process of the app begins with."""
+        return DEFAULT_UMASK if self.umask is None else int(self.umask, 8)
 
 
 @record

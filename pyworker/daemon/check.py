@@ -225,7 +225,7 @@ class Command:
             "argv": list(self._config.command),
             "env": {**resolved.env, **self._more_env},
             "cwd": resolved.config.cwd,
-            "umask": resolved.config.umask,
+            "umask": resolved.config.file_umask,
             "uid": resolved.uid,
             "gid": resolved.gid,
             "groups": list(resolved.groups),

@@ -21,8 +21,7 @@ def main(argv: list[str]) -> int:
     spec = json.loads(read_whole(fd))
     os.close(fd)
     try:
-        if spec["umask"] is not None:
-            os.umask(int(spec["umask"], 8))
+        os.umask(spec["umask"])
         drop_rights(spec["uid"], spec["gid"], tuple(spec["groups"]))
         os.chdir(spec["cwd"])
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])

@@ -71,8 +71,7 @@ def take_rights(spec: LaunchSpec) -> None:
         limit_nofile(app.limits.nofile)
     elif os.environ.get(ENV_SOFT_NOFILE, "").isdecimal():
         soft_nofile(int(os.environ[ENV_SOFT_NOFILE]))  # as it was before the guardian raised its own
-    if app.umask is not None:
-        os.umask(int(app.umask, 8))
+    os.umask(app.file_umask)
     drop_rights(spec.uid, spec.gid, spec.groups)
     os.chdir(app.cwd)
 

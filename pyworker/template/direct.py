@@ -56,15 +56,12 @@ def _was_spoken_to(channel_fd: int) -> bool:
 def _set_up(spec: LaunchSpec) -> Iterator[None]:
     """Have for a moment what the command is to inherit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    umask = None
+    umask = os.umask(spec.app.file_umask)
     try:
         os.chdir(spec.app.cwd)
-        if spec.app.umask is not None:
-            umask = os.umask(int(spec.app.umask, 8))
         if os.environ.get(ENV_SOFT_NOFILE, "").isdecimal():
             soft_nofile(int(os.environ[ENV_SOFT_NOFILE]))  # as it was before the guardian raised its own
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        if umask is not None:
-            os.umask(umask)
+        os.umask(umask)

@@ -252,6 +252,14 @@ def test_command_that_exits_with_0_is_healthy(loop: Loop, outcome: Outcome, tmp_
     assert execute(loop, outcome, resolved(tmp_path), "sh", "-c", script, str(tmp_path)) == (True, "")
 
 
+def test_command_has_the_umask_of_the_app_and_not_the_daemons(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        assert execute(loop, outcome, resolved(tmp_path), "sh", "-c", "test $(umask) = 0022") == (True, "")
+    finally:
+        os.umask(old)
+
+
 def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "echo queue is full >&2; exit 3")
     assert (ok, reason) == (False, "sh: exit code 3: queue is full")

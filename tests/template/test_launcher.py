@@ -178,6 +178,20 @@ def test_limits_and_umask_are_set(daemon: Any) -> None:
     assert d.reap(worker.pid) == 0
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_without_a_umask_others_may_read_what_an_app_writes_whatever_the_daemon_has(daemon: Any, direct: bool) -> None:
+    old = os.umask(0o077)
+    try:
+        d = command(daemon)
+        worker = d.launch("command", slot=1, direct=direct)
+        if not direct:
+            worker.expect(Hello)
+        assert shown(worker)["umask"] == 0o022
+        assert d.reap(worker.pid) == 0
+    finally:
+        assert os.umask(old) == 0o077
+
+
 def test_missing_folder_is_told(daemon: Any, folder: Path) -> None:
     d = daemon()
     d.app = d.app.__class__(**{**vars(d.app), "cwd": str(folder / "gone")})
