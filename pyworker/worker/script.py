@@ -65,6 +65,8 @@ class Runtime(Binding):
             self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
             self._say_ready(serving=False)
             grant = self._answers.get()
+            if grant.errno == errno.ECANCELED:
+                self._answers.put(grant)  # for who tries again, too
         if not grant.errno and grant.fd < 0:
             return None  # nobody is there any more to share it with
         if not grant.errno and not self.bound:
