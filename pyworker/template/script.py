@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 import types
+from importlib.machinery import SourceFileLoader
 
 from pyworker.cluster import given
 from pyworker.protocol.worker import Failed
@@ -52,7 +53,8 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         with io.open_code(path) as source:
             code = compile(source.read(), path, "exec", dont_inherit=True)  # our `from __future__` is not the script's
         module = types.ModuleType("__main__")
-        module.__dict__.update(__file__=path, __builtins__=builtins, __spec__=None)
+        loader = SourceFileLoader("__main__", path)
+        module.__dict__.update(__file__=path, __builtins__=builtins, __cached__=None, __loader__=loader)
         sys.modules["__main__"] = module
         exec(code, module.__dict__)
     except SystemExit as leaving:

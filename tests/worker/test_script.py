@@ -152,10 +152,11 @@ def test_script_is_compiled_and_started_again_as_python_would_do_it(daemon: Any,
     d, [worker] = launch(
         daemon,
         folder,
-        "import sys\ndef f(x: int): pass\nprint(f.__annotations__['x'] is int, sys.orig_argv == [sys.executable, *sys.argv])",
+        "import sys\ndef f(x: int): pass\nprint(f.__annotations__['x'] is int, sys.orig_argv == [sys.executable, *sys.argv])\n"
+        "print(type(__loader__).__name__, __loader__.get_filename() == __file__, __cached__, __spec__)",
     )
     assert d.reap(worker.pid) == 0
-    assert worker.read_out() == b"True True\n"
+    assert worker.read_out() == b"True True\nSourceFileLoader True None None\n"
 
 
 def test_looking_for_a_module_that_will_be_taught_is_not_its_import(daemon: Any, folder: Path) -> None:
@@ -229,6 +230,25 @@ def test_script_that_takes_its_stop_signal_and_is_held_inside_bind_leaves(daemon
     assert d.reap(worker.pid) == 1
     assert worker.read_out() == b"asked to stop\n"
     assert b"told to stop" in worker.read_err()
+
+
+def test_script_that_tries_its_bind_again_when_it_is_told_to_stop_is_told_each_time(daemon: Any, folder: Path) -> None:
+    tries = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+for _ in range(3):
+    try:
+        socket.socket().bind(("127.0.0.1", int(sys.argv[1])))
+    except OSError as error:
+        print(error.errno)
+"""
+    d, [worker] = launch(daemon, folder, tries)
+    worker.expect(Bind)
+    worker.expect(Ready)
+    worker.send(Drain(5.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"125\n" * 3
 
 
 def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
