@@ -5,6 +5,7 @@ Every way to fail is a TargetError with the user's own frames and a next step. s
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -12,11 +13,14 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.record import record
+from pyworker.worker.ending import end
+from pyworker.worker.say import say
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
@@ -47,21 +51,42 @@ def load(app: AppConfig) -> Target:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise TargetError("target", f'target "{spec}" is not module:attribute', hint='write it like "shop.main:app"')
-    module = _import(module_name)
-    found = _attribute(module, module_name, attribute)
-    if app.factory:
-        found = _from_factory(found, spec)
+    with _no_other_process_comes_back():
+        module = _import(module_name)
+        found = _attribute(module, module_name, attribute)
+        if app.factory:
+            found = _from_factory(found, spec)
     return Target(found, _interface(found, spec, app))
 
 
 def call_hook(spec: str) -> None:
     """Call hooks.post_fork, "module:function". Raises TargetError, also for what the function raises."""
     module_name, _, attribute = spec.partition(":")
-    found = _attribute(_import(module_name), module_name, attribute)
+    with _no_other_process_comes_back():
+        found = _attribute(_import(module_name), module_name, attribute)
+        try:
+            found()
+        except BaseException as error:  # noqa: BLE001 - the user's code
+            raise TargetError("other", f"hooks.post_fork: {last_line(error)}", user_traceback(error)) from None
+
+
+@contextlib.contextmanager
+def _no_other_process_comes_back() -> Iterator[None]:
+    """Around the user's code: a process that this forks ends where it leaves it, or it would be a second one of us."""
+    pid = os.getpid()
     try:
-        found()
-    except BaseException as error:  # noqa: BLE001 - the user's code
-        raise TargetError("other", f"hooks.post_fork: {last_line(error)}", user_traceback(error)) from None
+        yield
+    except TargetError as failed:
+        if os.getpid() != pid:
+            leaving = failed.__context__
+            if not isinstance(leaving, SystemExit):
+                say(failed.traceback or failed.message)
+                end(1)
+            end(leaving.code if isinstance(leaving.code, int) else 1 if leaving.code else 0)
+        raise
+    if os.getpid() != pid:
+        say("a process that the app has forked came back from its import: it is ended here")
+        end(0)
 
 
 def user_traceback(error: BaseException) -> str:

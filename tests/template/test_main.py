@@ -169,6 +169,27 @@ def test_app_that_does_not_load_is_told_with_its_cause(
 
 
 @pytest.mark.parametrize(
+    ("ends", "code"),
+    [("pass", 0), ("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('no')", 1), ("raise ValueError('no')", 1)],
+)
+def test_what_an_import_forks_ends_with_its_code_and_never_as_a_second_template(
+    daemon: Any, folder: Path, ends: str, code: int
+) -> None:
+    forks = f"""
+import os, sys
+child = os.fork()
+if not child:
+    {ends}
+else:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    (folder / "shop.py").write_text(forks + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    assert template.read_out() == b"%d\n" % code
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True, name='poller').start()", "poller"),
