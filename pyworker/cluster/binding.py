@@ -34,6 +34,8 @@ from pyworker.unix.epoll import unregister_everywhere
 _FOR_EVER = 2_000_000.0  # seconds; the longest time-out a socket takes is 24 days
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
 
+_MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it hands descriptors around (its forkserver)
+
 _bind = socket.socket.bind
 _listen = socket.socket.listen
 _accept = socket.socket.accept
@@ -275,7 +277,10 @@ class Binding:
             path = os.fsdecode(address) if isinstance(address, (str, bytes)) else ""
             if not path or path[0] == "\0" or sock.type != socket.SOCK_STREAM:
                 return None
-            return Address(sock.family, sock.type, os.path.abspath(path), 0)
+            path = os.path.abspath(path)
+            if os.path.basename(os.path.dirname(path)).startswith(_MULTIPROCESSING):
+                return None
+            return Address(sock.family, sock.type, path, 0)
         if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[1], int) or not address[1]:
             return None
         host = os.fsdecode(address[0])

@@ -284,6 +284,8 @@ try: free.accept()
 except BlockingIOError: pass
 udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(("127.0.0.1", 0))
 abstract = socket.socket(socket.AF_UNIX); abstract.bind("\\0pyworker-test-%d" % id(udp))
+import multiprocessing.connection  # whose forkserver (Python 3.14's default) listens for itself
+with multiprocessing.connection.Listener(family="AF_UNIX"): pass
 assert threading.active_count() == 1
 import pyworker
 pyworker.ready()
