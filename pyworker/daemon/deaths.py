@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyworker import failpoint
@@ -35,7 +36,6 @@ AGAIN = 0.5  # seconds until an end is gone through again that could not be
 YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
-DIAGNOSIS_DELAY = 0.15  # lets the logger write the last words of a worker that ended by itself
 
 
 class Deaths:
@@ -169,7 +169,7 @@ class Deaths:
         self._brain.workers.on_message(app, handle)  # its last words first
         if self._is_explained_first(app, handle, status):
             self._brain.workers.kick_siblings(app, handle)
-            self._brain.loop.call_later(DIAGNOSIS_DELAY, lambda: self.finish(app, handle, status))
+            self._when_written(handle, lambda: self.finish(app, handle, status))
         else:
             self.finish(app, handle, status)
 
@@ -181,6 +181,10 @@ class Deaths:
         return (
             served and _may_have_said_why(status) and not self._is_replaced_at_once(app, handle, status, handle.state)
         )
+
+    def _when_written(self, handle: WorkerHandle, then: Callable[[], None]) -> None:
+        names = worker_fd("out", handle.id), worker_fd("err", handle.id)
+        diagnosis.when_written(self._brain.loop, self._brain.store, names, then)
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         try:
@@ -204,9 +208,11 @@ class Deaths:
             del app.workers[handle.id.serial]
             self._brain.poke(app)
             self._brain.loop.call_soon(lambda: self._brain.workers.kick_siblings(app, handle))
-            rest = DIAGNOSIS_DELAY if _may_have_said_why(status) else BURIAL_DELAY
             self._unburied[id(handle)] = app, handle, status
-            self._brain.loop.call_later(rest, lambda: self._bury(app, handle, status))
+            if _may_have_said_why(status):
+                self._when_written(handle, lambda: self._bury(app, handle, status))
+            else:
+                self._brain.loop.call_later(BURIAL_DELAY, lambda: self._bury(app, handle, status))
             return
         shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
         cut = app.board.stats(handle.id.serial).in_flight if before is State.KILLED else 0

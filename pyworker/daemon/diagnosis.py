@@ -1,15 +1,19 @@
 """Daemon: why did it end? A sentence, the traceback or last lines, and the next step, from what is known.
 
-Reads the tail of the app's log file, nothing else.
+Waits for the logger to have written the last words, and reads the tail of the app's log file, nothing else.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import select
+from collections.abc import Callable
 
 from pyworker.daemon.app import App
+from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.loop import Loop
 from pyworker.daemon.nodeshared import runs_node
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
@@ -17,6 +21,9 @@ from pyworker.protocol.logs import parse_record
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
+LOOK_AGAIN = 0.02  # seconds between two looks whether the logger has come to the end
+HELD_OPEN = 0.15  # seconds that it has for what a process left in a pipe that its children hold open
+LONGEST = 3.0  # seconds until nothing more is waited for
 _TAIL = 128 * 1024
 _LAST_LINES = 20
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
@@ -38,6 +45,30 @@ def _of_a_silent_end(app: App) -> str:
         "did it put itself into the background? there nobody looks after it: keep it in the foreground"
         f' (no --daemon, "daemon off")\n{job}'
     )
+
+
+def when_written(loop: Loop, store: FdStore, names: tuple[str, ...], then: Callable[[], None]) -> None:
+    """Call back when the logger has written down all that came through these pipes of a process that has ended.
+
+    One that something else still holds open has no end: it is left once it is empty.
+    """
+    began = loop.clock()
+
+    def look() -> None:
+        left = [fd for fd in map(store.get, names) if fd is not None]
+        waited = loop.clock() - began
+        if not left or waited >= LONGEST or (waited >= HELD_OPEN and not any(map(_has_more_or_ended, left))):
+            then()
+        else:
+            loop.call_later(LOOK_AGAIN, look)
+
+    loop.call_later(LOOK_AGAIN, look)
+
+
+def _has_more_or_ended(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def of_worker(

@@ -258,6 +258,8 @@ class FdStore:
                 self.unanswered = 0
             case store.Relay(text=text):
                 self.on_relay(text)
+            case store.Closed(names=names):
+                self.forget(*names)
             case store.LoggerState():
                 self.logger_pid, self.logger_version = message.pid, ""
                 self.on_logger(message)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
-LAST_WORDS = 0.3  # seconds for the logger to write down what a process printed last
 
 
 class Templates:
@@ -191,7 +190,8 @@ class Templates:
         found = status or process.UNKNOWN
         if handle.state == "loading" and handle.failure is None and not handle.killed_because:
             # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
-            self._brain.loop.call_later(LAST_WORDS, lambda: self.gone(app, handle, found))
+            names = fd_name("tout", app.name, handle.generation), fd_name("terr", app.name, handle.generation)
+            diagnosis.when_written(self._brain.loop, self._brain.store, names, lambda: self.gone(app, handle, found))
             return
         self.gone(app, handle, found)
 

@@ -28,12 +28,14 @@ def drop(store: FdStore, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if name not in FIXED_NAMES and store.remove(name)]
 
 
-def drop_closed(store: FdStore, names: tuple[str, ...]) -> None:
-    """Remove pipes that the logger has read to their end."""
-    for name in names:
+def drop_closed(store: FdStore, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Remove pipes that the logger has read to their end; return the names of those."""
+
+    def is_closed(name: str) -> bool:
         fd = store.get(name)
-        if fd is not None and is_for_logger(name) and _at_end(fd):
-            store.remove(name)
+        return fd is not None and is_for_logger(name) and _at_end(fd)
+
+    return tuple(name for name in names if is_closed(name) and store.remove(name))
 
 
 def is_for_logger(name: str) -> bool:

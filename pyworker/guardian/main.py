@@ -460,7 +460,9 @@ class Guardian:
                 if self._daemon.pid:
                     self._daemon.outbox.say(Relay(text), droppable=True)
             case Closed(names):
-                keep.drop_closed(self._store, names)
+                dropped = keep.drop_closed(self._store, names)
+                if dropped and self._daemon.pid:
+                    self._daemon.outbox.say(Closed(dropped), droppable=True)
             case Pong(number):
                 self._logger.ponged(number)
             case Hello(version):

@@ -167,13 +167,13 @@ class LogStats:
 
 @record
 class Closed:
-    """The logger has read these pipes to their end; the guardian may drop them."""
+    """The logger has read these pipes to their end, and written down what was in them. The guardian drops them, and tells the daemon."""
 
     names: tuple[str, ...]
 
 
 ToDaemon = Union[
-    Restore, RestoreDone, Exited, Ping, Pong, Relay, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
+    Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
 ]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]

@@ -27,13 +27,13 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried(
     loop = Loop()
     workers = SimpleNamespace(kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None)
     brain: Any = SimpleNamespace(
-        loop=loop, workers=workers, poke=lambda app: loop.call_soon(lambda: done.append("successor"))
+        loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor"))
     )
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
-        id=SimpleNamespace(generation=1, serial=7, slot=1), status=None, is_alive=True, state=State.READY, failure=None,
+        id=WorkerId("api", 1, 1, 7), status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pyworker.daemon.diagnosis import last_lines, last_words, of_port_in_use, with_code
+import pytest
+
+from pyworker.daemon.diagnosis import (
+    HELD_OPEN,
+    LONGEST,
+    last_lines,
+    last_words,
+    of_port_in_use,
+    when_written,
+    with_code,
+)
+from pyworker.daemon.loop import Loop
 from pyworker.protocol.logs import LogRecord, format_record
 from pyworker.unix.process import ExitStatus
+from tests.daemon.test_loop import Clock
 
 
 def line(pid: int, text: bytes) -> bytes:
@@ -44,7 +58,13 @@ def test_a_log_that_is_a_pipe_is_not_waited_for_and_its_reader_loses_nothing(tmp
 
 def test_what_node_says_last_is_its_version_and_the_error_stands_above_the_stack() -> None:
     stack = [f"    at step{i} (node:net:{i}:1)" for i in range(30)]
-    lines = ["listening soon", "Error: listen EADDRINUSE: address already in use :::8000", *stack, "", "Node.js v20.20.2"]
+    lines = [
+        "listening soon",
+        "Error: listen EADDRINUSE: address already in use :::8000",
+        *stack,
+        "",
+        "Node.js v20.20.2",
+    ]
     shown, said = last_words(lines)
     assert said == "Error: listen EADDRINUSE: address already in use :::8000"
     assert shown == lines[1:21]
@@ -70,3 +90,56 @@ def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None
     assert with_code("giving up", ExitStatus(1, None)) == "giving up (exit code 1)"
     assert with_code("ValueError: bad", ExitStatus(1, None)) == "ValueError: bad"
     assert with_code("exited with code 3", ExitStatus(3, None)) == "exited with code 3"
+
+
+class Waiting:
+    """A look at one pipe of a process that has ended; `pipes` are those that the logger has not read to their end."""
+
+    def __init__(self) -> None:
+        self.clock, self.done = Clock(), False
+        self.loop = Loop(self.clock, pytest.fail)
+        self.read, self.write = os.pipe()
+        self.pipes = {"err": self.read}
+        store: Any = self.pipes
+        when_written(self.loop, store, ("out", "err"), self._then)
+
+    def _then(self) -> None:
+        self.done = True
+
+    def is_over_after(self, seconds: float) -> bool:
+        until = self.clock.now + seconds
+        while self.clock.now < until and not self.done:
+            self.clock.now += 0.01
+            self.loop.turn(0)
+        return self.done
+
+
+@pytest.fixture
+def waiting() -> Iterator[Waiting]:
+    made = Waiting()
+    yield made
+    made.loop.close()
+    os.close(made.read)
+
+
+def test_last_words_are_waited_for_until_the_logger_has_come_to_their_end(waiting: Waiting) -> None:
+    os.write(waiting.write, b"no disk")
+    os.close(waiting.write)
+    assert not waiting.is_over_after(1.0)
+    os.read(waiting.read, 100)  # taken by the logger, and not written down yet
+    assert not waiting.is_over_after(1.0)
+    del waiting.pipes["err"]
+    assert waiting.is_over_after(0.1)
+
+
+def test_last_words_are_not_waited_for_without_end(waiting: Waiting) -> None:
+    os.close(waiting.write)
+    assert waiting.is_over_after(LONGEST + 0.1)
+
+
+def test_a_pipe_that_a_child_holds_open_is_left_when_it_is_empty(waiting: Waiting) -> None:
+    os.write(waiting.write, b"no disk")
+    assert not waiting.is_over_after(1.0)
+    os.read(waiting.read, 100)
+    assert waiting.is_over_after(HELD_OPEN)
+    os.close(waiting.write)

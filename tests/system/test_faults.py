@@ -115,6 +115,13 @@ def test_what_a_boot_cannot_start_for_want_of_processes_is_tried_again(pw: Pywor
     assert pw.wait_steady()["state"] == "running"
 
 
+def test_failed_start_names_its_cause_however_long_the_logger_takes_for_it(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.arm("logger.write", "sleep:0.8")
+    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
+    assert "no disk (exit code 3)" in done.stderr, done.stderr
+
+
 def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
     started(pw)
     first, second = pw.pids()
