@@ -25,6 +25,19 @@ def open_fds() -> set[int]:
     return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
+def leaves_free(count: int) -> bool:
+    """Whether so many more descriptors can be had."""
+    taken: list[int] = []
+    try:
+        taken.extend(os.dup(2) for _ in range(count))
+    except OSError:
+        return False
+    finally:
+        for fd in taken:
+            os.close(fd)
+    return True
+
+
 def why_not(before: set[int]) -> str:
     """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
     new = open_fds() - before

@@ -12,6 +12,7 @@ import faulthandler
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -58,6 +59,8 @@ from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, load
 
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
+
+_FREE = {"asyncio": 9, "uvloop": 12}  # descriptors that a worker needs until it can take its first connection
 
 
 class _Ready(NamedTuple):
@@ -127,6 +130,11 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, LoadFailed("import", f"{type(error).__name__}: {error}", clip(traceback.format_exc())))
+    needed = _FREE[engine.loop]
+    if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        why = f"too many open files: after the import of the app fewer than {needed} of {limit} are left for its worker"
+        fail(channel, LoadFailed("import", why, "", "does it open them all at import? else raise `limits.nofile`"))
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
         share_websockets()
     why = "preload = false" if spec.app.preload is False else forksafe.why_not(before)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 
+import pytest
+
 from tests.support.pyworker import Pyworker
 
 SHOWS_LIMIT = """
@@ -32,3 +34,10 @@ def test_limits_nofile_sets_both(pw: Pyworker) -> None:
     pw.api(SHOWS_LIMIT, workers=1, tables="[app.limits]\nnofile = 345")
     pw.ok("start", "app.toml")
     assert pw.get() == "(345, 345)"
+
+
+@pytest.mark.parametrize("opened", [46, 48, 52, 55])
+def test_app_whose_import_leaves_its_worker_no_descriptors_is_told_so(pw: Pyworker, opened: int) -> None:
+    source = f"held = [open('/dev/null') for _ in range({opened})]\n" + SHOWS_LIMIT
+    pw.api(source, workers=1, tables="[app.limits]\nnofile = 64")
+    assert "did not start: too many open files" in pw.run("start", "app.toml").stderr
