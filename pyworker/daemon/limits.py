@@ -5,13 +5,17 @@ The new one comes first, and one of an app at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pyworker.config.schema import LimitsConfig
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.loop import LAZY, Loop
+from pyworker.daemon.loop import LAZY, Loop, Timer
 from pyworker.daemon.pulse import OwnTime
 from pyworker.daemon.sample import Sampler
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.memory import share
+from pyworker.protocol.events import Event
 from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import oom
 
@@ -23,13 +27,15 @@ REQUESTS_EVERY = 0.5
 def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
     """Look every now and then, for as long as the daemon lives."""
 
+    timers: dict[Callable[[], None], Timer] = {}
+
+    def look_again(look: Callable[[], None], every: float, wanted: Callable[[LimitsConfig], object]) -> Timer:
+        limited = any(a.config and a.running and wanted(a.config.limits) for a in brain.apps.values())
+        timers[look] = loop.call_later(every, look) if limited else loop.call_lazily(NOTHING_TO_SAMPLE, look)
+        return timers[look]
+
     def look() -> None:
-        if any(
-            a.config and a.running and (a.config.limits.memory or a.config.limits.max_age) for a in brain.apps.values()
-        ):
-            loop.call_later(SAMPLE_EVERY, look)
-        else:
-            loop.call_lazily(NOTHING_TO_SAMPLE, look)
+        look_again(look, SAMPLE_EVERY, lambda limits: limits.memory or limits.max_age)
         now = loop.clock()
         everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
@@ -48,18 +54,24 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
     own_time = OwnTime()
 
     def look_at_requests() -> None:
-        hasty = any(a.config and a.running and a.config.limits.request_timeout for a in brain.apps.values())
-        if hasty:
-            timer = loop.call_later(REQUESTS_EVERY, look_at_requests)
-        else:
-            timer = loop.call_lazily(NOTHING_TO_SAMPLE, look_at_requests)
+        timer = look_again(look_at_requests, REQUESTS_EVERY, lambda limits: limits.request_timeout)
         now = loop.clock()
         own_time.look(now, timer.deadline - now)
         for app in brain.apps.values():
             if app.config is not None and app.running and app.config.limits.request_timeout:
                 _check_requests(brain, app, app.config.limits.request_timeout, loop.clock(), own_time)
 
-    loop.call_later(SAMPLE_EVERY, look)
+    def on_event(event: Event) -> None:
+        """An app that has just come, or changed, is not left until the next lazy look: its limits may be shorter."""
+        app = brain.apps.get(event.app) if event.type in ("app_started", "reload_committed") else None
+        if app is not None and app.config is not None and app.config.limits != LimitsConfig():
+            for again, timer in list(timers.items()):
+                if timer.lazy:
+                    timer.cancel()
+                    again()
+
+    brain.events.subscribe(on_event)
+    timers[look] = loop.call_later(SAMPLE_EVERY, look)
     look_at_requests()
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from pyworker.config.schema import AppConfig, LimitsConfig
 from pyworker.daemon import limits
+from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
 
@@ -20,7 +23,9 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
     app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1])
     recycled: list[str] = []
     brain: Any = SimpleNamespace(
-        apps={"api": app}, workers=SimpleNamespace(recycle=lambda app, worker, reason: recycled.append(reason))
+        apps={"api": app},
+        workers=SimpleNamespace(recycle=lambda app, worker, reason: recycled.append(reason)),
+        events=EventLog(-1),
     )
     answers: list[Any] = [OSError(24, "Too many open files"), 3 << 20]
 
@@ -38,3 +43,30 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
     loop.close()
     assert len(reports) == 1
     assert recycled == ["memory 3 MB > 0 MB"]
+
+
+def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_when_it_is_convenient() -> None:
+    clock = [limits.NOTHING_TO_SAMPLE * 3 + 0.1]  # a lazy look is as far away as it can be
+    loop = Loop(lambda: clock[0], pytest.fail)
+    stats = SimpleNamespace(in_flight=1, progress_at=0.0, oldest_at=clock[0])
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, pid=4242, id=SimpleNamespace(serial=1))
+    config = AppConfig("api", target="a:b", limits=LimitsConfig(request_timeout=2.0))
+    app = SimpleNamespace(
+        config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1],
+        board=SimpleNamespace(stats=lambda serial: stats),
+    )  # fmt: skip
+    recycled: list[float] = []
+    workers = SimpleNamespace(
+        signal=lambda app, worker, number: None, recycle=lambda app, worker, reason: recycled.append(clock[0])
+    )
+    brain: Any = SimpleNamespace(apps={}, workers=workers, events=EventLog(-1))
+    sampler: Any = None
+    limits.watch(loop, brain, sampler)
+    began = clock[0]
+    brain.apps["api"] = app
+    brain.events.emit("app_started", "api", None, generation=1, workers=1, listen=[])
+    while not recycled and clock[0] < began + 20:
+        clock[0] += 0.1
+        loop.turn(0)
+    loop.close()
+    assert recycled[0] - began < 2.0 + 2 * limits.REQUESTS_EVERY
