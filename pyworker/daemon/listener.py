@@ -243,9 +243,13 @@ def _in_use(address: Address, host: str, own: Mapping[int, str]) -> ListenFailed
         elif found.command.startswith(
             "pyworker guardian"
         ):  # it keeps the ports of all its apps: no kill for one of them
-            stop = (
-                f"it is an app of another pyworker, user {found.user}'s: stop it there (pyworker --home DIR stop NAME)"
-            )
+            home, is_gone = owner.home_of(found.pid)
+            stop = f"it is an app of another pyworker, user {found.user}'s: stop it there"
+            stop += f" (pyworker --home {home or 'DIR'} stop NAME)"
+            if is_gone:
+                stop = (
+                    f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {found.pid})"
+                )
         elif found.pid:
             stop = f"stop it (kill {found.pid})"
     other = _free_port(address, host)

@@ -14,10 +14,12 @@ import struct
 import time
 from collections.abc import Iterable
 
+from pyworker.protocol.names import LOCK_FILE
 from pyworker.record import record
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
+_DELETED = " (deleted)"  # what /proc says behind the path of a file that has none any more
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -66,6 +68,17 @@ def of_unix(connected: socket.socket) -> Owner:
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     return _of_process(pid, uid, frozenset()) if pid else Owner(uid)
+
+
+def home_of(guardian: int) -> tuple[str, bool]:
+    """Return the home that another guardian has locked ("" where that may not be seen), and whether it was deleted."""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{guardian}/fd") as entries:
+        for entry in entries:
+            path = os.readlink(entry.path)
+            home, name = os.path.split(path.removesuffix(_DELETED))
+            if name == LOCK_FILE:
+                return _printable(home), path.endswith(_DELETED)
+    return "", False
 
 
 def _listening() -> list[tuple[str, int, int, int]]:

@@ -107,6 +107,22 @@ def test_port_in_use_by_another_pyworker_is_no_reason_to_kill_its_guardian(
     assert "of another pyworker, user root's" in caught.value.hint
 
 
+def test_port_in_use_by_a_pyworker_whose_home_was_deleted_names_what_still_ends_it(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = owner.Owner(os.getuid(), os.getpid(), "pyworker guardian", 60.0, "/", frozenset({1}))
+    monkeypatch.setattr(owner, "of_port", lambda _host, _port: found)
+    with open(tmp_path / "lock", "w"):
+        with pytest.raises(ListenFailed, match="already in use") as there:
+            open_listener(at(listener))
+        os.unlink(tmp_path / "lock")
+        with pytest.raises(ListenFailed, match="already in use") as gone:
+            open_listener(at(listener))
+    assert f"pyworker --home {tmp_path} stop NAME" in there.value.hint
+    assert f"its home {tmp_path} was deleted" in gone.value.hint
+    assert f"kill {os.getpid()}" in gone.value.hint
+
+
 def test_port_in_use_by_an_app_of_ours_names_the_app(listener: socket.socket) -> None:
     with pytest.raises(ListenFailed) as caught:
         open_listener(at(listener), own=lambda: {inode(listener): "admin"})
