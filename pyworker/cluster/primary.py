@@ -50,6 +50,7 @@ _BUNDLE = re.match(
 _BOOT_FROM_BUNDLE = (
     "import sys; sys.path[0] = {!r}; from pyworker.cluster import boot; del sys.path[0]; boot.main()"  # [0] is ''
 )
+_TOGETHER = 0.1  # seconds in which a signal to the whole group, which a worker died of, is seen by us as well
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 _NATIVE = handles.Kind("net.Native", {})
 _UDP = handles.Kind("dgram.Native", {})
@@ -167,14 +168,22 @@ class Cluster(Emitter):
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, told.set)
 
+        def say_exit(worker: Worker, code: int | None, signal: str | None) -> None:
+            def say() -> None:
+                if not told.is_set():
+                    self._say_exit(worker, code, signal)
+
+            if not worker.exited_after_disconnect and self._wanted:
+                loop.call_later(_TOGETHER if signal in ("SIGTERM", "SIGINT") else 0.0, say)
+
         def over(*_: object) -> None:
             if self._is_over:
-                told.set()
+                loop.call_later(_TOGETHER, told.set)
 
+        self.on("exit", say_exit)
+        self.on("error", self._say_error)
         self.on("exit", over)
         self.on("error", over)  # the last one could not even be started
-        self.on("exit", self._say_exit)
-        self.on("error", self._say_error)
         self.on("giveup", self._say_giveup)
         try:
             await self.start()
@@ -184,16 +193,15 @@ class Cluster(Emitter):
                 loop.remove_signal_handler(number)
             self.off("exit", over)
             self.off("error", over)
-            self.off("exit", self._say_exit)
+            self.off("exit", say_exit)
             self.off("error", self._say_error)
             self.off("giveup", self._say_giveup)
             await self.disconnect()
         return not self._record.permanent
 
     def _say_exit(self, worker: Worker, code: int | None, signal: str | None) -> None:
-        if not worker.exited_after_disconnect and self._wanted:
-            how = f"exited with code {code}" if signal is None else f"was killed by {signal}"
-            sys.stderr.write(f"cluster: worker {worker.id} (pid {worker.process.pid}) {how}\n")
+        how = f"exited with code {code}" if signal is None else f"was killed by {signal}"
+        sys.stderr.write(f"cluster: worker {worker.id} (pid {worker.process.pid}) {how}\n")
 
     def _say_error(self, worker: Worker, error: Exception) -> None:
         sys.stderr.write(f"cluster: worker {worker.id}: {error}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections import Counter
@@ -623,6 +624,22 @@ async def test_a_module_runs_as_a_cluster(tmp_path: Path) -> None:
         answers = [await get(port) for _ in range(4)]
         assert answers[:2] == answers[2:]
         assert answers[0].split(" ", 1)[1] == f"1 __main__ ['{port}']"
+
+
+@asynchronous
+async def test_a_signal_that_ends_a_cluster_with_its_workers_is_nothing_that_goes_wrong(tmp_path: Path) -> None:
+    lines = "import os, signal; signal.signal(15, signal.SIG_DFL); os.write(1, b'here\\n'); signal.pause()"
+    (tmp_path / "ends.py").write_text(lines)
+    child = child_process.spawn(
+        sys.executable, ["-m", "pyworker.cluster", "-w", "2", str(tmp_path / "ends.py")], detached=True
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert [await child.stdout.readline() for _ in range(2)] == [b"here\n"] * 2
+    assert child.pid is not None
+    os.killpg(child.pid, signal.SIGTERM)
+    assert await child.stderr.read() == b""
+    assert (await child.wait_closed()).code == 0
 
 
 @asynchronous
