@@ -84,6 +84,7 @@ class App:
     closed: bool = True  # nothing of it is left in the system
     scale: int | None = None
     scale_base: int | str | None = None
+    scale_before: tuple[int | None, int | str | None] = (None, None)  # what the last commit has ended: a roll-back's
     stopped_slots: set[int] = field(default_factory=set)
     finished_slots: set[int] = field(default_factory=set)
     gated: frozenset[int] = frozenset()  # generations that wait for another app, or for hooks.pre_start
@@ -311,6 +312,7 @@ class App:
             "previous": self.previous,
             "soak_until": self.soak_until,
             "soak_deaths": self.soak_deaths,
+            "scale_before": self.scale_before,
             "starting": self.starting,
             "started_at": self.started_at,
             "restored": self.restored,
@@ -360,6 +362,7 @@ class App:
         self.previous = memo["previous"]
         self.soak_until = float(memo["soak_until"])
         self.soak_deaths = int(memo["soak_deaths"])
+        self.scale_before = tuple(memo.get("scale_before", (None, None)))
         self.starting = bool(memo["starting"])
         self.started_at = float(memo["started_at"])
         self.restored = bool(memo.get("restored", False))

@@ -217,6 +217,7 @@ class Brain:
         failpoint.hit("reload.committed")
         app.soak_until = now + config.reload.soak
         app.soak_deaths, app.given_up = 0, ""
+        app.scale_before = scale
         app.record = restart.CLEAR
         app.fill_slots()
         app.reload_from = old
@@ -249,6 +250,8 @@ class Brain:
     def _roll_back(self, app: App, number: int, reason: str) -> None:
         given_up = app.generation
         app.generation, app.previous = number, None
+        if app.scale is None:
+            app.scale, app.scale_base = app.scale_before
         app.given_up = ""
         app.record = restart.CLEAR
         app.reload_from = None

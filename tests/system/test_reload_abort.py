@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 
@@ -80,3 +81,15 @@ def test_without_a_reload_there_is_nothing_to_give_up(pw: Pyworker) -> None:
     assert "api: no reload is under way, and none can be taken back" in done.stderr
     assert pw.run("reload", "--abort", "--soak").returncode == 2
     assert pw.pids() == before
+
+
+def test_what_was_scaled_is_back_when_a_reload_with_another_number_of_workers_is_given_up(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.ok("scale", "api=3")
+    pw.api(ASGI, workers=2, tables=TABLES)
+    pw.ok("reload", "api")
+    assert pw.wait_steady()["workers"]["want"] == 2
+    os.kill(pw.role("daemon"), signal.SIGKILL)  # the next one knows it, too
+    pw.ok("reload", "--abort", "api")
+    assert pw.wait_steady()["workers"]["want"] == 3
