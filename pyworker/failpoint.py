@@ -34,6 +34,7 @@ POINTS = {
     "guardian.exec": "an upgrade: all fds are inheritable, the exec is next",
     "guardian.execed": "an upgrade: the new version runs and has taken over nothing",
     "guardian.leave": "an upgrade: a program is about to be told to make room",
+    "guardian.stands_by": "an upgrade: the daemon has become a guardian that stands by and has not said so",
     "daemon.restored": "all fds have come from the guardian",
     "daemon.adopt_app": "an app is about to be adopted",
     "daemon.adopted": "all apps are adopted, what does not live is not started yet",

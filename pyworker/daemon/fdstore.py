@@ -22,7 +22,7 @@ from typing import NoReturn, assert_never
 from pyworker import failpoint
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.protocol import store
-from pyworker.protocol.inherited import FdName, parse_fd_name
+from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 
@@ -83,6 +83,20 @@ class FdStore:
         self.guardian_pid = done.guardian_pid
         self.guardian_version = done.guardian_version
         self.reason = done.reason
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Let the guardian that stands by go: from here this daemon becomes the guardian when there is none."""
+        channel = self.fds.get(STANDBY)
+        if channel is None:
+            return
+        try:
+            os.write(channel, encode(store.Leave()))
+        except BlockingIOError:
+            return  # it is stopped: an end of the channel, before it is told, would have it act
+        except OSError:
+            pass  # it has gone
+        self.remove(STANDBY)
 
     def attach(self, loop: Loop) -> None:
         """Go on in the daemon's loop."""
@@ -287,15 +301,21 @@ def _receive_blocking(channel: socket.socket) -> unix_fds.Packet:
         poll.poll()
 
 
-def become_guardian(home: str, fds: dict[str, int]) -> NoReturn:
-    """Replace this process by a guardian that has all of these fds, their names in a memfd. OSError: not yet."""
+def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) -> NoReturn:
+    """Replace this process by a guardian that has all of these fds, their names in a memfd. OSError: not yet.
+
+    `standby`: by one that waits on our channel until it is needed, or not.
+    """
     memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": fds}).encode())
-    passed = [memo, *fds.values()]
+    passed = [memo, *fds.values(), *([store.CHANNEL_FD] if standby else [])]
     try:
         for fd in passed:
             os.set_inheritable(fd, True)
-        failpoint.hit("daemon.become_guardian")
         argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
+        if standby:
+            argv += ["--standby", str(store.CHANNEL_FD)]
+        else:
+            failpoint.hit("daemon.become_guardian")
         os.execv(argv[0], argv)
     finally:
         for fd in passed:

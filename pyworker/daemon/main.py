@@ -131,7 +131,7 @@ def main(argv: list[str]) -> int:
     else:
         store.on_lost = lambda: foreground.leave_with(store)
         running.begin(adopted)
-    store.on_leave = lambda: _make_room(loop, brain, desk)
+    store.on_leave = lambda: _make_room(loop, brain, desk, home)
     loop.run()
     store.flush_blocking(2.0)
     return 0
@@ -246,12 +246,17 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
     store.on_lost = become
 
 
-def _make_room(loop: Loop, brain: Brain, desk: Desk) -> None:
-    """An upgrade: leave everything to the daemon that is started next."""
+def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
+    """An upgrade: leave everything to the daemon that is started next, and stand by until it has it."""
     failpoint.hit("daemon.leave")
     for app in brain.apps.values():
         app.write_memo()
     desk.before_leaving()
+    brain.store.flush_blocking(2.0)
+    try:
+        become_guardian(home, dict(brain.store.fds), standby=True)
+    except Exception:  # noqa: BLE001  the upgrade goes on without
+        report_to_stderr("cannot stand by")
     loop.stop()
 
 

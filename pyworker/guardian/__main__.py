@@ -1,4 +1,4 @@
-"""Guardian: `python -I -m pyworker.guardian --home DIR [--notify-fd N] [--adopt FD]`, or `--check`.
+"""Guardian: `python -I -m pyworker.guardian --home DIR [--notify-fd N] [--adopt FD [--standby FD]]`, or `--check`.
 
 Says "ok" or why not on the notify fd, then keeps quiet: its own words go to logs/pyworker.log.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from pyworker import __version__, failpoint
 from pyworker.errors import Exit, PyworkerError
-from pyworker.guardian import boot
+from pyworker.guardian import boot, standby
 from pyworker.guardian.boot import BootError
 from pyworker.guardian.main import Guardian, Times
 from pyworker.guardian.say import say
@@ -58,6 +58,8 @@ def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, pro
     taken_over: dict[str, dict[str, Any]] = {}
     if options.adopt is not None:
         store, taken_over = boot.adopted_store(options.adopt)
+        if options.standby is not None and not _is_needed(options.standby):
+            return 0
         home = _prepare_patiently(path, store)
     else:
         boot.check_limits()
@@ -79,6 +81,16 @@ def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, pro
     boot.remove_control(home, store.get(inherited.LOCK))
     say("stopped")
     return code
+
+
+def _is_needed(channel: int) -> bool:
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    process.set_name("pyworker standby")
+    set_title("pyworker standby")
+    needed = standby.is_needed(channel)
+    process.set_name("pyworker guardian")
+    set_title("pyworker guardian")
+    return needed
 
 
 def _prepare(home: int, store: FdStore) -> None:
@@ -130,6 +142,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", type=int, help="in the foreground: a memfd with the RunSpec")
     parser.add_argument("--notify-fd", type=int)
     parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of the guardian before")
+    parser.add_argument("--standby", type=int, help="the channel on which to wait until this guardian is needed")
     tick = float(os.environ.get(ENV_TICK) or Times.tick)
     parser.add_argument("--tick", type=float, default=tick, help="seconds between pings")
     return parser.parse_args(argv)

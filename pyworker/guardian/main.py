@@ -6,6 +6,7 @@ Level-triggered: every turn looks at what is, and does what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -35,6 +36,7 @@ from pyworker.protocol.store import (
     FromDaemon,
     FromLogger,
     Hello,
+    Leave,
     LoggerState,
     LoggerVersion,
     LogStats,
@@ -44,6 +46,7 @@ from pyworker.protocol.store import (
     Relay,
     Remove,
     RestoreDone,
+    StandsBy,
     Stopping,
     Store,
     Upgrade,
@@ -127,6 +130,7 @@ class Guardian:
             elif is_first:
                 is_first = False
                 started()
+        self._dismiss()
         return self._code
 
     def _tried(self, step: Callable[..., None], *arguments: float) -> bool:
@@ -259,6 +263,23 @@ class Guardian:
     def _replace(self, now: float) -> None:
         if not self._stopping:
             self._upgrade.replace(now, self._times.leave)
+
+    def _set_aside(self) -> None:
+        """The daemon stands by: the next one may start, and is handed what tells this one that it is not needed."""
+        daemon = self._daemon
+        if not daemon.leaving or daemon.channel is None:
+            raise wire.WireError("nobody has asked it to stand by")
+        self._watch.remove(daemon.channel.fileno())
+        self._store.put(inherited.STANDBY, daemon.channel.detach())
+        daemon.channel = None
+        self._ended(daemon, time.monotonic(), process.UNKNOWN)
+
+    def _dismiss(self) -> None:
+        """A deliberate end between two daemons: nobody is to go on."""
+        channel = self._store.get(inherited.STANDBY)
+        if channel is not None:
+            with contextlib.suppress(OSError):
+                os.write(channel, wire.encode(Leave()))
 
     # ---- starting -----------------------------------------------------------------------------------
     def _start_logger(self, now: float) -> None:
@@ -436,6 +457,8 @@ class Guardian:
             case Collected(pids):
                 failpoint.hit("guardian.collect")
                 self._reap(pids)
+            case StandsBy():
+                self._set_aside()
             case Stopping():
                 self._stopping = True
             case Fate(code):

@@ -91,7 +91,10 @@ class LoggerVersion:
 
 @record
 class Leave:
-    """An upgrade: store what is not stored yet, answer who waits, and exit; another one is started at once."""
+    """An upgrade: store what is not stored yet, answer who waits, and exit; another one is started at once.
+
+    A daemon does not exit, it stands by until it is told this again: by the next daemon, which has everything then.
+    """
 
 
 @record
@@ -154,6 +157,11 @@ class Upgrade:
     python: str
 
 
+@record
+class StandsBy:
+    """It has left, says nothing any more, and keeps its descriptors; the channel is from here its link to the next."""
+
+
 # ---- logger -> guardian ----------------------------------------------------------------------------
 @record
 class LogStats:
@@ -175,6 +183,6 @@ class Closed:
 ToDaemon = Union[
     Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
 ]
-FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, Fate]
+FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, StandsBy, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.protocol import store as protocol
+from pyworker.protocol.wire import encode
 from pyworker.unix import fds
 from tests.guardian.rig import Peer, Rig
 from tests.support.pyworker import alive
@@ -62,6 +63,49 @@ def test_what_is_stored_with_the_last_breath_is_not_lost(rig: Rig) -> None:
     successor.hear_until(protocol.RestoreDone)
     assert "env.api.2" in successor.fds
     os.close(memfd)
+
+
+def stands_by(rig: Rig, daemon: Peer) -> Peer:
+    """Have the daemon stand by instead of ending, and return the next one, restored."""
+    daemon.hear_until(protocol.Leave)
+    daemon.say(protocol.StandsBy())
+    successor = rig.peer("daemon")
+    assert successor.hear_until(protocol.RestoreDone).reason == "upgrade"
+    return successor
+
+
+def test_daemon_that_stands_by_is_told_by_the_next_one_that_it_is_not_needed(rig: Rig) -> None:
+    daemon, _ = rig.both()
+    daemon.say(protocol.Upgrade(sys.executable))
+    successor = stands_by(rig, daemon)
+    assert alive(daemon.pid)
+    os.write(successor.fds["standby"], encode(protocol.Leave()))
+    assert daemon.hear() == protocol.Leave()
+    daemon.leave()
+    assert successor.hear_until(protocol.Exited, pid=daemon.pid).code == 0
+
+
+def test_daemon_that_stands_by_sees_the_end_when_guardian_and_next_daemon_are_gone_and_not_before(rig: Rig) -> None:
+    daemon, _ = rig.both()
+    daemon.say(protocol.Upgrade(sys.executable))
+    successor = stands_by(rig, daemon)
+    rig.process.kill()
+    rig.process.wait()
+    assert fds.recv_packet(daemon.channel, 100, 0) is None
+    os.close(successor.fds.pop("standby"))
+    assert daemon.hear() is None
+
+
+def test_deliberate_end_between_two_daemons_is_the_end_of_the_one_that_stands_by(rig: Rig) -> None:
+    daemon, logger = rig.both()
+    daemon.say(protocol.Upgrade(sys.executable))
+    successor = stands_by(rig, daemon)
+    successor.say(protocol.Stopping())
+    successor.leave()
+    logger.hear_until(protocol.Stopping)
+    logger.leave()
+    assert rig.process.wait(10) == 0
+    assert daemon.hear() == protocol.Leave()
 
 
 def test_end_of_a_child_over_the_exec_is_told_to_the_next_daemon(rig: Rig) -> None:

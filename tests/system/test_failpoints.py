@@ -151,6 +151,7 @@ SCENARIOS: dict[str, Callable[[World], None]] = {
     "guardian.exec": World.upgrade,
     "guardian.execed": World.upgrade,
     "guardian.leave": World.upgrade,
+    "guardian.stands_by": World.upgrade,
     "daemon.restored": World.kill_daemon,
     "daemon.adopt_app": World.kill_daemon,
     "daemon.adopted": World.kill_daemon,

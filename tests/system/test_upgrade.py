@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.control import ask as control_ask
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.sources import ASGI, version
@@ -155,3 +156,64 @@ def test_a_reload_that_nobody_waits_for_goes_on_after_an_upgrade_and_is_refused_
         wait_until(lambda: "the daemon ended before the commit" in pw.run("events").stdout, LONG, "it to be said")
         assert pw.wait_steady()["gen"] == 1
         assert pw.get().startswith("one")
+
+
+def is_whole(pw: Pyworker) -> bool:
+    """Whether there is one of each of ours, and all of them know of one another."""
+    titles = [title.strip() for title in pw.titles().values()]
+    if [titles.count(f"pyworker {name}") for name in ("guardian", "daemon", "logger", "standby")] != [1, 1, 1, 0]:
+        return False
+    answer = control_ask(pw.home, {"type": "ps"})
+    apps = answer["body"]["apps"] if answer is not None and answer["type"] == "reply" else []
+    return [(app["state"], app["workers"]["ready"], app["workers"]["total"]) for app in apps] == [("running", 2, 2)]
+
+
+KILLED = [
+    "guardian.exec", "guardian.execed", "guardian.adopted", "guardian.leave", "guardian.stands_by", "guardian.start_daemon",
+    "guardian.daemon_started", "guardian.start_logger", "daemon.leave", "daemon.restored", "daemon.adopt_app",
+    "daemon.adopted", "daemon.serving", "logger.leave",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", KILLED)
+def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(pw: Pyworker, point: str) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    wait_until(lambda: is_whole(pw), LONG, "the start")
+    workers = pw.pids()
+    passed = pw.arm(point, "kill") + ".hit"
+    with Load(pw.port, "new", "keep", pause=0.01) as load:
+        pw.run("daemon", "upgrade", "--force")  # it may have lost the daemon that it asked
+        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{pw.daemon_log()}")
+        wait_until(lambda: is_whole(pw), LONG, f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids() == workers
+
+
+@pytest.mark.parametrize(
+    ("who", "point"),
+    [
+        ("standby", "guardian.daemon_started"),
+        ("guardian", "guardian.daemon_started"),
+        ("guardian", "guardian.stands_by"),
+        ("guardian", "daemon.leave"),
+        ("guardian", "daemon.restored"),
+    ],
+)
+def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(pw: Pyworker, who: str, point: str) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    workers, guardian = pw.pids(), pw.role("guardian")
+    passed = pw.arm(point, "sleep:1") + ".hit"
+    with Load(pw.port, "new", "keep", pause=0.01) as load:
+        upgrade = pw.popen("daemon", "upgrade", "--force")
+        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed")
+        kill(guardian if who == "guardian" else next(p for p, title in pw.titles().items() if f"pyworker {who}" in title))
+        upgrade.communicate(timeout=60)
+        wait_until(lambda: is_whole(pw), LONG, f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
+        load.wait_more(20)
+    assert load.lost == []
+    assert pw.pids() == workers
