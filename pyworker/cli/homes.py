@@ -14,20 +14,9 @@ def default_home() -> str:
         return home
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # the XDG rules say: a relative path is to be ignored
-        state = os.path.join(_home_of_user(), ".local/state")
-    return os.path.join(state, "pyworker")
-
-
-def _home_of_user() -> str:
-    """Return $HOME, or what the list of users says where it is empty or no path (a unit file, a stripped environment)."""
-    home = os.environ.get("HOME", "")
-    if os.path.isabs(home):
-        return home
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
+        state = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):
         why = f"HOME is not set, and the user {os.getuid()} has no entry in /etc/passwd"
         hint = f"say where: --home FOLDER, or set {ENV_HOME}"
-        raise PyworkerError(f"nothing says where the state folder is: {why}", hint=hint, code="no_home") from None
+        raise PyworkerError(f"nothing says where the state folder is: {why}", hint=hint, code="no_home")
+    return os.path.join(state, "pyworker")

@@ -13,8 +13,10 @@ import click
 import pytest
 
 from pyworker import __version__
+from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
+from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
 from pyworker.web.__main__ import TOKEN_FILE
 from tests.cli import documents
@@ -234,3 +236,12 @@ def test_a_home_that_is_no_absolute_path_is_none(home: str, value: str) -> None:
     found = run("ps", home=home, PYWORKER_HOME="", HOME=value)
     assert found.code == 69
     assert f"no daemon answers at {pwd.getpwuid(os.geteuid()).pw_dir}/.local/state/pyworker" in found.err
+
+
+def test_a_user_without_a_home_or_a_name_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", "PYWORKER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is for a user without an entry
+    with pytest.raises(PyworkerError, match="nothing says where the state folder is") as told:
+        default_home()
+    assert "--home FOLDER" in told.value.hint
