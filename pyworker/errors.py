@@ -26,7 +26,7 @@ MEANING: dict[Exit, str] = {
     Exit.FAILED: "it was tried and failed: the app did not get ready, the reload was refused; `diff`: something differs",
     Exit.USAGE: "a wrong option or argument",
     Exit.NOT_RUNNING: "the app is known and does not run; `ps --check` when not all of them do",
-    Exit.NO_SUCH_APP: "no app of that name in the daemon that was asked (the message says which)",
+    Exit.NO_SUCH_APP: "no app or worker of that name in the daemon that was asked; a worker where an app is meant",
     Exit.UNAVAILABLE: "no daemon answers, or it could not be started",
     Exit.BUSY: "another operation is under way, or `--timeout` was hit; the operation itself goes on",
     Exit.NO_PERMISSION: "another user's daemon, an unsafe home folder",

@@ -25,6 +25,7 @@ from pyworker.protocol.wire import to_json
 
 _ENDS = ("worker_exited", "worker_recycled", "worker_unhealthy")  # why workers left, other than by a command
 _SHOWN_ENDS = 5
+_SHOWN_EVENTS = 20
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
 
 
@@ -46,6 +47,13 @@ def _add_pss(documents: list[dict[str, Any]], found: dict[int, int | None]) -> N
             worker["pss_bytes"] = found.get(worker["pid"])
         known = [worker["pss_bytes"] for worker in document["pool"] if worker["pid"]]
         document["pss_bytes"] = _sum(known) if None not in known else None  # half of a sum would be no answer
+
+
+def narrow(document: dict[str, Any], slots: frozenset[int]) -> dict[str, Any]:
+    """Leave these workers in an app's document (none: all); the figures of the app stay its own."""
+    if slots:
+        document["pool"] = [worker for worker in document["pool"] if worker["worker"] in slots]
+    return document
 
 
 def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
@@ -154,8 +162,8 @@ def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) ->
     }
 
 
-def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[str, Any]:
-    """Return one app of `describe --json`."""
+def describe(brain: Brain, sampler: Sampler, app: App, slots: frozenset[int], *, reveal: bool) -> dict[str, Any]:
+    """Return one app of `describe --json`; with `slots` the workers, exits and events of these only."""
     config, current = app.config, app.current
     template = app.templates.get(app.generation)
     loaded = template.loaded if template else None
@@ -169,13 +177,13 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
     _add_pss([document], {w["pid"]: sampler.pss(w["pid"]) for w in document["pool"] if w["pid"]})
     known = brain.events.recent(app.name)
     deleted = max((e.seq for e in known if e.type == "app_deleted"), default=0)  # another one had this name before
-    ends = [e for e in known if e.type in _ENDS and e.seq > deleted]
+    ends = [e for e in known if e.type in _ENDS and e.seq > deleted and (not slots or e.worker in slots)]
     document |= {
         "limits": to_json(config.limits) if config else None,
         "health": to_json(config.health) if config and config.health else None,
         "env": env,
         "exits": [to_json(e) for e in ends[-_SHOWN_ENDS:]],
-        "events": [to_json(e) for e in brain.events.recent(app.name, 20)],
+        "events": [to_json(e) for e in known if not slots or e.worker in slots][-_SHOWN_EVENTS:],
         "command": list(config.command) if config else [],
         "script": config.script if config else None,
         "cwd": config.cwd if config else None,
@@ -201,7 +209,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, *, reveal: bool) -> dict[
         "stop": to_json(config.stop) if config else None,
         "reload": to_json(config.reload) if config else None,
     }
-    return document
+    return narrow(document, slots)
 
 
 def _what(config: AppConfig | None) -> str:

@@ -99,19 +99,24 @@ class Delete:
 
 @record
 class Ps:
-    """Reply: the document of `ps --json`. `sample`: measure CPU and memory; `pss`: each worker's fair share of it, too."""
+    """Reply: the document of `ps --json`. `sample`: measure CPU and memory; `pss`: each worker's fair share of it, too.
+
+    A selector of a worker narrows the `pool`; `whole`: it is refused.
+    """
 
     selectors: tuple[str, ...] = ()
     sample: bool = True
     pss: bool = False
+    whole: bool = False
 
 
 @record
 class Describe:
-    """Reply: {"apps": [one element of ps' apps plus more]}. `reveal`: secret values too."""
+    """Reply: {"apps": [one element of ps' apps plus more]}. `reveal`: secret values too; `whole`: as of Ps."""
 
     selectors: tuple[str, ...]
     reveal: bool = False
+    whole: bool = False
 
 
 @record

@@ -108,7 +108,9 @@ def _toml(apps: list[dict[str, Any]], origin: bool) -> str:
 
 
 def _environment(settings: Settings, name: str, origin: bool, reveal: bool) -> int:
-    body = ask(settings.home, {"type": "describe", "selectors": [name], "reveal": reveal}, settings.timeout)
+    body = ask(
+        settings.home, {"type": "describe", "selectors": [name], "reveal": reveal, "whole": True}, settings.timeout
+    )
     env = [variable for app in body["apps"] for variable in app["env"]]
     if settings.json:
         out(json.dumps({"v": 1, "env": env}))

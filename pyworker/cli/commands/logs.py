@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyworker.cli import eventlog, logfiles, render
+from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, merge
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
@@ -26,6 +28,7 @@ from pyworker.protocol.names import APPS_FILE, EVENTS_FILE
 if TYPE_CHECKING:
     from pyworker.cli.records import Filter, Grouper
 
+_WORKER = re.compile(r"\.[0-9]+\Z")
 _POLL = 0.1  # seconds between looks at files that did not grow
 _RECORD_ENDS = 0.3  # seconds without a line after which -f takes a record for complete
 _SHOW_UNFINISHED = 1.0  # seconds until an unfinished line is shown by -f
@@ -116,6 +119,9 @@ def cmd(
                 render.note("It has printed nothing that is still in the log.", err)
             elif not (names or follow or logfiles.find(settings.home)):
                 render.note(f"Nothing has been logged in {settings.home} yet.", err)
+        if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
+            with contextlib.suppress(DaemonAway):  # nobody knows then which there are
+                ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
         if follow:
             reader.follow()
     finally:

@@ -27,7 +27,9 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     pyworker metrics > /var/lib/node_exporter/pyworker.new     by a cron job; then mv
     """
     document = ask(
-        settings.home, {"type": "ps", "selectors": list(names), "sample": True, "pss": True}, settings.timeout
+        settings.home,
+        {"type": "ps", "selectors": list(names), "sample": True, "pss": True, "whole": True},
+        settings.timeout,
     )
     text = metrics.render(document)
     how = render.look(sys.stdout, False)

@@ -69,6 +69,8 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
     pyworker ps --sort mem      the largest first
     pyworker ps --json | jq     for programs
     """
+    one = any("." in name for name in names)  # a worker: its row is what was asked for
+    workers = workers or one
     request = {"type": "ps", "selectors": list(names), "sample": not settings.quiet}
     document = ask(settings.home, request, settings.timeout)
     apps: list[dict[str, Any]] = document.get("apps") or []
@@ -89,7 +91,12 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
             render.note("", errors)
         for text in texts:
             render.note(text, errors)
-    if check and not (apps and all(app["state"] in _UP for app in apps)):
+    if one:
+        states = [w["state"] for app in apps for w in app["pool"] or [{"state": "stopped"}]]
+        up = all(state == "ready" for state in states)
+    else:
+        up = bool(apps) and all(app["state"] in _UP for app in apps)
+    if check and not up:
         return int(Exit.NOT_RUNNING)
     return 0
 

@@ -60,7 +60,7 @@ def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool,
 
 
 def _request(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"type": "ps", "selectors": list(names), "sample": True, "pss": True}
+    return {"type": "ps", "selectors": list(names), "sample": True, "pss": True, "whole": True}
 
 
 def _once(settings: Settings, names: tuple[str, ...], interval: float, sort: str) -> int:

@@ -47,7 +47,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     need_names(settings, "wait", names)
     began = time.monotonic()
     while True:
-        request = {"type": "ps", "selectors": list(names), "sample": False}
+        request = {"type": "ps", "selectors": list(names), "sample": False, "whole": True}
         apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
         open_apps = [app for app in apps if not _reached(app, goal)]
         failed = [app for app in open_apps if app["state"] == "failed"]

@@ -40,7 +40,8 @@ def resurrect(settings: Settings) -> int:
 def flush(settings: Settings, names: tuple[str, ...]) -> int:
     """Empty the logs of apps; rotated files stay."""
     need_names(settings, "flush", names)
-    apps = ask(settings.home, {"type": "describe", "selectors": list(names), "reveal": False}, settings.timeout)["apps"]
+    request = {"type": "describe", "selectors": list(names), "whole": True}
+    apps = ask(settings.home, request, settings.timeout)["apps"]
     if {"all", "*"} & set(names):
         confirm(settings, f"This empties the logs of {', '.join(line(a['name']) for a in apps)}.", "pyworker flush all")
     for app in apps:

@@ -80,7 +80,7 @@ class Feed:
         while not self._ended:
             began = time.monotonic()
             try:
-                request = {"type": "ps", "selectors": list(self._names), "sample": True, "pss": True}
+                request = {"type": "ps", "selectors": list(self._names), "sample": True, "pss": True, "whole": True}
                 document = ask(self._home, request)
                 self._tell(News(document=document, at=time.monotonic()))
                 pause = self._interval

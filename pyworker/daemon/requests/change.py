@@ -105,7 +105,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
 
 def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     """New generations, each read from its source again."""
-    names = list(dict.fromkeys(s.app for s in desk.select(request.selectors)))
+    names = [app.name for app in (desk.apps(request.selectors) if request.selectors else [])]
     goals: dict[str, ops.Goal] = {}
     generations: list[tuple[App, Generation]] = []
     for name in names:
@@ -151,7 +151,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
 
 def abort(desk: Desk, client: Client, request: k.Abort) -> None:
     """What is under way of these: a generation that has not been committed yet, or one in its soak."""
-    names = list(dict.fromkeys(s.app for s in desk.select(request.selectors)))
+    names = [app.name for app in (desk.apps(request.selectors) if request.selectors else [])]
     goals: dict[str, ops.Goal] = {}
     for app in (desk.brain.apps[name] for name in names):
         if app.target is not None:

@@ -42,10 +42,25 @@ class Desk:
         self.operations.wait(client, goals, decided, wait=wait, since_seq=self.seq)
 
     def apps(self, selectors: tuple[str, ...]) -> list[App]:
-        """The apps of some selectors, each once; none given: all, by name."""
+        """The apps of some selectors, each once; none given: all, by name. Refuse: one of them means a worker."""
+        return [app for app, _ in self.narrowed(selectors, whole=True)]
+
+    def narrowed(self, selectors: tuple[str, ...], *, whole: bool) -> list[tuple[App, frozenset[int]]]:
+        """Like `apps`, each with the workers of it that were named, none: all. `whole`: refuse workers."""
         if not selectors:
-            return [self.brain.apps[n] for n in sorted(self.brain.apps)]
-        return [self.brain.apps[n] for n in dict.fromkeys(s.app for s in self.select(selectors))]
+            return [(self.brain.apps[n], frozenset()) for n in sorted(self.brain.apps)]
+        found: dict[str, set[int | None]] = {}
+        for selected in self.select(selectors):
+            if selected.slot is not None:
+                self.check_slot(self.brain.apps[selected.app], selected)
+                if whole:
+                    message = f"{selected.app}.{selected.slot} is a worker: this is done with whole apps"
+                    raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"name the app: {selected.app}")
+            found.setdefault(selected.app, set()).add(selected.slot)
+        return [
+            (self.brain.apps[name], frozenset(s for s in slots if s is not None and None not in slots))
+            for name, slots in found.items()
+        ]
 
     def select(self, selectors: tuple[str, ...]) -> list[Selected]:
         """What the selectors mean; Refuse: one of them means nothing."""
@@ -63,9 +78,8 @@ class Desk:
     def check_slot(self, app: App, selected: Selected) -> None:
         """Refuse a worker number that the app does not have."""
         if not app.running or selected.slot not in range(1, app.want + 1):
-            message = f"{selected.app} has no worker {selected.slot}" + (
-                f": they are 1 to {app.want}" if app.running else ""
-            )
+            there = "it has 1 only" if app.want == 1 else f"they are 1 to {app.want}" if app.want else "it has none"
+            message = f"{app.name} has no worker {selected.slot}: {there if app.running else 'it is not running'}"
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
 
     def save(self) -> None:

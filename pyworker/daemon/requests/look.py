@@ -17,18 +17,22 @@ from pyworker.protocol.wire import to_json
 
 def ps(desk: Desk, client: Client, request: k.Ps) -> None:
     """The document of `ps --json`."""
-    apps = desk.apps(request.selectors)
+    slots = desk.narrowed(request.selectors, whole=request.whole)
     if request.sample:
         desk.sampler.want()
-    client.reply(True, report.ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=request.pss))
+    apps = [app for app, _ in slots]
+    body = report.ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=request.pss)
+    for document, (_, only) in zip(body["apps"], slots, strict=True):
+        report.narrow(document, only)
+    client.reply(True, body)
 
 
 def describe(desk: Desk, client: Client, request: k.Describe) -> None:
     """All that is known of some apps."""
-    apps = desk.apps(request.selectors)
+    apps = desk.narrowed(request.selectors, whole=request.whole)
     desk.sampler.want()
-    body = {"v": 1, "apps": [report.describe(desk.brain, desk.sampler, a, reveal=request.reveal) for a in apps]}
-    client.reply(True, body)
+    found = [report.describe(desk.brain, desk.sampler, app, slots, reveal=request.reveal) for app, slots in apps]
+    client.reply(True, {"v": 1, "apps": found})
 
 
 def follow(desk: Desk, client: Client, request: k.Follow) -> None:

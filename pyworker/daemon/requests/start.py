@@ -119,7 +119,7 @@ def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSourc
         table, values = without_env_values(request.inline)
         table |= {**_from_shell(config, shell), "name": config.name}
         return [(InlineSource(table, request.cwd, tuple(sorted(values))), config.name, values)]
-    named = desk.apps(request.names) if request.names else []
+    named = [desk.brain.apps[n] for n in dict.fromkeys(s.app for s in desk.select(request.names))]
     return [(app.source, app.name, env_values(desk, app)) for app in named]
 
 
