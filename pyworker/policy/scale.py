@@ -6,9 +6,9 @@ MAX_WORKERS = 1000
 
 
 def scaled(current: int, change: str, auto: int) -> int | None:
-    """Return the number of workers that a change asks for, None when it is not understood.
+    """Return the number of workers that a change asks for (it may be above MAX_WORKERS), None when it is not understood.
 
-    `current` is the number wanted now, `auto` what "auto" means on this machine. Never below 0 or above MAX_WORKERS.
+    `current` is the number wanted now, `auto` what "auto" means on this machine. Never below 0.
     """
     text = change.strip()
     if text == "auto":
@@ -17,4 +17,4 @@ def scaled(current: int, change: str, auto: int) -> int | None:
     digits = text[1:] if sign else text
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 6:
         return None
-    return max(0, min(MAX_WORKERS, current + sign * int(digits) if sign else int(digits)))
+    return max(0, current + sign * int(digits) if sign else int(digits))

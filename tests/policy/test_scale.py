@@ -17,7 +17,7 @@ from pyworker.policy.scale import scaled
         (4, "0", 0),
         (4, "auto", 16),
         (4, " +2 ", 6),
-        (4, "5000", 1000),
+        (4, "5000", 5000),
         (4, "", None),
         (4, "+", None),
         (4, "two", None),

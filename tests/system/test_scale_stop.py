@@ -27,6 +27,16 @@ def test_scale_sets_adds_and_takes_away_without_losing_a_request(pw: Pyworker) -
     assert pw.pids()[0] == first[0]
 
 
+def test_more_workers_than_there_may_be_are_refused_with_the_limit(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    for change in ("2000", "+1000", "20000"):
+        refused = pw.run("scale", f"api={change}")
+        assert refused.returncode == 2
+        assert "1000 are the most" in refused.stderr
+    assert pw.app()["workers"]["want"] == 1
+
+
 def test_scale_is_kept_by_a_reload_and_by_a_new_daemon(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")

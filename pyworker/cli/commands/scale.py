@@ -11,7 +11,7 @@ from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line
 from pyworker.errors import Exit, PyworkerError
 
-_CHANGE = re.compile(r"(?:[+-]?\d{1,4}|auto)\Z")
+_CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
 _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
 
 

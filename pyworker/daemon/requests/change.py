@@ -14,7 +14,7 @@ from pyworker.errors import Exit
 from pyworker.policy.converge import can_go_back
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.restart import CLEAR
-from pyworker.policy.scale import scaled
+from pyworker.policy.scale import MAX_WORKERS, scaled
 from pyworker.protocol import control as k
 
 GIVEN_UP = "it was given up (pyworker reload --abort)"
@@ -179,6 +179,9 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         count = scaled(app.want, change, usable_cpus())
         if count is None:
             raise Refuse("usage", Exit.USAGE, f"cannot scale to {change!r}", 'for example: 8, +2, -1 or "auto"')
+        if count > MAX_WORKERS:
+            text = f"{name} cannot have {count} workers: {MAX_WORKERS} are the most"
+            raise Refuse("usage", Exit.USAGE, text, f"it has {app.want} now")
         changes.append((app, count))
     goals: dict[str, ops.Goal] = {}
     for app, count in changes:
