@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pyworker.cli.commands.ps import app_notes
+from pyworker.cli.render import Look
 from tests.cli import documents
 from tests.support.cli import environment, run, run_on_terminal
 from tests.support.fake_control import FakeControl, refuses, replies
@@ -204,3 +206,16 @@ def test_ps_imports_next_to_nothing(home: str) -> None:
     assert done.stdout == PIPED
     assert "pyworker.cli.commands.ps" in imported
     assert imported & forbidden == set()
+
+
+@pytest.mark.parametrize(
+    ("failure", "step"),
+    [
+        ({"message": "exit code 1", "traceback": "", "hint": ""}, "pyworker logs -p api"),
+        ({"message": "no redis", "traceback": "ModuleNotFoundError", "hint": "pip install redis"}, "pyworker logs -p api"),
+        ({"message": "names .env, which does not exist", "traceback": "", "hint": "make it"}, "pyworker describe api"),
+    ],
+)
+def test_a_failure_of_which_nothing_was_printed_leads_to_its_hint(failure: dict[str, str], step: str) -> None:
+    (note,) = app_notes(documents.app("api", state="failed", last_failure=failure), Look(False, False, 0, False))
+    assert note.endswith(f"→ {step}")

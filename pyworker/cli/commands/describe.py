@@ -11,7 +11,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
-from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, worker_rows
+from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, has_printed, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
@@ -95,7 +95,8 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
         if failure.get("traceback") and not is_said(failure["traceback"], failure.get("message") or ""):
             lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
         hints = render.clean(failure.get("hint") or "").split("\n")
-        hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
+        if has_printed(failure):
+            hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
         lines += [f"  = help: {h}" for h in hints if h.strip()]
     quiet = {**app, "last_failure": None}
     if more := app_notes(quiet, how) + changed_files([app], how):

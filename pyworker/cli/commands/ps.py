@@ -225,7 +225,8 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {app['state']}:", style, how)
-        lines.append(_step(f"{head} {words}", f"pyworker logs -p {name}", how))
+        step = f"pyworker logs -p {name}" if has_printed(failure) else f"pyworker describe {name}"
+        lines.append(_step(f"{head} {words}", step, how))
     sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
     if sick:
         who = ", ".join(dict.fromkeys(f"{name}.{worker['worker']}" for worker in sick[:3]))
@@ -242,6 +243,11 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor", how))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
+
+
+def has_printed(failure: dict[str, Any]) -> bool:
+    """Whether what a process of the app printed says more: not of a config or machine at fault, where a hint does."""
+    return bool(failure.get("traceback") or not failure.get("hint"))
 
 
 def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:
