@@ -75,8 +75,8 @@ def apps_of(
             report.add((*path, "name"), f"`{dotted((*path, 'name'))}` cannot be set here", hint, at="key")
         if not NAME.match(name) or name in RESERVED:
             why = RESERVED.get(name, "small letters, digits, - and _")
-            meant = f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?"
-            hint = "choose another name" if name in RESERVED else meant
+            taken = name in RESERVED or clean_name(name) in paths or clean_name(name) in tables["apps"]
+            hint = "choose another name" if taken else f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?"
             report.add(path, f"an app cannot be called {shown(name)}: {why}", hint, at="key")
             name = "app" if name in RESERVED else clean_name(name)
         values = merge(values, over.apps.get(name, {}))

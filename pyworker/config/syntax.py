@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from typing import Any
@@ -14,6 +15,8 @@ _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 _PAIR = re.compile(r"""\s*((?:[A-Za-z0-9_.-]|"[^"]*"|'[^']*')+)\s*=\s*(.*?)\s*(?:\s#.*)?\Z""")
 _COLON_PAIR = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*:\s*(.+)\Z""")
 _DUPLICATE = re.compile(r"(Cannot (overwrite|declare)|Duplicate|twice)", re.IGNORECASE)
+_TABLE = re.compile(r"\('(?:[^']*', '|[^']*')*,?\)")  # as tomllib shows the path of one
+_ENDLESS = re.compile(r"[0-9][0-9_]{4000,}")  # digits; int() takes 4,300
 _LONGEST = 2000  # characters of a line that a likely mistake is looked for in
 
 
@@ -42,8 +45,12 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
 def _problem(said: str, text: str, file: str) -> Problem:
     document = Document(text)
     match = _WHERE.search(said)
-    said = _WHERE.sub("", said)
-    if match and match[1]:
+    said = _TABLE.sub(lambda found: f"[{'.'.join(ast.literal_eval(found[0]))}]", _WHERE.sub("", said))
+    endless = None if match else _ENDLESS.search(text)
+    if endless:
+        said = f"a number of {len(endless[0])} digits"
+        line, column = text.count("\n", 0, endless.start()) + 1, endless.start() - text.rfind("\n", 0, endless.start())
+    elif match and match[1]:
         line, column = int(match[1]), int(match[2])
     else:
         line, column = document.lines, 1
