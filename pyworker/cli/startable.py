@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.here import absolute, here
@@ -33,7 +34,7 @@ class Startable(NamedTuple):
         """Return what an app runs, as typed, and how its connections are spread."""
         for app in self.apps:
             if app.name == name:
-                return app.target or app.script or " ".join(app.command), app.balance
+                return app.target or app.script or shlex.join(app.command), app.balance
         return None
 
     def describe(self, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from typing import Any
 
@@ -217,7 +218,7 @@ def _what(config: AppConfig | None) -> str:
         return ""
     if config.target is not None:
         return config.target
-    return config.script if config.script is not None else " ".join(config.command)
+    return config.script if config.script is not None else shlex.join(config.command)
 
 
 def is_changed(app: App) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -146,7 +147,7 @@ def _what(app: dict[str, Any]) -> tuple[str, str]:
     if app.get("script"):
         return "script", str(app["script"])
     command = app.get("command") or "–"
-    return "command", " ".join(map(str, command)) if isinstance(command, list) else str(command)
+    return "command", shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
 def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
