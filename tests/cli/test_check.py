@@ -39,6 +39,17 @@ def test_what_the_file_names_must_be_there(tmp_path: Path, home: str) -> None:
     assert " --> app.toml:2:10\n" in done.err
 
 
+def test_what_a_start_would_refuse_here_is_a_warning(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text('[apps.app]\ncommand = "no-such-program"\nenv_file = ".env"\nuser = "nobody-of-here"\n')
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert (done.code, done.out) == (0, "app.toml is fine: 1 app (app)\n")
+    assert "warning: app.toml:2: `command` of app `app` names no-such-program" in done.err
+    assert "warning: app.toml:3: `env_file[0]` of app `app` names .env, which does not exist" in done.err
+    assert "warning: app.toml:4: `user` of app `app`" in done.err
+    document = json.loads(run("check", "--json", home=home, cwd=str(tmp_path)).out)
+    assert (document["ok"], document["errors"], len(document["warnings"])) == (True, [], 3)
+
+
 def test_json_is_one_document_on_stdout(tmp_path: Path, home: str) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[app]\ntarget = "a:b"\nworker = 4\n')
@@ -59,10 +70,11 @@ def test_json_is_one_document_on_stdout(tmp_path: Path, home: str) -> None:
                 "end_column": 7,
             }
         ],
+        "warnings": [],
     }
     file.write_text(GOOD)
     done = run("check", str(file), "--json", home=home)
-    assert (done.code, json.loads(done.out)) == (0, {"v": 1, "ok": True, "file": str(file), "errors": []})
+    assert (done.code, json.loads(done.out)) == (0, {"v": 1, "ok": True, "file": str(file), "errors": [], "warnings": []})
 
 
 def test_without_a_file_it_says_which_names_were_looked_for(tmp_path: Path, home: str) -> None:

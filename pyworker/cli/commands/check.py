@@ -1,8 +1,9 @@
 """CLI: `pyworker check` looks at a config file, says all that is wrong with it, and starts nothing.
 
 Beyond the file itself it looks whether the folders, scripts, interpreters and certificates that it names are
-there. Environment and rights are not looked at: they are those of the machine and the user that will run it; with
---import the environment is resolved and the app imported, in a process that is thrown away.
+there. Environment, users, rights and programs are those of the machine and the user that will run it: what is wrong
+with them here is a warning, and no mistake of the file. With --import it is one: the app is imported as it would be
+here, in a process that is thrown away.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
 
     path = absolute(file) if file else find(here(), os.environ)
     apps: tuple[AppConfig, ...] = ()
+    warnings: list[Problem] = []
     if path is None:
         hint = (
             "name one, or go to the folder that has an app.toml, a pyworker.toml, or [tool.pyworker] in pyproject.toml"
@@ -50,13 +52,17 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         apps, problems = problems_of(path, profile)
         if imports and not problems:
             problems = _imported(apps, path)
+        elif not problems:
+            warnings = _refused_here(apps, path)
     if settings.json:
-        click.echo(json.dumps(_document(path, problems)))
+        click.echo(json.dumps(_document(path, problems, warnings)))
     elif problems:
         _show(problems, settings)
     elif not settings.quiet and path is not None:
         names = ", ".join(app.name for app in apps)
         click.echo(f"{os.path.basename(path)} is fine: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
+    if warnings and not settings.json and not settings.quiet:
+        _warn(warnings, settings)
     if problems:
         sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
 
@@ -80,6 +86,27 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
     return loaded.apps, problems
 
 
+def _refused_here(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
+    """Return what `start` would refuse on this machine, as this user, of files without mistakes."""
+    from pyworker.config.problem import ConfigError
+    from pyworker.config.resolve import resolve
+
+    found: list[Problem] = []
+    for app in apps:
+        try:
+            resolve(
+                app,
+                file=os.path.abspath(path),
+                shell_env=os.environ,
+                base_env=os.environ,
+                our_python=sys.executable,
+                is_root=os.geteuid() == 0,
+            )
+        except ConfigError as error:
+            found += error.problems
+    return found
+
+
 def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
     from pyworker.cli.tryimport import try_import
     from pyworker.config.problem import ConfigError
@@ -95,10 +122,21 @@ def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
     return problems
 
 
-def _document(path: str | None, problems: list[Problem]) -> dict[str, Any]:
+def _document(path: str | None, problems: list[Problem], warnings: list[Problem]) -> dict[str, Any]:
     names = ("code", "message", "hint", "key", "line", "column", "end_column")
-    errors = [{name: getattr(problem, name) for name in names} for problem in problems]
-    return {"v": 1, "ok": not problems, "file": path, "errors": errors}
+    errors, refused = ([{name: getattr(p, name) for name in names} for p in some] for some in (problems, warnings))
+    return {"v": 1, "ok": not problems, "file": path, "errors": errors, "warnings": refused}
+
+
+def _warn(problems: list[Problem], settings: Settings) -> None:
+    from pyworker.cli.render import clean, look, note, paint
+
+    how = look(sys.stderr, settings.color)
+    for problem in problems:
+        where = f"{os.path.basename(problem.file)}:{problem.line}: " if problem.line else ""
+        hint = f"\n  = help: {clean(problem.hint)}" if problem.hint else ""
+        head = paint("warning:", "yellow", how)
+        note(f"{head} {where}{clean(problem.message)}; here start would refuse it{hint}", how)
 
 
 def _show(problems: list[Problem], settings: Settings) -> None:
