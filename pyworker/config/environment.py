@@ -24,6 +24,12 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 # of the shell that types the command, not of the app; or set by pyworker
 _NEVER = ("PYWORKER_*", "LISTEN_*", "NOTIFY_SOCKET", "_", "SHLVL", "PWD", "OLDPWD", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
+# of the terminal that it is typed on: the app has none, and another terminal is no change of it. Taken by name only
+_TERMINAL = (
+    *("TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TERM_SESSION_ID", "COLORTERM", "COLUMNS", "LINES"),
+    *("VTE_VERSION", "TMUX", "TMUX_PANE", "STY", "WINDOW", "WINDOWID"),
+    *("GPG_TTY", "SSH_TTY", "SSH_CLIENT", "SSH_CONNECTION", "XDG_SESSION_ID"),
+)
 SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
 # a password may hold anything that its program lets through, spaces and slashes too; a port and a path are none
 _URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:(?!\d{1,5}/)[^@]+@")
@@ -59,7 +65,8 @@ def base(base_env: Mapping[str, str], *, name: str, home: str, shell: str, chang
 def inherit(env: dict[str, str], shell_env: Mapping[str, str], patterns: tuple[str, ...]) -> None:
     """Add what the shell has under these names (globs)."""
     for name, value in shell_env.items():
-        wanted = any(fnmatch.fnmatchcase(name, p) for p in patterns)
+        globs = () if name in _TERMINAL else patterns
+        wanted = name in patterns or any(fnmatch.fnmatchcase(name, p) for p in globs)
         fits = _NAME.match(name) and _is_text(name + value)
         if wanted and fits and not any(fnmatch.fnmatchcase(name, p) for p in _NEVER):
             env[name] = value

@@ -335,7 +335,7 @@ class AppConfig:
     )
     env_file: tuple[str, ...] = option((), help="dotenv files, later ones win; read at every start and reload")
     inherit_env: tuple[str, ...] = option(
-        (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all'
+        (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all but its terminal\'s'
     )
     depends_on: tuple[str, ...] = option(
         (), help="apps of the same file that must be ready before this one starts", example="db", apply="live"

@@ -37,6 +37,15 @@ def test_another_users_base_is_that_users() -> None:
     assert found["PATH"] == environment.DEFAULT_PATH
 
 
+def test_what_is_of_a_terminal_is_inherited_by_its_name_only() -> None:
+    shell = {"TERM": "xterm", "TMUX": "/tmp/tmux-0/default,1,0", "TERMS": "30 days"}
+    env: dict[str, str] = {}
+    environment.inherit(env, shell, ("*",))
+    assert env == {"TERMS": "30 days"}
+    environment.inherit(env, shell, ("TERM",))
+    assert env["TERM"] == "xterm"
+
+
 def test_only_named_variables_are_inherited() -> None:
     shell = {
         "AWS_KEY": "1",
