@@ -82,16 +82,12 @@ def toml(values: Mapping[str, Any], path: tuple[str, ...], comments: Mapping[str
     """Return a table as TOML text under its [header]; `comments`: dotted key -> what to say behind that line."""
     comments = comments or {}
     lines = [f"[{'.'.join(map(_key, path))}]"]
-    plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    rows = [(_key(k), k, v) for k, v in values.items() if not isinstance(v, dict)]
     small = {k: v for k, v in values.items() if isinstance(v, dict) and k != "env" and len(v) == 1}
-    width = max((len(_key(k)) for k in plain), default=0)
-    for name, value in plain.items():
-        lines.append(_with_comment(f"{_key(name):<{width}} = {literal(value)}", comments.get(name)))
-    for name, inner in small.items():
-        key, value = next(iter(inner.items()))
-        if isinstance(value, dict):
-            continue
-        lines.append(_with_comment(f"{_key(name)}.{_key(key)} = {literal(value)}", comments.get(f"{name}.{key}")))
+    small = {k: v for k, v in small.items() if not any(isinstance(inner, dict) for inner in v.values())}
+    rows += [(f"{_key(n)}.{_key(k)}", f"{n}.{k}", v) for n, inner in small.items() for k, v in inner.items()]
+    width = max((len(shown) for shown, _, _ in rows), default=0)
+    lines += [_with_comment(f"{shown:<{width}} = {literal(v)}", comments.get(key)) for shown, key, v in rows]
     text = "\n".join(lines) + "\n"
     for name, inner in values.items():
         if isinstance(inner, dict) and name not in small:

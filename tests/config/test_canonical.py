@@ -99,3 +99,8 @@ _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 )
 def test_any_text_survives_being_written(values: dict[str, Any]) -> None:
     assert tomllib.loads(canonical.toml(values, ("a", "odd key"))) == {"a": {"odd key": values}}
+
+
+def test_a_table_of_one_key_stands_in_line_with_the_others() -> None:
+    text = canonical.toml({"command": "x", "hooks": {"timeout": "10s"}}, ("app",))
+    assert text == '[app]\ncommand       = "x"\nhooks.timeout = "10s"\n'
