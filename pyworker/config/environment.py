@@ -19,6 +19,7 @@ from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import InterpolationError, expand_dotenv, interpolate
 
 MAX_ENV_FILE = 1024 * 1024
+MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
@@ -32,7 +33,8 @@ _TERMINAL = (
 )
 SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
 # a password may hold anything that its program lets through, spaces and slashes too; a port and a path are none
-_URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:(?!\d{1,5}/)[^@]+@")
+# (no scheme before, which a long value would be searched for from each of its letters, and a bound for the same reason)
+_URL_PASSWORD = re.compile(r"://[^/\s:@]*:(?!\d{1,5}/)[^@]{1,4096}@")
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
 _NAME = re.compile(r"[^=\0]+\Z")
 
@@ -143,6 +145,17 @@ def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[
         except InterpolationError as error:
             problems.append(EnvironmentProblem(("env", name), str(error), error.hint))
     return problems
+
+
+def too_long(env: Mapping[str, str]) -> list[EnvironmentProblem]:
+    """Return the variables that are so long that the kernel would run no program with them."""
+    sizes = {name: len(f"{name}={value}".encode(errors="surrogateescape")) for name, value in env.items()}
+    hint = "put the value into a file, and the name of the file into the variable"
+    return [
+        EnvironmentProblem(("env", name), f"is {size} bytes with its name; the kernel takes {MAX_STRING - 1}", hint)
+        for name, size in sizes.items()
+        if size >= MAX_STRING
+    ]
 
 
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:

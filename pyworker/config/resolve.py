@@ -274,8 +274,8 @@ def _environment(
         except environment.EnvironmentProblem as problem:
             found.add(problem.key, problem.message, problem.hint, "environment")
         came_from(os.path.basename(path).removesuffix("?"))
-    for unset in environment.add_table(env, app.env, shell_env):
-        found.add(unset.key, unset.message, unset.hint, "environment")
+    for wrong in [*environment.add_table(env, app.env, shell_env), *environment.too_long(env)]:
+        found.add(wrong.key, wrong.message, wrong.hint, "environment")
     came_from("[env]", app.env)
     env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
     came_from("pyworker")

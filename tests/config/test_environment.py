@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,20 @@ def test_a_password_with_spaces_or_slashes_makes_a_url_secret() -> None:
 def test_a_value_that_contains_a_secret_is_one() -> None:
     env = {"API_TOKEN": "tok-123456", "OPTIONS": "--auth tok-123456", "SHORT_KEY": "1", "PORT": "8001"}
     assert set(environment.secrets(env)) == {"API_TOKEN", "OPTIONS", "SHORT_KEY"}
+
+
+def test_a_long_value_is_looked_through_once() -> None:
+    """From each letter of it on, as it was, a million take a quarter of an hour, in the daemon."""
+    assert environment.secrets({"A": "x" * 1_000_000, "B": "x" * 1_000_000 + "://u:secret@host"}) == ("B",)
+
+
+def test_a_variable_that_no_program_can_be_run_with_is_named() -> None:
+    fits = "x" * (environment.MAX_STRING - len("BIG=") - 1)
+    subprocess.run(["true"], env={"BIG": fits}, executable="/bin/true", check=True)
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(["true"], env={"BIG": fits + "x"}, executable="/bin/true", check=True)
+    assert environment.too_long({"BIG": fits, "A": "1"}) == []
+    (found,) = environment.too_long({"BIG": fits + "x", "A": "1"})
+    assert (found.key, found.message) == (
+        ("env", "BIG"), f"is {environment.MAX_STRING} bytes with its name; the kernel takes {environment.MAX_STRING - 1}"
+    )  # fmt: skip

@@ -107,7 +107,7 @@ def test_a_daemon_that_is_told_to_stop_first_hears_what_the_launcher_has_started
 
 def test_a_command_that_was_given_up_does_not_begin_while_the_guardian_holds_its_channel(pw: Pyworker) -> None:
     pw.make_failpoints()
-    passed = pw.arm("launch.started", "sleep:2") + ".hit"  # the launcher is busy with the other one
+    passed = pw.arm("launch.started", "sleep:8") + ".hit"  # the launcher is busy with the other one
     pw.write("other.toml", "[apps.other]\ncommand = ['sleep', '600']\n")
     pw.write("app.toml", f"[apps.job]\nbind = '127.0.0.1:{pw.port}'\ncommand = ['sh', '-c', '{PLAIN}']\n")
     starting = [pw.popen("start", "other.toml")]
