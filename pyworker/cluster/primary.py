@@ -50,6 +50,7 @@ _BUNDLE = re.match(
 _BOOT_FROM_BUNDLE = (
     "import sys; sys.path[0] = {!r}; from pyworker.cluster import boot; del sys.path[0]; boot.main()"  # [0] is ''
 )
+_FOR_ALL = ("SIGTERM", "SIGINT")  # what a terminal or a service manager sends to the whole group
 _TOGETHER = 0.1  # seconds in which a signal to the whole group, which a worker died of, is seen by us as well
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 _NATIVE = handles.Kind("net.Native", {})
@@ -173,12 +174,18 @@ class Cluster(Emitter):
                 if not told.is_set():
                     self._say_exit(worker, code, signal)
 
-            if not worker.exited_after_disconnect and self._wanted:
-                loop.call_later(_TOGETHER if signal in ("SIGTERM", "SIGINT") else 0.0, say)
+            if worker.exited_after_disconnect or not self._wanted:
+                return
+            if signal in _FOR_ALL:
+                loop.call_later(_TOGETHER, say)
+            else:
+                say()
 
-        def over(*_: object) -> None:
-            if self._is_over:
+        def over(*args: object) -> None:
+            if self._is_over and args[-1] in _FOR_ALL:
                 loop.call_later(_TOGETHER, told.set)
+            elif self._is_over:
+                told.set()
 
         self.on("exit", say_exit)
         self.on("error", self._say_error)
