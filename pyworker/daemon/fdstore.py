@@ -273,7 +273,8 @@ class FdStore:
             case store.Relay(text=text):
                 self.on_relay(text)
             case store.Closed(names=names):
-                self.forget(*names)
+                # the word may be about pipes that had these names before: those here now are asked
+                self.forget(*[n for n in names if n in self.fds and unix_fds.at_end(self.fds[n])])
             case store.LoggerState():
                 self.logger_pid, self.logger_version = message.pid, ""
                 self.on_logger(message)

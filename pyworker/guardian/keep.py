@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import select
-
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.wire import WireError
+from pyworker.unix.fds import at_end
 
 # the daemon can neither replace nor remove these
 FIXED_NAMES = frozenset({inherited.LOCK, inherited.LIFELINE, inherited.RUN})
@@ -29,11 +28,14 @@ def drop(store: FdStore, names: tuple[str, ...]) -> list[str]:
 
 
 def drop_closed(store: FdStore, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Remove pipes that the logger has read to their end; return the names of those."""
+    """Remove pipes that the logger has read to their end; return the names of those.
+
+    Its word may be about a pipe that had this name before: the one in the store now is asked.
+    """
 
     def is_closed(name: str) -> bool:
         fd = store.get(name)
-        return fd is not None and is_for_logger(name) and _at_end(fd)
+        return fd is not None and is_for_logger(name) and at_end(fd)
 
     return tuple(name for name in names if is_closed(name) and store.remove(name))
 
@@ -42,14 +44,3 @@ def is_for_logger(name: str) -> bool:
     """Whether the logger is handed what is stored under this name."""
     parsed = inherited.parse_fd_name(name)
     return parsed is not None and parsed.kind in inherited.LOGGER_KINDS
-
-
-def _at_end(pipe: int) -> bool:
-    """True for a pipe that nobody can write to any more and that is empty.
-
-    The logger's word may be about a pipe that had this name before: the one in the store now is asked.
-    """
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    found = dict(poll.poll(0)).get(pipe, 0)
-    return bool(found & select.POLLHUP) and not found & select.POLLIN

@@ -135,6 +135,14 @@ def unread(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
+def at_end(pipe: int) -> bool:
+    """True for a pipe that nobody can write to any more and that is empty."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    found = dict(poll.poll(0)).get(pipe, 0)
+    return bool(found & select.POLLHUP) and not found & select.POLLIN
+
+
 def close_all(fds: list[int] | tuple[int, ...]) -> None:
     """Close fds; one that is closed already is no error."""
     for fd in fds:

@@ -12,10 +12,11 @@ import pytest
 from pyworker.daemon.fdstore import RETRY, FdStore
 from pyworker.daemon.loop import Loop
 from pyworker.protocol import store as protocol
-from pyworker.protocol.wire import MAX_MESSAGE, decode
+from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import fds
 from tests.daemon.test_loop import Clock
 from tests.support.channels import ends as ends
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -114,3 +115,23 @@ def test_what_is_put_together_is_sent_at_the_end_in_few_messages_without_what_wa
     assert [len(each) for each in told] == [protocol.BATCH - 1, 3, 1]
     assert [*told[0], *told[1]] == [name for name in names if name != names[1]]
     store.remove(*names, "board.app")
+
+
+def test_a_pipe_that_has_the_name_of_one_that_was_read_to_its_end_is_kept(
+    loop: Loop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    """A template that was killed and one in its place print to pipes of one name: the word on the first comes later."""
+    store = FdStore(ends[0])
+    store.attach(loop)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    store.put("tout.api.1", read)
+    for _ in range(2):
+        fds.send_packet(ends[1], encode(protocol.Closed(("tout.api.1", "terr.api.1"))))
+        fds.send_packet(ends[1], encode(protocol.Ping(7)))
+        store.unanswered = 3
+        wait_until(lambda: loop.turn(0) or store.unanswered == 0, 10, "the message behind it")
+        if write >= 0:
+            assert store.get("tout.api.1") == read
+            os.close(write)
+            write = -1
+    assert store.get("tout.api.1") is None
