@@ -7,6 +7,7 @@ One tree of processes for all of it: a point is armed, what passes it is done, a
 from __future__ import annotations
 
 import itertools
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -77,7 +78,11 @@ class World:
         wait_until(lambda: not self.has_zombies(guardian), LONG, "the dead to be collected: it would pass guardian.collect")
 
     def has_zombies(self, pid: int) -> bool:
-        return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # collected between the two looks
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    return True
+        return False
 
     def template(self) -> int:
         return wait_until(self.pw.describe_template, LONG, "a template")
