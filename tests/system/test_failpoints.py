@@ -6,8 +6,8 @@ One tree of processes for all of it: a point is armed, what passes it is done, a
 
 from __future__ import annotations
 
-import itertools
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
