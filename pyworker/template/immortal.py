@@ -2,8 +2,8 @@
 
 Whoever uses an object writes to its reference count, and the first write to a page copies it for that worker. Nobody writes
 to the count of an immortal object (PEP 683), which is what makes None and True such. We do the same for what code consists of:
-functions, classes, modules, descriptors, code with its constants and names; the free-threaded CPython 3.13 chose the same
-kinds. They are in use for as long as the app is. Data is left alone: what an app drops, it expects to be freed, and closed.
+functions, classes, modules, descriptors, code, and the names and tuples behind them; the free-threaded CPython 3.13 chose the
+same kinds. They are in use for as long as the app is. Data is left alone: what an app drops, it expects to be freed, and closed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import threading
 import weakref
 from typing import IO, Any, NoReturn
 
-from pyworker.worker.say import flush
+from pyworker.worker.say import flush, write
 
 _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
@@ -41,6 +41,14 @@ def end(code: int) -> NoReturn:
     # libraries have an end of their own (a profiler writes its figures): no os._exit
     ctypes.PyDLL(None).exit(code)
     raise AssertionError("exit returned")
+
+
+def code_of(leaving: SystemExit) -> int:
+    """Return the exit code that it asks for; a text is printed and means 1, as in Python's own end."""
+    if leaving.code is None or isinstance(leaving.code, int):
+        return (leaving.code or 0) & 0xFF
+    write(f"{leaving.code}\n")
+    return 1
 
 
 def _open_files() -> list[IO[Any]]:

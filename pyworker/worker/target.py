@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.record import record
-from pyworker.worker.ending import end
+from pyworker.worker.ending import code_of, end
 from pyworker.worker.say import say
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
@@ -79,10 +79,10 @@ def _no_other_process_comes_back() -> Iterator[None]:
     except TargetError as failed:
         if os.getpid() != pid:
             leaving = failed.__context__
-            if not isinstance(leaving, SystemExit):
-                say(failed.traceback or failed.message)
-                end(1)
-            end(leaving.code if isinstance(leaving.code, int) else 1 if leaving.code else 0)
+            if isinstance(leaving, SystemExit):
+                end(code_of(leaving))
+            say(failed.traceback or failed.message)
+            end(1)
         raise
     if os.getpid() != pid:
         say("a process that the app has forked came back from its import: it is ended here")

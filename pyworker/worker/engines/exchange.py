@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from pyworker.worker import say
+from pyworker.worker.ending import code_of
 from pyworker.worker.engines import heads
 
 if TYPE_CHECKING:
@@ -241,14 +242,12 @@ class Exchange:
         if os.getpid() == self.server.pid:
             return
         code = 1
-        if not isinstance(error, SystemExit):
-            self.report(error)
-        elif error.code is None or isinstance(error.code, int):
-            code = error.code or 0
+        if isinstance(error, SystemExit):
+            code = code_of(error)
         else:
-            say.write(f"{error.code}\n")
+            self.report(error)
         say.flush()
-        os._exit(code & 0xFF)
+        os._exit(code)
 
     def complain(self, text: str) -> None:
         """Print one line about what the app did wrong."""
