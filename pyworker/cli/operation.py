@@ -34,7 +34,7 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
 
     `header(event, tty)` may turn an app_started event into the line above the workers.
     """
-    view = _View(settings, verb, header)
+    view = _View(settings, header)
     try:
         answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
         view.ended(answer)
@@ -53,12 +53,11 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
 class _View:
     """What is shown while the operation runs."""
 
-    def __init__(self, settings: Settings, verb: str, header: Header | None) -> None:
+    def __init__(self, settings: Settings, header: Header | None) -> None:
         self.err = render.look(sys.stderr, settings.color)
         self.out = render.look(sys.stdout, settings.color)
         self.board = Board()
         self._settings = settings
-        self._verb = verb
         self._header = header
         self._said: set[str] = set()
         animated = self.err.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")

@@ -17,7 +17,7 @@ from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.nodeshared import shares
-from pyworker.policy.converge import AppView, alive, generation_is_open, slots_of
+from pyworker.policy.converge import AppView, generation_is_open, slots_of
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, shallow_json, to_json
@@ -255,9 +255,6 @@ class App:
         if self.dispatcher is not None and self.dispatcher.finished:
             return False
         return not any(w.is_alive for w in self.workers.values()) and not self.templates
-
-    def has_alive(self) -> bool:
-        return bool(alive(self.view())) if self.current else False
 
     def state_word(self, now: float) -> str:
         """The roll-up that `ps` shows."""

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
@@ -67,14 +67,6 @@ class Desired:
     """All that is wanted, by name."""
 
     apps: dict[str, DesiredApp] = field(default_factory=dict)
-
-    def with_app(self, app: DesiredApp) -> Desired:
-        """Return a copy that wants this, whatever was wanted of that name."""
-        return replace(self, apps={**self.apps, app.name: app})
-
-    def without(self, name: str) -> Desired:
-        """Return a copy that has never heard of that name."""
-        return replace(self, apps={n: a for n, a in self.apps.items() if n != name})
 
 
 def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 Pure and level-triggered: it is run after every event, looks only at values, and an action that was carried out is
 visible in the next view, so nothing is done twice and nothing needs to be remembered. A restart, a missed message, a
-reload and a crash of the daemon are all the same case here. daemon/perform.py carries the actions out.
+reload and a crash of the daemon are all the same case here. daemon/brain.py carries the actions out.
 
 Order of one reload: template with the new code -> a canary that accepts nothing -> the rest, `max_surge` at a time
 -> Commit -> Go to all the new -> all of them accept -> Drain to the old. Before the Commit the old generation is
@@ -387,7 +387,7 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
     starting = sum(w.state is State.STARTING for w in current)
     trying = starting > 0
     calm = app.record.is_clear
-    succession = any(_is_succession(app, slot, now) for slot in slots_of(app))
+    succession = any(_is_succession(app, slot) for slot in slots_of(app))
     for slot in slots_of(app):
         mine = [w for w in current if w.slot == slot]
         if mine and not all(w.recycle or w.state is State.UNHEALTHY for w in mine):
@@ -414,7 +414,7 @@ def _probe_is_out(app: AppView, current: list[WorkerView]) -> bool:
     return any(w.born_at >= last for w in current)
 
 
-def _is_succession(app: AppView, slot: int, now: float) -> bool:
+def _is_succession(app: AppView, slot: int) -> bool:
     """Whether a worker of this slot is being replaced by another right now."""
     mine = [w for w in alive(app, app.generation) if w.slot == slot and w.state in UNTOUCHED]
     return len(mine) > 1

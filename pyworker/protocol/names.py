@@ -7,7 +7,6 @@ from __future__ import annotations
 
 # ---- environment names -----------------------------------------------------------------------------
 ENV_HOME = "PYWORKER_HOME"  # read by the CLI and the guardian
-ENV_CONFIG = "PYWORKER_CONFIG"  # read by the CLI
 ENV_SOFT_NOFILE = "PYWORKER_SOFT_NOFILE"  # for the daemon: the soft limit that workers should get back
 ENV_FAILPOINTS = "PYWORKER_FAILPOINTS"  # for tests: a folder that arms failpoint.py in all our processes
 ENV_TICK = "PYWORKER_TICK"  # for tests: seconds between the signs of life that guardian and daemon ask for

@@ -31,7 +31,7 @@ DISCARD = 1024 * 1024  # bytes of a body that nobody wants, read to keep the con
 
 IDLE, HEAD, BODY, LINGERING = range(4)
 
-HOST, EXPECT, LENGTH, CODING, UPGRADE, IDENT, FORWARDED_FOR, FORWARDED_PROTO, CHECK = range(1, 10)
+HOST, EXPECT, LENGTH, CODING, UPGRADE, IDENT, FORWARDED_FOR, FORWARDED_PROTO = range(1, 9)
 NOTED = {
     b"host": HOST,
     b"expect": EXPECT,

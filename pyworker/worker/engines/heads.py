@@ -64,12 +64,6 @@ def _learn(name: bytes | str) -> tuple[bytes, int]:
     return known
 
 
-def check_head(head: bytes, lines: int) -> None:
-    """Refuse a head that has another number of lines than were put into it, or a NUL."""
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-        raise InvalidHeader("a header value holds a line break or a NUL")
-
-
 def date_line(seconds: float) -> bytes:
     """Return the Date line of a moment; its names are English in every locale."""
     year, month, day, hour, minute, second, weekday = time.gmtime(seconds)[:7]
