@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pyworker.cluster.state_sqlite import whole_number
-from pyworker.cluster.state_store import MAX_INTEGER, StateError, StateTooLarge, StateUnavailable
+from pyworker.cluster.state_store import MAX_INTEGER, StateError, StateTooLarge, StateUnavailable, whole_number
 from pyworker.cluster.state_watch import Interests, Thread
 
 _TIMEOUT = 5.0  # seconds that one call may take

@@ -26,6 +26,7 @@ from pyworker.cluster.state_store import (
     StateError,
     StateTooLarge,
     StateUnavailable,
+    whole_number,
 )
 from pyworker.cluster.state_watch import Interests, Thread
 from pyworker.unix import bell
@@ -382,14 +383,6 @@ class SqliteStore:
     def _away(self, error: Exception) -> None:
         """The file cannot be read just now (a full disk, a deleted folder): the thread tries again."""
         self._looking.drop()
-
-
-def whole_number(text: str, key: str) -> int:
-    """Return the number that a counter holds."""
-    try:
-        return int(text)
-    except ValueError:
-        raise StateError(f"incr of {key!r}: its value is no whole number: {text[:60]}") from None
 
 
 def _read(db: sqlite3.Connection, keys: Iterable[str], now: float | None = None) -> dict[str, str]:

@@ -132,6 +132,14 @@ def from_text(text: str, key: str) -> Any:
         ) from None
 
 
+def whole_number(text: str, key: str) -> int:
+    """Return the number that a counter holds."""
+    try:
+        return int(text)
+    except ValueError:
+        raise StateError(f"incr of {key!r}: its value is no whole number: {text[:60]}") from None
+
+
 def check_ttl(ttl: float | None) -> float | None:
     """Return the time to live in seconds."""
     if ttl is None:

@@ -801,6 +801,26 @@ def test_redis_with_a_wrong_password_says_so(server: RedisServer) -> None:
     assert "wr0ng" not in str(failure.value)
 
 
+def test_a_python_without_sqlite_is_sent_to_redis_and_can_go_there() -> None:
+    code = """
+import sys
+sys.modules["sqlite3"] = None
+from pyworker import state
+try:
+    state.open("sqlite:/nowhere")
+except state.StateUnavailable as error:
+    print(error)
+state.open("redis://127.0.0.1:1/0").close()
+print("redis")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    assert said[0].startswith("this Python was built without SQLite")
+    assert said[0].endswith("use redis://…")
+    assert said[1:] == ["redis"]
+
+
 def test_redis_without_its_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(state.StateUnavailable, match="pip install redis"):
