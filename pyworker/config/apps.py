@@ -1,7 +1,8 @@
 """The tables of a config file -> AppConfig values: [app], [apps.NAME] on [defaults]. No I/O.
 
-One field's value is convert.py's, the rules between fields are check.py's; this file knows tables, what an
-app gets when it does not say (name, bind, workers, balance), and where a broken rule stands in the text.
+One field's value is convert.py's, the rules between fields are check.py's, those between apps between.py's; this file
+knows tables, what an app gets when it does not say (name, bind, workers, balance), and where a broken rule stands in
+the text.
 """
 
 from __future__ import annotations
@@ -11,16 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, parse_bind
-from pyworker.config.check import (
-    FOR_KINDS,
-    NAME,
-    RESERVED,
-    Finding,
-    check,
-    clean_name,
-    shared_addresses,
-    wrong_dependencies,
-)
+from pyworker.config.between import shared_addresses, wrong_dependencies
+from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, clean_name
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown

@@ -1,21 +1,18 @@
-"""Rules between the options of one app, and between the apps of a file. Pure: no file, no clock, no environment.
+"""Rules between the options of one app. Pure: no file, no clock, no environment. Those between apps: between.py.
 
 A rule says what is wrong as a Finding; load.py turns it into a Problem with its place in the file.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-from collections.abc import Container, Iterable
-from dataclasses import replace
 from typing import Literal
 
 from pyworker.config.address import Address, AddressError, collide, parse_bind
 from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.config.suggest import nearest
 from pyworker.config.timetable import CronError
 from pyworker.config.timetable import parse as parse_cron
@@ -83,81 +80,6 @@ def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
             Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(app.http.root_path)}")
         )
     return found
-
-
-def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> list[tuple[AppConfig, Finding]]:
-    """Return (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself.
-
-    `named`: more names of the file, of apps with mistakes of their own.
-    """
-    by_name = {app.name: app for app in apps}
-    wrong: list[tuple[AppConfig, Finding]] = []
-    for app in by_name.values():
-        for index, name in enumerate(app.depends_on):
-            if name not in by_name and name in named:
-                continue
-            if name not in by_name:
-                others = sorted({*by_name} - {app.name})
-                meant = nearest(name, others)
-                known = f"the other apps: {', '.join(others)}" if others else "there is no other; remove it"
-                hint = f"did you mean `{meant}`?" if meant else known
-                wrong.append(
-                    (app, Finding(("depends_on", index), f"names {shown(name)}, which is no app of this file", hint))
-                )
-            elif path := _way_back(by_name, app.name, name):
-                hint = f"{' -> '.join(path)}: none of them could ever start"
-                wrong.append((app, Finding(("depends_on", index), "goes round in a circle", hint, code="conflict")))
-            elif by_name[name].cron is not None:
-                hint = "a job with cron is never ready: it comes and goes"
-                wrong.append((app, Finding(("depends_on", index), f"names {shown(name)}, which is a job", hint)))
-    return wrong
-
-
-def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str]:
-    """Return these names and all that they depend on."""
-    by_name = {app.name: app for app in apps}
-    found: set[str] = set()
-    todo = list(only)
-    while todo:
-        name = todo.pop()
-        if name in by_name and name not in found:
-            found.add(name)
-            todo += by_name[name].depends_on
-    return found
-
-
-def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:
-    """Return the names from `start` over `name` back to `start`; [] when there is no such way."""
-    todo = [[start, name]]
-    seen: set[str] = set()
-    while todo:
-        path = todo.pop(0)
-        if path[-1] == start:
-            return path
-        if path[-1] not in seen and path[-1] in apps:
-            seen.add(path[-1])
-            todo += [[*path, after] for after in apps[path[-1]].depends_on]
-    return []
-
-
-def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, AppConfig]]:
-    """Return (app, index of its bind, the app before it) wherever two apps want the same address, or one within another."""
-    taken: dict[tuple[str, int], list[tuple[Address, AppConfig]]] = {}
-    clashes = []
-    for app in apps:
-        for index, text in enumerate(app.bind):
-            try:
-                address = parse_bind(text)
-            except AddressError:
-                continue
-            if address.family == "unix":
-                address = replace(address, path=os.path.normpath(os.path.join(app.cwd, address.path)))
-            known = taken.setdefault((address.family, address.port), [])
-            before = next((other for there, other in known if other is not app and collide(there, address)), None)
-            if before is not None:
-                clashes.append((app, index, before))
-            known.append((address, app))
-    return clashes
 
 
 def _name(app: AppConfig) -> list[Finding]:
@@ -401,71 +323,64 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
                 )
             )
     if health.type == "http":
-        if not health.path.startswith("/") or not _HEADER_SAFE.match(health.path):
-            hint = (
-                f'did you mean "/{health.path}"?' if _HEADER_SAFE.match("/" + health.path) else "no spaces, ASCII only"
-            )
-            found.append(Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint))
-        if not _HEADER_SAFE.match(health.host):
-            found.append(Finding(("health", "host"), f"must be a host name, not {shown(health.host)}"))
-        if not all(_EXPECT.match(p.strip()) for p in health.expect.split(",")):
-            found.append(
-                Finding(
-                    ("health", "expect"),
-                    f'must be statuses such as "2xx", "200" or "2xx,3xx", not {shown(health.expect)}',
-                )
-            )
-    if health.type == "exec" and not health.command and ("health", "command") not in given:
-        found.append(
-            Finding(
-                ("health", "type"),
-                '"exec" needs health.command',
-                'for example command = ["./check.sh"]',
-                code="missing_key",
-            )
-        )
-    elif health.type == "exec" and (wrong := _one_word(("health", "command"), health.command)):
-        found += wrong
-    elif health.type == "exec" and not (health.command and health.command[0]):
-        found.append(Finding(("health", "command"), "is empty"))
-    if health.type == "exec" and health.port is not None:
-        found.append(Finding(("health", "port"), 'is for type = "http" or "tcp"', "remove it", "key", "conflict"))
-    elif kind == "target":
+        found += _health_request(health)
+    elif health.type == "exec":
+        found += _health_command(health, is_given=("health", "command") in given)
+    return found + _health_port(app, kind, health)
+
+
+def _health_request(health: HealthConfig) -> list[Finding]:
+    found: list[Finding] = []
+    if not health.path.startswith("/") or not _HEADER_SAFE.match(health.path):
+        hint = f'did you mean "/{health.path}"?' if _HEADER_SAFE.match("/" + health.path) else "no spaces, ASCII only"
+        found.append(Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint))
+    if not _HEADER_SAFE.match(health.host):
+        found.append(Finding(("health", "host"), f"must be a host name, not {shown(health.host)}"))
+    if not all(_EXPECT.match(p.strip()) for p in health.expect.split(",")):
+        message = f'must be statuses such as "2xx", "200" or "2xx,3xx", not {shown(health.expect)}'
+        found.append(Finding(("health", "expect"), message))
+    return found
+
+
+def _health_command(health: HealthConfig, *, is_given: bool) -> list[Finding]:
+    if not health.command and not is_given:
+        hint = 'for example command = ["./check.sh"]'
+        return [Finding(("health", "type"), '"exec" needs health.command', hint, code="missing_key")]
+    if wrong := _one_word(("health", "command"), health.command):
+        return wrong
+    if not (health.command and health.command[0]):
+        return [Finding(("health", "command"), "is empty")]
+    return []
+
+
+def _health_port(app: AppConfig, kind: Kind, health: HealthConfig) -> list[Finding]:
+    """Whether there is a port to ask, and it is known which."""
+    if health.type == "exec":
+        if health.port is None:
+            return []
+        return [Finding(("health", "port"), 'is for type = "http" or "tcp"', "remove it", "key", "conflict")]
+    if kind == "target":
         if health.type == "tcp":
             hint = 'use type = "http": it asks each worker over a connection of its own'
-            found.append(
-                Finding(("health", "type"), '"tcp" is for apps with a port of their own', hint, code="conflict")
-            )
-        elif health.port is not None:
-            found.append(
-                Finding(
-                    ("health", "port"),
-                    "is for apps with a port of their own: each worker is asked directly",
-                    "remove it",
-                    "key",
-                    "conflict",
-                )
-            )
-    elif kind == "command" and app.balance == "round-robin" and health.type != "exec":
+            return [Finding(("health", "type"), '"tcp" is for apps with a port of their own', hint, code="conflict")]
+        if health.port is not None:
+            message = "is for apps with a port of their own: each worker is asked directly"
+            return [Finding(("health", "port"), message, "remove it", "key", "conflict")]
+        return []
+    if kind == "command" and app.balance == "round-robin":
         hint = 'use type = "exec", or balance = "proxy": then each worker has a port to ask'
         message = f'"{health.type}" cannot ask one of several Node workers behind one port'
-        found.append(Finding(("health", "type"), message, hint, code="conflict"))
-    elif app.balance == "proxy" and health.port is not None:
+        return [Finding(("health", "type"), message, hint, code="conflict")]
+    if app.balance == "proxy":
+        if health.port is None:
+            return []
         hint = "remove it: each worker is asked on its own $PORT"
-        found.append(Finding(("health", "port"), 'has no meaning with balance = "proxy"', hint, "key", "conflict"))
-    elif (
-        health.type != "exec"
-        and app.balance != "proxy"
-        and health.port is None
-        and not any(_has_port(text) for text in app.bind)
-    ):
-        hint = (
-            f"add health.port: where this {kind} listens"
-            if kind == "script"
-            else 'add health.port, or use type = "exec"'
-        )
-        found.append(Finding(("health", "type"), f'"{health.type}" needs a port to ask', hint, code="missing_key"))
-    return found
+        return [Finding(("health", "port"), 'has no meaning with balance = "proxy"', hint, "key", "conflict")]
+    if health.port is None and not any(_has_port(text) for text in app.bind):
+        script = "add health.port: where this script listens"
+        hint = script if kind == "script" else 'add health.port, or use type = "exec"'
+        return [Finding(("health", "type"), f'"{health.type}" needs a port to ask', hint, code="missing_key")]
+    return []
 
 
 def _has_port(text: str) -> bool:

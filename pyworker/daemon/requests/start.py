@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from pyworker.config.check import with_dependencies
+from pyworker.config.between import with_dependencies
 from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
