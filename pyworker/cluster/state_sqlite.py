@@ -3,146 +3,27 @@
 A commit is announced by one byte written to the file `bell` beside it: the kernel (inotify) wakes whoever watches. That
 works while the daemon is away, in a cluster program, between any two processes of one user. A writer that is killed
 between its commit and its byte has committed all the same, and watchers look by themselves once a second.
-
-A connection never lives through a fork: SQLite's locks belong to the process that took them (see `_before_fork`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from pyworker.cluster.state_store import (
-    KEPT_MESSAGES,
-    MAX_INTEGER,
-    StateError,
-    StateTooLarge,
-    StateUnavailable,
-    whole_number,
-)
+from pyworker.cluster.sqlite_connection import BELL, Connection, open_bell
+from pyworker.cluster.state_store import KEPT_MESSAGES, MAX_INTEGER, StateError, StateTooLarge, whole_number
 from pyworker.cluster.state_watch import Interests, Thread
 from pyworker.unix import bell
 
-FILE = "state.db"
-BELL = "bell"
-MAX_SIZE = 256 * 1024 * 1024  # of the file
-_PATIENCE = 5.0  # seconds that a transaction waits for that of another process
 _LOOK = 1.0  # seconds: watchers look by themselves, for changes whose writer died before it could ring
 _POLL = 0.02  # seconds, where the kernel has no inotify for us
 _MESSAGES_AGE = 60.0  # seconds that a broadcast is kept for those who are slow to fetch it
-_PAGE = 4096
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL, expires REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS expiring ON state (expires) WHERE expires IS NOT NULL;
-CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, sender TEXT, text TEXT);
-"""
 T = TypeVar("T")
-_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
-
-
-class _Connection:
-    """One SQLite connection that is opened when it is needed, used by one thread at a time, closed before a fork."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.lock = threading.RLock()
-        self.closed = False
-        self.opened = 0  # how often: what was seen through another connection says nothing about this one
-        self._db: sqlite3.Connection | None = None
-        self._depth = 0
-        self._torn = False  # forked in the middle of a transaction of another thread
-        _connections.add(self)
-
-    @contextlib.contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection; every failure of SQLite comes out as a StateError."""
-        with self.lock:
-            if self._torn:
-                raise StateUnavailable("this process was forked in the middle of an update() of the shared state")
-            if self.closed:
-                raise StateUnavailable("this shared state was closed")
-            self._depth += 1
-            try:
-                if self._db is None:
-                    self._db = _open(self.folder)
-                    self.opened += 1
-                yield self._db
-            except sqlite3.Error as error:
-                raise _explain(error, self.folder) from error
-            finally:
-                self._depth -= 1
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection inside a transaction that no other process's overlaps."""
-        with self.use() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
-
-    def close(self) -> None:
-        with self.lock:
-            self.closed = True
-            self.drop()
-
-    def drop(self) -> None:
-        """Close the connection; the next use opens it again."""
-        if self._db is not None and self._depth == 0:
-            db, self._db = self._db, None
-            db.close()
-
-    def before_fork(self) -> None:
-        if self.lock.acquire(timeout=_PATIENCE):
-            self.drop()
-            self._torn = self._db is not None  # the forking thread itself is inside a transaction
-        else:
-            self._torn = True
-
-    def after_fork(self, *, child: bool) -> None:
-        if child:
-            self.lock = threading.RLock()
-            self._depth = 0
-            if self._torn:
-                _never_closed.append(self._db)
-                self._db = None
-            return
-        self._torn = False
-        with contextlib.suppress(RuntimeError):  # it was not to be had
-            self.lock.release()
-
-
-_never_closed: list[object] = []  # closing one of these would take the parent's locks away
-
-
-def _before_fork() -> None:
-    for each in list(_connections):
-        each.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for each in list(_connections):
-        each.after_fork(child=False)
-
-
-def _after_fork_in_child() -> None:
-    for each in list(_connections):
-        each.after_fork(child=True)
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class SqliteStore:
@@ -150,8 +31,8 @@ class SqliteStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = os.path.abspath(folder)
-        self._writing = _Connection(self._folder)
-        self._looking = _Connection(self._folder)
+        self._writing = Connection(self._folder)
+        self._looking = Connection(self._folder)
         self._bell = -1
         self._purge_at = 0.0
         self._pid = 0
@@ -317,7 +198,7 @@ class SqliteStore:
         """Tell all watchers of this folder, whoever they are. Needs nobody who listens and never waits."""
         with contextlib.suppress(OSError):
             if self._bell < 0:
-                self._bell = _open_bell(self._folder)
+                self._bell = open_bell(self._folder)
             bell.ring(self._bell)
 
     def _wake(self) -> None:
@@ -330,7 +211,7 @@ class SqliteStore:
         wake = self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             with contextlib.suppress(OSError):  # none left for this user: looked every 20 ms instead
-                os.close(_open_bell(self._folder))
+                os.close(open_bell(self._folder))
                 self._rung_fd = bell.watch(os.path.join(self._folder, BELL))
             poll = select.poll()
             poll.register(wake, select.POLLIN)
@@ -420,61 +301,3 @@ def _put(db: sqlite3.Connection, key: str, text: str, expires: float | None) -> 
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires",
         (key, text, expires),
     )
-
-
-def _open_bell(folder: str) -> int:
-    return os.open(os.path.join(folder, BELL), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _open(folder: str) -> sqlite3.Connection:
-    """Open the file, made when it is not there. One process at a time: switching to WAL does not wait by itself."""
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        gate = _open_bell(folder)
-    except OSError as error:
-        raise StateUnavailable(
-            f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
-        ) from None
-    try:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        path = os.path.join(folder, FILE)
-        if not os.path.exists(path):
-            # private from the start. Never touched again: closing any fd of it would let go the locks of our connections
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA max_page_count = {MAX_SIZE // _PAGE}")
-            db.execute("PRAGMA journal_size_limit = 4194304")
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] < 3:
-                db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-        except BaseException:
-            db.close()
-            raise
-        return db
-    except OSError as error:
-        raise StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}") from None
-    finally:
-        os.close(gate)
-
-
-def _explain(error: sqlite3.Error, folder: str) -> StateError:
-    code: Any = getattr(error, "sqlite_errorcode", 0)
-    path = os.path.join(folder, FILE)
-    match code & 0xFF:
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StateUnavailable(
-                f"another process has held the shared state for more than {_PATIENCE:g} s: is there a slow update()?"
-            )
-        case sqlite3.SQLITE_FULL:
-            return StateTooLarge(
-                f"the shared state is full ({MAX_SIZE // 2**20} MB, or the disk is). Delete keys, or give them a ttl"
-            )
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return StateUnavailable(
-                f"{path} is damaged: {error}. Stop the app and remove the file to begin with an empty state"
-            )
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return StateUnavailable(f"{path} cannot be written: {error}. Which user owns it?")
-    return StateUnavailable(f"the shared state in {path}: {error}")

@@ -634,7 +634,7 @@ def test_sqlite_says_which_folder_cannot_be_used(tmp_path: Path) -> None:
 def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyworker.cluster.state_sqlite._PATIENCE", 0.2)
+    monkeypatch.setattr("pyworker.cluster.sqlite_connection.PATIENCE", 0.2)
     address = f"sqlite:{tmp_path}"
     with (
         state.open(address) as one,
@@ -648,7 +648,7 @@ def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
 
 
 def test_sqlite_that_is_full_says_so_and_goes_on_after_a_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyworker.cluster.state_sqlite.MAX_SIZE", 400 * 1024)
+    monkeypatch.setattr("pyworker.cluster.sqlite_connection.MAX_SIZE", 400 * 1024)
     with state.open(f"sqlite:{tmp_path}") as one:
 
         def fill() -> None:
@@ -681,7 +681,7 @@ def test_sqlite_makes_room_by_itself_from_what_has_expired(tmp_path: Path) -> No
 
 
 def test_sqlite_that_is_full_of_what_has_expired_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyworker.cluster.state_sqlite.MAX_SIZE", 400 * 1024)
+    monkeypatch.setattr("pyworker.cluster.sqlite_connection.MAX_SIZE", 400 * 1024)
     with state.open(f"sqlite:{tmp_path}") as one:
 
         def fill() -> None:
