@@ -182,7 +182,10 @@ def _member(kind: type[enum.Enum], value: Any, where: str) -> Any:
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise WireError(f"{where}: number out of range") from None
     if type(value) is not hint:
         raise WireError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {_kind(value)}")
     if hint is int and not -(2**63) <= value < 2**64:
