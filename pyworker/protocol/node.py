@@ -11,6 +11,7 @@ nobody waits for ends a Node peer with a failed assertion: none is ever sent but
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pyworker.record import record
 MAX_LINE = 16 * 1024 * 1024  # bytes of one message. Node itself has no limit
 MAX_TEXT = 64 * 1024  # ... between the daemon or a dispatcher and a worker
 MAX_SHOWN = 4 * 1024  # characters of a message that are kept among the events
+MAX_DEPTH = 200  # lists and objects inside one another: code that walks through them needs some frames for each
 MAX_RETRANSMISSIONS = 3  # of a descriptor that did not arrive, as in Node
 HIGH_WATER = 64 * 1024  # bytes that wait to be sent: from here on `send` says "slow down"
 READ_SIZE = 64 * 1024
@@ -33,7 +35,6 @@ PEER = "PYWORKER_CHANNEL"  # "1" tells a Python child that its parent is pyworke
 INTERNAL_PREFIX = "NODE_"
 _HANDLES_AT_ONCE = 1  # under way or waiting: with more of them `send` says "slow down", too
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_decode = json.JSONDecoder().decode
 _HANDLE, _ACK, _NACK = "NODE_HANDLE", "NODE_HANDLE_ACK", "NODE_HANDLE_NACK"
 
 
@@ -275,6 +276,9 @@ class Link:
         except (ValueError, RecursionError) as error:
             events.append(Malformed(f"no JSON: {str(error)[:80]}"))
             return
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _is_deep(value, MAX_DEPTH):
+            events.append(Malformed(f"a message of more than {MAX_DEPTH} lists and objects inside one another"))
+            return
         if not is_internal(value):
             events.append(Message(value))
             return
@@ -326,6 +330,24 @@ class Link:
             fds.append(self._arrived.popleft().fd)
         if fds:
             events.append(Stray(tuple(fds)))
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return not left or any(_is_deep(inner, left - 1) for inner in value)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # "NaN", "Infinity", "1e999": whoever is shown it could not read it as JSON
+        raise ValueError(f"{text[:20]} is not a number here")
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_finite, parse_float=_finite).decode
 
 
 def is_internal(value: Any) -> TypeGuard[dict[str, Any]]:

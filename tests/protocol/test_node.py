@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.protocol.node import (
+    MAX_DEPTH,
     MAX_RETRANSMISSIONS,
     Event,
     Handle,
@@ -88,6 +89,9 @@ def test_nothing_that_a_peer_sends_makes_it_raise_and_no_descriptor_is_forgotten
         (b"nonsense\n", "no JSON"),
         (b"\xff\xfe\n", "no JSON"),
         (b"[" * 90 + b"\n", "no JSON"),
+        (b"NaN\n", "not a number"),
+        (b'{"a":[-Infinity]}\n', "not a number"),
+        (b"1e999\n", "not a number"),
         (b'"' + b"x" * 200 + b'"\n', "more than 100 bytes"),
         (line({"cmd": "NODE_HANDLE", "msg": 1}), "without a type"),
         (ACK, "acknowledgement of nothing"),
@@ -99,6 +103,13 @@ def test_a_malformed_line_is_reported_and_the_next_one_read(data: bytes, reason:
     assert isinstance(first, Malformed)
     assert reason in first.reason
     assert second == Message(7)
+
+
+def test_a_message_is_as_deep_as_those_who_walk_through_it_can_go() -> None:
+    link = Link()
+    for depth, kind in ((MAX_DEPTH, Message), (MAX_DEPTH + 1, Malformed), (600, Malformed)):
+        assert [type(e) for e in link.feed(b"[" * depth + b"]" * depth + b"\n")] == [kind]
+    assert [type(e) for e in link.feed(b"[" + b"[]," * MAX_DEPTH + b"{}]\n")] == [Message]
 
 
 def test_a_line_that_is_too_long_is_not_kept_while_it_comes() -> None:
