@@ -177,6 +177,7 @@ class Spawner:
         if fd is None:
             fd = unix_fds.memfd(f"pyworker-stacks-{app.name}", b"", seal=False)
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)  # or a worker could keep us from emptying it
             self._store.put(name, fd)
         return fd
 

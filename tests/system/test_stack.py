@@ -99,3 +99,29 @@ def test_a_script_answers_too(pw: Pyworker) -> None:
     pw.write("job.py", "import time\ndef waits():\n    time.sleep(1000)\nwaits()\n")
     pw.ok("start", "--name", "job", "job.py")
     wait_until(lambda: "waits" in functions(pw, "job"), LONG, "the script's function")
+
+
+SEALS = """
+import fcntl, os
+
+def app(environ, start_response):
+    said = []
+    for name in os.listdir("/proc/self/fd"):
+        path = "/proc/self/fd/" + name
+        if os.path.islink(path) and "pyworker-stacks" in os.readlink(path):
+            os.write(int(name), b"x")
+            try:
+                fcntl.fcntl(int(name), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            except PermissionError:
+                said.append("refused")
+    body = " ".join(said).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def test_a_worker_cannot_keep_the_daemon_from_taking_stacks(pw: Pyworker) -> None:
+    pw.api(SEALS, workers=1)
+    pw.ok("start", "app.toml")
+    assert pw.get() == "refused"
+    assert len(stacks(pw, "api.1")) == 1
