@@ -339,8 +339,6 @@ class Brain:
         app.closed = True
         app.running = app.starting = False
         for listener in list(app.listeners.values()):
-            with contextlib.suppress(OSError):
-                listener.sock.shutdown(socket.SHUT_RD)
             self.listening.close(app, listener)
         self.dispatchers.close(app)
         for number in list(app.generations):

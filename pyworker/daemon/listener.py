@@ -143,9 +143,7 @@ def _open_unix(address: Address, backlog: int, mode: int, uid: int, gid: int) ->
         try:
             sock.bind(folder.path(temporary))
             # Set before the name can be found, so that nobody meets a socket with the wrong rights or without a queue.
-            os.chmod(temporary, mode, dir_fd=folder.fd)
-            if uid != -1 or gid != -1:
-                os.chown(temporary, uid, gid, dir_fd=folder.fd)
+            _give(folder, temporary, mode, uid, gid)
             sock.listen(backlog)
             os.replace(temporary, folder.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         except OSError as error:
@@ -154,6 +152,19 @@ def _open_unix(address: Address, backlog: int, mode: int, uid: int, gid: int) ->
                 os.unlink(temporary, dir_fd=folder.fd)
             raise _explain_unix(address, error) from None
     return sock
+
+
+def _give(folder: _Folder, name: str, mode: int, uid: int, gid: int) -> None:
+    """Set mode and owner of a socket file, and of nothing else: who may write to the folder could have put a link there."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise PermissionError(errno.EPERM, "it was replaced")
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+        if uid != -1 or gid != -1:
+            os.chown(f"/proc/self/fd/{fd}", uid, gid)
+    finally:
+        os.close(fd)
 
 
 def _check_free(folder: _Folder, address: Address) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from pyworker.config.address import Address, collide
 from pyworker.daemon.app import App, Generation, Listener
-from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener
+from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener, shut_down
 from pyworker.protocol.inherited import fd_name
 
 if TYPE_CHECKING:
@@ -54,14 +53,5 @@ class Listening:
     def close(self, app: App, listener: Listener) -> None:
         app.listeners.pop(listener.index, None)
         self._brain.store.remove(fd_name("listen", app.name, listener.index))
-        if listener.address.family == "unix":
-            _unlink_own_socket(listener)
+        shut_down(listener.sock, listener.address)
         listener.sock.close()
-
-
-def _unlink_own_socket(listener: Listener) -> None:
-    """Remove the socket file of a listener, if it is still this listener's."""
-    with contextlib.suppress(OSError):
-        name = listener.sock.getsockname()
-        if isinstance(name, str) and name:
-            os.unlink(listener.address.path)

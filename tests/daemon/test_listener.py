@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyworker.config.address import Address, parse_bind
+from pyworker.daemon import listener as listener_module
 from pyworker.daemon import owner
 from pyworker.daemon.listener import (
     ListenFailed,
@@ -218,6 +220,28 @@ def test_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(ListenFailed, match="no socket"):
         open_listener(Address("unix", path=str(path)))
     assert path.read_text() == "precious"
+
+
+def test_what_was_put_in_the_place_of_a_new_unix_socket_keeps_its_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be the app's user's, and it is root who sets the rights of the socket."""
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    give = listener_module._give
+
+    def replaced(where: Any, name: str, *rights: int) -> None:
+        os.unlink(folder / name)
+        os.symlink(precious, folder / name)
+        give(where, name, *rights)
+
+    monkeypatch.setattr(listener_module, "_give", replaced)
+    with pytest.raises(ListenFailed):
+        open_listener(Address("unix", path=str(folder / "api.sock")))
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+    assert os.listdir(folder) == []
 
 
 def test_missing_folder_is_explained(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -165,6 +166,29 @@ def test_a_unix_socket_is_open_to_all_but_whom_umask_keeps_out(pw: Pyworker) -> 
         pw.write(f"{name}.toml", f'[app]\nname = "{name}"\ntarget = "web:app"\nbind = "unix:{path}"\n{umask}')
         pw.ok("start", f"{name}.toml")
         assert stat.S_IMODE(os.stat(path).st_mode) == rights
+
+
+@pytest.mark.parametrize("meanwhile", ["another folder", "another server"])
+def test_the_end_of_an_app_removes_its_own_unix_socket_and_nothing_that_came_into_its_place(
+    pw: Pyworker, meanwhile: str
+) -> None:
+    run, other = os.path.join(pw.folder, "run"), os.path.join(pw.folder, "other")
+    os.mkdir(run)
+    pw.write("web.py", WSGI)
+    pw.write("app.toml", f'[app]\nname = "web"\ntarget = "web:app"\nbind = "unix:{run}/web.sock"\n')
+    pw.ok("start", "app.toml")
+    with socket.socket(socket.AF_UNIX) as server:
+        if meanwhile == "another folder":
+            os.mkdir(other)
+            pw.write("other/web.sock", "precious")
+            os.rename(run, os.path.join(pw.folder, "moved"))
+            os.symlink(other, run)
+        else:
+            os.unlink(os.path.join(run, "web.sock"))
+            server.bind(os.path.join(run, "web.sock"))
+            server.listen()
+        pw.ok("stop", "web")
+    assert os.listdir(run) == ["web.sock"]
 
 
 @ROOT_ONLY
