@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from pyworker.cli.client import DaemonAway, connect
 from pyworker.errors import Exit, PyworkerError
-from pyworker.unix.fds import read_whole
+from pyworker.unix.fds import keep_from_exec, read_whole
 from pyworker.unix.process import spawn
 
 START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
@@ -47,6 +47,7 @@ def ensure_daemon(home: str) -> int:
 def become_daemon(home: str) -> NoReturn:
     """Replace this process by a guardian that whoever started this command looks after."""
     env = {k: v for k, v in os.environ.items() if _KEPT.match(k) or k in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+    keep_from_exec()
     os.execve(sys.executable, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home], env)
 
 
@@ -60,6 +61,7 @@ def _start(home: str, deadline: float) -> int:
             sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
         ]  # fmt: skip
         env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
+        keep_from_exec()  # a lock that the shell holds open would be held for as long as the daemon lives
         try:
             pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
         except OSError as error:

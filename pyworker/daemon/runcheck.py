@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 from pyworker.errors import Exit
@@ -21,6 +22,8 @@ def main(argv: list[str]) -> int:
     spec = json.loads(read_whole(fd))
     os.close(fd)
     try:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them: `yes | head` would not end
+            signal.signal(number, signal.SIG_DFL)
         os.umask(spec["umask"])
         drop_rights(spec["uid"], spec["gid"], tuple(spec["groups"]))
         os.chdir(spec["cwd"])

@@ -20,8 +20,8 @@ from pyworker.protocol.template import LaunchSpec, LoadFailed
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
 from pyworker.template.launches import serve
-from pyworker.template.spec import keep_from_exec, open_channel, pass_on, read_spec, spec_fds
-from pyworker.unix.fds import send_packet
+from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix.fds import keep_from_exec, send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile, soft_nofile
 from pyworker.worker.channel import Channel

@@ -19,8 +19,7 @@ from pyworker import failpoint
 from pyworker.protocol import wire
 from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchSpec
 from pyworker.template import direct
-from pyworker.template.spec import keep_from_exec
-from pyworker.unix.fds import Packet, close_all, recv_packet, send_packet
+from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, send_packet
 from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
 
 _EAGAIN, _EMFILE = 11, 24

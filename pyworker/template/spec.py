@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 
@@ -37,11 +36,3 @@ def open_channel(spec: LaunchSpec) -> socket.socket:
     channel = socket.socket(fileno=spec.channel_fd)
     channel.setblocking(False)
     return channel
-
-
-def keep_from_exec() -> None:
-    """Let no fd but stdin, stdout and stderr survive an exec, wherever it came from."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            with contextlib.suppress(OSError):  # the fd of the listing itself
-                os.set_inheritable(int(name), False)

@@ -150,6 +150,14 @@ def close_all(fds: list[int] | tuple[int, ...]) -> None:
             os.close(fd)
 
 
+def keep_from_exec() -> None:
+    """Let no fd but stdin, stdout and stderr survive an exec, wherever it came from."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the fd of the listing itself
+                os.set_inheritable(int(name), False)
+
+
 def memfd(name: str, content: bytes, *, seal: bool = True) -> int:
     """Return a close-on-exec memfd with this content, by default sealed against every change."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

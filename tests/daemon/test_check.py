@@ -260,6 +260,12 @@ def test_command_has_the_umask_of_the_app_and_not_the_daemons(loop: Loop, outcom
         os.umask(old)
 
 
+def test_command_has_signals_as_a_shell_gives_them(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "kill -PIPE $$")
+    assert not ok, "it would write into a pipe that nobody reads for ever"
+    assert "signal 13" in reason
+
+
 def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "echo queue is full >&2; exit 3")
     assert (ok, reason) == (False, "sh: exit code 3: queue is full")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -15,8 +16,9 @@ import sys
 import psutil
 import pytest
 
-from tests.support.pyworker import Pyworker
+from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI, WSGI
+from tests.support.wait import wait_until
 
 SHOWS_FDS = """
 import json, os, subprocess
@@ -63,6 +65,28 @@ def test_a_worker_holds_its_own_fds_only_and_hands_on_three(pw: Pyworker, loop: 
     home = os.path.realpath(pw.home)
     assert not [link for link in found["worker"].values() if link.startswith(home)]
     assert not [name for name in found["env"] if name.startswith(("LISTEN", "NOTIFY", "PYWORKER_HOME"))]
+
+
+@pytest.mark.parametrize("command", [("daemon", "start"), ("daemon", "run"), ("run", "app.toml")])
+def test_what_the_shell_has_open_is_handed_on_to_nobody(pw: Pyworker, command: tuple[str, ...]) -> None:
+    """The lock of a deploy script would be held for as long as the daemon lives, and hooks of other users would have it."""
+    pw.api(WSGI, workers=1)
+    path = pw.write("deploy.lock", "")
+    with open(path) as lock, open(os.path.join(pw.folder, "out"), "w") as out:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [pw.python, "-m", "pyworker", *command],
+            env=pw.environ, cwd=pw.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock.fileno()],
+        )  # fmt: skip
+    try:
+        wait_until(lambda: pw.status().get("logger_pid"), LONG, "a daemon with its logger")
+        if command == ("daemon", "start"):
+            process.wait(LONG)
+        with open(path) as again:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has it any more
+    finally:
+        process.terminate()
+        process.wait(LONG)
 
 
 def test_secrets_are_in_no_command_line_and_in_no_environment_of_ours(pw: Pyworker) -> None:

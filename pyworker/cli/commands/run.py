@@ -107,12 +107,13 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     """Exec the guardian. Does not return."""
     from pyworker.protocol import wire
     from pyworker.protocol.run import RunSpec
-    from pyworker.unix.fds import memfd
+    from pyworker.unix.fds import keep_from_exec, memfd
 
     request = {**found.request, "cwd": os.getcwd(), "shell_env": shell_env()}
     request.pop("type", None)
     spec = RunSpec(request, settings.home, config.logs, config.probe or "", config.lame_duck)
     fd = memfd("pyworker-run", wire.encode(spec))
+    keep_from_exec()  # hooks, of another user maybe, would have what the shell had open
     os.set_inheritable(fd, True)
     sys.stdout.flush()
     argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--run", str(fd)]
