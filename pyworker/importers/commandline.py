@@ -12,6 +12,7 @@ from pyworker.importers.result import Imported, needs_shell
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
+_WANTED = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _CHANGE = re.compile(r"cd\s+([\w./~-]+)\s*&&\s*(.+)\Z", re.DOTALL)
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
@@ -59,24 +60,29 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     if is_shell or (isinstance(command, str) and needs_shell(command)):
         app.set("command", words if is_shell else ["sh", "-c", command], source)
         app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
+        _inherit(app, words[2] if is_shell else str(command), source)
         return
+    whole = words
     words = _without_wrappers(app, words, source)
+    text = command if isinstance(command, str) and words == whole else " ".join(map(_for_shell, words))
     if not words:
         app.look(source, "says nothing to run")
         return
     program = os.path.basename(words[0])
     if _PYTHON.match(program):
-        _python(app, words, source, variables=variables)
+        _python(app, words, source, text, variables=variables)
     elif program in _SERVERS and _SERVERS[program](app, words[1:], source):
         _interpreter(app, words[0], source)
     else:
-        _command(app, words, source, variables=variables)
+        _command(app, words, source, text, variables=variables)
 
 
 def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:
     while words:
         found = _ASSIGNMENT.match(words[0])
-        if words[0] in ("exec", "env", "nohup"):
+        if words[0] in ("exec", "nohup") or (
+            os.path.basename(words[0]) == "env" and not "".join(words[1:2]).startswith("-")
+        ):
             words = words[1:]
         elif found is not None:
             app.variable(found[1], _NAME.sub(r"${\1:-}", found[2]), source)
@@ -89,7 +95,7 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
     return words
 
 
-def _python(app: Imported, words: list[str], source: str, *, variables: bool) -> None:
+def _python(app: Imported, words: list[str], source: str, text: str, *, variables: bool) -> None:
     rest = words[1:]
     while rest and rest[0] in ("-u", "-O", "-OO", "-B", "-I", "-E", "-s"):
         if rest[0] not in ("-u", "-B"):
@@ -98,7 +104,7 @@ def _python(app: Imported, words: list[str], source: str, *, variables: bool) ->
     if rest[:1] == ["-m"] and len(rest) > 1 and rest[1] in _SERVERS and _SERVERS[rest[1]](app, rest[2:], source):
         _interpreter(app, words[0], source)
     elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
-        _command(app, words, source, variables=variables)
+        _command(app, words, source, text, variables=variables)
         app.look(
             source, 'runserver is Django\'s development server; in production: target = "PROJECT.wsgi:application"'
         )
@@ -108,7 +114,7 @@ def _python(app: Imported, words: list[str], source: str, *, variables: bool) ->
             app.set("args", rest[1:], source)
         _interpreter(app, words[0], source)
     else:
-        _command(app, words, source, variables=variables)
+        _command(app, words, source, text, variables=variables)
 
 
 def _interpreter(app: Imported, program: str, source: str) -> None:
@@ -118,10 +124,12 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
         app.set("python", os.path.dirname(folder), source)
 
 
-def _command(app: Imported, words: list[str], source: str, *, variables: bool) -> None:
+def _command(app: Imported, words: list[str], source: str, text: str, *, variables: bool) -> None:
+    """`text`: the words as a shell is to read them."""
     if variables and any("$" in word for word in words):
-        app.set("command", ["sh", "-c", "exec " + " ".join(map(_for_shell, words))], source)
+        app.set("command", ["sh", "-c", f"exec {text}"], source)
         app.look(source, "uses variables, which only a shell fills in")
+        _inherit(app, text, source)
     else:
         app.set("command", words, source)
     if os.path.basename(words[0]) == "flask" and "run" in words:
@@ -133,8 +141,25 @@ def _command(app: Imported, words: list[str], source: str, *, variables: bool) -
         )
 
 
+def _inherit(app: Imported, text: str, source: str) -> None:
+    """What a line looks up in the environment is no worker's, unless it is named."""
+    known = {*app.table.get("env", {}), "HOME", "PATH", "USER", "SHELL", "LANG", "PWD"}
+    names = [
+        n
+        for n in dict.fromkeys(_WANTED.findall(text))
+        if n not in known and not n.startswith("PYWORKER_") and f"{n}=" not in text and f"for {n} in" not in text
+    ]
+    if names:
+        app.set("inherit_env", names, source)
+        app.look(
+            source, "what [env] does not say of its variables is taken from the shell of pyworker start: inherit_env"
+        )
+
+
 def _for_shell(word: str) -> str:
-    return word if re.fullmatch(r"[\w$@%+=:,./{}-]+", word) else shlex.quote(word)
+    if re.fullmatch(r"[\w$@%+=:,./{}-]+", word):
+        return word
+    return '"' + re.sub(r'(["\\`])', r"\\\1", word) + '"' if "$" in word else shlex.quote(word)
 
 
 # ---- servers -----------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def read(text: str, name: str = "web") -> Result:
             case ast.FunctionDef(name=key) | ast.AsyncFunctionDef(name=key):
                 if key in GUNICORN:
                     settings[key] = key
+            case ast.ImportFrom(names=[ast.alias(name="*")], module=module):
+                app.look(f"line {node.lineno}", f"settings of {module} are not in this")
             case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
                 pass
             case _:

@@ -130,7 +130,7 @@ class _Parser:
                 if not is_harmless:  # what those define is noticed where it is used
                     self.passed.append(statement)
         if exported is _NOTHING:
-            raise CannotImport("it exports nothing", "module.exports = { apps: […] }")
+            raise CannotImport("it exports nothing", f"module.exports = {{ apps: […] }}; or {_RUN}")
         return exported
 
     def _declaration(self) -> None:

@@ -221,6 +221,8 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         understand(app, " ".join([script, *args]), "script")
     else:
         understand(app, [*_split(script), *args], "script")
+    if before and "command" in app.table and app.table["command"][1 : 1 + len(before)] != before:
+        app.look("interpreter_args", f"{' '.join(before)}: left out, there is no interpreter before {script} here")
     for key, given in (("args", raw_args), ("interpreter", interpreter)):
         if given:
             app.done(key)

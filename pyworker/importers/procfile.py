@@ -31,6 +31,8 @@ def read(text: str) -> Result:
         result.apps.append(app)
     if not result.apps:
         raise CannotImport("there is no process in it", "a Procfile has lines such as: web: gunicorn shop.wsgi")
+    shell = 'an app gets what env, env_file (".env") and inherit_env name, not all that the shell has'
+    result.dropped.append(Note("the environment", shell))
     unique(result.apps)
     separate(result.apps)
     return result

@@ -200,6 +200,14 @@ def _name(app: Imported, value: Any, source: str) -> None:
     app.done(source)
 
 
+def _wsgi_app(app: Imported, value: Any, source: str) -> None:
+    module, colon, attribute = str(value).partition(":")
+    if attribute.endswith("()"):
+        app.set("factory", True, source)
+        attribute = attribute[:-2]
+    app.set("target", f"{module}:{attribute if colon else 'application'}", source)
+
+
 _TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_handshake_on_connect")
 
 GUNICORN: dict[str, Apply] = {
@@ -220,7 +228,7 @@ GUNICORN: dict[str, Apply] = {
     "preload_app": _same,
     "reload": _reload,
     "accesslog": _access_log,
-    "wsgi_app": lambda app, v, s: app.set("target", v if ":" in str(v) else f"{v}:application", s),
+    "wsgi_app": _wsgi_app,
     "backlog": _count("backlog"),
     "certfile": _to("tls.cert"),
     "keyfile": _to("tls.key"),
@@ -257,6 +265,13 @@ GUNICORN: dict[str, Apply] = {
     "initgroups": _same,
     "proxy_protocol": lambda app, v, s: app.look(s, "PROXY headers are not read: let the proxy send X-Forwarded-For"),
     "proxy_allow_ips": _drop("PROXY headers are not read"),
+    "logger_class": _drop("configure logging in the app"),
+    "logconfig_json": _drop("configure logging in the app"),
+    "syslog_prefix": _drop("logs.journald, or what the app's own logging does"),
+    "syslog_facility": _drop("logs.journald, or what the app's own logging does"),
+    "enable_stdio_inheritance": _same,
+    "forwarder_headers": _drop("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
+    "paste": lambda app, v, s: app.look(s, "PasteDeploy files are not read: target names a module that loads it"),
     **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
     "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
     **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _INSTEAD.get(s, _HOOK))),
@@ -264,7 +279,10 @@ GUNICORN: dict[str, Apply] = {
 
 
 def gunicorn(app: Imported, settings: dict[str, Any], prefix: str = "") -> None:
-    """Translate gunicorn's settings, named as in its config file."""
+    """Translate gunicorn's settings, named as in its config file. None, and a text of nothing, are its defaults."""
+    for name in [n for n, v in settings.items() if v in (None, "") and not isinstance(GUNICORN.get(n), Dropped)]:
+        del settings[name]
+        app.done(prefix + name)
     _apply(app, settings, GUNICORN, prefix, "gunicorn")
 
 

@@ -103,7 +103,8 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
             if match[1] in known:
                 return known[match[1]]
             if match[1] == "process_num":
-                app.look("process_num", "a worker knows its number as $PYWORKER_WORKER")
+                was = f"{match[0]}, from {options.get('numprocs_start', '0')} on"
+                app.look("process_num", f"was {was}; a worker knows its number as $PYWORKER_WORKER, 1, 2, 3 …")
                 return "$PYWORKER_WORKER"
             return match[0]
 
@@ -157,22 +158,38 @@ def _environment(app: Imported, value: str, source: str) -> None:
         return
     for pair in pairs:
         name, _, text = pair.strip().partition("=")
-        if name:
+        if "$PYWORKER_WORKER" in text:
+            app.look(source, f"{name.strip()} was another for each process: all workers of an app have the same [env]")
+        elif name:
             app.variable(name.strip(), text.strip(), source)
 
 
-def _number(key: str, unit: str = "") -> Callable[[Imported, str, str], None]:
+def _number(key: str, unit: str = "", zero: str = "") -> Callable[[Imported, str, str], None]:
+    """`zero`: what is to be said of 0, where it does not mean what it means here."""
+
     def apply(app: Imported, value: str, source: str) -> None:
         if not value.isdecimal():
             app.look(source, f"{value!r} is not a number: set {key}")
         elif unit:
             app.set(key, seconds(int(value)), source)
-        elif int(value) > 0:
-            app.set(key, int(value), source)
+        elif int(value) == 0 and zero:
+            app.look(source, zero)
         else:
-            app.done(source)
+            app.set(key, int(value), source)
 
     return apply
+
+
+def _of_stderr(apply: Callable[[Imported, str, str], None], key: str) -> Callable[[Imported, str, str], None]:
+    """Both streams go to one log, and what is said of stdout's counts."""
+
+    def unless(app: Imported, value: str, source: str) -> None:
+        if key in app.table.get("logs", {}):
+            app.drop(source, "one log for both streams")
+        else:
+            apply(app, value, source)
+
+    return unless
 
 
 def _numprocs(app: Imported, value: str, source: str) -> None:
@@ -244,7 +261,9 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "autostart": _autostart,
     "autorestart": _autorestart,
     "startsecs": _number("restart.min_uptime", "s"),
-    "startretries": _number("restart.max_restarts"),
+    "startretries": _number(
+        "restart.max_restarts", zero='no try after a start that failed: the nearest here is restart.policy = "never"'
+    ),
     "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
     "stopsignal": lambda app, value, source: app.set("stop.signal", value.upper().removeprefix("SIG"), source),
     "stopwaitsecs": _number("stop.kill_timeout", "s"),
@@ -252,8 +271,8 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "stdout_logfile": _log,
     "stderr_logfile": _log,
     "stdout_logfile_maxbytes": _size,
-    "stderr_logfile_maxbytes": _size,
+    "stderr_logfile_maxbytes": _of_stderr(_size, "max_size"),
     "stdout_logfile_backups": _number("logs.max_files"),
-    "stderr_logfile_backups": _number("logs.max_files"),
+    "stderr_logfile_backups": _of_stderr(_number("logs.max_files"), "max_files"),
     "socket": _socket,
 }

@@ -68,6 +68,7 @@ _DROPPED = {
     "gevent": "wsgi apps have `threads`; asgi apps are asynchronous",
     "asyncio": "wsgi apps have `threads`; asgi apps are asynchronous",
     "async": "wsgi apps have `threads`; asgi apps are asynchronous",
+    "https": "bind, with cert and key in [app.tls]",
     "post-buffering": "bodies are streamed to the app",
     "harakiri-verbose": "the stacks of a request that takes too long are always logged",
     "emperor": "one daemon runs many apps: pyworker start each file",
@@ -157,10 +158,8 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
     path = settings.get("wsgi-file") or settings.get("file")
     if module:
         name, colon, inside = module.partition(":")
-        if inside.endswith("()"):
-            inside = inside[:-2]
-            app.set("factory", True, "module")
-        app.set("target", f"{name}:{inside if colon else attribute}", "module")
+        attribute = inside if colon else attribute
+        app.set("target", f"{name}:{attribute}", "module")
     elif path:
         if path.startswith("/") and "chdir" in settings:
             path = path.removeprefix(settings["chdir"].rstrip("/") + "/")
@@ -172,6 +171,9 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
         app.set("target", f"CHANGE.ME:{attribute}", "target")
         app.translated.remove("target")
         app.look("target", "neither module nor wsgi-file is set: write module:attribute")
+    if attribute.endswith("()"):
+        app.set("target", app.table["target"].removesuffix("()"), "module" if module else "wsgi-file")
+        app.set("factory", True, "module" if module else "wsgi-file")
     if "callable" in settings:
         app.done("callable")
 
@@ -243,7 +245,15 @@ def _harakiri(app: Imported, value: str, source: str) -> None:
     app.look(source, "the worker is replaced with its stacks logged; the others go on")
 
 
+def _python_path(app: Imported, value: str, source: str) -> None:
+    before = app.table.get("env", {}).get("PYTHONPATH")
+    _text("env.PYTHONPATH")(app, value if before is None else f"{before}:{value}", source)
+
+
 def _watch(app: Imported, value: str, source: str) -> None:
+    if value.lower() in ("0", "false", "no"):
+        app.done(source)
+        return
     app.set("watch", True, source)
     app.look(source, "watch = true is for development: take it out of what runs in production")
 
@@ -285,13 +295,14 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "virtualenv": _text("python"),
     "venv": _text("python"),
     "home": _text("python"),
+    "pyhome": _text("python"),
     "uid": _text("user"),
     "gid": _text("group"),
     "umask": _text("umask"),
     "env": _env,
-    "pythonpath": _text("env.PYTHONPATH"),
-    "python-path": _text("env.PYTHONPATH"),
-    "pp": _text("env.PYTHONPATH"),
+    "pythonpath": _python_path,
+    "python-path": _python_path,
+    "pp": _python_path,
     "max-requests": _number("limits.max_requests"),
     "max-requests-delta": _number("limits.max_requests_jitter"),
     "reload-on-rss": _size("limits.memory", "MB"),

@@ -9,7 +9,7 @@ from pyworker.importers.result import Imported, Result
 
 _ORDER = (
     "target", "script", "args", "command", "factory", "interface", "cwd", "python", "workers", "threads", "bind", "balance", "loop",
-    "preload", "ready", "user", "group", "umask", "env_file", "watch", "tls", "env", "restart", "stop", "reload", "limits",
+    "preload", "ready", "user", "group", "umask", "env_file", "inherit_env", "watch", "tls", "env", "restart", "stop", "reload", "limits",
     "logs", "http",
 )  # fmt: skip
 

@@ -32,3 +32,12 @@ def test_what_is_nested_too_deeply_is_said(tmp_path: Path, home: str, name: str,
     found = run("import", "--from", "pm2", name, home=home, cwd=str(tmp_path))
     assert (found.code, found.out) == (1, "")
     assert "it is nested too deeply" in found.err
+
+
+def test_yaml_is_read_as_pm2_reads_it(tmp_path: Path, home: str) -> None:
+    text = "apps:\n - script: a.py\n   autorestart: false\n   instances: 2\n   env: {DEBUG: no, AT: 12:30, N: 0.5, NIL: ~}\n"
+    (tmp_path / "eco.yaml").write_text(text)
+    found = run("import", "eco.yaml", "-o", "-", home=home, cwd=str(tmp_path))
+    assert found.code == 0
+    for line in ('DEBUG = "no"', 'AT    = "12:30"', 'N     = "0.5"', 'NIL   = ""', "workers        = 2", '= "never"'):
+        assert line in found.out

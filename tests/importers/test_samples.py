@@ -233,7 +233,7 @@ def test_a_procfile() -> None:
     assert app(result, "api").table["factory"] is True
     assert app(result, "clock").table == {"script": "clock.py", "args": ["--tick", "5"]}
     assert app(result, "worker").table["env"] == {"DEBUG": "1"}
-    assert [n.key for n in result.dropped] == ["release"]
+    assert [n.key for n in result.dropped] == ["release", "the environment"]
 
 
 def settings_of(name: str) -> dict[str, set[str]]:
@@ -351,3 +351,49 @@ def test_every_server_of_a_procfile() -> None:
     assert tables["asgi"] == {"target": "config.asgi:application", "interface": "asgi"}
     assert tables["flask"]["env"] == {"FLASK_APP": "shop"}
     assert "gunicorn runs inside of it" in app(result, "web").review[0].reason
+
+
+def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
+    found = app(read("gunicorn.conf.py", text="user = None\nchdir = None\ncertfile = None\nproc_name = None\nwsgi_app = 'a.b:make()'"), "shop")
+    assert found.table == {"target": "a.b:make", "factory": True}
+
+
+def test_settings_that_come_from_another_module_are_named() -> None:
+    found = app(read("gunicorn.conf.py", text="from base import *\nlogger_class = 'x.Y'"), "shop")
+    assert "settings of base are not in this" in {n.reason for n in found.review}
+    assert "logger_class" in {n.key for n in found.dropped}
+
+
+def test_every_python_path_of_uwsgi_counts_and_0_is_off() -> None:
+    text = "[uwsgi]\nmodule = shop\ncallable = make()\npythonpath = /a\npp = /b\npy-autoreload = 0\npyhome = /v\n"
+    assert app(read("uwsgi.ini", text=text), "shop").table == {
+        "target": "shop:make", "factory": True, "env": {"PYTHONPATH": "/a:/b"}, "python": "/v"
+    }  # fmt: skip
+
+
+def test_what_supervisor_counts_by_process_is_named_and_its_noughts_are_not_lost() -> None:
+    text = (
+        "[program:web]\ncommand = env A=1 server 80%(process_num)02d\nnumprocs = 2\nenvironment = P=8%(process_num)d,Q=1\n"
+        "startretries = 0\nstdout_logfile_backups = 0\nstdout_logfile_maxbytes = 1MB\nstderr_logfile_maxbytes = 9MB\n"
+    )
+    found = app(read("supervisord.conf", text=text), "web")
+    assert found.table["env"] == {"A": "1", "Q": "1"}
+    assert found.table["logs"] == {"max_files": 0, "max_size": "1MB"}
+    words = " ".join(n.reason for n in found.review)
+    assert "was %(process_num)02d, from 0 on" in words
+    assert "P was another for each process" in words
+    assert "no try after a start that failed" in words
+
+
+def test_a_line_of_a_procfile_means_the_same_to_the_shell_and_has_its_variables() -> None:
+    result = read("Procfile", text="a: ./x --url $DB \"$TWO words\" '$5'\nb: for i in 1 2; do echo $i $TWO; done\n")
+    assert app(result, "a").table == {
+        "command": ["sh", "-c", "exec ./x --url $DB \"$TWO words\" '$5'"], "inherit_env": ["DB", "TWO"]
+    }  # fmt: skip
+    assert app(result, "b").table["inherit_env"] == ["TWO"]
+    assert "the environment" in {n.key for n in result.dropped}
+
+
+def test_arguments_of_an_interpreter_that_is_not_there_are_named() -> None:
+    found = app(pm2.read({"apps": [{"script": "serve", "node_args": "--inspect"}]}), "serve")
+    assert [n.key for n in found.review] == ["interpreter_args"]

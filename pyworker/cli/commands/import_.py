@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -158,7 +159,7 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
             hint = f"{sys.executable} -m pip install pyyaml; or write it as JSON"
             raise CannotImport("reading YAML needs PyYAML, which is not installed", hint) from None
         try:
-            return yaml.safe_load(text)
+            return yaml.load(text, Loader=_as_pm2_reads_it(yaml))
         except RecursionError:
             raise CannotImport("it is nested too deeply") from None
         except yaml.YAMLError as error:
@@ -171,6 +172,24 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return parse("module.exports = " + text)  # pm2 reads its JSON as JavaScript: comments and all
+
+
+def _as_pm2_reads_it(yaml: Any) -> Any:
+    """PyYAML's loader, but no, on and 12:30 are texts, as for pm2."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined, unused-ignore]
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, regex) for tag, regex in found if tag.rpartition(":")[2] in ("null", "merge")]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    for kind, pattern, first in (
+        ("bool", r"(?i:true|false)\Z", "tTfF"),
+        ("int", r"[-+]?(0|[1-9][0-9]*)\Z", "-+0123456789"),
+        ("float", r"[-+]?[0-9]+\.[0-9]+\Z", "-+0123456789"),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list(first))
+    return Loader
 
 
 _SCRIPT = """
