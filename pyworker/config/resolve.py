@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
@@ -158,7 +159,7 @@ def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
     path = os.path.join(cwd, os.path.expanduser(name))
     folder = os.path.realpath(os.path.dirname(path))
     if not os.path.isdir(folder):
-        found.add(key, f"is in {folder}, which is no folder", f"make it: mkdir -p {folder}", "not_found")
+        found.add(key, f"is in {folder}, which is no folder", f"make it: mkdir -p {shlex.quote(folder)}", "not_found")
     elif os.path.isdir(path):
         found.add(key, f"names {name}, which is a folder", "name a file in it", "not_found")
     return os.path.join(folder, os.path.basename(path))

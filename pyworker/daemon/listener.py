@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import socket
 import stat
 import struct
@@ -192,7 +193,11 @@ def _explain_unix(address: Address, error: OSError) -> ListenFailed:
     folder = os.path.dirname(address.path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            message, hint, code = f"there is no folder {folder}", f"make it: mkdir -p {folder}", "bad_address"
+            message, hint, code = (
+                f"there is no folder {folder}",
+                f"make it: mkdir -p {shlex.quote(folder)}",
+                "bad_address",
+            )
         case errno.EACCES | errno.EPERM | errno.EROFS:
             message = f"no right to make a socket in {folder}"
             hint, code = "choose a folder that this user may write to", "no_permission"

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import READYZ, USER_ID, Options, Plan, comment, header, plans, tls_loss
+from pyworker.export.plan import READYZ, USER_ID, Options, Plan, beside, comment, header, plans, tls_loss
 from pyworker.export.yamltext import dump
 
 _CONDITIONS = {"always": "any", "on-failure": "on-failure", "never": "none"}
@@ -62,7 +62,7 @@ def _service(plan: Plan, options: Options) -> dict[str, Any]:
         "ports": [f"{p}:{p}" for p in plan.ports] if plan.replicas == 1 else None,
         "expose": [str(p) for p in plan.ports] if plan.replicas > 1 else None,
         "environment": environment or None,
-        "volumes": [f"./{path}:{inside}:ro" for inside, path in plan.files.items()] or None,
+        "volumes": [f"{beside(path)}:{inside}:ro" for inside, path in plan.files.items()] or None,
         "user": f"{USER_ID}:{USER_ID}",
         "read_only": True,
         "cap_drop": ["ALL"],

@@ -10,6 +10,7 @@ from pyworker.export.plan import (
     MADE_BY,
     USER_ID,
     Options,
+    beside,
     comment,
     header,
     plans,
@@ -41,7 +42,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     more = [_what_is_installed(options)]
     more += [f"{p.app.name}: {name} comes from outside: docker run -e {name}" for p in all_plans for name in p.needed]
     more += [
-        f"{p.app.name}: env_file {path} is not copied: docker run -v ./{path}:{inside}:ro"
+        f"{p.app.name}: env_file {path} is not copied: docker run -v {beside(path)}:{inside}:ro"
         for p in all_plans
         for inside, path in p.files.items()
     ]

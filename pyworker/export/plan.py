@@ -228,6 +228,11 @@ def tls_loss(plan: Plan) -> list[str]:
     return [f"{plan.app.name}: tls: mount the certificate and key where the file names them, or end TLS before the app"]
 
 
+def beside(path: str) -> str:
+    """Return the path of a file as `docker run -v` and Compose take it: without a ./ a word is the name of a volume."""
+    return path if posixpath.isabs(path) else f"./{path}"
+
+
 def secret_files(plan: Plan) -> dict[str, str]:
     """Return all files that hold secrets, those of TLS as well: where the app looks for each, and its path beside the config."""
     tls = plan.app.tls
@@ -251,5 +256,6 @@ def header(engine: str, plan_list: list[Plan], more: tuple[str, ...] = ()) -> li
 
 
 def comment(lines: list[str], sign: str = "#") -> str:
-    """Return lines as a comment."""
-    return "".join(f"{sign} {line}".rstrip() + "\n" for line in lines)
+    """Return lines as a comment, which a newline in a path does not end."""
+    plain = ("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    return "".join(f"{sign} {line}".rstrip() + "\n" for line in plain)

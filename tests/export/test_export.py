@@ -456,3 +456,13 @@ def test_yaml_keeps_every_text_a_text() -> None:
     value = {"a": values, "b": {"c": [{"d": 1, "e": [1, 2]}, {"f": True}], "empty": {}, "none": None, "l": []}}
     expected = {"a": values, "b": {"c": [{"d": 1, "e": [1, 2]}, {"f": True}], "empty": {}, "l": []}}
     assert parsed(dump(value)) == [expected]
+
+
+def test_a_newline_in_a_path_ends_no_comment_and_an_absolute_path_stays_one(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ncommand = "x"\ncwd = "/srv\\nRUN evil"\nenv_file = "/etc/a.env"\n')
+    docker, compose = (export(file, engine)[name] for engine, name in (("docker", "Dockerfile"), ("compose", "compose.yaml")))
+    assert not re.search(r"^RUN evil", docker, re.MULTILINE)
+    assert "docker run -v /etc/a.env:/etc/a.env:ro" in docker
+    (document,) = parsed(compose)
+    assert document["services"]["a"]["volumes"] == ["/etc/a.env:/etc/a.env:ro"]
