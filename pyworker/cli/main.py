@@ -6,6 +6,7 @@ none of them and `pyworker ps` only its own.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -165,6 +166,9 @@ def _group() -> Commands:
     )
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def main(argv: list[str]) -> int:
     """Run the command line; return the exit code."""
     _open_streams()
@@ -173,7 +177,6 @@ def main(argv: list[str]) -> int:
     as_json = "--json" in head
     try:
         code = _run(argv, as_json)
-        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough
         fail.quiet_stdout()
         return 0
@@ -196,6 +199,7 @@ def _run(argv: list[str], as_json: bool) -> int:
         group = _group()
         with group.make_context("pyworker", list(argv)) as ctx:
             code = group.invoke(ctx)
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -213,6 +217,11 @@ def _run(argv: list[str], as_json: bool) -> int:
         if isinstance(error, FileNotFoundError) and is_gone():
             gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
             return fail.report(gone, as_json, how)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            fail.quiet_stdout()
+            hint = "make room on its disk, or send it to another"
+            full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")
+            return fail.report(full, as_json, how)
         return fail.bug(error, as_json, how)
 
 

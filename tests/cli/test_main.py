@@ -245,3 +245,16 @@ def test_a_user_without_a_home_or_a_name_is_told_what_to_set(monkeypatch: pytest
     with pytest.raises(PyworkerError, match="nothing says where the state folder is") as told:
         default_home()
     assert "--home FOLDER" in told.value.hint
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", ["--version", "completion bash", "schema"])
+def test_a_full_disk_behind_stdout_is_said(home: str, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyworker", *command.split()],
+            env=environment(home), timeout=60, check=False, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written: No space left on device\n  = help: ")
+    assert done.stderr.count("\n") == 2
