@@ -13,7 +13,9 @@ import contextlib
 import ctypes
 import gc
 import io
+import os
 import threading
+import traceback
 import weakref
 from typing import IO, Any, NoReturn
 
@@ -49,6 +51,23 @@ def code_of(leaving: SystemExit) -> int:
         return (leaving.code or 0) & 0xFF
     write(f"{leaving.code}\n")
     return 1
+
+
+def end_forked(where: str, error: BaseException | None = None) -> NoReturn:
+    """End this process, which the app has forked and which comes back to us: by `error`, or (None) by returning.
+
+    The loop and what is open are its parent's.
+    """
+    code = 1
+    if isinstance(error, SystemExit):
+        code = code_of(error)
+    elif error is not None:
+        write(f"{where}:\n{''.join(traceback.format_exception(error))}")
+    else:
+        write(f"{where}: a process that the app has forked came back from it: it is ended here\n")
+        code = 0
+    flush()
+    os._exit(code)
 
 
 def _open_files() -> list[IO[Any]]:

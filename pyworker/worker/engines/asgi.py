@@ -106,12 +106,15 @@ class AsgiExchange(Exchange):
         try:
             result = await self.server.application(scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
-            self.leave_forked(error)
+            if self.server.forked:
+                self.leave_forked(error)
             cancelled = isinstance(error, asyncio.CancelledError)
             if not (cancelled and self.cut) and not (self.gone and isinstance(error, OSError)):
                 self.report(error)
             self._give_up(503 if self.cut else 500)
         else:
+            if self.server.forked:
+                self.leave_forked()
             if not self.done:
                 if result is not None:
                     self.complain(f"the app returned {result!r:.100} instead of None")
@@ -146,6 +149,8 @@ class AsgiExchange(Exchange):
             if self.complete and not self.told:
                 self.told = True
                 return {"type": "http.request", "body": b"", "more_body": False}
+            if self.server.forked:
+                self.leave_forked()
             # several tasks may wait at once: Starlette's stream does while the app asks is_disconnected()
             waiter = self.server.loop.create_future()
             others = self.waiter
@@ -171,6 +176,8 @@ class AsgiExchange(Exchange):
             return
         if kind != "http.response.body":
             raise RuntimeError(f"unexpected message {kind!r:.60}")
+        if self.server.forked:
+            self.leave_forked()
         if connection.write_paused and not self.gone:
             await connection.writable()
         if self.gone:

@@ -5,16 +5,15 @@ Parses nothing and writes nothing by itself: `connection` does the one, `asgi` a
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
 
 from pyworker.worker import say
-from pyworker.worker.ending import code_of
+from pyworker.worker.ending import end_forked
 from pyworker.worker.engines import heads
 
 if TYPE_CHECKING:
@@ -230,26 +229,16 @@ class Exchange:
 
     def report(self, error: BaseException) -> None:
         """Print an app's exception to stderr, where the log is."""
-        path = self.target.decode("ascii", "backslashreplace")
         text = "".join(traceback.format_exception(error))
-        say.write(f"error in {self.method} {path}:\n{text}")
+        say.write(f"{self._where()}:\n{text}")
 
-    def leave_forked(self, error: BaseException) -> None:
-        """End this process if it is one that the app has forked in the request and that comes back by `error` (sys.exit).
-
-        The connection and the loop are the parent's, which shares the loop's poll with it.
-        """
-        if os.getpid() == self.server.pid:
-            return
-        code = 1
-        if isinstance(error, SystemExit):
-            code = code_of(error)
-        else:
-            self.report(error)
-        say.flush()
-        os._exit(code)
+    def leave_forked(self, error: BaseException | None = None) -> NoReturn:
+        """End this process: `server.forked`. It raised `error`, or answers (None): a second time, to its parent's client."""
+        end_forked(self._where(), error)
 
     def complain(self, text: str) -> None:
         """Print one line about what the app did wrong."""
-        path = self.target.decode("ascii", "backslashreplace")
-        say.write(f"error in {self.method} {path}: {text}\n")
+        say.write(f"{self._where()}: {text}\n")
+
+    def _where(self) -> str:
+        return f"error in {self.method} {self.target.decode('ascii', 'backslashreplace')}"

@@ -7,10 +7,12 @@ something else. One that takes the message and then raises, or says startup.fail
 from __future__ import annotations
 
 import asyncio
+import os
 import traceback
 from typing import Any
 
 from pyworker.worker import say
+from pyworker.worker.ending import end_forked
 
 
 class LifespanFailed(Exception):
@@ -37,6 +39,7 @@ class Lifespan:
 
     async def startup(self) -> None:
         """Return when the app may serve; raises LifespanFailed."""
+        self._pid = os.getpid()
         self._task = asyncio.get_running_loop().create_task(self._run())
         kind, message = await self._ask("lifespan.startup")
         if kind == "lifespan.startup.failed":
@@ -79,6 +82,8 @@ class Lifespan:
         try:
             await self._application(scope, self._receive, self._send)
         except BaseException as error:
+            if os.getpid() != self._pid:
+                end_forked("error in the app's lifespan", error)
             # read by nobody when the app knows no lifespan; it opens the source files, in each worker of such an app
             has_failed = self._asked and not self._foreign
             text = "".join(traceback.format_exception(error)) if has_failed else ""
@@ -88,6 +93,8 @@ class Lifespan:
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
         else:
+            if os.getpid() != self._pid:
+                end_forked("error in the app's lifespan")
             self._tell("returned")
 
     async def _receive(self) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Server:
         self.contexts: list[contextvars.Context] = []
         self.state: dict[str, Any] = {}
         self.draining = False
+        self.forked = False  # this process is one that the app has forked in a request: everything here is its parent's
         self.background: set[Exchange] = set()
         self._log = AccessLog(http.access_log, log_fd) if http.access_log != "off" else None
         self._lifespan = Lifespan(application) if interface == "asgi" else None
@@ -125,7 +126,7 @@ class Server:
     async def start(self, row: Row, on_recycle: Callable[[str], None]) -> None:
         """Make the app ready to serve in this process: lifespan startup, threads. Raises LifespanFailed."""
         self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self._on_fork)
         self.row = row
         self._cells = row.cells
         self._on_recycle = on_recycle
@@ -143,6 +144,9 @@ class Server:
             self.state = self._lifespan.state
         elif self._threads > 1:
             self.pool = ThreadPool(self._threads, self.loop, self._on_busy)
+
+    def _on_fork(self) -> None:
+        self.forked = True
 
     def begin_drain(self, timeout: float) -> None:
         """Stop being a server: finish, announce `Connection: close`, and after `timeout` seconds cut what is left."""

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from pyworker.worker.ending import end_forked
 from pyworker.worker.engines import heads
 from pyworker.worker.engines.stall import Stall, look, unsent
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
     from pyworker.worker.engines.server import Server
 
+_WHERE = "error in a websocket"
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
 
 
@@ -90,6 +92,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
+        if self.worker.forked:
+            end_forked(_WHERE)
         await super().send(message)
         if self.ahead and message["type"] == "websocket.accept" and not self.transport.is_closing():
             self._take_ahead()
@@ -122,6 +126,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         else:
             look(self, now)
 
+    worker: Any = None  # the Server; `server` is its address
     on_lost: Any = None
     on_ended: Any = None
 
@@ -131,12 +136,13 @@ class WebSockets:
 
     def __init__(self, server: Server, application: Any, max_size: int) -> None:
         self._server = server
+        self._application = application
         self._config = uvicorn.Config(
             application, log_config=None, lifespan="off", interface="asgi3", proxy_headers=False,
             ws_max_size=max_size, server_header=False, date_header=False,
         )  # fmt: skip
         self._config.loaded = True  # its load() would call the app to see whether it is a factory
-        self._config.loaded_app = application
+        self._config.loaded_app = self._run
         self._state = ServerState()
 
     @property
@@ -150,6 +156,7 @@ class WebSockets:
     def take(self, connection: Connection, head: bytes, rest: bytes) -> None:
         """Take over the connection's transport; `head` is its upgrade request, `rest` what came after it."""
         protocol = WebSocket(self._config, self._state, self._server.state)
+        protocol.worker = self._server
         protocol.on_lost = self._server.websocket_lost
         protocol.on_ended = self._server.check_empty
         transport: Any = connection.transport
@@ -172,6 +179,17 @@ class WebSockets:
             protocol.data_received(rest)
         if self._server.draining:
             protocol.leave()
+
+    async def _run(self, scope: Any, receive: Any, send: Any) -> Any:
+        try:
+            result = await self._application(scope, receive, send)
+        except BaseException as error:
+            if self._server.forked:
+                end_forked(_WHERE, error)
+            raise
+        if self._server.forked:
+            end_forked(_WHERE)
+        return result
 
     def drain(self) -> None:
         """Close all with 1012 (service restart)."""

@@ -126,6 +126,8 @@ class WsgiExchange(Exchange):
 
     def _part(self, data: bytes, size: int | None) -> bytes:
         """Return the wire's bytes of one part of the body, with the head before the first."""
+        if self.server.forked:
+            self.leave_forked()
         if not isinstance(data, bytes):
             raise TypeError(f"the app's body has {type(data).__name__} in it, not bytes")
         if self.gone:
@@ -153,6 +155,8 @@ class WsgiExchange(Exchange):
 
     def _end(self) -> bytes:
         """Return what ends the body on the wire."""
+        if self.server.forked:
+            self.leave_forked()
         if self.gone:
             return b""
         if not self.status:
@@ -260,7 +264,8 @@ class WsgiExchange(Exchange):
             self.context.run(self._pump)
 
     def _failed(self, error: BaseException) -> None:
-        self.leave_forked(error)
+        if self.server.forked:
+            self.leave_forked(error)
         if self._target_is_bad(error):
             status = 400
         else:
@@ -304,7 +309,8 @@ class WsgiExchange(Exchange):
                         break
                 self._emit(b"", BROKEN if self.cut_short else FINISHED)
         except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
-            self.leave_forked(error)
+            if self.server.forked:
+                self.leave_forked(error)
             if self._target_is_bad(error):
                 self._emit(b"", 400)
             else:

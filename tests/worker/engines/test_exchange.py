@@ -1,4 +1,4 @@
-"""An app that forks in a request: its child never serves on in our loop, however it ends."""
+"""An app that forks: its child never serves on in our loop, and never answers its parent's client, however it ends."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.worker.engines.conftest import Serve
+from tests.worker.engines.test_websocket import opened
 
 MODES = [
     pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
@@ -19,12 +20,16 @@ MODES = [
     pytest.param("wsgi", "uvloop", 2, id="wsgi-threads"),
 ]
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
-def end_of_child(error: BaseException) -> bytes:
-    """Fork a child that ends by `error`; return its exit code."""
+
+def end_of_child(error: BaseException | None) -> bytes | None:
+    """Fork a child that ends by `error`, or gets None; return its exit code."""
     pid = os.fork()
     if not pid:
-        raise error
+        if error is not None:
+            raise error
+        return None
     pidfd = os.pidfd_open(pid)
     try:
         if not select.select([pidfd], [], [], 5)[0]:
@@ -34,27 +39,85 @@ def end_of_child(error: BaseException) -> bytes:
     return b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(("interface", "loop", "threads"), MODES)
 @pytest.mark.parametrize(
-    ("error", "code"), [(SystemExit(3), b"3"), (SystemExit(), b"0"), (SystemExit("no"), b"1"), (ValueError(), b"1")]
+    ("error", "code"),
+    [(SystemExit(3), b"3"), (SystemExit(), b"0"), (SystemExit("no"), b"1"), (ValueError(), b"1"), (None, b"0")],
 )
 def test_the_child_of_an_app_that_forks_ends_with_its_code(
-    serve: Serve, interface: str, loop: str, threads: int, error: BaseException, code: bytes
+    serve: Serve, interface: str, loop: str, threads: int, error: BaseException | None, code: bytes
 ) -> None:
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
         answer = end_of_child(error)
-        await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.body", "body": answer})
+        if answer is not None:
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": answer})
 
     def wsgi(environ: Any, start_response: Any) -> list[bytes]:
         answer = end_of_child(error)
         start_response("200 OK", [])
-        return [answer]
+        return [answer or b"a child's"]
 
     client = serve(asgi if interface == "asgi" else wsgi, interface, loop=loop, threads=threads).client()
     response = client.get()
     assert response is not None
     assert (response.status, response.body) == (200, code)
     assert client.get() is not None
+
+
+@pytest.mark.parametrize("end", ["answers", "receives"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_child_that_uses_its_parents_request_ends_there(serve: Serve, loop: str, end: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        answer = end_of_child(None)
+        if answer is None and end == "receives":
+            await receive()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": answer or b"a child's"})
+
+    client = serve(app, loop=loop).client()
+    for _ in range(2):
+        response = client.get()
+        assert response is not None
+        assert response.body == b"0"
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+@pytest.mark.parametrize("sends", [False, True])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_child_of_a_websocket_ends_there(serve: Serve, loop: str, sends: bool, error: BaseException | None) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept"})
+        answer = end_of_child(error)
+        if answer is not None or sends:
+            await send({"type": "websocket.send", "bytes": answer or b"a child's"})
+
+    client = opened(serve(app, loop=loop).client())
+    assert client._exactly(3) == b"\x82\x01" + (b"0" if error is None else b"1")
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), SystemExit(3)])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_child_of_a_lifespan_ends_there(serve: Serve, loop: str, error: BaseException | None) -> None:
+    ends = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            code = end_of_child(error)
+            if code is None:
+                return
+            ends.append(code)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": ends[0]})
+
+    response = serve(app, loop=loop).client().get()
+    assert response is not None
+    assert response.body == {None: b"0", ValueError: b"1", SystemExit: b"3"}[type(error) if error else None]
