@@ -114,6 +114,7 @@ class App:
     listeners: dict[int, Listener] = field(default_factory=dict)
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
     templates: dict[int, TemplateHandle] = field(default_factory=dict)
+    template_record: Record = CLEAR
     dispatcher: DispatcherHandle | None = None
     dispatcher_record: Record = CLEAR
     notes: list[str] = field(default_factory=list)
@@ -213,6 +214,7 @@ class App:
             target_forks=target is not None and target.target is not None,
             previous_forks=previous is not None and previous.target is not None,
             target_holds=target is not None and _holds(target),
+            template_record=self.template_record,
             overlaps=overlaps(config) and (target is None or overlaps(target)),
             dispatches=self.dispatches,
             dispatcher=self.dispatcher.view() if self.dispatcher else None,

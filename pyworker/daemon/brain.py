@@ -218,7 +218,7 @@ class Brain:
         app.soak_until = now + config.reload.soak
         app.soak_deaths, app.given_up = 0, ""
         app.scale_before = scale
-        app.record = restart.CLEAR
+        app.record = app.template_record = restart.CLEAR
         app.fill_slots()
         app.reload_from = old
         self.write_logs_spec(app)
@@ -253,7 +253,7 @@ class Brain:
         if app.scale is None:
             app.scale, app.scale_base = app.scale_before
         app.given_up = ""
-        app.record = restart.CLEAR
+        app.record = app.template_record = restart.CLEAR
         app.reload_from = None
         failure = self.fail(
             reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""
@@ -288,7 +288,7 @@ class Brain:
         app.listening, app.hurry, app.keep_listening = True, False, False
         app.target = app.previous = app.reload_from = None
         app.target_failure = app.start_failure = app.failure = None
-        app.record = restart.CLEAR
+        app.record = app.template_record = restart.CLEAR
         app.fill_slots()
         app.blocked = None
         app.started_at, app.restored = self.loop.clock(), False

@@ -181,11 +181,9 @@ class Dispatchers:
         now = self._brain.loop.clock()
         words = handle.killed_because or f"ended {exit_words(status.code, status.signal)}"
         self._brain.emit(app, "dispatcher_exited", None, pid=handle.pid, reason=words)
-        config = app.restart_config
-        if restart.is_stable(handle.ready_at, now, config):
-            app.dispatcher_record = restart.CLEAR
-            return
-        app.dispatcher_record = restart.after_unstable_death(app.dispatcher_record, now, config, jitter=random.random())
+        app.dispatcher_record = restart.after_helper_death(
+            app.dispatcher_record, handle.ready_at, now, app.restart_config, jitter=random.random()
+        )
         if app.starting and handle.ready_at is None:
             hint = f"see its last words: tail {os.path.join(self._brain.home, 'logs', 'pyworker.log')}"
             app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=hint)

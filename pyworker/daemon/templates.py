@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
 import signal
 from typing import TYPE_CHECKING, assert_never
 
@@ -17,6 +18,7 @@ from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.errors import Exit
+from pyworker.policy import restart
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
@@ -215,6 +217,10 @@ class Templates:
             return
         words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home)
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
+        if number == app.generation and handle.state != "loading":
+            app.template_record = restart.after_helper_death(
+                app.template_record, handle.since, now, app.restart_config, jitter=random.random()
+            )
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:

@@ -89,6 +89,7 @@ class AppView:
     forks: bool = True  # workers are forked from a template (asgi, wsgi)
     target_forks: bool = True
     previous_forks: bool = True
+    template_record: Record = Record()  # of the committed generation's
     target_holds: bool = True  # a worker can be ready without accepting
     overlaps: bool = True  # two workers of a slot can live side by side, the target's beside today's
     dispatches: bool = False  # connections are handed out by a dispatcher
@@ -337,10 +338,8 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
         if generation == app.target:
             yield StartTemplate(generation)
         elif generation == app.generation:
-            if now >= app.record.next_at:
-                yield StartTemplate(generation)
-            else:
-                yield LookAgain(app.record.next_at)
+            at = max(app.record.next_at, app.template_record.next_at)
+            yield StartTemplate(generation) if now >= at else LookAgain(at)
 
 
 def _reload(app: AppView, now: float) -> Iterator[Action]:

@@ -47,9 +47,7 @@ def after_unstable_death(record: Record, now: float, config: RestartConfig, *, j
     if failed:
         delay = config.retry
     else:
-        # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow. Jitter only shortens:
-        # without it the tenth death of a fast loop comes 54 s after the first, and one that came later is not in the window
-        delay = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 - jitter / 4)
+        delay = _delay(tries, jitter)
     return Record(
         tries,
         deaths[-config.max_restarts :],
@@ -57,6 +55,21 @@ def after_unstable_death(record: Record, now: float, config: RestartConfig, *, j
         failed,
         record.permanent or (failed and config.retry == 0),
     )
+
+
+def after_helper_death(
+    record: Record, ready_at: float | None, now: float, config: RestartConfig, *, jitter: float
+) -> Record:
+    """Count the death of a template or dispatcher, which is never given up: nothing of the app can be started without it."""
+    if is_stable(ready_at, now, config):
+        return CLEAR
+    return Record(record.tries + 1, next_at=now + _delay(record.tries + 1, jitter))
+
+
+def _delay(tries: int, jitter: float) -> float:
+    # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow. Jitter only shortens:
+    # without it the tenth death of a fast loop comes 54 s after the first, and one that came later is not in the window
+    return min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 - jitter / 4)
 
 
 def after_refusal(record: Record, now: float) -> Record:

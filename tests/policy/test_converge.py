@@ -462,6 +462,13 @@ def test_a_dispatcher_that_dies_again_and_again_is_waited_for() -> None:
     assert actions == [c.LookAgain(5.0)]
 
 
+def test_a_template_that_dies_again_and_again_is_waited_for_unless_it_is_a_reloads() -> None:
+    view = app(workers=BOTH, templates=(), template_record=Record(tries=3, next_at=5.0))
+    assert c.converge(view, 1.0) == [c.LookAgain(5.0)]
+    assert c.StartTemplate(1) in c.converge(view, 5.0)
+    assert c.StartTemplate(2) in c.converge(dataclasses.replace(view, target=2), 1.0)
+
+
 def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None:
     assert doing(app(workers=BOTH, dispatcher=HANDS_OUT)) == [c.StopDispatcher()]
 

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.config.schema import RestartConfig
-from pyworker.policy.restart import CLEAR, Record, after_refusal, after_unstable_death, is_stable, wants_replacement
+from pyworker.policy.restart import (
+    CLEAR,
+    Record,
+    after_helper_death,
+    after_refusal,
+    after_unstable_death,
+    is_stable,
+    wants_replacement,
+)
 
 CONFIG = RestartConfig()
 
@@ -54,6 +62,18 @@ def test_tenth_death_in_the_window_fails_and_probes_every_retry() -> None:
     again = after_unstable_death(record, 69.0, CONFIG, jitter=0.5)
     assert again.failed
     assert again.next_at == 129.0
+
+
+@pytest.mark.parametrize("retry", [0.0, 60.0])
+def test_a_helper_that_dies_again_and_again_is_tried_ever_more_seldom_and_for_ever(retry: float) -> None:
+    config = RestartConfig(retry=retry, max_restarts=3)
+    now, record, delays = 0.0, CLEAR, []
+    for _ in range(12):
+        record = after_helper_death(record, now, now, config, jitter=0.0)
+        delays.append(record.next_at - now)
+        now = record.next_at
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0])
+    assert after_helper_death(record, now, now + config.min_uptime, config, jitter=0.0) == CLEAR
 
 
 def test_retry_of_zero_gives_up_for_good() -> None:
