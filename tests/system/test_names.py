@@ -40,10 +40,13 @@ def test_what_concerns_whole_apps_refuses_a_worker(started: Pyworker) -> None:
         refused = started.run(*command.split(), "api.2")
         assert (command, refused.returncode, refused.stdout) == (command, 4, "")
         assert "api.2 is a worker: this is done with whole apps" in refused.stderr
+    refused = started.run("delete", "api.2")
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "api.2 is a worker: only apps are deleted" in refused.stderr
 
 
 def test_a_worker_that_is_not_there_is_said_with_those_that_are(started: Pyworker) -> None:
-    for command in ("ps", "describe", "logs", "logs -f", "diff", "config", "wait", "stack", "stop"):
+    for command in ("ps", "describe", "logs", "logs -f", "diff", "config", "wait", "stack", "stop", "delete"):
         refused = started.run(*command.split(), "api.9")
         assert (command, refused.returncode, refused.stdout) == (command, 4, "")
         assert "api has no worker 9: they are 1 to 3" in refused.stderr

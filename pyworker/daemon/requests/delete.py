@@ -22,12 +22,9 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
     decided: dict[str, ops.Outcome] = {}
     for s in desk.select(request.selectors):
         if s.slot is not None:
-            raise Refuse(
-                "usage",
-                Exit.USAGE,
-                f"{s.app}.{s.slot} is a worker: only apps are deleted",
-                f"pyworker stop {s.app}.{s.slot}",
-            )
+            desk.check_slot(desk.brain.apps[s.app], s)
+            message = f"{s.app}.{s.slot} is a worker: only apps are deleted"
+            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker stop {s.app}.{s.slot}")
         app = desk.brain.apps[s.app]
         app.delete_logs = request.logs
         if app.closed:
