@@ -18,7 +18,7 @@ from pyworker.protocol.events import workers_in_words
 if TYPE_CHECKING:
     from pyworker.config.schema import AppConfig
 
-_TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(\))?\Z")
+_TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(.*\))?\Z")
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"

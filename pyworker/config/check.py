@@ -137,6 +137,8 @@ def _target(target: str) -> list[Finding]:
     usable = all(p.isidentifier() for p in path.split("."))
     if attribute.endswith("()") and usable:
         hint = f'did you mean target = "{path}:{attribute[:-2]}" with factory = true?'
+    elif attribute.endswith(")") and "(" in attribute and usable:
+        hint = "name a function that takes no arguments and returns the app, with factory = true"
     elif not colon and module.endswith(".py"):
         hint = f'a web app is "{path}:app"; a script that listens by itself is script = "{module}"' if usable else hint
     elif usable and not colon and "." in path and path.rpartition(".")[2] in ("app", "application"):

@@ -137,6 +137,10 @@ def _import(name: str) -> Any:
         raise TargetError("import", last_line(error), user_traceback(error), _how_to_get(missing)) from None
     except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
         hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
+        if isinstance(error, ImportError):
+            hint = _same_name(error.name or "")
+        elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
+            hint = _same_name(error.obj.__name__)
         raise TargetError("import", last_line(error), user_traceback(error), hint) from None
 
 
@@ -165,7 +169,7 @@ def _where_is(name: str) -> str:
 def _how_to_get(missing: str) -> str:
     top = missing.split(".")[0]
     if not top or os.path.exists(top + ".py") or os.path.isdir(top):
-        return ""
+        return _same_name(missing)
     for folder in (".venv", "venv", "env"):
         python = os.path.join(os.getcwd(), folder, "bin", "python")
         if os.path.exists(python) and os.path.realpath(os.path.dirname(python)) != os.path.realpath(
@@ -173,6 +177,20 @@ def _how_to_get(missing: str) -> str:
         ):
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
     return f"install it: {sys.executable} -m pip install {top}"
+
+
+def _same_name(module: str) -> str:
+    """Return what to do about a file of the app's that is named as a module of Python: one of the two hides the other."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        for path in (top + ".py", top):
+            if os.path.exists(path):
+                return f"{path} has the name of a module of Python itself: give it another"
+    return ""
+
+
+def _is_below(folder: str, module: Any) -> bool:
+    return str(getattr(module, "__file__", "")).startswith(folder + os.sep)
 
 
 def _attribute(module: Any, module_name: str, path: str) -> Any:
@@ -187,7 +205,9 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
     names = [name for name in vars(module) if not name.startswith("_")]
     near = difflib.get_close_matches(path, names, n=1)
     apps = [name for name in names if _looks_like_an_app(getattr(module, name), module_name)]
-    if near:
+    if not _is_below(os.getcwd(), module) and (same := _same_name(module_name)):
+        hint = same
+    elif near:
         hint = f'did you mean "{module_name}:{near[0]}"?'
     elif apps:
         hint = "it has " + ", ".join(f'"{module_name}:{name}"' for name in apps[:5])

@@ -308,6 +308,7 @@ BASE = '[app]\ntarget = "a:b"\n'
         ('[app]\ntarget = "shop/main.py:app"', '"shop/main.py:app"', "module:attribute", '"shop.main:app"'),
         ('[app]\ntarget = "server.py"', '"server.py"', "module:attribute", 'script = "server.py"'),
         ('[app]\ntarget = "a:make()"', '"a:make()"', "module:attribute", '"a:make" with factory = true'),
+        ('[app]\ntarget = "a:make(3)"', '"a:make(3)"', "module:attribute", "a function that takes no arguments"),
         ("[app]\ntarget = 5", "5", "text", 'target = "5"'),
         ("[app]\ncommand = []", "[]", "is empty", ""),
         ('[app]\ncommand = "sh -c \'x"', '"sh -c \'x"', "cannot be split", "quotes"),

@@ -123,6 +123,26 @@ def test_what_is_wrong_is_said_with_the_next_step(
     assert hint in error.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "text", "message"),
+    [
+        ("sched", "shop:app", "import sched\nsched.scheduler", "module 'sched' has no attribute 'scheduler'"),
+        ("sched", "shop:app", "from sched import scheduler", "cannot import name 'scheduler'"),
+        ("logging", "shop:app", "from logging import number", "cannot import name 'number'"),
+        ("logging", "shop:app", "import logging.number", "No module named 'logging.number'"),
+        ("logging", "logging:number", "", 'module "logging" has no attribute "number"'),
+    ],
+)
+def test_a_file_that_is_named_as_a_module_of_python_is_named(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, target: str, text: str, message: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    write(shop=text, **{name: "number = 1"})
+    error = fails(target)
+    assert message in error.message
+    assert error.hint == f"{name}.py has the name of a module of Python itself: give it another"
+
+
 def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
     write(backend__main="app = 1")
     assert 'cwd = "backend"' in fails("main:app").hint
