@@ -87,6 +87,10 @@ class _Found:
 
     def add(self, key: Key, message: str, hint: str = "", code: str = "invalid_value") -> None:
         """Report what is wrong with an option; the message continues "`workers` "."""
+        if code == "not_found" and "${" in message + hint:
+            hint = "no variables are filled in in a path: write it out"
+        elif code == "not_found" and "/~" in message + hint:
+            hint = "~ is the home folder in HOME, or of the user who is named: there is none. Write it out"
         text = f"`{dotted(key)}` of app `{self._app}` {message}" if key else message
         problem = Problem(text, hint, dotted(key), self._file, code=code)
         self._problems.append(locate(self._file, self._app, key, problem) if self._file and key else problem)

@@ -162,6 +162,17 @@ def test_what_is_not_there_is_named(tmp_path: Path, text: str, key: str, message
     assert message in problem.message
 
 
+@pytest.mark.parametrize("option", ["cwd", "python", "script", "logs.file"])
+@pytest.mark.parametrize(("folder", "hint"), [("${LOGS}", "no variables"), ("~none-of-this-name", "home folder")])
+def test_what_a_path_does_not_fill_in_is_no_folder_to_make(
+    tmp_path: Path, option: str, folder: str, hint: str
+) -> None:
+    target = "" if option == "script" else 'target = "a:b"'
+    (found,) = problems(tmp_path, f'[app]\n{target}\n{option} = "{folder}/x.log"')
+    assert hint in found.hint
+    assert "mkdir" not in found.hint
+
+
 def test_command_must_be_a_program(tmp_path: Path) -> None:
     assert resolved(tmp_path, '[app]\ncommand = "sh -c true"').config.command == ("sh", "-c", "true")
     (problem,) = problems(tmp_path, '[app]\ncommand = ["no-such-program-9"]')
