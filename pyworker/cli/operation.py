@@ -27,6 +27,7 @@ from pyworker.protocol.events import workers_in_words
 
 Header = Callable[["dict[str, Any]", bool], str]
 _TICK = 0.1  # seconds between two frames
+_MOST_NAMED = 10  # apps in a sentence; of more it says how many are in which state
 
 
 def run(settings: Settings, verb: str, request: dict[str, Any], header: Header | None = None) -> int:
@@ -60,6 +61,7 @@ class _View:
         self._settings = settings
         self._header = header
         self._said: set[str] = set()
+        self._has_said_how_to_leave = False
         animated = self.err.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
         self._live: Live | None = None
         if animated and not settings.json and not settings.quiet:
@@ -106,7 +108,9 @@ class _View:
                 self._said.add(app)
                 return self._header(event, tty) if self._header else _starting(app, data, tty=tty)
             case "reload_started" if tty:
-                return f"Reloading {app}, gen {data.get('from')} → {data.get('to')}. Ctrl-C leaves this view; the reload goes on."
+                leave = "" if self._has_said_how_to_leave else " Ctrl-C leaves this view; the reload goes on."
+                self._has_said_how_to_leave = True
+                return f"Reloading {app}, gen {data.get('from')} → {data.get('to')}.{leave}"
             case "app_note" if tty:
                 return f"{app}: {line(data.get('text') or '')}"
             case _:
@@ -147,5 +151,8 @@ def _known(settings: Settings) -> str:
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):
         apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
         states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want']}" for a in apps]
+        if len(states) > _MOST_NAMED:
+            words = [str(a["state"]) for a in apps]
+            states = [f"{words.count(word)} {word}" for word in sorted({*words})]
         return f". Now: {line(', '.join(states))}" if states else ". Now: no apps"
     return ""

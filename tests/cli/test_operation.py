@@ -214,6 +214,24 @@ def test_the_spinner_turns_while_nothing_happens(home: str) -> None:
     assert len(frames) >= 3
 
 
+def test_among_many_apps_it_says_once_how_to_leave_and_how_many_are_how(home: str) -> None:
+    names = [f"app{i:02d}" for i in range(20)]
+    apps = [
+        {"name": name, "state": "running" if i else "reloading", "workers": {"ready": 1, "want": 1}}
+        for i, name in enumerate(names)
+    ]
+
+    def reloads(_request: Any) -> Iterator[Any]:
+        for name in names:
+            yield event(name, None, "reload_started", **{"from": 7, "to": 8})
+        yield HANG
+
+    with FakeControl(home, {"reload": reloads, "ps": lambda _: [Reply(True, {"apps": apps})]}):
+        shown = run_on_terminal("reload", "all", "--timeout", "2s", home=home)
+    assert shown.screen.text.count("Ctrl-C leaves this view") == 1
+    assert "it goes on. Now: 1 reloading, 19 running\n" in shown.screen.text
+
+
 def test_a_timeout_exits_with_75_and_says_what_is_known(home: str) -> None:
     with FakeControl(home, {"reload": half_a_reload, "ps": replies(documents.ps())}):
         found = run("reload", "api", "--timeout", "200ms", home=home)
