@@ -220,9 +220,13 @@ def stopped(slots: frozenset[int] | None) -> Goal:
     return goal
 
 
-def deleted(app: App, now: float) -> Outcome | None:
-    """Nothing of it lives any more, so that it can be forgotten."""
-    return Outcome(True, "deleted") if app.closed else _wanted_again(app)
+def deleted(brain: Brain) -> Goal:
+    """Nothing of the app lives any more, and it is forgotten."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        return Outcome(True, "deleted") if brain.apps.get(app.name) is not app else _wanted_again(app)
+
+    return goal
 
 
 def _wanted_again(app: App) -> Outcome | None:

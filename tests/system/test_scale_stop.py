@@ -156,6 +156,28 @@ def test_delete_forgets_the_app(pw: Pyworker) -> None:
     assert pw.get().startswith("one")
 
 
+def test_deleted_apps_are_forgotten_when_the_command_returns(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.write("app.toml", '[defaults]\ncommand = "sleep 3600"\n[apps.a]\n[apps.b]\n[apps.c]\n')
+    pw.ok("start", "app.toml")
+    pw.arm("save.before_rename", "sleep:0.2 always")  # as long as it takes among hundreds of apps
+    pw.ok("delete", "all", "-y")
+    assert pw.ps()["apps"] == []
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "all", "-y")
+    pw.ok("delete", "all", "-y")
+    assert pw.ps()["apps"] == []
+
+
+def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
+    pw.ok("start", "--name", "talks", "--", "sh", "-c", "echo hello; exec sleep 3600")
+    wait_until(lambda: "hello" in pw.run("logs", "talks").stdout, LONG, "its first line")
+    for name in ("talks.log.1", "talks.log.2.gz", "talks.log.old"):
+        pw.write(f"home/logs/{name}", "")
+    pw.ok("delete", "talks", "--logs", "-y")
+    assert [x for x in os.listdir(f"{pw.home}/logs") if x.startswith("talks")] == ["talks.log.old"]  # not ours
+
+
 def test_globs_and_all_select_apps(pw: Pyworker) -> None:
     pw.write(
         "app.toml",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 
 from pyworker.daemon import operations as ops
 from pyworker.daemon import report
@@ -27,35 +28,45 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker stop {s.app}.{s.slot}")
         app = desk.brain.apps[s.app]
         app.delete_logs = request.logs
-        if app.closed:
+        app.delete_when_closed = True
+        if app.closed and not request.wait:
             decided[app.name] = ops.Outcome(True, "deleted")
         else:
-            app.delete_when_closed = True
+            goals[app.name] = ops.deleted(desk.brain)
+        if not app.closed:
             stop_app(desk, app, now=False)
-            goals[app.name] = ops.deleted
-    gone = [desk.brain.apps[n] for n in decided]
-    desk.wait(client, goals, decided, wait=request.wait)
-    for app in gone:
-        delete_app(desk, app)
     desk.save()
+    desk.wait(client, goals, decided, wait=request.wait)
+    delete_closed(desk)
 
 
 def app_closed(desk: Desk, app: App) -> None:
     """Told by the brain: the last of an app is gone."""
     if app.delete_when_closed:
-        desk.brain.loop.call_soon(lambda: delete_app(desk, app))
+        desk.brain.loop.call_soon(lambda: delete_closed(desk))
 
 
-def delete_app(desk: Desk, app: App) -> None:
-    """Forget a closed app, and its logs if asked."""
-    if app.name not in desk.brain.apps:
+def delete_closed(desk: Desk) -> None:
+    """Forget the closed apps that are to be deleted, and their logs if asked: one save for all of them."""
+    gone = [app for app in desk.brain.apps.values() if app.closed and app.delete_when_closed]
+    if not gone:  # done for another one that closed in the same turn, or started again meanwhile
         return
-    path = report.log_file(app, desk.home)
-    forget(desk, app)
-    if app.delete_logs:
-        for name in (path, *(f"{path}.{i}" for i in range(1, 1001))):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-    desk.brain.emit(app, "app_deleted", None)
+    for app in gone:
+        path = report.log_file(app, desk.home)
+        forget(desk, app)
+        if app.delete_logs:
+            _delete_logs(path)
+        desk.brain.emit(app, "app_deleted", None)
     desk.save()
-    desk.operations.gone(app)
+    for app in gone:
+        desk.operations.gone(app)
+
+
+def _delete_logs(path: str) -> None:
+    """Remove a log and what was rotated out of it: file.log.1, file.log.2.gz…"""
+    folder, name = os.path.split(path)
+    ours = re.compile(re.escape(name) + r"(\.[1-9][0-9]{0,3}(\.gz)?)?")
+    with contextlib.suppress(FileNotFoundError):
+        for found in os.listdir(folder):
+            if ours.fullmatch(found):
+                os.unlink(os.path.join(folder, found))
