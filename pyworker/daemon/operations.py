@@ -145,10 +145,15 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
 
 
 # ---- goals ---------------------------------------------------------------------------------------------
+def _overtaken(why: str) -> Outcome:
+    """Another command has decided: what the app has printed says nothing about it."""
+    return Outcome(False, "failed", Failure(why, "", "pyworker ps shows how it is now"))
+
+
 def _given_up(app: App) -> Outcome | None:
     """What ends every wait for something that runs: nobody wants it any more, or its limiter has given up."""
     if not app.wanted:
-        return Outcome(False, "failed", Failure("it was stopped by another command"))
+        return _overtaken("it was stopped by another command")
     if app.record.failed or app.record.permanent:
         return Outcome(False, "failed", app.failure)
     return None
@@ -159,14 +164,10 @@ def started(action: str, generation: int) -> Goal:
 
     def goal(app: App, now: float) -> Outcome | None:
         if app.generation != generation or app.restart_to is not None:
-            return (
-                None
-                if app.restart_to == generation
-                else Outcome(False, "failed", Failure("another command came first"))
-            )
+            return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:
             if not app.wanted:
-                return Outcome(False, "failed", Failure("it was stopped before it was ready"))
+                return _overtaken("it was stopped before it was ready")
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
@@ -189,7 +190,7 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
             return _given_up(app)
         if app.target == generation:
             return None
-        return Outcome(False, "failed", Failure("it was replaced by a later command"))
+        return _overtaken("it was replaced by a later command")
 
     return goal
 
@@ -231,7 +232,7 @@ def deleted(brain: Brain) -> Goal:
 
 def _wanted_again(app: App) -> Outcome | None:
     """What ends a wait for an end: it will not come, as another command has started it again."""
-    return Outcome(False, "failed", Failure("it was started again by another command")) if app.wanted else None
+    return _overtaken("it was started again by another command") if app.wanted else None
 
 
 def scaled(app: App, now: float) -> Outcome | None:

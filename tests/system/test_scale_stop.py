@@ -156,6 +156,20 @@ def test_delete_forgets_the_app(pw: Pyworker) -> None:
     assert pw.get().startswith("one")
 
 
+def test_a_command_that_another_one_overtakes_leads_to_ps_and_not_to_the_log(pw: Pyworker) -> None:
+    goes = os.path.join(pw.folder, "goes")
+    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+    pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    restarting = pw.popen("restart", "slow")
+    wait_until(lambda: pw.app("slow")["state"] == "starting", LONG, "the restart to begin")
+    stopping = pw.popen("stop", "slow")
+    err = restarting.communicate(timeout=LONG)[1]
+    assert err.endswith("= help: pyworker ps shows how it is now\n")
+    pw.write("goes", "")
+    stopping.communicate(timeout=LONG)
+    assert stopping.returncode == 0
+
+
 def test_deleted_apps_are_forgotten_when_the_command_returns(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.write("app.toml", '[defaults]\ncommand = "sleep 3600"\n[apps.a]\n[apps.b]\n[apps.c]\n')
