@@ -240,7 +240,7 @@ def scaled(app: App, now: float) -> Outcome | None:
     if given_up := _given_up(app):
         return given_up
     surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
-    if surplus or app.target is not None or (app.slots() and not app.is_open(now)):
+    if surplus or app.target is not None or app.restart_to is not None or (app.slots() and not app.is_open(now)):
         return None
     return Outcome(True, "scaled")
 

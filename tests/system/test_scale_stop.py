@@ -156,6 +156,20 @@ def test_delete_forgets_the_app(pw: Pyworker) -> None:
     assert pw.get().startswith("one")
 
 
+def test_an_app_that_is_restarted_can_be_scaled_meanwhile(pw: Pyworker) -> None:
+    goes = os.path.join(pw.folder, "goes")
+    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+    pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    restarting = pw.popen("restart", "slow")
+    wait_until(lambda: pw.app("slow")["state"] == "starting", LONG, "the restart to begin")
+    scaling = pw.popen("scale", "slow=3")
+    wait_until(lambda: pw.app("slow")["workers"]["want"] == 3 or scaling.poll(), LONG, "the scale to be taken")
+    pw.write("goes", "")
+    assert "3/3 ready" in scaling.communicate(timeout=LONG)[0]
+    restarting.communicate(timeout=LONG)
+    assert restarting.returncode == 0
+
+
 def test_a_command_that_another_one_overtakes_leads_to_ps_and_not_to_the_log(pw: Pyworker) -> None:
     goes = os.path.join(pw.folder, "goes")
     waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"

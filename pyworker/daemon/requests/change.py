@@ -174,7 +174,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     changes: list[tuple[App, int]] = []
     for name, change in ((s.app, c) for selector, c in request.changes.items() for s in desk.select((selector,))):
         app = desk.brain.apps[name]
-        if app.current is None or not app.running:
+        if app.current is None or not (app.running or app.restart_to is not None):
             raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
         count = scaled(app.want, change, usable_cpus())
         if count is None:
@@ -187,7 +187,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     for app, count in changes:
         before = app.want
         assert app.config is not None
-        coming = app.generations.get(app.target) if app.target is not None else None
+        coming = next((app.generations.get(n) for n in (app.target, app.restart_to) if n is not None), None)
         app.scale, app.scale_base = count, (coming.config if coming else app.config).workers
         app.finished_slots = {s for s in app.finished_slots if s <= count}
         if app.is_job:
