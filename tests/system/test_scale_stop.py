@@ -184,6 +184,18 @@ def test_a_command_that_another_one_overtakes_leads_to_ps_and_not_to_the_log(pw:
     assert stopping.returncode == 0
 
 
+def test_a_reload_does_not_take_back_a_stop_that_is_under_way(pw: Pyworker) -> None:
+    goes = os.path.join(pw.folder, "goes")
+    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+    pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    stopping = pw.popen("stop", "slow")
+    wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+    assert pw.run("reload", "slow").returncode == 3
+    pw.write("goes", "")
+    assert stopping.communicate(timeout=LONG)[0].startswith("slow stopped")
+    assert pw.app("slow")["state"] == "stopped"
+
+
 def test_deleted_apps_are_forgotten_when_the_command_returns(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.write("app.toml", '[defaults]\ncommand = "sleep 3600"\n[apps.a]\n[apps.b]\n[apps.c]\n')

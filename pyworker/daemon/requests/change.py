@@ -110,7 +110,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     generations: list[tuple[App, Generation]] = []
     for name in names:
         app = desk.brain.apps[name]
-        if not app.wanted and app.closed:
+        if not app.wanted:  # stopped, or on the way to it
             if len(names) > 1:
                 continue  # `reload all` means all that runs
             raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
