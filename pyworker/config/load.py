@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,6 +233,8 @@ def _content(path: str) -> tuple[bytes, int]:
         hint = f"did you mean {os.path.join(path, inside)}?"
         raise refuse(f"{shown_name} is a folder, not a config file", hint) from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the file's: who reads it is told what is missing
+            raise
         step = f"let this user read {path}" if isinstance(error, PermissionError) else f"looked for {path}"
         raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None
     except ValueError:  # a NUL, which only what comes over the control socket may hold

@@ -60,7 +60,12 @@ class Board:
     @classmethod
     def create(cls, app: str) -> Board:
         """Make an empty board; the app counts as started now."""
-        board = cls(memfd_fixed(f"pyworker-board-{app}", SIZE))
+        fd = memfd_fixed(f"pyworker-board-{app}", SIZE)
+        try:
+            board = cls(fd)
+        except OSError:
+            os.close(fd)
+            raise
         board.set_app(AppF.STARTED_AT, time.time_ns() // 1_000_000)
         return board
 

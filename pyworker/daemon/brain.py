@@ -23,7 +23,7 @@ from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers, is_node
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
-from pyworker.daemon.listener import ListenFailed, actual, url
+from pyworker.daemon.listener import actual, url
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
@@ -307,20 +307,22 @@ class Brain:
         self.poke(app)
 
     def add_generations(self, made: Sequence[tuple[App, Generation]]) -> None:
-        """Pin generations: listeners opened (raises ListenFailed, then nothing has changed for any), memos stored."""
+        """Pin generations: listeners opened, memos stored. ListenFailed, OSError: nothing has changed for any."""
         opened: list[tuple[App, Listener]] = []
+        memos: list[int] = []
         try:
             for app, generation in made:
                 generation.listeners = tuple(self._listen(app, generation, opened))
-        except ListenFailed:
+                memos.append(unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack()))
+            failpoint.hit("start.listening")
+        except Exception:
             for app, listener in opened:
                 self.listening.close(app, listener)
+            unix_fds.close_all(memos)
             raise
-        failpoint.hit("start.listening")
-        for app, generation in made:
+        for (app, generation), memo in zip(made, memos, strict=True):
             app.generations[generation.number] = generation
             app.last_generation = max(app.last_generation, generation.number)
-            memo = unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack())
             self.store.put(fd_name("env", app.name, generation.number), memo)
         failpoint.hit("start.pinned")
 
@@ -366,7 +368,8 @@ class Brain:
     def write_logs_spec(self, app: App) -> None:
         """Tell the logger how this app's log is written."""
         config = app.config
-        assert config is not None
+        if config is None:  # it was deleted before this could be tried again
+            return
         logs = config.logs
         file = diagnosis.log_file(app, self.home)
         to_stdout = self.logs_to_stdout if logs.named_file is None else ""
@@ -384,7 +387,12 @@ class Brain:
             drains_alone=config.target is not None or config.script is not None,
             journald=logs.journald and not to_stdout,
         )
-        self.store.put(fd_name("logs", app.name), unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec)))
+        try:
+            memo = unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec))
+        except OSError:  # no descriptor is left: no reason to stop what has begun, and the logger has a usual way
+            self.loop.call_later(AGAIN, lambda: None if app.closed else self.write_logs_spec(app))
+            return
+        self.store.put(fd_name("logs", app.name), memo)
 
     def note(self, app: App, text: str) -> None:
         """Something the operator should know."""

@@ -14,6 +14,7 @@ from pyworker.daemon import lost
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.shortage import step_for
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import process
@@ -60,7 +61,7 @@ class Direct:
     def failed(self, app: App, handle: WorkerHandle, errno: int) -> None:
         """A process was not started, direct or not; 0: the launcher died, and nobody knows how far it had come."""
         if errno:
-            self._give_up(app, handle, os.strerror(errno))
+            self._give_up(app, handle, os.strerror(errno), step_for(errno))
             return
         killed = "the launcher was killed"
         self._brain.loop.call_later(
@@ -82,10 +83,10 @@ class Direct:
             handle.lost = generation is not None and generation.config.target is None
             otherwise()
 
-    def _give_up(self, app: App, handle: WorkerHandle, why: str) -> None:
+    def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
         if handle.pid or not handle.is_alive:
             return
-        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "")
+        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "", step)
         self._brain.deaths.finish(app, handle, process.UNKNOWN)
         self._brain.poke(app)
 

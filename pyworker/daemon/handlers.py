@@ -19,6 +19,7 @@ from pyworker.daemon.requests.shutdown import shutdown
 from pyworker.daemon.requests.stack import stack
 from pyworker.daemon.requests.start import start
 from pyworker.daemon.requests.upgrade import upgrade
+from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
 
@@ -70,7 +71,9 @@ class Handlers:
             client.refuse(k.Refused(error.code, exit_code, error.message, error.hint))
         except Refuse as refuse:
             client.refuse(refuse.answer)
-        except Exception:
+        except Exception as error:
             for app in desk.brain.apps.values():
                 desk.brain.poke(app)  # what was changed before it failed is wanted now
-            raise
+            if not isinstance(error, OSError) or not (step := step_for(error.errno)):
+                raise
+            client.refuse(k.Refused("busy", Exit.BUSY, f"the daemon cannot do this now: {error.strerror}", step))

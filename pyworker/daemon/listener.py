@@ -19,6 +19,7 @@ from typing import Self
 
 from pyworker.config.address import Address
 from pyworker.daemon import owner
+from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit, PyworkerError
 from pyworker.unix.sockdiag import unix_queue
 
@@ -45,7 +46,7 @@ def open_listener(
     gid: int = -1,
     own: Callable[[], Mapping[int, str]] = dict,
 ) -> socket.socket:
-    """Return a non-blocking listener; the caller owns it. Raise ListenFailed.
+    """Return a non-blocking listener; the caller owns it. Raise ListenFailed, or OSError for want of a descriptor.
 
     mode, uid and gid are of a Unix socket's file. `own` returns the app of each of pyworker's own listeners by
     inode (`inode`), for the message. A host name is resolved by the system's resolver, which may take its time.
@@ -190,6 +191,8 @@ def _check_free(folder: _Folder, address: Address) -> None:
 
 
 def _explain_unix(address: Address, error: OSError) -> ListenFailed:
+    if step_for(error.errno):  # no fault of the address
+        raise error
     folder = os.path.dirname(address.path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:

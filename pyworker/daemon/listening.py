@@ -42,9 +42,15 @@ class Listening:
             gid=-1 if gid is None else gid,
             own=self._own,
         )
+        try:
+            copy = os.dup(sock.fileno())
+        except OSError:
+            shut_down(sock, address)
+            sock.close()
+            raise
         listener = Listener(index, address, sock)
         app.listeners[index] = listener
-        self._brain.store.put(fd_name("listen", app.name, index), os.dup(sock.fileno()))
+        self._brain.store.put(fd_name("listen", app.name, index), copy)
         return listener
 
     def _own(self) -> dict[int, str]:

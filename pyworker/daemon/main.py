@@ -6,18 +6,20 @@ Boot: fds from the guardian -> what is wanted from apps.json -> adopt what lives
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyworker import __version__, failpoint
 from pyworker.config.load import parsed_once
 from pyworker.daemon import desired, limits, notify, preflight
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import Adopted, adopt, found_listeners, let_go, raw_resolved
+from pyworker.daemon.app import Listener
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
@@ -34,6 +36,7 @@ from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.schedule import Schedule
+from pyworker.daemon.shortage import step_for
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
@@ -45,6 +48,8 @@ from pyworker.unix import process
 from pyworker.unix.files import listen_unix, open_home, same_file
 
 BECOME_AGAIN = 0.5
+RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors for
+OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
 _KEPT: list[object] = []  # sockets that live as long as the process
 
 
@@ -83,8 +88,12 @@ def main(argv: list[str]) -> int:
     if note:
         sys.stderr.write(note + "\n")
 
+    waiting: dict[str, desired.DesiredApp] = {}  # wanted, and not there for want of descriptors
+
     def save() -> None:
-        desired.save(home_fd, desired.Desired({a.name: a.desired() for a in brain.apps.values()}))
+        for name in set(waiting) & set(brain.apps):  # somebody has started it anew
+            del waiting[name]
+        desired.save(home_fd, desired.Desired(waiting | {a.name: a.desired() for a in brain.apps.values()}))
 
     if running is None:
         brain.save = save
@@ -96,8 +105,8 @@ def main(argv: list[str]) -> int:
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     Schedule(desk)
     Watch(desk)
-    with parsed_once(), store.together():
-        _restore(desk, wanted, found)
+    with _some_kept_free(), parsed_once(), store.together():
+        _restore(desk, wanted, found, waiting)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
@@ -171,8 +180,24 @@ def _on_signals(loop: Loop, stop: Callable[[], None], hangup: Callable[[], None]
     _KEPT.extend((ours, theirs))
 
 
-def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
-    """Bring back what is wanted and does not live; say so in one line."""
+@contextlib.contextmanager
+def _some_kept_free() -> Iterator[None]:
+    """Leave descriptors for the daemon itself: without them it ends over its sockets, and whoever asks hears nothing."""
+    kept: list[int] = []
+    with contextlib.suppress(OSError):
+        while len(kept) < OWN_FDS:
+            kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        yield
+    finally:
+        unix_fds.close_all(kept)
+
+
+def _restore(desk: Desk, wanted: desired.Desired, found: Adopted, waiting: dict[str, desired.DesiredApp]) -> None:
+    """Bring back what is wanted and does not live; say so in one line.
+
+    What the daemon has no descriptors for is put into `waiting`, and tried again.
+    """
     failures: list[str] = []
     restored: list[str] = []
     for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
@@ -195,18 +220,18 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
             let_go(desk.brain, name)
         if there is not None:
             forget(desk, there)
-        failure = restore(
-            desk,
-            name, app.source, running=app.running, generation=app.generation, scale=app.scale,
-            base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
-        )  # fmt: skip
+        bring = functools.partial(_bring, desk, name, app, listeners, values)
+        try:
+            failure = bring()
+        except OSError as error:
+            failures.append(_try_later(desk, waiting, app, bring, error))
+            continue
         if why:
             words = f"started again: what ran could not be taken over by pyworker {__version__} ({why})"
             desk.brain.note(desk.brain.apps[name], words)
         if failure:
             failures.append(failure)
         elif app.running:
-            desk.brain.apps[name].restored = True
             restored.append(name)
     if restored or found.wanted:
         desk.save()  # each is a generation further, or the file was lost
@@ -214,6 +239,47 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
         sys.stderr.flush()
+
+
+def _bring(
+    desk: Desk, name: str, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]
+) -> str:
+    failure = restore(
+        desk,
+        name, app.source, running=app.running, generation=app.generation, scale=app.scale,
+        base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
+    )  # fmt: skip
+    desk.brain.apps[name].restored = app.running and not failure
+    return failure
+
+
+def _try_later(
+    desk: Desk,
+    waiting: dict[str, desired.DesiredApp],
+    app: desired.DesiredApp,
+    bring: Callable[[], str],
+    error: OSError,
+) -> str:
+    """Note what the daemon has no descriptors for, and go on trying; return the words for it."""
+    name, reason, hint = app.name, f"cannot be restored yet: {error.strerror}", step_for(error.errno)
+    data = {"reason": reason, "traceback": "", "hint": hint, "restarts": 0, "window_s": 0.0}
+    desk.brain.events.emit_data("app_failed", name, None, data)
+    waiting[name] = app
+
+    def again() -> None:
+        if name not in waiting or name in desk.brain.apps:  # somebody has started it anew
+            return
+        try:
+            failure = bring()
+        except OSError:
+            desk.brain.loop.call_later(RESTORE_AGAIN, again)
+            return
+        sys.stderr.write(f"{failure or f'restored {name}'}\n")
+        sys.stderr.flush()
+        desk.save()
+
+    desk.brain.loop.call_later(RESTORE_AGAIN, again)
+    return f"{name}: {reason}, it is tried again. {hint}".rstrip()
 
 
 def _lost_event(store: FdStore) -> int:

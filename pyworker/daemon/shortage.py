@@ -1,4 +1,5 @@
-"""Daemon: was it the kernel? What it counts and which limits it holds, asked at the moment of a death.
+"""Daemon: was it the kernel? What it counts and which limits it holds, asked at the moment of a death; and what to do
+about an error that is a want of something.
 
 The counters know how many were killed for want of memory, not who. They are looked at every few seconds, so that only a
 kill of the last moments can be taken for the cause of a death.
@@ -6,6 +7,8 @@ kill of the last moments can be taken for the cause of a death.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 
 from pyworker.daemon.loop import LAZY, Loop
@@ -15,6 +18,27 @@ from pyworker.unix.process import ExitStatus
 
 _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
+
+
+def step_for(number: int | None, pid: int = 0) -> str:
+    """Return what to do when this error keeps a process from something, "" for one that is no want of anything.
+
+    `pid`: of the process, 0: the daemon.
+    """
+    match number:
+        case errno.EMFILE:
+            return (
+                f"raise the limit of open files: prlimit --pid {pid or os.getpid()} --nofile=65536 for what runs, "
+                "and for the next start ulimit -Hn where the daemon is started (LimitNOFILE= of its service)"
+            )
+        case errno.ENFILE:
+            return "the whole machine has no file left to open: raise sysctl fs.file-max"
+        case errno.EAGAIN:
+            return "raise the limit of processes: ulimit -u where the daemon is started, TasksMax= or pids.max of its cgroup"
+        case errno.ENOMEM | errno.ENOBUFS:
+            return "free some memory, or run fewer workers"
+        case _:
+            return ""
 
 
 @record

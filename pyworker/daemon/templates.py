@@ -17,6 +17,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
+from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import State
@@ -46,7 +47,8 @@ class Templates:
         except Exception as error:
             self._forget(app, number)
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            failure = self._brain.fail(f"cannot start a process: {why}")
+            step = step_for(getattr(error, "errno", None))
+            failure = self._brain.fail(f"cannot start a process: {why}", hint=step)
             if number == app.generation and app.starting and app.restored:
                 self._brain.deaths.unstable(app, failure, now, permanent=False)
             else:
@@ -163,7 +165,8 @@ class Templates:
             case t.ForkFailed(serial=serial, errno=errno):
                 worker = app.workers.get(serial)
                 if worker is not None and worker.is_alive and worker.id.generation == handle.generation:
-                    worker.failure = w.Failed("other", f"cannot fork: {os.strerror(errno)}", "")
+                    step = step_for(errno, handle.pid)
+                    worker.failure = w.Failed("other", f"cannot fork: {os.strerror(errno)}", "", step)
                     self._brain.deaths.finish(app, worker, process.UNKNOWN)
             case _:
                 assert_never(message)

@@ -24,6 +24,7 @@ from pyworker.daemon.health import HealthWatch, check_of
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
@@ -70,7 +71,8 @@ class Workers:
             )
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            handle.failure = w.Failed("other", f"cannot start a process: {why}", "")
+            step = step_for(getattr(error, "errno", None))
+            handle.failure = w.Failed("other", f"cannot start a process: {why}", "", step)
             self._brain.deaths.finish(app, handle, process.UNKNOWN)  # or its slot would wait for it
             if not isinstance(error, OSError):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import os
@@ -92,7 +93,12 @@ def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> 
 
 
 def _dup_above(fd: int, minimum: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # the limit of open files is below that: the kernel's word for it misleads
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None
+        raise
 
 
 @functools.cache

@@ -115,6 +115,34 @@ def test_what_a_boot_cannot_start_for_want_of_processes_is_tried_again(pw: Pywor
     assert pw.wait_steady()["state"] == "running"
 
 
+def test_what_a_boot_has_no_descriptors_for_is_tried_again(pw: Pyworker) -> None:
+    started(pw)
+    pw.ok("daemon", "stop", "-y")
+    path = pw.arm("start.listening", "raise:EMFILE always")
+    pw.ok("daemon", "start")
+    wait_until(lambda: "api: cannot be restored yet: Too many open files" in pw.daemon_log(), LONG, "the fault")
+    assert pw.refuses(), "a port that nobody serves"
+    pw.ok("ps")  # it is alive, and has not given up: what is wanted is still written down
+    os.unlink(path)
+    wait_until(lambda: not pw.refuses(), LONG, "the port")
+    assert pw.wait_steady()["state"] == "running"
+    assert "restored api" in pw.daemon_log()
+
+
+def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_nothing(pw: Pyworker) -> None:
+    started(pw)
+    before = fds(pw)
+    pw.write("two.toml", f'[app]\nname = "two"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.another_port()}"\n')
+    path = pw.arm("start.listening", "raise:EMFILE always")
+    done = pw.run("start", "two.toml")
+    assert done.returncode == 75, done.stderr
+    assert "Too many open files" in done.stderr
+    assert f"prlimit --pid {pw.role('daemon')}" in done.stderr
+    os.unlink(path)
+    assert [app["name"] for app in pw.ps()["apps"]] == ["api"]
+    wait_until(lambda: fds(pw) == before, LONG, "the descriptors of before")
+
+
 def test_failed_start_names_its_cause_however_long_the_logger_takes_for_it(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.arm("logger.write", "sleep:0.8")

@@ -221,7 +221,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
     name = render.line(app["name"])
     lines = []
     failure = app.get("last_failure")
-    if failure and app["state"] in {"failed", "degraded"}:
+    if failure and (app["state"] in {"failed", "degraded"} or app.get("backoff")):
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {app['state']}:", style, how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pyworker.daemon.app import App
@@ -21,13 +22,17 @@ def env_values(desk: Desk, app: App) -> dict[str, str]:
 
 
 def new_app(desk: Desk, name: str, source: FileSource | InlineSource) -> App:
-    """An app with its board and ledger in the store."""
-    store = desk.brain.store
-    board = Board.create(name)
-    store.put(fd_name("board", name), os.dup(board.fd))
-    ledger_fd = Ledger.create(name)
-    ledger = Ledger(ledger_fd)
-    store.put(fd_name("ledger", name), ledger_fd)
+    """An app with its board and ledger in the store. OSError (no descriptor is left): there is nothing of it."""
+    with contextlib.ExitStack() as undo:
+        board = Board.create(name)
+        undo.callback(board.close)
+        board_fd = os.dup(board.fd)
+        undo.callback(os.close, board_fd)
+        ledger_fd = Ledger.create(name)
+        undo.callback(os.close, ledger_fd)
+        ledger = Ledger(ledger_fd)
+        undo.pop_all()
+    desk.brain.store.put_all({fd_name("board", name): board_fd, fd_name("ledger", name): ledger_fd})
     app = App(name, source, board, ledger)
     desk.brain.apps[name] = app
     return app

@@ -13,6 +13,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
+from pyworker.daemon.shortage import step_for
 from pyworker.daemon.stacks import Stacks
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
@@ -87,7 +88,9 @@ class Desk:
         try:
             self.brain.save()
         except OSError as error:
-            step = f"Free some space: df -h {self.home}" if error.errno in _FULL else f"May {self.home} be written?"
+            step = step_for(error.errno) or f"May {self.home} be written?"
+            if error.errno in _FULL:
+                step = f"Free some space: df -h {self.home}"
             why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
             for app in self.brain.apps.values():
                 self.brain.note(app, why)

@@ -66,11 +66,14 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         config, file, mtime = read_config(source, values)
         number = next_generation(desk, name)
         made.append((name, source, make_generation(number, config, file, mtime, request.shell_env)))
-    fresh = [new_app(desk, name, source) for name, source, _ in made if name not in desk.brain.apps]
-    prepared = [(desk.brain.apps[name], generation) for name, _, generation in made]
+    fresh: list[App] = []
     try:
+        for name, source, _ in made:
+            if name not in desk.brain.apps:
+                fresh.append(new_app(desk, name, source))
+        prepared = [(desk.brain.apps[name], generation) for name, _, generation in made]
         desk.brain.add_generations(prepared)
-    except ListenFailed:
+    except Exception:
         for app in fresh:
             forget(desk, app)
         raise
@@ -154,7 +157,7 @@ def restore(
 ) -> str:
     """Bring back one app that is wanted; return "" or why it could not be. `values`: those of its -e.
 
-    `listeners`: those that were found open.
+    `listeners`: those that were found open. OSError (no descriptor is left): it is not there, and may be tried again.
     """
     app = new_app(desk, name, source)
     app.listeners |= listeners or {}
@@ -177,6 +180,9 @@ def restore(
             app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0
         )
         return f"{name}: {message}"
+    except OSError:
+        forget(desk, app)
+        raise
     desk.brain.begin(app, made.number)
     return ""
 
