@@ -22,11 +22,11 @@ _DISCONNECT = "http.disconnect"
 class AsgiExchange(Exchange):
     """One request and the coroutine that answers it."""
 
-    __slots__ = ("background", "cut", "head", "task", "told")
+    __slots__ = ("background", "cut", "head", "heard", "task", "told")
 
     def try_start(self) -> None:
         self.started = True
-        self.cut = self.told = self.background = False
+        self.cut = self.told = self.heard = self.background = False
         server = self.server
         try:
             raw_path, query = split_target(self.target)
@@ -118,6 +118,8 @@ class AsgiExchange(Exchange):
             if not self.done:
                 if result is not None:
                     self.complain(f"the app returned {result!r:.100} instead of None")
+                elif self.heard:
+                    pass  # it stopped because its client has left: Starlette's streams do
                 elif self.status or self.head is not None:
                     self.complain("the app returned before its response was complete")
                 else:
@@ -145,6 +147,7 @@ class AsgiExchange(Exchange):
                 self.told = self.complete
                 return {"type": "http.request", "body": body, "more_body": not self.complete}
             if self.done or (self.disconnected and (self.told or not self.complete)):
+                self.heard = True
                 return {"type": _DISCONNECT}
             if self.complete and not self.told:
                 self.told = True

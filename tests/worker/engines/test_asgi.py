@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from typing import Any
 
@@ -208,6 +209,29 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
     said = capfd.readouterr().err
     assert "ValueError: the app's own words" in said
     assert "error in GET /nothing: the app returned without a response" in said
+
+
+def test_a_stream_that_stops_because_its_client_has_left_is_no_mistake_of_the_app(
+    serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    returned: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        returned.append(scope["path"])
+
+    site = serve(app, loop=loop)
+    client = site.client()
+    client.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv(head_only=True) is not None
+    client.sock.shutdown(socket.SHUT_WR)  # as a client that has read all and closes: no reset
+    wait_until(lambda: returned == ["/stream"] and site.row[F.IN_FLIGHT] == 0)
+    site.running.begin_drain(10)
+    site.running.finish()
+    assert "error" not in capfd.readouterr().err
 
 
 def test_an_app_that_fails_and_has_taken_stderr_away_is_a_500(
