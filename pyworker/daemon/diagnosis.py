@@ -29,6 +29,10 @@ _LAST_LINES = 20
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use")
 _NODE = re.compile(r"Node\.js v\d")
+_OF_A_BIND_UNSEEN = (  # ours says who has the port
+    "its workers share what they bind by Python's own `socket`; gevent and programs in C do not use that\n"
+    'for those: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
+)
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
 )
@@ -76,7 +80,8 @@ def of_worker(
 ) -> tuple[str, str, str]:
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
     if handle.failure is not None:
-        return handle.failure.message, handle.failure.traceback, handle.failure.hint
+        taken = app.config is not None and app.config.script and _IN_USE.search(handle.failure.message)
+        return handle.failure.message, handle.failure.traceback, _OF_A_BIND_UNSEEN if taken else handle.failure.hint
     log = log_file(app, home)
     lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
     text = "\n".join(lines)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyworker.config.schema import AppConfig
 from pyworker.daemon.diagnosis import (
     HELD_OPEN,
     LONGEST,
     last_lines,
     last_words,
     of_port_in_use,
+    of_worker,
     when_written,
     with_code,
 )
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.logs import LogRecord, format_record
+from pyworker.protocol.worker import Failed
 from pyworker.unix.process import ExitStatus
 from tests.daemon.test_loop import Clock
 
@@ -83,6 +88,15 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
     held = of_port_in_use("OSError: [Errno 98] Address already in use", siblings=True, held=True)
     assert held.startswith("pyworker itself listens at `bind`")
     assert of_port_in_use("ValueError: the price list is empty", siblings=True) == ""
+
+
+def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_port() -> None:
+    said = "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)"
+    app: Any = SimpleNamespace(config=AppConfig(name="api", script="server.py"))
+    handle: Any = SimpleNamespace(failure=Failed("import", said, "", ""))
+    hint = of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
+    assert "gevent" in hint
+    assert 'balance = "proxy"' in hint
 
 
 def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None:
