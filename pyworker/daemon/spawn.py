@@ -80,11 +80,8 @@ class Spawner:
             finally:
                 self._store.put_all(stored)
             failpoint.hit("spawn.template")
-            table, made = self._described("template", app, generation, None, theirs, out, err, [], held=False)
-            try:
-                handle.pid, pidfd = spawn_watched([*PYTHON, str(_SPEC_FD)], environ(), table)
-            finally:
-                unix_fds.close_all(made)
+            table = self._described("template", app, generation, None, theirs, out, err, [], given, held=False)
+            handle.pid, pidfd = spawn_watched([*PYTHON, str(_SPEC_FD)], environ(), table)
         finally:
             theirs.close()
             unix_fds.close_all(given)
@@ -132,11 +129,8 @@ class Spawner:
                 elif is_node(config):  # the dispatcher holds it back, and answers for its listeners
                     held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
-                table, made = self._described(role, app, generation, handle, theirs, out, err, ipc, held=held)
-                try:
-                    self.launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
-                finally:
-                    unix_fds.close_all(made)
+                table = self._described(role, app, generation, handle, theirs, out, err, ipc, given, held=held)
+                self.launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
                 return
             template = app.templates[generation.number]
             assert template.channel is not None
@@ -191,10 +185,14 @@ class Spawner:
         out: int,
         err: int,
         ipc: Sequence[int],
+        given: list[int],
         *,
         held: bool,
-    ) -> tuple[dict[int, int], list[int]]:
-        """Return the fds of a process by the places it expects them at, and those of them that were made for it only."""
+    ) -> dict[int, int]:
+        """Return the fds of a process by the places it expects them at.
+
+        Those that are made here for it only are added to what is to be closed once they were passed on.
+        """
         resolved = generation.resolved
         table: dict[int, int] = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
         table[_RUNTIME_FD] = self._runtime
@@ -227,12 +225,11 @@ class Spawner:
             table[free] = fd
             ipc_fd = free
             free += 1
-        made: list[int] = []
         pem_fds: list[int] = []
         for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True):
             if content:
-                made.append(unix_fds.memfd(f"pyworker-{name}", content))
-                table[free] = made[-1]
+                table[free] = unix_fds.memfd(f"pyworker-{name}", content)
+                given.append(table[free])
                 pem_fds.append(free)
                 free += 1
             else:
@@ -265,10 +262,6 @@ class Spawner:
         )
         birth = {ENV_BIRTH: str(handle.id)} if handle is not None and role == "command" else {}
         spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
-        try:
-            made.append(unix_fds.memfd("pyworker-spec", encode(spec)))
-        except OSError:
-            unix_fds.close_all(made)
-            raise
-        table[_SPEC_FD] = made[-1]
-        return table, made
+        table[_SPEC_FD] = unix_fds.memfd("pyworker-spec", encode(spec))
+        given.append(table[_SPEC_FD])
+        return table

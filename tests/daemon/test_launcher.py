@@ -32,14 +32,14 @@ LONG = 60.0
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    before = set(os.listdir("/proc/self/fd"))
+    before = os.listdir("/proc/self/fd")  # with that of the listing itself
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as the guardian is
     loop = Loop()
     yield loop
     loop.close()
     ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # other tests look at their children, too
-    left = set(os.listdir("/proc/self/fd")) - before
-    assert len(left) <= 1, left  # that of the listing itself
+    left = os.listdir("/proc/self/fd")
+    assert len(left) == len(before), (before, left)
 
 
 def turn_until(loop: Loop, predicate: Callable[[], object], what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
@@ -107,6 +108,21 @@ def test_sealed_memfd_cannot_be_changed() -> None:
             os.pwrite(fd, b"other", 0)
     finally:
         os.close(fd)
+
+
+def test_memfd_that_cannot_be_written_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def refuse(fd: int, data: memoryview) -> int:
+        made.append(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            memfd("x", b"content")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
 
 
 def test_fixed_memfd_keeps_its_size() -> None:

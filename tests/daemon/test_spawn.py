@@ -1,0 +1,52 @@
+"""daemon/spawn.py: what a start that fails half-way leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon.app import Generation
+from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.launcher import Launcher
+from pyworker.daemon.loop import Loop
+from pyworker.daemon.spawn import Spawner
+from pyworker.unix import fds
+from tests.support.channels import ends as ends
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # our end of the channel is Python's to close
+@pytest.mark.parametrize("refused", ["pyworker-cert", "pyworker-key", "pyworker-spec"])
+def test_a_start_for_which_there_is_no_descriptor_keeps_none_of_those_it_had(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    loop, store = Loop(), FdStore(ends[0])
+    spawner = Spawner(store, str(tmp_path), Launcher(loop))
+    config = AppConfig("api", target="a:b")
+    resolved = ResolvedApp(config, 1, sys.executable, {}, (), None, None, (), "", 0)
+    generation = Generation(1, resolved, tls=(b"certificate", b"key", b""))
+    app: Any = SimpleNamespace(name="api", listeners={}, want=1, board=SimpleNamespace(fd=spawner._null))
+    memfd = fds.memfd
+
+    def memfd_or_not(name: str, content: bytes, *, seal: bool = True) -> int:
+        if name == refused:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return memfd(name, content, seal=seal)
+
+    monkeypatch.setattr(fds, "memfd", memfd_or_not)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Too many open files"):
+        spawner.template(app, generation, 0.0)
+    store.remove(*store.fds)  # the pipes are the store's, and go with the app
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    fds.close_all([spawner._null, spawner._runtime])
+    loop.close()
