@@ -10,11 +10,11 @@ import re
 import select
 from collections.abc import Callable
 
+from pyworker.config.check import runs_node
 from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.nodeshared import runs_node
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import parse_record

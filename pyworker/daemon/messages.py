@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import nodeshared
 from pyworker.daemon.dispatchers import is_node
@@ -260,5 +261,5 @@ def wants_channel(config: AppConfig) -> bool:
     if config.ipc != "auto":
         return config.ipc
     if config.command:
-        return nodeshared.runs_node(config)
+        return runs_node(config)
     return config.balance != "proxy"

@@ -8,10 +8,10 @@ protocol/nodecluster.py; with `balance = "round-robin"` the dispatcher answers i
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
 from pyworker.protocol import nodecluster as nc
 from pyworker.record import record
@@ -31,11 +31,6 @@ class Answer:
 
     message: dict[str, Any]
     listener: socket.socket | None
-
-
-def runs_node(config: AppConfig) -> bool:
-    """Whether the command is Node itself."""
-    return bool(config.command) and os.path.basename(config.command[0]) in ("node", "nodejs")
 
 
 def shares(config: AppConfig) -> bool:
