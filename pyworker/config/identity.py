@@ -96,37 +96,61 @@ def _group(name: str) -> int:
     return int(name)
 
 
-def check_owner(file: str, uid: int | None) -> None:
+@record
+class Opened:
+    """A config file that was read. By its path another one may be found by now: its owner's, who is to be refused."""
+
+    real: str  # path, without links
+    info: os.stat_result
+
+
+def opened(file: str) -> Opened:
+    """Return what is found at a path now."""
+    real = os.path.realpath(file)
+    return Opened(real, os.stat(real))
+
+
+def check_owner(file: str, uid: int | None, read: Opened | None = None) -> None:
     """For root: refuse a config file that anyone but root and the app's own user could have written.
 
     Whoever can change the file (or put another in its place) decides what runs and as whom.
     """
-    real = os.path.realpath(file)
-    _check_writers(f"start apps from {file}", real, os.stat(real), uid)
+    read = read or opened(file)
+    _check_writers(f"start apps from {file}", read.real, read.info, uid)
 
 
-def check_env_file(fd: int, path: str, uid: int | None, config_file: str) -> None:
+def check_group(who: Identity, group: str, config_file: str, read: Opened | None = None) -> None:
+    """For root: refuse a group that the user is no member of, when it is the user's own config file that asks for it."""
+    if not (who.uid and (whose := _is_of(who.uid, config_file, read))):
+        return
+    entry = _by_uid(who.uid)
+    if entry.pw_gid < 0 or who.gid not in os.getgrouplist(entry.pw_name, entry.pw_gid):
+        message = f"names {group}, of which {who.name} is no member: root does not change that for a config file {whose} {who.name}"
+        raise IdentityError("group", message, "leave it out, or give the config file and its folder to root")
+
+
+def check_env_file(fd: int, path: str, uid: int | None, config_file: str, read: Opened | None = None) -> None:
     """For root: refuse an open dotenv file that strangers could have written, or that the config file may not name."""
     _check_writers(f"start apps from {path}", os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd), uid)
-    check_named(fd, path, "env_file", uid, config_file)
+    check_named(fd, path, "env_file", uid, config_file, read)
 
 
-def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str) -> None:
+def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str, read: Opened | None = None) -> None:
     """For root: refuse an open file that the config file names and that is not of the same owner.
 
     Root reads it and hands it to the app: a config file of the app's own user must not have root read others' files.
     It is asked of the descriptor, for by its path another file could be put there between the look and the reading.
     """
-    if uid and config_file and os.fstat(fd).st_uid != uid and (whose := _is_of(uid, config_file)):
+    if uid and config_file and os.fstat(fd).st_uid != uid and (whose := _is_of(uid, config_file, read)):
         name = _by_uid(uid).pw_name
         message = f"root does not read {path} for a config file {whose} {name}: it is not {name}'s own"
         raise IdentityError(key, message, f"give the config file and its folder to root, or: chown {name} {path}")
 
 
-def check_log(path: str, uid: int | None, config_file: str) -> None:
+def check_log(path: str, uid: int | None, config_file: str, read: Opened | None = None) -> None:
     """For root: refuse a log file that the app's user could turn into another one. Root writes and renames it by its path."""
     name = _by_uid(uid).pw_name if uid else ""
-    if uid and config_file and (whose := _is_of(uid, config_file)):
+    if uid and config_file and (whose := _is_of(uid, config_file, read)):
         message = f"root does not write to {path} for a config file {whose} {name}"
         hint = "leave it out (pyworker logs shows the log), or give the config file and its folder to root"
         raise IdentityError("logs.file", message, hint)
@@ -138,12 +162,12 @@ def check_log(path: str, uid: int | None, config_file: str) -> None:
         folder = os.path.dirname(folder)
 
 
-def _is_of(uid: int, file: str) -> str:
-    """Return in words how a file is in the hands of a user; "" when it is not."""
-    real = os.path.realpath(file)
-    if os.stat(real).st_uid == uid:
+def _is_of(uid: int, file: str, read: Opened | None) -> str:
+    """Return in words how a config file is in the hands of a user; "" when it is not."""
+    read = read or opened(file)
+    if read.info.st_uid == uid:
         return "that belongs to"
-    return "whose folder belongs to" if os.stat(os.path.dirname(real)).st_uid == uid else ""
+    return "whose folder belongs to" if os.stat(os.path.dirname(read.real)).st_uid == uid else ""
 
 
 def _check_writers(doing: str, path: str, info: os.stat_result, uid: int | None) -> None:

@@ -19,6 +19,7 @@ from pyworker.config import syntax
 from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
 from pyworker.config.convert import build, given, partial
+from pyworker.config.identity import Opened
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig, RunConfig
@@ -35,11 +36,11 @@ _apps_in: dict[tuple[str, bytes, frozenset[tuple[str, str]], str], tuple[AppConf
 
 @record
 class Loaded:
-    """What a file says: its apps in the file's order, its absolute path, when it was changed."""
+    """What a file says: its apps in the file's order, its absolute path, which file that was."""
 
     apps: tuple[AppConfig, ...]
     path: str
-    mtime_ns: int
+    opened: Opened
 
 
 def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
@@ -76,7 +77,7 @@ def elsewhere(folder: str) -> str:
 def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | None = None, profile: str = "") -> Loaded:
     """Read a config file; `only` picks some of its apps. Raise ConfigError with all that is wrong in it."""
     path = os.path.abspath(path)
-    data, mtime_ns = _content(path)
+    data, opened = _content(path)
     environ = {name: value for name, value in (environ or {}).items() if name in FROM_ENVIRONMENT}
     asked = (path, data, frozenset(environ.items()), profile)
     apps = _apps_in.get(asked) if _apps_in is not None else None
@@ -92,7 +93,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
             raise ConfigError(
                 [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
             )
-    return Loaded(tuple(a for a in apps if not only or a.name in only), path, mtime_ns)
+    return Loaded(tuple(a for a in apps if not only or a.name in only), path, opened)
 
 
 @contextlib.contextmanager
@@ -208,13 +209,13 @@ def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
 
 def read(path: str) -> tuple[dict[str, Any], Document, int]:
     """Return a TOML file parsed, where everything in it stands, and its mtime; raise ConfigError."""
-    data, mtime_ns = _content(path)
+    data, opened = _content(path)
     raw, text = syntax.parse(data, path)
-    return raw, scan(text), mtime_ns
+    return raw, scan(text), opened.info.st_mtime_ns
 
 
-def _content(path: str) -> tuple[bytes, int]:
-    """Return the bytes of a config file and its mtime; raise ConfigError."""
+def _content(path: str) -> tuple[bytes, Opened]:
+    """Return the bytes of a config file and which file it is; raise ConfigError."""
     shown_name = os.path.basename(path)
 
     def refuse(message: str, hint: str = "") -> ConfigError:
@@ -226,6 +227,7 @@ def _content(path: str) -> tuple[bytes, int]:
             if not stat.S_ISREG(info.st_mode):
                 raise refuse(f"{shown_name} is not a regular file")
             data = file.read(MAX_FILE + 1)
+            opened = Opened(os.readlink(f"/proc/self/fd/{file.fileno()}"), info)
     except FileNotFoundError:
         raise refuse(f"cannot read {shown_name}: no such file", f"looked for {path}") from None
     except IsADirectoryError:
@@ -241,7 +243,7 @@ def _content(path: str) -> tuple[bytes, int]:
         raise refuse("cannot read the config file: no file can have such a name") from None
     if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
-    return data, info.st_mtime_ns
+    return data, opened
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

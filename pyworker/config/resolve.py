@@ -19,7 +19,16 @@ from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS
 from pyworker.config.cpus import usable_cpus
-from pyworker.config.identity import Identity, IdentityError, check_env_file, check_log, check_owner, identify
+from pyworker.config.identity import (
+    Identity,
+    IdentityError,
+    Opened,
+    check_env_file,
+    check_group,
+    check_log,
+    check_owner,
+    identify,
+)
 from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
@@ -37,19 +46,21 @@ def resolve(
     base_env: Mapping[str, str],
     our_python: str,
     is_root: bool,
+    read: Opened | None = None,
 ) -> ResolvedApp:
     """Look everything up; raise ConfigError with all that cannot be had.
 
-    `file` is the config file, "" for an app without one (its cwd is absolute then). `shell_env` is what inherit_env
+    `file` is the config file, "" for an app without one (its cwd is absolute then); `read` which file that was when it
+    was read, if that is known. `shell_env` is what inherit_env
     and ${VAR} may take from; `base_env` gives PATH, LANG and the like. Symlinks are followed, but never the one that
     is a venv's python: the interpreter finds its venv by that path.
     """
     found = _Found(app.name, file)
-    who = _identity(app, file, is_root, found)
-    config, python = _paths(app, file, our_python, found)
+    who = _identity(app, file, is_root, found, read)
+    config, python = _paths(app, read.real if read else file, our_python, found)
     if is_root and config.logs.named_file is not None:
-        _log_file(config.logs.named_file, file, who, found)
-    env, origins = _environment(app, config, python, who, shell_env, base_env, found, file if is_root else None)
+        _log_file(config.logs.named_file, file, who, found, read)
+    env, origins = _environment(app, config, python, who, shell_env, base_env, found, file if is_root else None, read)
     if app.command:
         _command(app, config, env, found)
     state = _state(app, env, shell_env, found)
@@ -64,7 +75,7 @@ def resolve(
         gid=who.gid,
         groups=who.groups,
         source=file,
-        mtime_ns=_mtime(file),
+        mtime_ns=read.info.st_mtime_ns if read else _mtime(file),
         env_origins=origins,
         state=state,
     )
@@ -100,7 +111,7 @@ class _Found:
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line, p.column)))
 
 
-def _identity(app: AppConfig, file: str, is_root: bool, found: _Found) -> Identity:
+def _identity(app: AppConfig, file: str, is_root: bool, found: _Found, read: Opened | None) -> Identity:
     nobody = Identity(None, None, (), "", "", "")
     try:
         who = identify(app.user, app.group, is_root=is_root)
@@ -109,18 +120,20 @@ def _identity(app: AppConfig, file: str, is_root: bool, found: _Found) -> Identi
         return nobody
     try:
         if is_root and file:
-            check_owner(file, who.uid)
+            check_owner(file, who.uid, read)
+            if app.group is not None:
+                check_group(who, app.group, file, read)
     except IdentityError as error:
-        found.add((), error.message, error.hint, "identity")
+        found.add((error.key,) if error.key else (), error.message, error.hint, "identity")
     except OSError as error:
         found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
     return who
 
 
-def _log_file(path: str, file: str, who: Identity, found: _Found) -> None:
+def _log_file(path: str, file: str, who: Identity, found: _Found, read: Opened | None) -> None:
     with contextlib.suppress(OSError):  # what is not there is said where its path is looked up
         try:
-            check_log(path, who.uid, file)
+            check_log(path, who.uid, file, read)
         except IdentityError as error:
             found.add(("logs", "file"), f"is refused: {error.message}", error.hint, "identity")
 
@@ -249,12 +262,13 @@ def _environment(
     base_env: Mapping[str, str],
     found: _Found,
     roots: str | None,
+    read: Opened | None,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the environment, and for each name where its value comes from. `roots`: the config file, if root reads it."""
 
     def check(fd: int, path: str) -> None:
         if roots is not None:
-            check_env_file(fd, path, who.uid, roots)
+            check_env_file(fd, path, who.uid, roots, read)
 
     origins: dict[str, str] = {}
     env: dict[str, str] = {}

@@ -173,9 +173,9 @@ class Run:
         made = []
         try:
             for name, app in desk.brain.apps.items():
-                config, file, mtime = read_config(app.source, env_values(desk, app))
+                config, file, read = read_config(app.source, env_values(desk, app))
                 number = next_generation(desk, name)
-                made.append((app, make_generation(number, config, file, mtime, dict(os.environ))))
+                made.append((app, make_generation(number, config, file, read, dict(os.environ))))
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed, Refuse) as error:
             _say(f"error: nothing was reloaded: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyworker.config.identity import IdentityError, check_named
+from pyworker.config.identity import IdentityError, Opened, check_named
 from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError, Problem
@@ -21,8 +21,8 @@ from pyworker.unix.files import open_regular
 _IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
 
 
-def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, int]:
-    """Return the app's config, its file ("" without one) and the file's mtime; raises ConfigError.
+def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, Opened | None]:
+    """Return the app's config, its file ("" without one) and which file that was; raises ConfigError.
 
     `values`: those of source.env_names (given with -e), which no file holds.
     """
@@ -41,14 +41,16 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
         )
     env = {"env": {name: values[name] for name in source.env_names}} if source.env_names else {}
     if isinstance(source, InlineSource):
-        return load_inline(literal_env({**source.table, **env}), source.cwd), "", 0
+        return load_inline(literal_env({**source.table, **env}), source.cwd), "", None
     loaded = load(source.path, only=(source.app,), profile=source.profile)
     overrides = literal_env({**source.overrides, **env})
     app = loaded.apps[0]
-    return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.mtime_ns
+    return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.opened
 
 
-def make_generation(number: int, app: AppConfig, file: str, mtime_ns: int, shell_env: dict[str, str]) -> Generation:
+def make_generation(
+    number: int, app: AppConfig, file: str, read: Opened | None, shell_env: dict[str, str]
+) -> Generation:
     """Resolve all that the app's config leaves open; raises ConfigError."""
     resolved = resolve(
         app,
@@ -57,15 +59,14 @@ def make_generation(number: int, app: AppConfig, file: str, mtime_ns: int, shell
         base_env=dict(os.environ),
         our_python=sys.executable,
         is_root=os.geteuid() == 0,
+        read=read,
     )
-    if file:
-        import dataclasses
-
-        resolved = dataclasses.replace(resolved, source=file, mtime_ns=mtime_ns)
-    return Generation(number, resolved, tls=read_tls(resolved.config, resolved.uid, file))
+    return Generation(number, resolved, tls=read_tls(resolved.config, resolved.uid, file, read))
 
 
-def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -> tuple[bytes, bytes, bytes]:
+def read_tls(
+    config: AppConfig, uid: int | None = None, config_file: str = "", read: Opened | None = None
+) -> tuple[bytes, bytes, bytes]:
     """Return certificate, key and CA as the daemon may read them; workers may not need to.
 
     `uid`: of the app's workers. For a config file of theirs root reads what is theirs only.
@@ -80,7 +81,7 @@ def read_tls(config: AppConfig, uid: int | None = None, config_file: str = "") -
             continue
         try:
             with open_regular(os.path.join(config.cwd, path)) as file:
-                check_named(file.fileno(), path, f"tls.{name}", uid, config_file)
+                check_named(file.fileno(), path, f"tls.{name}", uid, config_file, read)
                 parts.append(_pem(file.read(1024 * 1024), path, name, config_file))
         except IdentityError as error:
             raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None

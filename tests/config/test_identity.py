@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.config.identity import IdentityError, check_env_file, check_log, check_owner, identify
+from pyworker.config.identity import IdentityError, check_env_file, check_group, check_log, check_owner, identify
+from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig, TlsConfig
-from pyworker.daemon.sources import read_tls
+from pyworker.daemon.desired import FileSource
+from pyworker.daemon.sources import make_generation, read_config, read_tls
 
 ME = pwd.getpwuid(os.geteuid())
 NOBODY = pwd.getpwnam("nobody")
@@ -95,6 +97,44 @@ def test_link_does_not_hide_whose_file_it_is(tmp_path: Path) -> None:
     (tmp_path / "app.toml").symlink_to(real)
     with pytest.raises(IdentityError, match="belongs to nobody"):
         check_owner(str(tmp_path / "app.toml"), None)
+
+
+@needs_root
+def test_it_is_the_config_file_that_was_read_whose_owner_counts(tmp_path: Path) -> None:
+    """Its owner may have put another one there since; a timetable or a changed file has it read without anybody's doing."""
+    os.chmod(tmp_path, 0o755)
+    path, roots = tmp_path / "app.toml", tmp_path / "roots.toml"
+    roots.write_text('[app]\ncommand = "true"\n')
+    theirs = tmp_path / "theirs.toml"
+    theirs.write_text('[app]\nname = "evil"\ncommand = "true"\nenv_file = "roots.env"\n')
+    (tmp_path / "roots.env").write_text("SECRET=1\n")
+    os.chown(theirs, NOBODY.pw_uid, 0)
+    for user, why in (("", "it belongs to nobody"), ('user = "nobody"\n', "it is not nobody's own")):
+        theirs.write_text(theirs.read_text() + user)
+        path.symlink_to(theirs)
+        config, file, read = read_config(FileSource(str(path), "evil"), {})
+        path.unlink()
+        path.symlink_to(roots)
+        with pytest.raises(ConfigError, match=why):
+            make_generation(1, config, file, read, {})
+        path.unlink()
+
+
+@needs_root
+def test_a_config_file_of_the_apps_user_gives_no_group_that_the_user_is_no_member_of(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o755)
+    config = tmp_path / "app.toml"
+    config.touch()
+    check_group(identify("nobody", "0", is_root=True), "0", str(config))  # root's file says so
+    os.chown(config, NOBODY.pw_uid, 0)
+    own = str(NOBODY.pw_gid)
+    check_group(identify("nobody", own, is_root=True), own, str(config))
+    with pytest.raises(IdentityError, match="for a config file that belongs to nobody"):
+        check_group(identify("nobody", "0", is_root=True), "0", str(config))
+    config.write_text('[app]\ncommand = "true"\nuser = "nobody"\ngroup = "0"\n')
+    app, file, read = read_config(FileSource(str(config), load(str(config)).apps[0].name), {})
+    with pytest.raises(ConfigError, match="`group` of app"):
+        make_generation(1, app, file, read, {})
 
 
 @needs_root

@@ -180,7 +180,7 @@ def test_port_and_web_concurrency_are_taken_when_the_file_says_nothing(tmp_path:
 def test_sample_config_loads(file: Path) -> None:
     loaded = load(str(file))
     assert loaded.apps
-    assert loaded.mtime_ns == file.stat().st_mtime_ns
+    assert loaded.opened.info.st_mtime_ns == file.stat().st_mtime_ns
 
 
 def test_bom_and_crlf_are_no_mistake(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_smallest_app_is_resolved(tmp_path: Path) -> None:
     assert found.mtime_ns == (tmp_path / "app.toml").stat().st_mtime_ns
 
 
+def test_the_folder_is_that_of_the_file_that_was_read(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.toml").write_text('[app]\ncommand = "true"\n')
+    current = tmp_path / "current"
+    current.symlink_to("old")
+    loaded = load(str(current / "app.toml"))
+    current.unlink()
+    current.symlink_to("new")
+    found = resolve(
+        loaded.apps[0], file=loaded.path, shell_env={}, base_env={"PATH": os.defpath}, our_python=sys.executable,
+        is_root=os.geteuid() == 0, read=loaded.opened,
+    )  # fmt: skip
+    assert found.config.cwd == os.path.realpath(tmp_path / "old")
+
+
 def test_links_are_followed_and_relative_paths_start_at_cwd(tmp_path: Path) -> None:
     release = tmp_path / "releases" / "2"
     (release / "run").mkdir(parents=True)

@@ -25,8 +25,8 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
         shell |= {n: v for n, v in resolved.env.items() if resolved.env_origins.get(n) == FROM_SHELL}
     desk.brain.emit(app, "app_note", None, text=f"reload: {why}")
     try:
-        config, file, mtime = read_config(app.source, env_values(desk, app))
-        generation = make_generation(next_generation(desk, app.name), config, file, mtime, shell)
+        config, file, read = read_config(app.source, env_values(desk, app))
+        generation = make_generation(next_generation(desk, app.name), config, file, read, shell)
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.emit(app, "app_note", None, text=f"not reloaded ({why}): {error.message}")

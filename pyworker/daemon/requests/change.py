@@ -73,9 +73,9 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
         if s.slot is not None:
             desk.check_slot(app, s)
         elif not any(a is app for a, _ in generations):
-            config, file, mtime = read_config(app.source, env_values(desk, app))
+            config, file, read = read_config(app.source, env_values(desk, app))
             number = next_generation(desk, app.name)
-            generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
+            generations.append((app, make_generation(number, config, file, read, request.shell_env)))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         if app.is_empty() and app.closed:
@@ -114,9 +114,9 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
             if len(names) > 1:
                 continue  # `reload all` means all that runs
             raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
-        config, file, mtime = read_config(app.source, env_values(desk, app))
+        config, file, read = read_config(app.source, env_values(desk, app))
         number = next_generation(desk, name)
-        generations.append((app, make_generation(number, config, file, mtime, request.shell_env)))
+        generations.append((app, make_generation(number, config, file, read, request.shell_env)))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         goals[app.name] = reload_app(desk, app, generation, soak=request.soak)

@@ -30,8 +30,8 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
     """One app; raises ConfigError when its source is wrong now."""
     current = app.current
     assert current is not None
-    read, file, mtime = read_config(app.source, env_values(desk, app))
-    new = make_generation(app.generation, read, file, mtime, shell_env)
+    config, file, read = read_config(app.source, env_values(desk, app))
+    new = make_generation(app.generation, config, file, read, shell_env)
     changes = [
         {"key": c.key, "old": c.old, "new": c.new, "apply": c.apply, "secret": c.secret}
         for c in differences(current.resolved, new.resolved)

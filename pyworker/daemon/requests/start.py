@@ -63,9 +63,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         todo.append((name, source, values))
     made: list[tuple[str, FileSource | InlineSource, Generation]] = []
     for name, source, values in todo:  # every mistake of a config is found before anything is started
-        config, file, mtime = read_config(source, values)
+        config, file, read = read_config(source, values)
         number = next_generation(desk, name)
-        made.append((name, source, make_generation(number, config, file, mtime, request.shell_env)))
+        made.append((name, source, make_generation(number, config, file, read, request.shell_env)))
     fresh: list[App] = []
     try:
         for name, source, _ in made:
@@ -167,10 +167,8 @@ def restore(
     if not running:
         return ""
     try:
-        config, file, mtime = read_config(source, values or {})
-        made = make_generation(
-            generation + 1, config, file, mtime, dict(os.environ) if shell_env is None else shell_env
-        )
+        config, file, read = read_config(source, values or {})
+        made = make_generation(generation + 1, config, file, read, dict(os.environ) if shell_env is None else shell_env)
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
         message = error.message
