@@ -108,7 +108,7 @@ def test_a_worker_ahead_of_need_that_was_stopped_does_not_outlive_its_template(p
 
 def test_a_stopped_worker_that_has_its_order_does_not_outlive_its_template(pw: Pyworker) -> None:
     pw.make_failpoints()
-    pw.api(ASGI, tables='[app.reload]\nready_timeout = "3s"')
+    pw.api(ASGI, tables='[app.reload]\nready_timeout = "10s"')  # what ends the stopped one; a good one may need seconds
     pw.ok("start", "app.toml")
     spare, template = pw.spare(), pw.role("template")
     armed = pw.arm("spare.order", "sleep:0.5")
