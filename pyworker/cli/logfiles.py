@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import os
 import re
 import zlib
@@ -18,6 +19,7 @@ from pyworker.protocol.names import LOGS_DIR
 
 _BLOCK = 256 * 1024
 _TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time
+_TURN_LINES = 50_000  # lines of a compressed file that it takes at a time
 _LONGEST = 1024 * 1024  # a line that is longer (not one of the logger's) is cut into such pieces
 
 
@@ -58,6 +60,7 @@ class Log:
             self._before = rotated(path)
         self._end = self._at
         self._rest = b""
+        self._unpacked: Iterator[bytes] = iter(())
 
     def close(self) -> None:
         """Close the file."""
@@ -92,6 +95,8 @@ class Log:
     # ---- what is added ------------------------------------------------------------------------------
     def more(self) -> list[bytes]:
         """Return the lines added since the last call (a part of a long batch at a time); [] when there are none."""
+        if unpacked := list(itertools.islice(self._unpacked, _TURN_LINES)):
+            return unpacked
         data = self._read()
         if not data and self._is_replaced():
             data = self._read()  # written between the look and the rotation
@@ -141,11 +146,17 @@ class Log:
                 found = os.stat(path)
                 if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                     break
-                if not path.endswith(".gz") and found.st_mtime_ns >= ours.st_mtime_ns:
+                of_our_time = found.st_mtime_ns == ours.st_mtime_ns and not path.endswith(
+                    ".gz"
+                )  # else: ours, compressed
+                if found.st_mtime_ns > ours.st_mtime_ns or of_our_time:
                     following = path
         self.close()
         self._fd = _open(following)
         self._at = 0
+        if following.endswith(".gz") and self._fd is not None:
+            self._unpacked = _unzipped(f"/proc/self/fd/{self._fd}")  # by its fd: it may be renamed
+            self._at = os.fstat(self._fd).st_size
 
 
 def _open(path: str) -> int | None:
@@ -156,8 +167,16 @@ def _open(path: str) -> int | None:
 
 
 def _forwards(path: str) -> Iterator[bytes]:
+    if path.endswith(".gz"):
+        yield from _unzipped(path)
+        return
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        yield from _split(file, None)
+
+
+def _unzipped(path: str) -> Iterator[bytes]:
     try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        with gzip.open(path) as file:
             yield from _split(cast("BinaryIO", file), None)
     except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
         return  # gone, or damaged: what could be read was

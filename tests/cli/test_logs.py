@@ -313,6 +313,25 @@ def test_follow_reads_every_line_across_rotations(home: Path, follow: Callable[.
     assert view.text.split() == [b"start", *(b"file%d." % n for n in range(1, 10))]
 
 
+def test_follow_reads_what_was_compressed_before_it_came_to_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "_TURN_LINES", 3)
+    path = log(home, record(0, "start"))
+    followed = logfiles.Log(str(path))
+    rotation = Rotation(str(path))
+    expected = []
+    for number in range(1, 5):
+        expected += [record(number, f"{number}.{n}") for n in range(number)]
+        rotation.shift(20)
+        log(home, *expected[-number:])
+        os.utime(path, (2e9 + number, 2e9 + number))  # written at different times
+        if number == 3:
+            rotation._compress_all()
+    found: list[bytes] = []
+    wait_until(lambda: found.extend(followed.more()) or len(found) >= len(expected), what="the last line")
+    followed.close()
+    assert b"\n".join([*found, b""]) == b"".join(expected)
+
+
 def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left_it(home: Path) -> None:
     path = log(home, record(0, "start"))
     followed = logfiles.Log(str(path))
