@@ -164,6 +164,10 @@ class Call:
     def __exit__(self, *_: object) -> None:
         self._sock.close()
 
+    def fileno(self) -> int:
+        """Return the connection, to wait for more of the answer."""
+        return self._sock.fileno()
+
     def _send(self, call: dict[str, Any]) -> None:
         try:
             data = json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

@@ -106,11 +106,17 @@ def note(text: str, how: Look | None = None) -> None:
     write(sys.stderr, text + "\n", how or look(sys.stderr))
 
 
-def pause(seconds: float) -> None:
-    """Let time pass for a view that follows; raise BrokenPipeError as soon as nobody reads stdout any more."""
+def pause(seconds: float | None, until: int = -1) -> None:
+    """Let time pass for a view that follows, or wait until an fd can be read (seconds None: for ever).
+
+    Raise BrokenPipeError as soon as nobody reads stdout any more.
+    """
+    out = sys.stdout.fileno()
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    if poll.poll(seconds * 1000):
+    poll.register(out, 0)
+    if until >= 0:
+        poll.register(until, select.POLLIN)
+    if any(fd == out for fd, _ in poll.poll(None if seconds is None else seconds * 1000)):
         raise BrokenPipeError
 
 

@@ -1,10 +1,28 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.cli.render import Column, Look, clean, cut, latency, line, pad, rate, size, span, table, width, wrap
+from pyworker.cli.render import (
+    Column,
+    Look,
+    clean,
+    cut,
+    latency,
+    line,
+    pad,
+    pause,
+    rate,
+    size,
+    span,
+    table,
+    width,
+    wrap,
+)
 
 PLAIN = Look(tty=True, color=False, ascii=False, width=0)
 
@@ -93,3 +111,20 @@ def test_a_table_fits_the_terminal(rows: list[list[str]], columns: int) -> None:
 
 def test_outside_a_terminal_nothing_is_cut() -> None:
     assert "x" * 500 in table((Column("NAME", shrink=8),), [["x" * 500]], PLAIN)[1]
+
+
+def test_a_pause_ends_with_what_it_waits_for_or_with_the_reader_of_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    waits, comes = os.pipe()
+    try:
+        with open(write, "w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            pause(0, waits)
+            os.write(comes, b"x")
+            pause(None, waits)
+            os.close(read)
+            with pytest.raises(BrokenPipeError):
+                pause(None, waits)
+    finally:
+        os.close(waits)
+        os.close(comes)

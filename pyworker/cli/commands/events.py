@@ -18,7 +18,8 @@ from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
-_LOOK = 0.1  # seconds between looks whether somebody reads this
+_QUIET = 0.1  # seconds without an event after which a reader that leaves is waited for, too
+_AGAIN = 0.1  # seconds between looks whether the daemon is back
 _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 
 
@@ -105,9 +106,9 @@ def _follow(
         request = {"type": "follow", "selectors": list(names), "since_seq": last}
         try:
             with Call(settings.home, request) as call:
-                for answer in call.answers(_LOOK, None):
+                for answer in call.answers(_QUIET, None):
                     if answer is None:
-                        render.pause(0)
+                        render.pause(None, call.fileno())
                     event = parse(answer)
                     lost_at = None
                     if event is not None and event.seq > last:
@@ -120,4 +121,4 @@ def _follow(
                 raise
         except Lost:
             lost_at = lost_at or time.monotonic()
-        render.pause(_LOOK)
+        render.pause(_AGAIN)
