@@ -63,7 +63,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True)
             ledger = Ledger(ledger_fd) if ledger_fd is not None else None
             memo = ledger.read() if ledger is not None else {}
             desired = wanted.get(name)
-            if desired is None and not complete:
+            if desired is None and not complete and memo:  # without one: begun by a start that was not answered yet
                 desired = found.wanted[name] = _as_it_was(name, memo)
             if desired is None:
                 drop(brain, name)

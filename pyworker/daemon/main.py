@@ -98,7 +98,10 @@ def main(argv: list[str]) -> int:
     if running is None:
         brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
-    found = adopt(brain, wanted.apps, complete=not note)
+    lost = running is None and desired.is_missing(home_fd)
+    found = adopt(brain, wanted.apps, complete=not note and not lost)
+    if lost and found.wanted:
+        sys.stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
     adopted = found.names
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -141,6 +142,26 @@ def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_no
     os.unlink(path)
     assert [app["name"] for app in pw.ps()["apps"]] == ["api"]
     wait_until(lambda: fds(pw) == before, LONG, "the descriptors of before")
+
+
+def test_what_runs_goes_on_when_apps_json_was_removed_and_the_daemon_dies(pw: Pyworker) -> None:
+    started(pw)
+    pids, file = pw.pids(), os.path.join(pw.home, "apps.json")
+    os.unlink(file)
+    kill(pw.role("daemon"))
+    wait_until(lambda: ask(pw.home, {"type": "status"}) is not None, LONG, "another daemon")
+    assert pw.pids() == pids
+    assert os.path.exists(file)
+
+
+def test_what_could_not_be_written_down_is_once_there_is_room(pw: Pyworker) -> None:
+    started(pw)
+    path = pw.arm("save.before_rename", "raise:ENOSPC always")
+    assert "apps.json cannot be written: No space left" in pw.ok("scale", "api=3").stderr
+    os.unlink(path)
+    wait_until(lambda: not pw.app()["notes"], LONG, "the note to go")
+    with open(os.path.join(pw.home, "apps.json")) as file:
+        assert json.load(file)["apps"][0]["scale"] == 3
 
 
 def test_failed_start_names_its_cause_however_long_the_logger_takes_for_it(pw: Pyworker) -> None:

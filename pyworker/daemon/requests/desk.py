@@ -20,6 +20,7 @@ from pyworker.protocol import control as k
 
 _UNSAVED = "apps.json cannot be written:"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+SAVE_AGAIN = 10.0  # seconds until what could not be written down is tried again
 
 
 class Desk:
@@ -33,6 +34,7 @@ class Desk:
         self.operations = ops.Operations(brain)
         self.stacks = Stacks(brain)
         self.shutting_down = False
+        self._saves_later = False
         self.seq = 0  # of the last event before the request that is being handled
         self.upgrading = False
         self.before_leaving: Callable[[], None] = lambda: None  # an upgrade: answers who asked for it
@@ -84,7 +86,7 @@ class Desk:
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
 
     def save(self) -> None:
-        """Write apps.json; a disk that refuses is a note, not an end. The note goes when it is written again."""
+        """Write apps.json; a disk that refuses is a note, not an end. It is tried again, and the note goes then."""
         try:
             self.brain.save()
         except OSError as error:
@@ -94,9 +96,17 @@ class Desk:
             why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
             for app in self.brain.apps.values():
                 self.brain.note(app, why)
+            if not self._saves_later:
+                self._saves_later = True
+                self.brain.loop.call_later(SAVE_AGAIN, self._save_again)
         else:
             for app in self.brain.apps.values():
                 app.notes = [note for note in app.notes if not note.startswith(_UNSAVED)]
+
+    def _save_again(self) -> None:
+        self._saves_later = False
+        if not self.shutting_down:
+            self.save()
 
 
 class Refuse(Exception):
