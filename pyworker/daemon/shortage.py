@@ -63,12 +63,14 @@ class Shortages:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._seen = oom.kills()
+        self._seen = self._last = oom.kills()  # _seen: kills of long ago, and those that have explained a death
         loop.call_lazily(LAZY, self._look)
 
     def _look(self) -> None:
         self._loop.call_lazily(LAZY, self._look)
-        self._seen = oom.kills()
+        # of the look before: a death may be seen a moment after its kill was counted
+        self._seen = oom.OomKills(max(self._seen.group, self._last.group), max(self._seen.machine, self._last.machine))
+        self._last = oom.kills()
 
     def of_death(self, pid: int, status: ExitStatus) -> Shortage:
         """Ask about a process that has ended and is not reaped yet."""
@@ -78,13 +80,13 @@ class Shortages:
             return Shortage(memory_limit=memory_limit)
         before, now = self._seen, oom.kills()
         if status.signal == signal.SIGKILL and 0 <= before.group < now.group:
-            self._seen = now
+            self._seen = before._replace(group=before.group + 1)
             limit = oom.group_limit()
             words = f" (limit of its cgroup: {limit // _MB} MB)" if limit is not None else ""
             hint = "raise the limit, or set limits.memory below it: a worker over that is replaced without losing a request"
             return Shortage(f"killed by the kernel: out of memory{words}", hint, memory_limit)
         if status.signal == signal.SIGKILL and 0 <= before.machine < now.machine:
-            self._seen = now
+            self._seen = before._replace(machine=before.machine + 1)
             hint = "fewer workers, or limits.memory: a worker over that is replaced without losing a request"
             return Shortage("killed by the kernel: the machine is out of memory", hint, memory_limit)
         # the kernel raises the soft limit by a second with each SIGXCPU; at the hard one it kills

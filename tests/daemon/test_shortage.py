@@ -1,0 +1,53 @@
+"""Was it the kernel? Each of its kills explains one death, also when the counters were looked at in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import Shortages
+from pyworker.unix import oom
+from pyworker.unix.process import ExitStatus
+
+
+class Lazy:
+    """A loop whose lazy calls are made by the test."""
+
+    def __init__(self) -> None:
+        self.call: Callable[[], None] = lambda: None
+
+    def call_lazily(self, interval: float, callback: Callable[[], None]) -> None:
+        self.call = callback
+
+
+@pytest.mark.parametrize("field", ["group", "machine"])
+@pytest.mark.parametrize("looks", [0, 1])
+def test_each_kill_for_want_of_memory_explains_one_death(
+    monkeypatch: pytest.MonkeyPatch, field: str, looks: int
+) -> None:
+    counter: dict[str, Any] = {"group": -1, "machine": -1, field: 7}
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(**counter))
+    loop = Lazy()
+    shortages = Shortages(cast("Loop", loop))
+
+    def explained() -> bool:
+        return "memory" in shortages.of_death(os.getpid(), ExitStatus(None, signal.SIGKILL)).reason
+
+    assert not explained()
+    counter[field] += 2
+    for _ in range(looks):
+        loop.call()
+    assert explained()
+    assert explained()
+    assert not explained()
+    loop.call()
+    assert not explained(), "told already"
+    counter[field] += 1
+    loop.call()
+    loop.call()
+    assert not explained(), "that was long ago"
