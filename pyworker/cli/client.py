@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET
+from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -136,12 +136,30 @@ def _other_daemon(home: str) -> str:
 
 
 def _silent(home: str, seconds: float) -> PyworkerError:
+    message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
+    hint = "its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s"
+    if said := _guardian_said(home):
+        message += f"\n  {said}"
+        if said.endswith("trying again"):
+            hint = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
     return PyworkerError(
-        f"The pyworker daemon (home {home}) did not answer within {seconds:g} s.",
-        hint="its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s",
+        message,
+        hint=hint,
         code="unavailable",
         exit=Exit.UNAVAILABLE,
     )
+
+
+def _guardian_said(home: str) -> str:
+    """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so."""
+    try:
+        with open(os.path.join(home, DAEMON_LOG), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    last = next((line for line in reversed(lines) if " guardian[" in line), "")
+    return last if ": the daemon cannot be started: " in last and ": over, after" not in last else ""
 
 
 class Call:

@@ -86,6 +86,21 @@ def test_a_daemon_that_hangs_is_given_up_after_the_timeout(home: str) -> None:
     assert "did not answer within 0.1 s" in found.err
 
 
+def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: str) -> None:
+    line = "2026-11-26T14:26:42Z guardian[83]: the daemon cannot be started: Resource temporarily unavailable; trying again"
+    with FakeControl(home, {"ps": lambda _: [HANG]}):
+        os.mkdir(os.path.join(home, "logs"))
+        with open(os.path.join(home, "logs", "pyworker.log"), "w") as log:
+            log.write(f"rubbish\n{line}\n")
+        found = run("ps", "--timeout", "100ms", home=home)
+        assert found.code == 69
+        assert line in found.err
+        assert "ulimit -u" in found.err
+        with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
+            log.write(line.replace("the daemon", "over, after 9 times: the daemon") + "\n")
+        assert line not in run("ps", "--timeout", "100ms", home=home).err
+
+
 @pytest.mark.parametrize(
     "rubbish",
     [
