@@ -68,7 +68,7 @@ def spawn(
     `env` replaces the environment. `detached` gives it a session of its own, so that it outlives a Ctrl-C here.
     `shell=True` lets /bin/sh read the command line.
     """
-    line = [os.fspath(command), *args]
+    line = [os.fspath(command), *as_list(args)]
     if shell:
         line = [shell if isinstance(shell, str) else "/bin/sh", "-c", " ".join(line)]
     child = ChildProcess(line, own_group=detached)
@@ -126,7 +126,7 @@ def exec_file(
 ) -> Execution:
     """Run an executable file with arguments, without a shell; else like `exec`."""
     options = Options(timeout, kill_signal, kill_grace, max_buffer, encoding, _bytes(input))
-    line = [os.fspath(path), *args]
+    line = [os.fspath(path), *as_list(args)]
     return execute(line, " ".join(line), options, cwd, env, user, group)
 
 
@@ -153,7 +153,7 @@ def fork(
     path = os.fspath(script)
     is_node = path.endswith(_JS) if exec_path is None else is_node_path(exec_path)
     interpreter = exec_path or ("node" if is_node else sys.executable)
-    child = ChildProcess([interpreter, *exec_args, path, *args], own_group=detached)
+    child = ChildProcess([interpreter, *as_list(exec_args), path, *as_list(args)], own_group=detached)
     child._start(
         stdin=stdin,
         stdout=stdout,
@@ -173,6 +173,13 @@ def fork(
 def is_node_path(path: str) -> bool:
     """True for the path of a Node (or Bun) interpreter."""
     return os.path.basename(path).startswith(("node", "bun"))
+
+
+def as_list(args: Sequence[str]) -> list[str]:
+    """Return arguments as a list. One text would be taken apart into its letters."""
+    if isinstance(args, str):
+        raise TypeError(f"arguments are a list of texts, not one text: [{args!r}]")
+    return [*args]
 
 
 def _bytes(data: bytes | str) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import signal as signals
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pyworker.cluster.parent import ChildProcess, Signal
+from pyworker.cluster.parent import ChildProcess, Signal, signal_number
 from pyworker.cluster.pipes import PipeReader
 
 MAX_BUFFER = 1024 * 1024  # bytes of stdout, and of stderr, that exec keeps
@@ -179,7 +180,10 @@ def execute(
     user: str | int | None,
     group: str | int | None,
 ) -> Execution:
-    """Start it."""
+    """Start it. What makes no sense is refused before it runs."""
+    signal_number(options.kill_signal)
+    if options.encoding is not None:
+        codecs.lookup(options.encoding)
     child = Execution(line, command, options)
     child._start(
         stdin="pipe" if options.input else "ignore",

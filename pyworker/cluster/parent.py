@@ -236,9 +236,14 @@ class ChildProcess(Emitter, Receiver):
                 )
             except OSError as error:
                 what = f"the folder {os.fspath(cwd)}" if cwd is not None and error.filename == cwd else command
+                if error.errno == errno.EPERM and (user is not None or group is not None):
+                    what = "only root may run it as another user or group"
                 raise SpawnError(
                     error.errno or 0, f"cannot run {command}: {what}: {error.strerror}", error.filename
                 ) from None
+            except KeyError as error:  # of the modules pwd and grp
+                name, kind = (user, "user") if "getpw" in str(error) else (group, "group")
+                raise SpawnError(errno.EINVAL, f"cannot run {command}: there is no {kind} {name!r}", command) from None
             self.pid = process.pid
             process.returncode = 0  # it is ours to reap, and Popen's to forget
             try:
@@ -284,11 +289,12 @@ class ChildProcess(Emitter, Receiver):
         self._error = error
 
         def tell() -> None:
+            asked = self._asked()  # a future that is done has forgotten who waits for it
             self._exited.set_result(UNKNOWN)
             self._closed.set_result(UNKNOWN)
             told = self.emit("error", error)
             self.emit("close", None, None)
-            if not told and not self._asked():
+            if not told and not asked:
                 self._loop.call_exception_handler({"message": str(error), "exception": error})
 
         self._loop.call_soon(tell)
@@ -363,7 +369,8 @@ class ChildProcess(Emitter, Receiver):
 
     def on_error(self, error: Exception) -> None:
         """A message that could not be sent, or was none."""
-        if not self.emit("error", error) and not isinstance(error, ChannelClosedError):
+        told = self.emit("error", error) or self._streams
+        if not told and not isinstance(error, ChannelClosedError):
             self._loop.call_exception_handler({"message": f"{self!r}: {error}", "exception": error})
 
 
@@ -375,6 +382,8 @@ def signal_number(signal: Signal) -> int:
             return signals.Signals[name]
         except KeyError:
             raise ValueError(f"there is no signal {signal!r}") from None
+    if signal and signal not in signals.valid_signals():
+        raise ValueError(f"there is no signal {signal!r}")
     return int(signal)
 
 
@@ -388,7 +397,7 @@ def _stdio(wanted: Stdio, ours: list[int], theirs: list[int], *, writable: bool)
         ours.append(write_end if writable else read_end)
         theirs.append(read_end if writable else write_end)
         return theirs[-1]
-    if isinstance(wanted, str):
+    if isinstance(wanted, str) or wanted == subprocess.PIPE:
         raise ValueError(f"stdin, stdout and stderr are 'pipe', 'inherit', 'ignore' or a file, not {wanted!r}")
     return wanted if isinstance(wanted, int) else wanted.fileno()
 

@@ -7,6 +7,7 @@ returns. The reader is asyncio's StreamReader, with its limit: a child whose out
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
@@ -107,6 +108,8 @@ class PipeWriter:
         """Queue data; what the pipe takes now goes now."""
         if self._closing:
             raise ValueError("stdin is closed")
+        if self._fd < 0 and self._error is None:
+            self._error = _broken()
         if self._error is None and len(data):
             was_empty = not self._pending
             self._pending.append(memoryview(bytes(data)))
@@ -122,7 +125,7 @@ class PipeWriter:
 
     def is_closing(self) -> bool:
         """True after `close`, and when the reader is gone."""
-        return self._closing or self._error is not None
+        return self._closing or self._fd < 0
 
     async def drain(self) -> None:
         """Wait until little is left to send."""
@@ -137,8 +140,9 @@ class PipeWriter:
             await self._wait()
 
     def abort(self) -> None:
-        """Close now; what has not gone is dropped."""
-        self._closing = True
+        """Close now: the reader is gone. What has not gone is dropped, and `drain` says so."""
+        if self._pending:
+            self._error = _broken()
         self._pending.clear()
         self._size = 0
         self._close()
@@ -189,3 +193,7 @@ class PipeWriter:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _broken() -> BrokenPipeError:
+    return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

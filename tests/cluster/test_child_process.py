@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -98,6 +99,15 @@ async def test_an_error_that_nobody_asks_for_is_shown() -> None:
 
 
 @asynchronous
+async def test_an_error_that_is_awaited_is_not_shown_besides() -> None:
+    shown: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
+    with pytest.raises(SpawnError):
+        await child_process.spawn("no-such-command-here").wait()
+    assert shown == []
+
+
+@asynchronous
 async def test_kill_names_the_signal() -> None:
     child = child_process.spawn("sleep", ["60"])  # SIGINT would do nothing if this runs in a shell's background
     assert child.is_running
@@ -142,9 +152,27 @@ async def test_writing_to_a_child_that_is_gone_is_an_error_of_drain() -> None:
     child = child_process.spawn("true")
     await child.wait()
     assert child.stdin is not None
-    with pytest.raises(ValueError, match="stdin is closed"):
-        child.stdin.write(b"x")
+    child.stdin.write(b"x")
+    with pytest.raises(BrokenPipeError):
+        await child.stdin.drain()
     await child.wait_closed()
+
+
+@asynchronous
+async def test_what_a_child_that_ends_has_not_read_is_an_error_of_drain() -> None:
+    child = child_process.spawn("sleep", ["60"])
+    assert child.stdin is not None
+    child.stdin.write(bytes(300_000))
+    waiting = asyncio.ensure_future(child.stdin.drain())
+    child.kill("SIGSTOP")  # the other end of the pipe is open until the end of this test
+    held = os.open(f"/proc/{child.pid}/fd/0", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        child.kill("SIGKILL")
+        with pytest.raises(BrokenPipeError):
+            await waiting
+        await child.wait_closed()
+    finally:
+        os.close(held)
 
 
 @asynchronous
@@ -230,6 +258,37 @@ async def test_root_can_run_a_command_as_another_user() -> None:
     result = await child_process.exec("id -u; id -g", user="nobody", group=65534)
     assert result.stdout.split()[1] == "65534"
     assert result.stdout.split()[0] != "0"
+
+
+@asynchronous
+async def test_a_user_or_group_that_there_is_not_or_may_not_be_taken_is_what_the_error_names() -> None:
+    with pytest.raises(SpawnError, match="cannot run true: there is no user 'no-such-user'"):
+        await child_process.spawn("true", user="no-such-user").wait()
+    with pytest.raises(SpawnError, match="cannot run true: there is no group 'no-such-group'"):
+        await child_process.spawn("true", user=0, group="no-such-group").wait()
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        child = child_process.spawn("true", user=1, cwd="/")
+    finally:
+        os.seteuid(before)
+    with pytest.raises(SpawnError, match="only root may run it as another user or group"):
+        await child.wait()
+
+
+@asynchronous
+async def test_what_makes_no_sense_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="there is no signal 'SIGNOPE'"):
+        child_process.exec("sleep 60", timeout=5, kill_signal="SIGNOPE")
+    with pytest.raises(ValueError, match="there is no signal 999"):
+        child_process.exec("sleep 60", timeout=5, kill_signal=999)
+    with pytest.raises(LookupError, match="unknown encoding"):
+        child_process.exec("sleep 60", encoding="no-such-encoding")
+    with pytest.raises(TypeError, match="arguments are a list of texts, not one text: \\['60'\\]"):
+        child_process.spawn("sleep", "60")
+    with pytest.raises(ValueError, match="stdin, stdout and stderr are 'pipe'"):
+        child_process.spawn("sleep", ["60"], stdout=subprocess.PIPE)
 
 
 # ---- exec and exec_file ------------------------------------------------------------------------------
