@@ -22,9 +22,11 @@ def main() -> None:
     added = "pyworker" not in sys.modules and root not in sys.path
     if added:
         sys.path.insert(0, root)
-    importlib.import_module("pyworker.cluster.child")
+    child = importlib.import_module("pyworker.cluster.child")
     if added:
         sys.path.remove(root)
+    if child.worker is None:  # it would bind ports of its own
+        sys.exit(f"error: boot.py runs workers of a cluster, and this is none: {child.process._process.why}")
     arguments = sys.argv[1:]
     _kept.append(sys.modules["__main__"])
     if arguments[0] == "-m":

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
-from pyworker.cluster.child_process import is_node_path
+from pyworker.cluster.child_process import as_list, is_node_path
 from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.listening import open_listener
 from pyworker.cluster.members import Scheduling, Settings, Worker
@@ -115,11 +115,11 @@ class Cluster(Emitter):
             raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
         if restart is None or isinstance(restart, Mapping):
             restart = dataclasses.replace(RestartConfig(), **(restart or {}))
-        options["exec_args"] = tuple(options.get("exec_args", ()))
+        options["exec_args"] = tuple(as_list(options.get("exec_args", ())))
         path = None if exec is None else os.fspath(exec)
         if path is not None and not os.path.exists(os.path.join(options.get("cwd") or "", path)):
             raise FileNotFoundError(errno.ENOENT, "there is no such script for workers to run", path)
-        wanted = Settings(exec=path, args=tuple(args), restart=restart, **options)
+        wanted = Settings(exec=path, args=tuple(as_list(args)), restart=restart, **options)
         if self.workers and wanted.scheduling != self.settings.scheduling:
             raise RuntimeError("scheduling cannot change while there are workers")
         self.settings = wanted
@@ -291,7 +291,8 @@ class Cluster(Emitter):
         if message == SUICIDE and handle is None:
             self._announced(worker)
         told = worker.emit("message", message, handle)
-        if not self.emit("message", worker, message, handle) and not told:
+        told = self.emit("message", worker, message, handle) or told
+        if not told and not worker._streams and not self._streams:
             handles.close(handle)
 
     def _on_internal(self, worker: Worker, message: dict[str, Any], handle: node.Handle | None) -> None:
@@ -309,7 +310,7 @@ class Cluster(Emitter):
                 self._changed.set()
         told = worker.emit("error", error)
         told = self.emit("error", worker, error) or told
-        if never_ran and not told:
+        if not told and not worker._streams and not self._streams:
             raise error
 
     def _on_disconnect(self, worker: Worker) -> None:

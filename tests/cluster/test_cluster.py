@@ -152,6 +152,55 @@ async def test_a_node_primary_runs_python_workers(server: str, tmp_path: Path) -
     assert pids[:2] == pids[2:]
 
 
+@needs_node
+@asynchronous
+async def test_a_python_worker_of_a_node_primary_that_serializes_otherwise_says_why_it_is_none(
+    server: str, tmp_path: Path
+) -> None:
+    boot = os.path.join(os.path.dirname(cluster.__file__), "boot.py")
+    (tmp_path / "primary.js").write_text(
+        "process.execPath = process.argv[2]; const cluster = require('cluster');"
+        "cluster.setupPrimary({exec: process.argv[3], args: process.argv.slice(4), execArgv: [],"
+        "serialization: 'advanced'});"
+        "cluster.fork().on('exit', code => console.log(code));"
+    )
+    args = [str(tmp_path / "primary.js"), sys.executable, boot, server, str(free_port())]
+    result = await child_process.exec_file("node", args, timeout=50)
+    assert result.stdout == "1\n"
+    assert "only serialization: 'json' is understood" in result.stderr
+
+
+@asynchronous
+async def test_a_handle_for_who_iterates_is_open_and_an_error_that_nobody_hears_is_shown(tmp_path: Path) -> None:
+    shown: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["exception"]))
+    (tmp_path / "worker.py").write_text(
+        "import socket, sys\nfrom pyworker import process\nends = socket.socketpair()\n"
+        "process.send('take', ends[0])\nsys.stdin.read()\n"
+    )
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "worker.py", stdin="pipe")
+    for source in (made, "worker"):
+        worker = made.fork()
+        heard = (worker if source == "worker" else made).events("message")
+        event = await anext(heard)
+        *_, message, handle = event.args
+        assert message == "take"
+        await asyncio.sleep(0)
+        handle.getpeername()
+        handle.close()
+        await heard.aclose()  # type: ignore[attr-defined]
+        mine = socket.socketpair()
+        worker.kill("SIGKILL")
+        worker.send("too late", mine[0])
+        await worker.process.wait_closed()
+        assert [error.handle for error in shown] == [mine[0]]
+        shown.clear()
+        for sock in mine:
+            sock.close()
+    await made.disconnect()
+
+
 @asynchronous
 async def test_events_come_in_order_and_say_who(server: str) -> None:
     made = cluster.Cluster()
@@ -381,6 +430,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         made.setup_primary("x.py", module="y")
     with pytest.raises(FileNotFoundError, match=r"there is no such script for workers to run: 'x\.py'"):
         made.setup_primary("x.py")
+    with pytest.raises(TypeError, match="arguments are a list of texts, not one text"):
+        made.setup_primary(__file__, "8000")
     assert cluster.is_primary
     assert not cluster.is_worker
     assert cluster.worker is None
