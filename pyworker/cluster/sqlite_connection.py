@@ -174,7 +174,8 @@ def _explain(error: sqlite3.Error, folder: str) -> StateError:
             )
         case sqlite3.SQLITE_FULL:
             return StateTooLarge(
-                f"the shared state is full ({MAX_SIZE // 2**20} MB, or the disk is). Delete keys, or give them a ttl"
+                f"the shared state is full. Has it {MAX_SIZE // 2**20} MB? Delete keys, or give them a ttl. Has it less, the "
+                f"disk of {folder} is full: make room there, without it no key can be deleted either"
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StateUnavailable(

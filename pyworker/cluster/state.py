@@ -51,7 +51,9 @@ def open(address: str, name: str = "") -> State:  # noqa: A001  state.open reads
     if address.startswith(("redis://", "rediss://", "unix://")):
         from pyworker.cluster.state_redis import RedisStore, without_password
 
-        return State(RedisStore(address, name or os.environ.get(ENV_APP) or "default"), without_password(address))
+        address, _, named = address.partition("#")  # of `connect`, for children
+        name = name or named or os.environ.get(ENV_APP) or "default"
+        return State(RedisStore(address, name), without_password(address))
     if address.startswith("sqlite:") and address != "sqlite:":
         try:
             from pyworker.cluster.state_sqlite import SqliteStore
@@ -69,6 +71,8 @@ def connect(address: str, name: str = "") -> State:
     opened = open(address, name)
     if address.startswith("sqlite:"):
         address = "sqlite:" + os.path.abspath(address.removeprefix("sqlite:"))
+    elif name:
+        address = f"{address.partition('#')[0]}#{name}"
     with _lock:
         before, _current = _current, opened
     os.environ[ENV_STATE] = address

@@ -21,10 +21,10 @@ _TIMEOUT = 5.0  # seconds that one call may take
 _LOOK = 1.0  # seconds: how long the thread sleeps at most before it looks whether it is still needed
 _ADD = """
 local fresh = redis.call('EXISTS', KEYS[1]) == 0
-local number = redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('INCRBY', KEYS[1], ARGV[1])
 if fresh and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 redis.call('PUBLISH', KEYS[2], ARGV[3])
-return number
+return redis.call('GET', KEYS[1])
 """
 
 
@@ -75,6 +75,9 @@ class RedisStore:
             raise StateTooLarge(f"{self._where} is full: {error}") from error
         except errors.RedisError as error:
             raise StateUnavailable(f"{self._where}: {error}") from error
+        except UnicodeDecodeError as error:
+            what = f"a key or value under {self._prefix} on {self._where} is no text"
+            raise StateError(f"{what}: {error.object[:40]!r}. Only pyworker.state should write there") from None
 
     # ---- reading and writing -------------------------------------------------------------------------
     def read(self, keys: Iterable[str]) -> dict[str, str]:
@@ -97,7 +100,7 @@ class RedisStore:
             pipe.execute()
 
     def remove(self, key: str) -> bool:
-        with self._calls(), self._client.pipeline(transaction=True) as pipe:
+        with self._calls(), self._client.pipeline(transaction=False) as pipe:  # a full server refuses all transactions
             pipe.delete(self._prefix + key)
             pipe.publish(self._changed, key)
             return bool(pipe.execute()[0])

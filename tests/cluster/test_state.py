@@ -547,7 +547,7 @@ def test_messages_for_one_who_does_not_read_are_counted_when_they_are_dropped(op
 def test_children_of_a_program_that_connected_share_its_store(address: str, tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\nfrom pyworker import state\n"
-        f"state.connect({address!r}, 'default')\n"
+        f"state.connect({address!r}, 'shop')\n"
         "subprocess.run([sys.executable, '-c', 'from pyworker import state; state.incr(\"n\", 5)'], check=True)\n"
         "print(state.get('n'))"
     )
@@ -790,6 +790,36 @@ def test_redis_values_can_be_read_by_others_and_their_changes_are_noticed(server
         client.set("pyworker:test:k", "5")  # by a stranger, who publishes nothing
         seen.wait(5)
         client.config_set("notify-keyspace-events", "")
+
+
+def test_a_counter_is_exact_up_to_its_last_bit(one: State) -> None:
+    assert one.incr("n", 2**53) == 2**53
+    assert one.incr("n") == 2**53 + 1
+    assert one.incr("n", MAX_INTEGER - 2**53 - 1) == MAX_INTEGER
+    assert one.get("n") == MAX_INTEGER
+
+
+def test_redis_that_is_full_lets_keys_be_deleted(server: RedisServer) -> None:
+    import redis
+
+    with state.open(server.url, "test") as one, redis.Redis.from_url(server.url) as client:
+        one.set("k", 1)
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(state.StateTooLarge, match="is full"):
+                one.set("k", 2)
+            assert one.delete("k")
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+def test_redis_values_that_are_no_text_are_named(server: RedisServer) -> None:
+    import redis
+
+    with state.open(server.url, "test") as one, redis.Redis.from_url(server.url) as client:
+        client.set("pyworker:test:bytes", b"\xff")
+        with pytest.raises(state.StateError, match=r"pyworker:test: .* is no text: b'\\xff'"):
+            one.get("bytes")
 
 
 def test_redis_with_a_wrong_password_says_so(server: RedisServer) -> None:
