@@ -174,8 +174,8 @@ def _explain(error: sqlite3.Error, folder: str) -> StateError:
             )
         case sqlite3.SQLITE_FULL:
             return StateTooLarge(
-                f"the shared state is full. Has it {MAX_SIZE // 2**20} MB? Delete keys, or give them a ttl. Has it less, the "
-                f"disk of {folder} is full: make room there, without it no key can be deleted either"
+                f"the shared state is full. When {path} has grown to {MAX_SIZE // 2**20} MB: delete keys, or give them a ttl. "
+                "When it is smaller: its disk is full, and no key can be deleted until there is room"
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StateUnavailable(
