@@ -89,17 +89,15 @@ class Dispatchers:
         assert generation is not None
         handle = DispatcherHandle(now)
         app.dispatcher = handle
-        ours, theirs = unix_fds.socketpair()
-        handle.channel = ours
-        self._brain.store.put(fd_name("dispatcher", app.name), os.dup(ours.fileno()))
         try:
-            handle.pid, pidfd = self._spawn(app, generation, theirs)
+            handle.channel, theirs = unix_fds.socketpair()
+            with theirs:
+                self._brain.store.put(fd_name("dispatcher", app.name), os.dup(handle.channel.fileno()))
+                handle.pid, pidfd = self._spawn(app, generation, theirs)
         except OSError as error:
             handle.killed_because = f"cannot start a process: {error.strerror}"
             self.gone(app, handle, process.UNKNOWN)
             return
-        finally:
-            theirs.close()
         self._brain.store.put(fd_name("dpid", app.name), pidfd)
         self._watch(app, handle, pidfd)
 

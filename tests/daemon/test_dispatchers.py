@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers
+from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
+from pyworker.daemon.app import Generation
+from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
+from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
+from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import encode
+from pyworker.unix import fds
 from pyworker.unix.fds import send_packet, socketpair
+from tests.support.channels import ends as ends
 
 
 def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,4 +36,49 @@ def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(m
         for _ in range(50):
             dispatchers.sync(app)
         assert len(loop._timers) == 1
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "node", "handed_out"),
+    [
+        (AppConfig("api", target="a:b", balance="round-robin"), False, False),
+        (AppConfig("api", target="a:b", balance="least-connections"), False, True),
+        (AppConfig("api", command=("node", "a.js"), balance="round-robin"), True, True),
+        (AppConfig("api", command=("node", "a.js"), balance="shared"), False, False),
+        (AppConfig("api", command=("serve",), balance="proxy"), False, True),
+    ],
+)
+def test_connections_are_handed_out_to_those_that_do_not_accept_by_themselves(
+    config: AppConfig, node: bool, handed_out: bool
+) -> None:
+    generation: Any = SimpleNamespace(config=config)
+    assert (is_node(config), dispatches(generation)) == (node, handed_out)
+
+
+@pytest.mark.parametrize("refused", ["socketpair", "memfd"])
+def test_one_for_which_there_is_no_descriptor_counts_as_one_that_died_and_is_tried_again(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    loop, store = Loop(), FdStore(ends[0])
+    said: list[dict[str, Any]] = []
+    poked: list[str] = []
+    brain: Any = SimpleNamespace(
+        loop=loop, store=store, poke=lambda app: poked.append(app.name), emit=lambda *_, **data: said.append(data)
+    )
+    resolved = ResolvedApp(AppConfig("api", target="a:b"), 1, sys.executable, {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(
+        name="api", target=None, generations={}, current=Generation(1, resolved), starting=False, dispatcher=None,
+        dispatcher_record=CLEAR, restart_config=RestartConfig(), board=SimpleNamespace(fd=0),
+    )  # fmt: skip
+    monkeypatch.setattr(fds, refused, refuse)
+    Dispatchers(brain).start(app, 0.0)
+    assert app.dispatcher is None
+    assert app.dispatcher_record.tries == 1
+    assert poked == ["api"]
+    assert [data["reason"] for data in said] == ["cannot start a process: Too many open files"]
+    assert store.fds == {}
     loop.close()
