@@ -422,7 +422,11 @@ def open_pidfd(pid: int, owner: int | None) -> int | None:
     if owner is None:
         return pidfd
     found = process.owner(pid)
-    gone = process.pidfd_pid(pidfd) != pid  # reaped meanwhile: what was found may be of another process
+    try:
+        gone = process.pidfd_pid(pidfd) != pid  # reaped meanwhile: what was found may be of another process
+    except OSError:
+        os.close(pidfd)
+        raise
     if not gone and found == owner:
         return pidfd
     os.close(pidfd)

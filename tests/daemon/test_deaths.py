@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
-from pyworker.daemon.deaths import BURIAL_DELAY, Deaths
+from pyworker.daemon.deaths import BURIAL_DELAY, Deaths, open_pidfd
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
-from pyworker.policy.restart import RestartConfig
+from pyworker.policy.restart import CLEAR, RestartConfig
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import AppF
+from pyworker.unix import process
 from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
 
@@ -71,3 +76,56 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     loop.call_later(BURIAL_DELAY, lambda: later.append("the time of its burial is over"))
     wait_until(lambda: loop.turn(0.01) or later, 5, "a moment")
     assert app.slot_restarts == {1: 1}
+
+
+def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "always", **fields: Any) -> Any:
+    """One worker that was ready and has ended by itself; return its app."""
+    failure = Failure("it said why")
+    monkeypatch.setattr(Deaths, "_tell", lambda self, app, handle, status, shortage: failure)
+    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), emit=lambda *args, **data: None)
+    brain.events = SimpleNamespace(emit_data=lambda *args: None)
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), lost=False, pid=42, ready_at=99.0, ended_at=100.0)
+    board = Board.create("api")
+    app: Any = SimpleNamespace(
+        name="api", generation=1, target=None, previous=None, running=True, starting=False, restored=False, is_job=False,
+        kind="script", workers={}, board=board, slot_restarts={}, finished_slots=set(), failure=None, record=CLEAR,
+        restart_config=RestartConfig(policy, 10.0, 10, 60.0, 60.0),
+    )  # fmt: skip
+    vars(app).update(fields)
+    Deaths(brain)._died(app, handle, status, State.READY, Shortage())
+    app.restarts = (board.app(AppF.RESTARTS), app.slot_restarts)  # replaced, ended by themselves
+    board.close()
+    brain.loop.close()
+    return app
+
+
+@pytest.mark.parametrize(("code", "why"), [(0, None), (1, "it said why"), (78, "it said why")])
+def test_a_job_that_has_ended_shows_how_its_last_run_ended(
+    monkeypatch: pytest.MonkeyPatch, code: int, why: str | None
+) -> None:
+    ended = a_death(monkeypatch, ExitStatus(code, None), "never", is_job=True, failure=Failure("the run before"))
+    assert ended.finished_slots == {1}
+    assert (ended.failure.message if ended.failure else None) == why
+
+
+def test_what_is_no_job_and_may_end_is_no_failure_of_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = a_death(monkeypatch, ExitStatus(1, None), "never")
+    assert (ended.finished_slots, ended.failure) == ({1}, None)
+
+
+def test_who_asks_not_to_be_restarted_has_ended_by_itself_and_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert a_death(monkeypatch, ExitStatus(1, None)).restarts == (1, {1: 1})
+    refused = a_death(monkeypatch, ExitStatus(78, None))
+    assert refused.restarts == (0, {1: 1})
+    assert refused.record.permanent
+
+
+def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pidfd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "pidfd_pid", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Too many open files"):
+        open_pidfd(os.getpid(), os.geteuid())
+    assert len(os.listdir("/proc/self/fd")) == len(before)
