@@ -44,7 +44,7 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-_CHANGE = re.compile(r"\d{1,4}\Z")
+_CHANGE = re.compile(r"[0-9]{1,4}\Z")
 _HEARTBEAT = 15.0
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -191,7 +191,7 @@ def _sse(kind: str, value: Any) -> str:
 # ---- doing -----------------------------------------------------------------------------------------
 async def _act(hub: Hub, request: Request) -> Response:
     app, action = request.path_params["app"], request.path_params["action"]
-    if not APP_NAME.match(app):  # a name, never a glob or `all`
+    if not APP_NAME.match(app) or app == "all":  # a name, never a glob or `all`
         return _error(404, "no_such_app", "no app has this name")
     wish: k.Request
     match action:

@@ -163,10 +163,10 @@ def test_actions_are_those_of_the_cli(both: Web, web: Dashboard) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/api/apps/all*/stop", {}, 404), ("/api/apps/*/stop", {}, 404), ("/api/apps/API/stop", {}, 404),
+        ("/api/apps/all/stop", {}, 404), ("/api/apps/all*/stop", {}, 404), ("/api/apps/*/stop", {}, 404), ("/api/apps/API/stop", {}, 404),
         ("/api/apps/api/shutdown", {}, 404), ("/api/apps/api/scale", {}, 400), ("/api/apps/api/scale", {"workers": "-1"}, 400),
         ("/api/apps/api/scale", {"workers": 10**9}, 400), ("/api/apps/api/scale", {"workers": "x" * 5000}, 400),
-        ("/api/apps/api/scale", [], 400), ("/api/apps/..%2f..%2fetc%2fpasswd/stop", {}, 404),
+        ("/api/apps/api/scale", [], 400), ("/api/apps/api/scale", {"workers": "٣"}, 400), ("/api/apps/..%2f..%2fetc%2fpasswd/stop", {}, 404),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("nothing_done")
