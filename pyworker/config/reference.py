@@ -77,7 +77,8 @@ like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `rest
 `0.0.0.0:$PORT` when the command's environment has `PORT`; without `workers` they take `$WEB_CONCURRENCY`, else 1.
 
 **Environment of a worker**, in this order, later wins: PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR,
-with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command; `env_file`
+with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command
+(what the last one gave stays where none did: in the dashboard, by `cron`, by `watch`); `env_file`
 (a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
 `${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign. pyworker adds PYWORKER_APP, PYWORKER_WORKER
 (the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands LISTEN_FDS and NOTIFY_SOCKET. An app without a file gets

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.support.control import ask
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
 
@@ -77,3 +78,16 @@ def test_a_boot_without_the_env_file_says_which_one_it_misses(pw: Pyworker, gree
     pw.write(".env", "GREETING=back\n")
     pw.ok("start", "app.toml")
     assert pw.get() == "back"
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["inherit_env", "without a file"])
+def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker, file: bool) -> None:
+    pw.ok("daemon", "start")
+    pw.environ["GREETING"] = "hello"
+    pw.api(APP, top='inherit_env = "GREETING"')
+    pw.ok("start", *(["app.toml"] if file else ["web:app", "--name", "api", "-b", f"127.0.0.1:{pw.port}"]))
+    for what, names in (("reload", "selectors"), ("restart", "selectors"), ("stop", "selectors"), ("start", "names")):
+        reply = ask(pw.home, {"type": what, names: ["api"], "wait": True}, LONG)  # as the dashboard asks
+        assert reply
+        assert reply["ok"], reply
+        assert what == "stop" or pw.get() == "hello"

@@ -12,6 +12,8 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.requests.desk import Desk
 from pyworker.protocol.inherited import fd_name
 
+FROM_SHELL = "shell"  # config/resolve.py: the origin of what inherit_env took
+
 
 def env_values(desk: Desk, app: App) -> dict[str, str]:
     """The values of -e, from the generation that has them."""
@@ -19,6 +21,18 @@ def env_values(desk: Desk, app: App) -> dict[str, str]:
     if current is None:
         return {}
     return {n: current.resolved.env[n] for n in app.source.env_names if n in current.resolved.env}
+
+
+def shell_of(app: App | None, given: dict[str, str]) -> dict[str, str]:
+    """What inherit_env picks from: the shell of who typed the command. Where nobody did (the dashboard, a timetable, a changed
+    file), what a shell gave to the generation that is there, and the daemon's own environment."""
+    if given or app is None:
+        return given
+    shell = dict(os.environ)
+    if app.current is not None:
+        resolved = app.current.resolved
+        shell |= {n: v for n, v in resolved.env.items() if resolved.env_origins.get(n) == FROM_SHELL}
+    return shell
 
 
 def new_app(desk: Desk, name: str, source: FileSource | InlineSource) -> App:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import env_values, next_generation
+from pyworker.daemon.requests.apps import env_values, next_generation, shell_of
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.sources import make_generation, read_config
 
-FROM_SHELL = "shell"  # config/resolve.py: the origin of what inherit_env took
-
 
 def reload_by_itself(desk: Desk, app: App, why: str) -> None:
-    """Reload as a command would; no shell is there, so what it gave to the running generation is taken again."""
+    """Reload as a command would; no shell is there."""
     if desk.shutting_down or not app.wanted:
         return
-    shell = dict(os.environ)
-    if app.current is not None:
-        resolved = app.current.resolved
-        shell |= {n: v for n, v in resolved.env.items() if resolved.env_origins.get(n) == FROM_SHELL}
     desk.brain.emit(app, "app_note", None, text=f"reload: {why}")
     try:
         config, file, read = read_config(app.source, env_values(desk, app))
-        generation = make_generation(next_generation(desk, app.name), config, file, read, shell)
+        generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.emit(app, "app_note", None, text=f"not reloaded ({why}): {error.message}")

@@ -17,7 +17,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import env_values, forget, new_app, next_generation
+from pyworker.daemon.requests.apps import env_values, forget, new_app, next_generation, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
@@ -65,7 +65,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     for name, source, values in todo:  # every mistake of a config is found before anything is started
         config, file, read = read_config(source, values)
         number = next_generation(desk, name)
-        made.append((name, source, make_generation(number, config, file, read, request.shell_env)))
+        known = None if request.file or request.inline else desk.brain.apps[name]
+        shell = shell_of(known, request.shell_env)
+        made.append((name, source, make_generation(number, config, file, read, shell)))
     fresh: list[App] = []
     try:
         for name, source, _ in made:
