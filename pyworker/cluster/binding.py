@@ -207,6 +207,11 @@ class Binding:
                 if any(fd == self._wake_reader for fd, _ in poll.poll(left * 1000)):
                     self.draining = True  # in what the program has forked nobody else says so
                 continue
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._fall_silent(sock)
+                continue
             finally:
                 self._taking.discard(threading.get_ident())
             if for_ever:
@@ -224,6 +229,15 @@ class Binding:
         unregister_everywhere({sock.fileno()})
         with socket.socket(sock.family, sock.type) as blank:  # accept says EINVAL of it, as of one that is shut down
             os.dup2(blank.fileno(), sock.fileno(), inheritable=False)
+
+    def _fall_silent(self, sock: socket.socket) -> None:
+        """The app is stopped and its listener shut down, in what the program has forked: nobody comes to this one any more."""
+        self.draining = True
+        unregister_everywhere({sock.fileno()})
+        with socket.socket(
+            sock.family, socket.SOCK_DGRAM
+        ) as silent:  # one that is shut down would wake select again and again
+            os.dup2(silent.fileno(), sock.fileno(), inheritable=False)
 
     def exchange(self, sock: socket.socket, wrap: Callable[[socket.socket], Any]) -> Any:
         """Let an adopted socket be wrapped: what `wrap` makes of a blank one takes its place."""

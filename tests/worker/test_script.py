@@ -208,6 +208,31 @@ def test_what_a_script_has_forked_to_accept_stops_with_it(daemon: Any, folder: P
     d.reap(child)
 
 
+def test_what_a_script_has_forked_to_accept_does_not_fail_over_a_listener_that_is_shut_down(
+    daemon: Any, folder: Path
+) -> None:
+    waits = "    import select; select.select([server], [], [])\n    client, _"
+    d, [worker] = launch(daemon, folder, PREFORKING.replace("    client, _", waits))
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    listener = d.listeners[0]
+    child = int(get(listener.getsockname()))
+    listener.shutdown(socket.SHUT_RD)  # as at the end of the app
+    wait_until(lambda: not holds(child, listener), what="it to let go")
+    wait_until(lambda: sleeps(child), what="it to rest: it turned round and round")
+    os.kill(child, signal.SIGKILL)
+    worker.send(Drain(5.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+    assert worker.read_err() == b""
+
+
+def holds(pid: int, sock: socket.socket) -> bool:
+    inode = os.fstat(sock.fileno()).st_ino
+    return any(os.stat(fd).st_ino == inode for fd in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def sleeps(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
