@@ -197,6 +197,8 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 cut += " killed" if data.get("killed") else ""
                 return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
             case "worker_exited":
+                if not data["pid"]:
+                    return f"{who} not born: {line(data['reason'])}"
                 how = exit_words(data["code"], data["signal"])
                 return f"{who} exited {how} after {data['after_s']:.1f}s{and_why(line(data['reason']), how)}"
             case "worker_backoff":

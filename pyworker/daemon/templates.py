@@ -227,7 +227,7 @@ class Templates:
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
-                self._brain.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker))
+                self._brain.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker, words))
         if number == app.generation and status.code == Exit.BAD_CONFIG:
             app.unusable = True
         if handle.state != "ready":
@@ -248,9 +248,11 @@ class Templates:
         store.remove(*(fd_name(kind, app.name, number) for kind in ("template", "tpid", "spare")))
         store.forget(fd_name("tout", app.name, number), fd_name("terr", app.name, number))
 
-    def _unborn(self, app: App, handle: WorkerHandle) -> None:
+    def _unborn(self, app: App, handle: WorkerHandle, why: str) -> None:
         """Nobody has said a pid: the process never came."""
         if not handle.pid:
+            if handle.state is State.STARTING and handle.failure is None:
+                handle.failure = w.Failed("other", f"its template ended: {why}", "")
             self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
     def _failed(self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False) -> None:

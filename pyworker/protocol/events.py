@@ -135,6 +135,8 @@ def sentence(event: Event) -> str:
             killed = ", killed at the kill time-out" if d.get("killed") else ""
             return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}{killed}"
         case "worker_exited":
+            if not d["pid"]:
+                return f"not born  {d['reason']}"
             how = exit_words(d["code"], d["signal"])
             return f"exited    pid {d['pid']} {how} after {d['after_s']:.1f}s{and_why(d['reason'], how)}"
         case "worker_recycled":

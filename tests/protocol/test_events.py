@@ -47,6 +47,11 @@ def test_how_a_process_ended_is_said_once() -> None:
     assert and_why("KeyError: 'x'", "with code 1") == ": KeyError: 'x'"
 
 
+def test_a_worker_that_never_was_a_process_has_no_pid_and_no_status() -> None:
+    data = {"pid": 0, "code": None, "signal": None, "after_s": 0.1, "reason": "cannot fork: no"}
+    assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, "worker_exited", data)) == "not born  cannot fork: no"
+
+
 def test_a_job_that_starts_has_no_worker_yet() -> None:
     data = {"generation": 1, "workers": 0, "listen": []}
     assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == "scheduled"

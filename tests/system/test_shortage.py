@@ -98,3 +98,20 @@ def test_the_limit_of_memory_is_named_beside_a_memory_error(pw: Pyworker) -> Non
     ask(pw, "/end")
     assert last_exit(pw)["reason"] == "MemoryError (its memory is limited to 6144 MB (RLIMIT_AS, ulimit -v))"
     assert json.loads(pw.ok("ps", "--json").stdout)["apps"][0]["state"] in ("running", "degraded")
+
+
+def test_a_worker_that_cannot_be_forked_is_said_with_the_cause(pw: Pyworker) -> None:
+    pw.api(ASGI + "\n\ndef no():\n    raise BlockingIOError(11, 'no')\n\n\nos.fork = no\n", workers=1)
+    refused = pw.run("start", "app.toml")
+    assert refused.returncode == 1
+    assert "api.1 not born: cannot fork: Resource temporarily unavailable" in refused.stderr
+    assert "pids.max" in refused.stderr
+
+
+def test_a_worker_whose_template_ends_before_it_is_forked_is_said_with_the_cause(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI, workers=1)
+    pw.arm("template.fork", "kill")
+    refused = pw.run("start", "app.toml")
+    assert refused.returncode == 1
+    assert "did not start: its template ended: the template killed by signal 9 (KILL)" in refused.stderr
