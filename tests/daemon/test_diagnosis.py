@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon.diagnosis import (
     HELD_OPEN,
     LONGEST,
@@ -157,3 +157,26 @@ def test_a_pipe_that_a_child_holds_open_is_left_when_it_is_empty(waiting: Waitin
     os.read(waiting.read, 100)
     assert waiting.is_over_after(HELD_OPEN)
     os.close(waiting.write)
+
+
+def end_of(log: Path, status: ExitStatus, **fields: Any) -> tuple[str, str, str]:
+    """What is found of a worker (pid 7, a command) that has printed a line."""
+    log.write_bytes(line(7, b"no such queue"))
+    config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
+    app: Any = SimpleNamespace(name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
+    handle: Any = SimpleNamespace(pid=7, failure=None, ready_at=1.0, **fields)
+    return of_worker(app, handle, status, str(log.parent), Shortage())
+
+
+def test_a_signal_is_named_and_kill_comes_with_who_it_may_have_been(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    assert end_of(log, ExitStatus(None, 11))[:2] == ("killed by signal 11 (SEGV)", "no such queue")
+    killed = end_of(log, ExitStatus(None, 9))
+    assert killed[:2] == ("killed by SIGKILL from outside", "")
+    assert killed[2].startswith("somebody did that")
+
+
+def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    assert end_of(log, ExitStatus(3, None))[:2] == ("no such queue", "no such queue")
+    assert end_of(log, ExitStatus(0, None)) == ("ended by itself with code 0", "", "")

@@ -135,3 +135,14 @@ def test_a_pipe_that_has_the_name_of_one_that_was_read_to_its_end_is_kept(
             os.close(write)
             write = -1
     assert store.get("tout.api.1") is None
+
+
+def test_names_of_one_kind_are_those_of_that_kind_only(ends: tuple[socket.socket, socket.socket]) -> None:
+    store = FdStore(ends[0])
+    names = ["out.api.1.1.1", "out.api-2.1.1.2", "tout.api.1", "board.api"]
+    for name in names:
+        store.put(name, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    assert [n.app for n in store.names("out")] == ["api", "api-2"]
+    assert [n.app for n in store.names("out", "api")] == ["api"]
+    assert store.names("o") == []
+    store.remove(*names)

@@ -113,6 +113,16 @@ def test_fd_number_used_again_gets_no_event_of_its_predecessor(loop: Loop) -> No
         os.close(fd)
 
 
+def test_what_is_not_registered_may_be_removed(loop: Loop, pipe: tuple[int, int], reports: list[str]) -> None:
+    loop.remove(pipe[0])
+    loop.add(pipe[0], READ, reports.append)  # type: ignore[arg-type]
+    loop.remove(pipe[0])
+    loop.remove(pipe[0])
+    os.write(pipe[1], b"x")
+    loop.turn(0)
+    assert reports == []
+
+
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop, clock: Clock) -> None:
     seen: list[str] = []
     loop.call_later(2, lambda: seen.append("late"))

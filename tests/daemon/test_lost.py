@@ -75,6 +75,8 @@ def test_an_orphan_of_another_guardian_is_known_by_its_birth_and_its_output(pipe
 def test_only_the_one_that_was_given_up_is_ended(null: int) -> None:
     pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
     assert not lost.end(pid, ANOTHER)
-    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    os.kill(pid, signal.SIGTERM)  # which a SIGKILL from before would forestall
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
     wait_until(lambda: lost.end(pid, WORKER), what="its exec to be over")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

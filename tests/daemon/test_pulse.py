@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.pulse import MISSED_BY_GUARDIAN, OwnTime, Pulse
-from pyworker.protocol.store import TICK
+from pyworker.daemon.pulse import MISSED_BY_GUARDIAN, SELDOM, OwnTime, Pulse
+from pyworker.protocol.store import MISSED, TICK
 from pyworker.unix.fds import socketpair
 
 
@@ -64,3 +67,44 @@ def test_a_guardian_that_hangs_from_the_start_is_found_within_three_ticks() -> N
     store.channel.close()
     theirs.close()
     loop.close()
+
+
+def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
+    """Return the numbers of the questions that a template is asked, none of which it answers, and why it is stopped."""
+    clock = [0.0]
+    loop = Loop(clock=lambda: clock[0])
+    asked: list[int] = []
+    stopped: list[str] = []
+
+    def stop(app: Any, handle: Any, reason: str, now: float) -> None:
+        stopped.append(reason)
+        handle.state = "retiring"
+
+    templates = SimpleNamespace(
+        ping=lambda handle, number: asked.append(number), stop=stop, unread=lambda handle: False
+    )
+    app = SimpleNamespace(name="api", templates={1: template}, workers={}, dispatcher=None, target=None)
+    brain: Any = SimpleNamespace(apps={"api": app}, templates=templates)
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, ping=lambda number: None)
+    Pulse(loop, brain, guardian)
+    for tick in range(1, ticks + 1):
+        clock[0] = tick * TICK
+        loop.turn(0.0)
+    loop.close()
+    return asked, stopped
+
+
+def a_template(state: str = "ready", version: str | None = "1") -> SimpleNamespace:
+    loaded = None if version is None else SimpleNamespace(version=version)
+    return SimpleNamespace(state=state, loaded=loaded, unanswered=0, generation=1, pid=os.getpid())
+
+
+def test_a_template_that_does_not_answer_is_stopped_once() -> None:
+    asked, stopped = questions(a_template(), SELDOM + MISSED + 3)
+    assert len(asked) == MISSED
+    assert stopped == ["it did not answer"]
+
+
+@pytest.mark.parametrize(("state", "version"), [("loading", "1"), ("loading", None), ("ready", ""), ("ready", None)])
+def test_a_template_that_imports_or_knows_no_question_is_not_asked(state: str, version: str | None) -> None:
+    assert questions(a_template(state, version), 3 * SELDOM) == ([], [])

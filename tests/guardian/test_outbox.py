@@ -63,3 +63,14 @@ def test_a_peer_that_does_not_read_is_waited_for(outbox: Outbox, ends: tuple[soc
         outbox.say(protocol.Ping(number))
     assert outbox.flush(ends[0]) == "full"
     assert 0 < len(outbox) < 20_002
+
+
+def test_a_new_peer_is_told_nothing_that_was_meant_for_the_one_before(
+    outbox: Outbox, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    outbox.clear()
+    outbox.say(protocol.Stopping())
+    assert outbox.flush(ends[0]) == "done"
+    packet = fds.recv_packet(ends[1], wire.MAX_MESSAGE, protocol.BATCH)
+    assert packet is not None
+    assert isinstance(wire.decode(protocol.ToLogger, packet.data), protocol.Stopping)

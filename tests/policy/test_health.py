@@ -52,6 +52,11 @@ def test_before_the_first_success_checks_are_frequent_but_count_once_an_interval
     assert 2 * CONFIG.interval <= health.next_at - EAGER <= 2 * CONFIG.interval + 1
 
 
+def test_before_the_first_success_no_failure_counts_sooner_than_an_interval_after_the_one_before() -> None:
+    health = run(begin(100.0), *[False] * 30)  # the last at 114.5
+    assert (health.failures, health.counted_at) == (2, 110.0)
+
+
 def test_failures_in_the_start_period_do_not_count() -> None:
     config = HealthConfig(interval=1.0, retries=1, start_period=30.0)
     health = run(begin(100.0), *[False] * 59, config=config)

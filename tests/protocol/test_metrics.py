@@ -87,6 +87,14 @@ def test_what_is_not_known_is_left_out_not_nought() -> None:
     assert "pyworker_worker_requests_in_flight" not in found  # a command counts none
 
 
+@pytest.mark.parametrize(("config", "wanted"), [({"changed": True}, [1]), ({"changed": False}, [0]), (None, None)])
+def test_a_config_file_that_has_changed_is_told(config: dict[str, bool] | None, wanted: list[float] | None) -> None:
+    document = documents.ps()
+    document["apps"] = [{**documents.app("api"), "config": config}]
+    family = families(document).get("pyworker_app_config_changed")
+    assert (None if family is None else values(family, app="api")) == wanted
+
+
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb", "ü€", "\udc80"])
 def test_any_label_survives(text: str) -> None:
     document = documents.ps()

@@ -280,3 +280,17 @@ def test_reports_of_a_worker_are_passed_on() -> None:
     assert primary.received("a", {"cmd": "NODE_CLUSTER", "act": "online"}) == [Online("a")]
     message = {"cmd": "NODE_CLUSTER", "act": "listening", "address": None, "port": 8000, "addressType": 4}
     assert primary.received("a", message) == [Listening("a", None, 8000, 4, None)]
+
+
+def test_what_a_worker_that_was_leaving_had_not_taken_goes_to_another_when_it_dies() -> None:
+    primary = cluster("a", "b")
+    primary.accepted(KEY, 1)
+    primary.disconnect("a")
+    assert offers(primary.lost("a")) == [("b", 1)]
+
+
+def test_what_a_worker_had_not_taken_is_dropped_when_it_dies_after_its_listener_was_closed() -> None:
+    primary = cluster("a")
+    primary.accepted(KEY, 1)
+    assert Close(KEY) in primary.received("a", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
+    assert primary.lost("a") == [Drop(1)]

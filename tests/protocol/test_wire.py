@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyworker.config.schema import AppConfig, HealthConfig, TlsConfig
-from pyworker.protocol import control, store, template, worker
-from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode, tag
+from pyworker.policy.lifecycle import State
+from pyworker.protocol import control, dispatcher, store, template, worker
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode, tag, to_json
 
 UNIONS = (
     store.ToDaemon,
@@ -24,6 +25,8 @@ UNIONS = (
     worker.ToWorker,
     template.ToTemplate,
     template.FromTemplate,
+    dispatcher.ToDispatcher,
+    dispatcher.FromDispatcher,
     control.Request,
     control.Answer,
 )
@@ -128,3 +131,18 @@ def test_a_whole_config_travels() -> None:
     data = encode(spec)
     assert decode(template.LaunchSpec, data) == spec
     assert b"kill_timeout" not in data, "what is at its default is left out, also of a part"
+
+
+def test_a_value_within_another_is_told_as_it_is() -> None:
+    @dataclasses.dataclass
+    class Inner:
+        word: Any
+
+    @dataclasses.dataclass
+    class Outer:
+        parts: tuple[Any, ...]
+        by_name: dict[str, Any]
+
+    value = Outer((Inner("a"), Inner((1, 2.5)), State.READY, None), {"b": Inner(True), "c": [State.HELD]})
+    told = {"parts": [{"word": "a"}, {"word": [1, 2.5]}, "ready", None], "by_name": {"b": {"word": True}, "c": ["held"]}}
+    assert to_json(value) == told

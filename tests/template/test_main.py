@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
+from pyworker.template import main
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
 
@@ -293,3 +295,19 @@ def test_unusable_tls_files_are_a_config_failure(daemon: Any) -> None:
     template = d.launch("template")
     assert template.expect(LoadFailed).kind == "config"
     assert d.reap(template.pid) == 78
+
+
+def test_a_fork_that_fails_is_told_by_its_errno_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "bare_fork", lambda: -errno.EAGAIN)
+    before = os.listdir("/proc/self/fd")
+    assert main.fork_worker() == -errno.EAGAIN
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_fork_for_which_there_is_no_pipe_is_told_by_its_errno(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", refuse)
+        assert main.fork_worker() == -errno.EMFILE
