@@ -9,6 +9,12 @@ import psutil
 
 _SUBREAPER = 36
 
+from hypothesis import settings
+
+# An example that takes long on a busy machine is no failure: hypothesis allows 200 ms otherwise.
+settings.register_profile("any machine", parent=settings.default, deadline=None)
+settings.load_profile("any machine")
+
 # Whoever runs the tests by `nohup make test &` has these ignored, and what a test starts would inherit that and never
 # end at its Ctrl-C. A handler is not inherited: here they still do nothing, a child has the default.
 for _number in (signal.SIGINT, signal.SIGHUP):
