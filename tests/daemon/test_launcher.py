@@ -247,11 +247,10 @@ def test_a_launcher_that_hangs_is_killed(loop: Loop, monkeypatch: pytest.MonkeyP
 
 
 def test_a_launcher_without_a_free_descriptor_says_so_and_goes_on(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.2)
+    monkeypatch.setattr(module, "IDLE", LONG)
     launcher = Launcher(loop)
     first = Asked(launcher, ("sh", "-c", "echo $$"))
     turn_until(loop, lambda: first.read().endswith(b"\n"), "the first one")
-    monkeypatch.setattr(module, "IDLE", LONG)
     pid = launcher_pid(launcher)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (6, before[1]))  # for two of the five
@@ -259,13 +258,15 @@ def test_a_launcher_without_a_free_descriptor_says_so_and_goes_on(loop: Loop, mo
     turn_until(loop, lambda: second.failed, "a word on it")
     assert second.failed == [errno.EMFILE]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-    monkeypatch.setattr(module, "IDLE", 0.2)
     third = Asked(launcher, ("sh", "-c", "echo $$"))
     turn_until(loop, lambda: third.read().endswith(b"\n"), "the next one")
     assert launcher_pid(launcher) == pid
-    reap_orphans(loop, {int(first.printed), int(third.printed)})
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    last = Asked(launcher, ("sh", "-c", "echo $$"))
+    turn_until(loop, lambda: last.read().endswith(b"\n"), "the last one")
+    reap_orphans(loop, {int(first.printed), int(third.printed), int(last.printed)})
     turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
-    for each in (first, second, third):
+    for each in (first, second, third, last):
         each.close()
 
 
