@@ -7,7 +7,6 @@ Leaving the view (Ctrl-C, --timeout) never ends the operation: the daemon goes o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from pyworker.cli.fail import Shown
 from pyworker.cli.live import Live
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board, flat, plain
-from pyworker.cli.render import line, note, out
+from pyworker.cli.render import line, note, out_json
 from pyworker.cli.result import finish
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
@@ -74,7 +73,7 @@ class _View:
             self.board.apply(event, time.monotonic())
         if self._settings.json:
             if event is not None:
-                out(json.dumps(flat(event), ensure_ascii=self.out.ascii), self.out)
+                out_json(flat(event), self.out)
         elif self._live:
             if event is not None and (text := self._above(event, tty=True)):
                 self._live.say(text)

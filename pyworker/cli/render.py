@@ -6,6 +6,7 @@ or the daemon says can steer a terminal: `clean` stands between.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -99,6 +100,12 @@ def write(stream: TextIO, text: str, how: Look) -> None:
 def out(text: str, how: Look | None = None) -> None:
     """Write a line of data to stdout."""
     write(sys.stdout, text + "\n", how or look(sys.stdout))
+
+
+def out_json(value: object, how: Look, *, indent: int | None = None) -> None:
+    """Write JSON to stdout. In its texts it is by escapes that what could steer a terminal is made visible."""
+    text = json.dumps(value, indent=indent, ensure_ascii=how.ascii)
+    out(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), how)
 
 
 def note(text: str, how: Look | None = None) -> None:

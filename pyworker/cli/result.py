@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -11,7 +10,7 @@ from pyworker.cli.client import Answer
 from pyworker.cli.fail import is_said, words
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
-from pyworker.cli.render import Look, line, note, out, paint
+from pyworker.cli.render import Look, line, note, out, out_json, paint
 from pyworker.errors import Exit
 from pyworker.protocol.events import workers_in_words
 
@@ -22,7 +21,7 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
     how, err = render.look(sys.stdout, settings.color), render.look(sys.stderr, settings.color)
     if settings.json:
         for result in results:
-            out(json.dumps({"v": 1, "type": "result", **_for_json(result)}, ensure_ascii=how.ascii), how)
+            out_json({"v": 1, "type": "result", **_for_json(result)}, how)
     else:
         good = [] if settings.quiet else [r for r in results if r.get("ok")]
         if good and how.tty and err.tty and verb in {"start", "reload", "restart"} and board.rows:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -14,6 +15,7 @@ from pyworker.cli.render import (
     cut,
     latency,
     line,
+    out_json,
     pad,
     pause,
     rate,
@@ -95,6 +97,17 @@ def test_clean_text_has_nothing_that_steers_a_terminal(text: str) -> None:
     assert not [c for c in shown if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
     shown.encode()
     assert "\n" not in line(text)
+
+
+@pytest.mark.parametrize("how", [Look(True, False, False, 80), Look(False, False, True, 0)])
+def test_json_has_nothing_that_steers_a_terminal_and_means_the_same(
+    how: Look, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {"m": "\x1b[2J \x9b31m \u202e \ud800 grün \n"}
+    out_json(value, how)
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == value
+    assert clean(shown) == shown
 
 
 @given(st.lists(st.lists(st.text("abc日", max_size=30), min_size=4, max_size=4), max_size=5), st.integers(30, 200))

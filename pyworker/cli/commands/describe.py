@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from typing import Any
@@ -40,7 +39,7 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
     apps: list[dict[str, Any]] = body.get("apps") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:
-        render.out(json.dumps({"v": 1, **body}, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+        render.out_json({"v": 1, **body}, how, indent=2 if how.tty else None)
         return 0
     everything = settings.verbose or reveal
     render.write(sys.stdout, "\n\n".join("\n".join(card(app, how, everything)) for app in apps) + "\n", how)

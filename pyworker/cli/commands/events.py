@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -89,7 +88,7 @@ def _shower(settings: Settings) -> Callable[[Event], None]:
             worker = event.worker
             value = {"v": 1, "time": event.time, "seq": event.seq, "app": event.app, "worker": worker}
             value |= {"type": event.type, "data": event.data}
-            render.out(json.dumps(value, ensure_ascii=how.ascii), how)
+            render.out_json(value, how)
         else:
             render.out(printer.line(event), how)
 

@@ -5,7 +5,6 @@ The table (or the JSON document, as the daemon made it) goes to stdout. What nee
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +77,7 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
     if sort and not settings.json:
         apps = _sorted(apps, sort)
     if settings.json:
-        render.out(json.dumps(document, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+        render.out_json(document, how, indent=2 if how.tty else None)
     elif settings.quiet:
         for app in apps:
             for name in [f"{app['name']}.{w['worker']}" for w in app["pool"]] if workers else [app["name"]]:

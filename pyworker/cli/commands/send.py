@@ -46,7 +46,7 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     workers: list[dict[str, Any]] = body.get("workers") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:
-        render.out(json.dumps(body, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+        render.out_json(body, how, indent=2 if how.tty else None)
     else:
         render.write(sys.stdout, "".join(_sentence(worker, how) + "\n" for worker in workers), how)
     return int(Exit.FAILED) if any(worker.get("error") for worker in workers) else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
@@ -44,7 +43,7 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     workers: list[dict[str, Any]] = body.get("workers") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:
-        render.out(json.dumps(body, indent=2 if how.tty else None, ensure_ascii=how.ascii), how)
+        render.out_json(body, how, indent=2 if how.tty else None)
     else:
         shown = ["\n".join(_worker(worker, how, everything=settings.verbose)) for worker in workers]
         render.write(sys.stdout, "\n\n".join(shown) + "\n", how)

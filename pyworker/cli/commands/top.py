@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import socket
@@ -84,7 +83,7 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
         began = time.monotonic()
         try:
             document = ask(settings.home, _request(names), settings.timeout)
-            render.out(json.dumps(document, ensure_ascii=how.ascii), how)
+            render.out_json(document, how)
             lost_at = None
             if once:
                 return 0
