@@ -103,7 +103,7 @@ _FOOTER = """## Rules
   also for `command = ["node", …]`. See [balancing.md](balancing.md).
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
-  app's user can write.
+  app's user can write, and for a file of that user's with no group that the user is no member of.
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 
