@@ -114,6 +114,11 @@ class Event:
     v: int = 1
 
 
+def _pid(data: dict[str, Any]) -> str:
+    """The pid, once it is known: a worker may be told to stop before."""
+    return f" pid {data['pid']}" if data["pid"] else ""
+
+
 def sentence(event: Event) -> str:
     """Return the event in words, without time and name: "exited with code 1 after 0.3 s: ModuleNotFoundError…"."""
     d = event.data
@@ -127,13 +132,13 @@ def sentence(event: Event) -> str:
         case "worker_unhealthy":
             return f"unhealthy pid {d['pid']}: {d['reason']}"
         case "worker_draining":
-            return f"draining  gen {d['generation']} pid {d['pid']} ({d['reason']})"
+            return f"draining  gen {d['generation']}{_pid(d)} ({d['reason']})"
         case "worker_stopped":
             many = "s" if d["requests"] != 1 else ""
             requests = f", finished {d['requests']} request{many}" if d["requests"] else ""
             cut = f", {d['cancelled']} cut at the drain time-out" if d["cancelled"] else ""
             killed = ", killed at the kill time-out" if d.get("killed") else ""
-            return f"stopped   gen {d['generation']} pid {d['pid']} in {d['took_s']:.1f}s{requests}{cut}{killed}"
+            return f"stopped   gen {d['generation']}{_pid(d)} in {d['took_s']:.1f}s{requests}{cut}{killed}"
         case "worker_exited":
             if not d["pid"]:
                 return f"not born  {d['reason']}"

@@ -55,3 +55,9 @@ def test_a_worker_that_never_was_a_process_has_no_pid_and_no_status() -> None:
 def test_a_job_that_starts_has_no_worker_yet() -> None:
     data = {"generation": 1, "workers": 0, "listen": []}
     assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == "scheduled"
+
+
+def test_a_worker_that_is_stopped_before_it_has_a_pid_is_named_without() -> None:
+    data = {"generation": 1, "pid": 0, "took_s": 0.0, "requests": 0, "cancelled": 0, "reason": "stop"}
+    for type_, words in (("worker_stopped", "stopped   gen 1 in 0.0s"), ("worker_draining", "draining  gen 1 (stop)")):
+        assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, type_, data)) == words
