@@ -24,6 +24,17 @@ def echo(slots: list[Slot], client: socket.socket, text: bytes) -> bool:
     return False
 
 
+def begin_again(one: Rig, slots: list[Slot]) -> None:
+    """Another dispatcher after one that was killed, told as the daemon tells it."""
+    one.begin()
+    one.tell(d.Begin())
+    for slot in slots:
+        one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
+        one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
+    one.listen()
+    one.tell(d.Settled())
+
+
 def test_a_burst_goes_out_evenly_before_any_worker_looked(one: Rig) -> None:
     slots = one.add_slots(4)
     one.listen()
@@ -106,13 +117,7 @@ def test_what_the_others_cannot_take_stays_in_the_inbox_of_the_dead_worker(one: 
     one.tell(d.Gone(1))
     one.settle()
     one.kill()  # nothing of it was in its hands
-    one.begin()
-    one.tell(d.Begin())
-    for slot in slots:
-        one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
-        one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
-    one.listen()
-    one.tell(d.Settled())
+    begin_again(one, slots)
     taken(slots, 400)
     assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients[::40]))
 
@@ -168,13 +173,7 @@ def test_a_killed_dispatcher_loses_no_connection_and_refuses_none(one: Rig) -> N
     wait_until(lambda: all(map(in_inbox, slots)), LONG)
     one.kill()
     clients += one.connect(4)
-    one.begin()
-    one.tell(d.Begin())
-    for slot in slots:
-        one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
-        one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
-    one.listen()
-    one.tell(d.Settled())
+    begin_again(one, slots)
     assert taken(slots, 8) == [4, 4]
     assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients))
 

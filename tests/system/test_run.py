@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.unix import oom
-from tests.support.foreground import foreground, probe
+from tests.support.foreground import Foreground, foreground, probe
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
 
@@ -172,23 +172,24 @@ def test_probes_say_what_is_and_lame_duck_says_no_before_it_stops(homeless: Pywo
 
 
 @contextlib.contextmanager
-def no_room_for_a_daemon(pid: int) -> Iterator[None]:
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+def no_daemon(one: Foreground, pw: Pyworker) -> Iterator[None]:
+    """Its daemon is dead, and no other can be started."""
+    before = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     try:
+        kill(next(pid for pid, title in pw.titles().items() if "pyworker daemon" in title))
+        one.wait_for("the daemon cannot be started")
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            resource.prlimit(one.pid, resource.RLIMIT_NOFILE, before)
 
 
 def test_a_second_signal_is_heard_also_when_no_daemon_can_be_started(homeless: Pyworker) -> None:
     web(homeless)
     with foreground(homeless, "app.toml") as one:
         one.running()
-        with no_room_for_a_daemon(one.pid):
-            kill(next(pid for pid, title in homeless.titles().items() if "pyworker daemon" in title))
-            one.wait_for("the daemon cannot be started")
+        with no_daemon(one, homeless):
             assert homeless.get() == "1 "
             one.signal(signal.SIGINT)
             one.signal(signal.SIGTERM)
@@ -200,9 +201,7 @@ def test_a_signal_that_comes_while_there_is_no_daemon_is_for_the_next_one(homele
     web(homeless)
     with foreground(homeless, "app.toml") as one:
         one.running()
-        with no_room_for_a_daemon(one.pid):
-            kill(next(pid for pid, title in homeless.titles().items() if "pyworker daemon" in title))
-            one.wait_for("the daemon cannot be started")
+        with no_daemon(one, homeless):
             one.signal(signal.SIGTERM)
         assert one.ends() == 0
         assert "told to stop again" not in one.err
