@@ -90,8 +90,14 @@ class AsgiExchange(Exchange):
         self.cut = True
         self.task.cancel()
 
+    @property
+    def waits_for_client(self) -> bool:
+        return self.connection.write_paused or bool(self.waiter and not self.complete)
+
     def _wake(self) -> None:
         waiters, self.waiter = self.waiter, None
+        if waiters:
+            self.server.client_came(self)
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)

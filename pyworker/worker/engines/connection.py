@@ -152,6 +152,7 @@ class Connection(asyncio.Protocol):
         self.write_paused = False
         self._wake_writers()
         if self.current is not None:
+            self.server.client_came(self.current)
             self.current.on_writable()
 
     def _wake_writers(self) -> None:

@@ -85,6 +85,11 @@ class Exchange:
         self.chunked = self.nobody = False
         self.remaining: int | None = 0  # bytes of body that the head announced and that are still to come
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client who takes his time, not the app."""
+        return self.connection.write_paused
+
     # ---- what the connection tells ---------------------------------------------------------------
     def try_start(self) -> None:
         """This request's turn has come, or more of it has: run the app as soon as it can be run."""

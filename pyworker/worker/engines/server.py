@@ -110,7 +110,7 @@ class Server:
         self._websockets: Any = None  # made for the first one
         self._websocket_max_size = http.websocket_max_size
         self.takes_websockets = interface == "asgi" and prepare.has_websockets()
-        self._running: dict[Exchange, int] = {}  # since when; in that order
+        self._running: dict[Exchange, int] = {}  # since when it is the app that takes its time; in that order
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[Any]] = set()
         self._tick_every = max(0.05, min(1.0, http.header_timeout / 4, http.keepalive_timeout / 4 or 1.0))
@@ -360,6 +360,14 @@ class Server:
         if self.interface == "wsgi" and not cells[_OLDEST]:
             cells[_OLDEST] = began  # an app in the loop may keep the tick from coming
 
+    def client_came(self, exchange: Exchange) -> None:
+        """The app may have waited for its client: what it takes its time for begins anew."""
+        began = self._running.pop(exchange, 0)
+        if began:
+            self._running[exchange] = _monotonic_ns()
+            if self._cells[_OLDEST] == began:
+                self._cells[_OLDEST] = 0
+
     def finished(self, exchange: Exchange) -> None:
         """An answer is written, or never will be."""
         cells = self._cells
@@ -426,7 +434,7 @@ class Server:
                 stall.look(connection, now)
             if self._websockets is not None:
                 self._websockets.look(now)
-        self._cells[_OLDEST] = next(iter(self._running.values()), 0)
+        self._cells[_OLDEST] = next((at for each, at in self._running.items() if not each.waits_for_client), 0)
         if self.open_connections or self._running:
             self._schedule_tick()
 

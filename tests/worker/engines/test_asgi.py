@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -342,6 +343,36 @@ def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> 
     go.set()
     assert client.recv() is not None
     wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="its end")
+
+
+def test_the_time_in_which_an_app_waits_for_its_client_is_not_the_apps(serve: Serve, loop: str) -> None:
+    gates = [threading.Event(), threading.Event()]
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        for gate in gates:
+            await asyncio.get_running_loop().run_in_executor(None, gate.wait, 20)
+            await receive()
+        await send({"type": "http.response.start", "status": 200})
+        for more in (True, False):
+            await send({"type": "http.response.body", "body": b"x" * 20_000_000 * more, "more_body": more})
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    client = site.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+    wait_until(lambda: site.row[F.OLDEST_AT] > 0, what="the oldest request")
+    gates[0].set()
+    wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="the wait for the body")
+    arrives = time.monotonic_ns()
+    client.send(b"x")
+    wait_until(lambda: site.row[F.OLDEST_AT] >= arrives, what="the app's turn")
+    client.send(b"y")
+    gates[1].set()
+    wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="the wait for the reader")
+    assert site.row[F.IN_FLIGHT] == 1
+    response = client.recv()
+    assert response is not None
+    assert len(response.body) == 20_000_000
 
 
 def test_a_websocket_whose_head_the_library_does_not_take_is_refused(serve: Serve, loop: str) -> None:
