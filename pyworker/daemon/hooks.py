@@ -29,6 +29,7 @@ class Hooks:
         self._preparing: dict[tuple[str, int], Command] = {}
         self._queues: dict[str, collections.deque[Event]] = {}
         self._busy: set[str] = set()
+        self._reporting: set[Command] = set()  # post_reload, on_event: nobody else waits for these
         brain.events.subscribe(self._on_event)
 
     # ---- pre_start -------------------------------------------------------------------------------------
@@ -81,6 +82,17 @@ class Hooks:
 
         self._preparing[key] = self._run(app, generation, "pre_start", words, done)
 
+    @property
+    def is_idle(self) -> bool:
+        """True when no hook reports something, and none is going to."""
+        return not self._reporting and not any(self._queues.values())
+
+    def end(self) -> None:
+        """End those that still run: the daemon leaves, and nobody would end one that hangs."""
+        for command in self._reporting:
+            command.cancel()
+        self._reporting.clear()
+
     # ---- post_reload, on_event ---------------------------------------------------------------------------
     def _on_event(self, event: Event) -> None:
         app = self._brain.apps.get(event.app)
@@ -91,7 +103,7 @@ class Hooks:
             return
         hooks = generation.config.hooks
         if event.type == "reload_done" and hooks.post_reload:
-            self._run(
+            self._report(
                 app,
                 generation,
                 "post_reload",
@@ -125,11 +137,21 @@ class Hooks:
             self._brain.loop.call_soon(lambda: self._next(name))
 
         event = json.dumps(to_json(queue.popleft())).encode() + b"\n"
-        self._run(app, generation, "on_event", generation.config.hooks.on_event, done, event)
+        self._report(app, generation, "on_event", generation.config.hooks.on_event, done, event)
 
     def _say(self, app: App, hook: str, ok: bool, why: str) -> None:
         if not ok:
             self._brain.note(app, f"hooks.{hook} failed: {why}")
+
+    def _report(
+        self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""
+    ) -> None:
+        def ended(ok: bool, why: str) -> None:
+            self._reporting.discard(command)
+            done(ok, why)
+
+        command = self._run(app, generation, hook, words, ended, stdin)
+        self._reporting.add(command)
 
     def _run(
         self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""

@@ -50,6 +50,7 @@ from pyworker.unix.files import listen_unix, open_home, same_file
 BECOME_AGAIN = 0.5
 RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors for
 OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
+HOOKS_TIME = 2.0  # seconds that hooks have at a stop to report the end
 _KEPT: list[object] = []  # sockets that live as long as the process
 
 
@@ -130,7 +131,10 @@ def main(argv: list[str]) -> int:
 
     store.on_relay = relay
 
-    desk.on_shutdown = lambda: _when_all_closed(loop, brain, lambda: _leave(loop, store, events, home_fd))
+    def leave() -> None:
+        _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
+
+    desk.on_shutdown = lambda: _when_all_closed(loop, brain, leave)
     if running is None:
         manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
 
@@ -379,6 +383,14 @@ def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None
         loop.call_later(0.05, then)
     else:
         loop.call_later(0.05, lambda: _when_all_closed(loop, brain, then))
+
+
+def _when_hooks_ended(loop: Loop, hooks: Hooks, left: float, then: Callable[[], None]) -> None:
+    if hooks.is_idle or left <= 0:
+        hooks.end()
+        then()
+    else:
+        loop.call_later(0.05, lambda: _when_hooks_ended(loop, hooks, left - 0.05, then))
 
 
 def _leave(loop: Loop, store: FdStore, events: EventLog, home_fd: int) -> None:

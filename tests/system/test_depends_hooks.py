@@ -195,6 +195,15 @@ def test_a_hook_that_fails_at_an_event_is_a_note_and_no_circle(pw: Pyworker) -> 
     assert len([n for n in pw.app()["notes"] if "hooks." in n]) == 1
 
 
+def test_a_daemon_that_stops_leaves_no_hook_that_hangs(pw: Pyworker) -> None:
+    hangs = "echo $$ > new; mv new pid; exec sleep 3600"
+    pw.write("app.toml", f"[app]\nname = 'api'\ncommand = 'sleep 3600'\nhooks.on_event = ['sh', '-c', '{hangs}']\n")
+    pw.ok("start")
+    wait_until(lambda: text(pw, "pid"), LONG, "the hook")
+    pw.ok("daemon", "stop", "-y")
+    wait_until(lambda: not alive(int(text(pw, "pid"))), LONG, "its end")
+
+
 def test_watch_reloads_when_a_file_changes_and_keeps_what_works(pw: Pyworker) -> None:
     pw.api(APP, workers=1, top="watch = true")
     pw.ok("start")
