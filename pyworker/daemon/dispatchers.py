@@ -22,6 +22,7 @@ from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import READ
+from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
 from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
@@ -54,6 +55,7 @@ class DispatcherHandle:
     begun: bool = False  # Begin has been said by this daemon
     finished: bool = False
     killed_because: str = ""
+    step: str = ""  # what to do about that
     ended: bool = False
     answers: bool = True  # to pings; one that a daemon of an older version has started may not
     unanswered: int = 0  # pings
@@ -95,7 +97,7 @@ class Dispatchers:
                 self._brain.store.put(fd_name("dispatcher", app.name), os.dup(handle.channel.fileno()))
                 handle.pid, pidfd = self._spawn(app, generation, theirs)
         except OSError as error:
-            handle.killed_because = f"cannot start a process: {error.strerror}"
+            handle.killed_because, handle.step = f"cannot start a process: {error.strerror}", step_for(error.errno)
             self.gone(app, handle, process.UNKNOWN)
             return
         self._brain.store.put(fd_name("dpid", app.name), pidfd)
@@ -182,9 +184,10 @@ class Dispatchers:
         app.dispatcher_record = restart.after_helper_death(
             app.dispatcher_record, handle.ready_at, now, app.restart_config, jitter=random.random()
         )
-        if app.starting and handle.ready_at is None:
-            hint = f"see its last words: tail {os.path.join(self._brain.home, 'logs', 'pyworker.log')}"
-            app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=hint)
+        unborn = app.restored and not handle.pid  # as with workers: a boot tries again what the machine cannot do yet
+        if app.starting and handle.ready_at is None and not unborn:
+            said = f"see its last words: tail {os.path.join(self._brain.home, 'logs', 'pyworker.log')}"
+            app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=handle.step or said)
 
     # ---- what it says --------------------------------------------------------------------------------------
     def _on_message(self, app: App, handle: DispatcherHandle) -> None:

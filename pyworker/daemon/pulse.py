@@ -94,7 +94,7 @@ class Pulse:
             return
         if dispatcher.unanswered >= MISSED:
             _say(f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again")
-            self._brain.dispatchers.stop(app, "it did not answer", self._loop.clock())
+            self._brain.dispatchers.stop(app, "did not answer", self._loop.clock())
             return
         self._brain.dispatchers.ping(app, dispatcher, self._asked)
 

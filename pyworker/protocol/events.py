@@ -169,7 +169,7 @@ def sentence(event: Event) -> str:
         case "dispatcher_ready":
             return f"dispatcher pid {d['pid']} hands out the connections"
         case "dispatcher_exited":
-            return f"dispatcher pid {d['pid']} {d['reason']}"
+            return f"dispatcher pid {d['pid']} {d['reason']}" if d["pid"] else f"the dispatcher {d['reason']}"
         case "template_exited":
             return f"template  gen {d['generation']} ended: {d['reason']}"
         case "reload_started":

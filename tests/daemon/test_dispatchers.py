@@ -1,4 +1,4 @@
-"""daemon/dispatchers.py: a dispatcher that stands still."""
+"""daemon/dispatchers.py: a dispatcher that stands still, and one that cannot be made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
-from pyworker.daemon.app import Generation
+from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
@@ -81,4 +81,36 @@ def test_one_for_which_there_is_no_descriptor_counts_as_one_that_died_and_is_tri
     assert poked == ["api"]
     assert [data["reason"] for data in said] == ["cannot start a process: Too many open files"]
     assert store.fds == {}
+    loop.close()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_one_that_cannot_be_made_fails_a_start_with_the_next_step_and_is_tried_again_at_a_boot(
+    monkeypatch: pytest.MonkeyPatch, restored: bool
+) -> None:
+    loop = Loop()
+    kept: list[int] = []
+    store = SimpleNamespace(put=lambda name, fd: kept.append(fd), remove=lambda *names: [os.close(fd) for fd in kept])
+    brain: Any = SimpleNamespace(
+        loop=loop, store=store, home="/", poke=lambda app: None, emit=lambda *args, **data: None,
+        fail=lambda message, hint: Failure(message, hint=hint),
+    )  # fmt: skip
+    dispatchers = Dispatchers(brain)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(dispatchers, "_spawn", refuse)
+    app: Any = SimpleNamespace(
+        name="api", target=None, generations={}, current=object(), starting=True, restored=restored, start_failure=None,
+        restart_config=RestartConfig(), dispatcher_record=CLEAR,
+    )  # fmt: skip
+    dispatchers.start(app, loop.clock())
+    assert app.dispatcher is None
+    assert app.dispatcher_record.tries == 1
+    if restored:
+        assert app.start_failure is None
+    else:
+        assert "cannot start a process" in app.start_failure.message
+        assert "ulimit -u" in app.start_failure.hint
     loop.close()

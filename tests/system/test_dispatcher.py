@@ -173,7 +173,7 @@ def test_a_stopped_dispatcher_is_replaced_and_nobody_is_refused(pw: Pyworker) ->
         load.wait_more(20)
     assert len(load.lost) <= 1, load.lost  # the one in its hands
     assert pw.pids() == pids
-    assert "it did not answer" in pw.ok("events", "api").stdout
+    assert f"dispatcher pid {before} did not answer" in pw.ok("events", "api").stdout
 
 
 def test_a_killed_worker_loses_nothing_but_what_was_in_it(pw: Pyworker) -> None:
