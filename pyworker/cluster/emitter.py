@@ -97,7 +97,7 @@ class Emitter:
         self._streams.append(weakref.ref(queue, self._streams.remove))
         if self._ended:
             queue.put_nowait(None)
-        return _iterate(queue, frozenset(names))
+        return _Iterator(queue, frozenset(names))
 
     def _listen(self, event: str, callback: Callable[..., Any] | None, *, once: bool) -> Any:
         self._check(event)
@@ -132,17 +132,30 @@ class Emitter:
             report(f"an exception in a callback of {type(self).__name__}", error)
 
 
-async def _iterate(queue: asyncio.Queue[Event | None], names: frozenset[str]) -> AsyncIterator[Event]:
-    while (event := await queue.get()) is not None:
-        if not names or event.name in names:
-            yield event
+class _Iterator(AsyncIterator[Event]):
+    """Not a generator, which is over once somebody has waited for its next one in vain (a time-out)."""
+
+    def __init__(self, queue: asyncio.Queue[Event | None], names: frozenset[str]) -> None:
+        self._queue = queue
+        self._names = names
+
+    async def __anext__(self) -> Event:
+        while (event := await self._queue.get()) is not None:
+            if not self._names or event.name in self._names:
+                return event
+        self._queue.put_nowait(None)  # whoever asks again is told again
+        raise StopAsyncIteration
 
 
-async def bare(events: AsyncIterator[Event]) -> AsyncIterator[Any]:
+class Bare(AsyncIterator[Any]):
     """Turn `message` events into the messages; one that came with a handle is a tuple (message, handle)."""
-    async for event in events:
-        message, handle = event.args
-        yield message if handle is None else (message, handle)
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        self._events = events
+
+    async def __anext__(self) -> Any:
+        message, handle = (await anext(self._events)).args
+        return message if handle is None else (message, handle)
 
 
 def let_exit_through(error: BaseException) -> None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import IO, Any, ClassVar, Literal, Self, TypeAlias
 
 from pyworker.cluster import handles
-from pyworker.cluster.emitter import Emitter, bare
+from pyworker.cluster.emitter import Bare, Emitter
 from pyworker.cluster.ipc import ChannelClosedError, LoopChannel, Receiver
 from pyworker.cluster.pipes import PipeReader, PipeWriter
 from pyworker.protocol import node
@@ -160,7 +160,7 @@ class ChildProcess(Emitter, Receiver):
 
     def messages(self) -> AsyncIterator[Any]:
         """The messages from this call on, up to the end. One that came with a handle is a tuple (message, handle)."""
-        return bare(self.events("message"))
+        return Bare(self.events("message"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -248,6 +248,10 @@ class ChildProcess(Emitter, Receiver):
             process.returncode = 0  # it is ours to reap, and Popen's to forget
             try:
                 self._pidfd = os.pidfd_open(self.pid)
+            except ProcessLookupError:
+                self.pid = None
+                why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
+                raise SpawnError(errno.ESRCH, f"cannot watch {command}: {why}", command) from None
             except OSError:
                 # no descriptor is free: nobody could ever say how it ended
                 os.kill(self.pid, signals.SIGKILL)

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 from pyworker.cluster import given, handles
-from pyworker.cluster.emitter import Emitter, Event, bare, report
+from pyworker.cluster.emitter import Bare, Emitter, Event, report
 from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel
 from pyworker.protocol import node
 
@@ -334,7 +334,7 @@ def off(event: str, callback: Callable[..., Any]) -> None:
 
 def messages() -> AsyncIterator[Any]:
     """The messages from this call on, up to the end. One that came with a handle is a tuple (message, handle)."""
-    return bare(_process.events("message"))
+    return Bare(_process.events("message"))
 
 
 def disconnect() -> None:

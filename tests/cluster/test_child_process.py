@@ -18,6 +18,7 @@ from pyworker import child_process
 from pyworker.cluster.child_process import ExecError, ExecTimeoutError, OutputTooLongError, SpawnError
 from pyworker.cluster.ipc import ChannelClosedError, HandleNotDeliveredError
 from tests.cluster.helpers import Inbox, asynchronous, eventually
+from tests.support.wait import wait_until
 
 ECHO = """
 import socket, threading
@@ -96,6 +97,25 @@ async def test_an_error_that_nobody_asks_for_is_shown() -> None:
     child_process.spawn("no-such-command-here")
     await eventually(lambda: shown)
     assert "no such command" in shown[0]["message"]
+
+
+@asynchronous
+async def test_a_child_that_is_collected_before_it_can_be_watched_is_an_error_that_says_why() -> None:
+    watch = os.pidfd_open
+
+    def too_late(pid: int, flags: int = 0) -> int:
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+        return watch(pid, flags)
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pidfd_open", too_late)
+            child = child_process.spawn("true")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with pytest.raises(SpawnError, match=r"cannot watch true: .* this program ignores SIGCHLD"):
+        await child.wait()
 
 
 @asynchronous

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Any, ClassVar
 
@@ -80,6 +81,23 @@ async def test_an_iterator_has_all_events_from_its_call_on_up_to_the_last() -> N
 
 
 @asynchronous
+async def test_an_iterator_goes_on_after_a_wait_in_vain() -> None:
+    bell = Bell()
+    rings = bell.events("ring")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(rings), 0)
+    waiting = asyncio.ensure_future(anext(rings))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    bell.emit("ring", 1)
+    bell.emit("end")
+    assert [e.args async for e in rings] == [(1,)]
+    assert [e.args async for e in rings] == []
+
+
+@asynchronous
 async def test_nothing_is_kept_for_an_iterator_that_nobody_has_any_more() -> None:
     bell = Bell()
     begun = bell.events()
@@ -93,8 +111,6 @@ async def test_nothing_is_kept_for_an_iterator_that_nobody_has_any_more() -> Non
 
 
 async def eventually_none(bell: Bell) -> None:
-    import asyncio
-
     for _ in range(100):
         if not bell._streams:
             return
@@ -104,8 +120,6 @@ async def eventually_none(bell: Bell) -> None:
 
 @asynchronous
 async def test_a_coroutine_function_runs_as_a_task_and_its_failure_is_shown() -> None:
-    import asyncio
-
     bell, told = Bell(), []
     shown: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
