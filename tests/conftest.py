@@ -6,10 +6,9 @@ import signal
 import time
 
 import psutil
+from hypothesis import settings
 
 _SUBREAPER = 36
-
-from hypothesis import settings
 
 # An example that takes long on a busy machine is no failure: hypothesis allows 200 ms otherwise.
 settings.register_profile("any machine", parent=settings.default, deadline=None)
