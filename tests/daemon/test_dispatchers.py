@@ -71,7 +71,7 @@ def test_one_for_which_there_is_no_descriptor_counts_as_one_that_died_and_is_tri
     )
     resolved = ResolvedApp(AppConfig("api", target="a:b"), 1, sys.executable, {}, (), None, None, (), "", 0)
     app: Any = SimpleNamespace(
-        name="api", target=None, generations={}, current=Generation(1, resolved), starting=False, dispatcher=None,
+        name="api", target=None, generations={}, current=Generation(1, resolved), starting=False, restored=False, dispatcher=None,
         dispatcher_record=CLEAR, restart_config=RestartConfig(), board=SimpleNamespace(fd=0),
     )  # fmt: skip
     monkeypatch.setattr(fds, refused, refuse)
