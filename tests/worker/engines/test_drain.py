@@ -244,7 +244,7 @@ def test_a_slow_reader_gets_its_last_answer_whole(serve: Serve, loop: str, monke
     client = site.client()
     wait_until(lambda: site.row[F.OPEN] == 1)
     connection = next(iter(site.running.server._connections))
-    site.running.begin_drain(10)
+    site.running.begin_drain(60)
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: connection.reading == LINGERING)
     first = connection.deadline
