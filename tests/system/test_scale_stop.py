@@ -209,6 +209,13 @@ def test_deleted_apps_are_forgotten_when_the_command_returns(pw: Pyworker) -> No
     assert pw.ps()["apps"] == []
 
 
+def test_an_app_whose_start_has_failed_can_be_deleted(pw: Pyworker) -> None:
+    pw.write("app.toml", '[app]\nname = "bad"\ncommand = "false"\n')
+    assert pw.run("start", "app.toml").returncode == 1
+    pw.ok("delete", "bad", "-y")
+    assert pw.ps()["apps"] == []
+
+
 def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
     pw.ok("start", "--name", "talks", "--", "sh", "-c", "echo hello; exec sleep 3600")
     wait_until(lambda: "hello" in pw.run("logs", "talks").stdout, LONG, "its first line")

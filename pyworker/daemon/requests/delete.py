@@ -33,8 +33,7 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
             decided[app.name] = ops.Outcome(True, "deleted")
         else:
             goals[app.name] = ops.deleted(desk.brain)
-        if not app.closed:
-            stop_app(desk, app, now=False)
+        stop_app(desk, app, now=False)  # a closed one too: it may be wanted still, when its start has failed
     desk.save()
     desk.wait(client, goals, decided, wait=request.wait)
     delete_closed(desk)
