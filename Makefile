@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 SEEDS ?= 1 2 3
 SECONDS ?= 40
 # most tests wait: more of them at once than there are cores
-JOBS ?= 3
+JOBS ?= 4
 # what `make pythons` tests under
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV := .venv

@@ -276,9 +276,11 @@ def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
 
 
 def test_django_as_asgi(serve: Serve, loop: str) -> None:
-    response = serve(frameworks.django_app(asgi=True), loop=loop).client().get("/hello?name=you")
+    site = serve(frameworks.django_app(asgi=True), loop=loop)
+    response = site.client().get("/hello?name=you")
     assert response is not None
     assert response.body == b"hello you"
+    wait_until(lambda: not site.running.server.background, what="what Django closes after its answer")
 
 
 def test_a_startup_that_fails_says_why(serve: Serve, loop: str) -> None:
