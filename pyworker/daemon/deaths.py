@@ -385,10 +385,13 @@ class Deaths:
     def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool) -> None:
         config = app.restart_config
         had_failed = app.record.failed or app.record.permanent
+        had_refused = app.record.permanent and not permanent
         if permanent:
             app.record = restart.after_refusal(app.record, now)
         else:
             app.record = restart.after_unstable_death(app.record, now, config, jitter=random.random())
+        if had_refused and app.failure is not None:
+            return  # why nothing is tried any more goes on being what is shown
         app.failure = failure
         if app.record.failed or app.record.permanent:
             words = "it asked not to be restarted (exit code 78)"

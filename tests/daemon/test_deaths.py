@@ -129,3 +129,17 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
     with pytest.raises(OSError, match="Too many open files"):
         open_pidfd(os.getpid(), os.geteuid())
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() -> None:
+    events = SimpleNamespace(emit_data=lambda *args: None)
+    brain: Any = SimpleNamespace(loop=Loop(), emit=lambda *args, **data: None, events=events)
+    app: Any = SimpleNamespace(
+        restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0), record=CLEAR, failure=None
+    )
+    deaths = Deaths(brain)
+    gone = "cannot run the interpreter /srv/.venv/bin/python: No such file or directory"
+    deaths.unstable(app, Failure(gone, "", "", ""), 1.0, permanent=True)
+    deaths.unstable(app, Failure("killed by SIGKILL from outside", "", "", ""), 2.0, permanent=False)
+    assert app.failure.message == f"it asked not to be restarted (exit code 78): {gone}"
+    assert len(app.record.deaths) == 2
