@@ -96,7 +96,9 @@ def of_worker(
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0:
-        return "ended by itself with code 0", "", ""
+        is_script = app.config is not None and bool(app.config.script)
+        hint = _of_a_silent_end(app) if is_script and not handle.bound and not text else ""
+        return "ended by itself with code 0", "", hint
     said = shortage.explains(said)
     words = exit_words(status.code, None)
     if said:

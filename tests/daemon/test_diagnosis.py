@@ -99,6 +99,18 @@ def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_por
     assert 'balance = "proxy"' in hint
 
 
+def test_a_script_that_ends_without_a_word_is_asked_what_it_was_to_serve_however_long_its_imports_took(
+    tmp_path: Path,
+) -> None:
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", script="server.py"))
+    handle: Any = SimpleNamespace(failure=None, pid=7, ready_at=3.0, bound=False)
+    (tmp_path / "logs").mkdir()
+    done = ExitStatus(0, None)
+    assert "start server:app" in of_worker(app, handle, done, str(tmp_path), Shortage())[2]
+    (tmp_path / "logs" / "api.log").write_bytes(line(7, b"42 prices read"))
+    assert of_worker(app, handle, done, str(tmp_path), Shortage())[2] == ""
+
+
 def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None:
     assert with_code("cannot open the queue", ExitStatus(3, None)) == "cannot open the queue (exit code 3)"
     assert with_code("giving up", ExitStatus(1, None)) == "giving up (exit code 1)"
