@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 from pyworker import failpoint
 from pyworker.config.address import Address
 from pyworker.config.schema import HealthConfig
-from pyworker.daemon import check
+from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
@@ -396,7 +396,8 @@ class Workers:
 
     def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         if handle.id.generation == app.target:
-            app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}")
+            said = diagnosis.last_lines(diagnosis.log_file(app, self._brain.home), handle.pid)
+            app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}", "\n".join(said))
         elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
             data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
             self._brain.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)

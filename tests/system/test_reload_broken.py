@@ -25,7 +25,7 @@ BROKEN = {
     ),
     "fails its health check": (
         ASGI.replace(FIRST, FIRST + '    if scope.get("path") == "/health":\n        raise RuntimeError("no database")\n'),
-        HEALTH, "health check", "",
+        HEALTH, "health check", "RuntimeError: no database",
     ),
 }  # fmt: skip
 
