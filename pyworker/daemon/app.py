@@ -277,6 +277,8 @@ class App:
         wanted = self.slots()
         if not wanted:
             return "scheduled" if self.is_job else "stopped"
+        if self.record.permanent:  # all are there, and the next that dies is not replaced
+            return "degraded"
         return "running" if self.ready_count() >= len(wanted) else "degraded"
 
     # ---- what survives ---------------------------------------------------------------------------------

@@ -189,6 +189,21 @@ def test_an_interpreter_that_cannot_be_used_is_named_with_what_is_needed(pw: Pyw
     assert pw.refuses()
 
 
+def test_an_app_that_cannot_have_another_template_is_degraded_though_all_its_workers_serve(pw: Pyworker) -> None:
+    """A virtual environment that is removed while it serves: the next worker that dies would not be replaced."""
+    python = fake_python(pw, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    pw.api(ASGI, workers=2, top=f'python = "{python}"')
+    pw.ok("start")
+    os.unlink(python)
+    kill(pw.role("template"))
+    wait_until(lambda: pw.app()["state"] == "degraded", LONG, "the app to be degraded")
+    assert pw.app()["workers"]["ready"] == 2
+    assert f"cannot run the interpreter {python}" in pw.run("ps").stderr
+    fake_python(pw, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    pw.ok("reload", "api")
+    assert pw.app()["state"] == "running"
+
+
 # ---- 9 a daemon of another version ------------------------------------------------------------------
 def test_a_daemon_of_another_version_is_said_with_the_command_that_mends_it(pw: Pyworker) -> None:
     os.mkdir(pw.home, 0o700)
