@@ -250,3 +250,9 @@ def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
     one = run("start", "-n", "--name", "tick", "--", "date", home=home, cwd=folder)
     assert one.out == "would start tick: date, 1 worker\n"
     assert not Path(home).exists()
+
+
+def test_a_call_in_the_place_of_an_app_is_told_how_a_factory_is_named(home: str, folder: str) -> None:
+    found = run("start", "shop.main:create_app()", home=home, cwd=folder)
+    assert (found.code, found.out) == (2, "")
+    assert "  = help: a function that returns it: shop.main:create_app --factory\n" in found.err
