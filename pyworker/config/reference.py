@@ -102,7 +102,7 @@ _FOOTER = """## Rules
   `least-connections` is for `target`; `proxy` for scripts and commands that listen on `$PORT`, and needs `bind`; `round-robin`
   also for `command = ["node", …]`. See [balancing.md](balancing.md).
 - `limits.request_timeout`: an app's time for one request. While it waits for its client (a slow upload, a slow reader) nothing is
-  counted; a stream that has no end is as old as its last such wait.
+  counted; a stream that has no end is as old as its last such wait. Who sends or takes nothing for a minute is cut.
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write, and for a file of that user's with no group that the user is no member of.

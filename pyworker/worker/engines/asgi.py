@@ -92,7 +92,15 @@ class AsgiExchange(Exchange):
 
     @property
     def waits_for_client(self) -> bool:
-        return self.connection.write_paused or bool(self.waiter and not self.complete)
+        return self.connection.write_paused or self._wants_body
+
+    @property
+    def waits_for_body(self) -> bool:
+        return self._wants_body and self.head is None  # once it answers it may be a stream both ways, silent in one
+
+    @property
+    def _wants_body(self) -> bool:
+        return not self.complete and any(not each.done() for each in self.waiter or ())
 
     def _wake(self) -> None:
         waiters, self.waiter = self.waiter, None
@@ -164,7 +172,14 @@ class AsgiExchange(Exchange):
             waiter = self.server.loop.create_future()
             others = self.waiter
             self.waiter = [waiter] if others is None else [*(each for each in others if not each.done()), waiter]
-            await waiter
+            if not self.complete:
+                self.connection.await_body()
+            try:
+                await waiter
+            except asyncio.CancelledError:  # a time-out of the app's: what it does now is its own time
+                if not self.complete:
+                    self.server.client_came(self)
+                raise
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI send()."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 LINGER = 2.0  # seconds that a connection is still read after our last byte, so that no reset destroys the answer
-BODY_STALL = 60.0  # seconds without a byte of a body that is being collected (wsgi)
+BODY_STALL = 60.0  # seconds without a byte of a body that is waited for
 DISCARD = 1024 * 1024  # bytes of a body that nobody wants, read to keep the connection
 
 IDLE, HEAD, BODY, LINGERING = range(4)
@@ -198,7 +198,8 @@ class Connection(asyncio.Protocol):
             self._head_incomplete()
         elif current is not None:
             self.carry = 0
-            self.deadline = NEVER
+            if self.framing < 1:  # else a body is waited for as before: not a byte of it has come
+                self.deadline = NEVER
         if current is not None and not current.started:
             current.try_start()
 
@@ -499,7 +500,7 @@ class Connection(asyncio.Protocol):
         elif self.hold_queue:
             return  # it is we who do not read on; when the queue is empty it has its time again
         elif (self.reading == HEAD and self.in_head) or (
-            self.reading == BODY and self.current is not None and not self.current.started
+            self.reading == BODY and self.current is not None and self.current.waits_for_body
         ):
             self._refuse(408)
         elif self.current is None:

@@ -90,6 +90,11 @@ class Exchange:
         """Whether it is the client who takes his time, not the app."""
         return self.connection.write_paused
 
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether nothing happens before the client has sent more of the body."""
+        return not self.started
+
     # ---- what the connection tells ---------------------------------------------------------------
     def try_start(self) -> None:
         """This request's turn has come, or more of it has: run the app as soon as it can be run."""

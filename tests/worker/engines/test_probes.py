@@ -206,6 +206,49 @@ def test_a_wsgi_body_that_stalls_is_not_waited_for(serve: Serve, monkeypatch: py
     assert response.status == 408
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("later", [b"", b"5\r\n"], ids=["silent", "frames only"])
+def test_an_asgi_body_that_stalls_is_not_waited_for(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, loop: str, later: bytes
+) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.5)
+    said: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        while not said or said[-1]["type"] == "http.request":
+            said.append(await receive())
+
+    site = serve(app, loop=loop, header_timeout=0.4)
+    client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    wait_until(lambda: said and next(iter(site.running.server._connections)).deadline < NEVER)
+    response = client.send(later).recv()
+    assert response is not None
+    assert response.status == 408
+    wait_until(lambda: len(said) == 2 and said[1] == {"type": "http.disconnect"})
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200})
+        while (message := await receive())["more_body"]:
+            await send({"type": "http.response.body", "body": message["body"], "more_body": True})
+        await send({"type": "http.response.body", "body": message["body"]})
+
+    site = serve(app, loop=loop, header_timeout=0.4)
+    client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\na")
+    connection = wait_until(lambda: next(iter(site.running.server._connections), None))
+    wait_until(lambda: connection.deadline < NEVER, what="the wait for the body")
+    wait_until(lambda: connection.deadline == NEVER, what="the end of its time")
+    response = client.send(b"b").recv()
+    assert response is not None
+    assert response.body == b"ab"
+
+
 def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     """The client sends on while the answer is on its way: it must not be reset before it has read it."""
     client = serve(hello.asgi, max_body_size=1000).client()
