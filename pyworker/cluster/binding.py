@@ -208,7 +208,7 @@ class Binding:
                     self.draining = True  # in what the program has forked nobody else says so
                 continue
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno != errno.EINVAL or sock not in self.adopted:  # not: the program itself has shut it down
                     raise
                 self._fall_silent(sock)
                 continue
@@ -234,9 +234,8 @@ class Binding:
         """The app is stopped and its listener shut down, in what the program has forked: nobody comes to this one any more."""
         self.draining = True
         unregister_everywhere({sock.fileno()})
-        with socket.socket(
-            sock.family, socket.SOCK_DGRAM
-        ) as silent:  # one that is shut down would wake select again and again
+        # one that is shut down would wake select again and again
+        with socket.socket(sock.family, socket.SOCK_DGRAM) as silent:
             os.dup2(silent.fileno(), sock.fileno(), inheritable=False)
 
     def exchange(self, sock: socket.socket, wrap: Callable[[socket.socket], Any]) -> Any:

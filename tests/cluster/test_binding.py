@@ -1,0 +1,45 @@
+"""What the shared bind does inside one process; whole workers are in tests/worker/test_script.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from pyworker.cluster import binding
+from pyworker.cluster.binding import Address, Binding, Grant
+from tests.support.fake_daemon import tcp_listener
+
+
+class Shared(Binding):
+    """Gives the one listener for whatever address."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__()
+        self.listener = listener
+
+    def ask(self, address: Address) -> Grant | None:
+        return Grant(fd=os.dup(self.listener.fileno()))
+
+
+def test_a_program_that_shuts_down_one_listener_in_the_middle_of_an_accept_keeps_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accept_now = binding._accept_now
+
+    def is_overtaken(sock: socket.socket) -> tuple[socket.socket, object]:
+        shared.shut(sock)  # by another thread
+        return accept_now(sock)
+
+    with tcp_listener() as listener, socket.socket() as sock:
+        shared = Shared(listener)
+        assert shared.adopt(sock, listener.getsockname())
+        monkeypatch.setattr(binding, "_accept_now", is_overtaken)
+        with pytest.raises(OSError, match="Invalid argument") as raised:
+            shared.accept(sock)
+        assert raised.value.errno == errno.EINVAL
+        assert not shared.draining
+        for fd in (shared._wake_reader, shared._wake_writer):
+            os.close(fd)
