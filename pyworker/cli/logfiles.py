@@ -146,10 +146,8 @@ class Log:
                 found = os.stat(path)
                 if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                     break
-                of_our_time = found.st_mtime_ns == ours.st_mtime_ns and not path.endswith(
-                    ".gz"
-                )  # else: ours, compressed
-                if found.st_mtime_ns > ours.st_mtime_ns or of_our_time:
+                is_ours = path.endswith(".gz") and found.st_mtime_ns == ours.st_mtime_ns  # compressed meanwhile
+                if found.st_mtime_ns >= ours.st_mtime_ns and not is_ours:
                     following = path
         self.close()
         self._fd = _open(following)

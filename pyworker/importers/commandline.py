@@ -152,7 +152,7 @@ def _inherit(app: Imported, text: str, source: str) -> None:
     if names:
         app.set("inherit_env", names, source)
         app.look(
-            source, "what [env] does not say of its variables is taken from the shell of pyworker start: inherit_env"
+            source, "its variables come from the shell that types pyworker start (inherit_env), or set them in [env]"
         )
 
 
