@@ -82,8 +82,7 @@ class Lifespan:
         try:
             await self._application(scope, self._receive, self._send)
         except BaseException as error:
-            if os.getpid() != self._pid:
-                end_forked("error in the app's lifespan", error)
+            self._leave_forked(error)
             # read by nobody when the app knows no lifespan; it opens the source files, in each worker of such an app
             has_failed = self._asked and not self._foreign
             text = "".join(traceback.format_exception(error)) if has_failed else ""
@@ -93,15 +92,20 @@ class Lifespan:
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
         else:
-            if os.getpid() != self._pid:
-                end_forked("error in the app's lifespan")
+            self._leave_forked()
             self._tell("returned")
+
+    def _leave_forked(self, error: BaseException | None = None) -> None:
+        """End this process if it is one that the app has forked in its lifespan."""
+        if os.getpid() != self._pid:
+            end_forked("error in the app's lifespan", error)
 
     async def _receive(self) -> dict[str, Any]:
         self._asked = True
         return await self._messages.get()
 
     async def _send(self, message: dict[str, Any]) -> None:
+        self._leave_forked()  # before it answers for its parent, and serves on in that one's loop
         kind = message["type"]
         if not kind.startswith("lifespan."):
             self._foreign = True

@@ -101,16 +101,16 @@ def test_the_child_of_a_websocket_ends_there(serve: Serve, loop: str, sends: boo
     assert client._exactly(3) == b"\x82\x01" + (b"0" if error is None else b"1")
 
 
-@pytest.mark.parametrize("error", [None, ValueError(), SystemExit(3)])
+@pytest.mark.parametrize(("error", "sends"), [(None, False), (None, True), (ValueError(), False), (SystemExit(3), False)])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_child_of_a_lifespan_ends_there(serve: Serve, loop: str, error: BaseException | None) -> None:
+def test_the_child_of_a_lifespan_ends_there(serve: Serve, loop: str, error: BaseException | None, sends: bool) -> None:
     ends = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
             code = end_of_child(error)
-            if code is None:
+            if code is None and not sends:
                 return
             ends.append(code)
             await send({"type": "lifespan.startup.complete"})
