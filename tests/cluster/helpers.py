@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -31,6 +32,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
             async with asyncio.timeout(LIMIT):
                 await test(*args, **kwargs)
 
+        ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, which some tests set: orphans are not ours here
         gc.collect()  # what another test has left is not closed in the middle of this one
         before = open_fds()
         asyncio.run(limited())

@@ -225,6 +225,7 @@ def test_what_a_script_has_forked_to_accept_does_not_fail_over_a_listener_that_i
     worker.send(Drain(5.0, to_empty=False))
     worker.expect(Drained)
     assert d.reap(worker.pid) == -signal.SIGTERM
+    d.reap(child)
     assert worker.read_err() == b""
 
 
