@@ -174,12 +174,7 @@ class AsgiExchange(Exchange):
             self.waiter = [waiter] if others is None else [*(each for each in others if not each.done()), waiter]
             if not self.complete:
                 self.connection.await_body()
-            try:
-                await waiter
-            except asyncio.CancelledError:  # a time-out of the app's: what it does now is its own time
-                if not self.complete:
-                    self.server.client_came(self)
-                raise
+            await waiter
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI send()."""
