@@ -209,13 +209,6 @@ def test_deleted_apps_are_forgotten_when_the_command_returns(pw: Pyworker) -> No
     assert pw.ps()["apps"] == []
 
 
-def test_an_app_whose_start_has_failed_can_be_deleted(pw: Pyworker) -> None:
-    pw.write("app.toml", '[app]\nname = "bad"\ncommand = "false"\n')
-    assert pw.run("start", "app.toml").returncode == 1
-    pw.ok("delete", "bad", "-y")
-    assert pw.ps()["apps"] == []
-
-
 def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
     pw.ok("start", "--name", "talks", "--", "sh", "-c", "echo hello; exec sleep 3600")
     wait_until(lambda: "hello" in pw.run("logs", "talks").stdout, LONG, "its first line")
@@ -223,6 +216,20 @@ def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
         pw.write(f"home/logs/{name}", "")
     pw.ok("delete", "talks", "--logs", "-y")
     assert [x for x in os.listdir(f"{pw.home}/logs") if x.startswith("talks")] == ["talks.log.old"]  # not ours
+
+
+def test_an_app_that_has_failed_is_deleted_like_another(pw: Pyworker) -> None:
+    assert pw.run("start", "--name", "bad", "--", "false").returncode == 1
+    assert pw.ok("delete", "bad", "-y").stdout == "bad deleted\n"
+    assert pw.ps()["apps"] == []
+
+
+def test_delete_returns_and_says_which_log_could_not_be_removed(pw: Pyworker) -> None:
+    pw.write("app.toml", '[defaults]\ncommand = "sleep 3600"\n[apps.a]\n[apps.b]\n')
+    pw.ok("start", "app.toml")
+    os.mkdir(f"{pw.home}/logs/a.log.1")
+    assert f"Is a directory: {pw.home}/logs/a.log.1" in pw.ok("delete", "all", "--logs", "-y").stderr
+    assert pw.ps()["apps"] == []
 
 
 def test_globs_and_all_select_apps(pw: Pyworker) -> None:

@@ -33,7 +33,7 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
             decided[app.name] = ops.Outcome(True, "deleted")
         else:
             goals[app.name] = ops.deleted(desk.brain)
-        stop_app(desk, app, now=False)  # a closed one too: it may be wanted still, when its start has failed
+        stop_app(desk, app, now=False)  # one that has failed is closed, and wanted
     desk.save()
     desk.wait(client, goals, decided, wait=request.wait)
     delete_closed(desk)
@@ -54,7 +54,11 @@ def delete_closed(desk: Desk) -> None:
         path = report.log_file(app, desk.home)
         forget(desk, app)
         if app.delete_logs:
-            _delete_logs(path)
+            try:
+                _delete_logs(path)
+            except OSError as error:  # no reason not to answer
+                text = f"its logs were not all removed: {error.strerror}: {error.filename}"
+                desk.brain.emit(app, "app_note", None, text=text)
         desk.brain.emit(app, "app_deleted", None)
     desk.save()
     for app in gone:
