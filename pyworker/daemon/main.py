@@ -274,7 +274,7 @@ def _try_later(
     waiting[name] = app
 
     def again() -> None:
-        if name not in waiting or name in desk.brain.apps:  # somebody has started it anew
+        if desk.shutting_down or name not in waiting or name in desk.brain.apps:  # somebody has started it anew
             return
         try:
             failure = bring()

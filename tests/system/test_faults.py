@@ -130,6 +130,20 @@ def test_what_a_boot_has_no_descriptors_for_is_tried_again(pw: Pyworker) -> None
     assert "restored api" in pw.daemon_log()
 
 
+def test_what_a_boot_tries_again_does_not_keep_a_daemon_that_stops(pw: Pyworker) -> None:
+    started(pw)
+    pw.ok("daemon", "stop", "-y")
+    path = pw.arm("start.listening", "raise:EMFILE always")
+    pw.ok("daemon", "start")
+    wait_until(lambda: "api: cannot be restored yet" in pw.daemon_log(), LONG, "the fault")
+    os.unlink(path)
+    command = "trap '' TERM; echo deaf; while :; do sleep 1; done"
+    pw.write("slow.toml", f'[app]\nname = "slow"\ncommand = ["sh", "-c", "{command}"]\n[app.stop]\nkill_timeout = "7s"\n')
+    pw.ok("start", "slow.toml")
+    pw.ok("daemon", "stop", "-y", timeout=LONG)
+    assert "restored api" not in pw.daemon_log()
+
+
 def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_nothing(pw: Pyworker) -> None:
     started(pw)
     before = fds(pw)
