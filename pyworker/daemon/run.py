@@ -26,6 +26,7 @@ from pyworker.daemon.requests.desk import Refuse
 from pyworker.daemon.requests.look import status_document
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore, sources
+from pyworker.daemon.shortage import step_for
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.errors import PyworkerError
@@ -179,6 +180,9 @@ class Run:
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed, Refuse) as error:
             _say(f"error: nothing was reloaded: {error}")
+            return
+        except OSError as error:
+            _say(f"error: nothing was reloaded: {error.strerror}. {step_for(error.errno)}".rstrip())
             return
         for app, generation in made:
             reload_app(desk, app, generation)

@@ -220,6 +220,16 @@ def test_watch_reloads_when_a_file_changes_and_keeps_what_works(pw: Pyworker) ->
     wait_until(lambda: pw.get() == "four", LONG, "a new folder to be watched")
 
 
+def test_a_change_that_there_is_no_descriptor_for_is_said(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.api(APP, workers=1, top="watch = true")
+    pw.ok("start")
+    pw.arm("start.listening", "raise:EMFILE always")
+    pw.write("web.py", APP.replace("one", "two"))
+    why = "changed): Too many open files. raise the limit of open files"
+    wait_until(lambda: any(why in str(e["data"].get("text")) for e in events(pw)), LONG, "the cause")
+
+
 def test_a_job_is_scheduled_and_survives_a_new_daemon(pw: Pyworker) -> None:
     pw.write("app.toml", '[apps.job]\ncommand = "sh -c \'echo ran >> out\'"\ncron = "0 0 29 2 *"\n')
     done = pw.ok("start")

@@ -108,10 +108,15 @@ def test_an_app_whose_log_is_inherited_prints_where_others_have_a_file(homeless:
 
 def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
     pw = homeless
+    pw.make_failpoints()
     web(pw)
     with foreground(pw, "app.toml") as one:
         one.running()
         web(pw, 2)
+        path = pw.arm("start.listening", "raise:EMFILE always")
+        one.signal(signal.SIGHUP)
+        one.wait_for("nothing was reloaded: Too many open files. raise the limit")
+        os.unlink(path)
         one.signal(signal.SIGHUP)
         one.wait_for("done in")
         assert pw.get() == "2 "

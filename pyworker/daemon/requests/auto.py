@@ -8,6 +8,7 @@ from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.requests.apps import env_values, next_generation, shell_of
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.shortage import step_for
 from pyworker.daemon.sources import make_generation, read_config
 
 
@@ -22,6 +23,10 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.emit(app, "app_note", None, text=f"not reloaded ({why}): {error.message}")
+        return
+    except OSError as error:
+        text = f"not reloaded ({why}): {error.strerror}. {step_for(error.errno)}".rstrip()
+        desk.brain.emit(app, "app_note", None, text=text)
         return
     reload_app(desk, app, generation)
     desk.save()
