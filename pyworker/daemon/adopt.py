@@ -90,7 +90,9 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True)
 def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:
     """Return what apps.json would say of an app, by what the app's own memo says."""
     source: Source = from_json(Source, memo["source"], "source")
-    return DesiredApp(name, source, bool(memo["wanted"]), max(int(memo["generation"]), 1))
+    scale, base = memo.get("scale", (None, None))
+    generation = max(int(memo["generation"]), 1)
+    return DesiredApp(name, source, bool(memo["wanted"]), generation, scale=scale, scale_base=base)
 
 
 def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]) -> None:

@@ -313,6 +313,7 @@ class App:
             "previous": self.previous,
             "soak_until": self.soak_until,
             "soak_deaths": self.soak_deaths,
+            "scale": (self.scale, self.scale_base),  # for when apps.json is lost
             "scale_before": self.scale_before,
             "starting": self.starting,
             "started_at": self.started_at,

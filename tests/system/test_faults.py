@@ -160,12 +160,14 @@ def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_no
 
 def test_what_runs_goes_on_when_apps_json_was_removed_and_the_daemon_dies(pw: Pyworker) -> None:
     started(pw)
+    pw.ok("scale", "api=3")
     pids, file = pw.pids(), os.path.join(pw.home, "apps.json")
     os.unlink(file)
     kill(pw.role("daemon"))
     wait_until(lambda: ask(pw.home, {"type": "status"}) is not None, LONG, "another daemon")
     assert pw.pids() == pids
-    assert os.path.exists(file)
+    with open(file) as written:
+        assert json.load(written)["apps"][0]["scale"] == 3
 
 
 def test_what_could_not_be_written_down_is_once_there_is_room(pw: Pyworker) -> None:
