@@ -128,7 +128,13 @@ class HooksConfig:
     post_fork: str | None = option(
         None, help="module:function called in each new worker of an asgi or wsgi app", example="shop.hooks:post_fork"
     )
-    timeout: float = option(60.0, help="a command may take this long", unit="duration", minimum=0.1, apply="live")
+    timeout: float = option(
+        60.0,
+        help="a command may take this long; once a daemon that stops has ended its apps, 2 s",
+        unit="duration",
+        minimum=0.1,
+        apply="live",
+    )
 
 
 @record

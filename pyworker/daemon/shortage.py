@@ -28,7 +28,8 @@ def step_for(number: int | None, pid: int = 0) -> str:
     match number:
         case errno.EMFILE:
             return (
-                f"raise the limit of open files: prlimit --pid {pid or os.getpid()} --nofile=65536 for what runs, "
+                f"raise the limit of open files: prlimit --pid {pid or os.getpid()} --nofile=65536 "
+                "(above its hard limit: as root) for what runs, "
                 "and for the next start ulimit -Hn where the daemon is started (LimitNOFILE= of its service)"
             )
         case errno.ENFILE:
