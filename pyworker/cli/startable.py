@@ -76,7 +76,9 @@ def find_startable(
         if after is not None:
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
         if first.endswith("()"):
-            raise _usage(f"{first} is a call, and an app is named", f"a function that returns it: {first[:-2]} --factory")
+            raise _usage(
+                f"{first} is a call, and an app is named", f"a function that returns it: {first[:-2]} --factory"
+            )
         return _inline({"target": first}, name, only, overrides)
     if not what:
         return _file(_config_here(), only, after, name, overrides, profile)
