@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG
+from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -140,8 +140,7 @@ def _silent(home: str, seconds: float) -> PyworkerError:
     hint = "its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s"
     if said := _guardian_said(home):
         message += f"\n  {said}"
-        if said.endswith("trying again"):
-            hint = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+        hint = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
     return PyworkerError(
         message,
         hint=hint,
@@ -159,7 +158,7 @@ def _guardian_said(home: str) -> str:
     except OSError:
         return ""
     last = next((line for line in reversed(lines) if " guardian[" in line), "")
-    return last if ": the daemon cannot be started: " in last and ": over, after" not in last else ""
+    return last if f"]: the daemon {NOT_STARTED}: " in last else ""
 
 
 class Call:

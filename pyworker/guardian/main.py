@@ -25,6 +25,7 @@ from pyworker.guardian.watch import Watch
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import stood_still
 from pyworker.protocol import inherited, run, wire
+from pyworker.protocol.names import NOT_STARTED
 from pyworker.protocol.store import (
     LIFELINE_FD,
     TICK,
@@ -339,7 +340,7 @@ class Guardian:
     def _not_started(self, program: Program, now: float, error: OSError) -> None:
         """Try again, the later the more often it has failed; said once."""
         program.try_later(now)
-        why = f"the {program.name} cannot be started: {error.strerror}"
+        why = f"the {program.name} {NOT_STARTED}: {error.strerror}"
         self._trouble(why, f"{why}; trying again")
 
     def _open_lifeline(self) -> int:

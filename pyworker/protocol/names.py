@@ -26,3 +26,4 @@ EVENTS_FILE = "events.jsonl"
 LOGS_DIR = "logs"
 STATE_DIR = "state"
 DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
+NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
