@@ -1,13 +1,12 @@
 """Cost as work grows: throughput by workers, memory and latency by idle connections, log rate, reload by workers."""
 
-import os
 import time
 
-from benchmarks.harness import peers, procs
+from benchmarks.harness import procs
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.load import ask, many_files, open_many, percentile, wrk
-from benchmarks.harness.managers import Manager
 from benchmarks.harness.servers import Spec, start
+from benchmarks.parts import logs
 
 MB = 1024 * 1024
 
@@ -77,12 +76,4 @@ def log_rate(bench: Bench) -> None:
         bench.say(f"{lines} lines")
         for name in ("pyworker", "pm2"):
             with bench.attempt(name):
-                folder = os.path.join(peers.PEERS, "growth")
-                os.makedirs(folder, exist_ok=True)
-                done = os.path.join(folder, f"done-{name}-{lines}")
-                if os.path.exists(done):
-                    os.remove(done)
-                with Manager(name, 1, [peers.PYTHON, os.path.join(peers.APPS, "chatty.py"), done, str(lines)]) as manager:
-                    procs.wait_for(lambda done=done: os.path.exists(done), 60, name)
-                    time.sleep(0.3)
-                    plot.add(name, lines, procs.usage(manager.own()).cpu)
+                plot.add(name, lines, logs.to_manager(name, lines)[1])

@@ -17,48 +17,57 @@ def run(bench: Bench) -> None:
     own = bench.book.measure("logs", "Printing 1,000,000 lines of 100 bytes: the program's own time", "s", lower_is_better=True)
     cpu = bench.book.measure("logs", "The same: CPU of the manager", "s", lower_is_better=True)
     lost = bench.book.measure("logs", "The same: lines lost or torn", "lines", lower_is_better=True)
-    chatty = os.path.join(peers.APPS, "chatty.py")
     lines = LINES // 5 if bench.quick else LINES
     scale = LINES / lines
 
     def one(name: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
-            done = os.path.join(folder, "done")
-            command = [peers.PYTHON, chatty, done, str(lines)]
-            if name == "a file":
-                with open(os.path.join(folder, "log"), "wb") as log:
-                    process = subprocess.Popen(command, stdout=log)
-                go(done)
-                procs.wait_for(lambda: os.path.exists(done), 120, name)
-                process.kill()
-                process.wait()
-                own.add(name, read(done) * scale)
-                return
-            with Manager(name, 1, command) as manager:
-                time.sleep(1.5)  # its start is over, then
-                before = procs.usage(manager.own()).cpu
-                go(done)
-                procs.wait_for(lambda: os.path.exists(done), 120, name)
-                took = read(done)
-                procs.wait_for(lambda: count(manager) >= lines, 20, f"{name} has written {lines} lines", 0.1)
-                own.add(name, took * scale)
-                cpu.add(name, (procs.usage(manager.own()).cpu - before) * scale)
-                lost.add(name, abs(lines - whole(manager)))
+        if name == "a file":
+            own.add(name, to_file(lines) * scale)
+            return
+        took, used, gone = to_manager(name, lines)
+        own.add(name, took * scale)
+        cpu.add(name, used * scale)
+        lost.add(name, gone)
 
     bench.in_turns(["a file", "pyworker", "circus", "pm2", "supervisor"], bench.rounds(3), one)
     own.goal("at most 0.66 s, or 1.14 of a file's time", lambda m: m("pyworker") <= max(0.66, 1.14 * m("a file")))
     cpu.goal("at most 0.5 of pm2's", lambda m: m("pyworker") <= 0.5 * m("pm2"))
     lost.goal("none", lambda m: m("pyworker") == 0)
-    follow(bench, chatty, lines)
+    follow(bench, lines)
 
 
-def follow(bench: Bench, chatty: str, lines: int) -> None:
+def to_file(lines: int) -> float:
+    """Return how long the program takes to print so much into a file, s."""
+    with tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
+        done = os.path.join(folder, "done")
+        with open(os.path.join(folder, "log"), "wb") as log:
+            process = subprocess.Popen(program(done, lines), stdout=log)
+        go(done)
+        procs.wait_for(lambda: os.path.exists(done), 120, "a file")
+        process.kill()
+        process.wait()
+        return read(done)
+
+
+def to_manager(name: str, lines: int) -> tuple[float, float, int]:
+    """Return how long it takes under a manager, s; that one's CPU without its start, s; lines lost or torn."""
+    with tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
+        done = os.path.join(folder, "done")
+        with Manager(name, 1, program(done, lines)) as manager:
+            time.sleep(1.5)  # its start is over, then
+            before = procs.usage(manager.own()).cpu
+            go(done)
+            procs.wait_for(lambda: os.path.exists(done), 120, name)
+            procs.wait_for(lambda: count(manager) >= lines, 20, f"{name} has written {lines} lines", 0.1)
+            return read(done), procs.usage(manager.own()).cpu - before, abs(lines - whole(manager))
+
+
+def follow(bench: Bench, lines: int) -> None:
     """`logs -f` into a pipe from before the first line to the last."""
     measure = bench.book.measure("logs", "logs -f into a pipe", "lines/s", lower_is_better=False)
     with bench.attempt("logs -f"), tempfile.TemporaryDirectory(prefix="pyworker-bench-") as folder:
         done = f"{folder}/done"
-        command = [peers.PYTHON, chatty, done, str(lines)]
-        with Manager("pyworker", 1, command) as manager:
+        with Manager("pyworker", 1, program(done, lines)) as manager:
             following = [PYWORKER, "logs", "-f", "app000"]
             follower = subprocess.Popen(following, env=manager.env, stdout=subprocess.PIPE, cwd="/")
             assert follower.stdout is not None
@@ -76,6 +85,11 @@ def follow(bench: Bench, chatty: str, lines: int) -> None:
             follower.kill()
             follower.wait()
     measure.goal("at least 200,000 lines/s", lambda m: m("pyworker") >= 200_000)
+
+
+def program(done: str, lines: int) -> list[str]:
+    """Return the command that waits for `go` and prints so many lines."""
+    return [peers.PYTHON, os.path.join(peers.APPS, "chatty.py"), done, str(lines)]
 
 
 def go(done: str) -> None:
