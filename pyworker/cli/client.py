@@ -22,6 +22,7 @@ from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
 MAX_ANSWER = 64 * 1024 * 1024
+WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
 _UCRED = struct.Struct("3i")
 
 
@@ -138,9 +139,9 @@ def _other_daemon(home: str) -> str:
 def _silent(home: str, seconds: float) -> PyworkerError:
     message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
     hint = "its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s"
-    if said := _guardian_said(home):
+    if said := guardian_said(home):
         message += f"\n  {said}"
-        hint = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+        hint = WANTING
     return PyworkerError(
         message,
         hint=hint,
@@ -149,7 +150,7 @@ def _silent(home: str, seconds: float) -> PyworkerError:
     )
 
 
-def _guardian_said(home: str) -> str:
+def guardian_said(home: str) -> str:
     """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so."""
     try:
         with open(os.path.join(home, DAEMON_LOG), "rb") as file:

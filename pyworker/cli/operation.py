@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.cli import render
-from pyworker.cli.client import Answer, Lost, ask, perform
+from pyworker.cli.client import ANSWER_TIME, WANTING, Answer, Lost, ask, guardian_said, perform
 from pyworker.cli.fail import Shown
 from pyworker.cli.live import Live
 from pyworker.cli.options import Settings
@@ -25,6 +25,7 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 
 Header = Callable[["dict[str, Any]", bool], str]
+NEVER = float("inf")
 _TICK = 0.1  # seconds between two frames
 _MOST_NAMED = 10  # apps in a sentence; of more it says how many are in which state
 
@@ -65,12 +66,16 @@ class _View:
         self._live: Live | None = None
         if animated and not settings.json and not settings.quiet:
             self._live = Live(self.board, sys.stderr, self.err)
-        self.tick = _TICK if self._live else None
+        self.tick = _TICK if self._live else ANSWER_TIME
+        self._look_at = time.monotonic() + ANSWER_TIME  # why nothing is heard; NEVER once something is
 
     def event(self, event: dict[str, Any] | None) -> None:
         """Show one event; None: time passes."""
         if event is not None:
+            self._look_at = NEVER
             self.board.apply(event, time.monotonic())
+        elif time.monotonic() >= self._look_at:
+            self._say_why_it_waits()
         if self._settings.json:
             if event is not None:
                 out_json(flat(event), self.out)
@@ -83,6 +88,19 @@ class _View:
             text = self._above(event, tty=False) or plain(event, self.board)
             if text:
                 note(text, self.err)
+
+    def _say_why_it_waits(self) -> None:
+        """No daemon has taken the request yet. Of one that cannot be started only its guardian's log tells."""
+        self._look_at += ANSWER_TIME
+        said = guardian_said(self._settings.home)
+        if not said or self._settings.json or self._settings.quiet:
+            return
+        self._look_at = NEVER
+        text = f"waiting for the daemon:\n  {line(said)}\n  = help: {WANTING}"
+        if self._live:
+            self._live.say(text)
+        else:
+            note(text, self.err)
 
     def ended(self, answer: Answer) -> None:
         """Take in how it ended: rows turn no more, neither of an app that failed nor of slots that stay empty."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pyworker.cli import operation
+from pyworker.cli.options import Settings
 from pyworker.protocol.control import Refused, Reply
 from tests.cli import documents, results
 from tests.support.cli import environment, run, run_on_terminal
@@ -55,6 +57,26 @@ def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     assert found.code == 1
     assert found.err.startswith(f"error: api was not reloaded, gen 7 goes on: {reason}\n")
     assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n")
+
+
+def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    word = "the daemon cannot be started: Resource temporarily unavailable; trying again"
+    (tmp_path / "logs" / "pyworker.log").write_text(f"2026-11-26T14:26:42Z guardian[83]: {word}\n")
+    monkeypatch.setattr(operation, "ANSWER_TIME", 0.0)
+    settings = Settings(False, False, False, None, False, None, str(tmp_path))
+    view = operation._View(settings, None)
+    view.event(None)
+    view.event(None)
+    said = capsys.readouterr().err
+    assert said.count(word) == 1
+    assert "ulimit -u" in said
+    heard = operation._View(settings, None)
+    heard.event(event("api", None, "app_note", text="here it is").event)
+    heard.event(None)
+    assert word not in capsys.readouterr().err
 
 
 def test_reload_without_names_takes_the_file_here_else_all(home: str, tmp_path: Path) -> None:
