@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
@@ -20,3 +21,11 @@ def default_home() -> str:
         hint = f"say where: --home FOLDER, or set {ENV_HOME}"
         raise PyworkerError(f"nothing says where the state folder is: {why}", hint=hint, code="no_home")
     return os.path.join(state, "pyworker")
+
+
+def user_name() -> str:
+    """Return who we are; the number of a user without an entry in /etc/passwd (a container may give out any)."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

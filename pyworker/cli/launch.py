@@ -18,7 +18,7 @@ from typing import NoReturn
 from pyworker.cli.client import DaemonAway, connect
 from pyworker.errors import Exit, PyworkerError
 from pyworker.unix.fds import keep_from_exec, read_whole
-from pyworker.unix.process import spawn
+from pyworker.unix.process import lacking, spawn
 
 START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
 _KEPT = re.compile(
@@ -44,8 +44,20 @@ def ensure_daemon(home: str) -> int:
             time.sleep(0.02)
 
 
+def check_kernel() -> None:
+    """Refuse a place in which no daemon can watch a process: it would find that out by one failure after the other."""
+    if why := lacking():
+        raise PyworkerError(
+            f"pyworker cannot run here: {why}",
+            hint="it needs Linux 5.4 or newer, /proc, and a sandbox (a container's seccomp profile, gVisor) that lets this call through",
+            code="unavailable",
+            exit=Exit.UNAVAILABLE,
+        )
+
+
 def become_daemon(home: str) -> NoReturn:
     """Replace this process by a guardian that whoever started this command looks after."""
+    check_kernel()
     env = {k: v for k, v in os.environ.items() if _KEPT.match(k) or k in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     keep_from_exec()
     os.execve(sys.executable, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home], env)
@@ -53,6 +65,7 @@ def become_daemon(home: str) -> NoReturn:
 
 def _start(home: str, deadline: float) -> int:
     """Start a guardian; return its pid once it answers, 0 when another holds the home."""
+    check_kernel()
     reads, writes = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own

@@ -101,6 +101,29 @@ def _dup_above(fd: int, minimum: int) -> int:
         raise
 
 
+def lacking() -> str:
+    """Return what the kernel, or a sandbox around us, refuses of what processes are watched with; "" = it is all there."""
+    step, pidfd = "/proc", -1
+    try:
+        os.stat("/proc/self/fd")
+        step = "memfd_create"
+        os.close(os.memfd_create("pyworker", os.MFD_CLOEXEC))
+        step = "pidfd_open"
+        pidfd = os.pidfd_open(os.getpid())
+        step = "pidfd_send_signal"
+        signal.pidfd_send_signal(pidfd, 0)
+        step = "waitid"
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:  # it knows pidfds, then: nobody is a child of his own
+        return ""
+    except OSError as error:
+        return "" if error.errno in (errno.EMFILE, errno.ENFILE) else f"{step}: {error.strerror}"
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+    return ""
+
+
 @functools.cache
 def range_of_signals() -> list[int]:
     """Every signal whose action a program may set."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker import __version__
+from pyworker.cli import homes
 from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
 from pyworker.cli.options import settings_of
@@ -110,7 +111,7 @@ def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypa
     unit = tmp_path / "systemd" / "user" / "pyworker.service"
     monkeypatch.setattr(doctor, "_units", lambda: [str(unit)])
     monkeypatch.setattr(doctor, "_LINGER", str(tmp_path))
-    monkeypatch.setattr(doctor, "_user_name", lambda: "ada")
+    monkeypatch.setattr(doctor, "user_name", lambda: "ada")
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     assert found(doctor._boot, tmp_path) == [("boot", "warn", "pyworker startup")]
     unit.parent.mkdir(parents=True)
@@ -152,3 +153,8 @@ def test_the_report_says_what_a_bug_report_needs(home: str) -> None:
     assert text.startswith("pyworker ")
     assert "packages: click" in text
     assert "pyworker.log" in text
+
+
+def test_a_user_without_a_name_is_called_by_his_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_242_424)
+    assert homes.user_name() == "4242424"

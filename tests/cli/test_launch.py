@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import seccomp
 from tests.support.cli import environment
 from tests.support.wait import wait_until
 
@@ -90,3 +91,24 @@ def test_a_guardian_that_crashes_is_told_with_its_last_words(home: str, tmp_path
         "69 The pyworker daemon did not start: its guardian ended with code 1.\nModuleNotFoundError"
     )
     assert "try it by hand: " in found
+
+
+@pytest.mark.parametrize(
+    "args", [("start", "--name", "one", "--", "sleep", "9"), ("run", "--", "sleep", "9"), ("daemon", "run")]
+)
+@pytest.mark.parametrize(
+    ("number", "call"), [(seccomp.PIDFD_OPEN, "pidfd_open"), (seccomp.PIDFD_SEND_SIGNAL, "pidfd_send_signal")]
+)
+def test_a_kernel_or_sandbox_in_which_nothing_can_be_watched_is_named(
+    number: int, call: str, args: tuple[str, ...], home: str, tmp_path: Path
+) -> None:
+    filtered = [sys.executable, "-m", "tests.support.seccomp", str(number), "--"]
+    env = environment(home, PYTHONPATH=os.getcwd())
+    if subprocess.run([*filtered, "true"], env=env, check=False, timeout=60).returncode:
+        pytest.skip("no seccomp filters here")
+    command = [*filtered, sys.executable, "-m", "pyworker", *args]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert f"error: pyworker cannot run here: {call}: Function not implemented\n" in done.stderr
+    assert "Linux 5.4" in done.stderr
+    assert not os.path.exists(home)

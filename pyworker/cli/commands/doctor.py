@@ -9,7 +9,6 @@ import glob
 import json
 import os
 import platform
-import pwd
 import re
 import resource
 import shutil
@@ -22,6 +21,8 @@ import click
 
 from pyworker import __version__
 from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.homes import user_name
+from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
@@ -286,16 +287,9 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         yield Found("boot", "warn", "nothing starts the daemon at boot", "pyworker startup")
         return
     yield Found("boot", "ok", f"{unit} starts it at boot")
-    user = _user_name()
+    user = user_name()
     if "/user/" in unit and os.geteuid() != 0 and not os.path.exists(f"{_LINGER}/{user}"):
         yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")
-
-
-def _user_name() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def _units() -> list[str]:
@@ -309,6 +303,10 @@ def _units() -> list[str]:
 
 def _python(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     yield Found("python", "ok", f"Python {platform.python_version()} ({sys.executable}), Linux {platform.release()}")
+    try:
+        check_kernel()
+    except PyworkerError as error:
+        yield Found("kernel", "fail", error.message, error.hint)
     on_path = shutil.which("pyworker")
     ours = os.path.join(os.path.dirname(sys.executable), "pyworker")
     if on_path is not None and os.path.exists(ours) and os.path.realpath(on_path) != os.path.realpath(ours):

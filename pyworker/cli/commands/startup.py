@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import click
 
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.homes import user_name
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
@@ -92,7 +92,7 @@ def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
             raise PyworkerError(
                 "OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage", exit=Exit.USAGE
             )
-        owner = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+        owner = os.environ.get("SUDO_USER") or user_name()
         return _Plan("/etc/init.d/pyworker", units.openrc(_command(), settings.home, owner), 0o755, [])
     text = units.systemd(
         _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
@@ -108,7 +108,7 @@ def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
     systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
     commands = [[*systemctl, "daemon-reload"], [*systemctl, "enable", *(["--now"] if start else []), _NAME]]
     if is_user:
-        commands.append(["loginctl", "enable-linger", pwd.getpwuid(os.geteuid()).pw_name])
+        commands.append(["loginctl", "enable-linger", user_name()])
     return commands
 
 
