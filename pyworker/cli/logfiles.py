@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from pyworker.protocol.inherited import APP_NAME
-from pyworker.protocol.names import LOGS_DIR
+from pyworker.protocol.names import DAEMON_LOG, LOGS_DIR, ROTATED
 
 _BLOCK = 256 * 1024
 _TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time
@@ -32,7 +32,7 @@ def find(home: str) -> dict[str, str]:
             app, _, kind = name.rpartition(".")
             if kind == "path" and APP_NAME.match(app):
                 found[app] = os.path.realpath(os.path.join(folder, name))
-            elif kind == "log" and APP_NAME.match(app) and app not in found and name != "pyworker.log":
+            elif kind == "log" and APP_NAME.match(app) and app not in found and f"{LOGS_DIR}/{name}" != DAEMON_LOG:
                 found[app] = os.path.join(folder, name)
     return dict(sorted(found.items()))
 
@@ -40,7 +40,7 @@ def find(home: str) -> dict[str, str]:
 def rotated(path: str) -> list[str]:
     """Return the rotated files of a log, newest first: file.log.1, file.log.2.gz…"""
     folder, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,3})(\.gz)?\Z")
+    pattern = re.compile(re.escape(name) + ROTATED + r"\Z")
     found = []
     with contextlib.suppress(OSError):
         found = [(int(m[1]), e) for e in os.listdir(folder) if (m := pattern.match(e))]

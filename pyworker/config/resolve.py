@@ -37,6 +37,8 @@ from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
 
 Key = tuple[str | int, ...]
 
+FROM_SHELL = "shell"  # in ResolvedApp.env_origins: what inherit_env took
+
 
 def resolve(
     app: AppConfig,
@@ -282,7 +284,7 @@ def _environment(
     env |= environment.base(base_env, name=who.name, home=who.home, shell=who.shell, changed_user=who.uid is not None)
     came_from("base")
     environment.inherit(env, shell_env, app.inherit_env)
-    came_from("shell")
+    came_from(FROM_SHELL)
     environment.use_venv(env, python)
     came_from("venv")
     for index, path in enumerate(config.env_file):

@@ -18,6 +18,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import parse_record
+from pyworker.protocol.names import LOGS_DIR
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
@@ -168,7 +169,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
 def log_file(app: App, home: str) -> str:
     """Return the path of the app's log, where it is a file."""
     config = app.config
-    return (config.logs.named_file if config else None) or os.path.join(home, "logs", f"{app.name}.log")
+    return (config.logs.named_file if config else None) or os.path.join(home, LOGS_DIR, f"{app.name}.log")
 
 
 def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:

@@ -20,7 +20,7 @@ from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
-from pyworker.daemon.listener import ListenFailed
+from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
@@ -29,6 +29,7 @@ from pyworker.policy.lifecycle import LEAVING, SERVING, State
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.inherited import fd_name, worker_fd
+from pyworker.protocol.names import DAEMON_LOG
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
-MAX_QUERIES = 64  # that a Node worker may have remembered
 AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
 
 
@@ -186,7 +186,7 @@ class Dispatchers:
         )
         unborn = app.restored and not handle.pid  # as with workers: a boot tries again what the machine cannot do yet
         if app.starting and handle.ready_at is None and not unborn:
-            said = f"see its last words: tail {os.path.join(self._brain.home, 'logs', 'pyworker.log')}"
+            said = f"see its last words: tail {os.path.join(self._brain.home, DAEMON_LOG)}"
             app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=handle.step or said)
 
     # ---- what it says --------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Dispatchers:
                 self._find_listener(app, handle, message)
             case d.Asked(serial=serial, text=text):
                 worker = app.workers.get(serial)
-                if worker is not None and len(worker.queries) < MAX_QUERIES and text not in worker.queries:
+                if worker is not None and len(worker.queries) < d.MAX_QUERIES and text not in worker.queries:
                     worker.queries.append(text)
             case d.Listening(serial=serial):
                 worker = app.workers.get(serial)
@@ -265,7 +265,7 @@ class Dispatchers:
             found = same_port[0]  # `bind` says on which of the machine's addresses
         if found is not None:
             return found, 0
-        if len(app.listeners) >= MAX_QUERIES:
+        if len(app.listeners) >= MAX_LISTENERS:
             return None, errno.EMFILE
         try:
             if generation.resolved.uid is not None:

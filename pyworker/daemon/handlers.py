@@ -67,8 +67,7 @@ class Handlers:
         except ConfigError as error:
             client.refuse(k.Refused("config_invalid", Exit.BAD_CONFIG, error.message, error.hint, error.as_json()))
         except ListenFailed as error:
-            exit_code = Exit.NO_PERMISSION if error.code == "no_permission" else Exit.FAILED
-            client.refuse(k.Refused(error.code, exit_code, error.message, error.hint))
+            client.refuse(k.Refused(error.code, error.exit, error.message, error.hint))
         except Refuse as refuse:
             client.refuse(refuse.answer)
         except Exception as error:

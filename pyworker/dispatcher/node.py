@@ -27,7 +27,6 @@ _READS = 8
 _MAX_FDS = 16
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
 _NO_SEQ = -1  # in a question whose answer nobody waits for
-_MAX_QUERIES = 64  # of one worker; what is more is answered, and forgotten with this process
 
 
 class Owner(Protocol):
@@ -304,7 +303,7 @@ class NodeCluster:
         if message.get("act") == "queryServer" and not member.leaving:
             query = {name: value for name, value in message.items() if name != "seq"}
             text = json.dumps(query, sort_keys=True)
-            if text not in member.queries and len(member.queries) < _MAX_QUERIES and len(text) < 4096:
+            if text not in member.queries and len(member.queries) < d.MAX_QUERIES and len(text) < 4096:
                 member.queries[text] = query
                 self._owner.say(d.Asked(member.serial, text))
         self._perform(self._gate, self._gate.received(member.serial, message))

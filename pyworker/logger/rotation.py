@@ -14,6 +14,7 @@ import shutil
 import threading
 
 from pyworker import failpoint
+from pyworker.protocol.names import ROTATED
 
 
 class Rotation:
@@ -82,7 +83,7 @@ class Rotation:
 
     def _rotated(self) -> list[tuple[int, str]]:
         folder, name = os.path.split(self._path)
-        pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,3})(\.gz)?\Z")
+        pattern = re.compile(re.escape(name) + ROTATED + r"\Z")
         found = []
         with contextlib.suppress(OSError):
             for entry in os.listdir(folder):

@@ -20,8 +20,9 @@ BOARD_FD = 4  # the app's scoreboard
 SPEC_FD = 5  # a memfd with a DispatcherSpec
 
 HAND_OVER = b"c"  # a packet in an inbox: the connection rides along
-MAX_TOLD = 2 * MAX_TEXT + 1024  # bytes of a packet of the daemon: a Tell, each of whose characters may need escaping
 LAST = b"."  # ... nothing follows this one: the app stops
+MAX_TOLD = 2 * MAX_TEXT + 1024  # bytes of a packet of the daemon: a Tell, each of whose characters may need escaping
+MAX_QUERIES = 64  # of one Node worker, that are remembered; what is more is answered, and forgotten with the dispatcher
 
 
 @record

@@ -1,4 +1,4 @@
-"""What a new process is given: fd numbers, fd names, Declared here only; environment names and paths are in names.py.
+"""What a new process is given: the names of fds in the guardian's store. Environment names and paths are in names.py.
 
 fds are the state: the guardian's store maps these names to descriptors, and a daemon that starts again
 knows from the names alone what runs. A worker is known by (app, generation, slot, serial), never by pid.

@@ -25,5 +25,6 @@ LOCK_FILE = "lock"
 EVENTS_FILE = "events.jsonl"
 LOGS_DIR = "logs"
 STATE_DIR = "state"
+ROTATED = r"\.([1-9][0-9]{0,3})(\.gz)?"  # what follows a log's own name in those of the files rotated out of it
 DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for

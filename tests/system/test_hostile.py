@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from pyworker.daemon.workers import MAX_LISTENERS
+from pyworker.daemon.listener import MAX_LISTENERS
 from tests.support.pyworker import LONG, Pyworker, alive, open_to_all
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until

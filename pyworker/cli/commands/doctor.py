@@ -26,7 +26,7 @@ from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET
+from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 
 _NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|dsn|credential)[\w.-]*"
 _MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
@@ -259,7 +259,7 @@ def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 
 def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     newest = 0.0
-    for path in (os.path.join(settings.home, "events.jsonl"), os.path.join(settings.home, "apps.json")):
+    for path in (os.path.join(settings.home, EVENTS_FILE), os.path.join(settings.home, APPS_FILE)):
         try:
             newest = max(newest, os.stat(path).st_mtime)
         except OSError:
@@ -364,7 +364,7 @@ def _report(settings: Settings, facts: dict[str, Any], checks: list[Found]) -> s
         table = {k: v for k, v in config["config"].items() if k != "env"}
         parts.append(json.dumps({config["name"]: table, "env": sorted(config["config"].get("env") or ())}))
     parts.append("packages: " + _packages())
-    parts.append("last words of pyworker.log:\n" + _tail(os.path.join(settings.home, "logs", "pyworker.log")))
+    parts.append("last words of pyworker.log:\n" + _tail(os.path.join(settings.home, DAEMON_LOG)))
     return "\n\n".join(parts)
 
 

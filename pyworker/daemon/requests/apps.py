@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 
+from pyworker.config.resolve import FROM_SHELL
 from pyworker.daemon.app import App
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.requests.desk import Desk
 from pyworker.protocol.inherited import fd_name
-
-FROM_SHELL = "shell"  # config/resolve.py: the origin of what inherit_env took
 
 
 def env_values(desk: Desk, app: App) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pyworker.daemon.requests.change import stop_app
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
+from pyworker.protocol.names import ROTATED
 
 
 def delete(desk: Desk, client: Client, request: k.Delete) -> None:
@@ -68,7 +69,7 @@ def delete_closed(desk: Desk) -> None:
 def _delete_logs(path: str) -> None:
     """Remove a log and what was rotated out of it: file.log.1, file.log.2.gz…"""
     folder, name = os.path.split(path)
-    ours = re.compile(re.escape(name) + r"(\.[1-9][0-9]{0,3}(\.gz)?)?")
+    ours = re.compile(re.escape(name) + f"({ROTATED})?")
     with contextlib.suppress(FileNotFoundError):
         for found in os.listdir(folder):
             if ours.fullmatch(found):

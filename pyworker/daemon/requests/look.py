@@ -12,6 +12,7 @@ from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.selection import Selected
 from pyworker.protocol import control as k
 from pyworker.protocol.events import Event
+from pyworker.protocol.names import CONTROL_SOCKET
 from pyworker.protocol.wire import to_json
 
 
@@ -67,7 +68,7 @@ def status_document(desk: Desk) -> dict[str, Any]:
         "protocol": k.PROTOCOL,
         "uptime_s": round(now - desk.started_at, 1),
         "home": desk.home,
-        "socket": os.path.join(desk.home, "control.sock"),
+        "socket": os.path.join(desk.home, CONTROL_SOCKET),
         "guardian_pid": store.guardian_pid,
         "guardian_version": store.guardian_version,
         "logger_pid": store.logger_pid,
