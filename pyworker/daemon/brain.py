@@ -27,6 +27,7 @@ from pyworker.daemon.listener import actual, url
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
+from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
@@ -64,6 +65,7 @@ class Brain:
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
+        self.readiness = Readiness(self)
         self.direct = Direct(self)
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)

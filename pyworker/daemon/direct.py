@@ -53,9 +53,9 @@ class Direct:
         handle.version, handle.direct = __version__, True
         self._brain.deaths.claim(app, handle, pid)
         if generation.config.ready != "notify":
-            self._brain.workers.is_ready(app, handle, generation, serving=True)
-        elif self._brain.workers.was_early(pid):
-            self._brain.workers.says_ready(app, handle)
+            self._brain.readiness.is_ready(app, handle, generation, serving=True)
+        elif self._brain.readiness.was_early(pid):
+            self._brain.readiness.says_ready(app, handle)
         self._brain.poke(app)
 
     def failed(self, app: App, handle: WorkerHandle, errno: int) -> None:

@@ -195,7 +195,7 @@ class Messages:
         )  # fmt: skip
         generation = app.generations.get(handle.id.generation)
         if value == "ready" and generation is not None and generation.config.ready == "notify":
-            self._brain.workers.says_ready(app, handle)
+            self._brain.readiness.says_ready(app, handle)
 
     def _answer(self, app: App, handle: WorkerHandle, channel: Channel, question: dict[str, Any]) -> None:
         """A program of Node's cluster asks its primary, which we are: see nodeshared.py."""
@@ -204,7 +204,7 @@ class Messages:
             return
         channel.talk.spend()
         if question.get("act") == nodeshared.LISTENING and _says_so_itself(generation.config):
-            self._brain.workers.says_ready(app, handle)
+            self._brain.readiness.says_ready(app, handle)
             return
         answer = nodeshared.answer(self._brain, app, generation, question)
         if answer is None:

@@ -1,32 +1,26 @@
-"""Daemon: workers as it sees them: what they are told, what they say, when they count as ready, their health.
+"""Daemon: workers as it sees them: what they are told and what they say.
 
-How they end is deaths.py. What a worker says is untrusted: out of protocol is killed, and no message can name
-another worker, a path to open, a pid or a command.
+When they count as ready, and their health, is readiness.py; how they end is deaths.py. What a worker says is
+untrusted: out of protocol is killed, and no message can name another worker, a path to open, a pid or a command.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 from typing import TYPE_CHECKING, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import Address
-from pyworker.config.schema import HealthConfig
-from pyworker.daemon import check, diagnosis
-from pyworker.daemon.app import App, Generation
+from pyworker.daemon.app import App
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.health import HealthWatch, check_of
-from pyworker.daemon.listener import ListenFailed
+from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
-from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
-from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
@@ -37,21 +31,12 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
-COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
-PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
-_TRY = HealthConfig(type="tcp", timeout=2.0)
-MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
-EARLY = 10.0  # seconds for which READY=1 of a command whose pid nobody has told yet is remembered
-MAX_EARLY = 1000
-SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
-
 
 class Workers:
     """Everything between birth and death."""
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
-        self._early: dict[int, float] = {}  # session of a command that was ready before its pid was told -> when
 
     def spawn(self, app: App, slot: int, number: int, held: bool, now: float) -> None:
         try:
@@ -80,7 +65,7 @@ class Workers:
         config = app.generations[number].config
         handle.checked = config.health is None
         if handle.port and config.health is None and config.ready != "notify":
-            self._watch_port(app, handle)
+            self._brain.readiness.watch_port(app, handle)
         self.watch(app, handle)
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
@@ -89,12 +74,12 @@ class Workers:
         handle.happen(Happening.GO, now)
         config = app.generations[handle.id.generation].config
         if config.balance == "proxy" or is_node(config):
-            self._accepts(app, handle)  # it does already; the dispatcher is told so
+            self._brain.readiness.accepts(app, handle)  # it does already; the dispatcher is told so
         elif config.script is not None:
             self._answer_bind(app, handle)
-            self._accepts(app, handle)
+            self._brain.readiness.accepts(app, handle)
         else:
-            self._say(handle, w.Go())
+            self.say(handle, w.Go())
 
     def drain(self, app: App, handle: WorkerHandle, to_empty: bool, reason: str, now: float) -> None:
         failpoint.hit("reload.drain")
@@ -106,7 +91,7 @@ class Workers:
             return  # the dispatcher gives it no more, and says when what it had has ended
         if config.command and self._brain.messages.disconnect(app, handle):
             return  # it closes its channel when what it had has ended
-        if not self._say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
+        if not self.say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)
 
@@ -120,7 +105,7 @@ class Workers:
         if self._give_up_unborn(app, handle):
             return
         # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
-        if serves and app.hurry and config.target is not None and self._say(handle, w.Drain(0.0, to_empty=False)):
+        if serves and app.hurry and config.target is not None and self.say(handle, w.Drain(0.0, to_empty=False)):
             return
         self.signal(app, handle, signal_number(config.stop.signal))
         self.kick_siblings(app, handle)
@@ -150,7 +135,7 @@ class Workers:
             self.on_message(app, handle)  # it may have said it this moment
         if handle.pid:
             return False
-        self._say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
+        self.say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
         return True
 
@@ -208,21 +193,12 @@ class Workers:
             self._brain.poke(app)
 
     def resume(self, app: App, handle: WorkerHandle) -> None:
-        """Go on with a worker of the daemon before this one: the timers that died with it are set again."""
+        """Go on with a worker of the daemon before this one."""
         self.watch(app, handle)
-        generation = app.generations.get(handle.id.generation)
-        if handle.ready_at is not None:
-            self.watch_health(app, handle)
-        elif generation is not None and handle.state is State.STARTING and generation.config.target is None:
-            if handle.port and generation.config.health is None:
-                self._watch_port(app, handle)
-            elif generation.config.script is not None and not handle.port:
-                self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
-            elif handle.pid:
-                self.is_ready(app, handle, generation, serving=True)
+        self._brain.readiness.resume(app, handle)
 
     def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker, sender: int) -> None:
-        now = self._brain.loop.clock()
+        now, readiness = self._brain.loop.clock(), self._brain.readiness
         generation = app.generations.get(handle.id.generation)
         if generation is None:
             return
@@ -231,12 +207,12 @@ class Workers:
         match message:
             case w.Hello(version=version):
                 handle.version = version[:40]
-                if generation.config.script is not None and not handle.port:  # one that never binds says nothing more
-                    self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
+                if generation.config.script is not None and not handle.port:
+                    readiness.await_script(app, handle)
             case w.Ready(serving=serving):
-                self.is_ready(app, handle, generation, serving)
+                readiness.is_ready(app, handle, generation, serving)
             case w.Accepting():
-                self._accepts(app, handle)
+                readiness.accepts(app, handle)
             case w.Failed():
                 handle.failure = message
             case w.Recycle() if handle.recycle:
@@ -258,174 +234,13 @@ class Workers:
                 handle.bound = True
                 if not handle.held or handle.gone_go:
                     self._answer_bind(app, handle)
-                    self._accepts(app, handle)
+                    readiness.accepts(app, handle)
                 else:
-                    self._is_held(app, handle, now)
+                    readiness.is_held(app, handle, now)
             case w.Notice(text=text):
                 self._brain.note(app, text)
             case _:
                 assert_never(message)
-
-    def is_ready(self, app: App, handle: WorkerHandle, generation: Generation, serving: bool) -> None:
-        now = self._brain.loop.clock()
-        config = generation.config
-        if config.target is not None:
-            if handle.held and not serving:
-                self._is_held(app, handle, now)
-            else:
-                self._accepts(app, handle)
-        elif is_node(config):
-            # it says so when it listens; one that never does has come up all the same
-            self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self.says_ready(app, handle))
-        elif config.balance == "proxy":
-            if config.health is not None:
-                self.watch_health(app, handle)
-        elif config.script is not None:
-            if not handle.bound:  # it called pyworker.ready()
-                self._script_settled(app, handle)
-        elif config.health is not None:
-            self.watch_health(app, handle)
-        elif config.ready != "notify":
-            # it has been exec'd this moment; a command that cannot run is gone before this, a Node program says it listens
-            settle = SCRIPT_SETTLE if shares(config) else COMMAND_SETTLE
-            self._brain.loop.call_later(settle, lambda: self._settled(app, handle))
-
-    def _watch_port(self, app: App, handle: WorkerHandle) -> None:
-        """Try the port of a worker that says nothing by itself, until somebody answers there."""
-
-        def tried(ok: bool, reason: str) -> None:
-            if handle.state is not State.STARTING or handle.ended_at is not None:
-                return
-            if ok:
-                self._comes_up(app, handle)
-                self._brain.poke(app)
-            else:
-                self._brain.loop.call_later(PORT_TRIES, lambda: self._watch_port(app, handle))
-
-        if handle.state is State.STARTING and handle.ended_at is None:
-            try:
-                check.tcp_at(self._brain.loop, ("127.0.0.1", handle.port), _TRY, tried)
-            except OSError as error:  # out of fds: again
-                tried(False, str(error))
-
-    def _comes_up(self, app: App, handle: WorkerHandle) -> None:
-        """A worker that serves on a port of its own can; before the commit of a reload nobody comes there."""
-        generation = app.generations.get(handle.id.generation)
-        silent = handle.port or (generation is not None and is_node(generation.config))
-        if silent and handle.held and not handle.gone_go:
-            self._is_held(app, handle, self._brain.loop.clock())
-        else:
-            self._accepts(app, handle)
-
-    def _settled(self, app: App, handle: WorkerHandle) -> None:
-        if handle.state is State.STARTING and handle.ended_at is None:
-            self._accepts(app, handle)
-            self._brain.poke(app)
-
-    def _script_settled(self, app: App, handle: WorkerHandle) -> None:
-        if handle.state is State.STARTING and handle.ended_at is None and not handle.bound:
-            if handle.held:
-                self._is_held(app, handle, self._brain.loop.clock())
-            else:
-                self._accepts(app, handle)
-            self._brain.poke(app)
-
-    def on_notified(self, pid: int, text: str) -> None:
-        """A datagram on the notify socket, its sender by the kernel's word."""
-        try:
-            session = os.getsid(pid)
-        except ProcessLookupError:
-            session = pid
-        for app in self._brain.apps.values():
-            for handle in app.workers.values():
-                if handle.pid and handle.pid in (pid, session) and handle.is_alive:
-                    lines = text.splitlines()
-                    if "READY=1" in lines and handle.state is State.STARTING:
-                        self._comes_up(app, handle)
-                    self._brain.poke(app)
-                    return
-        # a command that was started directly runs before the launcher, or a search, can tell its pid; it has our rights
-        if "READY=1" in text.splitlines() and process.owner(session) == os.geteuid():
-            now = self._brain.loop.clock()
-            self._early = {pid: at for pid, at in self._early.items() if now - at < EARLY}
-            if len(self._early) < MAX_EARLY:
-                self._early[session] = now
-
-    def was_early(self, pid: int) -> bool:
-        """Whether a command had said that it is ready before anybody told its pid."""
-        at = self._early.pop(pid, None)
-        return at is not None and self._brain.loop.clock() - at < EARLY
-
-    def says_ready(self, app: App, handle: WorkerHandle) -> None:
-        """A command with ready = "notify" said so over its message channel."""
-        if handle.state is State.STARTING and handle.ended_at is None:
-            self._comes_up(app, handle)
-            self._brain.poke(app)
-
-    def watch_health(self, app: App, handle: WorkerHandle) -> None:
-        """Begin to check a worker that says it is ready; goes on until it leaves."""
-        generation = app.generations.get(handle.id.generation)
-        if generation is None or generation.config.health is None or handle.health is not None:
-            return
-        begin_check = check_of(
-            self._brain.loop,
-            generation.resolved,
-            lambda sock: self._say(handle, w.Check(), sock.fileno()),
-            handle.port,
-        )
-        handle.health = HealthWatch(
-            self._brain.loop,
-            generation.config.health,
-            begin_check,
-            lambda verdict, reason: self._on_verdict(app, handle, verdict, reason),
-        )
-
-    def _on_verdict(self, app: App, handle: WorkerHandle, verdict: Verdict, reason: str) -> None:
-        now = self._brain.loop.clock()
-        if handle.state not in UNTOUCHED:
-            return
-        if verdict == "ok":
-            handle.checked = True
-            if handle.state is State.STARTING:  # a command that is ready when its check passes
-                self._comes_up(app, handle)
-            else:
-                handle.happen(Happening.WELL, now)
-        elif verdict == "failing" and handle.state is not State.STARTING:
-            self._sick(app, handle, reason, now)
-        self._brain.poke(app)
-
-    def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
-        if handle.id.generation == app.target:
-            said = diagnosis.last_lines(diagnosis.log_file(app, self._brain.home), handle.pid)
-            app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}", "\n".join(said))
-        elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
-            data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
-            self._brain.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)
-
-    def _is_held(self, app: App, handle: WorkerHandle, now: float) -> None:
-        if handle.state is State.STARTING:
-            handle.happen(Happening.IS_READY, now)
-            self._note_ready(app, handle, now)
-            took = round(now - handle.born_at, 3)
-            self._brain.emit(
-                app, "worker_held", handle.id.slot, generation=handle.id.generation, pid=handle.pid, took_s=took
-            )
-
-    def _accepts(self, app: App, handle: WorkerHandle) -> None:
-        now = self._brain.loop.clock()
-        before = handle.state
-        if handle.happen(Happening.ACCEPTS, now) is State.READY and before is not State.READY:
-            if handle.ready_at is None:
-                self._note_ready(app, handle, now)
-            took = round(handle.ready_at - handle.born_at, 3) if handle.ready_at else 0.0
-            self._brain.emit(
-                app, "worker_ready", handle.id.slot, generation=handle.id.generation, pid=handle.pid, took_s=took
-            )
-
-    def _note_ready(self, app: App, handle: WorkerHandle, now: float) -> None:
-        handle.ready_at = now
-        self.watch_health(app, handle)
-        app.board.set_ready(handle.id.serial)
 
     def _answer_bind(self, app: App, handle: WorkerHandle) -> None:
         """Give a script the shared listener of the address it asked for."""
@@ -453,11 +268,11 @@ class Workers:
         except ListenFailed as error:
             handle.failure = w.Failed("bind", error.message, "", error.hint)
             errno = 13 if error.code == "no_permission" else 98
-            self._say(handle, w.Bound(errno, error.message[:500]))
+            self.say(handle, w.Bound(errno, error.message[:500]))
             return
-        self._say(handle, w.Bound(0), listener.sock.fileno())
+        self.say(handle, w.Bound(0), listener.sock.fileno())
 
-    def _say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
+    def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
         if handle.ctl is None:
             return False
         try:
@@ -469,7 +284,7 @@ class Workers:
         """It may have been woken for a connection that it will not take now: the others look once."""
         for sibling in app.workers.values():
             if sibling is not handle and sibling.state in SERVING:
-                self._say(sibling, w.Kick())
+                self.say(sibling, w.Kick())
 
 
 def signal_number(name: str) -> int:
