@@ -215,18 +215,8 @@ class Workers:
                 readiness.accepts(app, handle)
             case w.Failed():
                 handle.failure = message
-            case w.Recycle() if handle.recycle:
-                pass  # it is about to be replaced
             case w.Recycle(reason=reason):
-                handle.recycle = reason[:200] or "it asked for it"
-                self._brain.emit(
-                    app,
-                    "worker_recycled",
-                    handle.id.slot,
-                    pid=handle.pid,
-                    generation=handle.id.generation,
-                    reason=handle.recycle,
-                )
+                self.recycle(app, handle, reason[:200] or "it asked for it")
             case w.Drained():
                 handle.drained = message
             case w.Bind(family=family, host=host, port=port):
