@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
 AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
+_OF_WORKER = ("open", "attach", "shut")  # what is told of a worker, and forgotten with it
 
 
 @dataclass
@@ -51,7 +52,7 @@ class DispatcherHandle:
     pid: int = 0
     channel: socket.socket | None = None
     ready_at: float | None = None
-    told: set[object] = field(default_factory=set)  # ("listen", i), ("inbox", slot), ("open", serial), ("shut", serial)
+    told: set[object] = field(default_factory=set)  # "settled", ("listen", i), ("inbox", slot), (_OF_WORKER, serial)
     begun: bool = False  # Begin has been said by this daemon
     finished: bool = False
     killed_because: str = ""
@@ -350,12 +351,12 @@ class Dispatchers:
                 news.append((d.Shut(serial), (), ("shut", serial)))
         if "settled" not in told:
             news.append((d.Settled(), (), "settled"))
+        known = {what[1] for what in told if isinstance(what, tuple) and what[0] in _OF_WORKER}
+        news += [(d.Gone(serial), (), None) for serial in sorted(known - set(app.workers))]
         for what in sorted((t for t in told if isinstance(t, tuple)), key=str):
             match what:
                 case ("listen", int(index)) if index not in listens and not stopping:
                     news.append((d.Unlisten(index), (), what))
-                case ("open" | "attach", int(serial)) if serial not in app.workers:
-                    news.append((d.Gone(serial), (), what))
                 case ("inbox", int(slot)) if not stopping and slot not in self._wanted_slots(app):
                     news.append((d.CloseInbox(slot), (), what))
         if stopping and not handle.finished:
@@ -385,10 +386,10 @@ class Dispatchers:
             # else it is dying: its pidfd will say so, and its successor be told everything
             return error.errno not in NO_ROOM
         match message:
-            case d.Unlisten() | d.Gone():
+            case d.Unlisten():
                 handle.told.discard(what)
-                if isinstance(message, d.Gone):
-                    handle.told -= {(word, message.serial) for word in ("open", "attach", "shut")}
+            case d.Gone(serial=serial):
+                handle.told -= {(word, serial) for word in _OF_WORKER}
             case d.CloseInbox(slot=slot):
                 handle.told.discard(what)
                 self._brain.store.remove(fd_name("feed", app.name, slot), fd_name("inbox", app.name, slot))

@@ -18,7 +18,7 @@ from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.wire import encode
+from pyworker.protocol.wire import decode, encode
 from pyworker.unix import fds
 from pyworker.unix.fds import send_packet, socketpair
 from tests.support.channels import ends as ends
@@ -37,6 +37,23 @@ def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(m
             dispatchers.sync(app)
         assert len(loop._timers) == 1
     loop.close()
+
+
+def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    store: Any = SimpleNamespace(names=lambda kind, app: [])
+    brain: Any = SimpleNamespace(store=store)
+    handle = DispatcherHandle(0.0, state="ready", channel=ends[0], begun=True)
+    handle.told = {"settled", ("shut", 7), ("open", 8), ("attach", 8), ("open", 9)}  # 7: told to leave while it started
+    app: Any = SimpleNamespace(name="api", dispatcher=handle, running=True, current=None, generations={})
+    app.workers = {9: SimpleNamespace(id=SimpleNamespace(serial=9, generation=1))}
+    Dispatchers(brain).sync(app)
+    said = []
+    while (packet := fds.recv_packet(ends[1], 4096, 0)) is not None:
+        said.append(decode(d.ToDispatcher, packet.data))
+    assert said == [d.Gone(7), d.Gone(8)]
+    assert handle.told == {"settled", ("open", 9)}
 
 
 @pytest.mark.parametrize(
