@@ -13,12 +13,11 @@ import errno
 import os
 import resource
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from pyworker import __version__
+from pyworker.dispatcher.channel import Channel
 from pyworker.dispatcher.inbox import Inbox, open_inbox
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
@@ -27,15 +26,13 @@ from pyworker.dispatcher.workers import InboxWorker, PortWorker, Worker
 from pyworker.policy.balance import least_loaded
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import row_slice
-from pyworker.protocol.wire import WireError, decode, encode
-from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.fds import close_all
 
 ACCEPTS_A_TURN = 64
 RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
 PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
 REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
-RETRY_HEARING = 1.0  # ... until what came without its descriptors, for want of them, is asked for again
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
 _SPARE_FILES = 512
 
@@ -50,9 +47,7 @@ class Dispatcher:
         # two ends each; the rest is for listeners, and for pipes of those whose receiver pauses
         self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
         self._told_too_many = False
-        self._channel = channel
         self._board = board
-        self._outbox: deque[bytes] = deque()
         self._listeners: dict[int, socket.socket] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._workers: dict[int, Worker] = {}  # by serial, in the order in which they came
@@ -65,12 +60,9 @@ class Dispatcher:
         self._looking = False
         self._retrying = False
         self._finishing = False
-        self._flushing = False  # later
-        self._asking = False
-        self._orphaned = False  # daemon and guardian are gone
         self._node = NodeCluster(self)
         self._said_again: set[object] | None = None  # between Begin and Settled: what is still so
-        self.loop.add(channel.fileno(), IN, self._on_channel)
+        self._daemon = Channel(channel, self.loop, self._take, self._on_orphaned)
 
     # ---- connections -------------------------------------------------------------------------------------
     def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
@@ -242,33 +234,6 @@ class Dispatcher:
                 return
 
     # ---- what the daemon says --------------------------------------------------------------------------------
-    def _on_channel(self, _: int) -> None:
-        self._flush()
-        for _turn in range(64):
-            try:
-                packet = recv_packet(self._channel, d.MAX_TOLD, 2)
-            except OSError:
-                self._on_orphaned()
-                return
-            if packet is None:
-                return
-            if not packet.data and not packet.fds:
-                self._on_orphaned()
-                return
-            if packet.truncated:  # no number was free for what came with it: have all of it said again
-                close_all(packet.fds)
-                if not self._asking:
-                    self._asking = True
-                    self.loop.later(RETRY_HEARING, self._ask_again)
-                continue
-            try:
-                message: d.ToDispatcher = decode(d.ToDispatcher, packet.data, limit=d.MAX_TOLD)
-            except WireError as error:
-                sys.stderr.write(f"dispatcher: ignored a message of the daemon: {error}\n")
-                close_all(packet.fds)
-                continue
-            self._take(message, packet.fds)
-
     def _take(self, message: d.ToDispatcher, fds: list[int]) -> None:
         match message:
             case d.Begin():
@@ -437,8 +402,6 @@ class Dispatcher:
 
     def _on_orphaned(self) -> None:
         """Daemon and guardian are gone: the workers will finish and leave, and so do we."""
-        self.loop.remove(self._channel.fileno())
-        self._orphaned = True
         self._finish()
         for listener in self._listeners.values():
             listener.close()
@@ -455,25 +418,6 @@ class Dispatcher:
     def _stop(self) -> None:
         self.loop.running = False
 
-    # ---- what the daemon is told -----------------------------------------------------------------------------
     def say(self, message: d.FromDispatcher) -> None:
-        """Send, or keep for a daemon that does not read now."""
-        if len(self._outbox) < 1000:
-            self._outbox.append(encode(message))
-        self._flush()
-
-    def _flush(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._outbox and send_packet(self._channel, self._outbox[0]):
-                self._outbox.popleft()
-        if self._outbox and not self._orphaned and not self._flushing:
-            self._flushing = True
-            self.loop.later(PAUSE, self._flush_again)
-
-    def _flush_again(self) -> None:
-        self._flushing = False
-        self._flush()
-
-    def _ask_again(self) -> None:
-        self._asking = False
-        self.say(d.Up(__version__))
+        """Tell the daemon."""
+        self._daemon.say(message)

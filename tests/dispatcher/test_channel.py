@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import resource
 
-from pyworker.dispatcher.main import Dispatcher
+from pyworker.dispatcher.channel import Channel
+from pyworker.dispatcher.loop import Loop
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.scoreboard import SIZE
 from pyworker.protocol.wire import encode
 from pyworker.unix.fds import send_packet, socketpair
 from tests.dispatcher.rig import Rig, taken
@@ -33,17 +31,11 @@ def test_what_came_without_its_descriptors_is_asked_for_again(one: Rig) -> None:
 
 def test_a_daemon_that_does_not_read_costs_one_timer_and_not_one_for_each_message() -> None:
     ours, theirs = socketpair()
-    fd = os.memfd_create("board")
-    os.ftruncate(fd, SIZE)
-    mapped = mmap.mmap(fd, SIZE)
-    dispatcher = Dispatcher(theirs, memoryview(mapped).cast("Q"))
-    try:
+    loop = Loop()
+    with ours, theirs:
+        channel = Channel(theirs, loop, lambda message, fds: None, lambda: None)
         while send_packet(theirs, encode(d.Pong(0))):
             pass
         for number in range(50):
-            dispatcher.say(d.Pong(number))
-        assert len(dispatcher.loop._timers) == 1
-    finally:
-        ours.close()
-        theirs.close()
-        os.close(fd)
+            channel.say(d.Pong(number))
+        assert len(loop._timers) == 1
