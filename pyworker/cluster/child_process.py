@@ -151,8 +151,7 @@ def fork(
     The script is run by this interpreter, or by `node`; `exec_path` names another. Nothing of this process is copied.
     """
     path = os.fspath(script)
-    is_node = path.endswith(_JS) if exec_path is None else is_node_path(exec_path)
-    interpreter = exec_path or ("node" if is_node else sys.executable)
+    interpreter, is_node = interpreter_of(path, exec_path)
     child = ChildProcess([interpreter, *as_list(exec_args), path, *as_list(args)], own_group=detached)
     child._start(
         stdin=stdin,
@@ -170,9 +169,12 @@ def fork(
     return child
 
 
-def is_node_path(path: str) -> bool:
-    """True for the path of a Node (or Bun) interpreter."""
-    return os.path.basename(path).startswith(("node", "bun"))
+def interpreter_of(script: str | None, exec_path: str | None) -> tuple[str, bool]:
+    """Return what runs a script (`exec_path`, when that is given), and whether it is Node or Bun."""
+    if exec_path:
+        return exec_path, os.path.basename(exec_path).startswith(("node", "bun"))
+    is_node = script is not None and script.endswith(_JS)
+    return "node" if is_node else sys.executable, is_node
 
 
 def as_list(args: Sequence[str]) -> list[str]:

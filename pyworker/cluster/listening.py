@@ -1,12 +1,77 @@
-"""What workers ask to listen on, bound by their primary."""
+"""What workers ask to listen on: bound, accepted on and closed by their primary. Who gets a connection is primary.py's."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import errno
+import os
 import socket
+from collections.abc import Callable
 
 from pyworker.protocol.nodecluster import Query
+
+_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
+
+
+class Listeners:
+    """By key. Each connection goes to `accepted(key, connection)`; `later(delay, function)` is how a pause ends."""
+
+    def __init__(
+        self,
+        accepted: Callable[[str, socket.socket], None],
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self._accepted = accepted
+        self._later = later
+        self._sockets: dict[str, socket.socket] = {}
+        self._paths: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sockets)
+
+    def __getitem__(self, key: str) -> socket.socket:
+        return self._sockets[key]
+
+    def open(self, key: str, query: Query) -> tuple[str | None, int | None, str | None]:
+        """Bind what was asked for; return address, port and family, as Node names them. OSError says why not."""
+        listener = self._sockets[key] = open_listener(query)
+        if query.kind == "unix":
+            self._paths[key] = str(query.address)
+            return None, None, None
+        host, port = listener.getsockname()[:2]
+        return host, port, "IPv6" if listener.family == socket.AF_INET6 else "IPv4"
+
+    def close(self, key: str) -> None:
+        self.watch(key, on=False)
+        if (listener := self._sockets.pop(key, None)) is not None:
+            listener.close()
+        if (path := self._paths.pop(key, None)) is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def watch(self, key: str, *, on: bool) -> None:
+        """Accept, or leave connections in the kernel's queue."""
+        listener = self._sockets.get(key)
+        if listener is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+        if on:
+            loop.add_reader(listener.fileno(), self._accept, key)
+
+    def _accept(self, key: str) -> None:
+        try:
+            connection, _ = self._sockets[key].accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # out of files: the kernel keeps the connection until there is room
+            self.watch(key, on=False)
+            self._later(_PAUSE, lambda: self.watch(key, on=True))
+            return
+        connection.setblocking(False)
+        self._accepted(key, connection)
 
 
 def open_listener(query: Query) -> socket.socket:

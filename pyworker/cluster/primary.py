@@ -21,9 +21,9 @@ from typing import Any, ClassVar, Literal
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
-from pyworker.cluster.child_process import as_list, is_node_path
+from pyworker.cluster.child_process import as_list, interpreter_of
 from pyworker.cluster.emitter import Emitter
-from pyworker.cluster.listening import open_listener
+from pyworker.cluster.listening import Listeners
 from pyworker.cluster.members import Scheduling, Settings, Worker
 from pyworker.cluster.parent import ChildProcess
 from pyworker.config.schema import RestartConfig
@@ -44,15 +44,13 @@ from pyworker.protocol.nodecluster import (
 )
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
-_BUNDLE = re.match(
-    r"/proc/self/fd/(\d+)(?=/)", _BOOT
-)  # in a worker of the daemon all of this is in an archive without a name
+# in a worker of the daemon all of this is in an archive without a name
+_BUNDLE = re.match(r"/proc/self/fd/(\d+)(?=/)", _BOOT)
 _BOOT_FROM_BUNDLE = (
     "import sys; sys.path[0] = {!r}; from pyworker.cluster import boot; del sys.path[0]; boot.main()"  # [0] is ''
 )
 _FOR_ALL = ("SIGTERM", "SIGINT")  # what a terminal or a service manager sends to the whole group
 _TOGETHER = 0.1  # seconds in which a signal to the whole group, which a worker died of, is seen by us as well
-_ACCEPT_PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 _NATIVE = handles.Kind("net.Native", {})
 _UDP = handles.Kind("dgram.Native", {})
 
@@ -86,8 +84,7 @@ class Cluster(Emitter):
         self._record: Record = CLEAR
         self._wanted = 0  # managed workers
         self._primary = Primary()
-        self._listeners: dict[str, socket.socket] = {}
-        self._paths: dict[str, str] = {}
+        self._listeners = Listeners(self._accepted, self._after)
         self._timers: set[asyncio.TimerHandle] = set()
         self._changed: asyncio.Event | None = None
 
@@ -276,9 +273,7 @@ class Cluster(Emitter):
             script = sys.argv[0]
             if not os.path.isfile(script):
                 raise ValueError("what shall workers run? setup_primary(exec=...) or setup_primary(module=...)")
-        is_js = script is not None and script.endswith((".js", ".mjs", ".cjs"))
-        is_node = is_node_path(settings.exec_path) if settings.exec_path else is_js
-        interpreter = settings.exec_path or ("node" if is_node else sys.executable)
+        interpreter, is_node = interpreter_of(script, settings.exec_path)
         start = [interpreter, *settings.exec_args]
         if is_node:
             assert script is not None
@@ -394,9 +389,9 @@ class Cluster(Emitter):
                 case Open():
                     self._open(action)
                 case Close(key):
-                    self._close(key)
+                    self._listeners.close(key)
                 case Watch(key, on):
-                    self._watch(key, on=on)
+                    self._listeners.watch(key, on=on)
                 case Say():
                     self._say(action)
                 case Release(connection) | Drop(connection):
@@ -423,46 +418,13 @@ class Cluster(Emitter):
 
     def _open(self, action: Open) -> None:
         try:
-            listener = open_listener(action.query)
+            name = self._listeners.open(action.key, action.query)
         except OSError as error:
             self._carry_out(self._primary.failed(action.key, error.errno or 22))
             return
-        self._listeners[action.key] = listener
-        if action.query.kind == "unix":
-            self._paths[action.key] = str(action.query.address)
-            self._carry_out(self._primary.opened(action.key, None, None, None))
-            return
-        name = listener.getsockname()
-        family = "IPv6" if listener.family == socket.AF_INET6 else "IPv4"
-        self._carry_out(self._primary.opened(action.key, name[0], name[1], family))
+        self._carry_out(self._primary.opened(action.key, *name))
 
-    def _close(self, key: str) -> None:
-        self._watch(key, on=False)
-        if (listener := self._listeners.pop(key, None)) is not None:
-            listener.close()
-        if (path := self._paths.pop(key, None)) is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-    def _watch(self, key: str, *, on: bool) -> None:
-        listener = self._listeners.get(key)
-        if listener is None:
-            return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener.fileno())
-        if on:
-            loop.add_reader(listener.fileno(), self._accept, key)
-
-    def _accept(self, key: str) -> None:
-        try:
-            connection, _ = self._listeners[key].accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError:  # out of files: the kernel keeps the connection until there is room
-            self._watch(key, on=False)
-            self._after(_ACCEPT_PAUSE, lambda: self._watch(key, on=True))
-            return
-        connection.setblocking(False)
+    def _accepted(self, key: str, connection: socket.socket) -> None:
         self._carry_out(self._primary.accepted(key, connection))
 
     def _say(self, action: Say) -> None:
