@@ -214,50 +214,21 @@ class ChildProcess(Emitter, Receiver):
                 _stdio(wanted, ours, theirs, writable=place == 0)
                 for place, wanted in enumerate((stdin, stdout, stderr))
             ]
-            command = self.args[0]
-            where = environment.get("PATH", os.defpath)
-            found = command if "/" in command else shutil.which(command, path=where)
-            if found is None:
-                raise SpawnError(errno.ENOENT, f"cannot run {command}: no such command on PATH", command)
-            try:
-                process = subprocess.Popen(
-                    self.args,
-                    executable=found,
-                    stdin=standard[0],
-                    stdout=standard[1],
-                    stderr=standard[2],
-                    cwd=cwd,
-                    env=environment,
-                    pass_fds=inherited,
-                    process_group=0 if self._own_group and not new_session else None,
-                    start_new_session=new_session,
-                    user=user,
-                    group=group,
-                )
-            except OSError as error:
-                what = f"the folder {os.fspath(cwd)}" if cwd is not None and error.filename == cwd else command
-                if error.errno == errno.EPERM and (user is not None or group is not None):
-                    what = "only root may run it as another user or group"
-                raise SpawnError(
-                    error.errno or 0, f"cannot run {command}: {what}: {error.strerror}", error.filename
-                ) from None
-            except KeyError as error:  # of the modules pwd and grp
-                name, kind = (user, "user") if "getpw" in str(error) else (group, "group")
-                raise SpawnError(errno.EINVAL, f"cannot run {command}: there is no {kind} {name!r}", command) from None
-            self.pid = process.pid
-            process.returncode = 0  # it is ours to reap, and Popen's to forget
-            try:
-                self._pidfd = os.pidfd_open(self.pid)
-            except ProcessLookupError:
-                self.pid = None
-                why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
-                raise SpawnError(errno.ESRCH, f"cannot watch {command}: {why}", command) from None
-            except OSError:
-                # no descriptor is free: nobody could ever say how it ended
-                os.kill(self.pid, signals.SIGKILL)
-                os.waitpid(self.pid, 0)
-                self.pid = None
-                raise
+            pid = _run(
+                self.args,
+                environment,
+                cwd,
+                user,
+                group,
+                stdin=standard[0],
+                stdout=standard[1],
+                stderr=standard[2],
+                pass_fds=inherited,
+                process_group=0 if self._own_group and not new_session else None,
+                start_new_session=new_session,
+            )
+            self._pidfd = _watched(pid, self.args[0])
+            self.pid = pid
         except Exception as error:
             for fd in ours:
                 os.close(fd)
@@ -376,6 +347,47 @@ class ChildProcess(Emitter, Receiver):
         told = self.emit("error", error) or self._streams
         if not told and not isinstance(error, ChannelClosedError):
             self._loop.call_exception_handler({"message": f"{self!r}: {error}", "exception": error})
+
+
+def _run(
+    args: list[str],
+    environment: dict[str, str],
+    cwd: str | os.PathLike[str] | None,
+    user: str | int | None,
+    group: str | int | None,
+    **options: Any,
+) -> int:
+    """Start a command and return its pid, which is the caller's to reap. SpawnError says in words why it cannot be."""
+    command = args[0]
+    found = command if "/" in command else shutil.which(command, path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise SpawnError(errno.ENOENT, f"cannot run {command}: no such command on PATH", command)
+    try:
+        process = subprocess.Popen(args, executable=found, cwd=cwd, env=environment, user=user, group=group, **options)
+    except OSError as error:
+        what = f"the folder {os.fspath(cwd)}" if cwd is not None and error.filename == cwd else command
+        if error.errno == errno.EPERM and (user is not None or group is not None):
+            what = "only root may run it as another user or group"
+        raise SpawnError(error.errno or 0, f"cannot run {command}: {what}: {error.strerror}", error.filename) from None
+    except KeyError as error:  # of the modules pwd and grp
+        name, kind = (user, "user") if "getpw" in str(error) else (group, "group")
+        raise SpawnError(errno.EINVAL, f"cannot run {command}: there is no {kind} {name!r}", command) from None
+    process.returncode = 0  # for Popen it is over: it would reap it otherwise
+    return process.pid
+
+
+def _watched(pid: int, command: str) -> int:
+    """Return the pidfd of a child; OSError says why there is none, and then there is no child either."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
+        raise SpawnError(errno.ESRCH, f"cannot watch {command}: {why}", command) from None
+    except OSError:
+        # no descriptor is free: nobody could ever say how it ended
+        os.kill(pid, signals.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def signal_number(signal: Signal) -> int:
