@@ -268,11 +268,6 @@ def _finish() -> None:
         _process.channel.wait_sent(_PATIENCE, _process.last_words)
 
 
-def attach(fd: int, *, files: bool = True) -> None:
-    """Use this descriptor as the channel. For the runtime of a worker that was not started by an exec."""
-    _process.attach(fd, files=files)
-
-
 def send(
     message: Any,
     handle: handles.Sendable = None,

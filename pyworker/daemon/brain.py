@@ -122,9 +122,8 @@ class Brain:
             number, app.restart_to = app.restart_to, None
             app.keep_listening = False
             self.begin(app, number)
-            with contextlib.suppress(
-                OSError
-            ):  # the old number would have the next daemon look for the wrong generation
+            # the old number would have the next daemon look for the wrong generation
+            with contextlib.suppress(OSError):
                 self.save()
             return
         if _is_over(app) or not app.running:

@@ -42,7 +42,6 @@ class FdStore:
         self.logger_pid = 0
         self.on_exited: Callable[[store.Exited], None] = lambda message: None
         self.on_relay: Callable[[str], None] = lambda text: None
-        self.on_logger: Callable[[store.LoggerState], None] = lambda message: None
         self.on_lost: Callable[[], None] = lambda: None
         self.on_leave: Callable[[], None] = lambda: None
         self.on_upgrade_failed: Callable[[str], None] = lambda why: None
@@ -277,7 +276,6 @@ class FdStore:
                 self.forget(*[n for n in names if n in self.fds and unix_fds.at_end(self.fds[n])])
             case store.LoggerState():
                 self.logger_pid, self.logger_version = message.pid, ""
-                self.on_logger(message)
             case store.LoggerVersion(version=version):
                 self.logger_version = version
             case store.Leave():

@@ -15,7 +15,7 @@ from pyworker.unix import process
 
 PATIENCE = 2.0  # seconds until the first signal
 SPARE = 5.0  # seconds that a worker which drains alone gets beyond its drain time-out
-PIPES_LEFT = 5.0  # seconds from the last SIGKILL until pipes that somebody else keeps open are left
+PIPES_LEFT = 5.0  # seconds from the end of the last process until pipes that somebody else keeps open are left
 LOOK_EVERY = 0.2
 _DEFAULT = LogsSpec("", "text", 0, 0, compress=False)
 
@@ -28,7 +28,7 @@ class Sweep:
     def __init__(self, now: float) -> None:
         self._began = now
         self._asked = False
-        self._last_kill: float | None = None
+        self._gone_at: float | None = None  # when no process was left
         self.next_at = now + LOOK_EVERY
 
     def turn(self, now: float, lives: Lives, specs: Mapping[str, LogsSpec]) -> None:
@@ -48,8 +48,8 @@ class Sweep:
                 spec = specs.get(app, _DEFAULT)
                 if waited >= PATIENCE + spec.drain_timeout + (SPARE if spec.drains_alone else 0.0):
                     life.signal(signal.SIGKILL, group=True)
-        if not left and self._last_kill is None:
-            self._last_kill = now
+        if not left and self._gone_at is None:
+            self._gone_at = now
 
     def all_gone(self, lives: Lives) -> bool:
         """True when no process is left."""
@@ -57,4 +57,4 @@ class Sweep:
 
     def is_over(self, now: float) -> bool:
         """True when even the pipes that somebody else holds open have had their time."""
-        return self._last_kill is not None and now >= self._last_kill + PIPES_LEFT
+        return self._gone_at is not None and now >= self._gone_at + PIPES_LEFT

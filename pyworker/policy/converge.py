@@ -45,9 +45,8 @@ class WorkerView:
     ready_at: float | None = None  # held or ready
     recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
     checked: bool = True  # its first health check has passed (or there is none)
-    hears: bool = (
-        True  # understands Drain; else the stop signal is all there is. A script that has bound no port does not
-    )
+    # understands Drain; else the stop signal is all there is. A script that has bound no port does not
+    hears: bool = True
 
 
 @record

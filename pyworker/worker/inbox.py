@@ -25,7 +25,7 @@ _EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker waits for the last connect
 
 
 class InboxLoop:
-    """Takes from `inbox` (owned: `stop` closes it) and gives each connection to `serve(connection, is_unix)`."""
+    """Takes from `inbox` (owned: `stop` closes it) and gives each connection to `serve`, as AcceptLoop does."""
 
     def __init__(
         self,

@@ -18,7 +18,6 @@ from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.environ import environ, static_part
 from pyworker.worker.engines.exchange import Exchange
 
-COALESCE = 64 * 1024  # larger parts are not copied behind their head
 PIECE = 64 * 1024
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
 SLICE = 0.02  # seconds a streaming app in the loop may run before others get their turn
