@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from pyworker import __version__, failpoint
 from pyworker.config.load import parsed_once
-from pyworker.daemon import desired, limits, notify, preflight
+from pyworker.daemon import desired, limits, notify, preflight, signals
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import Adopted, adopt, found_listeners, let_go, raw_resolved
 from pyworker.daemon.app import Listener
@@ -28,7 +28,7 @@ from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
-from pyworker.daemon.loop import LAZY, READ, Loop, report_to_stderr
+from pyworker.daemon.loop import LAZY, Loop, report_to_stderr
 from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.desk import Desk
@@ -51,7 +51,6 @@ BECOME_AGAIN = 0.5
 RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors for
 OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
 HOOKS_TIME = 2.0  # seconds that hooks have at a stop to report the end
-_KEPT: list[object] = []  # sockets that live as long as the process
 
 
 def main(argv: list[str]) -> int:
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> int:
     handlers = Handlers(desk)
     running = foreground.Run(desk, spec, store) if spec is not None else None
     if running is not None:
-        _KEPT.extend(foreground.catch(lambda fd, then: loop.add(fd, READ, then), running.on_signal))
+        signals.catch(loop, foreground.SIGNALS, running.on_signal)
     wanted, note = (foreground.wanted(store), "") if running is not None else desired.load(home_fd)
     if note:
         sys.stderr.write(note + "\n")
@@ -125,11 +124,7 @@ def main(argv: list[str]) -> int:
     _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     limits.watch(loop, brain, sampler)
-
-    def relay(text: str) -> None:
-        _log_stats(brain, text)
-
-    store.on_relay = relay
+    store.on_relay = lambda text: _log_stats(brain, text)
 
     def leave() -> None:
         _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
@@ -143,7 +138,9 @@ def main(argv: list[str]) -> int:
                 manager.stopping()
             shut_down(desk, now=False)
 
-        _on_signals(loop, stop, manager.on_hangup if manager is not None else None)
+        # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
+        orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
+        signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
     else:
         store.on_lost = lambda: foreground.leave_with(store)
         running.begin(adopted)
@@ -164,27 +161,6 @@ def _become_quiet() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.chdir("/")
-
-
-def _on_signals(loop: Loop, stop: Callable[[], None], hangup: Callable[[], None] | None) -> None:
-    """SIGTERM is `daemon stop`: a service manager says it that way; its SIGHUP is a reload of everything."""
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
-        end.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    if hangup is not None:
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
-
-    def arrived(_: int) -> None:
-        numbers = ours.recv(64)
-        if signal.SIGTERM in numbers:
-            stop()
-        elif hangup is not None and signal.SIGHUP in numbers:
-            hangup()
-
-    loop.add(ours.fileno(), READ, arrived)
-    _KEPT.extend((ours, theirs))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyworker.config.problem import ConfigError
@@ -257,26 +256,6 @@ def _code(last: dict[str, Any]) -> int:
     if last["code"] is not None:
         return int(last["code"])
     return BY_SIGNAL + int(last["signal"]) if last["signal"] is not None else FAILED
-
-
-def catch(loop_add: Callable[[int, Callable[[int], None]], None], handle: Callable[[int], None]) -> list[object]:
-    """Have `handle` called in the loop with each signal of SIGNALS; return what must be kept."""
-    import socket
-
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
-        end.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for number in SIGNALS:
-        signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def arrived(_: int) -> None:
-        for number in ours.recv(64):
-            handle(number)
-
-    loop_add(ours.fileno(), arrived)
-    return [ours, theirs]
 
 
 def leave_with(store: FdStore) -> None:
