@@ -45,7 +45,7 @@ class Failed:
     """Could not start: what went wrong, and the traceback cut to the user's frames (24 KiB at most)."""
 
     kind: Literal["import", "lifespan", "config", "engine", "bind", "other"]
-    message: str  # the exception's last line: "ModuleNotFoundError: No module named 'redis'"
+    message: str  # the line that names the exception: "ModuleNotFoundError: No module named 'redis'"
     traceback: str
     hint: str = ""
 

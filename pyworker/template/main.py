@@ -50,7 +50,7 @@ from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.fork import bare_fork
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
-from pyworker.worker import ending, multiproc
+from pyworker.worker import ending, headline, multiproc
 from pyworker.worker import main as worker_main
 from pyworker.worker.birth import Birth, answer_stacks, heed_interrupts, reset_signals, take_identity, write_by_line
 from pyworker.worker.channel import Channel, clip
@@ -129,7 +129,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     except TargetError as error:
         fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
-        fail(channel, LoadFailed("import", f"{type(error).__name__}: {error}", clip(traceback.format_exc())))
+        fail(channel, LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
     needed = _FREE[engine.loop]
     if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

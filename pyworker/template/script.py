@@ -18,8 +18,8 @@ from pyworker.cluster import given
 from pyworker.protocol.worker import Failed
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
-from pyworker.worker import multiproc, script
-from pyworker.worker.birth import answer_stacks, last_line, take_identity, write_by_line
+from pyworker.worker import headline, multiproc, script
+from pyworker.worker.birth import answer_stacks, take_identity, write_by_line
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.row import Row
 
@@ -68,6 +68,6 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         error.__traceback__ = own
         if not runtime.bound:
             text = "".join(traceback.format_exception(error))
-            runtime.fail(Failed("import", last_line(error), clip(text)))
+            runtime.fail(Failed("import", headline.of(error), clip(text)))
         sys.excepthook(type(error), error, own)
         sys.exit(1)

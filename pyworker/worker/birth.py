@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Literal
 
@@ -115,8 +114,3 @@ def answer_stacks(stacks_fd: int) -> None:
     faulthandler.enable(2)  # stderr, whatever the app has put in its place
     if stacks_fd >= 0:
         faulthandler.register(DUMP_SIGNAL, file=stacks_fd, all_threads=True)
-
-
-def last_line(error: BaseException) -> str:
-    """Return how Python names an exception: "ValueError: bad port"."""
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
 from pyworker.record import record
+from pyworker.worker import headline
 from pyworker.worker.ending import code_of, end
 from pyworker.worker.say import say
 
@@ -67,7 +68,7 @@ def call_hook(spec: str) -> None:
         try:
             found()
         except BaseException as error:  # noqa: BLE001 - the user's code
-            raise TargetError("other", f"hooks.post_fork: {last_line(error)}", user_traceback(error)) from None
+            raise TargetError("other", f"hooks.post_fork: {headline.of(error)}", user_traceback(error)) from None
 
 
 @contextlib.contextmanager
@@ -118,13 +119,6 @@ def _user_frames(tb: TracebackType | None) -> TracebackType | None:
     return kept[0] if kept else None
 
 
-def last_line(error: BaseException) -> str:
-    """Return the exception as the last line of its traceback: "ModuleNotFoundError: No module named 'redis'"."""
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error}"  # with the file and the line, which the last line has not
-    return "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
-
-
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -134,14 +128,14 @@ def _import(name: str) -> Any:
             raise TargetError(
                 "import", f'cannot import "{name}": there is no module {missing}', hint=_where_is(missing)
             ) from None
-        raise TargetError("import", last_line(error), user_traceback(error), _how_to_get(missing)) from None
+        raise TargetError("import", headline.of(error), user_traceback(error), _how_to_get(missing)) from None
     except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
         hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
         if isinstance(error, ImportError):
             hint = _same_name(error.name or "")
         elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
             hint = _same_name(error.obj.__name__)
-        raise TargetError("import", last_line(error), user_traceback(error), hint) from None
+        raise TargetError("import", headline.of(error), user_traceback(error), hint) from None
 
 
 def _where_is(name: str) -> str:
@@ -235,7 +229,7 @@ def _from_factory(found: Any, spec: str) -> Any:
         hint = ""
         if isinstance(error, TypeError) and _arguments(found) >= 2:
             hint = "it looks like the app itself: remove factory = true"
-        raise TargetError("import", last_line(error), user_traceback(error), hint) from None
+        raise TargetError("import", headline.of(error), user_traceback(error), hint) from None
     if inspect.iscoroutine(made):
         made.close()
         raise TargetError(

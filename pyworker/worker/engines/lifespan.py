@@ -11,7 +11,7 @@ import os
 import traceback
 from typing import Any
 
-from pyworker.worker import say
+from pyworker.worker import headline, say
 from pyworker.worker.ending import end_forked
 
 
@@ -45,9 +45,9 @@ class Lifespan:
         if kind == "lifespan.startup.failed":
             text = message.strip()
             await asyncio.wait([self._task], timeout=1)
-            raise LifespanFailed(text.rpartition("\n")[2] or "the app's lifespan startup failed", text)
+            raise LifespanFailed(headline.of_text(text) or "the app's lifespan startup failed", text)
         if kind == "raised" and message:
-            raise LifespanFailed(message.strip().rpartition("\n")[2], message)
+            raise LifespanFailed(headline.of_text(message), message)
         if kind != "lifespan.startup.complete":
             await self._abandon()
 
