@@ -6,6 +6,7 @@ The daemon's side is daemon/; the messages are protocol/worker.py.
 from __future__ import annotations
 
 import _thread  # threading has work to do after each fork, and there is no thread yet where launchers fork
+import json
 import select
 import socket
 from collections import deque
@@ -104,6 +105,7 @@ class Channel:
 def clip(text: str, limit: int = 20 * 1024) -> str:
     """Return the end of a text (a traceback says what matters last) that surely fits a message."""
     text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= limit // 2:  # JSON may need more bytes than characters
-        return text
-    return "…" + text[-limit // 2 :]
+    end = text[-limit:]
+    while len(json.dumps(end)) > limit:  # it may need twelve bytes for a character
+        end = end[len(end) // 4 + 1 :]
+    return end if len(end) == len(text) else f"…{end}"

@@ -66,6 +66,6 @@ def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> N
 
 
 def test_clipped_text_always_fits_a_message() -> None:
-    for text in ("é\udcff\0" * 40000, "x" * 100000, '"\\' * 50000):
+    for text in ("é\udcff\0" * 40000, "é" * 40000, "😀" * 40000, "x" * 100000, '"\\' * 50000):
         assert len(wire.encode(Failed("other", "m", clip(text)))) <= MAX_WORKER_MESSAGE
     assert clip("short") == "short"
