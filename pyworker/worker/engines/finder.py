@@ -94,6 +94,12 @@ def _entries(folder: str) -> list[str]:
         return []
 
 
+def requirement(name: str) -> str:
+    """Return what pip is told to have a version that the engine works with, as a word of the shell."""
+    begin, end = (".".join(map(str, bound)) for bound in TESTED[name])
+    return f"'{name}>={begin},<{end}'"
+
+
 def tested(name: str, found: Version) -> bool:
     """True when the engine is known to work with this version."""
     bounds = TESTED.get(name)

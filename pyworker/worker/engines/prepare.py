@@ -18,13 +18,6 @@ from pyworker.protocol.template import Engine
 from pyworker.record import record
 from pyworker.worker.engines import finder
 
-REQUIREMENTS = {
-    "uvicorn": "'uvicorn>=0.54,<0.55'",
-    "httptools": "'httptools>=0.6.3,<0.10'",
-    "uvloop": "'uvloop>=0.19,<0.24'",
-    "websockets": "'websockets>=13,<18'",
-}
-
 _WEBSOCKETS = ("uvicorn", "websockets")  # what only websockets need
 _SPEAKS_WEBSOCKET = (
     "uvicorn", "websockets", "wsproto", "starlette", "channels", "quart", "litestar", "falcon.asgi", "blacksheep", "sanic",
@@ -123,7 +116,7 @@ def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
             f" (pyworker's own is for {engine.abi or 'another interpreter'}, not {sysconfig.get_config_var('SOABI')})"
         )
     wanted = dict.fromkeys(["uvicorn", "httptools", *names, "websockets"])
-    return EngineMissing(message, f"{sys.executable} -m pip install " + " ".join(REQUIREMENTS[name] for name in wanted))
+    return EngineMissing(message, f"{sys.executable} -m pip install " + " ".join(map(finder.requirement, wanted)))
 
 
 def _describe(sources: dict[str, tuple[str, bool]]) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import pyworker
+from pyworker.worker.engines import finder
 
 ROOT = str(Path(pyworker.__file__).parent.parent)
 OWN = sysconfig.get_paths()["purelib"]
@@ -89,6 +91,12 @@ def test_an_environment_without_engine_is_lent_ours_and_nothing_else(empty: str)
     assert imports["uvicorn"].startswith(OWN)
     assert imports["httptools"].startswith(OWN)
     assert [imports[name] for name in ("psutil", "rich", "flask", "msgspec", "requests")] == [None] * 5
+
+
+def test_what_pip_installs_with_pyworker_is_what_the_engine_works_with() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    wanted = {name.partition(";")[0] for name in project["dependencies"]}
+    assert {finder.requirement(name).strip("'") for name in finder.TESTED} <= wanted
 
 
 def test_another_abi_gets_the_command_that_installs_it(empty: str) -> None:
