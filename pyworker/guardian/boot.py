@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 from typing import Any, NoReturn
@@ -26,7 +25,6 @@ from pyworker.unix import fds, files, process
 
 MAX_OWN_LOG = 1024 * 1024
 _FEWEST_FILES = 64  # an app with two workers needs fifty
-HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGCHLD})
 
 
 class BootError(PyworkerError):
@@ -169,7 +167,7 @@ def adopted_store(fd: int) -> tuple[FdStore, dict[str, dict[str, Any]]]:
 def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoReturn:
     """Become another version of the guardian: same process, same children, same fds. OSError: nothing has changed.
 
-    HELD_SIGNALS are blocked by the caller; they wait until the new version has its handlers.
+    Signals are held by the caller; they wait until the new version has its handlers.
     """
     running = {name: program for name, program in programs.items() if program.pid}
     names = {name: number for name in store if (number := store.get(name)) is not None}

@@ -8,8 +8,10 @@ import signal
 import socket
 from collections.abc import Iterator
 
-from pyworker.guardian.boot import HELD_SIGNALS
 from pyworker.protocol import run
+
+# over the exec of an upgrade, which puts the default action in place of a handler
+HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP})
 
 
 class Signals:
