@@ -59,6 +59,7 @@ class Life:
     def signal(self, signum: int, *, group: bool = False) -> None:
         """Signal it if it still runs; with `group` also what it started (it leads a process group of its own)."""
         if self.pid and not process.is_gone(self.fd):
-            if group and os.getpgid(self.pid) == self.pid:
-                process.kill_group(self.pid, signum)
+            with contextlib.suppress(ProcessLookupError):  # reaped this moment
+                if group and os.getpgid(self.pid) == self.pid:
+                    process.kill_group(self.pid, signum)
             process.send_signal(self.fd, signum)
