@@ -59,8 +59,6 @@ TYPES: dict[str, tuple[str, ...]] = {
     "reload_refused": ("from", "to", "reason", "traceback", "hint"),  # before the commit: nothing was touched
     "reload_rolled_back": ("from", "to", "reason"),  # after it, in the soak
     "scaled": ("from", "to"),
-    "logger_restarted": ("reason", "lost_chunks"),
-    "guardian_restarted": ("pid", "reason"),
 }
 
 # type -> when it is said; docs/json.md is made from both
@@ -96,8 +94,6 @@ WHEN: dict[str, str] = {
     "reload_refused": "given up before the commit: nothing was touched",
     "reload_rolled_back": "the old generation came back in the soak",
     "scaled": "the number of workers was changed",
-    "logger_restarted": "the logger was started again",
-    "guardian_restarted": "the guardian was replaced",
 }
 
 
@@ -186,10 +182,6 @@ def sentence(event: Event) -> str:
             return f"scaled    {d['from']} → {workers_in_words(d['to'])}"
         case "daemon_started":
             return f"daemon started, pid {d['pid']} ({d['reason']})"
-        case "guardian_restarted":
-            return f"guardian replaced, pid {d['pid']} ({d['reason']})"
-        case "logger_restarted":
-            return f"logger started again ({d['reason']})"
         case _:
             return event.type.replace("_", " ")
 
