@@ -39,7 +39,6 @@ class WorkerStats:
     status: tuple[int, int, int, int, int]  # answers 1xx to 5xx
     progress_at: float
     oldest_at: float
-    busy_threads: int
     latency_sum_us: int
     latency: tuple[int, ...]  # by protocol.scoreboard.latency_bucket
 
@@ -96,7 +95,7 @@ class Board:
         os.close(self.fd)
 
     # ---- rows --------------------------------------------------------------------------------------
-    def allocate(self, worker: WorkerId, *, pid: int = 0) -> int:
+    def allocate(self, worker: WorkerId) -> int:
         """Give the worker a zeroed row and return its number."""
         if self._free:
             row = self._free.pop()
@@ -106,14 +105,8 @@ class Board:
         else:
             raise BoardFull(f"app {worker.app} has {len(self._rows)} workers at once, the most there can be")
         self._clear(row)
-        cells = self._cells[row_slice(row)]
-        cells[F.SLOT] = worker.slot
-        cells[F.GENERATION] = worker.generation
-        cells[F.PID] = pid
-        cells[F.BORN_AT] = time.monotonic_ns()
-        cells[F.SERIAL] = worker.serial
+        self._cells[row_slice(row)][F.SERIAL] = worker.serial
         self._rows[worker.serial] = row
-        self.set_app(AppF.LAST_SERIAL, max(worker.serial, self.app(AppF.LAST_SERIAL)))
         return row
 
     def free(self, serial: int) -> None:
@@ -129,26 +122,6 @@ class Board:
     def row_of(self, serial: int) -> int:
         """Return the row of a worker, 0 when it has none."""
         return self._rows.get(serial, 0)
-
-    def set_pid(self, serial: int, pid: int) -> None:
-        """Note which process the worker turned out to be."""
-        self._write(serial, F.PID, pid)
-
-    def set_ready(self, serial: int) -> None:
-        """Note that the worker is ready as of now."""
-        self._write(serial, F.READY_AT, time.monotonic_ns())
-
-    def born_at(self, serial: int) -> float:
-        """Return when the row was given out, in monotonic seconds; 0.0 without a row."""
-        return self._read(self.row_of(serial), F.BORN_AT) / 1e9 if serial in self._rows else 0.0
-
-    def ready_at(self, serial: int) -> float:
-        """Return when the worker became ready, in monotonic seconds; 0.0 = it is not, or has no row."""
-        return self._read(self.row_of(serial), F.READY_AT) / 1e9 if serial in self._rows else 0.0
-
-    def pid_of(self, serial: int) -> int:
-        """Return the pid noted for the worker. Shown, never signalled: the worker could have written it."""
-        return self._read(self.row_of(serial), F.PID) if serial in self._rows else 0
 
     def stats(self, serial: int) -> WorkerStats:
         """Return what the worker counts; zeros when it has no row."""
@@ -170,7 +143,6 @@ class Board:
             ),
             progress_at=cells[F.PROGRESS_AT] / 1e9,
             oldest_at=cells[F.OLDEST_AT] / 1e9,
-            busy_threads=cells[F.BUSY_THREADS],
             latency_sum_us=cells[F.LATENCY_SUM_US],
             latency=tuple(cells[F.LATENCY_0 : F.LATENCY_0 + LATENCY_BUCKETS]),
         )
@@ -212,15 +184,10 @@ class Board:
     def _read(self, row: int, field: int) -> int:
         return min(self._cells[row_slice(row)][field], _SANE)
 
-    def _write(self, serial: int, field: F, value: int) -> None:
-        row = self.row_of(serial)
-        if row:
-            self._cells[row_slice(row)][field] = value
-
     def _clear(self, row: int) -> None:
         cells = self._cells[row_slice(row)]
         for field in range(len(cells)):
             cells[field] = 0
 
 
-NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0, 0, (0,) * LATENCY_BUCKETS)
+NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0, (0,) * LATENCY_BUCKETS)

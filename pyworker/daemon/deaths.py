@@ -64,7 +64,6 @@ class Deaths:
         if pidfd is None:
             return False
         handle.pid = pid
-        app.board.set_pid(handle.id.serial, pid)
         known = self.unclaimed.pop(pid, None)
         self._known.pop(pid, None)
         if pidfd < 0:

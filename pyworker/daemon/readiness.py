@@ -214,4 +214,3 @@ class Readiness:
     def _note_ready(self, app: App, handle: WorkerHandle, now: float) -> None:
         handle.ready_at = now
         self.watch_health(app, handle)
-        app.board.set_ready(handle.id.serial)

@@ -21,11 +21,6 @@ class F(enum.IntEnum):
 
     # written by the daemon
     SERIAL = 0  # 0 = free row
-    SLOT = 1
-    GENERATION = 2
-    PID = 3
-    BORN_AT = 4
-    READY_AT = 5
     # written by the worker
     IN_FLIGHT = 8  # requests being served
     OPEN = 9  # connections
@@ -48,7 +43,6 @@ class AppF(enum.IntEnum):
 
     RESTARTS = 0  # workers replaced after an unexpected death, since the app was started
     RELOADS = 1
-    LAST_SERIAL = 2
     REQUESTS_GONE = 3  # sum of REQUESTS of workers that are gone
     STARTED_AT = 4  # wall clock, milliseconds since the epoch
     # sums of the same fields of workers that are gone, at the same places

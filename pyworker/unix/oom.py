@@ -15,7 +15,6 @@ _LIMITS = {
     "cpu": "Max cpu time",
     "address_space": "Max address space",
     "data": "Max data size",
-    "file_size": "Max file size",
 }
 
 
@@ -32,7 +31,6 @@ class Limits(NamedTuple):
     cpu: int | None  # seconds
     address_space: int | None  # bytes
     data: int | None
-    file_size: int | None
 
 
 def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
@@ -76,7 +74,7 @@ def limits(pid: int, proc: str = "/proc") -> Limits:
         words = rows.get(_LIMITS[field], "")[len(_LIMITS[field]) :].split()
         return int(words[0]) if words and words[0].isdecimal() else None
 
-    return Limits(soft("cpu"), soft("address_space"), soft("data"), soft("file_size"))
+    return Limits(soft("cpu"), soft("address_space"), soft("data"))
 
 
 def cpu_seconds(pid: int, proc: str = "/proc") -> float:

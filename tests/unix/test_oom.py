@@ -66,5 +66,5 @@ def test_limits_and_cpu_time_of_a_process_that_is_not_reaped_yet() -> None:
     assert oom.limits(process.pid)[:2] == (7, 2**33)
     assert oom.cpu_seconds(process.pid) > 0
     process.wait()
-    assert oom.limits(process.pid) == (None, None, None, None)
+    assert oom.limits(process.pid) == (None, None, None)
     assert oom.cpu_seconds(process.pid) == 0
