@@ -32,7 +32,7 @@ from pyworker.protocol.inherited import fd_name, worker_fd
 from pyworker.protocol.names import DAEMON_LOG
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
-from pyworker.unix import process
+from pyworker.unix import process, title
 
 if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation, Listener
@@ -110,7 +110,7 @@ class Dispatchers:
         made = [unix_fds.memfd("pyworker-dispatcher", encode(spec))]
         try:
             made.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-            argv = [sys.executable, "-I", "-m", "pyworker.dispatcher"]
+            argv = [sys.executable, "-I", "-m", "pyworker.dispatcher", title.ROOM]
             environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
             spec_fd, null = made
             table = {0: null, 1: 2, 2: 2, d.CHANNEL_FD: channel.fileno(), d.BOARD_FD: app.board.fd, d.SPEC_FD: spec_fd}

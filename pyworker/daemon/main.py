@@ -46,6 +46,7 @@ from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 from pyworker.unix.files import listen_unix, open_home, same_file
+from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
 RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors for
@@ -151,10 +152,7 @@ def main(argv: list[str]) -> int:
 
 
 def _become_quiet() -> None:
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle("pyworker daemon")
+    set_title("pyworker daemon")
     process.prctl(process.PR_SET_DUMPABLE, 0)
     unix_fds.raise_nofile()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):

@@ -16,6 +16,7 @@ from pyworker.protocol.scoreboard import SIZE
 from pyworker.protocol.wire import decode
 from pyworker.unix.fds import read_whole
 from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
+from pyworker.unix.title import set_title
 from pyworker.unix.user import drop_rights
 
 _WANTED_FILES = 1 << 20
@@ -29,10 +30,7 @@ def main() -> int:
     os.close(d.SPEC_FD)
     _raise_limit()
     set_name(f"{spec.app} dispatch")
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle(f"pyworker dispatcher {spec.app}")
+    set_title(f"pyworker dispatcher {spec.app}")
     drop_rights(spec.uid, spec.gid, spec.groups)
     prctl(PR_SET_DUMPABLE, 0)
     board = memoryview(mmap.mmap(d.BOARD_FD, SIZE)).cast("Q")

@@ -21,13 +21,12 @@ from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
 from pyworker.template.launches import serve
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix import title
 from pyworker.unix.fds import keep_from_exec, send_packet
 from pyworker.unix.process import set_name
 from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile, soft_nofile
 from pyworker.worker.channel import Channel
 from pyworker.worker.say import say
-
-_TITLE_ROOM = " " * 60  # a last argument that only makes room for the title that the program writes over all of them
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +78,7 @@ def take_rights(spec: LaunchSpec) -> None:
 def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
     """Become the app's interpreter running the runtime zip; returns only when that fails."""
     zip_path = f"/proc/self/fd/{spec.runtime_fd}"
-    argv = [spec.python, zip_path, spec.role, str(spec_fd), str(spec.channel_fd), _TITLE_ROOM]
+    argv = [spec.python, zip_path, spec.role, str(spec_fd), str(spec.channel_fd), title.ROOM]
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=True)
     armed = {ENV_FAILPOINTS: os.environ[ENV_FAILPOINTS]} if ENV_FAILPOINTS in os.environ else {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
+ROOM = " " * 60  # a last argument that only makes room for a title
+
 
 def set_title(text: str) -> None:
     """Show `text` in ps and top, cut to the room that the arguments of the exec had. Never fails: it is cosmetics.

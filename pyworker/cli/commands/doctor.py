@@ -372,7 +372,7 @@ def _packages() -> str:
     from importlib import metadata
 
     found = []
-    for name in ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv", "setproctitle"):
+    for name in ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv"):
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
