@@ -153,7 +153,7 @@ def test_an_hour_of_health_does_not_disarm_the_limiter() -> None:
     assert starts_in_an_hour(0.3, uptime_before=3600.0) == pytest.approx(starts_in_an_hour(0.3))
 
 
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.floats(0.0, 40.0), max_size=30), st.integers(1, 12))
 def test_limiter_is_the_model(gaps: list[float], limit: int) -> None:
     config = RestartConfig(max_restarts=limit)
