@@ -20,6 +20,7 @@ from pyworker.protocol.names import DAEMON_LOG, LOGS_DIR, ROTATED
 _BLOCK = 256 * 1024
 _TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time
 _TURN_LINES = 50_000  # lines of a compressed file that it takes at a time
+_A_ROTATION = 0.05  # seconds, more than one takes to give all files their new names
 _LONGEST = 1024 * 1024  # a line that is longer (not one of the logger's) is cut into such pieces
 
 
@@ -60,6 +61,9 @@ class Log:
             self._before = rotated(path)
         self._end = self._at
         self._rest = b""
+        self._last = b""
+        self._lost = False
+        self.gap: tuple[bytes, bytes] | None = None  # lines between which some are missing: for who reads `more`
         self._unpacked: Iterator[bytes] = iter(())
 
     def close(self) -> None:
@@ -94,16 +98,30 @@ class Log:
 
     # ---- what is added ------------------------------------------------------------------------------
     def more(self) -> list[bytes]:
-        """Return the lines added since the last call (a part of a long batch at a time); [] when there are none."""
+        """Return the lines added since the last call (a part of a long batch at a time); [] when there are none.
+
+        `gap`: what came between the line before and the first of these was rotated away before it was looked at.
+        """
+        lines = self._more()
+        self.gap = None
+        if lines:
+            if self._lost:
+                self.gap, self._lost = (self._last, lines[0]), False
+            self._last = lines[-1]
+        return lines
+
+    def _more(self) -> list[bytes]:
         if unpacked := list(itertools.islice(self._unpacked, _TURN_LINES)):
             return unpacked
         data = self._read()
         if not data and self._is_replaced():
             data = self._read()  # written between the look and the rotation
             if not data:
+                if self._rest:
+                    ending, self._rest = self._rest, b""
+                    return [ending]
                 self._next()
-                ending, self._rest = self._rest, b""
-                return [ending] if ending else self._lines(self._read())
+                return self._lines(self._read())
         return self._lines(data)
 
     def _lines(self, data: bytes) -> list[bytes]:
@@ -141,6 +159,8 @@ class Log:
         assert self._fd is not None
         ours = os.fstat(self._fd)
         following = self.path
+        is_there = ours.st_nlink > 0
+        moved: list[float] = []
         for path in rotated(self.path) if ours.st_size >= self._at else ():
             with contextlib.suppress(OSError):
                 found = os.stat(path)
@@ -149,6 +169,12 @@ class Log:
                 is_ours = path.endswith(".gz") and found.st_mtime_ns == ours.st_mtime_ns  # compressed meanwhile
                 if found.st_mtime_ns >= ours.st_mtime_ns and not is_ours:
                     following = path
+                is_there = is_there or is_ours
+                moved.append(found.st_ctime)
+        # the rotation that removed ours has moved all others; one after it has removed the file that came next
+        self._lost = not is_there and bool(moved) and min(moved) > ours.st_ctime + _A_ROTATION
+        if self._lost and not self._last:
+            self._last = next(_backwards(self._fd, self._at), b"")
         self.close()
         self._fd = _open(following)
         self._at = 0

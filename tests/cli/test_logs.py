@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -330,6 +331,35 @@ def test_follow_reads_what_was_compressed_before_it_came_to_it(home: Path, monke
     wait_until(lambda: found.extend(followed.more()) or len(found) >= len(expected), what="the last line")
     followed.close()
     assert b"\n".join([*found, b""]) == b"".join(expected)
+
+
+@pytest.mark.parametrize(("rotations", "missing"), [(2, False), (4, True)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_follow_says_what_was_rotated_away_before_it_was_read(
+    home: Path, follow: Callable[..., Follower], rotations: int, missing: bool, as_json: bool
+) -> None:
+    path = log(home, record(0, "start"))
+    view = follow(*(["--json"] if as_json else []))
+    view.wait_for(b"start")
+    view.process.send_signal(signal.SIGSTOP)
+    rotation = Rotation(str(path))
+    for number in range(1, rotations + 1):
+        rotation.shift(1)
+        log(home, record(number, f"file{number}."))
+        moved = path.with_name("api.log.1").stat().st_ctime
+        wait_until(lambda moved=moved: time.time() > moved + 0.2, what="a rotation of another time")
+    view.process.send_signal(signal.SIGCONT)
+    view.wait_for(b"file%d." % rotations)
+    _, err = view.end()
+    assert view.text.count(b"file") == 2
+    if not missing:
+        assert (err, b"missing" in view.text) == (b"", False)
+    elif as_json:
+        note = json.loads(view.text.splitlines()[1])
+        assert note["msg"].startswith(f"what was printed between {stamp(0)} and {stamp(3)} is missing")
+        assert (note["app"], note["worker"], note["stream"], err) == ("api", 0, "stderr", b"")
+    else:
+        assert err.startswith(b"api.log: what was printed between 14:00:00 and 14:00:03 is missing"), err
 
 
 def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left_it(home: Path) -> None:

@@ -18,7 +18,7 @@ import click
 
 from pyworker.cli import eventlog, logfiles, render
 from pyworker.cli.client import DaemonAway, ask
-from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, merge
+from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, local, merge
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
@@ -200,6 +200,7 @@ class _Reader:
     def __init__(
         self, settings: Settings, names: tuple[str, ...], choice: Choice, view: View, wanted: Filter | None
     ) -> None:
+        self._settings = settings
         self._home = settings.home
         self._names = names
         self._choice = choice
@@ -258,9 +259,7 @@ class _Reader:
         quiet_since: float | None = None
         while True:
             self._find(start=False)
-            batches = [
-                [e for line in log.more() if (e := self._entry(line)) is not None] for log in self._logs.values()
-            ]
+            batches = [self._added(log) for log in self._logs.values()]
             events = [v for line in self._event_log.more() if (v := self._event(line)) is not None]
             if any(batches) or events:
                 quiet_since = None
@@ -278,6 +277,29 @@ class _Reader:
                         self._show_record(record)
                     self._out.flush()
             render.pause(_POLL)
+
+    def _added(self, log: logfiles.Log) -> list[Entry]:
+        lines = log.more()
+        if log.gap is not None:
+            before, after = map(entry, log.gap)
+            self._say_missing(log.path, before, after)
+        return [e for line in lines if (e := self._entry(line)) is not None]
+
+    def _say_missing(self, path: str, before: Entry | None, after: Entry | None) -> None:
+        """Say what a reader slower than the rotation does not get. How many lines that were, nobody knows any more."""
+        since, until = (e.ts.decode("ascii", "replace") if e is not None else "" for e in (before, after))
+        if not self._settings.json:
+            since, until = since and local(since), local(until)
+        when = f"between {since} and {until}" if since else f"before {until}"
+        text = f"what was printed {when} is missing: it was rotated away before it was read"
+        if self._settings.json and after is not None:
+            name = after.name.rpartition(b".")[0] + b".0"
+            note = after._replace(name=name, pid=b"%d" % os.getpid(), stream=b"err", msg=text.encode())
+            self._write(self._view.line(note))
+            return
+        self._out.flush()
+        hint = "logs.max_size and logs.max_files keep more"
+        render.note(f"{os.path.basename(path)}: {text}; {hint}", render.look(sys.stderr, self._settings.color))
 
     def _print_merged(self, batches: list[list[Entry]], events: list[Event]) -> None:
         pending = deque(events)
