@@ -21,6 +21,8 @@ from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
+_COME_BACK = 15.0  # seconds that a daemon which went away has to come back
+_REPLACED = 45.0  # ... and one that hangs, until its guardian has found that out and another answers
 MAX_ANSWER = 64 * 1024 * 1024
 WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
 _UCRED = struct.Struct("3i")
@@ -34,6 +36,13 @@ class DaemonAway(PyworkerError):
 
 class Lost(PyworkerError):
     """The daemon went away after the request was sent and before its answer was complete."""
+
+
+def patience(error: PyworkerError) -> float:
+    """Return for how many seconds a view that goes on asks again after this error: the guardian mends it, or nobody does."""
+    if error.exit != Exit.UNAVAILABLE or error.code != "unavailable":
+        return 0.0
+    return _COME_BACK if isinstance(error, DaemonAway) else _REPLACED
 
 
 class RefusedError(PyworkerError):

@@ -15,6 +15,7 @@ import pytest
 from pyworker.cli import client
 from pyworker.protocol import control
 from pyworker.protocol.control import Reply
+from pyworker.protocol.store import MISSED, TICK
 from tests.cli import documents
 from tests.support.cli import run
 from tests.support.control import crowded
@@ -23,6 +24,13 @@ from tests.support.fake_control import CLOSE, HANG, FakeControl, refuses, replie
 
 def test_the_protocol_number_is_the_declared_one() -> None:
     assert client.PROTOCOL == control.PROTOCOL
+
+
+def test_a_view_outlasts_the_time_in_which_a_daemon_that_hangs_is_replaced() -> None:
+    found = (MISSED + 1) * TICK
+    assert client.patience(client._silent("/home", 5.0)) > found + client.ANSWER_TIME
+    assert 0 < client.patience(client._away("/home")) < found, "of no guardian, nothing is to be expected"
+    assert client.patience(client.RefusedError({"exit": 75, "code": "busy"})) == 0
 
 
 @pytest.mark.parametrize(

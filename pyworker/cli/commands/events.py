@@ -10,7 +10,7 @@ from collections.abc import Callable
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import Call, DaemonAway, Lost
+from pyworker.cli.client import Call, Lost, patience
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
@@ -19,7 +19,6 @@ from pyworker.protocol.events import TYPES, Event
 
 _QUIET = 0.1  # seconds without an event after which a reader that leaves is waited for, too
 _AGAIN = 0.1  # seconds between looks whether the daemon is back
-_COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 
 
 @click.command()
@@ -101,6 +100,7 @@ def _follow(
     """Show events as they come; ask the next daemon for the rest when this one goes away."""
     gc.enable()
     lost_at: float | None = None
+    has_said = False
     while True:
         request = {"type": "follow", "selectors": list(names), "since_seq": last}
         try:
@@ -109,15 +109,18 @@ def _follow(
                     if answer is None:
                         render.pause(None, call.fileno())
                     event = parse(answer)
-                    lost_at = None
                     if event is not None and event.seq > last:
                         last = event.seq
                         if matches(event, names, types):
                             show(event)
                 return 0  # the daemon ended the stream
-        except DaemonAway:
-            if lost_at is None or time.monotonic() - lost_at > _COME_BACK:
+        except PyworkerError as error:
+            if isinstance(error, Lost):
+                lost_at = time.monotonic()
+            elif lost_at is None or time.monotonic() - lost_at >= patience(error):
                 raise
-        except Lost:
-            lost_at = lost_at or time.monotonic()
+            elif not has_said and not settings.json and not settings.quiet:
+                has_said = True
+                words = f"The daemon went away; waiting for another, {patience(error):g} s at most."
+                render.note(words, render.look(sys.stderr, settings.color))
         render.pause(_AGAIN)

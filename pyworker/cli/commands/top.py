@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import ask
+from pyworker.cli.client import ask, patience
 from pyworker.cli.commands.ps import show
 from pyworker.cli.eventlog import past
 from pyworker.cli.options import Duration, Settings, common
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pyworker.cli.top.frame import Surroundings
     from pyworker.cli.top.model import Model
 
-_COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 _PAST_EVENTS = 50
 
 
@@ -88,10 +87,8 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
             if once:
                 return 0
         except PyworkerError as error:
-            if once or not _may_pass(error):
-                raise
             lost_at = lost_at or began
-            if began - lost_at > _COME_BACK:
+            if once or time.monotonic() - lost_at >= patience(error):
                 raise
         render.pause(max(0.05, began + interval - time.monotonic()))
 
@@ -143,17 +140,11 @@ def _take_in(model: Model, news: list[News], now: float) -> PyworkerError | None
         elif item.event is not None:
             model.learn([item.event])
         elif item.away is not None:
-            since = model.away(now)
-            if not _may_pass(item.away) or now - since > _COME_BACK:
+            if now - model.away(now) >= patience(item.away):
                 return item.away
         else:
             model.say(item.message, now, item.style)
     return None
-
-
-def _may_pass(error: PyworkerError) -> bool:
-    """True for what the guardian mends by itself: a daemon that is away or does not answer."""
-    return error.exit == Exit.UNAVAILABLE and error.code == "unavailable"
 
 
 def _surroundings() -> Surroundings:

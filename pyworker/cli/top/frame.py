@@ -324,7 +324,8 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
         )
     if model.away_since is not None:
         seconds = around.now - model.away_since
-        return paint(cut(f" the daemon does not answer since {seconds:.0f} s; trying again", how.width), "yellow", how)
+        text = f" the daemon does not answer since {seconds:.0f} s; its guardian replaces one that hangs within 30 s"
+        return paint(cut(text, how.width), "yellow", how)
     if model.message and around.now < model.message_until:
         return paint(cut(" " + line(model.message), how.width), model.message_style, how)
     shown = [(_key(name, how), what) for name, what in _KEYS]

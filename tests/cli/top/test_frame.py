@@ -107,7 +107,9 @@ def test_without_apps_it_says_what_to_do() -> None:
 def test_a_daemon_that_is_away_is_said() -> None:
     made = MADE.copy()
     made.away(57.0)
-    assert frame(made, AROUND, look(80), 24)[-1] == " the daemon does not answer since 3 s; trying again"
+    assert frame(made, AROUND, look(120), 24)[-1] == (
+        " the daemon does not answer since 3 s; its guardian replaces one that hangs within 30 s"
+    )
 
 
 @pytest.mark.parametrize(
