@@ -372,7 +372,7 @@ class Deaths:
             return
         if app.previous is not None:
             app.soak_deaths += 1
-        self.unstable(app, failure, now, permanent=status.code == 78)
+        self.unstable(app, failure, now, permanent=status.code == 78, asked=handle.failure is None)
 
     def _lost(self, app: App, failure: Failure, now: float) -> None:
         """One that never came. It counts once, however many were to, and is no reason to give up a first start at once."""
@@ -381,7 +381,8 @@ class Deaths:
         if app.starting and app.record.failed and not app.restored:
             app.start_failure = failure
 
-    def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool) -> None:
+    def unstable(self, app: App, failure: Failure, now: float, *, permanent: bool, asked: bool = False) -> None:
+        """Count it. `permanent`: exit code 78, which the app's own code has `asked` for, or ours."""
         config = app.restart_config
         had_failed = app.record.failed or app.record.permanent
         had_refused = app.record.permanent and not permanent
@@ -393,7 +394,7 @@ class Deaths:
             return  # why nothing is tried any more goes on being what is shown
         app.failure = failure
         if app.record.failed or app.record.permanent:
-            words = "it asked not to be restarted (exit code 78)"
+            words = "it asked not to be restarted (exit code 78)" if asked else "it cannot be started as it is"
             if app.record.failed:
                 words = f"gave up after {config.max_restarts} restarts in {config.window:g} s"
             app.failure = Failure(f"{words}: {failure.message}", failure.traceback, failure.hint, failure.at)

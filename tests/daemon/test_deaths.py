@@ -85,6 +85,7 @@ def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "
     brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), emit=lambda *args, **data: None)
     brain.events = SimpleNamespace(emit_data=lambda *args: None)
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), lost=False, pid=42, ready_at=99.0, ended_at=100.0)
+    handle.failure = None
     board = Board.create("api")
     app: Any = SimpleNamespace(
         name="api", generation=1, target=None, previous=None, running=True, starting=False, restored=False, is_job=False,
@@ -118,6 +119,7 @@ def test_who_asks_not_to_be_restarted_has_ended_by_itself_and_is_not_replaced(mo
     refused = a_death(monkeypatch, ExitStatus(78, None))
     assert refused.restarts == (0, {1: 1})
     assert refused.record.permanent
+    assert refused.failure.message == "it asked not to be restarted (exit code 78): it said why"
 
 
 def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,5 +143,5 @@ def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() ->
     gone = "cannot run the interpreter /srv/.venv/bin/python: No such file or directory"
     deaths.unstable(app, Failure(gone, "", "", ""), 1.0, permanent=True)
     deaths.unstable(app, Failure("killed by SIGKILL from outside", "", "", ""), 2.0, permanent=False)
-    assert app.failure.message == f"it asked not to be restarted (exit code 78): {gone}"
+    assert app.failure.message == f"it cannot be started as it is: {gone}"
     assert len(app.record.deaths) == 2
