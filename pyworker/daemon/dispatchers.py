@@ -243,6 +243,8 @@ class Dispatchers:
                 handle.unanswered = 0
             case d.Trouble(text=text):
                 self._brain.note(app, text)
+            case d.Over(text=text):
+                app.notes = [note for note in app.notes if note != text[:500]]
             case _:
                 assert_never(message)
 

@@ -46,7 +46,8 @@ class Dispatcher:
         self.relays = 0
         # two ends each; the rest is for listeners, and for pipes of those whose receiver pauses
         self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
-        self._told_too_many = False
+        self._told_too_many = ""
+        self._told_no_files = ""
         self._board = board
         self._listeners: dict[int, socket.socket] = {}
         self._inboxes: dict[int, Inbox] = {}
@@ -79,6 +80,8 @@ class Dispatcher:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                         self.out_of_files(error)
                     return  # also ECONNABORTED and its like: this client has left, the next one may not
+                if self._told_no_files:
+                    self.files_again()
                 self._deal(connection)
                 if not self._accepting:
                     return
@@ -160,24 +163,32 @@ class Dispatcher:
         if not self._paused:
             self._paused = True
             self._node.pause()
-            self.say(d.Trouble(f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"))
+            if not self._told_no_files:
+                self._told_no_files = f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"
+                self.say(d.Trouble(self._told_no_files))
             self.loop.later(PAUSE, self._resume)
             self._set_accepting()
+
+    def files_again(self) -> None:
+        """A connection was accepted: it can be again."""
+        if self._told_no_files:
+            self.say(d.Over(self._told_no_files))
+            self._told_no_files = ""
 
     def too_many_relays(self) -> None:
         """No more can be relayed: what comes waits in the listener's queue. Said once, until there is room again."""
         if not self._told_too_many:
-            self._told_too_many = True
-            self.say(
-                d.Trouble(
-                    f"{self.most_relays} connections are relayed, the most that the limit of open files allows: more wait "
-                    "until one ends. Raise the hard limit (ulimit -Hn, LimitNOFILE of the service) and start the daemon again"
-                )
+            self._told_too_many = (
+                f"{self.most_relays} connections are relayed, the most that the limit of open files allows: more wait "
+                "until one ends. Raise the hard limit (ulimit -Hn, LimitNOFILE of the service) and start the daemon again"
             )
+            self.say(d.Trouble(self._told_too_many))
 
     def one_relay_less(self) -> None:
         self.relays -= 1
-        self._told_too_many = self._told_too_many and self.relays > self.most_relays * 0.9
+        if self._told_too_many and self.relays <= self.most_relays * 0.9:
+            self.say(d.Over(self._told_too_many))
+            self._told_too_many = ""
 
     def _resume(self) -> None:
         self._paused = False

@@ -40,6 +40,9 @@ class Owner(Protocol):
     def out_of_files(self, error: OSError) -> None:
         """Accepting failed for want of files: rest for a moment, then call `resume`."""
 
+    def files_again(self) -> None:
+        """A connection was accepted."""
+
 
 @dataclass
 class Member:
@@ -232,6 +235,7 @@ class NodeCluster:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._owner.out_of_files(error)
                 return
+            self._owner.files_again()
             self._perform(self._dealer, self._dealer.accepted(key, connection))
 
     def _say(self, serial: Any, message: dict[str, Any], connection: Any) -> None:

@@ -198,7 +198,14 @@ class Trouble:
     text: str
 
 
+@record
+class Over:
+    """What a Trouble has said is so no more."""
+
+    text: str
+
+
 ToDispatcher = Union[
     Begin, Settled, Listen, Unlisten, Inbox, CloseInbox, Open, Attach, Bound, Tell, Shut, Gone, Finish, Ping, Leave
 ]
-FromDispatcher = Union[Up, Empty, Wants, Asked, Listening, Said, Pong, Trouble]
+FromDispatcher = Union[Up, Empty, Wants, Asked, Listening, Said, Pong, Trouble, Over]

@@ -131,3 +131,15 @@ def test_one_that_cannot_be_made_fails_a_start_with_the_next_step_and_is_tried_a
         assert "cannot start a process" in app.start_failure.message
         assert "ulimit -u" in app.start_failure.hint
     loop.close()
+
+
+def test_a_trouble_is_a_note_until_it_is_over() -> None:
+    notes: list[str] = []
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), note=lambda app, text: app.notes.append(text))
+    app: Any = SimpleNamespace(notes=notes, workers={})
+    dispatchers, handle = Dispatchers(brain), DispatcherHandle(0.0, state="ready")
+    dispatchers._take(app, handle, d.Trouble("no file is left"))
+    app.notes.append("another")
+    assert app.notes == ["no file is left", "another"]
+    dispatchers._take(app, handle, d.Over("no file is left"))
+    assert app.notes == ["another"]

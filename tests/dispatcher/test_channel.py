@@ -29,6 +29,23 @@ def test_what_came_without_its_descriptors_is_asked_for_again(one: Rig) -> None:
     assert taken([slot], 3) == [3]
 
 
+def test_a_want_of_descriptors_is_said_once_and_when_it_is_over(one: Rig) -> None:
+    one.add_slots(1)
+    one.listen()
+    one.tell(d.Settled())
+    one.connect(1)
+    assert taken([one.slots[0]], 1) == [1]
+    before = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    one.connect(1)
+    trouble = one.hear(d.Trouble)
+    assert "Too many open files" in trouble.text
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, before)
+    assert one.hear(d.Over).text == trouble.text
+    assert taken([one.slots[0]], 1) == [1]
+    assert [each for each in one.heard if isinstance(each, d.Trouble)] == []
+
+
 def test_a_daemon_that_does_not_read_costs_one_timer_and_not_one_for_each_message() -> None:
     ours, theirs = socketpair()
     loop = Loop()
