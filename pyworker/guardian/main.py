@@ -59,6 +59,10 @@ from pyworker.unix import fds, process
 MESSAGES_A_TURN = 64
 AHEAD = 0.01  # seconds; less than the daemon's loop may make its lazy calls early
 REST = 0.05  # seconds after a turn that failed: a lasting mistake must not cost a core
+_MORE_FILES = (
+    "Raise the limit of open files: prlimit --pid {} --nofile=65536 (above its hard limit: as root) for what runs, "
+    "and for the next start ulimit -Hn where it is started (LimitNOFILE= of its service)"
+)
 MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
 
@@ -416,8 +420,11 @@ class Guardian:
         try:
             if packet.truncated:
                 self._make_good(program, packet.data)
-                raise wire.WireError("cut: too long, or the guardian is out of file descriptors")
-            if program is self._daemon:
+                if program is self._logger:  # it sends no descriptors: its words were cut
+                    raise wire.WireError("cut: too long")
+                fault = "no file descriptor is left for what the daemon stores"
+                self._trouble(fault, f"{fault}: it sends it again. {_MORE_FILES.format(os.getpid())}")
+            elif program is self._daemon:
                 self._daemon_said(packet)
             else:
                 self._logger_said(packet)

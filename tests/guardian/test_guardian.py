@@ -275,6 +275,23 @@ def test_rubbish_is_ignored_with_a_line_in_the_log(start: OPEN_RIGS, rubbish: by
     wait_until(lambda: rig.log().count("sent nonsense") == 2, what="two lines in the log")
 
 
+def test_a_guardian_without_descriptors_says_so_with_the_next_step(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, _ = rig.both()
+    pid = rig.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    reads, writes = os.pipe()
+    daemon.say(protocol.Store(("out.api.1.1.1",)), (reads,))
+    assert daemon.hear_until(protocol.Missing).names == ("out.api.1.1.1",)
+    wait_until(lambda: "no file descriptor is left" in rig.log(), what="the word of it")
+    assert f"prlimit --pid {pid} --nofile" in rig.log()
+    assert "nonsense" not in rig.log()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    os.close(reads)
+    os.close(writes)
+
+
 def test_fds_of_a_refused_message_are_closed(start: OPEN_RIGS) -> None:
     rig = start()
     daemon, _ = rig.both()
