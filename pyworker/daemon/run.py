@@ -113,10 +113,17 @@ class Run:
         for source, name, values in found:
             if name in adopted and not self._desk.brain.apps[name].closed:
                 continue
-            failure = restore(
-                self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
-                values=values, shell_env=dict(os.environ),
-            )  # fmt: skip
+            try:
+                failure = restore(
+                    self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
+                    values=values, shell_env=dict(os.environ),
+                )  # fmt: skip
+            except OSError as error:
+                if adopted or not (step := step_for(error.errno)):
+                    raise  # what serves goes on: the next daemon tries it again
+                _say(f"error: {name} cannot be started: {error.strerror}. {step}")
+                self._end(FAILED)
+                return
             if failure:
                 self._desk.brain.apps[name].unusable = True
         self._save()

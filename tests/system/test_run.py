@@ -132,6 +132,17 @@ def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
         assert one.stop() == 0
 
 
+def test_without_descriptors_it_ends_with_the_next_step(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.make_failpoints()
+    web(pw)
+    pw.arm("start.listening", "raise:EMFILE always")
+    with foreground(pw, "app.toml") as one:
+        assert one.ends() == 1
+        assert "api cannot be started: Too many open files. raise the limit of open files: prlimit" in one.err
+        assert "Traceback" not in one.err
+
+
 def test_a_killed_daemon_logger_template_or_worker_never_closes_the_port(homeless: Pyworker) -> None:
     pw = homeless
     port = pw.another_port()
