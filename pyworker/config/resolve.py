@@ -14,6 +14,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pyworker.config import environment
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
@@ -58,6 +59,7 @@ def resolve(
     is a venv's python: the interpreter finds its venv by that path.
     """
     found = _Found(app.name, file)
+    shell_env = shell = _Shell(shell_env)
     who = _identity(app, file, is_root, found, read)
     config, python = _paths(app, read.real if read else file, our_python, found)
     if is_root and config.logs.named_file is not None:
@@ -80,6 +82,7 @@ def resolve(
         mtime_ns=read.info.st_mtime_ns if read else _mtime(file),
         env_origins=origins,
         state=state,
+        from_shell=shell.asked,
     )
 
 
@@ -88,6 +91,20 @@ def find_paths(app: AppConfig, *, file: str, our_python: str) -> None:
     found = _Found(app.name, file)
     _paths(app, file, our_python, found)
     found.stop_if_wrong()
+
+
+class _Shell(dict[str, str]):
+    """The shell's environment. `asked`: the variables of it that were asked for by name."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__(env)
+        self.asked: dict[str, str] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = super().get(name, default)
+        if name in self:
+            self.asked[name] = value
+        return value
 
 
 class _Found:

@@ -404,3 +404,4 @@ class ResolvedApp:
     mtime_ns: int  # of the source when it was read; 0 without a file
     env_origins: dict[str, str] = field(default_factory=dict)  # name in env -> "base", "shell", a file's name, "[env]"
     state: str = ""  # address of the server that `state` names, its variables filled in; "" = embedded
+    from_shell: dict[str, str] = field(default_factory=dict)  # what ${VAR} was filled in with from the shell

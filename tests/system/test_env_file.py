@@ -91,3 +91,18 @@ def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker
         assert reply
         assert reply["ok"], reply
         assert what == "stop" or pw.get() == "hello"
+
+
+def test_what_a_shell_filled_in_stays_where_a_change_comes_from_no_shell(pw: Pyworker) -> None:
+    pw.ok("daemon", "start")
+    pw.environ["HELLO"] = "hello"
+    pw.api(APP, tables='[app.env]\nGREETING = "${HELLO:-nobody is there}"')
+    pw.ok("start", "app.toml")
+    for what in ("reload", "restart"):
+        reply = ask(pw.home, {"type": what, "selectors": ["api"], "wait": True}, LONG)
+        assert reply
+        assert reply["ok"], reply
+        assert pw.get() == "hello"
+    del pw.environ["HELLO"]
+    pw.ok("reload", "api")
+    assert pw.get() == "nobody is there"

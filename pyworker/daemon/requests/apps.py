@@ -30,6 +30,7 @@ def shell_of(app: App | None, given: dict[str, str]) -> dict[str, str]:
     shell = dict(os.environ)
     if app.current is not None:
         resolved = app.current.resolved
+        shell |= resolved.from_shell
         shell |= {n: v for n, v in resolved.env.items() if resolved.env_origins.get(n) == FROM_SHELL}
     return shell
 
