@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 
@@ -19,6 +20,7 @@ from pyworker.web.guard import Guard, is_loopback
 from pyworker.web.hub import Hub
 
 TOKEN_FILE = "web-token"
+HALF_REQUEST = 50  # ticks of the server, ten a second, between looks for those that send half a request
 
 
 def main() -> int:
@@ -96,6 +98,25 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
+        self._halves: dict[Any, object] = {}  # connection -> the last request before the one that it has begun
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % HALF_REQUEST == 0:
+            self.cut_halves()
+        return await super().on_tick(counter)
+
+    def cut_halves(self) -> None:
+        """Close the connections on which, since the last look, the head of a request was awaited all the time."""
+        connections: set[Any] = self.server_state.connections
+        halves = {
+            each: each.cycle
+            for each in connections
+            if each.timeout_keep_alive_task is None and (each.cycle is None or each.cycle.response_complete)
+        }
+        for each, before in halves.items():
+            if self._halves.get(each, self) is before:
+                each.transport.close()
+        self._halves = halves
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.end()

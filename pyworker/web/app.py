@@ -46,6 +46,7 @@ _HEADERS = {
 }
 _CHANGE = re.compile(r"[0-9]{1,4}\Z")
 _HEARTBEAT = 15.0
+_HALF_BODY = 10.0  # seconds for the body of a request, which is a number
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -226,12 +227,13 @@ async def _number(request: Request) -> str | None:
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         return None
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > 1000:
-            return None
     try:
+        async with asyncio.timeout(_HALF_BODY):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > 1000:
+                    return None
         found = str(json.loads(body)["workers"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, TimeoutError):
         return None
     return found if _CHANGE.match(found) or found == "auto" else None
