@@ -229,6 +229,7 @@ class Command:
             "uid": resolved.uid,
             "gid": resolved.gid,
             "groups": list(resolved.groups),
+            "timeout": self._config.timeout,
         }
         temporary = [unix_fds.memfd("pyworker-check", json.dumps(spec).encode())]
         try:

@@ -7,6 +7,7 @@ the command is looked for: nothing that the app's user can write is ever execute
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ import sys
 from pyworker.errors import Exit
 from pyworker.unix.fds import read_whole
 from pyworker.unix.user import CannotDrop, drop_rights
+
+GRACE = 5  # seconds that the daemon has to end it first, with all that it has started
 
 
 def main(argv: list[str]) -> int:
@@ -24,6 +27,8 @@ def main(argv: list[str]) -> int:
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them: `yes | head` would not end
             signal.signal(number, signal.SIG_DFL)
+        # over the exec: who has started it may be gone before it is its time to end it (a killed daemon, an upgrade)
+        signal.alarm(math.ceil(spec["timeout"]) + GRACE)
         os.umask(spec["umask"])
         drop_rights(spec["uid"], spec["gid"], tuple(spec["groups"]))
         os.chdir(spec["cwd"])
