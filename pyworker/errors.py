@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import enum
+import errno
+
+# what an OSError says that is no fault of the file at hand
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Exit(enum.IntEnum):

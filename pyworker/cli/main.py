@@ -6,7 +6,6 @@ none of them and `pyworker ps` only its own.
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 import os
@@ -21,7 +20,7 @@ from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
 from pyworker.cli.options import NAMES, options
 from pyworker.cli.render import look, out
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import FULL_DISK, Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -166,9 +165,6 @@ def _group() -> Commands:
     )
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def main(argv: list[str]) -> int:
     """Run the command line; return the exit code."""
     _open_streams()
@@ -217,7 +213,7 @@ def _run(argv: list[str], as_json: bool) -> int:
         if isinstance(error, FileNotFoundError) and is_gone():
             gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
             return fail.report(gone, as_json, how)
-        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        if isinstance(error, OSError) and error.filename is None and error.errno in FULL_DISK:
             fail.quiet_stdout()
             hint = "make room on its disk, or send it to another"
             full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")

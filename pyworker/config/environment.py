@@ -17,6 +17,7 @@ import dotenv.parser
 
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import InterpolationError, expand_dotenv, interpolate
+from pyworker.errors import NO_DESCRIPTOR
 
 MAX_ENV_FILE = 1024 * 1024
 MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
@@ -108,6 +109,8 @@ def add_file(
         hint = f'looked for {path}; if it need not be there: "{name}?"'
         raise EnvironmentProblem(key, f"names {name}, which does not exist", hint) from None
     except OSError as error:
+        if error.errno in NO_DESCRIPTOR:  # no fault of the file's: who reads it is told what is missing
+            raise
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error.strerror or error}", path) from None
     except IdentityError:
         raise

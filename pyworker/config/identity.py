@@ -69,7 +69,7 @@ def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        pass
+        _could_look()
     if not name.isdecimal():
         raise IdentityError("user", f"there is no user {name} on this machine", f"make it: useradd --system {name}")
     if int(name) >= 2**32 - 1:
@@ -88,12 +88,17 @@ def _group(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        pass
+        _could_look()
     if not name.isdecimal():
         raise IdentityError("group", f"there is no group {name} on this machine", f"make it: groupadd --system {name}")
     if int(name) >= 2**32 - 1:
         raise IdentityError("group", f"{name} is not a group number")
     return int(name)
+
+
+def _could_look() -> None:
+    """Raise OSError when there is no descriptor left to look anything up with: Python then says that nobody has the name."""
+    os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
 
 
 @record

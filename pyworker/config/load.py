@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
+from pyworker.errors import NO_DESCRIPTOR
 from pyworker.record import record
 
 MAX_FILE = 1024 * 1024
@@ -235,7 +235,7 @@ def _content(path: str) -> tuple[bytes, Opened]:
         hint = f"did you mean {os.path.join(path, inside)}?"
         raise refuse(f"{shown_name} is a folder, not a config file", hint) from None
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the file's: who reads it is told what is missing
+        if error.errno in NO_DESCRIPTOR:  # no fault of the file's: who reads it is told what is missing
             raise
         step = f"let this user read {path}" if isinstance(error, PermissionError) else f"looked for {path}"
         raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None

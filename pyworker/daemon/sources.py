@@ -16,6 +16,7 @@ from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
+from pyworker.errors import NO_DESCRIPTOR
 from pyworker.unix.files import open_regular
 
 _IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
@@ -86,6 +87,8 @@ def read_tls(
         except IdentityError as error:
             raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None
         except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                raise
             raise ConfigError(
                 [
                     Problem(

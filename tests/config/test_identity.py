@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pyworker.config.environment import add_file
 from pyworker.config.identity import IdentityError, check_env_file, check_group, check_log, check_owner, identify
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
@@ -55,6 +58,26 @@ def test_unknown_names_are_refused(user: str | None, group: str | None, key: str
     with pytest.raises(IdentityError) as caught:
         identify(user, group, is_root=True)
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("what", ["user", "group", "env_file", "tls"])
+def test_a_want_of_descriptors_is_no_mistake_of_the_config(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("A=1\n")
+    tls = AppConfig("api", target="a:b", tls=TlsConfig(str(file), str(file)))
+    look: dict[str, Callable[[], object]] = {
+        "user": lambda: identify("no-such-user", None, is_root=True),
+        "group": lambda: identify(None, "no-such-group", is_root=True),
+        "env_file": lambda: add_file({}, str(file), (), {}),
+        "tls": lambda: read_tls(tls),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            look[what]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_others_may_name_themselves_only() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
@@ -15,11 +14,10 @@ from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.shortage import step_for
 from pyworker.daemon.stacks import Stacks
-from pyworker.errors import Exit
+from pyworker.errors import FULL_DISK, Exit
 from pyworker.protocol import control as k
 
 _UNSAVED = "apps.json cannot be written:"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 SAVE_AGAIN = 10.0  # seconds until what could not be written down is tried again
 
 
@@ -91,7 +89,7 @@ class Desk:
             self.brain.save()
         except OSError as error:
             step = step_for(error.errno) or f"May {self.home} be written?"
-            if error.errno in _FULL:
+            if error.errno in FULL_DISK:
                 step = f"Free some space: df -h {self.home}"
             why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
             for app in self.brain.apps.values():
