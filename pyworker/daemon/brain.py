@@ -29,6 +29,7 @@ from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
 from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.spawn import Spawner
+from pyworker.daemon.stacks import Stacks
 from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
 from pyworker.policy import converge as c
@@ -70,6 +71,7 @@ class Brain:
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)
         self.messages = Messages(self)
+        self.stacks = Stacks(self)
         store.on_exited = self.deaths.on_exited
 
     # ---- rounds ------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
+from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
+from pyworker.protocol.stacks import parse, whereabouts
 from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -98,6 +100,7 @@ class Workers:
     def stop(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         config = app.generations[handle.id.generation].config
         serves = handle.state not in LEAVING and handle.state is not State.STARTING
+        late = reason == DRAIN_TIMEOUT and not app.hurry and not config.command
         if handle.state not in LEAVING:
             handle.leaving_because = reason
             self._say_draining(app, handle, reason)
@@ -107,8 +110,23 @@ class Workers:
         # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
         if serves and app.hurry and config.target is not None and self.say(handle, w.Drain(0.0, to_empty=False)):
             return
-        self.signal(app, handle, signal_number(config.stop.signal))
+        number = signal_number(config.stop.signal)
+        if late:  # the signal may end it at once: first it is asked what has kept it
+            self._brain.stacks.take(app, handle, lambda text, *_: self._is_late(app, handle, text, number))
+        else:
+            self.signal(app, handle, number)
         self.kick_siblings(app, handle)
+
+    def _is_late(self, app: App, handle: WorkerHandle, stacks: str, number: int) -> None:
+        """It has not ended within its time to drain: say where it is, then send the stop signal."""
+        generation = app.generations.get(handle.id.generation)
+        if not handle.is_alive or handle.ended_at is not None or generation is None:
+            return
+        where = whereabouts(parse(stacks))
+        text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({generation.config.stop.drain_timeout:g} s)"
+        text += f": it is in {where}" if where else ""
+        self._brain.emit(app, "app_note", None, text=text[:500])
+        self.signal(app, handle, number)
 
     def _say_draining(self, app: App, handle: WorkerHandle, reason: str) -> None:
         if handle.health is not None:

@@ -24,6 +24,7 @@ from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State
 from pyworker.policy.restart import Record
 from pyworker.record import record
 
+DRAIN_TIMEOUT = "drain time-out"  # the reason of a SendStop
 CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself; then it has this long to go
 OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
 OPENING_TIMEOUT = 10.0  # ... and is stuck after this
@@ -259,7 +260,7 @@ def _deadlines(app: AppView, now: float) -> Iterator[Action]:
         match w.state:
             case State.DRAINING:
                 deadline = w.since + (0 if app.hurry else app.stop.drain_timeout + CANCEL_GRACE)
-                yield SendStop(w.serial, "drain time-out") if now >= deadline else LookAgain(deadline)
+                yield SendStop(w.serial, DRAIN_TIMEOUT) if now >= deadline else LookAgain(deadline)
             case State.STOPPING:
                 deadline = w.since + app.stop.kill_timeout
                 yield SendKill(w.serial, "kill time-out") if now >= deadline else LookAgain(deadline)

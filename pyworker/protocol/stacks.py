@@ -12,6 +12,7 @@ from pyworker.record import record
 
 MAX_TEXT = 256 * 1024  # bytes of a dump that are read
 _THREAD = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.{0,64}?)\])? \(most recent call first\):\Z")
+_NOT_THE_APPS = re.compile(r"<|/proc/self/fd/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)")  # Python's, or ours
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)\Z')
 
 
@@ -51,3 +52,13 @@ def parse(text: str) -> tuple[ThreadStack, ...]:
         elif line.strip() not in ("", "...", "<no Python frame>", "<tstate is freed>"):
             inside = False  # Python 3.14 adds the C stack: not ours to explain
     return tuple(ThreadStack(t, n, c, tuple(reversed(frames))) for t, n, c, frames in found)
+
+
+def whereabouts(threads: tuple[ThreadStack, ...], most: int = 3) -> str:
+    """Return where threads are in code of the app's: "/srv/shop.py:12 in view"; "" where none is in any."""
+    found: dict[str, None] = {}
+    for thread in threads:
+        frame = next((f for f in reversed(thread.frames) if not _NOT_THE_APPS.match(f.file)), None)
+        if frame is not None:
+            found[f"{frame.file}:{frame.line} in {frame.function}"] = None
+    return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:most])

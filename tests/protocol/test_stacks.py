@@ -9,7 +9,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.protocol.stacks import Frame, parse
+from pyworker.protocol.stacks import Frame, parse, whereabouts
 
 PYTHON_3_14 = """\
 Thread 0x00007f01 [db pool] (most recent call first):
@@ -47,6 +47,27 @@ def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
     assert (waiting.name, waiting.current, waiting.frames) == ("db pool", False, (Frame("/srv/db.py", 0, "wait"),))
     assert working.current
     assert [f.function for f in working.frames] == ["outer", "inner"]
+
+
+def test_threads_are_where_the_apps_own_code_is() -> None:
+    text = """\
+Thread 0x1 (most recent call first):
+  File "/usr/lib/python3.12/threading.py", line 355 in wait
+  File "/srv/.venv/lib/python3.12/site-packages/spy/worker.py", line 7 in run
+  File "/usr/lib/python3.12/threading.py", line 1010 in run
+
+Thread 0x2 (most recent call first):
+  File "/usr/lib/python3.12/queue.py", line 171 in get
+  File "/proc/self/fd/7/pyworker/worker/engines/pool.py", line 40 in work
+
+Current thread 0x3 (most recent call first):
+  File "/usr/lib/python3.12/socket.py", line 706 in readinto
+  File "/srv/shop.py", line 12 in view
+  File "/proc/self/fd/7/pyworker/worker/engines/wsgi.py", line 90 in answer
+"""
+    third = "/srv/.venv/lib/python3.12/site-packages/spy/worker.py:7 in run"
+    assert whereabouts(parse(text)) == f"/srv/shop.py:12 in view, {third}"
+    assert whereabouts(()) == ""
 
 
 @given(st.text() | st.lists(st.sampled_from(PYTHON_3_14.splitlines())).map("\n".join))

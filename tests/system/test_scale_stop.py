@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
+
+import pytest
 
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive
@@ -310,6 +313,39 @@ def test_a_worker_that_had_to_be_killed_is_told_from_one_that_left(pw: Pyworker)
     ends = [event["data"] for event in said if event["type"] == "worker_stopped"]
     assert sorted((end["killed"], end["cancelled"]) for end in ends) == [(False, 0), (True, 1)]
     assert all(end["took_s"] > 0.1 for end in ends if end["killed"])  # since it was told to leave
+
+
+NEVER_ENDS = """
+import threading, time
+def forever():
+    while True:
+        time.sleep(1000)
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        threading.Thread(target=forever).start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["path"] == "/blocks":
+        print("blocks", flush=True)
+        forever()
+"""
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["thread", "handler"])
+def test_a_stop_says_what_has_kept_a_worker_from_ending(pw: Pyworker, blocks: bool) -> None:
+    source = NEVER_ENDS.replace("threading.Thread(target=forever).start()", "pass") if blocks else NEVER_ENDS
+    pw.api(source, workers=1, tables='[app.stop]\ndrain_timeout = "0.5s"\nkill_timeout = "3s"\n')
+    pw.ok("start", "app.toml")
+    with socket.create_connection(("127.0.0.1", pw.port)) as client:
+        if blocks:
+            client.sendall(b"GET /blocks HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_until(lambda: "blocks" in pw.ok("logs", "api").stdout, LONG, "the request")
+        said = pw.ok("stop", "api").stderr
+    line = 1 + source.splitlines().index("        time.sleep(1000)")
+    where = f"{os.path.realpath(pw.folder)}/web.py:{line} in forever"
+    assert f"worker 1 has not ended within stop.drain_timeout (0.5 s): it is in {where}" in said
 
 
 def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> None:

@@ -13,7 +13,6 @@ from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.shortage import step_for
-from pyworker.daemon.stacks import Stacks
 from pyworker.errors import FULL_DISK, Exit
 from pyworker.protocol import control as k
 
@@ -30,7 +29,6 @@ class Desk:
         self.home = home
         self.started_at = started_at
         self.operations = ops.Operations(brain)
-        self.stacks = Stacks(brain)
         self.shutting_down = False
         self._saves_later = False
         self.seq = 0  # of the last event before the request that is being handled

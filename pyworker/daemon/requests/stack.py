@@ -45,4 +45,4 @@ def stack(desk: Desk, client: Client, request: k.Stack) -> None:
             if all("threads" in each for each in found) and len(found) == len(wanted):
                 client.reply(True, {"v": 1, "workers": found})
 
-        desk.stacks.take(app, handle, then)
+        desk.brain.stacks.take(app, handle, then)
