@@ -83,6 +83,11 @@ class Hooks:
         self._preparing[key] = self._run(app, generation, "pre_start", words, done)
 
     @property
+    def preparing(self) -> list[str]:
+        """The apps whose `pre_start` runs."""
+        return sorted({name for name, _ in self._preparing})
+
+    @property
     def is_idle(self) -> bool:
         """True when no hook reports something, and none is going to."""
         return not self._reporting and not any(self._queues.values())

@@ -106,6 +106,7 @@ def main(argv: list[str]) -> int:
     adopted = found.names
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)
+    desk.preparing = lambda: hooks.preparing
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     Schedule(desk)
     Watch(desk)

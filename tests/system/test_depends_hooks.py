@@ -165,6 +165,16 @@ def test_a_pre_start_that_hangs_ends_with_the_stop(pw: Pyworker) -> None:
     wait_until(lambda: not any("sleep 1000" in title for title in pw.titles().values()), LONG, "the hook to be killed")
 
 
+def test_an_upgrade_does_not_begin_a_pre_start_again_beside_itself(pw: Pyworker) -> None:
+    hooked(pw, "pre_start = \"sh -c 'touch ran; sleep 1000'\"")
+    pw.ok("start", "app.toml", "--no-wait")
+    wait_until(lambda: os.path.exists(os.path.join(pw.folder, "ran")), LONG, "the hook")
+    done = pw.run("daemon", "upgrade", "--force")
+    assert done.returncode == 75
+    assert "hooks.pre_start of api is under way" in done.stderr
+    pw.ok("stop", "api")
+
+
 def test_post_reload_post_fork_and_on_event_run(pw: Pyworker) -> None:
     pw.write("hook.py", 'import os\ndef post_fork():\n    os.environ["HOOKED"] = " forked"\n')
     hooked(

@@ -35,6 +35,7 @@ class Desk:
         self.upgrading = False
         self.before_leaving: Callable[[], None] = lambda: None  # an upgrade: answers who asked for it
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main
+        self.preparing: Callable[[], list[str]] = list  # apps whose pre_start runs; set by main
 
     def wait(self, client: Client, goals: dict[str, ops.Goal], decided: dict[str, ops.Outcome], *, wait: bool) -> None:
         """Answer when each goal is reached or has failed; `decided`: known already."""

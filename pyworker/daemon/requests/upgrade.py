@@ -28,6 +28,9 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     if waiting:
         message = f"a command on {', '.join(waiting)} is under way, and would lose its answer"
         raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
+    if preparing := desk.preparing():
+        message = f"hooks.pre_start of {', '.join(preparing)} is under way, and would be begun again beside itself"
+        raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
     python = request.python or sys.executable
     if not os.path.isabs(python):
         raise Refuse("usage", Exit.USAGE, f"not the absolute path of an interpreter: {python!r:.200}", "")
