@@ -89,11 +89,10 @@ def main(argv: list[str]) -> int:
     if note:
         sys.stderr.write(note + "\n")
 
-    waiting: dict[str, desired.DesiredApp] = {}  # wanted, and not there for want of descriptors
-
     def save() -> None:
-        for name in set(waiting) & set(brain.apps):  # somebody has started it anew
-            del waiting[name]
+        for name in set(desk.waiting) & set(brain.apps):  # somebody has started it anew
+            del desk.waiting[name]
+        waiting = {name: app for name, (app, _) in desk.waiting.items()}
         desired.save(home_fd, desired.Desired(waiting | {a.name: a.desired() for a in brain.apps.values()}))
 
     if running is None:
@@ -111,7 +110,7 @@ def main(argv: list[str]) -> int:
     Schedule(desk)
     Watch(desk)
     with _some_kept_free(), parsed_once(), store.together():
-        _restore(desk, wanted, found, waiting)
+        _restore(desk, wanted, found)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
@@ -175,10 +174,10 @@ def _some_kept_free() -> Iterator[None]:
         unix_fds.close_all(kept)
 
 
-def _restore(desk: Desk, wanted: desired.Desired, found: Adopted, waiting: dict[str, desired.DesiredApp]) -> None:
+def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     """Bring back what is wanted and does not live; say so in one line.
 
-    What the daemon has no descriptors for is put into `waiting`, and tried again.
+    What the daemon has no descriptors for is put into `desk.waiting`, and tried again.
     """
     failures: list[str] = []
     restored: list[str] = []
@@ -206,7 +205,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted, waiting: dict[
         try:
             failure = bring()
         except OSError as error:
-            failures.append(_try_later(desk, waiting, app, bring, error))
+            failures.append(_try_later(desk, app, bring, error))
             continue
         if why:
             words = f"started again: what ran could not be taken over by pyworker {__version__} ({why})"
@@ -235,21 +234,15 @@ def _bring(
     return failure
 
 
-def _try_later(
-    desk: Desk,
-    waiting: dict[str, desired.DesiredApp],
-    app: desired.DesiredApp,
-    bring: Callable[[], str],
-    error: OSError,
-) -> str:
+def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], error: OSError) -> str:
     """Note what the daemon has no descriptors for, and go on trying; return the words for it."""
     name, reason, hint = app.name, f"cannot be restored yet: {error.strerror}", step_for(error.errno)
     data = {"reason": reason, "traceback": "", "hint": hint, "restarts": 0, "window_s": 0.0}
     desk.brain.events.emit_data("app_failed", name, None, data)
-    waiting[name] = app
+    desk.waiting[name] = app, desk.brain.fail(f"{reason}; it is tried again", hint=hint)
 
     def again() -> None:
-        if desk.shutting_down or name not in waiting or name in desk.brain.apps:  # somebody has started it anew
+        if desk.shutting_down or name not in desk.waiting or name in desk.brain.apps:  # somebody has started it anew
             return
         try:
             failure = bring()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -10,10 +11,10 @@ from typing import Any
 
 from pyworker import __version__
 from pyworker.config.schema import AppConfig
-from pyworker.daemon.app import App
+from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.desired import FileSource
+from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file as log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
@@ -106,18 +107,26 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
         "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
-        "last_failure": {
-            "message": failure.message,
-            "traceback": failure.traceback,
-            "hint": failure.hint,
-            "at": failure.at,
-        }
-        if failure
-        else None,
+        "last_failure": dataclasses.asdict(failure) if failure else None,
         "notes": [*app.notes, *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
         "pool": pool,
     }
+
+
+def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
+    """Return one app of `ps --json` that is wanted, and that there is no descriptor for: nothing of it is there."""
+    file = app.source.path if isinstance(app.source, FileSource) else None
+    none = (
+        "balance", "cpu_percent", "rss_bytes", "pss_bytes", "requests_per_s", "http", "backoff", "started_at", "uptime_s",
+    )  # fmt: skip
+    zero = ("requests", "in_flight", "open_connections", "reloads", "drops")
+    return dict.fromkeys(none) | dict.fromkeys(zero, 0) | {
+        "name": app.name, "state": "failed", "kind": "unknown", "gen": app.generation, "target": "",
+        "listen": [], "queue": [], "workers": {"want": 0, "ready": 0, "total": 0},
+        "restarts": {"total": 0, "window": 0, "max": 0, "window_s": 0.0},
+        "config": {"file": file, "changed": False}, "last_failure": dataclasses.asdict(failure), "notes": [], "pool": [],
+    }  # fmt: skip
 
 
 def _log_trouble(brain: Brain, app: App) -> list[str]:

@@ -123,7 +123,14 @@ def test_what_a_boot_has_no_descriptors_for_is_tried_again(pw: Pyworker) -> None
     pw.ok("daemon", "start")
     wait_until(lambda: "api: cannot be restored yet: Too many open files" in pw.daemon_log(), LONG, "the fault")
     assert pw.refuses(), "a port that nobody serves"
-    pw.ok("ps")  # it is alive, and has not given up: what is wanted is still written down
+    found = pw.app()  # it is alive, and has not given up: what is wanted is still written down, and shown
+    assert (found["state"], found["last_failure"]["message"]) == (
+        "failed",
+        "cannot be restored yet: Too many open files; it is tried again",
+    )
+    assert "api failed: cannot be restored yet: Too many open files" in pw.ok("ps").stderr
+    done = pw.run("describe", "api")
+    assert (done.returncode, "prlimit --pid" in done.stderr) == (75, True)
     os.unlink(path)
     wait_until(lambda: not pw.refuses(), LONG, "the port")
     assert pw.wait_steady()["state"] == "running"

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 
 from pyworker.daemon import operations as ops
-from pyworker.daemon.app import App
+from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
+from pyworker.daemon.desired import DesiredApp
 from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
@@ -29,6 +30,7 @@ class Desk:
         self.home = home
         self.started_at = started_at
         self.operations = ops.Operations(brain)
+        self.waiting: dict[str, tuple[DesiredApp, Failure]] = {}  # that a boot had no descriptors for, and tries again
         self.shutting_down = False
         self._saves_later = False
         self.seq = 0  # of the last event before the request that is being handled
@@ -66,6 +68,9 @@ class Desk:
         """What the selectors mean; Refuse: one of them means nothing."""
         names = list(self.brain.apps)
         found, unknown = select(selectors, names)
+        if unknown and unknown[0] in self.waiting:
+            failure = self.waiting[unknown[0]][1]
+            raise Refuse("busy", Exit.BUSY, f"{unknown[0]} {failure.message}", failure.hint)
         if unknown:
             meant = nearest(unknown[0], names)
             user = user_name(os.getuid())

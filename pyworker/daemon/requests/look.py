@@ -25,6 +25,8 @@ def ps(desk: Desk, client: Client, request: k.Ps) -> None:
     body = report.ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=request.pss)
     for document, (_, only) in zip(body["apps"], slots, strict=True):
         report.narrow(document, only)
+    if not request.selectors:
+        body["apps"] += [report.waiting_document(*each) for _, each in sorted(desk.waiting.items())]
     client.reply(True, body)
 
 
