@@ -134,6 +134,7 @@ class TemplateHandle:
     killed_because: str = ""
     ended: bool = False
     unanswered: int = 0  # pings
+    talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its channel, but for the workers that it forks
 
     def view(self) -> TemplateView:
         return TemplateView(self.generation, self.state, self.since)

@@ -122,12 +122,23 @@ class Templates:
                 break
             try:
                 message: t.FromTemplate = decode(t.FromTemplate, packet.data)
+                if not self._is_awaited(app, handle, message):
+                    if not handle.talk.is_left(self._brain.loop.clock()):
+                        raise WireError("more messages than there is a use for")
+                    handle.talk.spend()
             except WireError as error:
-                handle.killed_because = f"it said something that is no message: {error}"
+                handle.killed_because = f"its channel said {error}"
                 self._kill(app, handle)
                 break
             self._take(app, handle, message)
         self._brain.poke(app)
+
+    def _is_awaited(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> bool:
+        """Whether it answers a Fork: there are as many of those as there are workers to come."""
+        if not isinstance(message, t.Forked | t.ForkFailed):
+            return False
+        worker = app.workers.get(message.serial)
+        return worker is not None and worker.id.generation == handle.generation and not worker.pid
 
     def _take(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> None:
         now = self._brain.loop.clock()

@@ -98,6 +98,33 @@ def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, 
         assert any("more messages than there is a use for" in reason for reason in exits), events
 
 
+TALKER = """
+import os, socket
+
+if not os.fork():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            channel = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if channel.type == socket.SOCK_SEQPACKET:
+            channel.setblocking(True)
+            while True:
+                try:
+                    channel.send(b'{"type":"parked","pid":%d}' % os.getpid())
+                except OSError:
+                    break
+    os._exit(0)
+"""
+
+
+def test_a_template_that_never_stops_talking_is_killed(pw: Pyworker) -> None:
+    pw.api(TALKER + ASGI, workers=1)
+    pw.run("start", "app.toml")
+    said = "its channel said more messages than there is a use for"
+    wait_until(lambda: said in pw.ok("events", "api").stdout, LONG, "the template to be killed")
+    pw.ok("delete", "api", "-y")
+
 
 LIAR = """
 import os, socket
