@@ -159,12 +159,18 @@ def check_log(path: str, uid: int | None, config_file: str, read: Opened | None 
         message = f"root does not write to {path} for a config file {whose} {name}"
         hint = "leave it out (pyworker logs shows the log), or give the config file and its folder to root"
         raise IdentityError("logs.file", message, hint)
-    folder = os.path.dirname(path)
-    while True:
-        _check_place(f"write to {path}", folder, os.stat(folder), folder, None)
-        if folder == "/":
-            return
-        folder = os.path.dirname(folder)
+    doing, named = f"write to {path}", os.path.dirname(path)
+    for folder in _and_above(named):
+        if (found := os.lstat(folder)).st_uid and stat.S_ISLNK(found.st_mode):
+            message = f"root does not {doing}: {folder} is a link of {_by_uid(found.st_uid).pw_name}'s"
+            raise IdentityError("logs.file", message, f"remove it, or name the folder: {os.path.realpath(named)}")
+        _check_place(doing, folder, os.stat(folder), folder, None)
+    for folder in _and_above(os.path.realpath(named)):
+        _check_place(doing, folder, os.stat(folder), folder, None)
+
+
+def _and_above(folder: str) -> list[str]:
+    return [folder] if folder == "/" else [folder, *_and_above(os.path.dirname(folder))]
 
 
 def _is_of(uid: int, file: str, read: Opened | None) -> str:

@@ -6,6 +6,7 @@ Never raises for what the disk does: lines that cannot be written are counted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
@@ -117,11 +118,14 @@ class LogFile:
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._fd = files.open_append(path)
+            found = os.fstat(self._fd)
+            if why := _planted(path, found):
+                raise PermissionError(errno.EPERM, why)
         except OSError as error:
+            self.close()
             self.error = self._why = f"cannot open {path}: {error.strerror}"
             self._next_open = now + RETRY_OPEN
             return False
-        found = os.fstat(self._fd)
         self._size = found.st_size
         self._next_look = now + LOOK_EVERY
         if self._size and stat.S_ISREG(found.st_mode) and not _ends_with_newline(path, found):
@@ -154,6 +158,19 @@ class LogFile:
             if self.spec.compress:
                 self._rotation.compress()
         return self._fd >= 0 or self._open(now)
+
+
+def _planted(path: str, found: os.stat_result) -> str:
+    """Say why a file cannot be ours that lies where everybody may make files (/tmp), "" if it may be.
+
+    Kernels can be told to look at this (fs.protected_regular, protected_fifos, protected_hardlinks); not all are.
+    """
+    folder = os.stat(os.path.dirname(path))
+    if not (folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH):
+        return ""
+    if found.st_uid not in (os.geteuid(), folder.st_uid):
+        return f"user {found.st_uid} has put it there, where everybody may; remove it, or log to another folder"
+    return "it has another name elsewhere; remove this one, or log to another folder" if found.st_nlink > 1 else ""
 
 
 def _ends_with_newline(path: str, found: os.stat_result) -> bool:

@@ -241,3 +241,9 @@ def test_root_writes_no_log_where_others_could_put_a_link(tmp_path: Path) -> Non
     os.chmod(folder, 0o777)
     with pytest.raises(IdentityError, match="logs can be written by everyone"):
         check_log(str(folder / "api.log"), None, "")
+    os.chmod(folder, 0o1777)
+    (folder / "link").symlink_to("/etc")
+    check_log(str(folder / "link" / "api.log"), None, "")
+    os.chown(folder / "link", NOBODY.pw_uid, 0, follow_symlinks=False)
+    with pytest.raises(IdentityError, match="link is a link of nobody's"):
+        check_log(str(folder / "link" / "api.log"), None, "")

@@ -112,3 +112,23 @@ def test_no_rotated_file_is_kept_when_none_is_wanted(tmp_path: Path) -> None:
     file.close()
     assert os.listdir(tmp_path) == ["api.log"]
     assert records(tmp_path / "api.log")[-1].msg == b"299"
+
+
+def test_a_file_that_others_may_have_put_there_is_not_written_to(file: LogFile, tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    precious = tmp_path / "precious"
+    precious.write_text("root:x\n")
+    os.link(precious, tmp_path / "api.log")
+    file.write(block(0, 2), 0.0, STAMP)
+    assert precious.read_text() == "root:x\n"
+    assert (file.lost, "it has another name elsewhere; remove this one" in file.error) == (2, True)
+    (tmp_path / "api.log").unlink()
+    file.write(block(2, 1), 1.0, STAMP)
+    assert (file.lost, file.error) == (2, "")
+    if os.geteuid() == 0:
+        file.close()
+        os.chown(tmp_path / "api.log", 65534, 65534)
+        file.write(block(3, 1), 2.0, STAMP)
+        assert file.error.endswith(
+            "user 65534 has put it there, where everybody may; remove it, or log to another folder"
+        )
