@@ -64,6 +64,14 @@ def _learn(name: bytes | str) -> tuple[bytes, int]:
     return known
 
 
+def check(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise InvalidHeader for a header that could split a response which is not made here."""
+    for name, value in headers:
+        field(name)
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise InvalidHeader("a header value holds a line break or a NUL")
+
+
 def date_line(seconds: float) -> bytes:
     """Return the Date line of a moment; its names are English in every locale."""
     year, month, day, hour, minute, second, weekday = time.gmtime(seconds)[:7]

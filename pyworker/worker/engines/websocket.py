@@ -94,6 +94,10 @@ class WebSocket(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         if self.worker.forked:
             end_forked(_WHERE)
+        if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+            # the library looks at values at most
+            protocol = message.get("subprotocol") or ""
+            heads.check([*message.get("headers", ()), (b"sec-websocket-protocol", protocol.encode("latin-1"))])
         await super().send(message)
         if self.ahead and message["type"] == "websocket.accept" and not self.transport.is_closing():
             self._take_ahead()

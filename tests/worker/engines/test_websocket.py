@@ -52,6 +52,27 @@ def test_nonsense_behind_the_handshake_is_refused_with_1002(serve: Serve, loop: 
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"type": "websocket.accept", "headers": [(b"x-a: 1\r\nset-cookie", b"s=1")]},
+        {"type": "websocket.accept", "headers": [(b"x-a", b"1\r\nset-cookie: s=1")]},
+        {"type": "websocket.accept", "subprotocol": "a\r\nset-cookie: s=1"},
+        {"type": "websocket.http.response.start", "status": 403, "headers": [(b"x-a: 1\nset-cookie", b"s=1")]},
+    ],
+)
+def test_no_header_of_the_app_splits_the_answer(serve: Serve, loop: str, answer: dict[str, Any]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(answer)
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    response = serve(app, loop=loop).client().send(UPGRADE).recv(head_only=True)
+    assert response is not None
+    assert response.status == 500
+    assert "set-cookie" not in str(response.headers).lower()
+
+
 def test_a_root_path_may_have_any_letters(serve: Serve, loop: str) -> None:
     client = opened(serve(said, loop=loop, root_path="/bücher").client())
     text = "/bücher /bücher/chat b'/b\\xc3\\xbccher/chat'".encode()
