@@ -41,3 +41,16 @@ def test_yaml_is_read_as_pm2_reads_it(tmp_path: Path, home: str) -> None:
     assert found.code == 0
     for line in ('DEBUG = "no"', 'AT    = "12:30"', 'N     = "0.5"', 'NIL   = ""', "workers        = 2", '= "never"'):
         assert line in found.out
+
+
+def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: str) -> None:
+    main, more = tmp_path / "supervisord.conf", tmp_path / "more.conf"
+    main.write_text("[include]\nfiles = more.conf\n[program:a]\ncommand = python a.py\n")
+    more.write_text("[program:b]\ncommand = python b.py\nenvironment = PASSWORD=x\n")
+    usual = main.stat().st_mode & 0o044  # of the umask here
+    for mode, private in ((0o644, False), (0o600, True)):
+        main.chmod(0o644)
+        more.chmod(mode)
+        assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
+        assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
+        (tmp_path / "app.toml").unlink()

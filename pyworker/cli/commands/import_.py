@@ -79,6 +79,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
 
     try:
         with open(file, encoding="utf-8-sig") as opened:
+            _keep_private(opened.fileno())
             text = opened.read(_MAX_FILE)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
@@ -139,11 +140,17 @@ def _texts(patterns: list[str]) -> list[tuple[str, str]]:
     for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:_MAX_INCLUDED]:
         try:
             with open(path, encoding="utf-8-sig") as opened:
+                _keep_private(opened.fileno())
                 found.append((path, opened.read(_MAX_FILE)))
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8"
             raise PyworkerError(f"cannot read {path}: {why}", code="unreadable", exit=Exit.FAILED) from None
     return found
+
+
+def _keep_private(source: int) -> None:
+    """Let nobody read what is written from here on who may not read this file: it may hold passwords."""
+    os.umask(os.umask(0o077) | (~os.fstat(source).st_mode & 0o077))
 
 
 def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
