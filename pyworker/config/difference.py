@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pyworker.config import canonical
 from pyworker.config.convert import hints_of, table_class
+from pyworker.config.environment import without_passwords
 from pyworker.config.option import Apply, option_of
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.record import record
@@ -29,7 +30,7 @@ def differences(old: ResolvedApp, new: ResolvedApp) -> list[Change]:
     """Return what a reload would change, in the order of the schema, the environment last."""
     before, after = canonical.flat(old.config), canonical.flat(new.config)
     changes = [
-        Change(key, before.get(key), after.get(key), applies(key))
+        _hidden(Change(key, before.get(key), after.get(key), applies(key)))
         for key in dict.fromkeys([*after, *before])
         if before.get(key) != after.get(key)
     ]
@@ -45,6 +46,13 @@ def differences(old: ResolvedApp, new: ResolvedApp) -> list[Change]:
                 one, other = MASK if one is not None else None, MASK if other is not None else None
             changes.append(Change(f"env.{name}", one, other, "reload", secret))
     return changes
+
+
+def _hidden(change: Change) -> Change:
+    """The address of a server may have a password in it."""
+    if change.key != "state" or (change.old, change.new) == tuple(map(without_passwords, (change.old, change.new))):
+        return change
+    return dataclasses.replace(change, old=MASK, new=MASK, secret=True)
 
 
 def applies(key: str) -> Apply:

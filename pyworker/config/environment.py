@@ -32,10 +32,15 @@ _TERMINAL = (
     *("VTE_VERSION", "TMUX", "TMUX_PANE", "STY", "WINDOW", "WINDOWID"),
     *("GPG_TTY", "SSH_TTY", "SSH_CLIENT", "SSH_CONNECTION", "XDG_SESSION_ID"),
 )
-SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*DSN*", "*CREDENTIAL*")
+SECRET_NAMES = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*PWD*", "*AUTH", "*DSN*", "*CREDENTIAL*")
 # a password may hold anything that its program lets through, spaces and slashes too; a port and a path are none
 # (no scheme before, which a long value would be searched for from each of its letters, and a bound for the same reason)
 _URL_PASSWORD = re.compile(r"://[^/\s:@]*:(?!\d{1,5}/)[^@]{1,4096}@")
+# in the address's query (a token), or in what drivers take instead of an address: "host=db password=x", "…;AccountKey=x"
+_PARAMETER = re.compile(
+    r"(?:^|[?&;\s])(?:password|passwd|pwd|token|secret|accountkey|sharedaccesskey)=[^&;\s]", re.IGNORECASE
+)
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)(?!\$\{)[^@\s]+(@)")  # what is filled in later is none yet
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
 _NAME = re.compile(r"[^=\0]+\Z")
 
@@ -162,10 +167,15 @@ def too_long(env: Mapping[str, str]) -> list[EnvironmentProblem]:
 
 
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names whose values must not be shown: by name, URLs with a password, and what contains one of those."""
-    known = {n for n, v in env.items() if _is_secret_name(n) or _URL_PASSWORD.search(v)}
+    """Return the names whose values must not be shown: by name, what has a password in it, and what contains one of those."""
+    known = {n for n, v in env.items() if _is_secret_name(n) or _URL_PASSWORD.search(v) or _PARAMETER.search(v)}
     telling = [env[n] for n in known if len(env[n]) >= _TELLING]
     return tuple(n for n, v in env.items() if n in known or any(secret in v for secret in telling))
+
+
+def without_passwords(text: str) -> str:
+    """Return a text as it may be shown: passwords in addresses are masked."""
+    return _IN_ADDRESS.sub(r"\1***\2", text)
 
 
 @functools.lru_cache(maxsize=1024)  # hundreds of apps have the same names

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shlex
 import time
 from typing import Any
 
 from pyworker import __version__
+from pyworker.config.environment import without_passwords
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats
@@ -28,7 +28,6 @@ from pyworker.protocol.wire import to_json
 _ENDS = ("worker_exited", "worker_recycled", "worker_unhealthy")  # why workers left, other than by a command
 _SHOWN_ENDS = 5
 _SHOWN_EVENTS = 20
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
 
 
 def ps_document(
@@ -181,7 +180,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, slots: frozenset[int], *,
     if current is not None:
         for name, value in sorted(current.resolved.env.items()):
             secret = name in current.resolved.secrets
-            shown = value if reveal else "***" if secret else _URL_PASSWORD.sub(r"\1***\2", value)
+            shown = value if reveal else "***" if secret else without_passwords(value)
             env.append({"name": name, "value": shown, "origin": current.resolved.env_origins.get(name, "")})
     document = app_document(brain, sampler, app)
     _add_pss([document], {w["pid"]: sampler.pss(w["pid"]) for w in document["pool"] if w["pid"]})

@@ -50,6 +50,8 @@ def test_a_secret_is_never_in_a_change() -> None:
     new = dataclasses.replace(OLD, env={"A": "1", "TOKEN": "new-secret", "DSN": "x://u:p@h"}, secrets=("TOKEN", "DSN"))
     assert "new-secret" not in repr(differences(OLD, new))
     assert "u:p" not in repr(differences(OLD, new))
+    assert differences(OLD, config(state="redis://:p@h")) == [Change("state", "***", "***", "reload", True)]
+    assert differences(OLD, config(state="redis://:${P}@h")) == [Change("state", "sqlite", "redis://:${P}@h", "reload")]
 
 
 def test_every_key_knows_how_it_is_applied() -> None:

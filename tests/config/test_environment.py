@@ -130,14 +130,23 @@ def test_table_sees_what_is_built_so_far_then_the_shell() -> None:
 def test_secrets_are_known_by_name_and_by_passwords_in_urls() -> None:
     env = {
         "STRIPE_KEY": "", "api_token": "", "MY_SECRET_X": "", "PGPASSWORD": "", "SENTRY_DSN": "", "AWS_CREDENTIALS": "",
-        "DATABASE": "postgres://u:p@h/db", "SITE": "https://example.org:80/a@b", "LANG": "C",
+        "MYSQL_PWD": "", "REDISCLI_AUTH": "", "DATABASE": "postgres://u:p@h/db", "SITE": "https://example.org:80/a@b",
+        "LANG": "C", "GIT_AUTHOR_NAME": "",
     }  # fmt: skip
-    assert set(env) - set(environment.secrets(env)) == {"SITE", "LANG"}
+    assert set(env) - set(environment.secrets(env)) == {"SITE", "LANG", "GIT_AUTHOR_NAME"}
 
 
 def test_a_password_with_spaces_or_slashes_makes_a_url_secret() -> None:
     env = {"A": "postgres://shop:correct horse@db/shop", "B": "redis://:a/b@cache", "C": "x"}
     assert set(environment.secrets(env)) == {"A", "B"}
+
+
+def test_a_password_that_is_a_parameter_makes_a_value_secret() -> None:
+    env = {
+        "A": "host=db user=shop password=x", "B": "AccountName=shop;AccountKey=x==", "C": "https://hooks.example/?a=1&token=x",
+        "D": "password=", "E": "https://example.org/?next=token", "F": "--no-password",
+    }  # fmt: skip
+    assert set(environment.secrets(env)) == {"A", "B", "C"}
 
 
 def test_a_value_that_contains_a_secret_is_one() -> None:

@@ -213,12 +213,12 @@ def test_home_and_what_is_in_it_are_private(pw: Pyworker) -> None:
 
 
 def test_secrets_are_in_no_file_and_on_no_screen(pw: Pyworker) -> None:
-    pw.api(ASGI, workers=1, tables='[app.env]\nDB_PASSWORD = "${DB_PASSWORD}"')
+    state = 'state = "redis://:swordfish-4711@127.0.0.1:1"'  # written there, and shown by what shows configs
+    pw.api(ASGI, workers=1, top=state, tables='[app.env]\nDB_PASSWORD = "${DB_PASSWORD}"')
     pw.environ["DB_PASSWORD"] = "swordfish-4711"
     pw.ok("start", "app.toml")
-    shown = [
-        pw.ok(*command).stdout for command in (("ps", "--json"), ("describe", "api"), ("describe", "api", "--json"))
-    ]
+    commands = ("ps --json", "describe api", "describe api --json", "config", "config api", "doctor --report")
+    shown = [pw.ok(*command.split()).stdout for command in commands]
     pw.ok("reload", "api")
     for folder, _, names in os.walk(pw.home):
         for name in names:

@@ -52,7 +52,7 @@ def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, p
 
 def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
     from pyworker.config import canonical
-    from pyworker.config.environment import secrets
+    from pyworker.config.environment import secrets, without_passwords
     from pyworker.config.load import find, load
     from pyworker.config.origin import origins
 
@@ -64,7 +64,8 @@ def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
     apps = []
     for app in loaded.apps:
         hidden = secrets(app.env)
-        shown = dataclasses.replace(app, env={n: "***" if n in hidden else v for n, v in app.env.items()})
+        env = {n: "***" if n in hidden else v for n, v in app.env.items()}
+        shown = dataclasses.replace(app, env=env, state=without_passwords(app.state))
         known = origins(app, loaded.path, os.environ, profile=profile)
         apps.append(
             {

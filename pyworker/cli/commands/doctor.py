@@ -28,7 +28,7 @@ from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 
-_NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|dsn|credential)[\w.-]*"
+_NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"
 _MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
 _OPTION = re.compile(rf"""(?i)(--?{_NAME}(?:["'],\s*["']|\s+))([^\s"',]+)""")  # "--token", "x" and --token x
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")

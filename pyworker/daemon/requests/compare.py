@@ -6,6 +6,7 @@ from typing import Any
 
 from pyworker.config import canonical
 from pyworker.config.difference import differences
+from pyworker.config.environment import without_passwords
 from pyworker.config.origin import origins
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App, overlaps
@@ -79,6 +80,7 @@ def _config(app: App) -> dict[str, Any]:
 
 
 def _masked(table: dict[str, Any], secrets: tuple[str, ...]) -> dict[str, Any]:
+    table["state"] = without_passwords(table["state"])
     if "env" in table:
         table["env"] = {n: "***" if n in secrets else v for n, v in table["env"].items()}
     return table
