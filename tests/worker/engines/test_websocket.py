@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
+import uvicorn
 
 from pyworker.protocol.scoreboard import F
 from pyworker.worker.engines import stall
@@ -91,3 +93,13 @@ def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, monkeypatch
     site = serve(app, loop=loop, keepalive_timeout=0.2)
     opened(site.client())
     wait_until(lambda: site.row[F.OPEN] == 0, what="the websocket to be cut")
+
+
+def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 seconds after it, which is sent after 20."""
+    assert (uvicorn.Config(said).ws_ping_interval, uvicorn.Config(said).ws_ping_timeout) == (20.0, 20.0)
+    quick = functools.partial(uvicorn.Config, ws_ping_interval=0.05, ws_ping_timeout=0.05)
+    monkeypatch.setattr(uvicorn, "Config", quick)
+    site = serve(said, loop=loop)
+    assert b"\x03\xf3keepalive ping timeout" in opened(site.client()).rest()
+    wait_until(lambda: site.row[F.OPEN] == 0)
