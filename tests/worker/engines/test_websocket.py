@@ -103,3 +103,23 @@ def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkey
     site = serve(said, loop=loop)
     assert b"\x03\xf3keepalive ping timeout" in opened(site.client()).rest()
     wait_until(lambda: site.row[F.OPEN] == 0)
+
+
+def test_a_message_in_many_parts_takes_no_more_memory_than_it_is_long(serve: Serve, loop: str) -> None:
+    heard: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            heard.append(message.get("text") or message["bytes"])
+
+    site = serve(app, loop=loop)
+    client = opened(site.client())
+    client.send(b"\1\x81\0\0\0\0a" + b"\0\x81\0\0\0\0b" * 9998)
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: sum(map(len, protocol.frames)) == 9999)
+    assert len(protocol.frames) == 1
+    client.send(b"\x80\x81\0\0\0\0c\2\x81\0\0\0\0\0\0\x80\0\0\0\0\x80\x81\0\0\0\0\1")
+    wait_until(lambda: len(heard) == 2)
+    assert heard == ["a" + "b" * 9998 + "c", b"\0\1"]
