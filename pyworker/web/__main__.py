@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 
 from pyworker.errors import Exit
+from pyworker.unix.fds import raise_nofile
 from pyworker.web.app import make_app
 from pyworker.web.guard import Guard, is_loopback
 from pyworker.web.hub import Hub
@@ -41,6 +42,7 @@ def main() -> int:
         sys.stderr.write(f"error: cannot listen on {given.host}:{given.port}: {error.strerror}\n")
         sys.stderr.write("  = help: choose another address: pyworker web --listen 127.0.0.1:8701\n")
         return int(Exit.FAILED)
+    raise_nofile()
     token = "" if given.no_token else token_of(given.home, new=given.new_token)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -93,7 +95,9 @@ def token_of(home: str, *, new: bool) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Ends the streams first: they would go on for ever, and the server waits for them."""
+    """Ends the streams first: they would go on for ever, and the server waits for them. So it would for a request whose
+    head never ends.
+    """
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
@@ -127,7 +131,7 @@ async def _serve(home: str, guard: Guard, listener: socket.socket) -> None:
     hub = Hub(home)
     config = uvicorn.Config(
         make_app(hub, guard), log_level="warning", access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=1, timeout_keep_alive=20, ws="none",
+        timeout_graceful_shutdown=1, timeout_keep_alive=20, ws="none", backlog=64,
     )  # fmt: skip
     await _Server(config, hub).serve([listener])
 
