@@ -62,7 +62,7 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     for path, tree in trees.items():
         found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
     if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
-        found += _bare_django(sources)
+        found += _bare_django(trees)
     return sorted(found or _only_script(trees), key=_rank)
 
 
@@ -132,13 +132,11 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
     return found
 
 
-def _bare_django(sources: Mapping[str, str]) -> list[Found]:
+def _bare_django(trees: Mapping[str, ast.Module]) -> list[Found]:
     """A project whose settings name its app: WSGI_APPLICATION = "shop.wsgi.application"."""
     found = []
-    for path, text in sources.items():
-        if os.path.basename(path) != "settings.py":
-            continue
-        for node in ast.walk(parsed(text)) if "WSGI_APPLICATION" in text else ():
+    for path, tree in trees.items():
+        for node in ast.walk(tree) if os.path.basename(path) == "settings.py" else ():
             match node:
                 case ast.Assign(targets=[ast.Name(id="WSGI_APPLICATION")], value=ast.Constant(value=str(dotted))):
                     module, _, name = dotted.rpartition(".")

@@ -48,6 +48,11 @@ def test_a_script_is_the_last_resort() -> None:
     assert found[1].script == "tick.py"
 
 
+def test_settings_that_are_no_python_of_today_are_passed_over() -> None:
+    settings = 'print "for Python 2"\n' + DJANGO["shop/settings.py"]
+    assert detect({"manage.py": "", "shop/settings.py": settings}) == []
+
+
 def test_a_folder_with_one_program_is_that_script() -> None:
     (found,) = detect({"serve.py": '"""Serves."""\nimport x\nx.run(8000)\n', "lib.py": "def f(): pass\n"})
     assert (found.what, found.script) == ("script", "serve.py")
