@@ -159,7 +159,8 @@ def _child(settings: Settings, what: str, name: str) -> None:
     """Run another command of ours on the terminal. Ctrl-C ends it, and only it."""
     if what == "logs":  # of an app that prints nothing, this is all there is
         render.note(f"logs of {name}   Ctrl-C: back", render.look(sys.stderr, settings.color))
-    argv = [sys.executable, "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
+    # -P: nothing of the folder that top was typed in is imported
+    argv = [sys.executable, "-P", "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
     with subprocess.Popen(argv, env={**os.environ, "PYWORKER_HOME": settings.home}) as child:
         try:
             child.wait()

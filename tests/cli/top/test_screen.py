@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,14 +31,14 @@ MODES = re.compile(r"\x1b\[\?(\d+)([hl])")
 class Terminal:
     """A terminal with `pyworker top` on it. The test keeps its other end open, so what is left of its settings shows."""
 
-    def __init__(self, home: str, *args: str, columns: int = 100, rows: int = 24) -> None:
+    def __init__(self, home: str, *args: str, columns: int = 100, rows: int = 24, cwd: str | None = None) -> None:
         self.ours, self.theirs = pty.openpty()
         self.resize(columns, rows)
         self.before = termios.tcgetattr(self.theirs)
         self.raw = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pyworker", "top", *args],
-            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True,
+            [sys.executable, "-P", "-m", "pyworker", "top", *args],
+            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True, cwd=cwd,
             env=environment(home, TERM="xterm-256color"),
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
@@ -82,8 +83,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def top(home: str, *args: str, **size: int) -> Iterator[Terminal]:
-    terminal = Terminal(home, *args, **size)
+def top(home: str, *args: str, **more: Any) -> Iterator[Terminal]:
+    terminal = Terminal(home, *args, **more)
     try:
         terminal.read(lambda raw: "api.1" in raw and "quit" in raw, "the first picture")
         yield terminal
@@ -233,3 +234,16 @@ def test_without_a_daemon_it_is_an_error_before_the_screen_is_taken(home: str) -
 def test_monit_is_top(home: str) -> None:
     with FakeControl(home, HANDLERS):
         assert run("monit", "--once", "-i", "0.1", home=home).code == 0
+
+
+def test_nothing_is_imported_from_the_folder_that_it_is_typed_in(home: str, tmp_path: Path) -> None:
+    (tmp_path / "pyworker.py").write_text("raise SystemExit('this is another program')\n")
+    with FakeControl(home, HANDLERS), top(home, cwd=str(tmp_path)) as terminal:
+        terminal.type("d")
+        terminal.read(lambda raw: "any key: back" in raw, "the end of the description")
+        assert "another program" not in terminal.raw
+        assert "workers ready" in terminal.raw
+        terminal.type("x")
+        terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
+        terminal.type("q")
+        assert terminal.end() == 0
