@@ -40,6 +40,8 @@ _ANSWER = 0.25  # seconds: a shell that waits longer than this feels broken
 def main(words: list[str]) -> int:
     """Print a candidate a line, "word<TAB>what it is"; the last of `words` is what is being typed."""
     typed = words[-1] if words else ""
+    if "=" in words[-2:]:  # bash makes three words of `api=4`, and nothing is offered behind the =
+        return 0
     before, home = _split(words[:-1])
     option = words[-2] if len(words) > 1 and words[-2].startswith("-") else ""
     found = _values(before, option, typed) if option else None
@@ -58,6 +60,7 @@ def _split(words: list[str]) -> tuple[list[str], str]:
         name, equals, value = word.partition("=")
         if name in _SHARED_VALUES:
             value = value if equals else next(rest, "")
+            value = next(rest, "") if value == "=" else value  # bash makes three words of --home=DIR
             home = value if name == "--home" else home
         elif not word.startswith("-"):
             found.append(word)
@@ -78,7 +81,7 @@ def candidates(before: list[str], typed: str, home: str = "") -> list[tuple[str,
         words += [(c, s) for c, (_, s) in COMMANDS.items()] if command == "help" else []
         return [w for w in words if w[0].startswith(typed)]
     if command == "scale":
-        return [(f"{name}=", about) for name, about in _apps(home) if f"{name}=".startswith(typed)]
+        return [(f"{name}=", about) for name, about in _apps(home) if name.startswith(typed)]
     if command in _NAMES or (command == "config" and (before[1:2] == ["env"] or typed)):
         names = [
             *_apps(home, workers="." in typed),

@@ -72,6 +72,16 @@ def test_options_of_every_command_may_stand_before_it_and_home_is_asked(tmp_path
     ]
 
 
+def test_behind_an_equals_sign_nothing_is_offered_in_any_shell(tmp_path: Path) -> None:
+    """bash makes three words of `api=4` and of `--home=DIR`: the name was offered again behind its own =."""
+    home = str(tmp_path / "state")
+    with FakeControl(home, {"ps": lambda _: [Reply(True, documents.ps())]}):
+        assert run("__complete", "scale", "ap", home=home).out == "api=\trunning\n"
+        for typed in (("api", "="), ("api", "=", "4"), ("api=",), ("api=4",)):
+            assert run("__complete", "scale", *typed, home=home) == (0, "", "")
+        assert complete._split(["--home", "=", "/x", "reload"]) == (["reload"], "/x")
+
+
 def test_without_a_daemon_there_are_no_names(tmp_path: Path) -> None:
     done = run("__complete", "describe", "", home=str(tmp_path / "none"))
     assert done == (0, "", "")
