@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
+from pyworker.cli.homes import home_of
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
 
@@ -136,9 +137,9 @@ def _other_daemon(home: str) -> str:
     """Return a hint when a daemon of somebody else's would be meant: root's for a user, the user's under sudo."""
     others = []
     if os.geteuid() != 0:
-        others.append(("root", "/root/.local/state/pyworker", "sudo pyworker …"))
+        others.append(("root", home_of("root"), "sudo pyworker …"))
     elif user := os.environ.get("SUDO_USER"):
-        others.append((user, os.path.expanduser(f"~{user}/.local/state/pyworker"), "the same without sudo"))
+        others.append((user, home_of(user), "the same without sudo"))
     for name, path, instead in others:
         if path != home and os.path.lexists(os.path.join(path, CONTROL_SOCKET)):
             return f"{name} has a daemon of its own: {instead}"
@@ -147,7 +148,7 @@ def _other_daemon(home: str) -> str:
 
 def _silent(home: str, seconds: float) -> PyworkerError:
     message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
-    hint = "its guardian replaces a daemon that hangs within 30 s: try again, or wait longer with --timeout 60s"
+    hint = "its guardian replaces a daemon that hangs within 35 s: try again, or wait longer with --timeout 60s"
     if said := guardian_said(home):
         message += f"\n  {said}"
         hint = WANTING

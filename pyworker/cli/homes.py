@@ -9,6 +9,11 @@ from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
 
+def home_of(user: str) -> str:
+    """Return where another user's state folder is, unless that user says otherwise."""
+    return os.path.expanduser(f"~{user}/.local/state/pyworker")
+
+
 def default_home() -> str:
     """Return the state folder when none was named on the command line."""
     if home := os.environ.get(ENV_HOME):

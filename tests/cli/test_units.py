@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.cli import units
+from pyworker.cli import client, units
+from pyworker.cli.main import main
 from tests.support.cli import run
 
 COMMAND = ["/opt/my app/bin/pyworker"]
@@ -80,3 +81,23 @@ def test_without_a_terminal_nothing_is_written_unasked(tmp_path: Path) -> None:
     assert "write   " in done.err
     assert "-y" in done.err
     assert not (tmp_path / ".config").exists()
+
+
+def test_by_sudo_openrc_starts_the_daemon_of_who_typed_it_in_the_home_of_that_user(tmp_path: Path) -> None:
+    typed = ("startup", "--system", "--init", "openrc", "--print")
+    theirs = run(*typed, home=str(tmp_path / "roots"), PYWORKER_HOME="", SUDO_USER="root").out
+    assert f"PYWORKER_HOME={os.path.expanduser('~root')}/.local/state/pyworker" in theirs
+    assert "command_user=root" in theirs
+    named = run(*typed, home=str(tmp_path / "named"), SUDO_USER="root").out
+    assert f"PYWORKER_HOME={tmp_path}/named" in named
+
+
+def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "control.sock").touch()
+    monkeypatch.setattr(client, "home_of", lambda _user: str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("SUDO_USER", "deploy")
+    assert main(["startup", "--system", "--init", "systemd", "--home", str(tmp_path / "roots")]) == 2
+    assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err

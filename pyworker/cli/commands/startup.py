@@ -13,11 +13,12 @@ import click
 
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask
-from pyworker.cli.homes import user_name
+from pyworker.cli.homes import default_home, home_of, user_name
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.names import ENV_HOME
 
 _NAME = "pyworker.service"
 _STOP_SECONDS = 90
@@ -51,6 +52,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     kind = init or ("openrc" if _runs_openrc() else "systemd")
     if kind == "openrc" and is_user and scope is None:
         is_user = False
+    if kind == "openrc":
+        settings = settings._replace(home=_home_of_owner(settings.home))
     plan = _plan(settings, kind, is_user)
     if only_print:
         text = json.dumps({"v": 1, "path": plan.path, "text": plan.text})
@@ -61,7 +64,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         raise PyworkerError(
             "writing a system service needs root", hint=hint, code="no_permission", exit=Exit.NO_PERMISSION
         )
-    running = _apps(settings)
+    running, other = _apps(settings)
     if remove:
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
@@ -72,6 +75,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
             f"A daemon runs already ({running} app{'s' if running != 1 else ''}); it and its apps go on. {manager} takes over at the next boot, or at once:\n"
             f"  pyworker daemon stop -y && {' '.join(_start(kind, is_user))}     (the apps are away for a moment)"
         )
+    elif other and not is_user:
+        lines.append(f"It is for the apps that root starts. {other}")
     if not settings.json:
         note("This will\n" + "\n".join(lines))
     confirm(settings, "It starts the daemon at boot.", "pyworker startup")
@@ -92,13 +97,23 @@ def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
             raise PyworkerError(
                 "OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage", exit=Exit.USAGE
             )
-        owner = os.environ.get("SUDO_USER") or user_name()
-        return _Plan("/etc/init.d/pyworker", units.openrc(_command(), settings.home, owner), 0o755, [])
+        return _Plan("/etc/init.d/pyworker", units.openrc(_command(), settings.home, _owner()), 0o755, [])
     text = units.systemd(
         _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
     )
     folder = os.path.join(_config_home(), "systemd", "user") if is_user else "/etc/systemd/system"
     return _Plan(os.path.join(folder, _NAME), text, 0o644, [])
+
+
+def _owner() -> str:
+    """Return whose daemon OpenRC starts: that of who typed `sudo`, else this user's."""
+    return os.environ.get("SUDO_USER") or user_name()
+
+
+def _home_of_owner(home: str) -> str:
+    """Return the owner's state folder: where none is named, `sudo` has made it root's, which nobody else may enter."""
+    user = os.environ.get("SUDO_USER")
+    return home_of(user) if user and home == default_home() and not os.environ.get(ENV_HOME) else home
 
 
 def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
@@ -191,12 +206,12 @@ def _systemd_version() -> int:
         return 255
 
 
-def _apps(settings: Settings) -> int | None:
-    """Return how many apps the daemon has, None when none runs."""
+def _apps(settings: Settings) -> tuple[int | None, str]:
+    """Return how many apps the daemon has; None when none runs, and whose other daemon may be meant then."""
     try:
-        return int(ask(settings.home, {"type": "status"}, settings.timeout)["apps"])
-    except DaemonAway:
-        return None
+        return int(ask(settings.home, {"type": "status"}, settings.timeout)["apps"]), ""
+    except DaemonAway as away:
+        return None, away.hint
 
 
 def _say(settings: Settings, document: dict[str, Any], text: str) -> None:
