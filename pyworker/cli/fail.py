@@ -6,7 +6,6 @@ First what and why, last the next step. A traceback of the user's code is shown 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from pyworker.cli.render import Look, clean, note, paint
@@ -114,12 +113,3 @@ def bug(error: BaseException, as_json: bool, how: Look) -> int:
         hint = "this is a bug of pyworker: please report it with the lines above"
         note(words(f"pyworker itself failed: {type(error).__name__}: {error}", "", hint, how), how)
     return int(Exit.FAILED)
-
-
-def quiet_stdout() -> None:
-    """Make sure that nothing more is written to a pipe whose reader has left, not even at exit."""
-    import os
-
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)

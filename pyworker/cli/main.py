@@ -19,7 +19,7 @@ from pyworker.cli import fail
 from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
 from pyworker.cli.options import NAMES, options
-from pyworker.cli.render import look, out
+from pyworker.cli.render import look, mute, out
 from pyworker.errors import FULL_DISK, Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> int:
     try:
         code = _run(argv, as_json)
     except BrokenPipeError:  # the reader of our output has seen enough
-        fail.quiet_stdout()
+        mute(sys.stdout)
         return 0
     return code
 
@@ -214,7 +214,7 @@ def _run(argv: list[str], as_json: bool) -> int:
             gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
             return fail.report(gone, as_json, how)
         if isinstance(error, OSError) and error.filename is None and error.errno in FULL_DISK:
-            fail.quiet_stdout()
+            mute(sys.stdout)
             hint = "make room on its disk, or send it to another"
             full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")
             return fail.report(full, as_json, how)
@@ -227,16 +227,16 @@ def _color(argv: list[str]) -> str:
             return argv[i + 1]
         if word.startswith("--color="):
             return word.partition("=")[2]
-    return ""
+    return os.environ.get("PYWORKER_COLOR", "")
 
 
 def _usage(error: click.ClickException) -> PyworkerError:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "pyworker"
     hint = f"{path} -h shows its options"
     possibilities = getattr(error, "possibilities", None)
     if possibilities:
-        message = f"No such option: {getattr(error, 'option_name', '')}"
+        message = error.message.rstrip(".")
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(possibilities)) + f"?\n{hint}"
     return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage", exit=Exit.USAGE)

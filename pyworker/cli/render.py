@@ -109,8 +109,20 @@ def out_json(value: object, how: Look, *, indent: int | None = None) -> None:
 
 
 def note(text: str, how: Look | None = None) -> None:
-    """Write a line meant for a person to stderr."""
-    write(sys.stderr, text + "\n", how or look(sys.stderr))
+    """Write a line meant for a person to stderr. Where it cannot be written (a full disk, a pipe that nobody reads) the
+    command goes on, and its exit code says how it ended.
+    """
+    try:
+        write(sys.stderr, text + "\n", how or look(sys.stderr))
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: TextIO) -> None:
+    """Make sure that nothing more is written to what cannot be written to, not even at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def pause(seconds: float | None, until: int = -1) -> None:

@@ -19,7 +19,7 @@ from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
 from pyworker.web.__main__ import TOKEN_FILE
-from tests.cli import documents
+from tests.cli import documents, results
 from tests.support.cli import environment, run
 from tests.support.fake_control import FakeControl, Handler, refuses, replies
 
@@ -99,6 +99,11 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
     assert (found.code, found.out) == (2, "")
     assert found.err.startswith(f"error: no such command `{word}`\n  = help: ")
     assert said in found.err
+
+
+def test_the_variable_for_colours_counts_for_errors_too(home: str) -> None:
+    assert "\x1b[" in run("nothing", home=home, PYWORKER_COLOR="always").err
+    assert "\x1b[" not in run("nothing", home=home, PYWORKER_COLOR="never", FORCE_COLOR="1").err
 
 
 def test_usage_errors_are_json_too(home: str) -> None:
@@ -258,3 +263,41 @@ def test_a_full_disk_behind_stdout_is_said(home: str, command: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written: No space left on device\n  = help: ")
     assert done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize(("command", "code"), [("reload api", 0), ("nothing", 2), ("ps", 0)])
+@pytest.mark.parametrize("where", ["/dev/full", "a pipe that nobody reads"])
+def test_a_stderr_that_cannot_be_written_to_changes_neither_what_is_done_nor_the_exit_code(
+    home: str, command: str, code: int, where: str
+) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    if where == "/dev/full":
+        full = os.open(where, os.O_WRONLY)
+    else:
+        reads, full = os.pipe()
+        os.close(reads)
+    empty = replies({**documents.ps(), "apps": []})
+    try:
+        with FakeControl(home, {"ps": empty, "reload": results.reload}):
+            done = subprocess.run(
+                [sys.executable, "-m", "pyworker", *command.split()],
+                env=environment(home), timeout=60, check=False, stdout=subprocess.PIPE, stderr=full, text=True,
+            )  # fmt: skip
+    finally:
+        os.close(full)
+    assert done.returncode == code
+    assert ("api reloaded: gen 7 → 8" in done.stdout) == (command == "reload api")
+
+
+def test_a_group_of_commands_alone_shows_them_and_a_wrong_one_is_named(home: str) -> None:
+    alone = run("daemon", home=home)
+    assert (alone.code, alone.err) == (0, "")
+    assert alone.out == run("daemon", "-h", home=home).out
+    wrong = run("daemon", "strat", home=home)
+    assert wrong.code == 2
+    assert wrong.err.startswith("error: no such command 'strat'\n")
+
+
+def test_the_choices_of_an_argument_are_said_once(home: str) -> None:
+    assert run("export", home=home).err.count("kubernetes") == 1

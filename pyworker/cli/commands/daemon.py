@@ -26,9 +26,12 @@ _PARTS = ("guardian", "daemon", "logger")
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
 
-@click.group()
-def cmd() -> None:
+@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.pass_context
+def cmd(ctx: click.Context) -> None:
     """The daemon that keeps the apps running."""
+    if ctx.invoked_subcommand is None:
+        render.out(ctx.get_help())
 
 
 @cmd.command(context_settings=_HELP)
