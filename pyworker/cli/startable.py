@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(.*\))?\Z")
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
+_DOTTED = re.compile(r"\.[a-z_]")  # a dot in a name is followed by the number of a worker
 _KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
 
 
@@ -138,6 +139,11 @@ def _names(
                     f"any program: pyworker start -- {_typed(word)}",
                 )
             raise _usage(f"{word!r} is nothing that can be started", f"start takes {_KINDS}")
+        if _DOTTED.search(word):
+            raise _usage(
+                f"{word!r} is no file that is here, and no name of an app",
+                f"an app in a module stands behind a colon, like shop.wsgi:application\nstart takes {_KINDS}",
+            )
     if name or only or overrides or after is not None:
         raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
     return Startable({"names": list(what)}, ())

@@ -162,7 +162,9 @@ def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[A
     cwd = os.path.realpath(os.path.join(folder, os.path.expanduser(app.cwd)))
     if not os.path.isdir(cwd):
         problem = "is not a folder" if os.path.exists(cwd) else "does not exist"
-        again = f"from a folder that is there: pyworker delete {app.name}, and start it again"
+        again = (
+            f"--cwd names another one; if it was removed under the app: pyworker delete {app.name}, and start it again"
+        )
         hint = "relative to the folder of the config file" if file else again
         found.add(("cwd",), f"names {cwd}, which {problem}", hint, "not_found")
         found.stop_if_wrong()  # all else would be looked for in the wrong place

@@ -50,6 +50,7 @@ function __pyworker_complete
 end
 complete -c pyworker -f -a '(__pyworker_complete)'
 """
+_BASH_LOADER = "/usr/share/bash-completion/bash_completion"  # what reads the folder that --install writes to
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
@@ -85,6 +86,8 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
         out(json.dumps({"v": 1, "ok": True, "written": path}))
         return 0
     more = "" if name != "zsh" else f"; your ~/.zshrc needs before compinit: fpath+=({os.path.dirname(path)})"
+    if name == "bash" and not os.path.exists(_BASH_LOADER):
+        more = ' when the package bash-completion is installed; without it: eval "$(pyworker completion bash)" in ~/.bashrc'
     note(f"Wrote {path}; a new {name} has it{more}")
     return 0
 
