@@ -78,9 +78,11 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
+    state = app.state_word(now)
+    why = "a worker that dies cannot be replaced: " if state == "degraded" and not waiting else ""  # all workers serve
     return {
         "name": app.name,
-        "state": app.state_word(now),
+        "state": state,
         "kind": app.kind,
         "gen": app.generation,
         "target": _what(config),
@@ -106,7 +108,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
         "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
-        "last_failure": dataclasses.asdict(failure) if failure else None,
+        "last_failure": dataclasses.asdict(failure) | {"message": why + failure.message} if failure else None,
         "notes": [*app.notes, *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
         "pool": pool,

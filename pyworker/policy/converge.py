@@ -308,6 +308,12 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
             if w.state is State.READY and w.ready_at is not None and w.born_at >= last:
                 stable_at = w.ready_at + app.restart.min_uptime
                 yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
+        loaded = max(
+            (t.since for t in app.templates if t.generation == app.generation and t.state == "ready"), default=0.0
+        )
+        born = max((w.born_at for w in alive(app, app.generation)), default=0.0)
+        if born < last <= loaded and generation_is_open(app, now):
+            yield ClearRecord()  # it was the template that died, and it is back
 
 
 def _dispatcher(app: AppView, now: float) -> Iterator[Action]:

@@ -93,6 +93,17 @@ def test_stable_probe_clears_the_record() -> None:
     assert c.ClearRecord() in doing(app(want=3, record=record, workers=probe), 81.5)
 
 
+def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_workers_have_served_on() -> None:
+    """Without a worker that is born after them nothing did: the app was degraded for ever."""
+    record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
+    back, before = (c.TemplateView(1, "ready", 71.0),), (c.TemplateView(1, "ready", 0.0),)
+    assert doing(app(record=record, workers=BOTH, templates=back), 72.0) == [c.ClearRecord()]
+    assert doing(app(record=record, workers=BOTH, templates=before), 69.0) == []
+    assert c.ClearRecord() not in doing(app(record=record, workers=BOTH[:1], templates=back), 72.0)
+    young = (BOTH[0], worker(3, 2, since=70.5))
+    assert c.ClearRecord() not in doing(app(record=record, workers=young, templates=back), 72.0)
+
+
 def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
     assert doing(app(workers=BOTH[:1], record=Record(1, (0.5,), 0.0, permanent=True), templates=())) == []
 

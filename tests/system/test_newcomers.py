@@ -198,7 +198,9 @@ def test_an_app_that_cannot_have_another_template_is_degraded_though_all_its_wor
     kill(pw.role("template"))
     wait_until(lambda: pw.app()["state"] == "degraded", LONG, "the app to be degraded")
     assert pw.app()["workers"]["ready"] == 2
-    assert f"cannot run the interpreter {python}" in pw.run("ps").stderr
+    said_by_ps = pw.run("ps").stderr
+    assert "api degraded: a worker that dies cannot be replaced: " in said_by_ps
+    assert f"cannot run the interpreter {python}" in said_by_ps
     fake_python(pw, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     pw.ok("reload", "api")
     assert pw.app()["state"] == "running"

@@ -142,7 +142,8 @@ def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _what(app: dict[str, Any]) -> tuple[str, str]:
     if app.get("target"):
-        return "target", f"{app['target']} ({app['kind']})" if app.get("kind") else str(app["target"])
+        known = app.get("kind") not in (None, "", "target")  # what it is, its import says
+        return "target", f"{app['target']} ({app['kind']})" if known else str(app["target"])
     if app.get("script"):
         return "script", str(app["script"])
     command = app.get("command") or "–"
