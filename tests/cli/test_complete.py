@@ -135,6 +135,17 @@ words=(asked rel); CURRENT=2; _pyworker
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["bash zsh fish", "reload"]
 
 
+def test_zsh_puts_no_blank_behind_an_equals_sign() -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = "compdef() { :; }; _describe() { print -r -- $# $3; }\n" + _SCRIPTS["zsh"] + """
+scale() { print 'api=\\trunning'; }; words=(scale a); CURRENT=2; _pyworker
+logs() { print 'api\\trunning'; }; words=(logs a); CURRENT=2; _pyworker
+"""
+    done = subprocess.run(["zsh", "-fc", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "4 -S\n2\n"
+
+
 def test_fish_completes_a_command_and_a_new_word(tmp_path: Path) -> None:
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")

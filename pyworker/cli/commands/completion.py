@@ -30,11 +30,12 @@ complete -F _pyworker pyworker
 _ZSH = """\
 #compdef pyworker
 _pyworker() {
-    local -a lines shown
+    local -a lines shown more
     lines=("${(@f)$(PYWORKER_COMPLETE=1 ${words[1]} __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     if [[ "$lines[1]" == __files__ ]]; then _files; return; fi
     shown=("${(@)lines/$'\\t'/:}")
-    _describe 'pyworker' shown
+    [[ "${lines[1]%%$'\\t'*}" == *= ]] && more=(-S '')
+    _describe 'pyworker' shown "${more[@]}"
 }
 if [ "$funcstack[1]" = "_pyworker" ]; then _pyworker "$@"; else compdef _pyworker pyworker; fi
 """
