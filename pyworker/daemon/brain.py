@@ -43,6 +43,7 @@ from pyworker.unix import fds as unix_fds
 
 HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain; one that stands still is not waited for
 LOOK_WHETHER_HEARD = 0.005
+LONGEST_NOTE = 500
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
 
@@ -224,6 +225,7 @@ class Brain:
         app.record = app.template_record = restart.CLEAR
         app.fill_slots()
         app.reload_from = old
+        _forget_notes(app, old)
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
@@ -399,11 +401,18 @@ class Brain:
 
     def note(self, app: App, text: str) -> None:
         """Something the operator should know."""
-        text = text[:500]
+        text = text[:LONGEST_NOTE]
         if text not in app.notes:
             app.notes.append(text)
             del app.notes[:-20]
             self.emit(app, "app_note", None, text=text)
+
+
+def _forget_notes(app: App, old: int) -> None:
+    """What was said of the generations before this one is over: where it came from is another's code by now."""
+    whys = {n: t.loaded.why[:LONGEST_NOTE] for n, t in app.templates.items() if t.loaded is not None}
+    stale = whys.get(old, "") if whys.get(old) != whys.get(app.generation) else ""
+    app.notes = [note for note in app.notes if note != stale and not note.startswith("generation ")]
 
 
 def _is_over(app: App) -> bool:

@@ -120,6 +120,21 @@ def test_code_that_has_changed_since_is_named_when_a_template_had_to_be_started_
     assert {pw.get().split()[0] for _ in range(4)} == {"one", "two"}
     pw.ok("reload", "api")
     assert {pw.get().split()[0] for _ in range(4)} == {"two"}
+    assert pw.app()["notes"] == [], "a reload has made them one"
+
+
+def test_what_kept_the_code_before_from_being_forked_is_not_said_of_the_next(pw: Pyworker) -> None:
+    threads = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    pw.api(threads + ASGI)
+    pw.ok("start", "app.toml")
+    (why,) = pw.app()["notes"]
+    assert "thread" in why
+    pw.write("web.py", "# still\n" + threads + ASGI)
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == [why]
+    pw.write("web.py", ASGI)
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == []
 
 
 def test_a_killed_spare_is_noticed_by_nobody_and_replaced(pw: Pyworker) -> None:
