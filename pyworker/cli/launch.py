@@ -133,9 +133,15 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
     if how == Exit.BUSY:
         return 0
     last = stderr.strip() or "it printed nothing"
+    hint = f"try it by hand: {sys.executable} -I -m pyworker.guardian --home {home}"
+    if "No module named 'pyworker'" in last:
+        hint = (
+            "it looks for pyworker neither in PYTHONPATH nor in ~/.local (pip install --user)\n"
+            "install it into a virtual environment: python3 -m venv .venv, then .venv/bin/pip install"
+        )
     raise PyworkerError(
         f"The pyworker daemon did not start: its guardian ended with {'code' if how >= 0 else 'signal'} {abs(how)}.\n{last}",
-        hint=f"try it by hand: {sys.executable} -I -m pyworker.guardian --home {home}",
+        hint=hint,
         code="daemon_not_started",
         exit=Exit.UNAVAILABLE,
     )

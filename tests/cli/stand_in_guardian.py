@@ -17,8 +17,8 @@ import sys
 def main(mode: str, words: list[str]) -> int:
     assert words[:3] == ["-I", "-m", "pyworker.guardian"], words
     home, notify = words[4], int(words[6])
-    if mode == "crash":
-        print("ModuleNotFoundError: No module named 'pyworker'", file=sys.stderr)
+    if mode in ("crash", "lost"):
+        print(f"ModuleNotFoundError: No module named '{'pyworker' if mode == 'lost' else 'select'}'", file=sys.stderr)
         return 1
     if mode == "refuse":
         os.write(

@@ -112,3 +112,10 @@ def test_a_kernel_or_sandbox_in_which_nothing_can_be_watched_is_named(
     assert f"error: pyworker cannot run here: {call}: Function not implemented\n" in done.stderr
     assert "Linux 5.4" in done.stderr
     assert not os.path.exists(home)
+
+
+def test_a_pyworker_that_its_own_processes_do_not_find_is_told_where_to_be(home: str, tmp_path: Path) -> None:
+    """pip install --user, or PYTHONPATH: an isolated interpreter looks in neither."""
+    found = result(launch(home, tmp_path, "lost"))
+    assert "No module named 'pyworker'" in found
+    assert "python3 -m venv .venv" in found
