@@ -17,7 +17,7 @@ import click
 from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.here import is_gone
-from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN
+from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
 from pyworker.cli.options import NAMES, options
 from pyworker.cli.render import look, mute, out
 from pyworker.errors import FULL_DISK, Exit, PyworkerError
@@ -236,7 +236,10 @@ def _usage(error: click.ClickException) -> PyworkerError:
     path = ctx.command_path if ctx is not None else "pyworker"
     hint = f"{path} -h shows its options"
     possibilities = getattr(error, "possibilities", None)
-    if possibilities:
+    if meant := OPTIONS_ELSEWHERE.get(getattr(error, "option_name", "")):
+        message = error.message.rstrip(".")
+        hint = f"{meant}\n{hint}"
+    elif possibilities:
         message = error.message.rstrip(".")
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(possibilities)) + f"?\n{hint}"
     return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage", exit=Exit.USAGE)

@@ -124,3 +124,17 @@ ELSEWHERE = {
     "avail": "pyworker ps",
     "maintail": "pyworker events -f",
 }
+# options of other programs
+OPTIONS_ELSEWHERE = {
+    "--host": "-b HOST:PORT",
+    "--port": "-b HOST:PORT",
+    "--uds": "-b unix:PATH",
+    "--reload": "--watch",
+    "-i": "-w N, or -w auto",
+    "--app-dir": "--cwd DIR",
+    "--chdir": "--cwd DIR",
+    "-d": "start returns when the app is ready, and it goes on; pyworker run stays in the foreground",
+    "--lines": "-n N",
+    "--tail": "-n N",
+    "--update-env": "pyworker reload NAME reads the environment again, always",
+}

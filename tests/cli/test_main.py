@@ -101,6 +101,22 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
     assert said in found.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "here"),
+    [
+        (("start", "shop:app", "--port", "8000"), "-b HOST:PORT"),
+        (("start", "shop:app", "--reload"), "--watch"),
+        (("start", "app.py", "-i", "max"), "-w N, or -w auto"),
+        (("logs", "shop", "--lines", "5"), "-n N"),
+    ],
+)
+def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, ...], here: str, home: str) -> None:
+    """--port was told that --color may be meant."""
+    found = run(*typed, home=home)
+    assert found.code == 2
+    assert found.err.splitlines()[1:] == [f"  = help: {here}", f"  = help: pyworker {typed[0]} -h shows its options"]
+
+
 def test_the_variable_for_colours_counts_for_errors_too(home: str) -> None:
     assert "\x1b[" in run("nothing", home=home, PYWORKER_COLOR="always").err
     assert "\x1b[" not in run("nothing", home=home, PYWORKER_COLOR="never", FORCE_COLOR="1").err
