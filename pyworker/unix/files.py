@@ -55,14 +55,20 @@ def _check_private(path: str, found: os.stat_result, *, ours: bool) -> None:
             f"{path} belongs to user {found.st_uid}, and this is user {me}",
             f"run as that user, or use a folder of your own; to take it over: chown {me} {path}",
         )
-    # root may open its home for passing through (0711): workers of other users reach their state folder in it
-    open_to_others = found.st_mode & (0o066 if found.st_uid == 0 else 0o077)
-    if open_to_others:
+    if is_open_to_others(found):
         mode = stat.S_IMODE(found.st_mode)
         raise UnsafeDirectory(
             f"{path} is open to other users (mode {mode:04o})",
             f"if nobody else needs it: chmod 700 {path}; else use a folder of your own",
         )
+
+
+def is_open_to_others(found: os.stat_result) -> bool:
+    """Whether others may do in a directory what they must not be able to.
+
+    Root may open its home for passing through (0711): workers of other users reach their state folder in it.
+    """
+    return bool(found.st_mode & (0o066 if found.st_uid == 0 else 0o077))
 
 
 def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:

@@ -66,6 +66,23 @@ def test_a_folder_that_cannot_be_made_or_written_is_a_failure(tmp_path: Path, mo
     assert found(doctor._home, tmp_path)[0][:2] == ("home", "fail")
 
 
+def test_a_folder_of_roots_that_workers_of_other_users_pass_through_is_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, modes = os.stat, {}
+
+    def of_root(path: Any, **more: Any) -> Any:
+        found = list(stat(path, **more))
+        found[0], found[4] = modes.get(str(path), found[0]), 0
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "stat", of_root)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for mode, status in ((0o40711, "ok"), (0o40755, "fail")):
+        modes[str(tmp_path)] = mode
+        assert found(doctor._home, tmp_path)[0][:2] == ("home", status)
+
+
 def test_a_socket_that_is_left_over_is_stale(tmp_path: Path) -> None:
     (tmp_path / "control.sock").touch()
     assert ("stale", "warn") in [f[:2] for f in found(doctor._daemon, tmp_path, status=None)]

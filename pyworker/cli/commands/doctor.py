@@ -27,6 +27,7 @@ from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
+from pyworker.unix.files import is_open_to_others
 
 _NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"
 _MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
@@ -143,7 +144,7 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
             f"{home} belongs to uid {info.st_uid}, and this is {os.geteuid()}",
             "run it as that user, or use another --home",
         )
-    elif info.st_mode & 0o077:
+    elif is_open_to_others(info):
         yield Found("home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {home}")
     elif not os.access(home, os.W_OK | os.X_OK):
         yield Found("home", "fail", f"{home} cannot be written to", f"chmod 700 {home}, if its disk is not read-only")
