@@ -202,7 +202,9 @@ class Deaths:
         before = handle.state
         handle.happen(Happening.EXIT, now)
         if self._is_replaced_at_once(app, handle, status, before):
-            # the successor first: what there is to tell and to tidy up takes longer than a fork
+            # the successor first: what there is to tell and to tidy up takes longer than a fork. But what it has left
+            # behind may hold the very port that the successor of a command binds
+            self._end_group(handle)
             app.record = restart.CLEAR
             del app.workers[handle.id.serial]
             self._brain.poke(app)
@@ -268,20 +270,24 @@ class Deaths:
             if of is app:
                 self._bury(app, handle, status)
 
+    def _end_group(self, handle: WorkerHandle) -> None:
+        """SIGKILL to what it has left behind in its process group; its pid is reserved until `collected`."""
+        pidfd = self._brain.store.get(worker_fd("pid", handle.id))
+        if handle.pid and handle.status != process.UNKNOWN and not handle.reaped:
+            process.kill_group(handle.pid, signal.SIGKILL)
+        elif pidfd is not None:
+            process.kill_group_of(pidfd)
+
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:
             handle.health.stop()
-        if handle.pid and handle.status != process.UNKNOWN and not handle.reaped:
-            # what it has left behind in its process group; its pid is reserved until `collected`
-            process.kill_group(handle.pid, signal.SIGKILL)
+        self._end_group(handle)
         if handle.ctl is not None:
             self._brain.loop.remove(handle.ctl.fileno())
             handle.ctl.close()
             handle.ctl = None
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if pidfd is not None:
-            if handle.reaped or handle.status == process.UNKNOWN:
-                process.kill_group_of(pidfd)
             self._brain.loop.remove(pidfd)
         self._brain.store.remove(worker_fd("ctl", handle.id))
         # the logger still wants the pidfd and the pipes until it has read them to their end

@@ -25,7 +25,7 @@ from tests.support.wait import wait_until
 
 
 @pytest.mark.parametrize("status", [ExitStatus(None, 9), ExitStatus(None, 15), ExitStatus(1, None)])
-def test_the_successor_is_asked_for_before_the_dead_is_buried(
+def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_of_what_it_has_left_behind(
     status: ExitStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -35,10 +35,12 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried(
         loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor"))
     )
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
+    # it may hold the port that a command's successor binds
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
-        id=WorkerId("api", 1, 1, 7), status=None, is_alive=True, state=State.READY, failure=None,
+        id=WorkerId("api", 1, 1, 7), pid=42, reaped=False, status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
@@ -47,7 +49,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried(
     )  # fmt: skip
     deaths.ended(app, handle, status)
     wait_until(lambda: loop.turn(0.01) or "bury" in done, 5, "the burial")
-    assert done == ["successor", "kick", "bury"]
+    assert done == ["end of group 42", "successor", "kick", "bury"]
 
 
 def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +57,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     board = Board.create("api")
     board.allocate(WorkerId("api", 1, 1, 7))
     workers = SimpleNamespace(kick_siblings=lambda app, handle: None, on_message=lambda app, handle: None)
-    brain: Any = SimpleNamespace(loop=loop, workers=workers, poke=lambda app: None)
+    brain: Any = SimpleNamespace(loop=loop, workers=workers, store={}, poke=lambda app: None)
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
