@@ -1,7 +1,7 @@
 """Daemon: once a minute, by the wall clock: jobs (`cron`) and timed reloads (`reload.cron`) that are due.
 
-Which they are is policy/cron.py's. A job whose last run is still at work is not started a second time. What was due while
-no daemon lived is not made up for.
+Which they are is policy/cron.py's. A job whose last run is still at work is not started a second time, and no reload takes the
+place of one that is under way. What was due while no daemon lived is not made up for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pyworker.policy.cron import due, latest
 
 def local_minute(seconds: float) -> int:
     """Return the minute number (config/timetable.py) of a Unix time in this machine's zone."""
+    time.tzset()  # which may have been set since we looked at it: cloud-init and timedatectl do it to a running machine
     return calendar.timegm(time.localtime(seconds)) // 60
 
 
@@ -50,7 +51,7 @@ class Schedule:
             if config.cron is not None and _is_due(config.cron, last, now, passed):
                 self._start_job(app)
             if config.reload.cron is not None and _is_due(config.reload.cron, last, now, passed):
-                reload_by_itself(self._desk, app, f"its timetable: {config.reload.cron}")
+                self._reload(app, config.reload.cron)
 
     def _start_job(self, app: App) -> None:
         brain = self._desk.brain
@@ -59,6 +60,14 @@ class Schedule:
             return
         app.finished_slots.clear()
         brain.poke(app)
+
+    def _reload(self, app: App, text: str) -> None:
+        if app.target is not None or app.starting:  # each would replace the one before, and none come to its end
+            what = "reload" if app.target is not None else "start"
+            words = f"its last {what} is still at work: the reload of its timetable ({text}) is left out"
+            self._desk.brain.emit(app, "app_note", None, text=words)
+            return
+        reload_by_itself(self._desk, app, f"its timetable: {text}")
 
 
 def _minute(seconds: float) -> int:

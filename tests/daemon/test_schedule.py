@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,9 @@ class Rig:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, config: AppConfig) -> None:
         self.done: list[str] = []
-        self.app: Any = SimpleNamespace(config=config, running=True, workers={}, finished_slots={1})
+        self.app: Any = SimpleNamespace(
+            config=config, running=True, workers={}, finished_slots={1}, target=None, starting=False
+        )
         brain = SimpleNamespace(
             apps={"job": self.app},
             loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay)),
@@ -55,6 +58,16 @@ def test_a_timed_reload_is_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rig.look(120) == ["reload: its timetable: @hourly"]
 
 
+def test_a_timed_reload_does_not_take_the_place_of_a_reload_or_start_that_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", target="a:b", reload=ReloadConfig(cron="@hourly")))
+    rig.app.target = 2
+    assert rig.look(120) == ["its last reload is still at work: the reload of its timetable (@hourly) is left out"]
+    rig.app.target, rig.app.starting = None, True
+    assert rig.look(180) == ["its last start is still at work: the reload of its timetable (@hourly) is left out"]
+
+
 def test_what_does_not_run_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
     rig.app.running = False
@@ -77,3 +90,12 @@ def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError):
         rig.schedule._tick()
     assert len(rig.delays) == 1
+
+
+def test_a_zone_that_the_machine_was_given_meanwhile_is_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "AAA0")
+        before = schedule.local_minute(0)
+        zone.setenv("TZ", "AAA-5")
+        assert schedule.local_minute(0) - before == 5 * 60
+    time.tzset()
