@@ -278,6 +278,8 @@ class Dispatchers:
         except ListenFailed as failed:
             self._brain.note(app, failed.message)
             return None, errno.EACCES if failed.code == "no_permission" else errno.EADDRINUSE
+        except OSError as failed:  # no descriptor is left
+            return None, failed.errno or errno.EMFILE
 
     def tell(self, app: App, serial: int, text: str) -> bool:
         """A message for a Node worker, whose channel the dispatcher has; False when that is not possible now."""

@@ -278,6 +278,11 @@ class Workers:
             errno = 13 if error.code == "no_permission" else 98
             self.say(handle, w.Bound(errno, error.message[:500]))
             return
+        except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
+            message = f"cannot listen on {address}: {error.strerror}"
+            handle.failure = w.Failed("bind", message, "", step_for(error.errno))
+            self.say(handle, w.Bound(error.errno or 98, message[:500]))
+            return
         self.say(handle, w.Bound(0), listener.sock.fileno())
 
     def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:

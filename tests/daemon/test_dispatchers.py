@@ -143,3 +143,13 @@ def test_a_trouble_is_a_note_until_it_is_over() -> None:
     assert app.notes == ["no file is left", "another"]
     dispatchers._take(app, handle, d.Over("no file is left"))
     assert app.notes == ["another"]
+
+
+def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listeners={})
+    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda app, address: None, open=refuse))
+    assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)

@@ -1,17 +1,23 @@
-"""daemon/workers.py: what a worker says of itself."""
+"""daemon/workers.py: what a worker says of itself, and is answered. Whole trees are in tests/system."""
 
 from __future__ import annotations
 
+import errno
+import os
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon.app import Generation
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.workers import Workers
 from pyworker.policy.lifecycle import State
+from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
-from pyworker.protocol.worker import Recycle
+from pyworker.protocol.wire import MAX_MESSAGE, decode
+from pyworker.unix.fds import recv_packet, socketpair
 
 
 @pytest.mark.parametrize(("state", "events"), [(State.READY, 1), (State.DRAINING, 0), (State.STOPPING, 0)])
@@ -24,5 +30,26 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
     app: Any = SimpleNamespace(generations={1: object()})
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)
     for _ in range(2):
-        Workers(brain)._take(app, handle, Recycle("max_requests 5"), 4242)
+        Workers(brain)._take(app, handle, w.Recycle("max_requests 5"), 4242)
     assert said == [("worker_recycled", 2, "max_requests 5")] * events
+
+
+def no_descriptor(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_not_wait() -> None:
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={})
+    listening = SimpleNamespace(find=lambda app, address: None, open=no_descriptor)
+    ours, theirs = socketpair()
+    with ours, theirs:
+        handle: Any = SimpleNamespace(
+            id=SimpleNamespace(generation=1), ctl=ours, failure=None, waits_to_bind=("inet", "127.0.0.1", 8000)
+        )
+        Workers(SimpleNamespace(listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        packet = recv_packet(theirs, MAX_MESSAGE, 1)
+    assert packet is not None
+    answer = decode(w.ToWorker, packet.data)
+    assert answer == w.Bound(errno.EMFILE, "cannot listen on 127.0.0.1:8000: Too many open files")
+    assert "raise the limit of open files" in handle.failure.hint
