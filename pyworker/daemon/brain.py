@@ -44,6 +44,7 @@ from pyworker.unix import fds as unix_fds
 HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain; one that stands still is not waited for
 LOOK_WHETHER_HEARD = 0.005
 LONGEST_NOTE = 500
+SAVE_WITHIN = 0.1  # seconds
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
 
@@ -64,6 +65,7 @@ class Brain:
         self.gate: Callable[[App], frozenset[int]] = lambda app: frozenset()  # generations to be started later
         self._poked: set[str] = set()
         self._looks: dict[str, Timer] = {}
+        self._saves_soon = False
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
@@ -125,9 +127,7 @@ class Brain:
             number, app.restart_to = app.restart_to, None
             app.keep_listening = False
             self.begin(app, number)
-            # the old number would have the next daemon look for the wrong generation
-            with contextlib.suppress(OSError):
-                self.save()
+            self._save_soon()
             return
         if _is_over(app) or not app.running:
             return
@@ -147,6 +147,19 @@ class Brain:
             self.events.emit_data("reload_done", app.name, None, data)
         elif not app.starting and app.record.is_clear and app.is_open(now):
             app.failure = None
+
+    def _save_soon(self) -> None:
+        """Write down the numbers of restarted apps, once for all that restart together: with hundreds, a write for each
+        takes longer than their restart. A daemon that dies before it goes by their memos."""
+
+        def save() -> None:
+            self._saves_soon = False
+            with contextlib.suppress(OSError):
+                self.save()
+
+        if not self._saves_soon:
+            self._saves_soon = True
+            self.loop.call_later(SAVE_WITHIN, save)
 
     def emit(self, app: App, type: str, slot: int | None, **data: object) -> None:
         self.events.emit_data(type, app.name, slot, data)
