@@ -81,3 +81,32 @@ def test_a_process_whose_code_is_immortal_ends_as_any() -> None:
         threading.Thread(target=print, args=("thread",)).start()
     """)
     assert out.split("\n")[:2] == ["thread", "at the end"]
+
+
+def test_what_asyncio_keeps_for_its_next_futures_is_kept() -> None:
+    out = run("""
+        import asyncio
+        from pyworker.template.immortal import immortalise
+        async def wait(): await asyncio.sleep(0.001)
+        async def some(count): await asyncio.gather(*(wait() for _ in range(count)))
+        asyncio.run(some(2))
+        immortalise()
+        asyncio.run(some(9))  # more than are kept
+        print("done")
+    """)
+    assert out == "done\n"  # under CPython before 3.12.6 and 3.13.0, asking its module for what it refers to freed it again
+
+
+def test_no_module_is_asked_what_it_refers_to() -> None:
+    out = run("""
+        import gc, types
+        from pyworker.template.immortal import immortalise
+        asked, ask = set(), gc.get_referents
+        def get_referents(*objects):
+            asked.update(map(type, objects))
+            return ask(*objects)
+        gc.get_referents = get_referents
+        immortalise()
+        print(asked & {types.ModuleType})
+    """)
+    assert out == "set()\n"
