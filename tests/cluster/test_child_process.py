@@ -564,9 +564,11 @@ async def test_a_child_whose_parent_is_gone_is_told(tmp_path: Path, echo: str) -
         "    child.send(1)\n    await got.wait()\n"
         f"    open({str(told)!r}, 'w').write(str(child.pid))\n    os.kill(os.getpid(), 9)\nasyncio.run(main())"
     )
-    await child_process.spawn(sys.executable, [str(tmp_path / "parent.py")]).wait()
+    parent = child_process.spawn(sys.executable, [str(tmp_path / "parent.py")])
+    await parent.wait()
     pid = int(told.read_text())
     await eventually(lambda: not is_alive(pid), "the child has ended by itself")
+    await parent.wait_closed()  # its child had the pipes, too
 
 
 @asynchronous
