@@ -36,6 +36,7 @@ MAIL = DesiredApp(
     generation=7,
     stopped_slots=(2, 3),
     scale_base=4,
+    serial_hint=99,
 )
 
 
