@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli import client, units
+from pyworker.cli.commands import startup
 from pyworker.cli.main import main
 from tests.support.cli import run
 
@@ -101,3 +102,15 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     monkeypatch.setenv("SUDO_USER", "deploy")
     assert main(["startup", "--system", "--init", "systemd", "--home", str(tmp_path / "roots")]) == 2
     assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
+
+
+def test_it_is_said_when_others_can_change_what_root_will_run(tmp_path: Path) -> None:
+    assert startup._not_of_root("/bin/sh") is None
+    program = tmp_path / "bin" / "pyworker"
+    program.parent.mkdir()
+    program.touch()
+    if os.geteuid() == 0:
+        os.chown(program.parent, 65534, 0)
+        assert startup._not_of_root(str(program)) == (str(program.parent), "user 65534")
+    else:
+        assert startup._not_of_root(str(program)) == (str(program), f"user {os.geteuid()}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -69,6 +70,10 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
+    if kind == "systemd" and not is_user and (whose := _not_of_root(_command()[0])):
+        lines.append(
+            f"Root will run what {whose[1]} can change ({short(whose[0])}). Better: a pyworker of root's own, in /opt for example"
+        )
     manager = "OpenRC" if kind == "openrc" else "systemd"
     if running is not None:
         lines.append(
@@ -184,6 +189,20 @@ def _command() -> list[str]:
     """Return how this command is found again at boot: the script of this environment, else the interpreter."""
     script = os.path.join(os.path.dirname(sys.executable), "pyworker")
     return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "pyworker"]
+
+
+def _not_of_root(program: str) -> tuple[str, str] | None:
+    """Return the file or folder by which somebody else can change a program, and who that is."""
+    path = os.path.realpath(program)
+    while True:
+        found = os.stat(path)
+        if found.st_uid:
+            return path, f"user {found.st_uid}"
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return path, "everyone"
+        if path == "/":
+            return None
+        path = os.path.dirname(path)
 
 
 def _config_home() -> str:
