@@ -149,3 +149,17 @@ def test_a_websocket_whose_client_does_not_answer_the_close_ends(
     assert response is not None
     assert response.status == 403
     wait_until(lambda: site.row[F.OPEN] == 0, what="the websocket to be cut")
+
+
+def test_old_versions_and_renegotiation_are_refused(certificate: tuple[str, str], loop: str) -> None:
+    context = tls.context(*certificate, None)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_a_handshake_that_never_ends_is_not_waited_for(serve: Serve, loop: str, certificate: tuple[str, str]) -> None:
+    site = serve(hello.asgi, context=tls.context(*certificate, None), loop=loop, header_timeout=0.2)
+    for begun in (b"", b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03"):
+        with site.client().send(begun) as client:
+            assert client.rest() == b""
+    wait_until(lambda: site.row[F.OPEN] == 0)
