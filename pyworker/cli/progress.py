@@ -98,9 +98,10 @@ class Board:
                 del self.rows[row.app, row.worker]
 
     def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
-        row = self.rows.setdefault((app, slot), Row(app, slot, "starting", since=now))
-        generation = int(data.get("generation") or row.generation)
         reloading = self.generations.get(app)
+        # of a command that cannot overlap the old one's end comes first: the row is its successor's all the same
+        row = self.rows.setdefault((app, slot), Row(app, slot, "starting", reloading[1] if reloading else 0, since=now))
+        generation = int(data.get("generation") or row.generation)
         leaving = type in {"worker_draining", "worker_stopped"}
         if leaving and ((reloading and generation == reloading[0]) or row.pid not in (0, data["pid"])):
             row.old = generation if generation != row.generation else 0

@@ -52,6 +52,14 @@ def test_a_worker_that_is_ready_before_the_commit_has_replaced_nobody_yet() -> N
     assert plain(ready.event, committed) == "api gen=2 worker=1 replaced ready=0.50s pid=11"
 
 
+def test_the_row_of_a_command_whose_old_worker_leaves_first_is_its_successors() -> None:
+    found = board(
+        event("api", None, "reload_started", **{"from": 1, "to": 2}),
+        event("api", 1, "worker_draining", generation=1, pid=9, reason="replaced by generation 2"),
+    )
+    assert found.lines(100.0, PLAIN, 10) == ["  api.1  1 → 2  ⠋ starting  0.0s     old pid 9 drains"]
+
+
 def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
     found = board(
         event("api", None, "app_started", generation=7, workers=2, listen=[]),
