@@ -75,6 +75,18 @@ def test_the_reason_comes_first_with_its_traceback_once(home: str) -> None:
     assert lines[3:6] == ['  File "mail.py", line 3, in <module>', "    import redis", "  = help: pip install redis"]
 
 
+def test_a_command_and_a_script_are_called_what_they_are(home: str) -> None:
+    """All of them were called a target."""
+    app = documents.describe()["apps"][0]
+    for what, shown in (
+        ({"kind": "command", "command": ["sleep", "1 day"]}, "command     sleep '1 day'"),
+        ({"kind": "script", "script": "/srv/serve.py"}, "script      /srv/serve.py"),
+        ({"kind": "target"}, "target      shop.main:app"),
+    ):
+        with FakeControl(home, {"describe": replies({"v": 1, "apps": [{**app, **what}]})}):
+            assert run("describe", "api", home=home).out.splitlines()[2] == f"  {shown}"
+
+
 def test_reveal_is_asked_of_the_daemon_and_everything_shown(home: str) -> None:
     with FakeControl(home, {"describe": replies(documents.describe())}) as daemon:
         found = run("describe", "api", "--reveal", home=home)

@@ -141,13 +141,12 @@ def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _what(app: dict[str, Any]) -> tuple[str, str]:
-    if app.get("target"):
-        known = app.get("kind") not in (None, "", "target")  # what it is, its import says
-        return "target", f"{app['target']} ({app['kind']})" if known else str(app["target"])
     if app.get("script"):
         return "script", str(app["script"])
-    command = app.get("command") or "–"
-    return "command", shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+    if app.get("command"):
+        return "command", shlex.join(map(str, app["command"]))
+    known = app.get("kind") not in (None, "", "target", "unknown")  # what it is, its import says
+    return "target", f"{app['target']} ({app['kind']})" if known else str(app.get("target") or "–")
 
 
 def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
