@@ -85,7 +85,7 @@ class Lifespan:
             self._leave_forked(error)
             # read by nobody when the app knows no lifespan; it opens the source files, in each worker of such an app
             has_failed = self._asked and not self._foreign
-            text = "".join(traceback.format_exception(error)) if has_failed else ""
+            text = _app_frames(error) if has_failed else ""
             self._tell("raised", text)
             if self._serving and not isinstance(error, asyncio.CancelledError):  # nobody waits for it: it would be lost
                 say.write(f"the app's lifespan has ended while the app serves:\n{text}")
@@ -113,3 +113,9 @@ class Lifespan:
         if kind == "lifespan.startup.complete":
             self._serving = True
         self._tell(kind, message.get("message", ""))
+
+
+def _app_frames(error: BaseException) -> str:
+    """Return the traceback from the app on: its first frame is ours."""
+    ours = error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, ours.tb_next if ours is not None else None))

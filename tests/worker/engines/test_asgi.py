@@ -295,6 +295,7 @@ def test_a_startup_that_fails_says_why(serve: Serve, loop: str) -> None:
     with pytest.raises(LifespanFailed, match="ConnectionError: no database at db:5432") as caught:
         serve(raises, loop=loop)
     assert 'raise ConnectionError("no database' in caught.value.traceback
+    assert "lifespan.py" not in caught.value.traceback
     with pytest.raises(LifespanFailed, match="no cache"):
         serve(says, loop=loop)
 
