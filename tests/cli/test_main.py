@@ -317,3 +317,20 @@ def test_a_group_of_commands_alone_shows_them_and_a_wrong_one_is_named(home: str
 
 def test_the_choices_of_an_argument_are_said_once(home: str) -> None:
     assert run("export", home=home).err.count("kubernetes") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:²", "nothing", "127.0.0.1:70000"])
+def test_an_address_of_the_dashboard_that_is_none_is_refused_in_words(address: str, home: str) -> None:
+    found = run("web", "--listen", address, home=home)
+    assert found.code == 2
+    assert "is no address: write 127.0.0.1:8700" in found.err
+
+
+def test_waiting_in_vain_for_an_app_that_is_stopped_is_told_how_it_is_started(home: str) -> None:
+    apps = documents.ps()["apps"]
+    stopped = {**apps[0], "state": "stopped", "pool": [], "workers": {"want": 0, "ready": 0, "total": 0}}
+    with FakeControl(home, {"ps": replies({**documents.ps(), "apps": [stopped]})}):
+        found = run("wait", stopped["name"], "--timeout", "0.1s", home=home)
+    assert (found.code, found.err) == (
+        75, f"error: not ready within 0.1 s: {stopped['name']} is stopped\n  = help: pyworker start {stopped['name']}\n"
+    )  # fmt: skip

@@ -57,9 +57,11 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             break
         if settings.timeout is not None and time.monotonic() - began > settings.timeout:
             left = ", ".join(f"{render.line(a['name'])} is {a['state']}" for a in open_apps)
+            stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped"]
+            step = f"pyworker start {stopped[0]}" if stopped else "pyworker describe says what it waits for"
             raise PyworkerError(
                 f"not {goal} within {settings.timeout:g} s: {left}",
-                hint="pyworker describe says what it waits for",
+                hint=step,
                 code="timeout",
                 exit=Exit.BUSY,
             )
