@@ -6,10 +6,12 @@ import os
 import sys
 
 from pyworker.guardian.__main__ import main
+from pyworker.policy import faults
 
 STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stand_in.py")
 
 if __name__ == "__main__":
+    faults.CALM = float(os.environ.get("CALM", faults.CALM))
     address, *arguments = sys.argv[1:]
     python = [sys.executable, "-I", "-S", STAND_IN]
     commands = {role: [*python, role, address] for role in ("daemon", "logger")}

@@ -394,7 +394,10 @@ def test_daemon_without_guardian_becomes_one_by_exec_and_keeps_all_fds(start: OP
     os.close(writes)
 
 
-def test_want_of_descriptors_is_said_once_and_once_more_when_it_is_over(start: OPEN_RIGS) -> None:
+def test_want_of_descriptors_is_said_once_and_once_more_when_it_is_over(
+    start: OPEN_RIGS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALM", "4")  # seconds: longer than its pauses in the two that it is tried for here
     rig = start("--tick", "0.2")
     daemon, logger = rig.both()
     before = resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE)
