@@ -44,8 +44,8 @@ def test_a_worker_that_lies_is_believed_within_what_it_was_given(handed: int, ac
 
 @pytest.mark.parametrize(
     ("handed", "accepted", "opened", "load"),
-    [(10, 10, 3, 3), (10, 8, 1, 3), (10, 9, 0, 1), (10, 9, 1, 2), (0, 0, 0, 0)],
-    ids=["all taken", "two on their way", "one on its way", "seen between its two writes", "new"],
+    [(10, 10, 3, 3), (10, 8, 1, 3), (10, 9, 0, 1), (10, 9, 1, 2), (10, 10, 0, 0), (0, 0, 0, 0)],
+    ids=["all taken", "two on their way", "one on its way", "seen between its two writes", "all closed", "new"],
 )
 def test_connections_on_their_way_count_as_open(handed: int, accepted: int, opened: int, load: int) -> None:
     assert balance.open_connections(handed, accepted, opened) == load

@@ -260,6 +260,25 @@ def test_third_generation_waits_while_two_drain() -> None:
     assert doing(dataclasses.replace(view, workers=(*new, *current, *older))) == []
 
 
+@pytest.mark.parametrize(("want", "deaths", "goes_back"), [(1, 1, True), (2, 1, False), (2, 2, True), (4, 2, False), (4, 3, True)])
+def test_the_death_of_more_than_half_of_the_workers_in_the_soak_brings_the_generation_before_back(
+    want: int, deaths: int, goes_back: bool
+) -> None:
+    view = app(
+        want=want, generation=2, previous=1, soak_until=10.0, soak_deaths=deaths, templates=RELOADING["templates"],
+        workers=tuple(worker(slot, slot, 2) for slot in range(1, want + 1)),
+    )  # fmt: skip
+    assert (c.RollBack in map(type, doing(view))) is goes_back
+
+
+@pytest.mark.parametrize(("now", "looks_at"), [(1.0, 1.0 + c.OPENING_GRACE), (1.0 + c.OPENING_GRACE, 1.0 + c.OPENING_TIMEOUT)])
+def test_one_that_was_told_to_accept_is_looked_at_when_it_counts_as_accepting_and_when_it_is_stuck(
+    now: float, looks_at: float
+) -> None:
+    view = app(workers=(worker(1, 1), worker(2, 2, state=State.OPENING, since=1.0)))
+    assert c.converge(view, now) == [c.LookAgain(looks_at)]
+
+
 def test_too_many_deaths_in_the_soak_roll_back() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, soak_deaths=2, templates=RELOADING["templates"])
     assert doing(view) == [c.RollBack(1, "2 workers of generation 2 died in the soak")]

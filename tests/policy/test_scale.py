@@ -23,6 +23,8 @@ from pyworker.policy.scale import scaled
         (4, "two", None),
         (4, "1.5", None),
         (4, "٣", None),
+        (4, "999999", 999999),
+        (4, "1000000", None),
         (4, "99999999999", None),
     ],
 )
