@@ -11,7 +11,7 @@ import pytest
 
 from pyworker.cli import client, units
 from pyworker.cli.commands import startup
-from pyworker.cli.main import main
+from pyworker.errors import PyworkerError
 from tests.support.cli import run
 
 COMMAND = ["/opt/my app/bin/pyworker"]
@@ -100,7 +100,8 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     monkeypatch.setattr(client, "home_of", lambda _user: str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("SUDO_USER", "deploy")
-    assert main(["startup", "--system", "--init", "systemd", "--home", str(tmp_path / "roots")]) == 2
+    with pytest.raises(PyworkerError, match="no terminal to ask on"):
+        startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path / "roots")], standalone_mode=False)
     assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
 
 
