@@ -1,11 +1,11 @@
-"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.13).
+"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12, 3.13).
 
 Whoever uses an object writes to its reference count, and the first write to a page copies it for that worker. Nobody writes
 to the count of an immortal object (PEP 683), which is what makes None and True such. We do the same for what code consists of:
 functions, classes, modules, descriptors, code, and the names and tuples behind them; the free-threaded CPython 3.13 chose the
 same kinds. They are in use for as long as the app is. Data is left alone: what an app drops, it expects to be freed, and closed.
 
-Only under the version that all tests have passed under with it.
+Only under the versions that the tests have passed under with it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _can() -> bool:
     """Tell by trial whether a count is where we think, and whether the one of None is left alone elsewhere, too."""
     if (
         sys.implementation.name != "cpython"
-        or sys.hexversion >> 16 != 0x030D
+        or sys.hexversion >> 16 not in (0x030C, 0x030D)
         or sys.abiflags
         or sys.byteorder != "little"
     ):
