@@ -324,7 +324,7 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
         )
     if model.away_since is not None:
         seconds = around.now - model.away_since
-        text = f" the daemon does not answer since {seconds:.0f} s; its guardian replaces one that hangs within 30 s"
+        text = f" the daemon does not answer since {seconds:.0f} s; its guardian replaces one that hangs within 35 s"
         return paint(cut(text, how.width), "yellow", how)
     if model.message and around.now < model.message_until:
         return paint(cut(" " + line(model.message), how.width), model.message_style, how)
