@@ -236,7 +236,9 @@ def _usage(error: click.ClickException) -> PyworkerError:
     path = ctx.command_path if ctx is not None else "pyworker"
     hint = f"{path} -h shows its options"
     possibilities = getattr(error, "possibilities", None)
-    if meant := OPTIONS_ELSEWHERE.get(getattr(error, "option_name", "")):
+    ours = {name for option in ctx.command.params for name in option.opts} if ctx is not None else set()
+    known = OPTIONS_ELSEWHERE.get(getattr(error, "option_name", ""), ())
+    if meant := next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
         message = error.message.rstrip(".")
         hint = f"{meant}\n{hint}"
     elif possibilities:

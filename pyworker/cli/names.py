@@ -124,17 +124,17 @@ ELSEWHERE = {
     "avail": "pyworker ps",
     "maintail": "pyworker events -f",
 }
-# options of other programs
+# options of other programs; of a command that does not have ours, the next is said
 OPTIONS_ELSEWHERE = {
-    "--host": "-b HOST:PORT",
-    "--port": "-b HOST:PORT",
-    "--uds": "-b unix:PATH",
-    "--reload": "--watch",
-    "-i": "-w N, or -w auto",
-    "--app-dir": "--cwd DIR",
-    "--chdir": "--cwd DIR",
-    "-d": "start returns when the app is ready, and it goes on; pyworker run stays in the foreground",
-    "--lines": "-n N",
-    "--tail": "-n N",
-    "--update-env": "pyworker reload NAME reads the environment again, always",
+    "--host": ("-b HOST:PORT", "--listen HOST:PORT"),
+    "--port": ("-b HOST:PORT", "--listen HOST:PORT"),
+    "--uds": ("-b unix:PATH",),
+    "--reload": ("--watch",),
+    "-i": ("-w N, or -w auto",),
+    "--app-dir": ("--cwd DIR",),
+    "--chdir": ("--cwd DIR",),
+    "-d": ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
+    "--lines": ("-n N",),
+    "--tail": ("-n N",),
+    "--update-env": ("pyworker reload NAME reads the environment again, always",),
 }

@@ -108,6 +108,7 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
         (("start", "shop:app", "--reload"), "--watch"),
         (("start", "app.py", "-i", "max"), "-w N, or -w auto"),
         (("logs", "shop", "--lines", "5"), "-n N"),
+        (("web", "--port", "8701"), "--listen HOST:PORT"),
     ],
 )
 def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, ...], here: str, home: str) -> None:
@@ -115,6 +116,10 @@ def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, 
     found = run(*typed, home=home)
     assert found.code == 2
     assert found.err.splitlines()[1:] == [f"  = help: {here}", f"  = help: pyworker {typed[0]} -h shows its options"]
+
+
+def test_an_option_that_the_command_does_not_have_is_not_offered(home: str) -> None:
+    assert "-b HOST:PORT" not in run("ps", "--port", "8000", home=home).err
 
 
 def test_the_variable_for_colours_counts_for_errors_too(home: str) -> None:
