@@ -53,4 +53,3 @@ def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: st
         more.chmod(mode)
         assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
         assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
-        (tmp_path / "app.toml").unlink()

@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -257,6 +258,10 @@ def _check(text: str, target: str) -> list[Problem]:
 def _write(target: str, text: str, force: bool) -> None:
     try:
         with open(target, "w" if force else "x", encoding="utf-8") as file:
+            mode, mask = os.fstat(file.fileno()).st_mode, os.umask(0o077)
+            os.umask(mask)
+            if stat.S_ISREG(mode) and mode & mask & 0o044:  # what is overwritten has kept its own mode
+                os.fchmod(file.fileno(), stat.S_IMODE(mode) & ~mask)
             file.write(text)
     except FileExistsError:
         hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
