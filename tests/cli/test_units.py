@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     with pytest.raises(PyworkerError, match="no terminal to ask on"):
         startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path / "roots")], standalone_mode=False)
     assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
+
+
+def test_the_interpreter_counts_among_what_root_will_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {sys.executable: ("/home/ada/python", "user 1000")}
+    monkeypatch.setattr(startup, "_not_of_root", theirs.get)
+    monkeypatch.setattr(startup, "_command", lambda: ["/opt/pyworker/bin/pyworker"])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(PyworkerError, match="no terminal to ask on"):
+        startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path)], standalone_mode=False)
+    assert "Root will run what user 1000 can change (/home/ada/python)" in capsys.readouterr().err
 
 
 def test_it_is_said_when_others_can_change_what_root_will_run(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
-    if kind == "systemd" and not is_user and (whose := _not_of_root(_command()[0])):
+    if kind == "systemd" and not is_user and (whose := _not_of_root(_command()[0]) or _not_of_root(sys.executable)):
         lines.append(
             f"Root will run what {whose[1]} can change ({short(whose[0])}). Better: a pyworker of root's own, in /opt for example"
         )
