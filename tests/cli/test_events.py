@@ -115,6 +115,22 @@ def test_follow_goes_on_where_the_file_ended_and_with_the_next_daemon(past: str)
     assert [request.since_seq for request in daemon.requests] == [4, 6]
 
 
+def test_follow_says_of_each_loss_that_it_waits(past: str) -> None:
+    process: subprocess.Popen[str] | None = None
+    for _ in range(2):
+        with FakeControl(past, {"follow": lambda _: [HANG]}) as daemon:
+            process = process or subprocess.Popen(
+                [sys.executable, "-m", "pyworker", "events", "-f"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(past), text=True,
+            )  # fmt: skip
+            wait_until(lambda daemon=daemon: bool(daemon.requests), what="the follow")
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("The daemon went away; waiting for another")
+    assert process is not None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+
+
 def test_follow_ends_when_nobody_reads_it_and_not_at_the_next_event(past: str) -> None:
     with FakeControl(past, {"follow": lambda _: [HANG]}):
         process = subprocess.Popen(

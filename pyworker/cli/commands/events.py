@@ -116,7 +116,7 @@ def _follow(
                 return 0  # the daemon ended the stream
         except PyworkerError as error:
             if isinstance(error, Lost):
-                lost_at = time.monotonic()
+                lost_at, has_said = time.monotonic(), False
             elif lost_at is None or time.monotonic() - lost_at >= patience(error):
                 raise
             elif not has_said and not settings.json and not settings.quiet:
