@@ -96,8 +96,10 @@ class WebSocket(WebSocketsSansIOProtocol):
             end_forked(_WHERE)
         if message["type"] in ("websocket.accept", "websocket.http.response.start"):
             # the library looks at values at most
+            headers = list(message.get("headers", ()))  # it may be possible to go through them once only
             protocol = message.get("subprotocol") or ""
-            heads.check([*message.get("headers", ()), (b"sec-websocket-protocol", protocol.encode("latin-1"))])
+            heads.check([*headers, (b"sec-websocket-protocol", protocol.encode("latin-1"))])
+            message = {**message, "headers": headers}
         await super().send(message)
         if self.ahead and message["type"] == "websocket.accept" and not self.transport.is_closing():
             self._take_ahead()

@@ -75,6 +75,16 @@ def test_no_header_of_the_app_splits_the_answer(serve: Serve, loop: str, answer:
     assert "set-cookie" not in str(response.headers).lower()
 
 
+def test_headers_that_can_be_gone_through_once_only_are_sent(serve: Serve, loop: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "headers": iter([(b"x-a", b"1")])})
+
+    response = serve(app, loop=loop).client().send(UPGRADE).recv(head_only=True)
+    assert response is not None
+    assert response.headers["x-a"] == "1"
+
+
 def test_a_root_path_may_have_any_letters(serve: Serve, loop: str) -> None:
     client = opened(serve(said, loop=loop, root_path="/bücher").client())
     text = "/bücher /bücher/chat b'/b\\xc3\\xbccher/chat'".encode()
