@@ -134,6 +134,7 @@ class TemplateHandle:
     killed_because: str = ""
     ended: bool = False
     unanswered: int = 0  # pings
+    asked: set[int] = field(default_factory=set)  # serials of workers that we have it fork, until it answers
     talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its channel, but for the workers that it forks
 
     def view(self) -> TemplateView:

@@ -140,6 +140,7 @@ class Spawner:
             fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(ipc))
             if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
                 raise BlockingIOError("the template does not take any more requests")
+            template.asked.add(identity.serial)
         finally:
             theirs.close()
             unix_fds.close_all(given)

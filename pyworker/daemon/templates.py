@@ -134,10 +134,13 @@ class Templates:
         self._brain.poke(app)
 
     def _is_awaited(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> bool:
-        """Whether it answers a Fork: there are as many of those as there are workers to come."""
+        """Whether it answers a Fork: there is one answer to each, also if the worker has said Hello, or was given up, before."""
         if not isinstance(message, t.Forked | t.ForkFailed):
             return False
-        worker = app.workers.get(message.serial)
+        if message.serial in handle.asked:
+            handle.asked.discard(message.serial)
+            return True
+        worker = app.workers.get(message.serial)  # the daemon before this one may have asked
         return worker is not None and worker.id.generation == handle.generation and not worker.pid
 
     def _take(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> None:

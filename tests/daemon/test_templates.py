@@ -1,0 +1,37 @@
+"""daemon/templates.py: how much a template may say. Whole trees are in tests/system."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+from pyworker.daemon.handles import TemplateHandle
+from pyworker.daemon.templates import Templates
+from pyworker.protocol import template as t
+from pyworker.protocol.wire import encode
+from pyworker.unix.fds import pass_credentials, send_packet
+from tests.support.channels import ends as ends
+
+MANY = 1000
+
+
+def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """With many at once most have said Hello before their template's word is read; some were given up unborn."""
+    ours, theirs = ends
+    pass_credentials(ours)
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), poke=lambda app: None, store={})
+    handle = TemplateHandle("api", 1, 0.0, state="ready", channel=ours, asked=set(range(MANY)))
+    known = {serial: SimpleNamespace(pid=10_000 + serial, id=SimpleNamespace(generation=1)) for serial in range(0, MANY, 2)}
+    app: Any = SimpleNamespace(name="api", workers=known, templates={})
+    templates = Templates(brain)
+    for serial in range(MANY):
+        assert send_packet(theirs, encode(t.Forked(serial, 10_000 + serial)))
+        templates._on_message(app, handle)
+    assert (handle.killed_because, handle.asked) == ("", set())
+    for serial in range(MANY):
+        assert send_packet(theirs, encode(t.Forked(serial, 10_000 + serial)))
+        templates._on_message(app, handle)
+    assert handle.killed_because == "its channel said more messages than there is a use for"
