@@ -31,6 +31,7 @@ from pyworker.unix.fds import close_all
 ACCEPTS_A_TURN = 64
 RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
 PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
+CALM = 3.0  # ... without such a failure until that is over: at the limit one can be accepted whenever another ends
 REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
@@ -48,6 +49,8 @@ class Dispatcher:
         self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
         self._told_too_many = ""
         self._told_no_files = ""
+        self._failed_again = False  # since one was accepted
+        self._calms_down = False
         self._board = board
         self._listeners: dict[int, socket.socket] = {}
         self._inboxes: dict[int, Inbox] = {}
@@ -160,6 +163,7 @@ class Dispatcher:
 
     def out_of_files(self, error: OSError) -> None:
         """Accepting failed: rest for a moment, or it would be tried without end."""
+        self._failed_again = True
         if not self._paused:
             self._paused = True
             self._node.pause()
@@ -170,8 +174,14 @@ class Dispatcher:
             self._set_accepting()
 
     def files_again(self) -> None:
-        """A connection was accepted: it can be again."""
-        if self._told_no_files:
+        """A connection was accepted: it can be again, if that lasts."""
+        if self._told_no_files and not self._calms_down:
+            self._calms_down, self._failed_again = True, False
+            self.loop.later(CALM, self._calmed_down)
+
+    def _calmed_down(self) -> None:
+        self._calms_down = False
+        if not self._failed_again:
             self.say(d.Over(self._told_no_files))
             self._told_no_files = ""
 
