@@ -236,6 +236,8 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         brain.templates.watch(app, handle)
         pidfd = store.get(fd_name("tpid", app.name, number))
         if pidfd is None:
+            # the other died while it made it, which is no failure: its channel ends, and it leaves
+            handle.state = "retiring"
             brain.templates.gone(app, handle, UNKNOWN)
         else:
             handle.pid = handle.pid or pidfd_pid(pidfd)

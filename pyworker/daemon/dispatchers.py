@@ -128,6 +128,7 @@ class Dispatchers:
         app.dispatcher = handle
         pidfd = self._brain.store.get(fd_name("dpid", app.name))
         if pidfd is None:  # its channel alone was stored: it reads the end of it now, if it came at all
+            handle.state = "stopping"  # which is no failure
             self.gone(app, handle, process.UNKNOWN)
             return
         handle.pid = handle.pid or max(0, process.pidfd_pid(pidfd))

@@ -56,6 +56,22 @@ def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
     assert handle.told == {"settled", ("open", 9)}
 
 
+def test_one_that_was_being_made_when_the_daemon_before_died_is_made_again_and_no_failure(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    store = FdStore(ends[0])
+    reader, writer = socketpair()
+    store.put("dispatcher.api", writer.detach())
+    loop = Loop()
+    brain: Any = SimpleNamespace(store=store, loop=loop, poke=lambda app: None)
+    app: Any = SimpleNamespace(name="api", starting=True, restored=False, start_failure=None, dispatcher_record=CLEAR)
+    Dispatchers(brain).adopt(app, None)
+    assert (app.dispatcher, app.start_failure, app.dispatcher_record) == (None, None, CLEAR)
+    assert store.names("dispatcher", "api") == [], "its channel ends, and it leaves"
+    reader.close()
+    loop.close()
+
+
 @pytest.mark.parametrize(
     ("config", "node", "handed_out"),
     [

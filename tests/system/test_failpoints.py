@@ -227,6 +227,18 @@ def test_nobody_is_refused_and_all_is_whole_again(world: World, point: str, acti
         assert len(load.lost) <= 2 * len(world.killed), load.lost
 
 
+def test_a_start_goes_on_whose_daemon_was_killed_while_it_made_the_template(world: World) -> None:
+    world.wait_whole("before")
+    passed = world.pw.arm("spawn.template", "kill") + ".hit"
+    with Load(world.pw.port, "new", pause=0.01) as load:
+        world.pw.run("restart", "api")
+        wait_until(lambda: os.path.exists(passed), LONG, f"it to be passed\n{world.pw.daemon_log()}")
+        world.wait_whole("after")
+        load.wait_more(10)
+    os.unlink(passed)
+    assert [lost for lost in load.lost if "refused" in lost.lower()] == []
+
+
 # a daemon that is killed there: whether the new code serves in the end
 HALF_DONE = {
     "reload.target": False,
