@@ -153,6 +153,7 @@ def test_what_a_boot_tries_again_does_not_keep_a_daemon_that_stops(pw: Pyworker)
 
 def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_nothing(pw: Pyworker) -> None:
     started(pw)
+    wait_until(lambda: len(pw.spares()) == 1, LONG, "the worker ahead of need")
     before = fds(pw)
     pw.write("two.toml", f'[app]\nname = "two"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.another_port()}"\n')
     path = pw.arm("start.listening", "raise:EMFILE always")

@@ -36,7 +36,7 @@ def test_limits_nofile_sets_both(pw: Pyworker) -> None:
     assert pw.get() == "(345, 345)"
 
 
-@pytest.mark.parametrize("opened", [46, 48, 52, 55])
+@pytest.mark.parametrize("opened", [46, 48, 52, 54])  # one more, and with a newer libffi its import has none
 def test_app_whose_import_leaves_its_worker_no_descriptors_is_told_so(pw: Pyworker, opened: int) -> None:
     source = f"held = [open('/dev/null') for _ in range({opened})]\n" + SHOWS_LIMIT
     pw.api(source, workers=1, tables="[app.limits]\nnofile = 64")

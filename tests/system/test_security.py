@@ -60,6 +60,7 @@ def test_a_worker_holds_its_own_fds_only_and_hands_on_three(pw: Pyworker, loop: 
         if link != "/dev/null"
         and not link.startswith(("pipe:", "socket:", "/memfd:pyworker-", "/proc/"))
         and link not in ANON
+        and not os.path.basename(link).startswith("libffi.so")  # its own, open for ctypes since 3.4, closed by an exec
     ]
     assert strange == []
     home = os.path.realpath(pw.home)
