@@ -91,11 +91,11 @@ def versions() -> dict[str, str]:
         name, _, version = line.partition("==")
         if name.lower() in ("gunicorn", "uvicorn", "granian", "circus", "supervisor", "uwsgi", "uvloop", "httptools", "django"):
             found[name.lower()] = version
-    for name, command in (("node", ["node", "--version"]), ("pm2", [PM2, "--version"])):
+    pm2 = os.path.join(PEERS, "node", "node_modules", "pm2", "package.json")  # its own --version starts its daemon
+    for name, command in (("node", ["node", "--version"]), ("pm2", ["node", "-p", f"require('{pm2}').version"])):
         try:
-            env = {**environment(), "PM2_HOME": os.path.join(PEERS, "pm2-version"), "PM2_DISCRETE_MODE": "1"}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=20)
-            found[name] = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "?"
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+            found[name] = done.stdout.strip() or "?"
         except (OSError, subprocess.TimeoutExpired):
             continue
     return found
