@@ -9,7 +9,6 @@ import functools
 import gc
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -79,14 +78,6 @@ class Inbox:
 
     async def next_handle(self) -> tuple[Any, Any]:
         return await self._queue.get()
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def get(port: int, path: str = "/") -> str:

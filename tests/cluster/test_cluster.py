@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pyworker import child_process, cluster
-from tests.cluster.helpers import asynchronous, eventually, free_port, get, needs_node, running
+from tests.cluster.helpers import asynchronous, eventually, get, needs_node, running
+from tests.support.pyworker import free_port
 
 HTTP_SERVER = """
 import http.server, os, sys

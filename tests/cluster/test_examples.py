@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pyworker import child_process
-from tests.cluster.helpers import asynchronous, eventually, free_port, get
+from tests.cluster.helpers import asynchronous, eventually, get
+from tests.support.pyworker import free_port
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "library"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from tests.support.wait import wait_until
 
 LONG = 30.0  # seconds: no test waits for a length of time, so this is what a very busy machine may take
 _SUBREAPER = 36
+_numbers = itertools.count(os.getpid())  # not the same for two runs at once
 
 
 class Pyworker:
@@ -259,10 +261,18 @@ def open_to_all(folder: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and that neither the kernel nor another worker of pytest gives to somebody meanwhile.
+
+    The kernel hands out those from 32768 on, to every client and server that does not care: also the one that this test will
+    bind in a moment.
+    """
+    first = 20_000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
+    for number in itertools.islice(_numbers, 1000):
+        port = first + number % 1000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port is free from {first} on")
 
 
 def port_is_closed(port: int) -> bool:
