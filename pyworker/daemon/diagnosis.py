@@ -23,7 +23,7 @@ from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
 LOOK_AGAIN = 0.02  # seconds between two looks whether the logger has come to the end
-HELD_OPEN = 0.15  # seconds that it has for what a process left in a pipe that its children hold open
+HELD_OPEN = 0.5  # seconds for what a process left in a pipe that others hold open: its children, a busy launcher
 LONGEST = 3.0  # seconds until nothing more is waited for
 _TAIL = 128 * 1024
 _LAST_LINES = 20
