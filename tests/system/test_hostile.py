@@ -57,7 +57,7 @@ def _fails(pw: Pyworker, path: str) -> bool:
 
 
 FLOOD = """
-import os, socket, threading
+import contextlib, os, socket, threading
 
 def flood(message):
     for name in os.listdir("/proc/self/fd"):
@@ -69,7 +69,8 @@ def flood(message):
             channel.setblocking(True)
             while True:
                 channel.send(message)
-
+"""
+FLOODS = FLOOD + """
 def app(environ, start_response):
     if environ["PATH_INFO"] != "/":
         kind = environ["PATH_INFO"].strip("/")
@@ -83,7 +84,7 @@ def app(environ, start_response):
 
 @pytest.mark.parametrize("kind", ["recycle", "hello", "accepting"])
 def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, kind: str) -> None:
-    pw.api(FLOOD, workers=1, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.api(FLOODS, workers=1, tables='[app.restart]\nmin_uptime = "0s"')
     pw.ok("start", "app.toml")
     daemon, before = pw.role("daemon"), pw.get()
     pw.get(f"/{kind}")
@@ -99,27 +100,15 @@ def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, 
 
 
 TALKER = """
-import os, socket
-
 if not os.fork():
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            channel = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
-            continue
-        if channel.type == socket.SOCK_SEQPACKET:
-            channel.setblocking(True)
-            while True:
-                try:
-                    channel.send(b'{"type":"parked","pid":%d}' % os.getpid())
-                except OSError:
-                    break
+    with contextlib.suppress(OSError):
+        flood(b'{"type":"parked","pid":%d}' % os.getpid())
     os._exit(0)
 """
 
 
 def test_a_template_that_never_stops_talking_is_killed(pw: Pyworker) -> None:
-    pw.api(TALKER + ASGI, workers=1)
+    pw.api(FLOOD + TALKER + ASGI, workers=1)
     pw.run("start", "app.toml")
     said = "its channel said more messages than there is a use for"
     wait_until(lambda: said in pw.ok("events", "api").stdout, LONG, "the template to be killed")
