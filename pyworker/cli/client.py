@@ -24,6 +24,7 @@ PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
 _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 _REPLACED = 45.0  # ... and one that hangs, until its guardian has found that out and another answers
+MENDED = "its guardian replaces a daemon that hangs within 35 s"  # decision 30
 MAX_ANSWER = 64 * 1024 * 1024
 WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
 _UCRED = struct.Struct("3i")
@@ -148,7 +149,7 @@ def _other_daemon(home: str) -> str:
 
 def _silent(home: str, seconds: float) -> PyworkerError:
     message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
-    hint = "its guardian replaces a daemon that hangs within 35 s: try again, or wait longer with --timeout 60s"
+    hint = f"{MENDED}: try again, or wait longer with --timeout 60s"
     if said := guardian_said(home):
         message += f"\n  {said}"
         hint = WANTING

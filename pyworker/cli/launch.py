@@ -137,7 +137,7 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
     if "No module named 'pyworker'" in last:
         hint = (
             "it looks for pyworker neither in PYTHONPATH nor in ~/.local (pip install --user)\n"
-            "install it into a virtual environment: python3 -m venv .venv, then .venv/bin/pip install"
+            "in its folder, a virtual environment has it: python3 -m venv .venv && .venv/bin/pip install ."
         )
     raise PyworkerError(
         f"The pyworker daemon did not start: its guardian ended with {'code' if how >= 0 else 'signal'} {abs(how)}.\n{last}",

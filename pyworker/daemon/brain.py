@@ -420,6 +420,10 @@ class Brain:
             del app.notes[:-20]
             self.emit(app, "app_note", None, text=text)
 
+    def note_is_over(self, app: App, text: str) -> None:
+        """What was noted is not so any more."""
+        app.notes = [note for note in app.notes if note != text[:LONGEST_NOTE]]
+
 
 def _forget_notes(app: App, old: int) -> None:
     """What was said of the generations before this one is over: where it came from is another's code by now."""

@@ -245,7 +245,7 @@ class Dispatchers:
             case d.Trouble(text=text):
                 self._brain.note(app, text)
             case d.Over(text=text):
-                app.notes = [note for note in app.notes if note != text[:500]]
+                self._brain.note_is_over(app, text)
             case _:
                 assert_never(message)
 

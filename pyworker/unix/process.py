@@ -12,6 +12,8 @@ import signal
 import struct
 from typing import NamedTuple
 
+from pyworker.errors import NO_DESCRIPTOR
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_DUMPABLE = 4
@@ -117,7 +119,7 @@ def lacking() -> str:
     except ChildProcessError:  # it knows pidfds, then: nobody is a child of his own
         return ""
     except OSError as error:
-        return "" if error.errno in (errno.EMFILE, errno.ENFILE) else f"{step}: {error.strerror}"
+        return "" if error.errno in NO_DESCRIPTOR else f"{step}: {error.strerror}"
     finally:
         if pidfd >= 0:
             os.close(pidfd)

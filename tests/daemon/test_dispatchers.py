@@ -13,6 +13,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.app import Failure, Generation
+from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
@@ -149,15 +150,17 @@ def test_one_that_cannot_be_made_fails_a_start_with_the_next_step_and_is_tried_a
     loop.close()
 
 
-def test_a_trouble_is_a_note_until_it_is_over() -> None:
-    notes: list[str] = []
-    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), note=lambda app, text: app.notes.append(text))
-    app: Any = SimpleNamespace(notes=notes, workers={})
+@pytest.mark.parametrize("text", ["no file is left", "no file is left " * 40])
+def test_a_trouble_is_a_note_until_it_is_over(text: str) -> None:
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), emit=lambda app, kind, slot, **data: None)
+    brain.note = lambda app, text: Brain.note(brain, app, text)
+    brain.note_is_over = lambda app, text: Brain.note_is_over(brain, app, text)
+    app: Any = SimpleNamespace(notes=[], workers={})
     dispatchers, handle = Dispatchers(brain), DispatcherHandle(0.0, state="ready")
-    dispatchers._take(app, handle, d.Trouble("no file is left"))
+    dispatchers._take(app, handle, d.Trouble(text))
     app.notes.append("another")
-    assert app.notes == ["no file is left", "another"]
-    dispatchers._take(app, handle, d.Over("no file is left"))
+    assert app.notes == [text[:LONGEST_NOTE], "another"]
+    dispatchers._take(app, handle, d.Over(text))
     assert app.notes == ["another"]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pyworker.cli import render
+from pyworker.cli.client import MENDED
 from pyworker.cli.eventlog import clock, words
 from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, width
 from pyworker.cli.top.model import Model, Point
@@ -324,7 +325,7 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
         )
     if model.away_since is not None:
         seconds = around.now - model.away_since
-        text = f" the daemon does not answer since {seconds:.0f} s; its guardian replaces one that hangs within 35 s"
+        text = f" the daemon does not answer since {seconds:.0f} s; {MENDED}"
         return paint(cut(text, how.width), "yellow", how)
     if model.message and around.now < model.message_until:
         return paint(cut(" " + line(model.message), how.width), model.message_style, how)

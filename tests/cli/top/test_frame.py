@@ -108,7 +108,7 @@ def test_a_daemon_that_is_away_is_said() -> None:
     made = MADE.copy()
     made.away(57.0)
     assert frame(made, AROUND, look(120), 24)[-1] == (
-        " the daemon does not answer since 3 s; its guardian replaces one that hangs within 35 s"
+        " the daemon does not answer since 3 s; its guardian replaces a daemon that hangs within 35 s"
     )
 
 
