@@ -44,7 +44,7 @@ from pyworker.protocol.store import (
 from pyworker.unix import fds
 
 HOLD = 0.2  # seconds an unfinished line is held
-WAIT_FOR_NAMES = 0.25  # seconds a pipe waits for its pid and its app's log file before it is read without them
+WAIT_FOR_NAMES = 2.0  # seconds a pipe waits for its pid and its app's log file before it is read without them
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one

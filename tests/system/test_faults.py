@@ -195,6 +195,13 @@ def test_failed_start_names_its_cause_however_long_the_logger_takes_for_it(pw: P
     assert "no disk (exit code 3)" in done.stderr, done.stderr
 
 
+def test_failed_start_names_its_cause_however_long_its_pid_takes_to_become_known(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.arm("spawn.claim", "sleep:0.8")  # a daemon that is busy: the program has ended before it is known
+    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
+    assert "no disk (exit code 3)" in done.stderr, done.stderr
+
+
 def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
     started(pw)
     first, second = pw.pids()
