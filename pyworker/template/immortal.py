@@ -1,4 +1,4 @@
-"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12, 3.13).
+"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12 to 3.14).
 
 Whoever uses an object writes to its reference count, and the first write to a page copies it for that worker. Nobody writes
 to the count of an immortal object (PEP 683), which is what makes None and True such. We do the same for what code consists of:
@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import sys
 import types
-from ctypes import c_uint32
+from ctypes import c_uint8, c_uint32
 from itertools import chain
 from typing import Any
 
@@ -35,6 +35,10 @@ _CODE = (
 )
 # found behind those; of these exactly: what derives from them is data of the app
 _PARTS = frozenset({types.CodeType, tuple, frozenset, str, bytes, int, float, complex})
+_FOREVER = sys.getrefcount(None)
+# Under 3.14 a flag says it, too: without it, each use of a name is taken back from the count, and then added again.
+_FLAG_AT, _FLAG = 6, 1
+_IS_FLAGGED = sys.version_info >= (3, 14)
 
 
 def immortalise() -> int:
@@ -44,14 +48,13 @@ def immortalise() -> int:
     """
     if not _can():
         return 0
-    forever = sys.getrefcount(None)
     done: set[int] = set()
     # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
     found: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), _CODE)]
     while found:
         new = {id(each): each for each in found if id(each) not in done}
         for address in new:
-            c_uint32.from_address(address).value = forever
+            _keep(address)
         done.update(new)
         # A module is not asked: C code of its own may answer, and name what is freed already and kept for later, which is
         # freed once more then. asyncio's did before CPython 3.12.6 (gh-122695), and aborted in each worker.
@@ -61,14 +64,18 @@ def immortalise() -> int:
     return len(done)
 
 
+def _keep(address: int) -> None:
+    c_uint32.from_address(address).value = _FOREVER
+    if _IS_FLAGGED:
+        c_uint8.from_address(address + _FLAG_AT).value |= _FLAG
+
+
 def _can() -> bool:
-    """Tell by trial whether a count is where we think, and whether the one of None is left alone elsewhere, too."""
-    if (
-        sys.implementation.name != "cpython"
-        or sys.hexversion >> 16 not in (0x030C, 0x030D)
-        or sys.abiflags
-        or sys.byteorder != "little"
-    ):
+    """Tell by trial whether a count is where we think, and whether it is left alone once it is None's."""
+    version = sys.version_info[:3]
+    if not (3, 12) <= version < (3, 15) or (3, 14) <= version < (3, 14, 5):  # these had another collector
+        return False
+    if sys.implementation.name != "cpython" or sys.abiflags or sys.byteorder != "little":
         return False  # abiflags: a free-threaded or debug build, with other counts
     probe = object()
     count = c_uint32.from_address(id(probe))
@@ -76,7 +83,8 @@ def _can() -> bool:
     more = [probe, probe]
     if count.value != before + len(more):
         return False
-    count.value = forever = sys.getrefcount(None)
+    _keep(id(probe))
     more.append(probe)
     more.clear()
-    return count.value == forever
+    exec("probe", {"probe": probe})
+    return count.value == _FOREVER

@@ -45,7 +45,8 @@ def run(program: str) -> str:
 
 
 def test_code_is_immortal_and_data_is_freed_as_ever() -> None:
-    if sys.version_info[:2] not in ((3, 12), (3, 13)) or sys.abiflags:
+    version = sys.version_info[:3]
+    if not (3, 12) <= version < (3, 15) or (3, 14) <= version < (3, 14, 5) or sys.abiflags:
         expected = [f"False {[False] * 9}", "True", "True True", "closed"]
     else:
         expected = [f"True {[True] * 9}", "True", "True True", "closed"]
@@ -110,3 +111,34 @@ def test_no_module_is_asked_what_it_refers_to() -> None:
         print(asked & {types.ModuleType})
     """)
     assert out == "set()\n"
+
+
+def test_what_is_immortal_is_not_counted_however_often_it_is_used() -> None:
+    out = run("""
+        import sys, types
+        from ctypes import c_uint32
+        from pyworker.template.immortal import immortalise
+        class Thing:
+            def method(self): return super().__init__
+            @property
+            def value(self): return TEXT
+        class Wrong(Exception): pass
+        TEXT = "a constant of this module, " * 2
+        def function(kind=Thing): return kind, TEXT
+        def use():
+            import types as again
+            alias, kind = function, Thing
+            alias(kind=kind)[0]().method()
+            isinstance(Thing().value, kind), [Thing, again, alias], {Thing: types}, (lambda: kind)()
+            try: raise Wrong
+            except Wrong as error: type(error)
+        done = immortalise()
+        use(), Thing, Wrong, function, types.FunctionType, sys.path, TEXT
+        watched = [Thing, Wrong, function, function.__code__, Thing.method, types, sys, TEXT]
+        counts = [c_uint32.from_address(id(each)) for each in watched]
+        before = [count.value for count in counts]
+        for each in range(2001):  # names of a module are looked up otherwise than those of a function
+            use(), Thing, Wrong, function, types.FunctionType, sys.path, TEXT
+        print(not done or before == [count.value for count in counts])
+    """)
+    assert out == "True\n"
