@@ -29,13 +29,14 @@ _GUNICORN = {
 }  # fmt: skip
 _GUNICORN_FLAGS = {
     "--preload", "--reload", "-D", "--daemon", "--capture-output", "--reuse-port", "--no-sendfile", "--check-config",
-    "-R", "--enable-stdio-inheritance", "--disable-redirect-access-to-syslog",
+    "-R", "--enable-stdio-inheritance", "--disable-redirect-access-to-syslog", "--log-syslog", "--proxy-protocol",
+    "--initgroups", "--print-config", "--spew",
 }  # fmt: skip
 _UVICORN_FLAGS = {
     "--reload", "--factory", "--proxy-headers", "--no-proxy-headers", "--access-log", "--no-access-log", "--use-colors",
     "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header",
 }  # fmt: skip
-_MANY = {"bind", "raw_env", "reload_dir"}
+_MANY = {"bind", "raw_env", "reload_dir", "listen"}
 
 
 def understand(app: Imported, command: str | list[str], source: str, *, variables: bool = True) -> None:
@@ -46,8 +47,9 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     if isinstance(command, str):
         change = _CHANGE.match(command.strip())
         if change is not None and not needs_shell(change[2]) and not change[1].startswith("~"):
-            app.set("cwd", change[1], source)
-            command = change[2]
+            understand(app, change[2], source)
+            app.enter(change[1], source)
+            return
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -87,9 +89,9 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
         elif found is not None:
             app.variable(found[1], _NAME.sub(r"${\1:-}", found[2]), source)
             words = words[1:]
-        elif tuple(words[:2]) in _RUNNERS:
+        elif tuple(words[:2]) in _RUNNERS and not "".join(words[2:3]).startswith("-"):
             app.look(source, f"`{words[0]} run` is left out: python names the virtual environment (./.venv by default)")
-            words = words[2:]
+            words = [*(["python"] if "".join(words[2:3]).endswith(".py") else []), *words[2:]]
         else:
             return words
     return words
@@ -101,7 +103,9 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
         if rest[0] not in ("-u", "-B"):
             app.look(source, f"python {rest[0]} is not carried over")
         rest = rest[1:]
-    if rest[:1] == ["-m"] and len(rest) > 1 and rest[1] in _SERVERS and _SERVERS[rest[1]](app, rest[2:], source):
+    is_module = rest[:1] == ["-m"]
+    server = "".join(rest[1:2]) if is_module else os.path.basename("".join(rest[:1]))
+    if server in _SERVERS and _SERVERS[server](app, rest[1 + is_module :], source):
         _interpreter(app, words[0], source)
     elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
         _command(app, words, source, text, variables=variables)
@@ -119,9 +123,12 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
 
 def _interpreter(app: Imported, program: str, source: str) -> None:
     """/srv/app/venv/bin/gunicorn says which virtual environment the app has."""
-    folder = os.path.dirname(program)
-    if os.path.basename(folder) == "bin" and folder not in ("/usr/bin", "/bin", "/usr/local/bin"):
-        app.set("python", os.path.dirname(folder), source)
+    folder, bin_dir = os.path.split(os.path.dirname(program))
+    if bin_dir == "bin" and folder not in ("/usr", "/", "/usr/local"):
+        inner = app.table.get("cwd", "")  # where the server changes to
+        if inner and not folder.startswith("/") and not inner.startswith("/"):
+            folder = os.path.relpath(folder or ".", inner)
+        app.set("python", folder or ".", source)
 
 
 def _command(app: Imported, words: list[str], source: str, text: str, *, variables: bool) -> None:
@@ -265,7 +272,7 @@ def _waitress(app: Imported, words: list[str], source: str) -> bool:
     app.set("threads", int(settings.pop("threads", "4")), source) if settings.get("threads", "4").isdecimal() else None
     listen = settings.pop("listen", None)
     if listen is not None:
-        servers.addresses(app, [a.replace("*", "0.0.0.0") for a in listen.split()], "waitress listen")
+        servers.addresses(app, [a.replace("*", "0.0.0.0") for text in listen for a in text.split()], "waitress listen")
     elif not {"host", "port"} & set(settings):
         settings["port"] = "8080"
     settings.setdefault("host", "0.0.0.0") if "port" in settings else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,11 @@ class Imported:
     def variable(self, name: str, text: str, source: str) -> None:
         """Write a variable of [env]: a $ in its text is one, ${VAR} is looked up."""
         self.set(f"env.{name}", _DOLLAR.sub("$$", text), source)
+
+    def enter(self, folder: str, source: str) -> None:
+        """Write the folder that it is started in: one that its command line changes to is seen from there."""
+        inner = self.table.get("cwd")
+        self.set("cwd", folder if inner is None else posixpath.join(folder, inner), source)
 
     def copies(self, number: int, source: str) -> None:
         """So many processes of what may have several workers itself (numprocs, instances)."""

@@ -355,7 +355,7 @@ def _apply(app: Imported, settings: dict[str, Any], table: dict[str, Apply], pre
     for name, value in settings.items():
         apply = table.get(name)
         if apply is None:
-            app.drop(prefix + name, f"a setting of {program}'s that has nothing to match here")
+            app.drop(prefix + name, f"a setting of {prefix.strip() or program}'s that has nothing to match here")
         else:
             apply(app, value, prefix + name)
     if isinstance(app.table.get("tls"), dict) and not {"cert", "key"} <= set(app.table["tls"]):

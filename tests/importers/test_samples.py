@@ -397,3 +397,26 @@ def test_a_line_of_a_procfile_means_the_same_to_the_shell_and_has_its_variables(
 def test_arguments_of_an_interpreter_that_is_not_there_are_named() -> None:
     found = app(pm2.read({"apps": [{"script": "serve", "node_args": "--inspect"}]}), "serve")
     assert [n.key for n in found.review] == ["interpreter_args"]
+
+
+def test_a_folder_that_the_command_line_changes_to_is_seen_from_the_one_it_is_started_in() -> None:
+    line = "venv/bin/gunicorn --chdir src a:b"
+    (one,) = supervisor.read(f"[program:a]\ncommand={line}\ndirectory=/srv\n").apps
+    (two,) = pm2.read({"apps": [{"script": line, "cwd": "/srv"}]}).apps
+    (three,) = procfile.read(f"a: cd /srv && {line}\n").apps
+    for found in (one, two, three):
+        assert {k: found.table[k] for k in ("target", "cwd", "python")} == {
+            "target": "a:b", "cwd": "/srv/src", "python": "../venv"
+        }  # fmt: skip
+
+
+def test_what_uv_run_runs_is_told_from_its_options() -> None:
+    a, b, c = procfile.read("a: uv run --with x uvicorn m:a\nb: uv run main.py 1\nc: uv run uvicorn m:a\n").apps
+    assert a.table == {"command": ["uv", "run", "--with", "x", "uvicorn", "m:a"]}
+    assert b.table == {"script": "main.py", "args": ["1"]}
+    assert c.table["target"] == "m:a"
+
+
+def test_every_address_of_waitress_is_kept() -> None:
+    (web,) = procfile.read("web: waitress-serve --listen=*:8080 --listen=[::1]:8081 a:b\n").apps
+    assert web.table["bind"] == ["0.0.0.0:8080", "[::1]:8081"]
