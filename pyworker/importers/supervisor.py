@@ -6,6 +6,7 @@ import configparser
 import os
 import re
 import shlex
+import signal
 from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
@@ -16,6 +17,8 @@ _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
 _VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
 _OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
 _SIZE = re.compile(r"(\d+)\s*([KMG]?B?)\Z", re.IGNORECASE)
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_POLICIES = {**dict.fromkeys(_TRUE, "always"), **dict.fromkeys(_FALSE, "never"), "unexpected": "on-failure"}
 _DROPPED = {
     "priority": "apps start together; depends_on says what must be ready first",
     "process_name": "workers are NAME.1, NAME.2 …",
@@ -29,6 +32,8 @@ _DROPPED = {
     "stdout_syslog": "logs are files; pyworker logs reads them",
     "stderr_syslog": "logs are files; pyworker logs reads them",
     "serverurl": "there is no such server here",
+    "socket_owner": "set user and group",
+    "socket_mode": "a socket has the rights that `umask` leaves it",
     "redirect_stderr": "both go to one log, each line marked",
 }
 
@@ -97,7 +102,10 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
 
     def plain(text: str) -> str:
         text = _ENV.sub(r"${\1}", text)
-        known = {"here": folder, "program_name": name, "group_name": name, "host_node_name": "${HOSTNAME}"}
+        known = {
+            "here": folder, "program_name": name, "group_name": name, "host_node_name": "${HOSTNAME}",
+            "numprocs": options.get("numprocs", "1"),
+        }  # fmt: skip
 
         def one(match: re.Match[str]) -> str:
             if match[1] in known:
@@ -115,14 +123,14 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
         app.look("command", "says nothing to run")
     _command(app, command, variables=_VARIABLE.search(options.get("command", "")) is not None)
     _environment(app, plain(common), "[supervisord] environment")
-    for key, raw in options.items():
+    for key, raw in sorted(options.items(), key=lambda option: option[0].startswith("stderr")):  # stdout's count
         if key == "command":
             continue
         if key in _DROPPED:
             app.drop(key, _DROPPED[key])
             continue
         value = plain(raw.strip())
-        if key in _PROGRAM and key != "environment" and "${" in value:
+        if key in _PROGRAM and key != "environment" and ("${" in value or "$PYWORKER_WORKER" in value):
             app.look(key, f"was {raw.strip()}: write what that is")
         elif key in _PROGRAM:
             _PROGRAM[key](app, value, key)
@@ -200,7 +208,7 @@ def _numprocs(app: Imported, value: str, source: str) -> None:
 
 
 def _autorestart(app: Imported, value: str, source: str) -> None:
-    policy = {"true": "always", "false": "never", "unexpected": "on-failure"}.get(value.lower())
+    policy = _POLICIES.get(value.lower())
     if policy is None:
         app.look(source, f"{value!r}: set restart.policy")
     else:
@@ -208,14 +216,14 @@ def _autorestart(app: Imported, value: str, source: str) -> None:
 
 
 def _autostart(app: Imported, value: str, source: str) -> None:
-    if value.lower() == "true":
+    if value.lower() in _TRUE:
         app.done(source)
     else:
         app.look(source, "pyworker start FILE starts all of it; leave this one out with --only, or stop it once")
 
 
 def _log(app: Imported, value: str, source: str) -> None:
-    if value.upper() in ("AUTO", "NONE", "/DEV/NULL", "SYSLOG") or value.startswith(("/dev/", "/proc/")):
+    if value.lower() in ("", "auto", "none", "off", "syslog") or value.startswith(("/dev/", "/proc/")):
         app.drop(source, "logs are files of pyworker's own: pyworker logs")
     elif "file" in app.table.get("logs", {}):
         if app.table["logs"]["file"] != value:
@@ -246,6 +254,17 @@ def _user(app: Imported, value: str, source: str) -> None:
         app.set("group", group, source)
 
 
+def _signal(app: Imported, value: str, source: str) -> None:
+    """A name, with or without SIG, or a number."""
+    number = int(value) if value.isdecimal() else None
+    known = next((s.name for s in signal.Signals if s == number), value)
+    name = known.upper().removeprefix("SIG")
+    if name == "KILL":
+        app.look(source, 'no program can act on KILL; for a hard stop: stop.kill_timeout = "0s"')
+    else:
+        app.set("stop.signal", name, source)
+
+
 def _socket(app: Imported, value: str, source: str) -> None:
     address = value.removeprefix("tcp://").replace("unix://", "unix:")
     app.set("bind", address, source)
@@ -254,7 +273,7 @@ def _socket(app: Imported, value: str, source: str) -> None:
 
 
 _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
-    "directory": _text("cwd"),
+    "directory": Imported.enter,
     "user": _user,
     "environment": _environment,
     "numprocs": _numprocs,
@@ -265,7 +284,7 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
         "restart.max_restarts", zero='no try after a start that failed: the nearest here is restart.policy = "never"'
     ),
     "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
-    "stopsignal": lambda app, value, source: app.set("stop.signal", value.upper().removeprefix("SIG"), source),
+    "stopsignal": _signal,
     "stopwaitsecs": _number("stop.kill_timeout", "s"),
     "umask": _text("umask"),
     "stdout_logfile": _log,
@@ -275,4 +294,5 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "stdout_logfile_backups": _number("logs.max_files"),
     "stderr_logfile_backups": _of_stderr(_number("logs.max_files"), "max_files"),
     "socket": _socket,
+    "socket_backlog": _number("backlog"),
 }

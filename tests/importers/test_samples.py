@@ -399,6 +399,25 @@ def test_arguments_of_an_interpreter_that_is_not_there_are_named() -> None:
     assert [n.key for n in found.review] == ["interpreter_args"]
 
 
+def test_every_word_of_supervisor_s_for_yes_no_none_and_a_signal_is_understood() -> None:
+    text = "[program:{}]\ncommand=x\nautostart={}\nautorestart={}\nstopsignal={}\nstdout_logfile={}\n"
+    a, b = supervisor.read(text.format("a", "yes", "1", "15", "off") + text.format("b", "On", "NO", "KILL", "")).apps
+    assert a.table == {"command": ["x"], "restart": {"policy": "always"}, "stop": {"signal": "TERM"}}
+    assert b.table == {"command": ["x"], "restart": {"policy": "never"}}
+    assert a.review == []
+    assert [n.key for n in b.review] == ["stopsignal"]
+
+
+def test_a_log_of_each_process_is_no_file_of_that_name_and_numprocs_is_a_number() -> None:
+    text = "[program:a]\ncommand=x %(numprocs)d\nnumprocs=3\nstderr_logfile=e\nstdout_logfile=/l/%(process_num)02d.log\n"
+    (found,) = supervisor.read(text).apps
+    assert found.table["command"] == ["x", "3"]
+    assert found.table["logs"] == {"file": "e"}
+    assert "was /l/%(process_num)02d.log: write what that is" in [n.reason for n in found.review]
+    (both,) = supervisor.read("[program:a]\ncommand=x\nstderr_logfile=e\nstdout_logfile=o\n").apps
+    assert both.table["logs"] == {"file": "o"}
+
+
 def test_a_folder_that_the_command_line_changes_to_is_seen_from_the_one_it_is_started_in() -> None:
     line = "venv/bin/gunicorn --chdir src a:b"
     (one,) = supervisor.read(f"[program:a]\ncommand={line}\ndirectory=/srv\n").apps
