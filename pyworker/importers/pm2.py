@@ -17,6 +17,9 @@ from pyworker.importers.result import CannotImport, Imported, Note, Result, need
 _MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
 _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_INTERPRETERS = {
+    **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
+}  # fmt: skip
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _ALIASES = {
@@ -37,8 +40,9 @@ _DROPPED = {
     "restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
     "exp_backoff_restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
     "kill_retry_time": "ends are noticed, not polled", "force": "names are what counts here", "treekill": "the whole process group is ended",
-    "windowsHide": "Linux only", "write": "not here", "execute_command": "not here", "username": "set user", "install_url": "not here",
+    "windows_hide": "Linux only", "write": "not here", "execute_command": "not here", "username": "set user", "install_url": "not here",
     "append_env_to_name": "names are what the file says", "watch_delay": "watch.debounce",
+    "watch_options": "the kernel says what has changed; watch.debounce",
     "shutdown_with_message": "a stop is a signal (stop.signal); Node apps get it too", "wait_ready": "", "source_map": "for Node",
     "disable_logs": "logs are always kept, and rotated", "namespace": "name apps alike and use globs: pyworker restart 'shop-*'",
 }  # fmt: skip
@@ -133,7 +137,7 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     if isinstance(name, Computed):
         app.look("name", f"{name}: is {app.name} now")
     _runs(app, script, settings)
-    for key, value in settings.items():
+    for key, value in sorted(settings.items(), key=lambda setting: setting[0] == "error_file"):  # out_file counts
         if key == "_dumped_env":
             if value:
                 app.look("env", f"{value} variables of the shell were in the dump and are left out: set what is needed")
@@ -153,8 +157,6 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
                 app.set("ready", "notify", key) if "command" in app.table else app.done(key)
                 if "command" in app.table:
                     app.look(key, 'process.send("ready") counts, and READY=1 on $NOTIFY_SOCKET')
-        elif key in _STATE:
-            continue
         else:
             app.drop(key, "pm2 does not know it either: it was ignored")
     if settings.get("autorestart") is False and "cron" in app.table.get("reload", {}) and "target" not in app.table:
@@ -202,7 +204,8 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     interpreter = str(_known(app, settings.pop("interpreter", "") or "", "interpreter"))
     before = _known(app, settings.pop("interpreter_args", []) or [], "interpreter_args")
     before = [str(b) for b in before] if isinstance(before, list) else _split(str(before))
-    settings.pop("exec_mode", None)
+    is_cluster = str(settings.pop("exec_mode", "")).startswith("cluster")  # which only Node has
+    own = _INTERPRETERS.get(os.path.splitext(script)[1], "node" if is_cluster and "node_modules/" in script else "")
     if not script:
         app.look("script", "says nothing to run")
         return
@@ -213,8 +216,8 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         understand(app, [interpreter, *before, script, *args], "script")
     elif interpreter and interpreter != "none":
         app.set("command", [interpreter, *before, script, *args], "script")
-    elif script.endswith((".js", ".mjs", ".cjs", ".ts")):
-        app.set("command", ["node", *before, script, *args], "script")
+    elif own:
+        app.set("command", [own, *before, script, *args], "script")
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):
@@ -388,7 +391,7 @@ def _port(app: Imported, value: Any, source: str) -> None:
 
 
 _SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
-    "cwd": lambda app, value, source: app.set("cwd", str(value), source),
+    "cwd": lambda app, value, source: app.enter(str(value), source),
     "instances": _instances,
     "env": _environment,
     "filter_env": _filter,

@@ -83,7 +83,7 @@ def test_quotes_that_are_not_closed_and_keys_that_are_no_texts() -> None:
     (web,) = supervisor.read("[program:web]\ncommand=x\nenvironment=A=\"b\n").apps
     assert "could not be split" in web.review[0].reason
     (job,) = pm2.read({"apps": [{"script": "a.sh", "args": "it's", 1: 2}]}).apps
-    assert job.table["command"] == ["a.sh", "it's"]
+    assert job.table["command"] == ["bash", "a.sh", "it's"]
     assert [n.key for n in job.dropped] == ["1"]
 
 
@@ -285,7 +285,7 @@ def test_a_dump_that_has_the_shell_beside_the_settings() -> None:
 def test_another_environment_is_a_profile_and_a_script_at_times_a_job() -> None:
     api, worker = read("ports.yaml").apps
     assert api.profiles == {"production": {"env": {"PORT": "80"}}}
-    assert worker.table == {"command": ["./worker.sh"], "cron": "*/5 * * * *"}
+    assert worker.table == {"command": ["bash", "./worker.sh"], "cron": "*/5 * * * *"}
     text = document(read("ports.yaml"), "ports.yaml")
     assert '[profiles.production.apps.api-1.env]\nPORT = "80"' in text
 
@@ -439,3 +439,20 @@ def test_what_uv_run_runs_is_told_from_its_options() -> None:
 def test_every_address_of_waitress_is_kept() -> None:
     (web,) = procfile.read("web: waitress-serve --listen=*:8080 --listen=[::1]:8081 a:b\n").apps
     assert web.table["bind"] == ["0.0.0.0:8080", "[::1]:8081"]
+
+
+def test_pm2_knows_an_interpreter_by_the_ending_and_a_server_of_python_is_one_behind_python() -> None:
+    apps = [
+        {"script": "start.sh"},
+        {"script": "node_modules/next/dist/bin/next", "args": "start", "exec_mode": "cluster", "instances": 2},
+        {"script": "/v/bin/gunicorn", "args": "a:b -w 2", "interpreter": "/v/bin/python3", "watch_options": {}},
+        {"script": "a.rb", "error_file": "e.log", "out_file": "o.log", "windowsHide": True},
+    ]
+    shell, node, web, ruby = pm2.read({"apps": apps}).apps
+    assert shell.table == {"command": ["bash", "start.sh"]}
+    assert node.table["command"] == ["node", "node_modules/next/dist/bin/next", "start"]
+    assert node.table["balance"] == "round-robin"
+    assert web.table == {"target": "a:b", "python": "/v", "workers": 2}
+    assert [n.key for n in web.dropped] == ["watch_options"]
+    assert ruby.table == {"command": ["ruby", "a.rb"], "logs": {"file": "o.log"}}
+    assert "Linux" in ruby.dropped[0].reason
