@@ -10,7 +10,7 @@ from pyworker.importers.result import CannotImport, Imported, Result, seconds
 from pyworker.importers.servers import addresses
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
-_VARIABLE = re.compile(r"%\((\w+)\)")
+_VARIABLE = re.compile(r"%(?:\(([\w.-]+)\)|([A-Za-z%]))")
 _ENVIRONMENT = re.compile(r"\$\((\w+)\)")
 _SAME = [
     "master",
@@ -104,10 +104,20 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
         raise CannotImport("there is no [uwsgi] in it", "a uwsgi.ini has its settings under [uwsgi]")
     app = Imported(clean_name(name if stem == "uwsgi" else stem))
     values: dict[str, str] = {}
+    magic = {"d": folder.rstrip("/") + "/", "n": stem, "%": "%"}
+    used: set[str] = set()
     settings: list[tuple[str, str]] = []
     for key, raw in pairs:
-        value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]), raw)
-        value = value.replace("%d", folder.rstrip("/") + "/").replace("%n", stem).replace("%%", "%")
+        found = _VARIABLE.findall(raw)
+        used.update(name.replace("_", "-") for name, _ in found)
+        if (
+            key.replace("_", "-") in _SETTINGS
+            and raw != "%k"
+            and any(n not in values if n else m not in magic for n, m in found)
+        ):
+            app.look(key, f"was {raw}: write what that is")
+            continue
+        value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]) if m[1] else magic.get(m[2], m[0]), raw)
         if key in ("set", "set-placeholder", "set-ph"):
             key, _, value = value.partition("=")
             values[key.strip()] = value.strip()
@@ -126,7 +136,7 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
             app.drop(key, _DROPPED[key])
         elif key in _LOOK:
             app.look(key, _LOOK[key])
-        elif key in values and not any(k == key for k, _ in pairs if k in _SETTINGS) and f"%({key})" in text:
+        elif key in used:
             app.done(key)  # a name that the file gives to a value of its own
         else:
             app.drop(key, "nothing here matches it")

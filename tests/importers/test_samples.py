@@ -456,3 +456,11 @@ def test_pm2_knows_an_interpreter_by_the_ending_and_a_server_of_python_is_one_be
     assert [n.key for n in web.dropped] == ["watch_options"]
     assert ruby.table == {"command": ["ruby", "a.rb"], "logs": {"file": "o.log"}}
     assert "Linux" in ruby.dropped[0].reason
+
+
+def test_a_name_that_a_uwsgi_file_gives_itself_is_no_setting_and_what_nobody_knows_is_said() -> None:
+    text = "[uwsgi]\nbase_dir = /srv\nchdir = %(base_dir)/%n%%\nmodule = m\nlogto = /l/%c.log\nworkers = %k\n"
+    (web,) = uwsgi.read(text, "web", "/e", "shop").apps
+    assert web.table == {"target": "m:application", "cwd": "/srv/shop%", "workers": "auto"}
+    assert web.dropped == []
+    assert [(n.key, n.reason) for n in web.review] == [("logto", "was /l/%c.log: write what that is")]
