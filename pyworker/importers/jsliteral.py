@@ -169,12 +169,12 @@ class _Parser:
         """Whether the next token belongs to what was before it: on the same line, or an operator between them."""
         if self._end() or self._at == 0:
             return False
-        kind, text, line, _ = self._tokens[self._at]
+        _, text, line, _ = self._tokens[self._at]
         _, before, line_before, _ = self._tokens[self._at - 1]
         if text == ";":
             return False
         is_new_line = line > line_before + before.count("\n")
-        return not is_new_line or text in _GOES_ON or (before in _GOES_ON and kind != "space")
+        return not is_new_line or text in _GOES_ON or before in _GOES_ON
 
     def _pass_over(self, start: int) -> Computed:
         """Go behind the expression that begins at a token, whatever it is."""
@@ -357,7 +357,7 @@ class _Parser:
                 if index % 2 == 0:
                     text += _unescape(part)
                     continue
-                value = _Parser._inside(self, part)
+                value = self._inside(part)
                 is_env = is_env or isinstance(value, EnvironmentText)
                 text += _js_text(value)
             return EnvironmentText(text) if is_env else text

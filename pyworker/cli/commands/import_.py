@@ -20,6 +20,7 @@ import click
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, home, line, look, note, out, paint
 from pyworker.errors import Exit, PyworkerError
+from pyworker.importers.kinds import KINDS
 
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
 
 _MAX_FILE = 4 * 1024 * 1024
 _MAX_INCLUDED = 500
-_KINDS = ("pm2", "supervisor", "gunicorn", "uwsgi", "procfile")
 
 
 @click.command()
 @click.argument("file")
 @click.option("-o", "--output", metavar="FILE", help="Write it there; default: app.toml, or stdout with -o -.")
-@click.option("--from", "kind", type=click.Choice(_KINDS), help="What the file is of, when its name does not say.")
+@click.option("--from", "kind", type=click.Choice(KINDS), help="What the file is of, when its name does not say.")
 @click.option("--env", "profile", default="", metavar="NAME", help="Take env_NAME of a pm2 file too.")
 @click.option("--run", "execute", is_flag=True, help="Let Node execute an ecosystem.config.js.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
@@ -87,7 +87,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
         raise PyworkerError(f"cannot read {file}: {why}", code="unreadable", exit=Exit.FAILED) from None
     found = kind or kind_of(file, text)
     if not found:
-        hint = f"say it: pyworker import --from {'|'.join(_KINDS)} {file}"
+        hint = f"say it: pyworker import --from {'|'.join(KINDS)} {file}"
         if "[watcher:" in text or "\nservices:" in text:
             hint = "circus and Compose files are not read; docs/from-circus.md has circus' words beside ours"
         raise PyworkerError(
