@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 from pyworker.config.canonical import literal
@@ -14,20 +15,23 @@ class CannotEdit(ValueError):
 
 def set_value(text: str, table: Path, key: str, value: object) -> str:
     """Return the text with `key` of a table set: replaced where it stands, else added below the table's header."""
+    mark = "\ufeff" if text.startswith("\ufeff") else ""  # some editors put it there
+    text = text.removeprefix(mark)
     document = scan(text)
     new = literal(value)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    plain = document.text
+    # with each line's own end: a span counts it as one
+    characters = re.findall(r"\r\n|.", text, re.DOTALL)
     span = document.spans.get((*table, key))
     if span is not None:
         start, end = span.value
-        changed = plain[:start] + new + plain[end:]
+        characters[start:end] = [new]
     else:
-        header = _header_end(plain, document.spans.get(table), table)
-        changed = f"{plain[:header]}{key} = {new}\n{plain[header:]}"
-    if not _is_only_this_changed(plain, changed, (*table, key), value):
+        header = _header_end(document.text, document.spans.get(table), table)
+        characters.insert(header, f"{key} = {new}{characters[header - 1]}")
+    changed = "".join(characters)
+    if not _is_only_this_changed(text, changed, (*table, key), value):
         raise CannotEdit(f"{'.'.join(map(str, (*table, key)))} stands where it cannot be changed safely")
-    return changed.replace("\n", newline) if newline != "\n" else changed
+    return mark + changed
 
 
 def _header_end(text: str, span: object, table: Path) -> int:

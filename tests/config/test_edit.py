@@ -17,6 +17,8 @@ from pyworker.config.edit import CannotEdit, set_value
         ),
         ('[app]\nworkers="auto"\n', ("app",), "[app]\nworkers=8\n"),
         ('[app]\r\nworkers = 1 # c\r\nb = "é"\r\n', ("app",), '[app]\r\nworkers = 8 # c\r\nb = "é"\r\n'),
+        ("[app]\r\nworkers = 1\nx = 1\r\n", ("app",), "[app]\r\nworkers = 8\nx = 1\r\n"),
+        ("\ufeff[app]\r\nx = 1\n", ("app",), "\ufeff[app]\r\nworkers = 8\r\nx = 1\n"),
         ('[apps.web]\ntarget = "a:b"\n', ("apps", "web"), '[apps.web]\nworkers = 8\ntarget = "a:b"\n'),
         (
             '[apps.web] # c\n\n[apps.web.env]\nA = "1"\n',
