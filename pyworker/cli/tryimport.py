@@ -37,7 +37,7 @@ os._exit(0)  # threads of the app's must not hold us
 """
 
 
-def try_import(app: AppConfig, file: str) -> list[Problem]:
+def try_import(app: AppConfig, file: str, profile: str) -> list[Problem]:
     """Return what is wrong, or nothing; raises ConfigError when its environment cannot be resolved."""
     resolved = resolve(
         app,
@@ -46,6 +46,7 @@ def try_import(app: AppConfig, file: str) -> list[Problem]:
         base_env=os.environ,
         our_python=sys.executable,
         is_root=os.geteuid() == 0,
+        profile=profile,
     )
     env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"}
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -60,14 +61,16 @@ def try_import(app: AppConfig, file: str) -> list[Problem]:
                 user=resolved.uid, group=resolved.gid, extra_groups=resolved.groups or None,
             )  # fmt: skip
         except OSError as error:
-            return [_problem(app, file, f"cannot run {resolved.python}: {error.strerror}", "")]
+            return [_problem(app, file, profile, f"cannot run {resolved.python}: {error.strerror}", "")]
         finally:
             os.close(writer)
         timeout = app.reload.ready_timeout
         try:
             code = child.wait(timeout)
         except subprocess.TimeoutExpired:
-            return [_problem(app, file, f"the import took more than {timeout:g} s", "does it wait for something?")]
+            return [
+                _problem(app, file, profile, f"the import took more than {timeout:g} s", "does it wait for something?")
+            ]
         finally:
             try:  # whatever the import has started goes with it
                 os.killpg(child.pid, signal.SIGKILL)
@@ -77,13 +80,14 @@ def try_import(app: AppConfig, file: str) -> list[Problem]:
         text = answer.read()
     if not text:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        return [_problem(app, file, f"importing {app.target} ended the process ({how})", "")]
+        return [_problem(app, file, profile, f"importing {app.target} ended the process ({how})", "")]
     found = json.loads(text)
     if "message" not in found:
         return []
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
-    return [_problem(app, file, f"{app.name}: {found['message']}{traceback}", found["hint"])]
+    return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", found["hint"])]
 
 
-def _problem(app: AppConfig, file: str, message: str, hint: str) -> Problem:
-    return locate(file, app.name, ("target",), Problem(message, hint, "target", file, code="import"))
+def _problem(app: AppConfig, file: str, profile: str, message: str, hint: str) -> Problem:
+    problem = Problem(message, hint, "target", file, code="import")
+    return locate(file, app.name, ("target",), problem, profile)

@@ -107,6 +107,7 @@ class Opened:
 
     real: str  # path, without links
     info: os.stat_result
+    profile: str = ""  # whose tables were laid on the others
 
 
 def opened(file: str) -> Opened:

@@ -93,7 +93,8 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
             raise ConfigError(
                 [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
             )
-    return Loaded(tuple(a for a in apps if not only or a.name in only), path, opened)
+    chosen = tuple(a for a in apps if not only or a.name in only)
+    return Loaded(chosen, path, dataclasses.replace(opened, profile=profile))
 
 
 @contextlib.contextmanager
@@ -194,7 +195,7 @@ def says_name(path: str) -> bool:
     return not isinstance(table, dict) or "name" in table
 
 
-def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
+def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") -> Problem:
     """Return the problem with the place of an app's key in its file; as it was when the file cannot be read now."""
     try:
         _, document, _ = read(file)
@@ -202,6 +203,7 @@ def locate(file: str, app: str, key: Path, problem: Problem) -> Problem:
         return problem
     root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
     report = Report(file, document)
+    report.root, report.profile = root, profile
     path = path_of(key, (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app"), report)
     report.add(path, problem.message, problem.hint, code=problem.code)
     return dataclasses.replace(report.problems[0], key=problem.key)

@@ -50,15 +50,16 @@ def resolve(
     our_python: str,
     is_root: bool,
     read: Opened | None = None,
+    profile: str = "",
 ) -> ResolvedApp:
     """Look everything up; raise ConfigError with all that cannot be had.
 
     `file` is the config file, "" for an app without one (its cwd is absolute then); `read` which file that was when it
-    was read, if that is known. `shell_env` is what inherit_env
+    was read, if that is known, and `profile` the one that it was read with. `shell_env` is what inherit_env
     and ${VAR} may take from; `base_env` gives PATH, LANG and the like. Symlinks are followed, but never the one that
     is a venv's python: the interpreter finds its venv by that path.
     """
-    found = _Found(app.name, file)
+    found = _Found(app.name, file, profile)
     shell_env = shell = _Shell(shell_env)
     who = _identity(app, file, is_root, found, read)
     config, python = _paths(app, read.real if read else file, our_python, found)
@@ -86,9 +87,9 @@ def resolve(
     )
 
 
-def find_paths(app: AppConfig, *, file: str, our_python: str) -> None:
+def find_paths(app: AppConfig, *, file: str, our_python: str, profile: str = "") -> None:
     """Raise ConfigError when a folder, script, interpreter or certificate that the app names is not there."""
-    found = _Found(app.name, file)
+    found = _Found(app.name, file, profile)
     _paths(app, file, our_python, found)
     found.stop_if_wrong()
 
@@ -110,9 +111,10 @@ class _Shell(dict[str, str]):
 class _Found:
     """The problems so far, each with its place in the config file."""
 
-    def __init__(self, app: str, file: str) -> None:
+    def __init__(self, app: str, file: str, profile: str) -> None:
         self._app = app
         self._file = file
+        self._profile = profile
         self._problems: list[Problem] = []
 
     def add(self, key: Key, message: str, hint: str = "", code: str = "invalid_value") -> None:
@@ -123,7 +125,9 @@ class _Found:
             hint = "~ is the home folder in HOME, or of the user who is named: there is none. Write it out"
         text = f"`{dotted(key)}` of app `{self._app}` {message}" if key else message
         problem = Problem(text, hint, dotted(key), self._file, code=code)
-        self._problems.append(locate(self._file, self._app, key, problem) if self._file and key else problem)
+        if self._file and key:
+            problem = locate(self._file, self._app, key, problem, self._profile)
+        self._problems.append(problem)
 
     def stop_if_wrong(self) -> None:
         if self._problems:

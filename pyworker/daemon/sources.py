@@ -61,6 +61,7 @@ def make_generation(
         our_python=sys.executable,
         is_root=os.geteuid() == 0,
         read=read,
+        profile=read.profile if read else "",
     )
     return Generation(number, resolved, tls=read_tls(resolved.config, resolved.uid, file, read))
 

@@ -244,6 +244,16 @@ def test_checking_paths_looks_at_neither_environment_nor_rights(tmp_path: Path) 
     find_paths(app, file=str(file), our_python=sys.executable)
 
 
+def test_what_a_profile_says_is_shown_where_the_profile_says_it(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nscript = "a.py"\n[profiles.dev.app]\nscript = "b.py"\n')
+    loaded = load(str(file), profile="dev")
+    assert loaded.opened.profile == "dev", "which is what the daemon resolves it with"
+    with pytest.raises(ConfigError) as caught:
+        find_paths(loaded.apps[0], file=str(file), our_python=sys.executable, profile="dev")
+    assert [(p.line, p.source) for p in caught.value.problems] == [(4, 'script = "b.py"')]
+
+
 def test_each_variable_knows_where_it_comes_from(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FROM_FILE=1\nTWICE=file\n")
     found = resolved(

@@ -51,9 +51,9 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
     else:
         apps, problems = problems_of(path, profile)
         if imports and not problems:
-            problems = _imported(apps, path)
+            problems = _imported(apps, path, profile)
         elif not problems:
-            warnings = _refused_here(apps, path)
+            warnings = _refused_here(apps, path, profile)
     if settings.json:
         click.echo(json.dumps(_document(path, problems, warnings)))
     elif problems:
@@ -80,13 +80,13 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
     problems: list[Problem] = []
     for app in loaded.apps:
         try:
-            find_paths(app, file=loaded.path, our_python=sys.executable)
+            find_paths(app, file=loaded.path, our_python=sys.executable, profile=profile)
         except ConfigError as error:
             problems += error.problems
     return loaded.apps, problems
 
 
-def _refused_here(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
+def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
     """Return what `start` would refuse on this machine, as this user, of files without mistakes."""
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import resolve
@@ -101,13 +101,14 @@ def _refused_here(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
                 base_env=os.environ,
                 our_python=sys.executable,
                 is_root=os.geteuid() == 0,
+                profile=profile,
             )
         except ConfigError as error:
             found += error.problems
     return found
 
 
-def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
+def _imported(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
     from pyworker.cli.tryimport import try_import
     from pyworker.config.problem import ConfigError
 
@@ -116,7 +117,7 @@ def _imported(apps: tuple[AppConfig, ...], path: str) -> list[Problem]:
         if app.target is None:
             continue
         try:
-            problems += try_import(app, path)
+            problems += try_import(app, path, profile)
         except ConfigError as error:
             problems += error.problems
     return problems
