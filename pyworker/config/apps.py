@@ -72,6 +72,7 @@ def apps_of(
             hint = "choose another name" if taken else f"did you mean [{dotted((*at, 'apps', clean_name(name)))}]?"
             report.add(path, f"an app cannot be called {shown(name)}: {why}", hint, at="key")
             name = "app" if name in RESERVED else clean_name(name)
+            paths[name] = path
         values = merge(values, over.apps.get(name, {}))
         found.append(finish({**values, "name": name}, defaults, path, report, environ))
     apps = [a for a in found if a is not None]
@@ -130,11 +131,7 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
             continue
         for key in table:
             if key not in ("app", "apps", "defaults"):
-                hint = (
-                    f"did you mean [{dotted((*path, 'app', key))}]?"
-                    if "app" in raw
-                    else f"[{dotted((*path, 'apps', 'NAME'))}]"
-                )
+                hint = _below(key, (*path, "app")) if "app" in raw else f"[{dotted((*path, 'apps', 'NAME'))}]"
                 report.add(
                     (*path, key),
                     f"unknown key `{dotted((key,))}` in [{dotted(path)}]",
@@ -195,15 +192,19 @@ def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str
 
 def _unknown_table(name: str, at: Path, report: Report) -> None:
     hint = "known tables: [app], [apps.NAME], [defaults]"
-    if name in (types := hints_of(AppConfig)):
-        is_table = name == "env" or table_class(types[name]) is not None
-        hint = (
-            f"did you mean [{dotted((*at, 'app', name))}]?" if is_table else f"write [{dotted((*at, 'app'))}] above it"
-        )
+    if name in hints_of(AppConfig):
+        hint = _below(name, (*at, "app"))
     elif meant := nearest(name, ("app", "apps", "defaults")):
         hint = f"did you mean [{dotted((*at, meant))}]?"
     where = f"in [{dotted(at)}]" if at else "at the top of the file"
     report.add((*at, name), f"unknown key `{dotted((name,))}` {where}", hint, at="key", code="unknown_key")
+
+
+def _below(name: str, table: Path) -> str:
+    """Return where an option belongs that stands above the app's table."""
+    hint = hints_of(AppConfig).get(name)
+    is_table = name == "env" or (hint is not None and table_class(hint) is not None)
+    return f"did you mean [{dotted((*table, name))}]?" if is_table else f"write [{dotted(table)}] above it"
 
 
 def finish(

@@ -133,7 +133,8 @@ def _target(target: str) -> list[Finding]:
     if colon and all(p.isidentifier() for p in parts):
         return []
     hint = 'for example "shop.main:app"'
-    path = re.sub(r"\.py\Z", "", module.removeprefix("./")).replace("/", ".")
+    attribute = attribute.strip()
+    path = re.sub(r"\.py\Z", "", module.strip().removeprefix("./")).replace("/", ".")
     usable = all(p.isidentifier() for p in path.split("."))
     if attribute.endswith("()") and usable:
         hint = f'did you mean target = "{path}:{attribute[:-2]}" with factory = true?'

@@ -125,11 +125,14 @@ def given(values: Partial) -> set[tuple[str, ...]]:
 
 
 class _Wrong(Exception):
-    def __init__(self, message: str, hint: str = "", below: Path = ()) -> None:
+    def __init__(
+        self, message: str, hint: str = "", below: Path = (), at: typing.Literal["key", "value"] = "value"
+    ) -> None:
         super().__init__(message)
         self.message = message  # continues "`app.workers` "
         self.hint = hint
         self.below = below  # where in the value
+        self.at = at
 
 
 class _WrongItems(Exception):
@@ -143,7 +146,7 @@ class _WrongItems(Exception):
 
 def _report(wrong: _Wrong, path: Path, report: Report) -> None:
     whole = (*path, *wrong.below)
-    report.add(whole, f"`{dotted(whole)}` {wrong.message}", wrong.hint)
+    report.add(whole, f"`{dotted(whole)}` {wrong.message}", wrong.hint, at=wrong.at)
 
 
 def _table(cls: type, name: str, value: Any, path: Path, report: Report, result: Partial, *, optional: bool) -> None:
@@ -297,9 +300,9 @@ def _environment(value: Any) -> dict[str, str]:
     wrong: list[_Wrong] = []
     for name, item in value.items():
         if not name or "=" in name or _unfit(name):
-            wrong.append(_Wrong("cannot be the name of a variable", "letters, digits and _", (name,)))
+            wrong.append(_Wrong("cannot be the name of a variable", "letters, digits and _", (name,), "key"))
         elif not isinstance(item, str):
-            hint = f'text needs quotes: {name} = "{shown(item)}"' if _is_plain(item) else ""
+            hint = f'text needs quotes: {dotted((name,))} = "{shown(item)}"' if _is_plain(item) else ""
             wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (name,)))
         elif unfit := _unfit(item):
             wrong.append(_Wrong(unfit, "", (name,)))
@@ -360,6 +363,6 @@ def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
         return f'did you mean "{meant}"?'
     if hint is not bool and isinstance(value, str) and value.strip().isdecimal():
         return f"a number has no quotes: {name} = {value.strip()}"
-    if not isinstance(value, (str, list, dict)) and "text" in expected(hint, option):
+    if _is_plain(value) and "text" in expected(hint, option):
         return f'text needs quotes: {name} = "{shown(value)}"'
     return ""

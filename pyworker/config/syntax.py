@@ -75,6 +75,8 @@ def _suspect(said: str, source: str, column: int) -> tuple[int, int, str]:
     if _DUPLICATE.search(said):
         start = len(source) - len(source.lstrip()) + 1
         return start, len(source.rstrip()) + 1, "this key or table is there already: remove one of the two"
+    if said.lower() == "unclosed array":  # what stands here is the line that it was to end before
+        return *point, "the list above has no ] at its end, or a comma is missing"
     if any(quote in source for quote in "“”‘’"):
         at = next(i for i, c in enumerate(source) if c in "“”‘’") + 1
         return at, at + 1, "use straight quotes: \" or '"

@@ -353,6 +353,9 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'logs = "api.log"', '"api.log"', "must be a table", 'logs.file = "api.log"'),
         (BASE + 'logs = "journald"', '"journald"', "must be a table", "logs.journald = true"),
         (BASE + "logs = 1", "1", "must be a table", 'logs = "inherit"'),
+        (BASE + 'env."A=B" = "x"', '"A=B"', "cannot be the name of a variable", "letters"),
+        (BASE + 'env."A B" = 1', "1", "must be text", '"A B" = "1"'),
+        ('[app]\ntarget = """\na:b\n"""', '"""', "must be module:attribute", 'did you mean "a:b"?'),
     ],
 )
 def test_mistake_is_shown_with_its_place_and_a_hint(
@@ -376,6 +379,17 @@ def test_a_mistake_hides_no_other_one_beside_it_or_between_apps(tmp_path: Path) 
         "apps.web.wrokers", "apps.web.depends_on[1]", "apps.web.health.intervall", "apps.web.health.path",
         "apps.web.health.expect", "apps.jobs.command",
     ]  # fmt: skip
+
+
+def test_what_is_no_text_at_all_is_not_said_to_need_quotes(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "[app]\ntarget = 2020-01-01\n")
+    assert (problem.message, problem.hint) == ("`app.target` must be text, not a date or time", "")
+
+
+def test_an_app_of_another_name_than_it_may_have_is_still_found_in_the_file(tmp_path: Path) -> None:
+    text = '[apps.a]\ntarget = "a:b"\nbind = ":1"\n[apps."My App"]\ntarget = "c:d"\nbind = ":1"\n'
+    name, clash = problems(tmp_path, text)
+    assert (name.line, clash.line, marked(clash)) == (4, 6, '":1"')
 
 
 def test_what_follows_from_a_mistake_is_not_reported_too(tmp_path: Path) -> None:
@@ -413,7 +427,8 @@ def test_file_without_an_app_shows_an_example(tmp_path: Path, text: str) -> None
         ('[app]\nname = "a"\nname = "b"\n', 3, 'name = "b"', "there already"),
         ("[app]\n[x]\n[app]\n", 3, "[app]", "there already"),
         ("[app\nname = 1\n", 1, "", "]"),
-        ('[app]\nbind = ["a"\nname = "x"\n', 3, "", ""),
+        ('[app]\nbind = ["a"\nname = "x"\n', 3, "", "no ]"),
+        ('[app]\nbind = ["a"\nworkers=2\n', 3, "", "no ]"),
         ('[app]\ncwd = "C:\\data"\n', 2, "", "backslash"),
     ],
 )

@@ -64,6 +64,13 @@ def test_a_mistake_in_a_profile_shows_before_it_is_used(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [(4, 1, "unknown key `worker` in [profiles.dev.app]", "did you mean `workers`?")]
 
 
+def test_an_option_beside_the_tables_of_a_profile_is_told_its_table(tmp_path: Path) -> None:
+    text = '[app]\ntarget = "a:b"\n[profiles.dev]\nworkers = 3\nhealth.path = "/"\n'
+    assert [hint for *_, hint in problems(tmp_path, text)] == [
+        "write [profiles.dev.app] above it", "did you mean [profiles.dev.app.health]?"
+    ]  # fmt: skip
+
+
 def test_a_rule_that_the_profile_breaks_has_its_caret_in_the_profile(tmp_path: Path) -> None:
     text = '[app]\ntarget = "a:b"\nbind = ":1"\n[profiles.dev.app]\nbind = "nonsense"\n'
     assert [(line, column) for line, column, _, _ in problems(tmp_path, text, "dev")] == [(5, 8)]
