@@ -218,6 +218,8 @@ class Run:
         self._ending = True
         _say(f"nothing is left to run: exit code {code}")
         self._store.fate(code)
+        if code == 0 and self._manager is not None:
+            self._manager.ready()
         shut_down(self._desk, now=True)
 
     # ---- the probe -----------------------------------------------------------------------------------

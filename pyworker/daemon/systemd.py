@@ -84,6 +84,12 @@ class ServiceManager:
         yield
         self._desk.brain.loop.call_soon(self._look)
 
+    def ready(self) -> None:
+        """All has come out; or has done what it was to do, which a start that ends before it was ready did not."""
+        if not self._is_ready:
+            self._is_ready = True
+            self.tell("READY=1", f"STATUS={self._words()}")
+
     def stopping(self) -> None:
         """Everything is about to end."""
         self.tell("STOPPING=1", "STATUS=stopping")
@@ -96,8 +102,7 @@ class ServiceManager:
         if self._desk.shutting_down or self._is_ready:
             return
         if all(_is_settled(app) for app in self._desk.brain.apps.values()):
-            self._is_ready = True
-            self.tell("READY=1", f"STATUS={self._words()}")
+            self.ready()
 
     def _say_status(self) -> None:
         self._desk.brain.loop.call_later(_STATUS_EVERY, self._say_status)

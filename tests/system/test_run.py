@@ -314,6 +314,28 @@ def test_a_service_manager_is_told_ready_reloading_and_stopping(homeless: Pywork
             pw.environ.pop("NOTIFY_SOCKET", None)
 
 
+@pytest.mark.parametrize(("program", "code"), [("true", 0), ("false", 1)])
+def test_a_service_manager_is_told_ready_by_what_has_ended_well_before_it_was(
+    homeless: Pyworker, program: str, code: int
+) -> None:
+    pw = homeless
+    pw.write("app.toml", f'[app]\ncommand = "{program}"\nrestart = "never"\n')
+    path = os.path.join(pw.folder, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        pw.environ["NOTIFY_SOCKET"] = path
+        try:
+            with foreground(pw, "app.toml") as one:
+                assert one.ends() == code
+        finally:
+            del pw.environ["NOTIFY_SOCKET"]
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said += manager.recv(4096, socket.MSG_DONTWAIT).decode().split("\n")
+    assert ("READY=1" in said) == (code == 0)
+
+
 def test_an_app_that_does_not_start_is_1_with_its_traceback(homeless: Pyworker) -> None:
     homeless.write("bad.py", "import nothing_like_it\n")
     with foreground(homeless, "bad:app", "-b", f"127.0.0.1:{homeless.port}") as one:
