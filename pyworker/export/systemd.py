@@ -16,6 +16,9 @@ _HARDENING = (
 )  # fmt: skip
 
 
+_READ_ONLY = (
+    "{}: all but its state directory and a /tmp of its own is read-only to it: add ReadWritePaths= for what it writes"
+)
 _BACKOFF = (
     "# longer each time, up to half a minute; systemd before 254 says that it does not know these two",
     "RestartSteps=5",
@@ -41,6 +44,8 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
 
 def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
     app = plan.app
+    folders, hidden = _written(plan, options)
+    more += (*hidden, _READ_ONLY.format(app.name))
     lines = [
         "[Unit]",
         f"Description=pyworker: {app.name}",
@@ -73,9 +78,32 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
         "OOMPolicy=continue",
         f"LimitNOFILE={app.limits.nofile or 65536}",
     ]
-    lines += _rights(plan)
-    lines += ["", "[Install]", "WantedBy=multi-user.target"]
+    lines += [*_rights(plan), *folders, "", "[Install]", "WantedBy=multi-user.target"]
     return comment([*header("systemd", [plan], more), *_help(plan, options)]) + "\n".join(lines) + "\n"
+
+
+def _written(plan: Plan, options: Options) -> tuple[list[str], list[str]]:
+    """Return what lets the pool make its Unix sockets and its log, and in words what nothing does."""
+    app = plan.app
+    texts = [text for text in app.bind if parse_bind(text).family == "unix"]
+    paths = {f"bind {text}": parse_bind(text).path for text in texts}
+    if app.logs.named_file is not None:
+        paths[f"logs.file {app.logs.file}"] = app.logs.named_file
+    lines: dict[str, None] = {}
+    lost = []
+    for what, path in paths.items():
+        folder = posixpath.dirname(posixpath.normpath(posixpath.join(options.folder, app.cwd, path)))
+        below = folder.removeprefix("/var").removeprefix("/run/")
+        if f"{folder}/".startswith(("/tmp/", "/var/tmp/")):
+            lost.append(f"{app.name}: {what}: /tmp is the unit's own (PrivateTmp=), nobody else finds it there")
+        elif folder.startswith(("/run/", "/var/run/")):
+            lines |= dict.fromkeys(
+                (f"RuntimeDirectory={_quoted(below, expands=False)}", "RuntimeDirectoryPreserve=yes")
+            )
+        else:
+            lines[f"ReadWritePaths={_quoted(f'-{folder}', expands=False)}"] = None
+            lost.append(f"{app.name}: {what}: the unit's user must be able to write to {folder}")
+    return list(lines), lost
 
 
 def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
@@ -88,6 +116,8 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
     more = [
         f"{app.name}: no pyworker runs here: no pool, no reload without a gap, no health checks, no `pyworker ps`",
         f"{app.name}: a restart of one worker at a time is yours: systemctl restart {app.name}@1",
+        f"{app.name}: what it prints is in the journal: journalctl -u '{app.name}@*'",
+        _READ_ONLY.format(app.name),
     ]
     if left:
         more.append(f"{app.name}: env {', '.join(left)}: set it in {_environment_path(app)}")

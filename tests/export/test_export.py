@@ -376,6 +376,21 @@ def test_systemd_takes_its_units(made: pathlib.Path, tmp_path: pathlib.Path, per
     assert [line for line in complaints if line not in later] == []
 
 
+def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "app.toml"
+    binds = '"unix:/run/web 1/a.sock", "unix:/var/run/web 1/b.sock", "unix:run%/c.sock", "unix:/tmp/d.sock", ":80"'
+    path.write_text(f'[app]\nname = "web"\ntarget = "a:b"\nbind = [{binds}]\nlogs.file = "/var/log/web/web.log"\n')
+    (text,) = export(path, "systemd").values()
+    writable = [line for line in text.split("\n") if line.startswith(("RuntimeDirectory", "ReadWritePaths"))]
+    assert writable == [
+        'RuntimeDirectory="web 1"', "RuntimeDirectoryPreserve=yes",
+        "ReadWritePaths=-/srv/shop/run%%", "ReadWritePaths=-/var/log/web",
+    ]  # fmt: skip
+    assert "bind unix:/tmp/d.sock: /tmp is the unit's own" in text
+    assert "logs.file /var/log/web/web.log: the unit's user must be able to write to /var/log/web" in text
+    assert "read-only to it" in text
+
+
 def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
     unit = export(made, "systemd", "mail", per_worker=True)["mail@.service"]
     assert 'ExecStart=node mail.js "it\'s $$5 100%%"' in unit
