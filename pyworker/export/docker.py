@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.export.plan import (
@@ -10,10 +11,12 @@ from pyworker.export.plan import (
     MADE_BY,
     USER_ID,
     Options,
+    at_hand,
     beside,
     comment,
     header,
     plans,
+    secret_files,
     tls_loss,
 )
 
@@ -42,7 +45,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     more = [_what_is_installed(options)]
     more += [f"{p.app.name}: {name} comes from outside: docker run -e {name}" for p in all_plans for name in p.needed]
     more += [
-        f"{p.app.name}: env_file {path} is not copied: docker run -v {beside(path)}:{inside}:ro"
+        f"{p.app.name}: env_file {path} is not copied: docker run -v {shlex.quote(f'{beside(path)}:{inside}:ro')}"
         for p in all_plans
         for inside, path in p.files.items()
     ]
@@ -78,7 +81,10 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
         "Before it is built, put pyworker's wheel beside it (the index has another project of that name):",
         "  pip wheel --no-deps -w . FOLDER_OF_PYWORKER",
     ]
-    ignore = "".join(f"{name}\n" for name in _IGNORED)
+    secret = [path for p in all_plans for path in secret_files(p).values()]
+    secret += [at_hand(p.app, path) for p in all_plans for path in p.app.env_file]
+    inside = [path for path in secret if not path.startswith(("/", "../"))]
+    ignore = "".join(f"{name}\n" for name in dict.fromkeys((*_IGNORED, *inside)))
     return {
         "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",
         ".dockerignore": comment([MADE_BY.format("docker")]) + ignore,

@@ -4,9 +4,11 @@ that runs once."""
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.timetable import parse as parse_cron
 from pyworker.export.plan import (
     LAME_DUCK,
     READYZ,
@@ -49,6 +51,8 @@ def _losses(plan: Plan, options: Options) -> list[str]:
     name, app = plan.app.name, plan.app
     lost = [f"{name}: the root is read-only: an app that writes files needs a volume, an emptyDir for example"]
     if app.cron:
+        if parse_cron(app.cron).last_day:
+            lost.append(f"{name}: cron {app.cron}: Kubernetes has no L, the last day of the month")
         return [
             *lost,
             f"{name}: cron is in local time here; there it is the controller's, UTC as a rule (or spec.timeZone)",
@@ -79,7 +83,7 @@ def _secret_help(plan: Plan) -> list[str]:
         pairs = " ".join(f"--from-literal={n}=…" for n in plan.needed)
         lines.append(f"  kubectl create secret generic {plan.name}-env {pairs}")
     if files := secret_files(plan):
-        pairs = " ".join(f"--from-file={file_key(path)}={path}" for path in files.values())
+        pairs = shlex.join(f"--from-file={file_key(path)}={path}" for path in files.values())
         lines.append(f"  kubectl create secret generic {plan.name}-files {pairs}")
     return ["Before it is applied (values of secrets are in no file):", *lines] if lines else []
 
@@ -254,6 +258,16 @@ def _env(plan: Plan) -> list[dict[str, Any]] | None:
     return [*secret, *plain] or None
 
 
+def _schedule(cron: str) -> str:
+    """Return a timetable as Kubernetes reads it: there Sunday is not 7, and no week ends after one."""
+    if cron.startswith("@"):
+        return cron
+    *fields, weekday = cron.split()
+    if not weekday.startswith("*") and ("7" in weekday or any(c.isalpha() for c in weekday)):
+        weekday = ",".join(map(str, sorted(parse_cron(cron).weekdays)))
+    return " ".join((*fields, weekday))
+
+
 def _job(plan: Plan, options: Options) -> dict[str, Any]:
     """A run of an app that ends by itself: at its times, or once. pyworker passes its exit code on."""
     pod = _bare_pod(plan, options)
@@ -265,7 +279,7 @@ def _job(plan: Plan, options: Options) -> dict[str, Any]:
     return {
         **_head("batch/v1", "CronJob", plan),
         "spec": {
-            "schedule": plan.app.cron,
+            "schedule": _schedule(plan.app.cron),
             "concurrencyPolicy": "Forbid",
             "jobTemplate": {"spec": {"backoffLimit": 0, "template": template}},
         },

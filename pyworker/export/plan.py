@@ -143,7 +143,7 @@ def _plan(app: AppConfig, name: str, probe: int, run: RunConfig, options: Option
         if path.endswith("?"):
             lost.append(f"env_file {path}: need not be there, and is not: its variables must come with the container")
         else:
-            files[_inside(app, path)] = path
+            files[_inside(app, path)] = at_hand(app, path)
     stop = app.stop.drain_timeout + app.stop.kill_timeout + run.lame_duck
     memory = _memory(app, per_pod, lost)
     lost += _common_losses(app, options, contained=contained)
@@ -169,6 +169,11 @@ def _memory(app: AppConfig, per_pod: int | str, lost: list[str]) -> int | None:
 def _inside(app: AppConfig, path: str) -> str:
     """Return where a file of the config is looked for in the image."""
     return posixpath.normpath(posixpath.join(APP_FOLDER, app.cwd, path))
+
+
+def at_hand(app: AppConfig, path: str) -> str:
+    """Return where a file of the config is on this machine, seen from the config's folder."""
+    return posixpath.normpath(posixpath.join(app.cwd, path.removesuffix("?")))
 
 
 def _variables(app: AppConfig) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -237,7 +242,7 @@ def secret_files(plan: Plan) -> dict[str, str]:
     """Return all files that hold secrets, those of TLS as well: where the app looks for each, and its path beside the config."""
     tls = plan.app.tls
     paths = [path for path in (tls.cert, tls.key, tls.ca) if path] if tls is not None else []
-    return {**plan.files, **{_inside(plan.app, path): path for path in paths}}
+    return {**plan.files, **{_inside(plan.app, path): at_hand(plan.app, path) for path in paths}}
 
 
 def file_key(path: str) -> str:

@@ -481,3 +481,33 @@ def test_a_newline_in_a_path_ends_no_comment_and_an_absolute_path_stays_one(tmp_
     assert "docker run -v /etc/a.env:/etc/a.env:ro" in docker
     (document,) = parsed(compose)
     assert document["services"]["a"]["volumes"] == ["/etc/a.env:/etc/a.env:ro"]
+
+
+def test_files_beside_the_app_s_folder_are_found_there_and_go_into_no_image(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(
+        '[app]\nname = "a"\ntarget = "a:b"\ncwd = "sub"\nenv_file = ["prod env", "more.env?", "/etc/x"]\n'
+        'tls = { cert = "../c.pem", key = "k.pem" }\n'
+    )
+    docker = export(file, "docker")
+    assert "docker run -v './sub/prod env:/app/sub/prod env:ro'" in docker["Dockerfile"]
+    assert {"sub/prod env", "sub/more.env", "c.pem", "sub/k.pem"} <= set(docker[".dockerignore"].splitlines())
+    assert "/etc/x" not in docker[".dockerignore"]
+    assert "'--from-file=sub_prod_env=sub/prod env'" in export(file, "kubernetes")["a.yaml"]
+    (document,) = parsed(export(file, "compose")["compose.yaml"])
+    assert document["services"]["a"]["volumes"][0] == "./sub/prod env:/app/sub/prod env:ro"
+
+
+@pytest.mark.parametrize(
+    ("cron", "schedule"),
+    [
+        ("0 3 * * 7", "0 3 * * 0"), ("0 3 * * fri-mon", "0 3 * * 0,1,5,6"), ("5 4 1 * 1-5", "5 4 1 * 1-5"),
+        ("@daily", "@daily"), ("0 3 1 * */7", "0 3 1 * */7"), ("0 0 L * *", "0 0 L * *"),
+    ],
+)  # fmt: skip
+def test_kubernetes_is_given_no_weekday_that_it_does_not_know(tmp_path: pathlib.Path, cron: str, schedule: str) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'[app]\nname = "a"\ncommand = "x"\ncron = "{cron}"\n')
+    text = export(file, "kubernetes")["a.yaml"]
+    assert parsed(text)[0]["spec"]["schedule"] == schedule
+    assert ("Kubernetes has no L" in text) == ("L" in cron)
