@@ -141,7 +141,7 @@ def _command(app: Imported, words: list[str], source: str, text: str, *, variabl
         app.set("command", words, source)
     if os.path.basename(words[0]) == "flask" and "run" in words:
         app.look(source, "flask run is Flask's development server; in production: target = …")
-    inside = next((w for w in words[1:] if os.path.basename(w) in _SERVERS), None)
+    inside = next((w for w in words if os.path.basename(w) in _SERVERS), None)
     if inside is not None:
         app.look(
             source, f"{inside} runs inside of it, with processes of its own; target = … makes its app's workers ours"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.result import CannotImport, Imported, Note, Result
-from pyworker.importers.servers import GUNICORN, Dropped, gunicorn
+from pyworker.importers.servers import CONCURRENCY, GUNICORN, Dropped, gunicorn
 
 _OPERATORS: dict[type, Any] = {
     ast.Add: operator.add,
@@ -107,8 +107,7 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
     elif isinstance(value, _FromEnvironment):
         if key == "workers" and value.name == "WEB_CONCURRENCY":
             app.done(key)
-            was = _short(ast.unparse(node))
-            app.look(key, f'was {was}: without `workers` pyworker takes $WEB_CONCURRENCY, else 1; "auto" is one a CPU')
+            app.look(key, CONCURRENCY.format(_short(ast.unparse(node))))
         elif value.default is not None:
             settings[key] = value.default
             app.look(key, f"was ${value.name}, else {value.default!r}: only the second is carried over")

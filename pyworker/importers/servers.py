@@ -12,6 +12,7 @@ from pyworker.importers.result import PORT_IS_TAKEN, Imported, seconds
 _OWN_WAY = "pyworker does this itself"
 _DEFAULTED = re.compile(r"\$\{(\w+):-([^}]+)\}")
 _PORT = re.compile(r"\$\{?PORT\b[^}]*\}?")
+CONCURRENCY = 'was {}: without `workers` pyworker takes $WEB_CONCURRENCY, else 1; "auto" is one a CPU'
 Apply = Callable[[Imported, Any, str], None]
 
 
@@ -108,6 +109,9 @@ def _bind(app: Imported, value: Any, source: str) -> None:
 def _workers(app: Imported, value: Any, source: str) -> None:
     if value == "auto":
         app.set("workers", "auto", source)
+    elif re.match(r"\$\{?WEB_CONCURRENCY\b", str(value)):
+        app.done(source)
+        app.look(source, CONCURRENCY.format(value))
     else:
         _count("workers")(app, value, source)
 

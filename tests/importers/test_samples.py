@@ -464,3 +464,11 @@ def test_a_name_that_a_uwsgi_file_gives_itself_is_no_setting_and_what_nobody_kno
     assert web.table == {"target": "m:application", "cwd": "/srv/shop%", "workers": "auto"}
     assert web.dropped == []
     assert [(n.key, n.reason) for n in web.review] == [("logto", "was /l/%c.log: write what that is")]
+
+
+def test_a_server_that_is_left_a_command_and_its_number_of_workers_are_told() -> None:
+    a, b = procfile.read("a: gunicorn -c x.py\nb: gunicorn -w ${WEB_CONCURRENCY:-4} a:b\n").apps
+    assert a.table == {"command": ["gunicorn", "-c", "x.py"]}
+    assert ["runs inside of it" in n.reason for n in a.review] == [True]
+    assert b.table == {"target": "a:b"}
+    assert "pyworker takes $WEB_CONCURRENCY" in b.review[0].reason
