@@ -125,6 +125,9 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
     """/srv/app/venv/bin/gunicorn says which virtual environment the app has."""
     folder, bin_dir = os.path.split(os.path.dirname(program))
     if bin_dir == "bin" and folder not in ("/usr", "/", "/usr/local"):
+        if "$" in folder:
+            app.look(source, f"{folder} is a virtual environment: write it into python")
+            return
         inner = app.table.get("cwd", "")  # where the server changes to
         if inner and not folder.startswith("/") and not inner.startswith("/"):
             folder = os.path.relpath(folder or ".", inner)

@@ -15,6 +15,7 @@ from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
 from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, seconds, separate, unique
 
 _MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+_DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
 _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTERPRETERS = {
@@ -127,6 +128,14 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     for key, value in ((str(key), value) for key, value in raw.items()):
         plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
         settings[_ALIASES.get(plain, plain)] = value
+    review: list[Note] = []
+    for key, value in list(settings.items()):
+        if isinstance(value, EnvironmentText) and key not in ("script", "args", "interpreter", "interpreter_args"):
+            plain = settings[key] = _DEFAULTED.sub(r"\1", value)
+            is_known = "${" not in plain
+            review.append(Note(key, f"was {value}: " + (f"{plain} by default" if is_known else "write what that is")))
+            if not is_known:
+                del settings[key]
     script = settings.pop("script", "") or ""
     if isinstance(script, Computed):
         raise CannotImport(str(script), _RUN, script.line)
@@ -136,6 +145,7 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     app = Imported(clean_name(default if isinstance(name, Computed) else str(name)))
     if isinstance(name, Computed):
         app.look("name", f"{name}: is {app.name} now")
+    app.review += review
     _runs(app, script, settings)
     for key, value in sorted(settings.items(), key=lambda setting: setting[0] == "error_file"):  # out_file counts
         if key == "_dumped_env":

@@ -18,7 +18,13 @@ Apply = Callable[[Imported, Any, str], None]
 
 # ---- small translators -----------------------------------------------------------------------------
 def _to(key: str) -> Apply:
-    return lambda app, value, source: app.set(key, value, source)
+    def apply(app: Imported, value: Any, source: str) -> None:
+        if "$" in str(value):
+            app.look(source, f"was {value}: write it into {key}")
+        else:
+            app.set(key, value, source)
+
+    return apply
 
 
 def _time(key: str, reason: str = "") -> Apply:

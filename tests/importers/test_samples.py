@@ -472,3 +472,20 @@ def test_a_server_that_is_left_a_command_and_its_number_of_workers_are_told() ->
     assert ["runs inside of it" in n.reason for n in a.review] == [True]
     assert b.table == {"target": "a:b"}
     assert "pyworker takes $WEB_CONCURRENCY" in b.review[0].reason
+
+
+def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missing() -> None:
+    text = """module.exports = {apps: [
+        {name: `${process.env.N || "bot"}-x`, script: "a.py", cwd: process.env.DIR, instances: process.env.W || 2,
+         interpreter: process.env.HOME + "/v/bin/python", env: {A: process.env.A}},
+        {name: "g", script: `${process.env.HOME}/v/bin/gunicorn`, args: "a:b --chdir $X"}]}"""
+    bot, web = pm2.read(jsliteral.parse(text)).apps
+    assert (bot.name, bot.table) == ("bot-x", {"script": "a.py", "workers": 2, "env": {"A": "${A}"}})
+    assert [(n.key, n.reason) for n in bot.review] == [
+        ("name", "was ${N:-bot}-x: bot-x by default"),
+        ("cwd", "was ${DIR}: write what that is"),
+        ("instances", "was ${W:-2}: 2 by default"),
+        ("script", "${HOME}/v is a virtual environment: write it into python"),
+    ]
+    assert web.table == {"target": "a:b"}
+    assert [n.key for n in web.review] == ["gunicorn chdir", "script"]
