@@ -215,12 +215,12 @@ class _Parser:
             raise CannotImport("it is nested too deeply", line=self._line())
         left = self._sum()
         while self._peek() in ("||", "??"):
-            self._next()
+            nothing = (None,) if self._next() == "??" else (None, False, 0, "")
             right = self._sum()
             if isinstance(left, EnvironmentText) and left.startswith("${") and ":-" not in left:
                 left = EnvironmentText(f"{left[:-1]}:-{_js_text(right)}}}")
             else:
-                left = left if left not in (None, False, 0, "") else right
+                left = left if left not in nothing else right
         if self._peek() in ("?", "===", "=>", "(", "&"):
             self._fail("this is computed when the file runs")
         self._depth -= 1

@@ -19,10 +19,9 @@ SAME = [
     "module.exports = {a: 1, 'b': 2.5, \"c\": -3, 4: 'x',}",
     "export default [1, [2,], {}, null, true, false, 0x1F, 1_000, .5, 1e3]",
     r"module.exports = {a: 'it\'s', b: \"A\x41\u{1F600}\n\"}".replace('\\"', '"'),
-    "const a = 1, b = 2".replace(", b = 2", "")
-    + ";\nconst c = {x: a};\nmodule.exports = {...c, a, y: `t${a}`, z: 'p' + 2 * 3}",
+    "const a = 1, b = 2;\nconst c = {x: a};\nmodule.exports = {...c, a, b, y: `t${a}`, z: 'p' + 2 * 3}",
     "'use strict';\n// one\n/* two\n */ module.exports = { /* here */ k: // and here\n 1 };",
-    "module.exports = {a: 1 + 2 * 3, b: (1 + 2) * 3, c: 'x' + 1 + 2, d: '' || 'y', e: 0 ?? 5}",
+    "module.exports = {a: 1 + 2 * 3, b: (1 + 2) * 3, c: 'x' + 1 + 2, d: '' || 'y', e: 0 ?? 5, f: null ?? 0 ?? 5}",
 ]
 
 
@@ -35,8 +34,6 @@ def test_it_reads_what_node_reads(text: str) -> None:
     done = subprocess.run([node, "-e", script], capture_output=True, text=True, timeout=60, check=True)
     expected = json.loads(done.stdout)
     found = json.loads(json.dumps(parse(text)))
-    if "?? 5" in text:
-        found.pop("e"), expected.pop("e")
     assert found == expected
 
 
