@@ -1,8 +1,9 @@
 """Daemon: `[app.watch]`: reload an app when one of its files changes. For development.
 
-inotify, because its descriptor fits the daemon's one loop; nothing is polled. A change counts when its name matches
-`include` and neither it nor a folder above it is excluded. Reloads are the usual ones: code that does not import
-leaves the old workers serving, and the next change tries again.
+inotify, because its descriptor fits the daemon's one loop; only whether the folders of watch.paths
+are the same is looked at again and again. A change counts when its name matches `include` and neither it nor a folder
+above it is excluded. Reloads are the usual ones: code that does not import leaves the old workers serving, and the next
+change tries again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import errno
 import fnmatch
 import os
+import stat
+from collections.abc import Callable
 
 from pyworker.config.schema import WatchConfig
 from pyworker.daemon.app import App
@@ -25,6 +28,9 @@ ALWAYS_EXCLUDED = (
     ".pytest_cache", ".tox", ".nox", ".idea", ".vscode", "*.egg-info", "site-packages",
 )  # fmt: skip
 MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
+_LOOK = 2.0  # seconds between looks whether the folders are the same: of one that a process is in no event says it
+_GONE = (0, 0)  # the identity of no folder
+Top = tuple[str, tuple[int, int] | None]  # a folder of watch.paths, its device and inode: None when it is not there
 _NEWS = {"app_started", "app_running", "reload_done", "reload_rolled_back", "app_stopped", "app_failed", "app_deleted"}
 
 
@@ -45,28 +51,44 @@ class Watch:
     def _sync(self, name: str) -> None:
         app = self._desk.brain.apps.get(name)
         config = app.config if app is not None and app.wanted else None
-        wanted = (config.cwd, config.watch) if config is not None and config.watch is not None else None
+        wanted = (config.cwd, config.watch, _tops(config.cwd, config.watch)) if config and config.watch else None
         tree = self._trees.get(name)
         if tree is not None and tree.made_of != wanted:
             tree.close()
             del self._trees[name]
             tree = None
         if tree is None and wanted is not None and app is not None:
-            self._trees[name] = _Tree(self._desk, app, *wanted)
+            self._trees[name] = _Tree(self._desk, app, *wanted, lambda: self._look(name))
+
+    def _look(self, name: str) -> None:
+        """Look whether the folders are still those that are watched. What another one has brought has changed."""
+        tree = self._trees[name]
+        self._sync(name)
+        new = self._trees.get(name)
+        if new is not None and new is not tree:
+            for folder, _ in {*new.tops} - {*tree.tops}:
+                new.touch_if_any(folder)
+            if tree.changed:
+                new.touch(tree.changed)
 
 
 class _Tree:
     """The folders of one app, and the wait until nothing more changes."""
 
-    def __init__(self, desk: Desk, app: App, cwd: str, config: WatchConfig) -> None:
-        self.made_of = (cwd, config)
+    def __init__(
+        self, desk: Desk, app: App, cwd: str, config: WatchConfig, tops: tuple[Top, ...], look: Callable[[], None]
+    ) -> None:
+        self.made_of = (cwd, config, tops)
         self._desk = desk
         self._app = app
         self._config = config
-        self._cwd = cwd
+        self._look = look
+        self._cwd = os.path.realpath(cwd)
         self._folders: dict[int, str] = {}
         self._timer: Timer | None = None
-        self._changed: str = ""
+        self._look_timer = desk.brain.loop.call_lazily(_LOOK, self._look_again)
+        self.changed: str = ""  # what is to be reloaded for
+        self._said: list[str] = []
         self._fd = -1
         try:
             self._fd = inotify.open_inotify()
@@ -74,20 +96,30 @@ class _Tree:
             self._note(f"files are not watched: {error.strerror}; see /proc/sys/fs/inotify/max_user_instances")
             return
         desk.brain.loop.add(self._fd, READ, self._on_readable)
-        for path in config.paths:
-            folder = os.path.realpath(os.path.join(cwd, os.path.expanduser(path)))
-            if os.path.isdir(folder):
+        for path, (folder, identity) in zip(config.paths, tops, strict=True):
+            if identity is not None:
                 self._add(folder)
             else:
-                self._note(f"watch.paths names {path}, which is no folder")
+                self._note(f"watch.paths names {path}, which is no folder now")
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
+        for text in self._said:
+            self._desk.brain.note_is_over(self._app, text)
         if self._fd >= 0:
             self._desk.brain.loop.remove(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+    @property
+    def tops(self) -> tuple[Top, ...]:
+        return self.made_of[2]
+
+    def _look_again(self) -> None:
+        self._look_timer = self._desk.brain.loop.call_lazily(_LOOK, self._look_again)
+        self._look()
 
     def _add(self, top: str) -> None:
         """Watch a folder and all below it; symlinks are not followed."""
@@ -106,13 +138,18 @@ class _Tree:
     def _on_readable(self, _: int) -> None:
         for change in inotify.read(self._fd):
             if change.flags & inotify.OVERFLOW:
-                self._touch("many files")
-                continue
-            if change.flags & inotify.IGNORED:
-                self._folders.pop(change.watch, None)
+                self.touch("many files")
+                for top in self.tops:
+                    self._add(top[0])  # new folders may be among what was lost
                 continue
             folder = self._folders.get(change.watch)
             if folder is None:
+                continue
+            if change.flags & inotify.IGNORED:
+                del self._folders[change.watch]
+                # one that is made in its place may get its inode
+                tops = tuple((top, _GONE if top == folder else identity) for top, identity in self.tops)
+                self.made_of = (*self.made_of[:2], tops)
                 continue
             path = os.path.join(folder, change.name)
             if self._is_excluded(path):
@@ -120,17 +157,17 @@ class _Tree:
             if change.is_folder:
                 if change.is_new:
                     self._add(path)
-                    self._touch_if_any(path)
+                    self.touch_if_any(path)
             elif self._counts(path):
-                self._touch(path)
+                self.touch(path)
 
-    def _touch_if_any(self, folder: str) -> None:
+    def touch_if_any(self, folder: str) -> None:
         """A folder that came with its files in it: they were written before it was watched."""
         for where, below, files in os.walk(folder):
             below[:] = [name for name in below if not self._is_excluded(os.path.join(where, name))]
             for name in files:
                 if self._counts(os.path.join(where, name)):
-                    self._touch(os.path.join(where, name))
+                    self.touch(os.path.join(where, name))
                     return
 
     def _counts(self, path: str) -> bool:
@@ -140,20 +177,34 @@ class _Tree:
         """Whether the last part of the path is excluded; the parts above were asked when they were added."""
         return _matches(path, self._cwd, (*ALWAYS_EXCLUDED, *self._config.exclude))
 
-    def _touch(self, path: str) -> None:
-        self._changed = os.path.relpath(path, self._cwd) if os.path.isabs(path) else path
+    def touch(self, path: str) -> None:
+        self.changed = os.path.relpath(path, self._cwd) if os.path.isabs(path) else path
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._desk.brain.loop.call_later(self._config.debounce, self._reload)
 
     def _reload(self) -> None:
-        self._timer = None
+        changed, self.changed = self.changed, ""
         if self._desk.brain.apps.get(self._app.name) is self._app:
-            reload_by_itself(self._desk, self._app, f"{self._changed} changed")
+            reload_by_itself(self._desk, self._app, f"{changed} changed")
 
     def _note(self, text: str) -> None:
+        self._said.append(f"watch: {text}")
         with contextlib.suppress(OSError):
-            self._desk.brain.note(self._app, f"watch: {text}")
+            self._desk.brain.note(self._app, self._said[-1])
+
+
+def _tops(cwd: str, config: WatchConfig) -> tuple[Top, ...]:
+    """Return the folders to watch, and which ones those are: a link may lead to another, a folder may be made anew."""
+    found: list[Top] = []
+    for path in config.paths:
+        folder = os.path.realpath(os.path.join(cwd, os.path.expanduser(path)))
+        identity = None
+        with contextlib.suppress(OSError):
+            info = os.stat(folder)
+            identity = (info.st_dev, info.st_ino) if stat.S_ISDIR(info.st_mode) else None
+        found.append((folder, identity))
+    return tuple(found)
 
 
 def _matches(path: str, cwd: str, patterns: tuple[str, ...]) -> bool:

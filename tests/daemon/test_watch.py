@@ -1,0 +1,133 @@
+"""daemon/watch.py: which changes ask for a reload, whatever becomes of the folders meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig, WatchConfig
+from pyworker.daemon import watch
+from pyworker.daemon.events import EventLog
+from pyworker.daemon.loop import Loop
+from pyworker.unix import inotify
+
+from .test_loop import Clock
+
+
+class Watched:
+    """An app with a `watch` table in the folder `app`, and what a reload was asked for."""
+
+    def __init__(self, folder: Path, config: WatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.loop = Loop(self.clock, pytest.fail)
+        self.reloads: list[str] = []
+        self.notes: list[str] = []
+        self.app: Any = SimpleNamespace(name="api", wanted=True)
+        self.app.config = AppConfig("api", target="a:b", cwd=str(folder), watch=config)
+        brain = SimpleNamespace(
+            apps={"api": self.app}, loop=self.loop, events=EventLog(-1),
+            note=lambda _app, text: self.notes.append(text), note_is_over=lambda _app, text: self.notes.remove(text),
+        )  # fmt: skip
+        self.events = brain.events
+        monkeypatch.setattr(watch, "reload_by_itself", lambda _desk, _app, why: self.reloads.append(why))
+        desk: Any = SimpleNamespace(brain=brain)
+        watch.Watch(desk)
+
+    def write(self, name: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    def later(self) -> list[str]:
+        """Let enough time pass for a folder to be looked for and for a reload; return why there were reloads."""
+        for _ in range(4):
+            self.clock.now += 1
+            self.loop.turn(0)
+        found, self.reloads[:] = list(self.reloads), []
+        return found
+
+    def close(self) -> None:
+        self.app.wanted = False
+        self.events.emit("app_stopped", "api", None)
+        self.loop.close()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    (tmp_path / "app" / "src").mkdir(parents=True)
+    config = WatchConfig(paths=("src",), exclude=("src/made/*",))
+    watched = Watched(tmp_path / "app", config, monkeypatch)
+    yield watched
+    watched.close()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["", "held"])
+def test_a_folder_that_is_made_anew_is_watched_again(watched: Watched, held: bool) -> None:
+    fd = os.open(watched.folder / "src" if held else "/", os.O_RDONLY)  # as a worker holds the folder it is in
+    shutil.rmtree(watched.folder / "src")
+    watched.later()
+    assert watched.notes == ["watch: watch.paths names src, which is no folder now"]
+    watched.write("src/a.py")
+    assert watched.later() == ["src/a.py changed"]
+    assert watched.notes == []
+    watched.write("src/b.py")
+    assert watched.later() == ["src/b.py changed"]
+    os.close(fd)
+
+
+def test_a_folder_that_another_takes_the_place_of_is_watched(watched: Watched) -> None:
+    (watched.folder / "src").rename(watched.folder / "old")
+    watched.write("src/a.py")
+    assert watched.later() == ["src/a.py changed"]
+    watched.write("old/a.py")
+    assert watched.later() == []
+    watched.write("src/a.py")
+    assert watched.later() == ["src/a.py changed"]
+
+
+def test_the_folder_that_a_link_leads_to_by_now_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for release in ("1", "2"):
+        (tmp_path / release).mkdir()
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    watched = Watched(current, WatchConfig(exclude=("made/*",)), monkeypatch)
+    watched.write("made/a.py")
+    assert watched.later() == []
+    current.unlink()
+    current.symlink_to("2")
+    assert watched.later() == []
+    watched.write("a.py")
+    assert watched.later() == ["a.py changed"]
+    watched.close()
+
+
+def test_a_change_is_not_forgotten_because_a_folder_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    watched = Watched(tmp_path, WatchConfig(paths=("a", "b"), debounce=2.5), monkeypatch)
+    watched.write("a/x.py")
+    watched.loop.turn(0)
+    (tmp_path / "b").rmdir()
+    assert watched.later() + watched.later() == ["a/x.py changed"]
+    watched.close()
+
+
+def test_folders_that_came_while_too_much_changed_to_be_told_are_watched(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (watched.folder / "src" / "new").mkdir()
+    with monkeypatch.context() as lost:
+        read = inotify.read
+        lost.setattr(inotify, "read", lambda fd: [inotify.Changed(-1, inotify.OVERFLOW, "")] if read(fd) else [])
+        assert watched.later() == ["many files changed"]
+    watched.write("src/new/a.py")
+    assert watched.later() == ["src/new/a.py changed"]
