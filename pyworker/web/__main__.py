@@ -35,28 +35,49 @@ def main() -> int:
     parser.add_argument("--new-token", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         listener = _listen(given.host, given.port)
     except OSError as error:
-        sys.stderr.write(f"error: cannot listen on {given.host}:{given.port}: {error.strerror}\n")
-        sys.stderr.write("  = help: choose another address: pyworker web --listen 127.0.0.1:8701\n")
-        return int(Exit.FAILED)
+        hint = "choose another address: pyworker web --listen 127.0.0.1:8701"
+        return _failed(f"cannot listen on {_shown(given.host)}:{given.port}: {error.strerror}", hint, given.json)
     raise_nofile()
     token = "" if given.no_token else token_of(given.home, new=given.new_token)
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
     hosts = frozenset({given.host.lower(), host, *(name.lower() for name in given.allow_host)}) - {"0.0.0.0", "::"}
-    url = f"http://{shown}:{port}/" + (f"#token={token}" if token else "")
-    sys.stdout.write((json.dumps({"v": 1, "url": url, "token": token}) if given.json else url) + "\n")
+    url = f"http://{_shown(host)}:{port}/" + (f"#token={token}" if token else "")
+    try:
+        sys.stdout.write((json.dumps({"v": 1, "url": url, "token": token}) if given.json else url) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written is not tried again at exit
+        hint = "make room on its disk, or send it to another"
+        return _failed(f"the output cannot be written: {error.strerror}", hint, given.json)
     if not given.json:
-        sys.stderr.write("The dashboard runs until Ctrl-C; the apps do not need it.\n")
+        _note("The dashboard runs until Ctrl-C; the apps do not need it.")
     if not is_loopback(host):
-        sys.stderr.write("It can be reached from other machines, without encryption: put a TLS proxy in front of it.\n")
+        _note("It can be reached from other machines, without encryption: put a TLS proxy in front of it.")
     # uvicorn raises the signal again when it is done, and asyncio makes this of it
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(given.home, Guard(token, hosts), listener))
     return 0
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _failed(message: str, hint: str, as_json: bool) -> int:
+    """Say what went wrong as the commands do; return the exit code."""
+    code = int(Exit.FAILED)
+    error = {"code": "failed", "exit": code, "message": message, "hint": hint}
+    text = json.dumps({"v": 1, "error": error}) if as_json else f"error: {message}\n  = help: {hint}"
+    _note(text)
+    return code
+
+
+def _note(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk, a pipe that nobody reads
+        sys.stderr.write(text + "\n")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -132,6 +153,7 @@ async def _serve(home: str, guard: Guard, listener: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(hub, guard), log_level="warning", access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=1, timeout_keep_alive=20, ws="none", backlog=64,
+        http="h11",  # httptools takes a head of any size
     )  # fmt: skip
     await _Server(config, hub).serve([listener])
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pyworker.protocol.control import Refused
 from tests.cli import documents, results
-from tests.support.cli import run
+from tests.support.cli import environment, run
 from tests.support.fake_control import HANG, FakeControl, event, replies
 from tests.web.server import Dashboard, dashboard
 
@@ -228,9 +232,29 @@ def test_without_a_token_only_on_loopback(home: str) -> None:
 def test_a_port_that_is_taken_is_said(home: str) -> None:
     with dashboard(home) as web:
         found = run("web", "--listen", f"127.0.0.1:{web.port}", home=home)
-    assert found.code == 1
+        told = run("web", "--json", "--listen", f"127.0.0.1:{web.port}", home=home)
+    assert found.code == told.code == 1
     assert "cannot listen on" in found.err
     assert "--listen" in found.err
+    assert "cannot listen on" in json.loads(told.err)["error"]["message"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_an_address_that_cannot_be_written_is_said(home: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyworker", "web", "--listen", "127.0.0.1:0"],
+            env=environment(home), timeout=60, check=False, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written: No space left on device\n  = help: ")
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_head_that_is_too_large_is_refused_before_it_is_whole(home: str) -> None:
+    with dashboard(home) as web, socket.create_connection(("127.0.0.1", web.port), 30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + 70_000 * b"x")
+        assert client.recv(1000).startswith(b"HTTP/1.1 400")
 
 
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
