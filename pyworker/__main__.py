@@ -16,10 +16,13 @@ def main() -> None:
         from pyworker.cli.complete import main as complete
 
         sys.exit(complete(sys.argv[2:]))
-    from pyworker.cli.main import main as cli_main
+    try:
+        from pyworker.cli.main import main as cli_main
 
-    gc.enable()
-    sys.exit(cli_main(sys.argv[1:]))
+        gc.enable()
+        sys.exit(cli_main(sys.argv[1:]))
+    except KeyboardInterrupt:  # before there was a command to interrupt
+        sys.exit(130)
 
 
 if __name__ == "__main__":

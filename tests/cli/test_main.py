@@ -339,3 +339,19 @@ def test_waiting_in_vain_for_an_app_that_is_stopped_is_told_how_it_is_started(ho
     assert (found.code, found.err) == (
         75, f"error: not ready within 0.1 s: {stopped['name']} is stopped\n  = help: pyworker start {stopped['name']}\n"
     )  # fmt: skip
+
+
+def test_ctrl_c_while_the_command_is_still_imported_is_no_traceback(home: str) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+        "from pyworker.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(home), timeout=60, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

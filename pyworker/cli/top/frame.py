@@ -325,7 +325,7 @@ def _bottom(model: Model, around: Surroundings, how: Look) -> str:
         )
     if model.away_since is not None:
         seconds = around.now - model.away_since
-        text = f" the daemon does not answer since {seconds:.0f} s; {MENDED}"
+        text = f" no answer since {seconds:.0f} s; {MENDED}"  # 80 columns hold it
         return paint(cut(text, how.width), "yellow", how)
     if model.message and around.now < model.message_until:
         return paint(cut(" " + line(model.message), how.width), model.message_style, how)

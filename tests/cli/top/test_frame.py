@@ -107,8 +107,8 @@ def test_without_apps_it_says_what_to_do() -> None:
 def test_a_daemon_that_is_away_is_said() -> None:
     made = MADE.copy()
     made.away(57.0)
-    assert frame(made, AROUND, look(120), 24)[-1] == (
-        " the daemon does not answer since 3 s; its guardian replaces a daemon that hangs within 35 s"
+    assert frame(made, AROUND, look(80), 24)[-1] == (
+        " no answer since 3 s; its guardian replaces a daemon that hangs within 35 s"
     )
 
 

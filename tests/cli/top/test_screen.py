@@ -136,7 +136,7 @@ def test_a_daemon_that_is_away_is_said_and_waited_for(home: str) -> None:
         yield CLOSE if 2 <= next(count) < 8 else replies(documents.ps())(None)[0]
 
     with FakeControl(home, {"ps": flaky, "follow": hang}), top(home, "-i", "0.1") as terminal:
-        terminal.read(lambda raw: "does not answer since" in raw, "the word that it is away")
+        terminal.read(lambda raw: "no answer since" in raw, "the word that it is away")
         terminal.read(lambda raw: "q quit" in raw or "\x1b[1mq\x1b[0m quit" in raw, "its return")
         terminal.type("q")
         assert terminal.end() == 0
