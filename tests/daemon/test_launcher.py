@@ -136,8 +136,9 @@ def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop,
     launcher = Launcher(loop)
     asked = [Asked(launcher, ("sh", "-c", "echo $$; ls /proc/self/fd | tr '\\n' ' '; exec sleep 600")) for _ in range(12)]
     first = launcher_pid(launcher)
-    turn_until(loop, lambda: all(b"0 1 2" in each.read() for each in asked), "all that they print")
+    turn_until(loop, lambda: launcher.is_idle, "all to be started")
     assert launcher_pid(launcher) == first
+    turn_until(loop, lambda: all(b"0 1 2" in each.read() for each in asked), "all that they print")
     pids = {int(each.printed.split()[0]) for each in asked}
     for each in asked:
         assert each.printed.split(b"\n")[1].split() == [b"0", b"1", b"2", b"3"], each.printed  # 3: of ls itself
@@ -296,9 +297,10 @@ def test_a_launcher_that_was_stopped_when_it_was_not_needed_any_more_is_killed(
     launcher = Launcher(loop)
     asked = Asked(launcher, ("sh", "-c", "echo $$"))
     pid = launcher_pid(launcher)
-    turn_until(loop, lambda: asked.read().endswith(b"\n"), "what it prints")
+    turn_until(loop, lambda: launcher.is_idle, "it to be started")
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(module, "HANGS", 0.3)
+    turn_until(loop, lambda: asked.read().endswith(b"\n"), "what it prints")
     turn_until(loop, lambda: launcher.channel is None and not launchers(), "its end")
     reap_orphans(loop, {int(asked.printed)})
     asked.close()
