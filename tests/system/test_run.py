@@ -168,10 +168,10 @@ def test_when_the_guardian_is_killed_all_of_it_leaves(homeless: Pyworker) -> Non
         wait_until(lambda: not pw.processes(), LONG, "all to be gone")
 
 
-def test_probes_say_what_is_and_lame_duck_says_no_before_it_stops(homeless: Pyworker) -> None:
+def test_probes_say_what_is_and_lame_duck_says_no_until_it_stops_or_is_told_again(homeless: Pyworker) -> None:
     pw = homeless
     port = pw.another_port()
-    web(pw, tables=f'[run]\nprobe = "127.0.0.1:{port}"\nlame_duck = "1s"')
+    web(pw, tables=f'[run]\nprobe = "127.0.0.1:{port}"\nlame_duck = "10m"')
     with foreground(pw, "app.toml") as one:
         one.running()
         assert probe(port, "/livez") == (200, "ok\n")
@@ -180,10 +180,11 @@ def test_probes_say_what_is_and_lame_duck_says_no_before_it_stops(homeless: Pywo
         assert probe(port, "/readyz/other")[0] == 503
         assert 'pyworker_app_workers_ready{app="api"} 2' in probe(port, "/metrics")[1]
         one.signal(signal.SIGTERM)
-        one.wait_for("serves on for 1 s")
+        one.wait_for("serves on for 600 s")
         assert probe(port, "/readyz")[0] == 503
         assert probe(port, "/livez")[0] == 200
         assert pw.get() == "1 ", "it says no and serves on"
+        one.signal(signal.SIGINT)
         assert one.ends() == 0
 
 
@@ -230,14 +231,12 @@ def test_too_low_a_limit_of_open_files_is_said(homeless: Pyworker) -> None:
         assert "only 20 files may be open at once" in one.err
 
 
-def test_a_second_signal_ends_it_at_once(homeless: Pyworker) -> None:
-    pw = homeless
-    web(pw, tables='[run]\nlame_duck = "10m"')
-    with foreground(pw, "app.toml") as one:
+def test_a_lame_duck_ends_by_itself(homeless: Pyworker) -> None:
+    web(homeless, tables='[run]\nlame_duck = "100ms"')
+    with foreground(homeless, "app.toml") as one:
         one.running()
         one.signal(signal.SIGINT)
-        one.wait_for("serves on")
-        one.signal(signal.SIGINT)
+        one.wait_for("serves on for 0.1 s")
         assert one.ends() == 0
 
 
