@@ -188,9 +188,9 @@ def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interfa
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
     site = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=0.3)
-    silent, half, idle = site.client(), site.client(), site.client()
-    half.send(b"GET / HTTP/1.1\r\nHost: te")
+    idle = site.client()
     assert idle.get() is not None
+    half, silent = site.client().send(b"GET / HTTP/1.1\r\nHost: te"), site.client()
     assert silent.closed()
     response = half.recv()
     assert response is not None
