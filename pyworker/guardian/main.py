@@ -71,9 +71,9 @@ class Times:
     """Seconds. Tests make them short."""
 
     tick: float = TICK  # pings, and a look at the children in case a signal was missed
-    logger_end: float = 5.0  # how long the logger may read the pipes to their end
+    logger_end: float = 30.0  # how long the logger may write what it has read, on a slow disk
     half_dead: float = 2.0  # from the end of a channel to SIGKILL
-    leave: float = 5.0  # an upgrade: how long a program may take to make room
+    leave: float = 5.0  # an upgrade: how long the daemon may take to make room
     too_many_fds: float = 0.05
 
 
@@ -267,7 +267,7 @@ class Guardian:
 
     def _replace(self, now: float) -> None:
         if not self._stopping:
-            self._upgrade.replace(now, self._times.leave)
+            self._upgrade.replace(now, {"daemon": self._times.leave, "logger": self._times.logger_end})
 
     def _set_aside(self) -> None:
         """The daemon stands by: the next one may start, and is handed what tells this one that it is not needed."""

@@ -5,7 +5,7 @@ Same process, same children, same fds. What fails before the exec has changed no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyworker import failpoint
@@ -66,7 +66,7 @@ class Upgrade:
         """Whether a program of the version before is still to be replaced."""
         return bool(self._to_replace)
 
-    def replace(self, now: float, patience: float) -> None:
+    def replace(self, now: float, patience: Mapping[str, float]) -> None:
         """Ask the first of those that are to be replaced to leave; go on to the next when its successor runs."""
         while self._to_replace:
             program = self._to_replace[0]
@@ -74,7 +74,7 @@ class Upgrade:
                 if not program.leaving:
                     failpoint.hit("guardian.leave")
                     say(f"upgrade: the {program.name} (pid {program.pid}) makes room")
-                    program.leave(now, patience)
+                    program.leave(now, patience[program.name])
                 return
             if not program.is_settled(now):
                 return

@@ -47,6 +47,7 @@ HOLD = 0.2  # seconds an unfinished line is held
 WAIT_FOR_NAMES = 2.0  # seconds a pipe waits for its pid and its app's log file before it is read without them
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
+STOP_LONGEST = 4.0  # ... also while somebody goes on printing
 ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one
 MESSAGES_A_TURN = 64
 BUSY = 2 * 1024  # bytes that came in one turn
@@ -84,6 +85,7 @@ class Logger:
         self._next_stats = 0.0
         self._read_bytes = 0  # in this turn
         self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
+        self._stop_by = 0.0  # ... which is no later than this
         self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
         self._sweep: Sweep | None = None
 
@@ -163,6 +165,9 @@ class Logger:
 
     def _leave(self) -> None:
         """Write what is held. A line that goes on with the next logger is only a part."""
+        if self._quiet_at is not None:  # there is no next one: what is in the pipes by now is read, however late it is
+            for pipe in list(self._pipes.values()):
+                self._drain(pipe)
         goes_on = self._leave_at is not None and self._sweep is None
         for pipe in self._pipes.values():
             end = pipe.lines.part if goes_on else pipe.lines.finish
@@ -183,7 +188,7 @@ class Logger:
             self._end(pipe)
             return False
         if self._quiet_at is not None:
-            self._quiet_at = time.monotonic() + STOP_QUIET
+            self._quiet_at = min(time.monotonic() + STOP_QUIET, self._stop_by)
         self._read_bytes += len(chunk)
         self._put(pipe, pipe.lines.feed(chunk, self._stamp.now(), self._format(pipe.name.app)))
         if not pipe.lines.held:
@@ -206,7 +211,8 @@ class Logger:
     def _end(self, pipe: Pipe) -> None:
         self._put(pipe, pipe.lines.finish(self._stamp.now(), self._format(pipe.name.app)))
         self._holding.pop(pipe.fd, None)
-        self._epoll.unregister(pipe.fd)  # closing is not enough: the guardian has a copy of the same pipe
+        if self._waiting.pop(pipe.fd, None) is None:
+            self._epoll.unregister(pipe.fd)  # closing is not enough: the guardian has a copy of the same pipe
         del self._pipes[pipe.fd]
         os.close(pipe.fd)
         if self._unname(pipe) and not pipe.forgotten:
@@ -323,7 +329,7 @@ class Logger:
             case Ping(number):
                 self._outbox.append(Pong(number))
             case Stopping():
-                self._quiet_at = time.monotonic() + STOP_QUIET
+                self._quiet_at, self._stop_by = time.monotonic() + STOP_QUIET, time.monotonic() + STOP_LONGEST
             case Leave():
                 failpoint.hit("logger.leave")
                 self._leave_at = time.monotonic()  # what the pipes hold by now is the next one's

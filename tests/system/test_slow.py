@@ -1,0 +1,49 @@
+"""A machine on which one process is slow for a moment: then all takes longer, and nothing else is different."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from tests.support.pyworker import LONG, Pyworker
+from tests.support.wait import wait_until
+
+SERVER = """
+import os, socket, sys
+{first}
+with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", {port}))
+    listener.listen()
+    while True:
+        with listener.accept()[0] as connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\none")
+"""
+# a helper says that it is ready, and is gone before anybody has heard it
+NOTIFIES = """
+import os, socket, subprocess, sys, time
+while not os.path.exists("go"):
+    time.sleep(0.01)
+says = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+subprocess.run([sys.executable, "-c", says], check=True)
+open("gone", "w").close()
+time.sleep(600)
+"""
+
+
+def there_is(pw: Pyworker, name: str) -> bool:
+    return os.path.exists(os.path.join(pw.folder, name))
+
+
+def test_a_stop_waits_for_a_logger_that_is_slow_to_write_the_last_lines(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    script = "trap 'echo heard; exit' TERM; echo begun; while :; do sleep 0.1; done"
+    pw.ok("start", "--name", "api", "--", "sh", "-c", script)
+    wait_until(lambda: "begun" in pw.ok("logs", "api").stdout, LONG, "its first line")
+    pw.arm("logger.write", "sleep:6")
+    pw.ok("daemon", "stop", "-y", timeout=90)
+    assert "heard" in pw.ok("logs", "api").stdout
+
+
