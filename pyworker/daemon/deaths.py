@@ -88,8 +88,10 @@ class Deaths:
                     self._brain.loop.call_later(STATUS_PATIENCE, without_word)
 
         def without_word() -> None:
-            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps
-            if handle.status is None and handle.is_alive and not self._ask_kernel(app, handle, pidfd):
+            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps, or the launcher's yet
+            if handle.status is not None or not handle.is_alive or self._ask_kernel(app, handle, pidfd):
+                return
+            if not self._look_at_zombie(app, handle, pidfd, at_last=True):
                 self.ended(app, handle, process.UNKNOWN)
 
         self._brain.loop.add(pidfd, READ, ended)
@@ -102,7 +104,7 @@ class Deaths:
         self.ended(app, handle, status)
         return True
 
-    def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int) -> bool:
+    def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int, *, at_last: bool = False) -> bool:
         """Read how it ended before the guardian has said it: a wake-up less between a death and its successor."""
         found = process.zombie_status(handle.pid, pidfd)
         if found is None or not handle.is_alive:
@@ -110,7 +112,7 @@ class Deaths:
         status, parent = found
         if parent == self._brain.store.guardian_pid:
             self._known[handle.pid] = False
-        elif handle.direct and self._brain.loop.clock() - handle.born_at < YOUNG:
+        elif not at_last and handle.direct and self._brain.loop.clock() - handle.born_at < YOUNG:
             return False
         else:
             handle.reaped = True  # any moment, by somebody else: an orphan of a guardian that is gone

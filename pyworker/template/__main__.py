@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 
-from pyworker import __version__
+from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import wire
 from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
@@ -57,7 +57,10 @@ def launch(spec_fd: int) -> int:
     if spec.role == "template":
         return exec_python(spec, spec_fd)
     channel = Channel(open_channel(spec))
+    failpoint.hit("launch.born")
     channel.send(Hello(__version__))
+    if command.is_given_up(channel):
+        return Exit.OK
     if spec.role == "script":
         return exec_python(spec, spec_fd)
     return command.run(spec, channel)

@@ -36,9 +36,6 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
             return Exit.OK
         channel.send(Accepting())
     else:
-        # it was given up before it came to be (a machine that stands still): nobody would ever stop the command
-        if _is_given_up(channel):
-            return Exit.OK
         if spec.app.ready != "notify":
             channel.send(Ready(serving=True))
     listeners = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in spec.listener_fds]
@@ -108,7 +105,8 @@ def _wait_for_go(channel: Channel) -> bool:
                     os.close(found.fd)
 
 
-def _is_given_up(channel: Channel) -> bool:
+def is_given_up(channel: Channel) -> bool:
+    """Whether the daemon did not wait for this worker's Hello (a machine that stands still): nobody would ever stop it."""
     while (found := channel.receive()) is not None:
         if isinstance(found, Closed) or isinstance(found.message, Drain):
             return True

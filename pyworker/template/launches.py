@@ -66,8 +66,9 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
                     return 0  # nobody knows what it had done: the end of the channel says so
                 error = _EAGAIN if status < 0 else status
                 answered = asked.direct
-        close_all(packet.fds)
-        if not answered and not _answer(channel, Launched(asked.number, error)):
+        told = answered or _answer(channel, Launched(asked.number, error))
+        close_all(packet.fds)  # not before: the end of its channel would say that it has died
+        if not told:
             return 0  # the daemon is gone: the next one has a launcher of its own
 
 
@@ -131,14 +132,16 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
                     return launch(asked.spec_fd)
         except OSError as failure:
             answer = Launched(asked.number, failure.errno or _EAGAIN)
-        close_all(packet.fds)
+        told = _answer(channel, answer)
+        close_all(packet.fds)  # as above
         left -= 1
-        if not _answer(channel, answer) or not left or not poll.poll(LINGER * 1000):
+        if not told or not left or not poll.poll(LINGER * 1000):
             break
         found = _next_direct(channel)
         if found is None:
             break
         asked, packet = found
+    failpoint.hit("launch.leave")
     os._exit(0)
 
 

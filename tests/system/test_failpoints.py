@@ -113,6 +113,11 @@ class World:
         self.pw.run("start", "--name", "job", "--", "sleep", "600")
         self.pw.run("delete", "job")
 
+    def start_and_delete_a_script(self) -> None:
+        self.pw.write("job.py", "import time\ntime.sleep(600)\n")
+        self.pw.run("start", "--name", "job", "job.py")
+        self.pw.run("delete", "job")
+
     def rotate(self) -> None:
         for _ in range(6):
             self.pw.get("/print")
@@ -168,7 +173,9 @@ SCENARIOS: dict[str, Callable[[World], None]] = {
     "spawn.template": World.kill_template,
     "spawn.worker": World.kill_worker,
     "spawn.claim": World.kill_worker,
+    "launch.born": World.start_and_delete_a_script,
     "launch.started": World.start_and_delete_a_command,
+    "launch.leave": World.start_and_delete_a_command,
     "template.loaded": World.kill_template,
     "template.fork": World.kill_worker,
     "template.forked": World.kill_worker,

@@ -47,3 +47,21 @@ def test_a_stop_waits_for_a_logger_that_is_slow_to_write_the_last_lines(pw: Pywo
     assert "heard" in pw.ok("logs", "api").stdout
 
 
+def test_failed_start_names_its_cause_however_long_its_launcher_takes_to_leave(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.arm("launch.leave", "sleep:2")
+    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
+    assert "no disk (exit code 3)" in done.stderr, done.stderr
+
+
+def test_a_script_that_is_born_after_it_was_given_up_does_not_run(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.ok("daemon", "start")
+    pw.arm("launch.born", "sleep:2")
+    pw.write("job.py", "import time\nopen('ran', 'w').close()\ntime.sleep(600)\n")
+    pw.write("app.toml", '[app]\nname = "job"\nscript = "job.py"\nreload = { ready_timeout = "1s" }\n')
+    assert "not ready within 1 s" in pw.run("start", "app.toml").stderr
+    wait_until(lambda: len(pw.titles()) == 3, LONG, "the launch to end: guardian, daemon and logger are left")
+    assert not there_is(pw, "ran")
+
+
