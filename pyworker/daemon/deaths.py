@@ -170,7 +170,7 @@ class Deaths:
         self._brain.workers.on_message(app, handle)  # its last words first
         if self._is_explained_first(app, handle, status):
             self._brain.workers.kick_siblings(app, handle)
-            self._when_written(handle, lambda: self.finish(app, handle, status))
+            self._when_written(app, handle, lambda: self.finish(app, handle, status))
         else:
             self.finish(app, handle, status)
 
@@ -183,9 +183,11 @@ class Deaths:
             served and _may_have_said_why(status) and not self._is_replaced_at_once(app, handle, status, handle.state)
         )
 
-    def _when_written(self, handle: WorkerHandle, then: Callable[[], None]) -> None:
+    def _when_written(self, app: App, handle: WorkerHandle, then: Callable[[], None]) -> None:
         names = worker_fd("out", handle.id), worker_fd("err", handle.id)
-        diagnosis.when_written(self._brain.loop, self._brain.store, names, then)
+        diagnosis.when_written(
+            self._brain.loop, self._brain.store, names, lambda: diagnosis.has_in_hand(self._brain.home, app.name), then
+        )
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         try:
@@ -213,7 +215,7 @@ class Deaths:
             self._brain.loop.call_soon(lambda: self._brain.workers.kick_siblings(app, handle))
             self._unburied[id(handle)] = app, handle, status
             if _may_have_said_why(status):
-                self._when_written(handle, lambda: self._bury(app, handle, status))
+                self._when_written(app, handle, lambda: self._bury(app, handle, status))
             else:
                 self._brain.loop.call_later(BURIAL_DELAY, lambda: self._bury(app, handle, status))
             return

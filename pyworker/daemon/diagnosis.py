@@ -17,14 +17,15 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
-from pyworker.protocol.logs import parse_record
+from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
 LOOK_AGAIN = 0.02  # seconds between two looks whether the logger has come to the end
 HELD_OPEN = 0.5  # seconds for what a process left in a pipe that others hold open: its children, a busy launcher
-LONGEST = 3.0  # seconds until nothing more is waited for
+GO_ON = 3.0  # ... while these go on printing
+LONGEST = 10.0  # seconds until a logger that stands still is not waited for
 _TAIL = 128 * 1024
 _LAST_LINES = 20
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
@@ -52,17 +53,27 @@ def _of_a_silent_end(app: App) -> str:
     )
 
 
-def when_written(loop: Loop, store: FdStore, names: tuple[str, ...], then: Callable[[], None]) -> None:
+def when_written(
+    loop: Loop, store: FdStore, names: tuple[str, ...], in_hand: Callable[[], bool], then: Callable[[], None]
+) -> None:
     """Call back when the logger has written down all that came through these pipes of a process that has ended.
 
-    One that something else still holds open has no end: it is left once it is empty.
+    One that something else still holds open has no end: it is left once it is empty, and the logger has nothing `in_hand`.
     """
     began = loop.clock()
 
     def look() -> None:
-        left = [fd for fd in map(store.get, names) if fd is not None]
         waited = loop.clock() - began
-        if not left or waited >= LONGEST or (waited >= HELD_OPEN and not any(map(_has_more_or_ended, left))):
+        found = [_poll(fd) for fd in map(store.get, names) if fd is not None]
+        if any(events & select.POLLHUP for events in found):
+            patience = LONGEST
+        elif any(found):
+            patience = GO_ON
+        elif found:
+            patience = LONGEST if waited >= HELD_OPEN and in_hand() else HELD_OPEN
+        else:
+            patience = 0.0
+        if waited >= patience:
             then()
         else:
             loop.call_later(LOOK_AGAIN, look)
@@ -70,10 +81,19 @@ def when_written(loop: Loop, store: FdStore, names: tuple[str, ...], then: Calla
     loop.call_later(LOOK_AGAIN, look)
 
 
-def _has_more_or_ended(pipe: int) -> bool:
+def _poll(pipe: int) -> int:
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    return bool(poll.poll(0))
+    return next((events for _, events in poll.poll(0)), 0)
+
+
+def has_in_hand(home: str, app: str) -> bool:
+    """Whether the logger has taken something of the app's that it has not written yet."""
+    try:
+        with open_regular(os.path.join(home, LOGS_DIR, IN_HAND)) as file:
+            return app in in_hand(file.read())
+    except OSError:
+        return False
 
 
 def of_worker(

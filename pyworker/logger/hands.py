@@ -11,11 +11,11 @@ import mmap
 import os
 import struct
 
-_ROW = struct.Struct("=64sq")  # an app, and its lines
+from pyworker.protocol.logs import HAND, in_hand
+
 _ROWS = 128
-_SIZE = _ROW.size * _ROWS
+_SIZE = HAND.size * _ROWS
 _NAME, _COUNT = struct.Struct("=64s"), struct.Struct("=q")
-FILE = ".in-hand"
 
 
 class Hands:
@@ -39,11 +39,7 @@ class Hands:
 
     def _take(self) -> dict[str, int]:
         """Return what the logger before this one had in its hands, and forget it."""
-        found = {}
-        for name, count in _ROW.iter_unpack(self._map[:]):
-            app = name.rstrip(b"\0").decode("ascii", "replace")
-            if app and count > 0:
-                found[app] = count
+        found = in_hand(self._map[:])
         self._map[:] = bytes(_SIZE)
         return found
 
@@ -53,7 +49,7 @@ class Hands:
         if row is None:
             if len(self._rows) == _ROWS:
                 return
-            row = self._rows[app] = len(self._rows) * _ROW.size
+            row = self._rows[app] = len(self._rows) * HAND.size
             _NAME.pack_into(self._map, row, app.encode())
         count = self._held[app] = self._held.get(app, 0) + lines
         _COUNT.pack_into(self._map, row + _NAME.size, count)

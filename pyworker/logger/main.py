@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pyworker import __version__, failpoint
 from pyworker.logger.file import LogFile, point_to
-from pyworker.logger.hands import FILE as IN_HAND
 from pyworker.logger.hands import Hands
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
@@ -25,7 +24,7 @@ from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
-from pyworker.protocol.logs import STDOUT, Format, LogsSpec
+from pyworker.protocol.logs import IN_HAND, STDOUT, Format, LogsSpec
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import (
     BATCH,

@@ -14,6 +14,7 @@ that they hold no newline. JSON format: {"ts","app","worker","pid","stream","msg
 from __future__ import annotations
 
 import json
+import struct
 from typing import Literal
 
 from pyworker.record import record
@@ -21,6 +22,8 @@ from pyworker.record import record
 Format = Literal["text", "json", "short", "plain"]  # short ("api.2 | …") and plain (the app's bytes): on stdout only
 STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not opened, rotated or looked at
 MAX_LINE = 64 * 1024  # a longer line is written in parts
+IN_HAND = ".in-hand"  # in the logs folder: what the logger has taken out of pipes and not written yet
+HAND = struct.Struct("=64sq")  # of that file: an app, and its lines
 
 
 @record
@@ -49,6 +52,12 @@ class LogRecord:
     stream: Literal["out", "err"]
     partial: bool
     msg: bytes
+
+
+def in_hand(content: bytes) -> dict[str, int]:
+    """Return app -> lines that the logger has in its hands, of the content of IN_HAND."""
+    rows = HAND.iter_unpack(content[: len(content) // HAND.size * HAND.size])
+    return {name.rstrip(b"\0").decode("ascii", "replace"): count for name, count in rows if name[0] and count > 0}
 
 
 def format_record(record: LogRecord, format: Format) -> bytes:

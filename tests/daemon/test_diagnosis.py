@@ -12,6 +12,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon.diagnosis import (
+    GO_ON,
     HELD_OPEN,
     LONGEST,
     last_lines,
@@ -122,12 +123,12 @@ class Waiting:
     """A look at one pipe of a process that has ended; `pipes` are those that the logger has not read to their end."""
 
     def __init__(self) -> None:
-        self.clock, self.done = Clock(), False
+        self.clock, self.done, self.in_hand = Clock(), False, False
         self.loop = Loop(self.clock, pytest.fail)
         self.read, self.write = os.pipe()
         self.pipes = {"err": self.read}
         store: Any = self.pipes
-        when_written(self.loop, store, ("out", "err"), self._then)
+        when_written(self.loop, store, ("out", "err"), lambda: self.in_hand, self._then)
 
     def _then(self) -> None:
         self.done = True
@@ -168,6 +169,20 @@ def test_a_pipe_that_a_child_holds_open_is_left_when_it_is_empty(waiting: Waitin
     assert not waiting.is_over_after(1.0)
     os.read(waiting.read, 100)
     assert waiting.is_over_after(HELD_OPEN)
+    os.close(waiting.write)
+
+
+def test_a_pipe_that_a_child_holds_open_is_left_when_the_logger_has_written_what_it_took(waiting: Waiting) -> None:
+    waiting.in_hand = True
+    assert not waiting.is_over_after(HELD_OPEN + 2.0)
+    waiting.in_hand = False
+    assert waiting.is_over_after(HELD_OPEN)
+    os.close(waiting.write)
+
+
+def test_a_child_that_goes_on_printing_is_not_waited_for_without_end(waiting: Waiting) -> None:
+    os.write(waiting.write, b"no disk")
+    assert waiting.is_over_after(GO_ON + 0.1)
     os.close(waiting.write)
 
 
