@@ -16,7 +16,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy.health import Verdict
-from pyworker.policy.lifecycle import UNTOUCHED, Happening, State
+from pyworker.policy.lifecycle import SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.unix import process
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
-SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this
+SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this, unless the one that it replaces has
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 EARLY = 10.0  # seconds for which READY=1 of a command whose pid nobody has told yet is remembered
 MAX_EARLY = 1000
@@ -67,7 +67,7 @@ class Readiness:
                 self.watch_health(app, handle)
         elif config.script is not None:
             if not handle.bound:  # it called pyworker.ready()
-                self._script_settled(app, handle)
+                self._script_is_up(app, handle)
         elif config.health is not None:
             self.watch_health(app, handle)
         elif config.ready != "notify":
@@ -112,6 +112,13 @@ class Readiness:
         self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
 
     def _script_settled(self, app: App, handle: WorkerHandle) -> None:
+        replaces = [w for w in app.workers.values() if w.id.slot == handle.id.slot and w.state in SERVING]
+        if handle.state is State.STARTING and any(w.bound for w in replaces):
+            self.await_script(app, handle)  # it will bind a port, too: until then it has not come up
+        else:
+            self._script_is_up(app, handle)
+
+    def _script_is_up(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None and not handle.bound:
             if handle.held:
                 self.is_held(app, handle, self._brain.loop.clock())

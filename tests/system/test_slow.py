@@ -65,3 +65,16 @@ def test_a_script_that_is_born_after_it_was_given_up_does_not_run(pw: Pyworker) 
     assert not there_is(pw, "ran")
 
 
+def test_a_reload_waits_for_the_port_of_a_script_that_is_slow_to_bind_it(pw: Pyworker) -> None:
+    port = pw.another_port()
+    pw.write("server.py", SERVER.format(first="", port=port))
+    pw.ok("start", "--name", "api", "server.py")
+    old = pw.pids()
+    pw.write("server.py", SERVER.format(first="import time; time.sleep(4); sys.exit('no disk')", port=port))
+    done = pw.run("reload", "api")
+    assert done.returncode == 1
+    assert "no disk" in done.stderr
+    assert pw.pids() == old
+    assert pw.get(port=port) == "one"
+
+
