@@ -40,7 +40,7 @@ def listen(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
                 return
             unix_fds.close_all(packet.fds)
             if packet.pid:
-                brain.readiness.on_notified(packet.pid, packet.data.decode("utf-8", "replace"))
+                brain.readiness.on_notified(packet.pid, packet.uid, packet.data.decode("utf-8", "replace"))
 
     loop.add(sock.fileno(), READ, arrived)
 

@@ -126,12 +126,14 @@ class Readiness:
                 self.accepts(app, handle)
             self._brain.poke(app)
 
-    def on_notified(self, pid: int, text: str) -> None:
+    def on_notified(self, pid: int, uid: int, text: str) -> None:
         """A datagram on the notify socket, its sender by the kernel's word."""
+        session = pid
         try:
             session = os.getsid(pid)
         except ProcessLookupError:
-            session = pid
+            if "READY=1" in text.splitlines():
+                self._ready_by_one_that_is_gone(uid)
         for app in self._brain.apps.values():
             for handle in app.workers.values():
                 if handle.pid and handle.pid in (pid, session) and handle.is_alive:
@@ -146,6 +148,19 @@ class Readiness:
             self._early = {pid: at for pid, at in self._early.items() if now - at < EARLY}
             if len(self._early) < MAX_EARLY:
                 self._early[session] = now
+
+    def _ready_by_one_that_is_gone(self, uid: int) -> None:
+        """A command's helper had ended before we came to read it, and nobody knows whose it was: only one may be meant."""
+        meant = []
+        for app in self._brain.apps.values():
+            for handle in app.workers.values():
+                generation = app.generations.get(handle.id.generation)
+                if generation is None or generation.config.ready != "notify" or handle.state is not State.STARTING:
+                    continue
+                if uid == (os.geteuid() if generation.resolved.uid is None else generation.resolved.uid):
+                    meant.append((app, handle))
+        if len(meant) == 1:
+            self.says_ready(*meant[0])
 
     def was_early(self, pid: int) -> bool:
         """Whether a command had said that it is ready before anybody told its pid."""

@@ -35,6 +35,7 @@ class Packet(NamedTuple):
     fds: list[int]
     pid: int  # of the sender by the kernel's word (0 unless SO_PASSCRED is set)
     truncated: bool  # data or fds were cut (MSG_TRUNC, MSG_CTRUNC): a peer out of protocol, or we are out of fds
+    uid: int = -1  # of the sender, as its pid
 
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
@@ -109,7 +110,7 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
         if kind == _RIGHTS and len(payload) == _INT and level == socket.SOL_SOCKET:
             return Packet(data, [int.from_bytes(payload, sys.byteorder)], 0, False)
     fds: list[int] = []
-    pid = 0
+    pid, uid = 0, -1
     for level, kind, payload in ancillary:
         if level != socket.SOL_SOCKET:
             continue
@@ -118,11 +119,11 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
             received.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(received)
         elif kind == SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
-            pid = _CREDENTIALS.unpack_from(payload)[0]
+            pid, uid, _ = _CREDENTIALS.unpack_from(payload)
     extra = fds[max_fds:]
     close_all(extra)
     cut = bool(flags & _CUT) or bool(extra)
-    return Packet(data, fds[:max_fds], pid, cut)
+    return Packet(data, fds[:max_fds], pid, cut, uid)
 
 
 @functools.cache

@@ -78,3 +78,15 @@ def test_a_reload_waits_for_the_port_of_a_script_that_is_slow_to_bind_it(pw: Pyw
     assert pw.get(port=port) == "one"
 
 
+def test_ready_is_heard_from_a_helper_that_has_ended_before_the_daemon_reads_it(pw: Pyworker) -> None:
+    pw.write("notifies.py", NOTIFIES)
+    pw.write("app.toml", '[app]\nname = "api"\ncommand = ["python3", "notifies.py"]\nready = "notify"\n')
+    starting = pw.popen("start", "app.toml")
+    wait_until(lambda: pw.status() and pw.pids(), LONG, "it to begin")
+    daemon = psutil.Process(pw.role("daemon"))
+    daemon.suspend()
+    pw.write("go", "")
+    wait_until(lambda: there_is(pw, "gone"), LONG, "its helper to end")
+    daemon.resume()
+    out, err = starting.communicate(timeout=LONG)
+    assert starting.returncode == 0, out + err
