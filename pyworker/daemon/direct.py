@@ -22,7 +22,8 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
-LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's
+LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's ...
+AT_LAST = 0.4  # ... and of the last pause between two looks for it: it takes longer on a busy machine
 
 
 def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
@@ -64,9 +65,17 @@ class Direct:
             self._give_up(app, handle, os.strerror(errno), step_for(errno))
             return
         killed = "the launcher was killed"
-        self._brain.loop.call_later(
-            LAUNCHER_LEAVES, lambda: self.find(app, handle, lambda: self._give_up(app, handle, killed))
-        )
+
+        def look_in(pause: float) -> None:
+            self._brain.loop.call_later(pause, lambda: self.find(app, handle, lambda: not_found(pause)))
+
+        def not_found(pause: float) -> None:
+            if pause < AT_LAST:
+                look_in(pause * 2)
+            else:
+                self._give_up(app, handle, killed)
+
+        look_in(LAUNCHER_LEAVES)
 
     def find(self, app: App, handle: WorkerHandle, otherwise: Callable[[], None]) -> None:
         """Look for a worker whose pid nobody has told. One that says Hello is waited for or ends, and is never looked for."""
@@ -77,10 +86,10 @@ class Direct:
         if generation is not None and is_direct(generation, handle):
             store = self._brain.store
             pid = lost.find(store.guardian_pid, handle.id, store.get(worker_fd("out", handle.id)))
+        handle.lost = not pid and generation is not None and generation.config.target is None
         if pid:
             self.started(app, handle, pid)
         else:
-            handle.lost = generation is not None and generation.config.target is None
             otherwise()
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
