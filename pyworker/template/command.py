@@ -12,9 +12,20 @@ import socket
 import stat
 
 from pyworker.errors import Exit
-from pyworker.protocol import node
+from pyworker.protocol import node, wire
 from pyworker.protocol.template import LaunchSpec
-from pyworker.protocol.worker import Accepting, Bound, Check, Drain, Failed, Go, Kick, Ready
+from pyworker.protocol.worker import (
+    MAX_WORKER_MESSAGE,
+    Accepting,
+    Bound,
+    Check,
+    Drain,
+    Failed,
+    Go,
+    Kick,
+    Ready,
+    ToWorker,
+)
 from pyworker.worker.birth import default_signals, name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
 from pyworker.worker.say import say
@@ -106,13 +117,17 @@ def _wait_for_go(channel: Channel) -> bool:
 
 
 def is_given_up(channel: Channel) -> bool:
-    """Whether the daemon did not wait for this worker's Hello (a machine that stands still): nobody would ever stop it."""
-    while (found := channel.receive()) is not None:
-        if isinstance(found, Closed) or isinstance(found.message, Drain):
-            return True
-        if found.fd >= 0:
-            os.close(found.fd)
-    return False
+    """Whether the daemon did not wait for this worker's Hello (a machine that stands still): nobody would ever stop it.
+
+    What else there is stays in the channel, for the one that it is for.
+    """
+    try:
+        first = channel.sock.recv(MAX_WORKER_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return not first or isinstance(wire.decode(ToWorker, first, limit=MAX_WORKER_MESSAGE), Drain)
+    except (BlockingIOError, wire.WireError):
+        return False
+    except OSError:
+        return True
 
 
 def _moved(channel: Channel) -> Channel:
