@@ -8,6 +8,8 @@ import errno
 # what an OSError says that is no fault of the file at hand
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+# what keeps us from an accept; all else it says is of the client that it has taken
+CANNOT_ACCEPT = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Exit(enum.IntEnum):

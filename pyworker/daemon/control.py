@@ -7,7 +7,6 @@ caller's (it is in the guardian's store). The other end is cli/client.py.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
-from pyworker.errors import Exit
+from pyworker.errors import CANNOT_ACCEPT, Exit
 from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older
 from pyworker.protocol.wire import MAX_REQUEST, WireError, decode_value, encode, parse_json
 
@@ -90,7 +89,7 @@ class ControlServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in CANNOT_ACCEPT:
                     self._turn_away_without_fds()
                     return
                 continue  # ECONNABORTED and its like: the client gave up while it queued

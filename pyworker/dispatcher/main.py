@@ -9,7 +9,6 @@ nothing about workers: the daemon says which of them take connections.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import socket
@@ -23,6 +22,7 @@ from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
 from pyworker.dispatcher.relay import Pipes
 from pyworker.dispatcher.workers import InboxWorker, PortWorker, Worker
+from pyworker.errors import CANNOT_ACCEPT
 from pyworker.policy.balance import least_loaded
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import row_slice
@@ -80,7 +80,7 @@ class Dispatcher:
                 except BlockingIOError:
                     return
                 except OSError as error:
-                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    if error.errno in CANNOT_ACCEPT:
                         self.out_of_files(error)
                     return  # also ECONNABORTED and its like: this client has left, the next one may not
                 if self._told_no_files:

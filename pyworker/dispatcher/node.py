@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyworker.dispatcher.loop import IN, Loop
+from pyworker.errors import CANNOT_ACCEPT
 from pyworker.policy import talk
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
@@ -232,7 +233,7 @@ class NodeCluster:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in CANNOT_ACCEPT:
                     self._owner.out_of_files(error)
                 return
             self._owner.files_again()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import select
 import selectors
@@ -23,6 +22,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pyworker.errors import CANNOT_ACCEPT
 from pyworker.policy.faults import Faults
 from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
@@ -223,7 +223,7 @@ class AcceptLoop:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            if error.errno in CANNOT_ACCEPT:
                 self._pause(error)
             return None  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
         if self._must_unblock:
