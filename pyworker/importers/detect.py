@@ -66,14 +66,15 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     return sorted(found or _only_script(trees), key=_rank)
 
 
-def _rank(found: Found) -> tuple[int, int, int, int, str]:
+def _rank(found: Found) -> tuple[int, int, int, int, str, bool]:
     kind = 0 if found.target and not found.factory else 1 if found.target else 2
     framework = _FRAMEWORK_RANK.index(found.what) if found.what in _FRAMEWORK_RANK else len(_FRAMEWORK_RANK)
     stem = os.path.splitext(os.path.basename(found.file))[0]
     # Django has both files; wsgi is what its own template and most projects run
     order = 0 if (found.what, found.interface) == ("Django", "wsgi") else 1
     main = _MAIN_NAMES.index(stem) if stem in _MAIN_NAMES else len(_MAIN_NAMES)
-    return kind, framework, order, main + found.file.count("/"), found.file
+    part = found.target.partition(":")[2] not in ("app", "application")  # of another app of that file, most likely
+    return kind, framework, order, main + found.file.count("/"), found.file, part
 
 
 def _only_script(trees: Mapping[str, ast.Module]) -> list[Found]:
@@ -98,7 +99,7 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
     for node in tree.body:
         match node:
             case (
-                ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=function))
+                ast.Assign(targets=[ast.Name(id=name), *_], value=ast.Call(func=function))
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(func=function))
             ):
                 kind = _CLASSES.get(_last(function))
@@ -176,7 +177,8 @@ def _module_of(path: str, packages: set[str], is_started_here: bool) -> tuple[st
 
 def _is_root(folder: str, packages: set[str]) -> bool:
     """src/shop/__init__.py is imported from src; a folder without __init__ and packages below is a namespace."""
-    return any(os.path.dirname(p) == folder for p in packages) or os.path.basename(folder) == "src"
+    name = os.path.basename(folder)
+    return any(os.path.dirname(p) == folder for p in packages) or name == "src" or not name.isidentifier()
 
 
 def _needs_arguments(node: ast.FunctionDef) -> bool:

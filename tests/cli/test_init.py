@@ -64,3 +64,9 @@ def test_a_pipe_among_the_sources_is_passed_over(tmp_path: Path, home: str) -> N
     (tmp_path / "main.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
     done = run("init", home=home, cwd=str(tmp_path))
     assert (done.code, done.err.splitlines()[0]) == (0, "Found FastAPI: main:app (main.py, line 2).")
+
+
+def test_a_source_with_a_byte_order_mark_is_read(tmp_path: Path, home: str) -> None:
+    (tmp_path / "main.py").write_text("\ufeff" + FASTAPI, encoding="utf-8")
+    assert run("init", home=home, cwd=str(tmp_path)).code == 0
+    assert tomllib.loads((tmp_path / "app.toml").read_text())["app"]["target"] == "main:app"

@@ -86,7 +86,7 @@ def _sources(folder: str) -> dict[str, str]:
             try:
                 if os.path.getsize(path) <= _MAX_SIZE:
                     with open_regular(path) as file:
-                        found[relative] = file.read().decode()
+                        found[relative] = file.read().decode("utf-8-sig")
             except (OSError, UnicodeDecodeError):
                 continue
     return found
