@@ -7,6 +7,7 @@ import re
 import tomllib
 from typing import Any
 
+from pyworker.config.canonical import literal
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import MAX_SOURCE, short
 from pyworker.config.spans import Document
@@ -110,5 +111,5 @@ def _suspect(said: str, source: str, column: int) -> tuple[int, int, str]:
     if value[0] == '"' and "\\" in value:
         return *point, "a backslash is written \\\\ in \"…\"; or use '…'"
     if value[0] not in "\"'[{":
-        return *whole, f'text needs quotes: {key} = "{short(value)}"'
+        return *whole, f"text needs quotes: {key} = {literal(short(value))}"
     return *point, ""

@@ -416,6 +416,7 @@ def test_file_without_an_app_shows_an_example(tmp_path: Path, text: str) -> None
     [
         ("[app]\nname = api\n", 2, "api", 'name = "api"'),
         ("[app]\nbind = 127.0.0.1:8000\n", 2, "127.0.0.1:8000", '"127.0.0.1:8000"'),
+        ("[app]\ncwd = C:\\data\n", 2, "C:\\data", "cwd = 'C:\\data'"),
         ("[app]\nretry = 10s # x\n", 2, "10s", '"10s"'),
         ("[app]\nfactory = True\n", 2, "True", "= true"),
         ("[app]\nuser = None\n", 2, "None", "leave the line out"),
