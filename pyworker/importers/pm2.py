@@ -392,10 +392,6 @@ def _count(app: Imported, value: Any, source: str) -> None:
         app.set("restart.max_restarts", min(number, 1000), source)
 
 
-def _filter(app: Imported, value: Any, source: str) -> None:
-    app.done(source)
-
-
 def _port(app: Imported, value: Any, source: str) -> None:
     app.set("env.PORT", str(value), source)
 
@@ -404,7 +400,7 @@ _SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
     "cwd": lambda app, value, source: app.enter(str(value), source),
     "instances": _instances,
     "env": _environment,
-    "filter_env": _filter,
+    "filter_env": lambda app, value, source: app.done(source),  # nothing of the shell's is taken over
     "port": _port,
     "max_memory_restart": _memory,
     "min_uptime": _time("restart.min_uptime"),

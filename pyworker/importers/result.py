@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from dataclasses import dataclass, field
@@ -112,8 +113,11 @@ def seconds(value: float) -> str:
 def separate(apps: list[Imported]) -> None:
     """Web apps without an address would all want the same one: each after the first gets a port of its own."""
     free = [app for app in apps if "target" in app.table and "bind" not in app.table]
-    for number, app in enumerate(free[1:], 1):
-        address = f"127.0.0.1:{8000 + number}"
+    binds = [app.table.get("bind", []) for app in apps]
+    taken = {text.rpartition(":")[2] for bind in binds for text in ([bind] if isinstance(bind, str) else bind)}
+    ports = (port for port in itertools.count(8001) if str(port) not in taken)
+    for app, port in zip(free[1:], ports, strict=False):
+        address = f"127.0.0.1:{port}"
         app.table["bind"] = address
         app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]
         app.look("bind", f"{address} is made up: the file has no address for it")

@@ -14,6 +14,7 @@ _VARIABLE = re.compile(r"%(?:\(([\w.-]+)\)|([A-Za-z%]))")
 _ENVIRONMENT = re.compile(r"\$\((\w+)\)")
 _SAME = [
     "master",
+    "disable-logging",
     "die-on-term",
     "enable-threads",
     "single-interpreter",
@@ -287,10 +288,6 @@ def _log(app: Imported, value: str, source: str) -> None:
         app.drop(source, "logs are files of pyworker's own: pyworker logs")
 
 
-def _no_requests(app: Imported, value: str, source: str) -> None:
-    app.done(source)
-
-
 _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "http": _http,
     "http-socket": _http,
@@ -331,5 +328,4 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "logto": _log,
     "logto2": _log,
     "log-maxsize": _size("logs.max_size", "B"),
-    "disable-logging": _no_requests,
 }

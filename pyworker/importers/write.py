@@ -14,12 +14,10 @@ _ORDER = (
 )  # fmt: skip
 
 
-def document(result: Result, source: str, schema: str = "") -> str:
-    """Return the whole file. `schema`: what the #:schema line names."""
-    lines = [f"#:schema {schema}"] if schema else []
-    lines.append(f"# made from {_safe(source)} by pyworker import; pyworker check looks at it, pyworker start runs it")
-    apps = [_app(app, alone=len(result.apps) == 1) for app in result.apps]
-    return "\n".join(["\n".join(lines) + "\n", *apps])
+def document(result: Result, source: str) -> str:
+    """Return the whole file."""
+    head = f"# made from {_safe(source)} by pyworker import; pyworker check looks at it, pyworker start runs it\n"
+    return "\n".join([head, *(_app(app, alone=len(result.apps) == 1) for app in result.apps)])
 
 
 def _app(app: Imported, *, alone: bool) -> str:

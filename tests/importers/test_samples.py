@@ -489,3 +489,8 @@ def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missin
     ]
     assert web.table == {"target": "a:b"}
     assert [n.key for n in web.review] == ["gunicorn chdir", "script"]
+
+
+def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
+    result = procfile.read("a: uvicorn m:a\nb: uvicorn m:b\nc: uvicorn m:c --port 8001\nd: uvicorn m:d\n")
+    assert [a.table.get("bind") for a in result.apps] == [None, "127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8003"]
