@@ -221,6 +221,8 @@ def _bare_pod(plan: Plan, options: Options) -> dict[str, Any]:
     context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
     if files:
         context["fsGroup"] = USER_ID
+    if any(port < 1024 for port in plan.ports):  # without it some runtimes keep them for root
+        context["sysctls"] = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
     return {
         "terminationGracePeriodSeconds": plan.grace,
         "automountServiceAccountToken": False,

@@ -511,3 +511,11 @@ def test_kubernetes_is_given_no_weekday_that_it_does_not_know(tmp_path: pathlib.
     text = export(file, "kubernetes")["a.yaml"]
     assert parsed(text)[0]["spec"]["schedule"] == schedule
     assert ("Kubernetes has no L" in text) == ("L" in cron)
+
+
+@pytest.mark.parametrize("name", ["auto", "api"])
+def test_a_pod_may_listen_below_1024_when_the_config_says_so(made: pathlib.Path, name: str) -> None:
+    documents = parsed(export(made, "kubernetes", name)[f"{name}.yaml"])
+    (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Deployment"]
+    sysctls = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}] if name == "auto" else None
+    assert pod["securityContext"].get("sysctls") == sysctls
