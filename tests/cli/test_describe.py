@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from tests.cli import documents
 from tests.support.cli import run, run_on_terminal
 from tests.support.fake_control import FakeControl, replies
@@ -94,3 +96,13 @@ def test_reveal_is_asked_of_the_daemon_and_everything_shown(home: str) -> None:
     assert [request.reveal for request in daemon.requests] == [True, False]
     assert "  PATH        /usr/bin  base" in found.out
     assert document == {"v": 1, **documents.describe()}
+
+
+@pytest.mark.parametrize(("command", "said"), [
+    ("describe all", "No app is known here.\n"), ("config all", "No app is known here.\n"), ("flush all", "Nothing to do.\n"),
+])  # fmt: skip
+def test_without_apps_that_is_said(home: str, command: str, said: str) -> None:
+    none = replies({"v": 1, "apps": []})
+    with FakeControl(home, {"describe": none, "config": none}):
+        found = run(*command.split(), home=home)
+    assert (found.code, found.out, found.err) == (0, "", said)

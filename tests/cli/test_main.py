@@ -355,3 +355,8 @@ def test_ctrl_c_while_the_command_is_still_imported_is_no_traceback(home: str) -
         [sys.executable, "-c", code], env=environment(home), timeout=60, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_schema_says_the_path_that_an_editor_finds(home: str, tmp_path: Path) -> None:
+    assert run("schema", "-o", f"{tmp_path}/s.json", home=home).err.endswith(f"#:schema {tmp_path}/s.json\n")
+    assert run("schema", "-o", "s.json", home=home, cwd=str(tmp_path)).err.endswith("#:schema ./s.json\n")

@@ -116,7 +116,8 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(pw: Pyworker) -> None:
     assert pw.ok("ps").stdout  # and nobody waits for it
     huge = subprocess.run(
         [sys.executable, "-m", "pyworker", "send", "deaf", "-"],
-        env=pw.environ, cwd=pw.folder, input=json.dumps("x" * 70_000), capture_output=True, text=True, check=False,
+        env=pw.environ, cwd=pw.folder, capture_output=True, text=True, check=False,
+        input=json.dumps("x" + "ß" * 40_000, ensure_ascii=False),
     )  # fmt: skip
     assert huge.returncode == 2
     assert "65536" in huge.stderr

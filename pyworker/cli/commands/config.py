@@ -46,6 +46,9 @@ def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, p
     if settings.json:
         out(json.dumps({"v": 1, "apps": apps if origin else [_without_origins(a) for a in apps]}))
         return 0
+    if not apps:
+        note("No app is known here.")
+        return 0
     out(_toml(apps, origin).rstrip("\n"), look(sys.stdout, False))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -37,5 +38,6 @@ def cmd(settings: Settings, output: str | None) -> int:
     if settings.json:
         out(json.dumps({"v": 1, "ok": True, "written": output}))
     elif not settings.quiet:
-        note(f"Wrote {home(output)}; first line of app.toml: #:schema ./{output}")
+        path = output if os.path.isabs(output) else f"./{output}"
+        note(f"Wrote {home(output)}; first line of app.toml: #:schema {path}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -33,10 +34,14 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     pyworker send api.2 '"reload-cache"'
     generate | pyworker send api -
     """
-    text = _read() if message == "-" else message
-    if len(text.encode("utf-8", "surrogateescape")) > _MOST:
+    data = sys.stdin.buffer.read(_MOST + 1) if message == "-" else os.fsencode(message)
+    if len(data) > _MOST:
         hint = "put the data into a file or a store, and send its name"
         raise PyworkerError(f"the message has more than {_MOST} bytes", hint=hint, code="usage", exit=Exit.USAGE)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise PyworkerError(f"the message is not UTF-8: {error}", code="usage", exit=Exit.USAGE) from None
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -57,11 +62,3 @@ def _sentence(worker: dict[str, Any], how: render.Look) -> str:
     if worker.get("error"):
         return paint(f"{name} not sent: {line(worker['error'])}", "red", how)
     return f"{name} sent"
-
-
-def _read() -> str:
-    data = sys.stdin.buffer.read(_MOST + 1)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise PyworkerError(f"the message is not UTF-8: {error}", code="usage", exit=Exit.USAGE) from None

@@ -42,7 +42,7 @@ def flush(settings: Settings, names: tuple[str, ...]) -> int:
     need_names(settings, "flush", names)
     request = {"type": "describe", "selectors": list(names), "whole": True}
     apps = ask(settings.home, request, settings.timeout)["apps"]
-    if {"all", "*"} & set(names):
+    if apps and {"all", "*"} & set(names):
         confirm(settings, f"This empties the logs of {', '.join(line(a['name']) for a in apps)}.", "pyworker flush all")
     for app in apps:
         path = str(app["log_file"])
@@ -52,7 +52,7 @@ def flush(settings: Settings, names: tuple[str, ...]) -> int:
             continue
         except OSError as error:
             raise PyworkerError(f"cannot empty {path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
-    _said(settings, f"Emptied the log of {', '.join(line(a['name']) for a in apps)}.")
+    _said(settings, f"Emptied the log of {', '.join(line(a['name']) for a in apps)}." if apps else "Nothing to do.")
     return 0
 
 
