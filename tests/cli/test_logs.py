@@ -463,7 +463,7 @@ def test_filters_take_whole_records(home: Path, args: tuple[str, ...], expected:
 
 
 def test_records_are_whole_across_windows_and_rotated_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyworker.cli.commands import logs as command
+    from pyworker.cli import logreader
     from pyworker.cli.logview import Choice, View
     from pyworker.cli.options import settings_of
     from pyworker.cli.records import Filter
@@ -474,9 +474,9 @@ def test_records_are_whole_across_windows_and_rotated_files(home: Path, monkeypa
     log(home, *parts[14:])
     view = View(Look(tty=False, color=False, ascii=False, width=0))
     for window in (1, 2, 3, 5, 7, 1000):
-        monkeypatch.setattr(command, "_WINDOW", window)
+        monkeypatch.setattr(logreader, "_WINDOW", window)
         settings = settings_of({"home": str(home)})
-        reader = command._Reader(settings, (), Choice(()), view, Filter(("ValueError",)))
+        reader = logreader.Reader(settings, (), Choice(()), view, Filter(("ValueError",)), events=True)
         try:
             (opened,) = reader._logs.values()
             found = reader._last_records(opened, 4)
