@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyworker.policy.faults import Faults, place_of
+from pyworker.policy.pulse import NOTICED
 from pyworker.protocol.store import TICK
 
 READ = select.EPOLLIN
@@ -105,6 +106,7 @@ class Loop:
         self._polls = 0
         self._removed: set[int] = set()  # since the last poll
         self._running = False
+        self._has_waited = False  # the soon-calls have, once, for what came while a callback took long
 
     # ---- fds ---------------------------------------------------------------------------------------
     def add(self, fd: int, mask: int, callback: Callback) -> None:
@@ -173,20 +175,26 @@ class Loop:
         """Wait at most `timeout` seconds (None: for ever) for something to do, and do all that is due."""
         self._polls += 1
         self._removed.clear()
-        for fd, events in self._epoll.poll(self._patience(timeout), _EVENTS_A_TURN):
+        ready = self._epoll.poll(self._patience(timeout), _EVENTS_A_TURN)
+        # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
+        now = self.clock()
+        for fd, events in ready:
             registration = self._registrations.get(fd)
             if registration is None:
                 if fd not in self._removed:  # fetched before it was removed in this batch: nothing to do
                     self._replace_epoll()
             elif registration.since < self._polls and not registration.resting:
                 self._dispatch(fd, registration, events)
-        now = self.clock()
         while self._timers and _is_due(self._timers[0][2], now):
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 self._guarded(callback, "a timer")
-        until = now + SLICE
+        later = self.clock()
+        self._has_waited = later - now > NOTICED and not self._has_waited
+        if self._has_waited:
+            return
+        until = later + SLICE
         for _ in range(len(self._soon)):
             self._guarded(self._soon.popleft(), "a soon-call")
             if self.clock() >= until:

@@ -150,6 +150,42 @@ def test_soon_calls_run_in_order_and_do_not_starve_the_loop(loop: Loop, pipe: tu
     assert seen == ["fd", "soon", "fd", "soon"]
 
 
+def test_what_came_while_a_callback_took_long_is_heard_before_what_is_due_meanwhile(
+    loop: Loop, clock: Clock, pipe: tuple[int, int]
+) -> None:
+    order: list[str] = []
+    reader, writer = os.pipe()
+
+    def slow(_: int) -> None:
+        os.read(pipe[0], 1)
+        clock.now += 60
+        os.write(writer, b"x")
+        loop.call_soon(lambda: order.append("soon"))
+
+    loop.add(pipe[0], READ, slow)
+    loop.add(reader, READ, lambda _: order.append(os.read(reader, 1).decode()))
+    loop.call_later(30, lambda: order.append("late"))
+    os.write(pipe[1], b"x")
+    loop.turn(0)
+    loop.turn(0)
+    assert order == ["x", "late", "soon"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_soon_calls_run_also_where_each_turn_takes_long(loop: Loop, clock: Clock, pipe: tuple[int, int]) -> None:
+    def slow(_: int) -> None:
+        clock.now += 60
+
+    order: list[str] = []
+    loop.add(pipe[0], READ, slow)
+    os.write(pipe[1], b"x")
+    loop.call_soon(lambda: order.append("soon"))
+    loop.turn(0)
+    loop.turn(0)
+    assert order == ["soon"]
+
+
 def test_stop_ends_run(loop: Loop) -> None:
     loop.call_soon(loop.stop)
     loop.run()
