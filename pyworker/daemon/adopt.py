@@ -97,6 +97,7 @@ def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:
 
 def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]) -> None:
     failpoint.hit("daemon.adopt_app")
+    brain.store.alive()
     app.scale, app.scale_base = desired.scale, desired.scale_base
     if memo:
         app.recall(memo)

@@ -27,6 +27,7 @@ from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
+ALIVE_EVERY = 1.0  # seconds between two signs of life while all that is wanted is restored
 STORE_AGAIN = 0.5  # seconds until what the guardian had no descriptor for is sent to it again
 NO_ROOM = (errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS)  # fds in flight, memory: both pass
 
@@ -51,6 +52,7 @@ class FdStore:
         self._early: list[store.ToDaemon] = []
         self._held: list[str] | None = None  # names that are to be sent together
         self._retrying = False
+        self._said_alive_at = 0.0
         self.unanswered = 1  # signs of life that the guardian owes; of the last moment it has shown one: it started us
 
     # ---- start -------------------------------------------------------------------------------------
@@ -174,6 +176,12 @@ class FdStore:
 
     def ping(self, number: int) -> None:
         self._send(store.Ping(number))
+
+    def alive(self) -> None:
+        """Answer what the guardian may ask while nothing is read: restoring hundreds of apps is no hang."""
+        if (now := time.monotonic()) >= self._said_alive_at + ALIVE_EVERY:
+            self._said_alive_at = now
+            self._send(store.Pong(1))  # an answer to its first question is as good as one to the latest
 
     def hello(self, version: str) -> None:
         self._send(store.Hello(version))

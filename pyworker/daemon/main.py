@@ -185,6 +185,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         # nobody knows what it is: its fds stay where they are, and its workers serve on
         sys.stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
     for name, app in {**found.wanted, **wanted.apps}.items():
+        desk.brain.store.alive()
         there = desk.brain.apps.get(name)
         if name in found.names and there is not None and (not there.closed or not app.running):
             continue

@@ -146,3 +146,14 @@ def test_names_of_one_kind_are_those_of_that_kind_only(ends: tuple[socket.socket
     assert [n.app for n in store.names("out", "api")] == ["api"]
     assert store.names("o") == []
     store.remove(*names)
+
+
+def test_a_guardian_that_asks_while_much_is_restored_is_answered(ends: tuple[socket.socket, socket.socket]) -> None:
+    store = FdStore(ends[0])
+    with store.together():
+        store.alive()
+        store.alive()
+        packet = fds.recv_packet(ends[1], MAX_MESSAGE, 0)
+        assert packet is not None
+        assert decode(protocol.FromDaemon, packet.data) == protocol.Pong(1)
+        assert fds.recv_packet(ends[1], MAX_MESSAGE, 0) is None  # not for each of hundreds
