@@ -18,6 +18,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
+from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import process
 
 if TYPE_CHECKING:
@@ -207,11 +208,20 @@ class Readiness:
 
     def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         if handle.id.generation == app.target:
-            said = diagnosis.last_lines(diagnosis.log_file(app, self._brain.home), handle.pid)
-            app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}", "\n".join(said))
+            handle.checked = False  # no commit while the logger has a moment for what it printed
+            names = worker_fd("out", handle.id), worker_fd("err", handle.id)
+            diagnosis.when_written(
+                self._brain.loop, self._brain.store, names, lambda: self._is_refused(app, handle, reason)
+            )
         elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
             data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
             self._brain.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)
+
+    def _is_refused(self, app: App, handle: WorkerHandle, reason: str) -> None:
+        if handle.state in UNTOUCHED and not handle.checked and handle.id.generation == app.target:
+            said = diagnosis.last_lines(diagnosis.log_file(app, self._brain.home), handle.pid)
+            app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}", "\n".join(said))
+            self._brain.poke(app)
 
     def is_held(self, app: App, handle: WorkerHandle, now: float) -> None:
         if handle.state is State.STARTING:

@@ -50,6 +50,17 @@ def test_the_old_version_serves_on(pw: Pyworker, how: str) -> None:
     assert [worker["pid"] for worker in pw.wait_steady()["pool"]] == before
 
 
+def test_what_fails_its_check_is_named_however_long_the_logger_takes_for_it(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    source, tables, _, step = BROKEN["fails its health check"]
+    pw.api(ASGI, tables=tables)
+    pw.ok("start", "app.toml")
+    pw.api(source, tables=tables)
+    pw.arm("logger.write", "sleep:0.8")
+    assert step in pw.run("reload", "api").stderr
+    assert pw.get().startswith("one")
+
+
 def test_one_that_dies_in_the_soak_is_rolled_back_with_its_cause(pw: Pyworker) -> None:
     """The reload has returned by then: it is `ps` and the events that say it."""
     pw.api(ASGI, tables=TABLES)
