@@ -1,7 +1,7 @@
 """Logger: what it has read and not written yet, noted in memory that outlives it.
 
 A pipe's bytes are gone once they are read, so a logger that is killed takes with it what it was about to write: one chunk
-at most of each pipe of that turn. The next logger finds here whose and how many lines, and says so in the log. Some of
+at most. The next logger finds here whose and how many lines, and says so in the log. Some of
 them may have been written already: the number is the most that can be missing.
 """
 

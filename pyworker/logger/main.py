@@ -83,6 +83,7 @@ class Logger:
         self._outbox: list[Any] = []
         self._next_stats = 0.0
         self._read_bytes = 0  # in this turn
+        self._in_hand = 0  # bytes that are read and not written
         self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
         self._stop_by = 0.0  # ... which is no later than this
         self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
@@ -179,7 +180,7 @@ class Logger:
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
         self._hands.hold(pipe.name.app, 1)  # before the bytes are out of the pipe
-        chunk = pipe.read()
+        chunk = pipe.read(CHUNK - self._in_hand)
         self._hands.hold(pipe.name.app, (chunk.count(b"\n") if chunk else 0) - 1)
         if chunk is None:
             return False
@@ -189,6 +190,7 @@ class Logger:
         if self._quiet_at is not None:
             self._quiet_at = min(time.monotonic() + STOP_QUIET, self._stop_by)
         self._read_bytes += len(chunk)
+        self._in_hand += len(chunk)
         self._put(pipe, pipe.lines.feed(chunk, self._stamp.now(), self._format(pipe.name.app)))
         if not pipe.lines.held:
             self._holding.pop(pipe.fd, None)
@@ -196,6 +198,8 @@ class Logger:
         elif pipe.holding_since is None or len(pipe.lines.held) < len(chunk):  # another line than the one held before
             pipe.holding_since = time.monotonic()
             self._holding[pipe.fd] = pipe
+        if self._in_hand >= CHUNK:  # however many print at once: a kill costs no more
+            self._write(time.monotonic())
         return True
 
     def _drain(self, pipe: Pipe) -> None:
@@ -259,6 +263,7 @@ class Logger:
         return file
 
     def _write(self, now: float) -> None:
+        self._in_hand = 0
         if self._batch:
             failpoint.hit("logger.write")
         for file, records in self._batch.items():

@@ -7,7 +7,7 @@ import fcntl
 import os
 from typing import Literal
 
-from pyworker.logger.lines import CHUNK, Lines, Source
+from pyworker.logger.lines import Lines, Source
 from pyworker.protocol.inherited import FdName
 from pyworker.unix import process
 
@@ -35,10 +35,10 @@ class Pipe:
         found = os.fstat(fd)
         self.inode = (found.st_dev, found.st_ino)
 
-    def read(self) -> bytes | None:
-        """Return a chunk, b"" at the end, None when there is nothing now."""
+    def read(self, most: int) -> bytes | None:
+        """Return a chunk of so many bytes at most, b"" at the end, None when there is nothing now."""
         try:
-            return os.read(self.fd, CHUNK)
+            return os.read(self.fd, most)
         except BlockingIOError:
             return None
         except OSError:

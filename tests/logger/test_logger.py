@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.logger.lines import CHUNK
 from pyworker.protocol import store as protocol
 from pyworker.protocol.logs import LogRecord, parse_record
+from pyworker.protocol.names import ENV_FAILPOINTS
 from tests.logger.rig import Rig, lines, records, write_all
 from tests.support.wait import wait_until
 
@@ -328,6 +330,24 @@ def test_logger_killed_again_and_again_loses_few_lines_and_joins_none(rig: Rig, 
     missing = total - len(found)
     noted = sum(map(int, re.findall(rb"(\d+) lines were lost here: the logger was killed", data)))
     assert missing <= noted + 2 * kills  # lines cut in two at the edge of a chunk are in nobody's hands
+
+
+def test_a_logger_that_is_killed_with_many_pipes_full_loses_one_chunk(
+    rig: Rig, worker: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_FAILPOINTS, str(tmp_path))
+    (tmp_path / "logger.write").write_text("kill")
+    path = rig.configure("api")
+    outs = [rig.pipe(f"out.api.1.{number}.{number}", worker) for number in range(1, 5)]
+    for out in outs:
+        write_all(out, (b"x" * 99 + b"\n") * 500)
+    rig.start()
+    rig.wait()
+    rig.start()
+    for out in outs:
+        os.close(out)
+    wait_until(lambda: len(_closed(rig)) == 4, what="four ends")
+    assert 4 * 500 - len(lines([r for r in records(path) if r.stream == "out"])) <= CHUNK // 100 + 1
 
 
 def test_log_torn_by_a_kill_is_mended_before_the_next_record(rig: Rig, worker: int) -> None:

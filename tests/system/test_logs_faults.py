@@ -30,6 +30,7 @@ while not os.path.exists("enough"):
 os.write(1, b"%d %06d last\\n" % (os.getpid(), number))
 time.sleep(1000)
 """
+RECORD = re.compile(rb"^\S+ (\S+ \d+ \w+)([|+]) (.*)$", re.MULTILINE)
 LINE = re.compile(rb"(\d+) (\d{6}) (x{100}|last)\Z")
 
 
@@ -52,10 +53,14 @@ def written(pw: Pyworker, newest: int = 0) -> list[bytes]:
         return -int(found[1]) if found else 0
 
     out: list[bytes] = []
+    begun: dict[bytes, bytes] = {}  # of lines that are in several records: a logger that leaves had only the beginning
     for path in sorted(folder.glob("api.log*"), key=age)[-newest:]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         assert data.endswith(b"\n") or not data
-        out += [line.partition(b"| ")[2] for line in data.splitlines() if b"| " in line]
+        for whose, mark, text in RECORD.findall(data):
+            begun[whose] = begun.get(whose, b"") + text
+            if mark == b"|":
+                out.append(begun.pop(whose))
     return out
 
 
