@@ -18,7 +18,8 @@ async def app(scope, receive, send):
     if path == "/slow":
         await asyncio.sleep(1)
     elif path == "/block":
-        time.sleep(5)
+        while not os.path.exists("unblock"):
+            time.sleep(0.01)
     elif path == "/grow":
         hoard.append(os.urandom(1 << 20))
     elif path == "/crash":
@@ -37,10 +38,19 @@ def app(environ, start_response):
     if path == "/slow":
         time.sleep(1)
     elif path == "/block":
-        time.sleep(5)
+        while not os.path.exists("unblock"):
+            time.sleep(0.01)
     body = f"{VERSION} {os.getpid()}".encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
+"""
+
+
+# before a source: what is imported as long as the test wants, that of a new version while the old one serves
+WAITS = """
+import os, time
+while not os.path.exists("go"):
+    time.sleep(0.01)
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive, kill
-from tests.support.sources import ASGI, version
+from tests.support.sources import ASGI, WAITS, version
 from tests.support.wait import wait_until
 
 ROLES = ("daemon", "guardian", "template", "logger")
@@ -227,12 +227,12 @@ def test_without_guardian_and_daemon_the_workers_end_and_the_port_is_closed(pw: 
 def test_the_daemon_dies_in_the_middle_of_a_reload(pw: Pyworker) -> None:
     pw.api(ASGI, workers=3)
     pw.ok("start", "app.toml")
-    # the new code starts slowly, so that the kill comes between template and commit
-    pw.write("web.py", "import time\ntime.sleep(1)\n" + version(ASGI, "two"))
+    pw.write("web.py", WAITS + version(ASGI, "two"))  # so that the kill comes between template and commit
     with Load(pw.port, "new", "keep") as load:
         reload = pw.popen("reload", "api")
         wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
         kill(pw.role("daemon"))
+        pw.write("go", "")
         reload.communicate(timeout=60)
         app = pw.wait_steady()
         assert app["state"] == "running"

@@ -143,6 +143,7 @@ def test_a_blocked_worker_keeps_no_connection_from_the_others(pw: Pyworker) -> N
             # as long as the free one has that connection, both have one
             wait_until(lambda: pw.app()["open_connections"] == 1, LONG, "the answered one to be closed")
         assert len(answers) == 1
+        pw.write("unblock", "")
         assert stuck.recv() is not None
 
 

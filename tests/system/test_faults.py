@@ -140,15 +140,23 @@ def test_what_a_boot_has_no_descriptors_for_is_tried_again(pw: Pyworker) -> None
 
 def test_what_a_boot_tries_again_does_not_keep_a_daemon_that_stops(pw: Pyworker) -> None:
     started(pw)
-    pw.ok("daemon", "stop", "-y")
-    path = pw.arm("start.listening", "raise:EMFILE always")
-    pw.ok("daemon", "start")
-    wait_until(lambda: "api: cannot be restored yet" in pw.daemon_log(), LONG, "the fault")
-    os.unlink(path)
-    command = "trap '' TERM; echo deaf; while :; do sleep 1; done"
+    command = "trap ': > told' TERM; : > up; while :; do sleep 0.05; done"
     pw.write("slow.toml", f'[app]\nname = "slow"\ncommand = ["sh", "-c", "{command}"]\n[app.stop]\nkill_timeout = "7s"\n')
     pw.ok("start", "slow.toml")
-    pw.ok("daemon", "stop", "-y", timeout=LONG)
+    pw.ok("daemon", "stop", "-y")
+    up, told = os.path.join(pw.folder, "up"), os.path.join(pw.folder, "told")
+    os.unlink(up)
+    os.unlink(told)
+    pw.arm("start.listening", "raise:EMFILE")
+    starting = pw.popen("daemon", "start")
+    wait_until(lambda: "api: cannot be restored yet" in pw.daemon_log(), LONG, "the fault")
+    path = pw.arm("start.listening", "raise:EMFILE always")  # of the tries that follow, of which the first is in 5 s
+    starting.communicate(timeout=LONG)
+    wait_until(lambda: os.path.exists(up), LONG, "the slow one")
+    stopping = pw.popen("daemon", "stop", "-y")
+    wait_until(lambda: os.path.exists(told), LONG, "the stop to begin")
+    os.unlink(path)
+    stopping.communicate(timeout=LONG)
     assert "restored api" not in pw.daemon_log()
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.control import ask as control_ask
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, kill
-from tests.support.sources import ASGI, version
+from tests.support.sources import ASGI, WAITS, version
 from tests.support.versions import install, set_version
 from tests.support.wait import wait_until
 
@@ -124,12 +124,13 @@ def ask(pw: Pyworker, request: dict[str, object]) -> dict[str, Any]:
 def test_upgrade_is_refused_while_a_command_waits(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
-    pw.write("web.py", "import time\ntime.sleep(2)\n" + version(ASGI, "two"))
+    pw.write("web.py", WAITS + version(ASGI, "two"))
     reload = pw.popen("reload", "api")
     wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
     done = pw.run("daemon", "upgrade", "--force")
     assert done.returncode == 75
     assert "a command on api is under way" in done.stderr
+    pw.write("go", "")
     reload.communicate(timeout=60)
     assert reload.returncode == 0
     pw.ok("daemon", "upgrade", "--force")
@@ -141,8 +142,7 @@ def test_a_reload_that_nobody_waits_for_goes_on_after_an_upgrade_and_is_refused_
 ) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
-    slow = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
-    pw.write("web.py", slow + version(ASGI, "two"))
+    pw.write("web.py", WAITS + version(ASGI, "two"))
     pw.ok("reload", "api", "--no-wait")
     if how == "upgrade":
         pw.ok("daemon", "upgrade", "--force")
