@@ -194,15 +194,15 @@ def test_port_that_accepts_is_healthy(loop: Loop, outcome: Outcome, listener: so
     assert turn_until(loop, outcome) == (True, "")
 
 
-def test_port_that_nobody_listens_on_is_unhealthy(loop: Loop, outcome: Outcome, listener: socket.socket) -> None:
-    address = listener.getsockname()
-    listener.close()
-    for start in (check.tcp_at, check.http_at):
-        outcome.calls.clear()
-        start(loop, address, HTTP, outcome)
-        ok, reason = turn_until(loop, outcome)
-        assert not ok
-        assert "refused" in reason
+def test_port_that_nobody_listens_on_is_unhealthy(loop: Loop, outcome: Outcome) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        for start in (check.tcp_at, check.http_at):
+            outcome.calls.clear()
+            start(loop, bound.getsockname(), HTTP, outcome)
+            ok, reason = turn_until(loop, outcome)
+            assert not ok
+            assert "refused" in reason
 
 
 def test_http_over_a_port_and_over_a_unix_socket(

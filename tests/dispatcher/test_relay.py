@@ -33,11 +33,12 @@ class Worker:
 
     def __init__(self, one: Rig, serial: int, *, proxy_protocol: bool = False, listens: bool = True) -> None:
         self.serial = serial
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.socket()
         self.listener.settimeout(LONG)
-        self.port = self.listener.getsockname()[1]
-        if not listens:
-            self.listener.close()
+        self.listener.bind(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]  # also of one that does not listen: nobody else has it meanwhile
+        if listens:
+            self.listener.listen()
         self.cells = one.board[row_slice(serial)]
         self._one = one
         self._proxied = proxy_protocol
@@ -199,7 +200,7 @@ def test_a_worker_that_cannot_be_reached_costs_no_connection(one: Rig, worker: W
         assert receive(there, 1) == b"x"
         there.sendall(b"y")
     assert [receive(client, 1) for client in clients] == [b"y"] * 4
-    dead.cells.release()
+    dead.close()
 
 
 def test_a_client_waits_while_no_worker_can_be_reached(one: Rig) -> None:
@@ -213,7 +214,7 @@ def test_a_client_waits_while_no_worker_can_be_reached(one: Rig) -> None:
     there.sendall(b"y")
     assert receive(client, 1) == b"y"
     live.close()
-    dead.cells.release()
+    dead.close()
 
 
 def test_a_worker_that_drains_gets_none_and_is_empty_when_its_last_connection_ends(one: Rig, worker: Worker) -> None:
