@@ -147,14 +147,17 @@ class Pyworker:
         return int(template["pid"]) if template else 0
 
     def wait_steady(self, name: str = "api") -> dict[str, Any]:
-        """Wait until the app has exactly the workers it wants, and nothing is under way; return it."""
+        """Wait until the app has exactly the workers it wants, all alive, and nothing is under way; return it."""
 
         def steady() -> dict[str, Any] | None:
             done = self.run("ps", "--json")
             apps = json.loads(done.stdout)["apps"] if done.returncode == 0 else []
             for app in apps:
-                count, settled = app["workers"], app["state"] not in ("starting", "reloading", "stopping")
-                if app["name"] == name and settled and count["want"] == count["ready"] == count["total"]:
+                if app["name"] != name or app["state"] in ("starting", "reloading", "stopping"):
+                    continue
+                count = app["workers"]
+                alike = count["want"] == count["ready"] == count["total"]
+                if alike and all(alive(worker["pid"]) for worker in app["pool"]):  # a death may not be known yet
                     return app  # type: ignore[no-any-return]
             return None
 
