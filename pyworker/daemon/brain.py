@@ -412,6 +412,10 @@ class Brain:
             return
         self.store.put(fd_name("logs", app.name), memo)
 
+    def when_written(self, app: App, pipes: tuple[str, ...], then: Callable[[], None]) -> None:
+        """Call back when the logger has written down what came through these pipes, or has had its time."""
+        diagnosis.when_written(self.loop, self.store, pipes, lambda: diagnosis.has_in_hand(self.home, app.name), then)
+
     def note(self, app: App, text: str) -> None:
         """Something the operator should know."""
         text = text[:LONGEST_NOTE]

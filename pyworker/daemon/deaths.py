@@ -184,10 +184,7 @@ class Deaths:
         )
 
     def _when_written(self, app: App, handle: WorkerHandle, then: Callable[[], None]) -> None:
-        names = worker_fd("out", handle.id), worker_fd("err", handle.id)
-        diagnosis.when_written(
-            self._brain.loop, self._brain.store, names, lambda: diagnosis.has_in_hand(self._brain.home, app.name), then
-        )
+        self._brain.when_written(app, (worker_fd("out", handle.id), worker_fd("err", handle.id)), then)
 
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         try:

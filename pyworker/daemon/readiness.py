@@ -210,9 +210,7 @@ class Readiness:
         if handle.id.generation == app.target:
             handle.checked = False  # no commit while the logger has a moment for what it printed
             names = worker_fd("out", handle.id), worker_fd("err", handle.id)
-            diagnosis.when_written(
-                self._brain.loop, self._brain.store, names, lambda: self._is_refused(app, handle, reason)
-            )
+            self._brain.when_written(app, names, lambda: self._is_refused(app, handle, reason))
         elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
             data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
             self._brain.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)

@@ -210,10 +210,7 @@ class Templates:
         if handle.state == "loading" and handle.failure is None and not handle.killed_because:
             # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
             names = fd_name("tout", app.name, handle.generation), fd_name("terr", app.name, handle.generation)
-            diagnosis.when_written(
-                self._brain.loop, self._brain.store, names,
-                lambda: diagnosis.has_in_hand(self._brain.home, app.name), lambda: self.gone(app, handle, found),
-            )  # fmt: skip
+            self._brain.when_written(app, names, lambda: self.gone(app, handle, found))
             return
         self.gone(app, handle, found)
 
