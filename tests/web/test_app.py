@@ -258,7 +258,7 @@ def test_a_head_that_is_too_large_is_refused_before_it_is_whole(home: str) -> No
 
 
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
-    with dashboard(str(tmp_path / "state")) as web:
-        assert web.ask("GET", "/")[0] == 200  # it serves
+    with dashboard(str(tmp_path / "state")) as web, web.open("GET", "/api/apps/api/logs") as logs:  # somebody looks
+        assert logs.status == 200
         web.process.send_signal(signal.SIGINT)
         assert web.process.wait(30) == 0
