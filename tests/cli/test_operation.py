@@ -331,6 +331,16 @@ def test_wait_for_a_generation_is_over_when_all_of_that_one_serves_or_of_a_later
     assert "write ready, stopped or gen=8" in wrong.err
 
 
+def test_wait_goes_on_with_the_next_daemon(home: str) -> None:
+    looks = iter([CLOSE] * 6 + [Reply(True, {"apps": [documents.app("api", state="running")]})])
+    with FakeControl(home, {"ps": lambda _: [next(looks)]}) as daemon:
+        assert run("wait", "api", home=home).code == 0
+        daemon.handlers["ps"] = lambda _: [CLOSE]
+        late = run("wait", "api", "--timeout", "10ms", home=home)
+    assert late.code == 75
+    assert "not ready within 0.01 s: The pyworker daemon" in late.err
+
+
 def test_a_closed_stdout_does_not_stop_the_operation(home: str) -> None:
     with FakeControl(home, {"reload": results.reload}):
         process = subprocess.Popen(

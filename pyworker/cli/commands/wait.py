@@ -11,7 +11,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
-from pyworker.cli.client import ask
+from pyworker.cli.client import DaemonAway, ask, patience
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
@@ -46,9 +46,9 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     """
     need_names(settings, "wait", names)
     began = time.monotonic()
+    apps: list[dict[str, Any]] | None = None
     while True:
-        request = {"type": "ps", "selectors": list(names), "sample": False, "whole": True}
-        apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
+        apps = _look(settings, names, goal, began, is_first=apps is None)
         open_apps = [app for app in apps if not _reached(app, goal)]
         failed = [app for app in open_apps if app["state"] == "failed"]
         if failed and goal != "stopped":
@@ -71,6 +71,26 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             took = round(time.monotonic() - began, 3)
             render.out(json.dumps({"v": 1, "ok": True, "app": app["name"], "state": app["state"], "took_s": took}))
     return 0
+
+
+def _look(
+    settings: Settings, names: tuple[str, ...], goal: str, began: float, *, is_first: bool
+) -> list[dict[str, Any]]:
+    """Return the apps as they are now; of the next daemon when this one goes away or hangs."""
+    request = {"type": "ps", "selectors": list(names), "sample": False, "whole": True}
+    lost_at = time.monotonic()
+    while True:
+        try:
+            apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
+            return apps
+        except PyworkerError as error:
+            now = time.monotonic()
+            if now - lost_at >= patience(error) or (is_first and isinstance(error, DaemonAway)):
+                raise
+            if settings.timeout is not None and now - began > settings.timeout:
+                message = f"not {goal} within {settings.timeout:g} s: {error.message}"
+                raise PyworkerError(message, hint=error.hint, code="timeout", exit=Exit.BUSY) from None
+            time.sleep(_PAUSE)
 
 
 def _failed(app: dict[str, Any]) -> PyworkerError:
