@@ -113,11 +113,17 @@ class Readiness:
         self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
 
     def _script_settled(self, app: App, handle: WorkerHandle) -> None:
-        replaces = [w for w in app.workers.values() if w.id.slot == handle.id.slot and w.state in SERVING]
-        if handle.state is State.STARTING and any(w.bound for w in replaces):
-            self.await_script(app, handle)  # it will bind a port, too: until then it has not come up
+        if handle.state is State.STARTING and self.is_to_bind(app, handle):
+            self.await_script(app, handle)
         else:
             self._script_is_up(app, handle)
+
+    def is_to_bind(self, app: App, handle: WorkerHandle) -> bool:
+        """Whether a script has not come up before it binds a port: the one that it is to replace has."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or generation.config.script is None or handle.bound:
+            return False
+        return any(w.bound and w.state in SERVING and w.id.slot == handle.id.slot for w in app.workers.values())
 
     def _script_is_up(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None and not handle.bound:

@@ -140,6 +140,9 @@ class Workers:
             if handle.health is not None and (failing := handle.health.health.reason):
                 reason = f"{reason}: it fails its health check: {failing}"
                 hint = "try the check by hand; if it only needs longer: reload.ready_timeout"
+            elif handle.state is State.STARTING and self._brain.readiness.is_to_bind(app, handle):
+                reason = f"{reason}: it has bound no port, and the one that it is to replace has"
+                hint = f"a longer reload.ready_timeout? one that is to bind none any more: pyworker restart {app.name}"
             handle.failure = handle.failure or w.Failed("other", reason, "", hint)
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)

@@ -78,6 +78,21 @@ def test_a_reload_waits_for_the_port_of_a_script_that_is_slow_to_bind_it(pw: Pyw
     assert pw.get(port=port) == "one"
 
 
+def test_a_script_that_binds_no_port_any_more_is_not_reloaded_and_told_the_way(pw: Pyworker) -> None:
+    port = pw.another_port()
+    pw.write("server.py", SERVER.format(first="", port=port))
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nreload = { ready_timeout = "4s" }\n')
+    pw.ok("start")
+    old = pw.pids()
+    pw.write("server.py", "import time\ntime.sleep(600)\n")
+    done = pw.run("reload")
+    assert done.returncode == 1
+    assert "not ready within 4 s: it has bound no port" in done.stderr
+    assert pw.pids() == old
+    pw.ok("restart", "api")
+    assert pw.app()["state"] == "running"
+
+
 def test_ready_is_heard_from_a_helper_that_has_ended_before_the_daemon_reads_it(pw: Pyworker) -> None:
     pw.write("notifies.py", NOTIFIES)
     pw.write("app.toml", '[app]\nname = "api"\ncommand = ["python3", "notifies.py"]\nready = "notify"\n')
