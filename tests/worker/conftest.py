@@ -28,7 +28,8 @@ async def app(scope, receive, send):
                 print("app is down")
                 return
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.5)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
     body = str(os.getpid()).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})

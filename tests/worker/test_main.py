@@ -29,13 +29,14 @@ def born(d: FakeDaemon, *, held: bool = False) -> Peer:
     return worker
 
 
-def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any) -> None:
+def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any, folder: Path) -> None:
     d = daemon(http=QUICK)
     worker = born(d)
     with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
         worker.send(Drain(10.0, to_empty=False))
+        (folder / "go").touch()
         assert answer(client) == str(worker.pid).encode()
     assert worker.expect(Drained) == Drained(requests=1, cancelled=0)
     assert d.reap(worker.pid) == 0
@@ -66,13 +67,14 @@ def test_drain_before_go_ends_at_once(daemon: Any) -> None:
     assert d.reap(worker.pid) == 0
 
 
-def test_closed_channel_means_finish_and_leave(daemon: Any) -> None:
+def test_closed_channel_means_finish_and_leave(daemon: Any, folder: Path) -> None:
     d = daemon(http=QUICK)
     worker = born(d)
     with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
         worker.sock.shutdown(socket.SHUT_RDWR)
+        (folder / "go").touch()
         assert answer(client) == str(worker.pid).encode()
     assert d.reap(worker.pid) == 0
 
