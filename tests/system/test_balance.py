@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def ask(family: int, address: Any) -> str:
 
 
 def sleeping(pid: int) -> bool:
-    """Whether its main thread waits; on a busy machine a worker that has answered may still have to run."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] == "S"
+    """Whether all its threads wait; on a busy machine a worker that has answered may still have to run."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
 
 
 def until_idle(pids: list[int]) -> None:
