@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -107,6 +108,8 @@ def test_a_daemon_that_is_told_to_stop_first_hears_what_the_launcher_has_started
 
 def test_a_command_that_was_given_up_does_not_begin_while_the_guardian_holds_its_channel(pw: Pyworker) -> None:
     pw.make_failpoints()
+    pw.ok("daemon", "start")
+    guardian = pw.role("guardian")
     passed = pw.arm("launch.started", "sleep:8") + ".hit"  # the launcher is busy with the other one
     pw.write("other.toml", "[apps.other]\ncommand = ['sleep', '600']\n")
     pw.write("app.toml", f"[apps.job]\nbind = '127.0.0.1:{pw.port}'\ncommand = ['sh', '-c', '{PLAIN}']\n")
@@ -114,14 +117,16 @@ def test_a_command_that_was_given_up_does_not_begin_while_the_guardian_holds_its
     wait_until(lambda: os.path.exists(passed), LONG, "the launcher to be busy")
     starting.append(pw.popen("start", "app.toml"))
     wait_until(lambda: any(app["name"] == "job" and app["pool"] for app in pw.ps()["apps"]), LONG, "it to be asked for")
-    guardian = pw.role("guardian")
     os.kill(guardian, signal.SIGSTOP)
     try:
         pw.ok("stop", "job")
+        late = time.time() - os.stat(passed).st_ctime > 8
         starting[0].communicate(timeout=LONG)
     finally:
         os.kill(guardian, signal.SIGCONT)
     starting[1].communicate(timeout=LONG)
+    if late:
+        pytest.skip("the machine is too busy: the launcher was free before the stop had come")
     assert born(pw) == []
 
 
