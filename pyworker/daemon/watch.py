@@ -52,24 +52,20 @@ class Watch:
         app = self._desk.brain.apps.get(name)
         config = app.config if app is not None and app.wanted else None
         wanted = (config.cwd, config.watch, _tops(config.cwd, config.watch)) if config and config.watch else None
-        tree = self._trees.get(name)
-        if tree is not None and tree.made_of != wanted:
-            tree.close()
+        old = self._trees.get(name)
+        if old is not None and old.made_of == wanted:
+            return
+        if old is not None:
+            old.close()
             del self._trees[name]
-            tree = None
-        if tree is None and wanted is not None and app is not None:
-            self._trees[name] = _Tree(self._desk, app, *wanted, lambda: self._look(name))
-
-    def _look(self, name: str) -> None:
-        """Look whether the folders are still those that are watched. What another one has brought has changed."""
-        tree = self._trees[name]
-        self._sync(name)
-        new = self._trees.get(name)
-        if new is not None and new is not tree:
-            for folder, _ in {*new.tops} - {*tree.tops}:
+        if wanted is None or app is None:
+            return
+        new = self._trees[name] = _Tree(self._desk, app, *wanted, lambda: self._sync(name))
+        if old is not None and old.made_of[:2] == wanted[:2]:  # other folders: what they have brought has changed
+            for folder, _ in {*new.tops} - {*old.tops}:
                 new.touch_if_any(folder)
-            if tree.changed:
-                new.touch(tree.changed)
+            if old.changed:
+                new.touch(old.changed)
 
 
 class _Tree:

@@ -121,6 +121,13 @@ def test_a_change_is_not_forgotten_because_a_folder_goes_meanwhile(tmp_path: Pat
     watched.close()
 
 
+def test_a_folder_that_is_another_when_something_happens_to_the_app_has_changed(watched: Watched) -> None:
+    (watched.folder / "src").rename(watched.folder / "old")
+    watched.write("src/a.py")
+    watched.events.emit("app_running", "api", None, generation=1, workers=1, took_s=0.1)
+    assert watched.later() == ["src/a.py changed"]
+
+
 def test_folders_that_came_while_too_much_changed_to_be_told_are_watched(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
