@@ -261,13 +261,16 @@ def _env(plan: Plan) -> list[dict[str, Any]] | None:
 
 
 def _schedule(cron: str) -> str:
-    """Return a timetable as Kubernetes reads it: there Sunday is not 7, and no week ends after one."""
+    """Return a timetable as Kubernetes reads it: there Sunday is not 7, and no range goes on into the next week or year."""
     if cron.startswith("@"):
-        return cron
-    *fields, weekday = cron.split()
-    if not weekday.startswith("*") and ("7" in weekday or any(c.isalpha() for c in weekday)):
-        weekday = ",".join(map(str, sorted(parse_cron(cron).weekdays)))
-    return " ".join((*fields, weekday))
+        return cron.lower()
+    table = parse_cron(cron)
+    *fields, month, weekday = cron.split()
+    return " ".join((*fields, _listed(month, table.months), _listed(weekday, table.weekdays)))
+
+
+def _listed(field: str, numbers: frozenset[int]) -> str:
+    return field if field.startswith("*") else ",".join(map(str, sorted(numbers)))
 
 
 def _job(plan: Plan, options: Options) -> dict[str, Any]:

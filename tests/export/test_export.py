@@ -501,11 +501,11 @@ def test_files_beside_the_app_s_folder_are_found_there_and_go_into_no_image(tmp_
 @pytest.mark.parametrize(
     ("cron", "schedule"),
     [
-        ("0 3 * * 7", "0 3 * * 0"), ("0 3 * * fri-mon", "0 3 * * 0,1,5,6"), ("5 4 1 * 1-5", "5 4 1 * 1-5"),
-        ("@daily", "@daily"), ("0 3 1 * */7", "0 3 1 * */7"), ("0 0 L * *", "0 0 L * *"),
+        ("0 3 * * 7", "0 3 * * 0"), ("0 3 * * fri-mon", "0 3 * * 0,1,5,6"), ("5 4 1 nov-feb 5-0", "5 4 1 1,2,11,12 0,5,6"),
+        ("@Daily", "@daily"), ("0 3 1 * */7", "0 3 1 * */7"), ("0 0 L * *", "0 0 L * *"),
     ],
 )  # fmt: skip
-def test_kubernetes_is_given_no_weekday_that_it_does_not_know(tmp_path: pathlib.Path, cron: str, schedule: str) -> None:
+def test_kubernetes_is_given_no_timetable_that_it_does_not_know(tmp_path: pathlib.Path, cron: str, schedule: str) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f'[app]\nname = "a"\ncommand = "x"\ncron = "{cron}"\n')
     text = export(file, "kubernetes")["a.yaml"]
