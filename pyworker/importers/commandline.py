@@ -129,7 +129,7 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
             app.look(source, f"{folder} is a virtual environment: write it into python")
             return
         inner = app.table.get("cwd", "")  # where the server changes to
-        if inner and not folder.startswith("/") and not inner.startswith("/"):
+        if inner and not folder.startswith(("/", "~")) and not inner.startswith(("/", "~")):
             folder = os.path.relpath(folder or ".", inner)
         app.set("python", folder or ".", source)
 

@@ -21,6 +21,7 @@ _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTERPRETERS = {
     **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
 }  # fmt: skip
+_WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _ALIASES = {
@@ -130,7 +131,7 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
         settings[_ALIASES.get(plain, plain)] = value
     review: list[Note] = []
     for key, value in list(settings.items()):
-        if isinstance(value, EnvironmentText) and key not in ("script", "args", "interpreter", "interpreter_args"):
+        if isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
             plain = settings[key] = _DEFAULTED.sub(r"\1", value)
             is_known = "${" not in plain
             review.append(Note(key, f"was {value}: " + (f"{plain} by default" if is_known else "write what that is")))
@@ -215,12 +216,13 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     before = _known(app, settings.pop("interpreter_args", []) or [], "interpreter_args")
     before = [str(b) for b in before] if isinstance(before, list) else _split(str(before))
     is_cluster = str(settings.pop("exec_mode", "")).startswith("cluster")  # which only Node has
-    own = _INTERPRETERS.get(os.path.splitext(script)[1], "node" if is_cluster and "node_modules/" in script else "")
+    ending = "" if " " in script else os.path.splitext(script)[1]  # with a space it is a command line: bash runs it
+    own = _INTERPRETERS.get(ending, "node" if is_cluster and "node_modules/" in script and " " not in script else "")
     if not script:
         app.look("script", "says nothing to run")
         return
     base = os.path.basename(interpreter)
-    if script.endswith(".py") and not interpreter:
+    if ending == ".py" and not interpreter:
         understand(app, ["python3", script, *args], "script")
     elif base.startswith("python"):
         understand(app, [interpreter, *before, script, *args], "script")

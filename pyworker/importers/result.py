@@ -63,8 +63,8 @@ class Imported:
 
     def enter(self, folder: str, source: str) -> None:
         """Write the folder that it is started in: one that its command line changes to is seen from there."""
-        inner = self.table.get("cwd")
-        self.set("cwd", folder if inner is None else posixpath.join(folder, inner), source)
+        inner = self.table.get("cwd", "")
+        self.set("cwd", inner if inner.startswith("~") else posixpath.join(folder, inner) if inner else folder, source)
 
     def copies(self, number: int, source: str) -> None:
         """So many processes of what may have several workers itself (numprocs, instances)."""
@@ -111,12 +111,15 @@ def seconds(value: float) -> str:
 
 
 def separate(apps: list[Imported]) -> None:
-    """Web apps without an address would all want the same one: each after the first gets a port of its own."""
+    """Web apps without an address would all want the same one: each after the first gets a port of its own, and so
+    does the first when another app has its."""
     free = [app for app in apps if "target" in app.table and "bind" not in app.table]
     binds = [app.table.get("bind", []) for app in apps]
     taken = {text.rpartition(":")[2] for bind in binds for text in ([bind] if isinstance(bind, str) else bind)}
-    ports = (port for port in itertools.count(8001) if str(port) not in taken)
-    for app, port in zip(free[1:], ports, strict=False):
+    ports = (port for port in itertools.count(8000) if str(port) not in taken)
+    for app, port in zip(free, ports, strict=False):
+        if port == 8000:  # which it has without `bind`
+            continue
         address = f"127.0.0.1:{port}"
         app.table["bind"] = address
         app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]

@@ -427,6 +427,8 @@ def test_a_folder_that_the_command_line_changes_to_is_seen_from_the_one_it_is_st
         assert {k: found.table[k] for k in ("target", "cwd", "python")} == {
             "target": "a:b", "cwd": "/srv/src", "python": "../venv"
         }  # fmt: skip
+    one, two = procfile.read("a: ~/v/bin/gunicorn --chdir src a:b\nb: cd x && gunicorn --chdir ~/src a:b\n").apps
+    assert (one.table["cwd"], one.table["python"], two.table["cwd"]) == ("src", "~/v", "~/src")
 
 
 def test_what_uv_run_runs_is_told_from_its_options() -> None:
@@ -446,9 +448,13 @@ def test_pm2_knows_an_interpreter_by_the_ending_and_a_server_of_python_is_one_be
         {"script": "start.sh"},
         {"script": "node_modules/next/dist/bin/next", "args": "start", "exec_mode": "cluster", "instances": 2},
         {"script": "/v/bin/gunicorn", "args": "a:b -w 2", "interpreter": "/v/bin/python3", "watch_options": {}},
+        {"script": "cd x && ./a.sh"},
+        {"script": "python app.py"},
         {"script": "a.rb", "error_file": "e.log", "out_file": "o.log", "windowsHide": True},
     ]
-    shell, node, web, ruby = pm2.read({"apps": apps}).apps
+    shell, node, web, line, python, ruby = pm2.read({"apps": apps}).apps
+    assert line.table == {"command": ["./a.sh"], "cwd": "x"}
+    assert python.table == {"script": "app.py"}
     assert shell.table == {"command": ["bash", "start.sh"]}
     assert node.table["command"] == ["node", "node_modules/next/dist/bin/next", "start"]
     assert node.table["balance"] == "round-robin"
@@ -477,10 +483,10 @@ def test_a_server_that_is_left_a_command_and_its_number_of_workers_are_told() ->
 def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missing() -> None:
     text = """module.exports = {apps: [
         {name: `${process.env.N || "bot"}-x`, script: "a.py", cwd: process.env.DIR, instances: process.env.W || 2,
-         interpreter: process.env.HOME + "/v/bin/python", env: {A: process.env.A}},
+         interpreter: process.env.HOME + "/v/bin/python", env: {A: process.env.A}, port: process.env.P || 3000},
         {name: "g", script: `${process.env.HOME}/v/bin/gunicorn`, args: "a:b --chdir $X"}]}"""
     bot, web = pm2.read(jsliteral.parse(text)).apps
-    assert (bot.name, bot.table) == ("bot-x", {"script": "a.py", "workers": 2, "env": {"A": "${A}"}})
+    assert (bot.name, bot.table) == ("bot-x", {"script": "a.py", "workers": 2, "env": {"A": "${A}", "PORT": "${P:-3000}"}})
     assert [(n.key, n.reason) for n in bot.review] == [
         ("name", "was ${N:-bot}-x: bot-x by default"),
         ("cwd", "was ${DIR}: write what that is"),
@@ -494,3 +500,5 @@ def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missin
 def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
     result = procfile.read("a: uvicorn m:a\nb: uvicorn m:b\nc: uvicorn m:c --port 8001\nd: uvicorn m:d\n")
     assert [a.table.get("bind") for a in result.apps] == [None, "127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8003"]
+    result = procfile.read("a: uvicorn m:a\nb: uvicorn m:b --port 8000\n")
+    assert [a.table["bind"] for a in result.apps] == ["127.0.0.1:8001", "127.0.0.1:8000"]
