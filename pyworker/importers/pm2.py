@@ -128,11 +128,13 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     settings: dict[str, Any] = {}
     for key, value in ((str(key), value) for key, value in raw.items()):
         plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
-        settings[_ALIASES.get(plain, plain)] = value
+        if value is not None:
+            settings[_ALIASES.get(plain, plain)] = value
     review: list[Note] = []
     for key, value in list(settings.items()):
         if isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
-            plain = settings[key] = _DEFAULTED.sub(r"\1", value)
+            plain = _DEFAULTED.sub(r"\1", value)
+            settings[key] = plain == "true" if plain in ("true", "false") else plain
             is_known = "${" not in plain
             review.append(Note(key, f"was {value}: " + (f"{plain} by default" if is_known else "write what that is")))
             if not is_known:

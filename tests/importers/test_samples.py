@@ -483,14 +483,18 @@ def test_a_server_that_is_left_a_command_and_its_number_of_workers_are_told() ->
 def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missing() -> None:
     text = """module.exports = {apps: [
         {name: `${process.env.N || "bot"}-x`, script: "a.py", cwd: process.env.DIR, instances: process.env.W || 2,
-         interpreter: process.env.HOME + "/v/bin/python", env: {A: process.env.A}, port: process.env.P || 3000},
+         interpreter: process.env.HOME + "/v/bin/python", env: {A: process.env.A}, port: process.env.P || 3000,
+         autorestart: process.env.R ?? false, uid: null},
         {name: "g", script: `${process.env.HOME}/v/bin/gunicorn`, args: "a:b --chdir $X"}]}"""
     bot, web = pm2.read(jsliteral.parse(text)).apps
-    assert (bot.name, bot.table) == ("bot-x", {"script": "a.py", "workers": 2, "env": {"A": "${A}", "PORT": "${P:-3000}"}})
+    assert (bot.name, bot.table) == ("bot-x", {
+        "script": "a.py", "workers": 2, "env": {"A": "${A}", "PORT": "${P:-3000}"}, "restart": {"policy": "never"}
+    })  # fmt: skip
     assert [(n.key, n.reason) for n in bot.review] == [
         ("name", "was ${N:-bot}-x: bot-x by default"),
         ("cwd", "was ${DIR}: write what that is"),
         ("instances", "was ${W:-2}: 2 by default"),
+        ("autorestart", "was ${R:-false}: false by default"),
         ("script", "${HOME}/v is a virtual environment: write it into python"),
     ]
     assert web.table == {"target": "a:b"}
