@@ -97,9 +97,9 @@ def _written(plan: Plan, options: Options) -> tuple[list[str], list[str]]:
         if f"{folder}/".startswith(("/tmp/", "/var/tmp/")):
             lost.append(f"{app.name}: {what}: /tmp is the unit's own (PrivateTmp=), nobody else finds it there")
         elif folder.startswith(("/run/", "/var/run/")):
-            lines |= dict.fromkeys(
-                (f"RuntimeDirectory={_quoted(below, expands=False)}", "RuntimeDirectoryPreserve=yes")
-            )
+            lines[f"RuntimeDirectory={_quoted(below, expands=False)}"] = None
+            if app.user:  # a folder of a DynamicUser= that is kept lies where nobody else gets to its sockets
+                lines["RuntimeDirectoryPreserve=yes"] = None
         else:
             lines[f"ReadWritePaths={_quoted(f'-{folder}', expands=False)}"] = None
             lost.append(f"{app.name}: {what}: the unit's user must be able to write to {folder}")

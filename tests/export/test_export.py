@@ -376,14 +376,17 @@ def test_systemd_takes_its_units(made: pathlib.Path, tmp_path: pathlib.Path, per
     assert [line for line in complaints if line not in later] == []
 
 
-def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("user", ["", "www"])
+def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path, user: str) -> None:
     path = tmp_path / "app.toml"
     binds = '"unix:/run/web 1/a.sock", "unix:/var/run/web 1/b.sock", "unix:run%/c.sock", "unix:/tmp/d.sock", ":80"'
     path.write_text(f'[app]\nname = "web"\ntarget = "a:b"\nbind = [{binds}]\nlogs.file = "/var/log/web/web.log"\n')
+    if user:
+        path.write_text(path.read_text() + f'user = "{user}"\n')
     (text,) = export(path, "systemd").values()
     writable = [line for line in text.split("\n") if line.startswith(("RuntimeDirectory", "ReadWritePaths"))]
     assert writable == [
-        'RuntimeDirectory="web 1"', "RuntimeDirectoryPreserve=yes",
+        'RuntimeDirectory="web 1"', *(["RuntimeDirectoryPreserve=yes"] if user else []),
         "ReadWritePaths=-/srv/shop/run%%", "ReadWritePaths=-/var/log/web",
     ]  # fmt: skip
     assert "bind unix:/tmp/d.sock: /tmp is the unit's own" in text
