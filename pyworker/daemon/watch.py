@@ -79,7 +79,7 @@ class _Tree:
         self._app = app
         self._config = config
         self._look = look
-        self._cwd = os.path.realpath(cwd)
+        self._cwd = cwd
         self._folders: dict[int, str] = {}
         self._timer: Timer | None = None
         self._look_timer = desk.brain.loop.call_lazily(_LOOK, self._look_again)

@@ -99,14 +99,14 @@ def test_the_folder_that_a_link_leads_to_by_now_is_watched(
         (tmp_path / release).mkdir()
     current = tmp_path / "current"
     current.symlink_to("1")
-    watched = Watched(current, WatchConfig(exclude=("made/*",)), monkeypatch)
-    watched.write("made/a.py")
+    watched = Watched(tmp_path, WatchConfig(paths=("current",), exclude=("made",)), monkeypatch)
+    watched.write("current/made/a.py")
     assert watched.later() == []
     current.unlink()
     current.symlink_to("2")
     assert watched.later() == []
-    watched.write("a.py")
-    assert watched.later() == ["a.py changed"]
+    watched.write("current/a.py")
+    assert watched.later() == ["2/a.py changed"]
     watched.close()
 
 
