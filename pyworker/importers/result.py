@@ -112,14 +112,15 @@ def seconds(value: float) -> str:
 
 def separate(apps: list[Imported]) -> None:
     """Web apps without an address would all want the same one: each after the first gets a port of its own, and so
-    does the first when another app has its."""
+    does the first when another app has its.
+    """
     free = [app for app in apps if "target" in app.table and "bind" not in app.table]
     binds = [app.table.get("bind", []) for app in apps]
     taken = {text.rpartition(":")[2] for bind in binds for text in ([bind] if isinstance(bind, str) else bind)}
-    ports = (port for port in itertools.count(8000) if str(port) not in taken)
+    if free and ("8000" not in taken or any(note.reason.startswith(PORT_IS_TAKEN) for note in free[0].review)):
+        del free[0]
+    ports = (port for port in itertools.count(8001) if str(port) not in taken)
     for app, port in zip(free, ports, strict=False):
-        if port == 8000:  # which it has without `bind`
-            continue
         address = f"127.0.0.1:{port}"
         app.table["bind"] = address
         app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]

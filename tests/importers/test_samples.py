@@ -506,3 +506,5 @@ def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
     assert [a.table.get("bind") for a in result.apps] == [None, "127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8003"]
     result = procfile.read("a: uvicorn m:a\nb: uvicorn m:b --port 8000\n")
     assert [a.table["bind"] for a in result.apps] == ["127.0.0.1:8001", "127.0.0.1:8000"]
+    result = procfile.read("a: uvicorn m:a --port $PORT\nb: uvicorn m:b --port 8000\n")
+    assert "bind" not in result.apps[0].table
