@@ -230,7 +230,7 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         understand(app, [interpreter, *before, script, *args], "script")
     elif interpreter and interpreter != "none":
         app.set("command", [interpreter, *before, script, *args], "script")
-    elif own:
+    elif own and not interpreter:
         app.set("command", [own, *before, script, *args], "script")
     elif " " in script and not args:
         understand(app, script, "script")

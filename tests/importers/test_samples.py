@@ -448,11 +448,13 @@ def test_pm2_knows_an_interpreter_by_the_ending_and_a_server_of_python_is_one_be
         {"script": "start.sh"},
         {"script": "node_modules/next/dist/bin/next", "args": "start", "exec_mode": "cluster", "instances": 2},
         {"script": "/v/bin/gunicorn", "args": "a:b -w 2", "interpreter": "/v/bin/python3", "watch_options": {}},
+        {"script": "./a.sh", "interpreter": "none"},
         {"script": "cd x && ./a.sh"},
         {"script": "python app.py"},
         {"script": "a.rb", "error_file": "e.log", "out_file": "o.log", "windowsHide": True},
     ]
-    shell, node, web, line, python, ruby = pm2.read({"apps": apps}).apps
+    shell, node, web, itself, line, python, ruby = pm2.read({"apps": apps}).apps
+    assert itself.table == {"command": ["./a.sh"]}
     assert line.table == {"command": ["./a.sh"], "cwd": "x"}
     assert python.table == {"script": "app.py"}
     assert shell.table == {"command": ["bash", "start.sh"]}
