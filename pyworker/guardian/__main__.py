@@ -129,7 +129,8 @@ def _run_in_foreground(options: argparse.Namespace, commands: dict[str, list[str
     if commands is None:
         commands = _commands(path)
         commands["logger"] += ["--stdout", spec.logs]
-    guardian = Guardian(store, commands, times=Times(tick=options.tick), foreground=True)
+    # whoever started us was told what a stop may take, and kills 5 s after it
+    guardian = Guardian(store, commands, times=Times(tick=options.tick, logger_end=5.0), foreground=True)
     code = guardian.run(started=lambda: None)
     if home >= 0:
         boot.remove_control(home, store.get(inherited.LOCK))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import threading
@@ -61,6 +62,22 @@ def test_it_serves_prints_and_drains_without_any_folder(homeless: Pyworker) -> N
     assert pw.refuses()
     assert set(os.listdir(pw.folder)) - before <= {"run.out", "run.err", "__pycache__"}
     assert not os.path.exists(pw.home)
+
+
+def test_a_stdout_that_nobody_reads_keeps_no_stop_from_its_end_in_time(homeless: Pyworker) -> None:
+    pw = homeless
+    path = os.path.join(pw.folder, "unread")
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)
+    try:
+        with foreground(pw, "--", "yes", prefix=("sh", "-c", f'exec "$@" > {path}', "sh")) as one:
+            one.running()
+            wait_until(lambda: not select.select([], [reader], [], 0)[1], LONG, "it to be full")
+            one.signal(signal.SIGTERM)
+            one.wait_for("yes stopped")
+            assert one.process.wait(15) == 0  # what started it was told to kill it after some 5 s
+    finally:
+        os.close(reader)
 
 
 def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> None:
