@@ -75,7 +75,7 @@ class Logger:
         self._files: dict[str, LogFile | Stdout] = {}
         self._stamp = Stamp()
         self._batch: dict[LogFile | Stdout, list[bytes]] = {}
-        self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND))
+        self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND) if home else "")
         self._journal = Journal()
         self._for_journal: list[bytes] = []
         self._closed: list[str] = []

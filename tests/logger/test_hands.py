@@ -6,7 +6,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from pyworker.logger.hands import Hands
+from pyworker.logger.main import Logger
+from pyworker.unix import fds
 
 
 def test_nothing_is_left_by_one_that_has_written_all(tmp_path: Path) -> None:
@@ -37,6 +41,14 @@ def test_a_folder_that_cannot_be_written_only_loses_the_count(tmp_path: Path) ->
     hands.hold("api", 5)
     hands.empty()
     assert hands.left == {}
+
+
+def test_a_logger_without_a_home_makes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for channel in fds.socketpair():
+        with channel:
+            Logger("", channel, -1, "short")
+    assert not os.listdir(tmp_path)
 
 
 def test_rubbish_in_the_file_is_survived(tmp_path: Path) -> None:
