@@ -123,11 +123,14 @@ def is_given_up(channel: Channel) -> bool:
     """
     try:
         first = channel.sock.recv(MAX_WORKER_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return not first or isinstance(wire.decode(ToWorker, first, limit=MAX_WORKER_MESSAGE), Drain)
+        given_up = not first or isinstance(wire.decode(ToWorker, first, limit=MAX_WORKER_MESSAGE), Drain)
     except (BlockingIOError, wire.WireError):
         return False
     except OSError:
         return True
+    if given_up:
+        channel.receive()  # what is left unread at our end takes our Hello with it
+    return given_up
 
 
 def _moved(channel: Channel) -> Channel:

@@ -32,8 +32,9 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     loop = Loop()
     workers = SimpleNamespace(kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None)
     brain: Any = SimpleNamespace(
-        loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor"))
-    )
+        loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor")),
+        when_written=lambda app, pipes, then: loop.call_later(BURIAL_DELAY, then),
+    )  # fmt: skip
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
     # it may hold the port that a command's successor binds
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.protocol import wire
-from pyworker.protocol.worker import Drain, Go, Kick
+from pyworker.protocol.worker import Drain, Go, Hello, Kick
 from pyworker.template.command import is_given_up
 from pyworker.unix.fds import socketpair
 from pyworker.worker.channel import Channel, Received
@@ -24,7 +24,10 @@ def ends() -> Iterator[Ends]:
 def test_worker_that_nobody_waits_for_is_given_up(ends: Ends) -> None:
     daemon, worker = ends
     daemon.sock.send(wire.encode(Drain(0.0, to_empty=False)))
+    worker.send(Hello("1"))
     assert is_given_up(worker)
+    worker.close()
+    assert daemon.sock.recv(100) == wire.encode(Hello("1"))  # which is lost when something is left unread
 
 
 def test_worker_whose_daemon_has_closed_its_channel_is_given_up(ends: Ends) -> None:
