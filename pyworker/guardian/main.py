@@ -224,7 +224,8 @@ class Guardian:
             if program.channel is None or not program.may_be_asked(now):
                 continue
             if not frozen and not program.ping():
-                say(f"the {program.name} (pid {program.pid}) does not answer: killed, to be started again")
+                next_one = "" if self._stopping else ", to be started again"
+                say(f"the {program.name} (pid {program.pid}) does not answer: killed{next_one}")
                 program.kill("hung")
 
     def _schedule_tick(self, now: float) -> None:
