@@ -279,11 +279,14 @@ def free_port() -> int:
 
 
 def port_is_closed(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            continue  # it was closed while this connection waited there
+        return False
 
 
 @contextlib.contextmanager
