@@ -54,11 +54,12 @@ class Pyworker:
         """Write a file of the app; each write has another mtime, or Python would run the compiled old one."""
         path = os.path.join(self.folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._writes += 1
         with open(path, "w") as file:
             file.write(text)
-        self._writes += 1
-        stamp = os.stat(path).st_mtime + self._writes * 2
-        os.utime(path, (stamp, stamp))
+            file.flush()
+            stamp = os.stat(file.fileno()).st_mtime + self._writes * 2
+            os.utime(file.fileno(), (stamp, stamp))  # not by its path: a program may have taken it away already
         return path
 
     def api(self, source: str, *, top: str = "", tables: str = "", workers: int = 2, bind: str = "") -> None:
