@@ -22,7 +22,9 @@ def main() -> None:
         gc.enable()
         sys.exit(cli_main(sys.argv[1:]))
     except KeyboardInterrupt:  # before there was a command to interrupt
-        sys.exit(130)
+        from pyworker.errors import Exit
+
+        sys.exit(Exit.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,9 @@ def out_json(value: object, how: Look, *, indent: int | None = None) -> None:
     out(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), how)
 
 
+NO_APP = "No app is known here."
+
+
 def note(text: str, how: Look | None = None) -> None:
     """Write a line meant for a person to stderr. Where it cannot be written (a full disk, a pipe that nobody reads) the
     command goes on, and its exit code says how it ended.

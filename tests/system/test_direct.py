@@ -125,9 +125,8 @@ def test_a_command_that_was_given_up_does_not_begin_while_the_guardian_holds_its
     finally:
         os.kill(guardian, signal.SIGCONT)
     starting[1].communicate(timeout=LONG)
-    if late:
-        pytest.skip("the machine is too busy: the launcher was free before the stop had come")
-    assert born(pw) == []
+    assert not any(map(alive, born(pw)))
+    assert born(pw) == [] or late  # on a machine so busy that the launcher was free before the stop came, it was stopped
 
 
 def test_killed_in_its_first_moment_it_is_replaced(pw: Pyworker) -> None:

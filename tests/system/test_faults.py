@@ -197,27 +197,6 @@ def test_what_could_not_be_written_down_is_once_there_is_room(pw: Pyworker) -> N
         assert json.load(file)["apps"][0]["scale"] == 3
 
 
-def test_failed_start_names_its_cause_however_long_the_logger_takes_for_it(pw: Pyworker) -> None:
-    pw.make_failpoints()
-    pw.arm("logger.write", "sleep:4")
-    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
-    assert "no disk (exit code 3)" in done.stderr, done.stderr
-
-
-def test_failed_start_names_its_cause_also_when_a_child_of_it_holds_its_output_open(pw: Pyworker) -> None:
-    pw.make_failpoints()
-    pw.arm("logger.write", "sleep:1.5")
-    done = pw.run("start", "--name", "api", "--", "sh", "-c", "sleep 600 & echo no disk >&2; exit 3")
-    assert "no disk (exit code 3)" in done.stderr, done.stderr
-
-
-def test_failed_start_names_its_cause_however_long_its_pid_takes_to_become_known(pw: Pyworker) -> None:
-    pw.make_failpoints()
-    pw.arm("spawn.claim", "sleep:0.8")  # a daemon that is busy: the program has ended before it is known
-    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
-    assert "no disk (exit code 3)" in done.stderr, done.stderr
-
-
 def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) -> None:
     started(pw)
     first, second = pw.pids()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import psutil
+import pytest
 
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.wait import wait_until
@@ -47,10 +48,19 @@ def test_a_stop_waits_for_a_logger_that_is_slow_to_write_the_last_lines(pw: Pywo
     assert "heard" in pw.ok("logs", "api").stdout
 
 
-def test_failed_start_names_its_cause_however_long_its_launcher_takes_to_leave(pw: Pyworker) -> None:
+@pytest.mark.parametrize(
+    ("slow", "program"),
+    [
+        ("logger.write sleep:4", "echo no disk >&2; exit 3"),
+        ("logger.write sleep:1.5", "sleep 600 & echo no disk >&2; exit 3"),  # a child of it holds its output open
+        ("spawn.claim sleep:0.8", "echo no disk >&2; exit 3"),  # it has ended before its pid is known
+        ("launch.leave sleep:2", "echo no disk >&2; exit 3"),
+    ],
+)
+def test_a_failed_start_names_its_cause_whatever_is_slow(pw: Pyworker, slow: str, program: str) -> None:
     pw.make_failpoints()
-    pw.arm("launch.leave", "sleep:2")
-    done = pw.run("start", "--name", "api", "--", "sh", "-c", "echo no disk >&2; exit 3")
+    pw.arm(*slow.split())
+    done = pw.run("start", "--name", "api", "--", "sh", "-c", program)
     assert "no disk (exit code 3)" in done.stderr, done.stderr
 
 

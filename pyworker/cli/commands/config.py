@@ -13,7 +13,7 @@ import click
 from pyworker.cli.client import ask
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
-from pyworker.cli.render import line, look, note, out
+from pyworker.cli.render import NO_APP, line, look, note, out
 from pyworker.errors import Exit, PyworkerError
 
 
@@ -47,7 +47,7 @@ def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, p
         out(json.dumps({"v": 1, "apps": apps if origin else [_without_origins(a) for a in apps]}))
         return 0
     if not apps:
-        note("No app is known here.")
+        note(NO_APP)
         return 0
     out(_toml(apps, origin).rstrip("\n"), look(sys.stdout, False))
     return 0

@@ -42,7 +42,7 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
         render.out_json({"v": 1, **body}, how, indent=2 if how.tty else None)
         return 0
     if not apps:
-        render.note("No app is known here.")
+        render.note(render.NO_APP)
         return 0
     everything = settings.verbose or reveal
     render.write(sys.stdout, "\n\n".join("\n".join(card(app, how, everything)) for app in apps) + "\n", how)

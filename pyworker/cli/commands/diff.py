@@ -40,7 +40,7 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
         if same and not body["same"]:
             out("\n".join(render.wrap(f"The same: {', '.join(same)}", how.width, 2)), how)
         if not body["apps"]:
-            render.note("No app is known here.")
+            render.note(render.NO_APP)
         elif body["same"]:
             out("No difference: what runs is what is written.", how)
     return 0 if body["same"] else 1
