@@ -383,6 +383,8 @@ class Guardian:
         # what it said last is still in its channel: an fd it stored right before it was killed must not be lost
         while program.channel is not None and self._receive(program):
             pass
+        if not program.pid:  # its last word was that it stands by, and that has been its end
+            return
         if program.channel is not None:
             self._watch.remove(program.channel.fileno())
         pid = program.pid

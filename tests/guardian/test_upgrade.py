@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.guardian.main import MESSAGES_A_TURN
 from pyworker.protocol import store as protocol
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds
@@ -150,3 +151,19 @@ def test_program_that_does_not_make_room_is_killed_and_replaced(rig: Rig) -> Non
     daemon.hear_until(protocol.Leave)
     successor = rig.peer("daemon")  # after Times.leave
     assert successor.hear_until(protocol.RestoreDone).reason == "upgrade"
+
+
+def test_daemon_that_ends_right_after_it_stood_by_is_followed_without_a_failed_turn(rig: Rig) -> None:
+    daemon, _ = rig.both()
+    daemon.say(protocol.Upgrade(sys.executable))
+    daemon.hear_until(protocol.Leave)
+    rig.process.send_signal(signal.SIGSTOP)
+    for _ in range(MESSAGES_A_TURN):
+        daemon.say(protocol.Hello("9"))
+    daemon.say(protocol.StandsBy())  # read when its end is: one turn takes no more of its words than those before
+    daemon.leave()
+    wait_until(lambda: not alive(daemon.pid), 20, "its end")
+    rig.process.send_signal(signal.SIGCONT)
+    successor = rig.peer("daemon")
+    assert successor.hear_until(protocol.RestoreDone).reason == "upgrade"
+    assert "a turn failed" not in rig.log()
