@@ -22,6 +22,7 @@ class Signals:
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
+        self._came: list[int] = []  # not what the wake-up says: it has no room when hundreds of children end at once
 
     def fileno(self) -> int:
         """Return what becomes readable."""
@@ -37,19 +38,19 @@ class Signals:
         else:
             orders = frozenset({signal.SIGTERM})
         for number in (signal.SIGCHLD, *orders):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda number, _: self._came.append(number))
         for number in {signal.SIGHUP, signal.SIGINT, signal.SIGPIPE}.difference(orders):
             signal.signal(number, signal.SIG_IGN)
         # held over the exec of an upgrade, or since the command began; no child should begin with any of it held
         held = signal.valid_signals() if self._foreground else HELD_SIGNALS.union(orders)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
-    def read(self) -> bytes:
+    def read(self) -> list[int]:
         """Return the numbers of those that have come since the last call."""
-        try:
-            return self._wake.recv(4096)
-        except BlockingIOError:
-            return b""
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+        came, self._came = self._came, []
+        return came
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -27,3 +27,19 @@ def test_each_signal_with_a_handler_waits_over_an_exec_which_would_end_the_guard
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True, env=environment
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_signal_that_comes_among_hundreds_of_ended_children_is_read() -> None:
+    code = """
+import os, signal
+from pyworker.guardian.signals import Signals
+
+signals = Signals(foreground=False)
+signals.catch()
+for _ in range(1000):
+    os.kill(os.getpid(), signal.SIGCHLD)
+os.kill(os.getpid(), signal.SIGTERM)
+print(signal.SIGTERM in signals.read())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True\n"
