@@ -25,7 +25,7 @@ class Watched:
 class Interests:
     """What the thread looks for. Changed by any thread under `lock`; the thread takes copies."""
 
-    watched: list[Watched] = field(default_factory=list)
+    watched: dict[Watched, None] = field(default_factory=dict)  # in their order; thousands may come and go
     listening: list[Hear] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -33,19 +33,14 @@ class Interests:
         with self.lock:
             return sorted({w.key for w in self.watched})
 
-    def is_empty(self) -> bool:
-        with self.lock:
-            return not (self.watched or self.listening)
-
     def watch(self, key: str, deliver: Deliver) -> Callable[[], None]:
         one = Watched(key, deliver)
         with self.lock:
-            self.watched.append(one)
+            self.watched[one] = None
 
         def end() -> None:
             with self.lock:
-                if one in self.watched:
-                    self.watched.remove(one)
+                self.watched.pop(one, None)
 
         return end
 
@@ -62,8 +57,9 @@ class Interests:
 
     def look(self, keys: list[str], found: dict[str, str]) -> None:
         """Deliver what is new of these keys, which were read just now. Called by the one thread only."""
+        read = set(keys)
         with self.lock:
-            todo = [w for w in self.watched if w.key in keys]
+            todo = [w for w in self.watched if w.key in read]
         for one in todo:
             text = found.get(one.key)
             if not one.told or text != one.last:

@@ -492,7 +492,7 @@ def test_an_iterator_that_is_dropped_is_watched_no_more(one: State) -> None:
             break
 
     asyncio.run(main())
-    wait_until(lambda: one._store._interests.is_empty(), 10, "the watch to be forgotten")  # type: ignore[attr-defined]
+    wait_until(lambda: not one._store._interests.keys(), 10, "the watch to be forgotten")  # type: ignore[attr-defined]
 
 
 # ---- broadcast --------------------------------------------------------------------------------------------
