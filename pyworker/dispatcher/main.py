@@ -238,6 +238,8 @@ class Dispatcher:
 
     def _take_in_orphans(self) -> None:
         """What lies in the inbox of a slot without a worker goes to another, if there is one."""
+        if self._said_again is not None:  # who attends which is still being said
+            return
         attended = {w.slot for w in self._open}
         if not attended:
             return
@@ -334,7 +336,7 @@ class Dispatcher:
             inbox.close()
 
     def _open_worker(self, message: d.Open) -> None:
-        self._again(("open", message.serial))
+        self._again(("worker", message.serial))
         if message.via == "node":
             self._node.open(message.serial)
             return
@@ -361,6 +363,7 @@ class Dispatcher:
         self._after_change()
 
     def _shut(self, serial: int) -> None:
+        self._again(("worker", serial))
         worker = self._workers.get(serial)
         if worker is None:
             self.say(d.Empty(serial))
@@ -394,11 +397,8 @@ class Dispatcher:
         said, self._said_again = self._said_again, None
         if said is None:
             return
-        for serial in [s for s in self._workers if ("open", s) not in said]:
-            worker = self._workers[serial]
-            self._open = [w for w in self._open if w is not worker]
-            if worker.shut():
-                self._forget(serial)
+        for serial in [s for s in self._workers if ("worker", s) not in said]:
+            self._forget(serial)
         for serial in [s for s in self._node.serials() if ("attach", s) not in said]:
             self._node.gone(serial)
         for slot in [s for s in self._inboxes if ("inbox", s) not in said]:

@@ -28,10 +28,11 @@ def begin_again(one: Rig, slots: list[Slot]) -> None:
     """Another dispatcher after one that was killed, told as the daemon tells it."""
     one.begin()
     one.tell(d.Begin())
+    one.listen()
     for slot in slots:
         one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
+    for slot in slots:
         one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
-    one.listen()
     one.tell(d.Settled())
 
 
@@ -176,6 +177,17 @@ def test_a_killed_dispatcher_loses_no_connection_and_refuses_none(one: Rig) -> N
     begin_again(one, slots)
     assert taken(slots, 8) == [4, 4]
     assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients))
+
+
+def test_what_waits_for_each_worker_still_does_after_a_dispatcher_was_killed(one: Rig) -> None:
+    slots = one.add_slots(4)
+    one.listen()
+    one.connect(8)
+    wait_until(lambda: [*map(queued, slots)] == [2] * 4, LONG)
+    one.kill()
+    begin_again(one, slots)
+    one.settle()
+    assert [*map(queued, slots)] == [2] * 4
 
 
 def test_what_a_new_daemon_does_not_mention_is_over(one: Rig) -> None:

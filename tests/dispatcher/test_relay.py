@@ -253,6 +253,40 @@ def test_a_relay_that_outlives_its_worker_leaves_the_row_to_the_next(one: Rig, w
     assert worker.cells[F.OPEN] == 1
 
 
+def test_a_relay_of_a_worker_that_a_new_daemon_does_not_mention_leaves_its_row_to_the_next(
+    one: Rig, worker: Worker
+) -> None:
+    (client,) = one.connect()
+    worker.accept().close()
+    assert client.recv(1) == b""
+    one.tell(d.Begin())
+    one.tell(d.Listen(0), one.listener.fileno())
+    one.tell(d.Settled())
+    one.settle()
+    worker.cells[F.OPEN] = 7  # the row is another's
+    before = open_fds(one.pid)
+    client.close()
+    wait_until(lambda: open_fds(one.pid) < before, LONG, "the end of the relay")
+    one.settle()
+    assert worker.cells[F.OPEN] == 7
+
+
+def test_a_worker_that_drains_is_waited_for_by_a_new_daemon(one: Rig, worker: Worker) -> None:
+    one.connect()
+    there = worker.accept()
+    one.tell(d.Begin())
+    one.tell(d.Listen(0), one.listener.fileno())
+    one.tell(d.Shut(1))
+    one.tell(d.Settled())
+    one.settle()
+    assert not any(isinstance(m, d.Empty) and m.serial == 1 for m in one.heard)
+    assert worker.cells[F.OPEN] == 1
+    there.close()
+    one.clients[0].close()
+    assert one.hear(d.Empty).serial == 1
+    assert worker.cells[F.OPEN] == 0
+
+
 def test_the_proxy_protocol_tells_who_the_client_is(one: Rig) -> None:
     worker = Worker(one, 1, proxy_protocol=True)
     one.listen()
