@@ -221,7 +221,7 @@ class Relay:
             self._flow()
 
     def _too_late(self) -> None:
-        if not self._over and self._server.mask == OUT and not self._client.mask:
+        if not self._over and self._server.mask == OUT and not self._server.held:  # it still connects
             self.loop.remove(self._server.fd)
             self._refused()
 

@@ -12,10 +12,14 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pyworker.dispatcher.loop import Loop
 from pyworker.dispatcher.main import Dispatcher
+from pyworker.dispatcher.relay import Pipes, Relay
 from pyworker.dispatcher.workers import PortWorker
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F, row_slice
@@ -357,3 +361,28 @@ def test_a_client_for_whom_no_descriptor_is_left_stays_with_the_dispatcher(one: 
         assert client.recv(99) == b"still there"
     dispatcher.loop._epoll.close()
     cells.release()
+
+
+def test_the_connect_timeout_leaves_a_relay_alone_whose_worker_has_said_all_and_reads_slowly(worker: Worker) -> None:
+    loop, again = Loop(), list[object]()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    stub: Any = SimpleNamespace(port=worker.port, proxy_protocol=False, lost=again.append)
+    relay = Relay(loop, Pipes(), theirs, stub, lambda *what: again.append(what))
+    relay.begin()
+    there = worker.accept()
+    there.shutdown(socket.SHUT_WR)
+    ours.setblocking(False)
+
+    def look() -> None:
+        with contextlib.suppress(BlockingIOError):
+            ours.send(bytes(1 << 20))
+        loop.running = not (relay._server.eof and relay._server.held)
+        loop.later(0.001, look)
+
+    look()
+    loop.run()
+    relay._too_late()
+    assert again == []
+    relay.cut()
+    ours.close()
