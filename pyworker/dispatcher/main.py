@@ -263,6 +263,7 @@ class Dispatcher:
                 self._said_again = set()
             case d.Settled():
                 self._forget_the_rest()
+                self._node.ask_again()
             case d.Listen(index=index):
                 self._listen(index, fds)
                 fds = []

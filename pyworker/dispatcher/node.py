@@ -90,20 +90,25 @@ class NodeCluster:
 
     def bound(self, message: d.Bound, fd: int) -> None:
         """The answer to Wants: the listener (owned from here on), or why there is none."""
+        if message.key in self._listeners:  # it was asked for twice
+            close_all([fd])
+            return
         if fd < 0:
+            for member in self._members.values():
+                _forget_query(member, message.key)
             for primary in (self._gate, self._dealer):
                 self._perform(primary, primary.failed(message.key, message.errno or errno.EINVAL))
             return
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
-        old = self._listeners.pop(message.key, None)
-        if old is not None:
-            self._unwatch(message.key, old)
-            old.close()
         self._listeners[message.key] = listener
         for primary in (self._gate, self._dealer):
             if message.key in primary.keys:
                 self._perform(primary, primary.opened(message.key, *_name_of(listener)))
+
+    def ask_again(self) -> None:
+        """Ask a daemon that may be new for what the one before has not answered for."""
+        self._perform(self._gate, self._gate.unanswered())
 
     def open(self, serial: int) -> None:
         """Connections may be given to this worker."""
@@ -204,23 +209,20 @@ class NodeCluster:
         else:
             self._watched.discard(key)
             if key in self._listeners:
-                self._unwatch(key, self._listeners[key])
+                self._owner.loop.remove(self._listeners[key].fileno())
 
     def _close(self, key: str) -> None:
         if any(key in primary.keys for primary in (self._gate, self._dealer)):
             return
         listener = self._listeners.pop(key, None)
         if listener is not None:
-            self._unwatch(key, listener)
+            self._owner.loop.remove(listener.fileno())
             listener.close()
 
     def _watch(self, key: str) -> None:
         listener = self._listeners.get(key)
         if listener is not None and not self._paused and not self._owner.loop.watches(listener.fileno()):
             self._owner.loop.add(listener.fileno(), IN, lambda _: self._accept(key))
-
-    def _unwatch(self, key: str, listener: socket.socket) -> None:
-        self._owner.loop.remove(listener.fileno())
 
     def _accept(self, key: str) -> None:
         """One at a time: the dealer says after each whether there is anybody for another."""
@@ -315,9 +317,7 @@ class NodeCluster:
         if isinstance(message.get("ack"), int):
             self._perform(self._dealer, self._dealer.received(member.serial, message))
         elif message.get("act") == "close":
-            for text in [t for t, query in member.queries.items() if nc.key_of(query) == message.get("key")]:
-                del member.queries[text]
-                member.dealt.discard(text)
+            _forget_query(member, message.get("key"))
             self._perform(self._dealer, self._dealer.received(member.serial, message))
         elif member.open:
             self._let_in(member)
@@ -345,6 +345,13 @@ class NodeCluster:
                 self._flush(member)
 
         self._owner.loop.later(_RETRY, again)
+
+
+def _forget_query(member: Member, key: object) -> None:
+    """It does not listen on this, or not any more; it may ask again."""
+    for text in [t for t, query in member.queries.items() if nc.key_of(query) == key]:
+        del member.queries[text]
+        member.dealt.discard(text)
 
 
 def _name_of(listener: socket.socket) -> tuple[str | None, int | None, str | None]:

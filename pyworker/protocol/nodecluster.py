@@ -253,6 +253,10 @@ class Primary:
         """Close every listener that no worker uses (those that were held)."""
         return [action for server in list(self._servers.values()) for action in self._if_unused(server, died=False)]
 
+    def unanswered(self) -> list[Action]:
+        """Return each `Open` again that has been answered neither by `opened` nor by `failed`."""
+        return [Open(each.key, each.query, each.shared) for each in self._servers.values() if not each.is_open]
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys that are listened on."""

@@ -1,0 +1,73 @@
+"""Node workers: the test says what Node's cluster says on a channel."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from typing import Any
+
+from pyworker.protocol import dispatcher as d
+from pyworker.protocol.nodecluster import CMD
+from tests.dispatcher.rig import LONG, Rig
+
+
+class NodeWorker:
+    """Its end of the channel."""
+
+    def __init__(self, one: Rig, serial: int) -> None:
+        self._one = one
+        self.serial = serial
+        self.channel, self._theirs = socket.socketpair()
+        self.channel.settimeout(LONG)
+        one.clients += [self.channel, self._theirs]
+        self._lines = b""
+        self.attach()
+
+    def attach(self, *queries: str) -> None:
+        self._one.tell(d.Attach(self.serial, queries), self._theirs.fileno())
+
+    def say(self, **fields: Any) -> None:
+        self.channel.sendall(json.dumps({"cmd": CMD, **fields}).encode() + b"\n")
+
+    def listen(self, port: int, seq: int) -> None:
+        self.say(act="queryServer", address=None, port=port, addressType=4, fd=-1, index=0, data=None, seq=seq)
+
+    def hear(self) -> Any:
+        """Return the next message."""
+        while b"\n" not in self._lines:
+            part = self.channel.recv(65536)
+            assert part, "the channel has ended"
+            self._lines += part
+        line, _, self._lines = self._lines.partition(b"\n")
+        return json.loads(line)
+
+
+def test_a_port_that_was_taken_at_first_is_served_when_it_is_had_after_all(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    one.tell(d.Open(1, 1, 1, "node"))
+    port = one.address[1]
+    worker.listen(port, 1)
+    one.tell(d.Bound(one.hear(d.Wants).key, errno.EADDRINUSE))
+    assert worker.hear()["errno"] == -errno.EADDRINUSE
+    worker.listen(port, 2)
+    one.tell(d.Bound(one.hear(d.Wants).key, 0), one.listener.fileno())
+    assert worker.hear()["errno"] == 0
+    one.connect()
+    assert worker.hear()["msg"]["act"] == "newconn"
+
+
+def test_a_listener_that_a_killed_daemon_did_not_answer_for_is_asked_of_the_next_one(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    worker.listen(one.address[1], 1)
+    wanted = one.hear(d.Wants)
+    one.tell(d.Begin())
+    worker.attach()
+    one.tell(d.Settled())
+    assert one.hear(d.Wants) == wanted
+    one.tell(d.Bound(wanted.key, 0), one.listener.fileno())
+    one.tell(d.Bound(wanted.key, 0), one.listener.fileno())  # the question before was answered after all
+    assert worker.hear()["errno"] == 0
+    one.tell(d.Open(1, 1, 1, "node"))
+    one.connect()
+    assert worker.hear()["msg"]["act"] == "newconn"
