@@ -40,13 +40,16 @@ class Generation:
         return self.resolved.config
 
     def pack(self) -> bytes:
-        return json.dumps({"resolved": self.resolved, "listeners": self.listeners}, default=shallow_json).encode()
+        tls = [content.decode("latin-1") for content in self.tls]
+        memo = {"resolved": self.resolved, "listeners": self.listeners, "tls": tls}
+        return json.dumps(memo, default=shallow_json).encode()
 
     @classmethod
     def unpack(cls, number: int, data: bytes) -> Generation:
         value = json.loads(data)
         resolved: ResolvedApp = from_json(ResolvedApp, value["resolved"], "resolved")
-        return cls(number, resolved, tuple(int(i) for i in value["listeners"]))
+        cert, key, ca = (str(text).encode("latin-1") for text in value.get("tls", ("", "", "")))
+        return cls(number, resolved, tuple(int(i) for i in value["listeners"]), tls=(cert, key, ca))
 
 
 @dataclass

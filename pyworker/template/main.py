@@ -202,8 +202,10 @@ def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, l
 
 def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:
     """Make the context from the PEM files that the daemon has read, and forget those."""
-    if spec.cert_fd < 0:
+    if spec.app.tls is None:
         return None
+    if spec.cert_fd < 0:  # never HTTP in clear instead
+        raise ValueError("an older daemon has not handed it on, and a reload reads it again")
     paths = [f"/proc/self/fd/{fd}" if fd >= 0 else None for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd)]
     return tls.context(str(paths[0]), str(paths[1]), paths[2])
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.support.pyworker import Pyworker
+from tests.support.pyworker import Pyworker, kill
 from tests.support.sources import WSGI
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -78,6 +78,19 @@ def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clien
         refused = pw.run("reload", "api")
         assert (refused.returncode, words in refused.stderr) == (78, True), refused.stderr
     assert pw.pids() == before
+
+
+def test_workers_of_a_template_that_a_later_daemon_makes_serve_the_same_certificate(pw: Pyworker) -> None:
+    make_certificate(pw, "one")
+    pw.api(WSGI, tables=TLS)
+    pw.ok("start", "app.toml")
+    old, template, workers = mine(pw), pw.role("template"), pw.pids()
+    make_certificate(pw, "two")
+    for pid in (pw.role("daemon"), template, *workers):
+        kill(pid)
+    pw.wait_steady()
+    assert not {*workers, template} & {*pw.pids(), pw.role("template")}
+    assert served(pw).strip() == old.strip()
 
 
 def test_a_key_with_a_pass_phrase_is_refused_in_words(pw: Pyworker) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.config.schema import TlsConfig
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import main
@@ -273,7 +274,7 @@ def test_tls_files_are_read_once_and_served(daemon: Any, tmp_path: Path) -> None
         [*command, "-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
         check=True, capture_output=True,
     )  # fmt: skip
-    d = daemon()
+    d = daemon(tls=TlsConfig("c.pem", "k.pem"))
     d.pem = (cert.read_bytes(), key.read_bytes())
     template = d.load()
     worker = d.fork(template, 1)
@@ -289,9 +290,10 @@ def test_tls_files_are_read_once_and_served(daemon: Any, tmp_path: Path) -> None
             assert "pem" not in os.readlink(fd)
 
 
-def test_unusable_tls_files_are_a_config_failure(daemon: Any) -> None:
-    d = daemon()
-    d.pem = (b"no certificate", b"no key")
+@pytest.mark.parametrize("pem", [(b"no certificate", b"no key"), None])
+def test_unusable_tls_files_are_a_config_failure(daemon: Any, pem: tuple[bytes, bytes] | None) -> None:
+    d = daemon(tls=TlsConfig("c.pem", "k.pem"))
+    d.pem = pem
     template = d.launch("template")
     assert template.expect(LoadFailed).kind == "config"
     assert d.reap(template.pid) == 78
