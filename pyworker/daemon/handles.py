@@ -92,6 +92,7 @@ class WorkerHandle:
             "checked": self.checked,
             "gone_go": self.gone_go,
             "bound": self.bound,
+            "waits_to_bind": self.waits_to_bind,
             "because": self.leaving_because,
             "leaving_at": self.leaving_at,
             "port": self.port,
@@ -112,6 +113,8 @@ class WorkerHandle:
         self.checked = bool(memo["checked"])
         self.gone_go = bool(memo["gone_go"])
         self.bound = bool(memo["bound"])
+        family, host, port = memo.get("waits_to_bind") or ("", "", 0)
+        self.waits_to_bind = (str(family), str(host), int(port)) if family else None
         self.leaving_because = str(memo["because"])
         self.leaving_at = memo.get("leaving_at")
         self.port = int(memo.get("port", 0))

@@ -242,6 +242,22 @@ http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
 FIXED_NODE = "require('http').createServer((q, r) => { r.setHeader('content-length', 4); r.end('node'); }).listen(%s);\n"
 
 
+@pytest.mark.parametrize("point", ["reload.committed", "reload.go"])
+def test_a_script_that_waits_in_its_bind_is_answered_by_the_next_daemon(pw: Pyworker, point: str) -> None:
+    pw.make_failpoints()
+    pw.write("server.py", FIXED_PIDS % pw.port)
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
+    pw.ok("start", "app.toml")
+    old = pw.pids()
+    passed = pw.arm(point, "kill") + ".hit"
+    pw.run("reload", "api")  # loses the daemon that it asked
+    assert os.path.exists(passed)
+    app = pw.wait_steady()
+    wait_until(lambda: not alive(old[0]), LONG, "the old worker to be gone")
+    assert [worker["pid"] for worker in app["pool"]] != old
+    assert int(pw.get()) == pw.pids()[0]
+
+
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
     pw.write("server.py", FIXED_SCRIPT % pw.port)
