@@ -139,10 +139,29 @@ class Deaths:
         self.unclaimed[pid] = status
 
         def forget() -> None:
-            self.unclaimed.pop(pid, None)
-            self._brain.store.collected(pid)
+            self._take_unclaimed(pid)
 
         self._brain.loop.call_later(STRANGER_PATIENCE, forget)
+
+    def _take_unclaimed(self, pid: int) -> process.ExitStatus:
+        """Return what the guardian has said of a pid, which is then anybody's; once, as it may soon be another process's."""
+        status = self.unclaimed.pop(pid, None)
+        if status is not None:
+            self._brain.store.collected(pid)
+        return status or process.UNKNOWN
+
+    def of_helper(self, pid: int, pidfd: int, then: Callable[[process.ExitStatus], None]) -> None:
+        """Call back with how a template or dispatcher ended: our child, or, as the daemon before this one started it, the guardian's."""
+        status = process.collect(pidfd) or process.UNKNOWN
+        found = process.zombie_status(pid, pidfd) if status == process.UNKNOWN else None
+        if found is not None:
+            status = found[0]
+        if pid in self.unclaimed:
+            status = self._take_unclaimed(pid)
+        if status != process.UNKNOWN:
+            then(status)
+        else:
+            self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid)))
 
     def _may_be_claimed(self, pid: int) -> bool:
         """Whether this may yet turn out to be one of ours: a worker whose pid has not been said, a template, a dispatcher."""

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation, Listener
     from pyworker.daemon.brain import Brain
 
-STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for
 AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
 _OF_WORKER = ("open", "attach", "shut")  # what is told of a worker, and forgotten with it
 
@@ -156,17 +155,7 @@ class Dispatchers:
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        status = process.collect(pidfd)
-        if status == process.UNKNOWN:  # adopted: the guardian's child
-            unclaimed = self._brain.deaths.unclaimed
-            if handle.pid not in unclaimed:
-                self._brain.loop.call_later(
-                    STATUS_PATIENCE, lambda: self.gone(app, handle, unclaimed.pop(handle.pid, process.UNKNOWN))
-                )
-                return
-            status = unclaimed.pop(handle.pid)
-            self._brain.store.collected(handle.pid)
-        self.gone(app, handle, status or process.UNKNOWN)
+        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status: self.gone(app, handle, status))
 
     def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus) -> None:
         if handle.ended:

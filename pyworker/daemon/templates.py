@@ -31,7 +31,7 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
-STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+UNBORN_AFTER = 0.5  # seconds in which one that a template has forked in its last moment may still say Hello
 
 
 class Templates:
@@ -196,23 +196,15 @@ class Templates:
     def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        status = process.collect(pidfd)
-        if status == process.UNKNOWN:  # adopted: the guardian's child
-            known = self._brain.deaths.unclaimed.pop(handle.pid, None)
-            if known is None:
-                self._brain.loop.call_later(
-                    STATUS_PATIENCE,
-                    lambda: self.gone(app, handle, self._brain.deaths.unclaimed.pop(handle.pid, process.UNKNOWN)),
-                )
-                return
-            status = known
-        found = status or process.UNKNOWN
+        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status: self._explained(app, handle, status))
+
+    def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
         if handle.state == "loading" and handle.failure is None and not handle.killed_because:
             # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
             names = fd_name("tout", app.name, handle.generation), fd_name("terr", app.name, handle.generation)
-            self._brain.when_written(app, names, lambda: self.gone(app, handle, found))
-            return
-        self.gone(app, handle, found)
+            self._brain.when_written(app, names, lambda: self.gone(app, handle, status))
+        else:
+            self.gone(app, handle, status)
 
     def gone(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
         if handle.ended:
@@ -241,7 +233,7 @@ class Templates:
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
-                self._brain.loop.call_later(STATUS_PATIENCE, functools.partial(self._unborn, app, worker, words))
+                self._brain.loop.call_later(UNBORN_AFTER, functools.partial(self._unborn, app, worker, words))
         if number == app.generation and status.code == Exit.BAD_CONFIG:
             app.unusable = True
         if handle.state != "ready":

@@ -41,6 +41,20 @@ def test_a_killed_worker_loses_nothing_but_its_own_requests(pw: Pyworker, source
     assert len(load.lost) <= 2, load.lost  # each of the two clients may have had one request in it
 
 
+def test_a_template_that_an_older_daemon_has_started_is_not_asked_for_workers_after_its_end(pw: Pyworker) -> None:
+    pw.api(WSGI, tables='[app.restart]\nmin_uptime = "0s"')
+    pw.ok("start", "app.toml")
+    kill(pw.role("daemon"))
+    pw.wait_steady()
+    first, second = pw.pids()
+    for pid in (pw.role("template"), first):
+        kill(pid)
+    wait_until(lambda: first not in pw.pids(), LONG, "its end to be known")
+    app = pw.wait_steady()
+    assert app["pool"][1]["pid"] == second
+    assert app["restarts"]["total"] == 1, pw.ok("events").stdout
+
+
 LOOP = '[app.restart]\nmax_restarts = 3\nwindow = "60s"\nretry = "0s"\n'
 
 
