@@ -28,7 +28,6 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle, copy_socket
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.preflight import check_memo
 from pyworker.protocol.inherited import PIDFD_KINDS, WorkerId, app_of, fd_name, worker_fd
-from pyworker.protocol.template import Loaded
 from pyworker.protocol.wire import WireError, from_json
 from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, read_whole
@@ -221,14 +220,8 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
     store = brain.store
     for name in store.names("template", app.name):
         number = name.numbers[0]
-        memo = memos.get(str(number), {})
-        handle = TemplateHandle(app.name, number, float(memo.get("since", brain.loop.clock())))
-        handle.pid = int(memo.get("pid", 0))
-        handle.state = memo.get("state", "loading")
-        try:
-            handle.loaded = from_json(Loaded, memo["loaded"], "loaded") if memo.get("loaded") else None
-        except WireError:
-            handle.loaded = None
+        handle = TemplateHandle(app.name, number, brain.loop.clock())
+        handle.recall(memos.get(str(number), {}))
         fd = store.get(fd_name("template", app.name, number))
         assert fd is not None
         handle.channel = copy_socket(fd)

@@ -326,26 +326,20 @@ class App:
             "keep_listening": self.keep_listening,
             "restart_to": self.restart_to,
             "delete_when_closed": self.delete_when_closed,
+            "delete_logs": self.delete_logs,
             "record": to_json(self.record),
             "failure": dataclasses.asdict(self.failure) if self.failure else None,
             "notes": self.notes[-20:],
             "dispatcher": self.dispatcher.memo() if self.dispatcher else None,
             "dispatcher_record": to_json(self.dispatcher_record),
+            "template_record": to_json(self.template_record),
             "codes": {str(number): code for number, code in self.codes.items()},
             "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
             "saved": self.saved,
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
-            "templates": {
-                str(t.generation): {
-                    "state": t.state,
-                    "since": t.since,
-                    "pid": t.pid,
-                    "loaded": to_json(t.loaded) if t.loaded else None,
-                }
-                for t in self.templates.values()
-            },
+            "templates": {str(t.generation): t.memo() for t in self.templates.values()},
         }
         with contextlib.suppress(OSError):  # a memo that is too large: the next daemon knows less, that is all
             self.ledger.write(memo)
@@ -376,17 +370,21 @@ class App:
         self.keep_listening = bool(memo["keep_listening"])
         self.restart_to = memo["restart_to"]
         self.delete_when_closed = bool(memo["delete_when_closed"])
-        record = memo["record"]
-        self.record = Record(**{**record, "deaths": tuple(record["deaths"])})
+        self.delete_logs = bool(memo.get("delete_logs", False))
+        self.record = _record(memo["record"])
+        self.template_record = _record(memo.get("template_record"))
+        self.dispatcher_record = _record(memo.get("dispatcher_record"))
         self.failure = Failure(**memo["failure"]) if memo["failure"] else None
         self.notes = [str(n) for n in memo["notes"]]
-        record = memo.get("dispatcher_record")
-        self.dispatcher_record = Record(**{**record, "deaths": tuple(record["deaths"])}) if record else CLEAR
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
         self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}
         read, written = memo.get("saved", (0, 0))
         self.saved = (int(read), int(written))
         self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}
+
+
+def _record(memo: dict[str, Any] | None) -> Record:
+    return Record(**{**memo, "deaths": tuple(memo["deaths"])}) if memo else CLEAR
 
 
 def _is_between(config: AppConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
 from pyworker.policy.talk import Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
+from pyworker.protocol.wire import WireError, from_json, to_json
 from pyworker.protocol.worker import Drained, Failed
 from pyworker.unix.process import ExitStatus
 
@@ -142,6 +144,19 @@ class TemplateHandle:
 
     def view(self) -> TemplateView:
         return TemplateView(self.generation, self.state, self.since)
+
+    def memo(self) -> dict[str, Any]:
+        """What a daemon after this one must know of it."""
+        loaded = to_json(self.loaded) if self.loaded else None
+        return {"state": self.state, "since": self.since, "pid": self.pid, "loaded": loaded}
+
+    def recall(self, memo: dict[str, Any]) -> None:
+        """Take over a memo; {}: the other daemon died before it wrote one."""
+        self.since = float(memo.get("since", self.since))
+        self.pid = int(memo.get("pid", 0))
+        self.state = memo.get("state", "loading")
+        with contextlib.suppress(WireError):  # of another version: as if it had not said it yet
+            self.loaded = from_json(Loaded, memo["loaded"], "loaded") if memo.get("loaded") else None
 
 
 def copy_socket(fd: int) -> socket.socket:
