@@ -10,7 +10,8 @@ import re
 
 from pyworker.record import record
 
-APP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+_APP = "[a-z0-9][a-z0-9_-]{0,63}"
+APP_NAME = re.compile(rf"{_APP}\Z")
 
 # ---- fd names in the guardian's store --------------------------------------------------------------
 LOCK = "lock"
@@ -74,7 +75,7 @@ KINDS = {
     "dpid": 0,  # dpid.APP                    the dispatcher's pidfd
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
-_STORED = re.compile(r"[a-z][a-z0-9]{0,31}(?:\.([a-z0-9][a-z0-9_-]{0,63})(?:\.[0-9]{1,18}){0,8})?\Z")
+_STORED = re.compile(rf"[a-z][a-z0-9]{{0,31}}(?:\.({_APP})(?:\.[0-9]{{1,18}}){{0,8}})?\Z")
 PIDFD_KINDS = frozenset({"pid", "tpid", "dpid", "spare"})
 LOGGER_KINDS = PIDFD_KINDS | {"logs", "out", "err", "tout", "terr"}  # what the logger is handed
 
@@ -103,11 +104,9 @@ def may_be_stored(name: str) -> bool:
 
 def parse_fd_name(name: str) -> FdName | None:
     """Return what a store name says, or None for the fixed names and for anything malformed."""
-    kind, _, rest = name.partition(".")
-    count = KINDS.get(kind)
-    if count is None or not may_be_stored(name):
+    if app_of(name) is None:
         return None
-    app, *numbers = rest.split(".")
-    if len(numbers) != count or not APP_NAME.match(app) or not all(n.isascii() and n.isdigit() for n in numbers):
+    kind, app, *numbers = name.split(".")
+    if KINDS.get(kind) != len(numbers):
         return None
     return FdName(kind, app, tuple(map(int, numbers)))
