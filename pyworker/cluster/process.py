@@ -178,20 +178,23 @@ class _Process(Emitter, Receiver):
 
 
 class _ToLoop:
-    """Hands things from the channel's thread to a loop, which is woken once for many."""
+    """Hands things from other threads (the channel's, most of all) to a loop, which is woken once for many."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[Any], None]) -> None:
         self._loop = loop
         self._take = take
         self._waiting: deque[Any] = deque()
+        self._woken = False
 
     def put(self, item: Any) -> None:
         self._waiting.append(item)
-        if len(self._waiting) == 1:
+        if not self._woken:  # of two threads both may wake it: that is no harm
+            self._woken = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: its program is over
                 self._loop.call_soon_threadsafe(self._hand_on)
 
     def _hand_on(self) -> None:
+        self._woken = False  # first: what is put from here on wakes it again
         try:
             for _ in range(len(self._waiting)):
                 self._take(self._waiting.popleft())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from pyworker import child_process
 from pyworker.cluster.parent import ChildProcess
+from pyworker.cluster.process import _ToLoop
 from tests.cluster.helpers import Inbox, asynchronous, eventually
 
 
@@ -168,3 +171,22 @@ async def test_a_child_may_close_the_channel(tmp_path: Path) -> None:
     assert await child.stdout.read() == b"the channel is closed\nFalse\n"
     await child.wait_closed()
     assert not child.connected
+
+
+@asynchronous
+async def test_what_two_threads_hand_to_a_loop_at_once_wakes_it() -> None:
+    got: list[str] = []
+    to_loop = _ToLoop(asyncio.get_running_loop(), got.append)
+    other = threading.Thread(target=to_loop.put, args=("second",))
+
+    class Overtaken(deque[str]):
+        def append(self, item: str) -> None:
+            super().append(item)
+            if item == "first":
+                other.start()
+                other.join()
+
+    to_loop._waiting = Overtaken()
+    to_loop.put("first")
+    await eventually(lambda: len(got) == 2)
+    assert got == ["first", "second"]
