@@ -44,6 +44,7 @@ _settimeout = socket.socket.settimeout
 _getsockname = socket.socket.getsockname
 _setsockopt = socket.socket.setsockopt
 _shutdown = socket.socket.shutdown
+_close = socket.socket.close
 
 
 class Address(NamedTuple):
@@ -138,7 +139,13 @@ class Binding:
             else:
                 _shutdown(self, how)
 
-        methods = [bind, listen, accept, setblocking, settimeout, getsockname, setsockopt, shutdown]
+        def close(self: socket.socket) -> None:
+            inbox = binding.inboxes.get(self)
+            _close(self)
+            if inbox is not None and self.fileno() < 0 and binding.is_own_process:
+                inbox.close()  # what it has not taken is another worker's
+
+        methods = [bind, listen, accept, setblocking, settimeout, getsockname, setsockopt, shutdown, close]
         for method in methods:
             method.__doc__ = getattr(socket.socket, method.__name__).__doc__
             setattr(socket.socket, method.__name__, method)

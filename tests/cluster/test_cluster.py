@@ -242,6 +242,18 @@ async def test_what_a_worker_that_is_stopped_had_not_taken_goes_to_another_when_
 
 
 @asynchronous
+async def test_what_a_worker_had_not_taken_when_it_closed_its_server_goes_to_another(tmp_path: Path) -> None:
+    then = "if b'/close' in request: select.select([s], [], []); s.close(); signal.pause()"
+    (tmp_path / "server.py").write_text(f"import select, signal{ACCEPTS % ''}    {then}\n")
+    port = free_port()
+    async with running(tmp_path / "server.py", [str(port)], workers=2):
+        closed = int(await get(port, "/close"))
+        answers = [int(await get(port)) for _ in range(4)]
+        assert closed not in answers
+        assert len(set(answers)) == 1
+
+
+@asynchronous
 async def test_a_killed_worker_is_replaced_and_the_port_stays_open(server: str) -> None:
     port = free_port()
     async with running(server, [str(port)], workers=1) as made:
@@ -461,7 +473,7 @@ s.listen()
 %s
 while True:
     c, _ = s.accept()
-    c.recv(1000)
+    request = c.recv(1000)
     c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n%%d" %% os.getpid())
     c.close()
 """
