@@ -220,11 +220,11 @@ class SqliteStore:
             seen: object = None
             expires: float | None = None
             while not self._thread.closed:
-                keys = self._interests.keys()
+                begun, keys = self._interests.begun, self._interests.keys()
                 messages: list[tuple[int, str, str]] = []
                 found: dict[str, str] | None = None
                 with self._looking.use() as db:
-                    version = (self._looking.opened, db.execute("PRAGMA data_version").fetchone()[0], tuple(keys))
+                    version = (self._looking.opened, db.execute("PRAGMA data_version").fetchone()[0], begun)
                     if version != seen or (expires is not None and expires <= time.time()):
                         seen = version
                         now = time.time()  # one moment for both: what ends between them would be told by neither

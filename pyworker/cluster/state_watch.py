@@ -27,6 +27,7 @@ class Interests:
 
     watched: dict[Watched, None] = field(default_factory=dict)  # in their order; thousands may come and go
     listening: list[Hear] = field(default_factory=list)
+    begun: int = 0  # watches so far: each is still to be told what is there, also when its key was read for another
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keys(self) -> list[str]:
@@ -37,6 +38,7 @@ class Interests:
         one = Watched(key, deliver)
         with self.lock:
             self.watched[one] = None
+            self.begun += 1
 
         def end() -> None:
             with self.lock:

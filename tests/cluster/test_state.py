@@ -345,6 +345,14 @@ def test_a_watch_begins_with_the_value_that_is_there(opened: Callable[[], State]
     assert seen.values == ["before", "after", None]
 
 
+def test_a_second_watch_of_a_key_begins_with_its_value_too(one: State) -> None:
+    one.set("k", "there")
+    for _ in range(2):
+        seen = Seen()
+        one.watch("k", seen)
+        seen.wait("there")
+
+
 def test_a_watch_is_told_of_changes_of_its_own_process_too(one: State) -> None:
     seen = Seen()
     one.watch("k", seen)
