@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import select
 import signal
@@ -57,20 +58,35 @@ def test_signal_is_known_and_a_dead_one_takes_none() -> None:
     os.close(pidfd)
 
 
+def is_inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:  # the fd of the listing
+        return False
+
+
 def test_child_has_the_fds_it_was_given_and_no_others() -> None:
     reader, writer = os.pipe()
-    other_reader, other_writer = os.pipe()
-    code = "import os; names = sorted(int(n) for n in os.listdir('/proc/self/fd')); os.write(3, repr(names).encode())"
+    others = os.pipe()
+    inherited = {int(n) for n in os.listdir("/proc/self/fd") if int(n) > 2 and is_inheritable(int(n))}  # of a shell
+    code = """
+import contextlib, os
+found = {}
+for number in range(300):
+    with contextlib.suppress(OSError):
+        found[number] = os.fstat(number).st_ino
+os.write(200, repr(found).encode())
+"""
     try:
-        # numbers that overlap their sources in both directions
-        _, pidfd = run(code, {3: writer, writer: 0 if writer == 3 else writer, 0: 0, 1: 1, 2: 2})
+        _, pidfd = run(code, {0: 0, 1: 1, 2: 2, 200: writer, writer: others[0], others[0]: writer})
         wait_for(pidfd)
         os.close(pidfd)
-        names = os.read(reader, 4096).decode()
-        assert "3" in names
-        assert f" {other_writer}" not in names
+        found = ast.literal_eval(os.read(reader, 4096).decode())
+        assert set(found) - inherited == {0, 1, 2, 200, writer, others[0]}
+        ours, other = os.fstat(writer).st_ino, os.fstat(others[0]).st_ino
+        assert (found[200], found[writer], found[others[0]]) == (ours, other, ours)  # the two have changed places
     finally:
-        for fd in (reader, writer, other_reader, other_writer):
+        for fd in (reader, writer, *others):
             os.close(fd)
 
 
