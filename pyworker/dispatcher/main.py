@@ -13,7 +13,7 @@ import os
 import resource
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from pyworker.dispatcher.channel import Channel
@@ -148,7 +148,7 @@ class Dispatcher:
                 if self._retrying:
                     break
                 self._deal(self._waiting.popleft())
-            self._take_in_orphans()
+            self._take_in_orphans(self._inboxes)
         self._set_accepting()
 
     def _set_accepting(self) -> None:
@@ -236,16 +236,16 @@ class Dispatcher:
         if self._looking:
             self.loop.later(LOOK, self._look)
 
-    def _take_in_orphans(self) -> None:
-        """What lies in the inbox of a slot without a worker goes to another, if there is one."""
+    def _take_in_orphans(self, slots: Iterable[int]) -> None:
+        """What lies in the inbox of one of these slots goes to another worker, if it has none itself and there is one."""
         if self._said_again is not None:  # who attends which is still being said
             return
         attended = {w.slot for w in self._open}
         if not attended:
             return
-        for slot, inbox in self._inboxes.items():
-            if slot not in attended:
-                self._empty_out(inbox)
+        for slot in slots:
+            if slot not in attended and slot in self._inboxes:
+                self._empty_out(self._inboxes[slot])
 
     def _empty_out(self, inbox: Inbox) -> None:
         """Give to others what is in an inbox. What they do not take goes back: in our hands it would be lost with us."""
@@ -354,6 +354,7 @@ class Dispatcher:
             else:
                 known = PortWorker(message.serial, message.slot, message.port, message.proxy_protocol, cells, self)
             self._workers[message.serial] = known
+        orphans = () if self._open else self._inboxes
         # a successor takes over its slot's inbox: only one of the two is counted by
         self._open = [w for w in self._open if w.slot != message.slot or w.serial == message.serial]
         if known not in self._open:
@@ -361,7 +362,7 @@ class Dispatcher:
             self._open.sort(key=lambda w: w.slot)
             if isinstance(known, InboxWorker):
                 known.count_anew()
-        self._after_change()
+        self._after_change(orphans)
 
     def _shut(self, serial: int) -> None:
         self._again(("worker", serial))
@@ -372,7 +373,7 @@ class Dispatcher:
         self._open = [w for w in self._open if w is not worker]
         if worker.shut():
             self.say(d.Empty(serial))
-        self._after_change()
+        self._after_change((worker.slot,))
 
     def _forget(self, serial: int) -> None:
         worker = self._workers.pop(serial, None)
@@ -380,11 +381,12 @@ class Dispatcher:
             worker.forget()
         if worker is not None:
             self._open = [w for w in self._open if w is not worker]
-            self._after_change()
+            self._after_change((worker.slot,))
 
-    def _after_change(self) -> None:
+    def _after_change(self, orphans: Iterable[int]) -> None:
+        """Go by who takes connections now. `orphans`: slots that may have lost their worker, or found others only now."""
         self._choose_among()
-        self._take_in_orphans()
+        self._take_in_orphans(orphans)
         self._set_accepting()
         if self._waiting and not self._retrying:
             self._retry()
@@ -406,7 +408,7 @@ class Dispatcher:
             self._close_inbox(slot)
         for index in [i for i in self._listeners if ("listen", i) not in said]:
             self._unlisten(index)
-        self._after_change()
+        self._after_change(self._inboxes)
 
     # ---- the end ---------------------------------------------------------------------------------------------
     def _finish(self) -> None:

@@ -84,6 +84,20 @@ def test_without_a_successor_it_goes_to_the_others(one: Rig) -> None:
     assert taken(slots, 6) == [0, 6]
 
 
+def test_what_waited_while_nobody_served_goes_to_the_first_who_does(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    clients = one.connect(6)
+    wait_until(lambda: all(map(in_inbox, slots)), LONG)
+    one.tell(d.Gone(1))
+    one.tell(d.Gone(2))
+    one.settle()
+    assert sum(map(queued, slots)) == 6
+    one.tell(d.Open(3, 1, 9, "inbox"))
+    assert taken(slots[:1], 6) == [6]
+    assert all(echo(slots, client, b"still here") for client in clients)
+
+
 def test_a_slot_that_is_scaled_away_gives_its_connections_back(one: Rig) -> None:
     slots = one.add_slots(2)
     one.listen()
