@@ -27,7 +27,7 @@ class UnsafeDirectory(OSError):
 def open_home(path: str, create: bool) -> int:
     """Open a private directory and return its fd (the caller's to close), close-on-exec.
 
-    With `create` it is made (0700, parents too) and must be our own. Without, root may also look into
+    With `create` it is made (0700), with its parents, and must be our own. Without, root may also look into
     another user's. Raises UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
     """
     path = os.path.abspath(path)
