@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pyworker.config.address import parse_bind
 from pyworker.daemon import listener
 from pyworker.daemon.loop import READ, WRITE, Loop, Timer
+from pyworker.errors import CANNOT_ACCEPT
 from pyworker.protocol.inherited import PROBE
 from pyworker.protocol.metrics import CONTENT_TYPE
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 64
 MAX_REQUEST = 8192
 PATIENCE = 5.0  # seconds for a request and its answer
+_PAUSE = 0.1  # seconds without accepting when we are out of fds
 _WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
@@ -54,12 +56,21 @@ class Probe:
         for _turn in range(16):
             try:
                 sock, _peer = self._listener.accept()
-            except OSError:
+            except BlockingIOError:
                 return
+            except OSError as error:
+                if error.errno in CANNOT_ACCEPT:  # it stays readable, and the loop would spin on it
+                    self._loop.modify(self._listener.fileno(), 0)
+                    self._loop.call_later(_PAUSE, self._resume)
+                    return
+                continue
             if len(self._connections) >= MAX_CONNECTIONS:  # the oldest says nothing: a request is answered at once
                 next(iter(self._connections.values())).close()
             sock.setblocking(False)
             self._connections[sock.fileno()] = _Connection(self._loop, sock, self.answer, self._connections)
+
+    def _resume(self) -> None:
+        self._loop.modify(self._listener.fileno(), READ)
 
     def answer(self, method: str, path: str) -> tuple[int, str, str]:
         """Return status, content type and body."""

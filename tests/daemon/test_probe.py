@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -138,6 +140,37 @@ def test_a_socket_file_that_was_left_behind_is_in_nobodys_way(rig: Rig, tmp_path
         again._listener.close()
         for fd in store.fds.values():
             os.close(fd)
+
+
+def test_without_a_descriptor_for_who_asks_the_loop_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_PAUSE", 3600.0)
+    loop, store, tries = Loop(), Store(), 0
+    made = probe.Probe(loop, store, "127.0.0.1:0", lambda _: (True, ""), str)  # type: ignore[arg-type]
+    listener = made._listener
+
+    class WithoutDescriptors:
+        fileno = listener.fileno
+
+        def accept(self) -> Any:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                return listener.accept()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    made._listener = WithoutDescriptors()  # type: ignore[assignment]
+    with socket.create_connection(listener.getsockname(), timeout=20) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        for _ in range(5):
+            loop.turn(0)
+        assert tries == 1
+        made._resume()
+        while not select.select([client], [], [], 0)[0]:
+            loop.turn(1)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    listener.close()
+    os.close(store.fds.popitem()[1])
+    loop.close()
 
 
 def test_the_next_daemon_goes_on_with_the_same_listener(rig: Rig) -> None:
