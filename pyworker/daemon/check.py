@@ -82,12 +82,16 @@ class _Exchange:
         self._answer = bytearray()
         sock.setblocking(False)
         self._timer = loop.call_later(config.timeout, self._timed_out)
-        failure = sock.connect_ex(address) if address is not None else 0
-        if failure in (0, errno.EINPROGRESS):
-            loop.add(sock.fileno(), WRITE, self._on_events)
-        else:
-            # Not from inside the constructor: the caller does not hold the check yet.
-            loop.call_soon(lambda: self._end(False, _not_connected(failure)))
+        try:
+            failure = sock.connect_ex(address) if address is not None else 0
+            if failure in (0, errno.EINPROGRESS):
+                loop.add(sock.fileno(), WRITE, self._on_events)
+                return
+            reason = _not_connected(failure)
+        except OSError as error:  # a name that is not known, a path that is too long for the kernel
+            reason = f"cannot connect: {error.strerror or error}"
+        # Not from inside the constructor: the caller does not hold the check yet.
+        loop.call_soon(lambda: self._end(False, reason))
 
     def cancel(self) -> None:
         if self._done is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from pyworker.config.address import Address, parse_bind
+from pyworker.config.address import Address
 from pyworker.config.schema import HealthConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.check import Check, Done
@@ -61,12 +61,14 @@ class HealthWatch:
             self._on_verdict(self.health.verdict, self.health.reason)
 
 
-def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool], port: int = 0) -> Begin:
+def check_of(
+    loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.socket], bool], where: check.Address | None
+) -> Begin:
     """Return what begins one check of a worker of this app, as its [app.health] says.
 
     `hand_over` gives a connected socket to the worker, to be served as if accepted (protocol.worker.Check), and says
-    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app. `port`: this
-    worker's own, when it has one.
+    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app. All others are asked at
+    `where`, or by a command.
     """
     config = resolved.config.health
     assert config is not None
@@ -74,9 +76,9 @@ def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.sock
     def begin_check(done: Done) -> Check:
         if config.type == "exec":
             return check.execute(loop, resolved, config, done)
-        if config.type == "http" and resolved.config.target is not None:
+        if resolved.config.target is not None:
             return _privately(loop, config, hand_over, done)
-        where = ("127.0.0.1", port) if port else _port_of(resolved)
+        assert where is not None  # config/check.py: there is a port to ask
         return (
             check.http_at(loop, where, config, done)
             if config.type == "http"
@@ -84,6 +86,21 @@ def check_of(loop: Loop, resolved: ResolvedApp, hand_over: Callable[[socket.sock
         )
 
     return begin_check
+
+
+def where_to_ask(health: HealthConfig, port: int, bound: tuple[Address, socket.socket] | None) -> check.Address | None:
+    """Return where a script or a command is asked: at its own `port`, at `health.port`, or at the first listener of the app."""
+    if port or health.port:
+        return "127.0.0.1", port or health.port or 0
+    if bound is None:
+        return None
+    address, listener = bound
+    if address.family == "unix":
+        return address.path
+    host, number = listener.getsockname()[
+        :2
+    ]  # a name was looked up when it was bound, and the kernel may have chosen the port
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), number
 
 
 def _privately(loop: Loop, config: HealthConfig, hand_over: Callable[[socket.socket], bool], done: Done) -> Check:
@@ -94,17 +111,3 @@ def _privately(loop: Loop, config: HealthConfig, hand_over: Callable[[socket.soc
             ours.close()
             raise BlockingIOError(0, "the worker does not take messages")
     return check.http(loop, ours, config, done)
-
-
-def _port_of(resolved: ResolvedApp) -> check.Address:
-    """Return where a script or a command is asked: `health.port`, else the first address it is bound to."""
-    config = resolved.config
-    assert config.health is not None
-    if config.health.port is not None:
-        return "127.0.0.1", config.health.port
-    bound = [parse_bind(text) for text in config.bind]
-    address = next(iter(bound), Address("inet", "127.0.0.1", 80))
-    if address.family == "unix":
-        return address.path
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
-    return local.get(address.host, address.host), address.port

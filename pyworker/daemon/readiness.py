@@ -13,7 +13,7 @@ from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.health import HealthWatch, check_of
+from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED, Happening, State
@@ -185,15 +185,17 @@ class Readiness:
         generation = app.generations.get(handle.id.generation)
         if generation is None or generation.config.health is None or handle.health is not None:
             return
+        health = generation.config.health
+        first = next((app.listeners[i] for i in generation.listeners if i in app.listeners), None)
         begin_check = check_of(
             self._brain.loop,
             generation.resolved,
             lambda sock: self._brain.workers.say(handle, w.Check(), sock.fileno()),
-            handle.port,
+            where_to_ask(health, handle.port, (first.address, first.sock) if first is not None else None),
         )
         handle.health = HealthWatch(
             self._brain.loop,
-            generation.config.health,
+            health,
             begin_check,
             lambda verdict, reason: self._on_verdict(app, handle, verdict, reason),
         )

@@ -226,6 +226,18 @@ def test_missing_unix_socket_is_unhealthy(loop: Loop, outcome: Outcome, tmp_path
     assert turn_until(loop, outcome)[0] is False
 
 
+@pytest.mark.parametrize("address", ["/" + "x" * 200, ("::1%none", 1)])
+def test_address_that_cannot_even_be_tried_is_unhealthy_once(
+    loop: Loop, outcome: Outcome, address: check.Address
+) -> None:
+    config = HealthConfig(type="tcp", timeout=0.05)
+    check.tcp_at(loop, address, config, outcome)
+    ok, reason = turn_until(loop, outcome)
+    assert (ok, reason.startswith("cannot connect: ")) == (False, True)
+    loop.turn(config.timeout)  # in which it is not judged a second time
+    assert len(outcome.calls) == 1
+
+
 # ---- commands --------------------------------------------------------------------------------------
 def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
     config = AppConfig("api", command=("true",), cwd=str(tmp_path))

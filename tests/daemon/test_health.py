@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pyworker.config.address import parse_bind
 from pyworker.config.schema import AppConfig, HealthConfig, ResolvedApp
 from pyworker.daemon.check import Check, Done
-from pyworker.daemon.health import HealthWatch, check_of
+from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
+from pyworker.daemon.listener import open_listener
 from pyworker.daemon.loop import Loop
 
 from .test_loop import Clock
@@ -112,7 +115,7 @@ def test_worker_of_a_target_is_asked_over_a_connection_of_its_own() -> None:
         handed.append(sock.dup())
         return True
 
-    check_of(loop, app, hand_over)(lambda ok, _: answers.append(ok))
+    check_of(loop, app, hand_over, None)(lambda ok, _: answers.append(ok))
     loop.turn(5)
     (worker_end,) = handed
     worker_end.settimeout(10)
@@ -129,20 +132,21 @@ def test_worker_that_takes_no_message_fails_its_check() -> None:
     loop = Loop()
     app = resolved(AppConfig("api", target="m:app", health=HealthConfig()))
     with pytest.raises(OSError, match="does not take"):
-        check_of(loop, app, lambda _: False)(lambda ok, reason: None)
+        check_of(loop, app, lambda _: False, None)(lambda ok, reason: None)
     loop.close()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
-def test_command_is_asked_at_its_port_or_at_its_first_address(host: str) -> None:
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "0.0.0.0:0", "localhost:0", "[::]:0", "unix:{}", ""])
+def test_command_is_asked_at_its_port_or_where_the_app_listens(text: str, tmp_path: Path) -> None:
     loop = Loop()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        health = HealthConfig(type="tcp", port=None if host else port, timeout=30)
-        bind = (f"{host}:{port}",) if host else ()
-        app = resolved(AppConfig("api", command=("x",), bind=bind, health=health))
+    address = parse_bind(text.format(tmp_path / "s") if text else "127.0.0.1:0")
+    with open_listener(address) as server:
+        health = HealthConfig(type="tcp", port=None if text else server.getsockname()[1], timeout=30)
+        where = where_to_ask(health, 0, (address, server) if text else None)
         answers: list[bool] = []
-        check_of(loop, app, lambda _: False)(lambda ok, _: answers.append(ok))
+        check_of(loop, resolved(AppConfig("api", command=("x",), health=health)), lambda _: False, where)(
+            lambda ok, _: answers.append(ok)
+        )
         while not answers:
             loop.turn(5)
         assert answers == [True]
