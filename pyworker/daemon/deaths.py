@@ -205,21 +205,22 @@ class Deaths:
     def _when_written(self, app: App, handle: WorkerHandle, then: Callable[[], None]) -> None:
         self._brain.when_written(app, (worker_fd("out", handle.id), worker_fd("err", handle.id)), then)
 
-    def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+    def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State | None = None) -> None:
+        """Carry out what follows from a death, until all of it is done; `before`: the state that the worker died in."""
+        before = before or handle.state
         try:
-            self._finish(app, handle, status)
+            self._finish(app, handle, status, before)
         except Exception:
-            # a dead worker must not count as one that serves, whatever went wrong with its end
-            self._brain.loop.call_later(AGAIN, lambda: self.finish(app, handle, status))
+            # a dead worker must not count as one that serves, nor keep its slot, whatever went wrong with its end
+            self._brain.loop.call_later(AGAIN, lambda: self.finish(app, handle, status, before))
             raise
 
-    def _finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
-        if not handle.is_alive:
+    def _finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> None:
+        if app.workers.get(handle.id.serial) is not handle:
             return
         failpoint.hit("death.finish")
         now = self._brain.loop.clock()
         handle.ended_at = handle.ended_at or now
-        before = handle.state
         handle.happen(Happening.EXIT, now)
         if self._is_replaced_at_once(app, handle, status, before):
             # the successor first: what there is to tell and to tidy up takes longer than a fork. But what it has left

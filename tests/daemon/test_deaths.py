@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
 from pyworker.daemon.deaths import BURIAL_DELAY, Deaths, open_pidfd
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
@@ -79,6 +81,32 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     loop.call_later(BURIAL_DELAY, lambda: later.append("the time of its burial is over"))
     wait_until(lambda: loop.turn(0.01) or later, 5, "a moment")
     assert app.slot_restarts == {1: 1}
+
+
+def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(report=lambda what: None)
+    workers = SimpleNamespace(kick_siblings=lambda app, handle: None, on_message=lambda app, handle: None)
+    brain: Any = SimpleNamespace(loop=loop, workers=workers, store={}, poke=lambda app: poked.append(app.name))
+    poked: list[str] = []
+    befores: list[State] = []
+
+    def release(self: Deaths, app: Any, handle: Any) -> None:
+        if not befores:
+            befores.append(State.STARTING)
+            raise ValueError("of no kind that anybody expects")
+        del app.workers[handle.id.serial]
+
+    monkeypatch.setattr(deaths, "AGAIN", 0.0)
+    monkeypatch.setattr(Deaths, "_release", release)
+    monkeypatch.setattr(Deaths, "_died", lambda self, app, handle, status, before, shortage: befores.append(before))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0)
+    app: Any = SimpleNamespace(name="api", workers={7: handle}, board=Board.create("api"), generation=1)
+    with pytest.raises(ValueError, match="expects"):
+        Deaths(brain).finish(app, handle, ExitStatus(1, None))
+    wait_until(lambda: loop.turn(0.01) or poked, 5, "another try")
+    assert (app.workers, befores) == ({}, [State.STARTING, State.STARTING])
+    app.board.close()
+    loop.close()
 
 
 def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "always", **fields: Any) -> Any:
