@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyworker.config.schema import HealthConfig
+from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.dispatchers import is_node
@@ -32,6 +32,11 @@ MAX_EARLY = 1000
 _TRY = HealthConfig(type="tcp", timeout=2.0)
 
 
+def is_known_by_its_port(config: AppConfig, handle: WorkerHandle) -> bool:
+    """Whether nothing but an answer at its own port says that a worker is up."""
+    return bool(handle.port) and config.health is None and config.ready != "notify"
+
+
 class Readiness:
     """Of all workers."""
 
@@ -45,7 +50,7 @@ class Readiness:
         if handle.ready_at is not None:
             self.watch_health(app, handle)
         elif generation is not None and handle.state is State.STARTING and generation.config.target is None:
-            if handle.port and generation.config.health is None:
+            if is_known_by_its_port(generation.config, handle):
                 self.watch_port(app, handle)
             elif generation.config.script is not None and not handle.port:
                 self.await_script(app, handle)

@@ -19,6 +19,7 @@ from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
+from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for
 from pyworker.policy import restart
 from pyworker.policy.converge import DRAIN_TIMEOUT
@@ -66,7 +67,7 @@ class Workers:
             return
         config = app.generations[number].config
         handle.checked = config.health is None
-        if handle.port and config.health is None and config.ready != "notify":
+        if is_known_by_its_port(config, handle):
             self._brain.readiness.watch_port(app, handle)
         self.watch(app, handle)
 

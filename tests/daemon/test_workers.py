@@ -12,6 +12,7 @@ import pytest
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon.app import Generation
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.workers import Workers
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
@@ -53,3 +54,17 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
     answer = decode(w.ToWorker, packet.data)
     assert answer == w.Bound(errno.EMFILE, "cannot listen on 127.0.0.1:8000: Too many open files")
     assert "raise the limit of open files" in handle.failure.hint
+
+
+@pytest.mark.parametrize(("ready", "asked"), [("auto", True), ("notify", False)])
+def test_who_says_that_it_is_ready_is_not_taken_for_it_by_its_port_by_the_next_daemon(
+    monkeypatch: pytest.MonkeyPatch, ready: Any, asked: bool
+) -> None:
+    config = AppConfig("api", command=("x",), balance="proxy", bind=("127.0.0.1:1",), ready=ready)
+    resolved = ResolvedApp(config, 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
+    handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=4242, port=20000)
+    ports: list[int] = []
+    monkeypatch.setattr(Readiness, "watch_port", lambda self, app, handle: ports.append(handle.port))
+    Readiness(SimpleNamespace(loop=SimpleNamespace(clock=lambda: 1.0))).resume(app, handle)  # type: ignore[arg-type]
+    assert bool(ports) == asked
