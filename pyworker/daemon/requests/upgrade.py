@@ -53,10 +53,15 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
             desk.upgrading = False
             client.reply(True, {"changed": False, **answer})
             return
-        store.on_upgrade_failed = lambda reason: _refuse(desk, client, f"nothing was replaced: {reason}", "")
         desk.before_leaving = lambda: client.reply(True, {"changed": True, **answer})
+        patience = desk.brain.loop.call_later(GUARDIAN_PATIENCE, no_word)
+
+        def failed(reason: str) -> None:
+            patience.cancel()  # another upgrade may be under way by then
+            _refuse(desk, client, f"nothing was replaced: {reason}", "")
+
+        store.on_upgrade_failed = failed
         store.upgrade(python)
-        desk.brain.loop.call_later(GUARDIAN_PATIENCE, no_word)
 
     def no_word() -> None:
         hint = "its guardian may be too old for this: pyworker daemon stop, then pyworker daemon start"

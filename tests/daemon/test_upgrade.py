@@ -1,0 +1,39 @@
+"""The request of an upgrade: what a refused one leaves behind. Whole upgrades are in tests/system/test_upgrade.py."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.daemon.loop import Loop
+from pyworker.daemon.requests import upgrade
+from pyworker.protocol import control as k
+
+
+def test_one_that_was_refused_has_no_say_in_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    now, answers = 0.0, []
+    loop = Loop(lambda: now)
+    store: Any = SimpleNamespace(
+        guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, upgrade=lambda python: None
+    )
+    desk: Any = SimpleNamespace(
+        brain=SimpleNamespace(loop=loop, store=store, logs_to_stdout="", apps={}), home=str(tmp_path),
+        upgrading=False, shutting_down=False, preparing=list, operations=SimpleNamespace(under_way=list),
+    )  # fmt: skip
+    client: Any = SimpleNamespace(
+        reply=lambda ok, body: answers.append(body["changed"]), refuse=lambda refused: answers.append(refused.code)
+    )
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", ""))
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
+    store.on_upgrade_failed("its guardian does not start")
+    now = upgrade.GUARDIAN_PATIENCE - 1
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
+    now += 2
+    loop.turn(0)
+    assert (desk.upgrading, answers) == (True, ["upgrade_refused"])
+    desk.before_leaving()
+    assert answers == ["upgrade_refused", True]
+    loop.close()
