@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyworker.daemon.app import App
+from pyworker.daemon.board import Board
+from pyworker.daemon.desired import InlineSource
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.ledger import HALF, Ledger
+from pyworker.policy.lifecycle import State
+from pyworker.policy.scale import MAX_WORKERS
+from pyworker.protocol.inherited import WorkerId
+from pyworker.unix.fds import memfd_fixed
 
 
 @pytest.fixture
@@ -60,3 +68,28 @@ def test_too_large_a_value_is_refused_and_the_old_one_stays(fd: int) -> None:
         ledger.write({"a": "x" * HALF})
     ledger.close()
     assert read(fd) == {"a": 1}
+
+
+def test_a_ledger_of_another_size_is_gone_on_with() -> None:
+    fd = memfd_fixed("older", HALF // 2)
+    write(fd, {"a": 1}, {"a": 2}, {"a": 3})
+    assert read(fd) == {"a": 3}
+    os.close(fd)
+
+
+def test_the_largest_app_that_there_can_be_is_known_to_the_next_daemon_in_the_middle_of_a_reload(fd: int) -> None:
+    board, ledger = Board.create("api"), Ledger(fd)
+    name = "n" * 64
+    app = App(name, InlineSource({}, "/"), board, ledger)
+    for serial in range(10**6, 10**6 + 2 * MAX_WORKERS):
+        handle = WorkerHandle(WorkerId(name, 999, serial % MAX_WORKERS + 1, serial), held=True, born_at=1e6 + 1 / 3)
+        handle.state, handle.since, handle.ready_at, handle.pid = State.READY, 1e6 + 1 / 3, 1e6 + 1 / 3, 4194304
+        handle.row, handle.version, handle.leaving_because = 2000, "0.1.0", "replaced by generation 999"
+        app.workers[serial] = handle
+    end = {"code": None, "signal": 11, "after_s": 123456.789, "reason": "é" * 300, "at": "2026-11-23T14:02:31.104Z"}
+    app.last_exits = dict.fromkeys(range(1, MAX_WORKERS + 1), end)
+    app.slot_restarts = dict.fromkeys(app.last_exits, 1000)
+    app.write_memo()
+    assert len(read(fd)["workers"]) == 2 * MAX_WORKERS  # type: ignore[index]
+    ledger.close()
+    board.close()
