@@ -97,9 +97,8 @@ def where_to_ask(health: HealthConfig, port: int, bound: tuple[Address, socket.s
     address, listener = bound
     if address.family == "unix":
         return address.path
-    host, number = listener.getsockname()[
-        :2
-    ]  # a name was looked up when it was bound, and the kernel may have chosen the port
+    # a name was looked up when it was bound, and the kernel may have chosen the port
+    host, number = listener.getsockname()[:2]
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), number
 
 

@@ -17,9 +17,8 @@ from typing import Any
 from pyworker import failpoint
 from pyworker.unix.fds import memfd_fixed
 
-HALF = (
-    4 * 1024 * 1024
-)  # a reload of 1,000 workers, of whom each has ended once with much to say, takes 3; untouched it is no memory
+# A reload of 1,000 workers, of whom each has ended once with much to say, takes 3 MB; what is not touched is no memory.
+HALF = 4 * 1024 * 1024
 _HEAD = struct.Struct("<QII")  # number, length, crc of the content
 
 
