@@ -29,10 +29,11 @@ AT_LAST = 0.4  # ... and of the last pause between two looks for it: it takes lo
 def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
     """Whether it is a command in whose process nothing need be done before its exec."""
     resolved, config = generation.resolved, generation.config
-    if config.target is not None or (config.script is not None and not handle.port):
+    is_proxied = config.balance == "proxy"
+    if config.target is not None or (config.script is not None and not is_proxied):
         return False
     # a dispatcher stands before these: it has their listeners, and holds them back if need be
-    is_behind = bool(handle.port) or is_node(config)
+    is_behind = is_proxied or is_node(config)
     own_rights = resolved.uid is None and resolved.gid is None and config.limits.nofile is None
     return own_rights and (is_behind or not (handle.held or generation.listeners))
 
@@ -50,6 +51,11 @@ class Direct:
             return
         if not handle.is_alive or generation is None:
             self._end(handle, pid)
+            return
+        if generation.config.balance == "proxy" and not handle.port:
+            handle.lost = True  # it serves, and where died with the daemon before this one
+            self._end(handle, pid)
+            self._give_up(app, handle, "the daemon was killed over it")
             return
         handle.version, handle.direct = __version__, True
         self._brain.deaths.claim(app, handle, pid)
@@ -91,6 +97,19 @@ class Direct:
             self.started(app, handle, pid)
         else:
             otherwise()
+
+    def end_untold(self, app: App, handle: WorkerHandle) -> None:
+        """One was given up that the daemon before this one had asked for, and that may run: its pid was told to that one."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or not is_direct(generation, handle):
+            return
+
+        def look(pause: float) -> None:
+            pid = lost.find(self._brain.store.guardian_pid, handle.id, None)
+            if not (pid and lost.end(pid, handle.id)) and pause <= AT_LAST:
+                self._brain.loop.call_later(pause, lambda: look(pause * 2))
+
+        look(LAUNCHER_LEAVES)
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
         if handle.pid or not handle.is_alive:

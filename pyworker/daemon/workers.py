@@ -159,6 +159,8 @@ class Workers:
             return False
         self.say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
+        if handle.untold:
+            self._brain.direct.end_untold(app, handle)
         return True
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:

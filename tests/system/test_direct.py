@@ -69,6 +69,36 @@ def test_a_command_that_ends_at_once_is_known_by_its_exit_code(pw: Pyworker) -> 
     assert "7" in pw.run("describe", "job").stdout
 
 
+def start_proxied(pw: Pyworker) -> None:
+    serves = "echo $$ >> born; exec python3 -m http.server $PORT"
+    pw.make_failpoints()
+    pw.write(
+        "app.toml",
+        f"[apps.job]\ncommand = ['sh', '-c', '{serves}']\nbalance = 'proxy'\nbind = '127.0.0.1:{pw.port}'\n"
+        "[apps.job.reload]\nsoak = '0s'\n[apps.job.restart]\nmin_uptime = '0s'\n",
+    )
+    pw.ok("start", "app.toml")
+
+
+@pytest.mark.parametrize("point", ["launch.started", "spawn.claim"])
+def test_a_command_of_a_reload_that_the_next_daemon_gives_up_does_not_stay(pw: Pyworker, point: str) -> None:
+    start_proxied(pw)
+    passed = pw.arm(point, "kill") + ".hit"
+    pw.run("reload", "job")  # it may lose the daemon that it asked
+    assert os.path.exists(passed)
+    pw.wait_steady("job")
+    wait_until(lambda: [pid for pid in born(pw) if alive(pid)] == pw.pids("job"), LONG, "the end of the one too many")
+
+
+def test_a_command_whose_port_died_with_the_daemon_is_replaced_at_once(pw: Pyworker) -> None:
+    start_proxied(pw)
+    passed = pw.arm("ledger.half", "kill") + ".hit"
+    os.kill(pw.pids("job")[0], signal.SIGKILL)
+    wait_until(lambda: os.path.exists(passed), LONG, "the daemon to die before it has noted the port")
+    pw.wait_steady("job")
+    wait_until(lambda: [pid for pid in born(pw) if alive(pid)] == pw.pids("job"), LONG, "the end of the one too many")
+
+
 def test_a_first_start_goes_on_when_the_launcher_dies_over_it(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.arm("launch.started", "kill")
