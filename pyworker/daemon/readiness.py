@@ -107,6 +107,7 @@ class Readiness:
             self.is_held(app, handle, self._brain.loop.clock())
         else:
             self.accepts(app, handle)
+        app.write_memo()  # it may have said so, which it does once: as in workers.py
 
     def _settled(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None:

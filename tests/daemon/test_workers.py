@@ -68,3 +68,17 @@ def test_who_says_that_it_is_ready_is_not_taken_for_it_by_its_port_by_the_next_d
     monkeypatch.setattr(Readiness, "watch_port", lambda self, app, handle: ports.append(handle.port))
     Readiness(SimpleNamespace(loop=SimpleNamespace(clock=lambda: 1.0))).resume(app, handle)  # type: ignore[arg-type]
     assert bool(ports) == asked
+
+
+def test_that_a_command_has_said_that_it_is_ready_is_known_to_a_daemon_that_comes_before_the_next_round() -> None:
+    resolved = ResolvedApp(AppConfig("api", command=("x",), ready="notify"), 1, "python", {}, (), None, None, (), "", 0)
+    handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=os.getpid())
+    noted: list[State] = []
+    app: Any = SimpleNamespace(
+        generations={1: Generation(1, resolved)}, workers={1: handle}, write_memo=lambda: noted.append(handle.state)
+    )
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(clock=lambda: 1.0), apps={"api": app}, emit=lambda *args, **data: None, poke=lambda app: None
+    )
+    Readiness(brain).on_notified(os.getpid(), os.geteuid(), "READY=1")
+    assert noted == [State.READY]
