@@ -28,20 +28,26 @@ class Depends:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
-        self._waiting: set[str] = set()  # names of apps whose gate was shut when it was asked last
+        self._waiting: dict[str, tuple[str, ...]] = {}  # whose gate was shut when it was asked last -> depends_on
         brain.events.subscribe(self._on_event)
 
     def gate(self, app: App) -> frozenset[int]:
         """Return the generation that may not start yet, and note on the app what it waits for in vain."""
-        app.blocked = None
-        self._waiting.discard(app.name)
+        before, app.blocked = app.blocked, None
+        gated = self._gated(app)
+        if (app.blocked is None) != (before is None):
+            self._look_again(app.name)  # who waits for it waits in vain now, too, or no more
+        return gated
+
+    def _gated(self, app: App) -> frozenset[int]:
+        self._waiting.pop(app.name, None)
         config = app.config
         if config is None or not app.running or not app.starting or not config.depends_on or not app.is_empty():
             return frozenset()
         missing = [name for name in config.depends_on if not self._is_ready(name)]
         if not missing:
             return frozenset()
-        self._waiting.add(app.name)
+        self._waiting[app.name] = config.depends_on
         for name in missing:
             why, hint = self._in_vain(name)
             if why:
@@ -74,12 +80,15 @@ class Depends:
         return "", ""
 
     def _on_event(self, event: Event) -> None:
-        if event.type not in _NEWS:
-            return
-        for name in self._waiting - {event.app}:
+        if event.type in _NEWS:
+            self._look_again(event.app)
+
+    def _look_again(self, changed: str) -> None:
+        """Something happened to an app: only those that wait for it have a round, or hundreds would with each that starts."""
+        for name in [name for name, others in self._waiting.items() if changed in others]:
             app = self._brain.apps.get(name)
             if app is None:
-                self._waiting.discard(name)
+                del self._waiting[name]
             else:
                 self._brain.poke(app)
 

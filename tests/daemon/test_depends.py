@@ -1,0 +1,62 @@
+"""Who is looked at again when something happens to an app. Whole starts are in tests/system/test_depends_hooks.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from pyworker.daemon.depends import Depends
+from pyworker.policy.restart import CLEAR
+from pyworker.protocol.events import Event
+
+
+def an_app(name: str, *depends_on: str, wanted: bool = True) -> Any:
+    return SimpleNamespace(
+        name=name, config=SimpleNamespace(depends_on=depends_on), generation=1, running=wanted, starting=True, wanted=wanted,
+        blocked=None, failure=None, record=CLEAR, finished_slots=set(), is_job=False, is_empty=lambda: True, slots=lambda: [1],
+    )  # fmt: skip
+
+
+def test_only_who_waits_for_an_app_has_a_round_when_something_happens_to_it() -> None:
+    apps = {app.name: app for app in (an_app("db"), an_app("api", "db"), an_app("web", "api"), an_app("other", "far"))}
+    poked: list[str] = []
+    subscribers: list[Any] = []
+    brain: Any = SimpleNamespace(
+        apps=apps, events=SimpleNamespace(subscribe=subscribers.append), poke=lambda app: poked.append(app.name)
+    )
+    depends = Depends(brain)
+
+    def rounds() -> list[str]:
+        """Have rounds until nobody is poked any more; return who had one."""
+        had = []
+        while poked:
+            had.append(poked.pop(0))
+            depends.gate(apps[had[-1]])
+        return had
+
+    poked += apps
+    rounds()
+    subscribers[0](Event(1, "", "db", 1, "worker_ready", {}))
+    assert rounds() == ["api"]
+    apps["db"].wanted = apps["db"].running = False
+    subscribers[0](Event(2, "", "db", None, "app_stopped", {}))
+    assert rounds() == ["api", "web"]
+    assert apps["web"].blocked.message == "waits for api, which waits for db, which is stopped"
+    apps["db"].wanted = apps["db"].running = True
+    subscribers[0](Event(3, "", "db", None, "app_started", {}))
+    assert rounds() == ["api", "web"]
+    assert apps["web"].blocked is None
+
+
+def test_apps_that_wait_for_one_another_are_not_looked_at_without_end() -> None:
+    apps = {app.name: app for app in (an_app("a", "b", "gone"), an_app("b", "a"))}
+    poked: list[str] = []
+    brain: Any = SimpleNamespace(
+        apps=apps, events=SimpleNamespace(subscribe=lambda _: None), poke=lambda app: poked.append(app.name)
+    )
+    depends = Depends(brain)
+    poked += apps
+    for _ in range(10):
+        if poked:
+            depends.gate(apps[poked.pop(0)])
+    assert poked == []
