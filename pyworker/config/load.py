@@ -97,6 +97,15 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
     return Loaded(chosen, path, dataclasses.replace(opened, profile=profile))
 
 
+def profiles_in(path: str) -> list[str]:
+    """Return the names of the profiles that a file has; raise ConfigError."""
+    raw, _, _ = read(path)
+    if os.path.basename(path) == PYPROJECT:
+        raw = _our_table(raw)
+    profiles = raw.get("profiles")
+    return list(profiles) if isinstance(profiles, dict) else []
+
+
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
     """Parse a file that is loaded again and again in here (once for each of its apps) only once, while it has the same

@@ -32,6 +32,23 @@ def test_mistakes_are_shown_on_stderr(tmp_path: Path, home: str) -> None:
     assert done.err.endswith("x.toml has 1 error.\n")
 
 
+def test_a_broken_rule_of_a_profile_shows_before_it_is_used(tmp_path: Path, home: str) -> None:
+    text = '[app]\ntarget = "a:b"\nbind = "nonsense"\n[profiles.dev.app]\nworkers = 2\n[profiles.prod.app]\nbalance = "proxy"\n'
+    (tmp_path / "app.toml").write_text(text)
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert (done.code, done.out) == (78, "")
+    assert " --> app.toml:3:8\n" in done.err
+    assert " --> app.toml:7:11\n" in done.err
+    assert done.err.endswith("app.toml has 2 errors.\n")
+    assert "app.toml has 2 errors.\n" in run("check", "--profile", "dev", home=home, cwd=str(tmp_path)).err
+
+
+def test_what_only_a_profile_names_may_be_there_elsewhere(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text('[apps.jobs]\ncommand = "true"\n[profiles.prod.apps.jobs]\ncwd = "/srv/of/another/machine"\n')
+    assert run("check", home=home, cwd=str(tmp_path)).code == 0
+    assert run("check", "--profile", "prod", home=home, cwd=str(tmp_path)).code == 78
+
+
 def test_what_the_file_names_must_be_there(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.toml").write_text('[app]\nscript = "gone.py"\n')
     done = run("check", home=home, cwd=str(tmp_path))

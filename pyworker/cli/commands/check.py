@@ -8,6 +8,7 @@ here, in a process that is thrown away.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -68,7 +69,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
 
 
 def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], list[Problem]]:
-    """Return the apps of a file, and all that is wrong with it here."""
+    """Return the apps of a file, and all that is wrong with it here; of the other profiles, what is wrong anywhere."""
     from pyworker.config.load import load
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import find_paths
@@ -76,14 +77,41 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
     try:
         loaded = load(path, environ=os.environ, profile=profile)
     except ConfigError as error:
-        return (), list(error.problems)
-    problems: list[Problem] = []
+        return (), [*error.problems, *_of_other_profiles(path, profile, error.problems)]
+    problems = _of_other_profiles(path, profile, ())
     for app in loaded.apps:
         try:
             find_paths(app, file=loaded.path, our_python=sys.executable, profile=profile)
         except ConfigError as error:
             problems += error.problems
     return loaded.apps, problems
+
+
+def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> list[Problem]:
+    """Return what is wrong with a file when each of its profiles is laid on it that is not the chosen one."""
+    from pyworker.config.load import load, profiles_in
+    from pyworker.config.problem import ConfigError
+
+    try:
+        names = profiles_in(path)
+    except ConfigError:  # said already
+        return []
+    said = {(p.line, p.column, p.message) for p in known}
+    found: list[Problem] = []
+    for name in names:
+        if name == chosen:
+            continue
+        try:
+            load(path, environ=os.environ, profile=name)
+        except ConfigError as error:
+            for problem in error.problems:
+                if (problem.line, problem.column, problem.message) in said:
+                    continue
+                said.add((problem.line, problem.column, problem.message))
+                is_there = "profiles" in problem.key.split(".")
+                message = problem.message if is_there else f"with --profile {name}: {problem.message}"
+                found.append(dataclasses.replace(problem, message=message))
+    return found
 
 
 def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
