@@ -56,6 +56,7 @@ class Watch:
         if old is not None and old.made_of == wanted:
             return
         if old is not None:
+            old.take_in()
             old.close()
             del self._trees[name]
         if wanted is None or app is None:
@@ -63,7 +64,8 @@ class Watch:
         new = self._trees[name] = _Tree(self._desk, app, *wanted, lambda: self._sync(name))
         if old is not None and old.made_of[:2] == wanted[:2]:  # other folders: what they have brought has changed
             for folder, _ in {*new.tops} - {*old.tops}:
-                new.touch_if_any(folder)
+                if not old.tells_of(folder):
+                    new.touch_if_any(folder)
             if old.changed:
                 new.touch(old.changed)
 
@@ -131,6 +133,23 @@ class _Tree:
                     self._note("not all files are watched: raise fs.inotify.max_user_watches (sysctl)")
                     return
 
+    def _leave(self, moved: str) -> None:
+        """Watch a folder no more, nor what is below it: it is elsewhere now."""
+        for number, folder in list(self._folders.items()):
+            if folder == moved or folder.startswith(f"{moved}/"):
+                inotify.unwatch(self._fd, number)
+                del self._folders[number]
+
+    def take_in(self) -> None:
+        """Read what has changed until now."""
+        if self._fd >= 0:
+            self._on_readable(self._fd)
+
+    def tells_of(self, folder: str) -> bool:
+        """Whether a folder of watch.paths that is made anew is a change in the one above it, too."""
+        is_known = any(top == folder for top, _ in self.tops)
+        return is_known and os.path.dirname(folder) in self._folders.values() and not self._is_excluded(folder)
+
     def _on_readable(self, _: int) -> None:
         for change in inotify.read(self._fd):
             if change.flags & inotify.OVERFLOW:
@@ -151,7 +170,9 @@ class _Tree:
             if self._is_excluded(path):
                 continue
             if change.is_folder:
-                if change.is_new:
+                if change.is_moved_away:
+                    self._leave(path)
+                elif change.is_new:
                     self._add(path)
                     self.touch_if_any(path)
             elif self._counts(path):

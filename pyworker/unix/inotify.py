@@ -30,6 +30,10 @@ class Changed(NamedTuple):
     def is_new(self) -> bool:
         return bool(self.flags & (_CREATE | _MOVED_TO))
 
+    @property
+    def is_moved_away(self) -> bool:
+        return bool(self.flags & _MOVED_FROM)
+
 
 def open_inotify() -> int:
     """Return a new inotify descriptor: non-blocking, close-on-exec."""
@@ -42,6 +46,11 @@ def watch(fd: int, folder: str) -> int:
     mask = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLYDIR
     number: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
     return number if number >= 0 else _fail(folder)
+
+
+def unwatch(fd: int, number: int) -> None:
+    """Watch a folder no more; that it is gone by now is no error."""
+    _libc.inotify_rm_watch(fd, number)
 
 
 def watch_writes(fd: int, path: str) -> None:

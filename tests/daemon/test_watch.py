@@ -110,6 +110,18 @@ def test_the_folder_that_a_link_leads_to_by_now_is_watched(
     watched.close()
 
 
+def test_a_link_that_leads_to_another_watched_folder_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in ("1", "2"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "a.py").write_text("")
+    (tmp_path / "current").symlink_to("1")
+    watched = Watched(tmp_path, WatchConfig(paths=(".", "current")), monkeypatch)
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("2")
+    assert watched.later() == ["2/a.py changed"]
+    watched.close()
+
+
 def test_a_change_is_not_forgotten_because_a_folder_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -138,3 +150,32 @@ def test_folders_that_came_while_too_much_changed_to_be_told_are_watched(
         assert watched.later() == ["many files changed"]
     watched.write("src/new/a.py")
     assert watched.later() == ["src/new/a.py changed"]
+
+
+def test_a_folder_that_is_moved_away_is_watched_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path / "app", WatchConfig(), monkeypatch)
+    watched.write("lib/deep/a.py")
+    watched.later()
+    (watched.folder / "lib").rename(tmp_path / "old")
+    watched.later()
+    (tmp_path / "old" / "deep" / "b.py").write_text("")
+    assert watched.later() == []
+    (tmp_path / "old").rename(watched.folder / "lib")
+    watched.later()
+    watched.write("lib/deep/c.py")
+    assert watched.later() == ["lib/deep/c.py changed"]
+    watched.close()
+
+
+@pytest.mark.parametrize("paths", [(".", "src"), ("src", ".")])
+def test_a_folder_that_is_watched_twice_and_made_anew_is_one_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
+) -> None:
+    (tmp_path / "src").mkdir()
+    watched = Watched(tmp_path, WatchConfig(paths=paths), monkeypatch)
+    (tmp_path / "src").rename(tmp_path.parent / "away")
+    watched.write("src/a.py")
+    assert watched.later() + watched.later() == ["src/a.py changed"]
+    watched.write("src/b.py")
+    assert watched.later() == ["src/b.py changed"]
+    watched.close()
