@@ -47,15 +47,19 @@ class Hands:
         """Note lines that are being taken out of a pipe. Before a read nobody knows how many: say one, then the rest."""
         row = self._rows.get(app)
         if row is None:
-            if len(self._rows) == _ROWS:
-                return
             row = self._rows[app] = len(self._rows) * HAND.size
             _NAME.pack_into(self._map, row, app.encode())
         count = self._held[app] = self._held.get(app, 0) + lines
         _COUNT.pack_into(self._map, row + _NAME.size, count)
+
+    def has_room(self, app: str) -> bool:
+        """Whether lines of this app can be noted before what is held is written."""
+        return app in self._rows or len(self._rows) < _ROWS
 
     def empty(self) -> None:
         """All of it is written."""
         for app in self._held:
             _COUNT.pack_into(self._map, self._rows[app] + _NAME.size, 0)
         self._held.clear()
+        if len(self._rows) == _ROWS:
+            self._rows.clear()  # the next apps have them

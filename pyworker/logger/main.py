@@ -179,6 +179,8 @@ class Logger:
     # ---- pipes --------------------------------------------------------------------------------------
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
+        if not self._hands.has_room(pipe.name.app):
+            self._write(time.monotonic())
         self._hands.hold(pipe.name.app, 1)  # before the bytes are out of the pipe
         chunk = pipe.read(CHUNK - self._in_hand)
         self._hands.hold(pipe.name.app, (chunk.count(b"\n") if chunk else 0) - 1)

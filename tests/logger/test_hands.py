@@ -35,6 +35,17 @@ def test_a_killed_one_leaves_its_count_and_it_is_told_once(tmp_path: Path) -> No
     assert Hands(path).left == {}
 
 
+def test_no_app_is_left_out_however_many_have_printed(tmp_path: Path) -> None:
+    hands = Hands(str(tmp_path / "hands"))
+    for number in range(1000):
+        if not hands.has_room(f"app-{number}"):
+            hands.empty()
+        hands.hold(f"app-{number}", 1)
+    left = Hands(str(tmp_path / "hands")).left
+    assert left["app-999"] == 1
+    assert len(left) == 1000 % 128
+
+
 def test_a_folder_that_cannot_be_written_only_loses_the_count(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file")
     hands = Hands(str(tmp_path / "logs" / "hands"))
@@ -56,11 +67,3 @@ def test_rubbish_in_the_file_is_survived(tmp_path: Path) -> None:
     path.write_bytes(os.urandom(20_000))
     Hands(str(path))
     assert Hands(str(path)).left == {}
-
-
-def test_more_apps_than_rows_are_not_noted(tmp_path: Path) -> None:
-    hands = Hands(str(tmp_path / "hands"))
-    for number in range(200):
-        hands.hold(f"app-{number}", 1)
-    hands.empty()
-    assert hands.left == {}
