@@ -47,6 +47,11 @@ def patience(error: PyworkerError) -> float:
     return _COME_BACK if isinstance(error, DaemonAway) else _REPLACED
 
 
+def waiting(error: PyworkerError) -> str:
+    """Return what such a view says while it waits for that."""
+    return f"The daemon went away; waiting for another, {patience(error):g} s at most."
+
+
 class RefusedError(PyworkerError):
     """The daemon's refusal; `problems` (of a config file) as in protocol.control.Refused."""
 

@@ -82,6 +82,12 @@ def test_a_name_that_nothing_has_happened_to_is_said(past: str) -> None:
     assert run("events", "mail", "--type", "scaled", home=past).code == 0
 
 
+def test_a_name_that_nothing_has_happened_to_is_said_beside_others(past: str) -> None:
+    found = run("events", "apii", "mail", home=past)
+    assert (found.code, found.err) == (0, "nothing has happened to apii, as far as is known\n")
+    assert "mail.1" in found.out
+
+
 def test_an_unknown_type_gets_a_suggestion(home: str) -> None:
     found = run("events", "--type", "worker_exit", home=home)
     assert found.code == 2

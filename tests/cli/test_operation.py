@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def test_each_operation_sends_its_request_and_says_its_end(
     assert (found.code, found.err) == (0, "")
     assert said is None or found.out == said
     assert {k: getattr(daemon.requests[0], k) for k in request_fields} == request_fields
+
+
+def test_a_worker_cannot_be_scaled(home: str) -> None:
+    found = run("scale", "w=1", "api.2=3", home=home)
+    assert (found.code, found.out) == (4, "")
+    assert found.err == "error: api.2 is a worker: an app has a number of them\n  = help: name the app: api\n"
 
 
 def test_a_restart_of_single_workers_names_them(home: str) -> None:
@@ -306,6 +313,24 @@ def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> No
         daemon.handlers["ps"] = replies({"apps": [starting]})
         late = run("wait", "api", "--timeout", "10ms", home=home)
     assert (late.code, late.out) == (75, "")
+
+
+def test_wait_says_that_the_daemon_is_gone_and_goes_on_with_the_next(home: str) -> None:
+    asked = threading.Event()
+
+    def ps(_request: Any) -> Iterator[Any]:
+        yield Reply(True, {"apps": [documents.app("api", state="starting")]})
+        asked.set()
+
+    with FakeControl(home, {"ps": ps}):
+        argv = [sys.executable, "-m", "pyworker", "wait", "api"]
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, env=environment(home), text=True)
+        assert asked.wait(30)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("The daemon went away; waiting for another, ")
+    with FakeControl(home, {"ps": replies({"apps": [documents.app("api")]})}):
+        assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 0
 
 
 def test_wait_for_a_generation_is_over_when_all_of_that_one_serves_or_of_a_later_one(home: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import Call, Lost, patience
+from pyworker.cli.client import Call, Lost, patience, waiting
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
@@ -57,13 +57,13 @@ def cmd(
     last = max([since_seq or 0, *(event.seq for event in (*known, *shown))])
     if follow:
         return _follow(settings, names, types, last, show)
-    if not shown and names and not past(settings.home, 1, 0, names, frozenset()):
-        raise PyworkerError(
-            f"nothing has happened to {', '.join(map(render.line, names))}, as far as is known",
-            hint="pyworker ps lists the apps",
-            code="no_such_app",
-            exit=Exit.NO_SUCH_APP,
-        )
+    unknown = [name for name in names if not past(settings.home, 1, 0, (name,), frozenset())]
+    if unknown:
+        message = f"nothing has happened to {', '.join(map(render.line, unknown))}, as far as is known"
+        if len(unknown) == len(names) and not shown:
+            raise PyworkerError(message, hint="pyworker ps lists the apps", code="no_such_app", exit=Exit.NO_SUCH_APP)
+        if not settings.json and not settings.quiet:
+            render.note(message, render.look(sys.stderr, settings.color))
     return 0
 
 
@@ -121,6 +121,5 @@ def _follow(
                 raise
             elif not has_said and not settings.json and not settings.quiet:
                 has_said = True
-                words = f"The daemon went away; waiting for another, {patience(error):g} s at most."
-                render.note(words, render.look(sys.stderr, settings.color))
+                render.note(waiting(error), render.look(sys.stderr, settings.color))
         render.pause(_AGAIN)

@@ -49,6 +49,10 @@ def parse(words: tuple[str, ...]) -> dict[str, str]:
         name, equals, change = rest.pop(0).partition("=")
         if not equals and rest and _CHANGE.match(rest[0]):
             change = rest.pop(0)
+        if re.match(r"[^.]+\.[0-9]+\Z", name):
+            app = name.partition(".")[0]
+            message = f"{line(name)} is a worker: an app has a number of them"
+            raise PyworkerError(message, hint=f"name the app: {line(app)}", code="no_such_app", exit=Exit.NO_SUCH_APP)
         if not _NAME.match(name):
             raise _wrong(f"{line(name)!r} is no app's name")
         if not change:

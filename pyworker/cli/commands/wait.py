@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
-from pyworker.cli.client import DaemonAway, ask, patience
+from pyworker.cli.client import DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
@@ -79,6 +80,7 @@ def _look(
     """Return the apps as they are now; of the next daemon when this one goes away or hangs."""
     request = {"type": "ps", "selectors": list(names), "sample": False, "whole": True}
     lost_at = time.monotonic()
+    has_said = settings.json or settings.quiet
     while True:
         try:
             apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
@@ -90,6 +92,9 @@ def _look(
             if settings.timeout is not None and now - began > settings.timeout:
                 message = f"not {goal} within {settings.timeout:g} s: {error.message}"
                 raise PyworkerError(message, hint=error.hint, code="timeout", exit=Exit.BUSY) from None
+            if not has_said:
+                has_said = True
+                render.note(waiting(error), render.look(sys.stderr, settings.color))
             time.sleep(_PAUSE)
 
 
