@@ -150,6 +150,17 @@ def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
     assert "this is a bug of pyworker" in found.err
 
 
+def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) -> None:
+    handlers = {"ps": replies({"apps": []}), "status": replies({"logger_pid": 1234}), "shutdown": replies({"apps": []})}
+    with FakeControl(home, handlers):
+        argv = [sys.executable, "-m", "pyworker", "daemon", "stop"]
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, env=environment(home), text=True)
+        assert process.stderr is not None
+        assert "its logger (pid 1234) has still to write what they printed" in process.stderr.readline()
+    assert process.communicate(timeout=30)[1] == "The daemon has stopped.\n"
+    assert process.returncode == 0
+
+
 def test_daemon_status_and_stop_without_a_daemon(home: str) -> None:
     assert run("daemon", "status", home=home).code == 69
     as_json = run("daemon", "status", "--json", home=home)

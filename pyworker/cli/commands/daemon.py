@@ -23,6 +23,7 @@ from pyworker.unix import process
 _HELP = {"help_option_names": ["-h", "--help"]}
 _UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
 _PARTS = ("guardian", "daemon", "logger")
+_SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
 
@@ -103,7 +104,8 @@ def stop(settings: Settings, now: bool) -> int:
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")
-    guardian = _status(settings.home).get("guardian_pid")
+    status = _status(settings.home)
+    guardian = status.get("guardian_pid")
     timeout = settings.timeout or _STOP_TIME
     deadline = time.monotonic() + timeout
     try:
@@ -112,7 +114,13 @@ def stop(settings: Settings, now: bool) -> int:
         pass  # it may be gone before its answer was written; what counts is checked below
     except TimeoutError:
         raise _still_there(settings, timeout) from None
+    say_at = time.monotonic() + _SAY
     while _answers(settings.home):
+        if time.monotonic() > say_at and not _is_stopped(guardian):
+            say_at = deadline + 1
+            if not settings.json and not settings.quiet:
+                words = f"The apps have ended; its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most."
+                render.note(words)
         if time.monotonic() > deadline:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
