@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -176,6 +177,13 @@ async def _logs(hub: Hub, request: Request) -> Response:
     path = logtail.path_of(hub.home, request.path_params["app"])
     if path is None:
         return _error(404, "no_such_app", "no app has this name")
+    if not os.path.exists(path):  # it may have printed nothing yet
+        try:
+            await ask(hub.home, k.Ps((request.path_params["app"],)))
+        except Declined as error:
+            return _error(404, error.refused.code, error.refused.message, hint=error.refused.hint)
+        except Away:
+            pass
 
     async def lines() -> AsyncIterator[str]:
         async for batch in logtail.follow(path, 300):

@@ -41,6 +41,7 @@ class Hub:
         self._lookers: set[asyncio.Queue[Message | None]] = set()
         self._wake = asyncio.Event()
         self._seq = 0
+        self._time = ""
         self._next_point = 0.0
 
     async def run(self) -> None:
@@ -121,9 +122,9 @@ class Hub:
             words = " ".join(sentence(event).split())
         except (WireError, KeyError, TypeError, ValueError):
             return
-        if event.seq <= self._seq:
+        if event.seq <= self._seq and event.time <= self._time:  # a later one of a lower number: the home is a new one
             return
-        self._seq = event.seq
+        self._seq, self._time = event.seq, event.time
         shown = {
             "seq": event.seq, "time": event.time, "app": event.app, "worker": event.worker, "type": event.type,
             "words": words,

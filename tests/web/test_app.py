@@ -19,11 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from pyworker.protocol.control import Refused
 from tests.cli import documents, results
 from tests.support.cli import environment, run
-from tests.support.fake_control import HANG, FakeControl, event, replies
+from tests.support.fake_control import HANG, FakeControl, event, refuses, replies
 from tests.web.server import Dashboard, dashboard
 
 pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
 from pyworker.web.__main__ import token_of
+from pyworker.web.hub import Hub
 
 
 def follow(_request: Any) -> Iterator[Any]:
@@ -204,6 +205,27 @@ def test_the_log_is_its_end_then_what_is_added_across_a_rotation(both: Web, web:
         assert next(lines) == "after the rotation"
     for name in ("..%2F..%2Fevents", "pyworker", "%2e%2e"):
         assert web.ask("GET", f"/api/apps/{name}/logs")[0] == 404
+
+
+def test_the_log_of_an_app_that_there_is_not_is_no_empty_one(home: str) -> None:
+    def ps(request: Any) -> Iterator[Any]:
+        if request.selectors == ("nope",):
+            return refuses("no_such_app", 4, "no app matches 'nope'")(request)
+        return replies({"v": 1, "apps": []})(request)
+
+    with FakeControl(home, {"ps": ps, "follow": follow}), dashboard(home) as web:
+        status, body = web.ask("GET", "/api/apps/nope/logs")
+        assert (status, body["error"]["code"]) == (404, "no_such_app")
+        with web.open("GET", "/api/apps/new/logs") as answer:  # which has printed nothing yet
+            assert answer.status == 200
+
+
+def test_what_happens_after_the_home_was_made_anew_is_seen(tmp_path: Path) -> None:
+    hub = Hub(str(tmp_path))
+    event = {"v": 1, "time": "2026-11-23T14:02:31.104Z", "seq": 900, "app": "api", "worker": None, "type": "app_stopped", "data": {}}
+    for more in ({}, {"seq": 899}, {"seq": 1, "time": "2026-11-23T15:00:00.000Z"}):
+        hub._add_event(event | more)
+    assert [shown["seq"] for shown in hub.events] == [900, 1]
 
 
 def test_the_token_is_kept_private_and_can_be_made_anew(home: str) -> None:
