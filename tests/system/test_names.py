@@ -36,13 +36,10 @@ def test_a_worker_narrows_what_is_shown_to_it(started: Pyworker) -> None:
 
 
 def test_what_concerns_whole_apps_refuses_a_worker(started: Pyworker) -> None:
-    for command in ("diff", "config", "config env", "wait", "metrics", "top --once", "flush", "reload"):
+    for command in ("diff", "config", "config env", "wait", "metrics", "top --once", "flush", "reload", "delete"):
         refused = started.run(*command.split(), "api.2")
         assert (command, refused.returncode, refused.stdout) == (command, 4, "")
         assert "api.2 is a worker: this is done with whole apps" in refused.stderr
-    refused = started.run("delete", "api.2")
-    assert (refused.returncode, refused.stdout) == (4, "")
-    assert "api.2 is a worker: only apps are deleted" in refused.stderr
 
 
 def test_a_worker_that_is_not_there_is_said_with_those_that_are(started: Pyworker) -> None:
@@ -50,3 +47,12 @@ def test_a_worker_that_is_not_there_is_said_with_those_that_are(started: Pyworke
         refused = started.run(*command.split(), "api.9")
         assert (command, refused.returncode, refused.stdout) == (command, 4, "")
         assert "api has no worker 9: they are 1 to 3" in refused.stderr
+
+
+def test_nothing_is_done_when_one_of_several_names_is_wrong(started: Pyworker) -> None:
+    before = [w["pid"] for w in started.app("api")["pool"]]
+    for command, wrong in (("stop", "api.9"), ("restart", "api.9"), ("delete", "api.9"), ("delete", "api.2"), ("stop", "web")):
+        refused = started.run(command, "api", wrong)
+        assert (command, wrong, refused.returncode, refused.stdout) == (command, wrong, 4, "")
+    app = started.app("api")
+    assert (app["state"], [w["pid"] for w in app["pool"]]) == ("running", before)

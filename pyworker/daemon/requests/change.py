@@ -25,10 +25,9 @@ def stop(desk: Desk, client: Client, request: k.Stop) -> None:
     goals: dict[str, ops.Goal] = {}
     decided: dict[str, ops.Outcome] = {}
     slots: dict[str, set[int]] = {}
-    for s in desk.select(request.selectors):
+    for s in desk.existing(request.selectors):
         app = desk.brain.apps[s.app]
         if s.slot is not None:
-            desk.check_slot(app, s)
             slots.setdefault(s.app, set()).add(s.slot)
             app.stopped_slots.add(s.slot)
             desk.brain.poke(app)
@@ -65,14 +64,12 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
 
 def restart(desk: Desk, client: Client, request: k.Restart) -> None:
     """Hard: all stop, then all start; one worker: successor first."""
-    selected = desk.select(request.selectors)
+    selected = desk.existing(request.selectors)
     goals: dict[str, ops.Goal] = {}
     generations: list[tuple[App, Generation]] = []
     for s in selected:
         app = desk.brain.apps[s.app]
-        if s.slot is not None:
-            desk.check_slot(app, s)
-        elif not any(a is app for a, _ in generations):
+        if s.slot is None and not any(a is app for a, _ in generations):
             config, file, read = read_config(app.source, env_values(desk, app))
             number = next_generation(desk, app.name)
             generations.append((app, make_generation(number, config, file, read, shell_of(app, request.shell_env))))

@@ -12,8 +12,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.client import Client
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.change import stop_app
-from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.errors import Exit
+from pyworker.daemon.requests.desk import Desk
 from pyworker.protocol import control as k
 from pyworker.protocol.names import ROTATED
 
@@ -22,12 +21,7 @@ def delete(desk: Desk, client: Client, request: k.Delete) -> None:
     """Stop what runs, forget it when it is closed."""
     goals: dict[str, ops.Goal] = {}
     decided: dict[str, ops.Outcome] = {}
-    for s in desk.select(request.selectors):
-        if s.slot is not None:
-            desk.check_slot(desk.brain.apps[s.app], s)
-            message = f"{s.app}.{s.slot} is a worker: only apps are deleted"
-            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker stop {s.app}.{s.slot}")
-        app = desk.brain.apps[s.app]
+    for app in desk.apps(request.selectors) if request.selectors else ():
         app.delete_logs = request.logs
         app.delete_when_closed = True
         if app.closed and not request.wait:

@@ -52,17 +52,23 @@ class Desk:
         if not selectors:
             return [(self.brain.apps[n], frozenset()) for n in sorted(self.brain.apps)]
         found: dict[str, set[int | None]] = {}
-        for selected in self.select(selectors):
-            if selected.slot is not None:
-                self.check_slot(self.brain.apps[selected.app], selected)
-                if whole:
-                    message = f"{selected.app}.{selected.slot} is a worker: this is done with whole apps"
-                    raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"name the app: {selected.app}")
+        for selected in self.existing(selectors):
+            if selected.slot is not None and whole:
+                message = f"{selected.app}.{selected.slot} is a worker: this is done with whole apps"
+                raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"name the app: {selected.app}")
             found.setdefault(selected.app, set()).add(selected.slot)
         return [
             (self.brain.apps[name], frozenset(s for s in slots if s is not None and None not in slots))
             for name, slots in found.items()
         ]
+
+    def existing(self, selectors: tuple[str, ...]) -> list[Selected]:
+        """Like `select`; Refuse also: one of them is a worker that is not there. Nothing has been done by then."""
+        found = self.select(selectors)
+        for selected in found:
+            if selected.slot is not None:
+                self.check_slot(self.brain.apps[selected.app], selected)
+        return found
 
     def select(self, selectors: tuple[str, ...]) -> list[Selected]:
         """What the selectors mean; Refuse: one of them means nothing."""

@@ -18,10 +18,8 @@ def send(desk: Desk, client: Client, request: k.Send) -> None:
     """To each worker that serves; to one that starts or leaves only when it is named."""
     value = _parse(request.text)
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    for selected in desk.select(request.selectors):
+    for selected in desk.existing(request.selectors):
         app = desk.brain.apps[selected.app]
-        if selected.slot is not None:
-            desk.check_slot(app, selected)
         for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial)):
             named = selected.slot == handle.id.slot and handle.state in (State.STARTING, State.HELD)
             if not (named or (handle.state in SERVING and selected.slot in (None, handle.id.slot))):

@@ -15,10 +15,8 @@ from pyworker.protocol.wire import to_json
 def stack(desk: Desk, client: Client, request: k.Stack) -> None:
     """Every selected worker, each after the other; answered when the last one is there."""
     wanted = []
-    for selected in desk.select(request.selectors):
+    for selected in desk.existing(request.selectors):
         app = desk.brain.apps[selected.app]
-        if selected.slot is not None:
-            desk.check_slot(app, selected)
         wanted += [
             (app, handle)
             for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
