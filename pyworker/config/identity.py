@@ -47,7 +47,7 @@ def identify(user: str | None, group: str | None, *, is_root: bool) -> Identity:
         return Identity(None, gid, () if gid is None else (gid,), me.pw_name, me.pw_dir, me.pw_shell)
     if entry.pw_gid < 0 and gid is None:
         raise IdentityError(
-            "user", f"{user} has no entry in the user database, so its group is unknown", "set group too"
+            "user", f"names {user}, which has no entry in the user database: its group is unknown", "set group too"
         )
     primary = entry.pw_gid if gid is None else gid
     known = entry.pw_gid >= 0
@@ -71,9 +71,11 @@ def _user(name: str) -> pwd.struct_passwd:
     except KeyError:
         _could_look()
     if not name.isdecimal():
-        raise IdentityError("user", f"there is no user {name} on this machine", f"make it: useradd --system {name}")
+        raise IdentityError(
+            "user", f"names {name}, which is no user of this machine", f"make it: useradd --system {name}"
+        )
     if int(name) >= 2**32 - 1:
-        raise IdentityError("user", f"{name} is not a user number")
+        raise IdentityError("user", f"names {name}, which is no user number")
     return _by_uid(int(name))
 
 
@@ -90,9 +92,11 @@ def _group(name: str) -> int:
     except KeyError:
         _could_look()
     if not name.isdecimal():
-        raise IdentityError("group", f"there is no group {name} on this machine", f"make it: groupadd --system {name}")
+        raise IdentityError(
+            "group", f"names {name}, which is no group of this machine", f"make it: groupadd --system {name}"
+        )
     if int(name) >= 2**32 - 1:
-        raise IdentityError("group", f"{name} is not a group number")
+        raise IdentityError("group", f"names {name}, which is no group number")
     return int(name)
 
 

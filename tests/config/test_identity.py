@@ -58,6 +58,7 @@ def test_unknown_names_are_refused(user: str | None, group: str | None, key: str
     with pytest.raises(IdentityError) as caught:
         identify(user, group, is_root=True)
     assert caught.value.key == key
+    assert caught.value.message.startswith(f"names {user or group}, which is no {key} ")  # after "`user` of app `api`"
 
 
 @pytest.mark.parametrize("what", ["user", "group", "env_file", "tls"])
