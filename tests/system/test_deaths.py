@@ -135,6 +135,10 @@ def test_what_kept_the_code_before_from_being_forked_is_not_said_of_the_next(pw:
     pw.write("web.py", ASGI)
     pw.ok("reload", "api")
     assert pw.app()["notes"] == []
+    pw.write("web.py", threads + ASGI)
+    pw.ok("reload", "api")
+    pw.ok("reload", "--abort", "api")
+    wait_until(lambda: why not in pw.app()["notes"], LONG, "the end of the note on what was given up")
 
 
 def test_a_killed_spare_is_noticed_by_nobody_and_replaced(pw: Pyworker) -> None:
