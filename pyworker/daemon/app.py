@@ -280,6 +280,8 @@ class App:
         wanted = self.slots()
         if not wanted:
             return "scheduled" if self.is_job else "stopped"
+        if self.is_job and self.has_untouched():
+            return "running"  # as soon as its run has begun: it serves nobody that would have to wait
         if self.record.permanent:  # all are there, and the next that dies is not replaced
             return "degraded"
         return "running" if self.ready_count() >= len(wanted) else "degraded"

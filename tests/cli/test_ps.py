@@ -131,6 +131,13 @@ def test_the_largest_may_come_first(home: str, key: str, apps: str) -> None:
         assert run("ps", "-w", "--sort", key, home=home).code == 0
 
 
+def test_a_column_goes_before_the_port_of_an_address_is_cut(home: str) -> None:
+    apps = [documents.app(name, listen=["http://127.0.0.1:18000"]) for name in ("api", "clearsessions")]
+    with fake(home, {**documents.ps(), "apps": apps}):
+        shown = run_on_terminal("ps", home=home, columns=80).screen.text
+    assert shown.count("http://127.0.0.1:18000\n") == 2
+
+
 def test_check_says_whether_all_run(home: str) -> None:
     running = {**documents.ps(), "apps": documents.ps()["apps"][:3]}
     with fake(home) as daemon:
@@ -139,6 +146,18 @@ def test_check_says_whether_all_run(home: str) -> None:
         assert run("ps", "--check", home=home).code == 0
         daemon.handlers["ps"] = replies({**running, "apps": []})
         assert run("ps", "--check", home=home).code == 3
+        daemon.handlers["ps"] = replies({**running, "apps": [documents.app("nightly", state="scheduled", pool=[])]})
+        assert run("ps", "--check", home=home).code == 0
+
+
+@pytest.mark.parametrize(("state", "shown"), [("scheduled", True), ("running", False)])
+def test_a_job_says_that_its_last_run_failed(home: str, state: str, shown: bool) -> None:
+    failure = {"message": "exited with code 3", "traceback": "", "hint": "", "at": ""}
+    app = documents.app("nightly", state=state, last_failure=failure)
+    with fake(home, {**documents.ps(), "apps": [app]}):
+        found = run("ps", home=home).err
+    said = "nightly failed at its last run: exited with code 3   → pyworker logs -p nightly\n"
+    assert (said in found) is shown
 
 
 def test_without_apps_it_says_how_to_start_one(home: str) -> None:

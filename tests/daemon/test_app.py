@@ -1,10 +1,11 @@
-"""daemon/app.py and handles.py: what the daemon after this one knows of an app. Whole trees are in tests/system."""
+"""daemon/app.py and handles.py: the one word for an app, and what the next daemon knows of it. Whole trees are in tests/system."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +110,23 @@ def test_the_next_daemon_has_the_same_generation() -> None:
     resolved = ResolvedApp(AppConfig("api", target="a:b", bind=()), 2, "python", {"A": "ä"}, (), None, None, (), "", 0)
     generation = Generation(4, resolved, **GENERATION)
     assert Generation.unpack(4, generation.pack()) == generation
+
+
+@pytest.mark.parametrize(
+    ("cron", "state", "word"),
+    [
+        ("* * * * *", State.STARTING, "running"), ("* * * * *", State.READY, "running"),
+        ("* * * * *", None, "scheduled"), (None, State.STARTING, "degraded"),
+    ],
+)  # fmt: skip
+def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State | None, word: str) -> None:
+    no: Any = None
+    app = App("job", no, no, no, generation=1, running=True, closed=False, scale=1)
+    generation: Any = SimpleNamespace(config=AppConfig("job", command=("true",), cron=cron))
+    app.generations[1] = generation
+    app.fill_slots()
+    if state is not None:
+        worker: Any = SimpleNamespace(id=WorkerId("job", 1, 1, 7), state=state)
+        app.workers[7] = worker
+        app.finished_slots.clear()
+    assert app.state_word(0.0) == word

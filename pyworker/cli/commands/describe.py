@@ -11,7 +11,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
-from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, has_printed, worker_rows
+from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
@@ -92,9 +92,8 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
     """Why it is not well, with the traceback once, and what else wants to be known."""
     lines = []
     failure = app.get("last_failure") or {}
-    unwell = app["state"] in {"failed", "degraded"}
-    if unwell and failure:
-        lines += ["", paint(f"{app['state']}: {render.clean(failure.get('message') or '')}", "red", how)]
+    if failure and (unwell := trouble(app)):
+        lines += ["", paint(f"{unwell}: {render.clean(failure.get('message') or '')}", "red", how)]
         if failure.get("traceback") and not is_said(failure["traceback"], failure.get("message") or ""):
             lines += ["  " + text for text in render.clean(failure["traceback"]).strip("\n").split("\n")]
         hints = render.clean(failure.get("hint") or "").split("\n")

@@ -331,6 +331,13 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
                 f"{app['name']} is degraded: {failure.get('message', '')}",
                 f"pyworker describe {app['name']}",
             )
+        elif app["state"] == "scheduled" and failure:
+            yield Found(
+                "app",
+                "warn",
+                f"{app['name']} failed at its last run: {failure.get('message', '')}",
+                f"pyworker logs -p {app['name']}",
+            )
         if app["drops"]:
             yield Found(
                 "logs",

@@ -42,7 +42,7 @@ WORKERS = (
     Column("UPTIME", keep=3),
     Column("LAST EXIT", keep=8, shrink=16),
 )
-_UP = frozenset({"running", "reloading"})
+_UP = frozenset({"running", "reloading", "scheduled"})
 # what --sort looks at: the largest first; of a worker the same figures are in the same places
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "cpu": lambda of: of.get("cpu_percent") or 0,
@@ -57,7 +57,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-w", "--workers", is_flag=True, help="One row per worker.")
 @click.option("--sort", type=click.Choice(list(_SORTS)), help="Largest first; default: by name.")
-@click.option("--check", is_flag=True, help="Exit with 3 unless all of them run.")
+@click.option("--check", is_flag=True, help="Exit with 3 unless all of them run, or are jobs that wait for their time.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | None, check: bool) -> int:
     """Show what runs: all apps, or those named (api, api.2, 'w*').
@@ -220,10 +220,10 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
     name = render.line(app["name"])
     lines = []
     failure = app.get("last_failure")
-    if failure and (app["state"] in {"failed", "degraded"} or app.get("backoff")):
+    if failure and (trouble(app) or app.get("backoff")):
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
-        head = render.paint(f"{name} {app['state']}:", style, how)
+        head = render.paint(f"{name} {trouble(app) or app['state']}:", style, how)
         step = f"pyworker logs -p {name}" if has_printed(failure) else f"pyworker describe {name}"
         lines.append(_step(f"{head} {words}", step, how))
     sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
@@ -242,6 +242,13 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         lines.append(_step(f"{name}: {app['drops']} lines of its log could not be written", "pyworker doctor", how))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
+
+
+def trouble(app: dict[str, Any]) -> str:
+    """What there is to say before the last failure of an app; nothing when that is over."""
+    if app["state"] == "scheduled":
+        return "failed at its last run" if app.get("last_failure") else ""
+    return str(app["state"]) if app["state"] in {"failed", "degraded"} else ""
 
 
 def has_printed(failure: dict[str, Any]) -> bool:

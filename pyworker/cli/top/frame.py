@@ -198,7 +198,7 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     ]
     lines = ["", _rule(" · ".join(f for f in facts if f), how, "bold")]
     failure = app.get("last_failure")
-    if failure and app["state"] in {"failed", "degraded"}:
+    if failure and app["state"] in {"failed", "degraded", "scheduled"}:
         lines.append("  " + paint(cut(line(failure.get("message") or ""), how.width - 2), "red", how))
     points = model.points(app["name"])
     if not points:
