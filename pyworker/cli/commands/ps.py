@@ -27,7 +27,7 @@ _APPS = (
     Column("REQ/S", right=True, keep=1),
     Column("RESTARTS", keep=5),
     Column("UPTIME", keep=2),
-    Column("LISTENING ON", keep=6, shrink=20),
+    Column("LISTENING ON", keep=6, shrink=22),
 )
 WORKERS = (
     Column("WORKER", shrink=12),
