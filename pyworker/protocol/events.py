@@ -7,6 +7,7 @@ On disk and on the wire an event is a JSON line: {"v":1,"time":"2026-11-23T14:02
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -192,6 +193,11 @@ def and_why(reason: str, how: str) -> str:
         if reason.startswith(start + how):
             return reason.removeprefix(start + how)
     return f": {reason}" if reason else ""
+
+
+def names_in_words(names: Sequence[str]) -> str:
+    """Return names to choose from, not all of hundreds."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def workers_in_words(count: object) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.events import TYPES, Event, and_why, exit_words, sentence, try_in_words
+from pyworker.protocol.events import TYPES, Event, and_why, exit_words, names_in_words, sentence, try_in_words
 
 NUMBERS = {"took_s", "after_s", "delay_s", "window_s"}
 
@@ -61,3 +61,9 @@ def test_a_worker_that_is_stopped_before_it_has_a_pid_is_named_without() -> None
     data = {"generation": 1, "pid": 0, "took_s": 0.0, "requests": 0, "cancelled": 0, "reason": "stop"}
     for type_, words in (("worker_stopped", "stopped   gen 1 in 0.0s"), ("worker_draining", "draining  gen 1 (stop)")):
         assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, type_, data)) == words
+
+
+def test_of_hundreds_of_names_the_first_ones_are_shown() -> None:
+    names = [f"a{i}" for i in range(200)]
+    assert names_in_words(names[:2]) == "a0, a1"
+    assert names_in_words(names) == "a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 190 more"

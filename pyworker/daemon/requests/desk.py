@@ -16,6 +16,7 @@ from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import FULL_DISK, Exit
 from pyworker.protocol import control as k
+from pyworker.protocol.events import names_in_words
 
 _UNSAVED = "apps.json cannot be written:"
 SAVE_AGAIN = 10.0  # seconds until what could not be written down is tried again
@@ -80,7 +81,7 @@ class Desk:
         if unknown:
             meant = nearest(unknown[0], names)
             user = user_name(os.getuid())
-            there = ", ".join(sorted(names)) if names else "none"
+            there = names_in_words(sorted(names)) if names else "none"
             message = f"no app matches {unknown[0]!r} in the daemon of {user} ({self.home}); its apps: {there}"
             hint = f"did you mean {meant}?" if meant else "is it in another user's daemon, or another PYWORKER_HOME?"
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, hint)
