@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from pyworker.unix import process
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.rawhttp import Client
@@ -430,3 +431,14 @@ def test_a_refused_reload_leaves_the_number_of_workers_and_each_of_them(pw: Pywo
     pw.api(ASGI, workers=1)
     pw.ok("reload", "api")
     assert pw.wait_steady()["workers"]["want"] == 1
+
+
+def test_what_has_stopped_is_gone_and_its_home_can_be_unmounted(pw: Pyworker) -> None:
+    for _ in range(5):  # the guardian's end was seen in about every second
+        pw.ok("daemon", "start")
+        guardian = os.pidfd_open(pw.role("guardian"))
+        try:
+            pw.ok("daemon", "stop", "-y")
+            assert process.is_gone(guardian)
+        finally:
+            os.close(guardian)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from pyworker.unix import process
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
+_END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
@@ -106,6 +108,7 @@ def stop(settings: Settings, now: bool) -> int:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")
     status = _status(settings.home)
     guardian = status.get("guardian_pid")
+    pidfd = _watched(guardian)
     timeout = settings.timeout or _STOP_TIME
     deadline = time.monotonic() + timeout
     try:
@@ -124,6 +127,8 @@ def stop(settings: Settings, now: bool) -> int:
         if time.monotonic() > deadline:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
+    if pidfd is not None:  # in a container its pid may be another's here
+        select.select([pidfd], [], [], _END_TIME)  # its socket is closed a moment before its files
     _said(settings, "The daemon has stopped.")
     return 0
 
@@ -255,6 +260,13 @@ def _still_there(settings: Settings, timeout: float) -> PyworkerError:
         code="timeout",
         exit=Exit.BUSY,
     )
+
+
+def _watched(guardian: int | None) -> int | None:
+    try:
+        return os.pidfd_open(guardian) if guardian else None
+    except OSError:
+        return None
 
 
 def _is_stopped(guardian: int | None) -> bool:
