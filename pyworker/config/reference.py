@@ -48,6 +48,7 @@ with `[tool.pyworker]` in this folder. `pyworker check` shows every mistake in i
 
 **Profiles.** `[profiles.NAME.app]`, `[profiles.NAME.apps.APP]` and `[profiles.NAME.defaults]` are laid on the tables of the same
 name with `--profile NAME` or `$PYWORKER_PROFILE`; the app keeps its profile through reloads and boots.
+`check` looks at all of them.
 
 **Order.** `depends_on` names apps of the same file: a start waits until they are ready, and goes on by itself when one that failed
 is mended. Apps that run are not touched when a dependency dies. A script or command whose `restart.policy` lets it
