@@ -19,6 +19,7 @@ from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
 from pyworker.protocol.names import LOGS_DIR
+from pyworker.protocol.stacks import parse, whereabouts
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 
@@ -28,6 +29,7 @@ GO_ON = 3.0  # ... while these go on printing
 LONGEST = 10.0  # seconds until a logger that stands still is not waited for
 _TAIL = 128 * 1024
 _LAST_LINES = 20
+_DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use")
 _NODE = re.compile(r"Node\.js v\d")
@@ -168,11 +170,10 @@ def with_code(reason: str, status: ExitStatus) -> str:
 def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:
     """Return (reason, traceback or last lines, hint) for a template that ended."""
     if handle.killed_because:
-        return (
-            handle.killed_because,
-            "",
-            "does the import wait for something? raise reload.ready_timeout if it needs longer",
-        )
+        dump = last_lines(log_file(app, home), handle.pid, _DUMP_LINES) if handle.loaded is None else []
+        where = whereabouts(parse("\n".join(dump)))
+        hint = "does the import wait for something? raise reload.ready_timeout if it needs longer"
+        return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
         return handle.failure.message, handle.failure.traceback, handle.failure.hint
     if status.code is not None and handle.state == "loading":

@@ -31,6 +31,7 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
+_SAY_WHERE = 0.2  # seconds for an import that hangs to print its stacks, before it is killed
 UNBORN_AFTER = 0.5  # seconds in which one that a template has forked in its last moment may still say Hello
 
 
@@ -70,6 +71,9 @@ class Templates:
         has_been_told = handle.state == "retiring"
         handle.killed_because = reason or handle.killed_because
         handle.state, handle.since = "retiring", now
+        if reason and handle.loaded is None and self._signal(app, handle, w.STACKS_SIGNAL):
+            self._brain.loop.call_later(_SAY_WHERE, lambda: self._kill(app, handle))
+            return
         if reason or has_been_told:
             self._kill(app, handle)
             return
@@ -100,9 +104,14 @@ class Templates:
             )
 
     def _kill(self, app: App, handle: TemplateHandle) -> None:
+        self._signal(app, handle, signal.SIGKILL)
+
+    def _signal(self, app: App, handle: TemplateHandle, number: int) -> bool:
         pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
-        if pidfd is not None and app.templates.get(handle.generation) is handle:
-            process.send_signal(pidfd, signal.SIGKILL)
+        if pidfd is None or app.templates.get(handle.generation) is not handle:
+            return False
+        process.send_signal(pidfd, number)
+        return True
 
     def watch(self, app: App, handle: TemplateHandle) -> None:
         """Listen to a template's channel."""
@@ -199,7 +208,7 @@ class Templates:
         self._brain.deaths.of_helper(handle.pid, pidfd, lambda status: self._explained(app, handle, status))
 
     def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
-        if handle.state == "loading" and handle.failure is None and not handle.killed_because:
+        if handle.loaded is None and handle.failure is None and (handle.state == "loading" or handle.killed_because):
             # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
             names = fd_name("tout", app.name, handle.generation), fd_name("terr", app.name, handle.generation)
             self._brain.when_written(app, names, lambda: self.gone(app, handle, status))

@@ -124,6 +124,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
     if again:
         return _Ready(wire.decode(Loaded, again.encode()), None, ssl_context)
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where
     try:
         target = load(spec.app)
     except TargetError as error:
@@ -152,6 +153,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
 
 def ready_for_forks(spec: LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> bool:
     """Do here, once, what each worker would do first, as a fork keeps it; return whether their loop can take turns."""
+    faulthandler.unregister(STACKS_SIGNAL)  # it would not see that its handler is set back
     reset_signals()
     write_by_line()
     answer_stacks(spec.stacks_fd)

@@ -54,6 +54,15 @@ def test_a_bad_config_starts_nothing_the_daemon_included(pw: Pyworker) -> None:
     assert not pw.processes()
 
 
+def test_an_import_that_hangs_is_said_with_its_place(pw: Pyworker) -> None:
+    hangs = "import socket\n\ndef connect():\n    socket.create_server(('127.0.0.1', 0)).accept()\n\nconnect()\n"
+    pw.api(hangs + ASGI, tables='[app.reload]\nready_timeout = "3s"')
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert f"the import took more than 3 s: it is in {pw.folder}/web.py:4 in connect" in done.stderr
+    assert "does the import wait for something?" in done.stderr
+
+
 def test_an_app_that_does_not_import_shows_one_traceback_and_leaves_nothing(pw: Pyworker) -> None:
     pw.api("import no_such_module_of_ours\n", workers=4)
     done = pw.run("start", "app.toml")
