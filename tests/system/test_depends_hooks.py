@@ -123,6 +123,11 @@ def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker
     assert failed.returncode == 1
     assert "hooks.pre_start failed: sh: exit code 3" in failed.stderr
     assert "the schema is old" in failed.stderr
+    notes = pw.run("ps")
+    assert "pyworker describe api" in notes.stdout + notes.stderr  # logs -p has nothing of a hook
+    described = pw.run("describe", "api").stdout
+    assert "the schema is old" in described
+    assert "logs -p" not in described
     assert pw.refuses()
     pw.write("code", "0")
     pw.ok("start")

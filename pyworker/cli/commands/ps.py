@@ -253,6 +253,8 @@ def trouble(app: dict[str, Any]) -> str:
 
 def has_printed(failure: dict[str, Any]) -> bool:
     """Whether what a process of the app printed says more: not of a config or machine at fault, where a hint does."""
+    if (failure.get("message") or "").startswith("hooks."):  # what a hook printed is with the failure, in no log
+        return False
     return bool(failure.get("traceback") or not failure.get("hint"))
 
 
