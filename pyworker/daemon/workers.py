@@ -73,6 +73,8 @@ class Workers:
 
     def go(self, app: App, handle: WorkerHandle, now: float) -> None:
         failpoint.hit("reload.go")
+        if handle.waits_to_bind is not None:
+            self.on_message(app, handle)  # a daemon that was killed may have answered this, and it asks for another
         handle.gone_go = True
         handle.happen(Happening.GO, now)
         config = app.generations[handle.id.generation].config

@@ -44,6 +44,7 @@ class Runtime(Binding):
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
         self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._asks = False
         self._reader: threading.Thread | None = None
         self._said_ready = False
         self.bound = False
@@ -62,6 +63,7 @@ class Runtime(Binding):
         """Ask the daemon."""
         with self._lock:
             self._start_reader()
+            self._asks = True
             self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
             self._say_ready(serving=False)
             grant = self._answers.get()
@@ -99,14 +101,15 @@ class Runtime(Binding):
                 self._drain(_LONELY_DRAIN)
                 return
             match found.message:
-                case Bound(errno=number, message=message):
+                case Bound(errno=number, message=message) if self._asks:
+                    self._asks = False
                     self._answers.put(Grant(number, message, found.fd))
                     continue
                 case Drain(timeout=timeout):
                     self._drain(timeout)
                     return
-                case Go() | Kick() | Check():
-                    pass
+                case Bound() | Go() | Kick() | Check():
+                    pass  # Bound: said again by a daemon after one that was killed right after it had said so
             if found.fd >= 0:
                 os.close(found.fd)
 

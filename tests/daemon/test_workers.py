@@ -17,7 +17,7 @@ from pyworker.daemon.workers import Workers
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
-from pyworker.protocol.wire import MAX_MESSAGE, decode
+from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix.fds import recv_packet, socketpair
 
 
@@ -82,3 +82,24 @@ def test_that_a_command_has_said_that_it_is_ready_is_known_to_a_daemon_that_come
     )
     Readiness(brain).on_notified(os.getpid(), os.geteuid(), "READY=1")
     assert noted == [State.READY]
+
+
+def test_a_script_that_was_answered_by_a_daemon_that_died_and_binds_again_is_answered_for_the_second() -> None:
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={}, write_memo=lambda: None)
+    asked: list[str] = []
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(clock=lambda: 1.0), poke=lambda app: None, emit=lambda *args, **data: None,
+        listening=SimpleNamespace(find=lambda app, address: asked.append(str(address)), open=no_descriptor),
+    )  # fmt: skip
+    brain.readiness = Readiness(brain)
+    ours, theirs = socketpair()
+    with ours, theirs:
+        handle = WorkerHandle(WorkerId("scr", 1, 1, 1), held=True, born_at=0.0, pid=4242, state=State.HELD, ctl=ours)
+        handle.waits_to_bind, handle.bound = ("inet", "127.0.0.1", 8000), True
+        theirs.send(encode(w.Bind("inet", "127.0.0.1", 8001)))
+        Workers(brain).go(app, handle, 1.0)
+        packet = recv_packet(theirs, MAX_MESSAGE, 1)
+        assert packet is not None
+        assert recv_packet(theirs, MAX_MESSAGE, 1) is None
+    assert asked == ["127.0.0.1:8001"]

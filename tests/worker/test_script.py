@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.worker import Accepting, Bind, Bound, Drain, Drained, Failed, Hello, Ready
+from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Ready
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.wait import wait_until
 from tests.worker.conftest import get, request, spread
@@ -285,6 +285,32 @@ def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     assert failed.message.startswith("PermissionError")
     assert failed.traceback.split("File ")[1].startswith(f'"{folder}/server.py"')
     assert d.reap(worker.pid) == 1
+
+
+def test_answer_that_is_said_twice_is_not_taken_for_one_to_the_next_bind(daemon: Any, folder: Path) -> None:
+    text = """
+import socket, sys
+first, second = socket.socket(), socket.socket()
+first.bind(("127.0.0.1", int(sys.argv[1])))
+first.listen()
+first.accept()
+second.bind(("127.0.0.1", 1))
+"""
+    d, [worker] = launch(daemon, folder, text)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    worker.send(Bound(0), d.listeners[0].fileno())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker.send(Check(), theirs.fileno())
+        theirs.close()
+        ours.settimeout(10)
+        assert ours.recv(1) == b""  # what was sent before has been read
+    with socket.create_connection(d.listeners[0].getsockname()):
+        d.answer_bind(worker, errno=errno.EADDRINUSE)
+        assert d.reap(worker.pid) == 1
+    assert b"Address already in use" in worker.read_err()
 
 
 def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
