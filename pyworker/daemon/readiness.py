@@ -107,7 +107,6 @@ class Readiness:
             self.is_held(app, handle, self._brain.loop.clock())
         else:
             self.accepts(app, handle)
-        app.write_memo()  # it may have said so, which it does once: as in workers.py
 
     def _settled(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None:
@@ -153,6 +152,7 @@ class Readiness:
                     lines = text.splitlines()
                     if "READY=1" in lines and handle.state is State.STARTING:
                         self._comes_up(app, handle)
+                        app.write_memo()  # said once only: as in workers.py
                     self._brain.poke(app)
                     return
         # a command that was started directly runs before the launcher, or a search, can tell its pid; it has our rights
@@ -184,6 +184,7 @@ class Readiness:
         """A command with ready = "notify" said so over its message channel."""
         if handle.state is State.STARTING and handle.ended_at is None:
             self._comes_up(app, handle)
+            app.write_memo()  # as above
             self._brain.poke(app)
 
     def watch_health(self, app: App, handle: WorkerHandle) -> None:

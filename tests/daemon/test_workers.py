@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon import check
 from pyworker.daemon.app import Generation
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.readiness import Readiness
@@ -82,6 +83,21 @@ def test_that_a_command_has_said_that_it_is_ready_is_known_to_a_daemon_that_come
     )
     Readiness(brain).on_notified(os.getpid(), os.geteuid(), "READY=1")
     assert noted == [State.READY]
+
+
+def test_what_the_next_daemon_can_ask_again_is_written_down_with_the_round_and_not_for_each_of_a_thousand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolved = ResolvedApp(AppConfig("api", command=("x",), balance="proxy"), 1, "python", {}, (), None, None, (), "", 0)
+    handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=4242, port=20000)
+    happened: list[str] = []
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)}, write_memo=lambda: happened.append("memo"))
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, poke=lambda app: happened.append("round")
+    )
+    monkeypatch.setattr(check, "tcp_at", lambda loop, where, config, done: done(True, ""))
+    Readiness(brain).watch_port(app, handle)
+    assert (handle.state, happened) == (State.READY, ["round"])
 
 
 def test_a_script_that_was_answered_by_a_daemon_that_died_and_binds_again_is_answered_for_the_second() -> None:
