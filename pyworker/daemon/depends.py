@@ -35,8 +35,8 @@ class Depends:
         """Return the generation that may not start yet, and note on the app what it waits for in vain."""
         before, app.blocked = app.blocked, None
         gated = self._gated(app)
-        if (app.blocked is None) != (before is None):
-            self._look_again(app.name)  # who waits for it waits in vain now, too, or no more
+        if _step(app.blocked) != _step(before):  # not the whole text: in a circle it would grow without end
+            self._look_again(app.name)  # who waits for it waits in vain now, too, or no more, or for something else
         return gated
 
     def _gated(self, app: App) -> frozenset[int]:
@@ -91,6 +91,10 @@ class Depends:
                 del self._waiting[name]
             else:
                 self._brain.poke(app)
+
+
+def _step(blocked: Failure | None) -> str:
+    return blocked.hint if blocked is not None else ""
 
 
 def _has_ended(app: App) -> bool:

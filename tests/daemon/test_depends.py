@@ -42,8 +42,13 @@ def test_only_who_waits_for_an_app_has_a_round_when_something_happens_to_it() ->
     subscribers[0](Event(2, "", "db", None, "app_stopped", {}))
     assert rounds() == ["api", "web"]
     assert apps["web"].blocked.message == "waits for api, which waits for db, which is stopped"
-    apps["db"].wanted = apps["db"].running = True
-    subscribers[0](Event(3, "", "db", None, "app_started", {}))
+    db = apps.pop("db")
+    subscribers[0](Event(3, "", "db", None, "app_deleted", {}))
+    assert rounds() == ["api", "web"]
+    assert apps["web"].blocked.message == "waits for api, which waits for db, which is not known here"
+    apps["db"] = db
+    db.wanted = db.running = True
+    subscribers[0](Event(4, "", "db", None, "app_started", {}))
     assert rounds() == ["api", "web"]
     assert apps["web"].blocked is None
 
