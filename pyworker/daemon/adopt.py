@@ -258,6 +258,6 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
             handle.pid = handle.pid or max(0, pidfd_pid(pidfd))
             brain.deaths.watch_pid(app, handle, pidfd)
         else:
-            handle.pid = 0  # not stored, so not claimed: its next message names it, by the kernel's word
-            handle.untold = True
+            # not stored, so not claimed: its next message names it, by the kernel's word
+            handle.pid, handle.untold = 0, True
         brain.workers.resume(app, handle)

@@ -238,6 +238,8 @@ class Workers:
             case w.Ready(serving=serving):
                 readiness.is_ready(app, handle, generation, serving)
             case w.Accepting():
+                # a script has the listener that it asked for first, by the word maybe of a daemon that died over it
+                handle.gone_go, handle.waits_to_bind = True, None
                 readiness.accepts(app, handle)
             case w.Failed():
                 handle.failure = message

@@ -258,6 +258,37 @@ def test_a_script_that_waits_in_its_bind_is_answered_by_the_next_daemon(pw: Pywo
     assert int(pw.get()) == pw.pids()[0]
 
 
+BINDS_LATER = """
+import http.server, socket
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", %d))
+            body = str(other.getsockname()[1]).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
+"""
+
+
+def test_a_script_that_a_dying_daemon_has_answered_is_not_answered_again(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    other = pw.another_port()
+    pw.write("server.py", BINDS_LATER % (other, pw.port))
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
+    pw.ok("start", "app.toml")
+    old = pw.pids()
+    passed = pw.arm("reload.drain", "kill") + ".hit"
+    pw.run("reload", "api")  # loses the daemon that it asked
+    assert os.path.exists(passed)
+    pw.wait_steady()
+    wait_until(lambda: not alive(old[0]), LONG, "the old worker to be gone")
+    assert int(pw.get()) == other  # not the answer to its first bind, left over
+
+
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
     pw.write("server.py", FIXED_SCRIPT % pw.port)
