@@ -280,7 +280,8 @@ def test_django_as_asgi(serve: Serve, loop: str) -> None:
     response = site.client().get("/hello?name=you")
     assert response is not None
     assert response.body == b"hello you"
-    wait_until(lambda: not site.running.server.background, what="what Django closes after its answer")
+    server = site.running.server  # the one set takes it before the other lets go of it
+    wait_until(lambda: not server.in_flight and not server.background, what="what Django closes after its answer")
 
 
 def test_a_startup_that_fails_says_why(serve: Serve, loop: str) -> None:
