@@ -14,7 +14,7 @@ from pyworker.config.schema import HealthConfig
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.check import Command, Done
-from pyworker.protocol.events import Event
+from pyworker.protocol.events import PRE_START_FAILED, Event
 from pyworker.protocol.wire import to_json
 
 _MAX_QUEUED = 200  # events of one app that wait for a slow hook
@@ -73,7 +73,7 @@ class Hooks:
                 generation.prepared = "failed"
                 output = command.output[-_MAX_OUTPUT:] if command else ""
                 first = reason.partition(": " + output[-300:])[0] if output else reason
-                failure = Failure(f"hooks.pre_start failed: {first}", output, f"try it: {' '.join(words)}")
+                failure = Failure(f"{PRE_START_FAILED}: {first}", output, f"try it: {' '.join(words)}")
                 if app.target == generation.number:
                     app.target_failure = failure
                 elif app.starting and app.generation == generation.number:

@@ -195,6 +195,9 @@ def and_why(reason: str, how: str) -> str:
     return f": {reason}" if reason else ""
 
 
+PRE_START_FAILED = "hooks.pre_start failed"  # a failure that begins so has with it what the hook printed; no log has
+
+
 def names_in_words(names: Sequence[str]) -> str:
     """Return names to choose from, not all of hundreds."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -122,7 +122,7 @@ def test_each_operation_sends_its_request_and_says_its_end(
 def test_a_worker_cannot_be_scaled(home: str) -> None:
     found = run("scale", "w=1", "api.2=3", home=home)
     assert (found.code, found.out) == (4, "")
-    assert found.err == "error: api.2 is a worker: an app has a number of them\n  = help: name the app: api\n"
+    assert found.err == "error: api.2 is a worker: this is done with whole apps\n  = help: name the app: api\n"
 
 
 def test_a_restart_of_single_workers_names_them(home: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pyworker.cli.commands.ps import app_notes
 from pyworker.cli.render import Look
+from pyworker.protocol.events import PRE_START_FAILED
 from tests.cli import documents
 from tests.support.cli import environment, run, run_on_terminal
 from tests.support.fake_control import FakeControl, refuses, replies
@@ -231,6 +232,8 @@ def test_ps_imports_next_to_nothing(home: str) -> None:
     ("failure", "step"),
     [
         ({"message": "exit code 1", "traceback": "", "hint": ""}, "pyworker logs -p api"),
+        ({"message": f"{PRE_START_FAILED}: exit code 1", "traceback": "no such table", "hint": "x"}, "pyworker describe api"),
+        ({"message": "hooks.post_fork: NameError: x", "traceback": "Traceback", "hint": ""}, "pyworker logs -p api"),
         ({"message": "no redis", "traceback": "ModuleNotFoundError", "hint": "pip install redis"}, "pyworker logs -p api"),
         ({"message": "names .env, which does not exist", "traceback": "", "hint": "make it"}, "pyworker describe api"),
     ],

@@ -71,6 +71,16 @@ class Pyworker:
             f'[app]\nname = "api"\ntarget = "web:app"\nworkers = {workers}\nbind = "{bind}"\n{top}\n{tables}\n',
         )
 
+    def make_certificate(self, name: str) -> None:
+        """Write cert.pem and key.pem, signed by themselves; the test is skipped without openssl."""
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl makes the certificates")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+             "-subj", f"/CN={name}", "-keyout", os.path.join(self.folder, "key.pem"), "-out", os.path.join(self.folder, "cert.pem")],
+            check=True, capture_output=True,
+        )  # fmt: skip
+
     def make_failpoints(self) -> None:
         """Before the first start: make the folder that `arm` writes to."""
         self.environ["PYWORKER_FAILPOINTS"] = os.path.join(self.folder, "failpoints")

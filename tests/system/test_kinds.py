@@ -216,22 +216,12 @@ def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> Non
     assert pw.app()["state"] == "stopped"
 
 
-FIXED_SCRIPT = """
-import http.server
+SERVER = """
+import http.server, os, socket
+%s
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200)
-        self.send_header("content-length", "6")
-        self.end_headers()
-        self.wfile.write(b"script")
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
-"""
-FIXED_PIDS = """
-import http.server, os
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = str(os.getpid()).encode()
+        body = answer()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -245,7 +235,7 @@ FIXED_NODE = "require('http').createServer((q, r) => { r.setHeader('content-leng
 @pytest.mark.parametrize("point", ["reload.committed", "reload.go"])
 def test_a_script_that_waits_in_its_bind_is_answered_by_the_next_daemon(pw: Pyworker, point: str) -> None:
     pw.make_failpoints()
-    pw.write("server.py", FIXED_PIDS % pw.port)
+    pw.write("server.py", SERVER % ("answer = lambda: str(os.getpid()).encode()", pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
     pw.ok("start", "app.toml")
     old = pw.pids()
@@ -258,26 +248,18 @@ def test_a_script_that_waits_in_its_bind_is_answered_by_the_next_daemon(pw: Pywo
     assert int(pw.get()) == pw.pids()[0]
 
 
-BINDS_LATER = """
-import http.server, socket
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", %d))
-            body = str(other.getsockname()[1]).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
+BINDS_ANOTHER = """
+def answer():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", %d))
+        return str(other.getsockname()[1]).encode()
 """
 
 
 def test_a_script_that_a_dying_daemon_has_answered_is_not_answered_again(pw: Pyworker) -> None:
     pw.make_failpoints()
     other = pw.another_port()
-    pw.write("server.py", BINDS_LATER % (other, pw.port))
+    pw.write("server.py", SERVER % (BINDS_ANOTHER % other, pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
     pw.ok("start", "app.toml")
     old = pw.pids()
@@ -291,7 +273,7 @@ def test_a_script_that_a_dying_daemon_has_answered_is_not_answered_again(pw: Pyw
 
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
-    pw.write("server.py", FIXED_SCRIPT % pw.port)
+    pw.write("server.py", SERVER % ('answer = lambda: b"script"', pw.port))
     pw.write("server.js", FIXED_NODE % pw.port)
     pw.write("proxied.js", FIXED_NODE % "process.env.PORT, '127.0.0.1'")
     pw.ok("start", "app.toml")
@@ -320,7 +302,7 @@ def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw
 
 def test_a_script_may_be_a_cluster_itself(pw: Pyworker) -> None:
     """Its workers are children of the worker, with the library out of the daemon's archive."""
-    pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + FIXED_PIDS % pw.port)
+    pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + SERVER % ("answer = lambda: str(os.getpid()).encode()", pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
     pw.ok("start", "app.toml")
     (worker,) = pw.pids()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import ssl
 import stat
-import subprocess
 from typing import Any
 
 import pytest
@@ -186,13 +184,8 @@ def another(pw: Pyworker, role: str, victim: int) -> None:
     wait_until(lambda: pw.status() and pw.role(role) not in (0, victim), LONG, f"another {role}")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_what_comes_after_a_death_is_what_was_before(pw: Pyworker, ports: dict[str, int]) -> None:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=same", "-keyout", os.path.join(pw.folder, "key.pem"), "-out", os.path.join(pw.folder, "cert.pem")],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    pw.make_certificate("same")
     for folder in ("", "sub/"):
         for name, text in (("face.py", FACE), ("web.py", ASGI), ("wsgi.py", WSGI), ("server.py", SERVER)):
             pw.write(folder + name, text)

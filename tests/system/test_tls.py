@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
 import subprocess
-
-import pytest
 
 from tests.support.pyworker import Pyworker, kill
 from tests.support.sources import WSGI
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 TLS = '[app.tls]\ncert = "cert.pem"\nkey = "key.pem"'
-
-
-def make_certificate(pw: Pyworker, name: str) -> None:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-keyout", os.path.join(pw.folder, "key.pem"), "-out", os.path.join(pw.folder, "cert.pem")],
-        check=True, capture_output=True,
-    )  # fmt: skip
 
 
 def served(pw: Pyworker) -> str:
@@ -34,20 +22,20 @@ def mine(pw: Pyworker) -> str:
 
 
 def test_a_reload_serves_the_new_certificate(pw: Pyworker) -> None:
-    make_certificate(pw, "one")
+    pw.make_certificate("one")
     pw.api(WSGI, tables=TLS)
     pw.ok("start", "app.toml")
     assert served(pw).strip() == mine(pw).strip()
     assert pw.app()["listen"] == [f"https://127.0.0.1:{pw.port}"]
     old = mine(pw)
-    make_certificate(pw, "two")
+    pw.make_certificate("two")
     assert served(pw).strip() == old.strip()
     pw.ok("reload", "api")
     assert served(pw).strip() == mine(pw).strip()
 
 
 def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> None:
-    make_certificate(pw, "one")
+    pw.make_certificate("one")
     pw.api(WSGI, tables=TLS)
     pw.ok("start", "app.toml")
     before, old = pw.pids(), mine(pw)
@@ -64,7 +52,7 @@ def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> No
 
 
 def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clients(pw: Pyworker) -> None:
-    make_certificate(pw, "one")
+    pw.make_certificate("one")
     pw.api(WSGI, tables=f'{TLS}\nca = "cert.pem"')
     pw.ok("start", "app.toml")
     before = pw.pids()
@@ -73,7 +61,7 @@ def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clien
         ("key.pem", "\n", "key.pem is empty"),
         ("key.pem", "-----BEGIN CERTIFICATE-----", "has no BEGIN … PRIVATE KEY----- in it"),
     ):
-        make_certificate(pw, "two")
+        pw.make_certificate("two")
         pw.write(name, content)
         refused = pw.run("reload", "api")
         assert (refused.returncode, words in refused.stderr) == (78, True), refused.stderr
@@ -81,11 +69,11 @@ def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clien
 
 
 def test_workers_of_a_template_that_a_later_daemon_makes_serve_the_same_certificate(pw: Pyworker) -> None:
-    make_certificate(pw, "one")
+    pw.make_certificate("one")
     pw.api(WSGI, tables=TLS)
     pw.ok("start", "app.toml")
     old, template, workers = mine(pw), pw.role("template"), pw.pids()
-    make_certificate(pw, "two")
+    pw.make_certificate("two")
     for pid in (pw.role("daemon"), template, *workers):
         kill(pid)
     pw.wait_steady()
@@ -94,7 +82,7 @@ def test_workers_of_a_template_that_a_later_daemon_makes_serve_the_same_certific
 
 
 def test_a_key_with_a_pass_phrase_is_refused_in_words(pw: Pyworker) -> None:
-    make_certificate(pw, "one")
+    pw.make_certificate("one")
     key, locked = (os.path.join(pw.folder, name) for name in ("key.pem", "locked.pem"))
     subprocess.run(["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:x", "-out", locked], check=True)
     os.replace(locked, key)

@@ -118,17 +118,18 @@ def stop(settings: Settings, now: bool) -> int:
     except TimeoutError:
         raise _still_there(settings, timeout) from None
     say_at = time.monotonic() + _SAY
+    has_said = settings.json or settings.quiet
     while _answers(settings.home):
-        if time.monotonic() > say_at and not _is_stopped(guardian):
-            say_at = deadline + 1
-            if not settings.json and not settings.quiet:
-                words = f"The apps have ended; its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most."
-                render.note(words)
+        if not has_said and time.monotonic() > say_at and not _is_stopped(guardian):
+            has_said = True
+            words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
+            render.note(f"The apps have ended; {words}.")
         if time.monotonic() > deadline:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
     if pidfd is not None:  # in a container its pid may be another's here
         select.select([pidfd], [], [], _END_TIME)  # its socket is closed a moment before its files
+        os.close(pidfd)
     _said(settings, "The daemon has stopped.")
     return 0
 
@@ -263,6 +264,7 @@ def _still_there(settings: Settings, timeout: float) -> PyworkerError:
 
 
 def _watched(guardian: int | None) -> int | None:
+    """Return a pidfd (the caller's), None where there is nothing to watch."""
     try:
         return os.pidfd_open(guardian) if guardian else None
     except OSError:

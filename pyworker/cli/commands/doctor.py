@@ -21,6 +21,7 @@ import click
 
 from pyworker import __version__
 from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.homes import user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
@@ -331,13 +332,9 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
                 f"{app['name']} is degraded: {failure.get('message', '')}",
                 f"pyworker describe {app['name']}",
             )
-        elif app["state"] == "scheduled" and failure:
-            yield Found(
-                "app",
-                "warn",
-                f"{app['name']} failed at its last run: {failure.get('message', '')}",
-                f"pyworker logs -p {app['name']}",
-            )
+        elif unwell := trouble(app):
+            text = f"{app['name']} {unwell}: {failure.get('message', '')}"
+            yield Found("app", "warn", text, next_step(app["name"], failure))
         if app["drops"]:
             yield Found(
                 "logs",

@@ -224,8 +224,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {trouble(app) or app['state']}:", style, how)
-        step = f"pyworker logs -p {name}" if has_printed(failure) else f"pyworker describe {name}"
-        lines.append(_step(f"{head} {words}", step, how))
+        lines.append(_step(f"{head} {words}", next_step(name, failure), how))
     sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
     if sick:
         who = ", ".join(dict.fromkeys(f"{name}.{worker['worker']}" for worker in sick[:3]))
@@ -253,9 +252,16 @@ def trouble(app: dict[str, Any]) -> str:
 
 def has_printed(failure: dict[str, Any]) -> bool:
     """Whether what a process of the app printed says more: not of a config or machine at fault, where a hint does."""
-    if (failure.get("message") or "").startswith("hooks."):  # what a hook printed is with the failure, in no log
+    from pyworker.protocol.events import PRE_START_FAILED
+
+    if (failure.get("message") or "").startswith(PRE_START_FAILED):
         return False
     return bool(failure.get("traceback") or not failure.get("hint"))
+
+
+def next_step(name: str, failure: dict[str, Any]) -> str:
+    """Return the command that shows more of a failure."""
+    return f"pyworker logs -p {name}" if has_printed(failure) else f"pyworker describe {name}"
 
 
 def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:

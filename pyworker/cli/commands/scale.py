@@ -51,7 +51,7 @@ def parse(words: tuple[str, ...]) -> dict[str, str]:
             change = rest.pop(0)
         if re.match(r"[^.]+\.[0-9]+\Z", name):
             app = name.partition(".")[0]
-            message = f"{line(name)} is a worker: an app has a number of them"
+            message = f"{line(name)} is a worker: this is done with whole apps"
             raise PyworkerError(message, hint=f"name the app: {line(app)}", code="no_such_app", exit=Exit.NO_SUCH_APP)
         if not _NAME.match(name):
             raise _wrong(f"{line(name)!r} is no app's name")
