@@ -66,6 +66,7 @@ class Dispatcher:
         self._finishing = False
         self._node = NodeCluster(self)
         self._said_again: set[object] | None = None  # between Begin and Settled: what is still so
+        self._is_new = False  # just started, and being told who is there: the first of them would get all that waits
         self._daemon = Channel(channel, self.loop, self._take, self._on_orphaned)
 
     # ---- connections -------------------------------------------------------------------------------------
@@ -153,8 +154,8 @@ class Dispatcher:
 
     def _set_accepting(self) -> None:
         """Watch the listeners while a connection could be handed on at once."""
-        accepting = bool(self._open) and not self._waiting and not self._paused and not self._finishing
-        self._accepting = accepting
+        may = not (self._is_new or self._waiting or self._paused or self._finishing)
+        self._accepting = accepting = may and bool(self._open)
         for listener in self._listeners.values():
             if accepting and not self.loop.watches(listener.fileno()):
                 self.loop.add(listener.fileno(), IN, self._acceptor(listener))
@@ -261,7 +262,9 @@ class Dispatcher:
         match message:
             case d.Begin():
                 self._said_again = set()
+                self._is_new = not self._open  # one that serves goes on, whatever becomes of the daemon
             case d.Settled():
+                self._is_new = False
                 self._forget_the_rest()
                 self._node.ask_again()
             case d.Listen(index=index):

@@ -179,7 +179,7 @@ def taken(slots: list[Slot], count: int) -> list[int]:
             got[at] += slot.take_all()
         return sum(got) >= count
 
-    wait_until(look, LONG, f"{count} connections; {got}")
+    wait_until(look, LONG, f"{count} connections")
     return got
 
 
