@@ -101,8 +101,8 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
     except BlockingIOError:
         return None
     except ConnectionResetError:
-        # The peer died before it had read all that we sent: its end, said in another way.
-        return Packet(b"", [], 0, False)
+        # The peer died before it had read all that we sent. What it had said before that is still there.
+        return recv_packet(sock, size, max_fds)
     if not ancillary and not flags & _CUT:
         return Packet(data, [], 0, False)
     if len(ancillary) == 1 and max_fds and not flags & _CUT:  # one descriptor, as connections come

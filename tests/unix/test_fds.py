@@ -90,6 +90,16 @@ def test_empty_packet_means_the_peer_is_gone_also_when_it_left_unread_bytes() ->
             send_packet(ours, b"x")
 
 
+def test_what_a_peer_said_before_it_died_is_heard_also_when_it_left_unread_bytes() -> None:
+    ours, theirs = socketpair()
+    with ours:
+        send_packet(ours, b"never read")
+        send_packet(theirs, b"why")
+        theirs.close()
+        heard = [recv_packet(ours, 100, 0) for _ in range(2)]
+        assert [packet.data for packet in heard if packet is not None] == [b"why", b""]
+
+
 def test_the_kernel_names_the_sender() -> None:
     ours, theirs = socketpair()
     pass_credentials(ours)
