@@ -26,6 +26,7 @@ from pyworker.protocol import store as store_messages
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.protocol.scoreboard import AppF
+from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class Deaths:
         self._end_group(handle)
         if handle.ctl is not None:
             self._brain.loop.remove(handle.ctl.fileno())
-            handle.ctl.close()
+            unix_fds.hang_up(handle.ctl)
             handle.ctl = None
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if pidfd is not None:

@@ -408,6 +408,7 @@ def make_inbox(store: FdStore, app: str, slot: int) -> int:
     inbox, feed = fd_name("inbox", app, slot), fd_name("feed", app, slot)
     if store.get(inbox) is None or store.get(feed) is None:
         reader, writer = unix_fds.socketpair()
+        unix_fds.refuse_fds(writer)  # nobody reads what a worker would say there
         store.put(inbox, reader.detach())
         store.put(feed, writer.detach())
     return store.fds[inbox]

@@ -15,6 +15,7 @@ from pyworker.daemon import check
 from pyworker.daemon.check import Check, Done
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.policy.health import Health, Verdict, after_check, begin
+from pyworker.unix import fds as unix_fds
 
 Begin = Callable[[Done], Check]
 OnVerdict = Callable[[Verdict, str], None]
@@ -104,6 +105,7 @@ def where_to_ask(health: HealthConfig, port: int, bound: tuple[Address, socket.s
 
 def _privately(loop: Loop, config: HealthConfig, hand_over: Callable[[socket.socket], bool], done: Done) -> Check:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix_fds.refuse_fds(ours)
     with theirs:
         theirs.setblocking(False)
         if not hand_over(theirs):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _READS = 4
 REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
-_MAX_FDS = 16
 
 
 class NotSent(Exception):
@@ -79,10 +78,10 @@ class Messages:
                 self._read(app, handle, channel)
             self._brain.loop.remove(channel.sock.fileno())
             unsent, came = channel.link.abandon()
-            unix_fds.close_all(came)
+            unix_fds.let_go(came)
             for listener in unsent:
                 listener.close()
-            channel.sock.close()
+            unix_fds.hang_up(channel.sock)
         self._brain.store.remove(worker_fd("ipc", handle.id))
 
     def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
@@ -131,13 +130,13 @@ class Messages:
             if not self._may_read(app, handle, channel):
                 return
             try:
-                packet = unix_fds.recv_packet(channel.sock, READ_SIZE, _MAX_FDS)
+                packet = unix_fds.recv_packet(channel.sock, READ_SIZE, unix_fds.MOST_FDS)
             except OSError:
                 packet = unix_fds.Packet(b"", [], 0, False)
             if packet is None:
                 return
             if not packet.data:
-                unix_fds.close_all(packet.fds)
+                unix_fds.let_go(packet.fds)
                 self._brain.loop.remove(channel.sock.fileno())
                 self._closed(app, handle, channel)
                 return
@@ -180,7 +179,7 @@ class Messages:
             case node.Sent(token=listener) | node.NotReceived(token=listener):
                 listener.close()
             case node.Stray(fds=fds):
-                unix_fds.close_all(fds)
+                unix_fds.let_go(fds)
             case node.Malformed(reason=reason):
                 channel.talk.spend()
                 self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
@@ -217,7 +216,7 @@ class Messages:
     def _close(self, given: node.Handle | None) -> None:
         """No descriptor is taken from a worker."""
         if given is not None:
-            unix_fds.close_all([given.fd])
+            unix_fds.let_go([given.fd])
 
     def _flush(self, channel: Channel) -> None:
         channel.full = False

@@ -35,10 +35,9 @@ def listen(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
 
     def arrived(_: int) -> None:
         for _turn in range(16):
-            packet = unix_fds.recv_packet(sock, 4096, 4)
+            packet = unix_fds.recv_packet(sock, 4096, 0)
             if packet is None:
                 return
-            unix_fds.close_all(packet.fds)
             if packet.pid:
                 brain.readiness.on_notified(packet.pid, packet.uid, packet.data.decode("utf-8", "replace"))
 

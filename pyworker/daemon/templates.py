@@ -224,7 +224,7 @@ class Templates:
             del app.templates[number]
         if handle.channel is not None:
             self._brain.loop.remove(handle.channel.fileno())
-            handle.channel.close()
+            unix_fds.hang_up(handle.channel)
         self._end_stopped_spare(app, number)
         self._forget(app, number)
         current = app.templates.get(app.generation)

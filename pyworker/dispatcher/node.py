@@ -22,10 +22,9 @@ from pyworker.policy import talk
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
-from pyworker.unix.fds import close_all, recv_packet, send_whole
+from pyworker.unix.fds import MOST_FDS, close_all, hang_up, let_go, recv_packet, send_whole
 
 _READS = 8
-_MAX_FDS = 16
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
 _NO_SEQ = -1  # in a question whose answer nobody waits for
 
@@ -132,8 +131,8 @@ class NodeCluster:
         if member is None:
             return
         self._owner.loop.remove(member.sock.fileno())
-        close_all(member.link.abandon()[1])
-        member.sock.close()
+        let_go(member.link.abandon()[1])
+        hang_up(member.sock)
         for primary in (self._gate, self._dealer):
             self._perform(primary, primary.lost(serial))
 
@@ -257,14 +256,14 @@ class NodeCluster:
             if member.serial not in self._members:
                 return
             try:
-                packet = recv_packet(member.sock, node.READ_SIZE, _MAX_FDS)
+                packet = recv_packet(member.sock, node.READ_SIZE, MOST_FDS)
             except OSError:
                 self._ended(member)
                 return
             if packet is None:
                 return
             if not packet.data:
-                close_all(packet.fds)
+                let_go(packet.fds)
                 self._ended(member)
                 return
             for event in member.link.feed(packet.data, packet.fds):
@@ -281,16 +280,16 @@ class NodeCluster:
         match event:
             case node.Message(value=value, handle=given):
                 if given is not None:
-                    close_all([given.fd])
+                    let_go([given.fd])
                 self._said(member, value)
             case node.Internal(value=value, handle=given):
                 if given is not None:
-                    close_all([given.fd])
+                    let_go([given.fd])
                 self._heard(member, value)
             case node.NotReceived(token=connection):
                 self._perform(self._dealer, self._dealer.refused(member.serial, connection))
             case node.Stray(fds=fds):
-                close_all(fds)
+                let_go(fds)
             case _:
                 pass
 

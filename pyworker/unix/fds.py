@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 SCM_CREDENTIALS = 2  # linux/socket.h; the socket module does not always have it
 SO_PASSCRED = 16
+SO_PASSRIGHTS = 83  # since Linux 6.16
+MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _CREDENTIALS = struct.Struct("iii")
 _INT = array.array("i").itemsize
 # ints: an operation on the enum's members takes as long as a system call
@@ -49,6 +51,12 @@ def socketpair() -> tuple[socket.socket, socket.socket]:
 def pass_credentials(sock: socket.socket) -> None:
     """Ask the kernel to name the sender of each packet."""
     sock.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+
+
+def refuse_fds(sock: socket.socket) -> None:
+    """Have the kernel refuse the fds that a peer would send; an older one closes them when the bytes are read."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
 
 def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()) -> bool:
@@ -94,6 +102,7 @@ def send_whole(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> i
 def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
     """Receive one packet; None when there is none now. Empty data with no fds is end-of-file.
 
+    With `max_fds` 0 all that come are closed here: the kernel's way to close what there is no room for may wait (`let_go`).
     Never socket.recv_fds: it ignores its flags argument, so the fds it returns leak into children.
     """
     try:
@@ -121,14 +130,34 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
         elif kind == SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
             pid, uid, _ = _CREDENTIALS.unpack_from(payload)
     extra = fds[max_fds:]
-    close_all(extra)
+    let_go(extra)
     cut = bool(flags & _CUT) or bool(extra)
     return Packet(data, fds[:max_fds], pid, cut, uid)
 
 
 @functools.cache
 def _room(max_fds: int) -> int:
-    return socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(max_fds * _INT) if max_fds else 0)
+    return socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE((max_fds or MOST_FDS) * _INT)
+
+
+def let_go(fds: list[int] | tuple[int, ...]) -> None:
+    """Close what a stranger has sent. Whoever closes a socket last waits until its data has gone, if SO_LINGER says so."""
+    for fd in fds:
+        with contextlib.suppress(OSError):  # it is no socket
+            sock = socket.socket(fileno=fd)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
+            sock.detach()
+    close_all(fds)
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close our end of a channel with a stranger. No copy of it has anything left, least of all fds, to be let go of."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        while (packet := recv_packet(sock, 1 << 16, 0)) and (packet.data or packet.pid or packet.truncated):
+            pass
+    sock.close()
 
 
 def unread(sock: socket.socket) -> int:

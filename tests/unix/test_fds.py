@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
 import resource
 import socket
+import struct
+import time
+from collections.abc import Callable
 
 import pytest
 
 from pyworker.unix.fds import (
     close_all,
+    hang_up,
+    let_go,
     memfd,
     memfd_fixed,
     pass_credentials,
     read_whole,
     recv_packet,
+    refuse_fds,
     send_packet,
     send_some,
     send_whole,
@@ -48,6 +55,37 @@ def test_unasked_fds_are_closed_and_said_so() -> None:
         assert packet.truncated
         assert packet.fds == []
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+LINGER = 20  # seconds
+
+
+def not_asked_for(ours: socket.socket) -> None:
+    recv_packet(ours, 100, 0)
+
+
+def asked_for(ours: socket.socket) -> None:
+    packet = recv_packet(ours, 100, 2)
+    assert packet is not None
+    let_go(packet.fds)
+
+
+@pytest.mark.parametrize("close", [not_asked_for, asked_for, hang_up])
+def test_nobody_waits_for_the_data_of_a_socket_that_a_stranger_has_sent(close: Callable[[socket.socket], None]) -> None:
+    ours, theirs = socketpair()
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as server:
+        sent = socket.create_connection(server.getsockname())
+        with server.accept()[0]:  # reads nothing
+            sent.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while sent.send(bytes(65536)):
+                    pass
+            sent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER))
+            send_packet(theirs, b"x", [sent.fileno()])
+            sent.close()  # what is under way is the last one
+            began = time.monotonic()
+            close(ours)
+            assert time.monotonic() - began < LINGER / 2
 
 
 def test_without_a_free_fd_the_loss_is_seen() -> None:
@@ -98,6 +136,23 @@ def test_what_a_peer_said_before_it_died_is_heard_also_when_it_left_unread_bytes
         theirs.close()
         heard = [recv_packet(ours, 100, 0) for _ in range(2)]
         assert [packet.data for packet in heard if packet is not None] == [b"why", b""]
+
+
+def test_nothing_more_can_be_said_to_one_that_has_hung_up_whoever_holds_a_copy() -> None:
+    ours, theirs = socketpair()
+    with ours.dup(), theirs:
+        hang_up(ours)
+        with pytest.raises(BrokenPipeError):
+            send_packet(theirs, b"x")
+
+
+def test_fds_are_refused_where_the_kernel_can() -> None:
+    ours, theirs = socketpair()
+    refuse_fds(ours)
+    with ours, theirs, open("/dev/null", "rb") as null:
+        with contextlib.suppress(PermissionError):
+            send_packet(theirs, b"x", [null.fileno()])
+        assert send_packet(theirs, b"x")
 
 
 def test_the_kernel_names_the_sender() -> None:
