@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _READS = 4
 REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
+_A_READ = READ_SIZE / node.MAX_TEXT  # of a message, is spent on it: there may be none in what is said
 
 
 class NotSent(Exception):
@@ -140,6 +141,7 @@ class Messages:
                 self._brain.loop.remove(channel.sock.fileno())
                 self._closed(app, handle, channel)
                 return
+            channel.talk.spend(_A_READ)
             for event in channel.link.feed(packet.data, packet.fds):
                 self._take(app, handle, channel, event)
             self._flush(channel)

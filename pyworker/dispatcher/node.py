@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.errors import CANNOT_ACCEPT
-from pyworker.policy import talk
+from pyworker.policy.talk import A_SECOND, Allowance
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
@@ -26,6 +26,7 @@ from pyworker.unix.fds import MOST_FDS, close_all, hang_up, let_go, recv_packet,
 
 _READS = 8
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
+_MOST_UNREAD = 1024 * 1024  # bytes that wait for a worker which goes on asking
 _NO_SEQ = -1  # in a question whose answer nobody waits for
 
 
@@ -50,7 +51,8 @@ class Member:
 
     serial: int
     sock: socket.socket
-    talk: talk.Allowance
+    talk: Allowance
+    asks: Allowance
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)  # its text -> what it asked to listen on
     dealt: set[str] = field(default_factory=set)  # of these: what the dealer knows
@@ -80,7 +82,8 @@ class NodeCluster:
             sock.close()
             return
         sock.setblocking(False)
-        member = self._members[serial] = Member(serial, sock, talk.Allowance(time.monotonic()))
+        now = time.monotonic()
+        member = self._members[serial] = Member(serial, sock, Allowance(now), Allowance(now))
         for text in queries:
             with contextlib.suppress(ValueError):
                 member.queries[text] = json.loads(text)
@@ -302,10 +305,15 @@ class NodeCluster:
         elif not member.too_loud:
             member.too_loud = True
             self._owner.say(
-                d.Trouble(f"a worker says more than {talk.A_SECOND:g} messages a second: what is more is dropped")
+                d.Trouble(f"a worker says more than {A_SECOND:g} messages a second: what is more is dropped")
             )
 
     def _heard(self, member: Member, message: dict[str, Any]) -> None:
+        is_answer = isinstance(message.get("ack"), int)
+        if not is_answer:  # of those there is one to each connection; no worker asks as often
+            if not member.asks.is_left(time.monotonic()) or member.link.backlog > _MOST_UNREAD:
+                return
+            member.asks.spend()
         if message.get("act") == "queryServer" and not member.leaving:
             query = {name: value for name, value in message.items() if name != "seq"}
             text = json.dumps(query, sort_keys=True)
@@ -313,7 +321,7 @@ class NodeCluster:
                 member.queries[text] = query
                 self._owner.say(d.Asked(member.serial, text))
         self._perform(self._gate, self._gate.received(member.serial, message))
-        if isinstance(message.get("ack"), int):
+        if is_answer:
             self._perform(self._dealer, self._dealer.received(member.serial, message))
         elif message.get("act") == "close":
             _forget_query(member, message.get("key"))

@@ -21,6 +21,6 @@ class Allowance:
         self.at = now
         return self.left >= 1.0
 
-    def spend(self) -> None:
+    def spend(self, count: float = 1.0) -> None:
         """One was said."""
-        self.left -= 1.0
+        self.left -= count

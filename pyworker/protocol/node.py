@@ -33,6 +33,8 @@ UNIQUE_ID = "NODE_UNIQUE_ID"  # set for cluster workers: their id
 PEER = "PYWORKER_CHANNEL"  # "1" tells a Python child that its parent is pyworker: files can be sent
 
 INTERNAL_PREFIX = "NODE_"
+_MOST_ARRIVED = 64  # descriptors of lines that have no end yet: one is sent at a time
+_MOST_REPLIES = 1000  # acknowledgements that wait for a peer which reads nothing
 _HANDLES_AT_ONCE = 1  # under way or waiting: with more of them `send` says "slow down", too
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _HANDLE, _ACK, _NACK = "NODE_HANDLE", "NODE_HANDLE_ACK", "NODE_HANDLE_NACK"
@@ -248,7 +250,11 @@ class Link:
         events: list[Event] = []
         end, self.offset = self.offset, self.offset + len(data)
         if fds:
-            self._arrived.extend(_Arrived(fd, end, self.offset) for fd in fds)
+            fds = tuple(fds)
+            room = max(0, _MOST_ARRIVED - len(self._arrived))
+            self._arrived.extend(_Arrived(fd, end, self.offset) for fd in fds[:room])
+            if len(fds) > room:
+                events.append(Stray(fds[room:]))
         *ended, rest = data.split(b"\n")
         for piece in ended:
             end += len(piece) + 1
@@ -297,6 +303,9 @@ class Link:
         kind = value.get("type")
         if not isinstance(kind, str):
             events.append(Malformed("a handle without a type"))
+            return
+        if len(self._replies) >= _MOST_REPLIES:
+            events.append(Malformed("a handle of a peer that takes no acknowledgements"))
             return
         if not self._arrived or self._arrived[0].start >= end:
             self._reply(_NACK)  # it was lost on the way (this process may be out of descriptors): sent again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,7 +14,10 @@ from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.messages import Channel, Messages
 from pyworker.policy.talk import Allowance
+from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.node import Link
+
+WORKER = SimpleNamespace(id=WorkerId("api", 1, 1, 3))
 
 
 class Rig:
@@ -21,7 +25,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.loop = Loop()
-        self.messages = Messages(cast("Any", SimpleNamespace(loop=self.loop)))
+        self.messages = Messages(cast("Any", SimpleNamespace(loop=self.loop, note=lambda app, text: None)))
         ours, self.peer = socket.socketpair()
         ours.setblocking(False)
         self.channel = Channel(ours, Allowance(0.0))
@@ -50,6 +54,21 @@ def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig)
         rig.flush()
         assert not rig.channel.link.is_idle, "the worker has not acknowledged it"
         assert rig.mask == READ
+
+
+@pytest.mark.parametrize("said", [b'{"cmd":"NODE_HANDLE","type":"x"}\n', b'{"cmd":"NODE_X"}\n', b"\n", b"x"])
+def test_what_is_no_message_is_read_no_faster_than_messages(rig: Rig, said: bytes) -> None:
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
+    rig.messages._channels["api", 3] = rig.channel
+    rig.channel.talk.at = rig.loop.clock()
+    rig.peer.setblocking(False)
+    turns = 0
+    while not rig.channel.resting:
+        with contextlib.suppress(BlockingIOError):
+            rig.peer.send(said)
+        rig.messages._read(app, handle, rig.channel)
+        turns += 1
+        assert turns < 10_000
 
 
 def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import socket
@@ -71,3 +72,17 @@ def test_a_listener_that_a_killed_daemon_did_not_answer_for_is_asked_of_the_next
     one.tell(d.Open(1, 1, 1, "node"))
     one.connect()
     assert worker.hear()["msg"]["act"] == "newconn"
+
+
+def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    for seq in range(1000):
+        worker.say(act="queryServer", address=None, port=-2, addressType=4, fd=7, index=seq, data=None, seq=seq)
+    worker.channel.sendall(b'"that was all"\n')
+    one.hear(d.Said)
+    worker.channel.setblocking(False)
+    answers = 0
+    with contextlib.suppress(BlockingIOError):
+        while worker.hear():
+            answers += 1
+    assert 200 <= answers < 1000

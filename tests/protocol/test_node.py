@@ -171,6 +171,24 @@ def test_descriptors_that_no_line_claims_are_given_back_to_be_closed() -> None:
     assert link.feed(line({"cmd": "NODE_HANDLE"}), [9])[-1] == Stray((9,))
 
 
+def test_a_line_that_never_ends_cannot_bring_descriptors_without_end() -> None:
+    link = Link()
+    kept = set(range(10, 10_000))
+    for fd in sorted(kept):
+        for event in link.feed(b"x", [fd]):
+            assert isinstance(event, Stray)
+            kept -= set(event.fds)
+    assert len(kept) <= 64
+    assert set(link.abandon()[1]) == kept
+
+
+def test_a_peer_that_takes_no_acknowledgement_is_owed_so_many_at_most() -> None:
+    link = Link()
+    events = [event for _ in range(10_000) for event in link.feed(handle_line("lost"))]
+    assert link.backlog < 64 * 1024
+    assert all(isinstance(event, Malformed) for event in events)
+
+
 def test_a_descriptor_of_a_line_that_never_ends_is_given_back_at_the_end() -> None:
     link = Link()
     assert link.feed(b'{"cmd":', [4]) == []
