@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import resource
 
 from pyworker.unix.process import PR_SET_NO_NEW_PRIVS, prctl
+
+_KEYCTL = {
+    "x86_64": 250,
+    "aarch64": 219,
+    "riscv64": 219,
+    "ppc64le": 271,
+    "s390x": 280,
+}  # asm/unistd.h: libc has no keyctl
+_JOIN_SESSION_KEYRING = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CannotDrop(Exception):
@@ -21,6 +33,8 @@ def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> No
     if uid is None and gid is None:
         return
     try:
+        if uid not in (None, os.geteuid()):
+            _leave_keyring()
         os.setgroups(groups)
         if gid is not None:
             os.setresgid(gid, gid, gid)
@@ -38,6 +52,15 @@ def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> No
             raise CannotDrop(f"the user is {os.getresuid()} after the change to {uid}")
         if uid != 0:
             _check_no_way_back()
+
+
+def _leave_keyring() -> None:
+    """Take a new session keyring: in the one that we came with lie keys which whoever has it may read, as any user."""
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None and _libc.syscall(number, _JOIN_SESSION_KEYRING, None) < 0:
+        failure = ctypes.get_errno()
+        if failure not in (errno.ENOSYS, errno.EPERM):  # a kernel without keys, a container that lets nobody have any
+            raise OSError(failure, os.strerror(failure))
 
 
 def _check_no_way_back() -> None:
