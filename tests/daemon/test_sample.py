@@ -117,6 +117,25 @@ def test_fair_shares_are_looked_at_in_turn_the_oldest_first(
     assert looked[-1] == 5
 
 
+def test_one_that_has_started_thousands_is_not_looked_at_to_the_end(
+    sampler: Sampler, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr("pyworker.daemon.sample.time.perf_counter", lambda: len(looked) * 0.1)
+    monkeypatch.setattr("pyworker.daemon.sample._pss", lambda pid: looked.append(pid) or 10)
+    monkeypatch.setattr(sampler, "_members", lambda pid: range(2, 5000 if pid == 1 else 5))
+    assert sampler.pss(1) is None
+    assert len(looked) < 20
+    looked.clear()
+    assert sampler.is_too_much(1)
+    assert sampler.pss(1) is None
+    assert not looked, "not at once again"
+    assert sampler.pss(2) == 40
+    clock.now += 60
+    assert sampler.pss(1) is None
+    assert len(looked) > 3
+
+
 def test_session_of_somebody_else_does_not_count(sampler: Sampler) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         # It is in this test's session and leads none: nobody but itself is counted.
