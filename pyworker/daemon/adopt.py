@@ -195,7 +195,7 @@ def _generations(brain: Brain, app: App) -> None:
 
 
 def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
-    addresses = memo.get("listeners", {})
+    addresses, asked = memo.get("listeners", {}), memo.get("asked", {})
     for name in brain.store.names("listen", app.name):
         index = name.numbers[0]
         fd = brain.store.get(fd_name("listen", app.name, index))
@@ -206,7 +206,8 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
             address = _address_of(sock)
         else:
             address = Address(**known)
-        app.listeners[index] = Listener(index, address, sock)
+        by = asked.get(str(index), app.generations)  # not known: any that live may have been given it
+        app.listeners[index] = Listener(index, address, sock, {int(number) for number in by})
 
 
 def _address_of(sock: socket.socket) -> Address:

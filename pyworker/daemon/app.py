@@ -59,6 +59,7 @@ class Listener:
     index: int
     address: Address
     sock: socket.socket
+    asked: set[int] = field(default_factory=set)  # generations whose workers have asked for it
 
 
 @dataclass
@@ -244,6 +245,13 @@ class App:
         """Every wanted slot has an accepting worker of the committed generation."""
         return generation_is_open(self.view(), now) if self.current else False
 
+    def settled_at(self, now: float) -> float | None:
+        """When its workers have had the time to ask for all listeners that they use; None: not as long as one is missing."""
+        ready = [w.ready_at for w in self.workers.values() if w.is_alive and w.id.generation == self.generation]
+        if self.config is None or not self.is_open(now) or None in ready:
+            return None
+        return max(at for at in ready if at is not None) + self.config.reload.ready_timeout
+
     def slots(self) -> list[int]:
         return slots_of(self) if self.current else []
 
@@ -285,6 +293,14 @@ class App:
         if self.record.permanent:  # all are there, and the next that dies is not replaced
             return "degraded"
         return "running" if self.ready_count() >= len(wanted) else "degraded"
+
+    def all_notes(self) -> list[str]:
+        """What the operator should know: what was noted, and what is so by now."""
+        is_empty = self.running and self.scale == 0 and not self.is_job
+        return [
+            *self.notes,
+            *([f"it is scaled to 0: pyworker scale {self.name}=1 starts a worker"] if is_empty else []),
+        ]
 
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:
@@ -340,6 +356,7 @@ class App:
             "saved": self.saved,
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
+            "asked": {str(x.index): sorted(x.asked) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
             "templates": {str(t.generation): t.memo() for t in self.templates.values()},
         }

@@ -20,7 +20,7 @@ from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
-from pyworker.daemon.dispatchers import Dispatchers, is_node
+from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.listener import actual, url
@@ -109,13 +109,16 @@ class Brain:
             if _is_over(app) or not doing:
                 break
         self._note_progress(app)
+        self.dispatchers.sync(app)
+        self._drop_generations(app)
+        if not _is_over(app):
+            unused_at = self.listening.close_unused(app, self.loop.clock())
+            look = min((at for at in (look, unused_at) if at is not None), default=None)
         timer = self._looks.pop(app.name, None)
         if timer is not None:
             timer.cancel()
         if look is not None and not _is_over(app):
             self._looks[app.name] = self.loop.call_at(max(look, self.loop.clock() + 0.001), lambda: self.poke(app))
-        self.dispatchers.sync(app)
-        self._drop_generations(app)
         if not _is_over(app):
             app.write_memo()
         self.on_settled(app)
@@ -378,10 +381,6 @@ class Brain:
             del app.generations[number]
             app.codes.pop(number, None)
             self.store.remove(fd_name("env", app.name, number))
-        named = {i for g in app.generations.values() for i in g.listeners}
-        scripts = any(g.config.script is not None or is_node(g.config) for g in app.generations.values())
-        for listener in [x for x in app.listeners.values() if x.index not in named and not scripts]:
-            self.listening.close(app, listener)
 
     def write_logs_spec(self, app: App) -> None:
         """Tell the logger how this app's log is written."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import signal
@@ -27,6 +28,7 @@ from pyworker.policy import restart
 from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
 from pyworker.protocol import dispatcher as d
+from pyworker.protocol import nodecluster as nc
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.inherited import fd_name, worker_fd
 from pyworker.protocol.names import DAEMON_LOG
@@ -220,6 +222,7 @@ class Dispatchers:
                 worker = app.workers.get(serial)
                 if worker is not None and len(worker.queries) < d.MAX_QUERIES and text not in worker.queries:
                     worker.queries.append(text)
+                    self._note_asked(app, worker, text)
             case d.Listening(serial=serial):
                 worker = app.workers.get(serial)
                 if worker is not None:
@@ -241,21 +244,35 @@ class Dispatchers:
     def _find_listener(self, app: App, handle: DispatcherHandle, message: d.Wants) -> None:
         found, error = self.listener_for(app, message.kind, message.address, message.port)
         fds = (found.sock.fileno(),) if found is not None else ()
+        for worker in app.workers.values():
+            if found is not None and message.key in [nc.key_of(_question(text)) for text in worker.queries]:
+                self._brain.listening.is_asked_for(app, found, worker.id.generation)
         if not self._say(app, handle, d.Bound(message.key, error), fds):
             self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
 
+    def _note_asked(self, app: App, worker: WorkerHandle, text: str) -> None:
+        """A Node worker listens on what the dispatcher may have been given for another one."""
+        query = nc.parse_query(_question(text))
+        if not isinstance(query, int) and not query.is_udp:
+            found = self._known(app, _address_of(query.kind, query.address or "", query.port or 0))
+            if found is not None:
+                self._brain.listening.is_asked_for(app, found, worker.id.generation)
+
+    def _known(self, app: App, address: Address) -> Listener | None:
+        """The listener of this address, else that of its port that `bind` names: it says on which of the machine's addresses."""
+        found = self._brain.listening.find(app, address)
+        if found is None and address.port and app.listening:
+            named = {i for g in app.generations.values() for i in g.listeners}
+            same_port = [x for x in app.listeners.values() if x.index in named and x.address.port == address.port]
+            found = same_port[0] if len(same_port) == 1 else None
+        return found
+
     def listener_for(self, app: App, kind: str, host: str, port: int) -> tuple[Listener | None, int]:
-        """A Node worker listens: the listener of that address, else of that port, else a new one; or an errno."""
+        """A Node worker listens: the listener that is there for it, else a new one; or an errno."""
         generation = app.generations.get(app.target or 0) or app.current
         assert generation is not None
-        unix = kind == "unix"
-        family: Any = "unix" if unix else "inet6" if kind == "tcp6" else "inet"
-        host = host if kind in ("tcp4", "tcp6", "unix") else "0.0.0.0"
-        address = Address("unix", path=host) if unix else Address(family, host, port)
-        found = self._brain.listening.find(app, address)
-        same_port = [x for x in app.listeners.values() if x.address.family != "unix" and x.address.port == port]
-        if found is None and not unix and port and len(same_port) == 1 and app.listening:
-            found = same_port[0]  # `bind` says on which of the machine's addresses
+        address = _address_of(kind, host, port)
+        found = self._known(app, address)
         if found is not None:
             return found, 0
         if len(app.listeners) >= MAX_LISTENERS:
@@ -422,6 +439,24 @@ def dispatches(generation: Generation) -> bool:
 def is_node(config: AppConfig) -> bool:
     """Whether its workers are Node programs that share a port by Node's own cluster."""
     return bool(config.command) and config.balance == "round-robin"
+
+
+def _address_of(kind: str, host: str, port: int) -> Address:
+    """Return what a Node worker asks to listen on; without an address: all of this machine's."""
+    if kind == "unix":
+        return Address("unix", path=host)
+    if kind == "tcp6":
+        return Address("inet6", host, port)
+    return Address("inet", host if kind == "tcp4" else "0.0.0.0", port)
+
+
+def _question(text: str) -> dict[str, Any]:
+    """Return what a Node worker has Asked; {} for what cannot be read."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port", "node"] | None:

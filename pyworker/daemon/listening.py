@@ -6,12 +6,20 @@ import os
 from typing import TYPE_CHECKING
 
 from pyworker.config.address import Address, collide
+from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Generation, Listener
+from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener, shut_down
+from pyworker.daemon.nodeshared import shares
 from pyworker.protocol.inherited import fd_name
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
+
+
+def asks(config: AppConfig) -> bool:
+    """Whether its workers ask for listeners, with whatever address they like."""
+    return config.script is not None or is_node(config) or shares(config)
 
 
 class Listening:
@@ -52,6 +60,29 @@ class Listening:
         app.listeners[index] = listener
         self._brain.store.put(fd_name("listen", app.name, index), copy)
         return listener
+
+    def is_asked_for(self, app: App, listener: Listener, generation: int) -> None:
+        """Note it before the worker is answered: it stays open as long as this generation is there."""
+        if generation not in listener.asked:
+            listener.asked.add(generation)
+            app.write_memo()
+
+    def close_unused(self, app: App, now: float) -> float | None:
+        """Close what neither `bind` names nor a worker has asked for; when to look again, if that is to be waited for."""
+        named = {i for g in app.generations.values() for i in g.listeners}
+        unused = [x for x in app.listeners.values() if x.index not in named and x.asked.isdisjoint(app.generations)]
+        if not unused:
+            return None
+        if any(asks(g.config) for g in app.generations.values()):
+            settled_at = app.settled_at(now)
+            if settled_at is None or now < settled_at:
+                return settled_at
+        for listener in unused:
+            self.close(app, listener)
+            if listener.asked:
+                text = f"{listener.address} is closed: no worker asks for it any more"
+                self._brain.emit(app, "app_note", None, text=text)
+        return None
 
     def _own(self) -> dict[int, str]:
         return {inode(x.sock): app.name for app in self._brain.apps.values() for x in app.listeners.values()}

@@ -69,7 +69,10 @@ def _find(brain: Brain, app: App, generation: Generation, question: dict[str, An
         if query.is_udp:
             return _udp(query, generation)
         listener, error = brain.dispatchers.listener_for(app, query.kind, query.address or "", query.port or 0)
-        return listener.sock.dup() if listener is not None else error
+        if listener is None:
+            return error
+        brain.listening.is_asked_for(app, listener, generation.number)
+        return listener.sock.dup()
     except OSError as failed:
         return failed.errno or errno.EINVAL
 

@@ -293,6 +293,7 @@ class Workers:
             handle.failure = w.Failed("bind", message, "", step_for(error.errno))
             self.say(handle, w.Bound(error.errno or 98, message[:500]))
             return
+        self._brain.listening.is_asked_for(app, listener, handle.id.generation)
         self.say(handle, w.Bound(0), listener.sock.fileno())
 
     def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
@@ -169,6 +170,21 @@ def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() ->
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
-    app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listeners={})
+    app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={})
     brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda app, address: None, open=refuse))
     assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)
+
+
+@pytest.mark.parametrize(("named", "given"), [((0,), "the first"), ((), "another")])
+def test_a_node_worker_shares_the_listener_of_its_port_if_bind_names_it(named: tuple[int, ...], given: str) -> None:
+    """What the program itself has asked for on another address is another one."""
+    resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
+    generation = Generation(1, resolved, named)
+    first: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), given="the first")
+    app: Any = SimpleNamespace(
+        name="api", generations={1: generation}, target=None, current=generation, listening=True, listeners={0: first}
+    )
+    another = SimpleNamespace(given="another")
+    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda *_: None, open=lambda *_: another))
+    found: Any = Dispatchers(brain).listener_for(app, "tcp6", "::1", 8000)[0]
+    assert found.given == given

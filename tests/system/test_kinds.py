@@ -271,6 +271,33 @@ def test_a_script_that_a_dying_daemon_has_answered_is_not_answered_again(pw: Pyw
     assert int(pw.get()) == other  # not the answer to its first bind, left over
 
 
+@pytest.mark.parametrize(("kind", "the_daemon_dies"), [("script", False), ("script", True), ("node", True)])
+def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, the_daemon_dies: bool) -> None:
+    if kind == "node" and shutil.which("node") is None:
+        pytest.skip("node is not installed (apt-get install nodejs)")
+    other = pw.another_port()
+
+    def write(port: int) -> None:
+        pw.write("server.py", SERVER % ('answer = lambda: b"script"', port))
+        pw.write("server.js", FIXED_NODE % f"{port}, '127.0.0.1'")
+
+    write(pw.port)
+    lines = 'script = "server.py"' if kind == "script" else 'command = ["node", "server.js"]\nbalance = "round-robin"'
+    pw.write("app.toml", f'[app]\nname = "api"\n{lines}\nworkers = 2\n[app.reload]\nready_timeout = "8s"\nsoak = "0s"\n')
+    pw.ok("start", "app.toml")
+    write(other)
+    pw.ok("reload", "api")
+    with Load(other, "new") as load:
+        if the_daemon_dies:
+            kill(pw.role("daemon"))
+        kill(pw.pids()[0])
+        wait_until(lambda: pw.refuses(), LONG, "the old port to be closed")
+        load.wait_more(10)
+    assert len(load.lost) <= 1, load.lost  # what the killed one had in hand
+    pw.wait_steady()
+    assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
+
+
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
     pw.write("server.py", SERVER % ('answer = lambda: b"script"', pw.port))

@@ -105,6 +105,12 @@ def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(
     assert pw.get().startswith("two")
 
 
+def test_a_shared_program_may_listen_on_more_than_bind_names(pw: Pyworker) -> None:
+    other = pw.another_port()
+    start(pw, SERVER + f"http.createServer((request, response) => response.end('other')).listen({other}, '127.0.0.1');\n", balance="shared")
+    assert (pw.get()[:3], pw.get(port=other)) == ("one", "other")
+
+
 def test_a_shared_worker_that_stays_alive_for_other_reasons_is_stopped_when_its_connections_have_ended(
     pw: Pyworker,
 ) -> None:
