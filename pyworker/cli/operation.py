@@ -136,7 +136,7 @@ class _View:
 
 def who_starts(data: dict[str, Any]) -> str:
     """Return how many workers an app starts with; a job has none until its time."""
-    return workers_in_words(data["workers"]) if data.get("workers") else "when its time comes"
+    return "when its time comes" if data.get("scheduled") else workers_in_words(data.get("workers"))
 
 
 def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:

@@ -101,7 +101,8 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
         case "started" | "already_running" if state == "scheduled":
             return f"{paint(app, 'bold', how)} is scheduled: it runs when its time comes"
         case "started" if state == "stopped":
-            return f"{paint(app, 'bold', how)} has ended, with code 0, after {took}"
+            has_begun = any(row.app == app for row in board.rows.values())
+            return f"{paint(app, 'bold', how)} {f'has ended, with code 0, after {took}' if has_begun else 'has no workers'}"
         case "started" if ready < want:
             return f"{app} is {state}: {count} workers ready so far"
         case "started":

@@ -324,7 +324,9 @@ class Brain:
         generation = app.generations[number]
         listeners = [app.listeners[i] for i in generation.listeners]
         listen = [url(actual(x.address, x.sock), generation.config.tls is not None) for x in listeners]
-        self.emit(app, "app_started", None, generation=number, workers=len(app.slots()), listen=listen)
+        self.emit(
+            app, "app_started", None, generation=number, workers=len(app.slots()), scheduled=app.is_job, listen=listen
+        )
         self.poke(app)
 
     def add_generations(self, made: Sequence[tuple[App, Generation]]) -> None:

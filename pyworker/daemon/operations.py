@@ -140,7 +140,7 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
         "reason": failure.message,
         "traceback": failure.traceback,
         "hint": failure.hint,
-        "notes": [*app.notes, *([outcome.note] if outcome.note else [])],
+        "notes": [*app.all_notes(), *([outcome.note] if outcome.note else [])],
     }
 
 

@@ -109,7 +109,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "uptime_s": round(uptime, 1) if uptime is not None else None,
         "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
         "last_failure": dataclasses.asdict(failure) | {"message": why + failure.message} if failure else None,
-        "notes": [*app.notes, *_log_trouble(brain, app)],
+        "notes": [*app.all_notes(), *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
         "pool": pool,
     }

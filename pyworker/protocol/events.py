@@ -17,7 +17,7 @@ from pyworker.record import record
 TYPES: dict[str, tuple[str, ...]] = {
     "daemon_started": ("pid", "reason"),
     "daemon_stopped": (),
-    "app_started": ("generation", "workers", "listen"),
+    "app_started": ("generation", "workers", "scheduled", "listen"),
     "app_running": ("generation", "workers", "took_s"),
     "app_stopping": (),
     "app_stopped": (),
@@ -150,7 +150,7 @@ def sentence(event: Event) -> str:
             return f"backoff   {try_in_words(d['try'], d['max'], d['delay_s'])}"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return f"starting  {workers_in_words(d['workers'])}{where}" if d["workers"] else "scheduled"
+            return "scheduled" if d["scheduled"] else f"starting  {workers_in_words(d['workers'])}{where}"
         case "app_running":
             return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":

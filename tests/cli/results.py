@@ -28,7 +28,7 @@ def reply(action: str, **more: Any) -> Reply:
 
 
 def starting() -> Iterator[Any]:
-    yield event("api", None, "app_started", generation=1, workers=2, listen=["http://127.0.0.1:8000"])
+    yield event("api", None, "app_started", generation=1, workers=2, scheduled=False, listen=["http://127.0.0.1:8000"])
     yield event("api", None, "template_starting", generation=1)
     yield event("api", None, "template_ready", generation=1, took_s=0.4, preload="auto", why="")
     for slot in (1, 2):
@@ -44,7 +44,7 @@ def start(_request: Any) -> Iterator[Any]:
 
 
 def start_fails(_request: Any) -> Iterator[Any]:
-    yield event("api", None, "app_started", generation=1, workers=2, listen=["http://127.0.0.1:8000"])
+    yield event("api", None, "app_started", generation=1, workers=2, scheduled=False, listen=["http://127.0.0.1:8000"])
     yield event("api", None, "template_starting", generation=1)
     yield event("api", None, "template_exited", generation=1, reason="import error")
     yield reply(

@@ -62,7 +62,7 @@ def test_the_row_of_a_command_whose_old_worker_leaves_first_is_its_successors() 
 
 def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
     found = board(
-        event("api", None, "app_started", generation=7, workers=2, listen=[]),
+        event("api", None, "app_started", generation=7, workers=2, scheduled=False, listen=[]),
         event("api", 1, "worker_starting", generation=7, pid=11),
         event("api", 3, "worker_starting", generation=7, pid=13),
     )

@@ -53,8 +53,9 @@ def test_a_worker_that_never_was_a_process_has_no_pid_and_no_status() -> None:
 
 
 def test_a_job_that_starts_has_no_worker_yet() -> None:
-    data = {"generation": 1, "workers": 0, "listen": []}
-    assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == "scheduled"
+    for scheduled, said in ((True, "scheduled"), (False, "starting  0 workers")):
+        data = {"generation": 1, "workers": 0, "scheduled": scheduled, "listen": []}
+        assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == said
 
 
 def test_a_worker_that_is_stopped_before_it_has_a_pid_is_named_without() -> None:

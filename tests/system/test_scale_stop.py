@@ -52,6 +52,18 @@ def test_scale_is_kept_by_a_reload_and_by_a_new_daemon(pw: Pyworker) -> None:
     assert pw.wait_steady()["workers"]["want"] == 3
 
 
+def test_an_app_that_is_scaled_to_0_says_so_and_how_it_gets_workers(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    pw.ok("scale", "api=0")
+    for done in (pw.ok("start", "app.toml"), pw.ok("restart", "api"), pw.ok("ps")):
+        said = done.stdout + done.stderr
+        assert "scaled to 0: pyworker scale api=1 starts a worker" in said
+        assert "when its time comes" not in said
+    pw.ok("scale", "api=1")
+    assert "scaled to 0" not in pw.ok("ps").stdout
+
+
 def test_stop_finishes_the_requests_under_way(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")

@@ -58,8 +58,9 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             break
         if settings.timeout is not None and time.monotonic() - began > settings.timeout:
             left = ", ".join(f"{render.line(a['name'])} is {a['state']}" for a in open_apps)
-            stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped"]
-            step = f"pyworker start {stopped[0]}" if stopped else "pyworker describe says what it waits for"
+            stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
+            first = render.line(open_apps[0]["name"])
+            step = f"pyworker start {stopped[0]}" if stopped else f"pyworker describe {first}   says why"
             raise PyworkerError(
                 f"not {goal} within {settings.timeout:g} s: {left}",
                 hint=step,
