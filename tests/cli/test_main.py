@@ -344,7 +344,7 @@ def test_an_address_of_the_dashboard_that_is_none_is_refused_in_words(address: s
 
 def test_waiting_in_vain_for_an_app_that_is_stopped_is_told_how_it_is_started(home: str) -> None:
     apps = documents.ps()["apps"]
-    stopped = {**apps[0], "state": "stopped", "pool": [], "workers": {"want": 0, "ready": 0, "total": 0}}
+    stopped = {**apps[0], "state": "stopped", "started_at": None, "pool": [], "workers": {"want": 0, "ready": 0, "total": 0}}
     with FakeControl(home, {"ps": replies({**documents.ps(), "apps": [stopped]})}):
         found = run("wait", stopped["name"], "--timeout", "0.1s", home=home)
     assert (found.code, found.err) == (

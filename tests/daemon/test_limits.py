@@ -64,7 +64,7 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
     limits.watch(loop, brain, sampler)
     began = clock[0]
     brain.apps["api"] = app
-    brain.events.emit("app_started", "api", None, generation=1, workers=1, listen=[])
+    brain.events.emit("app_started", "api", None, generation=1, workers=1, scheduled=False, listen=[])
     while not recycled and clock[0] < began + 20:
         clock[0] += 0.1
         loop.turn(0)
