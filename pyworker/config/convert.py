@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shlex
 import types
 import typing
@@ -26,6 +27,13 @@ from pyworker.config.suggest import nearest
 Partial = dict[str, Any]
 
 _SPLIT_LIKE_A_SHELL = {"args", "command", "pre_start", "post_reload", "on_event"}
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+# what a shell would act on, where it is no plain part of a word; $PORT is put in by pyworker
+_FOR_A_SHELL = re.compile(
+    r"(?:^|(?<=\s))(?:&&|\|\|?|[0-9&]?>>?(?!=)|<(?=\s|[\w./]+(?:\s|$))|`|~(?=/|\s|$)|&(?=\s|$))"
+    r"|(?<![\s{}]);(?=\s|$)"
+    r"|(?:^|(?<=[\s=:/,]))\$(?:\(|\{?(?!PORT\b)[A-Za-z_]\w*\}?)"
+)
 SHORT_FORMS = {"health": "path", "restart": "policy", "logs": "file"}  # health = "/healthz", restart = "never"
 SHORT_WORDS = {"logs": (INHERIT,)}  # the only text that the short form takes: logs = "inherit"
 SWITCHES = {"watch"}  # true = the table with all its defaults
@@ -273,9 +281,21 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
         if name not in _SPLIT_LIKE_A_SHELL:
             return (value,)
         try:
-            return tuple(shlex.split(value))
+            words = tuple(shlex.split(value))
         except ValueError as error:
             raise _Wrong(f"cannot be split: {str(error).lower()}", "close the quotes, or write a list") from None
+        if found := _FOR_A_SHELL.search(_QUOTED.sub("_", value)):
+            its = found.group()
+            run = (
+                "sh -c '… exec the last program …', so that this one gets the stop signal"
+                if name == "command"
+                else "sh -c '…'"
+            )
+            raise _Wrong(
+                f"has {its} in it, and no shell runs it: the program would get it as an argument",
+                f"for a shell: {run}; as an argument: in quotes, '{its}'",
+            )
+        return words
     if not isinstance(value, list):
         hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
         if name == "inherit_env" and value is True:

@@ -70,7 +70,8 @@ the start fails or the reload is refused, and nothing has changed.
 reload, symlinks included.
 
 **Short forms.** `bind`, `env_file` and the other lists take one text too; `args` and `command` as one text are split
-like a shell does (no shell runs). `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`;
+like a shell does; no shell runs, so what is for one (`&&`, `|`, `>`, `$NAME`, `~`) is refused
+unless it is in quotes. `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`;
 `logs = "inherit"` is `logs.file`, and takes back a file that `[defaults]` names.
 `watch = true` is all its defaults. In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
 

@@ -312,6 +312,8 @@ BASE = '[app]\ntarget = "a:b"\n'
         ("[app]\ntarget = 5", "5", "text", 'target = "5"'),
         ("[app]\ncommand = []", "[]", "is empty", ""),
         ('[app]\ncommand = "sh -c \'x"', '"sh -c \'x"', "cannot be split", "quotes"),
+        ('[app]\ncommand = "cd x && y"', '"cd x && y"', "has && in it, and no shell runs it", "sh -c"),
+        (BASE + 'hooks.pre_start = "a > b"', '"a > b"', "has > in it, and no shell runs it", "sh -c"),
         ('[app]\ncommand = "x"\nthreads = 2', "threads", "this app is a command", "remove"),
         ('[app]\ncommand = "x"\nbalance = "round-robin"', '"round-robin"', "is for ASGI and WSGI", "shared"),
         ('[app]\ncommand = "x"\nhealth = "/"', '"/"', "needs a port", "health.port"),
@@ -584,3 +586,26 @@ def test_an_app_without_a_name_keeps_that_of_the_link_when_the_link_leads_to_ano
     (tmp_path / "shop").unlink()
     (tmp_path / "shop").symlink_to("42")
     assert [app.name for app in (*before.apps, *load(str(tmp_path / "shop" / "app.toml")).apps)] == ["shop", "shop"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a || b", "||"), ("a | b", "|"), ("a & b", "&"), ("a &", "&"), ("cd x; y", ";"), ("a 2>/dev/null", "2>"), ("a >>b", ">>"), ("a <b", "<"),
+        ("a $HOME", "$HOME"), ("a --db=${DB}/x", "${DB}"), ("a $(date)", "$("), ("a `date`", "`"), ("~/a", "~"), ("a ~", "~"), ("a 'it is' && b", "&&"),
+    ],
+)  # fmt: skip
+def test_a_command_for_a_shell_is_told_that_none_runs_it(tmp_path: Path, text: str, found: str) -> None:
+    (wrong,) = problems(tmp_path, f"[app]\ncommand = \"{text}\"")
+    assert f"has {found} in it, and no shell runs it" in wrong.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sh -c 'cd ~/x && y > $HOME/z'", "a '$HOME' '>' '&&'", r"a \$HOME \; \&", "a http://b/?c=1&d=2", "find . -name *.pyc -exec rm {} ;", "a ^x$ b|c p$q <tag>",
+        "a --port $PORT --listen 127.0.0.1:${PORT}", "a x->y >=3 --x=~/y",
+    ],
+)  # fmt: skip
+def test_what_a_program_may_be_given_as_it_is_is_no_mistake(tmp_path: Path, text: str) -> None:
+    assert one(tmp_path, f"[app]\ncommand = \"\"\"{text}\"\"\"".replace("\\", "\\\\")).command
