@@ -341,10 +341,19 @@ def _state(app: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str],
 
 def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:
     name = app.command[0]
-    path = os.path.join(config.cwd, name) if "/" in name else name
-    if shutil.which(path, path=env.get("PATH", environment.DEFAULT_PATH)) is None:
-        where = f"looked for {path}" if "/" in name else f"looked in PATH: {env.get('PATH', '')}"
-        found.add(("command",), f"names {name}, which is no program", where, "not_found")
+    file = os.path.normpath(os.path.join(config.cwd, name))
+    path = file if "/" in name else name
+    if shutil.which(path, path=env.get("PATH", environment.DEFAULT_PATH)) is not None:
+        return
+    hint = f"looked for {path}" if "/" in name else f"looked in PATH: {env.get('PATH', '')}"
+    if os.path.isfile(file):
+        can_be_run = os.access(file, os.X_OK)
+        hint = f"there is {file}" + ("" if can_be_run else ", which may not be executed")
+        if name.endswith(".py"):
+            hint += f': a Python script is script = "{name}"' + (", with args" if app.command[1:] else "")
+        else:
+            hint += f': write "{os.path.join(".", name)}"' if can_be_run else f": chmod +x {shlex.quote(file)}"
+    found.add(("command",), f"names {name}, which is no program", hint, "not_found")
 
 
 def _mtime(file: str) -> int:

@@ -44,15 +44,15 @@ _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colo
 
 
 def _of_a_silent_end(app: App) -> str:
-    job = 'had it nothing to do? a job that may end: restart.policy = "never"'
+    hint = "did it put itself into the background? there nobody looks after it: keep it in the foreground"
+    hint += ' (no --daemon, "daemon off")\nhad it nothing to do? a job that may end: restart.policy = "never"'
     if app.config is not None and app.config.script:
         name = os.path.basename(app.config.script)
         module = name.removesuffix(".py")
-        return f"does it make a web app and serve nothing, as by app = FastAPI()? start {module}:app, not {name}\n{job}"
-    return (
-        "did it put itself into the background? there nobody looks after it: keep it in the foreground"
-        f' (no --daemon, "daemon off")\n{job}'
-    )
+        return (
+            f"does it make a web app and serve nothing, as by app = FastAPI()? start {module}:app, not {name}\n{hint}"
+        )
+    return hint
 
 
 def when_written(

@@ -200,6 +200,25 @@ def test_command_must_be_a_program(tmp_path: Path) -> None:
     resolved(tmp_path, '[app]\ncommand = ["./run.sh"]')
 
 
+@pytest.mark.parametrize(
+    ("command", "mode", "hint"),
+    [
+        ("run.py", 0o755, '/run.py: a Python script is script = "run.py"'),
+        ("./run.py x", 0o644, '/run.py, which may not be executed: a Python script is script = "./run.py", with args'),
+        ("run", 0o755, '/run: write "./run"'),
+        ("./run", 0o644, "/run, which may not be executed: chmod +x "),
+        ("run2", 0o755, "looked in PATH: "),
+    ],
+)
+def test_a_command_that_is_a_file_of_the_folder_is_told_how_it_is_written(tmp_path: Path, command: str, mode: int, hint: str) -> None:
+    for name in ("run", "run.py"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(mode)
+    (found,) = problems(tmp_path, f'[app]\ncommand = "{command}"')
+    assert "which is no program" in found.message
+    assert hint in found.hint
+
+
 def test_broken_venv_beside_the_app_is_an_error_not_another_python(tmp_path: Path) -> None:
     make_venv(tmp_path / ".venv")
     (tmp_path / ".venv" / "bin" / "python").unlink()

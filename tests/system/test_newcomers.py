@@ -115,9 +115,10 @@ time.sleep(600)
 """
 
 
-def test_a_command_that_goes_to_the_background_is_told_to_stay(pw: Pyworker) -> None:
+@pytest.mark.parametrize("what", [f'command = ["{sys.executable}", "server.py"]', 'script = "server.py"'])
+def test_what_goes_to_the_background_is_told_to_stay(pw: Pyworker, what: str) -> None:
     pw.write("server.py", DAEMONIZES)
-    pw.write("app.toml", f'[app]\nname = "server"\ncommand = ["{sys.executable}", "server.py"]\n[app.restart]\nmax_restarts = 1\n')
+    pw.write("app.toml", f'[app]\nname = "server"\n{what}\n[app.restart]\nmax_restarts = 1\n')
     error = said(pw.run("start"))
     assert "exited with code 0" in error
     assert "background" in error
@@ -132,7 +133,7 @@ def test_a_module_that_only_makes_a_web_app_is_told_how_it_is_started(pw: Pywork
     assert "start main:app, not main.py" in error
     assert "restart.policy" in error
     helps = [line for line in pw.run("run", "main.py").stderr.splitlines() if "= help: " in line]
-    assert len(helps) == 2
+    assert len(helps) == 3
 
 
 # ---- 6 permissions ----------------------------------------------------------------------------------
