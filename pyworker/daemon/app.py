@@ -113,6 +113,7 @@ class App:
     failure: Failure | None = None
     reload_from: int | None = None  # of a committed reload whose new generation does not yet accept everywhere
     reload_started_at: float = 0.0
+    reload_why: str = ""  # of the target, if nobody typed it: a file or its timetable
     refused: dict[int, Failure] = field(default_factory=dict)  # generations that were given up
     generations: dict[int, Generation] = field(default_factory=dict)
     listeners: dict[int, Listener] = field(default_factory=dict)
@@ -331,6 +332,7 @@ class App:
             "target": self.target,
             "reload_from": self.reload_from,
             "reload_started_at": self.reload_started_at,
+            "reload_why": self.reload_why,
             "previous": self.previous,
             "soak_until": self.soak_until,
             "soak_deaths": self.soak_deaths,
@@ -377,6 +379,7 @@ class App:
         self.target = memo.get("target")
         self.reload_from = memo.get("reload_from")
         self.reload_started_at = float(memo.get("reload_started_at", 0.0))
+        self.reload_why = str(memo.get("reload_why", ""))
         self.previous = memo["previous"]
         self.soak_until = float(memo["soak_until"])
         self.soak_deaths = int(memo["soak_deaths"])

@@ -44,6 +44,7 @@ from pyworker.unix import fds as unix_fds
 HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain; one that stands still is not waited for
 LOOK_WHETHER_HEARD = 0.005
 LONGEST_NOTE = 500
+NOT_RELOADED = "not reloaded"
 SAVE_WITHIN = 0.1  # seconds
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
@@ -267,6 +268,8 @@ class Brain:
             "hint": failure.hint,
         }
         self.events.emit_data("reload_refused", app.name, None, data)
+        if app.reload_why:
+            self.note_not_reloaded(app, app.reload_why, failure.message)
 
     def _roll_back(self, app: App, number: int, reason: str) -> None:
         given_up = app.generation
@@ -425,6 +428,11 @@ class Brain:
             del app.notes[:-20]
             self.emit(app, "app_note", None, text=text)
 
+    def note_not_reloaded(self, app: App, why: str, message: str) -> None:
+        """A reload that nobody typed was refused: nobody else is told. Until one is committed."""
+        app.notes = [note for note in app.notes if not note.startswith(NOT_RELOADED)]
+        self.note(app, f"{NOT_RELOADED} ({why}): {message}")
+
     def note_is_over(self, app: App, text: str) -> None:
         """What was noted is not so any more."""
         app.notes = [note for note in app.notes if note != text[:LONGEST_NOTE]]
@@ -434,7 +442,7 @@ def _forget_notes(app: App, old: int) -> None:
     """What was said of the generations before this one is over: where it came from is another's code by now."""
     whys = {n: t.loaded.why[:LONGEST_NOTE] for n, t in app.templates.items() if t.loaded is not None}
     stale = whys.get(old, "") if whys.get(old) != whys.get(app.generation) else ""
-    app.notes = [note for note in app.notes if note != stale and not note.startswith("generation ")]
+    app.notes = [note for note in app.notes if note != stale and not note.startswith(("generation ", NOT_RELOADED))]
 
 
 def _is_over(app: App) -> bool:

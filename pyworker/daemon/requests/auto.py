@@ -22,11 +22,10 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
         generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
-        desk.brain.emit(app, "app_note", None, text=f"not reloaded ({why}): {error.message}")
+        desk.brain.note_not_reloaded(app, why, error.message)
         return
     except OSError as error:
-        text = f"not reloaded ({why}): {error.strerror}. {step_for(error.errno)}".rstrip()
-        desk.brain.emit(app, "app_note", None, text=text)
+        desk.brain.note_not_reloaded(app, why, f"{error.strerror}. {step_for(error.errno)}".rstrip())
         return
-    reload_app(desk, app, generation)
+    reload_app(desk, app, generation, why=why)
     desk.save()

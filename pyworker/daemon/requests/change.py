@@ -121,8 +121,8 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     desk.wait(client, goals, {}, wait=request.wait)
 
 
-def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = False) -> ops.Goal:
-    """The new generation becomes the target; return what the client waits for."""
+def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = False, why: str = "") -> ops.Goal:
+    """The new generation becomes the target; return what the client waits for. `why`: nobody has typed it."""
     number = generation.number
     if app.closed:
         desk.brain.begin(app, number)
@@ -133,7 +133,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
         app.restart_to = number
         desk.brain.poke(app)
         return ops.started("reloaded", number)
-    app.target, app.target_failure = number, None
+    app.target, app.target_failure, app.reload_why = number, None, why
     app.previous = None  # a new reload ends the soak
     failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
