@@ -46,6 +46,10 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
     app = plan.app
     folders, hidden = _written(plan, options)
     more += (*hidden, _READ_ONLY.format(app.name))
+    if app.env_file:
+        files = ", ".join(path.removesuffix("?") for path in app.env_file)
+        who = f"user {app.user}" if app.user else "a user that systemd makes up (DynamicUser), or write User= below"
+        more += (f"{app.name}: env_file {files}: must be readable by {who}",)
     lines = [
         "[Unit]",
         f"Description=pyworker: {app.name}",

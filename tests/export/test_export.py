@@ -441,6 +441,7 @@ def test_the_pool_s_unit_says_when_it_is_ready_and_has_a_home_of_its_own(made: p
     # below the state directory, which is a link with DynamicUser and open to others without
     assert "\nStateDirectory=pyworker/api\nEnvironment=PYWORKER_HOME=%S/pyworker/api/home\n" in unit
     assert "\nEnvironmentFile=/etc/pyworker/api.env\n" in unit
+    assert "env_file .env: must be readable by a user that systemd makes up" in unit.replace("\n# ", " ")
     assert "must be readable by a user" in export(made, "systemd", "auto", folder="/home/me/shop")["auto.service"]
 
 

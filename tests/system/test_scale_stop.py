@@ -61,7 +61,7 @@ def test_an_app_that_is_scaled_to_0_says_so_and_how_it_gets_workers(pw: Pyworker
         assert "scaled to 0: pyworker scale api=1 starts a worker" in said
         assert "when its time comes" not in said
     pw.ok("scale", "api=1")
-    assert "scaled to 0" not in pw.ok("ps").stdout
+    assert pw.app()["notes"] == []
 
 
 def test_stop_finishes_the_requests_under_way(pw: Pyworker) -> None:
