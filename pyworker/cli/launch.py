@@ -7,6 +7,7 @@ decides, the others connect to the winner.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,8 +16,10 @@ import sys
 import time
 from typing import NoReturn
 
-from pyworker.cli.client import DaemonAway, connect
+from pyworker.cli import render
+from pyworker.cli.client import DaemonAway, ask, connect
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.events import names_in_words
 from pyworker.unix.fds import keep_from_exec, read_whole
 from pyworker.unix.process import lacking, spawn
 
@@ -42,6 +45,20 @@ def ensure_daemon(home: str) -> int:
         started = _start(home, deadline) or started
         if not started:  # somebody else is starting it, or one is just leaving
             time.sleep(0.02)
+
+
+def started_in_words(home: str, pid: int) -> str:
+    """Return what there is to say of a daemon that was started: which, and what it has brought back with it."""
+    words = f"Started the pyworker daemon (guardian pid {pid}, home {render.home(home)})"
+    with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):  # whoever asks next is told
+        apps = ask(home, {"type": "ps", "selectors": [], "sample": False, "whole": True})["apps"]
+        failed = [render.line(app["name"]) for app in apps if app["state"] == "failed"]
+        back = [render.line(app["name"]) for app in apps if app["state"] not in {"failed", "stopped"}]
+        if back:
+            words += f"\nRestored what ran before: {names_in_words(back)}"
+        if failed:
+            words += f"\nNot restored: {names_in_words(failed)}   pyworker ps says why"
+    return words
 
 
 def check_kernel() -> None:

@@ -68,15 +68,13 @@ def status(settings: Settings) -> int:
 @common
 def start(settings: Settings) -> int:
     """Start it; what ran before is restored. Does nothing when it runs."""
-    from pyworker.cli.launch import ensure_daemon
+    from pyworker.cli.launch import ensure_daemon, started_in_words
 
     pid = ensure_daemon(settings.home)
     if settings.json:
         render.out(json.dumps({"v": 1, "running": True, "started": bool(pid), "guardian_pid": pid or None}))
     elif not settings.quiet:
-        where = render.home(settings.home)
-        text = f"Started the pyworker daemon (guardian pid {pid}, home {where})" if pid else "It runs already."
-        render.note(text)
+        render.note(started_in_words(settings.home, pid) if pid else "It runs already.")
     return 0
 
 

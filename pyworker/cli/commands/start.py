@@ -112,13 +112,12 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _launch(settings: Settings) -> None:
-    from pyworker.cli.launch import ensure_daemon
+    from pyworker.cli.launch import ensure_daemon, started_in_words
 
     pid = ensure_daemon(settings.home)
     if pid and not settings.json and not settings.quiet:
         how = render.look(sys.stderr, settings.color)
-        text = f"Started the pyworker daemon (guardian pid {pid}, home {render.home(settings.home)})"
-        render.note(render.paint(text, "dim", how), how)
+        render.note(render.paint(started_in_words(settings.home, pid), "dim", how), how)
 
 
 def _dry_run(settings: Settings, found: Startable) -> int:
