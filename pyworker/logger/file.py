@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from pyworker.logger.rotation import Rotation
+from pyworker.logger.rotation import rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.unix import files
@@ -32,7 +32,7 @@ class LogFile:
         self._why = ""
         self._fd = -1
         self._size = 0
-        self._rotation = Rotation(spec.file)
+        self._rotation = rotation_of(spec.file)
         self._next_look = 0.0
         self._next_open = 0.0
         if spec.compress:

@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import threading
+import weakref
 
 from pyworker import failpoint
 from pyworker.protocol.names import ROTATED
 
 
 class Rotation:
-    """The rotated files of one log file."""
+    """The rotated files of one log file; `rotation_of` finds the one that there is."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -91,3 +92,11 @@ class Rotation:
                 if match:
                     found.append((int(match[1]), os.path.join(folder, entry)))
         return found
+
+
+_all: weakref.WeakValueDictionary[str, Rotation] = weakref.WeakValueDictionary()
+
+
+def rotation_of(path: str) -> Rotation:
+    """Return the rotation of a log file: one for all that write it, or two threads would compress into one file."""
+    return _all.setdefault(path, Rotation(path))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
+import random
 import resource
 import signal
 from collections.abc import Iterator
@@ -13,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from pyworker.logger.file import LogFile
+from pyworker.logger.rotation import rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from tests.logger.rig import records
+from tests.support.pyworker import LONG
+from tests.support.wait import wait_until
 
 STAMP = "2026-11-23T14:02:31.104Z"
 
@@ -132,3 +137,16 @@ def test_a_file_that_others_may_have_put_there_is_not_written_to(file: LogFile, 
         assert file.error.endswith(
             "user 65534 has put it there, where everybody may; remove it, or log to another folder"
         )
+
+
+def test_a_file_that_is_opened_anew_while_it_is_compressed_is_compressed_by_one_thread(tmp_path: Path) -> None:
+    """As after a reload that has changed a setting of its logs: of two threads one put half a file in the place of a whole."""
+    path = tmp_path / "api.log"
+    content = random.Random(1).randbytes(1 << 16) * 256
+    Path(f"{path}.1").write_bytes(content)
+    for max_files in (3, 4):
+        LogFile(LogsSpec(str(path), "text", 4096, max_files, compress=True), "api").close()
+        wait_until(lambda: os.path.exists(f"{path}.compressing") or os.path.exists(f"{path}.1.gz"), LONG, "a thread to begin")
+    wait_until(lambda: sorted(os.listdir(tmp_path)) == ["api.log.1.gz"], LONG, "its end")
+    assert gzip.decompress(Path(f"{path}.1.gz").read_bytes()) == content
+    assert rotation_of(str(path)) is rotation_of(str(path))
