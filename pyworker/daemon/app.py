@@ -314,7 +314,6 @@ class App:
             tuple(sorted(self.stopped_slots)),
             self.scale,
             self.scale_base,
-            self.last_serial,
         )
 
     def write_memo(self) -> None:

@@ -59,7 +59,6 @@ class DesiredApp:
     stopped_slots: tuple[int, ...] = ()  # slots that `stop api.2` left empty
     scale: int | None = None  # `scale api=8`; None: as many as the source says
     scale_base: int | str | None = None  # `workers` of the source when it was scaled; another value ends the override
-    serial_hint: int = 0  # read by nobody; without it apps.json of the version before would be refused
 
 
 @record

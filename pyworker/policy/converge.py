@@ -202,11 +202,16 @@ Action = Union[
 def converge(app: AppView, now: float) -> list[Action]:
     """Return what is to be done now, and (LookAgain) when to ask again if nothing happens before."""
     actions: list[Action] = []
+    ending: set[int] = set()  # one that has no process yet has ended with the first of these
     for part in (_deadlines, _outcomes, _dispatcher, _templates, _reload, _go, _fill, _leave, _close):
         for action in part(app, now):
             if isinstance(action, (Commit, AbortReload, RollBack, FailStart)):
                 # the view changes under our feet: carry this out, then be asked again
                 return [*(a for a in actions if not isinstance(a, LookAgain)), action, LookAgain(now)]
+            if isinstance(action, (SendDrain, SendStop, SendKill)):
+                if action.serial in ending:
+                    continue
+                ending.add(action.serial)
             actions.append(action)
     looks = [a.at for a in actions if isinstance(a, LookAgain)]
     rest: list[Action] = [a for a in actions if not isinstance(a, LookAgain)]

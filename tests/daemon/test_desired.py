@@ -36,7 +36,6 @@ MAIL = DesiredApp(
     generation=7,
     stopped_slots=(2, 3),
     scale_base=4,
-    serial_hint=99,
 )
 
 

@@ -117,6 +117,7 @@ def test_stuck_start_is_killed_at_ready_timeout() -> None:
     view = app(want=1, workers=(worker(1, 1, state=State.STARTING),))
     assert doing(view, 59.0) == []
     assert doing(view, 60.0) == [c.SendKill(1, "not ready within 60 s")]
+    assert doing(dataclasses.replace(view, running=False), 60.0) == [c.SendKill(1, "not ready within 60 s"), c.StopTemplate(1)]
 
 
 def test_stuck_import_is_ended_at_ready_timeout() -> None:
