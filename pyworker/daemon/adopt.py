@@ -53,6 +53,7 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True)
     With `complete` false apps.json was no help, and what is wanted is what was left.
     """
     found = Adopted()
+    _end_hooks(brain)
     names = {app for name in brain.store.fds if (app := app_of(name)) is not None}
     for name in sorted(names):
         memo: dict[str, Any] = {}
@@ -84,6 +85,17 @@ def adopt(brain: Brain, wanted: dict[str, DesiredApp], *, complete: bool = True)
         _adopt_app(brain, App(name, desired.source, board, ledger), desired, memo)
         found.names.append(name)
     return found
+
+
+def _end_hooks(brain: Brain) -> None:
+    """End each pre_start that the daemon before this one has left running: it is begun again, or its reload was given up."""
+    for hook in brain.store.names("hook"):
+        name = fd_name("hook", hook.app, *hook.numbers)
+        pidfd = brain.store.fds[name]
+        process.kill_group_of(pidfd)
+        if (pid := pidfd_pid(pidfd)) > 1:  # an older kernel
+            process.kill_group(pid, signal.SIGKILL)
+        brain.store.remove(name)
 
 
 def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:

@@ -215,7 +215,7 @@ class Command:
         self._done: Done | None = done
         self._output = bytearray()
         self._pid = 0
-        self._pidfd = -1
+        self.pidfd = -1
         self._pipe = -1
         self._timer = loop.call_later(config.timeout, self._timed_out)
         try:
@@ -248,25 +248,25 @@ class Command:
             argv = [sys.executable, "-I", "-m", "pyworker.daemon.runcheck", "3"]
             env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
             table = {0: temporary[1], 1: write_end, 2: write_end, 3: temporary[0]}
-            self._pid, self._pidfd = process.spawn_watched(argv, env, table)
+            self._pid, self.pidfd = process.spawn_watched(argv, env, table)
         finally:
             unix_fds.close_all(temporary)
         self._loop.add(self._pipe, READ, self._read)
-        self._loop.add(self._pidfd, READ, self._ended)
+        self._loop.add(self.pidfd, READ, self._ended)
 
     def cancel(self) -> None:
         if self._done is None:
             return
         self._done = None
         self._timer.cancel()
-        if self._pidfd >= 0:
-            self._loop.remove(self._pidfd)
+        if self.pidfd >= 0:
+            self._loop.remove(self.pidfd)
             if self._pid:
                 # Not reaped yet, so the number is still its own.
                 process.kill_group(self._pid, signal.SIGKILL)
-                _reap_later(self._loop, self._pidfd)
+                _reap_later(self._loop, self.pidfd)
             else:
-                os.close(self._pidfd)
+                os.close(self.pidfd)
         if self._pipe >= 0:
             self._loop.remove(self._pipe)
             os.close(self._pipe)
@@ -294,7 +294,7 @@ class Command:
     def _ended(self, _events: int) -> None:
         # It is dead but not reaped: what it has left running in its session goes before its number is free again.
         process.kill_group(self._pid, signal.SIGKILL)
-        found = process.collect(self._pidfd)
+        found = process.collect(self.pidfd)
         if found is None:
             return
         self._pid = 0

@@ -8,16 +8,20 @@ is the worker's own business.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
+import os
 
 from pyworker.config.schema import HealthConfig
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.check import Command, Done
 from pyworker.protocol.events import PRE_START_FAILED, Event
+from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import to_json
 
 _MAX_QUEUED = 200  # events of one app that wait for a slow hook
+_SAID_AFTER = 3.0  # seconds that a pre_start runs before it is said what a start or reload waits for
 _MAX_OUTPUT = 8000  # characters of a failed pre_start that are shown
 
 
@@ -56,6 +60,7 @@ class Hooks:
         """End what prepares any other generation: it was stopped, given up, or replaced by a later command."""
         for key in [k for k in self._preparing if k[0] == app.name and k[1] not in numbers]:
             self._preparing.pop(key).cancel()
+            self._brain.store.remove(fd_name("hook", *key))
 
     def _lives(self, app: App, number: int) -> bool:
         return number in app.templates or any(w.id.generation == number for w in app.workers.values())
@@ -67,6 +72,7 @@ class Hooks:
 
         def done(ok: bool, reason: str) -> None:
             command = self._preparing.pop(key, None)
+            self._brain.store.remove(fd_name("hook", *key))
             if ok:
                 generation.prepared = "yes"
             else:
@@ -80,7 +86,15 @@ class Hooks:
                     app.start_failure = failure
             self._brain.poke(app)
 
-        self._preparing[key] = self._run(app, generation, "pre_start", words, done)
+        command = self._preparing[key] = self._run(app, generation, "pre_start", words, done)
+        with contextlib.suppress(OSError):  # it could not be started, or no descriptor is left
+            self._brain.store.put(fd_name("hook", *key), os.dup(command.pidfd))  # for the next daemon to end it
+
+        def say() -> None:
+            if self._preparing.get(key) is command:
+                self._brain.emit(app, "app_note", None, text=f"hooks.pre_start runs: {' '.join(words)}")
+
+        self._brain.loop.call_later(_SAID_AFTER, say)
 
     @property
     def preparing(self) -> list[str]:

@@ -73,10 +73,11 @@ KINDS = {
     "feed": 1,  # feed.APP.SLOT               its writing end, which the dispatcher gets
     "dispatcher": 0,  # dispatcher.APP        daemon's end of the dispatcher's channel
     "dpid": 0,  # dpid.APP                    the dispatcher's pidfd
+    "hook": 1,  # hook.APP.GENERATION         the pidfd of its pre_start, while that runs
     "terr": 1,  # terr.APP.GENERATION         read end of the template's stderr
 }
 _STORED = re.compile(rf"[a-z][a-z0-9]{{0,31}}(?:\.({_APP})(?:\.[0-9]{{1,18}}){{0,8}})?\Z")
-PIDFD_KINDS = frozenset({"pid", "tpid", "dpid", "spare"})
+PIDFD_KINDS = frozenset({"pid", "tpid", "dpid", "spare", "hook"})
 LOGGER_KINDS = PIDFD_KINDS | {"logs", "out", "err", "tout", "terr"}  # what the logger is handed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 
 from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.wait import wait_until
@@ -168,6 +169,26 @@ def test_a_pre_start_that_hangs_ends_with_the_stop(pw: Pyworker) -> None:
     assert starting.wait(LONG) == 1
     starting.communicate()
     wait_until(lambda: not any("sleep 1000" in title for title in pw.titles().values()), LONG, "the hook to be killed")
+
+
+def test_what_a_start_waits_for_is_said_when_its_pre_start_takes_long(pw: Pyworker) -> None:
+    pw.write("migrate.sh", "while [ ! -e go ]; do sleep 0.1; done\n")
+    hooked(pw, 'pre_start = "sh migrate.sh"')
+    starting = pw.popen("start")
+    wait_until(lambda: pw.run("events").stdout.count("hooks.pre_start runs: sh migrate.sh") == 1, LONG, "the note")
+    pw.write("go", "")
+    assert "api: hooks.pre_start runs: sh migrate.sh" in starting.communicate(timeout=LONG)[1]
+    assert pw.app()["notes"] == []
+
+
+def test_the_next_daemon_does_not_begin_a_pre_start_again_beside_itself(pw: Pyworker) -> None:
+    hooked(pw, "pre_start = \"sh -c 'echo $$ >> ran; sleep 1000; true'\"")
+    pw.ok("start", "app.toml", "--no-wait")
+    first = int(wait_until(lambda: text(pw, "ran"), LONG, "the hook"))
+    os.kill(pw.role("daemon"), signal.SIGKILL)
+    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the next daemon's hook")
+    wait_until(lambda: not alive(first), LONG, "the first daemon's hook to be killed")
+    pw.ok("stop", "api")
 
 
 def test_an_upgrade_does_not_begin_a_pre_start_again_beside_itself(pw: Pyworker) -> None:
