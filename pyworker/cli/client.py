@@ -7,6 +7,7 @@ the real classes, so the two cannot drift apart. Never starts a daemon (launch.p
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -26,7 +27,9 @@ _COME_BACK = 15.0  # seconds that a daemon which went away has to come back
 _REPLACED = 45.0  # ... and one that hangs, until its guardian has found that out and another answers
 MENDED = "its guardian replaces a daemon that hangs within 35 s"  # decision 30
 MAX_ANSWER = 64 * 1024 * 1024
-WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+_WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+_BROKEN = "mend the installation of pyworker or of its Python; it is started by itself then"
+_ENDS = " exited with code 1: starting it again"  # of a daemon that Python cannot start
 _UCRED = struct.Struct("3i")
 
 
@@ -157,7 +160,7 @@ def _silent(home: str, seconds: float) -> PyworkerError:
     hint = f"{MENDED}: try again, or wait longer with --timeout 60s"
     if said := guardian_said(home):
         message += f"\n  {said}"
-        hint = WANTING
+        hint = step_for(said)
     return PyworkerError(
         message,
         hint=hint,
@@ -167,7 +170,10 @@ def _silent(home: str, seconds: float) -> PyworkerError:
 
 
 def guardian_said(home: str) -> str:
-    """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so."""
+    """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so.
+
+    Of one that ends at once, again and again, with what it printed last.
+    """
     try:
         with open(os.path.join(home, DAEMON_LOG), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
@@ -175,7 +181,15 @@ def guardian_said(home: str) -> str:
     except OSError:
         return ""
     last = next((line for line in reversed(lines) if " guardian[" in line), "")
-    return last if f"]: the daemon {NOT_STARTED}: " in last else ""
+    if f"]: the daemon {NOT_STARTED}: " in last:
+        return last
+    return f"{last}: {lines[-1]}" if _ENDS in last and lines[-1] != last else ""
+
+
+def step_for(said: str) -> str:
+    """Return what to do about what the guardian said."""
+    broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said
+    return _BROKEN if broken else _WANTING
 
 
 class Call:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.cli import render
-from pyworker.cli.client import ANSWER_TIME, WANTING, Answer, Lost, ask, guardian_said, perform
+from pyworker.cli.client import ANSWER_TIME, Answer, Lost, ask, guardian_said, perform, step_for
 from pyworker.cli.fail import Shown
 from pyworker.cli.live import Live
 from pyworker.cli.options import Settings
@@ -96,7 +96,7 @@ class _View:
         if not said or self._settings.json or self._settings.quiet:
             return
         self._look_at = NEVER
-        text = f"waiting for the daemon:\n  {line(said)}\n  = help: {WANTING}"
+        text = f"waiting for the daemon:\n  {line(said)}\n  = help: {step_for(said)}"
         if self._live:
             self._live.say(text)
         else:

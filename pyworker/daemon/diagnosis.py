@@ -15,7 +15,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.shortage import Shortage
+from pyworker.daemon.shortage import INSTALLATION, Shortage
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
 from pyworker.protocol.names import LOGS_DIR
@@ -179,9 +179,12 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)
         python = generation.resolved.python if generation is not None else "python"
+        said = "\n".join(last_lines(log_file(app, home), handle.pid))
+        if "pyworker.template" in said:  # not yet the app's interpreter
+            return f"the launcher ended with exit code {status.code}", said, INSTALLATION
         return (
             f"{python} ended with exit code {status.code} before the app was imported",
-            "\n".join(last_lines(log_file(app, home), handle.pid)),
+            said,
             f"is it a Python, 3.11 or newer? {python} -V\nor does the import call os._exit()?",
         )
     return "the template " + (exit_words(status.code, status.signal)), "", ""

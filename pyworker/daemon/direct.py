@@ -14,7 +14,7 @@ from pyworker.daemon import lost
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import INSTALLATION, step_for
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import process
@@ -70,7 +70,6 @@ class Direct:
         if errno:
             self._give_up(app, handle, os.strerror(errno), step_for(errno))
             return
-        killed = "the launcher was killed"
 
         def look_in(pause: float) -> None:
             self._brain.loop.call_later(pause, lambda: self.find(app, handle, lambda: not_found(pause)))
@@ -78,8 +77,10 @@ class Direct:
         def not_found(pause: float) -> None:
             if pause < AT_LAST:
                 look_in(pause * 2)
+            elif code := self._brain.spawner.launcher.last_status.code:
+                self._give_up(app, handle, f"the launcher ended with exit code {code}", INSTALLATION)
             else:
-                self._give_up(app, handle, killed)
+                self._give_up(app, handle, "the launcher was killed")
 
         look_in(LAUNCHER_LEAVES)
 

@@ -23,7 +23,7 @@ from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import step_to_start
 from pyworker.policy import restart
 from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
@@ -99,7 +99,7 @@ class Dispatchers:
                 self._brain.store.put(fd_name("dispatcher", app.name), os.dup(handle.channel.fileno()))
                 handle.pid, pidfd = self._spawn(app, generation, theirs)
         except OSError as error:
-            handle.killed_because, handle.step = f"cannot start a process: {error.strerror}", step_for(error.errno)
+            handle.killed_because, handle.step = f"cannot start a process: {error.strerror}", step_to_start(error)
             self.gone(app, handle, process.UNKNOWN)
             return
         self._brain.store.put(fd_name("dpid", app.name), pidfd)

@@ -53,6 +53,7 @@ class Launcher:
         self._loop = loop
         self.channel: socket.socket | None = None
         self.pidfd = -1
+        self.last_status = process.UNKNOWN  # of the last one that has ended
         self._number = 0
         self._due: deque[_Due] = deque()
         self._sent: dict[int, _Due] = {}
@@ -198,5 +199,5 @@ class Launcher:
     def _reap(self, pidfd: int, kill: Timer) -> None:
         kill.cancel()
         self._loop.remove(pidfd)
-        process.collect(pidfd)
+        self.last_status = process.collect(pidfd) or process.UNKNOWN
         os.close(pidfd)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 
 from pyworker.daemon.loop import LAZY, Loop
 from pyworker.record import record
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
+INSTALLATION = f"mend the installation of {sys.executable}, which pyworker runs with"
 _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
 
@@ -40,6 +42,13 @@ def step_for(number: int | None, pid: int = 0) -> str:
             return "free some memory, or run fewer workers"
         case _:
             return ""
+
+
+def step_to_start(error: object) -> str:
+    """Return what to do when a process of ours could not be started."""
+    if isinstance(error, FileNotFoundError | PermissionError):  # what is started is always our interpreter
+        return INSTALLATION
+    return step_for(getattr(error, "errno", None))
 
 
 @record

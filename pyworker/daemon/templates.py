@@ -17,7 +17,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import State
@@ -48,8 +48,7 @@ class Templates:
         except Exception as error:
             self._forget(app, number)
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            step = step_for(getattr(error, "errno", None))
-            failure = self._brain.fail(f"cannot start a process: {why}", hint=step)
+            failure = self._brain.fail(f"cannot start a process: {why}", hint=step_to_start(error))
             if number == app.generation and app.starting and app.restored:
                 self._brain.deaths.unstable(app, failure, now, permanent=False)
             else:

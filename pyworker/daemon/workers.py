@@ -20,7 +20,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.daemon.readiness import is_known_by_its_port
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.policy import restart
 from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
@@ -59,8 +59,7 @@ class Workers:
             )
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            step = step_for(getattr(error, "errno", None))
-            handle.failure = w.Failed("other", f"cannot start a process: {why}", "", step)
+            handle.failure = w.Failed("other", f"cannot start a process: {why}", "", step_to_start(error))
             self._brain.deaths.finish(app, handle, process.UNKNOWN)  # or its slot would wait for it
             if not isinstance(error, OSError):
                 raise

@@ -78,6 +78,8 @@ def spawn(
             setsigmask=[],
             setsigdef=range_of_signals(),
         )
+    except (FileNotFoundError, PermissionError) as error:
+        raise OSError(error.errno, f"{path or argv[0]}: {error.strerror}") from None  # who says this says which
     finally:
         for fd in moved.values():
             os.close(fd)

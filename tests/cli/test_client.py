@@ -107,6 +107,12 @@ def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: s
         with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
             log.write(line.replace("the daemon", "over, after 9 times: the daemon") + "\n")
         assert line not in run("ps", "--timeout", "100ms", home=home).err
+        ends = "2026-11-26T14:26:50Z guardian[83]: the daemon (pid 99) exited with code 1: starting it again"
+        with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
+            log.write(f"{ends}\npython3: No module named pyworker\n")
+        found = run("ps", "--timeout", "100ms", home=home)
+        assert f"{ends}: python3: No module named pyworker" in found.err
+        assert "mend the installation" in found.err
 
 
 @pytest.mark.parametrize(

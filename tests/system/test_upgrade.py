@@ -108,6 +108,36 @@ def test_version_that_does_not_start_or_does_not_understand_what_runs_changes_no
     assert pw.status()["guardian_version"] == "0.9.7"
 
 
+def test_what_cannot_be_started_while_an_installer_is_at_work_says_what_is_missing_and_runs_again_after_it(
+    pw: Pyworker,
+) -> None:
+    copy = install(pw)
+    pw.write("web.py", ASGI)
+    pw.write("app.toml", f'[apps.api]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\n[apps.tick]\ncommand = "sleep 1000"\n')
+    pw.ok("start", "app.toml")
+    part = os.path.join(copy, "template")
+    os.rename(part, f"{part}.away")
+    kill(pw.pids("tick")[0])
+
+    def failure() -> Any:
+        return pw.app("tick")["last_failure"]
+
+    wait_until(lambda: failure()["message"] == "cannot start a process: the launcher ended with exit code 1", LONG, "it")
+    assert failure()["hint"].startswith(f"mend the installation of {pw.python}")
+    refused = ask(pw, {"type": "reload", "selectors": ["api"]})["body"]["apps"][0]
+    assert refused["reason"] == "the launcher ended with exit code 1"
+    assert "No module named pyworker.template" in refused["traceback"]
+    assert refused["hint"] == failure()["hint"]
+    os.rename(pw.python, f"{pw.python}.away")
+    refused = ask(pw, {"type": "reload", "selectors": ["api"]})["body"]["apps"][0]
+    os.rename(f"{pw.python}.away", pw.python)
+    os.rename(f"{part}.away", part)
+    assert refused["reason"] == f"cannot start a process: {pw.python}: No such file or directory"
+    assert refused["hint"] == failure()["hint"]
+    pw.wait_steady("tick")
+    assert pw.get().startswith("one")
+
+
 def ask(pw: Pyworker, request: dict[str, object]) -> dict[str, Any]:
     """Ask as a command of the daemon's own version would."""
     from pyworker import __version__
