@@ -48,7 +48,7 @@ def answer(brain: Brain, app: App, generation: Generation, question: dict[str, A
     if question.get("act") != "queryServer":
         return None
     found = _find(brain, app, generation, question)
-    reply = {"cmd": nc.CMD, "ack": seq, "key": nc.key_of(question), "data": question.get("data")}
+    reply = {"cmd": nc.CMD, "ack": seq, "key": nc.key_of(question), "data": nc.data_of(question)}
     if isinstance(found, int):
         return Answer({**reply, "errno": -found}, None)
     return Answer({**reply, "errno": 0}, found)

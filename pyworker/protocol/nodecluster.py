@@ -12,6 +12,7 @@ in the kernel's queue.
 from __future__ import annotations
 
 import itertools
+import json
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pyworker.record import record
 
 CMD = "NODE_CLUSTER"
 _TEXT_LIMIT = 1024
+_MOST_DATA = 4096  # characters of JSON
 
 
 @record
@@ -283,11 +285,11 @@ class Primary:
         server = self._servers.get(key)
         if server is None:
             server = self._servers[key] = _Server(key, query, shared=not self.round_robin or query.is_udp)
-            server.data = message.get("data")
+            server.data = data_of(message)
             server.asking.append((worker, seq))
             return [Open(key, query, server.shared)]
         if server.data is None:
-            server.data = message.get("data")
+            server.data = data_of(message)
         if not server.is_open:
             server.asking.append((worker, seq))
             return []
@@ -404,6 +406,12 @@ def key_of(message: dict[str, Any]) -> str:
     """Return the name of a listener, put together as Node does (it is the worker's handle on it, too)."""
     names = ("address", "port", "addressType", "fd", "index")
     return ":".join("undefined" if n not in message else _js(message[n]) for n in names)
+
+
+def data_of(message: dict[str, Any]) -> Any:
+    """Return what a worker has its primary keep for the others (keys of TLS tickets); nothing that is too long to be passed on."""
+    data = message.get("data")
+    return data if len(json.dumps(data)) <= _MOST_DATA else None
 
 
 def _js(value: Any) -> str:

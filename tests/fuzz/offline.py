@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
 from pyworker.logger.lines import CHUNK, Lines, Source
-from pyworker.protocol import control, store, template, worker
+from pyworker.protocol import control, dispatcher, node, nodecluster, store, template, worker
 from pyworker.protocol.inherited import app_of, parse_fd_name
 from pyworker.protocol.logs import LogRecord, format_record, parse_record
 from pyworker.protocol.stacks import parse as parse_stacks
@@ -27,6 +27,16 @@ from tests.fuzz.mutate import TRAPS, messages, mutate
 UNIONS = (
     worker.FromWorker, worker.ToWorker, control.Request, control.Answer, store.ToDaemon, store.FromDaemon,
     store.ToLogger, store.FromLogger, template.ToTemplate, template.FromTemplate,
+)  # fmt: skip
+NODE = (
+    b'{"cmd":"NODE_CLUSTER","act":"queryServer","address":null,"port":80,"addressType":4,"fd":-1,"index":0,"data":null,"seq":1}',
+    b'{"cmd":"NODE_CLUSTER","act":"queryServer","port":80,"addressType":4,"seq":1,"data":"' + 30_000 * "é".encode() + b'"}',
+    b'{"cmd":"NODE_CLUSTER","act":"queryServer","address":"/a","port":-1,"addressType":-1,"seq":2}',
+    b'{"cmd":"NODE_CLUSTER","act":"close","key":"null:80:4:-1:0","seq":3}',
+    b'{"cmd":"NODE_CLUSTER","act":"listening","address":"a","port":1,"addressType":4,"fd":1,"seq":4}',
+    b'{"cmd":"NODE_CLUSTER","act":"exitedAfterDisconnect","seq":5}',
+    b'{"cmd":"NODE_CLUSTER","ack":1,"accepted":true,"seq":6}',
+    b'{"cmd":"NODE_HANDLE","type":"net.Socket","msg":"x"}', b'{"cmd":"NODE_HANDLE_ACK"}', b'{"cmd":"NODE_HANDLE_NACK"}', b'"ready"',
 )  # fmt: skip
 STAMP = "2026-11-23T11:43:35.511Z"
 CONFIG = b"""
@@ -56,7 +66,7 @@ class Fuzz:
         self._records = [format_record(record, "text"), format_record(record, "json")]
         self._config = os.path.join(folder, "app.toml")
         self._kinds: list[tuple[float, Callable[[], None]]] = [
-            (0.76, self.try_wire), (0.08, self.try_record), (0.08, self.try_lines), (0.04, self.try_names), (0.04, self.try_toml),
+            (0.72, self.try_wire), (0.04, self.try_node), (0.08, self.try_record), (0.08, self.try_lines), (0.04, self.try_names), (0.04, self.try_toml),
         ]  # fmt: skip
 
     def run(self, count: int) -> None:
@@ -103,6 +113,40 @@ class Fuzz:
             assert record is not None
             back += record.msg + (b"" if record.partial else b"\n")
         assert back in (text, text + b"\n")
+
+    def try_node(self) -> None:
+        """What a worker says on its message channel, to a dispatcher."""
+        link, primary = node.Link(max_line=node.MAX_TEXT), nodecluster.Primary(hold=True)
+        for _ in range(20):
+            said = self.chance.choice(NODE)
+            said = mutate(said, self.chance) if self.chance.random() < 0.5 else said
+            came = [7] if self.chance.random() < 0.2 else []
+            for event in link.feed(said + b"\n" * self.chance.choice((0, 1, 1, 1)), came):
+                match event:
+                    case node.Internal(value=value):
+                        self._perform(primary, primary.received("api", value), link)
+                    case node.Message(value=value):
+                        encode(dispatcher.Said(1, *node.shown(value)))
+                    case node.NotReceived(token=token):
+                        self._perform(primary, primary.refused("api", token), link)
+            if primary.keys and self.chance.random() < 0.2:
+                self._perform(primary, primary.accepted(self.chance.choice(primary.keys), object()), link)
+            while self.chance.random() < 0.9 and (frame := link.to_write()) is not None:
+                link.written(len(frame.data))
+
+    def _perform(self, primary: nodecluster.Primary, actions: list[nodecluster.Action], link: node.Link) -> None:
+        for action in actions:
+            match action:
+                case nodecluster.Say(message=message, connection=None):
+                    link.send(message)
+                case nodecluster.Say(message=message, connection=connection):
+                    link.send_handle(message, "net.Native", 8, connection)
+                case nodecluster.Open(key=key, query=query):
+                    encode(dispatcher.Wants(key, query.kind, query.address or "", query.port or 0))
+                    if self.chance.random() < 0.5:
+                        self._perform(primary, primary.opened(key, "127.0.0.1", 80, "IPv4"), link)
+                    else:
+                        self._perform(primary, primary.failed(key, 98), link)
 
     def try_names(self) -> None:
         text = mutate(b"ctl.api.3.2.17", self.chance).decode("latin-1")
