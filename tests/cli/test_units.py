@@ -106,10 +106,11 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
 
 
-def test_the_interpreter_counts_among_what_root_will_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("part", [sys.executable, startup.__file__])
+def test_the_interpreter_and_the_package_count_among_what_root_will_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str
 ) -> None:
-    theirs = {sys.executable: ("/home/ada/python", "user 1000")}
+    theirs = {part: ("/home/ada/python", "user 1000")}
     monkeypatch.setattr(startup, "_not_of_root", theirs.get)
     monkeypatch.setattr(startup, "_command", lambda: ["/opt/pyworker/bin/pyworker"])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -126,5 +127,9 @@ def test_it_is_said_when_others_can_change_what_root_will_run(tmp_path: Path) ->
     if os.geteuid() == 0:
         os.chown(program.parent, 65534, 0)
         assert startup._not_of_root(str(program)) == (str(program.parent), "user 65534")
+        os.chown(program.parent, 0, 50)
+        assert startup._not_of_root(str(program)) is None
+        os.chmod(program.parent, 0o2775)  # as /usr/local is on some Debians
+        assert startup._not_of_root(str(program)) == (str(program.parent), "group 50")
     else:
         assert startup._not_of_root(str(program)) == (str(program), f"user {os.geteuid()}")

@@ -70,7 +70,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
-    if kind == "systemd" and not is_user and (whose := _not_of_root(_command()[0]) or _not_of_root(sys.executable)):
+    ours = map(_not_of_root, (_command()[0], sys.executable, __file__))
+    if kind == "systemd" and not is_user and (whose := next(filter(None, ours), None)):
         lines.append(
             f"Root will run what {whose[1]} can change ({short(whose[0])}). Better: a pyworker of root's own, in /opt for example"
         )
@@ -198,8 +199,11 @@ def _not_of_root(program: str) -> tuple[str, str] | None:
         found = os.stat(path)
         if found.st_uid:
             return path, f"user {found.st_uid}"
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            return path, "everyone"
+        if not found.st_mode & stat.S_ISVTX:
+            if found.st_mode & stat.S_IWOTH:
+                return path, "everyone"
+            if found.st_mode & stat.S_IWGRP and found.st_gid:
+                return path, f"group {found.st_gid}"
         if path == "/":
             return None
         path = os.path.dirname(path)
