@@ -12,6 +12,7 @@ from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener, shut_down
 from pyworker.daemon.nodeshared import shares
 from pyworker.protocol.inherited import fd_name
+from pyworker.unix.fds import refuse_fds
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
@@ -50,6 +51,8 @@ class Listening:
             gid=-1 if gid is None else gid,
             own=self._own,
         )
+        if address.family == "unix" and config.target is not None:
+            refuse_fds(sock)  # HTTP knows none, and a client's could hold up whoever closes them
         try:
             copy = os.dup(sock.fileno())
         except OSError:

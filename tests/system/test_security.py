@@ -16,6 +16,7 @@ import sys
 import psutil
 import pytest
 
+from pyworker.unix.fds import refuse_fds, send_packet, socketpair
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI, WSGI
 from tests.support.wait import wait_until
@@ -191,6 +192,31 @@ def test_a_unix_socket_is_open_to_all_but_whom_umask_keeps_out(pw: Pyworker) -> 
         pw.write(f"{name}.toml", f'[app]\nname = "{name}"\ntarget = "web:app"\nbind = "unix:{path}"\n{umask}')
         pw.ok("start", f"{name}.toml")
         assert stat.S_IMODE(os.stat(path).st_mode) == rights
+
+
+def kernel_can_refuse_fds() -> bool:
+    """Since Linux 6.16."""
+    ours, theirs = socketpair()
+    refuse_fds(ours)
+    with ours, theirs, contextlib.suppress(PermissionError):
+        send_packet(theirs, b"x", [theirs.fileno()])
+        return False
+    return True
+
+
+@pytest.mark.skipif(not kernel_can_refuse_fds(), reason="this kernel hands on every descriptor")
+def test_no_client_of_a_unix_socket_can_send_descriptors_to_be_closed(pw: Pyworker) -> None:
+    path = os.path.join(pw.folder, "web.sock")
+    pw.write("web.py", WSGI)
+    pw.write("app.toml", f'[app]\nname = "web"\ntarget = "web:app"\nbind = "unix:{path}"\n')
+    pw.ok("start", "app.toml")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(LONG)
+        client.connect(path)
+        with pytest.raises(PermissionError):
+            socket.send_fds(client, [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], [client.fileno()])
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("meanwhile", ["another folder", "another server"])
