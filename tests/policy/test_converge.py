@@ -225,6 +225,23 @@ def test_the_rest_follows_a_canary_that_is_ready_and_healthy() -> None:
     assert doing(app(workers=(*BOTH, unchecked), **RELOADING)) == []
 
 
+def test_no_more_of_a_reload_start_at_once_than_max_surge_says() -> None:
+    view = app(want=6, reload=ReloadConfig(max_surge=3), workers=tuple(worker(n, n) for n in range(1, 7)), **RELOADING)
+    canary, second = worker(11, 1, 2, State.HELD), worker(12, 2, 2, State.STARTING)
+    more = dataclasses.replace(view, workers=(*view.workers, canary))
+    assert doing(more) == [c.Spawn(slot, 2, True) for slot in (2, 3, 4)]
+    more = dataclasses.replace(view, workers=(*view.workers, canary, second))
+    assert doing(more) == [c.Spawn(slot, 2, True) for slot in (3, 4)]
+
+
+def test_nobody_is_forked_by_the_template_of_another_generation() -> None:
+    loading = c.TemplateView(2, "loading", 0.0)
+    assert doing(app(target=2, workers=BOTH, templates=(RELOADING["templates"][0], loading))) == []
+    assert doing(app(target=2, workers=BOTH[:1], templates=(c.TemplateView(1, "loading", 0.0), RELOADING["templates"][1]))) == [
+        c.Spawn(1, 2, True)
+    ]
+
+
 def test_commit_when_all_are_held() -> None:
     new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
     assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [c.Commit(2)]
@@ -288,6 +305,12 @@ def test_too_many_deaths_in_the_soak_roll_back() -> None:
 def test_a_soak_that_is_given_up_rolls_back() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
     assert doing(view) == [c.RollBack(1, "no more")]
+
+
+@pytest.mark.parametrize("before", [c.TemplateView(1, "retiring", 0.0), c.TemplateView(3, "ready", 0.0)])
+def test_a_soak_goes_on_until_the_code_before_can_be_forked_again(before: c.TemplateView) -> None:
+    view = app(generation=2, previous=1, soak_until=10.0, soak_deaths=2, templates=(before, RELOADING["templates"][1]))
+    assert c.RollBack not in map(type, doing(view))
 
 
 def test_soak_ends() -> None:

@@ -62,6 +62,7 @@ def test_tenth_death_in_the_window_fails_and_probes_every_retry() -> None:
     again = after_unstable_death(record, 69.0, CONFIG, jitter=0.5)
     assert again.failed
     assert again.next_at == 129.0
+    assert not again.permanent
 
 
 @pytest.mark.parametrize("retry", [0.0, 60.0])
@@ -87,8 +88,21 @@ def test_death_before_ready_is_unstable_however_long_it_took() -> None:
     assert is_stable(5.0, 15.0, CONFIG)
 
 
-def test_refusal_is_permanent() -> None:
-    assert after_refusal(CLEAR, 1.0).permanent
+def test_refusal_is_permanent_whatever_dies_after_it() -> None:
+    refused = after_refusal(CLEAR, 1.0)
+    assert refused.permanent
+    assert after_unstable_death(refused, 2.0, CONFIG, jitter=0.0).permanent
+    assert not Record(permanent=True).is_clear
+
+
+def test_a_record_of_one_death_is_not_clear_and_that_of_none_is() -> None:
+    assert CLEAR.is_clear
+    assert not deaths_at([1.0]).is_clear
+    assert not deaths_at([1.0]).permanent
+
+
+def test_without_a_retry_only_a_failed_app_is_given_up() -> None:
+    assert not deaths_at([1.0, 2.0], RestartConfig(retry=0.0)).permanent
 
 
 @pytest.mark.parametrize(
