@@ -163,8 +163,8 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
 
 
 def _hints(result: dict[str, Any]) -> str:
-    notes = [str(n) for n in result.get("notes") or ()]
     hint = str(result.get("hint") or "")
+    notes = [str(n) for n in result.get("notes") or () if not hint or hint not in str(n)]
     return (
         "\n".join([*([hint] if hint else []), *notes])
         or f"pyworker logs {line(result.get('app') or '')}   shows what it printed"

@@ -28,6 +28,7 @@ from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
 from pyworker.daemon.readiness import Readiness
+from pyworker.daemon.shortage import step_to_write
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.stacks import Stacks
 from pyworker.daemon.templates import Templates
@@ -232,7 +233,7 @@ class Brain:
             app.scale, app.scale_base = scale
             app.generation, app.target, app.previous = old, number, old_previous
             app.target_failure = self.fail(
-                f"cannot write apps.json: {error.strerror}", hint="free some disk space, then reload again"
+                f"cannot write apps.json: {error.strerror}", hint=step_to_write(error, self.home)
             )
             return
         failpoint.hit("reload.committed")

@@ -7,12 +7,14 @@ kill of the last moments can be taken for the cause of a death.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 
 from pyworker.daemon.loop import LAZY, Loop
+from pyworker.errors import FULL_DISK
 from pyworker.record import record
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
@@ -42,6 +44,17 @@ def step_for(number: int | None, pid: int = 0) -> str:
             return "free some memory, or run fewer workers"
         case _:
             return ""
+
+
+def step_to_write(error: OSError, folder: str) -> str:
+    """Return what to do when a file of this folder could not be written."""
+    if error.errno not in FULL_DISK:
+        return step_for(error.errno) or f"May {folder} be written?"
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        if disk.f_files and not disk.f_favail:
+            return f"No inode is left, so remove some files: df -i {folder}"
+    return f"Free some space: df -h {folder}"
 
 
 def step_to_start(error: object) -> str:

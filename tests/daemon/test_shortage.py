@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.shortage import Shortages
+from pyworker.daemon.shortage import Shortages, step_to_write
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
@@ -51,3 +53,19 @@ def test_each_kill_for_want_of_memory_explains_one_death(
     loop.call()
     loop.call()
     assert not explained(), "that was long ago"
+
+
+@pytest.mark.parametrize(
+    ("number", "inodes_left", "step"),
+    [
+        (errno.ENOSPC, 5, "Free some space: df -h /srv/home"),
+        (errno.EDQUOT, 5, "Free some space: df -h /srv/home"),
+        (errno.ENOSPC, 0, "No inode is left, so remove some files: df -i /srv/home"),
+        (errno.EROFS, 0, "May /srv/home be written?"),
+    ],
+)
+def test_what_could_not_be_written_has_a_step(
+    monkeypatch: pytest.MonkeyPatch, number: int, inodes_left: int, step: str
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_files=100, f_favail=inodes_left))
+    assert step_to_write(OSError(number, ""), "/srv/home") == step

@@ -13,8 +13,8 @@ from pyworker.daemon.desired import DesiredApp
 from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
-from pyworker.daemon.shortage import step_for
-from pyworker.errors import FULL_DISK, Exit
+from pyworker.daemon.shortage import step_to_write
+from pyworker.errors import Exit
 from pyworker.protocol import control as k
 from pyworker.protocol.events import names_in_words
 
@@ -99,9 +99,7 @@ class Desk:
         try:
             self.brain.save()
         except OSError as error:
-            step = step_for(error.errno) or f"May {self.home} be written?"
-            if error.errno in FULL_DISK:
-                step = f"Free some space: df -h {self.home}"
+            step = step_to_write(error, self.home)
             why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
             for app in self.brain.apps.values():
                 self.brain.note(app, why)
