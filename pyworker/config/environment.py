@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 import dotenv.parser
 
 from pyworker.config.identity import IdentityError
-from pyworker.config.interpolate import InterpolationError, expand_dotenv, interpolate
+from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
 from pyworker.errors import NO_DESCRIPTOR
 
 MAX_ENV_FILE = 1024 * 1024
-MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
+MAX_ALL = (
+    6 * 1024 * 1024
+)  # characters of all variables: no kernel takes more bytes (three quarters of 8 MiB, execve(2))
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
@@ -121,12 +123,17 @@ def add_file(
         raise
     except ValueError as error:
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error}", path) from None
+    size = 0
     for binding in dotenv.parser.parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and "\0" in binding.key + (binding.value or "")):
             line = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
             raise EnvironmentProblem(key, f"names {name}, whose line {line} is not NAME=value", path)
         if binding.key and binding.value is not None:
-            env[binding.key] = expand_dotenv(binding.value, lambda n: env.get(n, shell_env.get(n)))
+            try:
+                env[binding.key] = expand_dotenv(binding.value, lambda n: env.get(n, shell_env.get(n)))
+                size = _within_all(size, env[binding.key])
+            except InterpolationError as error:
+                raise EnvironmentProblem(key, f"names {name}, whose {binding.key[:100]} {error}", error.hint) from None
 
 
 def _read(path: str, check: Check | None) -> str:
@@ -146,13 +153,26 @@ def _read(path: str, check: Check | None) -> str:
 
 def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[str, str]) -> list[EnvironmentProblem]:
     """Add [env] in its order, with variables filled in; return what does not resolve."""
-    problems = []
+    problems: list[EnvironmentProblem] = []
+    size = 0
     for name, text in table.items():
         try:
-            env[name] = interpolate(text, lambda n: env.get(n, shell_env.get(n)))
+            value = interpolate(text, lambda n: env.get(n, shell_env.get(n)))
+            size = _within_all(size, value)
+            env[name] = value
         except InterpolationError as error:
             problems.append(EnvironmentProblem(("env", name), str(error), error.hint))
     return problems
+
+
+def _within_all(size: int, value: str) -> int:
+    """Return what the values before and this one come to."""
+    if size + len(value) > MAX_ALL:
+        raise InterpolationError(
+            f"is too much: with those before it the variables come to more than {MAX_ALL} characters, which the kernel takes",
+            "put the values into files, and the names of the files into the variables",
+        )
+    return size + len(value)
 
 
 def too_long(env: Mapping[str, str]) -> list[EnvironmentProblem]:

@@ -6,9 +6,12 @@ A $ before anything else stays what it is ($HOME is not expanded).
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -50,29 +53,54 @@ def literal_env(table: dict[str, Any]) -> dict[str, Any]:
 
 def expand_dotenv(text: str, lookup: Lookup) -> str:
     """Return a value of a dotenv file filled in as such files have it: ${VAR} and ${VAR:-default}, unset = empty."""
-    return _DOTENV.sub(lambda m: lookup(m[1]) or m[2] or "", text)
+
+    def parts() -> Iterator[str]:
+        at = 0
+        for match in _DOTENV.finditer(text):
+            yield text[at : match.start()]
+            yield lookup(match[1]) or match[2] or ""
+            at = match.end()
+        yield text[at:]
+
+    return _join(parts())
 
 
 def _expand(text: str, lookup: Lookup | None, depth: int) -> str:
     """Fill in the variables; without a lookup only look at the form, every default and message included."""
     if depth > _MAX_DEPTH:
         raise InterpolationError("is nested too deeply")
-    parts: list[str] = []
+    return _join(_parts(text, lookup, depth))
+
+
+def _parts(text: str, lookup: Lookup | None, depth: int) -> Iterator[str]:
     at = 0
     while (dollar := text.find("$", at)) >= 0:
-        parts.append(text[at:dollar])
+        yield text[at:dollar]
         if text.startswith("$$", dollar):
-            parts.append("$")
+            yield "$"
             at = dollar + 2
         elif text.startswith("${", dollar):
             end = _closing(text, dollar + 2)
-            parts.append(_variable(text[dollar + 2 : end], lookup, depth))
+            yield _variable(text[dollar + 2 : end], lookup, depth)
             at = end + 1
         else:
-            parts.append("$")
+            yield "$"
             at = dollar + 1
-    parts.append(text[at:])
-    return "".join(parts)
+    yield text[at:]
+
+
+def _join(parts: Iterator[str]) -> str:
+    """Put together what a variable may be; one that is made of long ones may be any length: a few lines fill the memory."""
+    taken, size = [], 0
+    for part in parts:
+        size += len(part)
+        if size >= MAX_STRING:
+            raise InterpolationError(
+                f"is more than {MAX_STRING - 1} characters with its variables filled in, which the kernel takes",
+                "put the value into a file, and the name of the file into the variable",
+            )
+        taken.append(part)
+    return "".join(taken)
 
 
 def _closing(text: str, at: int) -> int:

@@ -127,6 +127,16 @@ def test_table_sees_what_is_built_so_far_then_the_shell() -> None:
     assert [p.key for p in found] == [("env", "D"), ("env", "E")]
 
 
+def test_all_variables_together_are_no_more_than_any_kernel_takes(tmp_path: Path) -> None:
+    many = {"A": "x" * 100_000, **{f"B{n}": "${A}" for n in range(100)}}
+    env: dict[str, str] = {}
+    assert environment.add_table(env, many, {})[0].message.startswith("is too much: with those before it")
+    assert sum(map(len, env.values())) <= environment.MAX_ALL
+    (tmp_path / "e").write_text("".join(f"{name}={value}\n" for name, value in many.items()))
+    with pytest.raises(EnvironmentProblem, match="whose B61 is too much"):
+        environment.add_file({}, str(tmp_path / "e"), ("env_file", 0), {})
+
+
 def test_secrets_are_known_by_name_and_by_passwords_in_urls() -> None:
     env = {
         "STRIPE_KEY": "", "api_token": "", "MY_SECRET_X": "", "PGPASSWORD": "", "SENTRY_DSN": "", "AWS_CREDENTIALS": "",
