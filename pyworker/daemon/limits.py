@@ -86,10 +86,9 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         if memory is not None and used is not None and used > memory:
             brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
-        if memory is not None and sampler.is_too_much(w.pid):
-            brain.note(
-                app, f"limits.memory does not hold for worker {w.id.slot}: it has more processes than can be looked at"
-            )
+        if memory is not None:
+            say = brain.note if sampler.is_too_much(w.pid) else brain.note_is_over
+            say(app, f"limits.memory does not hold for worker {w.id.slot}: it has more processes than can be looked at")
         if max_age and now - w.ready_at > max_age:
             brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
             return

@@ -80,3 +80,16 @@ def test_a_worker_is_replaced_when_it_is_too_old_and_never_without_a_limit(max_a
     app: Any = SimpleNamespace(workers={1: worker})
     limits._check_app(brain, SimpleNamespace(), app, None, max_age, 100.0)  # type: ignore[arg-type]
     assert recycled == said
+
+
+def test_a_limit_that_cannot_be_looked_after_is_a_note_as_long_as_that_is_so() -> None:
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242, id=SimpleNamespace(slot=2))
+    app: Any = SimpleNamespace(workers={1: worker}, notes=[])
+    brain: Any = SimpleNamespace(
+        note=lambda app, text: app.notes.append(text), note_is_over=lambda app, text: app.notes.remove(text)
+    )
+    said = "limits.memory does not hold for worker 2: it has more processes than can be looked at"
+    for is_too_much, notes in ((True, [said]), (False, [])):
+        sampler: Any = SimpleNamespace(pss=lambda pid: None, is_too_much=lambda pid, answer=is_too_much: answer)
+        limits._check_app(brain, sampler, app, 1000, 0.0, 100.0)
+        assert app.notes == notes
