@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F
 from tests.dispatcher.rig import LONG, Rig, Slot, in_inbox, queued, taken
@@ -235,6 +237,26 @@ def test_more_connections_than_an_inbox_holds_wait_and_arrive(one: Rig) -> None:
     one.listen()
     one.connect(400)  # about 280 fit
     assert taken([slot], 400) == [400]
+
+
+def test_a_port_that_is_taken_away_is_closed_and_may_be_given_again(one: Rig) -> None:
+    (slot,) = one.add_slots(1)
+    one.listen()
+    copy = one.listener.dup()
+    try:
+        one.tell(d.Unlisten(0))
+        one.listener.close()
+        one.settle()
+        one.connect(1)  # it waits: the test's copy is still there
+        assert not slot.take()
+        one.tell(d.Listen(0), copy.fileno())
+        assert taken([slot], 1) == [1]
+        one.tell(d.Unlisten(0))
+        one.settle()
+    finally:
+        copy.close()
+    with pytest.raises(ConnectionRefusedError):
+        one.connect(1)
 
 
 def test_it_leaves_when_it_is_told_to_and_when_everybody_else_is_gone(one: Rig) -> None:

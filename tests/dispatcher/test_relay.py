@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from pyworker.dispatcher.loop import Loop
@@ -77,6 +78,11 @@ def receive(sock: socket.socket, size: int) -> bytes:
     return data
 
 
+def listens(port: int) -> bool:
+    """Whether anybody does; a connection to find out would have to be served."""
+    return any(found.laddr[1] == port for found in psutil.net_connections("tcp4") if found.status == psutil.CONN_LISTEN)
+
+
 def test_bytes_flow_both_ways_and_either_end_may_speak_first(one: Rig, worker: Worker) -> None:
     (client,) = one.connect()
     there = worker.accept()
@@ -84,6 +90,23 @@ def test_bytes_flow_both_ways_and_either_end_may_speak_first(one: Rig, worker: W
     assert receive(client, 9) == b"220 hello"
     client.sendall(b"EHLO")
     assert receive(there, 4) == b"EHLO"
+
+
+def test_when_everybody_else_is_gone_it_takes_nothing_new_and_leaves_after_its_last_connection(
+    one: Rig, worker: Worker
+) -> None:
+    (client,) = one.connect(text=b"question")
+    there = worker.accept()
+    one.channel.close()
+    one._theirs.close()
+    one.listener.close()
+    wait_until(lambda: not listens(one.address[1]), LONG, "its port to be closed")
+    assert receive(there, 8) == b"question"
+    there.sendall(b"answer")
+    there.close()
+    assert receive(client, 99) == b"answer"
+    client.close()
+    assert one.wait_end() == 0
 
 
 def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(one: Rig, worker: Worker) -> None:
