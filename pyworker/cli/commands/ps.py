@@ -238,7 +238,13 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         who = f"{name}.{waiting[0]}" if waiting else name
         lines.append(f"{who} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
     if app.get("drops"):
-        lines.append(_step(f"{name}: {app['drops']} line{'s' * (app['drops'] != 1)} of its log could not be written", "pyworker doctor", how))
+        lines.append(
+            _step(
+                f"{name}: {app['drops']} line{'s' * (app['drops'] != 1)} of its log could not be written",
+                "pyworker doctor",
+                how,
+            )
+        )
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
 
