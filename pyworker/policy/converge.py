@@ -336,7 +336,7 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
             needed.add(app.generation)
         if app.target_forks and app.target is not None:
             needed.add(app.target)
-        if app.previous_forks and app.previous is not None:
+        if app.previous is not None:
             needed.add(app.previous)
     existing = {t.generation for t in app.templates}
     for t in app.templates:
@@ -404,7 +404,7 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
             continue
         if mine and (succession or app.target is not None or not app.overlaps):
             continue  # one succession of an app at a time; a reload replaces it anyway
-        if not mine and not app.overlaps and any(w.slot == slot for w in everybody):
+        if not app.overlaps and any(w.slot == slot for w in everybody):
             continue
         if not calm and (trying or (app.record.failed and _probe_is_out(app, current))):
             continue  # after an unstable death one worker is tried at a time, until it is ready

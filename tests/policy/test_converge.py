@@ -63,6 +63,12 @@ def test_dead_worker_is_replaced_at_once_in_its_slot() -> None:
     assert doing(app(workers=BOTH[:1])) == [c.Spawn(2, 1, False)]
 
 
+def test_neither_a_worker_that_leaves_nor_one_of_the_generation_before_fills_a_slot() -> None:
+    assert doing(app(workers=(BOTH[0], worker(2, 2, state=State.DRAINING)))) == [c.Spawn(2, 1, False)]
+    committed = app(generation=2, templates=(c.TemplateView(2, "ready", 0.0),), workers=BOTH)
+    assert doing(committed) == [c.Spawn(1, 2, False), c.Spawn(2, 2, False)]
+
+
 def test_backoff_waits_and_says_until_when() -> None:
     record = after_unstable_death(CLEAR, 1.0, RestartConfig(), jitter=0.0)
     actions = c.converge(app(workers=BOTH[:1], record=record), 1.05)
@@ -87,10 +93,21 @@ def test_failed_app_is_probed_with_one_worker() -> None:
     assert doing(app(want=3, record=record, workers=probe), 75.0) == []
 
 
+def test_a_sibling_that_lived_on_is_not_taken_for_the_probe_of_a_failed_app() -> None:
+    record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
+    assert doing(app(want=3, record=record, workers=BOTH), 71.0) == [c.Spawn(3, 1, False)]
+
+
 def test_stable_probe_clears_the_record() -> None:
     record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
     probe = (worker(9, 1, since=71.0),)
     assert c.ClearRecord() in doing(app(want=3, record=record, workers=probe), 81.5)
+
+
+def test_a_probe_that_is_sick_does_not_clear_the_record() -> None:
+    record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
+    sick = (worker(9, 1, state=State.UNHEALTHY, since=71.0),)
+    assert c.ClearRecord() not in doing(app(want=3, record=record, workers=sick), 81.5)
 
 
 def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_workers_have_served_on() -> None:
@@ -106,6 +123,22 @@ def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_worker
 
 def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
     assert doing(app(workers=BOTH[:1], record=Record(1, (0.5,), 0.0, permanent=True), templates=())) == []
+
+
+def test_a_start_that_failed_for_good_leaves_no_worker_behind() -> None:
+    view = app(starting=True, record=Record(1, (0.5,), 0.0, permanent=True), workers=BOTH, templates=())
+    assert doing(view) == [c.SendDrain(1, False, "the start failed"), c.SendDrain(2, False, "the start failed")]
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_nothing_is_started_of_a_stopped_app(forks: bool) -> None:
+    view = app(running=False, forks=forks, workers=(worker(1, 1, state=State.DRAINING),))
+    assert c.Spawn not in map(type, doing(view, 0.5))
+
+
+def test_a_worker_is_not_forked_from_the_template_of_another_generation() -> None:
+    loading = (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "loading", 0.0))
+    assert doing(app(generation=2, previous=1, soak_until=9.0, templates=loading)) == []
 
 
 def test_failed_first_start_ends_the_others() -> None:
@@ -152,6 +185,11 @@ def test_stop_now_skips_the_drain() -> None:
     assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 
 
+def test_stop_now_ends_a_drain_that_is_under_way() -> None:
+    leaving = (worker(1, 1, state=State.DRAINING, since=1.0),)
+    assert c.SendStop(1, c.DRAIN_TIMEOUT) in doing(app(running=False, hurry=True, workers=leaving), 1.0)
+
+
 def test_worker_that_does_not_hear_is_not_waited_for() -> None:
     deaf = (worker(1, 1, hears=False), worker(2, 2))
     actions = doing(app(running=False, workers=deaf))
@@ -172,6 +210,33 @@ def test_recycled_worker_leaves_after_its_successor_serves() -> None:
     starting = worker(3, 2, state=State.STARTING)
     assert doing(app(workers=(BOTH[0], old, starting))) == []
     assert doing(app(workers=(BOTH[0], old, worker(3, 2)))) == [c.SendDrain(2, False, "replaced")]
+
+
+def test_a_recycled_worker_leaves_also_when_its_successor_has_passed_no_check_yet() -> None:
+    old = dataclasses.replace(BOTH[1], recycle=True)
+    assert doing(app(workers=(BOTH[0], old, worker(3, 2, checked=False)))) == [c.SendDrain(2, False, "replaced")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "done"),
+    [
+        ({}, []),
+        ({"recycle": True}, [c.SendDrain(1, False, "replaced")]),
+        ({"state": State.UNHEALTHY}, [c.SendDrain(1, False, "replaced")]),
+    ],
+    ids=["well", "recycled", "sick"],
+)
+def test_a_worker_beside_which_no_other_can_live_leaves_before_its_successor_comes(
+    changes: dict[str, Any], done: list[c.Action]
+) -> None:
+    view = app(want=1, overlaps=False, forks=False, templates=(), workers=(dataclasses.replace(BOTH[0], **changes),))
+    assert doing(view) == done
+
+
+def test_a_sick_worker_that_is_alone_stays() -> None:
+    """Sick before its first check: its loop stands still. What it has in hand it may still answer."""
+    sick = worker(1, 1, state=State.UNHEALTHY, checked=False)
+    assert doing(app(want=1, workers=(sick,))) == [c.Spawn(1, 1, False)]
 
 
 def test_sick_worker_leaves_after_its_successor_has_passed_a_check() -> None:
@@ -198,11 +263,22 @@ def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
     assert doing(app(workers=(*both, worker(3, 1, state=State.STARTING)))) == []
 
 
+def test_a_missing_worker_starts_beside_a_succession_and_a_second_succession_does_not() -> None:
+    recycled = [worker(slot, slot, recycle=True) for slot in (1, 3)]
+    view = app(want=3, workers=(*recycled, worker(4, 1, state=State.STARTING)))
+    assert doing(view) == [c.Spawn(2, 1, False)]
+
+
 def test_a_template_that_was_told_to_leave_and_has_not_is_stopped_again_also_by_a_daemon_that_has_not_told_it() -> None:
     view = app(templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(7, "retiring", 100.0)))
     assert c.LookAgain(100.0 + c.RETIRE_TIMEOUT) in c.converge(view, 100.0)
     assert c.StopTemplate(7) not in c.converge(view, 100.0)
     assert c.StopTemplate(7) in c.converge(view, 100.0 + c.RETIRE_TIMEOUT)
+
+
+def test_a_template_that_does_not_leave_makes_room_for_the_one_that_is_wanted_again() -> None:
+    view = app(workers=BOTH, templates=(c.TemplateView(1, "retiring", 100.0),))
+    assert doing(view, 100.0 + c.RETIRE_TIMEOUT) == [c.StopTemplate(1)]
 
 
 RELOADING = {"target": 2, "templates": (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0))}
@@ -240,6 +316,16 @@ def test_nobody_is_forked_by_the_template_of_another_generation() -> None:
     assert doing(app(target=2, workers=BOTH[:1], templates=(c.TemplateView(1, "loading", 0.0), RELOADING["templates"][1]))) == [
         c.Spawn(1, 2, True)
     ]
+
+
+def test_a_new_worker_that_leaves_before_the_commit_is_replaced() -> None:
+    new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.STOPPING))
+    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [c.Spawn(2, 2, True)]
+
+
+def test_a_stop_in_the_middle_of_a_reload_ends_the_new_ones_too() -> None:
+    actions = doing(app(running=False, workers=(BOTH[0], worker(3, 1, 2, State.HELD)), **RELOADING))
+    assert [a.serial for a in actions if isinstance(a, (c.SendDrain, c.SendStop))] == [1, 3]
 
 
 def test_commit_when_all_are_held() -> None:
@@ -307,10 +393,19 @@ def test_a_soak_that_is_given_up_rolls_back() -> None:
     assert doing(view) == [c.RollBack(1, "no more")]
 
 
-@pytest.mark.parametrize("before", [c.TemplateView(1, "retiring", 0.0), c.TemplateView(3, "ready", 0.0)])
-def test_a_soak_goes_on_until_the_code_before_can_be_forked_again(before: c.TemplateView) -> None:
-    view = app(generation=2, previous=1, soak_until=10.0, soak_deaths=2, templates=(before, RELOADING["templates"][1]))
-    assert c.RollBack not in map(type, doing(view))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"running": False},
+        {"templates": RELOADING["templates"][1:]},
+        {"templates": (c.TemplateView(3, "ready", 0.0), RELOADING["templates"][1])},
+        {"templates": (c.TemplateView(1, "loading", 0.0), c.TemplateView(2, "ready", 0.0))},
+    ],
+    ids=["stopped", "no template of the old", "one of another", "it is not ready"],
+)
+def test_a_generation_whose_workers_cannot_be_made_is_not_gone_back_to(changes: dict[str, Any]) -> None:
+    view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
+    assert c.RollBack not in map(type, doing(dataclasses.replace(view, **changes)))
 
 
 def test_soak_ends() -> None:
@@ -486,11 +581,15 @@ def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live
     assert doing(view) == [c.StartDispatcher(), c.StartTemplate(1)]
     leaving = (worker(1, 1, state=State.DRAINING, since=0.9),)
     assert c.StartDispatcher() in doing(app(dispatches=True, running=False, workers=leaving, templates=()))
+    hard_restart = app(dispatches=True, running=False, keep_listening=True, templates=(), dispatcher=HANDS_OUT)
+    assert doing(hard_restart) == []
 
 
 def test_an_app_whose_dispatcher_is_not_there_is_not_open() -> None:
     view = app(dispatches=True, workers=BOTH)
     assert not c.generation_is_open(view, 1.0)
+    comes = c.DispatcherView("starting", 0.0)
+    assert not c.generation_is_open(dataclasses.replace(view, dispatcher=comes), 1.0)
     assert c.generation_is_open(dataclasses.replace(view, dispatcher=HANDS_OUT), 1.0)
 
 

@@ -39,6 +39,12 @@ def test_a_job_runs_once_whatever_the_clock_is_set_to(table: Timetable, last: st
     assert cron.due(table, minute(last), minute(now), minute(now) - minute(last)) is expected
 
 
+def test_the_next_look_follows_a_clock_that_was_set_back_far_and_not_one_that_was_by_little() -> None:
+    noon = minute("2026-11-24 12:00")
+    assert cron.latest(noon, minute("2026-11-23 12:00")) == minute("2026-11-23 12:00")
+    assert cron.latest(noon, minute("2026-11-24 11:00")) == noon
+
+
 BEGINS, ENDS = "2026-03-29", "2026-10-25"  # in Berlin: 02:00 CET is 03:00 CEST, 03:00 CEST is 02:00 CET
 
 

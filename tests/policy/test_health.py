@@ -42,6 +42,13 @@ def test_success_in_between_starts_the_row_again() -> None:
     assert run(begin(0.0), True, False, False, True, False, False).verdict == "ok"
 
 
+def test_after_the_first_success_each_failure_counts_however_close_to_the_one_before() -> None:
+    health = run(begin(0.0), True)
+    for started_at, now in ((10.0, 15.0), (20.0, 20.0)):  # a time-out, then a refusal
+        health = after_check(health, False, "no", started_at=started_at, now=now, config=CONFIG)
+    assert health.failures == 2
+
+
 def test_before_the_first_success_checks_are_frequent_but_count_once_an_interval() -> None:
     health = run(begin(0.0), False)
     assert health.next_at == EAGER
