@@ -150,7 +150,7 @@ def test_escapes_of_an_app_cannot_touch_the_terminal(home: Path) -> None:
     for shown in (logs(home), run_on_terminal("logs", "--no-prefix", home=str(home)).raw):
         assert "\\x1b[2J\\x1b]0;owned\\x07 \\x9b31m \\x9b31m a" in shown
         assert not set(shown) & {"\x1b", "\x07", "\x9b", "\x00", "\x7f", "\x08", "\u202e"}
-        assert "\ttab" in shown or "tab" in shown
+    assert "\ttab" in logs(home)
 
 
 def test_raw_gives_the_apps_own_bytes(home: Path) -> None:

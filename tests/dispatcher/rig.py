@@ -97,11 +97,10 @@ class Rig:
         self.pid = 0
 
     def wait_end(self) -> int:
-        status = wait_until(lambda: os.waitpid(self.pid, os.WNOHANG) if self.pid else (0, 0), LONG, "its end")
-        while not status[0]:
-            status = wait_until(lambda: os.waitpid(self.pid, os.WNOHANG), LONG, "its end")
+        ended = wait_until(lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG), LONG, "its end")
+        assert ended is not None
         self.pid = 0
-        return os.waitstatus_to_exitcode(status[1])
+        return ended.si_status
 
     # ---- the daemon ----------------------------------------------------------------------------------------
     def tell(self, message: d.ToDispatcher, *fds: int) -> None:
@@ -135,8 +134,8 @@ class Rig:
 
     def settle(self) -> None:
         """Wait until it has done what it was told: an answer comes after all before it."""
-        self.tell(d.Shut(999_999))
-        self.hear(d.Empty)
+        self.tell(d.Ping(1))
+        self.hear(d.Pong)
 
     # ---- clients -------------------------------------------------------------------------------------------
     def connect(self, count: int = 1, text: bytes = b"") -> list[socket.socket]:

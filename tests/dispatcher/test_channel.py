@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 
 from pyworker.dispatcher.channel import Channel
-from pyworker.dispatcher.loop import Loop
+from pyworker.dispatcher.loop import IN, Loop
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.wire import encode
-from pyworker.unix.fds import send_packet, socketpair
-from tests.dispatcher.rig import Rig, taken
+from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
+from pyworker.unix.fds import recv_packet, send_packet, socketpair
+from tests.dispatcher.rig import LONG, Rig, taken
 
 
 def test_what_came_without_its_descriptors_is_asked_for_again(one: Rig) -> None:
@@ -44,6 +44,28 @@ def test_a_want_of_descriptors_is_said_once_and_when_it_is_over(one: Rig) -> Non
     assert one.hear(d.Over).text == trouble.text
     assert taken([one.slots[0]], 1) == [1]
     assert [each for each in one.heard if isinstance(each, d.Trouble)] == []
+
+
+def test_a_daemon_that_reads_again_is_told_what_it_had_no_room_for_however_often_that_happens() -> None:
+    ours, theirs = socketpair()
+    loop, read = Loop(), list[int]()
+
+    def on_readable(_: int) -> None:
+        while (packet := recv_packet(ours, MAX_MESSAGE, 0)) is not None:
+            read.append(decode(d.FromDispatcher, packet.data).number)
+        loop.running = read[-1] == 0
+
+    with ours, theirs:
+        channel = Channel(theirs, loop, lambda message, fds: None, lambda: None)
+        loop.add(ours.fileno(), IN, on_readable)
+        for number in (1, 2):
+            while send_packet(theirs, encode(d.Pong(0))):
+                pass
+            channel.say(d.Pong(number))
+            loop.running = True
+            loop.later(LONG, lambda: setattr(loop, "running", False))
+            loop.run()
+            assert read[-1] == number
 
 
 def test_a_daemon_that_does_not_read_costs_one_timer_and_not_one_for_each_message() -> None:

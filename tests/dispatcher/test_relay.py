@@ -20,7 +20,7 @@ import pytest
 
 from pyworker.dispatcher.loop import Loop
 from pyworker.dispatcher.main import Dispatcher
-from pyworker.dispatcher.relay import Pipes, Relay
+from pyworker.dispatcher.relay import Pipes, Relay, header_of
 from pyworker.dispatcher.workers import PortWorker
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F, row_slice
@@ -147,6 +147,8 @@ def test_an_answer_that_comes_before_the_end_of_an_upload_arrives(one: Rig, work
 
 
 def test_a_receiver_that_pauses_holds_the_sender_back_and_gets_every_byte(one: Rig, worker: Worker) -> None:
+    one.settle()  # it has the listener
+    before = open_fds(one.pid)
     (client,) = one.connect()
     there = worker.accept()
     content = os.urandom(1 << 20) * 24
@@ -164,6 +166,8 @@ def test_a_receiver_that_pauses_holds_the_sender_back_and_gets_every_byte(one: R
         found.update(part)
     rest.join(LONG)
     assert found.digest() == hashlib.sha256(content).digest()
+    client.close()
+    wait_until(lambda: open_fds(one.pid) <= before + 2, LONG, "all but a pipe that is kept to be given back")
 
 
 def test_who_reads_slowly_gets_every_byte_although_both_ends_have_said_all(one: Rig, worker: Worker) -> None:
@@ -245,6 +249,8 @@ def test_a_client_waits_while_no_worker_can_be_reached(one: Rig) -> None:
 
 
 def test_a_worker_that_drains_gets_none_and_is_empty_when_its_last_connection_ends(one: Rig, worker: Worker) -> None:
+    (first,) = one.connect()
+    brief = worker.accept()
     (client,) = one.connect(text=b"x")
     there = worker.accept()
     assert receive(there, 1) == b"x"
@@ -255,12 +261,30 @@ def test_a_worker_that_drains_gets_none_and_is_empty_when_its_last_connection_en
     for _ in range(3):
         one.connect()
         other.accept()
+    brief.close()
+    first.close()
+    wait_until(lambda: worker.cells[F.OPEN] == 1, LONG, "the end of the first")
+    one.settle()
+    assert not any(isinstance(m, d.Empty) and m.serial == 1 for m in one.heard)
     there.sendall(b"y")
     assert receive(client, 1) == b"y"
     there.close()
     client.close()
     assert one.hear(d.Empty).serial == 1
     other.close()
+
+
+def test_a_worker_that_takes_connections_again_is_not_said_to_be_empty(one: Rig, worker: Worker) -> None:
+    (client,) = one.connect()
+    there = worker.accept()
+    one.tell(d.Shut(1))
+    worker.open()
+    one.settle()
+    there.close()
+    client.close()
+    wait_until(lambda: worker.cells[F.OPEN] == 0, LONG, "the end of the relay")
+    one.settle()
+    assert not any(isinstance(m, d.Empty) and m.serial == 1 for m in one.heard)
 
 
 def test_a_relay_that_outlives_its_worker_leaves_the_row_to_the_next(one: Rig, worker: Worker) -> None:
@@ -328,6 +352,31 @@ def test_the_proxy_protocol_tells_who_the_client_is(one: Rig) -> None:
     worker.close()
 
 
+@pytest.mark.parametrize(
+    ("family", "peer", "here", "rest"),
+    [
+        (socket.AF_INET6, ("fe80::1%eth0", 7, 0, 2), ("::2", 80, 0, 0),
+         struct.pack("!BBH", 0x21, 0x21, 36) + b"\xfe\x80" + bytes(13) + b"\1" + bytes(15) + b"\2" + struct.pack("!HH", 7, 80)),
+        (socket.AF_UNIX, "", "/run/api.sock", struct.pack("!BBH", 0x20, 0, 0)),
+    ],
+    ids=["IPv6", "Unix"],
+)  # fmt: skip
+def test_the_proxy_protocol_of_other_families(family: int, peer: object, here: object, rest: bytes) -> None:
+    client: Any = SimpleNamespace(family=family, getpeername=lambda: peer, getsockname=lambda: here)
+    assert header_of(client) == SIGNATURE + rest
+
+
+def test_so_many_pipes_are_kept_and_no_more() -> None:
+    pipes = Pipes()
+    before = open_fds(os.getpid())
+    for pipe in [pipes.borrow() for _ in range(70)]:
+        pipes.give_back(pipe)
+    kept = open_fds(os.getpid()) - before
+    for pipe in pipes._spare:
+        pipes.destroy(pipe)
+    assert kept == 2 * 64
+
+
 def test_an_idle_connection_costs_two_descriptors_and_no_pipe(one: Rig, worker: Worker) -> None:
     one.connect(1)
     worker.accept()
@@ -358,6 +407,31 @@ def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
         said = decode(d.FromDispatcher, packet.data)
         assert "0 connections are relayed, the most that the limit of open files allows" in said.text
         assert unix_fds.recv_packet(ours, MAX_MESSAGE, 0) is None
+    dispatcher.loop._epoll.close()
+    cells.release()
+
+
+def test_where_one_relay_has_ended_there_is_room_for_another_and_that_is_said(worker: Worker, one: Rig) -> None:
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    dispatcher.most_relays = 1
+    cells = one.board[row_slice(2)]
+    port = PortWorker(2, 2, worker.port, False, cells, dispatcher)
+    pairs = [socket.socketpair() for _ in range(3)]
+    with ours, theirs:
+        assert port.take(pairs[0][0].detach())
+        next(iter(port._relays)).close()
+        assert port.take(pairs[1][0].detach())
+        assert not port.take(pairs[2][0].fileno())
+        next(iter(port._relays)).close()
+        assert port.take(pairs[2][0].detach())
+        next(iter(port._relays)).close()
+        said = []
+        while (packet := unix_fds.recv_packet(ours, MAX_MESSAGE, 0)) is not None:
+            said.append(type(decode(d.FromDispatcher, packet.data)))
+        assert said == [d.Trouble, d.Over]
+    for pair in pairs:
+        pair[1].close()
     dispatcher.loop._epoll.close()
     cells.release()
 

@@ -136,11 +136,6 @@ def test_nothing_is_started_of_a_stopped_app(forks: bool) -> None:
     assert c.Spawn not in map(type, doing(view, 0.5))
 
 
-def test_a_worker_is_not_forked_from_the_template_of_another_generation() -> None:
-    loading = (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "loading", 0.0))
-    assert doing(app(generation=2, previous=1, soak_until=9.0, templates=loading)) == []
-
-
 def test_failed_first_start_ends_the_others() -> None:
     view = app(starting=True, start_failure="ImportError", workers=(worker(2, 2, state=State.STARTING),))
     assert doing(view) == [c.FailStart("ImportError")]
