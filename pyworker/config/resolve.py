@@ -38,6 +38,7 @@ from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
 
 Key = tuple[str | int, ...]
 
+DEFAULT_VENV = ".venv"  # in the app's folder: its Python, when the config names none
 FROM_SHELL = "shell"  # in ResolvedApp.env_origins: what inherit_env took
 
 
@@ -240,7 +241,7 @@ def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
 def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
     """Return the interpreter's absolute path: given, else of ./.venv, else pyworker's own."""
     if name is None:
-        venv = os.path.join(cwd, ".venv")
+        venv = os.path.join(cwd, DEFAULT_VENV)
         if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
             return our_python
         path = _venv_python(venv)

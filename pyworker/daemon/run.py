@@ -19,14 +19,13 @@ from pyworker.daemon.app import App
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.probe import Probe
 from pyworker.daemon.report import ps_document
-from pyworker.daemon.requests.apps import env_values, next_generation
+from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Refuse
 from pyworker.daemon.requests.look import status_document
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore, sources
 from pyworker.daemon.shortage import step_for
-from pyworker.daemon.sources import make_generation, read_config
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.errors import PyworkerError
 from pyworker.policy.fate import BY_SIGNAL, FAILED, UNUSABLE, AppEnd, fate
@@ -177,12 +176,8 @@ class Run:
 
     def _reload(self) -> None:
         desk = self._desk
-        made = []
         try:
-            for name, app in desk.brain.apps.items():
-                config, file, read = read_config(app.source, env_values(desk, app))
-                number = next_generation(desk, name)
-                made.append((app, make_generation(number, config, file, read, dict(os.environ))))
+            made = [(app, read_again(desk, app, dict(os.environ))) for app in desk.brain.apps.values()]
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed, Refuse) as error:
             _say(f"error: nothing was reloaded: {error}")

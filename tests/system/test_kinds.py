@@ -206,6 +206,29 @@ async def app(scope, receive, send):
     assert pw.get() == f"{venv} nothing"
 
 
+def test_a_reload_never_goes_on_with_another_python_because_the_venv_is_gone(pw: Pyworker) -> None:
+    """A deploy took ./.venv away. pyworker's own Python has nothing of what the app needs."""
+    where = os.path.join(pw.folder, ".venv")
+    make = [sys.executable, "-m", "venv", "--without-pip", where]
+    subprocess.run(make, check=True, timeout=60)
+    pw.write("job.py", "import signal, sys\nprint(sys.prefix, flush=True)\nsignal.pause()\n")
+    pw.ok("start", "job.py")
+    pids = pw.pids("job")
+    os.rename(where, where + "-gone")
+    for command in ("reload", "restart", "diff"):
+        done = pw.run(command, "job")
+        assert done.returncode == 78, done
+        assert f"the app runs with {where}/bin/python, and {where} is not there any more" in done.stderr
+        assert f"make it again: python3 -m venv {where}; or name another: python = …" in done.stderr
+    assert pw.pids("job") == pids
+    os.rename(where + "-gone", where)
+    pw.ok("reload", "job")
+    shutil.rmtree(where)
+    pw.ok("stop", "job")
+    pw.ok("start", "job")  # a start is a new beginning, as that of an app nobody knew
+    assert pw.ok("logs", "job", "--no-prefix").stdout.splitlines()[-1] == sys.prefix
+
+
 def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> None:
     """It reads no channel: a drain would be waited for until its time-out."""
     pw.write("job.py", "import time\nwhile True:\n    time.sleep(1)\n")

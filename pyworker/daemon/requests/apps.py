@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 
-from pyworker.config.resolve import FROM_SHELL
-from pyworker.daemon.app import App
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.resolve import DEFAULT_VENV, FROM_SHELL
+from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.sources import make_generation, read_config
 from pyworker.protocol.inherited import fd_name
 
 
@@ -56,6 +58,25 @@ def next_generation(desk: Desk, name: str) -> int:
     """The number of the generation after all that were."""
     app = desk.brain.apps.get(name)
     return (max(app.last_generation, app.generation) if app else 0) + 1
+
+
+def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
+    """Return the next generation of an app that is known, read from its source as it is now; raises ConfigError."""
+    config, file, read = read_config(app.source, env_values(desk, app))
+    generation = make_generation(next_generation(desk, app.name), config, file, read, shell_env)
+    if app.current is not None:
+        _check_venv(app.current, generation, file)
+    return generation
+
+
+def _check_venv(before: Generation, after: Generation, file: str) -> None:
+    """Refuse another interpreter only because the venv that nobody named is gone: none of the app's packages is in it."""
+    found = os.path.join(before.config.cwd, DEFAULT_VENV, "")
+    wanted = os.path.join(after.config.cwd, DEFAULT_VENV)
+    if after.config.python is None and before.resolved.python.startswith(found) and not os.path.isdir(wanted):
+        problem = f"the app runs with {before.resolved.python}, and {wanted} is not there any more"
+        hint = f"make it again: python3 -m venv {wanted}; or name another: python = …"
+        raise ConfigError([Problem(problem, hint, "python", file, code="not_found")])
 
 
 def forget(desk: Desk, app: App) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import env_values, next_generation, shell_of
+from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.shortage import step_for
-from pyworker.daemon.sources import make_generation, read_config
 
 
 def reload_by_itself(desk: Desk, app: App, why: str) -> None:
@@ -18,8 +17,7 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
         return
     desk.brain.emit(app, "app_note", None, text=f"reload: {why}")
     try:
-        config, file, read = read_config(app.source, env_values(desk, app))
-        generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(app, {}))
+        generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.note_not_reloaded(app, why, error.message)

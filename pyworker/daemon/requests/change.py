@@ -7,9 +7,8 @@ from pyworker.config.cpus import usable_cpus
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.client import Client
-from pyworker.daemon.requests.apps import env_values, next_generation, shell_of
+from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
 from pyworker.policy.converge import can_go_back
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -70,9 +69,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
     for s in selected:
         app = desk.brain.apps[s.app]
         if s.slot is None and not any(a is app for a, _ in generations):
-            config, file, read = read_config(app.source, env_values(desk, app))
-            number = next_generation(desk, app.name)
-            generations.append((app, make_generation(number, config, file, read, shell_of(app, request.shell_env))))
+            generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         if app.is_empty() and app.closed:
@@ -111,9 +108,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
             if len(names) > 1:
                 continue  # `reload all` means all that runs
             raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
-        config, file, read = read_config(app.source, env_values(desk, app))
-        number = next_generation(desk, name)
-        generations.append((app, make_generation(number, config, file, read, shell_of(app, request.shell_env))))
+        generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         goals[app.name] = reload_app(desk, app, generation, soak=request.soak)

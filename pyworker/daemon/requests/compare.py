@@ -13,9 +13,8 @@ from pyworker.daemon.app import App, overlaps
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource
 from pyworker.daemon.report import is_changed
-from pyworker.daemon.requests.apps import env_values
+from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.desk import Desk
-from pyworker.daemon.sources import make_generation, read_config
 from pyworker.protocol import control as k
 
 
@@ -31,8 +30,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
     """One app; raises ConfigError when its source is wrong now."""
     current = app.current
     assert current is not None
-    config, file, read = read_config(app.source, env_values(desk, app))
-    new = make_generation(app.generation, config, file, read, shell_env)
+    new = read_again(desk, app, shell_env)
     changes = [
         {"key": c.key, "old": c.old, "new": c.new, "apply": c.apply, "secret": c.secret}
         for c in differences(current.resolved, new.resolved)
@@ -40,7 +38,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
     ]
     return {
         "app": app.name,
-        "file": file or None,
+        "file": new.resolved.source or None,
         "gen": app.generation,
         "running": app.running,
         "overlaps": overlaps(current.config) and overlaps(new.config),
