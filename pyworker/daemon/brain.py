@@ -99,8 +99,8 @@ class Brain:
         if app.closed or app.current is None:
             return
         look: float | None = None
+        now = self.loop.clock()
         for _ in range(100):
-            now = self.loop.clock()
             app.gated = self.gate(app)
             actions = c.converge(app.view(), now)
             looks = [a.at for a in actions if isinstance(a, c.LookAgain)]
@@ -110,7 +110,8 @@ class Brain:
                 self._perform(app, action, now)
             if _is_over(app) or not doing:
                 break
-        self._note_progress(app)
+            now = self.loop.clock()
+        self._note_progress(app, now)
         self.dispatchers.sync(app)
         self._drop_generations(app)
         if not _is_over(app):
@@ -125,9 +126,11 @@ class Brain:
             app.write_memo()
         self.on_settled(app)
 
-    def _note_progress(self, app: App) -> None:
-        """Turn what has been reached into events: a start that is complete, a reload that is."""
-        now = self.loop.clock()
+    def _note_progress(self, app: App, now: float) -> None:
+        """Turn what has been reached into events: a start that is complete, a reload that is.
+
+        `now` is policy's: at a later moment what has not opened in time would count as gone before policy has let it go.
+        """
         if app.restart_to is not None and not app.running and app.is_empty():
             number, app.restart_to = app.restart_to, None
             app.keep_listening = False

@@ -17,7 +17,7 @@ from typing import Any
 from pyworker import __version__, failpoint
 from pyworker.guardian import keep, upgrade
 from pyworker.guardian.children import Children
-from pyworker.guardian.program import Backoff, Program
+from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.say import say
 from pyworker.guardian.signals import Signals
 from pyworker.guardian.store import FdStore
@@ -226,7 +226,7 @@ class Guardian:
             if not frozen and not program.ping():
                 next_one = "" if self._stopping else ", to be started again"
                 say(f"the {program.name} (pid {program.pid}) does not answer: killed{next_one}")
-                program.kill("hung")
+                program.kill(HUNG)
 
     def _schedule_tick(self, now: float) -> None:
         # just before the daemon's own moments, so that one wake-up of it does for both

@@ -17,6 +17,7 @@ from pyworker.record import record
 from pyworker.unix import fds, process
 from pyworker.unix.process import ExitStatus
 
+HUNG = "hung"  # why one was killed that gave no sign of life
 SETTLED = 3.0  # seconds
 STARTING = 20.0  # seconds until one that has not said Hello is asked for a sign of life
 
@@ -159,8 +160,8 @@ class Program:
         self.signal(signal.SIGKILL)
 
     def may_be_asked(self, now: float) -> bool:
-        """False while it starts: reading and restoring all that is wanted is no hang."""
-        return self.version != "" or now >= self._started_at + STARTING
+        """False while it starts (reading and restoring all that is wanted is no hang), and once it was killed for a hang."""
+        return self._why_killed != HUNG and (self.version != "" or now >= self._started_at + STARTING)
 
     def ping(self) -> bool:
         """Ask for a sign of life; False when too many were not answered.

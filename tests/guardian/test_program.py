@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.guardian.program import Backoff, Program
+from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.store import FdStore
 from pyworker.unix import fds, process
 
@@ -69,3 +69,11 @@ def test_what_cannot_be_started_leaves_nothing_and_is_started_later(
         assert children() == before
     program.start(NOW, {})
     assert program.pid
+
+
+def test_one_that_was_killed_for_a_hang_is_not_asked_and_not_killed_again_before_it_is_gone(program: Program) -> None:
+    program.start(NOW, {})
+    program.version = "1"
+    assert program.may_be_asked(NOW)
+    program.kill(HUNG)
+    assert not program.may_be_asked(NOW + 100.0)
