@@ -113,7 +113,10 @@ def _explain(spec: LaunchSpec, error: Exception) -> tuple[str, str]:
         return str(error), "Only a daemon that runs as root can start an app as another user."
     if isinstance(error, OSError) and error.filename is not None:
         user = f"user {spec.uid}" if spec.uid is not None else "this user"
-        return f"cannot enter the folder {app.cwd}: {error.strerror}", f"Check `cwd`, and that {user} may enter it."
+        hint = f"Check `cwd`, and that {user} may enter it."
+        if isinstance(error, FileNotFoundError):  # it was there when the config was read
+            hint = f"It was removed under the app. To look again where `cwd` leads: pyworker reload {app.name}"
+        return f"cannot enter the folder {app.cwd}: {error.strerror}", hint
     return f"cannot set the limit of open files to {app.limits.nofile}: {error}", "Lower `limits.nofile`."
 
 

@@ -199,6 +199,7 @@ def test_missing_folder_is_told(daemon: Any, folder: Path) -> None:
     failed = template.expect(LoadFailed)
     assert failed.kind == "rights"
     assert failed.message == f"cannot enter the folder {folder}/gone: No such file or directory"
+    assert failed.hint == f"It was removed under the app. To look again where `cwd` leads: pyworker reload {d.app.name}"
     assert d.reap(template.pid) == 78
     worker = d.launch("command", slot=1)
     assert worker.expect(Failed).message == failed.message
