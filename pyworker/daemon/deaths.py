@@ -281,6 +281,7 @@ class Deaths:
             self._release(app, handle)
             self._tell(app, handle, status, shortage)
             self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again
+            self._brain.poke(app)  # which writes it down
         except Exception:
             self._unburied[id(handle)] = app, handle, status
             self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))

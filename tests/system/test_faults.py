@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.control import ask
-from tests.support.pyworker import LONG, Pyworker, alive, kill, open_fds
+from tests.support.pyworker import LONG, Pyworker, alive, kill
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
@@ -38,7 +38,7 @@ def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(p
     started(pw)
     pw.spare()  # what is kept of it counts
     pid, pids = pw.role(role), pw.pids()
-    used = open_fds(pid)
+    (used,) = pw.fds(pid)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     for _ in range(3):
         ask(pw.home, {"type": "status"}, timeout=5)
@@ -55,7 +55,7 @@ def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(p
     assert pw.wait_steady()["state"] == "running"
     assert pw.pids()[1] == pids[1]
     if role != "logger":  # nothing of the trouble stays
-        wait_until(lambda: open_fds(pid) == used, LONG, "the descriptors of before")
+        wait_until(lambda: pw.fds(pid) == [used], LONG, "the descriptors of before")
 
 
 def test_daemon_that_cannot_fork_is_started_again_when_that_has_passed(pw: Pyworker) -> None:
@@ -206,7 +206,7 @@ def test_pidfd_that_cannot_be_opened_is_a_worker_that_is_replaced(pw: Pyworker) 
 
 
 def fds(pw: Pyworker) -> list[int]:
-    return [open_fds(pw.role(role)) for role in ("guardian", "daemon")]
+    return pw.fds(pw.role("guardian"), pw.role("daemon"))
 
 
 def test_a_template_that_cannot_be_started_leaves_no_descriptor(pw: Pyworker) -> None:

@@ -106,7 +106,7 @@ def test_rotation_at_full_speed_loses_tears_and_doubles_nothing_while_others_are
         os.kill(victim, signal.SIGKILL)
         here = len(list(rotated.parent.glob("api.log*")))
         wait_until(lambda n=here: len(list(rotated.parent.glob("api.log*"))) > n, LONG, "another rotation")  # type: ignore[misc]
-        wait_until(lambda: pw.status().get("running"), LONG, "the daemon")
+        wait_until(pw.status, LONG, "the daemon")
         pw.wait_steady()
     finish(pw)
     found, torn = sequences(written(pw))

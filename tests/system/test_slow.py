@@ -107,7 +107,7 @@ def test_ready_is_heard_from_a_helper_that_has_ended_before_the_daemon_reads_it(
     pw.write("notifies.py", NOTIFIES)
     pw.write("app.toml", '[app]\nname = "api"\ncommand = ["python3", "notifies.py"]\nready = "notify"\n')
     starting = pw.popen("start", "app.toml")
-    wait_until(lambda: pw.status() and pw.pids(), LONG, "it to begin")
+    wait_until(lambda: pw.status().get("apps") and pw.pids(), LONG, "it to begin")
     daemon = psutil.Process(pw.role("daemon"))
     daemon.suspend()
     pw.write("go", "")
