@@ -15,7 +15,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.client import shell_env
-from pyworker.cli.commands.start import StartCommand, WorkersType, overrides_of
+from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
 from pyworker.cli.options import Settings, common
 from pyworker.cli.startable import Startable, find_startable
 from pyworker.errors import Exit, PyworkerError
@@ -26,22 +26,9 @@ _MARGIN = 5.0
 
 @click.command(cls=StartCommand)
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py] [-- COMMAND...]")
-@click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers.")
-@click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable.")
-@click.option("--name", help="Name of an app without a file.")
-@click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
-@click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable.")
-@click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy.")
-@click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker.")
-@click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app.")
-@click.option("--interface", metavar="KIND", help="auto, asgi or wsgi.")
-@click.option("--cwd", metavar="DIR", help="Working directory.")
-@click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
+@what_it_is
 @click.option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
 @click.option("--once", is_flag=True, help="Now and once, whatever its cron and restart say: its exit code is ours.")
-@click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
-@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
-@click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development).")
 @click.option("--logs", type=click.Choice(("short", "json", "plain")), help='"api.2 | line", JSON, or as printed.')
 @click.option("--probe", metavar="ADDR", help="Serve /livez /readyz /metrics there, for example :8081.")
 @click.option("--lame-duck", metavar="TIME", help="Serve on for this long after SIGTERM, not ready any more.")

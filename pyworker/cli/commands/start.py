@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -45,22 +46,37 @@ class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only si
         return int(value)
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_WHAT_IT_IS = (
+    click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers."),
+    click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable."),
+    click.option("--name", help="Name of an app without a file."),
+    click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable."),
+    click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable."),
+    click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy."),
+    click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker."),
+    click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app."),
+    click.option("--interface", metavar="KIND", help="auto, asgi or wsgi."),
+    click.option("--cwd", metavar="DIR", help="Working directory."),
+    click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app."),
+    click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable."),
+    click.option(
+        "--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME]."
+    ),
+    click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development)."),
+)
+
+
+def what_it_is(command: _Command) -> _Command:
+    """The options that say what is started, and how it runs: those that `pyworker run` takes, too."""
+    for option in reversed(_WHAT_IT_IS):
+        command = option(command)
+    return command
+
+
 @click.command(cls=StartCommand)
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py | NAME...] [-- COMMAND...]")
-@click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers.")
-@click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable.")
-@click.option("--name", help="Name of an app without a file.")
-@click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable.")
-@click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable.")
-@click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy.")
-@click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker.")
-@click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app.")
-@click.option("--interface", metavar="KIND", help="auto, asgi or wsgi.")
-@click.option("--cwd", metavar="DIR", help="Working directory.")
-@click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app.")
-@click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable.")
-@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
-@click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development).")
+@what_it_is
 @click.option("--wait/--no-wait", default=True, help="Return when it is ready or has failed (default).")
 @click.option("-n", "--dry-run", is_flag=True, help="Check all and say what would start; start nothing.")
 @common
