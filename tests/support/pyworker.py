@@ -168,11 +168,20 @@ class Pyworker:
 
     def describe_template(self) -> int:
         """The pid of the template of `api`, 0 while there is none or nobody answers."""
+        found = self._described("template")
+        return int(found["pid"]) if found else 0
+
+    def dispatcher(self) -> int:
+        """The pid of the dispatcher of `api` that is ready; 0 while there is none or nobody answers."""
+        found = self._described("dispatcher")
+        return int(found["pid"]) if found and found["state"] == "ready" else 0
+
+    def _described(self, key: str) -> Any:
         try:
             (app,) = self._ask("describe", selectors=["api"], reveal=False)["apps"]
         except PyworkerError:
-            return 0
-        return int(app["template"]["pid"]) if app["template"] else 0
+            return None
+        return app[key]
 
     def wait_steady(self, name: str = "api") -> dict[str, Any]:
         """Wait until the app has exactly the workers it wants, all alive, and nothing is under way; return it."""

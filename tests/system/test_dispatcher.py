@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import select
@@ -89,13 +88,6 @@ def proxy(pw: Pyworker, *, workers: int = 2, proxied: bool = False, tables: str 
     pw.ok("start", "app.toml")
 
 
-def dispatcher(pw: Pyworker) -> int:
-    """The pid of the dispatcher that is ready; 0 while there is none."""
-    done = pw.run("describe", "api", "--json")
-    found = json.loads(done.stdout)["apps"][0]["dispatcher"] if done.returncode == 0 else None
-    return int(found["pid"]) if found and found["state"] == "ready" else 0
-
-
 def ask(pw: Pyworker, client: Client, path: str = "/") -> str:
     answer = client.get(path)
     assert answer is not None
@@ -150,13 +142,13 @@ def test_a_blocked_worker_keeps_no_connection_from_the_others(pw: Pyworker) -> N
 @pytest.mark.parametrize("victim", ["dispatcher", "daemon"])
 def test_no_connection_is_refused_or_lost_when_one_of_our_processes_is_killed(pw: Pyworker, victim: str) -> None:
     least(pw)
-    before = dispatcher(pw)
+    before = pw.dispatcher()
     with Load(pw.port, "new", "new", "keep") as load:
         load.wait_more(50)
         kill(before if victim == "dispatcher" else pw.role(victim))
         load.wait_more(50)
         wait_until(lambda: pw.run("ps").returncode == 0, LONG, "a daemon that answers")
-        after = wait_until(lambda: dispatcher(pw), LONG, "a dispatcher")
+        after = wait_until(lambda: pw.dispatcher(), LONG, "a dispatcher")
         load.wait_more(50)
     assert load.lost == [] or (victim == "dispatcher" and len(load.lost) <= 1), load.lost  # the one in its hands
     assert (after == before) == (victim != "dispatcher")
@@ -165,12 +157,12 @@ def test_no_connection_is_refused_or_lost_when_one_of_our_processes_is_killed(pw
 def test_a_stopped_dispatcher_is_replaced_and_nobody_is_refused(pw: Pyworker) -> None:
     pw.environ["PYWORKER_TICK"] = "1"
     least(pw)
-    before, pids = dispatcher(pw), pw.pids()
+    before, pids = pw.dispatcher(), pw.pids()
     with Load(pw.port, "new", "keep", pause=0.005) as load:
         load.wait_more(20)
         os.kill(before, signal.SIGSTOP)
         wait_until(lambda: not alive(before), LONG, f"the stopped dispatcher to be ended\n{pw.daemon_log()}")
-        wait_until(lambda: dispatcher(pw) not in (0, before), LONG, "another dispatcher")
+        wait_until(lambda: pw.dispatcher() not in (0, before), LONG, "another dispatcher")
         load.wait_more(20)
     assert len(load.lost) <= 1, load.lost  # the one in its hands
     assert pw.pids() == pids
@@ -207,13 +199,13 @@ def test_reload_scale_and_a_new_balance_lose_no_request(pw: Pyworker) -> None:
         pw.write("app.toml", text.replace(LEAST, 'balance = "round-robin"'))
         pw.ok("reload", "api")
         load.wait_more(30)
-        wait_until(lambda: not dispatcher(pw), LONG, "the dispatcher to leave")
+        wait_until(lambda: not pw.dispatcher(), LONG, "the dispatcher to leave")
         pw.write("app.toml", text)
         pw.ok("reload", "api")
         load.wait_more(30)
     assert load.lost == []
     assert any(body.startswith("two") for body in load.bodies)
-    assert dispatcher(pw)
+    assert pw.dispatcher()
 
 
 def test_stop_answers_what_has_come_and_closes_the_port(pw: Pyworker) -> None:
@@ -305,7 +297,7 @@ def test_ten_thousand_idle_and_slow_connections_are_held_and_disturb_nobody(
     tables = '[app.limits]\nnofile = 7000'
     if kind == "proxy":
         proxy(pw, server=LIGHT_SERVER, tables=tables)
-        count = min(count, (resource.prlimit(dispatcher(pw), resource.RLIMIT_NOFILE)[0] - 512) // 2 - 10)
+        count = min(count, (resource.prlimit(pw.dispatcher(), resource.RLIMIT_NOFILE)[0] - 512) // 2 - 10)
     else:
         least(pw, tables='[app.http]\nheader_timeout = "300s"\n' + tables)
     with contextlib.ExitStack() as stack:

@@ -42,12 +42,6 @@ def start(
     pw.ok("start", "app.toml")
 
 
-def dispatcher(pw: Pyworker) -> int:
-    done = pw.run("describe", "api", "--json")
-    found = json.loads(done.stdout)["apps"][0]["dispatcher"] if done.returncode == 0 else None
-    return int(found["pid"]) if found and found["state"] == "ready" else 0
-
-
 def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker) -> None:
     start(pw)
     answers = [pw.get() for _ in range(30)]
@@ -58,7 +52,7 @@ def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker
 def test_long_and_odd_messages_reach_a_clustered_worker_and_come_from_it(pw: Pyworker) -> None:
     source = "process.on('message', m => { process.send(m); process.send('\\ud800' + m.length); });\n" + SERVER
     start(pw, source, workers=1)
-    before = dispatcher(pw)
+    before = pw.dispatcher()
     long = 'é"' * 8_000  # 64,002 bytes as a line: each character of it is escaped, on our way to the dispatcher twice
     assert pw.ok("send", "api", json.dumps(long, ensure_ascii=False)).stdout == "api.1 sent\n"
     too_long = pw.run("send", "api", json.dumps("é" * 11_000, ensure_ascii=False))
@@ -71,7 +65,7 @@ def test_long_and_odd_messages_reach_a_clustered_worker_and_come_from_it(pw: Pyw
     echo, odd = wait_until(lambda: found if len(found := said()) == 2 else None, LONG, "what it says")
     assert (echo["cut"], echo["size"], echo["message"][:6]) == (True, 24_002, '"é\\"é\\')
     assert odd["message"] == "?16000"
-    assert dispatcher(pw) == before, pw.daemon_log()
+    assert pw.dispatcher() == before, pw.daemon_log()
 
 
 def test_a_clustered_worker_that_floods_is_not_heard_to_the_end_but_serves(pw: Pyworker) -> None:
@@ -140,12 +134,12 @@ def test_workers_and_dispatcher_are_replaced(pw: Pyworker) -> None:
     wait_until(lambda: victim not in pw.pids() and len(pw.pids()) == 2, LONG, "a successor")
     pw.wait_steady()
     assert len({pw.get() for _ in range(6)}) == 2
-    before = dispatcher(pw)
+    before = pw.dispatcher()
     with Load(pw.port, "new", "new") as load:
         load.wait_more(20)
         kill(before)
         load.wait_more(20)
-        wait_until(lambda: dispatcher(pw) not in (0, before), LONG, "another dispatcher")
+        wait_until(lambda: pw.dispatcher() not in (0, before), LONG, "another dispatcher")
         load.wait_more(20)
         kill(pw.role("daemon"))
         load.wait_more(20)
