@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import select
 import shutil
 import signal
 import socket
@@ -19,9 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from pyworker.cli.client import ask
+from pyworker.cli.client import Call, ask
 from pyworker.errors import PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 
@@ -153,8 +153,11 @@ class Pyworker:
 
     def fds(self, *pids: int) -> list[int]:
         """How many descriptors each of these has, while the daemon holds no connection of a command."""
-        control = f"{self.home}/{CONTROL_SOCKET}\n"
-        wait_until(lambda: Path("/proc/net/unix").read_text().count(control) <= 1, LONG, "the connections to be closed")
+        with Call(self.environ["PYWORKER_HOME"], {"type": "status"}) as call:
+            list(call.answers(None, None))
+            closed = select.poll()
+            closed.register(call, select.POLLRDHUP)
+            assert closed.poll(LONG * 1000), "the daemon keeps the connection of a command that has its answer"
         return [open_fds(pid) for pid in pids]
 
     def spares(self, generation: int = 0) -> list[int]:

@@ -34,7 +34,8 @@ def links(pid):
     return found
 
 def app(environ, start_response):
-    child = subprocess.Popen(["sleep", "100"], close_fds=False)
+    child = subprocess.Popen(["sh", "-c", "kill -STOP $$"], close_fds=False)
+    os.waitpid(child.pid, os.WUNTRACED)  # it has loaded its libraries
     try:
         environment = {k: v for k, v in os.environ.items() if k.startswith(("PYWORKER", "LISTEN", "NOTIFY"))}
         body = json.dumps({"worker": links("self"), "child": links(child.pid), "env": environment}).encode()
