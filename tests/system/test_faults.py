@@ -33,10 +33,18 @@ def assert_no_spin(pid: int) -> None:
     assert used / (os.times().elapsed - began) < SPIN
 
 
+def at_rest(pw: Pyworker) -> None:
+    """Wait for the worker ahead of need, and until each that hears of it has: what is kept of it counts."""
+    pw.spare()
+    for role in ("template", "daemon", "guardian"):
+        process = psutil.Process(pw.role(role))
+        wait_until(lambda p=process: p.status() == psutil.STATUS_SLEEPING, LONG, f"the {role} to be done")  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("role", ["daemon", "guardian", "logger"])
 def test_process_without_a_free_descriptor_neither_dies_nor_spins_and_recovers(pw: Pyworker, role: str) -> None:
     started(pw)
-    pw.spare()  # what is kept of it counts
+    at_rest(pw)
     pid, pids = pw.role(role), pw.pids()
     (used,) = pw.fds(pid)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -162,7 +170,7 @@ def test_what_a_boot_tries_again_does_not_keep_a_daemon_that_stops(pw: Pyworker)
 
 def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_nothing(pw: Pyworker) -> None:
     started(pw)
-    wait_until(lambda: len(pw.spares()) == 1, LONG, "the worker ahead of need")
+    at_rest(pw)
     before = fds(pw)
     pw.write("two.toml", f'[app]\nname = "two"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.another_port()}"\n')
     path = pw.arm("start.listening", "raise:EMFILE always")
@@ -211,7 +219,7 @@ def fds(pw: Pyworker) -> list[int]:
 
 def test_a_template_that_cannot_be_started_leaves_no_descriptor(pw: Pyworker) -> None:
     started(pw)
-    wait_until(lambda: len(pw.spares()) == 1, LONG, "the worker ahead of need")
+    at_rest(pw)
     before = fds(pw)
     for _ in range(3):
         pw.arm("spawn.template", "raise:EMFILE")
