@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import resource
+import sys
 
 from pyworker.unix.process import PR_SET_NO_NEW_PRIVS, prctl
 
@@ -17,6 +18,8 @@ _KEYCTL = {
     "s390x": 280,
 }  # asm/unistd.h: libc has no keyctl
 _JOIN_SESSION_KEYRING = 1
+# a kernel without keys, a container that lets nobody have any, or only so many to all that are there
+_NO_KEYRING = (errno.ENOSYS, errno.EPERM, errno.EDQUOT)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,10 +59,11 @@ def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> No
 
 def _leave_keyring() -> None:
     """Take a new session keyring: in the one that we came with lie keys which whoever has it may read, as any user."""
-    number = _KEYCTL.get(os.uname().machine)
+    is_as_wide = sys.maxsize > 2**32  # as the kernel: it has other numbers for a program of 32 bits
+    number = _KEYCTL.get(os.uname().machine) if is_as_wide else None
     if number is not None and _libc.syscall(number, _JOIN_SESSION_KEYRING, None) < 0:
         failure = ctypes.get_errno()
-        if failure not in (errno.ENOSYS, errno.EPERM):  # a kernel without keys, a container that lets nobody have any
+        if failure not in _NO_KEYRING:
             raise OSError(failure, os.strerror(failure))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import sys
 
 import pytest
 
@@ -31,3 +33,24 @@ def test_the_keys_of_root_do_not_come_along() -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("failure", [errno.ENOSYS, errno.EPERM, errno.EDQUOT])
+def test_where_no_keyring_is_to_be_had_the_rights_are_given_up_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, failure: int
+) -> None:
+    def syscall(*_: object) -> int:
+        ctypes.set_errno(failure)
+        return -1
+
+    monkeypatch.setattr(user._libc, "syscall", syscall)
+    user._leave_keyring()
+
+
+def test_a_python_of_32_bits_does_not_use_the_numbers_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def syscall(*arguments: object) -> int:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    monkeypatch.setattr(user._libc, "syscall", syscall)
+    user._leave_keyring()
