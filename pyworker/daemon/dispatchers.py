@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from pyworker.config.address import Address
+from pyworker.config.address import Address, collide
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
@@ -244,9 +244,11 @@ class Dispatchers:
     def _find_listener(self, app: App, handle: DispatcherHandle, message: d.Wants) -> None:
         found, error = self.listener_for(app, message.kind, message.address, message.port)
         fds = (found.sock.fileno(),) if found is not None else ()
-        for worker in app.workers.values():
-            if found is not None and message.key in [nc.key_of(_question(text)) for text in worker.queries]:
-                self._brain.listening.is_asked_for(app, found, worker.id.generation)
+        if found is not None:
+            workers = app.workers.values()
+            by = {w.id.generation for w in workers if message.key in [nc.key_of(_question(q)) for q in w.queries]}
+            for number in by or set(app.generations):  # what is asked beyond MAX_QUERIES is not known
+                self._brain.listening.is_asked_for(app, found, number)
         if not self._say(app, handle, d.Bound(message.key, error), fds):
             self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
 
@@ -259,11 +261,16 @@ class Dispatchers:
                 self._brain.listening.is_asked_for(app, found, worker.id.generation)
 
     def _known(self, app: App, address: Address) -> Listener | None:
-        """The listener of this address, else that of its port that `bind` names: it says on which of the machine's addresses."""
+        """The listener of this address, else that of its port that `bind` names: it says on which of the machine's addresses.
+
+        Or that beside which there can be none of this address.
+        """
         found = self._brain.listening.find(app, address)
         if found is None and address.port and app.listening:
             named = {i for g in app.generations.values() for i in g.listeners}
-            same_port = [x for x in app.listeners.values() if x.index in named and x.address.port == address.port]
+            unused = self._brain.listening.unused(app)
+            same_port = [x for x in app.listeners.values() if x.address.port == address.port and x not in unused]
+            same_port = [x for x in same_port if x.index in named or collide(x.address, address)]
             found = same_port[0] if len(same_port) == 1 else None
         return found
 

@@ -41,6 +41,9 @@ class Listening:
                         hint=f"pyworker stop {other.name}   or choose another address",
                         code="port_in_use",
                     )
+        for left in self.unused(app):
+            if left.asked and collide(left.address, address):  # kept open for the new code, which listens here instead
+                self.close(app, left)
         index = max(app.listeners, default=-1) + 1
         config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid
         sock = open_listener(
@@ -67,13 +70,13 @@ class Listening:
     def is_asked_for(self, app: App, listener: Listener, generation: int) -> None:
         """Note it before the worker is answered: it stays open as long as this generation is there."""
         if generation not in listener.asked:
+            listener.asked.intersection_update(app.generations)
             listener.asked.add(generation)
             app.write_memo()
 
     def close_unused(self, app: App, now: float) -> float | None:
-        """Close what neither `bind` names nor a worker has asked for; when to look again, if that is to be waited for."""
-        named = {i for g in app.generations.values() for i in g.listeners}
-        unused = [x for x in app.listeners.values() if x.index not in named and x.asked.isdisjoint(app.generations)]
+        """Close what is unused; when to look again, if that is to be waited for."""
+        unused = self.unused(app)
         if not unused:
             return None
         if any(asks(g.config) for g in app.generations.values()):
@@ -86,6 +89,11 @@ class Listening:
                 text = f"{listener.address} is closed: no worker asks for it any more"
                 self._brain.emit(app, "app_note", None, text=text)
         return None
+
+    def unused(self, app: App) -> list[Listener]:
+        """What neither `bind` names nor a worker of today's has asked for."""
+        named = {i for g in app.generations.values() for i in g.listeners}
+        return [x for x in app.listeners.values() if x.index not in named and x.asked.isdisjoint(app.generations)]
 
     def _own(self) -> dict[int, str]:
         return {inode(x.sock): app.name for app in self._brain.apps.values() for x in app.listeners.values()}

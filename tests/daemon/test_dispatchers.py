@@ -17,6 +17,7 @@ from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
 from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
@@ -171,20 +172,48 @@ def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() ->
 
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
     app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={})
-    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda app, address: None, open=refuse))
+    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda app, address: None, open=refuse, unused=lambda app: []))
     assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)
 
 
-@pytest.mark.parametrize(("named", "given"), [((0,), "the first"), ((), "another")])
-def test_a_node_worker_shares_the_listener_of_its_port_if_bind_names_it(named: tuple[int, ...], given: str) -> None:
+@pytest.mark.parametrize(
+    ("named", "asked", "kind", "host", "given"),
+    [
+        ((0,), set(), "tcp6", "::1", "the first"),
+        ((), {1}, "tcp6", "::1", "another"),
+        ((), {1}, "any", "", "the first"),  # there can be none beside it
+        ((), set(), "any", "", "another"),  # in its place
+    ],
+)
+def test_a_node_worker_shares_the_listener_of_its_port_if_bind_names_it(
+    named: tuple[int, ...], asked: set[int], kind: str, host: str, given: str
+) -> None:
     """What the program itself has asked for on another address is another one."""
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
     generation = Generation(1, resolved, named)
-    first: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), given="the first")
+    first: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), asked=asked, given="the first")
     app: Any = SimpleNamespace(
         name="api", generations={1: generation}, target=None, current=generation, listening=True, listeners={0: first}
     )
-    another = SimpleNamespace(given="another")
-    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda *_: None, open=lambda *_: another))
-    found: Any = Dispatchers(brain).listener_for(app, "tcp6", "::1", 8000)[0]
+    brain: Any = SimpleNamespace()
+    brain.listening = Listening(brain)
+    brain.listening.open = lambda *_: SimpleNamespace(given="another")
+    found: Any = Dispatchers(brain).listener_for(app, kind, host, 8000)[0]
     assert found.given == given
+
+
+def test_a_port_that_a_node_worker_listens_on_is_never_taken_for_one_that_nobody_has_asked_for() -> None:
+    """One that has asked for very much, or in very many words, is not known to have asked."""
+    generation = SimpleNamespace(listeners=(), config=None)
+    listener: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), asked=set(), sock=SimpleNamespace(fileno=lambda: 0))
+    app: Any = SimpleNamespace(
+        workers={}, generations={3: generation}, target=None, current=generation, listening=True, listeners={0: listener},
+        write_memo=lambda: None,
+    )
+    brain: Any = SimpleNamespace()
+    brain.listening = Listening(brain)
+    dispatchers = Dispatchers(brain)
+    handle: Any = SimpleNamespace(channel=None)
+    brain.loop = SimpleNamespace(call_later=lambda *_: None)
+    dispatchers._find_listener(app, handle, d.Wants("key", "tcp4", "127.0.0.1", 8000))
+    assert brain.listening.unused(app) == []

@@ -321,6 +321,22 @@ def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, t
     assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
 
 
+@pytest.mark.parametrize("kind", ["script", "node"])
+def test_a_restart_may_listen_on_all_addresses_where_it_was_one(pw: Pyworker, kind: str) -> None:
+    if kind == "node" and shutil.which("node") is None:
+        pytest.skip("node is not installed (apt-get install nodejs)")
+    server = SERVER % ('answer = lambda: b"script"', pw.port)
+    pw.write("server.py", server)
+    pw.write("server.js", FIXED_NODE % f"{pw.port}, '127.0.0.1'")
+    lines = 'script = "server.py"' if kind == "script" else 'command = ["node", "server.js"]\nbalance = "round-robin"'
+    pw.write("app.toml", f'[app]\nname = "api"\n{lines}\n')
+    pw.ok("start", "app.toml")
+    pw.write("server.py", server.replace("127.0.0.1", "0.0.0.0"))
+    pw.write("server.js", FIXED_NODE % pw.port)
+    pw.ok("restart", "api")
+    assert pw.app()["listen"] == [f"http://0.0.0.0:{pw.port}"]
+
+
 def test_a_reload_may_make_another_kind_of_app_of_it_without_losing_a_request(pw: Pyworker) -> None:
     pw.api(ASGI, workers=2)
     pw.write("server.py", SERVER % ('answer = lambda: b"script"', pw.port))
