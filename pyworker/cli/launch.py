@@ -48,14 +48,14 @@ def ensure_daemon(home: str) -> int:
 
 
 def started_in_words(home: str, pid: int) -> str:
-    """Return what there is to say of a daemon that was started: which, and what it has brought back with it."""
+    """Return what there is to say of a daemon that was started: which, and what it brings back with it."""
     words = f"Started the pyworker daemon (guardian pid {pid}, home {render.home(home)})"
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):  # whoever asks next is told
         apps = ask(home, {"type": "ps", "selectors": [], "sample": False, "whole": True})["apps"]
         failed = [render.line(app["name"]) for app in apps if app["state"] == "failed"]
         back = [render.line(app["name"]) for app in apps if app["state"] not in {"failed", "stopped"}]
         if back:
-            words += f"\nRestored what ran before: {names_in_words(back)}"
+            words += f"\nRestoring what ran before: {names_in_words(back)}"
         if failed:
             words += f"\nNot restored: {names_in_words(failed)}   pyworker ps says why"
     return words

@@ -282,7 +282,7 @@ def test_a_daemon_restores_what_was_wanted_and_only_that(pw: Pyworker) -> None:
     pw.ok("start", "--name", "tick", "--", "sleep", "3600")
     pw.ok("daemon", "stop", "-y")
     assert pw.refuses()
-    assert ")\nRestored what ran before: tick\nNot restored: api " in pw.ok("daemon", "start").stderr
+    assert ")\nRestoring what ran before: tick\nNot restored: api " in pw.ok("daemon", "start").stderr
     states = wait_until(
         lambda: (
             found
