@@ -163,8 +163,9 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
 
 
 def _hints(result: dict[str, Any]) -> str:
-    hint = str(result.get("hint") or "")
-    notes = [str(n) for n in result.get("notes") or () if not hint or hint not in str(n)]
+    hint, reason = str(result.get("hint") or ""), str(result.get("reason") or "")
+    notes = [str(n) for n in result.get("notes") or ()]  # but for what is said already
+    notes = [n for n in notes if not (hint and hint in n) and not (reason and n.endswith(reason))]
     return (
         "\n".join([*([hint] if hint else []), *notes])
         or f"pyworker logs {line(result.get('app') or '')}   shows what it printed"

@@ -52,7 +52,8 @@ def test_reload_shows_old_and_new_of_each_worker(home: str) -> None:
 
 def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     reason = "importing shop.main failed"
-    failed = results.reply("failed", ok=False, gen=7, reason=reason, traceback=results.TRACEBACK, hint="fix it")
+    noted = [f"not reloaded (main.py changed): {reason}"]  # which is said once
+    failed = results.reply("failed", ok=False, gen=7, reason=reason, traceback=results.TRACEBACK, hint="fix it", notes=noted)
     with FakeControl(home, {"reload": lambda _: [failed]}):
         found = run("reload", "api", home=home)
     assert found.code == 1
