@@ -46,6 +46,7 @@ class Channel:
     sock: socket.socket
     talk: talk.Allowance
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
+    paid: float = 0.0  # for what has been read since the last message
     resting: bool = False
     full: bool = False  # a message waits for room
     retrying: bool = False
@@ -142,6 +143,7 @@ class Messages:
                 self._closed(app, handle, channel)
                 return
             channel.talk.spend(_A_READ)
+            channel.paid += _A_READ
             for event in channel.link.feed(packet.data, packet.fds):
                 self._take(app, handle, channel, event)
             self._flush(channel)
@@ -172,7 +174,8 @@ class Messages:
     def _take(self, app: App, handle: WorkerHandle, channel: Channel, event: node.Event) -> None:
         match event:
             case node.Message(value=value, handle=given):
-                channel.talk.spend()
+                channel.talk.spend(max(0.0, 1.0 - channel.paid))  # a long one costs no more than a short one
+                channel.paid = 0.0
                 self._close(given)
                 self.heard(app, handle, *node.shown(value))
             case node.Internal(value=question, handle=given):

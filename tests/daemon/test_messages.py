@@ -13,7 +13,7 @@ import pytest
 from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.messages import Channel, Messages
-from pyworker.policy.talk import Allowance
+from pyworker.policy.talk import AT_ONCE, Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.node import Link
 
@@ -69,6 +69,21 @@ def test_what_is_no_message_is_read_no_faster_than_messages(rig: Rig, said: byte
         rig.messages._read(app, handle, rig.channel)
         turns += 1
         assert turns < 10_000
+
+
+@pytest.mark.parametrize("length", [1, 60_000])
+def test_so_many_messages_may_be_said_however_long_each_is(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
+    heard: list[int] = []
+    monkeypatch.setattr(rig.messages, "heard", lambda app, handle, text, size: heard.append(size))
+    monkeypatch.setattr(rig.loop, "clock", lambda: 0.0)
+    for number in range(int(AT_ONCE) - 1):
+        rig.peer.sendall(b'"%s"\n' % (b"x" * length))
+        while len(heard) <= number:
+            rig.messages._read(app, handle, rig.channel)
+            assert not rig.channel.resting
 
 
 def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:
