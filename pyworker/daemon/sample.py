@@ -20,7 +20,7 @@ from pyworker.unix.process import stat_fields
 FRESH = 0.5  # seconds in which the same answer is given again
 PSS_FRESH = 5.0  # the same for what takes longer to find out
 _PSS_TIME = 0.02  # seconds that one request may spend on that
-_FAMILY_TIME = 0.5  # ... on one worker and all that it has started
+_FAMILY_TIME = 0.5  # ... of our processor time, on one worker and all that it has started
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -125,10 +125,10 @@ class Sampler:
         """
         if self.is_too_much(pid):
             return None
-        until = time.perf_counter() + _FAMILY_TIME
+        until = time.thread_time() + _FAMILY_TIME
         total = _pss(pid)
         for other in self._members(pid) if total is not None else ():
-            if time.perf_counter() > until:
+            if time.thread_time() > until:
                 self._too_many = {p: at for p, at in self._too_many.items() if self.is_too_much(p)}
                 self._too_many[pid] = self._clock() + _KEEP
                 return None

@@ -20,7 +20,7 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
     loop = Loop(lambda: clock[0], reports.append)
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242)
     config = AppConfig("api", target="a:b", limits=LimitsConfig(memory=1000))
-    app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1])
+    app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, notes=[], slots=lambda: [1])
     recycled: list[str] = []
     brain: Any = SimpleNamespace(
         apps={"api": app},
@@ -93,3 +93,14 @@ def test_a_limit_that_cannot_be_looked_after_is_a_note_as_long_as_that_is_so() -
         sampler: Any = SimpleNamespace(pss=lambda pid: None, is_too_much=lambda pid, answer=is_too_much: answer)
         limits._check_app(brain, sampler, app, 1000, 0.0, 100.0)
         assert app.notes == notes
+
+
+@pytest.mark.parametrize(("slot", "memory", "stays"), [(2, 1000, True), (1, 1000, False), (2, None, False)])
+def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: int, memory: int | None, stays: bool) -> None:
+    note = "limits.memory does not hold for worker 2: it has more processes than can be looked at"
+    workers = {1: SimpleNamespace(id=SimpleNamespace(slot=slot))}
+    config = SimpleNamespace(limits=LimitsConfig(memory=memory))
+    app: Any = SimpleNamespace(workers=workers, notes=[note, "another"], config=config)
+    brain: Any = SimpleNamespace(note_is_over=lambda app, text: app.notes.remove(text))
+    limits._forget_notes(brain, app)
+    assert app.notes == ([note, "another"] if stays else ["another"])

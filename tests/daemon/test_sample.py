@@ -121,7 +121,7 @@ def test_one_that_has_started_thousands_is_not_looked_at_to_the_end(
     sampler: Sampler, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    monkeypatch.setattr("pyworker.daemon.sample.time.perf_counter", lambda: len(looked) * 0.1)
+    monkeypatch.setattr("pyworker.daemon.sample.time.thread_time", lambda: len(looked) * 0.1)
     monkeypatch.setattr("pyworker.daemon.sample._pss", lambda pid: looked.append(pid) or 10)
     monkeypatch.setattr(sampler, "_members", lambda pid: range(2, 5000 if pid == 1 else 5))
     assert sampler.pss(1) is None
