@@ -49,7 +49,7 @@ class Preflight:
             for name in PROGRAMS:
                 self._start(name, content)
         except OSError as error:
-            self._end("", f"cannot run {python}: {error.strerror}")
+            self._end("", f"its check cannot be started: {error.strerror}")  # which names a program that is not there
 
     def _start(self, name: str, content: bytes) -> None:
         given = unix_fds.memfd("pyworker-check", content)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.preflight import Preflight
 from pyworker.daemon.requests import upgrade
 from pyworker.protocol import control as k
 
@@ -37,3 +38,11 @@ def test_one_that_was_refused_has_no_say_in_the_next(monkeypatch: pytest.MonkeyP
     desk.before_leaving()
     assert answers == ["upgrade_refused", True]
     loop.close()
+
+
+def test_an_interpreter_that_is_gone_is_named_once() -> None:
+    loop = Loop()
+    said: list[str] = []
+    Preflight(loop, "/nowhere/python", b"", lambda version, why: said.append(why))
+    loop.close()
+    assert [why.count("/nowhere/python") for why in said] == [1]
