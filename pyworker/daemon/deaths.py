@@ -151,18 +151,20 @@ class Deaths:
             self._brain.store.collected(pid)
         return status or process.UNKNOWN
 
-    def of_helper(self, pid: int, pidfd: int, then: Callable[[process.ExitStatus], None]) -> None:
+    def of_helper(self, pid: int, pidfd: int, then: Callable[[process.ExitStatus, Shortage], None]) -> None:
         """Call back with how a template or dispatcher ended: our child, or, as the daemon before this one started it, the guardian's."""
-        status = process.collect(pidfd) or process.UNKNOWN
+        status = process.collect(pidfd, reap=False) or process.UNKNOWN
         found = process.zombie_status(pid, pidfd) if status == process.UNKNOWN else None
         if found is not None:
             status = found[0]
         if pid in self.unclaimed:
             status = self._take_unclaimed(pid)
+        shortage = self._shortages.of_death(pid, status)  # while it is not reaped
+        process.collect(pidfd)
         if status != process.UNKNOWN:
-            then(status)
+            then(status, shortage)
         else:
-            self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid)))
+            self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid), shortage))
 
     def _may_be_claimed(self, pid: int) -> bool:
         """Whether this may yet turn out to be one of ours: a worker whose pid has not been said, a template, a dispatcher."""

@@ -175,7 +175,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         hint = "does the import wait for something? raise reload.ready_timeout if it needs longer"
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
-        return handle.failure.message, handle.failure.traceback, handle.failure.hint
+        return handle.shortage.explains(handle.failure.message), handle.failure.traceback, handle.failure.hint
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)
         python = generation.resolved.python if generation is not None else "python"
@@ -187,6 +187,10 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
             said,
             f"is it a Python, 3.11 or newer? {python} -V\nor does the import call os._exit()?",
         )
+    if handle.shortage.reason:
+        if handle.loaded is None:
+            return f"its import was {handle.shortage.reason}", "", "raise the limit, or have less loaded at import"
+        return f"the template was {handle.shortage.reason}", "", handle.shortage.hint
     return "the template " + (exit_words(status.code, status.signal)), "", ""
 
 

@@ -157,7 +157,7 @@ class Dispatchers:
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status: self.gone(app, handle, status))
+        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status, _: self.gone(app, handle, status))
 
     def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus) -> None:
         if handle.ended:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
+from pyworker.daemon.shortage import Shortage
 from pyworker.policy.converge import TemplateView, WorkerView
 from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
 from pyworker.policy.talk import Allowance
@@ -138,6 +139,7 @@ class TemplateHandle:
     loaded: Loaded | None = None
     failure: LoadFailed | None = None
     killed_because: str = ""
+    shortage: Shortage = field(default_factory=Shortage)  # what the system says of its end
     ended: bool = False
     unanswered: int = 0  # pings
     asked: set[int] = field(default_factory=set)  # serials of workers that we have it fork, until it answers

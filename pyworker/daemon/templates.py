@@ -17,7 +17,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import step_for, step_to_start
+from pyworker.daemon.shortage import Shortage, step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import State
@@ -204,9 +204,10 @@ class Templates:
     def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status: self._explained(app, handle, status))
+        self._brain.deaths.of_helper(handle.pid, pidfd, functools.partial(self._explained, app, handle))
 
-    def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
+    def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus, shortage: Shortage) -> None:
+        handle.shortage = shortage
         if handle.loaded is None and handle.failure is None and (handle.state == "loading" or handle.killed_because):
             # it has said nothing to us: what it printed is all there is, and the logger may still be writing that
             names = fd_name("tout", app.name, handle.generation), fd_name("terr", app.name, handle.generation)

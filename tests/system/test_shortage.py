@@ -72,6 +72,16 @@ def test_the_out_of_memory_killer_is_named_with_the_limit(small_cgroup: str, pw:
     assert "out of memory" in pw.ok("events", "api").stdout
 
 
+def test_an_import_that_the_out_of_memory_killer_ends_is_told_so(small_cgroup: str, pw: Pyworker) -> None:
+    pw.api("hoard = b'x' * (1 << 28)\n" + ASGI, workers=1)
+    join = f"echo $$ > {small_cgroup}/cgroup.procs && exec {sys.executable} -m pyworker start app.toml"
+    refused = subprocess.run(["/bin/sh", "-c", join], env=pw.environ, cwd=pw.folder, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "its import was killed by the kernel: out of memory (limit of its cgroup: 96 MB)" in refused.stderr
+    assert "loaded at import" in refused.stderr
+    assert "Traceback" not in Path(pw.home, "logs", "pyworker.log").read_text()
+
+
 def test_a_kill_by_hand_is_not_taken_for_the_kernels(pw: Pyworker) -> None:
     pw.api(HUNGRY, workers=1, tables=RESTART)
     pw.ok("start", "app.toml")
