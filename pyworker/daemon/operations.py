@@ -150,10 +150,12 @@ def _overtaken(why: str) -> Outcome:
     return Outcome(False, "failed", Failure(why, "", "pyworker ps shows how it is now"))
 
 
-def _given_up(app: App) -> Outcome | None:
-    """What ends every wait for something that runs: nobody wants it any more, or its limiter has given up."""
+def _reached(app: App, action: str, *, done: bool) -> Outcome | None:
+    """What ends every wait for something that runs: it is `done`, nobody wants it any more, or its limiter has given up."""
     if not app.wanted:
         return _overtaken("it was stopped by another command")
+    if done:
+        return Outcome(True, action)
     if app.record.failed or app.record.permanent:
         return Outcome(False, "failed", app.failure)
     return None
@@ -185,9 +187,8 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
         if generation in app.refused:
             return Outcome(False, "failed", app.refused[generation])
         if app.generation == generation:
-            if app.wanted and app.reload_from is None and not (soak and app.previous is not None):
-                return Outcome(True, "reloaded")
-            return _given_up(app)
+            done = app.reload_from is None and not (soak and app.previous is not None)
+            return _reached(app, "reloaded", done=done)
         if app.target == generation:
             return None
         return _overtaken("it was replaced by a later command")
@@ -203,7 +204,7 @@ def aborted(generation: int) -> Goal:
             return None
         if app.generation == generation:
             return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
-        return _given_up(app) or (Outcome(True, "aborted") if app.is_open(now) else None)
+        return _reached(app, "aborted", done=app.is_open(now))
 
     return goal
 
@@ -237,29 +238,21 @@ def _wanted_again(app: App) -> Outcome | None:
 
 def scaled(app: App, now: float) -> Outcome | None:
     """Every wanted slot serves and no other does."""
-    if given_up := _given_up(app):
-        return given_up
     surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
-    if surplus or app.target is not None or app.restart_to is not None or (app.slots() and not app.is_open(now)):
-        return None
-    return Outcome(True, "scaled")
+    on_the_way = surplus or app.target is not None or app.restart_to is not None
+    return _reached(app, "scaled", done=not on_the_way and (not app.slots() or app.is_open(now)))
 
 
 def filled(app: App, now: float) -> Outcome | None:
     """The slots that were stopped by themselves serve again."""
-    if given_up := _given_up(app):
-        return given_up
-    return Outcome(True, "started") if app.is_open(now) else None
+    return _reached(app, "started", done=app.is_open(now))
 
 
 def replaced(serials: frozenset[int]) -> Goal:
     """These workers are gone and their slots serve again."""
 
     def goal(app: App, now: float) -> Outcome | None:
-        if given_up := _given_up(app):
-            return given_up
-        if any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials) or not app.is_open(now):
-            return None
-        return Outcome(True, "restarted")
+        left = any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials)
+        return _reached(app, "restarted", done=not left and app.is_open(now))
 
     return goal

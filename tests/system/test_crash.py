@@ -95,6 +95,21 @@ def test_a_failed_app_is_mended_by_new_code_and_a_reload(pw: Pyworker) -> None:
     assert pw.get().startswith("two")
 
 
+def test_an_app_that_was_given_up_can_be_scaled_back_and_tried_again(pw: Pyworker) -> None:
+    command = '["sh", "-c", "[ $PYWORKER_WORKER = 1 ] || [ -e mended ] || exit 3; exec sleep 600"]'
+    pw.write("app.toml", f'[app]\nname = "api"\ncommand = {command}\n{LOOP}')
+    pw.ok("start", "app.toml")
+    refused = pw.run("scale", "api=2")
+    assert refused.returncode == 1
+    assert "gave up after 3" in refused.stderr
+    pw.ok("scale", "api=1")
+    assert pw.app()["state"] == "running"
+    assert pw.run("scale", "api=2").returncode == 1
+    pw.write("mended", "")
+    pw.ok("scale", "api=2")
+    assert pw.app()["state"] == "running"
+
+
 def test_backoff_is_shown_while_it_waits(pw: Pyworker) -> None:
     pw.api(ASGI, workers=1)
     pw.ok("start", "app.toml")

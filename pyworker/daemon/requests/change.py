@@ -184,6 +184,8 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         app.finished_slots = {s for s in app.finished_slots if s <= count}
         if app.is_job:
             app.finished_slots |= set(range(before + 1, count + 1))
+        if app.record.failed:
+            app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
         if before != count:
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
         goals[app.name] = ops.scaled
