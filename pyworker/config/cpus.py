@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: affinity and cgroup quota, what `workers = "auto"` means."""
+"""How many CPUs a process may use: affinity and cgroup quota, what `workers = "auto"` means."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 import os
 
 
-def usable_cpus(proc: str = "/proc/self/cgroup", cgroups: str = "/sys/fs/cgroup") -> int:
-    """Return min(CPUs of the affinity mask, CPU quota rounded up), at least 1. os.cpu_count() knows neither."""
-    quota = _quota(proc, cgroups)
-    allowed = len(os.sched_getaffinity(0))
+def usable_cpus(pid: int = 0, proc: str = "", cgroups: str = "/sys/fs/cgroup") -> int:
+    """Return min(CPUs of the affinity mask, CPU quota rounded up), at least 1. os.cpu_count() knows neither. 0: ours."""
+    quota = _quota(proc or f"/proc/{pid or 'self'}/cgroup", cgroups)
+    try:
+        allowed = len(os.sched_getaffinity(pid))
+    except OSError:  # it has just ended
+        allowed = len(os.sched_getaffinity(0))
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 

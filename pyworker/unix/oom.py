@@ -47,10 +47,10 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
     return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill") if group < 0 else -1)
 
 
-def group_memory(proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
-    """Return the smallest memory limit of our cgroup and those above it, and what is used of it, in bytes."""
+def group_memory(pid: int = 0, proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
+    """Return the smallest memory limit of a process's cgroup (0: ours) and those above it, and what is used of it, in bytes."""
     found: list[tuple[int, int | None]] = []
-    for folder in _memory_groups(proc, root):
+    for folder in _memory_groups(proc, root, pid):
         while folder.startswith(root):
             for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
                 limit = _number(os.path.join(folder, most))
@@ -62,7 +62,7 @@ def group_memory(proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, in
 
 def group_limit(proc: str = "/proc", root: str = _ROOT) -> int | None:
     """Return the smallest memory limit of our cgroup and those above it, in bytes."""
-    return group_memory(proc, root)[0]
+    return group_memory(0, proc, root)[0]
 
 
 def limits(pid: int, proc: str = "/proc") -> Limits:
@@ -85,10 +85,10 @@ def cpu_seconds(pid: int, proc: str = "/proc") -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_groups(proc: str, root: str) -> list[str]:
-    """Return the folders that may describe our memory cgroup, the likeliest first."""
+def _memory_groups(proc: str, root: str, pid: int = 0) -> list[str]:
+    """Return the folders that may describe the memory cgroup of a process (0: us), the likeliest first."""
     folders: list[str] = []
-    for line in _read(os.path.join(proc, "self/cgroup")).splitlines():
+    for line in _read(os.path.join(proc, str(pid or "self"), "cgroup")).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         path = path.lstrip("/")

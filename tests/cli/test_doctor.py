@@ -89,8 +89,9 @@ def test_a_socket_that_is_left_over_is_stale(tmp_path: Path) -> None:
 
 
 def test_few_open_files_and_a_short_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (1024, 1024))
-    assert found(doctor._files, tmp_path)[0][:2] == ("nofile", "warn")
+    monkeypatch.setattr(doctor.resource, "prlimit", lambda pid, _: (1024, 1024) if pid == 4712 else (65536, 65536))
+    assert found(doctor._files, tmp_path, status=None)[0][:2] == ("nofile", "ok")
+    assert found(doctor._files, tmp_path, status={"pid": 4712})[0][:2] == ("nofile", "warn")  # the daemon's, not the shell's
     monkeypatch.setattr(doctor, "_number", lambda _: 128)
     configs = [{"name": "api", "config": {"backlog": 4096}}]
     assert found(doctor._backlog, tmp_path, configs=configs) == [
@@ -99,7 +100,7 @@ def test_few_open_files_and_a_short_queue(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_more_workers_than_the_cpus_can_carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyworker.config.cpus.usable_cpus", lambda: 2)
+    monkeypatch.setattr("pyworker.config.cpus.usable_cpus", lambda pid: 2)
     assert found(doctor._cpus, tmp_path, apps=[app(want=12)])[0][:2] == ("cpus", "ok")
     assert found(doctor._cpus, tmp_path, apps=[app(want=13)])[0][:2] == ("cpus", "warn")
 
@@ -111,7 +112,7 @@ def test_more_workers_than_the_cpus_can_carry(tmp_path: Path, monkeypatch: pytes
 def test_what_the_workers_may_use_is_held_against_the_cgroup(
     limit: int | None, used: int | None, status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oom, "group_memory", lambda: (limit, used))
+    monkeypatch.setattr(oom, "group_memory", lambda pid: (limit, used))
     configs = [{"name": "api", "config": {"limits": {"memory": "512MB"}}}]
     seen = found(doctor._memory, tmp_path, apps=[app(want=4)], configs=configs)
     assert [f[:2] for f in seen] == ([("memory", status)] if status else [])

@@ -40,9 +40,9 @@ def tree(root: Path, cgroup: str, files: dict[str, str]) -> tuple[str, str]:
     ],
 )
 def test_quota_limits_the_cpus(tmp_path: Path, cgroup: str, files: dict[str, str], quota: int | None) -> None:
-    assert usable_cpus(*tree(tmp_path, cgroup, files)) == (quota or ALL)
+    assert usable_cpus(0, *tree(tmp_path, cgroup, files)) == (quota or ALL)
 
 
 def test_without_cgroups_the_affinity_counts() -> None:
-    assert usable_cpus("/nonexistent", "/nonexistent") == ALL
+    assert usable_cpus(0, "/nonexistent", "/nonexistent") == ALL
     assert usable_cpus() >= 1

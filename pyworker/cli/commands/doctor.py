@@ -175,7 +175,7 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 
 
 def _files(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = _open_files(_daemon_pid(facts))
     if hard != resource.RLIM_INFINITY and hard < 4096:
         yield Found(
             "nofile",
@@ -200,6 +200,18 @@ def _files(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         )
 
 
+def _daemon_pid(facts: dict[str, Any]) -> int:
+    """Return whose limits count: the daemon's, or ours (0), which the next daemon starts with."""
+    return int(facts["status"]["pid"]) if facts["status"] else 0
+
+
+def _open_files(pid: int) -> tuple[int, int]:
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except OSError:  # it has just ended
+        return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
 def _backlog(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     most = _number("/proc/sys/net/core/somaxconn")
     if most is None:
@@ -219,7 +231,7 @@ def _backlog(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 def _cpus(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     from pyworker.config.cpus import usable_cpus
 
-    cpus = usable_cpus()
+    cpus = usable_cpus(_daemon_pid(facts))
     workers = sum(a["workers"]["want"] for a in facts["apps"] if a["state"] in ("running", "degraded", "reloading"))
     if workers > 4 * cpus + 4:
         yield Found("cpus", "warn", f"{workers} workers share {cpus} usable CPUs", 'workers = "auto" is one for each')
@@ -230,7 +242,7 @@ def _cpus(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     from pyworker.unix import oom
 
-    limit, used = oom.group_memory()
+    limit, used = oom.group_memory(_daemon_pid(facts))
     if limit is None:
         return
     limits = 0
