@@ -193,6 +193,8 @@ def plain(event: dict[str, Any], board: Board) -> str:
                 return f"{who} replaced ready={data['took_s']:.2f}s pid={data['pid']}"
             case "worker_ready":
                 return f"{who} ready {data['took_s']:.2f}s pid={data['pid']}"
+            case "worker_stopped" if not data["pid"]:
+                return ""  # it was never born
             case "worker_stopped":
                 cut = f" cancelled={data['cancelled']}" if data["cancelled"] else ""
                 cut += " killed" if data.get("killed") else ""

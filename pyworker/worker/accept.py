@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import select
 import selectors
 import socket
@@ -234,7 +236,11 @@ class AcceptLoop:
         """Leave the listeners to the siblings for a moment: a listener that stays readable would make us spin."""
         if self._paused is None and self.accepting:
             if self._faults.is_new(str(error), self._loop.time()):
-                say(f"cannot accept connections: {error.strerror}; trying again")
+                step = ""
+                if error.errno == errno.EMFILE:
+                    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                    step = f". It may have {most} (limits.nofile); ls -l /proc/{os.getpid()}/fd shows what they are"
+                say(f"cannot accept connections: {error.strerror}; trying again{step}")
             self._unregister()
             self._paused = self._loop.call_later(_PAUSE, self._resume)
 

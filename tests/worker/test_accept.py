@@ -198,7 +198,9 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
         runner.run(scenario())
     for connection in served:
         os.close(connection.detach())
-    assert capsys.readouterr().err.count("Too many open files") == 1  # however often it was tried
+    said = capsys.readouterr().err
+    assert said.count("Too many open files") == 1  # however often it was tried
+    assert "limits.nofile" in said
 
 
 @pytest.mark.parametrize("loop", LOOPS)
