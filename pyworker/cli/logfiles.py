@@ -10,6 +10,7 @@ import gzip
 import itertools
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
@@ -184,17 +185,22 @@ class Log:
 
 
 def _open(path: str) -> int | None:
+    """Return an fd; None when there is nothing, or a folder: Docker makes one of a file to be mounted that is not there."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    return fd
 
 
 def _forwards(path: str) -> Iterator[bytes]:
     if path.endswith(".gz"):
         yield from _unzipped(path)
         return
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file:
         yield from _split(file, None)
 
 
@@ -202,7 +208,7 @@ def _unzipped(path: str) -> Iterator[bytes]:
     try:
         with gzip.open(path) as file:
             yield from _split(cast("BinaryIO", file), None)
-    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
+    except (FileNotFoundError, IsADirectoryError, EOFError, gzip.BadGzipFile, zlib.error):
         return  # gone, or damaged: what could be read was
 
 

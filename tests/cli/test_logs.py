@@ -376,6 +376,20 @@ def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left
     followed.close()
 
 
+def test_a_folder_where_a_log_was_is_passed_over_until_it_is_a_file_again(home: Path) -> None:
+    path = log(home, record(0, "start"))
+    followed = logfiles.Log(str(path))
+    path.unlink()
+    path.mkdir()
+    path.with_name("api.log.1").mkdir()
+    assert [followed.more(), followed.more()] == [[], []]
+    assert logs(home, "api") == ""
+    path.rmdir()
+    path.write_bytes(b"first\n")
+    assert followed.more() == [b"first"]
+    followed.close()
+
+
 def test_follow_shows_an_unfinished_line_after_a_moment_and_then_its_rest(
     home: Path, follow: Callable[..., Follower]
 ) -> None:
