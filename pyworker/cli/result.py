@@ -154,7 +154,9 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
     app = line(result.get("app") or "?")
     reason = str(result.get("reason") or "no reason was given")
     failed = _NOT[verb]
-    if verb == "reload" and (result.get("workers") or {}).get("ready"):
+    # else something else is under way with it by now, another command's
+    stays = (result.get("workers") or {}).get("ready") and result.get("state") in {"running", "degraded"}
+    if verb == "reload" and stays:
         failed += f", gen {result.get('gen')} goes on"
     message = f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")

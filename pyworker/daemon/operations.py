@@ -191,7 +191,7 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
             return _reached(app, "reloaded", done=done)
         if app.target == generation:
             return None
-        return _overtaken("it was replaced by a later command")
+        return _overtaken(f"it was {'replaced by a later' if app.wanted else 'stopped by another'} command")
 
     return goal
 

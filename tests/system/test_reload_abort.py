@@ -37,6 +37,20 @@ def test_before_the_commit_the_old_workers_are_not_touched(pw: Pyworker) -> None
     assert [worker["pid"] for worker in pw.wait_steady()["pool"]] == before
 
 
+def test_a_reload_that_a_stop_ends_says_so(pw: Pyworker) -> None:
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", version(ASGI.replace(STARTS, "await asyncio.sleep(3600)"), "two"))
+    done: list[subprocess.CompletedProcess[str]] = []
+    reload = threading.Thread(target=lambda: done.append(pw.run("reload", "api")))
+    reload.start()
+    wait_until(lambda: any(w["gen"] == 2 for w in pw.app()["pool"]), LONG, "a new worker that does not get ready")
+    pw.ok("stop", "api")
+    reload.join(LONG)
+    assert done[0].returncode == 1
+    assert "error: api was not reloaded: it was stopped by another command" in done[0].stderr
+
+
 def test_in_the_soak_the_old_code_comes_back_and_no_request_is_lost(pw: Pyworker) -> None:
     pw.api(ASGI, tables=TABLES)
     pw.ok("start", "app.toml")

@@ -147,7 +147,9 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
     goals: dict[str, ops.Goal] = {}
     for app in (desk.brain.apps[name] for name in names):
         if app.target is not None:
-            app.target_failure = app.target_failure or desk.brain.fail(GIVEN_UP)
+            app.target_failure = app.target_failure or desk.brain.fail(
+                GIVEN_UP, hint=f"pyworker reload {app.name}   tries it again"
+            )
             goals[app.name] = ops.aborted(app.target)
         elif app.previous is not None and can_go_back(app.view()):
             app.given_up = GIVEN_UP
