@@ -46,6 +46,7 @@ from pyworker.template import forksafe
 from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
+from pyworker.unix import tls
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.unix.fork import bare_fork
 from pyworker.unix.process import set_name
@@ -54,7 +55,7 @@ from pyworker.worker import ending, headline, multiproc
 from pyworker.worker import main as worker_main
 from pyworker.worker.birth import Birth, answer_stacks, heed_interrupts, reset_signals, take_identity, write_by_line
 from pyworker.worker.channel import Channel, clip
-from pyworker.worker.engines import finder, prepare, tls
+from pyworker.worker.engines import finder, prepare
 from pyworker.worker.say import flush, say
 from pyworker.worker.target import TargetError, load
 

@@ -90,3 +90,24 @@ def test_a_key_with_a_pass_phrase_is_refused_in_words(pw: Pyworker) -> None:
     refused = pw.run("start", "app.toml")
     assert refused.returncode == 1
     assert "the key is encrypted" in refused.stderr
+
+
+def test_what_is_wrong_with_which_file_is_told_by_check_too(pw: Pyworker) -> None:
+    pw.api(WSGI, tables=TLS)
+    pw.make_certificate("one")
+    one = mine(pw)
+    with open(os.path.join(pw.folder, "key.pem")) as file:
+        key = file.read()
+    pw.make_certificate("two")
+    for certificate, with_key, words in (
+        (one, None, "`tls.key` is not the key of the (first) certificate in `tls.cert`"),
+        (one[:200], None, "`tls.cert` is no certificate, or not whole"),
+        (one, key[:100], "`tls.key` is no private key, or not whole"),
+    ):
+        pw.write("cert.pem", certificate)
+        if with_key is not None:
+            pw.write("key.pem", with_key)
+        os.chmod(os.path.join(pw.folder, "key.pem"), 0o600)
+        assert words in pw.ok("check").stderr
+        refused = pw.run("start", "app.toml")
+        assert (refused.returncode, words in refused.stderr) == (1, True), refused.stderr

@@ -122,7 +122,7 @@ def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[
     found: list[Problem] = []
     for app in apps:
         try:
-            resolve(
+            resolved = resolve(
                 app,
                 file=os.path.abspath(path),
                 shell_env=os.environ,
@@ -131,9 +131,25 @@ def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[
                 is_root=os.geteuid() == 0,
                 profile=profile,
             )
+            found += _unusable_tls(resolved.config, path, profile)
         except ConfigError as error:
             found += error.problems
     return found
+
+
+def _unusable_tls(app: AppConfig, path: str, profile: str) -> list[Problem]:
+    if app.tls is None:
+        return []
+    from pyworker.config.load import locate
+    from pyworker.config.problem import Problem
+    from pyworker.unix import tls
+
+    try:
+        tls.context(app.tls.cert, app.tls.key, app.tls.ca)
+    except (OSError, ValueError) as error:
+        problem = Problem(f"cannot use the TLS certificate of app `{app.name}`: {error}", "", "tls", path, code="tls")
+        return [locate(path, app.name, ("tls", "cert"), problem, profile)]
+    return []
 
 
 def _imported(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:

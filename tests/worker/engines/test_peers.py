@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.scoreboard import F
-from pyworker.worker.engines import tls
+from pyworker.unix import tls
 from pyworker.worker.engines.forwarded import Trust, plain_host, split_port
 from tests.support.apps import echo, hello
 from tests.support.wait import wait_until

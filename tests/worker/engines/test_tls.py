@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.scoreboard import F
-from pyworker.worker.engines import stall, tls
+from pyworker.unix import tls
+from pyworker.worker.engines import stall
 from pyworker.worker.engines.connection import LINGERING
 from tests.support.apps import hello
 from tests.support.rawhttp import Client

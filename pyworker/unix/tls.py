@@ -1,0 +1,44 @@
+"""The TLS context of listeners, and what is wrong with its files. Reads them now; to read them again is a reload's matter."""
+
+from __future__ import annotations
+
+import ssl
+
+
+def context(cert_path: str, key_path: str, ca_path: str | None) -> ssl.SSLContext:
+    """Return a server context (TLS 1.2 and later, HTTP/1.1 by ALPN); with `ca_path` clients must show a certificate.
+
+    Paths may be /proc/self/fd/N. Raises OSError (ssl.SSLError is one) or ValueError.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.options |= ssl.OP_NO_RENEGOTIATION  # which costs a client nothing; OpenSSL before 3 takes part in it
+    try:
+        made.load_cert_chain(cert_path, key_path, _no_phrase)
+    except ssl.SSLError as error:
+        raise ValueError(_why(error, cert_path)) from None
+    made.set_alpn_protocols(["http/1.1"])
+    if ca_path is not None:
+        try:
+            made.load_verify_locations(ca_path)
+        except ssl.SSLError as error:
+            raise ValueError(f"`tls.ca` is no certificate, or not whole: {error}") from None
+        made.verify_mode = ssl.CERT_REQUIRED
+    return made
+
+
+def _no_phrase() -> str:
+    raise ValueError(
+        "the key is encrypted, and nobody is there to type its pass phrase (openssl pkey -in KEY -out PLAIN)"
+    )
+
+
+def _why(error: ssl.SSLError, cert_path: str) -> str:
+    """OpenSSL names neither the file nor, mostly, what is wrong with it: "[SSL] PEM lib"."""
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "`tls.key` is not the key of the (first) certificate in `tls.cert`"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_path)
+    except ssl.SSLError:
+        return f"`tls.cert` is no certificate, or not whole: {error}"
+    return str(error) if error.reason else f"`tls.key` is no private key, or not whole: {error}"
