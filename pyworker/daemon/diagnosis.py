@@ -5,6 +5,7 @@ Waits for the logger to have written the last words, and reads the tail of the a
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -15,7 +16,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.shortage import INSTALLATION, Shortage
+from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
 from pyworker.protocol.names import LOGS_DIR
@@ -32,6 +33,9 @@ _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use")
+_NO_PROCESS = re.compile(
+    r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
+)
 _NODE = re.compile(r"Node\.js v\d")
 _OF_A_BIND_UNSEEN = (  # ours says who has the port
     "its workers share what they bind by Python's own `socket`; gevent and programs in C do not use that\n"
@@ -104,7 +108,8 @@ def of_worker(
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
     if handle.failure is not None:
         taken = app.config is not None and app.config.script and _IN_USE.search(handle.failure.message)
-        return handle.failure.message, handle.failure.traceback, _OF_A_BIND_UNSEEN if taken else handle.failure.hint
+        hint = _OF_A_BIND_UNSEEN if taken else handle.failure.hint or _of_no_process(handle.failure.message)
+        return handle.failure.message, handle.failure.traceback, hint
     log = log_file(app, home)
     lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
     text = "\n".join(lines)
@@ -127,9 +132,15 @@ def of_worker(
     if said:
         config = app.config if app.config is not None and app.config.command else None
         held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
-        return said[:300], text, of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
+        hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
+        return said[:300], text, hint or _of_no_process(said)
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
     return "exited " + words, text, "it printed nothing; run it by hand to see more" * os.path.isfile(log)
+
+
+def _of_no_process(said: str) -> str:
+    """Return the next step when a program could make no process or thread; else ""."""
+    return f"{step_for(errno.EAGAIN)} (threads count, too)" if _NO_PROCESS.search(said) else ""
 
 
 def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
@@ -175,7 +186,8 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         hint = "does the import wait for something? raise reload.ready_timeout if it needs longer"
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
-        return handle.shortage.explains(handle.failure.message), handle.failure.traceback, handle.failure.hint
+        hint = handle.failure.hint or _of_no_process(handle.failure.message)
+        return handle.shortage.explains(handle.failure.message), handle.failure.traceback, hint
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)
         python = generation.resolved.python if generation is not None else "python"

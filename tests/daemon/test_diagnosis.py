@@ -100,6 +100,19 @@ def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_por
     assert 'balance = "proxy"' in hint
 
 
+@pytest.mark.parametrize(
+    "said", ["RuntimeError: can't start new thread", "sh: 1: Cannot fork", "bash: fork: retry: Resource temporarily unavailable"]
+)
+def test_a_program_that_could_make_no_process_or_thread_has_a_next_step(said: str, tmp_path: Path) -> None:
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=("serve",)), want=1)
+    failed: Any = SimpleNamespace(failure=Failed("import", said, "", ""))
+    assert "ulimit -u" in of_worker(app, failed, ExitStatus(1, None), "/nowhere", Shortage())[2]
+    printed: Any = SimpleNamespace(failure=None, pid=7, ready_at=3.0, bound=False)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "api.log").write_bytes(line(7, said.encode()))
+    assert "ulimit -u" in of_worker(app, printed, ExitStatus(2, None), str(tmp_path), Shortage())[2]
+
+
 def test_a_script_that_ends_without_a_word_is_asked_what_it_was_to_serve_however_long_its_imports_took(
     tmp_path: Path,
 ) -> None:
