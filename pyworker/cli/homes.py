@@ -6,7 +6,7 @@ import os
 import pwd
 
 from pyworker.errors import PyworkerError
-from pyworker.protocol.names import ENV_HOME
+from pyworker.protocol.names import APPS_FILE, ENV_HOME
 
 
 def home_of(user: str) -> str:
@@ -26,6 +26,18 @@ def default_home() -> str:
         hint = f"say where: --home FOLDER, or set {ENV_HOME}"
         raise PyworkerError(f"nothing says where the state folder is: {why}", hint=hint, code="no_home")
     return os.path.join(state, "pyworker")
+
+
+def unreadable(home: str) -> str:
+    """Return the sentence about an apps.json that no daemon could read, as long as no app was started since; else ""."""
+    try:
+        names = os.listdir(home)
+    except OSError:
+        return ""
+    kept = max((name for name in names if name.startswith(f"{APPS_FILE}.bad-")), default="")
+    if not kept or APPS_FILE in names:
+        return ""
+    return f"What ran before is not restored: {APPS_FILE} could not be read, and is kept as {os.path.join(home, kept)}"
 
 
 def user_name() -> str:

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, ask, connect
+from pyworker.cli.homes import unreadable
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import names_in_words
 from pyworker.unix.fds import keep_from_exec, read_whole
@@ -54,6 +55,8 @@ def started_in_words(home: str, pid: int) -> str:
         apps = ask(home, {"type": "ps", "selectors": [], "sample": False, "whole": True})["apps"]
         failed = [render.line(app["name"]) for app in apps if app["state"] == "failed"]
         back = [render.line(app["name"]) for app in apps if app["state"] not in {"failed", "stopped"}]
+        if not apps and (why := unreadable(home)):
+            words += f"\n{render.line(why)}. Start your apps again"
         if back:
             words += f"\nRestoring what ran before: {names_in_words(back)}"
         if failed:

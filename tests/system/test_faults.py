@@ -195,6 +195,19 @@ def test_what_runs_goes_on_when_apps_json_was_removed_and_the_daemon_dies(pw: Py
         assert json.load(written)["apps"][0]["scale"] == 3
 
 
+def test_a_start_that_finds_an_apps_json_cut_short_says_that_nothing_is_restored(pw: Pyworker) -> None:
+    started(pw)
+    pw.ok("daemon", "stop", "-y")
+    file = os.path.join(pw.home, "apps.json")
+    os.truncate(file, 20)  # a power cut
+    for done in (pw.ok("daemon", "start"), pw.ok("ps")):
+        assert f"apps.json could not be read, and is kept as {file}.bad-" in done.stdout + done.stderr
+    pw.ok("start", "app.toml")
+    assert "could not be read" not in pw.ok("ps").stderr
+    pw.ok("delete", "api")
+    assert "No apps yet" in pw.ok("ps").stderr
+
+
 def test_what_could_not_be_written_down_is_once_there_is_room(pw: Pyworker) -> None:
     started(pw)
     path = pw.arm("save.before_rename", "raise:ENOSPC always")

@@ -14,6 +14,7 @@ import click
 from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.client import ask
+from pyworker.cli.homes import unreadable
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Cell, Column, Look
 from pyworker.errors import Exit
@@ -85,7 +86,7 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
     else:
         show(apps, workers, how)
         errors = render.look(sys.stderr, settings.color)
-        texts = notes(document, errors)
+        texts = notes(document, errors, settings.home)
         if texts and apps and how.tty and errors.tty:
             render.note("", errors)
         for text in texts:
@@ -199,11 +200,13 @@ def _restarts(restarts: dict[str, Any], how: Look) -> str:
     return f"{recent} in {window}" if how.tty else f"{recent}/{window}"
 
 
-def notes(document: dict[str, Any], how: Look) -> list[str]:
+def notes(document: dict[str, Any], how: Look, home: str) -> list[str]:
     """Return what needs attention, one line each, with the next step."""
     lines = []
     apps = document.get("apps") or []
-    if not apps:
+    if not apps and (why := unreadable(home)):
+        lines.append(_step(render.line(why), "start your apps again: pyworker start app.toml", how))
+    elif not apps:
         lines.append("No apps yet. Start one with: pyworker start app.toml")
     for app in apps:
         lines += app_notes(app, how)
