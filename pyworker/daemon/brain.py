@@ -46,6 +46,7 @@ HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain;
 LOOK_WHETHER_HEARD = 0.005
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"
+TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: raise it"
 SAVE_WITHIN = 0.1  # seconds
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
@@ -446,7 +447,9 @@ def _forget_notes(app: App, old: int) -> None:
     """What was said of the generations before this one is over: where it came from is another's code by now."""
     whys = {n: t.loaded.why[:LONGEST_NOTE] for n, t in app.templates.items() if t.loaded is not None}
     stale = whys.get(old, "") if whys.get(old) != whys.get(app.generation) else ""
-    app.notes = [note for note in app.notes if note != stale and not note.startswith(("generation ", NOT_RELOADED))]
+    app.notes = [
+        note for note in app.notes if note != stale and not note.startswith(("generation ", NOT_RELOADED, TOO_LOW))
+    ]
 
 
 def _is_over(app: App) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pyworker.config.schema import LimitsConfig
 from pyworker.daemon.app import App
-from pyworker.daemon.brain import Brain
+from pyworker.daemon.brain import TOO_LOW, Brain
 from pyworker.daemon.loop import LAZY, Loop, Timer
 from pyworker.daemon.pulse import OwnTime
 from pyworker.daemon.sample import Sampler
@@ -86,6 +86,8 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         # pages shared with the template count by their share only
         used = sampler.pss(w.pid) if memory is not None else None
         if memory is not None and used is not None and used > memory:
+            if now - w.ready_at < app.restart_config.min_uptime:
+                brain.note(app, TOO_LOW)
             brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
         if memory is not None:
@@ -94,6 +96,10 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         if max_age and now - w.ready_at > max_age:
             brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
             return
+    if TOO_LOW in app.notes and all(
+        w.ready_at is not None and now - w.ready_at >= app.restart_config.min_uptime for w in app.workers.values()
+    ):
+        brain.note_is_over(app, TOO_LOW)
 
 
 def _not_held(slot: int) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.schema import AppConfig, LimitsConfig
+from pyworker.config.schema import AppConfig, LimitsConfig, RestartConfig
 from pyworker.daemon import limits
+from pyworker.daemon.brain import TOO_LOW
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
@@ -20,7 +21,7 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
     loop = Loop(lambda: clock[0], reports.append)
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242)
     config = AppConfig("api", target="a:b", limits=LimitsConfig(memory=1000))
-    app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, notes=[], slots=lambda: [1])
+    app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1], notes=[], restart_config=config.restart)
     recycled: list[str] = []
     brain: Any = SimpleNamespace(
         apps={"api": app},
@@ -77,7 +78,7 @@ def test_a_worker_is_replaced_when_it_is_too_old_and_never_without_a_limit(max_a
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=40.0, born_at=1.0, pid=4242)
     recycled: list[str] = []
     brain: Any = SimpleNamespace(workers=SimpleNamespace(recycle=lambda app, worker, reason: recycled.append(reason)))
-    app: Any = SimpleNamespace(workers={1: worker})
+    app: Any = SimpleNamespace(workers={1: worker}, notes=[])
     limits._check_app(brain, SimpleNamespace(), app, None, max_age, 100.0)  # type: ignore[arg-type]
     assert recycled == said
 
@@ -104,3 +105,17 @@ def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: in
     brain: Any = SimpleNamespace(note_is_over=lambda app, text: app.notes.remove(text))
     limits._forget_notes(brain, app)
     assert app.notes == ([note, "another"] if stays else ["another"])
+
+
+def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_with_it() -> None:
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=96.0, born_at=95.0, pid=4242, id=SimpleNamespace(slot=1))
+    app: Any = SimpleNamespace(workers={1: worker}, notes=[], restart_config=RestartConfig())
+    brain: Any = SimpleNamespace(
+        note=lambda app, text: app.notes.append(text),
+        note_is_over=lambda app, text: app.notes.remove(text) if text in app.notes else None,
+        workers=SimpleNamespace(recycle=lambda app, worker, reason: None),
+    )
+    for used, now, notes in ((3000, 100.0, [TOO_LOW]), (500, 101.0, [TOO_LOW]), (500, 107.0, [])):
+        sampler: Any = SimpleNamespace(pss=lambda pid, answer=used: answer, is_too_much=lambda pid: False)
+        limits._check_app(brain, sampler, app, 1000, 0.0, now)
+        assert app.notes == notes
