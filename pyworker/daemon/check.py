@@ -282,7 +282,7 @@ class Command:
 
     def _read(self, _events: int) -> None:
         try:
-            data = os.read(self._pipe, 16 * 1024)
+            data = os.read(self._pipe, _MAX_ANSWER)  # all that a pipe holds: at the end it is read once more
         except OSError:
             return
         if data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -284,6 +285,16 @@ def test_command_has_signals_as_a_shell_gives_them(loop: Loop, outcome: Outcome,
 def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     ok, reason = execute(loop, outcome, resolved(tmp_path), "sh", "-c", "echo queue is full >&2; exit 3")
     assert (ok, reason) == (False, "sh: exit code 3: queue is full")
+
+
+def test_last_words_of_a_command_that_says_much_at_once_are_not_lost(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    script = "yes | head -c 60000; echo the cause; exit 3"
+    config = HealthConfig(type="exec", command=("sh", "-c", script), timeout=15.0)
+    running = check.execute(loop, resolved(tmp_path), config, outcome)
+    assert isinstance(running, check.Command)
+    select.select([running.pidfd], [], [], 10)  # all of it is in the pipe before anybody looks
+    ok, reason = turn_until(loop, outcome)
+    assert (ok, reason.endswith("the cause")) == (False, True)
 
 
 def test_command_that_cannot_be_run_says_so(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
