@@ -54,9 +54,11 @@ class EventLog:
         self._recent: deque[Event] = deque(maxlen=KEPT)
         self._fd = -1
         self._size = 0
-        old = self._read_tail(EVENTS_FILE + ".1")
-        for event in old + self._read_tail(EVENTS_FILE):
-            self._recent.append(event)
+        lines = self._read_tail(EVENTS_FILE + ".1") + self._read_tail(EVENTS_FILE)
+        while lines and len(self._recent) < KEPT:  # the last ones only: to read all would take a third of a second
+            event = _parse(lines.pop())
+            if event is not None:
+                self._recent.appendleft(event)
         self.seq = max((event.seq for event in self._recent), default=0)
         self.seq = max(self.seq, last)  # of the last event
 
@@ -140,7 +142,7 @@ class EventLog:
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":  # cut short by a crash
             self._size += os.write(self._fd, b"\n")
 
-    def _read_tail(self, name: str) -> list[Event]:
+    def _read_tail(self, name: str) -> list[bytes]:
         if self._home_fd < 0:
             return []
         try:
@@ -154,7 +156,7 @@ class EventLog:
             return []
         finally:
             os.close(fd)
-        return [event for line in data.splitlines() if (event := _parse(line)) is not None]
+        return data.splitlines()
 
 
 def stamp(seconds: float) -> str:
