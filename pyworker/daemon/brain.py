@@ -126,6 +126,7 @@ class Brain:
         if not _is_over(app):
             app.write_memo()
         self.on_settled(app)
+        app.refused.clear()  # whoever waited for one of them has been answered
 
     def _note_progress(self, app: App, now: float) -> None:
         """Turn what has been reached into events: a start that is complete, a reload that is.
@@ -321,7 +322,6 @@ class Brain:
         app.fill_slots()
         app.blocked = None
         app.started_at, app.restored = self.loop.clock(), False
-        app.refused.clear()
         app.notes.clear()
         app.unusable = False
         app.last_exits.clear()
