@@ -28,7 +28,7 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
             note("", err)
         for result in results:
             if result in good:
-                _say_result(result, verb, board, how, err)
+                _say_result(result, board, how, err)
             elif not result.get("ok"):
                 note(_failure(result, verb, err), err)
         if len(good) == len(results):  # what failed has said what to do
@@ -58,7 +58,7 @@ def _for_json(result: dict[str, Any]) -> dict[str, Any]:
     return {k: result[k] for k in names if k in result and result[k] not in ("", None)}
 
 
-def _say_result(result: dict[str, Any], verb: str, board: Board, how: Look, err: Look) -> None:
+def _say_result(result: dict[str, Any], board: Board, how: Look, err: Look) -> None:
     app = line(result.get("app") or "?")
     action = str(result.get("action") or "")
     out(_sentence(app, action, result, board, how), how)

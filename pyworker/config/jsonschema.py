@@ -75,7 +75,7 @@ def _property(cls: type, field: dataclasses.Field[Any]) -> Schema:
     nested = table_class(hint)
     if nested is not None:
         return _nested(field, nested, option)
-    found = _value(field.name, hint, option)
+    found = _value(hint, option)
     found["description"] = option.help + f" (takes effect: {option.apply})"
     default = _default(field, option)
     if default is not None:
@@ -92,7 +92,7 @@ def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Sche
         forms.append({"enum": list(SHORT_WORDS[field.name])})
     elif key is not None:
         inner = next(f for f in dataclasses.fields(nested) if f.name == key)
-        forms.append(_value(key, hints_of(nested)[key], option_of(inner)))
+        forms.append(_value(hints_of(nested)[key], option_of(inner)))
     if field.default is None:
         forms.append({"const": False})
         if field.name in SWITCHES:
@@ -100,7 +100,7 @@ def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Sche
     return {"description": option.help, "anyOf": forms}
 
 
-def _value(name: str, hint: Any, option: Option) -> Schema:
+def _value(hint: Any, option: Option) -> Schema:
     if option.unit:
         pattern, example = (_DURATION, "30s") if option.unit == "duration" else (_SIZE, "512MB")
         measure: Schema = {"type": "string", "pattern": pattern, "examples": [example]}

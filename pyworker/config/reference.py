@@ -115,16 +115,16 @@ _FOOTER = """## Rules
 
 def page() -> str:
     """Return the whole page."""
-    sections = [_INTRO, _table("app", AppConfig, "## [app], [apps.NAME], [defaults]")]
+    sections = [_INTRO, _table(AppConfig, "## [app], [apps.NAME], [defaults]")]
     for field in dataclasses.fields(AppConfig):
         nested = table_class(hints_of(AppConfig)[field.name])
         if nested is not None:
-            sections.append(_table(f"app.{field.name}", nested, f"## [app.{field.name}]", option_of(field).help))
-    sections.append(_table("run", RunConfig, "## [run]", "for `pyworker run`, of the whole file"))
+            sections.append(_table(nested, f"## [app.{field.name}]", option_of(field).help))
+    sections.append(_table(RunConfig, "## [run]", "for `pyworker run`, of the whole file"))
     return "\n".join([*sections, _FOOTER])
 
 
-def _table(path: str, cls: Any, title: str, lead: str = "") -> str:
+def _table(cls: Any, title: str, lead: str = "") -> str:
     lines = [title, ""]
     if lead:
         lines += [f"{lead[0].upper()}{lead[1:]}.", ""]
@@ -139,7 +139,7 @@ def _table(path: str, cls: Any, title: str, lead: str = "") -> str:
             _kind(hint, option),
             _default(field, option),
             option.apply,
-            _help(field.name, option),
+            _help(option),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -187,7 +187,7 @@ def _in_units(option: Option) -> Any:
             return lambda n: f"{n:g}"
 
 
-def _help(name: str, option: Option) -> str:
+def _help(option: Option) -> str:
     example = f"; for example `{option.example}`" if option.example else ""
     return option.help.replace("<", "&lt;") + example
 

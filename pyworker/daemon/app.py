@@ -270,7 +270,7 @@ class App:
             return False
         return not any(w.is_alive for w in self.workers.values()) and not self.templates
 
-    def state_word(self, now: float) -> str:
+    def state_word(self) -> str:
         """The roll-up that `ps` shows."""
         if not self.running:
             if self.keep_listening or self.restart_to is not None:

@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
         orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
         signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
     else:
-        store.on_lost = lambda: foreground.leave_with(store)
+        store.on_lost = foreground.leave
         running.begin(adopted)
     store.on_leave = lambda: _make_room(loop, brain, desk, home)
     loop.run()

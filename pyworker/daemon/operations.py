@@ -114,16 +114,15 @@ class _Operation:
         if self.pending:
             return False
         self.unsubscribe()
-        now = self._brain.loop.clock()
         results = []
         for name, app in self._apps.items():
             outcome = self._decided.get(name, Outcome(True, "unchanged"))
-            results.append(result(app, outcome, now, self._took.get(name, 0.0)))
+            results.append(result(app, outcome, self._took.get(name, 0.0)))
         self._client.reply(all(r["ok"] for r in results), {"apps": results})
         return True
 
 
-def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any]:
+def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
     """Return one app's part of the answer."""
     failure = outcome.failure or Failure("")
     current = app.current
@@ -132,7 +131,7 @@ def result(app: App, outcome: Outcome, now: float, took: float) -> dict[str, Any
         "app": app.name,
         "action": outcome.action,
         "ok": outcome.ok,
-        "state": app.state_word(now),
+        "state": app.state_word(),
         "gen": app.generation,
         "workers": {"want": len(app.slots()), "ready": app.ready_count()},
         "listen": [url(actual(x.address, x.sock), secure) for x in app.listeners.values()],

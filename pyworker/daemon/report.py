@@ -78,7 +78,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
-    state = app.state_word(now)
+    state = app.state_word()
     why = "a worker that dies cannot be replaced: " if state == "degraded" and not waiting else ""  # all workers serve
     return {
         "name": app.name,

@@ -87,7 +87,6 @@ class Run:
             self._look()
 
         brain.on_settled = look
-        self._probe: Probe | None = None
         self._manager: ServiceManager | None = None
 
     # ---- what is wanted ------------------------------------------------------------------------------
@@ -95,8 +94,7 @@ class Run:
         """Start what is not there: everything, or what a daemon before this one had not come to."""
         try:
             if self._spec.probe:
-                loop = self._desk.brain.loop
-                self._probe = Probe(loop, self._store, self._spec.probe, self._ready, self._metrics)
+                Probe(self._desk.brain.loop, self._store, self._spec.probe, self._ready, self._metrics)
         except (OSError, ListenFailed) as error:
             why = error.strerror if isinstance(error, OSError) else error.message
             _say(f"error: the probe cannot listen on {self._spec.probe}: {why}")
@@ -262,7 +260,7 @@ def _code(last: dict[str, Any]) -> int:
     return BY_SIGNAL + int(last["signal"]) if last["signal"] is not None else FAILED
 
 
-def leave_with(store: FdStore) -> None:
+def leave() -> None:
     """The guardian of a foreground pyworker is gone: so is whoever waits for us. Workers see it and leave."""
     sys.stderr.write("daemon: the foreground process is gone: leaving\n")
     with contextlib.suppress(OSError):

@@ -31,11 +31,6 @@ _SETTLED = {
 }
 
 
-def wanted() -> bool:
-    """Whether somebody waits for notifications."""
-    return bool(os.environ.get(NOTIFY))
-
-
 class ServiceManager:
     """The one that started the guardian."""
 
@@ -118,9 +113,8 @@ class ServiceManager:
 
     def _words(self) -> str:
         apps = [app for app in self._desk.brain.apps.values() if app.wanted]
-        now = self._desk.brain.loop.clock()
         ready, want = sum(a.ready_count() for a in apps), sum(len(a.slots()) for a in apps)
-        bad = [a.name for a in apps if a.state_word(now) in ("failed", "degraded")]
+        bad = [a.name for a in apps if a.state_word() in ("failed", "degraded")]
         plural = "s" if len(apps) != 1 else ""
         return f"{len(apps)} app{plural}, {ready}/{want} workers ready" + (f"; look at {', '.join(bad)}" if bad else "")
 

@@ -45,11 +45,11 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
         if wanted:
             more.append(f"{name}: put {', '.join(wanted)} into the Nomad variable nomad/jobs/{plan.name}")
         text = comment(header("nomad", [plan], tuple(more)))
-        files[f"{plan.name}.nomad.hcl"] = text + hcl(job(plan, run, options))
+        files[f"{plan.name}.nomad.hcl"] = text + hcl(job(plan, options))
     return files
 
 
-def job(plan: Plan, run: RunConfig, options: Options) -> Block:
+def job(plan: Plan, options: Options) -> Block:
     """Return the job."""
     app, name = plan.app, plan.name
     ends = bool(app.cron) or app.restart.policy == "never"  # it is a job in Nomad's words, too

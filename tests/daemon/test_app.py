@@ -129,4 +129,4 @@ def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State 
         worker: Any = SimpleNamespace(id=WorkerId("job", 1, 1, 7), state=state)
         app.workers[7] = worker
         app.finished_slots.clear()
-    assert app.state_word(0.0) == word
+    assert app.state_word() == word

@@ -151,7 +151,7 @@ def upgrade(settings: Settings, force: bool) -> int:
         body = {"changed": True, "from": before.get("version"), "to": __version__}
         body |= {"versions": _versions(before), "pids": _pids(before)}
     except TimeoutError:
-        raise _not_upgraded(settings, before, str(before.get("version")), seconds) from None
+        raise _not_upgraded(before, str(before.get("version")), seconds) from None
     to = str(body.get("to"))
     if not body.get("changed"):
         return _upgraded(settings, body, before, f"All of it runs {to} already. Replace it all the same: --force")
@@ -162,7 +162,7 @@ def upgrade(settings: Settings, force: bool) -> int:
         if set(_versions(now).values()) == {to} and all(pids[name] not in (None, pid) for name, pid in old.items()):
             break
         if time.monotonic() > deadline:
-            raise _not_upgraded(settings, now or before, to, seconds)
+            raise _not_upgraded(now or before, to, seconds)
         time.sleep(0.02)
     apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
     workers = sum(app["workers"]["total"] for app in apps)
@@ -219,7 +219,7 @@ def _pids(status: dict[str, Any]) -> dict[str, Any]:
     return {part: status.get(name) for part, name in names.items()}
 
 
-def _not_upgraded(settings: Settings, now: dict[str, Any], to: str, seconds: float) -> PyworkerError:
+def _not_upgraded(now: dict[str, Any], to: str, seconds: float) -> PyworkerError:
     there = ", ".join(f"{part} {version or 'of unknown version'}" for part, version in _versions(now).items())
     return PyworkerError(
         f"The upgrade to {to} is not complete after {seconds:g} s: {there}. The workers serve on.",

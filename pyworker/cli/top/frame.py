@@ -68,7 +68,7 @@ class Surroundings(NamedTuple):
 def frame(model: Model, around: Surroundings, how: Look, rows: int) -> list[str]:
     """Return `rows` lines, each at most `how.width` columns wide."""
     inner = how._replace(width=max(20, how.width))
-    lines = _help(inner) if model.help else _body(model, around, inner, rows - 2)
+    lines = _help(inner) if model.help else _body(model, inner, rows - 2)
     lines = [_title(model, around, inner), *lines][: max(0, rows - 1)]
     lines += [""] * (rows - 1 - len(lines))
     lines.append(_bottom(model, around, inner))
@@ -107,7 +107,7 @@ def _rule(title: str, how: Look, style: str = "") -> str:
     return f"{paint(dash, 'dim', how)} {paint(title, style, how)} {paint(dash * (rest + 1), 'dim', how)}"
 
 
-def _body(model: Model, around: Surroundings, how: Look, rows: int) -> list[str]:
+def _body(model: Model, how: Look, rows: int) -> list[str]:
     apps = model.apps()
     if not apps:
         text = f"no app has {model.filter!r} in its name" if model.filter else "no apps; pyworker start app.toml"

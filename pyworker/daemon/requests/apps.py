@@ -16,7 +16,7 @@ from pyworker.daemon.sources import make_generation, read_config
 from pyworker.protocol.inherited import fd_name
 
 
-def env_values(desk: Desk, app: App) -> dict[str, str]:
+def env_values(app: App) -> dict[str, str]:
     """The values of -e, from the generation that has them."""
     current = app.current
     if current is None:
@@ -62,7 +62,7 @@ def next_generation(desk: Desk, name: str) -> int:
 
 def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
     """Return the next generation of an app that is known, read from its source as it is now; raises ConfigError."""
-    config, file, read = read_config(app.source, env_values(desk, app))
+    config, file, read = read_config(app.source, env_values(app))
     generation = make_generation(next_generation(desk, app.name), config, file, read, shell_env)
     if app.current is not None:
         _check_venv(app.current, generation, file)

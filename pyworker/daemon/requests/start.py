@@ -125,7 +125,7 @@ def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSourc
         table |= {**_from_shell(config, shell), "name": config.name}
         return [(InlineSource(table, request.cwd, tuple(sorted(values))), config.name, values)]
     named = [desk.brain.apps[n] for n in dict.fromkeys(s.app for s in desk.select(request.names))]
-    return [(app.source, app.name, env_values(desk, app)) for app in named]
+    return [(app.source, app.name, env_values(app)) for app in named]
 
 
 def _slots(desk: Desk, request: k.Start) -> dict[str, set[int]]:
