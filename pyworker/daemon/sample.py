@@ -113,13 +113,9 @@ class Sampler:
         self._apps[app] = _AppReading(now, totals, served)
         return served
 
-    def rss(self, pid: int) -> int | None:
-        """Return the resident bytes of a worker and what it started, None when it is gone."""
-        mine = _stat(pid)
-        return None if mine is None else mine.rss + sum(s.rss for s in self._others(pid))
-
     def pss(self, pid: int) -> int | None:
-        """The same with each shared page counted in equal parts; None when gone, not permitted, or too much to look at.
+        """Return the memory of a worker and what it started, each shared page counted in equal parts; None when gone, not
+        permitted, or too much to look at.
 
         Some 300 us a process, more for a big one: who starts a thousand must not keep the daemon from everybody else.
         """

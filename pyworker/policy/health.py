@@ -28,8 +28,6 @@ class Health:
     failures: int = 0  # counted ones in a row
     counted_at: float | None = None  # the last failure that counted
     reason: str = ""  # of the last failure; "" after a success
-    ok_count: int = 0
-    failed_count: int = 0
 
 
 def begin(now: float) -> Health:
@@ -50,7 +48,6 @@ def after_check(
             failures=0,
             counted_at=None,
             reason="",
-            ok_count=health.ok_count + 1,
         )
     pause = config.interval if health.passed else min(EAGER, config.interval)
     failures, counted_at = health.failures, health.counted_at
@@ -64,7 +61,6 @@ def after_check(
         failures=failures,
         counted_at=counted_at,
         reason=reason,
-        failed_count=health.failed_count + 1,
     )
 
 

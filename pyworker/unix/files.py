@@ -118,22 +118,6 @@ def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128)
     return listener
 
 
-def connect_unix(directory: int | str, name: str, *, timeout: float | None = None) -> socket.socket:
-    """Connect to a stream socket in a directory (an fd or a path of any length). Errors are OSErrors."""
-    dirfd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(directory, str) else directory
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        peer.settimeout(timeout)
-        peer.connect(f"/proc/self/fd/{dirfd}/{name}")
-    except BaseException:
-        peer.close()
-        raise
-    finally:
-        if isinstance(directory, str):
-            os.close(dirfd)
-    return peer
-
-
 def same_file(dirfd: int, name: str, device: int, inode: int) -> bool:
     """True when `name` below `dirfd` is still the file with this device and inode."""
     try:

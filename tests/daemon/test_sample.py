@@ -87,7 +87,6 @@ def test_what_a_worker_starts_counts_for_it(sampler: Sampler, clock: Clock) -> N
         figures = sampler.figures(parent.pid, 0, clock.now)
         assert figures is not None
         assert figures.rss > 60_000_000
-        assert (sampler.rss(parent.pid) or 0) > 60_000_000
         assert (sampler.pss(parent.pid) or 0) > 60_000_000
         parent.communicate(b"\n")
 
@@ -152,7 +151,6 @@ def test_process_that_is_gone_or_a_zombie_has_no_figures(
     clock.now += 1
     assert sampler.figures(busy.pid, 0, clock.now) is None
     busy.wait()
-    assert sampler.rss(busy.pid) is None
     assert sampler.pss(busy.pid) is None
     sampler.want()
 

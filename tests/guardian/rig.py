@@ -16,7 +16,8 @@ from typing import Any
 
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
-from pyworker.unix import fds, files
+from pyworker.unix import fds
+from tests.support.control import connect
 
 START = Path(__file__).with_name("start.py")
 
@@ -147,7 +148,7 @@ class Rig:
         return (self.home / "logs" / "pyworker.log").read_text()
 
     def connect(self) -> socket.socket:
-        return files.connect_unix(str(self.home), "control.sock", timeout=10)
+        return connect(str(self.home))
 
     def close(self) -> None:
         for peer in self.peers:

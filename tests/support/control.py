@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 from pyworker import __version__
 from pyworker.protocol.control import PROTOCOL
-from pyworker.unix.files import connect_unix
+
+
+def connect(home: str, timeout: float = 30.0) -> socket.socket:
+    """Return a connected control socket, however long the path of the home is."""
+    folder = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(f"/proc/self/fd/{folder}/control.sock")
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(folder)
+    return sock
 
 
 def ask(home: str, request: dict[str, Any], timeout: float = 30.0) -> dict[str, Any] | None:
     """Return the last line of the answer; None when nobody is there, or the daemon went away before it."""
     line = json.dumps({"type": "call", "protocol": PROTOCOL, "version": __version__, "request": request})
     try:
-        with connect_unix(home, "control.sock", timeout=timeout) as sock:
+        with connect(home, timeout) as sock:
             sock.sendall(line.encode() + b"\n")
             with sock.makefile() as file:
                 lines = list(file)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.support.control import ask as control_ask
+from tests.support.control import connect
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.sources import ASGI, WAITS, version
@@ -142,9 +143,8 @@ def ask(pw: Pyworker, request: dict[str, object]) -> dict[str, Any]:
     """Ask as a command of the daemon's own version would."""
     from pyworker import __version__
     from pyworker.protocol.control import PROTOCOL
-    from pyworker.unix.files import connect_unix
 
-    with connect_unix(pw.home, "control.sock", timeout=LONG) as sock:
+    with connect(pw.home, LONG) as sock:
         line = json.dumps({"type": "call", "protocol": PROTOCOL, "version": __version__, "request": request})
         sock.sendall(line.encode() + b"\n")
         with sock.makefile() as answers:
