@@ -74,7 +74,7 @@ class AppView:
     finished_slots: frozenset[int] = frozenset()  # ended by itself and the policy says that is that
     target: int | None = None  # the generation a reload brings up, before its commit
     target_want: int | None = None  # its slots; None: as many as `want`
-    target_failure: str | None = None  # why it must be given up
+    target_failed: bool = False  # it must be given up
     previous: int | None = None  # during the soak: where a roll-back goes
     soak_until: float = 0.0
     soak_deaths: int = 0  # unstable deaths of the new generation since the commit
@@ -82,7 +82,7 @@ class AppView:
     gated: frozenset[int] = frozenset()  # generations that nothing may be started of yet
     job: bool = False  # runs at times of its own and ends by itself: a reload leaves its running worker alone
     starting: bool = False  # a first start whose outcome is open: one failure ends it
-    start_failure: str | None = None
+    start_failed: bool = False
     hurry: bool = False  # `stop --now`: no drain
     listening: bool = True  # the listeners are open
     # of the committed generation; a reload may make another kind of app of it
@@ -154,7 +154,7 @@ class Commit:
 
 @record
 class AbortReload:
-    reason: str
+    """The target's failure says why."""
 
 
 @record
@@ -170,7 +170,7 @@ class EndSoak:
 
 @record
 class FailStart:
-    reason: str
+    """The start's failure says why."""
 
 
 @record
@@ -295,10 +295,10 @@ def can_go_back(app: AppView) -> bool:
 
 def _outcomes(app: AppView, now: float) -> Iterator[Action]:
     """End what has been decided: a start or reload that failed, a soak, a record that is forgiven."""
-    if app.target is not None and app.target_failure is not None:
-        yield AbortReload(app.target_failure)
-    if app.starting and app.start_failure is not None:
-        yield FailStart(app.start_failure)
+    if app.target is not None and app.target_failed:
+        yield AbortReload()
+    if app.starting and app.start_failed:
+        yield FailStart()
     if app.previous is not None:
         if can_go_back(app) and (app.given_up or app.soak_deaths * 2 > app.want):
             died = f"{app.soak_deaths} workers of generation {app.generation} died in the soak"

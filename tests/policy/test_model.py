@@ -49,7 +49,7 @@ class World:
         workers = tuple(sorted((w.slot, w.generation, order[w.serial], w.state.value) for w in self.view.workers))
         v = self.view
         templates = tuple(sorted((t.generation, t.state) for t in v.templates))
-        failed = v.target_failure is not None
+        failed = v.target_failed
         return (workers, templates, v.generation, v.target, failed, v.previous, v.soak_deaths, self.reloads, self.deaths, self.crashes)
 
 
@@ -80,7 +80,7 @@ def check(v: c.AppView, action: c.Action) -> None:
         new = [w for w in v.workers if w.generation == action.generation and w.state in UNTOUCHED]
         assert {w.slot for w in new} == set(range(1, WANT + 1)), "a commit with slots missing"
         assert all(w.state is not State.STARTING for w in new), "a commit with a worker that is not ready"
-        assert v.target_failure is None
+        assert not v.target_failed
     if isinstance(action, c.SendGo):
         worker = next(w for w in v.workers if w.serial == action.serial)
         assert worker.generation == v.generation, "a worker may accept only after the commit"
@@ -110,7 +110,7 @@ def perform(world: World, action: c.Action) -> World:
         case c.Commit(generation=g):
             view = dataclasses.replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
         case c.AbortReload():
-            view = dataclasses.replace(v, target=None, target_failure=None)
+            view = dataclasses.replace(v, target=None, target_failed=False)
         case c.RollBack(generation=g):
             view = dataclasses.replace(v, generation=g, previous=None)
         case c.EndSoak():
@@ -136,15 +136,15 @@ def happenings(world: World) -> Iterator[World]:
     """Everything that can happen next."""
     v = world.view
     if world.reloads == 0:
-        yield dataclasses.replace(world, reloads=1, view=dataclasses.replace(v, target=2, target_failure=None, previous=None))
+        yield dataclasses.replace(world, reloads=1, view=dataclasses.replace(v, target=2, target_failed=False, previous=None))
     for t in v.templates:
         rest = tuple(o for o in v.templates if o is not t)
         if t.state == "loading":
             ready = c.TemplateView(t.generation, "ready", NOW)
             yield dataclasses.replace(world, view=dataclasses.replace(v, templates=(*rest, ready)))
         if world.deaths < MAX_DEATHS:
-            failure = "import" if t.generation == v.target and t.state == "loading" else v.target_failure
-            dead = dataclasses.replace(v, templates=rest, target_failure=failure)
+            failed = v.target_failed or (t.generation == v.target and t.state == "loading")
+            dead = dataclasses.replace(v, templates=rest, target_failed=failed)
             yield dataclasses.replace(world, deaths=world.deaths + 1, view=dead)
     for w in v.workers:
         if w.state is State.STARTING:
@@ -157,14 +157,14 @@ def happenings(world: World) -> Iterator[World]:
         elif world.deaths < MAX_DEATHS:
             died = happen(v, w.serial, Happening.EXIT)
             if w.generation == v.target:
-                died = dataclasses.replace(died, target_failure="died")
+                died = dataclasses.replace(died, target_failed=True)
             elif w.generation == v.generation and v.previous is not None:
                 died = dataclasses.replace(died, soak_deaths=v.soak_deaths + 1)
             yield dataclasses.replace(world, deaths=world.deaths + 1, view=died)
     if world.crashes < MAX_CRASHES:
         # The daemon dies and is back. A reload before its commit is forgotten; what was sent to a worker may not have
         # been noted in the ledger: then its state is an older one, and the message is sent again.
-        after = dataclasses.replace(v, target=None, target_failure=None)
+        after = dataclasses.replace(v, target=None, target_failed=False)
         yield dataclasses.replace(world, crashes=world.crashes + 1, view=after)
         for w in v.workers:
             older = {State.OPENING: State.HELD, State.DRAINING: State.READY}.get(w.state)
