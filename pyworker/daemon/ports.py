@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import random
 import re
 import socket
@@ -23,7 +24,7 @@ def free_port(taken: Collection[int]) -> int:
         port = random.randint(first, last)
         if port not in taken and _is_free(port):
             return port
-    raise OSError(98, f"no port from {first} to {last} is free")
+    raise OSError(errno.EADDRINUSE, f"no port from {first} to {last} is free")
 
 
 def proxied(config: AppConfig, python: str, port: int) -> AppConfig:
@@ -39,7 +40,7 @@ def _is_free(port: int) -> bool:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind((host, port))
         except OSError as error:
-            if error.errno not in (97, 99):  # a machine without IPv6
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # a machine without IPv6
                 return False
     return True
 

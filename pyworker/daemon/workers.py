@@ -7,6 +7,7 @@ untrusted: out of protocol is killed, and no message can name another worker, a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import signal
 from typing import TYPE_CHECKING, assert_never
@@ -54,7 +55,7 @@ class Workers:
                 app,
                 app.generations[number],
                 handle,
-                lambda errno: self._brain.direct.failed(app, handle, errno),
+                lambda number: self._brain.direct.failed(app, handle, number),
                 lambda pid: self._brain.direct.started(app, handle, pid),
             )
         except Exception as error:
@@ -284,13 +285,13 @@ class Workers:
             listener = listener or self._brain.listening.open(app, address, generation)
         except ListenFailed as error:
             handle.failure = w.Failed("bind", error.message, "", error.hint)
-            errno = 13 if error.code == "no_permission" else 98
-            self.say(handle, w.Bound(errno, error.message[:500]))
+            number = errno.EACCES if error.code == "no_permission" else errno.EADDRINUSE
+            self.say(handle, w.Bound(number, error.message[:500]))
             return
         except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
             message = f"cannot listen on {address}: {error.strerror}"
             handle.failure = w.Failed("bind", message, "", step_for(error.errno))
-            self.say(handle, w.Bound(error.errno or 98, message[:500]))
+            self.say(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
             return
         self._brain.listening.is_asked_for(app, listener, handle.id.generation)
         self.say(handle, w.Bound(0), listener.sock.fileno())

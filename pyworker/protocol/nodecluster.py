@@ -11,6 +11,7 @@ in the kernel's queue.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections import deque
@@ -376,7 +377,6 @@ def _listening(worker: Hashable, message: dict[str, Any]) -> Listening:
     )
 
 
-_EINVAL, _ENAMETOOLONG = 22, 36
 IPV6_ONLY, _UDP_REUSE = 1, 4  # flags of libuv: UV_TCP_IPV6ONLY (and of UDP), UV_UDP_REUSEADDR
 
 
@@ -387,13 +387,13 @@ def parse_query(message: dict[str, Any]) -> Query | int:
     backlog = backlog if isinstance(backlog, int) and 0 < backlog < 2**31 else 511
     flags = flags if isinstance(flags, int) else 0
     if message.get("fd") is not None and message.get("fd") != -1:
-        return _EINVAL  # a number in the primary's table is nothing that a worker may name
+        return errno.EINVAL  # a number in the primary's table is nothing that a worker may name
     if address is not None and _text(address) is None:
-        return _ENAMETOOLONG if isinstance(address, str) else _EINVAL
+        return errno.ENAMETOOLONG if isinstance(address, str) else errno.EINVAL
     if kind == -1 or (isinstance(port, int) and port < 0):
-        return Query("unix", address, None, backlog, ipv6_only=False) if address else _EINVAL
+        return Query("unix", address, None, backlog, ipv6_only=False) if address else errno.EINVAL
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
-        return _EINVAL
+        return errno.EINVAL
     only = bool(flags & IPV6_ONLY)
     if kind in ("udp4", "udp6"):
         return Query(kind, address or None, port, backlog, only, reuse_address=bool(flags & _UDP_REUSE))

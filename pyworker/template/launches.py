@@ -7,6 +7,7 @@ Single-threaded; holds nothing but its channel between two launches.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
@@ -22,7 +23,6 @@ from pyworker.template import direct
 from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, send_packet
 from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
 
-_EAGAIN, _EMFILE = 11, 24
 LINGER = 0.01  # seconds that a batch waits for more of its kind; until it ends its children are not the guardian's
 MOST = 64  # of a batch
 
@@ -46,13 +46,13 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
         if not packet.data and not packet.fds:
             return 0
         asked: Launch = wire.decode(Launch, packet.data)
-        error = 0 if len(packet.fds) == len(asked.places) and not packet.truncated else _EMFILE
+        error = 0 if len(packet.fds) == len(asked.places) and not packet.truncated else errno.EMFILE
         answered = False
         if not error:
             try:
                 middle = os.fork()
             except OSError as failure:
-                error = failure.errno or _EAGAIN
+                error = failure.errno or errno.EAGAIN
             else:
                 if middle == 0:
                     if asked.direct:
@@ -64,7 +64,7 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
                 status = os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1])
                 if asked.direct and status:
                     return 0  # nobody knows what it had done: the end of the channel says so
-                error = _EAGAIN if status < 0 else status
+                error = errno.EAGAIN if status < 0 else status
                 answered = asked.direct
         told = answered or _answer(channel, Launched(asked.number, error))
         close_all(packet.fds)  # not before: the end of its channel would say that it has died
@@ -87,7 +87,7 @@ def _second_fork() -> None:
         if os.fork():
             os._exit(0)
     except OSError as failure:
-        os._exit(failure.errno or _EAGAIN)
+        os._exit(failure.errno or errno.EAGAIN)
 
 
 def put_in_place(table: dict[int, int]) -> None:
@@ -124,14 +124,14 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
             try:
                 child = os.fork()
             except OSError as failure:
-                answer = Launched(asked.number, failure.errno or _EAGAIN)
+                answer = Launched(asked.number, failure.errno or errno.EAGAIN)
             else:
                 if child == 0:
                     channel.close()
                     put_in_place(table)
                     return launch(asked.spec_fd)
         except OSError as failure:
-            answer = Launched(asked.number, failure.errno or _EAGAIN)
+            answer = Launched(asked.number, failure.errno or errno.EAGAIN)
         told = _answer(channel, answer)
         close_all(packet.fds)  # as above
         left -= 1
@@ -159,5 +159,5 @@ def _next_direct(channel: socket.socket) -> tuple[Launch, Packet] | None:
     if len(packet.fds) == len(asked.places) and not packet.truncated:
         return asked, packet
     close_all(packet.fds)
-    _answer(channel, Launched(asked.number, _EMFILE))
+    _answer(channel, Launched(asked.number, errno.EMFILE))
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import faulthandler
 import gc
 import json
@@ -262,7 +263,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 failpoint.hit("template.fork")
                 if len(packet.fds) != 3 + message.ipc + message.inbox or packet.truncated:
                     close_all(packet.fds)
-                    send(channel, ForkFailed(message.serial, 24))  # EMFILE: the kernel could not hand them all over
+                    send(channel, ForkFailed(message.serial, errno.EMFILE))  # the kernel could not hand them all over
                     continue
                 if spares.fileno() >= 0:
                     poll.unregister(spares.fileno())
@@ -321,7 +322,7 @@ def fork_worker() -> int:
     answer = os.read(reader, 32)
     os.close(reader)
     os.waitpid(middle, 0)
-    return int(answer) if answer else -11  # EAGAIN: the one in the middle was killed
+    return int(answer) if answer else -errno.EAGAIN  # the one in the middle was killed
 
 
 def become_worker(

@@ -16,8 +16,6 @@ import sys
 import termios
 from typing import NamedTuple
 
-SCM_CREDENTIALS = 2  # linux/socket.h; the socket module does not always have it
-SO_PASSCRED = 16
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _CREDENTIALS = struct.Struct("iii")
@@ -50,7 +48,7 @@ def socketpair() -> tuple[socket.socket, socket.socket]:
 
 def pass_credentials(sock: socket.socket) -> None:
     """Ask the kernel to name the sender of each packet."""
-    sock.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
 
 def refuse_fds(sock: socket.socket) -> None:
@@ -127,7 +125,7 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
             received = array.array("i")
             received.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(received)
-        elif kind == SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
+        elif kind == socket.SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
             pid, uid, _ = _CREDENTIALS.unpack_from(payload)
     extra = fds[max_fds:]
     let_go(extra)
