@@ -15,7 +15,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, FileSource
-from pyworker.daemon.diagnosis import log_file as log_file
+from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, queue_depth, url

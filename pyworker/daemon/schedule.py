@@ -23,7 +23,7 @@ def local_minute(seconds: float) -> int:
 
 
 class Schedule:
-    """Wakes at each full minute while an app has a timetable, and rarely while none has."""
+    """Wakes at each full minute."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk

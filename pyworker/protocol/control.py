@@ -20,7 +20,7 @@ PROTOCOL = 1  # raised when an old peer would misunderstand; the same number = t
 class Start:
     """Start apps of a config file, or one app from options; `names` alone starts stopped apps again.
 
-    Progress: events; Reply: {"apps": [AppResult…]}.
+    Progress: events; Reply: {"apps": [what daemon/operations.py: result makes of each]}.
     """
 
     file: str = ""  # absolute path of a config file
@@ -159,7 +159,7 @@ class Follow:
 
 @record
 class Status:
-    """Reply: {"pid","version","protocol","uptime_s","home","guardian_pid","logger_pid","apps"}."""
+    """Reply: the document of `daemon status --json`."""
 
 
 @record

@@ -1,8 +1,9 @@
 """Daemon <-> template, and what launcher and template are given at birth.
 
 The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd; for scripts and
-commands one with `--serve`, which is asked by Launch for as many as are due. The launcher drops rights and then execs the app's interpreter: for a template once, for a script or command after
-two forks and after Go; commands that need none of this are started directly (template/direct.py). The template's channel is SOCK_SEQPACKET; a Fork carries [ctl, out, err] as fds, in that order.
+commands one with `--serve`, which is asked by Launch for as many as are due. The launcher drops rights and then execs the
+app's interpreter: for a template once, for a script or command after two forks and after Go; commands that need none of
+this are started directly (template/direct.py). The channels are SOCK_SEQPACKET.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ import os
 import re
 
 from pyworker.daemon import operations as ops
-from pyworker.daemon import report
 from pyworker.daemon.app import App
 from pyworker.daemon.client import Client
+from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.change import stop_app
 from pyworker.daemon.requests.desk import Desk
@@ -46,7 +46,7 @@ def delete_closed(desk: Desk) -> None:
     if not gone:  # done for another one that closed in the same turn, or started again meanwhile
         return
     for app in gone:
-        path = report.log_file(app, desk.home)
+        path = log_file(app, desk.home)
         forget(desk, app)
         if app.delete_logs:
             try:
