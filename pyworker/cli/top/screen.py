@@ -100,12 +100,14 @@ class Screen:
             self._take()
 
     def _suspend(self, _signum: int, _frame: FrameType | None) -> None:
+        was_taken = self._taken
         self._give_back()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)  # here it stops, and goes on at `fg`
         signal.signal(signal.SIGTSTP, self._suspend)
-        self._before = termios.tcgetattr(self._in)
-        self._take()
+        if was_taken:  # else another program has it: a log that is followed
+            self._before = termios.tcgetattr(self._in)
+            self._take()
 
     # ---- drawing -----------------------------------------------------------------------------------
     def look(self) -> Look:

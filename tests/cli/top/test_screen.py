@@ -191,6 +191,28 @@ def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> Non
         assert terminal.end() == 0
 
 
+def test_ctrl_z_in_the_log_gives_the_log_back(home: str) -> None:
+    os.makedirs(f"{home}/logs", mode=0o700)
+    with FakeControl(home, HANDLERS), top(home) as terminal:
+        terminal.type("\r")
+        terminal.read(lambda raw: "Ctrl-C: back" in raw, "the log")
+        with open(f"{home}/logs/api.log", "w") as file:
+            file.write("2026-11-23T14:02:31.104Z api.1 41210 out| before\n")
+        terminal.read(lambda raw: "before" in raw, "a line of the log")
+        terminal.type("\x1a")  # nobody would wake it up, so the kernel lets it run on: it is as after `fg` at once
+        terminal.read(lambda raw: "^Z" in raw, "the terminal's echo")
+        with open(f"{home}/logs/api.log", "a") as file:
+            file.write("2026-11-23T14:02:32.104Z api.1 41210 out| after\n")
+        terminal.read(lambda raw: "after" in raw, "one more line")
+        time.sleep(0.1)
+        terminal.drain()
+        assert "\x1b[?1049h" not in terminal.raw
+        terminal.type("\x03")
+        terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
 def test_the_description_stays_until_any_key(home: str) -> None:
     with FakeControl(home, HANDLERS), top(home) as terminal:
         terminal.type("d")
