@@ -23,6 +23,7 @@ _NAMES = {
     "top",
     "stack",
     "send",
+    "metrics",
 }
 _FILES = {"start", "run", "check", "import", "init"}
 _WORDS = {

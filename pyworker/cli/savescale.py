@@ -32,7 +32,7 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         hint = "it was started without one; pyworker init writes one"
         raise PyworkerError(f"{name} has no config file to save to", hint=hint, code="failed", exit=Exit.FAILED)
     real = os.path.realpath(file)  # a link stays a link
-    _, document, _ = read(real)
+    _, document = read(real)
     table = _table(document.spans, real, name, str(source.get("profile") or ""))
     try:
         with open(real, encoding="utf-8", newline="") as old:
@@ -64,12 +64,16 @@ def _table(spans: Any, file: str, name: str, profile: str) -> Path:
     return over if profile and (*over, "workers") in spans else (*root, *own)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # it may hold passwords, and gets the old one's mode only once it is written
+
+
 def _replace(path: str, text: str) -> None:
     """Write by rename, with the old file's mode and owner: a reader sees the old text or the new."""
     info = os.stat(path)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "x", encoding="utf-8", newline="") as new:
+        with open(temporary, "x", encoding="utf-8", newline="", opener=_private) as new:
             new.write(text)
             os.fchmod(new.fileno(), info.st_mode & 0o7777)
             with contextlib.suppress(PermissionError):

@@ -420,7 +420,7 @@ class Cluster(Emitter):
         try:
             name = self._listeners.open(action.key, action.query)
         except OSError as error:
-            self._carry_out(self._primary.failed(action.key, error.errno or 22))
+            self._carry_out(self._primary.failed(action.key, error.errno or errno.EINVAL))
             return
         self._carry_out(self._primary.opened(action.key, *name))
 

@@ -164,10 +164,8 @@ class RedisStore:
 
     def listen(self, deliver: Callable[[str, int], None]) -> Callable[[], None]:
         self._here()
-        ready = self._client.pubsub()
         with self._calls():
             self._client.ping()
-        ready.close()
         end = self._interests.listen(deliver)
         self._begin()
         return end

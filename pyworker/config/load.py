@@ -99,7 +99,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
 
 def profiles_in(path: str) -> list[str]:
     """Return the names of the profiles that a file has; raise ConfigError."""
-    raw, _, _ = read(path)
+    raw, _ = read(path)
     if os.path.basename(path) == PYPROJECT:
         raw = _our_table(raw)
     profiles = raw.get("profiles")
@@ -139,7 +139,7 @@ def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
     report = Report()
     at: Path = ()
     if path:
-        raw, document, _ = read(path)
+        raw, document = read(path)
         report = Report(path, document)
         if os.path.basename(path) == PYPROJECT:
             at = ("tool", "pyworker")
@@ -197,7 +197,7 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
 
 def says_name(path: str) -> bool:
     """Whether a file gives its app a name; False when it is that of the folder, and so another one elsewhere."""
-    raw, _, _ = read(path)
+    raw, _ = read(path)
     if os.path.basename(path) == PYPROJECT:
         raw = _our_table(raw)
     table = raw.get("app")
@@ -207,7 +207,7 @@ def says_name(path: str) -> bool:
 def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") -> Problem:
     """Return the problem with the place of an app's key in its file; as it was when the file cannot be read now."""
     try:
-        _, document, _ = read(file)
+        _, document = read(file)
     except ConfigError:
         return problem
     root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
@@ -218,11 +218,11 @@ def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") 
     return dataclasses.replace(report.problems[0], key=problem.key)
 
 
-def read(path: str) -> tuple[dict[str, Any], Document, int]:
-    """Return a TOML file parsed, where everything in it stands, and its mtime; raise ConfigError."""
-    data, opened = _content(path)
+def read(path: str) -> tuple[dict[str, Any], Document]:
+    """Return a TOML file parsed, and where everything in it stands; raise ConfigError."""
+    data, _ = _content(path)
     raw, text = syntax.parse(data, path)
-    return raw, scan(text), opened.info.st_mtime_ns
+    return raw, scan(text)
 
 
 def _content(path: str) -> tuple[bytes, Opened]:
@@ -263,7 +263,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _has_our_table(path: str) -> bool:
     try:
-        raw, _, _ = read(path)
+        raw, _ = read(path)
     except ConfigError:
         return False  # somebody else's file: not ours to complain about unless it was named
     return bool(_our_table(raw))

@@ -52,7 +52,7 @@ def origins(
     given = set(dict(canonical.flatten(dict(overrides or {}), "")))
     if not file:
         return {k: Origin("option" if k in given or k in _stated(app) else "default") for k in keys}
-    _, document, _ = read(file)
+    _, document = read(file)
     report = Report(file, document)
     root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
     report.root, report.profile = root, profile

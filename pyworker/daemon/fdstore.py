@@ -59,28 +59,24 @@ class FdStore:
     def restore(self) -> None:
         """Block until the guardian has handed over everything. Raises EOFError when it dies before."""
         done: store.RestoreDone | None = None
-        self.channel.setblocking(True)
-        try:
-            while done is None:
-                packet = _receive_blocking(self.channel)
-                if not packet.data:
-                    raise EOFError("the guardian is gone")
-                try:
-                    message = decode(store.ToDaemon, packet.data)
-                except WireError:
-                    unix_fds.close_all(packet.fds)
-                    continue  # of a guardian of another version
-                match message:
-                    case store.Restore(names=names):
-                        if len(names) != len(packet.fds):
-                            raise EOFError(f"{len(packet.fds)} fds came for {len(names)} names")
-                        self.fds.update(zip(names, packet.fds, strict=True))
-                    case store.RestoreDone():
-                        done = message
-                    case _:
-                        self._early.append(message)
-        finally:
-            self.channel.setblocking(False)
+        while done is None:
+            packet = _receive_blocking(self.channel)
+            if not packet.data:
+                raise EOFError("the guardian is gone")
+            try:
+                message = decode(store.ToDaemon, packet.data)
+            except WireError:
+                unix_fds.close_all(packet.fds)
+                continue  # of a guardian of another version
+            match message:
+                case store.Restore(names=names):
+                    if len(names) != len(packet.fds):
+                        raise EOFError(f"{len(packet.fds)} fds came for {len(names)} names")
+                    self.fds.update(zip(names, packet.fds, strict=True))
+                case store.RestoreDone():
+                    done = message
+                case _:
+                    self._early.append(message)
         self.guardian_pid = done.guardian_pid
         self.guardian_version = done.guardian_version
         self.reason = done.reason

@@ -14,7 +14,7 @@ from pyworker.dispatcher.main import Dispatcher
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import SIZE
 from pyworker.protocol.wire import decode
-from pyworker.unix.fds import read_whole
+from pyworker.unix.fds import raise_nofile, read_whole
 from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
 from pyworker.unix.title import set_title
 from pyworker.unix.user import drop_rights
@@ -45,13 +45,10 @@ def main() -> int:
 
 def _raise_limit() -> None:
     """As many open files as may be had: each connection that is relayed takes two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = raise_nofile()
     if hard != resource.RLIM_INFINITY and hard < _WANTED_FILES and os.geteuid() == 0:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (_WANTED_FILES, _WANTED_FILES))
-            return
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

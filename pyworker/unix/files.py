@@ -78,10 +78,10 @@ def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
 
 
-def open_append(name: str, dirfd: int | None = None, mode: int = 0o600) -> int:
+def open_append(name: str, dirfd: int | None = None) -> int:
     """Open a file for appending, made when absent, never through a link at its last step."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    return os.open(name, flags, mode, dir_fd=dirfd)
+    return os.open(name, flags, 0o600, dir_fd=dirfd)
 
 
 def open_regular(path: str) -> BinaryIO:

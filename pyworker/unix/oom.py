@@ -37,14 +37,14 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
     """Return the counters of this moment."""
     group = -1
     for folder in _memory_groups(proc, root):
-        found = _counter(os.path.join(folder, "memory.events"), "oom_kill")
+        found = _kills(os.path.join(folder, "memory.events"))
         if found < 0:
-            found = _counter(os.path.join(folder, "memory.oom_control"), "oom_kill")
+            found = _kills(os.path.join(folder, "memory.oom_control"))
         if found >= 0:
             group = found
             break
     # the group's counts whoever is killed in it, for whatever want: what the machine counts beyond is none of ours
-    return OomKills(group, _counter(os.path.join(proc, "vmstat"), "oom_kill") if group < 0 else -1)
+    return OomKills(group, _kills(os.path.join(proc, "vmstat")) if group < 0 else -1)
 
 
 def group_memory(pid: int = 0, proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
@@ -100,8 +100,8 @@ def _memory_groups(proc: str, root: str, pid: int = 0) -> list[str]:
     return [os.path.normpath(folder) for folder in folders]
 
 
-def _counter(path: str, name: str) -> int:
-    _, found, rest = ("\n" + _read(path)).partition(f"\n{name} ")  # /proc/vmstat has 200 lines: not taken apart
+def _kills(path: str) -> int:
+    _, found, rest = ("\n" + _read(path)).partition("\noom_kill ")  # /proc/vmstat has 200 lines: not taken apart
     value = rest.partition("\n")[0].strip()
     return int(value) if found and value.isdecimal() else -1
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import os
+import select
 import signal
 import struct
 from typing import NamedTuple
@@ -260,8 +261,6 @@ def status_of(found: os.waitid_result) -> ExitStatus:
 
 def is_gone(pidfd: int) -> bool:
     """True when the process of a pidfd has ended (a zombie counts as ended)."""
-    import select
-
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

@@ -63,10 +63,6 @@ class Feed:
             except queue.Empty:
                 return found
 
-    def refresh(self) -> None:
-        """Ask now instead of at the end of the interval."""
-        self._now.set()
-
     def carry_out(self, wish: Wish) -> None:
         """Ask for a reload, restart or scale and tell how it went."""
         threading.Thread(target=self._carry_out, args=(wish,), daemon=True).start()

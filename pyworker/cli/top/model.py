@@ -5,7 +5,6 @@ The clock is a parameter, the daemon is somebody else's: a key that wants someth
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -287,10 +286,6 @@ class Model:
             self._select_app(0)
         elif self.worker not in self._slots(app):
             self.worker = self._slots(app)[0]
-
-    def copy(self) -> Model:
-        """Return a copy (tests look at it before and after)."""
-        return copy.deepcopy(self)
 
 
 def by_slot(app: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:

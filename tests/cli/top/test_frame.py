@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 import random
@@ -36,7 +37,7 @@ def look(columns: int, *, ascii: bool = False, color: bool = False) -> Look:
 )  # fmt: skip
 def test_pictures(name: str, columns: int, rows: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    made = MADE.copy()
+    made = copy.deepcopy(MADE)
     for key in keys:
         made.key(key, 60.0)
     text = "\n".join(line.rstrip() for line in frame(made, AROUND, look(columns), rows)) + "\n"
@@ -55,7 +56,7 @@ def test_colour_changes_no_text_and_ascii_no_layout() -> None:
 
 @pytest.mark.parametrize("keys", [(), ("?",), ("/",)])
 def test_keys_have_names_that_a_terminal_without_glyphs_can_show(keys: tuple[str, ...]) -> None:
-    made = MADE.copy()
+    made = copy.deepcopy(MADE)
     for key in keys:
         made.key(key, 60.0)
     assert not set("".join(frame(made, AROUND, look(120, ascii=True), 24))) & set("↑↓⏎←")
@@ -64,7 +65,7 @@ def test_keys_have_names_that_a_terminal_without_glyphs_can_show(keys: tuple[str
 @given(st.integers(20, 220), st.integers(3, 70), st.lists(st.sampled_from(KEYS), max_size=12), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_a_frame_always_fits_the_window(columns: int, rows: int, keys: list[str], ascii: bool) -> None:
-    made = MADE.copy()
+    made = copy.deepcopy(MADE)
     for key in keys:
         made.key(key, 60.0)
     lines = frame(made, AROUND, look(columns, ascii=ascii, color=True), rows)
@@ -105,7 +106,7 @@ def test_without_apps_it_says_what_to_do() -> None:
 
 
 def test_a_daemon_that_is_away_is_said() -> None:
-    made = MADE.copy()
+    made = copy.deepcopy(MADE)
     made.away(57.0)
     assert frame(made, AROUND, look(80), 24)[-1] == (
         " no answer since 3 s; its guardian replaces a daemon that hangs within 35 s"

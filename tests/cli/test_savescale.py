@@ -1,0 +1,36 @@
+"""`scale --save`: how the new text comes into the file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pyworker.cli import savescale
+
+
+def test_nobody_can_open_the_new_file_before_it_has_the_rights_of_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "app.toml"
+    config.write_text("old")
+    config.chmod(0o640)
+    modes: list[int] = []
+    fchmod = os.fchmod
+
+    def spy(fd: int, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        fchmod(fd, mode)
+
+    monkeypatch.setattr(os, "fchmod", spy)
+    before = os.umask(0)
+    try:
+        savescale._replace(str(config), "new" * 10_000)
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    assert config.read_text() == "new" * 10_000
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["app.toml"]
