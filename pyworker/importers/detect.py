@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 from collections.abc import Mapping
 
@@ -60,7 +61,8 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
         except (SyntaxError, ValueError, RecursionError):
             continue
     for path, tree in trees.items():
-        found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
+        with contextlib.suppress(RecursionError):  # a condition of hundreds of terms
+            found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
     if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
         found += _bare_django(trees)
     return sorted(found or _only_script(trees), key=_rank)

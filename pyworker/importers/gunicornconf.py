@@ -21,7 +21,8 @@ _OPERATORS: dict[type, Any] = {
     ast.FloorDiv: operator.floordiv,
 }
 _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
-_MAX_TEXT = 60
+_MAX_SHOWN = 60
+_MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
 
 class _Unknown(Exception):
@@ -45,7 +46,10 @@ def parsed(text: str) -> ast.Module:
     """Parse Python; what Python would warn of is not ours to say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(text)
+        try:
+            return ast.parse(text)
+        except MemoryError:  # Python's word for brackets and signs in more levels than it parses
+            raise RecursionError from None
 
 
 def read(text: str, name: str = "web") -> Result:
@@ -128,7 +132,7 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_value(item, known) for item in items]
         case ast.JoinedStr(values=parts):
-            return "".join(_text(part, known) for part in parts)
+            return _bounded("".join(_text(part, known) for part in parts))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_plain(_value(operand, known))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
@@ -152,7 +156,7 @@ def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
         if not all(isinstance(part, str) for part in parts):
             raise _Unknown
         if short == "join":
-            return posixpath.join(*parts)
+            return _bounded(posixpath.join(*parts))
         return posixpath.dirname(parts[0]) or "." if short == "dirname" else posixpath.normpath(parts[0])
     if short in ("cpu_count", "process_cpu_count", "usable_cpus"):
         return _Cpus()
@@ -180,12 +184,18 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
         return _Cpus()
     if isinstance(left, str) or isinstance(right, str):
         if isinstance(op, ast.Add):
-            return f"{left}{right}"
+            return _bounded(f"{left}{right}")
         raise _Unknown
     try:
         return _OPERATORS[type(op)](_plain(left), _plain(right))
     except (ArithmeticError, TypeError):
         raise _Unknown from None
+
+
+def _bounded(text: str) -> str:
+    if len(text) > _MAX_TEXT:
+        raise _Unknown
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -205,4 +215,4 @@ def _text(node: ast.expr, known: dict[str, Any]) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -26,6 +26,7 @@ _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0"
 _WORDS = {"true": True, "false": False, "null": None, "undefined": None}
 _MAX_DEPTH = 60
 _MAX_SHOWN = 60
+_MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 # a line that begins or ends with one of these goes on
@@ -233,7 +234,7 @@ class _Parser:
             if _is_number(left) and _is_number(right):
                 left = _number(left + right)
             else:
-                joined = _js_text(left) + _js_text(right)
+                joined = self._bounded(_js_text(left) + _js_text(right))
                 is_env = isinstance(left, EnvironmentText) or isinstance(right, EnvironmentText)
                 left = EnvironmentText(joined) if is_env else joined
         return left
@@ -289,7 +290,7 @@ class _Parser:
         value = self._names.get(name)
         if value is _MODULE and (self._words(".", "join") or self._words(".", "resolve")):
             parts = [_js_text(v) for v in self._call_arguments()]
-            return "/".join(p.strip("/") if i else p for i, p in enumerate(parts) if p)
+            return self._bounded("/".join(p.strip("/") if i else p for i, p in enumerate(parts) if p))
         while isinstance(value, dict) and self._words("."):
             value = value.get(self._next(), _MODULE)
         if name not in self._names or value is _MODULE or isinstance(value, Computed):
@@ -359,7 +360,7 @@ class _Parser:
                     continue
                 value = self._inside(part)
                 is_env = is_env or isinstance(value, EnvironmentText)
-                text += _js_text(value)
+                text = self._bounded(text + _js_text(value))
             return EnvironmentText(text) if is_env else text
         return _unescape(inner)
 
@@ -399,6 +400,9 @@ class _Parser:
     def _expect(self, word: str) -> None:
         if not self._words(word):
             self._fail(f"{word} is expected here")
+
+    def _bounded(self, text: str) -> str:
+        return text if len(text) <= _MAX_TEXT else str(self._fail("a text this long is computed when the file runs"))
 
     def _fail(self, why: str) -> Any:
         raise _NotPlain(f"line {self._line()}: {why}", _RUN, self._line())

@@ -143,7 +143,7 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     if isinstance(script, Computed):
         raise CannotImport(str(script), _RUN, script.line)
     script = str(script)
-    default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script else "app"
+    default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script.strip() else "app"
     name = settings.pop("name", "") or default
     app = Imported(clean_name(default if isinstance(name, Computed) else str(name)))
     if isinstance(name, Computed):

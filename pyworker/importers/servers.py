@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -73,9 +74,10 @@ def _same(app: Imported, value: Any, source: str) -> None:
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def addresses(app: Imported, values: list[str], source: str) -> None:

@@ -94,7 +94,10 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
             f"{file}: it cannot be told which program this is of", hint=hint, code="usage", exit=Exit.USAGE
         )
     try:
-        return _parse(found, file, text, profile, execute)
+        try:
+            return _parse(found, file, text, profile, execute)
+        except RecursionError:
+            raise CannotImport("it is nested too deeply") from None
     except CannotImport as error:
         where = f"{file}:{error.line}" if error.line and not error.message.startswith("line") else file
         raise PyworkerError(

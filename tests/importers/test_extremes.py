@@ -1,0 +1,76 @@
+"""Files with what no setting has: numbers without an end, texts that double line by line, more levels than can be read."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from pyworker.importers import gunicornconf, pm2, procfile
+from pyworker.importers.detect import detect
+from pyworker.importers.jsliteral import Computed, parse
+from tests.support.cli import run
+
+LINES = 40
+
+
+@pytest.mark.parametrize("number", ['float("inf")', "1e400", "9" * 400, 'float("nan")', '"inf"'])
+@pytest.mark.parametrize("name", ["timeout", "threads", "workers", "keepalive"])
+def test_a_number_without_an_end_is_said_to_be_looked_at(name: str, number: str) -> None:
+    (app,) = gunicornconf.read(f"{name} = {number}\n").apps
+    assert name in [note.key for note in app.review]
+
+
+def test_neither_is_one_of_a_command_line() -> None:
+    (app,) = procfile.read("web: gunicorn -t inf -w 1e400 shop:app\n").apps
+    assert app.table == {"target": "shop:app"}
+    assert {"gunicorn -t", "gunicorn timeout", "gunicorn workers"} & {note.key for note in app.review}
+
+
+@pytest.mark.parametrize("again", ["x + x", 'f"{x}{x}"', "os.path.join(x, x)"])
+def test_a_text_that_doubles_is_not_put_together(again: str) -> None:
+    tracemalloc.start()
+    try:
+        (app,) = gunicornconf.read('x = "aaaaaaaa"\n' + f"x = {again}\n" * LINES + "raw_env = x + x\n").apps
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 64 * 1024 * 1024
+    assert "raw_env" in [note.key for note in app.review]
+
+
+@pytest.mark.parametrize("again", ["{0} + {0}", "`${{{0}}}${{{0}}}`", "path.join({0}, {0})"])
+def test_neither_is_one_of_javascript(again: str) -> None:
+    lines = "".join(f"const a{n + 1} = {again.format(f'a{n}')};\n" for n in range(LINES))
+    text = f"const path = require('path');\nconst a0 = 'aaaaaaaa';\n{lines}module.exports = {{ apps: [{{ script: 'b.js', args: a{LINES} }}] }};\n"
+    tracemalloc.start()
+    try:
+        found = parse(text)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 64 * 1024 * 1024
+    assert isinstance(found["apps"][0]["args"], Computed)
+
+
+def test_a_script_of_blanks_is_none() -> None:
+    (app,) = pm2.read({"apps": [{"script": " "}]}).apps
+    assert "command" not in app.table
+
+
+DEEP = ["x = " + "+".join(["1"] * 5000), "x = " + "-" * 20_000 + "1", "if " + "+".join(["1"] * 700) + ":\n  pass"]
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_more_levels_than_can_be_read_are_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(text)
+    found = run("import", "gunicorn.conf.py", home=str(tmp_path / "home"), cwd=str(tmp_path))
+    assert (found.code, found.out) == (1, "")
+    assert "it is nested too deeply" in found.err
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_a_source_of_such_levels_hides_no_other(text: str) -> None:
+    (found,) = detect({"deep.py": text, "main.py": "from fastapi import FastAPI\napp = FastAPI()\n"})
+    assert found.target == "main:app"
