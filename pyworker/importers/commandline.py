@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from pyworker.importers import servers
-from pyworker.importers.result import Imported, needs_shell
+from pyworker.importers.result import Imported, needs_shell, whole
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
@@ -272,7 +272,9 @@ def _waitress(app: Imported, words: list[str], source: str) -> bool:
         return False
     if is_factory:
         app.set("factory", True, source)
-    app.set("threads", int(settings.pop("threads", "4")), source) if settings.get("threads", "4").isdecimal() else None
+    if (threads := whole(settings.get("threads", "4"))) is not None:
+        settings.pop("threads", None)
+        app.set("threads", threads, source)
     listen = settings.pop("listen", None)
     if listen is not None:
         servers.addresses(app, [a.replace("*", "0.0.0.0") for text in listen for a in text.split()], "waitress listen")

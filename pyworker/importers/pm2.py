@@ -23,6 +23,7 @@ _INTERPRETERS = {
 }  # fmt: skip
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
+_MOST = 1_000_000  # values; a file has 4 MB at most
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _ALIASES = {
     "exec": "script", "cmd": "script", "command": "script", "exec_interpreter": "interpreter", "node_args": "interpreter_args",
@@ -65,6 +66,7 @@ _STATE = {
 
 def read(value: Any, profile: str = "", passed: Sequence[Computed] = ()) -> Result:
     """Return the apps; `profile` picks env_PROFILE as pm2's --env does; `passed`: what the reader of a .js left out."""
+    _bounded(value)
     result = Result("pm2", [])
     result.dropped = [Note(f"line {found.line}", _passed(found.text)) for found in passed]
     if isinstance(value, dict):
@@ -88,6 +90,17 @@ def read(value: Any, profile: str = "", passed: Sequence[Computed] = ()) -> Resu
     unique(result.apps)
     separate(result.apps)
     return result
+
+
+def _bounded(value: Any) -> None:
+    """Refuse what is short as text and endless as a value: lists of lists by names (*a, [b, b]), each of them the same one."""
+    left = [value]
+    for _ in range(_MOST):
+        if not left:
+            return
+        inner = left.pop()
+        left += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    raise CannotImport(f"it has more than {_MOST} values, with all that its names stand for")
 
 
 def _passed(text: str) -> str:

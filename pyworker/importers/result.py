@@ -105,6 +105,11 @@ def needs_shell(text: str) -> bool:
     return bool(_SHELL.search(text))
 
 
+def whole(text: str) -> int | None:
+    """Return a number that is written in digits, None for any other text. Of one too long for any setting: the first 18."""
+    return int(text[:18]) if text.isdecimal() else None
+
+
 def seconds(value: float) -> str:
     """Return a number of seconds as app.toml writes it."""
     return f"{round(value * 1000)}ms" if value != int(value) else f"{int(value)}s"

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, separate, unique
+from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, separate, unique, whole
 
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
 _VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
 _OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
-_SIZE = re.compile(r"(\d+)\s*([KMG]?B?)\Z", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18})\s*([KMG]?B?)\Z", re.IGNORECASE)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _POLICIES = {**dict.fromkeys(_TRUE, "always"), **dict.fromkeys(_FALSE, "never"), "unexpected": "on-failure"}
 _DROPPED = {
@@ -176,14 +176,15 @@ def _number(key: str, unit: str = "", zero: str = "") -> Callable[[Imported, str
     """`zero`: what is to be said of 0, where it does not mean what it means here."""
 
     def apply(app: Imported, value: str, source: str) -> None:
-        if not value.isdecimal():
+        number = whole(value)
+        if number is None:
             app.look(source, f"{value!r} is not a number: set {key}")
         elif unit:
-            app.set(key, seconds(int(value)), source)
-        elif int(value) == 0 and zero:
+            app.set(key, seconds(number), source)
+        elif number == 0 and zero:
             app.look(source, zero)
         else:
-            app.set(key, int(value), source)
+            app.set(key, number, source)
 
     return apply
 
@@ -201,8 +202,8 @@ def _of_stderr(apply: Callable[[Imported, str, str], None], key: str) -> Callabl
 
 
 def _numprocs(app: Imported, value: str, source: str) -> None:
-    if value.isdecimal() and int(value) > 0:
-        app.copies(int(value), source)
+    if number := whole(value):
+        app.copies(number, source)
     else:
         app.look(source, f"{value!r} is not a number: set workers")
 
@@ -256,7 +257,7 @@ def _user(app: Imported, value: str, source: str) -> None:
 
 def _signal(app: Imported, value: str, source: str) -> None:
     """A name, with or without SIG, or a number."""
-    number = int(value) if value.isdecimal() else None
+    number = whole(value)
     known = next((s.name for s in signal.Signals if s == number), value)
     name = known.upper().removeprefix("SIG")
     if name == "KILL":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import CannotImport, Imported, Result, seconds
+from pyworker.importers.result import CannotImport, Imported, Result, seconds, whole
 from pyworker.importers.servers import addresses
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
@@ -191,13 +191,14 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
 
 def _number(key: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
-        if not value.isdecimal():
+        number = whole(value)
+        if number is None:
             if value in ("%k", "auto") and key == "workers":
                 app.set(key, "auto", source)
             else:
                 app.look(source, f"{value!r} is not a number: set {key}")
-        elif int(value) > 0:
-            app.set(key, int(value), source)
+        elif number > 0:
+            app.set(key, number, source)
         else:
             app.done(source)
 
@@ -206,8 +207,8 @@ def _number(key: str) -> Callable[[Imported, str, str], None]:
 
 def _time(key: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
-        if value.isdecimal():
-            app.set(key, seconds(int(value)), source)
+        if (number := whole(value)) is not None:
+            app.set(key, seconds(number), source)
         else:
             app.look(source, f"{value!r} is not a number: set {key}")
 
@@ -216,8 +217,8 @@ def _time(key: str) -> Callable[[Imported, str, str], None]:
 
 def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
-        if value.isdecimal() and int(value):
-            app.set(key, f"{value}{unit}", source)
+        if number := whole(value):
+            app.set(key, f"{number}{unit}", source)
         else:
             app.look(source, f"{value!r}: set {key}")
 

@@ -17,7 +17,8 @@ _ORDER = (
 def document(result: Result, source: str) -> str:
     """Return the whole file."""
     head = f"# made from {_safe(source)} by pyworker import; pyworker check looks at it, pyworker start runs it\n"
-    return "\n".join([head, *(_app(app, alone=len(result.apps) == 1) for app in result.apps)])
+    text = "\n".join([head, *(_app(app, alone=len(result.apps) == 1) for app in result.apps)])
+    return text.encode(errors="replace").decode()  # halves of characters, which \\ud800 makes in any of these languages
 
 
 def _app(app: Imported, *, alone: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pyworker.importers import gunicornconf, pm2, procfile
 from pyworker.importers.detect import detect
 from pyworker.importers.jsliteral import Computed, parse
+from pyworker.importers.result import CannotImport
 from tests.support.cli import run
 
 LINES = 40
@@ -74,3 +76,45 @@ def test_more_levels_than_can_be_read_are_said(tmp_path: Path, text: str) -> Non
 def test_a_source_of_such_levels_hides_no_other(text: str) -> None:
     (found,) = detect({"deep.py": text, "main.py": "from fastapi import FastAPI\napp = FastAPI()\n"})
     assert found.target == "main:app"
+
+
+MANY = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("eco.yaml", f"apps: [{{script: a.py, instances: {MANY}}}]"),
+        ("supervisord.conf", f"[program:a]\ncommand = a\nnumprocs = {MANY}\nstartsecs = {MANY}\nstopsignal = {MANY}\n"),
+        ("supervisord.conf", f"[program:a]\ncommand = a\nstdout_logfile_maxbytes = {MANY}\nstartretries = {MANY}\n"),
+        ("uwsgi.ini", f"[uwsgi]\nprocesses = {MANY}\nharakiri = {MANY}\nlimit-post = {MANY}\n"),
+        ("Procfile", f"web: waitress-serve --threads {MANY} a:b\n"),
+        ("gunicorn.conf.py", 'b = "\\ud800"\nbind = b\n'),
+        ("eco.json", '{"apps": [{"script": "a\\ud800.py", "env": {"A": "\\ud800"}}]}'),
+    ],
+)
+def test_digits_without_an_end_and_halves_of_characters_are_no_bug(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = run("import", name, "-o", "-", home=str(tmp_path / "home"), cwd=str(tmp_path))
+    assert found.code in (0, 1)
+    assert "itself failed" not in found.err
+    assert found.out or "digits" in found.err
+
+
+def _doubled() -> dict[str, list[object]]:
+    value: list[object] = ["x"]
+    for _ in range(LINES):
+        value = [value, value]
+    return {"apps": [{"script": "b.py", "env": {"X": value}}]}
+
+
+def _endless() -> dict[str, list[object]]:
+    env: dict[str, object] = {}
+    env["X"] = env
+    return {"apps": [{"script": "b.py", "env": env}]}
+
+
+@pytest.mark.parametrize("made", [_doubled, _endless])
+def test_values_that_names_multiply_are_refused(made: Callable[[], object]) -> None:
+    with pytest.raises(CannotImport, match="more than 1000000 values"):
+        pm2.read(made())

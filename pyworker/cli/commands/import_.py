@@ -175,6 +175,8 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
             raise CannotImport("it is nested too deeply") from None
         except yaml.YAMLError as error:
             raise CannotImport(f"it is no YAML: {str(error).splitlines()[0]}") from None
+        except ValueError:
+            raise CannotImport("it has a number of thousands of digits") from None
     if execute and ending in (".js", ".cjs", ".mjs"):
         return _by_node(file)
     if ending in (".js", ".cjs", ".mjs"):
