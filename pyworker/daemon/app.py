@@ -300,6 +300,7 @@ class App:
         is_empty = self.running and self.scale == 0 and not self.is_job
         return [
             *self.notes,
+            *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
             *([f"it is scaled to 0: pyworker scale {self.name}=1 starts a worker"] if is_empty else []),
         ]
 

@@ -75,11 +75,13 @@ def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(p
     failed = pw.run("start")
     assert failed.returncode == 1
     assert "waits for db, which failed" in failed.stderr
-    assert "pyworker restart db" in failed.stderr
+    assert failed.stderr.count("pyworker restart db") == 1
+    assert "web: waits for db, which failed" in pw.ok("ps").stderr
     pw.write("broken.py", SAYS_READY)
     pw.write("go", "")
     pw.ok("start", "db")
     pw.wait_steady("web")
+    assert "waits for" not in pw.ok("ps").stderr
     assert pw.get() == "one"
 
 
