@@ -99,19 +99,24 @@ class Shortages:
         """Ask about a process that has ended and is not reaped yet."""
         limits = oom.limits(pid)
         memory_limit = min((x for x in (limits.address_space, limits.data) if x is not None), default=None)
-        if status.signal not in (signal.SIGKILL, signal.SIGXCPU):
+        by_child = status.code == 128 + signal.SIGKILL  # what a shell says of the program that it has run
+        if status.signal not in (signal.SIGKILL, signal.SIGXCPU) and not by_child:
             return Shortage(memory_limit=memory_limit)
+        who = "what it had started was " if by_child else ""
+        at_kill = by_child or status.signal == signal.SIGKILL
         before, now = self._seen, oom.kills()
-        if status.signal == signal.SIGKILL and 0 <= before.group < now.group:
+        if at_kill and 0 <= before.group < now.group:
             self._seen = before._replace(group=before.group + 1)
             limit = oom.group_limit()
             words = f" (limit of its cgroup: {limit // _MB} MB)" if limit is not None else ""
             hint = "raise the limit, or set limits.memory below it: a worker over that is replaced without losing a request"
-            return Shortage(f"killed by the kernel: out of memory{words}", hint, memory_limit)
-        if status.signal == signal.SIGKILL and 0 <= before.machine < now.machine:
+            return Shortage(f"{who}killed by the kernel: out of memory{words}", hint, memory_limit)
+        if at_kill and 0 <= before.machine < now.machine:
             self._seen = before._replace(machine=before.machine + 1)
             hint = "fewer workers, or limits.memory: a worker over that is replaced without losing a request"
-            return Shortage("killed by the kernel: the machine is out of memory", hint, memory_limit)
+            return Shortage(f"{who}killed by the kernel: the machine is out of memory", hint, memory_limit)
+        if by_child:
+            return Shortage(memory_limit=memory_limit)
         # the kernel raises the soft limit by a second with each SIGXCPU; at the hard one it kills
         at_soft = status.signal == signal.SIGXCPU
         if limits.cpu is not None and (at_soft or oom.cpu_seconds(pid) >= limits.cpu - 1):

@@ -55,6 +55,17 @@ def test_each_kill_for_want_of_memory_explains_one_death(
     assert not explained(), "that was long ago"
 
 
+def test_a_shell_whose_program_was_killed_for_want_of_memory_says_137(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = {"group": 7, "machine": -1}
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(**counter))
+    shortages = Shortages(cast("Loop", Lazy()))
+    assert shortages.of_death(os.getpid(), ExitStatus(137, None)).reason == ""  # somebody else has killed it
+    counter["group"] += 1
+    assert shortages.of_death(os.getpid(), ExitStatus(1, None)).reason == ""
+    found = shortages.of_death(os.getpid(), ExitStatus(137, None)).reason
+    assert found.startswith("what it had started was killed by the kernel: out of memory")
+
+
 @pytest.mark.parametrize(
     ("number", "inodes_left", "step"),
     [
