@@ -42,7 +42,7 @@ class Listening:
                         code="port_in_use",
                     )
         for left in self.unused(app):
-            if left.asked and collide(left.address, address):  # kept open for the new code, which listens here instead
+            if collide(left.address, address):  # kept open for the new code, which listens here instead
                 self.close(app, left)
         index = max(app.listeners, default=-1) + 1
         config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid

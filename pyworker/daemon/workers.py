@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import Address
-from pyworker.daemon.app import App
+from pyworker.daemon.app import App, Listener
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
@@ -253,7 +253,7 @@ class Workers:
                 if not handle.held or handle.gone_go:
                     self._answer_bind(app, handle)
                     readiness.accepts(app, handle)
-                else:
+                elif self._find_listener(app, handle) is not None:  # else it is told now, while the old ones serve
                     readiness.is_held(app, handle, now)
             case w.Notice(text=text):
                 self._brain.note(app, text)
@@ -262,10 +262,15 @@ class Workers:
 
     def _answer_bind(self, app: App, handle: WorkerHandle) -> None:
         """Give a script the shared listener of the address it asked for."""
+        if (listener := self._find_listener(app, handle)) is not None:
+            handle.waits_to_bind = None
+            self.say(handle, w.Bound(0), listener.sock.fileno())
+
+    def _find_listener(self, app: App, handle: WorkerHandle) -> Listener | None:
+        """Return what a script asks for, opened if need be; without one it is told why there is none."""
         if handle.waits_to_bind is None:
-            return
+            return None
         family, host, port = handle.waits_to_bind
-        handle.waits_to_bind = None
         generation = app.generations[handle.id.generation]
         address = Address("unix", path=host) if family == "unix" else Address(family, host, port)  # type: ignore[arg-type]
         if address.family == "inet" and not host:
@@ -284,17 +289,19 @@ class Workers:
                 raise ListenFailed(message, hint="close what is not needed", code="failed")
             listener = listener or self._brain.listening.open(app, address, generation)
         except ListenFailed as error:
+            handle.waits_to_bind = None
             handle.failure = w.Failed("bind", error.message, "", error.hint)
             number = errno.EACCES if error.code == "no_permission" else errno.EADDRINUSE
             self.say(handle, w.Bound(number, error.message[:500]))
-            return
+            return None
         except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
+            handle.waits_to_bind = None
             message = f"cannot listen on {address}: {error.strerror}"
             handle.failure = w.Failed("bind", message, "", step_for(error.errno))
             self.say(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
-            return
+            return None
         self._brain.listening.is_asked_for(app, listener, handle.id.generation)
-        self.say(handle, w.Bound(0), listener.sock.fileno())
+        return listener
 
     def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
         if handle.ctl is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -319,6 +320,21 @@ def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, t
     assert len(load.lost) <= 1, load.lost  # what the killed one had in hand
     pw.wait_steady()
     assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
+
+
+def test_new_code_of_a_script_that_cannot_listen_is_refused_and_the_old_serves(pw: Pyworker) -> None:
+    server = SERVER % ('answer = lambda: b"script"', pw.port)
+    pw.write("server.py", server)
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for new in (server.replace("127.0.0.1", "0.0.0.0"), server.replace(str(pw.port), str(taken.getsockname()[1]))):
+            pw.write("server.py", new)
+            done = pw.run("reload", "api")
+            assert done.returncode == 1
+            assert "already in use" in done.stderr
+            assert (pw.pids(), pw.get()) == (pids, "script")
 
 
 @pytest.mark.parametrize("kind", ["script", "node"])
