@@ -150,7 +150,7 @@ def sentence(event: Event) -> str:
             return f"backoff   {try_in_words(d['try'], d['max'], d['delay_s'])}"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return "scheduled" if d["scheduled"] else f"starting  {workers_in_words(d['workers'])}{where}"
+            return "scheduled" if d.get("scheduled") else f"starting  {workers_in_words(d['workers'])}{where}"
         case "app_running":
             return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":

@@ -56,6 +56,9 @@ def test_a_job_that_starts_has_no_worker_yet() -> None:
     for scheduled, said in ((True, "scheduled"), (False, "starting  0 workers")):
         data = {"generation": 1, "workers": 0, "scheduled": scheduled, "listen": []}
         assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "nightly", None, "app_started", data)) == said
+    of_the_version_before = {"generation": 1, "workers": 2, "listen": []}
+    event = Event(1, "2026-11-23T14:02:31.104Z", "api", None, "app_started", of_the_version_before)
+    assert sentence(event) == "starting  2 workers"
 
 
 def test_a_worker_that_is_stopped_before_it_has_a_pid_is_named_without() -> None:
