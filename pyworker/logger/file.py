@@ -193,5 +193,7 @@ def point_to(home: str, app: str, file: str) -> None:
             os.unlink(link)
         elif not os.path.islink(link) or os.readlink(link) != file:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link + ".new")  # of a logger that was killed before the next line but one
             os.symlink(file, link + ".new")
             os.rename(link + ".new", link)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.logger.file import LogFile
+from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.rotation import rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from tests.logger.rig import records
@@ -150,3 +150,12 @@ def test_a_file_that_is_opened_anew_while_it_is_compressed_is_compressed_by_one_
     wait_until(lambda: sorted(os.listdir(tmp_path)) == ["api.log.1.gz"], LONG, "its end")
     assert gzip.decompress(Path(f"{path}.1.gz").read_bytes()) == content
     assert rotation_of(str(path)) is rotation_of(str(path))
+
+
+def test_the_link_to_a_log_elsewhere_is_made_though_a_logger_was_killed_while_it_made_one(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/api.path.new").symlink_to("/of/the/one/before")
+    for file in ("/var/log/a.log", "/var/log/b.log"):
+        point_to(str(tmp_path), "api", file)
+        assert os.readlink(tmp_path / "logs/api.path") == file
+    assert os.listdir(tmp_path / "logs") == ["api.path"]
