@@ -11,6 +11,7 @@ from typing import Any
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.logs import parse_record
 from pyworker.protocol.names import LOGS_DIR
+from pyworker.unix.files import open_regular
 
 _TURN = 256 * 1024  # bytes at a time, and of the past
 _BEHIND = 4 * _TURN  # more than a browser can show
@@ -39,9 +40,8 @@ async def follow(path: str, count: int) -> AsyncIterator[list[dict[str, Any]]]:
     try:
         while True:
             if fd < 0:
-                with contextlib.suppress(OSError):
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                    at = 0
+                with contextlib.suppress(OSError), open_regular(path) as file:  # of a pipe the lines are its reader's
+                    fd, at = os.dup(file.fileno()), 0
             left_out = _too_much(fd, at, _TURN if first else _BEHIND) if fd >= 0 else 0
             if left_out:
                 at += left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,18 @@ async def moved(path: Path) -> None:
         assert [r["msg"] for r in await following] == ["line 000001"]
         path.write_bytes(lines(2, 3))
         assert [r["msg"] for r in await anext(batches)] == ["line 000002"]
+
+
+def test_a_pipe_in_the_place_of_a_log_is_not_read_and_the_file_that_comes_after_it_is(tmp_path: Path) -> None:
+    asyncio.run(piped(tmp_path / "api.log"))
+
+
+async def piped(path: Path) -> None:
+    os.mkfifo(path)
+    async with contextlib.aclosing(logtail.follow(str(path), 300)) as batches:  # type: ignore[type-var]
+        assert await anext(batches) == []
+        with pytest.raises(OSError, match="No such device or address"):  # nobody reads
+            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        path.unlink()
+        path.write_bytes(lines(0, 1))
+        assert [r["msg"] for r in await anext(batches)] == ["line 000000"]
