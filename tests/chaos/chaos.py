@@ -32,6 +32,8 @@ from tests.support.pyworker import free_port
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROLES = ("worker", "worker", "daemon", "guardian", "template", "spare", "logger", "cli")
+STATUS = {"daemon": "pid", "guardian": "guardian_pid", "logger": "logger_pid"}  # in the answer of `daemon status`
+HOLDERS = ("daemon", "guardian")  # each has all that must not be lost
 SERVES = ("worker", "spare")  # which may have become a worker in the moment before it was hit
 WORKERS = 3
 PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
@@ -97,15 +99,19 @@ class Tree:
         """Processes of a role, by what the daemon says (but for spares); none while there is no daemon."""
         if role == "spare":
             return [p.pid for p in self.below()[0] if title(p).startswith("pyworker spare ")]
-        if role in ("daemon", "guardian", "logger"):
+        if role in STATUS:
             status = self.json("daemon", "status") or {}
-            pid = status.get({"daemon": "pid"}.get(role, f"{role}_pid"), 0)
-            return [pid] if pid else []
+            return [status[STATUS[role]]] if status.get(STATUS[role]) else []
         if role == "worker":
             found = self.json("ps") or {"apps": []}
             return [w["pid"] for a in found["apps"] for w in a["pool"] if w["pid"]]
         found = self.json("describe", "chaos") or {"apps": []}
         return [a["template"]["pid"] for a in found["apps"] if a.get("template") and a["template"]["pid"]]
+
+    def holders(self) -> list[int]:
+        """The daemon and the guardian, by one answer; none while there is no daemon."""
+        status = self.json("daemon", "status")
+        return [status[STATUS[role]] for role in HOLDERS] if status else []
 
     def below(self) -> tuple[list[psutil.Process], list[int]]:
         """Return what lives of the tree, and its zombies. What came to us as the subreaper is reaped: not theirs."""
@@ -315,7 +321,12 @@ def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, in
         kills.append((time.monotonic(), role, 0))
         tree.kill_in_the_middle(chance.uniform(0.0, 0.4), "reload", "chaos")
         return
-    pids = tree.pids(role)
+    if role in HOLDERS:
+        both, hit = tree.holders(), {pid for _, _, pid in kills}
+        # both at once end everything (docs/reliability.md): one that was hit has to be replaced first
+        pids = [both[HOLDERS.index(role)]] if both and hit.isdisjoint(both) else []
+    else:
+        pids = tree.pids(role)
     if not pids:
         return
     victim = chance.choice(pids)
