@@ -160,6 +160,13 @@ class Pyworker:
             assert closed.poll(LONG * 1000), "the daemon keeps the connection of a command that has its answer"
         return [open_fds(pid) for pid in pids]
 
+    def wait_rest(self, *pids: int) -> None:
+        """Wait for the worker ahead of need, and until each of these sleeps: it has taken in what those before it had to tell."""
+        self.spare()
+        for pid in pids:
+            process = psutil.Process(pid)
+            wait_until(lambda p=process: p.status() == psutil.STATUS_SLEEPING, LONG, f"{pid} to be done")  # type: ignore[misc]
+
     def spares(self, generation: int = 0) -> list[int]:
         """The workers that templates have forked ahead of need, of one generation or of all."""
         wanted = f"(generation {generation})" if generation else ""

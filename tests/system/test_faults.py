@@ -34,11 +34,8 @@ def assert_no_spin(pid: int) -> None:
 
 
 def at_rest(pw: Pyworker) -> None:
-    """Wait for the worker ahead of need, and until each that hears of it has: what is kept of it counts."""
-    pw.spare()
-    for role in ("template", "daemon", "guardian"):
-        process = psutil.Process(pw.role(role))
-        wait_until(lambda p=process: p.status() == psutil.STATUS_SLEEPING, LONG, f"the {role} to be done")  # type: ignore[misc]
+    """Wait until each that hears of the worker ahead of need has: what is kept of it counts."""
+    pw.wait_rest(*(pw.role(role) for role in ("template", "daemon", "guardian")))
 
 
 @pytest.mark.parametrize("role", ["daemon", "guardian", "logger"])

@@ -207,11 +207,13 @@ def test_probes_say_what_is_and_lame_duck_says_no_until_it_stops_or_is_told_agai
 
 @contextlib.contextmanager
 def no_daemon(one: Foreground, pw: Pyworker) -> Iterator[None]:
-    """Its daemon is dead, and no other can be started."""
+    """Its daemon is dead, and no other can be started. The guardian has all: a worker whose channel nobody has leaves."""
+    template, daemon = (next(pid for pid, title in pw.titles().items() if f"pyworker {role}" in title) for role in ("template", "daemon"))
+    pw.wait_rest(template, daemon, one.pid)
     before = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        kill(next(pid for pid, title in pw.titles().items() if "pyworker daemon" in title))
+        kill(daemon)
         one.wait_for("the daemon cannot be started")
         yield
     finally:
