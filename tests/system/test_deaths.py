@@ -51,7 +51,7 @@ def test_a_worker_dies_while_the_daemon_is_dead_and_is_replaced(pw: Pyworker) ->
     pw.ok("start", "app.toml")
     first, second = pw.pids()
     os.kill(pw.role("daemon"), signal.SIGKILL)
-    os.kill(first, signal.SIGKILL)
+    kill(first)
     app = pw.wait_steady()
     pids = [worker["pid"] for worker in app["pool"]]
     assert pids[1] == second
@@ -180,6 +180,7 @@ def test_a_spare_that_dies_with_its_order_in_its_hands_is_a_worker_that_is_repla
     os.kill(spare, signal.SIGSTOP)
     os.kill(first, signal.SIGKILL)  # noticed by all at once; what the template sees first is chance
     os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not alive(first), LONG, "its death")
     pids = [worker["pid"] for worker in pw.wait_steady()["pool"]]
     assert pids[1] == second
     assert pids[0] not in (first, spare)

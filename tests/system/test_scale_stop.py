@@ -436,6 +436,7 @@ def test_a_refused_reload_leaves_the_number_of_workers_and_each_of_them(pw: Pywo
     pw.api(ASGI, workers=3)
     pw.ok("start", "app.toml")
     pw.ok("scale", "api=2")
+    pw.wait_steady()  # the third may still be leaving
     before = pw.pids()
     pw.api("import nowhere_at_all\n" + ASGI, workers=1)
     assert pw.run("reload", "api").returncode == 1
@@ -454,3 +455,16 @@ def test_what_has_stopped_is_gone_and_its_home_can_be_unmounted(pw: Pyworker) ->
             assert process.is_gone(guardian)
         finally:
             os.close(guardian)
+
+
+def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_dies_first(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    point = pw.arm("save.before_rename", "kill")
+    assert pw.ok("daemon", "stop", "-y", "--timeout", "30s").stderr == "The daemon has stopped.\n"
+    assert os.path.exists(point + ".hit")
+    assert pw.processes() == []
+    assert pw.refuses()
+    pw.ok("daemon", "start")
+    pw.wait_steady()

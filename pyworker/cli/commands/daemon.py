@@ -25,6 +25,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
 _END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
+_LOOK = 0.5  # seconds for an answer of whoever may be there
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
@@ -109,15 +110,19 @@ def stop(settings: Settings, now: bool) -> int:
     pidfd = _watched(guardian)
     timeout = settings.timeout or _STOP_TIME
     deadline = time.monotonic() + timeout
-    try:
-        perform(settings.home, {"type": "shutdown", "now": now}, _nothing, None, timeout)
-    except (Lost, DaemonAway):
-        pass  # it may be gone before its answer was written; what counts is checked below
-    except TimeoutError:
-        raise _still_there(settings, timeout) from None
+    told = status.get("pid")
+    _shut_down(settings, now, deadline, timeout)
     say_at = time.monotonic() + _SAY
     has_said = settings.json or settings.quiet
     while _answers(settings.home):
+        there = _daemon(settings.home)
+        if there not in (
+            None,
+            told,
+        ):  # or the one that was told has died of something else: the next knows nothing of it
+            told = there
+            _shut_down(settings, now, deadline, timeout)
+            say_at = time.monotonic() + _SAY
         if not has_said and time.monotonic() > say_at and not _is_stopped(guardian):
             has_said = True
             words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
@@ -240,6 +245,25 @@ def _said(settings: Settings, text: str) -> None:
         render.out(json.dumps({"v": 1, "running": False}))
     elif not settings.quiet:
         render.note(text)
+
+
+def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> None:
+    try:
+        left = max(0.0, deadline - time.monotonic())
+        perform(settings.home, {"type": "shutdown", "now": now}, _nothing, None, left)
+    except (Lost, DaemonAway):
+        pass  # it may be gone before its answer was written; what counts is who is there then
+    except TimeoutError:
+        raise _still_there(settings, timeout) from None
+
+
+def _daemon(home: str) -> int | None:
+    """Return the pid of the daemon that answers; None while none does: it has ended, or the next is not ready."""
+    try:
+        pid = ask(home, {"type": "status"}, _LOOK).get("pid")
+    except PyworkerError:
+        return None
+    return pid if isinstance(pid, int) else None
 
 
 def _answers(home: str) -> bool:
