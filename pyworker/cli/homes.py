@@ -6,7 +6,7 @@ import os
 import pwd
 
 from pyworker.errors import PyworkerError
-from pyworker.protocol.names import APPS_FILE, ENV_HOME
+from pyworker.protocol.names import APPS_FILE, BAD_APPS, ENV_HOME
 
 
 def home_of(user: str) -> str:
@@ -34,7 +34,7 @@ def unreadable(home: str) -> str:
         names = os.listdir(home)
     except OSError:
         return ""
-    kept = max((name for name in names if name.startswith(f"{APPS_FILE}.bad-")), default="")
+    kept = max((name for name in names if name.startswith(BAD_APPS)), default="")
     if not kept or APPS_FILE in names:
         return ""
     return f"What ran before is not restored: {APPS_FILE} could not be read, and is kept as {os.path.join(home, kept)}"

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 
 from pyworker import failpoint
 from pyworker.protocol.inherited import APP_NAME
-from pyworker.protocol.names import APPS_FILE
+from pyworker.protocol.names import APPS_FILE, BAD_APPS
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 from pyworker.record import record
 
@@ -149,7 +149,7 @@ def _decode(data: bytes) -> Desired:
 
 
 def _put_aside(home_fd: int, why: str) -> str:
-    bad = f"{APPS_FILE}.bad-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    bad = BAD_APPS + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     try:
         os.rename(APPS_FILE, bad, src_dir_fd=home_fd, dst_dir_fd=home_fd)
     except OSError as error:

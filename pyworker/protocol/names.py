@@ -21,6 +21,7 @@ ENV_STATE = "PYWORKER_STATE"  # where pyworker.state of a worker keeps its value
 CONTROL_SOCKET = "control.sock"
 NOTIFY_SOCKET = "notify.sock"
 APPS_FILE = "apps.json"
+BAD_APPS = f"{APPS_FILE}.bad-"  # and when: one that no daemon could read
 LOCK_FILE = "lock"
 EVENTS_FILE = "events.jsonl"
 LOGS_DIR = "logs"

@@ -116,10 +116,8 @@ def stop(settings: Settings, now: bool) -> int:
     has_said = settings.json or settings.quiet
     while _answers(settings.home):
         there = _daemon(settings.home)
-        if there not in (
-            None,
-            told,
-        ):  # or the one that was told has died of something else: the next knows nothing of it
+        # another one: that which was told had died first, and this one knows nothing of it
+        if there not in (None, told):
             told = there
             _shut_down(settings, now, deadline, timeout)
             say_at = time.monotonic() + _SAY

@@ -27,7 +27,7 @@ from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
+from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
 
 _NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"
@@ -151,13 +151,13 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         yield Found("home", "fail", f"{home} cannot be written to", f"chmod 700 {home}, if its disk is not read-only")
     else:
         yield Found("home", "ok", f"the state folder {home} is yours alone")
-    bad = sorted(glob.glob(os.path.join(glob.escape(home), "apps.json.bad-*")))
+    bad = sorted(glob.glob(os.path.join(glob.escape(home), f"{BAD_APPS}*")))
     if bad:
         yield Found(
             "stale",
             "warn",
             f"{len(bad)} unreadable apps.json put aside, the last {os.path.basename(bad[-1])}",
-            f"look at it, then: rm {home}/apps.json.bad-*",
+            f"look at it, then: rm {home}/{BAD_APPS}*",
         )
     usage = shutil.disk_usage(home)
     if usage.free < 200 * 2**20:
