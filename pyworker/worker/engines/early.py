@@ -19,6 +19,7 @@ FIRST_READ = 64 * 1024
 HIGH_WATER = 64 * 1024  # bytes that wait for the loop's transport before the app has to wait
 _NOW = socket.MSG_DONTWAIT  # the descriptor need not be non-blocking yet: the loop makes it so
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND_LAST = _SEND | socket.MSG_MORE
 
 
 def first_read(sock: socket.SocketType) -> bytes | None:
@@ -51,10 +52,17 @@ class Early:
             self._connection.pause_writing()
 
     def flush(self) -> None:
-        """Write what the kernel takes now, and close if that was all."""
+        """Write what the kernel takes now, and close if that was all.
+
+        The last bytes and the end of the connection leave in one packet. It is the shutdown that sends it, not the close:
+        that would destroy the answer of a client that has sent more than was read.
+        """
         if self._unsent:
+            closing = self._closing
             try:
-                sent = self.sock.send(self._unsent, _SEND)
+                sent = self.sock.send(self._unsent, _SEND_LAST if closing else _SEND)
+                if closing and sent == len(self._unsent):
+                    self.sock.shutdown(socket.SHUT_WR)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # the client has left
@@ -78,8 +86,10 @@ class Early:
             self._end()
 
     def _end(self) -> None:
-        self._closing = self.over = True
-        close_socket(self.sock)
+        if not self.over:
+            self._closing = self.over = True
+            close_socket(self.sock)
+            del self._connection  # which refers to this: they would stay until a garbage collection
 
     def is_closing(self) -> bool:
         return self._closing or self._aborted

@@ -28,6 +28,7 @@ from pyworker.worker.engines.connection import Connection
 from pyworker.worker.engines.early import Early, close_socket, first_read
 from pyworker.worker.engines.exchange import Exchange
 from pyworker.worker.engines.lifespan import Lifespan, LifespanFailed
+from pyworker.worker.engines.lobby import Lobby
 from pyworker.worker.engines.pool import ThreadPool
 from pyworker.worker.engines.request_id import RequestIds
 from pyworker.worker.engines.wsgi import WsgiExchange
@@ -128,6 +129,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         os.register_at_fork(after_in_child=self._on_fork)
         self.row = row
+        self._lobby = Lobby(self.loop, self._first_arrived)
         self._cells = row.cells
         self._on_recycle = on_recycle
         # what is random is chosen after the fork, or all workers would have the same
@@ -155,6 +157,8 @@ class Server:
         self.draining = True
         self._drained_from = self._requests
         deadline = time.monotonic() + self.idle_timeout + MARGIN
+        for waiting in self._lobby.close():
+            self._give_to_loop(*waiting)
         for connection in self._connections:
             connection.drain(deadline)
         if self._websockets is not None:
@@ -242,17 +246,35 @@ class Server:
         if not early:
             self._give_to_loop(made, connection)
             return
+        self._take_first(made, connection, self._give_to_loop if self.draining else self._wait_for_first)
+
+    def _take_first(
+        self, made: Connection, sock: socket.SocketType, nothing_yet: Callable[[Connection, socket.SocketType], None]
+    ) -> None:
+        """Answer what has arrived with a connection."""
         try:
-            first = first_read(connection)
+            first = first_read(sock)
         except OSError:
             first = b""
         if first:
-            self._serve_early(made, connection, first)
+            self._serve_early(made, sock, first)
         elif first is None:
-            self._give_to_loop(made, connection)
+            nothing_yet(made, sock)
         else:
-            close_socket(connection)  # the client has left, and has asked for nothing
-            self.lost(made)
+            self._discard(made, sock)  # the client has left, and has asked for nothing
+
+    def _wait_for_first(self, made: Connection, sock: socket.SocketType) -> None:
+        try:
+            self._lobby.add(made, sock)
+        except OSError:
+            self._give_to_loop(made, sock)
+
+    def _first_arrived(self, made: Connection, sock: socket.SocketType) -> None:
+        self._take_first(made, sock, self._give_to_loop)
+
+    def _discard(self, made: Connection, sock: socket.SocketType) -> None:
+        close_socket(sock)
+        self.lost(made)
 
     def _serve_early(self, made: Connection, sock: socket.SocketType, first: bytes) -> None:
         stand_in = Early(sock, made)
@@ -426,6 +448,8 @@ class Server:
     def _tick(self) -> None:
         self._ticking = None
         now = time.monotonic()
+        for late in self._lobby.take_late(now):
+            self._discard(*late)
         for connection in [c for c in self._connections if c.deadline <= now]:
             connection.expire()
         if now >= self._next_look:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -304,3 +306,25 @@ def test_a_connection_that_the_loop_does_not_take_is_closed(
     wait_closed(site)
     server.loop = real
     assert "not this one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_a_connection_that_is_over_leaves_nothing_for_the_garbage_collector(
+    serve: Serve, loop: str, interface: str
+) -> None:
+    site = serve(getattr(hello, interface), interface, loop=loop)
+    server: Any = site.running.server
+    serve_early, seen = server._serve_early, []
+
+    def noting(made: Any, *arguments: Any) -> None:
+        seen.append(weakref.ref(made))
+        serve_early(made, *arguments)
+
+    server._serve_early = noting
+    gc.disable()
+    try:
+        connect(site, LAST).recv()
+        wait_closed(site)
+        wait_until(lambda: seen[0]() is None)
+    finally:
+        gc.enable()
