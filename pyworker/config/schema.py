@@ -228,7 +228,7 @@ class MetricsConfig:
 class TlsConfig:
     """[app.tls]: read again at each reload."""
 
-    cert: str = option(help="certificate chain, PEM", example="/etc/ssl/api.pem")
+    cert: str = option(help="certificate chain, PEM; `ps` says when it is about to expire", example="/etc/ssl/api.pem")
     key: str = option(help="private key, PEM; never readable by others", example="/etc/ssl/api.key")
     ca: str | None = option(None, help="ask clients for a certificate signed by this CA")
 

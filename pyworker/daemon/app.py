@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.nodeshared import shares
+from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
@@ -298,11 +300,19 @@ class App:
     def all_notes(self) -> list[str]:
         """What the operator should know: what was noted, and what is so by now."""
         is_empty = self.running and self.scale == 0 and not self.is_job
+        outdated = self._certificate_trouble()
         return [
             *self.notes,
+            *([f"its TLS certificate {outdated}; renew it, then: pyworker reload {self.name}"] if outdated else []),
             *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
             *([f"it is scaled to 0: pyworker scale {self.name}=1 starts a worker"] if is_empty else []),
         ]
+
+    def _certificate_trouble(self) -> str:
+        template = self.templates.get(self.generation)
+        if template is None or template.loaded is None or not template.loaded.cert_until:
+            return ""
+        return certificate.trouble(template.loaded.cert_from, template.loaded.cert_until, time.time())
 
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:

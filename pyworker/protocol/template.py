@@ -120,6 +120,10 @@ class Loaded:
     version: str = ""  # of the runtime that it and its workers are
     code: str = ""  # changes when a file that it has imported changes
     newest: str = ""  # the file of them that was changed last
+    cert_from: float = (
+        0.0  # epoch seconds: from when to when its TLS certificate is valid; 0: none, or it cannot be told
+    )
+    cert_until: float = 0.0
 
 
 @record

@@ -144,9 +144,10 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     took = time.monotonic() - started
     version = sys.version.split(" ", 1)[0]
     code, newest = imported_code()
+    valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        __version__, code, newest,
+        __version__, code, newest, *(valid or ()),
     )  # fmt: skip
     return _Ready(
         loaded, worker_main.new_server(spec.app, target.application, target.interface, ssl_context), ssl_context
@@ -210,8 +211,11 @@ def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:
         return None
     if spec.cert_fd < 0:  # never HTTP in clear instead
         raise ValueError("an older daemon has not handed it on, and a reload reads it again")
-    paths = [f"/proc/self/fd/{fd}" if fd >= 0 else None for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd)]
-    return tls.context(str(paths[0]), str(paths[1]), paths[2])
+    return tls.context(_path(spec.cert_fd), _path(spec.key_fd), _path(spec.ca_fd) if spec.ca_fd >= 0 else None)
+
+
+def _path(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
 
 
 def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | None:

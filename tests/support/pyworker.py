@@ -22,6 +22,7 @@ import pytest
 
 from pyworker.cli.client import Call, ask
 from pyworker.errors import PyworkerError
+from tests.support.certificates import make_certificate
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 
@@ -73,15 +74,9 @@ class Pyworker:
             f'[app]\nname = "api"\ntarget = "web:app"\nworkers = {workers}\nbind = "{bind}"\n{top}\n{tables}\n',
         )
 
-    def make_certificate(self, name: str) -> None:
-        """Write cert.pem and key.pem, signed by themselves; the test is skipped without openssl."""
-        if shutil.which("openssl") is None:
-            pytest.skip("openssl makes the certificates")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-             "-subj", f"/CN={name}", "-keyout", os.path.join(self.folder, "key.pem"), "-out", os.path.join(self.folder, "cert.pem")],
-            check=True, capture_output=True,
-        )  # fmt: skip
+    def make_certificate(self, name: str, *, valid: tuple[float, float] | None = None) -> None:
+        """Write cert.pem and key.pem; see support/certificates.py."""
+        make_certificate(self.folder, name, valid=valid)
 
     def make_failpoints(self) -> None:
         """Before the first start: make the folder that `arm` writes to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import subprocess
+import time
 
 from tests.support.pyworker import Pyworker, kill
 from tests.support.sources import WSGI
@@ -111,3 +112,24 @@ def test_what_is_wrong_with_which_file_is_told_by_check_too(pw: Pyworker) -> Non
         assert words in pw.ok("check").stderr
         refused = pw.run("start", "app.toml")
         assert (refused.returncode, words in refused.stderr) == (1, True), refused.stderr
+
+
+def test_a_certificate_near_its_end_is_spoken_of_until_a_reload_has_a_new_one(pw: Pyworker) -> None:
+    now, day = time.time(), 86400.0
+    pw.make_certificate("old", valid=(now - 90 * day, now - 3.5 * day))
+    pw.api(WSGI, tables=TLS)
+    warned = pw.ok("check").stderr.splitlines()
+    assert warned[0] == "warning: app.toml:8: the TLS certificate of app `api` has expired 3 days ago"
+    assert warned[1:] == ["  = help: renew it: clients refuse it outside of its time"]
+    said = "its TLS certificate has expired 3 days ago; renew it, then: pyworker reload api"
+    assert said in pw.ok("start", "app.toml").stderr
+    assert pw.app()["notes"] == [said]
+    pw.make_certificate("nearly", valid=(now - 90 * day, now + 5.5 * day))
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == ["its TLS certificate expires in 5 days; renew it, then: pyworker reload api"]
+    kill(pw.role("daemon"))
+    assert pw.app()["notes"] == ["its TLS certificate expires in 5 days; renew it, then: pyworker reload api"]
+    pw.make_certificate("new")
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == []
+    assert pw.ok("check").stderr == ""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from pyworker.config.schema import TlsConfig
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import main
+from tests.support.certificates import make_certificate
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
 
@@ -266,14 +265,9 @@ def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
     worker.expect(Ready)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_tls_files_are_read_once_and_served(daemon: Any, tmp_path: Path) -> None:
-    key, cert = tmp_path / "k.pem", tmp_path / "c.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run(
-        [*command, "-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    make_certificate(str(tmp_path), "localhost")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     d = daemon(tls=TlsConfig("c.pem", "k.pem"))
     d.pem = (cert.read_bytes(), key.read_bytes())
     template = d.load()

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,8 @@ from pyworker.errors import Exit
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
     from pyworker.config.schema import AppConfig
+
+_OUT_OF_DATE = "certificate"  # the code of a warning about what start takes
 
 
 @click.command()
@@ -54,7 +57,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         if imports and not problems:
             problems = _imported(apps, path, profile)
         elif not problems:
-            warnings = _refused_here(apps, path, profile)
+            warnings = [*_refused_here(apps, path, profile), *_out_of_date(apps, path, profile)]
     if settings.json:
         click.echo(json.dumps(_document(path, problems, warnings)))
     elif problems:
@@ -152,6 +155,27 @@ def _unusable_tls(app: AppConfig, path: str, profile: str) -> list[Problem]:
     return []
 
 
+def _out_of_date(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
+    """Return what is to be said of the time of TLS certificates. They are served all the same."""
+    from pyworker.config.load import locate
+    from pyworker.config.problem import Problem
+    from pyworker.policy.certificate import trouble
+    from pyworker.unix import tls
+
+    found: list[Problem] = []
+    for app in apps:
+        valid = tls.validity(app.tls.cert, app.tls.key) if app.tls is not None else None
+        text = trouble(*valid, time.time()) if valid is not None else ""
+        if text:
+            message, hint = (
+                f"the TLS certificate of app `{app.name}` {text}",
+                "renew it: clients refuse it outside of its time",
+            )
+            problem = Problem(message, hint, "tls", path, code=_OUT_OF_DATE)
+            found.append(locate(path, app.name, ("tls", "cert"), problem, profile))
+    return found
+
+
 def _imported(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
     from pyworker.cli.tryimport import try_import
     from pyworker.config.problem import ConfigError
@@ -181,7 +205,8 @@ def _warn(problems: list[Problem], settings: Settings) -> None:
         where = f"{os.path.basename(problem.file)}:{problem.line}: " if problem.line else ""
         hint = f"\n  = help: {clean(problem.hint)}" if problem.hint else ""
         head = paint("warning:", "yellow", how)
-        note(f"{head} {where}{clean(problem.message)}; here start would refuse it{hint}", how)
+        then = "" if problem.code == _OUT_OF_DATE else "; here start would refuse it"
+        note(f"{head} {where}{clean(problem.message)}{then}{hint}", how)
 
 
 def _show(problems: list[Problem], settings: Settings) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import AppConfig, HttpConfig
+from tests.support.certificates import make_certificate
 from tests.support.engine import Running, listener, running
 from tests.support.rawhttp import Client
 
@@ -61,13 +61,6 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificates")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
-    return cert, key
+    folder = str(tmp_path_factory.mktemp("tls"))
+    make_certificate(folder, "localhost")
+    return os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
