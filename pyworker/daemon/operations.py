@@ -41,7 +41,7 @@ class Operations:
     ) -> None:
         """Answer the client once every goal is reached or lost; with wait=False at once.
 
-        Events after `since_seq`, when the request came, are its progress: also those of its own handling.
+        Events after `since_seq` are its progress: also those of its own handling.
         """
         operation = _Operation(self._brain, client, goals, decided, since_seq)
         if not wait:

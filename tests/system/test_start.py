@@ -30,6 +30,19 @@ def test_a_file_is_started_and_a_second_start_changes_nothing(pw: Pyworker) -> N
     assert pw.pids() == before
 
 
+def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None:
+    pw.api("import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\n" + ASGI)
+    pw.ok("start", "app.toml", "--no-wait")
+    again = pw.popen("start", "app.toml")
+    assert again.stderr is not None
+    assert again.stderr.readline().startswith("starting api: web:app, 2 workers")
+    pw.write("go", "")
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert out.startswith("api running already 2/2")
+    assert "api imported" in err
+
+
 def test_one_file_starts_several_apps(pw: Pyworker) -> None:
     other = pw.another_port()
     pw.write("web.py", ASGI)

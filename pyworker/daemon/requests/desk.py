@@ -40,9 +40,20 @@ class Desk:
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main
         self.preparing: Callable[[], list[str]] = list  # apps whose pre_start runs; set by main
 
-    def wait(self, client: Client, goals: dict[str, ops.Goal], decided: dict[str, ops.Outcome], *, wait: bool) -> None:
-        """Answer when each goal is reached or has failed; `decided`: known already."""
-        self.operations.wait(client, goals, decided, wait=wait, since_seq=self.seq)
+    def wait(
+        self,
+        client: Client,
+        goals: dict[str, ops.Goal],
+        decided: dict[str, ops.Outcome],
+        *,
+        wait: bool,
+        since_seq: int | None = None,
+    ) -> None:
+        """Answer when each goal is reached or has failed; `decided`: known already. `since_seq`: what has happened since
+        then is its progress; None: since the request came.
+        """
+        since = self.seq if since_seq is None else since_seq
+        self.operations.wait(client, goals, decided, wait=wait, since_seq=since)
 
     def apps(self, selectors: tuple[str, ...]) -> list[App]:
         """The apps of some selectors, each once; none given: all, by name. Refuse: one of them means a worker."""

@@ -28,13 +28,19 @@ from pyworker.protocol import control as k
 def start(desk: Desk, client: Client, request: k.Start) -> None:
     """Start; see protocol/control.py: Start."""
     with desk.brain.store.together():
-        goals, decided = _begin(desk, request)
+        goals, decided, still = _begin(desk, request)
     desk.save()
-    desk.wait(client, goals, decided, wait=request.wait)
+    desk.wait(client, goals, decided, wait=request.wait, since_seq=_before_starts(desk, still))
 
 
-def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str, ops.Outcome]]:
-    """Begin to start what is asked for; return what is to be waited for, and what is known already."""
+def _before_starts(desk: Desk, apps: list[App]) -> int:
+    """Return what was the last event before these apps began to start: what has happened since is the progress of all who wait."""
+    last = {e.app: e.seq for app in apps for e in desk.brain.events.recent(app.name) if e.type == "app_started"}
+    return min(desk.seq, *(seq - 1 for seq in last.values())) if last else desk.seq
+
+
+def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str, ops.Outcome], list[App]]:
+    """Begin to start what is asked for; return what is to be waited for, what is known already, and what starts since before."""
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
     todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
@@ -96,7 +102,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     for app in still:  # what it waited for in vain may be one of those that begin now
         app.blocked = None
         desk.brain.poke(app)
-    return goals, decided
+    return goals, decided, still
 
 
 def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
