@@ -6,9 +6,10 @@ First what and why, last the next step. A traceback of the user's code is shown 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from pyworker.cli.render import Look, clean, note, paint
+from pyworker.cli.render import Look, clean, line, note, paint
 from pyworker.errors import Exit, PyworkerError
 
 _CHANGED = "Nothing was changed: what runs goes on."
@@ -47,20 +48,20 @@ def is_said(lines: str, message: str) -> bool:
     return lines.strip() in (message, message.rpartition(" (exit code ")[0])
 
 
-def words(message: str, traceback: str, hint: str, how: Look, *, bare: bool = False) -> str:
+def words(message: str, traceback: str, hint: str, how: Look, *, notes: Sequence[str] = (), bare: bool = False) -> str:
     """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint.
 
-    `bare`: without the word "error".
+    `notes`: what else is known of it, and need not be its cause. `bare`: without the word "error".
     """
     first, *more = clean(message).rstrip("\n").split("\n")
     head = first if bare else f"{paint('error:', 'error', how)} {paint(first, 'bold', how)}"
     lines = [head, *more]
     if traceback:
         lines += ["", *clean(traceback).strip("\n").split("\n")]
-    if hints := [h for h in clean(hint).split("\n") if h.strip()]:
-        if traceback:
-            lines.append("")
-        lines += [f"  {paint('= help:', 'cyan', how)} {h}" for h in hints]
+    below = [("help", h) for h in clean(hint).split("\n") if h.strip()] + [("note", line(n)) for n in notes]
+    if below and traceback:
+        lines.append("")
+    lines += [f"  {paint(f'= {kind}:', 'cyan', how)} {text}" for kind, text in below]
     return "\n".join(lines)
 
 

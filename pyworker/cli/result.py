@@ -161,14 +161,9 @@ def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
     message = f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
     said = "" if is_said(said, reason) else said  # one line, which the message has already
-    return "\n" * how.tty + words(message, said, _hints(result), how)
-
-
-def _hints(result: dict[str, Any]) -> str:
-    hint, reason = str(result.get("hint") or ""), str(result.get("reason") or "")
+    hint = str(result.get("hint") or "")
     notes = [str(n) for n in result.get("notes") or ()]  # but for what is said already
-    notes = [n for n in notes if not (hint and hint in n) and not (reason and n.endswith(reason))]
-    return (
-        "\n".join([*([hint] if hint else []), *notes])
-        or f"pyworker logs {line(result.get('app') or '')}   shows what it printed"
+    notes = [n for n in notes if not (hint and hint in n) and not n.endswith(reason)]
+    return "\n" * how.tty + words(
+        message, said, hint or f"pyworker logs {app}   shows what it printed", how, notes=notes
     )

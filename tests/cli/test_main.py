@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pyworker import __version__
+from pyworker import __main__, __version__
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
@@ -269,10 +269,14 @@ def test_a_stream_that_the_caller_has_closed_changes_nothing(
 
 
 @pytest.mark.parametrize("value", ["", "here"])
-def test_a_home_that_is_no_absolute_path_is_none(home: str, value: str) -> None:
-    found = run("ps", home=home, PYWORKER_HOME="", HOME=value)
-    assert found.code == 69
-    assert f"no daemon answers at {pwd.getpwuid(os.geteuid()).pw_dir}/.local/state/pyworker" in found.err
+def test_a_home_that_is_no_absolute_path_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    found: list[str] = []
+    monkeypatch.setattr("pyworker.cli.main.main", lambda _: found.append(default_home()))
+    for name in ("HOME", "XDG_STATE_HOME", "PYWORKER_HOME"):
+        monkeypatch.setenv(name, value if name != "PYWORKER_HOME" else "")
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert found == [f"{pwd.getpwuid(os.geteuid()).pw_dir}/.local/state/pyworker"]
 
 
 def test_a_user_without_a_home_or_a_name_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

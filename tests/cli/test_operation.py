@@ -52,13 +52,13 @@ def test_reload_shows_old_and_new_of_each_worker(home: str) -> None:
 
 def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     reason = "importing shop.main failed"
-    noted = [f"not reloaded (main.py changed): {reason}"]  # which is said once
+    noted = [f"not reloaded (main.py changed): {reason}", "it is slow"]  # the first of which is said once
     failed = results.reply("failed", ok=False, gen=7, reason=reason, traceback=results.TRACEBACK, hint="fix it", notes=noted)
     with FakeControl(home, {"reload": lambda _: [failed]}):
         found = run("reload", "api", home=home)
     assert found.code == 1
     assert found.err.startswith(f"error: api was not reloaded, gen 7 goes on: {reason}\n")
-    assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n")
+    assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n  = note: it is slow\n")
 
 
 def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
