@@ -62,6 +62,8 @@ from pyworker.worker.target import TargetError, load
 
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
 
+_new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
+
 _FREE = {"asyncio": 9, "uvloop": 12}  # descriptors that a worker needs until it can take its first connection
 
 
@@ -376,7 +378,7 @@ def become_worker(
 
 def send(channel: socket.socket, message: FromTemplate) -> None:
     """Send, waiting for a daemon that does not read just now. One that is gone is noticed by the next receive."""
-    poll = select.poll()
+    poll = _new_poll()
     poll.register(channel, select.POLLOUT)
     with contextlib.suppress(OSError):
         while not send_packet(channel, wire.encode(message)):

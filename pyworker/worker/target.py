@@ -57,7 +57,22 @@ def load(app: AppConfig) -> Target:
         found = _attribute(module, module_name, attribute)
         if app.factory:
             found = _from_factory(found, spec)
+    if green := _monkey_patched():
+        message = f"its import has {green} replace Python's own sockets and threads, on which pyworker serves it"
+        call = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}[green]
+        hint = f'leave out {call} and set `threads`; or run its own server: command = "gunicorn -k {green} …"'
+        raise TargetError("import", message, hint=hint)
     return Target(found, _interface(found, spec, app))
+
+
+def _monkey_patched() -> str:
+    """Return which library has put its green threads under the standard library; "" for none that is known."""
+    for module, name in (("socket", "socket"), ("select", "select"), ("threading", "_start_new_thread")):
+        found = getattr(sys.modules.get(module), name, None)
+        library = str(getattr(found, "__module__", "")).partition(".")[0]
+        if library in ("gevent", "eventlet"):
+            return library
+    return ""
 
 
 def call_hook(spec: str) -> None:

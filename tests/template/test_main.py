@@ -253,6 +253,24 @@ def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, 
     worker.expect(Ready)
 
 
+@pytest.mark.parametrize(
+    ("library", "patch"),
+    [
+        ("gevent", "def start(*args): ...\nthreading._start_new_thread = start\ndel select.epoll"),
+        ("eventlet", "class Green(socket.socket): ...\nsocket.socket = Green\ndel select.epoll, select.poll"),
+    ],
+)
+def test_an_app_that_puts_green_threads_under_python_is_refused_in_words(
+    daemon: Any, folder: Path, library: str, patch: str
+) -> None:
+    (folder / f"{library}.py").write_text(f"import select, socket, threading\n{patch}\n")
+    (folder / "shop.py").write_text(f"import {library}\n" + (folder / "shop.py").read_text())
+    failed = daemon().launch("template").expect(LoadFailed)
+    assert failed.kind == "import"
+    assert failed.message == f"its import has {library} replace Python's own sockets and threads, on which pyworker serves it"
+    assert f"gunicorn -k {library}" in failed.hint
+
+
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
     d = daemon()
     template = d.load()
