@@ -25,6 +25,36 @@ from pyworker.worker.say import say
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
+# what is installed for a module of another name, as far as most apps go; the module's own name may be a stranger's on PyPI
+_DISTRIBUTIONS = {
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "corsheaders": "django-cors-headers",
+    "Crypto": "pycryptodome",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "debug_toolbar": "django-debug-toolbar",
+    "distutils": "setuptools",
+    "dotenv": "python-dotenv",
+    "environ": "django-environ",
+    "git": "GitPython",
+    "jose": "python-jose",
+    "jwt": "PyJWT",
+    "magic": "python-magic",
+    "multipart": "python-multipart",
+    "MySQLdb": "mysqlclient",
+    "OpenSSL": "pyOpenSSL",
+    "PIL": "pillow",
+    "pkg_resources": "setuptools",
+    "psycopg2": "psycopg2-binary",
+    "rest_framework": "djangorestframework",
+    "serial": "pyserial",
+    "sklearn": "scikit-learn",
+    "socketio": "python-socketio",
+    "yaml": "PyYAML",
+    "zmq": "pyzmq",
+}
+_OWN_SERVERS = {"aiohttp": "web.run_app(app)", "tornado": "app.listen(port)"}
 
 
 @record
@@ -185,7 +215,12 @@ def _how_to_get(missing: str) -> str:
             os.path.dirname(sys.executable)
         ):
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
-    return f"install it: {sys.executable} -m pip install {top}"
+    if top in sys.stdlib_module_names:
+        return f"Python {sys.version_info[0]}.{sys.version_info[1]} has no such module"
+    name = _DISTRIBUTIONS.get(top, top)
+    if top in sys.modules and top != missing:
+        return f"{name} is installed, and this version has no such module: {sys.executable} -m pip install -U {name}"
+    return f"install it: {sys.executable} -m pip install {name}"
 
 
 def _same_name(module: str) -> str:
@@ -273,6 +308,12 @@ def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]
             f'"{spec}" is {_article(found)}, which cannot be called',
             hint="name the app object, like main:app",
         )
+    library = type(found).__module__.partition(".")[0]
+    if library in _OWN_SERVERS:
+        raise TargetError(
+            "target", f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI',
+            hint=f'run the file that calls {_OWN_SERVERS[library]}: script = "main.py"; its workers share the port',
+        )  # fmt: skip
     looks = _detect(found, spec, app)
     wanted = app.interface
     if wanted == "auto":

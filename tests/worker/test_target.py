@@ -71,6 +71,10 @@ def make_broken(): raise ValueError("no settings")
 async def make_async(): ...
 class Box:
     app = asgi_object
+class Application:
+    __module__ = "aiohttp.web_app"
+    def __call__(self): return self
+served_by_aiohttp = Application()
 """
 
 
@@ -109,6 +113,7 @@ def test_frameworks_are_recognized() -> None:
         ("kinds:make_broken", {"factory": True}, "import", "ValueError: no settings", ""),
         ("kinds:make_async", {"factory": True}, "target", "coroutine function", "plain function"),
         ("kinds:wsgi", {"factory": True}, "import", "TypeError", "remove factory = true"),
+        ("kinds:served_by_aiohttp", {}, "target", "an application of aiohttp", "web.run_app(app)"),
         ("kindz:app", {}, "import", "there is no module kindz", 'did you mean "kinds"'),
         ("nowhere:app", {}, "import", "there is no module nowhere", "set cwd"),
     ],
@@ -153,6 +158,10 @@ def test_a_missing_library_is_named_and_how_to_get_it(write: Write, tmp_path: Pa
     error = fails("shop:app")
     assert error.message == "ModuleNotFoundError: No module named 'a_library_that_is_missing'"
     assert "pip install a_library_that_is_missing" in error.hint
+    write(shop2="import cv2\n", shop3="import pytest.nothing\n", shop4="import json.nothing\n")
+    assert "pip install opencv-python-headless" in fails("shop2:app").hint
+    assert "pytest is installed, and this version has no such module" in fails("shop3:app").hint
+    assert fails("shop4:app").hint == f"Python {sys.version_info[0]}.{sys.version_info[1]} has no such module"
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").touch()
     assert 'python = ".venv"' in fails("shop:app").hint
