@@ -16,6 +16,8 @@ import stat
 import threading
 import time
 
+from pyworker.unix.fork import bare_fork
+
 _FILE = "the file "
 
 
@@ -49,15 +51,32 @@ def why_not(before: set[int]) -> str:
 
 
 def _threads() -> str:
+    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    if _more_threads() and not names:
+        _end_those_that_a_fork_ends()
+    if (count := _more_threads()) == 0:
+        return ""
+    known = f": {', '.join(names[:3])}" if names else ""
+    return f"{count} {'thread runs' if count == 1 else 'threads run'} after the import{known}"
+
+
+def _more_threads() -> int:
     deadline = time.monotonic() + 0.1  # a thread that was joined may still be seen for a moment
-    while (count := len(os.listdir("/proc/self/task"))) > 1:
-        if time.monotonic() > deadline:
-            names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-            known = f": {', '.join(names[:3])}" if names else ""
-            noun = "thread runs" if count == 2 else "threads run"
-            return f"{count - 1} {noun} after the import{known}"
+    while (count := len(os.listdir("/proc/self/task")) - 1) and time.monotonic() < deadline:
         time.sleep(0.005)
-    return ""
+    return count
+
+
+def _end_those_that_a_fork_ends() -> None:
+    """Fork in vain. Some libraries in C end their threads before each fork and start them when they are used again.
+
+    OpenBLAS does, and so all that stands on numpy. Threads of Python's own never do, and theirs is not tried.
+    """
+    pid = bare_fork()
+    if pid == 0:
+        os._exit(0)
+    if pid > 0:
+        os.waitpid(pid, 0)
 
 
 def _descriptors(new: set[int]) -> str:

@@ -237,6 +237,30 @@ del loop
     assert (d.loaded.preload, d.loaded.why) == (True, "")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_native_threads_that_end_before_a_fork_do_not_keep_from_it(daemon: Any, folder: Path, ends: bool) -> None:
+    """As those of OpenBLAS, and with it numpy, do."""
+    (folder / "native.py").write_text(
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "thread = ctypes.c_ulong()\n"
+        "libc.pthread_create(ctypes.byref(thread), None, libc.pause, None)\n"
+        "@ctypes.CFUNCTYPE(None)\n"
+        "def end():\n"
+        "    if thread.value:\n"
+        "        libc.pthread_cancel(thread)\n"
+        "        libc.pthread_join(thread, None)\n"
+        "        thread.value = 0\n" + "getattr(libc, '__register_atfork')(end, None, None, None)\n" * ends
+    )
+    (folder / "shop.py").write_text("import native\n" + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    assert (d.loaded.preload, d.loaded.why) == (ends, "" if ends else "1 thread runs after the import")
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
 def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, folder: Path) -> None:
     (folder / "json.py").write_text("raise SystemExit('json of the app')\n")
     (folder / "pyworker.py").write_text("raise SystemExit('pyworker of the app')\n")
