@@ -19,6 +19,8 @@ import time
 from pyworker.unix.fork import bare_fork
 
 _FILE = "the file "
+# threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
+_PREPARED = {"jemalloc_bg_thd", ""}
 
 
 def open_fds() -> set[int]:
@@ -51,20 +53,34 @@ def why_not(before: set[int]) -> str:
 
 
 def _threads() -> str:
-    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-    if _more_threads() and not names:
+    of_python = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    if _native_names() and not of_python:
         _end_those_that_a_fork_ends()
-    if (count := _more_threads()) == 0:
+    if not (native := _native_names()):
         return ""
+    own = _name_of(os.getpid())
+    names = of_python or [name for name in native if name != own]  # which threads have that were given none
     known = f": {', '.join(names[:3])}" if names else ""
-    return f"{count} {'thread runs' if count == 1 else 'threads run'} after the import{known}"
+    return f"{len(native)} {'thread runs' if len(native) == 1 else 'threads run'} after the import{known}"
 
 
-def _more_threads() -> int:
+def _native_names() -> list[str]:
+    """Return what the kernel calls the threads beside this one that a fork would lose."""
     deadline = time.monotonic() + 0.1  # a thread that was joined may still be seen for a moment
-    while (count := len(os.listdir("/proc/self/task")) - 1) and time.monotonic() < deadline:
+    while True:
+        threads = [int(each) for each in os.listdir("/proc/self/task") if int(each) != os.getpid()]
+        names = [name for each in threads if (name := _name_of(each)) not in _PREPARED]
+        if not names or time.monotonic() > deadline:
+            return names
         time.sleep(0.005)
-    return count
+
+
+def _name_of(thread: int) -> str:
+    try:
+        with open(f"/proc/self/task/{thread}/comm") as file:
+            return file.read().strip()
+    except OSError:  # it has ended
+        return ""
 
 
 def _end_those_that_a_fork_ends() -> None:

@@ -237,25 +237,40 @@ del loop
     assert (d.loaded.preload, d.loaded.why) == (True, "")
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_native_threads_that_end_before_a_fork_do_not_keep_from_it(daemon: Any, folder: Path, ends: bool) -> None:
-    """As those of OpenBLAS, and with it numpy, do."""
-    (folder / "native.py").write_text(
-        "import ctypes\n"
-        "libc = ctypes.CDLL(None)\n"
-        "thread = ctypes.c_ulong()\n"
-        "libc.pthread_create(ctypes.byref(thread), None, libc.pause, None)\n"
-        "@ctypes.CFUNCTYPE(None)\n"
-        "def end():\n"
-        "    if thread.value:\n"
-        "        libc.pthread_cancel(thread)\n"
-        "        libc.pthread_join(thread, None)\n"
-        "        thread.value = 0\n" + "getattr(libc, '__register_atfork')(end, None, None, None)\n" * ends
-    )
+NATIVE = """
+import ctypes
+libc = ctypes.CDLL(None)
+thread = ctypes.c_ulong()
+libc.pthread_create(ctypes.byref(thread), None, libc.pause, None)
+"""
+ENDS_BEFORE_A_FORK = """
+@ctypes.CFUNCTYPE(None)
+def end():
+    if thread.value:
+        libc.pthread_cancel(thread)
+        libc.pthread_join(thread, None)
+        thread.value = 0
+getattr(libc, "__register_atfork")(end, None, None, None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("", "1 thread runs after the import"),
+        ("libc.pthread_setname_np(thread, b'polars-ooc')", "1 thread runs after the import: polars-ooc"),
+        ("libc.pthread_setname_np(thread, b'jemalloc_bg_thd')", ""),  # which lets itself be forked
+        (ENDS_BEFORE_A_FORK, ""),  # as those of OpenBLAS, and with it numpy, do
+    ],
+)
+def test_native_threads_keep_from_a_fork_unless_they_are_prepared_for_it(
+    daemon: Any, folder: Path, more: str, why: str
+) -> None:
+    (folder / "native.py").write_text(NATIVE + more)
     (folder / "shop.py").write_text("import native\n" + (folder / "shop.py").read_text())
     d = daemon()
     template = d.load()
-    assert (d.loaded.preload, d.loaded.why) == (ends, "" if ends else "1 thread runs after the import")
+    assert (d.loaded.preload, d.loaded.why) == (not why, why)
     worker = d.fork(template, 1)
     worker.expect(Hello)
     worker.expect(Ready)
