@@ -7,6 +7,7 @@ import dataclasses
 import json
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -300,19 +301,23 @@ class App:
     def all_notes(self) -> list[str]:
         """What the operator should know: what was noted, and what is so by now."""
         is_empty = self.running and self.scale == 0 and not self.is_job
-        outdated = self._certificate_trouble()
         return [
             *self.notes,
-            *([f"its TLS certificate {outdated}; renew it, then: pyworker reload {self.name}"] if outdated else []),
+            *self._notes_of_template(),
             *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
             *([f"it is scaled to 0: pyworker scale {self.name}=1 starts a worker"] if is_empty else []),
         ]
 
-    def _certificate_trouble(self) -> str:
+    def _notes_of_template(self) -> Iterator[str]:
         template = self.templates.get(self.generation)
-        if template is None or template.loaded is None or not template.loaded.cert_until:
-            return ""
-        return certificate.trouble(template.loaded.cert_from, template.loaded.cert_until, time.time())
+        loaded = template.loaded if template is not None else None
+        if loaded is None:
+            return
+        if loaded.why and (self.current is None or self.current.config.preload):
+            yield f"{loaded.why}: each worker imports the app for itself, unless that is left to the lifespan or hooks.post_fork"
+        outdated = loaded.cert_until and certificate.trouble(loaded.cert_from, loaded.cert_until, time.time())
+        if outdated:
+            yield f"its TLS certificate {outdated}; renew it, then: pyworker reload {self.name}"
 
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:

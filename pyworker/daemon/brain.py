@@ -248,7 +248,7 @@ class Brain:
         app.record = app.template_record = restart.CLEAR
         app.fill_slots()
         app.reload_from = old
-        _forget_notes(app, old)
+        _forget_notes(app)
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
@@ -443,13 +443,9 @@ class Brain:
         app.notes = [note for note in app.notes if note != text[:LONGEST_NOTE]]
 
 
-def _forget_notes(app: App, old: int) -> None:
+def _forget_notes(app: App) -> None:
     """What was said of the generations before this one is over: where it came from is another's code by now."""
-    whys = {n: t.loaded.why[:LONGEST_NOTE] for n, t in app.templates.items() if t.loaded is not None}
-    stale = whys.get(old, "") if whys.get(old) != whys.get(app.generation) else ""
-    app.notes = [
-        note for note in app.notes if note != stale and not note.startswith(("generation ", NOT_RELOADED, TOO_LOW))
-    ]
+    app.notes = [note for note in app.notes if not note.startswith(("generation ", NOT_RELOADED, TOO_LOW))]
 
 
 def _is_over(app: App) -> bool:

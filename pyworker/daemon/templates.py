@@ -163,8 +163,6 @@ class Templates:
                     app, "template_ready", None,
                     generation=handle.generation, took_s=message.took, preload=message.preload, why=message.why,
                 )  # fmt: skip
-                if message.why:
-                    self._brain.note(app, message.why)
                 self._note_other_code(app, handle.generation, message)
             case t.Pong():
                 handle.unanswered = 0
@@ -227,10 +225,6 @@ class Templates:
             unix_fds.hang_up(handle.channel)
         self._end_stopped_spare(app, number)
         self._forget(app, number)
-        current = app.templates.get(app.generation)
-        whys = [t.loaded.why if t and t.loaded else "" for t in (handle, current)]
-        if number != app.generation and whys[0] != whys[1]:
-            self._brain.note_is_over(app, whys[0])  # what was given up says nothing of what serves
         if handle.pid and number in app.generations:
             appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
         now = self._brain.loop.clock()

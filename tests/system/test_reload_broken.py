@@ -128,3 +128,8 @@ def test_threads_in_the_template_are_no_failure_but_are_named(pw: Pyworker) -> N
     pw.ok("reload", "api")
     assert pw.get().split()[0] == "two"
     assert "thread" in pw.ok("describe", "api").stdout
+    (note,) = pw.app()["notes"]
+    assert note.startswith("1 thread runs after the import: poller: each worker imports the app for itself")
+    pw.write("web.py", version(ASGI, "three"))
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == []
