@@ -142,11 +142,14 @@ class Hooks:
 
     def _next(self, name: str) -> None:
         queue, app = self._queues.get(name), self._brain.apps.get(name)
-        if not queue or name in self._busy:
+        if name in self._busy:
+            return
+        if not queue:
+            self._queues.pop(name, None)
             return
         generation = app.current if app is not None else None
         if app is None or generation is None or not generation.config.hooks.on_event:
-            queue.clear()
+            del self._queues[name]
             return
         self._busy.add(name)
 

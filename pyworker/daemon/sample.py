@@ -82,6 +82,7 @@ class Sampler:
         now = self._clock()
         self._readings = {pid: each for pid, each in self._readings.items() if 0 <= now - each.at < _KEEP}
         self._shares = {pid: share for pid, share in self._shares.items() if pid in self._readings}
+        self._apps = {name: each for name, each in self._apps.items() if 0 <= now - each.at < _KEEP}
 
     def figures(self, pid: int, requests: int, now: float) -> Figures | None:
         """Return a worker's figures, None when it is gone. `requests` is its count so far."""

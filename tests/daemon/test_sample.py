@@ -167,3 +167,12 @@ def test_what_an_app_served_lately_is_the_difference_of_two_readings() -> None:
     assert lately.p99_s is not None
     assert lately.p99_s <= 2**fast / 1e6
     assert sampler.served("api", second, 102.0).p50_s is None  # nothing came since
+
+
+def test_apps_that_nobody_has_asked_about_lately_are_forgotten(sampler: Sampler, clock: Clock) -> None:
+    totals = Totals(1, (0, 1, 0, 0, 0), 0, (1,) + 31 * (0,))
+    for number in range(100):
+        sampler.served(f"preview-{number}", totals, clock())
+        clock.now += 60
+        sampler.want()
+    assert len(sampler._apps) < 10
