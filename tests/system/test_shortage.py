@@ -28,7 +28,7 @@ RESTART = '[app.restart]\nmin_uptime = "0s"\n'
 
 
 def last_exit(pw: Pyworker) -> dict[str, Any]:
-    found: dict[str, Any] = wait_until(lambda: pw.app()["pool"] and pw.app()["pool"][0]["last_exit"], LONG, "a death")
+    found: dict[str, Any] = wait_until(lambda: next((w["last_exit"] for w in pw.app()["pool"]), None), LONG, "a death")
     return found
 
 
