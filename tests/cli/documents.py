@@ -77,7 +77,7 @@ def ps() -> dict[str, Any]:
 def describe() -> dict[str, Any]:
     found = app(
         "api", limits={"memory": 536870912}, log_file="/srv/state/logs/api.log", script=None, command=[],
-        cwd="/srv/shop", python="/srv/shop/.venv/bin/python", user="deploy", config_text={},
+        cwd="/srv/shop", python="/srv/shop/.venv/bin/python", user="deploy",
         health={"type": "http", "path": "/healthz", "interval": 10.0},
         env=[
             {"name": "PATH", "value": "/usr/bin", "origin": "base"},
@@ -93,6 +93,7 @@ def describe() -> dict[str, Any]:
         pss_bytes=200000000, restart={"policy": "always"}, stop={"drain_timeout": 30.0, "kill_timeout": 10.0, "signal": "TERM"}, reload={"cron": None},
         template={"state": "ready", "preload": True, "why": "", "engine": "uvicorn 0.54.0 (the app's)", "pid": 41209,
                   "loop": "uvloop", "python": "3.11.7"},
+        dispatcher=None, runtime=[__version__], daemon_version=__version__,
         events=[
             {
                 "v": 1, "time": "2020-01-01T00:00:00.000Z", "seq": 4, "app": "api", "worker": 3,
