@@ -96,7 +96,7 @@ ELSEWHERE = {
     "inspect": "pyworker stack NAME, or pyworker describe NAME",
     "expose": "files are best served by nginx; or: pyworker start -- python3 -m http.server 8080",
     "ecosystem": "pyworker init writes app.toml",
-    "reset": "counters are of the app's life; pyworker restart NAME begins a new one",
+    "reset": "counters are kept until the app is deleted: pyworker delete NAME, and start it again",
     "sendSignal": "kill -s SIGNAL PID; the pids: pyworker ps -w",
     "logrotate": "logs are rotated: logs.max_size and logs.max_files in app.toml",
     "reloadLogs": "logs are rotated by pyworker itself",

@@ -15,8 +15,8 @@ TOPICS: dict[str, tuple[str, str]] = {
 The file: the one that is named; else $PYWORKER_CONFIG; else app.toml, pyworker.toml or pyproject.toml with
 [tool.pyworker] in this folder. [app] is one app; [apps.NAME] are several, on top of [defaults].
 
-What counts: the command line, then the environment (PORT, WEB_CONCURRENCY), then a profile (--profile NAME,
-[profiles.NAME.app]), then the file, then [defaults], then the built-in default.
+What counts: the command line, then a profile (--profile NAME, [profiles.NAME.app]), then the file, then [defaults],
+then the environment (PORT, WEB_CONCURRENCY), then the built-in default.
 
   pyworker init              writes a file
   pyworker check             every mistake in it
