@@ -84,7 +84,7 @@ with the virtual environment's bin folder first on PATH; `inherit_env` from the 
 (what the last one gave stays where none did: in the dashboard, by `cron`, by `watch`); `env_file`
 (a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
 `${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign. pyworker adds PYWORKER_APP, PYWORKER_WORKER
-(the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands LISTEN_FDS and NOTIFY_SOCKET. An app without a file gets
+(the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands NOTIFY_SOCKET and, with `bind`, LISTEN_FDS. An app without a file gets
 all of the shell's variables, and when a daemon restores it those of whoever started that daemon: what it needs belongs in a file.
 
 **Takes effect** says when a changed value does: *live*, for all workers at once when `pyworker reload` is
@@ -106,6 +106,8 @@ _FOOTER = """## Rules
   also for `command = ["node", …]`. See [balancing.md](balancing.md).
 - `limits.request_timeout`: an app's time for one request. While it waits for its client (a slow upload, a slow reader) nothing is
   counted; a stream that has no end is as old as its last such wait. Who sends or takes nothing for a minute is cut.
+- A script is ready when it has bound its port, a command when its health check passes or, with `ready = "notify"`, when it says so.
+  Where nothing says it, a script counts as ready after 3 s, a command after 1 s.
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write, and for a file of that user's with no group that the user is no member of.
