@@ -41,7 +41,7 @@ pythons:  ## the tests under each of PYTHONS that is here, in environments of th
 		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON=$$python || exit 1; \
 	done; test -n "$$tested"
 
-check: lint types imports test  ## everything CI runs
+check: lint types imports test  ## what CI runs before a short chaos
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check pyworker tests benchmarks configs
