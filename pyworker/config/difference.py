@@ -37,7 +37,7 @@ def differences(old: ResolvedApp, new: ResolvedApp) -> list[Change]:
     if old.python != new.python and not any(c.key == "python" for c in changes):
         changes.append(Change("python", old.python, new.python, "reload"))
     if (old.uid, old.gid, old.groups) != (new.uid, new.gid, new.groups) and not any(c.key == "user" for c in changes):
-        changes.append(Change("user", _ids(old), _ids(new), "restart"))
+        changes.append(Change("user", _ids(old), _ids(new), "reload"))
     for name in sorted({*old.env, *new.env}):
         if old.env.get(name) != new.env.get(name):
             secret = name in old.secrets or name in new.secrets

@@ -89,7 +89,8 @@ all of the shell's variables, and when a daemon restores it those of whoever sta
 
 **Takes effect** says when a changed value does: *live*, for all workers at once when `pyworker reload` is
 committed, those that still drain too (the reload brings new workers all the same: code may have changed; the number of
-workers alone is `pyworker scale`); *reload*, with the new workers of `pyworker reload`; *restart*, with `pyworker restart`.
+workers alone is `pyworker scale`); *reload*, with the new workers of `pyworker reload`; *restart*, when it is started anew
+(an app of another `name` is another app).
 
 **Logs** go to files. To have them on stdout, for a container or a unit of systemd's, use `pyworker run` and `--logs`, which has
 them there unless `logs.file` names a file (`"inherit"` is none; `"./inherit"` would be one);
@@ -111,6 +112,8 @@ _FOOTER = """## Rules
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write, and for a file of that user's with no group that the user is no member of.
+- A Unix socket of `bind` keeps its owner and mode until the app is stopped. The sockets that a command gets by LISTEN_FDS do not
+  block (O_NONBLOCK), as they are shared.
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 

@@ -291,9 +291,7 @@ class AppConfig:
     target: str | None = option(None, help="module:attribute of an ASGI or WSGI app", example="shop.main:app")
     script: str | None = option(None, help="a Python script that binds its own port", example="server.py")
     args: tuple[str, ...] = option((), help="arguments of the script")
-    command: tuple[str, ...] = option(
-        (), help="any command: a list (no shell) or one text split like a shell does", apply="restart"
-    )
+    command: tuple[str, ...] = option((), help="any command: a list (no shell) or one text split like a shell does")
     factory: bool = option(False, help="target is a function that returns the app")
     interface: Interface = option("auto", help="auto looks at the target", choices=("auto", "asgi", "wsgi"))
     threads: int = option(
@@ -352,8 +350,8 @@ class AppConfig:
         example="*/15 * * * *",
         apply="live",
     )
-    user: str | None = option(None, help="run as this user (the daemon must be root)", apply="restart")
-    group: str | None = option(None, help="run as this group", apply="restart")
+    user: str | None = option(None, help="run as this user (the daemon must be root)")
+    group: str | None = option(None, help="run as this group")
     umask: str | None = option(
         None,
         help=f'octal, as text: "0027"; without it {DEFAULT_UMASK:04o}; of new Unix sockets in `bind`, too (else 0666)',

@@ -27,11 +27,11 @@ def test_the_same_is_the_same_whenever_it_was_written() -> None:
         (config(workers=4), Change("workers", 1, 4, "live")),
         (config(bind=("127.0.0.1:2",)), Change("bind", ["127.0.0.1:1"], ["127.0.0.1:2"], "reload")),
         (config(stop=StopConfig(drain_timeout=5.0)), Change("stop.drain_timeout", "30s", "5s", "live")),
-        (config(user="www-data"), Change("user", None, "www-data", "restart")),
+        (config(user="www-data"), Change("user", None, "www-data", "reload")),
         (dataclasses.replace(OLD, python="/other"), Change("python", "/venv/bin/python", "/other", "reload")),
         (
             dataclasses.replace(OLD, uid=5),
-            Change("user", "uid None, gid None, groups none", "uid 5, gid None, groups none", "restart"),
+            Change("user", "uid None, gid None, groups none", "uid 5, gid None, groups none", "reload"),
         ),
         (dataclasses.replace(OLD, env={"TOKEN": "s"}), Change("env.A", "1", None, "reload")),
         (dataclasses.replace(OLD, env={"A": "1", "TOKEN": "t"}), Change("env.TOKEN", "***", "***", "reload", True)),
@@ -56,3 +56,8 @@ def test_a_secret_is_never_in_a_change() -> None:
 
 def test_every_key_knows_how_it_is_applied() -> None:
     assert (applies("workers"), applies("limits.memory"), applies("env.X")) == ("live", "live", "reload")
+
+
+def test_a_reload_applies_every_option_of_an_app() -> None:
+    """A generation has all of its own; of another name it would be another app's."""
+    assert [f.name for f in dataclasses.fields(AppConfig) if applies(f.name) == "restart"] == ["name"]

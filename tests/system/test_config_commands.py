@@ -53,8 +53,13 @@ def test_diff_says_what_a_reload_changes_until_it_has(pw: Pyworker) -> None:
 def test_diff_says_that_the_reload_of_a_command_without_a_port_has_a_gap(pw: Pyworker) -> None:
     pw.write("app.toml", '[apps.beat]\ncommand = "sleep 1000"\n')
     pw.ok("start")
-    pw.write("app.toml", '[apps.beat]\ncommand = "sleep 1000"\nenv.A = "1"\n')
-    assert "pyworker reload beat   applies all of this: the old workers stop first" in pw.run("diff").stdout
+    pw.write("app.toml", '[apps.beat]\ncommand = "sleep 2000"\nenv.A = "1"\n')
+    text = pw.run("diff").stdout
+    assert "pyworker reload beat   applies all of this: the old workers stop first" in text
+    assert "restart" not in text
+    pw.ok("reload", "beat")
+    assert pw.app("beat")["target"] == "sleep 2000"
+    assert "No difference" in pw.ok("diff").stdout
 
 
 def test_diff_with_a_mistake_in_the_file_shows_the_mistake(pw: Pyworker) -> None:

@@ -64,8 +64,6 @@ def _words(app: dict[str, Any], how: Look) -> str:
             lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
     if not app["running"]:
         lines.append(f"pyworker start {name}   starts it with all of this")
-    elif any(c["apply"] == "restart" for c in changes):
-        lines.append(f"pyworker restart {name}   applies all of this; there is a gap")
     else:
         gap = " without a gap" if app["overlaps"] else ": the old workers stop first"
         lines.append(f"pyworker reload {name}   applies all of this{gap}")
