@@ -15,7 +15,7 @@ from pyworker.cli.options import Settings, common
 @click.option("--wait/--no-wait", default=True, help="Return when they are ready (default).")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
-    """Stop all workers of an app, then start all: requests fail meanwhile. `reload` has no gap.
+    """Stop all workers of an app, then start all: new requests wait meanwhile. `reload` has no gap.
 
     \b
     pyworker restart api
