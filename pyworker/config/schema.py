@@ -238,7 +238,7 @@ class HttpConfig:
     """[app.http]: what the web server of asgi and wsgi apps does."""
 
     access_log: Literal["off", "text", "json"] = option(
-        "off", help="one line a request to the app's log", choices=("off", "text", "json")
+        "off", help="one line to the app's log for each request that reaches the app", choices=("off", "text", "json")
     )
     request_id: bool = option(True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer")
     forwarded_allow_ips: tuple[str, ...] = option(
