@@ -150,13 +150,16 @@ def _overtaken(why: str) -> Outcome:
 
 
 def _reached(app: App, action: str, *, done: bool) -> Outcome | None:
-    """What ends every wait for something that runs: it is `done`, nobody wants it any more, or its limiter has given up."""
+    """What ends every wait for something that runs: it is done, nobody wants it any more, its limiter has given up, or
+    it waits in vain for another app."""
     if not app.wanted:
         return _overtaken("it was stopped by another command")
     if done:
         return Outcome(True, action)
     if app.record.failed or app.record.permanent:
         return Outcome(False, "failed", app.failure)
+    if app.starting and app.blocked is not None:
+        return Outcome(False, "failed", app.blocked)
     return None
 
 

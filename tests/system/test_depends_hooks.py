@@ -77,6 +77,7 @@ def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(p
     assert "waits for db, which failed" in failed.stderr
     assert failed.stderr.count("pyworker restart db") == 1
     assert "web: waits for db, which failed" in pw.ok("ps").stderr
+    assert "web was not scaled: waits for db, which failed" in pw.run("scale", "web=2").stderr
     pw.write("broken.py", SAYS_READY)
     pw.write("go", "")
     pw.ok("start", "db")
