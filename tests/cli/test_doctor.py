@@ -145,6 +145,9 @@ def test_apps_that_are_not_well_have_their_own_next_step(tmp_path: Path) -> None
         ("app", "fail", "pip install redis"),
         ("logs", "warn", "is the disk full or slow?"),
     ]
+    folder = app(drops=1, notes=["log: cannot open api.log: Is a directory"])
+    (log,) = doctor._apps(settings_of({"home": str(tmp_path)}), {"apps": [folder]})
+    assert log.message == "1 line of api could not be written to its log: cannot open api.log: Is a directory"
 
 
 @pytest.mark.parametrize(

@@ -347,13 +347,11 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         elif unwell := trouble(app):
             text = f"{app['name']} {unwell}: {failure.get('message', '')}"
             yield Found("app", "warn", text, next_step(app["name"], failure))
-        if app["drops"]:
-            yield Found(
-                "logs",
-                "warn",
-                f"{app['drops']} lines of {app['name']} could not be written to its log",
-                "is the disk full or slow?",
-            )
+        if drops := app["drops"]:
+            text = f"{drops} line{'s' * (drops != 1)} of {app['name']} could not be written to its log"
+            why = next((n.removeprefix("log: ") for n in app.get("notes") or () if n.startswith("log: ")), "")
+            hint = "mend that: what is printed meanwhile is lost" if why else "is the disk full or slow?"
+            yield Found("logs", "warn", f"{text}: {why}" if why else text, hint)
 
 
 _CHECKS = (_python, _daemon, _home, _files, _backlog, _cpus, _memory, _clock, _boot, _apps)
