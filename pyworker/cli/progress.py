@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyworker.cli.render import Look, clean, line, paint
+from pyworker.cli.render import Look, clean, cut, line, paint
 from pyworker.protocol.events import and_why, exit_words, try_in_words
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -145,6 +145,7 @@ class Board:
             hidden = len(rows) - len(shown)
             rows = [r for r in rows if (r.app, r.worker) in shown]
         names = max([len(f"{r.app}.{r.worker}") for r in rows], default=0)
+        names = min(names, max(16, how.width // 2)) if how.width else names  # a row is cut at its end: the state stays
         frame = SPINNER[int(now * 10) % len(SPINNER)]
         lines = [_row(r, names, frame, now, how) for r in rows]
         if hidden:
@@ -163,7 +164,7 @@ def _row(row: Row, names: int, frame: str, now: float, how: Look) -> str:
     moved = f"{row.old} → {row.generation}  " if row.old else ""
     pid = f"pid {row.pid}" if row.pid else ""
     rest = "   ".join(part for part in (f"{seconds:<6}", pid, row.more) if part.strip())
-    name = f"{row.app}.{row.worker}".ljust(names)
+    name = cut(f"{row.app}.{row.worker}", names, f".{row.worker}").ljust(names)
     return f"  {name}  {moved}{paint(glyph, style, how)} {row.state:<9} {rest}".rstrip()
 
 

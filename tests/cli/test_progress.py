@@ -75,6 +75,12 @@ def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
     assert [row.worker for row in found.rows.values()] == [1, 3]
 
 
+def test_a_long_name_leaves_room_for_the_state() -> None:
+    found = board(event("payments-of-the-northern-region-in-production", 12, "worker_ready", generation=7, pid=11, took_s=0.5))
+    narrow = PLAIN._replace(width=60)
+    assert found.lines(100.0, narrow, 10) == ["  payments-of-the-northern-r….12  ✓ ready     0.50s    pid 11"]
+
+
 def test_a_backoff_shows_its_try() -> None:
     found = board(event("api", 1, "worker_backoff", **{"try": 3, "max": 10, "delay_s": 1.6}))
     assert found.lines(100.0, PLAIN, 10)[0].endswith("try 3 of 10 in 1.6 s")
