@@ -25,6 +25,7 @@ _WAITING = frozenset(
         ("runners.py", "_run"),
     }
 )
+_BEGINS = frozenset({("threading.py", "_bootstrap"), ("threading.py", "_bootstrap_inner"), ("threading.py", "run")})
 
 
 @click.command()
@@ -72,10 +73,11 @@ def _thread(thread: dict[str, Any], how: Look, *, everything: bool) -> list[str]
     if frames and _place(frames[-1]) in _WAITING:
         notes.insert(0, "its event loop waits for something to do")
     lines = [f"  {label} ({'; '.join(notes)}):"]
-    hidden = 0
-    for frame in frames:
-        if not everything and str(frame.get("file", "")).startswith(_OURS):
-            hidden += 1
+    ours = [str(frame.get("file", "")).startswith(_OURS) for frame in frames]
+    if any(ours):  # how it began says nothing: an idle thread of ours would seem to be there
+        ours = [is_ours or _place(frame) in _BEGINS for is_ours, frame in zip(ours, frames, strict=True)]
+    for is_ours, frame in zip(ours, frames, strict=True):
+        if is_ours and not everything:
             continue
         where = (
             f'File "{render.home(str(frame.get("file", "?")))}", line {frame.get("line")}, in {frame.get("function")}'
@@ -85,7 +87,7 @@ def _thread(thread: dict[str, Any], how: Look, *, everything: bool) -> list[str]
             lines.append("      " + paint(line(source), "dim", how))
     if not frames:
         lines.append("    no Python code runs in it")
-    elif hidden == len(frames):
+    elif all(ours) and not everything:
         lines.append("    only pyworker's own code (-v shows it)")
     return lines
 
