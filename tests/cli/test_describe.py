@@ -77,6 +77,15 @@ def test_the_reason_comes_first_with_its_traceback_once(home: str) -> None:
     assert lines[3:6] == ['  File "mail.py", line 3, in <module>', "    import redis", "  = help: pip install redis"]
 
 
+def test_an_app_that_is_tried_again_says_why_and_what_helps(home: str) -> None:
+    failure = {"message": "cannot fork", "hint": "raise the limit of processes", "traceback": ""}
+    body = documents.describe()
+    body["apps"][0] |= {"state": "starting", "last_failure": failure, "backoff": {"try": 3, "max": 10, "in_s": 4.2}}
+    with FakeControl(home, {"describe": replies(body)}):
+        lines = run("describe", "api", home=home).out.splitlines()
+    assert lines[2:4] == ["starting: cannot fork", "  = help: raise the limit of processes"]
+
+
 def test_a_command_and_a_script_are_called_what_they_are(home: str) -> None:
     """All of them were called a target."""
     app = documents.describe()["apps"][0]

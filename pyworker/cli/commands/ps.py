@@ -223,10 +223,10 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
     name = render.line(app["name"])
     lines = []
     failure = app.get("last_failure")
-    if failure and (trouble(app) or app.get("backoff")):
+    if failure and (unwell := trouble(app)):
         words = render.clean(failure.get("message") or "").split("\n")[0]
         style = "red" if app["state"] == "failed" else "yellow"
-        head = render.paint(f"{name} {trouble(app) or app['state']}:", style, how)
+        head = render.paint(f"{name} {unwell}:", style, how)
         lines.append(_step(f"{head} {words}", next_step(name, failure), how))
     sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
     if sick:
@@ -256,7 +256,7 @@ def trouble(app: dict[str, Any]) -> str:
     """What there is to say before the last failure of an app; nothing when that is over."""
     if app["state"] == "scheduled":
         return "failed at its last run" if app.get("last_failure") else ""
-    return str(app["state"]) if app["state"] in {"failed", "degraded"} else ""
+    return str(app["state"]) if app["state"] in {"failed", "degraded"} or app.get("backoff") else ""
 
 
 def has_printed(failure: dict[str, Any]) -> bool:
