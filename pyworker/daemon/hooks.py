@@ -13,6 +13,7 @@ import json
 import os
 
 from pyworker.config.schema import HealthConfig
+from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.check import Command, Done
@@ -79,6 +80,9 @@ class Hooks:
                 generation.prepared = "failed"
                 output = command.output[-_MAX_OUTPUT:] if command else ""
                 first = reason.partition(": " + output[-300:])[0] if output else reason
+                _, said = diagnosis.last_words(output.splitlines())
+                if said:
+                    first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output
                 failure = Failure(f"{PRE_START_FAILED}: {first}", output, f"try it: {' '.join(words)}")
                 if app.target == generation.number:
                     app.target_failure = failure

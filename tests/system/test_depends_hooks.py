@@ -125,9 +125,10 @@ def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker
     hooked(pw, 'pre_start = "sh check.sh"')
     failed = pw.run("start")
     assert failed.returncode == 1
-    assert "hooks.pre_start failed: sh: exit code 3" in failed.stderr
-    assert "the schema is old" in failed.stderr
+    assert "hooks.pre_start failed: sh: exit code 3: the schema is old" in failed.stderr
+    assert failed.stderr.count("the schema is old") == 1
     notes = pw.run("ps")
+    assert "the schema is old" in notes.stdout + notes.stderr
     assert "pyworker describe api" in notes.stdout + notes.stderr  # logs -p has nothing of a hook
     described = pw.run("describe", "api").stdout
     assert "the schema is old" in described
