@@ -99,6 +99,7 @@ class Guardian:
         self._foreground = foreground  # somebody waits for us, and signals are orders
         self._code = 0
         self._left = False
+        self._hung_up = False
         self._orders: list[int] = []  # signals that came before a daemon was there who could take them
         self._store = store
         self._times = times or Times()
@@ -169,6 +170,10 @@ class Guardian:
         """In the foreground: pass a signal on, once the daemon has said that it can take it."""
         if number == signal.SIGCHLD:
             return
+        if number == signal.SIGHUP and self._signals.has_lost_its_terminal():
+            if self._hung_up:  # the kernel and the shell both say it, and a second stop would be one at once
+                return
+            self._hung_up, number = True, signal.SIGTERM
         number = signal.SIGTERM if number in run.STOPS else number
         if self._daemon.version:
             self._daemon.signal(number)

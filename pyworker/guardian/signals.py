@@ -19,6 +19,7 @@ class Signals:
 
     def __init__(self, *, foreground: bool) -> None:
         self._foreground = foreground
+        self._at_a_terminal = False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
@@ -32,7 +33,8 @@ class Signals:
         """Take signals from here on, also those that were held until now."""
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         if self._foreground:  # each is an order, which the daemon is passed
-            orders = run.orders(at_a_terminal=os.isatty(0))
+            self._at_a_terminal = os.isatty(0)
+            orders = run.orders(at_a_terminal=self._at_a_terminal)
         elif os.environ.get("NOTIFY_SOCKET"):  # a service manager's SIGHUP is a reload, not the end of a terminal
             orders = frozenset({signal.SIGTERM, signal.SIGHUP})
         else:
@@ -44,6 +46,10 @@ class Signals:
         # held over the exec of an upgrade, or since the command began; no child should begin with any of it held
         held = signal.valid_signals() if self._foreground else HELD_SIGNALS.union(orders)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+
+    def has_lost_its_terminal(self) -> bool:
+        """Whether the terminal of a foreground pyworker was closed: SIGHUP says so then, and asks for no reload."""
+        return self._at_a_terminal and not os.isatty(0)
 
     def read(self) -> list[int]:
         """Return the numbers of those that have come since the last call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import resource
 import select
 import signal
@@ -90,6 +91,27 @@ def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> N
         asking.start()
         one.wait_out("begins")
         one.signal(signal.SIGTERM)
+        asking.join(LONG)
+        assert answers == ["1 "]
+        assert one.ends() == 0
+
+
+def test_it_drains_and_ends_when_its_terminal_is_closed(homeless: Pyworker) -> None:
+    """It lived on with the port, and reloaded: SIGHUP. The kernel sends that, and so does the shell."""
+    pw = homeless
+    web(pw, workers=1)  # type: ignore[arg-type]
+    ours, theirs = pty.openpty()
+    with foreground(pw, "app.toml", prefix=("sh", "-c", f'exec "$@" < {os.ttyname(theirs)}', "sh")) as one:
+        one.running()
+        os.close(theirs)
+        answers: list[str] = []
+        asking = threading.Thread(target=lambda: answers.append(pw.get("/slow")))
+        asking.start()
+        one.wait_out("begins")
+        os.close(ours)
+        one.signal(signal.SIGHUP)
+        one.wait_for("stopping")
+        one.signal(signal.SIGHUP)
         asking.join(LONG)
         assert answers == ["1 "]
         assert one.ends() == 0
