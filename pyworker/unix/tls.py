@@ -72,5 +72,5 @@ def _why(error: ssl.SSLError, cert_path: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_path)
     except ssl.SSLError:
-        return f"`tls.cert` is no certificate, or not whole: {error}"
-    return str(error) if error.reason else f"`tls.key` is no private key, or not whole: {error}"
+        return "`tls.cert` is no certificate, or not whole" + (f": {error}" if error.reason else "")
+    return str(error) if error.reason else "`tls.key` is no private key, or not whole"
