@@ -6,7 +6,7 @@ First what and why, last the next step. A traceback of the user's code is shown 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pyworker.cli.render import Look, clean, line, note, paint
@@ -48,7 +48,14 @@ def is_said(lines: str, message: str) -> bool:
     return lines.strip() in (message, message.rpartition(" (exit code ")[0])
 
 
-def words(message: str, traceback: str, hint: str, how: Look, *, notes: Sequence[str] = (), bare: bool = False) -> str:
+def without_causes(text: str, causes: Iterable[str]) -> str:
+    """Return what is said of an app that waits in vain (daemon/depends.py) without causes that are said beside it."""
+    for cause in filter(None, causes):
+        text = text.replace(f", which failed: {cause}", ", which failed")
+    return text
+
+
+def words(message: str, traceback: str, hint: str, how: Look, *, notes: Iterable[str] = (), bare: bool = False) -> str:
     """Return an error as text: message, the traceback below it, one `= help:` line for each line of the hint.
 
     `notes`: what else is known of it, and need not be its cause. `bare`: without the word "error".

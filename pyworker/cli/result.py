@@ -7,7 +7,7 @@ from typing import Any
 
 from pyworker.cli import render
 from pyworker.cli.client import Answer
-from pyworker.cli.fail import is_said, words
+from pyworker.cli.fail import is_said, without_causes, words
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.cli.render import Look, line, note, out, out_json, paint
@@ -26,11 +26,12 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
         good = [] if settings.quiet else [r for r in results if r.get("ok")]
         if good and how.tty and err.tty and verb in {"start", "reload", "restart"} and board.rows:
             note("", err)
+        causes = [str(r.get("reason") or "") for r in results if not r.get("ok")]
         for result in results:
             if result in good:
                 _say_result(result, board, how, err)
             elif not result.get("ok"):
-                note(_failure(result, verb, err), err)
+                note(_failure(result, verb, err, causes), err)
         if len(good) == len(results):  # what failed has said what to do
             _say_next(good, how, err)
         if not results and not settings.quiet:
@@ -150,9 +151,9 @@ _NOT = {
 }
 
 
-def _failure(result: dict[str, Any], verb: str, how: Look) -> str:
+def _failure(result: dict[str, Any], verb: str, how: Look, causes: list[str]) -> str:
     app = line(result.get("app") or "?")
-    reason = str(result.get("reason") or "no reason was given")
+    reason = without_causes(str(result.get("reason") or "no reason was given"), causes)
     failed = _NOT[verb]
     # else something else is under way with it by now, another command's
     stays = (result.get("workers") or {}).get("ready") and result.get("state") in {"running", "degraded"}

@@ -74,9 +74,10 @@ def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(p
     pw.write("broken.py", "raise SystemExit('no disk')")
     failed = pw.run("start")
     assert failed.returncode == 1
-    assert "waits for db, which failed" in failed.stderr
+    assert "waits for db, which failed\n" in failed.stderr  # its cause is said beside it
     assert failed.stderr.count("pyworker restart db") == 1
-    assert "web: waits for db, which failed" in pw.ok("ps").stderr
+    assert "web: waits for db, which failed; mend it" in pw.ok("ps").stderr
+    assert "web: waits for db, which failed: " in pw.ok("ps", "web").stderr
     assert "web was not scaled: waits for db, which failed" in pw.run("scale", "web=2").stderr
     pw.write("broken.py", SAYS_READY)
     pw.write("go", "")

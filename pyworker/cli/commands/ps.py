@@ -14,6 +14,7 @@ import click
 from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.client import ask
+from pyworker.cli.fail import without_causes
 from pyworker.cli.homes import unreadable
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Cell, Column, Look
@@ -208,8 +209,9 @@ def notes(document: dict[str, Any], how: Look, home: str) -> list[str]:
         lines.append(_step(render.line(why), "start your apps again: pyworker start app.toml", how))
     elif not apps:
         lines.append("No apps yet. Start one with: pyworker start app.toml")
+    causes = [render.line((app.get("last_failure") or {}).get("message") or "") for app in apps if trouble(app)]
     for app in apps:
-        lines += app_notes(app, how)
+        lines += [without_causes(text, causes) for text in app_notes(app, how)]
     lines += changed_files(apps, how)
     version = (document.get("daemon") or {}).get("version")
     if version and version != __version__:
