@@ -289,8 +289,9 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
     for event in reversed(model.events):
         if len(lines) >= rows:
             break
-        who = event.app if event.worker is None else f"{event.app}.{event.worker}"
-        text = cut(f"  {clock(event.time)}  {pad(line(who) or 'pyworker', 10)}  {words(event)}", how.width)
+        slot = "" if event.worker is None else f".{event.worker}"
+        who = cut(line(event.app + slot) or "pyworker", max(16, how.width // 3), slot)  # what happened has to be seen
+        text = cut(f"  {clock(event.time)}  {pad(who, 10)}  {words(event)}", how.width)
         bad = any(word in event.type for word in ("failed", "exited", "refused"))
         wary = any(word in event.type for word in ("backoff", "unhealthy", "recycled", "rolled"))
         lines.append(paint(text, "red" if bad else "yellow" if wary else "", how))

@@ -6,6 +6,7 @@ import copy
 import os
 import pathlib
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,13 @@ def test_pictures(name: str, columns: int, rows: int, keys: tuple[str, ...], mon
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+def test_a_long_name_leaves_room_for_what_happened() -> None:
+    made = copy.deepcopy(MADE)
+    made.events[-1] = replace(made.events[-1], app="payments-of-the-northern-region", worker=12)
+    (text,) = (text for text in frame(made, AROUND, look(60), 40) if "payments-of" in text)
+    assert text.split("  ")[2] == "payments-of-the-….12"
 
 
 def test_colour_changes_no_text_and_ascii_no_layout() -> None:
