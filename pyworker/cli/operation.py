@@ -40,9 +40,9 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
         answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
         view.ended(answer)
     except TimeoutError:
-        raise _timed_out(settings, verb) from None
+        raise _timed_out(settings, verb, view.board) from None
     except Lost as lost:
-        raise _lost(settings, verb, lost) from None
+        raise _lost(settings, verb, lost, view.board) from None
     except KeyboardInterrupt:
         if not settings.json:
             end = "; pyworker reload --abort gives it up" if verb == "reload" else ""
@@ -145,28 +145,30 @@ def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
     return f"Starting {app} — {what}" if tty else f"starting {app}: {what}"
 
 
-def _timed_out(settings: Settings, verb: str) -> PyworkerError:
+def _timed_out(settings: Settings, verb: str, board: Board) -> PyworkerError:
     return PyworkerError(
-        f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings)}",
+        f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings, board)}",
         hint="pyworker ps shows how far it is",
         code="timeout",
         exit=Exit.BUSY,
     )
 
 
-def _lost(settings: Settings, verb: str, lost: Lost) -> PyworkerError:
+def _lost(settings: Settings, verb: str, lost: Lost, board: Board) -> PyworkerError:
     return PyworkerError(
-        f"The pyworker daemon (home {settings.home}) went away in the middle of the {verb}{_known(settings)}",
+        f"The pyworker daemon (home {settings.home}) went away in the middle of the {verb}{_known(settings, board)}",
         hint=f"{lost.hint}\nthe {verb} may be done or not: give the command again when ps is not as you want it",
         code=lost.code,
         exit=lost.exit,
     )
 
 
-def _known(settings: Settings) -> str:
-    """Return what the daemon (or its successor) says of the apps now, for the end of a sentence."""
+def _known(settings: Settings, board: Board) -> str:
+    """Return what the daemon (or its successor) says now of the apps that this is about, for the end of a sentence."""
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):
         apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+        about = {*board.started, *board.generations, *board.scaled, *(name for name, _ in board.rows)}
+        apps = [a for a in apps if a["name"] in about] or apps  # all of them: nothing has been heard yet
         states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want']}" for a in apps]
         if len(states) > _MOST_NAMED:
             words = [str(a["state"]) for a in apps]
