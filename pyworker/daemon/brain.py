@@ -16,7 +16,7 @@ from typing import Literal, assert_never
 from pyworker import failpoint
 from pyworker.config.address import parse_bind
 from pyworker.config.schema import INHERIT
-from pyworker.daemon import appmetrics, diagnosis
+from pyworker.daemon import appmetrics, diagnosis, state
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
@@ -273,6 +273,7 @@ class Brain:
             "traceback": failure.traceback,
             "hint": failure.hint,
         }
+        self._give_state_back(app)
         self.events.emit_data("reload_refused", app.name, None, data)
         if app.reload_why:
             self.note_not_reloaded(app, app.reload_why, failure.message)
@@ -290,12 +291,18 @@ class Brain:
         )
         app.refused[given_up] = failure
         self.write_logs_spec(app)
+        self._give_state_back(app)
         with contextlib.suppress(OSError):
             self.save()
         self.note(app, f"generation {given_up} was rolled back: {failure.message}")
         self.events.emit_data(
             "reload_rolled_back", app.name, None, {"from": number, "to": given_up, "reason": failure.message}
         )
+
+    def _give_state_back(self, app: App) -> None:
+        """The generation that was given up may have been another user's: what was made that one's is today's again."""
+        if app.current is not None:
+            state.address(self.home, app.current.resolved)
 
     def _fail_start(self, app: App, now: float) -> None:
         failure = app.start_failure or self.fail("the start failed")

@@ -43,9 +43,8 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
                     os.fchmod(states, mode)
                 folder = make_directory(states, resolved.config.name)
                 try:
-                    if foreign:
-                        assert resolved.uid is not None
-                        os.fchown(folder, resolved.uid, -1 if resolved.gid is None else resolved.gid)
+                    if foreign or (os.geteuid() == 0 and os.fstat(folder).st_uid != 0):  # 0: it had a `user` before
+                        os.fchown(folder, resolved.uid or 0, -1 if resolved.gid is None else resolved.gid)
                 finally:
                     os.close(folder)
             finally:

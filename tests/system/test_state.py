@@ -216,6 +216,18 @@ def test_the_state_of_an_app_with_a_user_belongs_to_that_user(script_of_nobody: 
     assert os.stat(os.path.join(pw.home, "logs")).st_mode & 0o777 == 0o700
 
 
+def test_a_refused_reload_to_another_user_leaves_the_state_whose_it_was(script_of_nobody: Pyworker) -> None:
+    pw = script_of_nobody
+    pw.ok("start", "app.toml")
+    folder = os.path.join(pw.home, "state", "api")
+    nobody = os.stat(folder).st_uid
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        pw.write("app.toml", file.read().replace('"nobody"', '"daemon"'))
+    pw.write("web.py", "raise SystemExit('not today')\n")
+    assert pw.run("reload", "api").returncode == 1
+    assert os.stat(folder).st_uid == nobody
+
+
 def test_workers_of_another_user_are_told_of_changes_and_broadcasts(script_of_nobody: Pyworker) -> None:
     pw = script_of_nobody
     pw.write("web.py", WATCHING.replace("PORT", str(pw.port)))
