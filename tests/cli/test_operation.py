@@ -266,7 +266,7 @@ def test_a_timeout_exits_with_75_and_says_what_is_known(home: str) -> None:
     with FakeControl(home, {"reload": half_a_reload, "ps": replies(documents.ps())}):
         found = run("reload", "api", "--timeout", "200ms", home=home)
     assert found.code == 75
-    assert "error: the reload was not done within 0.2 s; it goes on. Now: api running 4/4\n" in found.err  # no other app
+    assert "error: the reload was not done within 0.2 s; it goes on. Now: api running 4/4" in found.err
 
 
 def test_a_daemon_that_dies_in_the_middle_is_told_with_what_its_successor_knows(home: str) -> None:
@@ -278,7 +278,7 @@ def test_a_daemon_that_dies_in_the_middle_is_told_with_what_its_successor_knows(
         found = run("reload", "api", home=home)
         as_json = run("reload", "api", "--json", home=home)
     assert found.code == 69
-    assert "went away in the middle of the reload. Now: api running 4/4" in found.err
+    assert "went away in the middle of the reload. Now: api running 4/4\n" in found.err  # no other app
     assert json.loads(as_json.err.splitlines()[-1])["error"]["exit"] == 69
 
 
