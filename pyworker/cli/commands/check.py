@@ -167,10 +167,8 @@ def _out_of_date(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[P
         valid = tls.validity(app.tls.cert, app.tls.key) if app.tls is not None else None
         text = trouble(*valid, time.time()) if valid is not None else ""
         if text:
-            message, hint = (
-                f"the TLS certificate of app `{app.name}` {text}",
-                "renew it: clients refuse it outside of its time",
-            )
+            message = f"the TLS certificate of app `{app.name}` {text}"
+            hint = "renew it: clients refuse it outside of its time"
             problem = Problem(message, hint, "tls", path, code=_OUT_OF_DATE)
             found.append(locate(path, app.name, ("tls", "cert"), problem, profile))
     return found
