@@ -64,7 +64,7 @@ _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean 
 
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 
-_FREE = {"asyncio": 9, "uvloop": 12}  # descriptors that a worker needs until it can take its first connection
+_FREE = {"asyncio": 10, "uvloop": 15}  # descriptors that a worker needs until it can take its first connection
 
 
 class _Ready(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import TlsConfig
+from pyworker.protocol.scoreboard import F
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import main
@@ -274,6 +275,38 @@ def test_native_threads_keep_from_a_fork_unless_they_are_prepared_for_it(
     worker = d.fork(template, 1)
     worker.expect(Hello)
     worker.expect(Ready)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_import_that_leaves_too_few_descriptors_is_refused_and_one_that_leaves_enough_is_served(
+    daemon: Any, folder: Path, loop: str
+) -> None:
+    needed = main._FREE[loop]
+    takes = (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.dup(2))\n"
+        "except OSError: pass\n"
+        "for _ in range(int(os.environ['LEFT'])): os.close(held.pop())\n"
+    )
+    (folder / "shop.py").write_text(takes + (folder / "shop.py").read_text())
+    d = daemon(loop=loop)
+    d.env["LEFT"] = str(needed - 1)
+    failed = d.launch("template").expect(LoadFailed)
+    assert f"fewer than {needed} of 100 are left for its worker" in failed.message
+    d = daemon(loop=loop)
+    d.env["LEFT"] = str(needed)
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    address = d.listeners[0].getsockname()
+    assert get(address) == str(worker.pid).encode()
+    with socket.create_connection(address, timeout=10) as late:  # what asks later than it connects, too
+        wait_until(lambda: d.row(1)[F.OPEN] == 1)
+        late.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert late.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, folder: Path) -> None:
