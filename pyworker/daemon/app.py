@@ -315,9 +315,10 @@ class App:
             return
         if loaded.why and (self.current is None or self.current.config.preload):
             yield f"{loaded.why}: each worker imports the app for itself, unless that is left to the lifespan or hooks.post_fork"
-        outdated = loaded.cert_until and certificate.trouble(loaded.cert_from, loaded.cert_until, time.time())
-        if outdated:
-            yield f"its TLS certificate {outdated}; renew it, then: pyworker reload {self.name}"
+        if loaded.cert_until:
+            what, step = certificate.trouble(loaded.cert_from, loaded.cert_until, time.time())
+            if what:
+                yield f"its TLS certificate {what}; {step}"
 
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:

@@ -120,9 +120,8 @@ class Loaded:
     version: str = ""  # of the runtime that it and its workers are
     code: str = ""  # changes when a file that it has imported changes
     newest: str = ""  # the file of them that was changed last
-    cert_from: float = (
-        0.0  # epoch seconds: from when to when its TLS certificate is valid; 0: none, or it cannot be told
-    )
+    # from when to when its TLS certificate is valid, in seconds since the epoch; 0: it has none, or that cannot be told
+    cert_from: float = 0.0
     cert_until: float = 0.0
 
 

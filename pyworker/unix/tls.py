@@ -44,7 +44,8 @@ def validity(cert_path: str, key_path: str) -> tuple[float, float] | None:
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
         client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _ANY_TIME
-        client.load_verify_locations(cadata=text[text.index(_BEGIN) : text.index(_END) + len(_END)])
+        first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
+        client.load_verify_locations(cadata=ssl.PEM_cert_to_DER_cert(first))
         to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
         asking = client.wrap_bio(to_client, to_server)
         answering = server.wrap_bio(to_server, to_client, server_side=True)

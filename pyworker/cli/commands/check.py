@@ -165,11 +165,10 @@ def _out_of_date(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[P
     found: list[Problem] = []
     for app in apps:
         valid = tls.validity(app.tls.cert, app.tls.key) if app.tls is not None else None
-        text = trouble(*valid, time.time()) if valid is not None else ""
-        if text:
-            message = f"the TLS certificate of app `{app.name}` {text}"
-            hint = "renew it: clients refuse it outside of its time"
-            problem = Problem(message, hint, "tls", path, code=_OUT_OF_DATE)
+        what, step = trouble(*valid, time.time()) if valid is not None else ("", "")
+        if what:
+            message = f"the TLS certificate of app `{app.name}` {what}"
+            problem = Problem(message, step, "tls", path, code=_OUT_OF_DATE)
             found.append(locate(path, app.name, ("tls", "cert"), problem, profile))
     return found
 
