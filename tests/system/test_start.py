@@ -31,12 +31,14 @@ def test_a_file_is_started_and_a_second_start_changes_nothing(pw: Pyworker) -> N
 
 
 def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None:
-    pw.api("import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\n" + ASGI)
+    go = os.path.join(pw.folder, "go")
+    os.mkfifo(go)
+    pw.api("open('go').read()\n" + ASGI)  # until somebody has opened and closed it
     pw.ok("start", "app.toml", "--no-wait")
     again = pw.popen("start", "app.toml")
     assert again.stderr is not None
     assert again.stderr.readline().startswith("starting api: web:app, 2 workers")
-    pw.write("go", "")
+    os.close(os.open(go, os.O_WRONLY))
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0
     assert out.startswith("api running already 2/2")
