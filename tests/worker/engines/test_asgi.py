@@ -207,6 +207,7 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
         assert (response.status, response.closes) == (500, True), path
     for path in ("/cut", "/short"):
         assert site.client().get(path) is None, path
+    site.end()
     said = capfd.readouterr().err
     assert "ValueError: the app's own words" in said
     assert "error in GET /nothing: the app returned without a response" in said
@@ -230,8 +231,7 @@ def test_a_stream_that_stops_because_its_client_has_left_is_no_mistake_of_the_ap
     assert client.recv(head_only=True) is not None
     client.sock.shutdown(socket.SHUT_WR)  # as a client that has read all and closes: no reset
     wait_until(lambda: returned == ["/stream"] and site.row[F.IN_FLIGHT] == 0)
-    site.running.begin_drain(10)
-    site.running.finish()
+    site.end()
     assert "error" not in capfd.readouterr().err
 
 
@@ -270,8 +270,7 @@ def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
         websocket.send("a")
         assert websocket.recv(timeout=10) == "echo a"
     client.close()
-    site.running.begin_drain(10)
-    site.running.finish()
+    site.end()
     assert app.state.events == ["startup", "background", "shutdown"]
 
 
@@ -422,6 +421,7 @@ def test_a_lifespan_that_ends_while_the_app_serves_is_reported(
         asyncio.get_running_loop().call_soon(ended.append, True)
         raise ConnectionError("the queue is gone")
 
-    serve(app, loop=loop)
+    site = serve(app, loop=loop)
     wait_until(lambda: ended)
+    site.end()
     assert "ConnectionError: the queue is gone" in capfd.readouterr().err

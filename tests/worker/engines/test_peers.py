@@ -173,21 +173,24 @@ def test_health_checks_are_neither_counted_nor_logged(
     assert site.row[F.REQUESTS] == site.row[F.ACCEPTED] == 0
     assert site.client().get("/real", "X-Pyworker-Check: 1") is not None  # from outside the header means nothing
     wait_until(lambda: site.row[F.REQUESTS] == 1, what="the count")
+    site.end()
     assert [line.split('"')[1] for line in capfd.readouterr().out.splitlines()] == ["GET /real HTTP/1.1"]
 
 
 @APPS
 def test_the_access_log(serve: Serve, interface: str, capfd: pytest.CaptureFixture[str]) -> None:
-    client = serve(getattr(hello, interface), interface, access_log="json").client()
-    response = client.get('/a"b?c=d')
+    site = serve(getattr(hello, interface), interface, access_log="json")
+    response = site.client().get('/a"b?c=d')
     assert response is not None
-    line = json.loads(wait_until(lambda: capfd.readouterr().out, what="the line"))
+    site.end()
+    line = json.loads(capfd.readouterr().out)
     assert (line["method"], line["path"], line["status"], line["bytes"]) == ("GET", '/a"b?c=d', 200, 6)
     assert (line["client"], line["request_id"]) == ("127.0.0.1", response.headers["x-request-id"])
     assert line["ms"] >= 0
-    client = serve(getattr(hello, interface), interface, access_log="text").client()
-    assert client.get('/a"b') is not None
-    text = wait_until(lambda: capfd.readouterr().out, what="the line")
+    site = serve(getattr(hello, interface), interface, access_log="text")
+    assert site.client().get('/a"b') is not None
+    site.end()
+    text = capfd.readouterr().out
     assert text.startswith('127.0.0.1 "GET /a\\"b HTTP/1.1" 200 6 ')
     assert text.count("\n") == 1
 

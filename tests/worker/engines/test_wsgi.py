@@ -155,6 +155,7 @@ def test_an_app_that_fails_before_its_head_is_a_500(
     response = site.client().get("/exc")
     assert response is not None
     assert (response.status, response.body, response.headers["x-why"]) == (502, b"replaced", "exc_info")
+    site.end()
     said = capfd.readouterr().err
     assert "ValueError: the app's own words" in said
     assert "error in GET /raise" in said
