@@ -28,7 +28,6 @@ from tests.support.wait import wait_until
 
 LONG = 30.0  # seconds: no test waits for a length of time, so this is what a very busy machine may take
 _SUBREAPER = 36
-_numbers = itertools.count(os.getpid())  # not the same for two runs at once
 
 
 class Pyworker:
@@ -310,19 +309,33 @@ def open_to_all(folder: str) -> None:
         pytest.skip(f"other users may not enter {closed[0]}")
 
 
+def _claim_ports() -> tuple[socket.socket, Iterator[int]]:
+    """Claim 500 ports for this process: no other one that tests, of this run or of another, takes one of them."""
+    for first in range(20_000, 32_000, 500):
+        claim = socket.socket(socket.AF_UNIX)  # held until the process ends
+        try:
+            claim.bind(f"\0pyworker-tests-ports-{first}")
+        except OSError:
+            claim.close()
+            continue
+        return claim, itertools.cycle(range(first, first + 500))
+    raise AssertionError("24 processes that test have claimed all ports")
+
+
+_claim, _ports = _claim_ports()  # now, not in a test: it would have to give the socket back
+
+
 def free_port() -> int:
-    """Return a port that is free, and that neither the kernel nor another worker of pytest gives to somebody meanwhile.
+    """Return a port that is free, and that neither the kernel nor another test gives to somebody meanwhile.
 
     The kernel hands out those from 32768 on, to every client and server that does not care: also the one that this test will
     bind in a moment.
     """
-    first = 20_000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
-    for number in itertools.islice(_numbers, 1000):
-        port = first + number % 1000
+    for port in itertools.islice(_ports, 500):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError(f"no port is free from {first} on")
+    raise AssertionError("none of 500 ports is free")
 
 
 def port_is_closed(port: int) -> bool:
