@@ -6,10 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WSGI
+from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
 
 WORKERS = 4
@@ -34,28 +32,6 @@ def ask(family: int, address: Any) -> str:
         assert answer is not None
         assert answer.status == 200
         return answer.body.decode()
-
-
-def sleeping(pid: int) -> bool:
-    """Whether all its threads wait; on a busy machine a worker that has answered may still have to run."""
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
-
-
-def until_idle(pids: list[int]) -> None:
-    """The promise is about idle workers: see that they are."""
-    wait_until(lambda: all(map(sleeping, pids)), LONG, "idle workers")
-
-
-def assert_turns(pids: list[int], answer_of_next: Callable[[], str], count: int) -> None:
-    """See that all get as many. Once a second each may take one out of its turn, lest any wait: busy machines let it."""
-    began, found = time.monotonic(), Counter[str]()
-    for _ in range(count):
-        until_idle(pids)
-        found[answer_of_next()] += 1
-    slack = 1 + time.monotonic() - began
-    assert len(found) == WORKERS, found
-    assert all(abs(each - count / WORKERS) <= slack for each in found.values()), (found, slack)
 
 
 @pytest.mark.parametrize(("source", "loop", "threads"), RUNTIMES)

@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
 from pyworker.worker.accept import AcceptLoop, can_loop_take_turns, new_loop
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
+from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
 from tests.worker.conftest import get, request, spread
 
@@ -36,36 +36,23 @@ def started(daemon: FakeDaemon, count: int) -> list[Peer]:
     return workers
 
 
-def wait_idle(workers: list[Peer]) -> None:
-    """Wait until every worker sleeps: turns are strict among idle workers, and a busy machine makes them late."""
-    for worker in workers:
-        stat = Path(f"/proc/{worker.pid}/stat")
-        wait_until(lambda stat=stat: stat.read_text().rpartition(")")[2].split()[0] == "S")  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("target", ["shop:app", "shop:wsgi"])
 def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> None:
     d = daemon(target=target, loop=loop)
     workers = started(d, 4)
     assert d.loaded.loop == loop
-    address = d.listeners[0].getsockname()
-    counts: Counter[bytes] = Counter()
-    for _ in range(400):
-        wait_idle(workers)
-        counts[get(address)] += 1
-    # a try once a second may take a connection out of turn
-    assert len(counts) == 4
-    assert max(counts.values()) - min(counts.values()) <= 2, counts
+    address, pids = d.listeners[0].getsockname(), [worker.pid for worker in workers]
+    assert_turns(pids, lambda: get(address), 400)
     lasting: list[socket.socket] = []
+
+    def lasts() -> bytes:
+        lasting.append(socket.create_connection(address, timeout=10))
+        return request(lasting[-1])
+
     try:
-        for _ in range(64):
-            wait_idle(workers)
-            lasting.append(socket.create_connection(address, timeout=10))
-            request(lasting[-1])
-        held = [d.row(row)[F.OPEN] for row in range(1, 5)]
-        assert sum(held) == 64
-        assert max(held) - min(held) <= 2, held
+        assert_turns(pids, lasts, 64)
+        assert sum(d.row(row)[F.OPEN] for row in range(1, 5)) == 64
     finally:
         for connection in lasting:
             os.close(connection.detach())
