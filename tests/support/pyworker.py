@@ -216,6 +216,10 @@ class Pyworker:
         assert answer.status == 200, answer
         return answer.body.decode()
 
+    def wait_answer(self, begins: str) -> None:
+        """Wait for the new code: what comes in the very moment in which a reload ends may still be an old worker's."""
+        wait_until(lambda: self.get().startswith(begins), LONG, f"an answer that begins with {begins}")
+
     def refuses(self, port: int = 0) -> bool:
         return port_is_closed(port or self.port)
 

@@ -81,8 +81,7 @@ def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: M
     manager.wait_for("READY=1")
     order = [line.partition("=")[0] for line in manager.lines()]
     assert order.index("RELOADING") < order.index("MONOTONIC_USEC") < order.index("READY")
-    # the old one has read that it is to leave; what comes in that very moment may still be its
-    wait_until(lambda: pw.get() == "two", LONG, "the new code")
+    pw.wait_answer("two")
     manager.process.send_signal(signal.SIGTERM)
     manager.wait_for("STOPPING=1")
     assert manager.process.wait(LONG) == 0
