@@ -229,8 +229,9 @@ def test_uncollected_deaths_are_said_again_to_the_next_daemon(start: OPEN_RIGS) 
 
 def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start: OPEN_RIGS) -> None:
     rig = start("--tick", "0.05")
-    for _ in range(2):
-        rig.next_peer()[1].say(protocol.Hello("1"))  # nobody listens to these
+    pair = [rig.next_peer()[1] for _ in range(2)]  # both, or the first one's successor might come before the second
+    for peer in pair:
+        peer.say(protocol.Hello("1"))  # nobody listens to these
     role, successor = rig.next_peer()
     assert successor.hear_until(protocol.RestoreDone).reason == "hung"
     assert f"the {role} (pid" in rig.log()

@@ -123,8 +123,9 @@ def test_what_goes_to_the_background_is_told_to_stay(pw: Pyworker, what: str) ->
     assert "exited with code 0" in error
     assert "background" in error
     assert "keep it in the foreground" in error
-    wait_until(lambda: os.path.getsize(os.path.join(pw.folder, "pid")), LONG, "the one in the background")
-    kill(int(Path(pw.folder, "pid").read_text()))  # nobody else does: it has left its session
+    told = Path(pw.folder, "pid")
+    wait_until(lambda: told.exists() and told.read_text(), LONG, "the one in the background")
+    kill(int(told.read_text()))  # nobody else does: it has left its session
 
 
 def test_a_module_that_only_makes_a_web_app_is_told_how_it_is_started(pw: Pyworker) -> None:
