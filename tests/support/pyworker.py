@@ -116,6 +116,11 @@ class Pyworker:
         )
         return done
 
+    def ok_listening(self, *arguments: str) -> None:
+        """Start programs that bind for themselves, and wait for that: one that takes long for it counts as ready before."""
+        self.ok(*arguments)
+        wait_until(lambda: all(app["listen"] for app in self.ps()["apps"]), LONG, "their ports")
+
     # ---- what it says, asked without a process for each question: those were a fifth of the work of all tests -------
     def _ask(self, kind: str, **more: object) -> dict[str, Any]:
         return ask(self.environ["PYWORKER_HOME"], {"type": kind, **more})

@@ -127,7 +127,7 @@ def test_code_that_has_changed_since_is_named_when_a_template_had_to_be_started_
 
 def test_what_kept_the_code_before_from_being_forked_is_not_said_of_the_next(pw: Pyworker) -> None:
     threads = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-    pw.api(threads + ASGI)
+    pw.api(threads + ASGI, tables='[app.reload]\nsoak = "300s"')  # in which it can be given up, however busy the machine
     pw.ok("start", "app.toml")
     (why,) = pw.app()["notes"]
     assert "thread" in why

@@ -247,6 +247,6 @@ def test_a_script_cannot_have_the_daemon_open_listeners_without_end(pw: Pyworker
         ports += [] if port in ports else [port]  # the kernel may name one twice
     pw.write("greedy.py", GREEDY.replace("{ports}", repr(ports)))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "greedy.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     assert pw.get() == "refused 6"
     assert len(pw.app()["listen"]) == MAX_LISTENERS

@@ -141,9 +141,8 @@ def test_a_real_framework_is_served_unmodified(pw: Pyworker, name: str) -> None:
 def test_a_script_that_binds_for_itself_shares_its_port(pw: Pyworker, name: str) -> None:
     pw.write("server.py", SCRIPTS[name].replace("PORT", str(pw.port)))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nworkers = 2\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     first, second = pw.pids()
-    wait_until(lambda: not pw.refuses(), LONG, "the script to listen")
     assert pw.get().split()[0] == name
     kill(first)
     assert int(pw.get().split()[1]) != first  # the port is one
@@ -261,7 +260,7 @@ def test_a_script_that_waits_in_its_bind_is_answered_by_the_next_daemon(pw: Pywo
     pw.make_failpoints()
     pw.write("server.py", SERVER % ("answer = lambda: str(os.getpid()).encode()", pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     old = pw.pids()
     passed = pw.arm(point, "kill") + ".hit"
     pw.run("reload", "api")  # loses the daemon that it asked
@@ -285,7 +284,7 @@ def test_a_script_that_a_dying_daemon_has_answered_is_not_answered_again(pw: Pyw
     other = pw.another_port()
     pw.write("server.py", SERVER % (BINDS_ANOTHER % other, pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     old = pw.pids()
     passed = pw.arm("reload.drain", "kill") + ".hit"
     pw.run("reload", "api")  # loses the daemon that it asked
@@ -308,7 +307,7 @@ def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, t
     write(pw.port)
     lines = 'script = "server.py"' if kind == "script" else 'command = ["node", "server.js"]\nbalance = "round-robin"'
     pw.write("app.toml", f'[app]\nname = "api"\n{lines}\nworkers = 2\n[app.reload]\nready_timeout = "8s"\nsoak = "0s"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     write(other)
     pw.ok("reload", "api")
     with Load(other, "new") as load:
@@ -326,7 +325,7 @@ def test_new_code_of_a_script_that_cannot_listen_is_refused_and_the_old_serves(p
     server = SERVER % ('answer = lambda: b"script"', pw.port)
     pw.write("server.py", server)
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     pids = pw.pids()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for new in (server.replace("127.0.0.1", "0.0.0.0"), server.replace(str(pw.port), str(taken.getsockname()[1]))):
@@ -346,10 +345,10 @@ def test_a_restart_may_listen_on_all_addresses_where_it_was_one(pw: Pyworker, ki
     pw.write("server.js", FIXED_NODE % f"{pw.port}, '127.0.0.1'")
     lines = 'script = "server.py"' if kind == "script" else 'command = ["node", "server.js"]\nbalance = "round-robin"'
     pw.write("app.toml", f'[app]\nname = "api"\n{lines}\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     pw.write("server.py", server.replace("127.0.0.1", "0.0.0.0"))
     pw.write("server.js", FIXED_NODE % pw.port)
-    pw.ok("restart", "api")
+    pw.ok_listening("restart", "api")
     assert pw.app()["listen"] == [f"http://0.0.0.0:{pw.port}"]
 
 
@@ -386,7 +385,7 @@ def test_a_script_may_be_a_cluster_itself(pw: Pyworker) -> None:
     """Its workers are children of the worker, with the library out of the daemon's archive."""
     pw.write("server.py", "from pyworker import cluster\ncluster.run(workers=2)\n" + SERVER % ("answer = lambda: str(os.getpid()).encode()", pw.port))
     pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     (worker,) = pw.pids()
     seen: set[int] = set()
     wait_until(lambda: seen.add(int(pw.get())) or len(seen) == 2, LONG, "an answer of both")  # it serves since the first listens

@@ -13,7 +13,7 @@ from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
 HEALTH = '[app.health]\npath = "/health"\ninterval = "200ms"\ntimeout = "1s"\nretries = 2\n'
-TABLES = '[app.reload]\nsoak = "3s"\n[app.restart]\nmin_uptime = "5s"\n'
+TABLES = '[app.reload]\nsoak = "300s"\n[app.restart]\nmin_uptime = "5s"\n'
 HASTY = TABLES.replace("soak", 'ready_timeout = "2s"\nsoak')  # only of what is never ready: a busy machine may hold up the others
 STARTS = 'await send({"type": message["type"] + ".complete"})'
 FIRST = "async def app(scope, receive, send):\n"
@@ -109,7 +109,7 @@ def test_reload_with_soak_waits_for_it_and_says_that_it_was_rolled_back(pw: Pywo
 
 
 def test_reload_with_soak_is_over_with_it(pw: Pyworker) -> None:
-    pw.api(ASGI, tables=TABLES)
+    pw.api(ASGI, tables=TABLES.replace("300s", "500ms"))
     pw.ok("start", "app.toml")
     pw.write("web.py", version(ASGI, "two"))
     pw.ok("reload", "api", "--soak")

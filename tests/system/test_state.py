@@ -148,7 +148,7 @@ def test_a_script_and_two_apps_have_each_their_own_state(pw: Pyworker) -> None:
     for name, port in zip(("one", "two"), ports, strict=True):
         pw.write(f"{name}.py", SCRIPT.replace("PORT", str(port)))
     pw.write("app.toml", '[apps.one]\nscript = "one.py"\nworkers = 2\n[apps.two]\nscript = "two.py"\n')
-    pw.ok("start", "app.toml")
+    pw.ok_listening("start", "app.toml")
     assert [pw.get("/", ports[0]) for _ in range(3)] == ["1", "2", "3"]
     assert pw.get("/", ports[1]) == "1"
 
