@@ -59,7 +59,7 @@ def test_what_the_file_names_must_be_there(tmp_path: Path, home: str) -> None:
 def test_what_a_start_would_refuse_here_is_a_warning(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.toml").write_text('[apps.app]\ncommand = "no-such-program"\nenv_file = ".env"\nuser = "nobody-of-here"\n')
     done = run("check", home=home, cwd=str(tmp_path))
-    assert (done.code, done.out) == (0, "app.toml is fine: 1 app (app)\n")
+    assert (done.code, done.out) == (0, "app.toml is fine but for 3 warnings: 1 app (app)\n")
     assert "warning: app.toml:2: `command` of app `app` names no-such-program" in done.err
     assert "warning: app.toml:3: `env_file[0]` of app `app` names .env, which does not exist" in done.err
     assert "warning: app.toml:4: `user` of app `app`" in done.err

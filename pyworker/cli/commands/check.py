@@ -63,10 +63,10 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
     elif problems:
         _show(problems, settings)
     elif not settings.quiet and path is not None:
-        names = ", ".join(app.name for app in apps)
-        click.echo(f"{os.path.basename(path)} is fine: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
-    if warnings and not settings.json and not settings.quiet:
         _warn(warnings, settings)
+        but = f" but for {len(warnings)} warning{'s' if len(warnings) != 1 else ''}" if warnings else ""
+        names = ", ".join(app.name for app in apps)
+        click.echo(f"{os.path.basename(path)} is fine{but}: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
     if problems:
         sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
 
