@@ -204,7 +204,10 @@ def test_unknown_app_exits_4_and_names_the_home_and_the_logs_there_are(home: Pat
 
 def test_known_app_that_has_printed_nothing_is_no_error(home: Path) -> None:
     (home / "apps.json").write_text(json.dumps({"v": 1, "apps": [{"name": "quiet"}]}))
-    assert logs(home, "quiet") == ""
+    assert run("logs", "quiet", home=str(home)) == (0, "", "There is nothing in the log of quiet.\n")
+    assert logs(home, "quiet", "-q") == logs(home, "quiet", "--json") == ""
+    log(home, record(1, "calm"))
+    assert run("logs", "api", "-l", "error", home=str(home)).err == "There is nothing like that in the log of api.\n"
 
 
 def test_home_that_does_not_exist_has_no_logs_and_is_not_made(tmp_path: Path) -> None:
@@ -383,7 +386,7 @@ def test_a_folder_where_a_log_was_is_passed_over_until_it_is_a_file_again(home: 
     path.mkdir()
     path.with_name("api.log.1").mkdir()
     assert [followed.more(), followed.more()] == [[], []]
-    assert logs(home, "api") == ""
+    assert logs(home, "api", "-q") == ""
     path.rmdir()
     path.write_bytes(b"first\n")
     assert followed.more() == [b"first"]

@@ -17,7 +17,7 @@ from pyworker.cli.logview import Choice, View, entry
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.events import Event
+from pyworker.protocol.events import Event, names_in_words
 
 if TYPE_CHECKING:
     from pyworker.cli.records import Filter
@@ -104,15 +104,20 @@ def cmd(
     gc.enable()
     try:
         reader.past(count, since or "", until or "")
+        if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
+            with contextlib.suppress(DaemonAway):  # nobody knows then which there are
+                ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
         if not (reader.has_shown or settings.json or settings.quiet):
             err = render.look(sys.stderr, settings.color)
             if previous:
                 render.note("It has printed nothing that is still in the log.", err)
+            elif names and count != 0:
+                like_that = " like that" if since or until or stream or include or exclude or level else ""
+                render.note(
+                    f"There is nothing{like_that} in the log of {names_in_words([*map(render.line, names)])}.", err
+                )
             elif not (names or follow or logfiles.find(settings.home)):
                 render.note(f"Nothing has been logged in {settings.home} yet.", err)
-        if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
-            with contextlib.suppress(DaemonAway):  # nobody knows then which there are
-                ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
         if follow:
             reader.follow()
     finally:
