@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli import results
 from tests.support.cli import environment, run, run_on_terminal
-from tests.support.fake_control import FakeControl, refuses
+from tests.support.fake_control import FakeControl, refuses, replies
 
 PIPED = """\
 starting api: shop.main:app, 2 workers, round-robin on 127.0.0.1:8000
@@ -252,6 +252,15 @@ def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
     one = run("start", "-n", "--name", "tick", "--", "date", home=home, cwd=folder)
     assert one.out == "would start tick: date, 1 worker\n"
     assert not Path(home).exists()
+
+
+def test_dry_run_says_what_runs_already(home: str, folder: str) -> None:
+    apps = [{"name": "web", "state": "running"}, {"name": "jobs", "state": "stopped"}]
+    with FakeControl(home, {"ps": replies({"apps": apps})}):
+        found = run("start", "-n", "many.toml", home=home, cwd=folder)
+        as_json = run("start", "-n", "many.toml", "--json", home=home, cwd=folder)
+    assert found == (0, "web runs already\nwould start jobs: sleep 9, 1 worker\n", "")
+    assert json.loads(as_json.out)["would_start"] == ["jobs"]
 
 
 def test_a_call_in_the_place_of_an_app_is_told_how_a_factory_is_named(home: str, folder: str) -> None:

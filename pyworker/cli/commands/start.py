@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import shell_env
+from pyworker.cli.client import DaemonAway, ask, shell_env
 from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common
@@ -141,14 +141,26 @@ def _dry_run(settings: Settings, found: Startable) -> int:
         raise PyworkerError(
             "-n looks at a file, MODULE:APP, script or command; names are the daemon's", code="usage", exit=Exit.USAGE
         )
+    running = _running(settings)
     if settings.json:
         import json
 
-        render.out(json.dumps({"v": 1, "ok": True, "would_start": [app.name for app in found.apps]}))
+        names = [app.name for app in found.apps if app.name not in running]
+        render.out(json.dumps({"v": 1, "ok": True, "would_start": names}))
         return 0
     for app in found.apps:
-        render.out(f"would start {app.name}: {found.describe(app.name)}")
+        is_there = app.name in running
+        render.out(f"{app.name} runs already" if is_there else f"would start {app.name}: {found.describe(app.name)}")
     return 0
+
+
+def _running(settings: Settings) -> set[str]:
+    """Return the names of apps that a start leaves alone."""
+    try:
+        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)["apps"]
+    except DaemonAway:
+        return set()
+    return {app["name"] for app in apps if app["state"] not in {"stopped", "stopping", "failed"}}
 
 
 def _header(found: Startable) -> Header:
