@@ -303,16 +303,17 @@ class Call:
 def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
     """Send a request that only reads and return its reply's body. Asked again once if the daemon dies meanwhile."""
     seconds = ANSWER_TIME if timeout is None else timeout
+    deadline = time.monotonic() + seconds
     try:
-        return _ask_once(home, request, seconds)
-    except Lost:
-        return _ask_once(home, request, seconds)  # the socket outlives the daemon: its successor answers
+        return _ask_once(home, request, seconds, deadline)
+    except Lost:  # the socket outlives the daemon: its successor answers
+        return _ask_once(home, request, seconds, deadline if timeout is not None else time.monotonic() + seconds)
 
 
-def _ask_once(home: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: float) -> dict[str, Any]:
     with Call(home, request) as call:
         try:
-            for answer in call.answers(None, time.monotonic() + seconds):
+            for answer in call.answers(None, deadline):
                 if isinstance(answer, Answer):
                     return answer.body
         except TimeoutError:

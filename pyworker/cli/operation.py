@@ -27,6 +27,7 @@ from pyworker.protocol.events import workers_in_words
 Header = Callable[["dict[str, Any]", bool], str]
 NEVER = float("inf")
 _TICK = 0.1  # seconds between two frames
+_ASIDE = 1.0  # seconds for what is only said beside: a --timeout is over by then
 _MOST_NAMED = 10  # apps in a sentence; of more it says how many are in which state
 
 
@@ -166,7 +167,7 @@ def _lost(settings: Settings, verb: str, lost: Lost, board: Board) -> PyworkerEr
 def _known(settings: Settings, board: Board) -> str:
     """Return what the daemon (or its successor) says now of the apps that this is about, for the end of a sentence."""
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):
-        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, _ASIDE)["apps"]
         about = {*board.started, *board.generations, *board.scaled, *(name for name, _ in board.rows)}
         apps = [a for a in apps if a["name"] in about] or apps  # all of them: nothing has been heard yet
         states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want']}" for a in apps]

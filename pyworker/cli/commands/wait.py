@@ -12,7 +12,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
-from pyworker.cli.client import DaemonAway, ask, patience, waiting
+from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
@@ -83,8 +83,9 @@ def _look(
     lost_at = time.monotonic()
     has_said = settings.json or settings.quiet
     while True:
+        left = ANSWER_TIME if settings.timeout is None else settings.timeout - (time.monotonic() - began)
         try:
-            apps: list[dict[str, Any]] = ask(settings.home, request)["apps"]
+            apps: list[dict[str, Any]] = ask(settings.home, request, min(ANSWER_TIME, max(1.0, left)))["apps"]
             return apps
         except PyworkerError as error:
             now = time.monotonic()
