@@ -203,7 +203,7 @@ class Brain:
             case c.EndSoak():
                 app.previous = None
             case c.FailStart():
-                self._fail_start(app, now)
+                self._fail_start(app)
             case c.ClearRecord():
                 app.record = restart.CLEAR
                 app.failure = None
@@ -304,10 +304,10 @@ class Brain:
         if app.current is not None:
             state.address(self.home, app.current.resolved)
 
-    def _fail_start(self, app: App, now: float) -> None:
+    def _fail_start(self, app: App) -> None:
         failure = app.start_failure or self.fail("the start failed")
         app.start_failure = None
-        app.record = restart.after_refusal(app.record, now)
+        app.record = restart.after_refusal(app.record)
         app.failure = failure
         app.running = app.starting = False  # its port is closed again: nobody would answer there
         self.emit(

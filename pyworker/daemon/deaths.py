@@ -418,7 +418,7 @@ class Deaths:
         had_failed = app.record.failed or app.record.permanent
         had_refused = app.record.permanent and not permanent
         if permanent:
-            app.record = restart.after_refusal(app.record, now)
+            app.record = restart.after_refusal(app.record)
         else:
             app.record = restart.after_unstable_death(app.record, now, config, jitter=random.random())
         if had_refused and app.failure is not None:

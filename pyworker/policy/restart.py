@@ -72,9 +72,9 @@ def _delay(tries: int, jitter: float) -> float:
     return min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 - jitter / 4)
 
 
-def after_refusal(record: Record, now: float) -> Record:
-    """Exit code 78 or a first start that failed: do not try again."""
-    return dataclasses.replace(record, tries=record.tries + 1, deaths=(*record.deaths, now)[-1000:], permanent=True)
+def after_refusal(record: Record) -> Record:
+    """Exit code 78 or a first start that failed: do not try again. It is no restart."""
+    return dataclasses.replace(record, tries=record.tries + 1, permanent=True)
 
 
 def wants_replacement(config: RestartConfig, *, clean: bool) -> bool:

@@ -175,4 +175,4 @@ def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() ->
     deaths.unstable(app, Failure(gone, "", "", ""), 1.0, permanent=True)
     deaths.unstable(app, Failure("killed by SIGKILL from outside", "", "", ""), 2.0, permanent=False)
     assert app.failure.message == f"it cannot be started as it is: {gone}"
-    assert len(app.record.deaths) == 2
+    assert (app.record.tries, len(app.record.deaths)) == (2, 1)

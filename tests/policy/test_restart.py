@@ -90,8 +90,9 @@ def test_death_before_ready_is_unstable_however_long_it_took() -> None:
 
 
 def test_refusal_is_permanent_whatever_dies_after_it() -> None:
-    refused = after_refusal(CLEAR, 1.0)
+    refused = after_refusal(CLEAR)
     assert refused.permanent
+    assert refused.deaths == ()  # it is no restart
     assert after_unstable_death(refused, 2.0, CONFIG, jitter=0.0).permanent
     assert not Record(permanent=True).is_clear
 
