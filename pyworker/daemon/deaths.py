@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+LAST_WORDS = 1.0  # seconds before its end in which a worker that served says why it ends
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
 YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
@@ -333,7 +334,10 @@ class Deaths:
     def _tell(self, app: App, handle: WorkerHandle, status: process.ExitStatus, shortage: Shortage) -> Failure:
         """Find the cause of a death, put it into the events, and return it."""
         now = self._brain.loop.clock()
-        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage)
+        # an exception that ends a worker of ours is told by itself: one in the log is of a request, unless it came at the end
+        its_end = time.time() - (now - (handle.ended_at or now)) - LAST_WORDS
+        since = stamp(its_end) if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
+        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since)
         done = app.is_job and status.code == 0
         if done or self._has_finished(app, status):
             reason = traceback = hint = ""  # it has done its work: nothing to explain

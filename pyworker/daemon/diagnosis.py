@@ -44,6 +44,7 @@ _OF_A_BIND_UNSEEN = (  # ours says who has the port
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
 )
+_ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
 
@@ -103,15 +104,20 @@ def has_in_hand(home: str, app: str) -> bool:
 
 
 def of_worker(
-    app: App, handle: WorkerHandle, status: ExitStatus, home: str, shortage: Shortage
+    app: App, handle: WorkerHandle, status: ExitStatus, home: str, shortage: Shortage, since: str = ""
 ) -> tuple[str, str, str]:
-    """Return (reason, traceback or last lines, hint) for a worker that ended by itself."""
+    """Return (reason, traceback or last lines, hint) for a worker that ended by itself.
+
+    `since`: what it printed before is not why it ended.
+    """
     if handle.failure is not None:
         taken = app.config is not None and app.config.script and _IN_USE.search(handle.failure.message)
         hint = _OF_A_BIND_UNSEEN if taken else handle.failure.hint or _of_no_process(handle.failure.message)
         return handle.failure.message, handle.failure.traceback, hint
     log = log_file(app, home)
     lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
+    if since:
+        said = last_words(last_lines(log, handle.pid, _NODE_LINES, since))[1]
     text = "\n".join(lines)
     if shortage.reason:
         return shortage.reason, "", shortage.hint
@@ -134,8 +140,10 @@ def of_worker(
         held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
         return said[:300], text, hint or _of_no_process(said)
+    if text:
+        return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
-    return "exited " + words, text, "it printed nothing; run it by hand to see more" * os.path.isfile(log)
+    return "exited " + words, "", "it printed nothing; run it by hand to see more" * os.path.isfile(log)
 
 
 def _of_no_process(said: str) -> str:
@@ -166,7 +174,8 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
     looked = lines[:-1] if is_node else lines[-_LAST_LINES:]
     found = next((i for i in reversed(range(len(looked))) if _EXCEPTION.match(looked[i])), None)
     if found is None:
-        return lines[-_LAST_LINES:], looked[-1] if looked else ""
+        words = [line for line in looked if not _ASK_FOR_HELP.match(line)] or looked
+        return lines[-_LAST_LINES:], words[-1] if words else ""
     return (looked[found:] if is_node else looked)[:_LAST_LINES], looked[found]
 
 
@@ -212,8 +221,9 @@ def log_file(app: App, home: str) -> str:
     return (config.logs.named_file if config else None) or os.path.join(home, LOGS_DIR, f"{app.name}.log")
 
 
-def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
-    """Return the last lines that a process wrote, stderr if it wrote any there, without colors and control characters."""
+def last_lines(path: str, pid: int, count: int = _LAST_LINES, since: str = "") -> list[str]:
+    """Return the last lines that a process wrote (since a time), stderr if it wrote any there, without colors and control
+    characters."""
     try:
         with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
             file.seek(0, os.SEEK_END)
@@ -224,7 +234,7 @@ def last_lines(path: str, pid: int, count: int = _LAST_LINES) -> list[str]:
     found: dict[str, list[str]] = {"out": [], "err": []}
     for line in raw:
         record = parse_record(line.rstrip(b"\r"))  # one inside of a line ends none
-        if record is not None and record.pid == pid:
+        if record is not None and record.pid == pid and record.ts >= since:
             text = _COLORS.sub("", record.msg.decode("utf-8", "backslashreplace"))
             found[record.stream].append(
                 "".join(ch if ch.isprintable() or ch == "\t" else repr(ch)[1:-1] for ch in text)

@@ -80,6 +80,8 @@ def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words(["reading", "no such file"]) == (["reading", "no such file"], "no such file")
     assert last_words(["ValueError: bad", "at exit"]) == (["ValueError: bad", "at exit"], "ValueError: bad")
     assert last_words([]) == ([], "")
+    unknown = ["Unknown command: 'migrat'. Did you mean migrate?", "Type 'manage.py help' for usage."]
+    assert last_words(unknown) == (unknown, unknown[0])
 
 
 def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
@@ -220,3 +222,14 @@ def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     assert end_of(log, ExitStatus(3, None))[:2] == ("no such queue", "no such queue")
     assert end_of(log, ExitStatus(0, None)) == ("ended by itself with code 0", "", "")
+
+
+def test_what_a_worker_printed_long_before_its_end_is_shown_and_not_blamed(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_bytes(line(7, b"ValueError: of a request"))
+    app: Any = SimpleNamespace(name="api", config=AppConfig("api", target="a:b", logs=LogsConfig(file=str(log))))
+    handle: Any = SimpleNamespace(pid=7, failure=None, ready_at=1.0)
+    found = of_worker(app, handle, ExitStatus(3, None), "", Shortage(), "2026-01-01T00:00:01.000Z")
+    assert found[:2] == ("exited with code 3", "ValueError: of a request")
+    assert "os._exit()" in found[2]
+    assert of_worker(app, handle, ExitStatus(3, None), "", Shortage(), "2026-01-01")[0] == "ValueError: of a request"
