@@ -19,6 +19,7 @@ from typing import Protocol
 
 from pyworker.config.schema import HealthConfig, ResolvedApp
 from pyworker.daemon.loop import READ, WRITE, Loop
+from pyworker.daemon.shortage import Shortage
 from pyworker.policy.health import expects
 from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.unix import fds as unix_fds
@@ -207,8 +208,10 @@ class Command:
         *,
         stdin: bytes = b"",
         env: dict[str, str] | None = None,
+        of_death: Callable[[int, process.ExitStatus], Shortage] | None = None,
     ) -> None:
         self._loop = loop
+        self._of_death = of_death
         self._config = config
         self._stdin = stdin
         self._more_env = env or {}
@@ -294,16 +297,18 @@ class Command:
     def _ended(self, _events: int) -> None:
         # It is dead but not reaped: what it has left running in its session goes before its number is free again.
         process.kill_group(self._pid, signal.SIGKILL)
-        found = process.collect(self.pidfd)
+        found = process.collect(self.pidfd, reap=False)
         if found is None:
             return
+        shortage = self._of_death(self._pid, found) if self._of_death is not None else Shortage()
+        process.collect(self.pidfd)
         self._pid = 0
         self._read(0)
         if found.code == 0:
             self._end(True, "")
         else:
             how = f"exit code {found.code}" if found.code is not None else f"was killed by signal {found.signal}"
-            self._end(False, f"{self._config.command[0]}: {how}{self._tail()}")
+            self._end(False, f"{self._config.command[0]}: {shortage.reason or how}{self._tail()}")
 
     @property
     def output(self) -> str:

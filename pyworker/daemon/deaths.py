@@ -45,7 +45,7 @@ class Deaths:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
-        self._shortages = Shortages(brain.loop)
+        self.shortages = Shortages(brain.loop)
         self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
         # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
         self._known: dict[int, bool] = {}
@@ -160,7 +160,7 @@ class Deaths:
             status = found[0]
         if pid in self.unclaimed:
             status = self._take_unclaimed(pid)
-        shortage = self._shortages.of_death(pid, status)  # while it is not reaped
+        shortage = self.shortages.of_death(pid, status)  # while it is not reaped
         process.collect(pidfd)
         if status != process.UNKNOWN:
             then(status, shortage)
@@ -240,7 +240,7 @@ class Deaths:
             else:
                 self._brain.loop.call_later(BURIAL_DELAY, lambda: self._bury(app, handle, status))
             return
-        shortage = self._shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
+        shortage = self.shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
         cut = app.board.stats(handle.id.serial).in_flight if before is State.KILLED else 0
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
@@ -280,7 +280,7 @@ class Deaths:
             return  # with its app
         try:
             failpoint.hit("death.bury")
-            shortage = self._shortages.of_death(handle.pid, status)
+            shortage = self.shortages.of_death(handle.pid, status)
             self._release(app, handle)
             self._tell(app, handle, status, shortage)
             self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again

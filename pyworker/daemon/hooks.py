@@ -184,4 +184,5 @@ class Hooks:
     ) -> Command:
         config = HealthConfig(type="exec", command=words, timeout=generation.config.hooks.timeout)
         env = {"PYWORKER_APP": app.name, "PYWORKER_HOOK": hook, "PYWORKER_GENERATION": str(generation.number)}
-        return Command(self._brain.loop, generation.resolved, config, done, stdin=stdin, env=env)
+        of_death = self._brain.deaths.shortages.of_death
+        return Command(self._brain.loop, generation.resolved, config, done, stdin=stdin, env=env, of_death=of_death)

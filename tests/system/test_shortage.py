@@ -82,6 +82,15 @@ def test_an_import_that_the_out_of_memory_killer_ends_is_told_so(small_cgroup: s
     assert "Traceback" not in Path(pw.home, "logs", "pyworker.log").read_text()
 
 
+def test_a_pre_start_that_the_out_of_memory_killer_ends_is_told_so(small_cgroup: str, pw: Pyworker) -> None:
+    pw.write("hungry.py", "hoard = b'x' * (1 << 28)\n")
+    pw.api(ASGI, workers=1, tables=f'[app.hooks]\npre_start = ["{sys.executable}", "hungry.py"]\n')
+    join = f"echo $$ > {small_cgroup}/cgroup.procs && exec {sys.executable} -m pyworker start app.toml"
+    refused = subprocess.run(["/bin/sh", "-c", join], env=pw.environ, cwd=pw.folder, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "killed by the kernel: out of memory (limit of its cgroup: 96 MB)" in refused.stderr
+
+
 def test_a_kill_by_hand_is_not_taken_for_the_kernels(pw: Pyworker) -> None:
     pw.api(HUNGRY, workers=1, tables=RESTART)
     pw.ok("start", "app.toml")
