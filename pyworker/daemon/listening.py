@@ -44,6 +44,13 @@ class Listening:
         for left in self.unused(app):
             if collide(left.address, address):  # kept open for the new code, which listens here instead
                 self.close(app, left)
+        for mine in app.listeners.values():
+            if collide(mine.address, address):
+                raise ListenFailed(
+                    f"cannot listen on {address}: {app.name} itself listens on {mine.address}, and both at once cannot be",
+                    hint=f"pyworker stop {app.name}, then start it again: nobody is answered in between",
+                    code="port_in_use",
+                )
         index = max(app.listeners, default=-1) + 1
         config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid
         sock = open_listener(

@@ -121,6 +121,19 @@ def test_a_changed_config_comes_in_with_the_reload(pw: Pyworker) -> None:
     assert pw.get().split()[0] == "two"
 
 
+def test_an_address_that_cannot_be_beside_the_old_one_is_refused_with_what_helps(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start")
+    pw.api(ASGI, bind=f"0.0.0.0:{pw.port}")
+    refused = pw.run("reload", "api").stderr
+    assert f"cannot listen on 0.0.0.0:{pw.port}: api itself listens on 127.0.0.1:{pw.port}" in refused
+    assert "pyworker stop api, then start it again" in refused
+    assert pw.get().startswith("one")
+    pw.ok("stop", "api")
+    pw.ok("start")
+    assert pw.get().startswith("one")
+
+
 def test_the_bind_address_can_change_without_a_gap(pw: Pyworker) -> None:
     soak = '[app.reload]\nsoak = "500ms"'  # until its end a roll-back needs the old address
     pw.api(ASGI, tables=soak)
