@@ -86,7 +86,10 @@ def run(birth: Birth) -> int:
             birth.channel.send(Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead"))
             kind, runner = "asyncio", None
             server = new_server(birth.app, server.application, server.interface, birth.ssl_context)
-        except Exception:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
+        except Exception as error:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
+            if "can't start new thread" in str(error):  # a limit, and no fault of any line
+                birth.channel.send(Failed("other", f"no thread for its requests: {error}", "", ""))
+                return Exit.FAILED
             traceback.print_exc()
             return _CRASHED
 

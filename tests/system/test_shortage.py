@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.pyworker import LONG, Pyworker
-from tests.support.sources import ASGI
+from tests.support.sources import ASGI, WSGI
 from tests.support.wait import wait_until
 
 HUNGRY = ASGI.replace(
@@ -134,3 +134,14 @@ def test_a_worker_whose_template_ends_before_it_is_forked_is_said_with_the_cause
     refused = pw.run("start", "app.toml")
     assert refused.returncode == 1
     assert "did not start: its template ended: the template killed by signal 9 (KILL)" in refused.stderr
+
+
+def test_a_worker_that_gets_no_threads_is_said_without_our_own_frames(pw: Pyworker) -> None:
+    no = "import threading\n\n\ndef no(*_, **__):\n    raise RuntimeError(\"can't start new thread\")\n\n\n"
+    no += "threading._start_new_thread = threading._start_joinable_thread = no\n"
+    pw.api(no + WSGI, workers=1, top="threads = 2")
+    refused = pw.run("start", "app.toml")
+    assert refused.returncode == 1
+    assert "api did not start: no thread for its requests: can't start new thread" in refused.stderr
+    assert "ulimit -u" in refused.stderr
+    assert "Traceback" not in refused.stderr + pw.run("logs").stdout
