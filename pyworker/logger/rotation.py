@@ -72,14 +72,15 @@ class Rotation:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
             return False
-        with self._names:
+        with self._names, contextlib.suppress(FileNotFoundError):  # somebody else may remove them at any moment
             for _, now in self._rotated():
                 found = os.stat(now)
                 if (found.st_dev, found.st_ino) == (before.st_dev, before.st_ino):
                     os.rename(self._temporary, now + ".gz")
                     os.unlink(now)
                     return True
-        os.unlink(self._temporary)  # it was the oldest and is gone
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)  # it was the oldest and is gone
         return True
 
     def _rotated(self) -> list[tuple[int, str]]:

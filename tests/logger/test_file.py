@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.logger.file import LogFile, point_to
-from pyworker.logger.rotation import rotation_of
+from pyworker.logger.rotation import Rotation, rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from tests.logger.rig import records
 from tests.support.pyworker import LONG
@@ -150,6 +150,18 @@ def test_a_file_that_is_opened_anew_while_it_is_compressed_is_compressed_by_one_
     wait_until(lambda: sorted(os.listdir(tmp_path)) == ["api.log.1.gz"], LONG, "its end")
     assert gzip.decompress(Path(f"{path}.1.gz").read_bytes()) == content
     assert rotation_of(str(path)) is rotation_of(str(path))
+
+
+def test_a_rotated_file_that_somebody_removes_while_it_is_compressed_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{tmp_path}/api.log.1"
+    Path(name).write_bytes(b"x")
+    rotation = Rotation(f"{tmp_path}/api.log")
+    monkeypatch.setattr(rotation, "_rotated", lambda: [(1, name)])  # as listed a moment before
+    monkeypatch.setattr(os, "utime", lambda *_, **__: os.unlink(name))
+    assert rotation._compress_one(name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_link_to_a_log_elsewhere_is_made_though_a_logger_was_killed_while_it_made_one(tmp_path: Path) -> None:

@@ -200,6 +200,13 @@ def test_fixed_memfd_keeps_its_size() -> None:
         os.close(fd)
 
 
+def test_a_fixed_memfd_that_cannot_be_made_leaves_no_descriptor() -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Invalid argument"):
+        memfd_fixed("x", -1)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_what_the_peer_has_not_received_is_known() -> None:
     ours, theirs = socketpair()
     with ours, theirs:
