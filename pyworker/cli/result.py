@@ -157,8 +157,8 @@ def _failure(result: dict[str, Any], verb: str, how: Look, causes: list[str]) ->
     failed = _NOT[verb]
     # else something else is under way with it by now, another command's
     stays = (result.get("workers") or {}).get("ready") and result.get("state") in {"running", "degraded"}
-    if verb == "reload" and stays:
-        failed += f", gen {result.get('gen')} goes on"
+    if verb in {"reload", "restart"} and stays:
+        failed = f"was not {verb}ed, gen {result.get('gen')} goes on"
     message = f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
     said = "" if is_said(said, reason) else said  # one line, which the message has already

@@ -103,6 +103,9 @@ class Brain:
         now = self.loop.clock()
         for _ in range(100):
             app.gated = self.gate(app)
+            if app.running and app.restart_to is not None and app.restart_to not in app.gated:
+                app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
+                app.target = app.previous = None
             actions = c.converge(app.view(), now)
             looks = [a.at for a in actions if isinstance(a, c.LookAgain)]
             look = looks[0] if looks else None
@@ -265,6 +268,12 @@ class Brain:
         assert app.target is not None
         failure = app.target_failure or self.fail("it was given up")
         number, app.target, app.target_failure = app.target, None, None
+        self.refuse(app, number, failure)
+        if app.reload_why:
+            self.note_not_reloaded(app, app.reload_why, failure.message)
+
+    def refuse(self, app: App, number: int, failure: Failure) -> None:
+        """A generation that was to come does not, and nothing was touched: say so to whoever waits for it."""
         app.refused[number] = failure
         data = {
             "from": app.generation,
@@ -275,8 +284,6 @@ class Brain:
         }
         self._give_state_back(app)
         self.events.emit_data("reload_refused", app.name, None, data)
-        if app.reload_why:
-            self.note_not_reloaded(app, app.reload_why, failure.message)
 
     def _roll_back(self, app: App, number: int, reason: str) -> None:
         given_up = app.generation

@@ -44,6 +44,8 @@ class Hooks:
         numbers = [app.target] if app.target is not None else []
         if app.starting and app.running:
             numbers.append(app.generation)
+        if app.restart_to is not None and app.running:  # a failure leaves what runs alone
+            numbers.append(app.restart_to)
         self._give_up(app, numbers)
         for number in numbers:
             generation = app.generations.get(number)
@@ -88,6 +90,9 @@ class Hooks:
                     app.target_failure = failure
                 elif app.starting and app.generation == generation.number:
                     app.start_failure = failure
+                elif app.running and app.restart_to == generation.number:
+                    app.restart_to = None
+                    self._brain.refuse(app, generation.number, failure)
             self._brain.poke(app)
 
         command = self._preparing[key] = self._run(app, generation, "pre_start", words, done)

@@ -167,6 +167,8 @@ def started(action: str, generation: int) -> Goal:
     """The app runs with this generation, or its start has failed."""
 
     def goal(app: App, now: float) -> Outcome | None:
+        if generation in app.refused:
+            return Outcome(False, "failed", app.refused[generation])
         if app.generation != generation or app.restart_to is not None:
             return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:

@@ -150,6 +150,39 @@ def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker
     assert [line.split()[0] for line in text(pw, "ran").splitlines()] == ["pre_start"] * 4
 
 
+def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
+    pw.write("code", "0")
+    hooked(pw, 'pre_start = "sh -c \'exit $(cat code)\'"')
+    pw.ok("start")
+    before = pw.pids()
+    pw.write("code", "3")
+    refused = pw.run("restart", "api")
+    assert refused.returncode == 1
+    assert "api was not restarted, gen 1 goes on: hooks.pre_start failed: sh: exit code 3" in refused.stderr
+    assert (pw.pids(), pw.get()) == (before, "one")
+    pw.write("code", "0")
+    pw.ok("restart", "api")
+    assert (pw.app()["gen"], pw.pids() == before) == (3, False)
+
+
+def test_a_restart_that_waits_for_its_pre_start_is_over_with_a_stop(pw: Pyworker) -> None:
+    pw.write("check.sh", 'echo $$ >> "ran"\nif [ -e hang ]; then sleep 1000; fi\n')
+    hooked(pw, 'pre_start = "sh check.sh"')
+    pw.ok("start")
+    pw.write("hang", "")
+    pw.ok("restart", "api", "--no-wait")
+    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the hook")
+    assert pw.get() == "one"
+    os.kill(pw.role("daemon"), signal.SIGKILL)
+    wait_until(lambda: len(text(pw, "ran").splitlines()) == 3, LONG, "the next daemon's hook")
+    assert pw.get() == "one"
+    pw.ok("stop", "api")
+    assert pw.app()["state"] == "stopped"
+    os.unlink(os.path.join(pw.folder, "hang"))
+    pw.ok("start", "api")
+    assert pw.get() == "one"
+
+
 def test_a_pre_start_that_fails_leaves_a_command_without_bind_alone_too(pw: Pyworker) -> None:
     pw.write("code", "0")
     pw.write(

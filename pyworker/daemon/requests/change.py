@@ -75,9 +75,11 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
         if app.is_empty() and app.closed:
             desk.brain.begin(app, generation.number)
         else:
-            app.wanted, app.running, app.keep_listening = True, False, True
-            app.target = app.previous = None
-            app.restart_to = generation.number
+            app.target, app.restart_to = None, generation.number
+            serves = app.running and not app.starting and (app.is_job or app.has_untouched())
+            if not (serves and generation.config.hooks.pre_start):  # else they stop when that has succeeded
+                app.wanted, app.running, app.keep_listening = True, False, True
+                app.previous = None
             desk.brain.poke(app)
         goals[app.name] = ops.started("restarted", generation.number)
     replaced: dict[str, set[int]] = {}
@@ -129,6 +131,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
         desk.brain.poke(app)
         return ops.started("reloaded", number)
     app.target, app.target_failure, app.reload_why = number, None, why
+    app.restart_to = None
     app.previous = None  # a new reload ends the soak
     failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
