@@ -45,7 +45,7 @@ def entry(line: bytes) -> Entry | None:
     if len(parts) == 5 and not is_json:
         ts, name, pid, mark, msg = parts
         known = _MARKS.get(mark)
-        if known is not None and pid.isdigit() and (name in _names or _is_name(name)):
+        if known is not None and pid.isdigit() and len(pid) < 20 and (name in _names or _is_name(name)):
             return _new_entry(Entry, (ts, name, pid, *known, msg))  # what Entry(...) does, in half the time
     record = parse_record(line) if is_json else None
     if record is None or not APP_NAME.match(record.app):
@@ -56,7 +56,7 @@ def entry(line: bytes) -> Entry | None:
 
 def _is_name(name: bytes) -> bool:
     app, _, worker = name.rpartition(b".")
-    good = worker.isdigit() and APP_NAME.match(app.decode("latin-1")) is not None
+    good = worker.isdigit() and len(worker) < 20 and APP_NAME.match(app.decode("latin-1")) is not None
     if good and len(_names) < 10_000:
         _names.add(name)
     return good

@@ -18,12 +18,7 @@ def listen(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
     """Make the socket, or go on with the one that the daemon before this one had."""
     fd = store.get(NOTIFY)
     if fd is None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if home_fd < 0:
-            # a name of the kernel's choice that is in no folder; who may speak is checked for each message
-            sock.bind("")
-        else:
-            _bind_in(home_fd, sock)
+        sock = _bound(home_fd)
         unix_fds.pass_credentials(sock)
         store.put(NOTIFY, os.dup(sock.fileno()))
     else:
@@ -44,10 +39,24 @@ def listen(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
     loop.add(sock.fileno(), READ, arrived)
 
 
-def _bind_in(home_fd: int, sock: socket.socket) -> None:
+def _bound(home_fd: int) -> socket.socket:
+    """Return it bound in the home, or where that cannot be (a folder has its name) in no folder, to a name of the kernel's
+    choice: who may speak is checked for each message.
+    """
     temporary = f"/proc/self/fd/{home_fd}/.{NOTIFY_SOCKET}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    sock.bind(temporary)
-    os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
-    os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    if home_fd >= 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        try:
+            sock.bind(temporary)
+            os.chmod(temporary, 0o666 if os.geteuid() == 0 else 0o600)
+            os.rename(temporary, NOTIFY_SOCKET, dst_dir_fd=home_fd)
+            return sock
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            sock.close()
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind("")
+    return sock

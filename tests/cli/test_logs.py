@@ -223,7 +223,10 @@ def test_damaged_files_are_read_as_far_as_possible(home: Path) -> None:
     (home / "logs" / "api.log.1.gz").write_bytes(gzip.compress(record(1, "zipped"))[:-9])
     (home / "logs" / "bad.log").write_bytes(os.urandom(5000))
     (home / "events.jsonl").write_bytes(b"{\n\xff\n[]\n" + b"[" * 5000 + b"\n")
+    long = b"9" * 5000  # more than Python takes for a number
+    log(home, b"\n", record(6, "pid").replace(b" 41 ", b" %b " % long), record(7, "slot").replace(b"api.1", b"api.%b" % long))
     assert "api.1 │ fine\n" in logs(home)
+    assert '"msg": "fine"' in logs(home, "--json")
 
 
 # ---- -f ----------------------------------------------------------------------------------------------
