@@ -5,7 +5,9 @@ The daemon makes the folder and never looks into it: workers read and write it b
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 
 from pyworker.config.schema import ResolvedApp
 from pyworker.protocol.names import STATE_DIR
@@ -43,8 +45,12 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
                     os.fchmod(states, mode)
                 folder = make_directory(states, resolved.config.name)
                 try:
-                    if foreign or (os.geteuid() == 0 and os.fstat(folder).st_uid != 0):  # 0: it had a `user` before
-                        os.fchown(folder, resolved.uid or 0, -1 if resolved.gid is None else resolved.gid)
+                    before = os.fstat(folder).st_uid
+                    if foreign or (os.geteuid() == 0 and before != 0):  # it had a `user` before
+                        uid, gid = resolved.uid or 0, -1 if resolved.gid is None else resolved.gid
+                        os.fchown(folder, uid, gid)
+                        if before != uid:
+                            _hand_over(folder, before, uid, gid)
                 finally:
                     os.close(folder)
             finally:
@@ -59,6 +65,19 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
             "Use a home that others may pass through: PYWORKER_HOME=/var/lib/pyworker"
         )
     return ""
+
+
+def _hand_over(folder: int, before: int, uid: int, gid: int) -> None:
+    """Give the files of the one user to the other. Nothing else that is there: the first may have linked what is not its own."""
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            try:
+                found = os.fstat(fd)
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == before:
+                    os.fchown(fd, uid, gid)
+            finally:
+                os.close(fd)
 
 
 def _folder(home: str, resolved: ResolvedApp) -> str:

@@ -228,6 +228,22 @@ def test_a_refused_reload_to_another_user_leaves_the_state_whose_it_was(script_o
     assert os.stat(folder).st_uid == nobody
 
 
+def test_a_reload_to_another_user_takes_the_state_along_and_back(script_of_nobody: Pyworker) -> None:
+    pw = script_of_nobody
+    pw.ok("start", "app.toml")
+    folder = os.path.join(pw.home, "state", "api")
+    nobody = os.stat(folder).st_uid
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        pw.write("app.toml", file.read().replace('"nobody"', '"daemon"') + '\n[app.reload]\nsoak = "10m"')
+    assert pw.get() == "1"
+    pw.ok("reload", "api")
+    assert os.stat(folder).st_uid != nobody
+    assert pw.get() == "2"
+    pw.ok("reload", "api", "--abort")
+    assert os.stat(folder).st_uid == nobody
+    assert pw.get() == "3"
+
+
 def test_workers_of_another_user_are_told_of_changes_and_broadcasts(script_of_nobody: Pyworker) -> None:
     pw = script_of_nobody
     pw.write("web.py", WATCHING.replace("PORT", str(pw.port)))
