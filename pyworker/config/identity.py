@@ -111,6 +111,7 @@ class Opened:
 
     real: str  # path, without links
     info: os.stat_result
+    crc: int = 0  # of its content
     profile: str = ""  # whose tables were laid on the others
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -238,7 +239,7 @@ def _content(path: str) -> tuple[bytes, Opened]:
             if not stat.S_ISREG(info.st_mode):
                 raise refuse(f"{shown_name} is not a regular file")
             data = file.read(MAX_FILE + 1)
-            opened = Opened(os.readlink(f"/proc/self/fd/{file.fileno()}"), info)
+            opened = Opened(os.readlink(f"/proc/self/fd/{file.fileno()}"), info, zlib.crc32(data))
     except FileNotFoundError:
         raise refuse(f"cannot read {shown_name}: no such file", f"looked for {path}") from None
     except IsADirectoryError:

@@ -85,6 +85,7 @@ def resolve(
         env_origins=origins,
         state=state,
         from_shell=shell.asked,
+        crc=read.crc if read else 0,
     )
 
 

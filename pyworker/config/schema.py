@@ -403,3 +403,4 @@ class ResolvedApp:
     env_origins: dict[str, str] = field(default_factory=dict)  # name in env -> "base", "shell", a file's name, "[env]"
     state: str = ""  # address of the server that `state` names, its variables filled in; "" = embedded
     from_shell: dict[str, str] = field(default_factory=dict)  # what ${VAR} was filled in with from the shell
+    crc: int = 0  # of the source's content; 0: not known

@@ -6,10 +6,12 @@ import dataclasses
 import os
 import shlex
 import time
+import zlib
 from typing import Any
 
 from pyworker import __version__
 from pyworker.config.environment import without_passwords
+from pyworker.config.load import MAX_FILE
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats
@@ -24,6 +26,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import to_json
+from pyworker.unix.files import open_regular
 
 _ENDS = ("worker_exited", "worker_recycled", "worker_unhealthy")  # why workers left, other than by a command
 _SHOWN_ENDS = 5
@@ -241,7 +244,19 @@ def is_changed(app: App) -> bool:
     except OSError:
         return True
     read = current.resolved.mtime_ns
-    return now != read and (read, now) != app.saved
+    if now == read or (read, now) == app.saved:
+        return False
+    if app.compared[:2] != (current.number, now):
+        app.compared = (current.number, now, _crc(current.resolved.source) == current.resolved.crc != 0)
+    return not app.compared[2]
+
+
+def _crc(path: str) -> int:
+    try:
+        with open_regular(path) as file:
+            return zlib.crc32(file.read(MAX_FILE + 1))
+    except OSError:
+        return 0
 
 
 def _size(path: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -112,6 +113,8 @@ def test_a_broken_config_refuses_the_reload(pw: Pyworker) -> None:
 def test_a_changed_config_comes_in_with_the_reload(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
+    os.utime(os.path.join(pw.folder, "app.toml"), (1, 1))
+    assert pw.app()["config"]["changed"] is False  # touched, and the same
     pw.api(version(ASGI, "two"), workers=3)
     assert pw.app()["config"]["changed"] is True
     pw.ok("reload", "api")
