@@ -2,11 +2,13 @@
 
 A fork copies the thread that forks and no other, and shares every open description: a thread started or a connection
 opened at import time would be dead, or used by all workers at once. So would the place at which a file is read; what is
-only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be shared.
+only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be shared. Not so an
+SQLite database: its locks are the template's, and none of the workers has the one that keeps its log from being deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import io
@@ -15,10 +17,11 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Callable
 
 from pyworker.unix.fork import bare_fork
 
-_FILE = "the file "
+_SQLITE = b"SQLite format 3\0"  # how such a file begins
 # threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
 _PREPARED = {"jemalloc_bg_thd", ""}
 
@@ -45,9 +48,10 @@ def leaves_free(count: int) -> bool:
 def why_not(before: set[int]) -> str:
     """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
     new = open_fds() - before
-    found = _threads() or _descriptors(new) or _files(new)
-    if found.startswith(_FILE):
+    found = _threads() or _descriptors(new)
+    if not found and _files(new):
         gc.collect()  # it may be garbage
+        _fork_in_vain(os.fork)  # or be closed before a fork, as the database of pyworker.state is
         found = _files(new)
     return found
 
@@ -55,7 +59,9 @@ def why_not(before: set[int]) -> str:
 def _threads() -> str:
     of_python = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     if _native_names() and not of_python:
-        _end_those_that_a_fork_ends()
+        # Some libraries in C end their threads before each fork and start them when they are used again: OpenBLAS does,
+        # and so all that stands on numpy. Threads of Python's own never do, and theirs is not tried.
+        _fork_in_vain(bare_fork)
     if not (native := _native_names()):
         return ""
     own = _name_of(os.getpid())
@@ -83,12 +89,8 @@ def _name_of(thread: int) -> str:
         return ""
 
 
-def _end_those_that_a_fork_ends() -> None:
-    """Fork in vain. Some libraries in C end their threads before each fork and start them when they are used again.
-
-    OpenBLAS does, and so all that stands on numpy. Threads of Python's own never do, and theirs is not tried.
-    """
-    pid = bare_fork()
+def _fork_in_vain(fork: Callable[[], int]) -> None:
+    pid = fork()
     if pid == 0:
         os._exit(0)
     if pid > 0:
@@ -110,6 +112,10 @@ def _descriptors(new: set[int]) -> str:
 
 
 def _files(new: set[int]) -> str:
+    for fd in sorted(new):
+        with contextlib.suppress(OSError):  # closed meanwhile, or only written to
+            if stat.S_ISREG(os.fstat(fd).st_mode) and os.pread(fd, len(_SQLITE), 0) == _SQLITE:
+                return f"the SQLite database {os.readlink(f'/proc/self/fd/{fd}')} was left open by the import"
     for each in gc.get_objects():
         # by the type that it has: the class that it says it is may be the app's code (Django's lazy objects)
         if not issubclass(type(each), io.FileIO) or each.closed or each.fileno() not in new:
@@ -117,7 +123,7 @@ def _files(new: set[int]) -> str:
         flags = fcntl.fcntl(each.fileno(), fcntl.F_GETFL)
         is_only_written = flags & os.O_ACCMODE == os.O_WRONLY or flags & os.O_APPEND
         if not is_only_written and stat.S_ISREG(os.fstat(each.fileno()).st_mode):
-            return f"{_FILE}{each.name} was left open by the import"
+            return f"the file {each.name} was left open by the import"
     return ""
 
 

@@ -200,6 +200,7 @@ else:
         ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
         ("data = open(__file__)", "shop.py was left open"),
+        ("import sqlite3\ndb = sqlite3.connect('shop.db')\ndb.execute('CREATE TABLE IF NOT EXISTS toys (name)')", "shop.db was left open"),
     ],
 )  # fmt: skip
 def test_what_must_not_be_forked_makes_each_worker_import_the_app(
@@ -222,7 +223,8 @@ def test_what_must_not_be_forked_makes_each_worker_import_the_app(
 
 def test_files_that_a_fork_may_share_do_not_make_each_worker_import_the_app(daemon: Any, folder: Path) -> None:
     text = """
-import logging, mmap, os, tempfile
+import logging, mmap, os, sqlite3, tempfile
+from pyworker import state
 logging.basicConfig(filename="app.log")
 written = open("written", "w")
 counters = open("counters", "a+b")
@@ -231,6 +233,13 @@ with open(__file__) as file: mapped = mmap.mmap(file.fileno(), 0, access=mmap.AC
 loop = [open(__file__)]
 loop.append(loop)
 del loop
+class Asked:
+    db = sqlite3.connect("asked.db")
+    db.execute("CREATE TABLE toys (name)")
+Asked.itself = Asked
+del Asked
+shared = state.connect("sqlite:./state")
+shared.set("greeting", "closed before a fork")
 """
     (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
     d = daemon()
