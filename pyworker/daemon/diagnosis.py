@@ -32,13 +32,14 @@ _TAIL = 128 * 1024
 _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
-_IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use")
+_IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use|\b[Pp]ort (\d+ )?is (already )?in use")
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
 _NODE = re.compile(r"Node\.js v\d")
 _OF_A_BIND_UNSEEN = (  # ours says who has the port
-    "its workers share what they bind by Python's own `socket`; gevent and programs in C do not use that\n"
+    "its workers share what they bind by Python's own `socket`; gevent and programs in C or Rust do not use that,\n"
+    "nor do processes that the script starts (Django's runserver without --noreload)\n"
     'for those: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
 )
 _EXCEPTION = re.compile(
@@ -110,8 +111,9 @@ def of_worker(
 
     `since`: what it printed before is not why it ended.
     """
+    is_script = app.config is not None and bool(app.config.script)
     if handle.failure is not None:
-        taken = app.config is not None and app.config.script and _IN_USE.search(handle.failure.message)
+        taken = is_script and _IN_USE.search(handle.failure.message)
         hint = _OF_A_BIND_UNSEEN if taken else handle.failure.hint or _of_no_process(handle.failure.message)
         return handle.failure.message, handle.failure.traceback, hint
     log = log_file(app, home)
@@ -130,7 +132,6 @@ def of_worker(
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0:
-        is_script = app.config is not None and bool(app.config.script)
         hint = _of_a_silent_end(app) if is_script and not handle.bound and not text else ""
         return "ended by itself with code 0", "", hint
     said = shortage.explains(said)
@@ -139,6 +140,8 @@ def of_worker(
         config = app.config if app.config is not None and app.config.command else None
         held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
+        if hint and is_script:
+            hint = _OF_A_BIND_UNSEEN
         return said[:300], text, hint or _of_no_process(said)
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"

@@ -72,7 +72,7 @@ class Readiness:
             if config.health is not None:
                 self.watch_health(app, handle)
         elif config.script is not None:
-            if not handle.bound:  # it called pyworker.ready()
+            if serving and not handle.bound:  # it called pyworker.ready(); what binds says so by that
                 self._script_is_up(app, handle)
         elif config.health is not None:
             self.watch_health(app, handle)
@@ -132,6 +132,7 @@ class Readiness:
 
     def _script_is_up(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and handle.ended_at is None and not handle.bound:
+            handle.failure = None  # it does without the port that it could not have
             if handle.held:
                 self.is_held(app, handle, self._brain.loop.clock())
             else:

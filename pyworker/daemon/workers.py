@@ -242,7 +242,8 @@ class Workers:
                 handle.gone_go, handle.waits_to_bind = True, None
                 readiness.accepts(app, handle)
             case w.Failed():
-                handle.failure = message
+                if handle.failure is None or handle.failure.message.partition("\n")[0] not in message.message:
+                    handle.failure = message  # else we have told it so, and know what helps
             case w.Recycle(reason=reason):
                 self.recycle(app, handle, reason[:200] or "it asked for it")
             case w.Drained():
@@ -251,8 +252,11 @@ class Workers:
                 handle.waits_to_bind = (family, host, port)
                 handle.bound = True
                 if not handle.held or handle.gone_go:
-                    self._answer_bind(app, handle)
-                    readiness.accepts(app, handle)
+                    if self._answer_bind(app, handle):
+                        readiness.accepts(app, handle)
+                    elif handle.state is State.STARTING:  # it ends, binds another one, or goes on without
+                        handle.bound = False
+                        readiness.await_script(app, handle)
                 elif self._find_listener(app, handle) is not None:  # else it is told now, while the old ones serve
                     readiness.is_held(app, handle, now)
             case w.Notice(text=text):
@@ -260,11 +264,14 @@ class Workers:
             case _:
                 assert_never(message)
 
-    def _answer_bind(self, app: App, handle: WorkerHandle) -> None:
-        """Give a script the shared listener of the address it asked for."""
-        if (listener := self._find_listener(app, handle)) is not None:
-            handle.waits_to_bind = None
-            self.say(handle, w.Bound(0), listener.sock.fileno())
+    def _answer_bind(self, app: App, handle: WorkerHandle) -> bool:
+        """Give a script the shared listener of the address it asked for; False if it is told that there is none."""
+        listener = self._find_listener(app, handle)
+        if listener is None:
+            return False
+        handle.waits_to_bind = None
+        self.say(handle, w.Bound(0), listener.sock.fileno())
+        return True
 
     def _find_listener(self, app: App, handle: WorkerHandle) -> Listener | None:
         """Return what a script asks for, opened if need be; without one it is told why there is none."""
@@ -301,6 +308,7 @@ class Workers:
             self.say(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
             return None
         self._brain.listening.is_asked_for(app, listener, handle.id.generation)
+        handle.failure = None  # of a port that it has tried before
         return listener
 
     def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:

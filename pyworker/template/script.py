@@ -57,11 +57,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         module.__dict__.update(__file__=path, __builtins__=builtins, __cached__=None, __loader__=loader)
         sys.modules["__main__"] = module
         exec(code, module.__dict__)
-    except SystemExit as leaving:
-        if leaving.code and not runtime.bound:
-            runtime.fail(Failed("other", f"the script called sys.exit({leaving.code!r}) before it listened", ""))
-        raise
-    except KeyboardInterrupt:
+    except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  the script's own: shown as Python shows it, without our frames
         own = error.__traceback__.tb_next if error.__traceback__ is not None else None

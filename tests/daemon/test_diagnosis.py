@@ -93,8 +93,15 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
     assert of_port_in_use("ValueError: the price list is empty", siblings=True) == ""
 
 
-def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_port() -> None:
-    said = "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)"
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)",
+        "Error: That port is already in use.",  # Django
+        "ERROR:robyn.logger:Port 8000 is already in use. Please use a different port.",
+    ],
+)
+def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_port(said: str) -> None:
     app: Any = SimpleNamespace(config=AppConfig(name="api", script="server.py"))
     handle: Any = SimpleNamespace(failure=Failed("import", said, "", ""))
     hint = of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]

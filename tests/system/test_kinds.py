@@ -321,6 +321,30 @@ def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, t
     assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
 
 
+@pytest.mark.parametrize("caught", [False, True])  # True: as Flask does
+def test_a_script_whose_port_is_taken_does_not_start_and_is_told_whose_it_is(pw: Pyworker, caught: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = SERVER % ('answer = lambda: b"script"', taken.getsockname()[1])
+        if caught:
+            body = "".join(f"    {line}\n" for line in server.splitlines())
+            server = f"import sys\ntry:\n{body}except OSError as error:\n    print(error)\n    sys.exit(1)\n"
+        pw.write("server.py", server)
+        done = pw.run("start", "server.py")
+    assert done.returncode == 1
+    assert f"stop it (kill {os.getpid()})" in done.stderr
+
+
+def test_a_script_that_goes_on_to_another_port_when_one_is_taken_is_up_there(pw: Pyworker) -> None:
+    server = SERVER % ('answer = lambda: b"script"', pw.port)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        tries = f"import socket\ntry: socket.create_server(('127.0.0.1', {taken.getsockname()[1]}))\nexcept OSError: pass\n"
+        pw.write("server.py", tries + server)
+        pw.ok("start", "server.py")
+    assert pw.get() == "script"
+    kill(*pw.pids("server"))
+    wait_until(lambda: "killed by SIGKILL from outside" in pw.ok("events").stdout, what="why it ended")
+
+
 def test_new_code_of_a_script_that_cannot_listen_is_refused_and_the_old_serves(pw: Pyworker) -> None:
     server = SERVER % ('answer = lambda: b"script"', pw.port)
     pw.write("server.py", server)
