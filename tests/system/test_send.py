@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.control import ask
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
 
@@ -108,7 +109,9 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(pw: Pyworker) -> None:
     assert (done.returncode, done.stdout) == (1, "none.1 not sent: it has no message channel\n")
     assert pw.run("send", "nobody", "1").returncode == 4
     large = json.dumps("x" * 60_000)
-    refused = [pw.run("send", "deaf", large) for _ in range(12)][-1]
+    sending = {"type": "send", "selectors": ["deaf"], "text": large}
+    wait_until(lambda: not (ask(pw.home, sending) or {"ok": True})["ok"], LONG, "its channel to be full")
+    refused = pw.run("send", "deaf", large)
     assert (refused.returncode, refused.stdout) == (
         1,
         "deaf.1 not sent: it does not read its messages: its channel is full\n",
