@@ -123,6 +123,7 @@ class App:
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
     templates: dict[int, TemplateHandle] = field(default_factory=dict)
     template_record: Record = CLEAR
+    left_behind: dict[int, list[int]] = field(default_factory=dict)  # generation -> pidfds of templates that have ended
     dispatcher: DispatcherHandle | None = None
     dispatcher_record: Record = CLEAR
     notes: list[str] = field(default_factory=list)

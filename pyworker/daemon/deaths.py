@@ -321,6 +321,7 @@ class Deaths:
         self._brain.store.remove(worker_fd("pid", handle.id))
         self._brain.messages.forget(app, handle)
         app.board.free(handle.id.serial)
+        self._brain.templates.end_left_behind(app, handle.id.generation)
         if handle.pid:
             generation = app.generations.get(handle.id.generation)
             if generation is not None:

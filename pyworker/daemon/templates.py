@@ -224,7 +224,11 @@ class Templates:
             self._brain.loop.remove(handle.channel.fileno())
             unix_fds.hang_up(handle.channel)
         self._end_stopped_spare(app, number)
+        pidfd = self._brain.store.get(fd_name("tpid", app.name, number))
+        if pidfd is not None and process.kill_group_of(pidfd, 0):
+            app.left_behind.setdefault(number, []).append(os.dup(pidfd))
         self._forget(app, number)
+        self.end_left_behind(app, number)
         if handle.pid and number in app.generations:
             appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
         now = self._brain.loop.clock()
@@ -246,6 +250,16 @@ class Templates:
         if handle.state != "ready":
             self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
         self._brain.poke(app)
+
+    def end_left_behind(self, app: App, number: int) -> None:
+        """End what an import has started (a helper, say), once nobody is there any more who has it from its template.
+
+        By SIGTERM: what tidies up at the end of the others (multiprocessing's resource tracker) does not heed it.
+        """
+        if not any(worker.is_alive and worker.id.generation == number for worker in app.workers.values()):
+            for pidfd in app.left_behind.pop(number, ()):
+                process.kill_group_of(pidfd, signal.SIGTERM)
+                os.close(pidfd)
 
     def _end_stopped_spare(self, app: App, number: int) -> None:
         """A spare leaves with its template, unless somebody has stopped it. It may have become a worker by now."""

@@ -199,7 +199,10 @@ def imported_code() -> tuple[str, str]:
 
 
 def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
-    """Become a template that has not imported the app: same process, same channel, no threads."""
+    """Become a template that has not imported the app: same process, same channel, no threads, and none of what it started."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)  # each worker starts its own
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pass_on(fds, inheritable=True)
     role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
     text = json.dumps({"type": wire.tag(Loaded), **wire.to_json(loaded)})

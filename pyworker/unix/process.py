@@ -243,13 +243,16 @@ def zombie_status(pid: int, pidfd: int) -> tuple[ExitStatus, int] | None:
     return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number)), int(fields[1])
 
 
-def kill_group_of(pidfd: int) -> None:
-    """SIGKILL to the process group that a process led, also when the process is gone and reaped; Linux 6.9 and later.
+def kill_group_of(pidfd: int, number: int = signal.SIGKILL) -> bool:
+    """Signal the process group that a process led, also when the process is gone and reaped; Linux 6.9 and later.
 
-    The kernel goes by the process that the pidfd stands for, so a pid that is used again is not hit.
+    The kernel goes by the process that the pidfd stands for, so a pid that is used again is not hit. False: nobody is there.
     """
-    with contextlib.suppress(OSError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    try:
+        signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    except OSError:
+        return False
+    return True
 
 
 def status_of(found: os.waitid_result) -> ExitStatus:

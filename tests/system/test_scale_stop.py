@@ -468,3 +468,19 @@ def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_die
     assert pw.refuses()
     pw.ok("daemon", "start")
     pw.wait_steady()
+
+
+@pytest.mark.parametrize(
+    "thread", ["", "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"]
+)
+def test_what_an_import_has_started_ends_with_the_workers_that_have_it(pw: Pyworker, thread: str) -> None:
+    """With a thread each worker imports for itself, and the template is replaced by one that has not."""
+    starts = "import subprocess\nwith open('helpers', 'a') as f: f.write(f\"{subprocess.Popen(['sleep', '1000']).pid}\\n\")\n"
+    pw.api(starts + thread + ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("reload", "api")
+    pw.ok("stop", "api")
+    with open(os.path.join(pw.folder, "helpers")) as file:
+        pids = [int(line) for line in file]
+    assert len(pids) >= 2
+    wait_until(lambda: not any(map(alive, pids)), what="the helpers to end")
