@@ -42,6 +42,10 @@ _OF_A_BIND_UNSEEN = (  # ours says who has the port
     "nor do processes that the script starts (Django's runserver without --noreload)\n"
     'for those: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
 )
+_OF_A_BIND_IN_EACH = (
+    "each worker binds it, at a reload old and new ones at once, and only one can: give it to an app of its own\n"
+    "for Prometheus: [app.metrics] prometheus = true, and a route of this app"
+)
 _EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
 )
@@ -113,8 +117,9 @@ def of_worker(
     """
     is_script = app.config is not None and bool(app.config.script)
     if handle.failure is not None:
-        taken = is_script and _IN_USE.search(handle.failure.message)
-        hint = _OF_A_BIND_UNSEEN if taken else handle.failure.hint or _of_no_process(handle.failure.message)
+        taken = _OF_A_BIND_UNSEEN if is_script else _OF_A_BIND_IN_EACH
+        hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
+        hint = hint or _of_no_process(handle.failure.message)
         return handle.failure.message, handle.failure.traceback, hint
     log = log_file(app, home)
     lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))

@@ -24,7 +24,9 @@ def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
     pass_credentials(ours)
     brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), poke=lambda app: None, store={})
     handle = TemplateHandle("api", 1, 0.0, state="ready", channel=ours, asked=set(range(MANY)))
-    known = {serial: SimpleNamespace(pid=10_000 + serial, id=SimpleNamespace(generation=1)) for serial in range(0, MANY, 2)}
+    known = {
+        serial: SimpleNamespace(pid=10_000 + serial, id=SimpleNamespace(generation=1)) for serial in range(0, MANY, 2)
+    }
     app: Any = SimpleNamespace(name="api", workers=known, templates={})
     templates = Templates(brain)
     for serial in range(MANY):
