@@ -64,6 +64,8 @@ _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean 
 
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 
+_is_told = False  # whether Python is told of the first of the two forks that make a worker, too
+
 _FREE = {"asyncio": 10, "uvloop": 15}  # descriptors that a worker needs until it can take its first connection
 
 
@@ -92,6 +94,10 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     ready = prepare_app(spec, channel, argv, started)
     if not ready.loaded.preload and ready.server is not None:
         replace_self(spec, fds, archive, spec_fd, ready.loaded)
+    if not ready.loaded.preload and len(os.listdir("/proc/self/task")) > 1:
+        # of a sitecustomize (ddtrace's, say): who starts threads so early means to be forked, and to be told
+        global _is_told
+        _is_told = True
     ready = ready._replace(takes_turns=ready_for_forks(spec, ready.loaded.loop))
     gc.collect()
     ending.remember_files()
@@ -313,7 +319,7 @@ def fork_worker() -> int:
         reader, writer = os.pipe()
     except OSError as error:
         return -(error.errno or 1)
-    middle = bare_fork()
+    middle = python_fork() if _is_told else bare_fork()
     if middle < 0:
         close_all([reader, writer])
         return middle
@@ -332,6 +338,14 @@ def fork_worker() -> int:
     os.close(reader)
     os.waitpid(middle, 0)
     return int(answer) if answer else -errno.EAGAIN  # the one in the middle was killed
+
+
+def python_fork() -> int:
+    """Fork as `bare_fork` does, with Python's own handlers."""
+    try:
+        return os.fork()
+    except OSError as error:
+        return -(error.errno or 1)
 
 
 def become_worker(

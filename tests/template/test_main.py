@@ -286,6 +286,34 @@ def test_native_threads_keep_from_a_fork_unless_they_are_prepared_for_it(
     worker.expect(Ready)
 
 
+BEGINS_WITH_A_THREAD = """
+import os, threading
+def begin(*_):
+    global thread, over
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, daemon=True, name="tracer")
+    thread.start()
+def end():
+    over.set()
+    thread.join()
+begin()
+os.register_at_fork(before=end, after_in_parent=begin, after_in_child=begin)
+"""
+
+
+def test_who_starts_threads_before_any_import_is_told_of_each_fork(daemon: Any, folder: Path) -> None:
+    """As ddtrace does, from a sitecustomize: its handlers would wait for a thread that no fork has."""
+    (folder / "sitecustomize.py").write_text(BEGINS_WITH_A_THREAD)
+    d = daemon()
+    d.env["PYTHONPATH"] = str(folder)
+    template = d.load()
+    assert d.loaded.why == "1 thread runs after the import: tracer"
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    wait_until(lambda: len(os.listdir(f"/proc/{template.pid}/task")) == 2, what="its thread to run again")
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_an_import_that_leaves_too_few_descriptors_is_refused_and_one_that_leaves_enough_is_served(
     daemon: Any, folder: Path, loop: str
