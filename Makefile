@@ -1,12 +1,12 @@
 # Two commands do it all: `make demo` (a running app to play with) and `make test`.
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 SEEDS ?= 1 2 3
 SECONDS ?= 40
 # most tests wait: more of them at once than there are cores
 JOBS ?= 4
 # what `make pythons` tests under
-PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
 VENV := .venv
 BIN := $(VENV)/bin
 .PHONY: docs site containers demo demo-stop setup test pythons check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean

@@ -140,7 +140,7 @@ def main() -> int:
             run("pyworker start --name tasks -w 2 -- sleep 1d", folder, env)
             for line in top(folder, env):
                 screen.print(Text.from_ansi(line), no_wrap=True, crop=True)
-            pathlib.Path(folder, "shop.py").write_text("import stripe\n" + APP)
+            pathlib.Path(folder, "shop.py").write_text("import celery\n" + APP)
             console.print(
                 Text("$ ", style="bold green")
                 + Text("pyworker reload shop      # with a mistake in it", style="bold")

@@ -1,4 +1,4 @@
-"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12 to 3.14).
+"""Template: code is made immortal before the forks, so that workers go on sharing it (CPython 3.12 to 3.15).
 
 Whoever uses an object writes to its reference count, and the first write to a page copies it for that worker. Nobody writes
 to the count of an immortal object (PEP 683), which is what makes None and True such. We do the same for what code consists of:
@@ -36,7 +36,7 @@ _CODE = (
 # found behind those; of these exactly: what derives from them is data of the app
 _PARTS = frozenset({types.CodeType, tuple, frozenset, str, bytes, int, float, complex})
 _FOREVER = sys.getrefcount(None)
-# Under 3.14 a flag says it, too: without it, each use of a name is taken back from the count, and then added again.
+# Since 3.14 a flag says it, too: without it, each use of a name is taken back from the count, and then added again.
 _FLAG_AT, _FLAG = 6, 1
 _IS_FLAGGED = sys.version_info >= (3, 14)
 
@@ -73,7 +73,7 @@ def _keep(address: int) -> None:
 def _can() -> bool:
     """Tell by trial whether a count is where we think, and whether it is left alone once it is None's."""
     version = sys.version_info[:3]
-    if not (3, 12) <= version < (3, 15) or (3, 14) <= version < (3, 14, 5):  # these had another collector
+    if not (3, 12) <= version < (3, 16) or (3, 14) <= version < (3, 14, 5):  # these had another collector
         return False
     if sys.implementation.name != "cpython" or sys.abiflags or sys.byteorder != "little":
         return False  # abiflags: a free-threaded or debug build, with other counts

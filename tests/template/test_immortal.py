@@ -46,7 +46,7 @@ def run(program: str) -> str:
 
 def test_code_is_immortal_and_data_is_freed_as_ever() -> None:
     version = sys.version_info[:3]
-    if not (3, 12) <= version < (3, 15) or (3, 14) <= version < (3, 14, 5) or sys.abiflags:
+    if not (3, 12) <= version < (3, 16) or (3, 14) <= version < (3, 14, 5) or sys.abiflags:
         expected = [f"False {[False] * 9}", "True", "True True", "closed"]
     else:
         expected = [f"True {[True] * 9}", "True", "True True", "closed"]

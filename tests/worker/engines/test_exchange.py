@@ -20,8 +20,6 @@ MODES = [
     pytest.param("wsgi", "uvloop", 2, id="wsgi-threads"),
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-
 
 def end_of_child(error: BaseException | None) -> bytes | None:
     """Fork a child that ends by `error`, or gets None; return its exit code."""
