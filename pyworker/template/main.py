@@ -43,7 +43,7 @@ from pyworker.protocol.template import (
     ToTemplate,
 )
 from pyworker.protocol.worker import STACKS_SIGNAL, Hello, Ready
-from pyworker.template import forksafe
+from pyworker.template import forksafe, lazy
 from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
@@ -141,6 +141,8 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
+    if spec.app.preload is not False:
+        lazy.import_now()
     needed = _FREE[engine.loop]
     if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
