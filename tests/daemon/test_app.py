@@ -39,6 +39,7 @@ APP_FROM_ELSEWHERE = {
     "given_up": "carried out in the turn that was told", "refused": "for those who wait, and they wait for this daemon",
     "unusable": "`pyworker run` ends for it", "dropped_lines": "the logger tells it", "dropped_seen": "the logger tells it",
     "dropped_by": "the logger tells it", "log_error": "the logger tells it",
+    "left_behind": "nobody: what the import of a template that has ended had started would stay",
 }  # fmt: skip
 WORKER: dict[str, Any] = {
     "state": State.DRAINING, "since": 2.5, "born_at": 1.5, "ready_at": 2.0, "row": 7, "held": True, "pid": 4711, "recycle": "memory",
