@@ -301,7 +301,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
         yield FailStart()
     if app.previous is not None:
         if can_go_back(app) and (app.given_up or app.soak_deaths * 2 > app.want):
-            died = f"{app.soak_deaths} workers of generation {app.generation} died in the soak"
+            many = "s" if app.soak_deaths != 1 else ""
+            died = f"{app.soak_deaths} worker{many} of generation {app.generation} died in the soak"
             yield RollBack(app.previous, app.given_up or died)
         elif now >= app.soak_until:
             yield EndSoak()
