@@ -36,7 +36,7 @@ def install() -> dict[str, str]:
             missing[base] = why
         else:
             open(mark, "w").close()
-    # pyworker as users have it: an editable install costs each command an import hook of some 15 ms
+    # pyworker as users have it: installed, not where it is worked at
     command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps", ROOT]
     if why := _try([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ROOT], 600) or _try(command, 600):
         raise RuntimeError(f"pyworker cannot be installed: {why}")

@@ -47,7 +47,7 @@ class Listening:
         for mine in app.listeners.values():
             if collide(mine.address, address):
                 raise ListenFailed(
-                    f"cannot listen on {address}: {app.name} itself listens on {mine.address}, and both at once cannot be",
+                    f"cannot listen on {address}: already in use by {app.name} itself, on {mine.address}",
                     hint=f"pyworker stop {app.name}, then start it again: nobody is answered in between",
                     code="port_in_use",
                 )

@@ -212,7 +212,7 @@ def test_ps_imports_next_to_nothing(home: str) -> None:
         "rich", "psutil", "asyncio", "tomllib", "pydantic", "msgspec", "logging", "subprocess", "importlib.metadata",
         "textual", "ctypes", "ssl", "pyworker.config", "pyworker.protocol.control", "pyworker.daemon",
     }  # fmt: skip
-    # -I -S with the path by hand: what an editable install imports is not ours to answer for
+    # -I -S with the path by hand: what is loaded for the environment is not ours to answer for
     code = (
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; from pyworker.cli.main import main; "
         "code = main(['ps']); print('\\n'.join(sys.modules), file=sys.stderr); sys.exit(code)"

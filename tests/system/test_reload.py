@@ -129,7 +129,7 @@ def test_an_address_that_cannot_be_beside_the_old_one_is_refused_with_what_helps
     pw.ok("start")
     pw.api(ASGI, bind=f"0.0.0.0:{pw.port}")
     refused = pw.run("reload", "api").stderr
-    assert f"cannot listen on 0.0.0.0:{pw.port}: api itself listens on 127.0.0.1:{pw.port}" in refused
+    assert f"cannot listen on 0.0.0.0:{pw.port}: already in use by api itself, on 127.0.0.1:{pw.port}" in refused
     assert "pyworker stop api, then start it again" in refused
     assert pw.get().startswith("one")
     pw.ok("stop", "api")
