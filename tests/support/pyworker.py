@@ -319,16 +319,16 @@ def open_to_all(folder: str) -> None:
 
 
 def _claim_ports() -> tuple[socket.socket, Iterator[int]]:
-    """Claim 500 ports for this process: no other one that tests, of this run or of another, takes one of them."""
-    for first in range(20_000, 32_000, 500):
+    """Claim 250 ports for this process: no other one that tests, of this run or of another, takes one of them."""
+    for first in range(20_000, 32_000, 250):
         claim = socket.socket(socket.AF_UNIX)  # held until the process ends
         try:
             claim.bind(f"\0pyworker-tests-ports-{first}")
         except OSError:
             claim.close()
             continue
-        return claim, itertools.cycle(range(first, first + 500))
-    raise AssertionError("24 processes that test have claimed all ports")
+        return claim, itertools.cycle(range(first, first + 250))
+    raise AssertionError("48 processes that test have claimed all ports")
 
 
 _claim, _ports = _claim_ports()  # now, not in a test: it would have to give the socket back
@@ -340,11 +340,11 @@ def free_port() -> int:
     The kernel hands out those from 32768 on, to every client and server that does not care: also the one that this test will
     bind in a moment.
     """
-    for port in itertools.islice(_ports, 500):
+    for port in itertools.islice(_ports, 250):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("none of 500 ports is free")
+    raise AssertionError("none of 250 ports is free")
 
 
 def port_is_closed(port: int) -> bool:
