@@ -226,7 +226,8 @@ class Templates:
         self._end_stopped_spare(app, number)
         pidfd = self._brain.store.get(fd_name("tpid", app.name, number))
         if pidfd is not None and process.kill_group_of(pidfd, 0):
-            app.left_behind.setdefault(number, []).append(os.dup(pidfd))
+            with contextlib.suppress(OSError):  # no number is free: then they stay, rather than this template's record
+                app.left_behind.setdefault(number, []).append(os.dup(pidfd))
         self._forget(app, number)
         self.end_left_behind(app, number)
         if handle.pid and number in app.generations:

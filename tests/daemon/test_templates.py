@@ -1,15 +1,21 @@
-"""daemon/templates.py: how much a template may say. Whole trees are in tests/system."""
+"""daemon/templates.py: how much a template may say, and its end. Whole trees are in tests/system."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from pyworker.daemon.handles import TemplateHandle
 from pyworker.daemon.templates import Templates
 from pyworker.protocol import template as t
+from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import encode
+from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, send_packet
 from tests.support.channels import ends as ends
 
@@ -24,9 +30,7 @@ def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
     pass_credentials(ours)
     brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), poke=lambda app: None, store={})
     handle = TemplateHandle("api", 1, 0.0, state="ready", channel=ours, asked=set(range(MANY)))
-    known = {
-        serial: SimpleNamespace(pid=10_000 + serial, id=SimpleNamespace(generation=1)) for serial in range(0, MANY, 2)
-    }
+    known = {serial: SimpleNamespace(pid=10_000 + serial, id=SimpleNamespace(generation=1)) for serial in range(0, MANY, 2)}
     app: Any = SimpleNamespace(name="api", workers=known, templates={})
     templates = Templates(brain)
     for serial in range(MANY):
@@ -37,3 +41,20 @@ def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
         assert send_packet(theirs, encode(t.Forked(serial, 10_000 + serial)))
         templates._on_message(app, handle)
     assert handle.killed_because == "its channel said more messages than there is a use for"
+
+
+def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descriptor_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_number(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", no_number)
+    monkeypatch.setattr(process, "kill_group_of", lambda *_: True)
+    poked: list[Any] = []
+    store = SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get, remove=lambda *_: None, forget=lambda *_: None)
+    brain: Any = SimpleNamespace(store=store, poke=poked.append, loop=SimpleNamespace(clock=lambda: 1.0))
+    handle = TemplateHandle("api", 1, 0.0, state="retiring")
+    app: Any = SimpleNamespace(name="api", templates={1: handle}, workers={}, generations={}, left_behind={})
+    Templates(brain).gone(app, handle, process.ExitStatus(0, None))
+    assert (app.templates, poked) == ({}, [app])
