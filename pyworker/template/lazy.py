@@ -36,4 +36,5 @@ def _left() -> Iterator[tuple[str, str]]:
     for module, loaded in list(sys.modules.items()):
         file = getattr(loaded, "__file__", None)
         if isinstance(file, str) and file.startswith(here) and f"{os.sep}site-packages{os.sep}" not in file:
-            yield from ((module, name) for name, value in list(vars(loaded).items()) if type(value) is _LAZY)
+            found = list(getattr(loaded, "__dict__", {}).items())  # an app may put anything there
+            yield from ((module, name) for name, value in found if type(value) is _LAZY)
