@@ -53,17 +53,8 @@ WORKER_FROM_ELSEWHERE = {
     "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again",
 }  # fmt: skip
 GENERATION: dict[str, Any] = {"listeners": (1, 0), "tls": (b"cert\xff", b"key", b"ca")}
-GENERATION_FROM_ELSEWHERE = {
-    "number": "the descriptor's name",
-    "resolved": "compared below",
-    "prepared": "whatever lives was prepared",
-}
-TEMPLATE: dict[str, Any] = {
-    "since": 4.5,
-    "state": "ready",
-    "pid": 4712,
-    "loaded": Loaded(4712, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5),
-}
+GENERATION_FROM_ELSEWHERE = {"number": "the descriptor's name", "resolved": "compared below", "prepared": "whatever lives was prepared"}
+TEMPLATE: dict[str, Any] = {"since": 4.5, "state": "ready", "pid": 4712, "loaded": Loaded(4712, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5)}
 TEMPLATE_FROM_ELSEWHERE = {
     "app": "the descriptor's name", "generation": "the descriptor's name", "channel": "the store", "failure": "it is asked again",
     "killed_because": "its pidfd tells the end", "shortage": "its pidfd tells the end", "ended": "its pidfd tells the end", "unanswered": "begins anew",
@@ -92,9 +83,7 @@ def app_of(ledger: Ledger) -> App:
         (Generation, GENERATION, GENERATION_FROM_ELSEWHERE), (TemplateHandle, TEMPLATE, TEMPLATE_FROM_ELSEWHERE),
     ],
 )  # fmt: skip
-def test_of_each_fact_it_is_said_whether_the_next_daemon_knows_it(
-    kind: Any, remembered: dict[str, Any], elsewhere: dict[str, str]
-) -> None:
+def test_of_each_fact_it_is_said_whether_the_next_daemon_knows_it(kind: Any, remembered: dict[str, Any], elsewhere: dict[str, str]) -> None:
     assert {field.name for field in dataclasses.fields(kind)} == {*remembered, *elsewhere}
     assert not {*remembered} & {*elsewhere}
 

@@ -287,9 +287,7 @@ def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outco
     assert (ok, reason) == (False, "sh: exit code 3: queue is full")
 
 
-def test_last_words_of_a_command_that_says_much_at_once_are_not_lost(
-    loop: Loop, outcome: Outcome, tmp_path: Path
-) -> None:
+def test_last_words_of_a_command_that_says_much_at_once_are_not_lost(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     script = "yes | head -c 60000; echo the cause; exit 3"
     config = HealthConfig(type="exec", command=("sh", "-c", script), timeout=15.0)
     running = check.execute(loop, resolved(tmp_path), config, outcome)
@@ -317,15 +315,7 @@ def test_command_ends_by_itself_where_nobody_is_left_to_end_it(loop: Loop, outco
 
 
 def test_command_of_a_daemon_of_the_version_before_runs_though_it_is_not_said_for_how_long(tmp_path: Path) -> None:
-    spec = {
-        "argv": ["true"],
-        "env": dict(os.environ),
-        "cwd": str(tmp_path),
-        "umask": 0o77,
-        "uid": None,
-        "gid": None,
-        "groups": [],
-    }
+    spec = {"argv": ["true"], "env": dict(os.environ), "cwd": str(tmp_path), "umask": 0o77, "uid": None, "gid": None, "groups": []}
     fd = fds.memfd("spec", json.dumps(spec).encode())
     command = [sys.executable, "-I", "-m", "pyworker.daemon.runcheck", str(fd)]
     done = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, timeout=60, check=False)

@@ -203,7 +203,9 @@ def test_other_protocol_is_refused_with_what_to_do(daemon: Daemon, protocol: obj
 
 @pytest.mark.parametrize("protocol", [PROTOCOL + 1, PROTOCOL])
 @pytest.mark.parametrize("request_", [{"type": "ps", "new": 1}, {"type": "teleport"}])
-def test_newer_command_is_told_to_upgrade_the_daemon(daemon: Daemon, protocol: int, request_: dict[str, Any]) -> None:
+def test_newer_command_is_told_to_upgrade_the_daemon(
+    daemon: Daemon, protocol: int, request_: dict[str, Any]
+) -> None:
     (answer,) = daemon.ask(call(request_, protocol, version="99.0"))
     assert (answer["code"], answer["exit"]) == ("protocol", 69)
     assert f"the daemon is pyworker {__version__}, this command 99.0" in answer["message"]

@@ -32,9 +32,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
 ) -> None:
     done: list[str] = []
     loop = Loop()
-    workers = SimpleNamespace(
-        kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None
-    )
+    workers = SimpleNamespace(kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None)
     brain: Any = SimpleNamespace(
         loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor")),
         when_written=lambda app, pipes, then: loop.call_later(BURIAL_DELAY, then),
@@ -169,7 +167,9 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
 def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() -> None:
     events = SimpleNamespace(emit_data=lambda *args: None)
     brain: Any = SimpleNamespace(loop=Loop(), emit=lambda *args, **data: None, events=events)
-    app: Any = SimpleNamespace(restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0), record=CLEAR, failure=None)
+    app: Any = SimpleNamespace(
+        restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0), record=CLEAR, failure=None
+    )
     deaths = Deaths(brain)
     gone = "cannot run the interpreter /srv/.venv/bin/python: No such file or directory"
     deaths.unstable(app, Failure(gone, "", "", ""), 1.0, permanent=True)

@@ -112,12 +112,7 @@ def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_por
 
 
 @pytest.mark.parametrize(
-    "said",
-    [
-        "RuntimeError: can't start new thread",
-        "sh: 1: Cannot fork",
-        "bash: fork: retry: Resource temporarily unavailable",
-    ],
+    "said", ["RuntimeError: can't start new thread", "sh: 1: Cannot fork", "bash: fork: retry: Resource temporarily unavailable"]
 )
 def test_a_program_that_could_make_no_process_or_thread_has_a_next_step(said: str, tmp_path: Path) -> None:
     app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=("serve",)), want=1)
@@ -219,9 +214,7 @@ def end_of(log: Path, status: ExitStatus, **fields: Any) -> tuple[str, str, str]
     """What is found of a worker (pid 7, a command) that has printed a line."""
     log.write_bytes(line(7, b"no such queue"))
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
-    app: Any = SimpleNamespace(
-        name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={}
-    )
+    app: Any = SimpleNamespace(name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
     handle: Any = SimpleNamespace(pid=7, failure=None, ready_at=1.0, **fields)
     return of_worker(app, handle, status, str(log.parent), Shortage())
 

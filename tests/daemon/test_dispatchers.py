@@ -171,12 +171,8 @@ def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() ->
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
-    app: Any = SimpleNamespace(
-        name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={}
-    )
-    brain: Any = SimpleNamespace(
-        listening=SimpleNamespace(find=lambda app, address: None, open=refuse, unused=lambda app: [])
-    )
+    app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={})
+    brain: Any = SimpleNamespace(listening=SimpleNamespace(find=lambda app, address: None, open=refuse, unused=lambda app: []))
     assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)
 
 
@@ -209,16 +205,9 @@ def test_a_node_worker_shares_the_listener_of_its_port_if_bind_names_it(
 def test_a_port_that_a_node_worker_listens_on_is_never_taken_for_one_that_nobody_has_asked_for() -> None:
     """One that has asked for very much, or in very many words, is not known to have asked."""
     generation = SimpleNamespace(listeners=(), config=None)
-    listener: Any = SimpleNamespace(
-        index=0, address=Address("inet", "127.0.0.1", 8000), asked=set(), sock=SimpleNamespace(fileno=lambda: 0)
-    )
+    listener: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), asked=set(), sock=SimpleNamespace(fileno=lambda: 0))
     app: Any = SimpleNamespace(
-        workers={},
-        generations={3: generation},
-        target=None,
-        current=generation,
-        listening=True,
-        listeners={0: listener},
+        workers={}, generations={3: generation}, target=None, current=generation, listening=True, listeners={0: listener},
         write_memo=lambda: None,
     )
     brain: Any = SimpleNamespace()

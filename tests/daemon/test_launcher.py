@@ -131,14 +131,10 @@ def reap_orphans(loop: Loop, pids: set[int]) -> None:
     turn_until(loop, collected, "the end of what was started")
 
 
-def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_are_started_by_one_launcher_and_belong_to_the_guardian(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.2)
     launcher = Launcher(loop)
-    asked = [
-        Asked(launcher, ("sh", "-c", "echo $$; ls /proc/self/fd | tr '\\n' ' '; exec sleep 600")) for _ in range(12)
-    ]
+    asked = [Asked(launcher, ("sh", "-c", "echo $$; ls /proc/self/fd | tr '\\n' ' '; exec sleep 600")) for _ in range(12)]
     first = launcher_pid(launcher)
     turn_until(loop, lambda: launcher.is_idle, "all to be started")
     assert launcher_pid(launcher) == first
@@ -226,9 +222,7 @@ def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
     asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30)]
     waiting = launcher.waiting
     os.kill(pid, signal.SIGKILL)
-    turn_until(
-        loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in [lost, *asked]), "a word on each"
-    )
+    turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in [lost, *asked]), "a word on each")
     assert sum(each.failed == [0] for each in [lost, *asked]) >= 31 - waiting - 2  # one may have been under way
     assert all(each.printed.endswith(b"\n") for each in asked[-waiting:])
     reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
@@ -324,9 +318,7 @@ def test_a_launcher_that_cannot_be_watched_leaves_no_process(loop: Loop, monkeyp
     assert launchers() == []
 
 
-def test_a_launcher_that_cannot_be_started_is_an_error_of_the_caller(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_launcher_that_cannot_be_started_is_an_error_of_the_caller(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PYTHON", ("/nowhere/python",))
     launcher = Launcher(loop)
     ours, theirs = socket.socketpair()
@@ -334,9 +326,7 @@ def test_a_launcher_that_cannot_be_started_is_an_error_of_the_caller(
         launcher.launch({0: theirs.fileno()}, 0, lambda errno: None)
 
 
-def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.2)
     launcher = Launcher(loop)
     first = Asked(launcher, ("sh", "-c", "echo $$"))

@@ -21,15 +21,7 @@ def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors(
     loop = Loop(lambda: clock[0], reports.append)
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242)
     config = AppConfig("api", target="a:b", limits=LimitsConfig(memory=1000))
-    app = SimpleNamespace(
-        config=config,
-        running=True,
-        target=None,
-        workers={1: worker},
-        slots=lambda: [1],
-        notes=[],
-        restart_config=config.restart,
-    )
+    app = SimpleNamespace(config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1], notes=[], restart_config=config.restart)
     recycled: list[str] = []
     brain: Any = SimpleNamespace(
         apps={"api": app},
@@ -92,9 +84,7 @@ def test_a_worker_is_replaced_when_it_is_too_old_and_never_without_a_limit(max_a
 
 
 def test_a_limit_that_cannot_be_looked_after_is_a_note_as_long_as_that_is_so() -> None:
-    worker = SimpleNamespace(
-        recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242, id=SimpleNamespace(slot=2)
-    )
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242, id=SimpleNamespace(slot=2))
     app: Any = SimpleNamespace(workers={1: worker}, notes=[])
     brain: Any = SimpleNamespace(
         note=lambda app, text: app.notes.append(text), note_is_over=lambda app, text: app.notes.remove(text)
@@ -107,9 +97,7 @@ def test_a_limit_that_cannot_be_looked_after_is_a_note_as_long_as_that_is_so() -
 
 
 @pytest.mark.parametrize(("slot", "memory", "stays"), [(2, 1000, True), (1, 1000, False), (2, None, False)])
-def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(
-    slot: int, memory: int | None, stays: bool
-) -> None:
+def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: int, memory: int | None, stays: bool) -> None:
     note = "limits.memory does not hold for worker 2: it has more processes than can be looked at"
     workers = {1: SimpleNamespace(id=SimpleNamespace(slot=slot))}
     config = SimpleNamespace(limits=LimitsConfig(memory=memory))
@@ -120,9 +108,7 @@ def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(
 
 
 def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_with_it() -> None:
-    worker = SimpleNamespace(
-        recycle="", state=State.READY, ready_at=96.0, born_at=95.0, pid=4242, id=SimpleNamespace(slot=1)
-    )
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=96.0, born_at=95.0, pid=4242, id=SimpleNamespace(slot=1))
     app: Any = SimpleNamespace(workers={1: worker}, notes=[], restart_config=RestartConfig())
     brain: Any = SimpleNamespace(
         note=lambda app, text: app.notes.append(text),

@@ -92,7 +92,9 @@ def test_a_folder_that_another_takes_the_place_of_is_watched(watched: Watched) -
     assert watched.later() == ["src/a.py changed"]
 
 
-def test_the_folder_that_a_link_leads_to_by_now_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_a_link_leads_to_by_now_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for release in ("1", "2"):
         (tmp_path / release).mkdir()
     current = tmp_path / "current"
@@ -108,9 +110,7 @@ def test_the_folder_that_a_link_leads_to_by_now_is_watched(tmp_path: Path, monke
     watched.close()
 
 
-def test_a_link_that_leads_to_another_watched_folder_is_a_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_leads_to_another_watched_folder_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for release in ("1", "2"):
         (tmp_path / release).mkdir()
         (tmp_path / release / "a.py").write_text("")
@@ -122,9 +122,7 @@ def test_a_link_that_leads_to_another_watched_folder_is_a_change(
     watched.close()
 
 
-def test_a_change_is_not_forgotten_because_a_folder_goes_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_is_not_forgotten_because_a_folder_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     watched = Watched(tmp_path, WatchConfig(paths=("a", "b"), debounce=2.5), monkeypatch)

@@ -23,9 +23,7 @@ from pyworker.unix.fds import recv_packet, socketpair
 
 
 @pytest.mark.parametrize(("state", "events"), [(State.READY, 1), (State.DRAINING, 0), (State.STOPPING, 0)])
-def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_already(
-    state: State, events: int
-) -> None:
+def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_already(state: State, events: int) -> None:
     said: list[Any] = []
     brain: Any = SimpleNamespace(
         loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: None,
@@ -81,10 +79,7 @@ def test_that_a_command_has_said_that_it_is_ready_is_known_to_a_daemon_that_come
         generations={1: Generation(1, resolved)}, workers={1: handle}, write_memo=lambda: noted.append(handle.state)
     )
     brain: Any = SimpleNamespace(
-        loop=SimpleNamespace(clock=lambda: 1.0),
-        apps={"api": app},
-        emit=lambda *args, **data: None,
-        poke=lambda app: None,
+        loop=SimpleNamespace(clock=lambda: 1.0), apps={"api": app}, emit=lambda *args, **data: None, poke=lambda app: None
     )
     Readiness(brain).on_notified(os.getpid(), os.geteuid(), "READY=1")
     assert noted == [State.READY]
@@ -93,16 +88,12 @@ def test_that_a_command_has_said_that_it_is_ready_is_known_to_a_daemon_that_come
 def test_what_the_next_daemon_can_ask_again_is_written_down_with_the_round_and_not_for_each_of_a_thousand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    resolved = ResolvedApp(
-        AppConfig("api", command=("x",), balance="proxy"), 1, "python", {}, (), None, None, (), "", 0
-    )
+    resolved = ResolvedApp(AppConfig("api", command=("x",), balance="proxy"), 1, "python", {}, (), None, None, (), "", 0)
     handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=4242, port=20000)
     happened: list[str] = []
     app: Any = SimpleNamespace(generations={1: Generation(1, resolved)}, write_memo=lambda: happened.append("memo"))
     brain: Any = SimpleNamespace(
-        loop=SimpleNamespace(clock=lambda: 1.0),
-        emit=lambda *args, **data: None,
-        poke=lambda app: happened.append("round"),
+        loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, poke=lambda app: happened.append("round")
     )
     monkeypatch.setattr(check, "tcp_at", lambda loop, where, config, done: done(True, ""))
     Readiness(brain).watch_port(app, handle)
@@ -111,9 +102,7 @@ def test_what_the_next_daemon_can_ask_again_is_written_down_with_the_round_and_n
 
 def test_a_script_that_was_answered_by_a_daemon_that_died_and_binds_again_is_answered_for_the_second() -> None:
     resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
-    app: Any = SimpleNamespace(
-        name="scr", generations={1: Generation(1, resolved)}, listeners={}, write_memo=lambda: None
-    )
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={}, write_memo=lambda: None)
     asked: list[str] = []
     brain: Any = SimpleNamespace(
         loop=SimpleNamespace(clock=lambda: 1.0), poke=lambda app: None, emit=lambda *args, **data: None,
