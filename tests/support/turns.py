@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.pyworker import LONG
 from tests.support.wait import wait_until
 
-LONG = 30.0
 Answer = TypeVar("Answer", str, bytes)
 
 

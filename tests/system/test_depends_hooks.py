@@ -165,13 +165,18 @@ def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
     assert (pw.app()["gen"], pw.pids() == before) == (3, False)
 
 
-def test_a_restart_that_waits_for_its_pre_start_is_over_with_a_stop(pw: Pyworker) -> None:
+def hang_in_pre_start(pw: Pyworker, command: str) -> None:
+    """Start an app, and have a command wait for its pre_start for as long as there is a file `hang`."""
     pw.write("check.sh", 'echo $$ >> "ran"\nif [ -e hang ]; then sleep 1000; fi\n')
     hooked(pw, 'pre_start = "sh check.sh"')
     pw.ok("start")
     pw.write("hang", "")
-    pw.ok("restart", "api", "--no-wait")
-    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the hook")
+    pw.ok(command, "api", "--no-wait")
+    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the second one")
+
+
+def test_a_restart_that_waits_for_its_pre_start_is_over_with_a_stop(pw: Pyworker) -> None:
+    hang_in_pre_start(pw, "restart")
     assert pw.get() == "one"
     os.kill(pw.role("daemon"), signal.SIGKILL)
     wait_until(lambda: len(text(pw, "ran").splitlines()) == 3, LONG, "the next daemon's hook")
@@ -357,12 +362,7 @@ def test_a_job_whose_pre_start_fails_does_not_start_and_is_not_reloaded(pw: Pywo
 
 
 def test_a_reload_that_replaces_another_ends_its_pre_start(pw: Pyworker) -> None:
-    pw.write("check.sh", 'echo $$ >> "ran"\nif [ -e hang ]; then sleep 1000; fi\n')
-    hooked(pw, 'pre_start = "sh check.sh"')
-    pw.ok("start")
-    pw.write("hang", "")
-    pw.ok("reload", "api", "--no-wait")
-    wait_until(lambda: len(text(pw, "ran").splitlines()) == 2, LONG, "the first reload's hook")
+    hang_in_pre_start(pw, "reload")
     os.unlink(os.path.join(pw.folder, "hang"))
     pw.ok("reload", "api")
     first = int(text(pw, "ran").splitlines()[1])

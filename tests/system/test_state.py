@@ -216,13 +216,17 @@ def test_the_state_of_an_app_with_a_user_belongs_to_that_user(script_of_nobody: 
     assert os.stat(os.path.join(pw.home, "logs")).st_mode & 0o777 == 0o700
 
 
+def another_user(pw: Pyworker, more: str = "") -> None:
+    with open(os.path.join(pw.folder, "app.toml")) as file:
+        pw.write("app.toml", file.read().replace('"nobody"', '"daemon"') + more)
+
+
 def test_a_refused_reload_to_another_user_leaves_the_state_whose_it_was(script_of_nobody: Pyworker) -> None:
     pw = script_of_nobody
     pw.ok("start", "app.toml")
     folder = os.path.join(pw.home, "state", "api")
     nobody = os.stat(folder).st_uid
-    with open(os.path.join(pw.folder, "app.toml")) as file:
-        pw.write("app.toml", file.read().replace('"nobody"', '"daemon"'))
+    another_user(pw)
     pw.write("web.py", "raise SystemExit('not today')\n")
     assert pw.run("reload", "api").returncode == 1
     assert os.stat(folder).st_uid == nobody
@@ -233,8 +237,7 @@ def test_a_reload_to_another_user_takes_the_state_along_and_back(script_of_nobod
     pw.ok("start", "app.toml")
     folder = os.path.join(pw.home, "state", "api")
     nobody = os.stat(folder).st_uid
-    with open(os.path.join(pw.folder, "app.toml")) as file:
-        pw.write("app.toml", file.read().replace('"nobody"', '"daemon"') + '\n[app.reload]\nsoak = "10m"')
+    another_user(pw, '\n[app.reload]\nsoak = "10m"')
     assert pw.get() == "1"
     pw.ok("reload", "api")
     assert os.stat(folder).st_uid != nobody
