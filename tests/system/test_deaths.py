@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.pyworker import KERNEL, LONG, Pyworker, alive, kill
 from tests.support.sources import ASGI, WAITS, version
 from tests.support.wait import wait_until
 
@@ -88,8 +88,7 @@ def test_how_a_worker_ended_is_known_or_said_to_be_unknown_when_its_guardian_is_
     wait_until(lambda: pw.status() and pw.role("guardian") not in (0, victim), LONG, "another guardian")
     kill(first)
     last = wait_until(lambda: pw.wait_steady()["pool"][0]["last_exit"], LONG, "its end")
-    kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    if kernel >= (6, 15):  # PIDFD_GET_INFO tells how it ended, whoever has reaped it
+    if KERNEL >= (6, 15):  # PIDFD_GET_INFO tells how it ended, whoever has reaped it
         assert last["signal"] == signal.SIGKILL
     assert last["signal"] == signal.SIGKILL or (last["signal"] is last["code"] is None and "unknown" in last["reason"])
 

@@ -11,7 +11,7 @@ import pytest
 
 from pyworker.unix import process
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, alive
+from tests.support.pyworker import KERNEL, LONG, Pyworker, alive
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
@@ -470,6 +470,7 @@ def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_die
     pw.wait_steady()
 
 
+@pytest.mark.skipif(KERNEL < (6, 9), reason="this kernel has no signal for the group of a process that has ended")
 @pytest.mark.parametrize(
     "thread", ["", "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"]
 )

@@ -23,6 +23,7 @@ from pyworker.unix.process import (
     spawn,
     zombie_status,
 )
+from tests.support.pyworker import KERNEL
 
 
 def wait_for(pidfd: int) -> ExitStatus:
@@ -153,7 +154,7 @@ def test_how_a_process_ended_that_somebody_else_has_reaped(how: str, status: Exi
         parent.communicate(b"x")
     try:
         found = last_status(pidfd)
-        if found is None and tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 15):
+        if found is None and KERNEL < (6, 15):
             pytest.skip("this kernel does not tell (PIDFD_GET_INFO with the exit code: Linux 6.15)")
         assert found == status
         assert pidfd_pid(pidfd) == -1
