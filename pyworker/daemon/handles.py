@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
+from pyworker.daemon.loop import Timer
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.converge import TemplateView, WorkerView
 from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
@@ -36,6 +37,7 @@ class WorkerHandle:
     recycle: str = ""  # why it must be replaced
     checked: bool = True
     health: HealthWatch | None = None
+    settling: Timer | None = None  # until it counts as ready for having said nothing
     gone_go: bool = False  # a script that binds later than Go is answered at once
     bound: bool = False
     waits_to_bind: tuple[str, str, int] | None = None  # of a script: the address it asked for

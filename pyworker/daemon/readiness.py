@@ -6,6 +6,7 @@ And its health from then on. What a worker says comes through workers.py.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyworker.config.schema import AppConfig, HealthConfig
@@ -29,6 +30,7 @@ SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this, unles
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 EARLY = 10.0  # seconds for which READY=1 of a command whose pid nobody has told yet is remembered
 MAX_EARLY = 1000
+LEAST_WAIT = 0.1  # seconds without a CPU that are not worth a second look
 _TRY = HealthConfig(type="tcp", timeout=2.0)
 
 
@@ -67,7 +69,7 @@ class Readiness:
                 self.accepts(app, handle)
         elif is_node(config):
             # it says so when it listens; one that never does has come up all the same
-            self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self.says_ready(app, handle))
+            self._when_settled(handle, generation, SCRIPT_SETTLE, lambda: self.says_ready(app, handle))
         elif config.balance == "proxy":
             if config.health is not None:
                 self.watch_health(app, handle)
@@ -79,7 +81,33 @@ class Readiness:
         elif config.ready != "notify":
             # it has been exec'd this moment; a command that cannot run is gone before this, a Node program says it listens
             settle = SCRIPT_SETTLE if shares(config) else COMMAND_SETTLE
-            self._brain.loop.call_later(settle, lambda: self._settled(app, handle))
+            self._when_settled(handle, generation, settle, lambda: self._settled(app, handle))
+
+    def _when_settled(
+        self, handle: WorkerHandle, generation: Generation, seconds: float, then: Callable[[], None]
+    ) -> None:
+        """Call back when it has had `seconds` in which to end or to say more, in place of what was asked for before.
+
+        On a busy machine those in which it waited for a CPU do not count: one that is about to end would be taken for
+        one that runs. Half of reload.ready_timeout is the longest: something that computes has come up, too.
+        """
+        before = process.time_without_cpu(handle.pid)
+        longest = self._brain.loop.clock() + max(seconds, generation.config.reload.ready_timeout / 2)
+
+        def passed() -> None:
+            nonlocal before
+            waited = process.time_without_cpu(handle.pid)
+            more = min(waited - before, longest - self._brain.loop.clock())
+            if more > LEAST_WAIT:
+                before = waited
+                handle.settling = self._brain.loop.call_later(more, passed)
+            else:
+                handle.settling = None
+                then()
+
+        if handle.settling is not None:
+            handle.settling.cancel()
+        handle.settling = self._brain.loop.call_later(seconds, passed)
 
     def watch_port(self, app: App, handle: WorkerHandle) -> None:
         """Try the port of a worker that says nothing by itself, until somebody answers there."""
@@ -115,7 +143,8 @@ class Readiness:
 
     def await_script(self, app: App, handle: WorkerHandle) -> None:
         """Give a script the time to bind a port; one that never does says nothing more."""
-        self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
+        generation = app.generations[handle.id.generation]
+        self._when_settled(handle, generation, SCRIPT_SETTLE, lambda: self._script_settled(app, handle))
 
     def _script_settled(self, app: App, handle: WorkerHandle) -> None:
         if handle.state is State.STARTING and self.is_to_bind(app, handle):

@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 from pyworker.errors import NO_DESCRIPTOR
+from pyworker.unix import procfs
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -168,6 +169,14 @@ def stat_fields(pid: int) -> list[bytes]:
         return os.read(fd, 4096).rpartition(b")")[2].split()  # the name, in brackets, may hold anything
     finally:
         os.close(fd)
+
+
+def time_without_cpu(pid: int) -> float:
+    """Return the seconds for which a process (its first thread) was ready to run and had no CPU; 0.0 if nobody knows."""
+    try:
+        return int(procfs.read_all(f"/proc/{pid}/schedstat").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):  # it is gone; a kernel without CONFIG_SCHED_INFO
+        return 0.0
 
 
 def owner(pid: int) -> int | None:

@@ -47,7 +47,7 @@ WORKER: dict[str, Any] = {
     "leaving_at": 3.5, "queries": ["q"], "port": 81, "version": "0.0.9",
 }  # fmt: skip
 WORKER_FROM_ELSEWHERE = {
-    "id": "the name of its descriptors", "ctl": "the store", "health": "begins anew", "talk": "begins anew",
+    "id": "the name of its descriptors", "ctl": "the store", "health": "begins anew", "settling": "begins anew", "talk": "begins anew",
     "untold": "said by the adoption itself", "direct": "for its first seconds, and the next daemon asks the kernel", "lost": "its pidfd was never had",
     "failure": "its last words say it, too", "drained": "counts requests of its drain, for an event",
     "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again",

@@ -13,12 +13,14 @@ from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.app import Generation
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.loop import Loop
 from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.workers import Workers
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
+from pyworker.unix import process
 from pyworker.unix.fds import recv_packet, socketpair
 
 
@@ -119,3 +121,46 @@ def test_a_script_that_was_answered_by_a_daemon_that_died_and_binds_again_is_ans
         assert packet is not None
         assert recv_packet(theirs, MAX_MESSAGE, 1) is None
     assert asked == ["127.0.0.1:8001"]
+
+
+def test_what_says_nothing_is_up_when_it_has_run_that_long_however_busy_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = ResolvedApp(AppConfig("job", command=("x",), balance="shared"), 1, "python", {}, (), None, None, (), "", 0)
+    now, waited = 0.0, 0.0
+    monkeypatch.setattr(process, "time_without_cpu", lambda pid: waited)
+    loop = Loop(lambda: now)
+    brain: Any = SimpleNamespace(loop=loop, emit=lambda *args, **data: None, poke=lambda app: None)
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)}, workers={})
+
+    def states(waits: list[float]) -> list[State]:
+        nonlocal now, waited
+        handle = WorkerHandle(WorkerId("job", 1, 1, 1), held=False, born_at=now, pid=4242)
+        Readiness(brain).is_ready(app, handle, app.generations[1], serving=True)
+        found = []
+        for wait in waits:  # of each second
+            now, waited = now + 1.0, waited + wait
+            loop.turn(0)
+            found.append(handle.state)
+        return found
+
+    up, not_yet = State.READY, State.STARTING
+    assert states([0.0]) == [up]
+    assert states([0.5, 0.0]) == [not_yet, up]
+    assert states([0.9, 0.9, 0.9, 0.0]) == [not_yet, not_yet, not_yet, up]
+    assert states([1.0] * 31) == [not_yet] * 29 + [up] * 2  # half of reload.ready_timeout: it may compute
+
+
+def test_a_script_whose_bind_was_refused_has_its_time_from_then_on() -> None:
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    now = 0.0
+    loop = Loop(lambda: now)
+    brain: Any = SimpleNamespace(loop=loop, emit=lambda *args, **data: None, poke=lambda app: None)
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)}, workers={})
+    handle = WorkerHandle(WorkerId("scr", 1, 1, 1), held=False, born_at=0.0)
+    readiness = Readiness(brain)
+    readiness.await_script(app, handle)  # it has said Hello
+    for seconds, state in ((2.75, State.STARTING), (2.75, State.STARTING), (0.25, State.READY)):
+        now += seconds
+        loop.turn(0)
+        assert handle.state is state
+        if now == 2.75:
+            readiness.await_script(app, handle)  # it is told that the port is taken

@@ -334,6 +334,15 @@ def test_a_script_whose_port_is_taken_does_not_start_and_is_told_whose_it_is(pw:
     assert f"stop it (kill {os.getpid()})" in done.stderr
 
 
+def test_a_script_that_comes_late_to_a_taken_port_and_takes_a_moment_to_end_does_not_start(pw: Pyworker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"socket.create_server(('127.0.0.1', {taken.getsockname()[1]}))"
+        pw.write("server.py", f"import socket, time\ntime.sleep(2.5)\ntry: {bind}\nfinally: time.sleep(2)\n")
+        done = pw.run("start", "server.py")
+    assert done.returncode == 1
+    assert f"stop it (kill {os.getpid()})" in done.stderr
+
+
 def test_a_script_that_goes_on_to_another_port_when_one_is_taken_is_up_there(pw: Pyworker) -> None:
     server = SERVER % ('answer = lambda: b"script"', pw.port)
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -21,9 +21,11 @@ from pyworker.unix.process import (
     pidfd_pid,
     send_signal,
     spawn,
+    time_without_cpu,
     zombie_status,
 )
 from tests.support.pyworker import KERNEL
+from tests.support.wait import wait_until
 
 
 def wait_for(pidfd: int) -> ExitStatus:
@@ -160,3 +162,17 @@ def test_how_a_process_ended_that_somebody_else_has_reaped(how: str, status: Exi
         assert pidfd_pid(pidfd) == -1
     finally:
         os.close(pidfd)
+
+
+def test_who_shares_a_cpu_has_waited_for_it() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    busy = [run(f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass") for _ in range(2)]
+    try:
+        for pid, _ in busy:
+            wait_until(lambda pid=pid: time_without_cpu(pid) > 0.05, 30, "it to have waited")
+    finally:
+        for _, pidfd in busy:
+            send_signal(pidfd, signal.SIGKILL)
+            wait_for(pidfd)
+            os.close(pidfd)
+    assert time_without_cpu(busy[0][0]) == 0.0  # it is gone
