@@ -43,7 +43,7 @@ from pyworker.protocol.template import (
     ToTemplate,
 )
 from pyworker.protocol.worker import STACKS_SIGNAL, Hello, Ready
-from pyworker.template import forksafe, lazy
+from pyworker.template import bytecode, forksafe, lazy
 from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
@@ -132,6 +132,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         multiproc.take(0)
     before = forksafe.open_fds()
     sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
+    bytecode.install()
     if again:
         return _Ready(wire.decode(Loaded, again.encode()), None, ssl_context)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where

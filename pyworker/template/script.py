@@ -16,6 +16,7 @@ from importlib.machinery import SourceFileLoader
 
 from pyworker.cluster import given
 from pyworker.protocol.worker import Failed
+from pyworker.template import bytecode
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix.fds import close_all
 from pyworker.worker import headline, multiproc, script
@@ -49,6 +50,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     sys.argv = [path, *app.args]
     sys.orig_argv = [sys.executable, *sys.argv]  # what reloaders (Flask's debug mode) start again
     sys.path.insert(0, os.path.dirname(path))
+    bytecode.install()
     try:
         with io.open_code(path) as source:
             code = compile(source.read(), path, "exec", dont_inherit=True)  # our `from __future__` is not the script's

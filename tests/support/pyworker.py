@@ -44,7 +44,6 @@ class Pyworker:
         self.port = free_port()
         self._ports = [self.port]
         self._before = {child.pid for child in psutil.Process().children(recursive=True)}
-        self._writes = 0
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
     # ---- making ----------------------------------------------------------------------------------------
@@ -54,15 +53,11 @@ class Pyworker:
         return port
 
     def write(self, name: str, text: str) -> str:
-        """Write a file of the app; each write has another mtime, or Python would run the compiled old one."""
+        """Write a file of the app."""
         path = os.path.join(self.folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._writes += 1
         with open(path, "w") as file:
             file.write(text)
-            file.flush()
-            stamp = os.stat(file.fileno()).st_mtime + self._writes * 2
-            os.utime(file.fileno(), (stamp, stamp))  # not by its path: a program may have taken it away already
         return path
 
     def api(self, source: str, *, top: str = "", tables: str = "", workers: int = 2, bind: str = "") -> None:
@@ -221,10 +216,6 @@ class Pyworker:
         assert answer is not None, "closed without an answer"
         assert answer.status == 200, answer
         return answer.body.decode()
-
-    def wait_answer(self, begins: str) -> None:
-        """Wait for the new code: what comes in the very moment in which a reload ends may still be an old worker's."""
-        wait_until(lambda: self.get().startswith(begins), LONG, f"an answer that begins with {begins}")
 
     def refuses(self, port: int = 0) -> bool:
         return port_is_closed(port or self.port)

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -253,6 +254,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", %d), Handler).serve_forever()
 """
 FIXED_NODE = "require('http').createServer((q, r) => { r.setHeader('content-length', 4); r.end('node'); }).listen(%s);\n"
+
+
+@pytest.mark.parametrize("kind", ["target", "preload = false", "script"])
+def test_code_that_changes_in_the_second_in_which_it_was_compiled_comes_with_the_reload(pw: Pyworker, kind: str) -> None:
+    def changed(path: str, milliseconds: int) -> None:
+        at = (1_700_000_000 * 1000 + milliseconds) * 10**6
+        os.utime(path, ns=(at, at))
+
+    changed(pw.write("words.py", 'VERSION = "one"\n'), 100)
+    if kind == "script":
+        pw.write("web.py", SERVER % ("from words import VERSION\nanswer = lambda: VERSION.encode()", pw.port))
+        pw.write("app.toml", '[app]\nname = "api"\nscript = "web.py"\n')
+    else:
+        pw.api(ASGI.replace('VERSION = "one"', "from words import VERSION"), top=kind if "=" in kind else "")
+    pw.ok_listening("start", "app.toml")
+    assert pw.get().startswith("one")
+    [compiled] = Path(pw.folder, "__pycache__").glob("words.*")
+    changed(str(compiled), 200)
+    changed(pw.write("words.py", 'VERSION = "two"\n'), 300)
+    pw.ok("reload", "api")
+    assert pw.get().startswith("two")
 
 
 @pytest.mark.parametrize("point", ["reload.committed", "reload.go"])
