@@ -23,6 +23,7 @@ from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, url
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop, Timer
@@ -35,15 +36,16 @@ from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
 from pyworker.policy import converge as c
 from pyworker.policy import restart
-from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.logs import STDOUT, LogsSpec
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
-HEARD_WITHIN = 1.0  # seconds that a reload waits for old workers to read Drain; one that stands still is not waited for
-LOOK_WHETHER_HEARD = 0.005
+LEFT_WITHIN = (
+    1.0  # seconds that a reload waits for old workers to accept no more; one that stands still is not waited for
+)
+LOOK_WHETHER_LEFT = 0.005
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"
 TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: raise it"
@@ -152,7 +154,7 @@ class Brain:
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
-        if app.reload_from is not None and serves and not self._drain_is_unread(app, now):
+        if app.reload_from is not None and serves and not self._may_old_ones_accept(app, now):
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None
@@ -255,14 +257,20 @@ class Brain:
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
-    def _drain_is_unread(self, app: App, now: float) -> bool:
-        """Whether an old worker may still accept, as it has not read that it must not: a reload is done after that."""
-        for w in app.workers.values():
-            unread = w.state is State.DRAINING and w.ctl is not None and unix_fds.unread(w.ctl)
-            if unread and now - w.since < HEARD_WITHIN:
-                self.loop.call_later(LOOK_WHETHER_HEARD, lambda: self.poke(app))
+    def _may_old_ones_accept(self, app: App, now: float) -> bool:
+        """Whether the next connection may be one of an old worker's: a reload is done after that."""
+        for worker in app.workers.values():
+            leaves = worker.is_alive and worker.leaving_at is not None and now - worker.leaving_at < LEFT_WITHIN
+            if leaves and self._may_accept(app, worker):
+                self.loop.call_later(LOOK_WHETHER_LEFT, lambda: self.poke(app))
                 return True
         return False
+
+    def _may_accept(self, app: App, worker: WorkerHandle) -> bool:
+        config = app.generations[worker.id.generation].config
+        if config.target is not None or (config.script is not None and worker.bound):
+            return not app.board.stats(worker.id.serial).left_at
+        return self.dispatchers.may_give_to(app, worker)  # of a command that accepts for itself nobody can know
 
     def _abort_reload(self, app: App) -> None:
         assert app.target is not None

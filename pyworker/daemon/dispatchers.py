@@ -321,6 +321,13 @@ class Dispatchers:
             if not news:
                 return
 
+    def may_give_to(self, app: App, worker: WorkerHandle) -> bool:
+        """Whether a dispatcher has not read yet that this one is to get nothing any more."""
+        handle = app.dispatcher
+        if _via(app, worker) is None or handle is None or handle.ended or handle.channel is None:
+            return False
+        return ("shut", worker.id.serial) not in handle.told or unix_fds.unread(handle.channel) > 0
+
     def _sync_later(self, app: App, handle: DispatcherHandle) -> None:
         """Once, however many rounds there are while one that stands still has no room."""
         if handle.syncs_later:

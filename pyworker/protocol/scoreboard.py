@@ -35,6 +35,7 @@ class F(enum.IntEnum):
     OLDEST_AT = 18  # start of the oldest request in flight, 0 = none
     BUSY_THREADS = 19
     LATENCY_SUM_US = 20
+    LEFT_AT = 21  # it accepts nothing any more
     LATENCY_0 = 24  # 32 buckets: bucket i counts requests of < 2**i microseconds; the last one all above
 
 

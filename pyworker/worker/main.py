@@ -197,6 +197,7 @@ class _Worker:
             self._call_stop(callback)
         self._server.begin_drain(order.timeout)
         await self._accepts.stop(to_empty=order.to_empty)
+        self._row[F.LEFT_AT] = time.monotonic_ns()
         report = await self._server.drained()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(1.0, order.timeout))

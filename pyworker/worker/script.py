@@ -116,6 +116,7 @@ class Runtime(Binding):
     def _drain(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self.stop_accepting()
+        self._row[F.LEFT_AT] = time.monotonic_ns()
         for callback in api.take_stop_callbacks():
             try:
                 callback()

@@ -49,7 +49,7 @@ def test_a_reload_with_an_env_file_that_cannot_be_used_does_not_happen(
     assert pw.get() == "hello"
     pw.write(".env", "GREETING=again\n")
     pw.ok("reload", "api")
-    pw.wait_answer("again")
+    assert pw.get().startswith("again")
 
 
 @pytest.mark.parametrize("killed", ["worker", "template+worker", "daemon+worker", "guardian"])
@@ -105,4 +105,4 @@ def test_what_a_shell_filled_in_stays_where_a_change_comes_from_no_shell(pw: Pyw
         assert pw.get() == "hello"
     del pw.environ["HELLO"]
     pw.ok("reload", "api")
-    pw.wait_answer("nobody is there")
+    assert pw.get().startswith("nobody is there")

@@ -90,7 +90,7 @@ def test_reload_that_cannot_write_down_what_is_wanted_does_not_happen(pw: Pywork
     assert pw.pids() == pids
     os.unlink(path)
     pw.ok("reload", "api")
-    pw.wait_answer("two")
+    assert pw.get().startswith("two")
 
 
 @pytest.mark.parametrize("fault", ["EAGAIN", "EMFILE", "ETOOMANYREFS"])

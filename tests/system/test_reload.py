@@ -22,7 +22,7 @@ def test_reloads_under_load_lose_no_request(pw: Pyworker, source: str, top: str)
         for name in ("two", "three", "four"):
             pw.write("web.py", version(source, name))
             pw.ok("reload", "api")
-            pw.wait_answer(name)
+            assert pw.get().startswith(name)
             load.wait_more(50)
         pw.wait_steady()
         load.wait_more(50)
@@ -78,7 +78,7 @@ def test_new_code_that_does_not_start_leaves_the_old_serving(pw: Pyworker, how: 
     # and the repaired code comes in as if nothing had been
     pw.api(version(ASGI, "two"))
     pw.ok("reload", "api")
-    pw.wait_answer("two")
+    assert pw.get().startswith("two")
 
 
 def test_new_code_that_dies_after_it_was_taken_is_rolled_back(pw: Pyworker) -> None:

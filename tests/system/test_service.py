@@ -81,7 +81,7 @@ def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: M
     manager.wait_for("READY=1")
     order = [line.partition("=")[0] for line in manager.lines()]
     assert order.index("RELOADING") < order.index("MONOTONIC_USEC") < order.index("READY")
-    pw.wait_answer("two")
+    assert pw.get().startswith("two")
     manager.process.send_signal(signal.SIGTERM)
     manager.wait_for("STOPPING=1")
     assert manager.process.wait(LONG) == 0

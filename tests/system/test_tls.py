@@ -7,9 +7,8 @@ import ssl
 import subprocess
 import time
 
-from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.pyworker import Pyworker, kill
 from tests.support.sources import WSGI
-from tests.support.wait import wait_until
 
 TLS = '[app.tls]\ncert = "cert.pem"\nkey = "key.pem"'
 
@@ -33,7 +32,7 @@ def test_a_reload_serves_the_new_certificate(pw: Pyworker) -> None:
     pw.make_certificate("two")
     assert served(pw).strip() == old.strip()
     pw.ok("reload", "api")
-    wait_until(lambda: served(pw).strip() == mine(pw).strip(), LONG, "the new one")  # see Pyworker.wait_answer
+    assert served(pw).strip() == mine(pw).strip()
 
 
 def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> None:

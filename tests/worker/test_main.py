@@ -36,9 +36,12 @@ def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any, folder
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
         worker.send(Drain(10.0, to_empty=False))
-        (folder / "go").touch()
-        assert answer(client) == str(worker.pid).encode()
-    assert worker.expect(Drained) == Drained(requests=1, cancelled=0)
+        wait_until(lambda: d.row(1)[F.LEFT_AT])
+        with socket.create_connection(d.listeners[0].getsockname(), timeout=10):  # is for others
+            (folder / "go").touch()
+            assert answer(client) == str(worker.pid).encode()
+            assert worker.expect(Drained) == Drained(requests=1, cancelled=0)
+    assert d.row(1)[F.ACCEPTED] == 1
     assert d.reap(worker.pid) == 0
     assert b"app is down" in worker.read_out()  # by the lifespan, line by line
 
