@@ -39,7 +39,6 @@ class WorkerStats:
     status: tuple[int, int, int, int, int]  # answers 1xx to 5xx
     progress_at: float
     oldest_at: float
-    left_at: float
     latency_sum_us: int
     latency: tuple[int, ...]  # by protocol.scoreboard.latency_bucket
 
@@ -144,10 +143,14 @@ class Board:
             ),
             progress_at=cells[F.PROGRESS_AT] / 1e9,
             oldest_at=cells[F.OLDEST_AT] / 1e9,
-            left_at=cells[F.LEFT_AT] / 1e9,
             latency_sum_us=cells[F.LATENCY_SUM_US],
             latency=tuple(cells[F.LATENCY_0 : F.LATENCY_0 + LATENCY_BUCKETS]),
         )
+
+    def has_left(self, serial: int) -> bool:
+        """Whether a worker says that it accepts nothing any more; one without a row has never accepted."""
+        row = self.row_of(serial)
+        return not row or self._read(row, F.LEFT_AT) > 0
 
     # ---- the app's own row -------------------------------------------------------------------------
     def app(self, field: AppF) -> int:
@@ -192,4 +195,4 @@ class Board:
             cells[field] = 0
 
 
-NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0.0, 0, (0,) * LATENCY_BUCKETS)
+NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0, (0,) * LATENCY_BUCKETS)

@@ -269,7 +269,7 @@ class Brain:
     def _may_accept(self, app: App, worker: WorkerHandle) -> bool:
         config = app.generations[worker.id.generation].config
         if config.target is not None or (config.script is not None and worker.bound):
-            return not app.board.stats(worker.id.serial).left_at
+            return not app.board.has_left(worker.id.serial)
         return self.dispatchers.may_give_to(app, worker)  # of a command that accepts for itself nobody can know
 
     def _abort_reload(self, app: App) -> None:
