@@ -25,9 +25,9 @@ def test_bytecode_that_is_older_than_its_source_is_compiled_again_and_kept(
     compiled: list[str] = []
 
     class Loader(SourceFileLoader):
-        def source_to_code(self, data, path, **options):  # type: ignore[no-untyped-def, override]
+        def source_to_code(self, data, path, *more, **options):  # type: ignore[no-untyped-def, override]
             compiled.append(path)
-            return super().source_to_code(data, path, **options)
+            return super().source_to_code(data, path, *more, **options)
 
     def value() -> object:
         found: dict[str, object] = {}
