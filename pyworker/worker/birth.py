@@ -8,7 +8,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Literal
 
 from pyworker import worker
@@ -94,6 +95,31 @@ def reset_signals() -> None:
 def heed_interrupts() -> None:
     """Give SIGINT its default action, too."""
     _signal.signal(_INTERRUPT, signal.default_int_handler)
+
+
+def keep_from_children(numbers: Iterable[int]) -> None:
+    """Have what the app forks (multiprocessing, os.fork) obey these signals as any process does.
+
+    With the handlers of a loop it would be deaf to them, and as it shares the socket by which they wake the loop, they
+    would be taken for the worker's own: it would leave whenever an app ends a process of its pool.
+    """
+    handlers = {number: _signal.getsignal(number) for number in numbers}
+    masks = threading.local()  # of the thread that forks
+
+    def before() -> None:
+        masks.before = _signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+
+    def in_parent() -> None:
+        _signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def in_child() -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            if _signal.getsignal(number) is handler:
+                _signal.signal(number, signal.default_int_handler if number == _INTERRUPT else _DEFAULT)
+        in_parent()
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
 def default_signals() -> None:

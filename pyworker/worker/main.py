@@ -36,7 +36,7 @@ from pyworker.protocol.worker import (
 )
 from pyworker.worker import api
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
-from pyworker.worker.birth import Birth
+from pyworker.worker.birth import Birth, keep_from_children
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.lifespan import LifespanFailed
 from pyworker.worker.inbox import InboxLoop
@@ -155,8 +155,10 @@ class _Worker:
         if untried and not await can_loop_take_turns(loop):
             raise NotSupported
         self._drain = loop.create_future()
-        for name in {"TERM", "INT", birth.app.stop.signal}:
-            loop.add_signal_handler(getattr(signal, f"SIG{name}"), self._on_signal, name)
+        signals = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "INT", birth.app.stop.signal)}
+        for name, number in signals.items():
+            loop.add_signal_handler(number, self._on_signal, name)
+        keep_from_children(signals.values())
         loop.add_reader(self._channel.fileno(), self._on_channel)
         # the listeners are not ours to accept on when somebody hands the connections out
         listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []

@@ -104,6 +104,44 @@ def test_second_signal_ends_at_once_by_that_signal(daemon: Any, folder: Path) ->
         assert d.reap(worker.pid) == -signal.SIGTERM
 
 
+STARTS_ONE = """
+import multiprocessing, os, signal, time
+def work(runs):
+    runs.set()
+    time.sleep(60)
+def app(environ, start_response):
+    context = multiprocessing.get_context("fork")
+    runs = context.Event()
+    started = context.Process(target=work, args=(runs,))
+    started.start()
+    if environ["PATH_INFO"] == "/TERM":
+        started.terminate()  # may come before it does anything
+    else:
+        runs.wait()
+        os.kill(started.pid, signal.SIGINT)
+    started.join()
+    body = f"{started.exitcode} {os.getpid()}".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_an_app_forks_is_ended_by_a_signal_and_its_worker_is_not(daemon: Any, folder: Path, loop: Any, threads: int) -> None:
+    (folder / "shop.py").write_text(STARTS_ONE)
+    d = daemon(loop=loop, threads=threads)
+    worker = born(d)
+    address = d.listeners[0].getsockname()
+    for name, code in [("TERM", -signal.SIGTERM), ("INT", 1)] * 3:
+        assert get(address, f"/{name}") == f"{code} {worker.pid}".encode()
+    assert d.row(1)[F.LEFT_AT] == 0
+    assert b"KeyboardInterrupt" in worker.read_err()
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+
+
 def test_check_is_served_before_go_and_not_counted(daemon: Any) -> None:
     d = daemon()
     worker = born(d, held=True)
