@@ -139,7 +139,8 @@ class AcceptLoop:
         self.accepting = True
         if self._held:
             self._unregister()
-        self.try_once()  # what was queued before we listened
+        # what was queued before we listened; not here: an app is not called inside of a task of ours
+        self._loop.call_soon(self.try_once)
 
     def hold(self, held: bool) -> None:
         """Leave new connections to the siblings while `held`: this worker could not serve them."""

@@ -236,6 +236,29 @@ def test_stopping_takes_what_is_queued_and_then_no_more(to_empty: bool) -> None:
         os.close(connection.detach())
 
 
+def test_what_was_queued_before_is_served_outside_of_every_task() -> None:
+    """A WSGI app may run a loop of its own, which Python 3.14 refuses inside of a task."""
+    served: list[socket.SocketType] = []
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    def serve(connection: socket.SocketType, *_: object) -> None:
+        served.append(connection)
+        tasks.append(asyncio.current_task())
+
+    async def scenario() -> None:
+        listener = tcp_listener()
+        with socket.create_connection(listener.getsockname()):
+            accepts = AcceptLoop(asyncio.get_running_loop(), [listener], serve, exclusive=False)
+            await accepts.start()
+            await settled(lambda: served)
+            await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("asyncio")) as runner:
+        runner.run(scenario())
+    os.close(served[0].detach())
+    assert tasks == [None]
+
+
 def test_held_back_worker_leaves_connections_to_siblings_and_comes_back() -> None:
     served: list[socket.socket] = []
 

@@ -2,7 +2,7 @@
 
 The body is collected before the app runs, so a slow client never occupies it. What the app yields is written at once;
 when the client reads too slowly the app is not asked for more. In the loop, a response that waits keeps its generator
-and its context; requests that do not overlap share one context, as those of a thread do.
+and its context; requests that do not overlap share one context, as those of a thread do. The app does not see the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from asyncio.events import _set_running_loop
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from pyworker.worker.engines import heads
@@ -62,7 +63,7 @@ class WsgiExchange(Exchange):
             return
         self.threaded = False
         self.context = server.contexts.pop() if server.contexts else contextvars.copy_context()
-        self.context.run(self._run_in_loop)
+        self._run_hidden(self._run_in_loop)
 
     # ---- the app, wherever it runs ---------------------------------------------------------------
     def _call(self) -> bytes | None:
@@ -192,6 +193,14 @@ class WsgiExchange(Exchange):
         )
 
     # ---- in the loop -----------------------------------------------------------------------------
+    def _run_hidden(self, step: Callable[[], None]) -> None:
+        """Run a step as if no loop ran in this thread: Django's ORM, async views and asyncio.run refuse to work in one."""
+        _set_running_loop(None)
+        try:
+            self.context.run(step)
+        finally:
+            _set_running_loop(self.server.loop)
+
     def _run_in_loop(self) -> None:
         try:
             whole = self._call()
@@ -260,7 +269,7 @@ class WsgiExchange(Exchange):
 
     def _go_on(self) -> None:
         if self.steps is not None and not (self.done and self.iterable is None):
-            self.context.run(self._pump)
+            self._run_hidden(self._pump)
 
     def _failed(self, error: BaseException) -> None:
         if self.server.forked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import io
@@ -336,6 +337,22 @@ def test_flask_and_django_work(serve: Serve, loop: str, threads: int) -> None:
     response = django.post("/upload", b"x" * 3_000_000, "Content-Type: application/octet-stream")
     assert response is not None
     assert response.body == b"3000000"
+
+
+def test_an_app_may_run_a_loop_of_its_own(serve: Serve, loop: str, threads: int) -> None:
+    async def part(text: bytes) -> bytes:
+        await asyncio.sleep(0)
+        return text
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", asyncio.run(part(b"text/plain")).decode())])
+        return (asyncio.run(part(each)) for each in (b"a", b"b"))
+
+    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    for _ in range(2):
+        response = client.get("/")
+        assert response is not None
+        assert (response.status, response.body) == (200, b"ab")
 
 
 def test_requests_that_follow_each_other_share_a_context_and_streams_have_their_own(
