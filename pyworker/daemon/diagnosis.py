@@ -33,6 +33,7 @@ _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use|\b[Pp]ort (\d+ )?is (already )?in use")
+_AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
@@ -46,9 +47,8 @@ _OF_A_BIND_IN_EACH = (
     "each worker binds it, at a reload old and new ones at once, and only one can: give it to an app of its own\n"
     "for Prometheus: [app.metrics] prometheus = true, and a route of this app"
 )
-_EXCEPTION = re.compile(
-    r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*|^[A-Za-z_][\w.]*: .+"
-)
+_RAISED = r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*"
+_EXCEPTION = re.compile(_RAISED + r"|^[A-Za-z_][\w.]*: .+")
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
@@ -181,6 +181,9 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
     is_node = bool(lines) and _NODE.match(lines[-1]) is not None
     looked = lines[:-1] if is_node else lines[-_LAST_LINES:]
     found = next((i for i in reversed(range(len(looked))) if _EXCEPTION.match(looked[i])), None)
+    if found is None or not re.match(_RAISED, looked[found]):
+        late = reversed(range(max(0, len(looked) - _AFTER_IT), len(looked)))
+        found = next((i for i in late if _IN_USE.search(looked[i])), found)
     if found is None:
         words = [line for line in looked if not _ASK_FOR_HELP.match(line)] or looked
         return lines[-_LAST_LINES:], words[-1] if words else ""

@@ -94,6 +94,21 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
 
 
 @pytest.mark.parametrize(
+    "after",
+    [
+        ["INFO:     Waiting for application shutdown.", "INFO:     Application shutdown complete."],  # uvicorn
+        ["17:M 27 Nov 2026 18:17:32.705 # Failed listening on port 6379 (TCP), aborting."],  # redis
+        ["nginx: [emerg] still could not bind()"],
+    ],
+)
+def test_a_taken_port_is_the_cause_whatever_is_said_after_it(after: list[str]) -> None:
+    taken = "ERROR: bind() failed: address already in use"
+    assert last_words(["INFO: starting", taken, *after])[1] == taken
+    traceback = ["Traceback (most recent call last):", "  there", "ValueError: the price list is empty"]
+    assert last_words([taken, *after, *traceback])[1] == "ValueError: the price list is empty"
+
+
+@pytest.mark.parametrize(
     "said",
     [
         "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)",
