@@ -14,7 +14,7 @@ from pyworker.daemon.requests import upgrade
 from pyworker.protocol import control as k
 
 
-def test_one_that_was_refused_has_no_say_in_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_stops_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     now, answers = 0.0, []
     loop = Loop(lambda: now)
     store: Any = SimpleNamespace(
@@ -37,6 +37,13 @@ def test_one_that_was_refused_has_no_say_in_the_next(monkeypatch: pytest.MonkeyP
     assert (desk.upgrading, answers) == (True, ["upgrade_refused"])
     desk.before_leaving()
     assert answers == ["upgrade_refused", True]
+    monkeypatch.setattr(store, "upgrade", None)  # not to be asked of the guardian of a daemon that is on its way out
+    desk.upgrading, check = False, []
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: check.append(done))
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
+    desk.shutting_down = True
+    check[0]("1", "")
+    assert answers == ["upgrade_refused", True, "upgrade_refused"]
     loop.close()
 
 

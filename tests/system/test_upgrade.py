@@ -166,6 +166,22 @@ def test_upgrade_is_refused_while_a_command_waits(pw: Pyworker) -> None:
     pw.ok("daemon", "upgrade", "--force")
 
 
+def test_an_upgrade_ends_with_the_daemon_that_is_stopped_while_the_new_version_is_tried(pw: Pyworker) -> None:
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    go, tried = os.path.join(pw.folder, "go"), os.path.join(pw.folder, "tried")
+    with open(os.path.join(copy, "logger", "lines.py"), "a") as file:
+        file.write(f"\nimport os, time\nopen({tried!r}, 'w')\nwhile not os.path.exists({go!r}):\n    time.sleep(0.01)\n")
+    upgrade = pw.popen("daemon", "upgrade", "--force")
+    wait_until(lambda: os.path.exists(tried), LONG, "its logger to be tried")
+    pw.ok("daemon", "stop", "-y")
+    said = upgrade.communicate(timeout=LONG)[1]
+    pw.write("go", "")
+    assert upgrade.returncode == 1
+    assert "The daemon was stopped meanwhile" in said
+
+
 @pytest.mark.parametrize("how", ["upgrade", "kill"])
 def test_a_reload_that_nobody_waits_for_goes_on_after_an_upgrade_and_is_refused_aloud_after_a_kill(
     pw: Pyworker, how: str

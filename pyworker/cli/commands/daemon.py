@@ -164,6 +164,8 @@ def upgrade(settings: Settings, force: bool) -> int:
         pids = _pids(now)
         if set(_versions(now).values()) == {to} and all(pids[name] not in (None, pid) for name, pid in old.items()):
             break
+        if not now and not _answers(settings.home):
+            raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start", exit=Exit.FAILED)
         if time.monotonic() > deadline:
             raise _not_upgraded(now or before, to, seconds)
         time.sleep(0.02)

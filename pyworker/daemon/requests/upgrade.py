@@ -42,6 +42,9 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     desk.upgrading = True
 
     def checked(version: str, why: str) -> None:
+        if desk.shutting_down:
+            _refuse(desk, client, "nothing was replaced: the daemon is stopping", "pyworker daemon start")
+            return
         if why:
             _refuse(desk, client, f"nothing was replaced: {why}", f"mend the installation of {python}, then try again")
             return
