@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
 
@@ -106,6 +108,19 @@ def test_reload_with_soak_waits_for_it_and_says_that_it_was_rolled_back(pw: Pywo
     assert "died in the soak" in done[0].stderr
     assert "out of luck" in done[0].stderr
     assert pw.wait_steady()["gen"] == 1
+
+
+def test_fewer_workers_in_the_soak_do_not_bring_the_old_code_back(pw: Pyworker) -> None:
+    """One of two that died is not more than half of them, nor is it when one is enough."""
+    pw.api(ASGI, tables=TABLES)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", version(ASGI, "two"))
+    pw.ok("reload", "api")
+    os.kill(pw.pids()[1], signal.SIGKILL)
+    wait_until(lambda: pw.app()["restarts"]["total"] == 1, LONG, "the end to be known")
+    pw.wait_steady()
+    pw.ok("scale", "api=1")
+    assert pw.app()["gen"] == 2
 
 
 def test_reload_with_soak_is_over_with_it(pw: Pyworker) -> None:

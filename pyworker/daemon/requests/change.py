@@ -187,6 +187,9 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         coming = next((app.generations.get(n) for n in (app.target, app.restart_to) if n is not None), None)
         app.scale, app.scale_base = count, (coming.config if coming else app.config).workers
         app.finished_slots = {s for s in app.finished_slots if s <= count}
+        app.stopped_slots = {s for s in app.stopped_slots if s <= count}
+        if count < before:
+            app.soak_deaths = app.soak_deaths * count // before  # fewer workers are no worse a generation
         if app.is_job:
             app.finished_slots |= set(range(before + 1, count + 1))
         if app.record.failed:
