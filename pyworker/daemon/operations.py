@@ -34,7 +34,7 @@ class Operations:
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
         self._waiting: list[_Operation] = []
-        brain.on_settled = self._look
+        brain.on_settled = self.look
 
     def wait(
         self, client: Client, goals: dict[str, Goal], decided: dict[str, Outcome], *, wait: bool, since_seq: int
@@ -53,9 +53,10 @@ class Operations:
         for name in list(goals):
             app = self._brain.apps.get(name)
             if app is not None:
-                self._look(app)
+                self.look(app)
 
-    def _look(self, app: App) -> None:
+    def look(self, app: App) -> None:
+        """Answer whoever has waited for what the app is now."""
         for operation in list(self._waiting):
             operation.look(app)
             if operation.try_to_end():
@@ -64,10 +65,6 @@ class Operations:
     def under_way(self) -> list[str]:
         """The apps that commands wait for."""
         return sorted({name for operation in self._waiting for name in operation.pending})
-
-    def gone(self, app: App) -> None:
-        """The app was deleted: whoever waits for that has it now."""
-        self._look(app)
 
     def _drop(self, operation: _Operation) -> None:
         operation.unsubscribe()

@@ -13,7 +13,7 @@ from pyworker.unix import process
 from tests.support.load import Load
 from tests.support.pyworker import KERNEL, LONG, Pyworker, alive
 from tests.support.rawhttp import Client
-from tests.support.sources import ASGI, version
+from tests.support.sources import ASGI, WAITS, version
 from tests.support.wait import wait_until
 
 
@@ -148,6 +148,15 @@ def test_a_slot_that_was_stopped_by_itself_is_filled_by_a_start(pw: Pyworker) ->
     pw.ok("stop", "api.3")
     assert pw.ok("start", "app.toml").stdout.startswith("api running 3/3 ")
     assert pw.ok("start", "api.3").stdout.startswith("api running already 3/3 ")
+
+
+def test_a_scale_gives_as_many_as_it_says_though_a_slot_was_stopped_before_it_was_scaled_away(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "api.2")
+    pw.ok("scale", "api=1")
+    pw.ok("scale", "api=2")
+    assert len(pw.pids()) == 2
 
 
 def test_restart_brings_new_code_and_new_workers(pw: Pyworker) -> None:
@@ -414,6 +423,19 @@ async def app(scope, receive, send):
     pw.ok("stop", "api", "--now")
     scaling.communicate(timeout=LONG)
     assert scaling.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["reload", "restart"])
+def test_what_a_stop_of_the_daemon_overtakes_is_told_so(pw: Pyworker, command: str) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.write("web.py", WAITS + ASGI)
+    overtaken = pw.popen(command, "api")
+    wait_until(lambda: pw.app()["state"] == ("reloading" if command == "reload" else "starting"), LONG, "it to begin")
+    pw.ok("daemon", "stop", "-y")
+    err = overtaken.communicate(timeout=LONG)[1]
+    assert overtaken.returncode == 1
+    assert "it was stopped" in err
 
 
 def test_a_reload_during_which_all_workers_are_taken_away_ends(pw: Pyworker) -> None:

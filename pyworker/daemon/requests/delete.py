@@ -57,7 +57,7 @@ def delete_closed(desk: Desk) -> None:
         desk.brain.emit(app, "app_deleted", None)
     desk.save()
     for app in gone:
-        desk.operations.gone(app)
+        desk.operations.look(app)
 
 
 def _delete_logs(path: str) -> None:

@@ -24,6 +24,7 @@ def shut_down(desk: Desk, *, now: bool) -> list[str]:
     ending = [name for name, app in desk.brain.apps.items() if not app.closed]
     for name in ending:
         stop_app(desk, desk.brain.apps[name], now=now)
+        desk.operations.look(desk.brain.apps[name])  # whoever waits: before it is wanted again
     for name in wanted:
         desk.brain.apps[name].wanted = True  # a later daemon brings them back
     if first_time:
