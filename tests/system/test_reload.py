@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker
+from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WSGI, version
 from tests.support.wait import wait_until
 
@@ -167,3 +168,15 @@ def test_a_reload_of_several_apps_that_is_refused_leaves_no_new_port_open(pw: Py
             assert pw.refuses(ports[2])
     assert pw.get()
     assert pw.get(port=ports[0])
+
+
+def test_a_generation_that_is_waited_for_is_the_one_that_answers(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")  # it cannot read that it is to leave
+        wait_until(lambda: pw.app()["in_flight"] == 1, LONG, "the request to be in")
+        pw.ok("reload", "api", "--no-wait")
+        pw.ok("wait", "api", "--for", "gen=2")
+        assert pw.app()["state"] == "running"
+        pw.write("unblock", "")
