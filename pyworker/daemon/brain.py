@@ -154,7 +154,7 @@ class Brain:
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
-        if app.reload_from is not None and serves and not self._may_old_ones_accept(app, now):
+        if app.reload_from is not None and serves and not self.may_old_ones_accept(app, now):
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None
@@ -257,8 +257,8 @@ class Brain:
         self.write_logs_spec(app)
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
-    def _may_old_ones_accept(self, app: App, now: float) -> bool:
-        """Whether the next connection may be one of an old worker's: a reload is done after that."""
+    def may_old_ones_accept(self, app: App, now: float) -> bool:
+        """Whether the next connection may be one of an old worker's: a reload is done after that, and one that is taken back."""
         for worker in app.workers.values():
             leaves = worker.is_alive and worker.leaving_at is not None and now - worker.leaving_at < LEFT_WITHIN
             if leaves and self._may_accept(app, worker):

@@ -9,7 +9,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
 from pyworker.daemon.listener import actual, url
-from pyworker.policy.lifecycle import UNTOUCHED
+from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
 from pyworker.record import record
@@ -181,12 +181,18 @@ def started(action: str, generation: int) -> Goal:
     return goal
 
 
-def reloaded(generation: int, *, soak: bool = False) -> Goal:
-    """The generation accepts everywhere (and has come through its soak), or was given up."""
+def reloaded(brain: Brain, generation: int, *, soak: bool = False) -> Goal:
+    """The generation accepts everywhere (and has come through its soak), or was given up and accepts nothing."""
+    given_up: list[Failure] = []
 
     def goal(app: App, now: float) -> Outcome | None:
         if generation in app.refused:
-            return Outcome(False, "failed", app.refused[generation])
+            given_up.append(app.refused[generation])
+        if given_up:
+            accepts = any(w.id.generation == generation and w.state in SERVING for w in app.workers.values())
+            goes_on = app.running and not (app.record.failed or app.record.permanent)
+            waits = soak and goes_on and (accepts or brain.may_old_ones_accept(app, now))
+            return None if waits else Outcome(False, "failed", given_up[0])
         if app.generation == generation:
             done = app.reload_from is None and not (soak and app.previous is not None)
             return _reached(app, "reloaded", done=done)
@@ -197,7 +203,7 @@ def reloaded(generation: int, *, soak: bool = False) -> Goal:
     return goal
 
 
-def aborted(generation: int) -> Goal:
+def aborted(brain: Brain, generation: int) -> Goal:
     """The generation was given up, and the one before it serves."""
 
     def goal(app: App, now: float) -> Outcome | None:
@@ -205,7 +211,7 @@ def aborted(generation: int) -> Goal:
             return None
         if app.generation == generation:
             return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
-        return _reached(app, "aborted", done=app.is_open(now))
+        return _reached(app, "aborted", done=app.is_open(now) and not brain.may_old_ones_accept(app, now))
 
     return goal
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon import operations
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
@@ -44,23 +47,54 @@ def test_apps_that_restart_together_are_written_down_once(
     loop.close()
 
 
+@contextlib.contextmanager
+def app_of_one_worker(brain: Brain, state: State) -> Iterator[tuple[App, WorkerHandle, Callable[[], None]]]:
+    """An app of generation 1, and its worker of generation 2; the function: what that says when it accepts no more."""
+    resolved = ResolvedApp(AppConfig("api", target="web:app"), 1, sys.executable, {}, (), None, None, (), "", 0)
+    app = App("api", InlineSource({"target": "web:app"}, "/"), board := Board.create("api"), Ledger(ledger := Ledger.create("api")))
+    app.generation, app.generations = 1, {n: Generation(n, resolved) for n in (1, 2)}
+    worker = WorkerHandle(WorkerId("api", 2, 1, 7), held=False, born_at=0.0, pid=os.getpid(), state=state)
+    app.workers = {7: worker}
+    row = row_slice(board.allocate(worker.id))
+
+    def leaves() -> None:
+        with mmap.mmap(board.fd, SIZE) as memory, memoryview(memory).cast("Q") as cells, cells[row] as own:
+            own[F.LEFT_AT] = 1
+
+    yield app, worker, leaves
+    board.close()
+    os.close(ledger)
+
+
 def test_a_reload_is_done_when_no_old_worker_accepts_any_more_or_one_stands_still(ends: tuple[socket.socket, socket.socket]) -> None:
     spawner: Any = SimpleNamespace()
     brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
-    resolved = ResolvedApp(AppConfig("api", target="web:app"), 1, sys.executable, {}, (), None, None, (), "", 0)
-    app = App("api", InlineSource({"target": "web:app"}, "/"), board := Board.create("api"), Ledger(ledger := Ledger.create("api")))
-    app.generations = {1: Generation(1, resolved)}
-    old = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=os.getpid(), state=State.DRAINING, leaving_at=10.0)
-    app.workers = {7: old}
-    row = row_slice(board.allocate(old.id))
-    assert brain._may_old_ones_accept(app, 10.5)
-    assert not brain._may_old_ones_accept(app, 11.5)
-    with mmap.mmap(board.fd, SIZE) as memory, memoryview(memory).cast("Q") as cells, cells[row] as own:
-        own[F.LEFT_AT] = 1
-    assert not brain._may_old_ones_accept(app, 10.5)
+    with app_of_one_worker(brain, State.DRAINING) as (app, worker, leaves):
+        worker.leaving_at = 10.0
+        assert brain.may_old_ones_accept(app, 10.5)
+        assert not brain.may_old_ones_accept(app, 11.5)
+        leaves()
+        assert not brain.may_old_ones_accept(app, 10.5)
     loop.close()
-    board.close()
-    os.close(ledger)
+
+
+@pytest.mark.parametrize("command", ["reload --abort", "reload --soak"])
+def test_a_reload_is_taken_back_when_the_old_code_answers_again(ends: tuple[socket.socket, socket.socket], command: str) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    soak = command == "reload --soak"
+    with app_of_one_worker(brain, State.READY) as (app, given_up, leaves):
+        app.wanted = app.running = True
+        app.refused[2] = Failure("1 worker died in the soak")
+        goal = operations.reloaded(brain, 2, soak=True) if soak else operations.aborted(brain, 2)
+        assert goal(app, 9.0) is None
+        app.refused.clear()
+        app.workers[8] = WorkerHandle(WorkerId("api", 1, 1, 8), held=False, born_at=9.0, pid=os.getpid(), state=State.READY)
+        given_up.state, given_up.leaving_at = State.DRAINING, 10.0
+        assert goal(app, 10.5) is None
+        leaves()
+        assert goal(app, 10.5) == (operations.Outcome(False, "failed", Failure("1 worker died in the soak")) if soak else operations.Outcome(True, "aborted"))
+    loop.close()
 
 
 def test_reloads_that_nobody_waits_for_are_not_remembered_when_they_were_refused(

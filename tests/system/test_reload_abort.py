@@ -59,6 +59,7 @@ def test_in_the_soak_the_old_code_comes_back_and_no_request_is_lost(pw: Pyworker
         pw.ok("reload", "api")
         assert pw.get().startswith("two")
         shown = pw.ok("reload", "--abort").stdout
+        assert pw.get().startswith("one")
         wait_until(lambda: len(pw.app()["pool"]) == 2, LONG, "the given up workers to leave")
         load.wait_more(10)
     assert "gen 1 goes on, 2/2 ready" in shown

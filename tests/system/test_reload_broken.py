@@ -105,6 +105,7 @@ def test_reload_with_soak_waits_for_it_and_says_that_it_was_rolled_back(pw: Pywo
     reload.join(LONG)
     assert done
     assert done[0].returncode == 1, done
+    assert pw.get().startswith("one")
     assert "died in the soak" in done[0].stderr
     assert "out of luck" in done[0].stderr
     assert pw.wait_steady()["gen"] == 1

@@ -141,7 +141,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
         text = "a command without bind may hold a port of its own: the old workers stop before the new ones start"
         desk.brain.emit(app, "app_note", None, text=text)
     desk.brain.poke(app)
-    return ops.reloaded(number, soak=soak)
+    return ops.reloaded(desk.brain, number, soak=soak)
 
 
 def abort(desk: Desk, client: Client, request: k.Abort) -> None:
@@ -153,10 +153,10 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
             app.target_failure = app.target_failure or desk.brain.fail(
                 GIVEN_UP, hint=f"pyworker reload {app.name}   tries it again"
             )
-            goals[app.name] = ops.aborted(app.target)
+            goals[app.name] = ops.aborted(desk.brain, app.target)
         elif app.previous is not None and can_go_back(app.view()):
             app.given_up = GIVEN_UP
-            goals[app.name] = ops.aborted(app.generation)
+            goals[app.name] = ops.aborted(desk.brain, app.generation)
         else:
             continue
         desk.brain.poke(app)
