@@ -332,7 +332,8 @@ class AppConfig:
         choices=("auto", "notify"),
     )
     ipc: Literal["auto", True, False] = option(
-        "auto", help="a message channel (NODE_CHANNEL_FD) for each worker; auto: Python and node programs"
+        "auto",
+        help="a message channel (NODE_CHANNEL_FD) for each worker; auto: targets, scripts (not with proxy), node",
     )
     env: dict[str, str] = option(
         factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$"

@@ -100,7 +100,7 @@ class Messages:
             return
         channel = self._channels.get((app.name, handle.id.serial))
         if channel is None:
-            raise NotSent("it has no message channel")
+            raise NotSent("it has no message channel (ipc = true gives it one)")
         if channel.link.backlog:
             raise NotSent("it does not read its messages: its channel is full")
         try:

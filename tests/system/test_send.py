@@ -106,7 +106,7 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(pw: Pyworker) -> None:
     done = pw.run("send", "deaf", "hello")
     assert (done.returncode, "no JSON" in done.stderr) == (2, True)
     done = pw.run("send", "none", "1")
-    assert (done.returncode, done.stdout) == (1, "none.1 not sent: it has no message channel\n")
+    assert (done.returncode, done.stdout) == (1, "none.1 not sent: it has no message channel (ipc = true gives it one)\n")
     assert pw.run("send", "nobody", "1").returncode == 4
     large = json.dumps("x" * 60_000)
     sending = {"type": "send", "selectors": ["deaf"], "text": large}
