@@ -21,6 +21,7 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
+from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, shallow_json, to_json
@@ -137,6 +138,11 @@ class App:
     dropped_seen: int = 0  # of them, what the logger that runs now has counted
     dropped_by: int = 0  # its pid
     log_error: str = ""
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether it, or one of its workers, has said by exit code 78 that another try would fail in the same way."""
+        return self.unusable or any(last["code"] == UNUSABLE for last in self.last_exits.values())
 
     # ---- what kind it is -----------------------------------------------------------------------------
     @property

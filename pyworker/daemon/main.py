@@ -31,6 +31,7 @@ from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import LAZY, Loop, report_to_stderr
 from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.apps import forget
+from pyworker.daemon.requests.auto import start_again, start_again_after_boot
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore
@@ -49,7 +50,7 @@ from pyworker.unix.files import listen_unix, open_home, same_file
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
-RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors for
+RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors or no address for
 OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
 HOOKS_TIME = 2.0  # seconds that hooks have at a stop to report the end
 
@@ -107,6 +108,7 @@ def main(argv: list[str]) -> int:
     depends, hooks = Depends(brain), Hooks(brain)
     desk.preparing = lambda: hooks.preparing
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
+    start_again_after_boot(desk)
     Schedule(desk)
     Watch(desk)
     with _some_kept_free(), parsed_once(), store.together():
@@ -231,7 +233,10 @@ def _bring(
         name, app.source, running=app.running, generation=app.generation, scale=app.scale,
         base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
     )  # fmt: skip
-    desk.brain.apps[name].restored = app.running and not failure
+    there = desk.brain.apps[name]
+    there.restored = app.running
+    if failure and not there.unusable:
+        start_again(desk, there, RESTORE_AGAIN)
     return failure
 
 

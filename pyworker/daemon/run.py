@@ -111,7 +111,7 @@ class Run:
             if name in adopted and not self._desk.brain.apps[name].closed:
                 continue
             try:
-                failure = restore(
+                restore(
                     self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
                     values=values, shell_env=dict(os.environ),
                 )  # fmt: skip
@@ -121,8 +121,6 @@ class Run:
                 _say(f"error: {name} cannot be started: {error.strerror}. {step}")
                 self._end(FAILED)
                 return
-            if failure:
-                self._desk.brain.apps[name].unusable = True
         self._save()
         self._desk.brain.loop.call_soon(self._look)
         self._manager = ServiceManager.from_environment(
@@ -244,9 +242,9 @@ def _end_of(app: App) -> AppEnd:
         return AppEnd("going")
     codes = tuple(_code(last) for _, last in sorted(app.last_exits.items()))
     if app.record.permanent or app.record.failed:
-        if app.unusable or UNUSABLE in codes:
+        if app.is_unusable:
             return AppEnd("unusable")
-        if app.restart_config.policy == "never" and codes:
+        if codes and app.restart_config.policy == "never":
             return AppEnd("finished", codes)  # it has run, and that is how it ended
         return AppEnd("failed")
     if app.is_job or not app.finished_slots or app.slots():

@@ -383,6 +383,16 @@ def test_an_app_that_does_not_start_is_1_with_its_traceback(homeless: Pyworker) 
         assert "ModuleNotFoundError: No module named 'nothing_like_it'" in one.err
 
 
+def test_an_address_in_use_is_1_for_another_try_may_find_it_free(homeless: Pyworker) -> None:
+    homeless.write("web.py", WEB.replace("VERSION", "1"))
+    with (
+        socket.create_server(("127.0.0.1", homeless.port)),
+        foreground(homeless, "web:app", "-b", f"127.0.0.1:{homeless.port}") as one,
+    ):
+        assert one.ends() == 1
+        assert f"cannot listen on 127.0.0.1:{homeless.port}: already in use" in one.err
+
+
 @pytest.mark.parametrize("what", ["target", "config", "exit"])
 def test_what_cannot_start_as_it_is_is_78(homeless: Pyworker, what: str) -> None:
     pw = homeless

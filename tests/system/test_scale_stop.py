@@ -305,6 +305,31 @@ def test_a_daemon_restores_what_was_wanted_and_only_that(pw: Pyworker) -> None:
     assert states["tick"] == "running"
 
 
+def test_what_a_boot_could_not_start_is_tried_again(pw: Pyworker) -> None:
+    other = pw.another_port()
+    pw.write("web.py", ASGI)
+    pw.write("database.py", "import os\nassert os.path.exists('up'), 'no database'\nfrom web import app\n")
+    pw.write("up", "")
+    pw.write(
+        "app.toml",
+        f'[defaults]\nrestart.retry = "500ms"\n[apps.code]\ntarget = "database:app"\nbind = "127.0.0.1:{pw.port}"\n'
+        f'[apps.port]\ntarget = "web:app"\nbind = "127.0.0.1:{other}"\n',
+    )
+    pw.ok("start", "app.toml")
+    pw.ok("daemon", "stop", "-y")
+    os.unlink(os.path.join(pw.folder, "up"))
+
+    def are(state: str) -> bool:
+        return {app["state"] for app in pw.ps()["apps"]} == {state}
+
+    with socket.create_server(("127.0.0.1", other)):
+        pw.ok("daemon", "start")
+        wait_until(lambda: are("failed"), LONG, "both to fail")
+    pw.write("up", "")
+    wait_until(lambda: are("running"), LONG, "both to be tried again")
+    assert {app["last_failure"] for app in pw.ps()["apps"]} == {None}
+
+
 def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyworker) -> None:
     pw.write("stubborn.sh", "trap '' TERM\nsleep 3600 &\nwhile :; do wait; done\n")
     pw.write(

@@ -1,6 +1,8 @@
-"""Daemon: a reload that nobody typed: a timetable or a changed file asked for it."""
+"""Daemon: what nobody typed: a reload by a timetable or a changed file, and another try of what a boot could not start."""
 
 from __future__ import annotations
+
+import contextlib
 
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
@@ -9,6 +11,8 @@ from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.shortage import step_for
+from pyworker.policy.restart import wants_replacement
+from pyworker.protocol.events import Event
 
 
 def reload_by_itself(desk: Desk, app: App, why: str) -> None:
@@ -27,3 +31,38 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
         return
     reload_app(desk, app, generation, why=why)
     desk.save()
+
+
+def start_again_after_boot(desk: Desk) -> None:
+    """What a boot has begun and could not start is tried every `restart.retry`: a database may come up later than the app."""
+
+    def on_event(event: Event) -> None:
+        app = desk.brain.apps.get(event.app) if event.type == "app_failed" else None
+        if app is None or not app.restored or app.running or app.config is None or app.is_unusable:
+            return
+        if wants_replacement(app.restart_config, clean=False):
+            start_again(desk, app, app.restart_config.retry)
+
+    desk.brain.events.subscribe(on_event)
+
+
+def start_again(desk: Desk, app: App, every: float) -> None:
+    """Do it until it is begun, or somebody has said something else. 0: never."""
+
+    def again() -> None:
+        if desk.shutting_down or desk.brain.apps.get(app.name) is not app:
+            return
+        if not app.restored or not app.wanted or app.running or app.restart_to is not None:
+            return
+        if app.closed:  # what was left of the last try has ended
+            with contextlib.suppress(ConfigError, ListenFailed, OSError):
+                generation = read_again(desk, app, shell_of(app, {}))
+                desk.brain.add_generations([(app, generation)])
+                desk.brain.begin(app, generation.number)
+                app.restored = True
+                desk.save()
+                return
+        start_again(desk, app, every)
+
+    if every:
+        desk.brain.loop.call_later(every, again)

@@ -181,6 +181,7 @@ def restore(
     except (ConfigError, ListenFailed) as error:
         message = error.message
         app.failure = Failure(message, "", error.hint, stamp(time.time()))
+        app.unusable = isinstance(error, ConfigError)  # an address may be free later, or be there only then
         app.record = after_refusal(CLEAR)
         desk.brain.emit(
             app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0
