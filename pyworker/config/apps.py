@@ -7,8 +7,9 @@ the text.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, parse_bind
@@ -191,10 +192,10 @@ def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str
 
 
 def _unknown_table(name: str, at: Path, report: Report) -> None:
-    hint = "known tables: [app], [apps.NAME], [defaults]"
+    hint = "known tables: [app], [apps.NAME], [defaults], [profiles.NAME.app], [run]"
     if name in hints_of(AppConfig):
         hint = _below(name, (*at, "app"))
-    elif meant := nearest(name, ("app", "apps", "defaults")):
+    elif meant := nearest(name, ("app", "apps", "defaults", "profiles", "run")):
         hint = f"did you mean [{dotted((*at, meant))}]?"
     where = f"in [{dotted(at)}]" if at else "at the top of the file"
     report.add((*at, name), f"unknown key `{dotted((name,))}` {where}", hint, at="key", code="unknown_key")
@@ -222,6 +223,9 @@ def finish(
         return None
     for finding in [f for f in check(app, given(merged)) if not _is_known_bad(f, path, report)]:
         where = path_of(finding.key, path, report) if finding.key else path
+        if finding.key[:1] == ("health",) and "health" not in values:  # that of [defaults]
+            hint = f"for {app.name} alone: health = false in its own table"
+            finding = dataclasses.replace(finding, hint=f"{finding.hint}\n{hint}")
         report_finding(finding, where, path, report)
     return app
 
@@ -244,11 +248,35 @@ def _fitting(defaults: Partial, values: Partial) -> Partial:
     if kind is None:
         return defaults
     fitting = {k: v for k, v in defaults.items() if kind in FOR_KINDS.get(k, (kind,))}
-    if kind != "target" and fitting.get("balance") == "round-robin":
+    if not _can_balance(fitting.get("balance"), kind, merged):
         del fitting["balance"]
+    if values.get("balance", fitting.get("balance")) != "proxy":
+        fitting.pop("proxy_protocol", None)
     if merged.get("interface") == "asgi":
         fitting.pop("threads", None)
+    for table, key in _unfit_keys(kind, merged):
+        if fitting.get(table):
+            fitting[table] = {k: v for k, v in fitting[table].items() if k != key}
+    if merged.get("cron") or (kind == "target" and (fitting.get("health") or {}).get("type") == "tcp"):
+        fitting.pop("health", None)
     return fitting
+
+
+def _unfit_keys(kind: str, merged: Partial) -> Iterator[tuple[str, str]]:
+    """Name the keys of tables of [defaults] that are not for an app of this kind."""
+    if kind == "target":
+        yield "health", "port"
+    else:
+        yield "hooks", "post_fork"
+    if merged.get("cron"):
+        yield "reload", "cron"
+
+
+def _can_balance(how: str | None, kind: str, merged: Partial) -> bool:
+    """Whether a `balance` of [defaults] is one for an app of this kind."""
+    if how == "proxy":
+        return kind != "target" and bool(merged.get("bind"))
+    return how in (None, "shared") or kind == "target"
 
 
 FROM_ENVIRONMENT = ("PORT", "WEB_CONCURRENCY")  # what is looked at below

@@ -5,6 +5,7 @@ A rule says what is wrong as a Finding; load.py turns it into a Problem with its
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import signal
 from typing import Literal
@@ -75,10 +76,23 @@ def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     kind = kind_of(app)
     if kind is not None:
         found += [*_only_for(app, kind, given), *_balance(app, kind), *_health(app, kind, given)]
+    found += _trusted(app.http.forwarded_allow_ips)
     if app.http.root_path and (not app.http.root_path.startswith("/") or app.http.root_path.endswith("/")):
         found.append(
             Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(app.http.root_path)}")
         )
+    return found
+
+
+def _trusted(peers: tuple[str, ...]) -> list[Finding]:
+    found: list[Finding] = []
+    for index, text in enumerate(peers):
+        try:
+            if text not in ("*", "unix"):
+                ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            message = f'must be an address, a network such as "10.0.0.0/8", "unix" or "*", not {shown(text)}'
+            found.append(Finding(("http", "forwarded_allow_ips", index), message))
     return found
 
 
@@ -219,6 +233,9 @@ def _stop(app: AppConfig) -> list[Finding]:
         meant = nearest(plain, known)
         hint = f'did you mean "{meant}"?' if meant else "for example TERM, INT, QUIT, HUP, USR1, USR2"
         return [Finding(("stop", "signal"), f"must be the name of a signal, not {shown(name)}", hint)]
+    if _signal_number(name) == signal.SIGCHLD:
+        why = "cannot be CHLD: every program gets that when one that it has started ends"
+        return [Finding(("stop", "signal"), why, "for example TERM, INT, QUIT, HUP, USR1, USR2")]
     if plain in _DEFAULT_SIGNALS:
         return [
             Finding(
@@ -275,7 +292,8 @@ def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[F
     found: list[Finding] = []
     for key, kinds in FOR_KINDS.items():
         if kind not in kinds and (key,) in given:
-            whose = {"target": "ASGI and WSGI apps (target)", "script": "scripts", "command": "commands"}[kinds[0]]
+            words = {"target": "ASGI and WSGI apps (target)", "script": "scripts", "command": "commands"}
+            whose = " and ".join(words[each] for each in kinds)
             found.append(Finding((key,), f"is for {whose}; this app is a {kind}", "remove it", "key", "conflict"))
     if kind == "target" and app.threads > 1 and app.interface == "asgi":
         found.append(Finding(("threads",), "is for WSGI apps; this one is ASGI", "use more workers", "key", "conflict"))
@@ -334,9 +352,11 @@ def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Fin
 
 def _health_request(health: HealthConfig) -> list[Finding]:
     found: list[Finding] = []
-    if not health.path.startswith("/") or not _HEADER_SAFE.match(health.path):
+    if not health.path.startswith("/"):
         hint = f'did you mean "/{health.path}"?' if _HEADER_SAFE.match("/" + health.path) else "no spaces, ASCII only"
         found.append(Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint))
+    elif not _HEADER_SAFE.match(health.path):
+        found.append(Finding(("health", "path"), f"must have no spaces, and ASCII only, not {shown(health.path)}"))
     if not _HEADER_SAFE.match(health.host):
         found.append(Finding(("health", "host"), f"must be a host name, not {shown(health.host)}"))
     if not all(_EXPECT.match(p.strip()) for p in health.expect.split(",")):

@@ -383,6 +383,8 @@ def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
         return f'did you mean "{meant}"?'
     if hint is not bool and isinstance(value, str) and value.strip().isdecimal():
         return f"a number has no quotes: {name} = {value.strip()}"
-    if _is_plain(value) and "text" in expected(hint, option):
+    if _is_plain(value) and not choices and "text" in expected(hint, option):
+        if name == "signal":
+            return 'its name, for example: signal = "TERM"'
         return f'text needs quotes: {name} = "{shown(value)}"'
     return ""

@@ -185,7 +185,9 @@ def _import(name: str) -> Any:
 
 def _where_is(name: str) -> str:
     here = os.getcwd()
-    last = name.split(".")[-1]
+    first, _, last = name.rpartition(".")
+    if first and last == "py":
+        return f'a module has no .py in its name: target = "{first}:…"'
     found = []
     for folder in sorted(os.listdir(here)) if os.path.isdir(here) else []:
         path = os.path.join(here, folder)

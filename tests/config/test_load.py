@@ -151,6 +151,46 @@ def test_apps_start_from_the_defaults_which_leave_out_what_does_not_fit(tmp_path
     assert (jobs.workers, jobs.bind) == (1, ())
 
 
+def test_defaults_of_one_kind_do_not_reach_the_others(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    balance = "proxy"
+    proxy_protocol = true
+    hooks.post_fork = "a:forked"
+    hooks.pre_start = "true"
+    reload.cron = "@daily"
+    health = { type = "tcp", port = 80, interval = "1s" }
+    [apps.web]
+    target = "a:b"
+    [apps.own]
+    command = "own $PORT"
+    bind = ":81"
+    health.type = "exec"
+    health.command = "true"
+    [apps.queue]
+    command = "queue"
+    [apps.job]
+    command = "job"
+    cron = "@hourly"
+    """
+    web, own, queue, job = load(write(tmp_path, text)).apps
+    assert [(a.balance, a.proxy_protocol) for a in (web, own, queue)] == [
+        ("round-robin", False),
+        ("proxy", True),
+        ("shared", False),
+    ]
+    assert [a.hooks.post_fork for a in (web, own)] == ["a:forked", None]
+    assert {a.hooks.pre_start for a in (web, own, queue, job)} == {("true",)}
+    assert [a.reload.cron for a in (queue, job)] == ["@daily", None]
+    assert [a.health and a.health.type for a in (web, own, queue, job)] == [None, "exec", "tcp", None]
+
+
+def test_a_check_of_the_defaults_that_an_app_cannot_have_names_the_app(tmp_path: Path) -> None:
+    text = '[defaults]\nhealth = "/up"\n[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = "x"\n'
+    (problem,) = problems(tmp_path, text)
+    assert (problem.line, problem.hint.splitlines()[1]) == (2, "for jobs alone: health = false in its own table")
+
+
 def test_pyproject_holds_the_same_tables(tmp_path: Path) -> None:
     text = '[project]\nname = "x"\n[tool.other]\napp = 1\n[tool.pyworker.app]\nname = "api"\ntarget = "a:b"\n'
     assert load(write(tmp_path, text, "pyproject.toml")).apps[0].name == "api"
@@ -273,6 +313,11 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'user = "a:b"', '"a:b"', "name or a number", "two options"),
         (BASE + 'stop.signal = "TRM"', '"TRM"', "signal", '"TERM"'),
         (BASE + 'stop.signal = "KILL"', '"KILL"', "cannot be KILL", "kill_timeout"),
+        (BASE + 'stop.signal = "CHLD"', '"CHLD"', "cannot be CHLD", "TERM"),
+        (BASE + "stop.signal = 15", "15", "must be text", 'signal = "TERM"'),
+        (BASE + 'http.forwarded_allow_ips = ["10.0.0.1/8", "proxy"]', '"proxy"', "must be an address, a network", ""),
+        (BASE + 'cron = "@daily"', "cron", "is for scripts and commands", "remove"),
+        ("[profile.prod.app]\nworkers = 2\n" + BASE, "profile", "unknown key", "[profiles]"),
         (BASE + 'balance = "proxy"', '"proxy"', "listen on a port of their own", "least-connections"),
         (BASE + "proxy_protocol = true", "proxy_protocol", 'is for balance = "proxy"', "remove it"),
         ('[app]\nscript = "x.py"\nbalance = "least-connections"', '"least-connections"', "ASGI and WSGI", "proxy"),

@@ -393,6 +393,14 @@ def test_an_address_in_use_is_1_for_another_try_may_find_it_free(homeless: Pywor
         assert f"cannot listen on 127.0.0.1:{homeless.port}: already in use" in one.err
 
 
+def test_a_probe_at_the_address_of_an_app_is_refused(homeless: Pyworker) -> None:
+    homeless.write("web.py", WEB.replace("VERSION", "1"))
+    port = homeless.port
+    with foreground(homeless, "web:app", "-b", f":{port}", "--probe", f"127.0.0.1:{port}") as one:
+        assert one.ends() == 78
+        assert f"app `web` listens on :{port}, and the probe is to do so, too (127.0.0.1:{port})" in one.err
+
+
 @pytest.mark.parametrize("what", ["target", "config", "exit"])
 def test_what_cannot_start_as_it_is_is_78(homeless: Pyworker, what: str) -> None:
     pw = homeless

@@ -116,6 +116,7 @@ def test_frameworks_are_recognized() -> None:
         ("kinds:served_by_aiohttp", {}, "target", "an application of aiohttp", "web.run_app(app)"),
         ("kindz:app", {}, "import", "there is no module kindz", 'did you mean "kinds"'),
         ("nowhere:app", {}, "import", "there is no module nowhere", "set cwd"),
+        ("kinds.py:app", {}, "import", "there is no module kinds.py", 'target = "kinds:…"'),
     ],
 )
 def test_what_is_wrong_is_said_with_the_next_step(
