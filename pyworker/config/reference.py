@@ -106,6 +106,7 @@ _FOOTER = """## Rules
 - `balance`: `round-robin` is the default for `target`; scripts and commands accept by themselves, which is `shared`.
   `least-connections` is for `target`; `proxy` for scripts and commands that listen on `$PORT`, and needs `bind`; `round-robin`
   also for `command = ["node", …]`. See [balancing.md](balancing.md).
+- `limits.max_requests` and `limits.request_timeout` are for `target`: nobody counts the requests of scripts and commands.
 - `limits.request_timeout`: an app's time for one request. While it waits for its client (a slow upload, a slow reader) nothing is
   counted; a stream that has no end is as old as its last such wait. Who sends or takes nothing for a minute is cut.
 - A script is ready when it has bound its port, a command when its health check passes or, with `ready = "notify"`, when it says so.

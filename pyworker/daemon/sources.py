@@ -5,6 +5,7 @@ Called at each start, reload and restart: config, env files, interpreter and sym
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -43,7 +44,14 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
     env = {"env": {name: values[name] for name in source.env_names}} if source.env_names else {}
     if isinstance(source, InlineSource):
         return load_inline(literal_env({**source.table, **env}), source.cwd), "", None
-    loaded = load(source.path, only=(source.app,), profile=source.profile)
+    try:
+        loaded = load(source.path, only=(source.app,), profile=source.profile)
+    except ConfigError as error:
+        first = error.problems[0]
+        if first.code != "no_such_app":
+            raise
+        hint = f"{first.hint}\nis it to go? pyworker delete {source.app}"
+        raise ConfigError([dataclasses.replace(first, hint=hint)]) from None
     overrides = literal_env({**source.overrides, **env})
     app = loaded.apps[0]
     return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.opened

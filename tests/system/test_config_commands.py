@@ -71,6 +71,17 @@ def test_diff_with_a_mistake_in_the_file_shows_the_mistake(pw: Pyworker) -> None
     assert "app.toml:2:10" in wrong.stderr
 
 
+def test_what_has_come_into_the_file_or_left_it_is_told_the_next_step(pw: Pyworker) -> None:
+    pw.write("app.toml", '[apps.old]\ncommand = "sleep 1000"\n')
+    pw.ok("start")
+    pw.write("app.toml", '[apps.new]\ncommand = "sleep 1000"\n')
+    come, left, differs = pw.run("reload"), pw.run("reload", "old"), pw.run("diff")
+    assert (come.returncode, left.returncode, differs.returncode) == (4, 78, 78)
+    assert "= help: is it new in the file? pyworker start\n" in come.stderr
+    assert "is it to go? pyworker delete old\n" in left.stderr
+    assert "is it to go? pyworker delete old\n" in differs.stderr
+
+
 def test_a_profile_stays_with_the_app_through_a_reload_and_a_new_daemon(pw: Pyworker) -> None:
     write(pw, "info")
     pw.ok("start", "--profile", "loud")

@@ -10,6 +10,7 @@ from pyworker.cli.client import shell_env
 from pyworker.cli.here import here
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common
+from pyworker.errors import PyworkerError
 
 
 @click.command()
@@ -36,11 +37,17 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool, abor
         raise click.UsageError("--abort ends what --soak waits for: give one of them")
     if abort:
         return run(settings, "abort", {"type": "abort", "selectors": list(names) or ["all"], "wait": wait})
-    selectors = list(names) or _here() or ["all"]
+    of_the_file = [] if names else _here()
+    selectors = list(names) or of_the_file or ["all"]
     request = {"type": "reload", "selectors": selectors, "shell_env": shell_env(), "wait": wait}
     if soak:
         request["soak"] = True
-    return run(settings, "reload", request)
+    try:
+        return run(settings, "reload", request)
+    except PyworkerError as error:
+        if of_the_file and error.code == "no_such_app":
+            error.hint = f"is it new in the file? pyworker start\n{error.hint}"
+        raise
 
 
 def _here() -> list[str]:
