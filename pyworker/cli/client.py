@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
-from pyworker.cli.homes import home_of
+from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
 
@@ -118,6 +118,8 @@ def _check_peer(sock: socket.socket, home: str) -> None:
 
 def _away(home: str) -> DaemonAway:
     hint = _other_daemon(home)
+    if ran := [name for name, running in apps_wanted(home).items() if running]:
+        hint = f"pyworker daemon start   brings back what ran: {', '.join(ran[:8])}{' …' * (len(ran) > 8)}\n{hint}".rstrip()
     return DaemonAway(
         "The pyworker daemon is not running. Start an app with: pyworker start app.toml\n"
         f"  (no daemon answers at {home})",

@@ -40,6 +40,17 @@ def unreadable(home: str) -> str:
     return f"What ran before is not restored: {APPS_FILE} could not be read, and is kept as {os.path.join(home, kept)}"
 
 
+def apps_wanted(home: str) -> dict[str, bool]:
+    """Return the apps that the daemon of this home keeps, and whether each is to run."""
+    import json
+
+    try:
+        with open(os.path.join(home, APPS_FILE), "rb") as file:
+            return {str(app["name"]): bool(app.get("running")) for app in json.load(file)["apps"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
 def user_name() -> str:
     """Return who we are; the number of a user without an entry in /etc/passwd (a container may give out any)."""
     try:

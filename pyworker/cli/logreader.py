@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pyworker.cli import eventlog, logfiles, render
+from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, local, merge
 from pyworker.cli.options import Settings
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import Event, names_in_words
-from pyworker.protocol.names import APPS_FILE, EVENTS_FILE
+from pyworker.protocol.names import EVENTS_FILE
 
 if TYPE_CHECKING:
     from pyworker.cli.records import Filter, Grouper
@@ -188,7 +189,7 @@ class Reader:
                 self._print_merged([[e for line in log.forwards(0) if (e := self._entry(line)) is not None]], [])
                 self._out.flush()
         if start and self._names:
-            apps = files.keys() | _apps_wanted(self._home)
+            apps = files.keys() | apps_wanted(self._home)
             for name in self._names:
                 if not any(Choice((name,)).wants_app(app) for app in apps):
                     raise _unknown(name, sorted(apps), self._home)
@@ -307,15 +308,6 @@ class Reader:
     def _write(self, data: bytes) -> None:
         self.has_shown = self.has_shown or bool(data)
         self._out.write(data)
-
-
-def _apps_wanted(home: str) -> set[str]:
-    """Return the apps that the daemon keeps, for one that has printed nothing yet has no log file."""
-    try:
-        with open(os.path.join(home, APPS_FILE), "rb") as file:
-            return {str(app["name"]) for app in json.load(file)["apps"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
 
 
 def _unknown(name: str, apps: list[str], home: str) -> PyworkerError:

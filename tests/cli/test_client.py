@@ -49,6 +49,15 @@ def test_no_daemon_is_said_with_the_home_and_none_is_started(home: str, args: tu
     assert (as_json["v"], as_json["error"]["code"], as_json["error"]["exit"]) == (1, "unavailable", 69)
 
 
+def test_no_daemon_where_apps_ran_is_said_with_what_brings_them_back(home: str) -> None:
+    os.makedirs(home)
+    apps = [{"name": "api", "running": True}, {"name": "off", "running": False}]
+    Path(home, "apps.json").write_text(json.dumps({"v": 1, "apps": apps}))
+    found = run("ps", home=home)
+    assert found.code == 69
+    assert found.err.endswith("\n  = help: pyworker daemon start   brings back what ran: api\n")
+
+
 def test_a_stale_socket_is_no_daemon(home: str) -> None:
     os.makedirs(home)
     with socket.socket(socket.AF_UNIX) as left_behind:
