@@ -38,7 +38,8 @@ SERVES = ("worker", "spare")  # which may have become a worker in the moment bef
 WORKERS = 3
 PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
 SETTLE = 30.0
-STILL = 25  # looks with the same fds, 0.05 s apart: longer than the 0.5 s for which an orphan's status is waited for
+STILL = 1.25  # seconds with the same fds: longer than the 0.5 s for which an orphan's status is waited for
+REPLACED = 60.0  # seconds within which who was hit has a successor; later its pid may be another's
 KEEPALIVE = 3.0  # a client may be held up on a busy machine: its gaps stay 0.9 s below this
 HOUR, LOOK_EVERY = 3600.0, 60.0
 FAULTS_AN_HOUR = 4000
@@ -151,17 +152,20 @@ class Tree:
         alive = self.settled()
         if not alive:
             return None
-        seen: list[dict[str, int]] = []
+        fds: dict[str, int] = {}
         what: dict[str, Counter[str]] = {}
-        until = time.monotonic() + SETTLE
-        while len(seen) < STILL or any(fds != seen[-1] for fds in seen[-STILL:]):  # what has ended is still put away
-            if time.monotonic() > until:
+        since = now = time.monotonic()
+        until = now + SETTLE
+        while now - since < STILL:  # what has ended is still put away
+            if now > until:
                 return None
             time.sleep(0.05)
-            pids = {role: pid for role in ("guardian", "daemon", "logger") for pid in self.pids(role)}
-            what = {role: open_files(pid) for role, pid in pids.items()}
-            seen.append({role: found.total() for role, found in what.items()})
-        fds = seen[-1]
+            status = self.json("daemon", "status") or {}
+            what = {role: open_files(status[key]) for role, key in STATUS.items() if status.get(key)}
+            now = time.monotonic()
+            before, fds = fds, {role: found.total() for role, found in what.items()}
+            if fds != before:
+                since = now
         return Sample(faults, fds, sum(own_memory(p.pid) for p in alive) / 2**10, what)
 
 
@@ -322,7 +326,8 @@ def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, in
         tree.kill_in_the_middle(chance.uniform(0.0, 0.4), "reload", "chaos")
         return
     if role in HOLDERS:
-        both, hit = tree.holders(), {pid for _, _, pid in kills}
+        now = time.monotonic()
+        both, hit = tree.holders(), {pid for at, _, pid in kills if now - at < REPLACED}
         # both at once end everything (docs/reliability.md): one that was hit has to be replaced first
         pids = [both[HOLDERS.index(role)]] if both and hit.isdisjoint(both) else []
     else:
