@@ -72,12 +72,11 @@ def begin(pw: Pyworker) -> None:
 
 def restarts(pw: Pyworker, count: int) -> None:
     """Kill every worker, and again when all are back."""
-    done = 0
-    while done < count:
+    goal = before = pw.app()["restarts"]["total"]
+    while goal < before + count:
         for pid in pw.pids():
             os.kill(pid, signal.SIGKILL)
-            done += 1
-        goal = done
+            goal += 1
 
         def back(goal: int = goal) -> bool:
             app = pw.app()

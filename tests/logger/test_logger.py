@@ -455,7 +455,7 @@ def test_orphaned_logger_leaves_room_for_the_next_one_without_losing_a_byte(rig:
 
 
 def test_logger_of_a_dead_guardian_and_daemon_stops_what_is_left(rig: Rig) -> None:
-    path = rig.configure("api", drain_timeout=0.5)
+    path = rig.configure("api", drain_timeout=2.0)
     stubborn = "import signal,time\nsignal.signal(15, lambda *_: print('TERM', flush=True))\nprint('up', flush=True)\nwhile True: time.sleep(60)"
     rig.start()
     out = rig.pipe("out.api.1.1.1")

@@ -11,6 +11,7 @@ import pytest
 from pyworker.protocol.scoreboard import F
 from pyworker.worker.engines import stall
 from pyworker.worker.engines.stall import SEND_STALL, Stall
+from tests.support.pyworker import LONG
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
@@ -68,7 +69,7 @@ def test_a_slow_reader_may_be_as_slow_as_it_likes(serve: Serve, loop: str, monke
     client = serve(large, loop=loop, keepalive_timeout=0.2).client().send(GET)
     got = 0
     for look in range(1, 3 * stall.LOOKS):  # three times as long as a client has that takes nothing
-        wait_until(lambda n=look: len(looks) >= n, what=f"look {look}")  # type: ignore[misc]
+        wait_until(lambda n=look: len(looks) >= n, LONG, f"look {look}")  # type: ignore[misc]
         got += len(client.sock.recv(200_000, socket.MSG_WAITALL))
     while got < LARGE:
         part = client.sock.recv(1 << 20)

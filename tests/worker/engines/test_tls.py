@@ -13,6 +13,7 @@ from pyworker.unix import tls
 from pyworker.worker.engines import stall
 from pyworker.worker.engines.connection import LINGERING
 from tests.support.apps import hello
+from tests.support.pyworker import LONG
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -126,7 +127,7 @@ def test_a_slow_reader_may_be_as_slow_as_it_likes(secure: Any, loop: str, monkey
     assert client.send(GET).recv(head_only=True) is not None
     got = len(client.buffer)
     for look in range(1, 3 * stall.LOOKS):
-        wait_until(lambda n=look: len(looks) >= n, what=f"look {look}")  # type: ignore[misc]
+        wait_until(lambda n=look: len(looks) >= n, LONG, f"look {look}")  # type: ignore[misc]
         for _ in range(13):
             got += len(client.sock.recv(16_384))
     take(client, LARGE - got)
