@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -101,7 +102,9 @@ class Server:
         self.date_until = 0
         self.exchange: Any = AsgiExchange if interface == "asgi" else WsgiExchange
         self.pool: ThreadPool | None = None
-        self.contexts: list[contextvars.Context] = []
+        self.context = contextvars.copy_context()  # of a wsgi app in the loop
+        self.streaming: WsgiExchange | None = None  # whose answer such an app has not yielded to its end
+        self.queued: deque[WsgiExchange] = deque()  # what has to wait for that
         self.state: dict[str, Any] = {}
         self.draining = False
         self.forked = False  # this process is one that the app has forked in a request: everything here is its parent's
@@ -192,7 +195,7 @@ class Server:
     @property
     def saturated(self) -> bool:
         """True when every thread of a wsgi app is busy: another worker should take the next connection."""
-        return self.pool is not None and self.pool.pending >= self.pool.size
+        return self.streaming is not None or (self.pool is not None and self.pool.pending >= self.pool.size)
 
     # ---- connections -----------------------------------------------------------------------------
     def serve(
@@ -428,10 +431,30 @@ class Server:
         if self.draining:
             self.check_empty()
 
-    def _on_busy(self, busy: int) -> None:
-        self._cells[F.BUSY_THREADS] = busy
+    def is_streaming(self, exchange: WsgiExchange) -> None:
+        """An app in the loop will go on with this answer before it is called for another request."""
+        if self.streaming is None:
+            self.streaming = exchange
+            self._tell_saturation()
+
+    def has_streamed(self) -> None:
+        """It has yielded all of it."""
+        self.streaming = None
+        self._tell_saturation()
+        self.loop.call_soon(self._run_queued)
+
+    def _run_queued(self) -> None:
+        if self.queued and self.streaming is None:
+            self.queued.popleft().run_queued()
+            self.loop.call_soon(self._run_queued)
+
+    def _tell_saturation(self) -> None:
         if self.on_saturation is not None:
             self.on_saturation(self.saturated)
+
+    def _on_busy(self, busy: int) -> None:
+        self._cells[F.BUSY_THREADS] = busy
+        self._tell_saturation()
         if self.draining:
             self.check_empty()
 

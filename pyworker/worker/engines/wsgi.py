@@ -1,13 +1,13 @@
 """Worker: runs a WSGI app for one request (PEP 3333), in the loop (threads = 1) or in a thread of the pool.
 
 The body is collected before the app runs, so a slow client never occupies it. What the app yields is written at once;
-when the client reads too slowly the app is not asked for more. In the loop, a response that waits keeps its generator
-and its context; requests that do not overlap share one context, as those of a thread do. The app does not see the loop.
+when the client reads too slowly the app is not asked for more. In the loop, the app is called as in one thread: it does
+not see the loop, all requests share one context, and none begins while another's answer has not been yielded to its end
+(Django closes its connections at the end of each). Other workers take the new connections meanwhile.
 """
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from asyncio.events import _set_running_loop
@@ -21,7 +21,7 @@ from pyworker.worker.engines.exchange import Exchange
 
 PIECE = 64 * 1024
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
-SLICE = 0.02  # seconds a streaming app in the loop may run before others get their turn
+SLICE = 0.02  # seconds a streaming app in the loop may run before the loop turns
 
 MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
 
@@ -32,7 +32,7 @@ class WsgiExchange(Exchange):
     """One request and the call of the app that answers it."""
 
     __slots__ = (
-        "answer", "context", "cut_short", "iterable", "room", "scheduled", "spool", "spool_at", "steps", "taken", "threaded", "written",
+        "answer", "cut_short", "iterable", "queued", "room", "scheduled", "spool", "spool_at", "steps", "taken", "threaded", "written",
     )  # fmt: skip
 
     def try_start(self) -> None:
@@ -52,7 +52,7 @@ class WsgiExchange(Exchange):
         self.steps: Iterator[bytes] | None = None
         self.spool: IO[bytes] | None = None
         self.spool_at = 0
-        self.cut_short = self.scheduled = False
+        self.cut_short = self.scheduled = self.queued = False
         server.begin(self)
         pool = server.pool
         if pool is not None:
@@ -62,8 +62,16 @@ class WsgiExchange(Exchange):
             pool.submit(self)
             return
         self.threaded = False
-        self.context = server.contexts.pop() if server.contexts else contextvars.copy_context()
-        self._run_hidden(self._run_in_loop)
+        if server.streaming is None and not server.queued:
+            self._run_hidden(self._run_in_loop)
+        else:
+            self.queued = True
+            server.queued.append(self)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client who takes his time, this one's or that of the answer before."""
+        return self.connection.write_paused or self.queued
 
     # ---- the app, wherever it runs ---------------------------------------------------------------
     def _call(self) -> bytes | None:
@@ -197,9 +205,16 @@ class WsgiExchange(Exchange):
         """Run a step as if no loop ran in this thread: Django's ORM, async views and asyncio.run refuse to work in one."""
         _set_running_loop(None)
         try:
-            self.context.run(step)
+            self.server.context.run(step)
         finally:
             _set_running_loop(self.server.loop)
+
+    def run_queued(self) -> None:
+        """Run now what has waited for the end of another's answer."""
+        self.queued = False
+        if not self.done:
+            self.server.client_came(self)
+            self._run_hidden(self._run_in_loop)
 
     def _run_in_loop(self) -> None:
         try:
@@ -217,13 +232,14 @@ class WsgiExchange(Exchange):
         self._over()
 
     def _pump(self) -> None:
-        """Write until the app has nothing more or the client cannot take more. Runs in the exchange's context."""
+        """Write until the app has nothing more or the client cannot take more. Runs in the context of all requests."""
         self.scheduled = False
         connection = self.connection
         until = time.monotonic() + SLICE
         try:
             while not self.gone:
                 if connection.write_paused:
+                    self.server.is_streaming(self)
                     return  # on_writable goes on
                 if self.spool is not None:
                     self._write_spool()
@@ -242,8 +258,8 @@ class WsgiExchange(Exchange):
                 else:
                     connection.write(part)
                 if time.monotonic() > until and not connection.write_paused:
-                    self.scheduled = True
-                    self.server.loop.call_soon(self._go_on)
+                    self.server.is_streaming(self)
+                    self._go_on_soon()
                     return
         except BaseException as error:  # noqa: BLE001 - as above
             self._failed(error)
@@ -266,6 +282,10 @@ class WsgiExchange(Exchange):
         else:
             self.spool = None
             spool.close()
+
+    def _go_on_soon(self) -> None:
+        self.scheduled = True
+        self.server.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         if self.steps is not None and not (self.done and self.iterable is None):
@@ -299,9 +319,8 @@ class WsgiExchange(Exchange):
             self.spool.close()
             self.spool = None
         self.steps = None
-        contexts = self.server.contexts
-        if len(contexts) < 64:
-            contexts.append(self.context)
+        if self.server.streaming is self:
+            self.server.has_streamed()
 
     # ---- in a thread -----------------------------------------------------------------------------
     def run_in_thread(self) -> None:
@@ -386,6 +405,9 @@ class WsgiExchange(Exchange):
         if self.threaded:
             if self.room is not None:
                 self.room.set()
+        elif self.queued:
+            self._close()
+            self.finish()
         elif not self.scheduled:
             self._go_on()
 
@@ -394,8 +416,13 @@ class WsgiExchange(Exchange):
         if not self.started:
             if isinstance(self.body, Body):
                 self.body.close()
-        elif self.threaded and self.room is not None:
-            self.room.set()
+        elif self.threaded:
+            if self.room is not None:
+                self.room.set()
+        elif self.queued:
+            self._close()
+        elif self.steps is not None and not self.scheduled:
+            self._go_on_soon()  # its answer is over, and others wait for its end
 
 
 def _status(status: str) -> tuple[int, bytes]:
