@@ -48,7 +48,8 @@ _OF_A_BIND_IN_EACH = (
     "for Prometheus: [app.metrics] prometheus = true, and a route of this app"
 )
 _RAISED = r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*"
-_EXCEPTION = re.compile(_RAISED + r"|^[A-Za-z_][\w.]*: .+")
+_SAID = r"^(?!Usage: |ERROR: +Application startup failed)[A-Za-z_][\w.]*: .+"  # uvicorn's exception is above that
+_EXCEPTION = re.compile(f"{_RAISED}|{_SAID}")
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
@@ -185,7 +186,7 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
         late = reversed(range(max(0, len(looked) - _AFTER_IT), len(looked)))
         found = next((i for i in late if _IN_USE.search(looked[i])), found)
     if found is None:
-        words = [line for line in looked if not _ASK_FOR_HELP.match(line)] or looked
+        words = [line for line in looked if line.strip() and not _ASK_FOR_HELP.match(line)] or looked
         return lines[-_LAST_LINES:], words[-1] if words else ""
     return (looked[found:] if is_node else looked)[:_LAST_LINES], looked[found]
 

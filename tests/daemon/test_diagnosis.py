@@ -82,6 +82,11 @@ def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words([]) == ([], "")
     unknown = ["Unknown command: 'migrat'. Did you mean migrate?", "Type 'manage.py help' for usage."]
     assert last_words(unknown) == (unknown, unknown[0])
+    assert last_words(["No module named 'shop'", ""])[1] == "No module named 'shop'"  # waitress-serve
+    celery = ["Usage: celery [OPTIONS]", "Try 'celery --help' for help.", "", "Error: ", "The module shop was not found."]
+    assert last_words(celery)[1] == celery[-1]
+    uvicorn = ["RuntimeError: no database", "", "ERROR:    Application startup failed. Exiting."]
+    assert last_words(uvicorn)[1] == uvicorn[0]
 
 
 def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
