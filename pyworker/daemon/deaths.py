@@ -20,6 +20,7 @@ from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import Shortage, Shortages
+from pyworker.daemon.workers import signal_number
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
 from pyworker.protocol import store as store_messages
@@ -37,6 +38,7 @@ LAST_WORDS = 1.0  # seconds before its end in which a worker that served says wh
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
 YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
+LOOK_AT_GROUP = 0.05  # seconds between two looks at what a command that has been stopped has left
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 
 
@@ -194,6 +196,24 @@ class Deaths:
         if self._is_explained_first(app, handle, status):
             self._brain.workers.kick_siblings(app, handle)
             self._when_written(app, handle, lambda: self.finish(app, handle, status))
+        elif self._has_left_others(app, handle):
+            # a shell, say, that has run a program without exec: it is the program that is to be stopped
+            process.kill_group(handle.pid, signal_number(app.generations[handle.id.generation].config.stop.signal))
+            self._finish_alone(app, handle, status)
+        else:
+            self.finish(app, handle, status)
+
+    def _has_left_others(self, app: App, handle: WorkerHandle) -> bool:
+        """Whether a command or script ended by its stop signal, and others of its group, which may take their time, have not."""
+        if handle.state is not State.STOPPING or app.kind not in ("script", "command"):
+            return False
+        reserved = handle.pid and handle.status != process.UNKNOWN and not handle.reaped
+        return bool(reserved) and process.leads_others(handle.pid)
+
+    def _finish_alone(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        """Have it end when its whole group has; at `stop.kill_timeout` policy has that killed."""
+        if self._has_left_others(app, handle):
+            self._brain.loop.call_later(LOOK_AT_GROUP, lambda: self._finish_alone(app, handle, status))
         else:
             self.finish(app, handle, status)
 

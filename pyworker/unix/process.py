@@ -203,6 +203,22 @@ def kill_group(pid: int, signum: int) -> None:
         os.killpg(pid, signum)
 
 
+def leads_others(pid: int) -> bool:
+    """Whether anybody but its leader lives in the process group of a pid that is known to be ours. Nobody, if it cannot be seen."""
+    try:
+        others = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return False
+    for other in others:
+        try:
+            state, _, group = stat_fields(other)[:3]
+        except (OSError, ValueError):
+            continue  # it is gone
+        if int(group) == pid != other and state not in (b"Z", b"X"):
+            return True
+    return False
+
+
 def collect(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
     """Reap a child of ours by its pidfd; None while it runs, UNKNOWN when it is not our child.
 

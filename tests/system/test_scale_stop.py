@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -343,6 +344,18 @@ def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyw
     pw.ok("stop", "api")
     assert not alive(pid)
     wait_until(lambda: not alive(child), LONG, "the group to be gone")
+
+
+def test_a_program_that_a_shell_runs_without_exec_is_sent_the_stop_signal_and_waited_for(pw: Pyworker) -> None:
+    pw.write("run.sh", "sh serve.sh\necho over\n")
+    pw.write("serve.sh", "trap 'sleep 0.2; echo finished > done; exit' TERM\n: > up\nwhile :; do sleep 0.05; done\n")
+    pw.write("app.toml", '[app]\nname = "api"\ncommand = ["sh", "run.sh"]\n')
+    for step in ("stop", "delete"):
+        pw.ok("start", "app.toml")
+        wait_until(Path(pw.folder, "up").exists, LONG)
+        pw.ok(step, "api")
+        Path(pw.folder, "done").unlink()
+        Path(pw.folder, "up").unlink()
 
 
 def test_a_worker_that_had_to_be_killed_is_told_from_one_that_left(pw: Pyworker) -> None:
