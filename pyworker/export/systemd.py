@@ -7,7 +7,7 @@ import posixpath
 
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import secrets
-from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.schema import AppConfig, RestartConfig, RunConfig
 from pyworker.export.plan import Options, Plan, comment, header, plans
 
 _HARDENING = (
@@ -55,8 +55,7 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
         f"Description=pyworker: {app.name}",
         "Wants=network-online.target",
         "After=network-online.target",
-        f"StartLimitIntervalSec={_seconds(app.restart.window * 5)}",
-        "StartLimitBurst=5",
+        *_limit(app.restart),
         "",
         "[Service]",
         "# ready when the app is; what pyworker knows is in systemctl status",
@@ -84,6 +83,13 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
     ]
     lines += [*_rights(plan), *folders, "", "[Install]", "WantedBy=multi-user.target"]
     return comment([*header("systemd", [plan], more), *_help(plan, options)]) + "\n".join(lines) + "\n"
+
+
+def _limit(restart: RestartConfig) -> tuple[str, ...]:
+    """A database may come up minutes later: it is tried for as long as pyworker itself would."""
+    if restart.retry:
+        return ("# tried again and again, as restart.retry says", "StartLimitIntervalSec=0")
+    return (f"StartLimitIntervalSec={_seconds(restart.window * 5)}", "StartLimitBurst=5")
 
 
 def _written(plan: Plan, options: Options) -> tuple[list[str], list[str]]:

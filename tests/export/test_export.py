@@ -394,6 +394,14 @@ def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path, user:
     assert "read-only to it" in text
 
 
+def test_systemd_gives_up_only_what_pyworker_would(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    limit = "StartLimitIntervalSec="
+    for retry, line in (("1m", f"{limit}0"), ("0s", f"{limit}300\nStartLimitBurst=5")):
+        file.write_text(f'[app]\nname = "api"\ntarget = "a:b"\nrestart.retry = "{retry}"\n')
+        assert f"\n{line}\n" in export(file, "systemd")["api.service"]
+
+
 def test_systemd_quotes_what_it_would_expand(made: pathlib.Path) -> None:
     unit = export(made, "systemd", "mail", per_worker=True)["mail@.service"]
     assert 'ExecStart=node mail.js "it\'s $$5 100%%"' in unit
