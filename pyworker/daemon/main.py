@@ -31,7 +31,7 @@ from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import LAZY, Loop, report_to_stderr
 from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.apps import forget
-from pyworker.daemon.requests.auto import start_again, start_again_after_boot
+from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again, start_again_after_boot
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore
@@ -50,7 +50,6 @@ from pyworker.unix.files import listen_unix, open_home, same_file
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
-RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors or no address for
 OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
 HOOKS_TIME = 2.0  # seconds that hooks have at a stop to report the end
 
@@ -108,7 +107,7 @@ def main(argv: list[str]) -> int:
     depends, hooks = Depends(brain), Hooks(brain)
     desk.preparing = lambda: hooks.preparing
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
-    start_again_after_boot(desk)
+    start_again_after_boot(desk, foreground=running is not None)
     Schedule(desk)
     Watch(desk)
     with _some_kept_free(), parsed_once(), store.together():

@@ -20,6 +20,7 @@ from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.probe import Probe
 from pyworker.daemon.report import ps_document
 from pyworker.daemon.requests.apps import read_again
+from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Refuse
 from pyworker.daemon.requests.look import status_document
@@ -111,7 +112,7 @@ class Run:
             if name in adopted and not self._desk.brain.apps[name].closed:
                 continue
             try:
-                restore(
+                failure = restore(
                     self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
                     values=values, shell_env=dict(os.environ),
                 )  # fmt: skip
@@ -121,6 +122,10 @@ class Run:
                 _say(f"error: {name} cannot be started: {error.strerror}. {step}")
                 self._end(FAILED)
                 return
+            app = self._desk.brain.apps[name]
+            if failure and not app.unusable:  # should others serve meanwhile
+                app.restored = True
+                start_again(self._desk, app, RESTORE_AGAIN)
         self._save()
         self._desk.brain.loop.call_soon(self._look)
         self._manager = ServiceManager.from_environment(

@@ -422,19 +422,22 @@ def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
     web(pw)
     with open(os.path.join(pw.folder, "app.toml")) as file:
         table = file.read().replace("[app]", "[apps.api]").replace('name = "api"\n', "")
-    pw.write("app.toml", f'{table}\n[apps.bad]\ncommand = "sh -c \'exit 1\'"\n[run]\nprobe = "127.0.0.1:{port}"\n')
+    bad = '[apps.bad]\nrestart.retry = "500ms"\ncommand = ["sh", "-c", "test -e up && exec sleep 1000"]\n'
+    pw.write("app.toml", f'{table}\n{bad}[run]\nprobe = "127.0.0.1:{port}"\n')
     with foreground(pw, "app.toml") as one:
         one.wait_for("bad failed")
         one.running()
         assert pw.get() == "1 "
         assert probe(port, "/readyz")[0] == 503
         assert probe(port, "/readyz/api")[0] == 200
+        pw.write("up", "")
+        wait_until(lambda: probe(port, "/readyz")[0] == 200, LONG, "it to be tried again")
         assert one.stop() == 0
 
 
 def test_a_probe_that_cannot_listen_is_said(homeless: Pyworker) -> None:
     web(homeless)
-    address = ("127.0.0.1", homeless.port)
+    address = ("127.0.0.1", homeless.another_port())
     with (
         socket.create_server(address),
         foreground(homeless, "app.toml", "--probe", f"{address[0]}:{address[1]}") as one,

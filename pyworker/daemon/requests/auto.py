@@ -14,6 +14,8 @@ from pyworker.daemon.shortage import step_for
 from pyworker.policy.restart import wants_replacement
 from pyworker.protocol.events import Event
 
+RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors or no address for
+
 
 def reload_by_itself(desk: Desk, app: App, why: str) -> None:
     """Reload as a command would; no shell is there."""
@@ -33,14 +35,16 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
     desk.save()
 
 
-def start_again_after_boot(desk: Desk) -> None:
-    """What a boot has begun and could not start is tried every `restart.retry`: a database may come up later than the app."""
+def start_again_after_boot(desk: Desk, *, foreground: bool) -> None:
+    """What a boot (`foreground`: `pyworker run`) has begun and could not start is tried every `restart.retry`: a database
+    may come up later than the app."""
 
     def on_event(event: Event) -> None:
         app = desk.brain.apps.get(event.app) if event.type == "app_failed" else None
-        if app is None or not app.restored or app.running or app.config is None or app.is_unusable:
+        if app is None or app.running or app.config is None or app.is_unusable:
             return
-        if wants_replacement(app.restart_config, clean=False):
+        if (app.restored or foreground) and wants_replacement(app.restart_config, clean=False):
+            app.restored = True
             start_again(desk, app, app.restart_config.retry)
 
     desk.brain.events.subscribe(on_event)
