@@ -149,17 +149,20 @@ class Workers:
             handle.failure = handle.failure or w.Failed("other", reason, "", hint)
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)
-        if not self._give_up_unborn(app, handle):
+        if not self._give_up_unborn(app, handle, at_last=True):
             self.signal(app, handle, signal.SIGKILL)
             process.kill_group(handle.pid, signal.SIGKILL)
 
-    def _give_up_unborn(self, app: App, handle: WorkerHandle) -> bool:
+    def _give_up_unborn(self, app: App, handle: WorkerHandle, *, at_last: bool = False) -> bool:
         """If nobody has said its pid yet, have it end by itself; False when there is a process to signal."""
         if not handle.pid:
             self.on_message(app, handle)  # it may have said it this moment
         if handle.pid:
             return False
         self.say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
+        template = app.templates.get(handle.id.generation)
+        if template is not None and handle.id.serial in template.asked and not at_last:
+            return True  # it is about to say the pid; what the worker has started by its end is to end with it
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
         if handle.untold:
             self._brain.direct.end_untold(app, handle)
