@@ -365,6 +365,7 @@ class Brain:
         memos: list[int] = []
         try:
             for app, generation in made:
+                self.listening.forget_shut(app)
                 generation.listeners = tuple(self._listen(app, generation, opened))
                 memos.append(unix_fds.memfd(f"pyworker-env-{app.name}", generation.pack()))
             failpoint.hit("start.listening")

@@ -51,7 +51,8 @@ class Listening:
                     hint=f"pyworker stop {app.name}, then start it again: nobody is answered in between",
                     code="port_in_use",
                 )
-        index = max(app.listeners, default=-1) + 1
+        named = (i for g in app.generations.values() for i in g.listeners)  # a dispatcher may know one that was shut
+        index = max([*app.listeners, *named], default=-1) + 1
         config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid
         sock = open_listener(
             address,
@@ -73,6 +74,13 @@ class Listening:
         app.listeners[index] = listener
         self._brain.store.put(fd_name("listen", app.name, index), copy)
         return listener
+
+    def forget_shut(self, app: App) -> None:
+        """What was shut on the way to an end that another command takes back: it cannot be opened again."""
+        if not app.listening:
+            for listener in list(app.listeners.values()):
+                self.close(app, listener)
+            app.listening = True
 
     def is_asked_for(self, app: App, listener: Listener, generation: int) -> None:
         """Note it before the worker is answered: it stays open as long as this generation is there."""

@@ -440,6 +440,36 @@ def test_an_end_that_another_command_takes_back_is_not_waited_for(pw: Pyworker) 
         os.unlink(gone)
 
 
+def test_a_stop_that_a_start_takes_back_has_shut_the_port_already(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: pw.app()["in_flight"] == 1, LONG, "the request to be in")
+        pw.ok("stop", "api", "--no-wait")
+        wait_until(pw.refuses, LONG, "the port to be shut")
+        starting = pw.popen("start", "api")
+        wait_until(lambda: pw.app()["state"] == "starting" or starting.poll(), LONG, "the start to be taken")
+        pw.write("unblock", "")
+        err = starting.communicate(timeout=LONG)[1]
+        assert starting.returncode == 0, err
+    assert pw.get().startswith("one")
+
+
+def test_a_worker_that_is_being_forked_when_its_app_is_stopped_ends_with_all_that_it_starts(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    asked = pw.arm("template.fork", "sleep:0.5") + ".hit"
+    starts = 'if message["type"] == "lifespan.startup":\n                open("child", "w").write(str(subprocess.Popen(["sleep", "3600"]).pid))\n'
+    pw.api("import subprocess\n" + ASGI.replace("await send({", starts + "            await send({", 1), workers=1)
+    starting = pw.popen("start", "app.toml")
+    wait_until(lambda: os.path.exists(asked), LONG, "a worker to be asked for")
+    pw.ok("stop", "api")
+    starting.communicate(timeout=LONG)
+    with open(os.path.join(pw.folder, "child")) as file:
+        child = int(file.read())
+    wait_until(lambda: not alive(child), LONG, "the end of its child")
+
+
 def test_a_scale_that_a_stop_overtakes_is_answered(pw: Pyworker) -> None:
     slow = (
         "import asyncio, os\n"
