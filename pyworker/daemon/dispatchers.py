@@ -64,7 +64,7 @@ class DispatcherHandle:
     syncs_later: bool = False
 
     def view(self) -> DispatcherView:
-        return DispatcherView(self.state, self.since)
+        return DispatcherView(self.state, self.since, self.finished)
 
     def memo(self) -> dict[str, Any]:
         return {

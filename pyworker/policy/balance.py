@@ -38,6 +38,7 @@ def open_connections(handed: int, accepted: int, opened: int) -> int:
 class DispatcherView:
     state: Literal["starting", "ready", "stopping"]
     since: float
+    finished: bool = False  # it was told that nothing comes any more
 
 
 @record

@@ -324,7 +324,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
 
 def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
     """Keep a dispatcher for as long as anybody takes connections from it."""
-    needed = app.dispatches and (app.running or app.keep_listening or bool(alive(app)))
+    finished = app.dispatcher is not None and app.dispatcher.finished  # by a stop that was taken back: another one then
+    needed = app.dispatches and (app.running or (app.keep_listening and not finished) or bool(alive(app)))
     for step in balance.keep_dispatcher(app.dispatcher, app.dispatcher_record, needed=needed, now=now):
         yield LookAgain(step.at) if isinstance(step, balance.LookAt) else step
 

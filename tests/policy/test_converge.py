@@ -578,6 +578,13 @@ def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live
     assert doing(hard_restart) == []
 
 
+def test_a_dispatcher_that_a_stop_has_finished_makes_room_for_that_of_the_start_that_took_it_back() -> None:
+    view = app(dispatches=True, running=False, keep_listening=True, templates=())
+    finished = dataclasses.replace(view, dispatcher=dataclasses.replace(HANDS_OUT, finished=True))
+    assert c.StopDispatcher() in doing(finished)
+    assert c.StartDispatcher() in doing(view)
+
+
 def test_an_app_whose_dispatcher_is_not_there_is_not_open() -> None:
     view = app(dispatches=True, workers=BOTH)
     assert not c.generation_is_open(view, 1.0)

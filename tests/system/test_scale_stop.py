@@ -440,8 +440,9 @@ def test_an_end_that_another_command_takes_back_is_not_waited_for(pw: Pyworker) 
         os.unlink(gone)
 
 
-def test_a_stop_that_a_start_takes_back_has_shut_the_port_already(pw: Pyworker) -> None:
-    pw.api(ASGI, workers=1)
+@pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
+def test_a_stop_that_a_start_takes_back_has_shut_the_port_already(pw: Pyworker, balance: str) -> None:
+    pw.api(ASGI, workers=1, top=f'balance = "{balance}"')
     pw.ok("start", "app.toml")
     with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
         client.send(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")
