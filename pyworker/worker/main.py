@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 import traceback
+from asyncio.events import _set_running_loop
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker import __version__
@@ -211,7 +212,12 @@ class _Worker:
 
     def _call_stop(self, callback: Any) -> None:
         try:
-            result = callback()
+            if self._server.interface == "wsgi":
+                _set_running_loop(None)  # as for its requests
+            try:
+                result = callback()
+            finally:
+                _set_running_loop(self._loop)
             if inspect.isawaitable(result):
                 task = asyncio.ensure_future(_guarded(result))
                 self._tasks.add(task)

@@ -106,20 +106,22 @@ def test_second_signal_ends_at_once_by_that_signal(daemon: Any, folder: Path) ->
 
 STARTS_ONE = """
 import multiprocessing, os, signal, time
-def work(runs):
-    runs.set()
-    time.sleep(60)
+def work(pipe):
+    os.write(pipe, b"x")
+    while True:
+        time.sleep(0.01)  # a handler of Python's runs between two steps
 def app(environ, start_response):
-    context = multiprocessing.get_context("fork")
-    runs = context.Event()
-    started = context.Process(target=work, args=(runs,))
+    runs, pipe = os.pipe()
+    started = multiprocessing.get_context("fork").Process(target=work, args=(pipe,))
     started.start()
     if environ["PATH_INFO"] == "/TERM":
         started.terminate()  # may come before it does anything
     else:
-        runs.wait()
+        os.read(runs, 1)
         os.kill(started.pid, signal.SIGINT)
     started.join()
+    os.close(runs)
+    os.close(pipe)
     body = f"{started.exitcode} {os.getpid()}".encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -140,6 +142,54 @@ def test_what_an_app_forks_is_ended_by_a_signal_and_its_worker_is_not(daemon: An
     os.kill(worker.pid, signal.SIGTERM)
     worker.expect(Drained)
     assert d.reap(worker.pid) == 0
+
+
+def test_what_a_wsgi_app_does_at_its_end_sees_no_loop_either(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    asks = "import asyncio, pyworker\n@pyworker.on_stop\ndef ends(): print(asyncio._get_running_loop())\n"
+    (folder / "shop.py").write_text(asks + shop)
+    d = daemon(target="shop:wsgi")
+    worker = born(d)
+    worker.send(Drain(10.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"None\n"
+
+
+STREAMS = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "10000000" if environ["PATH_INFO"] == "/stream" else "2")])
+    return (b"x" * 100_000 for _ in range(100)) if environ["PATH_INFO"] == "/stream" else [b"ok"]
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_connections_that_come_while_the_one_thread_streams_are_left_to_others_and_taken_afterwards(
+    daemon: Any, folder: Path, loop: Any
+) -> None:
+    (folder / "shop.py").write_text(STREAMS)
+    d = daemon(loop=loop, http=QUICK)
+    worker = born(d)
+    address = d.listeners[0].getsockname()
+    with socket.create_connection(address, timeout=30) as streaming, socket.create_connection(address, timeout=30) as first:
+        first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(first) == b"ok"
+        streaming.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
+        first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 2)
+        taken = d.row(1)[F.ACCEPTED]
+        with socket.create_connection(address, timeout=30) as late:
+            late.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            progress = d.row(1)[F.PROGRESS_AT]
+            wait_until(lambda: d.row(1)[F.PROGRESS_AT] > progress)  # it looks once a second whether somebody waits
+            assert d.row(1)[F.ACCEPTED] == taken
+            got = 0
+            while got < 10_000_000:
+                got += len(streaming.recv(1 << 20))
+            assert (answer(first), answer(late)) == (b"ok", b"ok")
+    worker.send(Drain(10.0, to_empty=False))
+    worker.expect(Drained)
 
 
 def test_check_is_served_before_go_and_not_counted(daemon: Any) -> None:

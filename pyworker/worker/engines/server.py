@@ -438,15 +438,16 @@ class Server:
             self._tell_saturation()
 
     def has_streamed(self) -> None:
-        """It has yielded all of it."""
+        """It has yielded all of it. What comes next is not called from within it."""
         self.streaming = None
-        self._tell_saturation()
         self.loop.call_soon(self._run_queued)
 
     def _run_queued(self) -> None:
         if self.queued and self.streaming is None:
             self.queued.popleft().run_queued()
             self.loop.call_soon(self._run_queued)
+        else:
+            self._tell_saturation()
 
     def _tell_saturation(self) -> None:
         if self.on_saturation is not None:
