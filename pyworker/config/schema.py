@@ -295,7 +295,10 @@ class AppConfig:
     factory: bool = option(False, help="target is a function that returns the app")
     interface: Interface = option("auto", help="auto looks at the target", choices=("auto", "asgi", "wsgi"))
     threads: int = option(
-        1, help="threads of a wsgi worker; 1 = requests run in the loop itself", minimum=1, maximum=1024
+        1,
+        help="threads of a wsgi worker; 1 = requests run in the loop itself, one after the other",
+        minimum=1,
+        maximum=1024,
     )
     loop: Literal["auto", "asyncio", "uvloop"] = option(
         "auto",
