@@ -42,9 +42,7 @@ from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
-LEFT_WITHIN = (
-    1.0  # seconds that a reload waits for old workers to accept no more; one that stands still is not waited for
-)
+LEFT_WITHIN = 1.0  # seconds that a reload waits for old workers to accept no more, who may stand still
 LOOK_WHETHER_LEFT = 0.005
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"

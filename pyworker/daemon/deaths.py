@@ -52,6 +52,8 @@ class Deaths:
         # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
         self._known: dict[int, bool] = {}
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
+        self._groups: set[int] = set()  # that have others than their leader, when all were looked at last
+        self._looked_at = -LOOK_AT_GROUP
 
     def claim(self, app: App, handle: WorkerHandle, pid: int, *, owner: int | None = None) -> bool:
         """This process is that worker. The pid is the guardian's child and stays reserved until `collected`.
@@ -208,7 +210,12 @@ class Deaths:
         if handle.state is not State.STOPPING or app.kind not in ("script", "command"):
             return False
         reserved = handle.pid and handle.status != process.UNKNOWN and not handle.reaped
-        return bool(reserved) and process.leads_others(handle.pid)
+        if not reserved:
+            return False
+        now = self._brain.loop.clock()
+        if now - self._looked_at >= LOOK_AT_GROUP:  # once for hundreds that are stopped together
+            self._groups, self._looked_at = process.groups_with_others(), now
+        return handle.pid in self._groups
 
     def _finish_alone(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         """Have it end when its whole group has; at `stop.kill_timeout` policy has that killed."""

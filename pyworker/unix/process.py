@@ -203,20 +203,22 @@ def kill_group(pid: int, signum: int) -> None:
         os.killpg(pid, signum)
 
 
-def leads_others(pid: int) -> bool:
-    """Whether anybody but its leader lives in the process group of a pid that is known to be ours. Nobody, if it cannot be seen."""
+def groups_with_others() -> set[int]:
+    """Return the process groups in which anybody but the leader lives, as far as can be seen: 10 µs for each process there is."""
+    found: set[int] = set()
     try:
-        others = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return False
-    for other in others:
-        try:
-            state, _, group = stat_fields(other)[:3]
-        except (OSError, ValueError):
-            continue  # it is gone
-        if int(group) == pid != other and state not in (b"Z", b"X"):
-            return True
-    return False
+        names = os.listdir("/proc")
+    except OSError:  # no descriptor is left
+        return found
+    for name in names:
+        if name.isdigit():
+            try:
+                state, _, group = stat_fields(int(name))[:3]
+            except (OSError, ValueError):
+                continue  # it is gone
+            if group != name.encode() and state not in (b"Z", b"X"):
+                found.add(int(group))
+    return found
 
 
 def collect(pidfd: int, *, reap: bool = True) -> ExitStatus | None:

@@ -15,6 +15,7 @@ from pyworker.unix.process import (
     UNKNOWN,
     ExitStatus,
     collect,
+    groups_with_others,
     is_gone,
     kill_group,
     last_status,
@@ -176,3 +177,18 @@ def test_who_shares_a_cpu_has_waited_for_it() -> None:
             wait_for(pidfd)
             os.close(pidfd)
     assert time_without_cpu(busy[0][0]) == 0.0  # it is gone
+
+
+def test_a_group_has_others_until_all_but_its_leader_have_ended() -> None:
+    pid, pidfd = run("import subprocess, time\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
+    try:
+        wait_until(lambda: pid in groups_with_others(), 30, "the other one")
+        assert os.getpid() not in groups_with_others() - {os.getpgrp()}
+        send_signal(pidfd, signal.SIGKILL)  # a leader that is a zombie still has its group
+        select.select([pidfd], [], [], 30)
+        assert pid in groups_with_others()
+    finally:
+        kill_group(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in groups_with_others(), 30, "its end")
+    wait_for(pidfd)
+    os.close(pidfd)
