@@ -118,6 +118,7 @@ def test_keys_and_a_question_before_anything_is_done(page: Page) -> None:
     keep(window, "question")
     window.press("\ue00c")  # Escape
     window.wait("!document.getElementById('confirm').open")
+    window.wait("!document.getElementById('confirm').contains(document.activeElement)")  # a moment later
     assert len([r for r in page.daemon.requests if type(r).__name__ == "Scale"]) == done
     window.press("+")
     window.wait("document.getElementById('confirm').open")
