@@ -158,8 +158,8 @@ def test_what_a_wsgi_app_does_at_its_end_sees_no_loop_either(daemon: Any, folder
 
 STREAMS = """
 def app(environ, start_response):
-    start_response("200 OK", [("Content-Length", "10000000" if environ["PATH_INFO"] == "/stream" else "2")])
-    return (b"x" * 100_000 for _ in range(100)) if environ["PATH_INFO"] == "/stream" else [b"ok"]
+    start_response("200 OK", [("Content-Length", "50000000" if environ["PATH_INFO"] == "/stream" else "2")])
+    return (b"x" * 500_000 for _ in range(100)) if environ["PATH_INFO"] == "/stream" else [b"ok"]
 """
 
 
@@ -185,7 +185,7 @@ def test_connections_that_come_while_the_one_thread_streams_are_left_to_others_a
             wait_until(lambda: d.row(1)[F.PROGRESS_AT] > progress)  # it looks once a second whether somebody waits
             assert d.row(1)[F.ACCEPTED] == taken
             got = 0
-            while got < 10_000_000:
+            while got < 50_000_000:
                 got += len(streaming.recv(1 << 20))
             assert (answer(first), answer(late)) == (b"ok", b"ok")
     worker.send(Drain(10.0, to_empty=False))

@@ -3,11 +3,13 @@
 The body is collected before the app runs, so a slow client never occupies it. What the app yields is written at once;
 when the client reads too slowly the app is not asked for more. In the loop, the app is called as in one thread: it does
 not see the loop, all requests share one context, and none begins while another's answer has not been yielded to its end
-(Django closes its connections at the end of each). Other workers take the new connections meanwhile.
+(Django closes its connections at the end of each). Other workers take the new connections meanwhile, and so that a slow
+client holds up few others the app is asked for AHEAD bytes before it has read any.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from asyncio.events import _set_running_loop
@@ -21,6 +23,9 @@ from pyworker.worker.engines.exchange import Exchange
 
 PIECE = 64 * 1024
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
+IN_MEMORY = 1 << 20  # bytes of an answer that wait for its client there; more do in a file
+AHEAD = 16 << 20  # bytes that an app in the loop may be ahead of its client, as far as the disk has room
+ROOM = 256 << 20  # bytes that must be free there
 SLICE = 0.02  # seconds a streaming app in the loop may run before the loop turns
 
 MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
@@ -124,11 +129,7 @@ class WsgiExchange(Exchange):
         if self.threaded:
             self._emit(part, MORE)
         elif self.spool is not None or self.connection.write_paused:
-            if self.spool is None:
-                import tempfile
-
-                self.spool = tempfile.TemporaryFile()  # noqa: SIM115 - the app cannot be stopped here, so disk takes it
-            self.spool.write(part)
+            self._keep(part)  # the app cannot be stopped here
         elif not self.gone:
             self.connection.write(part)
 
@@ -238,26 +239,26 @@ class WsgiExchange(Exchange):
         until = time.monotonic() + SLICE
         try:
             while not self.gone:
-                if connection.write_paused:
+                if self.spool is not None and not connection.write_paused:
+                    self._write_kept()
+                    continue
+                if self.steps is None:
+                    if self.spool is None:
+                        self._over()
+                    return  # on_writable goes on
+                if connection.write_paused and not self._may_go_ahead():
                     self.server.is_streaming(self)
                     return  # on_writable goes on
-                if self.spool is not None:
-                    self._write_spool()
-                    continue
-                assert self.steps is not None
                 part = next(self.steps, None)
-                spool = self._spool()  # the app may just have called write()
                 if part is None:
-                    if spool is not None:
-                        continue
                     self._close()
-                    self._over()
-                    return
-                if spool is not None:
-                    spool.write(part)
+                    self._has_ended()
+                    continue
+                if connection.write_paused or self._keeps():  # the app may just have called write()
+                    self._keep(part)
                 else:
                     connection.write(part)
-                if time.monotonic() > until and not connection.write_paused:
+                if time.monotonic() > until:
                     self.server.is_streaming(self)
                     self._go_on_soon()
                     return
@@ -267,10 +268,24 @@ class WsgiExchange(Exchange):
         self._close()
         self._over()
 
-    def _spool(self) -> IO[bytes] | None:
-        return self.spool
+    def _keeps(self) -> bool:
+        return self.spool is not None
 
-    def _write_spool(self) -> None:
+    def _keep(self, part: bytes) -> None:
+        """Have a part of the answer wait for its client."""
+        if self.spool is None:
+            import tempfile
+
+            self.spool = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when it is written, or released
+            self.spool_at = 0
+        self.spool.write(part)
+
+    def _may_go_ahead(self) -> bool:
+        """Whether the app is asked for more although the client has not taken what there is."""
+        kept = self.spool.tell() if self.spool is not None else 0
+        return kept < IN_MEMORY // 2 or (kept < AHEAD and _has_disk())
+
+    def _write_kept(self) -> None:
         spool = self.spool
         assert spool is not None
         spool.seek(self.spool_at)
@@ -288,7 +303,7 @@ class WsgiExchange(Exchange):
         self.server.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self.steps is not None and not (self.done and self.iterable is None):
+        if self.spool is not None or (self.steps is not None and not (self.done and self.iterable is None)):
             self._run_hidden(self._pump)
 
     def _failed(self, error: BaseException) -> None:
@@ -318,6 +333,10 @@ class WsgiExchange(Exchange):
         if self.spool is not None:
             self.spool.close()
             self.spool = None
+        self._has_ended()
+
+    def _has_ended(self) -> None:
+        """The app has yielded all of it: others may be asked for theirs."""
         self.steps = None
         if self.server.streaming is self:
             self.server.has_streamed()
@@ -423,6 +442,17 @@ class WsgiExchange(Exchange):
             self._close()
         elif self.steps is not None and not self.scheduled:
             self._go_on_soon()  # its answer is over, and others wait for its end
+
+
+def _has_disk() -> bool:
+    """Whether there is room for what waits for clients."""
+    import tempfile
+
+    try:
+        disk = os.statvfs(tempfile.gettempdir())
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize >= ROOM
 
 
 def _status(status: str) -> tuple[int, bytes]:

@@ -20,6 +20,7 @@ from wsgiref.validate import validator
 import pytest
 
 from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines import wsgi
 from tests.support.apps import echo, hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -195,8 +196,9 @@ def test_an_app_that_fails_after_its_head_is_cut(serve: Serve, loop: str, thread
     assert response.body == b"ab"
 
 
-def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, threads: int) -> None:
+def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 parts of 100 kB: the app is asked for more only as the client reads, and the client gets all of it."""
+    monkeypatch.setattr(wsgi, "AHEAD", 1 << 20)
     given = [0]
     closed = threading.Event()
 
@@ -358,11 +360,38 @@ def test_an_app_may_run_a_loop_of_its_own(serve: Serve, loop: str, threads: int)
         assert (response.status, response.body) == (200, b"ab")
 
 
+def test_a_slow_reader_of_what_can_be_kept_holds_up_nobody(serve: Serve, loop: str, threads: int) -> None:
+    ended = threading.Event()
+
+    def parts() -> Iterator[bytes]:
+        for n in range(150):
+            yield bytes([n]) * 100_000
+        ended.set()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return parts() if environ["PATH_INFO"] == "/stream" else [b"other"]
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    streaming = site.client().send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+    response = site.client().get("/other")
+    assert response is not None
+    assert response.body == b"other"
+    assert threads > 1 or ended.wait(30)
+    response = streaming.recv()
+    assert response is not None
+    assert response.body == b"".join(bytes([n]) * 100_000 for n in range(150))
+    assert streaming.get("/other") is not None
+
+
 @pytest.mark.parametrize("how", ["read", "left"])
-def test_an_app_in_the_loop_is_called_for_one_request_at_a_time(serve: Serve, loop: str, threads: int, how: str) -> None:
+def test_an_app_in_the_loop_is_called_for_one_request_at_a_time(
+    serve: Serve, loop: str, threads: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it keeps for its thread (a database connection, which Django closes after each request) is one request's."""
     if threads > 1:
         pytest.skip("each thread is asked for one")
+    monkeypatch.setattr(wsgi, "AHEAD", 1 << 20)
     kept: contextvars.ContextVar[int] = contextvars.ContextVar("kept", default=0)
     order: list[str] = []
 
