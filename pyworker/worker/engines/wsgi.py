@@ -276,7 +276,8 @@ class WsgiExchange(Exchange):
         if self.spool is None:
             import tempfile
 
-            self.spool = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when it is written, or released
+            most = IN_MEMORY if _has_disk() else 0  # 0: as much as there is
+            self.spool = tempfile.SpooledTemporaryFile(most)  # noqa: SIM115 - closed when it is written, or released
             self.spool_at = 0
         self.spool.write(part)
 

@@ -360,6 +360,25 @@ def test_an_app_may_run_a_loop_of_its_own(serve: Serve, loop: str, threads: int)
         assert (response.status, response.body) == (200, b"ab")
 
 
+def test_a_slow_reader_gets_all_of_it_where_there_is_no_disk_for_it(
+    serve: Serve, loop: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/write":
+            write(b"w" * 8_000_000)
+            write(b"x" * 8_000_000)
+        return (b"y" * 4_000_000 for _ in range(3))
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    for path, length in (("/", 12_000_000), ("/write", 28_000_000)):
+        response = site.client().get(path)
+        assert response is not None
+        assert len(response.body) == length
+
+
 def test_a_slow_reader_of_what_can_be_kept_holds_up_nobody(serve: Serve, loop: str, threads: int) -> None:
     ended = threading.Event()
 
