@@ -431,13 +431,13 @@ class Server:
         if self.draining:
             self.check_empty()
 
-    def is_streaming(self, exchange: WsgiExchange) -> None:
+    def begin_stream(self, exchange: WsgiExchange) -> None:
         """An app in the loop will go on with this answer before it is called for another request."""
         if self.streaming is None:
             self.streaming = exchange
             self._tell_saturation()
 
-    def has_streamed(self) -> None:
+    def end_stream(self) -> None:
         """It has yielded all of it. What comes next is not called from within it."""
         self.streaming = None
         self.loop.call_soon(self._run_queued)

@@ -247,7 +247,7 @@ class WsgiExchange(Exchange):
                         self._over()
                     return  # on_writable goes on
                 if connection.write_paused and not self._may_go_ahead():
-                    self.server.is_streaming(self)
+                    self.server.begin_stream(self)
                     return  # on_writable goes on
                 part = next(self.steps, None)
                 if part is None:
@@ -259,7 +259,7 @@ class WsgiExchange(Exchange):
                 else:
                     connection.write(part)
                 if time.monotonic() > until:
-                    self.server.is_streaming(self)
+                    self.server.begin_stream(self)
                     self._go_on_soon()
                     return
         except BaseException as error:  # noqa: BLE001 - as above
@@ -340,7 +340,7 @@ class WsgiExchange(Exchange):
         """The app has yielded all of it: others may be asked for theirs."""
         self.steps = None
         if self.server.streaming is self:
-            self.server.has_streamed()
+            self.server.end_stream()
 
     # ---- in a thread -----------------------------------------------------------------------------
     def run_in_thread(self) -> None:
