@@ -16,6 +16,7 @@ from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from pyworker.errors import NO_DESCRIPTOR
 from pyworker.worker.engines import heads
 from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.environ import environ, static_part
@@ -269,6 +270,7 @@ class WsgiExchange(Exchange):
         self._over()
 
     def _keeps(self) -> bool:
+        # mypy would believe that it has not changed since it was looked at last
         return self.spool is not None
 
     def _keep(self, part: bytes) -> None:
@@ -279,7 +281,11 @@ class WsgiExchange(Exchange):
             most = IN_MEMORY if _has_disk() else 0  # 0: as much as there is
             self.spool = tempfile.SpooledTemporaryFile(most)  # noqa: SIM115 - closed when it is written, or released
             self.spool_at = 0
-        self.spool.write(part)
+        try:
+            self.spool.write(part)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise  # for a file there is no descriptor: what was written stays in memory
 
     def _may_go_ahead(self) -> bool:
         """Whether the app is asked for more although the client has not taken what there is."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import hashlib
 import io
 import json
+import os
 import socket
 import struct
 import sys
@@ -14,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 from wsgiref.validate import validator
 
 import pytest
@@ -360,10 +362,17 @@ def test_an_app_may_run_a_loop_of_its_own(serve: Serve, loop: str, threads: int)
         assert (response.status, response.body) == (200, b"ab")
 
 
-def test_a_slow_reader_gets_all_of_it_where_there_is_no_disk_for_it(
-    serve: Serve, loop: str, threads: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lacking", ["disk", "descriptor"])
+def test_a_slow_reader_gets_all_of_it_where_there_is_no_file_for_it(
+    serve: Serve, loop: str, threads: int, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    def none_is_left(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    if lacking == "disk":
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    else:
+        monkeypatch.setattr(tempfile, "TemporaryFile", none_is_left)
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         write = start_response("200 OK", [])
