@@ -18,6 +18,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.errors import NO_DESCRIPTOR
+from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import open_regular
 
 _IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
@@ -108,6 +109,26 @@ def read_tls(
                 ]
             ) from None
     return parts[0], parts[1], parts[2]
+
+
+def check_tls(generation: Generation) -> None:
+    """Refuse what the generation's template would refuse, before anything is stopped for it; raises ConfigError."""
+    if generation.config.tls is None:
+        return
+    from pyworker.unix import tls  # the only need of OpenSSL here, and 4 MB
+
+    memfds = [unix_fds.memfd("pyworker-pem", content) for content in generation.tls if content]
+    paths = [f"/proc/self/fd/{fd}" for fd in memfds]
+    try:
+        tls.context(paths[0], paths[1], paths[2] if generation.tls[2] else None)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+            raise
+        problem = f"cannot use the TLS certificate: {error}"
+        hint = "Check `tls.cert` and `tls.key`."
+        raise ConfigError([Problem(problem, hint, "tls", generation.resolved.source, code="tls")]) from None
+    finally:
+        unix_fds.close_all(memfds)
 
 
 def _pem(content: bytes, path: str, name: str, config_file: str) -> bytes:

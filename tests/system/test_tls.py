@@ -52,6 +52,24 @@ def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> No
     assert served(pw).strip() == old.strip()
 
 
+def test_a_restart_refuses_a_bad_certificate_in_the_words_of_a_reload_before_it_stops_anything(pw: Pyworker) -> None:
+    pw.make_certificate("one")
+    pw.api(WSGI, tables=TLS)
+    pw.ok("start", "app.toml")
+    before, old = pw.pids(), mine(pw)
+    pw.make_certificate("two")
+    pw.write("cert.pem", old)  # not the one of the key
+    words = "cannot use the TLS certificate: `tls.key` is not the key of the (first) certificate in `tls.cert`"
+    assert words in pw.run("reload", "api").stderr
+    refused = pw.run("restart", "api")
+    assert (refused.returncode, words in refused.stderr) == (78, True), refused.stderr
+    assert pw.pids() == before
+    assert served(pw).strip() == old.strip()
+    pw.make_certificate("two")
+    pw.ok("restart", "api")
+    assert served(pw).strip() == mine(pw).strip()
+
+
 def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clients(pw: Pyworker) -> None:
     pw.make_certificate("one")
     pw.api(WSGI, tables=f'{TLS}\nca = "cert.pem"')

@@ -9,6 +9,7 @@ from pyworker.daemon.app import App, Generation
 from pyworker.daemon.client import Client
 from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.daemon.sources import check_tls
 from pyworker.errors import Exit
 from pyworker.policy.converge import can_go_back
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -69,7 +70,9 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
     for s in selected:
         app = desk.brain.apps[s.app]
         if s.slot is None and not any(a is app for a, _ in generations):
-            generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
+            generation = read_again(desk, app, shell_of(app, request.shell_env))
+            check_tls(generation)
+            generations.append((app, generation))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         if app.is_empty() and app.closed:
