@@ -23,7 +23,10 @@ class Outcome:
     action: str  # started already_running stopped reloaded aborted restarted scaled deleted under_way unchanged failed
     failure: Failure | None = None
     note: str = ""
+    overtaken: bool = False
 
+
+_SERVES = {"started", "already_running", "restarted", "reloaded", "aborted", "scaled"}  # actions after which it runs
 
 Goal = Callable[[App, float], Outcome | None]  # None: not decided yet
 
@@ -78,7 +81,8 @@ class _Operation:
     ) -> None:
         self._brain = brain
         self._client = client
-        self.pending = dict(goals)
+        self._goals = goals
+        self.pending = set(goals)
         self._decided = dict(decided)
         self._took: dict[str, float] = {}
         self._apps = {n: brain.apps[n] for n in [*goals, *decided] if n in brain.apps}
@@ -92,13 +96,21 @@ class _Operation:
             self._client.progress(to_json(event))
 
     def look(self, app: App) -> None:
-        goal = self.pending.get(app.name)
-        if goal is not None:
-            outcome = goal(app, self._brain.loop.clock())
-            if outcome is not None:
-                del self.pending[app.name]
-                self._decided[app.name] = outcome
-                self._took[app.name] = self._brain.loop.clock() - self._began_at
+        """Decide about an app. One that serves is looked at again for as long as others are waited for: it may have died by then."""
+        goal = self._goals.get(app.name)
+        before = self._decided.get(app.name)
+        if goal is None or (before is not None and not (before.ok and before.action in _SERVES)):
+            return
+        outcome = goal(app, self._brain.loop.clock())
+        if before is not None and (outcome == before or (outcome and outcome.overtaken and app.wanted)):
+            return
+        if outcome is None:
+            self.pending.add(app.name)
+            self._decided.pop(app.name, None)
+        else:
+            self.pending.discard(app.name)
+            self._decided[app.name] = outcome
+            self._took[app.name] = self._brain.loop.clock() - self._began_at
 
     def leave(self) -> None:
         """Wait for nothing: what is not decided yet goes on."""
@@ -143,15 +155,15 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
 # ---- goals ---------------------------------------------------------------------------------------------
 def _overtaken(why: str) -> Outcome:
     """Another command has decided: what the app has printed says nothing about it."""
-    return Outcome(False, "failed", Failure(why, "", "pyworker ps shows how it is now"))
+    return Outcome(False, "failed", Failure(why, "", "pyworker ps shows how it is now"), overtaken=True)
 
 
-def _reached(app: App, action: str, *, done: bool) -> Outcome | None:
-    """What ends every wait for something that runs: it is done, nobody wants it any more, its limiter has given up, or
-    it waits in vain for another app."""
+def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None:
+    """What ends every wait for something that runs: it is done and serves, nobody wants it any more, its limiter has given
+    up, or it waits in vain for another app."""
     if not app.wanted:
         return _overtaken("it was stopped by another command")
-    if done:
+    if done and (app.is_job or not app.slots() or app.is_open(now)):
         return Outcome(True, action)
     if app.record.failed or app.record.permanent:
         return Outcome(False, "failed", app.failure)
@@ -170,13 +182,11 @@ def started(action: str, generation: int) -> Goal:
             return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:
             if not app.wanted:
-                return _overtaken("it was stopped before it was ready")
+                return _overtaken("it was stopped by another command")
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
-        if app.starting and app.blocked is not None:
-            return Outcome(False, "failed", app.blocked)
-        return Outcome(True, action) if not app.starting and app.running else None
+        return _reached(app, now, action, done=not app.starting and app.running)
 
     return goal
 
@@ -195,7 +205,7 @@ def reloaded(brain: Brain, generation: int, *, soak: bool = False) -> Goal:
             return None if waits else Outcome(False, "failed", given_up[0])
         if app.generation == generation:
             done = app.reload_from is None and not (soak and app.previous is not None)
-            return _reached(app, "reloaded", done=done)
+            return _reached(app, now, "reloaded", done=done)
         if app.target == generation:
             return None
         return _overtaken(f"it was {'replaced by a later' if app.wanted else 'stopped by another'} command")
@@ -211,7 +221,7 @@ def aborted(brain: Brain, generation: int) -> Goal:
             return None
         if app.generation == generation:
             return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
-        return _reached(app, "aborted", done=app.is_open(now) and not brain.may_old_ones_accept(app, now))
+        return _reached(app, now, "aborted", done=not brain.may_old_ones_accept(app, now))
 
     return goal
 
@@ -247,12 +257,12 @@ def scaled(app: App, now: float) -> Outcome | None:
     """Every wanted slot serves and no other does."""
     surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
     on_the_way = surplus or app.target is not None or app.restart_to is not None
-    return _reached(app, "scaled", done=not on_the_way and (not app.slots() or app.is_open(now)))
+    return _reached(app, now, "scaled", done=not on_the_way and (not app.slots() or app.is_open(now)))
 
 
 def filled(app: App, now: float) -> Outcome | None:
     """The slots that were stopped by themselves serve again."""
-    return _reached(app, "started", done=app.is_open(now))
+    return _reached(app, now, "started", done=app.is_open(now))
 
 
 def replaced(serials: frozenset[int]) -> Goal:
@@ -260,6 +270,6 @@ def replaced(serials: frozenset[int]) -> Goal:
 
     def goal(app: App, now: float) -> Outcome | None:
         left = any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials)
-        return _reached(app, "restarted", done=not left and app.is_open(now))
+        return _reached(app, now, "restarted", done=not left and app.is_open(now))
 
     return goal

@@ -7,9 +7,10 @@ import socket
 import stat
 
 import psutil
+import pytest
 
-from tests.support.pyworker import LONG, Pyworker
-from tests.support.sources import ASGI, WSGI
+from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.sources import ASGI, WAITS, WSGI
 from tests.support.wait import wait_until
 
 
@@ -57,6 +58,33 @@ def test_one_file_starts_several_apps(pw: Pyworker) -> None:
     pw.ok("start", "app.toml")
     assert int(pw.get().split()[1]) in pw.pids("web")
     assert [int(pw.get(port=other).split()[1])] == pw.pids("old")
+
+
+@pytest.mark.parametrize("heals", [False, True])
+def test_what_dies_while_others_still_start_is_not_told_as_started(pw: Pyworker, heals: bool) -> None:
+    fails = ASGI.replace("VERSION =", 'if os.path.exists("broken"):\n    raise SystemExit("no database")\nVERSION =')
+    pw.write("fails.py", fails)
+    pw.write("late.py", WAITS + ASGI)
+    pw.write(
+        "app.toml",
+        '[defaults]\nworkers = 1\npreload = false\n[defaults.restart]\nmax_restarts = 1000\n'
+        f'[apps.fails]\ntarget = "fails:app"\nbind = "127.0.0.1:{pw.port}"\n'
+        + ("" if heals else "[apps.fails.restart]\nmax_restarts = 1\n")
+        + f'[apps.late]\ntarget = "late:app"\nbind = "127.0.0.1:{pw.another_port()}"\n',
+    )
+    start = pw.popen("start", "app.toml")
+    wait_until(lambda: pw.status() and "fails" in {a["name"] for a in pw.ps()["apps"]}, LONG, "the daemon")
+    wait_until(lambda: pw.app("fails")["state"] == "running", LONG, "the first app")
+    pw.write("broken", "")
+    kill(pw.pids("fails")[0])
+    wait_until(lambda: pw.app("fails")["state"] == ("degraded" if heals else "failed"), LONG, "its failure")
+    pw.write("go", "")
+    wait_until(lambda: pw.app("late")["state"] == "running", LONG, "the other app")
+    if heals:
+        os.unlink(os.path.join(pw.folder, "broken"))
+    out, err = start.communicate(timeout=60)
+    assert (start.returncode, "late running 1/1" in out, "fails running 1/1" in out) == (0 if heals else 1, True, heals), out + err
+    assert ("fails did not start: gave up" in err) is not heals, err
 
 
 def test_a_bad_config_starts_nothing_the_daemon_included(pw: Pyworker) -> None:
