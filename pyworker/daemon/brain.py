@@ -42,7 +42,7 @@ from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
-LEFT_WITHIN = 1.0  # seconds that a reload waits for old workers to accept no more, who may stand still
+LEFT_WITHIN = 1.0  # seconds that a command waits for old workers to accept no more, who may stand still
 LOOK_WHETHER_LEFT = 0.005
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"
@@ -256,7 +256,7 @@ class Brain:
         self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
     def may_old_ones_accept(self, app: App, now: float) -> bool:
-        """Whether the next connection may be one of an old worker's: a reload is done after that, and one that is taken back."""
+        """Whether the next connection may be one of an old worker's: a reload, scale or restart of a worker is done after that."""
         for worker in app.workers.values():
             leaves = worker.is_alive and worker.leaving_at is not None and now - worker.leaving_at < LEFT_WITHIN
             if leaves and self._may_accept(app, worker):

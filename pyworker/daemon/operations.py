@@ -253,11 +253,16 @@ def _wanted_again(app: App) -> Outcome | None:
     return _overtaken("it was started again by another command") if app.wanted else None
 
 
-def scaled(app: App, now: float) -> Outcome | None:
-    """Every wanted slot serves and no other does."""
-    surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
-    on_the_way = surplus or app.target is not None or app.restart_to is not None
-    return _reached(app, now, "scaled", done=not on_the_way and (not app.slots() or app.is_open(now)))
+def scaled(brain: Brain) -> Goal:
+    """Every wanted slot serves and no other accepts."""
+
+    def goal(app: App, now: float) -> Outcome | None:
+        surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
+        on_the_way = surplus or app.target is not None or app.restart_to is not None
+        done = not on_the_way and (not app.slots() or app.is_open(now))
+        return _reached(app, now, "scaled", done=done and not brain.may_old_ones_accept(app, now))
+
+    return goal
 
 
 def filled(app: App, now: float) -> Outcome | None:
@@ -265,11 +270,12 @@ def filled(app: App, now: float) -> Outcome | None:
     return _reached(app, now, "started", done=app.is_open(now))
 
 
-def replaced(serials: frozenset[int]) -> Goal:
-    """These workers are gone and their slots serve again."""
+def replaced(brain: Brain, serials: frozenset[int]) -> Goal:
+    """These workers accept no more and their slots serve again."""
 
     def goal(app: App, now: float) -> Outcome | None:
         left = any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials)
-        return _reached(app, now, "restarted", done=not left and app.is_open(now))
+        done = not left and app.is_open(now) and not brain.may_old_ones_accept(app, now)
+        return _reached(app, now, "restarted", done=done)
 
     return goal

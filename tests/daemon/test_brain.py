@@ -78,6 +78,21 @@ def test_a_reload_is_done_when_no_old_worker_accepts_any_more_or_one_stands_stil
     loop.close()
 
 
+@pytest.mark.parametrize("command", ["scale", "restart"])
+def test_a_worker_that_leaves_accepts_no_more_when_the_command_returns(ends: tuple[socket.socket, socket.socket], command: str) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.DRAINING) as (app, old, leaves):
+        app.wanted = app.running = True
+        goal = operations.scaled(brain) if command == "scale" else operations.replaced(brain, frozenset({7}))
+        app.workers[8] = WorkerHandle(WorkerId("api", app.generation, 1, 8), held=False, born_at=9.0, pid=os.getpid(), state=State.READY)
+        old.leaving_at = 10.0
+        assert goal(app, 10.5) is None
+        leaves()
+        assert goal(app, 10.5) == operations.Outcome(True, f"{command.removesuffix('e')}ed")
+    loop.close()
+
+
 @pytest.mark.parametrize("command", ["reload --abort", "reload --soak"])
 def test_a_reload_is_taken_back_when_the_old_code_answers_again(ends: tuple[socket.socket, socket.socket], command: str) -> None:
     spawner: Any = SimpleNamespace()

@@ -97,7 +97,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
                 desk.brain.workers.recycle(app, app.workers[serial], "restart")
             desk.brain.poke(app)
             replaced.setdefault(s.app, set()).update(serials)
-    goals |= {name: ops.replaced(frozenset(serials)) for name, serials in replaced.items()}
+    goals |= {name: ops.replaced(desk.brain, frozenset(serials)) for name, serials in replaced.items()}
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
 
@@ -199,7 +199,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
             app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
         if before != count:
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
-        goals[app.name] = ops.scaled
+        goals[app.name] = ops.scaled(desk.brain)
         desk.brain.poke(app)
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
