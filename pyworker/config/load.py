@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyworker.config import syntax
+from pyworker.config.address import collide, parse_bind
 from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
 from pyworker.config.convert import build, given, partial
@@ -133,8 +134,11 @@ def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) 
     return tuple(apps)
 
 
-def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
-    """Return what [run] of a file says ("" = no file), with options of the command instead where they are not None."""
+def run_config(path: str, options: Mapping[str, Any], apps: Sequence[AppConfig] = ()) -> RunConfig:
+    """Return what [run] of a file says ("" = no file), with options of the command instead where they are not None.
+
+    ConfigError also: one of the apps listens where the probe is to.
+    """
     given_by = {name: value for name, value in options.items() if value is not None}
     raw: dict[str, Any] = {}
     report = Report()
@@ -146,6 +150,13 @@ def run_config(path: str, options: Mapping[str, Any]) -> RunConfig:
             at = ("tool", "pyworker")
             raw = _our_table(raw)
     found = run_of(raw, at, report, given_by)
+    report.stop_if_wrong()
+    for app in apps:
+        for text in app.bind:
+            if found.probe and collide(parse_bind(text), parse_bind(found.probe)):
+                message = f"app `{app.name}` listens on {text}, and the probe is to do so, too ({found.probe})"
+                hint = "give the probe another address: --probe :8081, or [run] probe"
+                report.add((*at, "run", "probe"), message, hint, code="conflict")
     report.stop_if_wrong()
     return found
 

@@ -43,6 +43,13 @@ def test_a_broken_rule_of_a_profile_shows_before_it_is_used(tmp_path: Path, home
     assert "app.toml has 2 errors.\n" in run("check", "--profile", "dev", home=home, cwd=str(tmp_path)).err
 
 
+def test_a_probe_where_an_app_listens_is_a_mistake(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text('[run]\nprobe = ":8081"\n[app]\ntarget = "a:b"\nbind = "127.0.0.1:8081"\n')
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert "listens on 127.0.0.1:8081, and the probe is to do so, too (:8081)\n --> app.toml:2:9\n" in done.err
+
+
 def test_what_only_a_profile_names_may_be_there_elsewhere(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.toml").write_text('[apps.jobs]\ncommand = "true"\n[profiles.prod.apps.jobs]\ncwd = "/srv/of/another/machine"\n')
     assert run("check", home=home, cwd=str(tmp_path)).code == 0

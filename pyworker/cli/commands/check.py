@@ -73,7 +73,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
 
 def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], list[Problem]]:
     """Return the apps of a file, and all that is wrong with it here; of the other profiles, what is wrong anywhere."""
-    from pyworker.config.load import load
+    from pyworker.config.load import load, run_config
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import find_paths
 
@@ -87,6 +87,10 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
             find_paths(app, file=loaded.path, our_python=sys.executable, profile=profile)
         except ConfigError as error:
             problems += error.problems
+    try:
+        run_config(path, {}, loaded.apps)
+    except ConfigError as error:
+        problems += error.problems
     return loaded.apps, problems
 
 

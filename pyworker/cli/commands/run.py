@@ -74,8 +74,8 @@ def cmd(
         table["inherit_env"] = ["*"]
     from pyworker.config.load import run_config
 
-    config = run_config(found.request.get("file") or "", {"logs": logs, "probe": probe, "lame_duck": lame_duck})
-    _refuse_a_probe_of_theirs(found, config.probe or "")
+    given = {"logs": logs, "probe": probe, "lame_duck": lame_duck}
+    config = run_config(found.request.get("file") or "", given, found.apps)
     if not settings.quiet:
         _say_how_long(found, config.lame_duck)
         _say_what_does_not_fit(found)
@@ -108,19 +108,6 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     sys.stdout.flush()
     argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--run", str(fd)]
     os.execv(sys.executable, argv)
-
-
-def _refuse_a_probe_of_theirs(found: Startable, probe: str) -> None:
-    from pyworker.config.address import collide, parse_bind
-
-    for app in found.apps:
-        for text in app.bind:
-            if probe and collide(parse_bind(text), parse_bind(probe)):
-                raise PyworkerError(
-                    f"app `{app.name}` listens on {text}, and the probe is to do so, too ({probe})",
-                    hint="give the probe another address: --probe :8081, or [run] probe", code="conflict",
-                    exit=Exit.BAD_CONFIG,
-                )  # fmt: skip
 
 
 def _say_what_does_not_fit(found: Startable) -> None:
