@@ -111,8 +111,12 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
             if match[1] in known:
                 return known[match[1]]
             if match[1] == "process_num":
-                was = f"{match[0]}, from {options.get('numprocs_start', '0')} on"
-                app.look("process_num", f"was {was}; a worker knows its number as $PYWORKER_WORKER, 1, 2, 3 …")
+                start = whole(options.get("numprocs_start", "0")) or 0
+                number = "$PYWORKER_WORKER" if start == 1 else f"$((PYWORKER_WORKER {start - 1:+}))"
+                number = number if match[2] in ("d", "s") else f"$(printf %{match[2]} {number})"
+                same = f": for the same numbers write {number} in a command that a shell runs"
+                was = f"was {match[0]}, from {start} on; a worker knows its number as $PYWORKER_WORKER, 1, 2, 3 …"
+                app.look("process_num", was + ("" if number == "$PYWORKER_WORKER" else same))
                 return "$PYWORKER_WORKER"
             return match[0]
 

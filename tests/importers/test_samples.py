@@ -290,6 +290,13 @@ def test_another_environment_is_a_profile_and_a_script_at_times_a_job() -> None:
     assert '[profiles.production.apps.api-1.env]\nPORT = "80"' in text
 
 
+def test_the_digits_of_a_process_number_of_supervisor_are_told_as_a_shell_writes_them() -> None:
+    text = "[program:x]\ncommand=serve --port=90%(process_num)02d\nnumprocs=4\n"
+    for start, number in (("", "$((PYWORKER_WORKER -1))"), ("numprocs_start=1\n", "$PYWORKER_WORKER"), ("numprocs_start=20\n", "$((PYWORKER_WORKER +19))")):
+        (x,) = supervisor.read(text + start, "/", []).apps
+        assert any(f"write $(printf %02d {number}) in a" in note.reason for note in x.review)
+
+
 def test_included_files_of_supervisor_are_read() -> None:
     folder = str(SAMPLES / "supervisor")
     text = (SAMPLES / "supervisor" / "supervisord.conf").read_text()
