@@ -49,6 +49,11 @@ class Direct:
         generation = app.generations.get(handle.id.generation)
         if handle.pid:
             return
+        if generation is not None and not is_direct(generation, handle):
+            if handle.is_alive:  # its Hello is on the way; without one at least its end is told
+                self._brain.deaths.claim(app, handle, pid)
+                self._brain.poke(app)
+            return
         if not handle.is_alive or generation is None:
             self._end(handle, pid)
             return

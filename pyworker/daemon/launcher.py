@@ -29,7 +29,7 @@ HANGS = 10.0  # seconds without an answer
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows
-Started = Callable[[int], None]  # is given the pid
+Started = Callable[[int], None]  # is given the pid, which also the Hello says of one that is not started directly
 
 
 def environ() -> dict[str, str]:
@@ -43,7 +43,7 @@ class _Due(NamedTuple):
     data: bytes
     fds: list[int]  # ours, until they are sent
     failed: Failed
-    started: Started | None  # of one that is started directly: it does not say Hello
+    started: Started
 
 
 class Launcher:
@@ -69,18 +69,18 @@ class Launcher:
         """Whether all that it was asked for was started or given up: nobody else could tell what runs."""
         return not self._sent and not self._due
 
-    def launch(self, table: dict[int, int], spec_fd: int, failed: Failed, started: Started | None = None) -> None:
+    def launch(self, table: dict[int, int], spec_fd: int, failed: Failed, started: Started, *, direct: bool) -> None:
         """Start the process that the spec (at the place `spec_fd` of the table) describes; OSError when it cannot even be tried.
 
-        `table` maps the process's fd numbers to ours, which stay the caller's. `failed` is called later or never.
-        With `started` it is started directly when that can be done, and then this is called with its pid.
+        `table` maps the process's fd numbers to ours, which stay the caller's. `failed` or `started` is called later or never.
+        `direct`: it is started directly when that can be done.
         """
         if self.channel is None:
             self._start()
         if not self._sent and not self._due:
             self._look_in(HANGS)
         self._number += 1
-        message = Launch(self._number, spec_fd, tuple(table), direct=started is not None)
+        message = Launch(self._number, spec_fd, tuple(table), direct=direct)
         copies: list[int] = []
         try:
             copies.extend(os.dup(fd) for fd in table.values())
@@ -143,7 +143,7 @@ class Launcher:
             due = self._sent.pop(message.number, None)
             if due is not None and message.errno:
                 due.failed(message.errno)
-            elif due is not None and due.started is not None and message.pid > 1:
+            elif due is not None and message.pid > 1:
                 due.started(message.pid)
         if channel is self.channel:
             self._flush()

@@ -100,7 +100,7 @@ class Spawner:
     def worker(self, app: App, generation: Generation, handle: WorkerHandle, failed: Failed, started: Started) -> None:
         """Ask the template to fork the worker, or the launcher to start it; `failed` is called when that one cannot.
 
-        `started` is called with the pid of a command that does not say Hello. Raises OSError; the worker then counts as one that died.
+        `started` is called with the pid of what the launcher has started. Raises OSError; the worker then counts as one that died.
         """
         identity = handle.id
         ours, theirs = unix_fds.socketpair()
@@ -130,7 +130,7 @@ class Spawner:
                     held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 table = self._described(role, app, generation, handle, theirs, out, err, ipc, given, held=held)
-                self.launcher.launch(table, _SPEC_FD, failed, started if is_direct(generation, handle) else None)
+                self.launcher.launch(table, _SPEC_FD, failed, started, direct=is_direct(generation, handle))
                 return
             template = app.templates[generation.number]
             assert template.channel is not None

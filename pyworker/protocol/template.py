@@ -72,7 +72,7 @@ class Launched:
 
     number: int
     errno: int = 0
-    pid: int = 0  # of one that was started directly and so says nothing itself; 0: it says Hello
+    pid: int = 0  # 0: it says Hello
 
 
 # ---- daemon -> template ----------------------------------------------------------------------------

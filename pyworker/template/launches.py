@@ -57,7 +57,7 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
                 if middle == 0:
                     if asked.direct:
                         return _batch(channel, launch, asked, packet)
-                    _second_fork()
+                    _second_fork(channel, asked.number)
                     channel.close()
                     put_in_place(dict(zip(asked.places, packet.fds, strict=True)))
                     return launch(asked.spec_fd)
@@ -65,7 +65,7 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
                 if asked.direct and status:
                     return 0  # nobody knows what it had done: the end of the channel says so
                 error = errno.EAGAIN if status < 0 else status
-                answered = asked.direct
+                answered = not status
         told = answered or _answer(channel, Launched(asked.number, error))
         close_all(packet.fds)  # not before: the end of its channel would say that it has died
         if not told:
@@ -81,10 +81,11 @@ def _answer(channel: socket.socket, message: Launched) -> bool:
     return True
 
 
-def _second_fork() -> None:
-    """Go on as a child whose parent has left; that one's exit code is the errno of a fork that failed."""
+def _second_fork(channel: socket.socket, number: int) -> None:
+    """Go on as a child whose parent has told its pid and left; that one's exit code is the errno of a fork that failed."""
     try:
-        if os.fork():
+        if child := os.fork():
+            _answer(channel, Launched(number, 0, child))
             os._exit(0)
     except OSError as failure:
         os._exit(failure.errno or errno.EAGAIN)

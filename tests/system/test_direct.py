@@ -99,6 +99,15 @@ def test_a_command_whose_port_died_with_the_daemon_is_replaced_at_once(pw: Pywor
     wait_until(lambda: [pid for pid in born(pw) if alive(pid)] == pw.pids("job"), LONG, "the end of the one too many")
 
 
+@pytest.mark.parametrize("kind", ["script = 'job.py'", "command = ['sleep', '600']\nbind = '127.0.0.1:{port}'"])
+def test_how_one_ended_that_had_not_said_a_word_is_known_all_the_same(pw: Pyworker, kind: str) -> None:
+    pw.make_failpoints()
+    pw.arm("launch.born", "kill")
+    pw.write("job.py", "import time\ntime.sleep(600)\n")
+    pw.write("app.toml", f"[apps.job]\n{kind.format(port=pw.port)}\n")
+    assert "job.1 exited killed by signal 9 (KILL)" in pw.run("start", "app.toml").stderr
+
+
 def test_a_first_start_goes_on_when_the_launcher_dies_over_it(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.arm("launch.started", "kill")
