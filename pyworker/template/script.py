@@ -66,6 +66,9 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         error.__traceback__ = own
         if not runtime.bound:
             text = "".join(traceback.format_exception(error))
-            runtime.fail(Failed("import", headline.of(error), clip(text)))
+            hint = ""
+            if own is None and isinstance(error, FileNotFoundError):  # it was there when the config was read
+                hint = f"It was removed under the app. To look again where `script` leads: pyworker reload {app.name}"
+            runtime.fail(Failed("import", headline.of(error), clip(text), hint))
         sys.excepthook(type(error), error, own)
         sys.exit(1)

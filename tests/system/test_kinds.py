@@ -226,7 +226,8 @@ def test_a_reload_never_goes_on_with_another_python_because_the_venv_is_gone(pw:
     pw.ok("reload", "job")
     shutil.rmtree(where)
     pw.ok("stop", "job")
-    pw.ok("start", "job")  # a start is a new beginning, as that of an app nobody knew
+    # a start is a new beginning, as that of an app nobody knew
+    assert f"is gone: now it has ours. Again: python3 -m venv {where}" in pw.ok("start", "job").stderr
     wait_until(lambda: pw.ok("logs", "job", "--no-prefix").stdout.splitlines()[-1] == sys.prefix, LONG, "its line")
 
 

@@ -287,6 +287,16 @@ def test_refused_address_is_an_error_of_bind(daemon: Any, folder: Path) -> None:
     assert d.reap(worker.pid) == 1
 
 
+def test_a_script_that_is_not_where_it_was_has_a_next_step(daemon: Any, folder: Path) -> None:
+    d = daemon(script=str(folder / "gone.py"))
+    worker = d.launch("script", slot=1, row=1, workers=1)
+    worker.expect(Hello)
+    failed = worker.expect(Failed)
+    assert failed.message.startswith("FileNotFoundError")
+    assert failed.hint == f"It was removed under the app. To look again where `script` leads: pyworker reload {d.app.name}"
+    assert d.reap(worker.pid) == 1
+
+
 def test_answer_that_is_said_twice_is_not_taken_for_one_to_the_next_bind(daemon: Any, folder: Path) -> None:
     text = """
 import socket, sys

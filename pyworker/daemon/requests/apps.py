@@ -64,19 +64,21 @@ def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
     """Return the next generation of an app that is known, read from its source as it is now; raises ConfigError."""
     config, file, read = read_config(app.source, env_values(app))
     generation = make_generation(next_generation(desk, app.name), config, file, read, shell_env)
-    if app.current is not None:
-        _check_venv(app.current, generation, file)
+    wanted = lost_venv(app.current, generation)
+    if wanted and app.current is not None:
+        problem = f"the app runs with {app.current.resolved.python}, and {wanted} is not there any more"
+        hint = f"make it again: python3 -m venv {wanted}; or name another: python = …"
+        raise ConfigError([Problem(problem, hint, "python", file, code="not_found")])
     return generation
 
 
-def _check_venv(before: Generation, after: Generation, file: str) -> None:
-    """Refuse another interpreter only because the venv that nobody named is gone: none of the app's packages is in it."""
+def lost_venv(before: Generation | None, after: Generation) -> str:
+    """Return the venv that nobody named if it is gone, and only therefore the interpreter another: it has none of the app's packages."""
+    if before is None or after.config.python is not None:
+        return ""
     found = os.path.join(before.config.cwd, DEFAULT_VENV, "")
     wanted = os.path.join(after.config.cwd, DEFAULT_VENV)
-    if after.config.python is None and before.resolved.python.startswith(found) and not os.path.isdir(wanted):
-        problem = f"the app runs with {before.resolved.python}, and {wanted} is not there any more"
-        hint = f"make it again: python3 -m venv {wanted}; or name another: python = …"
-        raise ConfigError([Problem(problem, hint, "python", file, code="not_found")])
+    return wanted if before.resolved.python.startswith(found) and not os.path.isdir(wanted) else ""
 
 
 def forget(desk: Desk, app: App) -> None:

@@ -17,7 +17,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import env_values, forget, new_app, next_generation, shell_of
+from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
@@ -92,12 +92,16 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         desk.brain.poke(app)
     for app, generation in prepared:
         app.stopped_slots.clear()
+        lost = lost_venv(app.current, generation)
         if app.is_empty() and app.closed:
             desk.brain.begin(app, generation.number)
         else:  # it is stopping, or has failed: everything old leaves first
             app.wanted, app.running, app.keep_listening = True, False, True
             app.restart_to = generation.number
             desk.brain.poke(app)
+        if lost:
+            what = f"{lost}, whose Python it had, is gone: now it has ours. Again: python3 -m venv {lost}"
+            desk.brain.note(app, what)
         goals[app.name] = ops.started("started", generation.number)
     for app in still:  # what it waited for in vain may be one of those that begin now
         app.blocked = None
