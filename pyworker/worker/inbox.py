@@ -57,7 +57,8 @@ class InboxLoop:
     def hold(self, held: bool) -> None:
         """Leave new connections where they are while `held`; the dispatcher gives them to siblings that are free."""
         self._held = held
-        self._watch()
+        if self.accepting:
+            self._watch()
 
     def try_once(self) -> None:
         """Nobody is woken in our stead here: nothing to do."""

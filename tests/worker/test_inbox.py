@@ -128,6 +128,17 @@ def test_it_takes_nothing_while_it_is_held(post: Post) -> None:
     asyncio.run(live())
 
 
+def test_one_that_has_stopped_may_be_held_and_let_go(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        await inbox.stop(to_empty=False)
+        inbox.hold(True)  # the requests that it still has take all its threads
+        inbox.hold(False)
+
+    asyncio.run(live())
+
+
 def test_it_takes_none_that_it_has_no_descriptor_for(post: Post) -> None:
     async def live() -> None:
         inbox = post.loop()
