@@ -259,15 +259,14 @@ def scaled(brain: Brain) -> Goal:
     def goal(app: App, now: float) -> Outcome | None:
         surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
         on_the_way = surplus or app.target is not None or app.restart_to is not None
-        done = not on_the_way and (not app.slots() or app.is_open(now))
-        return _reached(app, now, "scaled", done=done and not brain.may_old_ones_accept(app, now))
+        return _reached(app, now, "scaled", done=not on_the_way and not brain.may_old_ones_accept(app, now))
 
     return goal
 
 
 def filled(app: App, now: float) -> Outcome | None:
     """The slots that were stopped by themselves serve again."""
-    return _reached(app, now, "started", done=app.is_open(now))
+    return _reached(app, now, "started", done=True)
 
 
 def replaced(brain: Brain, serials: frozenset[int]) -> Goal:
@@ -275,7 +274,6 @@ def replaced(brain: Brain, serials: frozenset[int]) -> Goal:
 
     def goal(app: App, now: float) -> Outcome | None:
         left = any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials)
-        done = not left and app.is_open(now) and not brain.may_old_ones_accept(app, now)
-        return _reached(app, now, "restarted", done=done)
+        return _reached(app, now, "restarted", done=not left and not brain.may_old_ones_accept(app, now))
 
     return goal
