@@ -270,6 +270,8 @@ class Logger:
             failpoint.hit("logger.write")
         for file, records in self._batch.items():
             file.write(b"".join(records), now, self._stamp.now())
+            if isinstance(file, LogFile):
+                self._hands.owe(file.app, file.unsaid)
         self._batch = {}
         self._hands.empty()
         if self._for_journal:
@@ -382,6 +384,10 @@ class Logger:
             point_to(self._home, app, spec.file)
         if count := self._hands.left.pop(app, 0):
             self._file(app).missed(count, "the logger was killed with them in its hands (at most)")
+        owed = self._file(app)
+        if (count := self._hands.unsaid.pop(app, 0)) and isinstance(owed, LogFile):
+            owed.owe(count, "the logger before this one could not write them")
+            self._hands.owe(app, owed.unsaid)
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec
