@@ -18,8 +18,8 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         "Description=pyworker: pools of workers for Python apps",
         "After=network-online.target",
         "Wants=network-online.target" if not user else "",
-        "StartLimitIntervalSec=60",
-        "StartLimitBurst=5",
+        # a disk that is full may have room minutes later
+        "StartLimitIntervalSec=0",
         "",
         "[Service]",
         "Type=notify-reload" if reloads else "Type=notify",
@@ -36,6 +36,7 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         # a worker that is killed for its memory is replaced; the others serve on
         "OOMPolicy=continue",
         "Restart=on-failure",
+        "RestartSec=2",
         "RestartPreventExitStatus=75 78",
         "LimitNOFILE=524288",
         "TasksMax=infinity",
@@ -59,8 +60,7 @@ command_args={_shell(" ".join([*map(_shell, arguments), "daemon", "run"]))}
 command_user={_shell(owner)}
 supervisor=supervise-daemon
 respawn_delay=2
-respawn_max=5
-respawn_period=60
+respawn_max=0
 retry="TERM/90/KILL/5"
 extra_started_commands="reload"
 export PYWORKER_HOME={_shell(home)}

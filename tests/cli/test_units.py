@@ -32,6 +32,11 @@ def test_the_unit_has_what_this_systemd_knows(version: int) -> None:
     assert "\n\n\n" not in text
 
 
+def test_a_daemon_that_cannot_start_is_tried_again_for_as_long_as_it_takes() -> None:
+    assert "\nStartLimitIntervalSec=0\n" in units.systemd(COMMAND, "/home/a", user=False, stop_seconds=90, version=257)
+    assert "\nrespawn_max=0\n" in units.openrc(COMMAND, "/home/a", "deploy")
+
+
 @pytest.mark.parametrize("user", [False, True])
 def test_systemd_accepts_it(user: bool, tmp_path: Path) -> None:
     verify = shutil.which("systemd-analyze")
