@@ -11,7 +11,7 @@ from dataclasses import field
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.policy.memory import OWN
+from pyworker.policy.memory import whole
 from pyworker.record import record
 
 PROBE_PORT = 8081  # where `[run] probe` names none
@@ -163,7 +163,7 @@ def _memory(app: AppConfig, per_pod: int | str, lost: list[str]) -> int | None:
     if per_pod == "auto":
         lost.append('limits.memory is per worker and workers = "auto": set the memory of the whole by hand')
         return None
-    return int(app.limits.memory) * int(per_pod) + OWN
+    return whole(int(app.limits.memory), int(per_pod))
 
 
 def _inside(app: AppConfig, path: str) -> str:

@@ -192,7 +192,7 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     pod = spec["template"]["spec"]
     container = pod["containers"][0]
     assert pod["terminationGracePeriodSeconds"] == 20 + 10 + 2 + 5
-    assert container["resources"]["limits"]["memory"] == f"{4 * 256 + 128}Mi"
+    assert container["resources"]["limits"]["memory"] == f"{5 * 256 + 128}Mi"
     assert container["args"] == ["app.toml", "--only", "api", "--probe", ":8081", "--bind", "0.0.0.0:8000"]
     assert "replicas" not in spec, "that is the autoscaler's"
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
@@ -217,7 +217,7 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     still = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", autoscale="none")["api.yaml"])}
     assert still["Deployment"]["spec"]["replicas"] == 2
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--workers", "1"]
-    assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "384Mi"
+    assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == f"{2 * 256 + 128}Mi"
 
 
 def test_the_autoscaler_looks_at_what_it_is_told_to(made: pathlib.Path) -> None:

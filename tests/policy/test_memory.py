@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyworker.policy.memory import OWN, share
+from pyworker.policy.memory import OWN, share, whole
 
 
 @pytest.mark.parametrize("limit", [64 * 2**20, 256 * 2**20, 2**30, 2**36])
@@ -19,3 +19,7 @@ def test_what_pyworker_itself_needs_is_left_to_it() -> None:
 
 def test_a_small_limit_leaves_half_of_it_to_the_workers() -> None:
     assert share(128 * 2**20, 1) == 32 * 2**20
+
+
+def test_the_whole_of_which_a_limit_is_the_share() -> None:
+    assert share(whole(2**28, 4), 4) == 2**28
