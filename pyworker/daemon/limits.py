@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pyworker.config.schema import LimitsConfig
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import TOO_LOW, Brain
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import LAZY, Loop, Timer
 from pyworker.daemon.pulse import OwnTime
 from pyworker.daemon.sample import Sampler
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.memory import share
 from pyworker.protocol.events import Event
+from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
 from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import oom
 
@@ -128,4 +130,13 @@ def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: 
         if stands or (stats.oldest_at > 0 and own_time.age(stats.oldest_at, now) > limit):
             brain.workers.signal(app, w, STACKS_SIGNAL)
             brain.workers.recycle(app, w, f"a request runs longer than {limit:g} s; its stacks are in the log")
+            brain.stacks.take(app, w, lambda text, *_, w=w: _say_where(brain, app, w, text))
             return
+
+
+def _say_where(brain: Brain, app: App, handle: WorkerHandle, stacks: str) -> None:
+    """The threads of a worker whose request awaits something are idle: say in what its tasks wait."""
+    where = whereabouts([*(parse_tasks(stacks, handle.pid) or ()), *parse(stacks)])
+    if where:
+        text = f"worker {handle.id.slot}, a request of which runs too long, is in {where}"
+        brain.emit(app, "app_note", None, text=text[:500])

@@ -1,7 +1,7 @@
 """Daemon: the live Python stacks of a worker, taken from outside while it goes on.
 
 A signal has faulthandler write them, in C, into a memfd that all workers of the app were born with (stacks.APP in the
-store); one worker of an app at a time. The signal is sent only to a process that handles it (SigCgt in /proc): any other
+store); one worker of an app at a time. Another signal has its loop add where its tasks wait. A signal is sent only to a process that handles it (SigCgt in /proc): any other
 would die of it.
 """
 
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.stacks import MAX_TEXT
-from pyworker.protocol.worker import DUMP_SIGNAL
+from pyworker.protocol.stacks import MAX_TEXT, parse_tasks
+from pyworker.protocol.worker import DUMP_SIGNAL, TASKS_SIGNAL
 from pyworker.unix import signals
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 PATIENCE = 2.0  # seconds for the signal to be taken and the dump to be written
+LOOP_PATIENCE = 0.5  # ... and for the loop, which may be blocked: then it is what the threads do that counts
 _LOOK_EVERY = 0.02
 
 Then = Callable[[str, str, str], None]  # text, or what went wrong and what to do about it
@@ -76,7 +77,24 @@ class Stacks:
         if not is_done and self._brain.loop.clock() < until:
             self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, fd, before, until))
             return
-        text = os.pread(fd, MAX_TEXT, 0).decode("utf-8", "backslashreplace")
+        if os.fstat(fd).st_size and handle.ended_at is None and signals.is_handled(handle.pid, TASKS_SIGNAL):
+            self._brain.workers.signal(app, handle, TASKS_SIGNAL)
+            self._add_tasks(queue, fd, self._brain.loop.clock() + LOOP_PATIENCE)
+        else:
+            self._take_text(queue, fd)
+
+    def _add_tasks(self, queue: deque[_Job], fd: int, until: float) -> None:
+        """Wait until the loop has written what its tasks wait in."""
+        handle = queue[0].handle
+        is_done = handle.ended_at is not None or parse_tasks(_text(fd), handle.pid) is not None
+        if is_done or self._brain.loop.clock() >= until:
+            self._take_text(queue, fd)
+        else:
+            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._add_tasks(queue, fd, until))
+
+    def _take_text(self, queue: deque[_Job], fd: int) -> None:
+        app, handle, _ = queue[0]
+        text = _text(fd)
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
         if text:
@@ -97,3 +115,7 @@ class Stacks:
             queue.popleft()
             if queue:
                 self._begin(queue)
+
+
+def _text(fd: int) -> str:
+    return os.pread(fd, MAX_TEXT, 0).decode("utf-8", "backslashreplace")

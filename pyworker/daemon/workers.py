@@ -27,7 +27,7 @@ from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
-from pyworker.protocol.stacks import parse, whereabouts
+from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
 from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -125,7 +125,7 @@ class Workers:
         generation = app.generations.get(handle.id.generation)
         if not handle.is_alive or handle.ended_at is not None or generation is None:
             return
-        where = whereabouts(parse(stacks))
+        where = whereabouts([*parse(stacks), *(parse_tasks(stacks, handle.pid) or ())])
         text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({generation.config.stop.drain_timeout:g} s)"
         text += f": it is in {where}" if where else ""
         self._brain.emit(app, "app_note", None, text=text[:500])

@@ -1,18 +1,23 @@
-"""The stacks of a worker's threads: faulthandler's text, and what it says. Pure.
+"""The stacks of a worker's threads and tasks: faulthandler's text, and what it says. Pure.
 
-faulthandler writes them in C, from a signal handler, so that a worker that is stuck answers as one that is not.
-The text comes out of the worker and is untrusted: what is no line of a dump is skipped.
+faulthandler writes those of threads in C, from a signal handler, so that a worker that is stuck answers as one that is not.
+Those of tasks are written beside them by the loop (worker/tasks.py), in the same way, if it runs. The text comes out of the worker and is untrusted: what is no line of a dump is skipped.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pyworker.record import record
 
 MAX_TEXT = 256 * 1024  # bytes of a dump that are read
 _THREAD = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.{0,64}?)\])? \(most recent call first\):\Z")
-_NOT_THE_APPS = re.compile(r"<|/proc/self/fd/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)")  # Python's, or ours
+_TASK = re.compile(r"Task \[(.{0,64})\] times (\d{1,9}) \(most recent call first\):\Z")
+_TASKS = re.compile(r"^Tasks of (\d+)\n(.*?)^End of tasks\n", re.MULTILINE | re.DOTALL)
+_NOT_THE_APPS = re.compile(  # Python's, or ours
+    r"<|/proc/self/fd/|.*/pyworker/(cluster|template|worker)/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)"
+)
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)\Z')
 
 
@@ -35,30 +40,67 @@ class ThreadStack:
     frames: tuple[Frame, ...]
 
 
+@record
+class TaskStack:
+    """What a task waits in, the outermost call first."""
+
+    name: str
+    count: int  # of tasks that wait in the same
+    frames: tuple[Frame, ...]
+
+
 def parse(text: str) -> tuple[ThreadStack, ...]:
     """Return the threads of a dump, in its order."""
-    found: list[tuple[str, str, bool, list[Frame]]] = []
+    stacks = _stacks(_TASKS.sub("", text), _THREAD)
+    return tuple(ThreadStack(head[2], head[3] or "", head[1] == "Current thread", frames) for head, frames in stacks)
+
+
+def parse_tasks(text: str, pid: int) -> tuple[TaskStack, ...] | None:
+    """Return the tasks that a process has added to a dump; None: it has not, or not yet."""
+    own = [part for writer, part in _TASKS.findall(text) if writer == str(pid)]
+    if not own:
+        return None
+    return tuple(TaskStack(head[1], int(head[2]), frames) for head, frames in _stacks(own[-1], _TASK))
+
+
+def write_tasks(pid: int, tasks: Iterable[TaskStack]) -> str:
+    """Return the text that `parse_tasks` reads; of very many the first ones only."""
+    found = [f"Tasks of {pid}\n"]
+    room = MAX_TEXT // 2
+    for task in tasks:
+        name = "".join(c if c.isprintable() else "?" for c in task.name)[:64]
+        calls = [f'  File "{frame.file}", line {frame.line} in {frame.function}\n' for frame in reversed(task.frames)]
+        text = f"Task [{name}] times {task.count} (most recent call first):\n" + "".join(calls)
+        room -= len(text)
+        if room < 0:
+            break
+        found.append(text)
+    return "".join([*found, "End of tasks\n"])
+
+
+def _stacks(text: str, heads: re.Pattern[str]) -> list[tuple[re.Match[str], tuple[Frame, ...]]]:
+    found: list[tuple[re.Match[str], list[Frame]]] = []
     inside = False
     for line in text.splitlines():
-        head = _THREAD.match(line)
+        head = heads.match(line)
         if head is not None:
-            found.append((head[2], head[3] or "", head[1] == "Current thread", []))
+            found.append((head, []))
             inside = True
             continue
         frame = _FRAME.match(line)
         if frame is not None and inside:
             number = int(frame[2]) if frame[2].isdecimal() else 0
-            found[-1][3].append(Frame(frame[1], number, frame[3]))
+            found[-1][1].append(Frame(frame[1], number, frame[3]))
         elif line.strip() not in ("", "...", "<no Python frame>", "<tstate is freed>"):
             inside = False  # Python 3.14 adds the C stack: not ours to explain
-    return tuple(ThreadStack(t, n, c, tuple(reversed(frames))) for t, n, c, frames in found)
+    return [(head, tuple(reversed(frames))) for head, frames in found]
 
 
-def whereabouts(threads: tuple[ThreadStack, ...], most: int = 3) -> str:
-    """Return where threads are in code of the app's: "/srv/shop.py:12 in view"; "" where none is in any."""
+def whereabouts(stacks: Iterable[ThreadStack | TaskStack], most: int = 3) -> str:
+    """Return where threads and tasks are in code of the app's: "/srv/shop.py:12 in view"; "" where none is in any."""
     found: dict[str, None] = {}
-    for thread in threads:
-        frame = next((f for f in reversed(thread.frames) if not _NOT_THE_APPS.match(f.file)), None)
+    for stack in stacks:
+        frame = next((f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file)), None)
         if frame is not None:
             found[f"{frame.file}:{frame.line} in {frame.function}"] = None
     return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:most])

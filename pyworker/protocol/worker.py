@@ -14,6 +14,7 @@ from pyworker.record import record
 MAX_WORKER_MESSAGE = 32 * 1024
 STACKS_SIGNAL = 62  # a real-time signal that asgi and wsgi workers answer with the stacks of all threads on stderr
 DUMP_SIGNAL = 61  # a real-time signal that Python workers answer with the same, written into their stacks memfd
+TASKS_SIGNAL = 60  # a real-time signal on which the loop of an asgi worker writes there in what its tasks wait
 CHECK_HEADER = "x-pyworker-check"  # marks a health check's request: not counted, not in the access log
 
 

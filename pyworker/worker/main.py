@@ -22,6 +22,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.errors import Exit
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import (
+    TASKS_SIGNAL,
     Accepting,
     Bound,
     Check,
@@ -35,7 +36,7 @@ from pyworker.protocol.worker import (
     Ready,
     Recycle,
 )
-from pyworker.worker import api
+from pyworker.worker import api, tasks
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
 from pyworker.worker.birth import Birth, keep_from_children
 from pyworker.worker.channel import Channel, Closed, clip
@@ -151,6 +152,7 @@ class _Worker:
     async def live(self) -> int:
         loop = self._loop = asyncio.get_running_loop()
         birth = self._birth
+        server = self._server
         exclusive = birth.app.balance == "round-robin"
         untried = self._kind == "uvloop" and exclusive and not birth.takes_turns
         if untried and not await can_loop_take_turns(loop):
@@ -159,11 +161,14 @@ class _Worker:
         signals = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "INT", birth.app.stop.signal)}
         for name, number in signals.items():
             loop.add_signal_handler(number, self._on_signal, name)
-        keep_from_children(signals.values())
+        ours = set(signals.values())
+        if server.interface == "asgi" and birth.stacks_fd >= 0:
+            loop.add_signal_handler(TASKS_SIGNAL, tasks.write, birth.stacks_fd)
+            ours.add(TASKS_SIGNAL)
+        keep_from_children(ours)
         loop.add_reader(self._channel.fileno(), self._on_channel)
         # the listeners are not ours to accept on when somebody hands the connections out
         listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []
-        server = self._server
         self._accepts: AcceptLoop | InboxLoop
         if birth.inbox_fd >= 0:
             self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), server.serve)

@@ -60,7 +60,8 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
     workers = SimpleNamespace(
         signal=lambda app, worker, number: None, recycle=lambda app, worker, reason: recycled.append(clock[0])
     )
-    brain: Any = SimpleNamespace(apps={}, workers=workers, events=EventLog(-1))
+    stacks = SimpleNamespace(take=lambda app, worker, then: None)
+    brain: Any = SimpleNamespace(apps={}, workers=workers, stacks=stacks, events=EventLog(-1))
     sampler: Any = None
     limits.watch(loop, brain, sampler)
     began = clock[0]

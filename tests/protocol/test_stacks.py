@@ -9,7 +9,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.protocol.stacks import Frame, parse, whereabouts
+from pyworker.protocol.stacks import MAX_TEXT, Frame, TaskStack, parse, parse_tasks, whereabouts, write_tasks
 
 PYTHON_3_14 = """\
 Thread 0x00007f01 [db pool] (most recent call first):
@@ -42,6 +42,19 @@ def test_a_dump_of_this_python_is_read_back() -> None:
     assert any(f.function == "wait" for t in threads if not t.current for f in t.frames)
 
 
+def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
+    tasks = (TaskStack("Task-1", 3, (Frame("/srv/a.py", 1, "outer"), Frame("/srv/a.py", 2, "inner"))), TaskStack("x\ny", 1, ()))
+    others = write_tasks(2, [TaskStack("late", 1, (Frame("/srv/b.py", 1, "b"),))])
+    text = PYTHON_3_14 + others + write_tasks(1, tasks)
+    assert parse_tasks(text, 1) == (tasks[0], TaskStack("x?y", 1, ()))
+    assert parse_tasks(text, 3) is None
+    assert parse(text) == parse(PYTHON_3_14)
+    assert whereabouts(tasks) == "/srv/a.py:2 in inner"
+    many = [TaskStack(f"Task-{n}", 1, (Frame("/srv/" + "x" * 1000, n, "f"),)) for n in range(1000)]
+    assert len(parse_tasks(write_tasks(1, many), 1) or ()) > 100
+    assert len(write_tasks(1, many)) < MAX_TEXT
+
+
 def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
     waiting, working = parse(PYTHON_3_14)
     assert (waiting.name, waiting.current, waiting.frames) == ("db pool", False, (Frame("/srv/db.py", 0, "wait"),))
@@ -64,6 +77,9 @@ Current thread 0x3 (most recent call first):
   File "/usr/lib/python3.12/socket.py", line 706 in readinto
   File "/srv/shop.py", line 12 in view
   File "/proc/self/fd/7/pyworker/worker/engines/wsgi.py", line 90 in answer
+
+Thread 0x4 (most recent call first):
+  File "/opt/pw/lib/python3.12/site-packages/pyworker/worker/engines/pool.py", line 40 in _work
 """
     third = "/srv/.venv/lib/python3.12/site-packages/spy/worker.py:7 in run"
     assert whereabouts(parse(text)) == f"/srv/shop.py:12 in view, {third}"

@@ -20,6 +20,13 @@ def deep_inside():
     while not os.path.exists("go-on"):
         time.sleep(0.01)
 
+async def deep_wait():
+    while not os.path.exists("go-on"):
+        await asyncio.sleep(0.01)
+
+async def outer_wait():
+    await deep_wait()
+
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
@@ -29,6 +36,8 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/block":
         deep_inside()
+    if scope["path"] == "/await":
+        await outer_wait()
     if scope["path"] == "/thread":
         await asyncio.to_thread(deep_inside)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -62,6 +71,29 @@ def test_a_stuck_worker_shows_where_and_goes_on(pw: Pyworker, path: str) -> None
         pw.write("go-on", "")
         assert client.recv(100).startswith(b"HTTP/1.1 200")
     assert pw.pids() == [pid]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_what_a_request_awaits_is_shown_with_how_it_came_there(pw: Pyworker, loop: str) -> None:
+    pw.api(STUCK, workers=1, top=f'loop = "{loop}"')
+    pw.ok("start", "app.toml")
+    assert "task" not in pw.ok("stack", "api.1").stdout  # the lifespan's waits, too
+    clients = [socket.create_connection(("127.0.0.1", pw.port), timeout=LONG) for _ in range(3)]
+    for client in clients:
+        client.sendall(b"GET /await HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def tasks() -> list[dict[str, Any]]:
+        return [t for t in stacks(pw, "api.1")[0]["tasks"] if t["frames"][-1]["function"] in ("deep_wait", "sleep")]
+
+    wait_until(lambda: [t["count"] for t in tasks()] == [3], LONG, "the three requests")
+    text = pw.ok("stack", "api.1").stdout
+    assert "and 2 more like it, waits (most recent call last):" in text
+    assert text.index("in app") < text.index("in outer_wait") < text.index("in deep_wait")
+    assert "await asyncio.sleep(0.01)" in text
+    pw.write("go-on", "")
+    for client in clients:
+        with client:
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_all_workers_answer_also_to_a_new_daemon(pw: Pyworker) -> None:

@@ -32,7 +32,7 @@ _BEGINS = frozenset({("threading.py", "_bootstrap"), ("threading.py", "_bootstra
 @click.argument("names", nargs=-1, metavar="NAME...")
 @common
 def cmd(settings: Settings, names: tuple[str, ...]) -> int:
-    """Show where the threads of a worker are right now, without stopping it. It may be stuck: that is what this is for.
+    """Show where a worker's threads are, and what its tasks (asyncio) wait in, right now, without stopping it. It may be stuck.
 
     \b
     pyworker stack api.2              one worker
@@ -61,6 +61,22 @@ def _worker(worker: dict[str, Any], how: Look, *, everything: bool) -> list[str]
         return lines
     for thread in worker.get("threads") or ():
         lines += _thread(thread, how, everything=everything)
+    for task in worker.get("tasks") or ():
+        lines += _task(task, how, everything=everything)
+    return lines
+
+
+def _task(task: dict[str, Any], how: Look, *, everything: bool) -> list[str]:
+    """Where a task waits; nothing of one that is pyworker's own."""
+    frames: list[dict[str, Any]] = task.get("frames") or []
+    shown = [f for f in frames if everything or not str(f.get("file", "")).startswith(_OURS)]
+    if not shown:
+        return []
+    more = int(task.get("count") or 1) - 1
+    alike = f" and {more} more like it" if more else ""
+    lines = [f"  task {line(task.get('name') or '')}{alike}, waits (most recent call last):"]
+    for frame in shown:
+        lines += _frame(frame, how)
     return lines
 
 
@@ -79,17 +95,18 @@ def _thread(thread: dict[str, Any], how: Look, *, everything: bool) -> list[str]
     for is_ours, frame in zip(ours, frames, strict=True):
         if is_ours and not everything:
             continue
-        where = (
-            f'File "{render.home(str(frame.get("file", "?")))}", line {frame.get("line")}, in {frame.get("function")}'
-        )
-        lines.append("    " + line(where))
-        if source := _source(frame):
-            lines.append("      " + paint(line(source), "dim", how))
+        lines += _frame(frame, how)
     if not frames:
         lines.append("    no Python code runs in it")
     elif all(ours) and not everything:
         lines.append("    only pyworker's own code (-v shows it)")
     return lines
+
+
+def _frame(frame: dict[str, Any], how: Look) -> list[str]:
+    where = f'File "{render.home(str(frame.get("file", "?")))}", line {frame.get("line")}, in {frame.get("function")}'
+    source = _source(frame)
+    return ["    " + line(where), *(["      " + paint(line(source), "dim", how)] if source else [])]
 
 
 def _place(frame: dict[str, Any]) -> tuple[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pyworker.daemon.client import Client
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
-from pyworker.protocol.stacks import parse
+from pyworker.protocol.stacks import parse, parse_tasks
 from pyworker.protocol.wire import to_json
 
 
@@ -37,9 +38,10 @@ def stack(desk: Desk, client: Client, request: k.Stack) -> None:
         }
         found.append(shown)
 
-        def then(text: str, why: str, hint: str, shown: dict[str, Any] = shown) -> None:
+        def then(text: str, why: str, hint: str, shown: dict[str, Any] = shown, handle: WorkerHandle = handle) -> None:
             threads = [to_json(thread) for thread in parse(text)]
-            shown.update(threads=threads, error=why or None, hint=hint or None)
+            tasks = [to_json(task) for task in parse_tasks(text, handle.pid) or ()]
+            shown.update(threads=threads, tasks=tasks, error=why or None, hint=hint or None)
             if all("threads" in each for each in found) and len(found) == len(wanted):
                 client.reply(True, {"v": 1, "workers": found})
 
