@@ -63,7 +63,8 @@ class Pulse:
         store = self._store
         # while it is our parent its pid is nobody else's
         if store.unanswered >= MISSED_BY_GUARDIAN and store.guardian_pid == os.getppid() > 1:
-            _say(f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place")
+            if store.unanswered == MISSED_BY_GUARDIAN:  # not at each tick until the kill has happened
+                _say(f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place")
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(store.guardian_pid)
                 process.send_signal(pidfd, signal.SIGKILL)

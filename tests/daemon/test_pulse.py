@@ -69,6 +69,23 @@ def test_a_guardian_that_hangs_from_the_start_is_found_within_three_ticks() -> N
     loop.close()
 
 
+def test_a_guardian_whose_kill_takes_time_is_told_of_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def cannot(pid: int) -> int:
+        raise OSError
+
+    monkeypatch.setattr(os, "pidfd_open", cannot)
+    monkeypatch.setattr(os, "getppid", lambda: 4242)
+    clock = [0.0]
+    loop = Loop(clock=lambda: clock[0])
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=4242, ping=lambda number: None)
+    Pulse(loop, cast("Any", SimpleNamespace(apps={})), guardian)
+    for tick in range(1, MISSED_BY_GUARDIAN + 5):
+        clock[0] = tick * TICK
+        loop.turn(0.0)
+    loop.close()
+    assert capsys.readouterr().err.count("does not answer: killed") == 1
+
+
 def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
     """Return the numbers of the questions that a template is asked, none of which it answers, and why it is stopped."""
     clock = [0.0]
