@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pyworker.daemon.loop import report_to_stderr
 from pyworker.protocol.events import TYPES, Event
 from pyworker.protocol.names import EVENTS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
+from pyworker.unix import stderr
 from pyworker.unix.files import same_file
 
 MAX_FILE = 4 * 1024 * 1024
@@ -120,8 +120,7 @@ class EventLog:
                 self._size += written
         except OSError as error:
             if not self.lost:
-                with contextlib.suppress(OSError, ValueError):
-                    sys.stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
+                stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
             self._lose()
 
     def _lose(self) -> None:

@@ -12,7 +12,6 @@ It starts no thread, installs no signal handler and knows nothing of what the fd
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import select
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import NOTICED
 from pyworker.protocol.store import TICK
+from pyworker.unix import stderr
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -72,19 +72,13 @@ def report_to_stderr(what: str) -> None:
     """Write the exception that is being handled to stderr, which is the daemon's own log; once while it lasts."""
     error = sys.exception()
     if error is None or _faults.is_new(f"{what}: {place_of(error)}", time.monotonic()):
-        _write(f"{what}:\n{traceback.format_exc()}")
+        stderr.write(f"{what}:\n{traceback.format_exc()}")
 
 
 def report_what_is_over() -> None:
     """Say which of the faults that were reported have not been met for a while."""
     for text in _faults.over(time.monotonic()):
-        _write(f"{text}\n")
-
-
-def _write(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        stderr.write(f"{text}\n")
 
 
 SLICE = 0.05  # seconds of soon-calls in one turn

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 
 from pyworker import __version__, failpoint
@@ -45,7 +44,7 @@ from pyworker.protocol.inherited import CONTROL, EVENT
 from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
-from pyworker.unix import process
+from pyworker.unix import process, stderr
 from pyworker.unix.files import listen_unix, open_home, same_file
 from pyworker.unix.title import set_title
 
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
     if argv == ["--check"]:
         return preflight.check()
     if len(argv) != 2 or argv[0] != "--home":
-        sys.stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
+        stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
         return 2
     home = argv[1]
     _become_quiet()
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> int:
     try:
         store.restore()
     except EOFError as error:
-        sys.stderr.write(f"daemon: {error}\n")
+        stderr.write(f"daemon: {error}\n")
         return 1
     failpoint.hit("daemon.restored")
     spec = foreground.spec_of(store)
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> int:
         signals.catch(loop, foreground.SIGNALS, running.on_signal)
     wanted, note = (foreground.wanted(store), "") if running is not None else desired.load(home_fd)
     if note:
-        sys.stderr.write(note + "\n")
+        stderr.write(note + "\n")
 
     def save() -> None:
         for name in set(desk.waiting) & set(brain.apps):  # somebody has started it anew
@@ -101,7 +100,7 @@ def main(argv: list[str]) -> int:
     lost = running is None and desired.is_missing(home_fd)
     found = adopt(brain, wanted.apps, complete=not note and not lost)
     if lost and found.wanted:
-        sys.stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
+        stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
     adopted = found.names
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)
@@ -115,7 +114,7 @@ def main(argv: list[str]) -> int:
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
-        sys.stderr.write("daemon: the guardian has no control socket\n")
+        stderr.write("daemon: the guardian has no control socket\n")
         return 1
     failpoint.hit("daemon.serving")
     if control_fd is not None:
@@ -184,7 +183,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     restored: list[str] = []
     for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
         # nobody knows what it is: its fds stay where they are, and its workers serve on
-        sys.stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
+        stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
     for name, app in {**found.wanted, **wanted.apps}.items():
         desk.brain.store.alive()
         there = desk.brain.apps.get(name)
@@ -194,7 +193,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         why = found.let_go.get(name, unread)
         listeners, values = there.listeners if there else {}, {}
         if why:
-            sys.stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
+            stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
             env = raw_resolved(desk.brain, name).get("env", {})
             values = {n: str(env[n]) for n in app.source.env_names if n in env}
             listeners = listeners or found_listeners(desk.brain, name)
@@ -220,8 +219,7 @@ def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         desk.save()  # each is a generation further, or the file was lost
     if restored or failures:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
-        sys.stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
-        sys.stderr.flush()
+        stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
 
 
 def _bring(
@@ -254,8 +252,7 @@ def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], er
         except OSError:
             desk.brain.loop.call_later(RESTORE_AGAIN, again)
             return
-        sys.stderr.write(f"{failure or f'restored {name}'}\n")
-        sys.stderr.flush()
+        stderr.write(f"{failure or f'restored {name}'}\n")
         desk.save()
 
     desk.brain.loop.call_later(RESTORE_AGAIN, again)
@@ -330,8 +327,7 @@ def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer
         store.put(CONTROL, os.dup(listener.fileno()))
         server.listen_on(listener)
         known = identity()
-        sys.stderr.write("daemon: control.sock had been removed: made again\n")
-        sys.stderr.flush()
+        stderr.write("daemon: control.sock had been removed: made again\n")
 
     look()
 

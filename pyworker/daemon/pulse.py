@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections import deque
+from functools import partial
 
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
@@ -20,12 +20,13 @@ from pyworker.daemon.loop import EARLY, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.pulse import NOTICED, stood_still
 from pyworker.protocol.store import MISSED, TICK
-from pyworker.unix import process
+from pyworker.unix import process, stderr
 
 # it asks by itself just before each of our ticks: the first that it has missed is counted at once
 MISSED_BY_GUARDIAN = 3
 SELDOM = 4  # ticks between questions to a template that nobody needs: two processes wake up for each
 STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
+_say = partial(stderr.say, "daemon")
 
 
 class Pulse:
@@ -147,9 +148,3 @@ class OwnTime:
         """Return how old something is that began at `since`; what was before we looked often does not count."""
         since = max(since, self._since)
         return now - since - sum(min(length, went_on - since) for went_on, length in self._still if went_on > since)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"daemon[{os.getpid()}]: {text}\n")
-        sys.stderr.flush()

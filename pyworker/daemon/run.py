@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pyworker.config.problem import ConfigError
@@ -36,7 +35,7 @@ from pyworker.protocol.inherited import RUN, WANTED
 from pyworker.protocol.metrics import render
 from pyworker.protocol.run import RELOAD, STOPS, RunSpec, orders
 from pyworker.unix import fds as unix_fds
-from pyworker.unix import process
+from pyworker.unix import process, stderr
 
 if TYPE_CHECKING:
     from pyworker.daemon.fdstore import FdStore
@@ -265,12 +264,10 @@ def _code(last: dict[str, Any]) -> int:
 
 def leave() -> None:
     """The guardian of a foreground pyworker is gone: so is whoever waits for us. Workers see it and leave."""
-    sys.stderr.write("daemon: the foreground process is gone: leaving\n")
+    stderr.write("daemon: the foreground process is gone: leaving\n")
     with contextlib.suppress(OSError):
         process.send_signal(os.pidfd_open(os.getpid()), signal.SIGKILL)
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write("".join(f"pyworker: {line}\n" for line in text.splitlines()))
-        sys.stderr.flush()
+    stderr.write("".join(f"pyworker: {line}\n" for line in text.splitlines()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from pyworker import __version__
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import WireError, decode, encode
+from pyworker.unix import stderr
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 
 MESSAGES_A_TURN = 64
@@ -83,7 +83,7 @@ class Channel:
             try:
                 message: d.ToDispatcher = decode(d.ToDispatcher, packet.data, limit=d.MAX_TOLD)
             except WireError as error:
-                sys.stderr.write(f"dispatcher: ignored a message of the daemon: {error}\n")
+                stderr.write(f"dispatcher: ignored a message of the daemon: {error}\n")
                 close_all(packet.fds)
                 continue
             self._on_message(message, packet.fds)

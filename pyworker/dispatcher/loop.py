@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import select
-import sys
 import time
 import traceback
 from collections.abc import Callable
 
 from pyworker.policy.faults import Faults, place_of
+from pyworker.unix import stderr
 
 IN, OUT, ERR, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 
@@ -87,6 +86,4 @@ class Loop:
 
 def _write(*texts: str) -> None:
     for text in texts:
-        with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to drop connections
-            sys.stderr.write(f"dispatcher: {text}\n")
-            sys.stderr.flush()
+        stderr.write(f"dispatcher: {text}\n")

@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import socket
-import sys
 from typing import Any, NoReturn
 
 from pyworker import failpoint
@@ -21,7 +20,7 @@ from pyworker.guardian.program import Program
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited, names, wire
 from pyworker.protocol.run import RunSpec
-from pyworker.unix import fds, files, process
+from pyworker.unix import fds, files, process, stderr
 
 MAX_OWN_LOG = 1024 * 1024
 _FEWEST_FILES = 64  # an app with two workers needs fifty
@@ -108,11 +107,7 @@ def foreground_home(path: str, store: FdStore) -> int:
         store.remove(inherited.LOCK)
         if home >= 0:
             os.close(home)
-        with contextlib.suppress(OSError):
-            sys.stderr.write(
-                f"pyworker: no control socket (pyworker ps will not find this one): {path}: {error.message}\n"
-            )
-            sys.stderr.flush()
+        stderr.write(f"pyworker: no control socket (pyworker ps will not find this one): {path}: {error.message}\n")
         return -1
     return home
 

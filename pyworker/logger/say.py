@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import time
+from functools import partial
 
+from pyworker.unix import stderr
 
-def say(text: str) -> None:
-    """Write one line to the program's own log; a full disk is no reason to fail."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{stamp} logger[{os.getpid()}]: {text}\n")
-        sys.stderr.flush()
+say = partial(stderr.say, "logger")

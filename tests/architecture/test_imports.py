@@ -58,6 +58,13 @@ def test_process_without_apps_loads_no_worker_and_no_event_loop_of_others(proces
     assert modules & {"asyncio", "uvicorn", "uvloop", "rich", "click", "multiprocessing"} == set()
 
 
+@pytest.mark.parametrize("process", ["daemon", "dispatcher", "guardian", "logger"])
+def test_what_lives_long_writes_to_stderr_by_what_does_not_fail_for_it(process: str) -> None:
+    short_lived = {"__main__.py", "runcheck.py"}
+    files = [path for path in (ROOT / "pyworker" / process).rglob("*.py") if path.name not in short_lived]
+    assert [path.name for path in files if "sys.stderr" in path.read_text()] == []
+
+
 @pytest.mark.parametrize("process", ["guardian", "logger"])
 def test_small_processes_are_standard_library_only(process: str) -> None:
     assert third_party(imported_by(f"import pyworker.{process}.main")) == set()
