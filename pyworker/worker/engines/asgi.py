@@ -248,3 +248,4 @@ class AsgiExchange(Exchange):
         if not more:
             self._to_background()
             self.finish()
+            self._wake()

@@ -150,6 +150,24 @@ def test_all_that_wait_for_a_disconnect_are_told(serve: Serve, loop: str) -> Non
     wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
 
 
+def test_one_that_waits_for_a_disconnect_is_told_when_the_answer_is_complete(serve: Serve, loop: str) -> None:
+    said: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        waiting = asyncio.ensure_future(receive())  # as Litestar does beside its streams
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"all"})
+        said.append((await waiting)["type"])
+
+    client = serve(app, loop=loop).client()
+    response = client.get("/")
+    assert response is not None
+    assert "connection" not in response.headers
+    wait_until(lambda: said == ["http.disconnect"])
+
+
 def test_an_answer_to_a_client_that_has_just_left_is_no_error(serve: Serve, loop: str) -> None:
     went: list[str] = []
     entered, go = threading.Event(), threading.Event()
