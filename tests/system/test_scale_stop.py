@@ -182,10 +182,22 @@ def test_delete_forgets_the_app(pw: Pyworker) -> None:
     assert pw.get().startswith("one")
 
 
-def test_an_app_that_is_restarted_can_be_scaled_meanwhile(pw: Pyworker) -> None:
-    goes = os.path.join(pw.folder, "goes")
-    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+def start_slow(pw: Pyworker) -> None:
+    """Start an app, `slow`, that ends when it is told to and there is a file `goes`: from the moment on in which it heeds that."""
+    waits = "trap 'until [ -e goes ]; do sleep 0.05; done; exit' TERM; : > heeds; while :; do sleep 0.05; done"
     pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    wait_heeds(pw)
+
+
+def wait_heeds(pw: Pyworker) -> None:
+    """It counts as ready when it has run for a second, whatever it has done in that."""
+    heeds = Path(pw.folder, "heeds")
+    wait_until(heeds.exists, LONG, "its trap")
+    heeds.unlink()
+
+
+def test_an_app_that_is_restarted_can_be_scaled_meanwhile(pw: Pyworker) -> None:
+    start_slow(pw)
     restarting = pw.popen("restart", "slow")
     wait_until(lambda: pw.app("slow")["state"] == "starting", LONG, "the restart to begin")
     scaling = pw.popen("scale", "slow=3")
@@ -197,9 +209,7 @@ def test_an_app_that_is_restarted_can_be_scaled_meanwhile(pw: Pyworker) -> None:
 
 
 def test_a_command_that_another_one_overtakes_leads_to_ps_and_not_to_the_log(pw: Pyworker) -> None:
-    goes = os.path.join(pw.folder, "goes")
-    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
-    pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    start_slow(pw)
     restarting = pw.popen("restart", "slow")
     wait_until(lambda: pw.app("slow")["state"] == "starting", LONG, "the restart to begin")
     stopping = pw.popen("stop", "slow")
@@ -211,9 +221,7 @@ def test_a_command_that_another_one_overtakes_leads_to_ps_and_not_to_the_log(pw:
 
 
 def test_a_reload_does_not_take_back_a_stop_that_is_under_way(pw: Pyworker) -> None:
-    goes = os.path.join(pw.folder, "goes")
-    waits = f"trap 'until [ -e {goes} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
-    pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+    start_slow(pw)
     stopping = pw.popen("stop", "slow")
     wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
     assert pw.run("reload", "slow").returncode == 3
@@ -418,26 +426,26 @@ def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> 
 
 
 def test_an_end_that_another_command_takes_back_is_not_waited_for(pw: Pyworker) -> None:
-    gone = os.path.join(pw.folder, "gone")
-    waits = f"trap 'until [ -e {gone} ]; do sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"
+    goes = Path(pw.folder, "goes")
     for end in (("stop", "slow"), ("delete", "-y", "slow")):
-        pw.ok("start", "--name", "slow", "--", "sh", "-c", waits)
+        start_slow(pw)
         ending = pw.popen(*end)
         wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
         starting = pw.popen("start", "slow")
         ending.communicate(timeout=LONG)
         assert ending.returncode == 1
-        pw.write("gone", "")
+        goes.touch()
         starting.communicate(timeout=LONG)
         assert starting.returncode == 0
-        os.unlink(gone)
+        goes.unlink()
+        wait_heeds(pw)
         later = pw.popen("stop", "slow")
         wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
-        pw.write("gone", "")
+        goes.touch()
         later.communicate(timeout=LONG)
         assert later.returncode == 0
         assert pw.app("slow")["state"] == "stopped"  # and not deleted: it was started after that
-        os.unlink(gone)
+        goes.unlink()
 
 
 @pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
