@@ -210,6 +210,16 @@ class Pyworker:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.run('ps', '-w').stdout}") from None
 
+    def wait_restarts(self, count: int, name: str = "api") -> None:
+        """Wait until this many deaths are counted and told: of a worker that had lived long enough its successor comes first."""
+
+        def counted() -> bool:
+            with contextlib.suppress(PyworkerError):
+                return bool(self.app(name)["restarts"]["total"] == count)
+            return False
+
+        wait_until(counted, LONG, f"{count} restarts of {name}")
+
     def get(self, path: str = "/", port: int = 0, timeout: float = LONG) -> str:
         with Client(("127.0.0.1", port or self.port), timeout=timeout) as client:
             answer = client.get(path, "Connection: close")

@@ -91,7 +91,7 @@ def crash(pw: Pyworker) -> None:
         pw.get("/crash")
     wait_until(lambda: len(set(pw.pids()) & set(before)) == 1, LONG, "the end of one worker to be noticed")
     pw.wait_steady()
-    assert "with code 3" in pw.ok("events", "api").stdout
+    wait_until(lambda: "with code 3" in pw.ok("events", "api").stdout, LONG, "its end to be told")
 
 
 @pytest.mark.timeout(240)  # it installs

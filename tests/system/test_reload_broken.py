@@ -118,7 +118,7 @@ def test_fewer_workers_in_the_soak_do_not_bring_the_old_code_back(pw: Pyworker) 
     pw.write("web.py", version(ASGI, "two"))
     pw.ok("reload", "api")
     os.kill(pw.pids()[1], signal.SIGKILL)
-    wait_until(lambda: pw.app()["restarts"]["total"] == 1, LONG, "the end to be known")
+    pw.wait_restarts(1)
     pw.wait_steady()
     pw.ok("scale", "api=1")
     assert pw.app()["gen"] == 2

@@ -57,7 +57,7 @@ def test_upgrade_replaces_all_but_the_workers_and_loses_no_request(pw: Pyworker)
         load.wait_more(50)
         assert json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]["runtime"] == ["0.9.7"]
         os.kill(pw.pids()[0], signal.SIGKILL)
-        wait_until(lambda: pw.app()["restarts"]["total"] == 1, LONG, "the end to be known")
+        pw.wait_restarts(1)
         assert pw.wait_steady()["pool"][0]["last_exit"]["signal"] == signal.SIGKILL
     assert [lost for lost in load.lost if "refused" in lost.lower()] == []
     assert len(load.lost) <= 2, load.lost  # what the killed worker had in its hands
