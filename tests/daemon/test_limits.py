@@ -13,6 +13,7 @@ from pyworker.daemon.brain import TOO_LOW
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
+from pyworker.protocol.stacks import Frame, TaskStack, write_tasks
 
 
 def test_limits_are_watched_on_after_a_look_that_failed_for_want_of_descriptors() -> None:
@@ -50,7 +51,7 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
     clock = [limits.NOTHING_TO_SAMPLE * 3 + 0.1]  # a lazy look is as far away as it can be
     loop = Loop(lambda: clock[0], pytest.fail)
     stats = SimpleNamespace(in_flight=1, progress_at=0.0, oldest_at=clock[0])
-    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, pid=4242, id=SimpleNamespace(serial=1))
+    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, pid=4242, id=SimpleNamespace(serial=1, slot=1))
     config = AppConfig("api", target="a:b", limits=LimitsConfig(request_timeout=2.0))
     app = SimpleNamespace(
         config=config, running=True, target=None, workers={1: worker}, slots=lambda: [1],
@@ -60,8 +61,12 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
     workers = SimpleNamespace(
         signal=lambda app, worker, number: None, recycle=lambda app, worker, reason: recycled.append(clock[0])
     )
-    stacks = SimpleNamespace(take=lambda app, worker, then: None)
-    brain: Any = SimpleNamespace(apps={}, workers=workers, stacks=stacks, events=EventLog(-1))
+    tasks = write_tasks(4242, [TaskStack("Task-7", 1, (Frame("/srv/shop.py", 12, "view"), Frame("/srv/db.py", 3, "query")))])
+    stacks = SimpleNamespace(take=lambda app, worker, then: then(tasks, "", ""))
+    said: list[str] = []
+    brain: Any = SimpleNamespace(
+        apps={}, workers=workers, stacks=stacks, events=EventLog(-1), emit=lambda app, kind, slot, text: said.append(text)
+    )
     sampler: Any = None
     limits.watch(loop, brain, sampler)
     began = clock[0]
@@ -72,6 +77,7 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
         loop.turn(0)
     loop.close()
     assert recycled[0] - began < 2.0 + 2 * limits.REQUESTS_EVERY
+    assert said[0] == "worker 1, a request of which runs too long, is in /srv/db.py:3 in query"
 
 
 @pytest.mark.parametrize(("max_age", "said"), [(50.0, ["age 60 s > 50 s"]), (60.0, []), (0.0, [])])
