@@ -136,7 +136,7 @@ def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: 
 
 def _say_where(brain: Brain, app: App, handle: WorkerHandle, stacks: str) -> None:
     """The threads of a worker whose request awaits something are idle: say in what its tasks wait."""
-    where = whereabouts([*(parse_tasks(stacks, handle.pid) or ()), *parse(stacks)])
+    where = whereabouts([*parse_tasks(stacks, handle.pid), *parse(stacks)])
     if where:
         text = f"worker {handle.id.slot}, a request of which runs too long, is in {where}"
         brain.emit(app, "app_note", None, text=text[:500])

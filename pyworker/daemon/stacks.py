@@ -1,8 +1,8 @@
 """Daemon: the live Python stacks of a worker, taken from outside while it goes on.
 
 A signal has faulthandler write them, in C, into a memfd that all workers of the app were born with (stacks.APP in the
-store); one worker of an app at a time. Another signal has its loop add where its tasks wait. A signal is sent only to a process that handles it (SigCgt in /proc): any other
-would die of it.
+store); one worker of an app at a time. Another signal has its loop add where its tasks wait. A signal is sent only to a
+process that handles it (SigCgt in /proc): any other would die of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.stacks import MAX_TEXT, parse_tasks
+from pyworker.protocol.stacks import MAX_TEXT, has_tasks
 from pyworker.protocol.worker import DUMP_SIGNAL, TASKS_SIGNAL
 from pyworker.unix import signals
 
@@ -86,7 +86,7 @@ class Stacks:
     def _add_tasks(self, queue: deque[_Job], fd: int, until: float) -> None:
         """Wait until the loop has written what its tasks wait in."""
         handle = queue[0].handle
-        is_done = handle.ended_at is not None or parse_tasks(_text(fd), handle.pid) is not None
+        is_done = handle.ended_at is not None or has_tasks(_text(fd), handle.pid)
         if is_done or self._brain.loop.clock() >= until:
             self._take_text(queue, fd)
         else:

@@ -125,7 +125,7 @@ class Workers:
         generation = app.generations.get(handle.id.generation)
         if not handle.is_alive or handle.ended_at is not None or generation is None:
             return
-        where = whereabouts([*parse(stacks), *(parse_tasks(stacks, handle.pid) or ())])
+        where = whereabouts([*parse(stacks), *parse_tasks(stacks, handle.pid)])
         text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({generation.config.stop.drain_timeout:g} s)"
         text += f": it is in {where}" if where else ""
         self._brain.emit(app, "app_note", None, text=text[:500])

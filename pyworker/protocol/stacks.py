@@ -1,7 +1,8 @@
 """The stacks of a worker's threads and tasks: faulthandler's text, and what it says. Pure.
 
 faulthandler writes those of threads in C, from a signal handler, so that a worker that is stuck answers as one that is not.
-Those of tasks are written beside them by the loop (worker/tasks.py), in the same way, if it runs. The text comes out of the worker and is untrusted: what is no line of a dump is skipped.
+Those of tasks are written beside them by the loop (worker/tasks.py), in the same way, if it runs. The text comes out of the
+worker and is untrusted: what is no line of a dump is skipped, and no text takes long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pyworker.record import record
 MAX_TEXT = 256 * 1024  # bytes of a dump that are read
 _THREAD = re.compile(r"(Current thread|Thread) (0x[0-9a-f]+)(?: \[(.{0,64}?)\])? \(most recent call first\):\Z")
 _TASK = re.compile(r"Task \[(.{0,64})\] times (\d{1,9}) \(most recent call first\):\Z")
-_TASKS = re.compile(r"^Tasks of (\d+)\n(.*?)^End of tasks\n", re.MULTILINE | re.DOTALL)
+_TASKS, _END = re.compile(r"Tasks of (\d{1,10})\Z"), "End of tasks"
 _NOT_THE_APPS = re.compile(  # Python's, or ours
     r"<|/proc/self/fd/|.*/pyworker/(cluster|template|worker)/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)"
 )
@@ -51,16 +52,20 @@ class TaskStack:
 
 def parse(text: str) -> tuple[ThreadStack, ...]:
     """Return the threads of a dump, in its order."""
-    stacks = _stacks(_TASKS.sub("", text), _THREAD)
+    stacks = _stacks(_parts(text)[0], _THREAD)
     return tuple(ThreadStack(head[2], head[3] or "", head[1] == "Current thread", frames) for head, frames in stacks)
 
 
-def parse_tasks(text: str, pid: int) -> tuple[TaskStack, ...] | None:
-    """Return the tasks that a process has added to a dump; None: it has not, or not yet."""
-    own = [part for writer, part in _TASKS.findall(text) if writer == str(pid)]
-    if not own:
-        return None
-    return tuple(TaskStack(head[1], int(head[2]), frames) for head, frames in _stacks(own[-1], _TASK))
+def parse_tasks(text: str, pid: int) -> tuple[TaskStack, ...]:
+    """Return the tasks that a process has added to a dump."""
+    stacks = _stacks(_parts(text)[1].get(str(pid), []), _TASK)
+    return tuple(TaskStack(head[1], int(head[2]), frames) for head, frames in stacks)
+
+
+def has_tasks(text: str, pid: int) -> bool:
+    """Whether a process has added its tasks to a dump, all of them."""
+    begin = text.find(f"Tasks of {pid}\n")
+    return begin >= 0 and text.find(_END, begin) >= 0
 
 
 def write_tasks(pid: int, tasks: Iterable[TaskStack]) -> str:
@@ -75,13 +80,28 @@ def write_tasks(pid: int, tasks: Iterable[TaskStack]) -> str:
         if room < 0:
             break
         found.append(text)
-    return "".join([*found, "End of tasks\n"])
+    return "".join([*found, f"{_END}\n"])
 
 
-def _stacks(text: str, heads: re.Pattern[str]) -> list[tuple[re.Match[str], tuple[Frame, ...]]]:
+def _parts(text: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the lines of threads, and those of tasks by pid: what another worker was asked before may have come late."""
+    threads: list[str] = []
+    tasks: dict[str, list[str]] = {}
+    lines = threads
+    for line in text.splitlines():
+        if (head := _TASKS.match(line)) is not None:
+            lines = tasks[head[1]] = []
+        elif line == _END:
+            lines = threads
+        else:
+            lines.append(line)
+    return threads, tasks
+
+
+def _stacks(lines: list[str], heads: re.Pattern[str]) -> list[tuple[re.Match[str], tuple[Frame, ...]]]:
     found: list[tuple[re.Match[str], list[Frame]]] = []
     inside = False
-    for line in text.splitlines():
+    for line in lines:
         head = heads.match(line)
         if head is not None:
             found.append((head, []))

@@ -9,7 +9,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.protocol.stacks import MAX_TEXT, Frame, TaskStack, parse, parse_tasks, whereabouts, write_tasks
+from pyworker.protocol.stacks import MAX_TEXT, Frame, TaskStack, has_tasks, parse, parse_tasks, whereabouts, write_tasks
 
 PYTHON_3_14 = """\
 Thread 0x00007f01 [db pool] (most recent call first):
@@ -47,11 +47,11 @@ def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
     others = write_tasks(2, [TaskStack("late", 1, (Frame("/srv/b.py", 1, "b"),))])
     text = PYTHON_3_14 + others + write_tasks(1, tasks)
     assert parse_tasks(text, 1) == (tasks[0], TaskStack("x?y", 1, ()))
-    assert parse_tasks(text, 3) is None
+    assert (parse_tasks(text, 3), has_tasks(text, 3), has_tasks(text, 1)) == ((), False, True)
     assert parse(text) == parse(PYTHON_3_14)
     assert whereabouts(tasks) == "/srv/a.py:2 in inner"
     many = [TaskStack(f"Task-{n}", 1, (Frame("/srv/" + "x" * 1000, n, "f"),)) for n in range(1000)]
-    assert len(parse_tasks(write_tasks(1, many), 1) or ()) > 100
+    assert len(parse_tasks(write_tasks(1, many), 1)) > 100
     assert len(write_tasks(1, many)) < MAX_TEXT
 
 
@@ -88,5 +88,11 @@ Thread 0x4 (most recent call first):
 
 @given(st.text() | st.lists(st.sampled_from(PYTHON_3_14.splitlines())).map("\n".join))
 def test_no_text_breaks_it(text: str) -> None:
-    for thread in parse(text):
+    for thread in (*parse(text), *parse_tasks(text, 1)):
         assert all(frame.line >= 0 for frame in thread.frames)
+
+
+def test_no_text_takes_long() -> None:
+    text = "Tasks of 1\n" * (MAX_TEXT // 11)
+    assert parse_tasks(text, 1) == ()
+    assert not has_tasks(text, 1)

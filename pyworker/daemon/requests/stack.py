@@ -40,7 +40,7 @@ def stack(desk: Desk, client: Client, request: k.Stack) -> None:
 
         def then(text: str, why: str, hint: str, shown: dict[str, Any] = shown, handle: WorkerHandle = handle) -> None:
             threads = [to_json(thread) for thread in parse(text)]
-            tasks = [to_json(task) for task in parse_tasks(text, handle.pid) or ()]
+            tasks = [to_json(task) for task in parse_tasks(text, handle.pid)]
             shown.update(threads=threads, tasks=tasks, error=why or None, hint=hint or None)
             if all("threads" in each for each in found) and len(found) == len(wanted):
                 client.reply(True, {"v": 1, "workers": found})
