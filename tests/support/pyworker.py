@@ -128,7 +128,7 @@ class Pyworker:
         return next(app for app in self.ps()["apps"] if app["name"] == name)
 
     def pids(self, name: str = "api") -> list[int]:
-        """The pids of the workers, by slot."""
+        """The pids of the workers, by slot; among them, after a reload or a scale, those that are leaving."""
         return [worker["pid"] for worker in self.app(name)["pool"] if worker["pid"]]
 
     def status(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     check_operation(lines(pw.ok("reload", "api", "--json").stdout))
     check_operation(lines(pw.ok("scale", "api=3", "--json").stdout))
 
-    kill(pw.pids()[0])
+    kill(pw.wait_steady()["pool"][0]["pid"])
     wait_until(
         lambda: any(e["type"] == "worker_exited" for e in lines(pw.ok("events", "--json").stdout)), 30, "its end"
     )

@@ -336,7 +336,7 @@ def test_a_port_that_new_code_does_not_bind_is_closed(pw: Pyworker, kind: str, t
     with Load(other, "new") as load:
         if the_daemon_dies:
             kill(pw.role("daemon"))
-        kill(pw.pids()[0])
+        kill(next(worker["pid"] for worker in pw.app()["pool"] if worker["gen"] == 2))  # old ones may still be leaving
         wait_until(lambda: pw.refuses(), LONG, "the old port to be closed")
         load.wait_more(10)
     assert len(load.lost) <= 1, load.lost  # what the killed one had in hand

@@ -105,7 +105,7 @@ def test_workers_share_what_outlives_them_all(pw: Pyworker) -> None:
         pw.get("/hit")
     pw.ok("reload", "api")
     pw.get("/hit")
-    kill(pw.pids()[0])
+    kill(pw.wait_steady()["pool"][0]["pid"])
     pw.wait_steady()
     pw.get("/hit")
     kill(pw.role("daemon"))
