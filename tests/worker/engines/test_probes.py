@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.worker.engines.connection import NEVER
+from pyworker.worker.engines.connection import NEVER, Connection
 from tests.support.apps import echo, hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -231,6 +231,8 @@ def test_an_asgi_body_that_stalls_is_not_waited_for(
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
     monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.2)
+    over, expire = threading.Event(), Connection.expire
+    monkeypatch.setattr(Connection, "expire", lambda self: (expire(self), over.set()))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
@@ -241,9 +243,7 @@ def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pyte
 
     site = serve(app, loop=loop, header_timeout=0.4)
     client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\na")
-    connection = wait_until(lambda: next(iter(site.running.server._connections), None))
-    wait_until(lambda: connection.deadline < NEVER, what="the wait for the body")
-    wait_until(lambda: connection.deadline == NEVER, what="the end of its time")
+    assert over.wait(10), "the time to wait for the body does not end"
     response = client.send(b"b").recv()
     assert response is not None
     assert response.body == b"ab"
