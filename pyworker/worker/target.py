@@ -180,7 +180,15 @@ def _import(name: str) -> Any:
             hint = _same_name(error.name or "")
         elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
             hint = _same_name(error.obj.__name__)
-        raise TargetError("import", headline.of(error), user_traceback(error), hint) from None
+        raise TargetError("import", headline.of(error), user_traceback(error), hint or _needs_loop(error)) from None
+
+
+def _needs_loop(error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        ("no running event loop", "There is no current event")
+    ):
+        return "no loop runs yet when the app is imported: make this in the lifespan, or when it is first used"
+    return ""
 
 
 def _where_is(name: str) -> str:
@@ -278,7 +286,7 @@ def _from_factory(found: Any, spec: str) -> Any:
     try:
         made = found()
     except BaseException as error:  # noqa: BLE001 - the user's code
-        hint = ""
+        hint = _needs_loop(error)
         if isinstance(error, TypeError) and _arguments(found) >= 2:
             hint = "it looks like the app itself: remove factory = true"
         raise TargetError("import", headline.of(error), user_traceback(error), hint) from None

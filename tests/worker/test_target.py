@@ -190,3 +190,12 @@ def test_an_endless_traceback_is_cut(write: Write) -> None:
     write(big="raise ValueError('x' * 100_000)\n", leaving="import sys\nsys.exit(3)\n")
     assert len(fails("big:app").traceback) <= MAX_TRACEBACK
     assert "sys.exit()" in fails("leaving:app").hint
+
+
+def test_what_needs_a_loop_at_import_is_told_where_there_is_one(write: Write) -> None:
+    write(
+        shop="import asyncio\nasyncio.get_running_loop()\n",
+        made="def app():\n    raise RuntimeError(\"There is no current event loop in thread 'MainThread'.\")\n",
+    )
+    assert "in the lifespan" in fails("shop:app").hint
+    assert "in the lifespan" in fails("made:app", factory=True).hint
