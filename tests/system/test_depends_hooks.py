@@ -255,7 +255,7 @@ def test_post_reload_post_fork_and_on_event_run(pw: Pyworker) -> None:
     pw.ok("reload", "api")
     wait_until(lambda: text(pw, "reloaded") == "done\n", LONG, "post_reload")
     wait_until(lambda: '"reload_done"' in text(pw, "said"), LONG, "on_event")
-    said = [json.loads(line)["seq"] for line in text(pw, "said").splitlines()]
+    said = [json.loads(line)["seq"] for line in text(pw, "said").split("\n")[:-1]]  # the last may be under way
     assert said == sorted(said)
 
 
