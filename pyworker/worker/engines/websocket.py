@@ -8,6 +8,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -160,6 +161,7 @@ class WebSockets:
         self._config.loaded = True  # its load() would call the app to see whether it is a factory
         self._config.loaded_app = self._run
         self._state = ServerState()
+        self._cut = False
 
     @property
     def open(self) -> int:
@@ -202,6 +204,8 @@ class WebSockets:
         except BaseException as error:
             if self._server.forked:
                 end_forked(_WHERE, error)
+            if self._cut and isinstance(error, asyncio.CancelledError):
+                raise ClientDisconnected from None  # as of a request that is cut, there is nothing to report
             raise
         if self._server.forked:
             end_forked(_WHERE)
@@ -219,6 +223,7 @@ class WebSockets:
 
     def abort(self) -> int:
         """Cut what is left; return how many there were."""
+        self._cut = True
         left = self._all()
         for protocol in left:
             protocol.abort()

@@ -362,3 +362,30 @@ def test_a_websocket_peer_that_goes_on_sending_is_not_reset(serve: Serve, loop: 
     client.send(b"\x88\x82\0\0\0\0\x03\xf4")
     assert client.closed()
     assert site.running.finish().cancelled == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_websocket_that_is_cut_is_no_mistake_of_the_app(
+    serve: Serve, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancelled: list[bool] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    site = serve(app, loop=loop)
+    client = site.client()
+    client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert client.recv(head_only=True) is not None
+    site.running.begin_drain(0.1)
+    assert site.running.finish().cancelled == 1
+    assert cancelled == [True]
+    assert not [each for each in caplog.records if each.exc_info]
