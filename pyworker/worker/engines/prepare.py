@@ -112,9 +112,10 @@ def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
         have = [f"{names[0]} cannot be imported{why}"]
     message = f"no HTTP engine for {sys.executable}: " + ", ".join(have)
     if engine.path and not finder.fits(engine):
-        message += (
-            f" (pyworker's own is for {engine.abi or 'another interpreter'}, not {sysconfig.get_config_var('SOABI')})"
-        )
+        abi = sysconfig.get_config_var("SOABI")
+        other = f"is for {engine.abi or 'another interpreter'}, not {abi}"
+        own = other if engine.abi != abi else f"is in {engine.path}, which this user cannot reach"
+        message += f" (pyworker's own {own})"
     wanted = dict.fromkeys(["uvicorn", "httptools", *names, "websockets"])
     return EngineMissing(message, f"{sys.executable} -m pip install " + " ".join(map(finder.requirement, wanted)))
 

@@ -106,6 +106,10 @@ def test_another_abi_gets_the_command_that_installs_it(empty: str) -> None:
     assert found["hint"].startswith(f"{empty} -m pip install 'uvicorn>=0.54,<0.55'")
 
 
+def test_an_engine_of_ours_that_the_apps_user_cannot_reach_is_named(empty: str) -> None:
+    assert "(pyworker's own is in /root/nowhere, which this user cannot reach)" in prepared(empty, path="/root/nowhere")["message"]
+
+
 def test_an_untested_version_is_replaced_and_the_apps_other_libraries_are_not(empty: str) -> None:
     packages = site(empty)
     made = []
