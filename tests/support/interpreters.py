@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 _OF_THE_SYSTEM = "/usr/bin:/usr/local/bin"
 _VERSION = "import sys, ensurepip, venv; print(*sys.version_info[:2], sys.executable)"
@@ -19,9 +20,11 @@ def of_the_system() -> str:
 
 
 def for_all_users() -> str:
-    """A Python of the tests' own version, that every user may run."""
+    """A Python of the tests' own version, that every user may run, if every user also comes to what pyworker needs."""
+    if not _open_to_all(sysconfig.get_path("purelib")):
+        return ""
     own = os.path.realpath(sys.executable)
-    if all(os.stat(path).st_mode & 0o005 == 0o005 for path in _with_parents(own)):
+    if _open_to_all(own):
         return own
     return shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path=_OF_THE_SYSTEM) or ""
 
@@ -42,9 +45,9 @@ def of_another_version() -> str:
     return ""
 
 
-def _with_parents(path: str) -> list[str]:
-    found = [path]
-    while path != "/":
+def _open_to_all(path: str) -> bool:
+    while os.stat(path).st_mode & 0o005 == 0o005:
+        if path == "/":
+            return True
         path = os.path.dirname(path)
-        found.append(path)
-    return found
+    return False
