@@ -40,12 +40,18 @@ class RestartConfig:
     )
     max_restarts: int = option(
         10,
-        help="so many unstable deaths within `window`: failed",
+        help="so many unstable deaths in a row within `window`: failed",
         minimum=1,
         maximum=1000,
         apply="live",
     )
-    window: float = option(60.0, help="the window of `max_restarts`", unit="duration", minimum=1, apply="live")
+    window: float = option(
+        60.0,
+        help="the window of `max_restarts`; what is waited between restarts does not count",
+        unit="duration",
+        minimum=1,
+        apply="live",
+    )
     retry: float = option(
         60.0, help='a failed app is probed this often; "0s" = never', unit="duration", minimum=0, apply="live"
     )

@@ -459,7 +459,7 @@ class Deaths:
         if app.record.failed or app.record.permanent:
             words = "it asked not to be restarted (exit code 78)" if asked else "it cannot be started as it is"
             if app.record.failed:
-                words = f"gave up after {config.max_restarts} restarts in {config.window:g} s"
+                words = f"gave up after {config.max_restarts} restarts in {max(1, now - app.record.deaths[0]):.0f} s"
             app.failure = Failure(f"{words}: {failure.message}", failure.traceback, failure.hint, failure.at)
             if not had_failed:
                 self._brain.emit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -160,13 +161,17 @@ def _overtaken(why: str) -> Outcome:
 
 def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None:
     """What ends every wait for something that runs: it is done and serves, nobody wants it any more, its limiter has given
-    up, or it waits in vain for another app."""
+    up or has seen as many deaths in longer time, or it waits in vain for another app."""
     if not app.wanted:
         return _overtaken("it was stopped by another command")
     if done and (app.is_job or not app.slots() or app.is_open(now)):
         return Outcome(True, action)
     if app.record.failed or app.record.permanent:
         return Outcome(False, "failed", app.failure)
+    tries = app.record.tries
+    if tries >= app.restart_config.max_restarts and app.failure is not None:
+        words = f"still not ready after {tries} restarts, and tried on: {app.failure.message}"
+        return Outcome(False, "failed", dataclasses.replace(app.failure, message=words))
     if app.starting and app.blocked is not None:
         return Outcome(False, "failed", app.blocked)
     return None

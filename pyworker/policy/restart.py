@@ -21,7 +21,7 @@ class Record:
     """The unstable deaths of an app since the last stable one."""
 
     tries: int = 0  # unstable deaths since the record was cleared
-    deaths: tuple[float, ...] = ()  # their instants, those of the window only
+    deaths: tuple[float, ...] = ()  # the instants of the last `max_restarts` of them
     next_at: float = 0.0  # no start before this
     failed: bool = False  # the limiter has tripped: only probes now
     permanent: bool = False  # exit code 78, or a first start that failed: nothing is tried any more
@@ -40,17 +40,22 @@ def is_stable(ready_at: float | None, ended_at: float, config: RestartConfig) ->
 
 
 def after_unstable_death(record: Record, now: float, config: RestartConfig, *, jitter: float) -> Record:
-    """Count one unstable death. `jitter` is a number in 0..1 that the caller has drawn."""
+    """Count one unstable death. `jitter` is a number in 0..1 that the caller has drawn.
+
+    What is waited between the deaths is no part of the window, or only what dies within a second would ever fail.
+    """
     tries = record.tries + 1
-    deaths = (*(t for t in record.deaths if t > now - config.window), now)
-    failed = record.failed or len(deaths) >= config.max_restarts
+    deaths = (*record.deaths, now)[-config.max_restarts :]
+    waited = sum(_delay(n, 0.0) for n in range(max(1, tries - config.max_restarts + 1), tries))
+    too_many = len(deaths) == config.max_restarts and now - deaths[0] < config.window + waited
+    failed = record.failed or too_many
     if failed:
         delay = config.retry
     else:
         delay = _delay(tries, jitter)
     return Record(
         tries,
-        deaths[-config.max_restarts :],
+        deaths,
         now + delay,
         failed,
         record.permanent or (failed and config.retry == 0),
@@ -67,8 +72,7 @@ def after_helper_death(
 
 
 def _delay(tries: int, jitter: float) -> float:
-    # the exponent is capped: 0.1 * 2**8 is past MAX_DELAY already, and 2.0**1100 would overflow. Jitter only shortens:
-    # without it the tenth death of a fast loop comes 54 s after the first, and one that came later is not in the window
+    # the exponent is capped: 0.1 * 2**9 is past MAX_DELAY already, and 2.0**1100 would overflow. Jitter only shortens
     return min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(tries - 1, 16)) * (1 - jitter / 4)
 
 

@@ -108,6 +108,28 @@ def test_an_app_that_was_given_up_can_be_scaled_back_and_tried_again(pw: Pyworke
     assert pw.app()["state"] == "running"
 
 
+NEVER_COMES = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan" and os.environ["PYWORKER_WORKER"] == "2":
+        await asyncio.sleep(0.7)
+        os._exit(3)
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+"""
+
+
+def test_a_start_ends_also_when_the_deaths_are_too_far_apart_to_be_given_up(pw: Pyworker) -> None:
+    pw.api(NEVER_COMES, workers=2, tables=LOOP.replace("60s", "1s"))
+    refused = pw.run("start", "app.toml")
+    assert refused.returncode == 1
+    assert "still not ready after 3 restarts, and tried on: exited with code 3" in refused.stderr
+    assert pw.app()["last_failure"]["message"].count("gave up") == 0
+    assert pw.app()["workers"]["ready"] == 1
+
+
 def test_backoff_is_shown_while_it_waits(pw: Pyworker) -> None:
     pw.api(ASGI, workers=1)
     pw.ok("start", "app.toml")
