@@ -5,6 +5,7 @@ A worker is the guardian's child: it stays a zombie, and its pid reserved, until
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -66,6 +67,8 @@ class Deaths:
         except OSError as error:
             pidfd = -1
             if error.errno != errno.ESRCH and owner is None:  # no descriptor left: nobody could watch or stop it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
                 process.kill_group(pid, signal.SIGKILL)
         if pidfd is None:
             return False

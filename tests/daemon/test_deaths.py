@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +83,26 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     loop.call_later(BURIAL_DELAY, lambda: later.append("the time of its burial is over"))
     wait_until(lambda: loop.turn(0.01) or later, 5, "a moment")
     assert app.slot_restarts == {1: 1}
+
+
+def test_one_that_nobody_could_watch_is_killed_also_in_its_first_moment_when_it_leads_no_group_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_descriptor(pid: int, owner: int | None) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(deaths, "open_pidfd", no_descriptor)
+    monkeypatch.setattr(Deaths, "ended", lambda self, app, handle, status: None)
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0)
+    app: Any = None
+    brain: Any = SimpleNamespace(loop=Loop(), workers=None)
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        assert Deaths(brain).claim(app, handle, child.pid)
+        assert child.wait(10) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
