@@ -298,7 +298,7 @@ def test_a_launcher_that_was_stopped_when_it_was_not_needed_any_more_is_killed(
     launcher = Launcher(loop)
     asked = Asked(launcher, ("sh", "-c", "echo $$"))
     pid = launcher_pid(launcher)
-    turn_until(loop, lambda: launcher.is_idle, "it to be started")
+    turn_until(loop, lambda: launcher.is_idle and not children(pid), "it to be started, and who has told of it to be reaped")
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(module, "HANGS", 0.3)
     turn_until(loop, lambda: asked.read().endswith(b"\n"), "what it prints")
