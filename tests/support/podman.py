@@ -78,7 +78,12 @@ class Podman:
         return [first, *first.children(recursive=True)]
 
     def workers(self, container: str) -> list[psutil.Process]:
-        return [p for p in self.processes(container) if " ".join(p.cmdline()).startswith("pyworker worker")]
+        found = []
+        for process in self.processes(container):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile, and may be a zombie
+                if " ".join(process.cmdline()).startswith("pyworker worker"):
+                    found.append(process)
+        return found
 
 
 @contextlib.contextmanager

@@ -224,7 +224,8 @@ def test_kill_9_of_a_pod_s_worker_costs_what_it_had_in_hand_and_nothing_else(
     with Fleet(pod.port) as fleet:
         for number in range(10):
             answered(fleet, 100)
-            victim = engine.workers(pod.container)[number % 2].pid
+            both = wait_until(lambda: found if len(found := engine.workers(pod.container)) == 2 else [], LONG, "two workers")
+            victim = both[number % 2].pid
             with open(f"/proc/{victim}/status") as status:
                 inside = next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))
             kill(victim)
