@@ -384,8 +384,8 @@ class Logger:
             point_to(self._home, app, spec.file)
         if count := self._hands.left.pop(app, 0):
             self._file(app).missed(count, "the logger was killed with them in its hands (at most)")
-        owed = self._file(app)
-        if (count := self._hands.unsaid.pop(app, 0)) and isinstance(owed, LogFile):
+        count = self._hands.unsaid.pop(app, 0)
+        if count and isinstance(owed := self._file(app), LogFile):
             owed.owe(count, "the logger before this one could not write them")
             self._hands.owe(app, owed.unsaid)
         file = self._files.get(spec.file)
