@@ -218,9 +218,11 @@ class _Worker:
 
     def _call_stops(self, called: asyncio.Future[None]) -> None:
         """In no task, as requests are: `asyncio.run` of Python 3.14 refuses to work in one, with the loop hidden or not."""
-        for callback in api.take_stop_callbacks():
-            self._call_stop(callback)
-        called.set_result(None)
+        try:
+            for callback in api.take_stop_callbacks():
+                self._call_stop(callback)
+        finally:
+            called.set_result(None)  # whatever was raised: the drain waits for it
 
     def _call_stop(self, callback: Any) -> None:
         try:
@@ -234,7 +236,7 @@ class _Worker:
                 task = asyncio.ensure_future(_guarded(result))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        except Exception:  # noqa: BLE001  the app's own: it must not keep the worker from draining
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  the app's own: it must not keep the worker from draining
             traceback.print_exc()
 
     def _tick(self) -> None:

@@ -247,6 +247,7 @@ def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) 
         "pyworker.ready()\n"
         "@pyworker.on_stop\ndef one(): print('one')\n"
         "@pyworker.on_stop\ndef bad(): 1 / 0\n"
+        "@pyworker.on_stop\ndef given_up(): import asyncio; raise asyncio.CancelledError('given up')\n"
         "@pyworker.on_stop\nasync def two(): print('two')\n" + shop
     )
     d = daemon()
