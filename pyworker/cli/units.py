@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pyworker import __version__
+from pyworker.protocol.names import ENV_HOME
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z")
 
@@ -26,7 +27,7 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         # the daemon takes the guardian's place when that dies: the service ends with its last process
         "ExitType=cgroup" if version >= 250 else "",
         "NotifyAccess=all",
-        f"Environment=PYWORKER_HOME={_quoted(home, expands=False)}",
+        f"Environment={_home(home)}",
         f"ExecStart={' '.join(map(_quoted, command))} daemon run",
         "" if reloads else "ExecReload=/bin/kill -HUP $MAINPID",
         "TimeoutStartSec=5min",
@@ -37,7 +38,8 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         "OOMPolicy=continue",
         "Restart=on-failure",
         "RestartSec=2",
-        "RestartPreventExitStatus=75 78",
+        # 0: `daemon stop` is one, also when the guardian had been killed before, which the unit counts as a failure until its end
+        "RestartPreventExitStatus=0 75 78",
         "LimitNOFILE=524288",
         "TasksMax=infinity",
         "",
@@ -63,7 +65,7 @@ respawn_delay=2
 respawn_max=0
 retry="TERM/90/KILL/5"
 extra_started_commands="reload"
-export PYWORKER_HOME={_shell(home)}
+export {ENV_HOME}={_shell(home)}
 
 depend() {{
     need localmount
@@ -83,6 +85,17 @@ stop_post() {{
     fi
 }}
 """
+
+
+def is_for(text: str, home: str) -> bool:
+    """Return whether a service file starts the daemon of this home; one that names no home may."""
+    named = [line for line in text.splitlines() if f"{ENV_HOME}=" in line and not line.startswith("#")]
+    ours = (f"Environment={_home(home)}", f"export {ENV_HOME}={_shell(home)}")
+    return not named or any(line in ours for line in named)
+
+
+def _home(home: str) -> str:
+    return f"{ENV_HOME}={_quoted(home, expands=False)}"
 
 
 def _quoted(word: str, *, expands: bool = True) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker import __version__
-from pyworker.cli import homes
+from pyworker.cli import homes, units
 from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
 from pyworker.cli.options import settings_of
@@ -126,14 +126,21 @@ def test_a_clock_that_went_back(tmp_path: Path) -> None:
 
 
 def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = tmp_path / "systemd" / "user" / "pyworker.service"
-    monkeypatch.setattr(doctor, "_units", lambda: [str(unit)])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "_units", lambda of=doctor._units: of()[-1:])  # not what this machine has
     monkeypatch.setattr(doctor, "_LINGER", str(tmp_path))
     monkeypatch.setattr(doctor, "user_name", lambda: "ada")
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
-    assert found(doctor._boot, tmp_path) == [("boot", "warn", "pyworker startup")]
-    unit.parent.mkdir(parents=True)
-    unit.touch()
+    nothing = [("boot", "warn", "pyworker startup")]
+    assert found(doctor._boot, tmp_path) == nothing
+    unit = tmp_path / "systemd" / "user" / "pyworker.service"
+    enabled = unit.parent / "default.target.wants" / unit.name
+    enabled.parent.mkdir(parents=True)
+    unit.write_text(units.systemd(["pyworker"], "/home/of/another", user=True, stop_seconds=90, version=257))
+    assert found(doctor._boot, tmp_path) == nothing
+    unit.write_text(units.systemd(["pyworker"], str(tmp_path), user=True, stop_seconds=90, version=257))
+    assert found(doctor._boot, tmp_path) == [("boot", "warn", "systemctl --user enable pyworker.service")]
+    enabled.symlink_to(unit)
     assert found(doctor._boot, tmp_path)[1] == ("linger", "warn", "loginctl enable-linger ada")
     (tmp_path / "ada").touch()
     assert [f[:2] for f in found(doctor._boot, tmp_path)] == [("boot", "ok")]

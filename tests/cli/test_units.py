@@ -37,6 +37,11 @@ def test_a_daemon_that_cannot_start_is_tried_again_for_as_long_as_it_takes() -> 
     assert "\nrespawn_max=0\n" in units.openrc(COMMAND, "/home/a", "deploy")
 
 
+def test_a_daemon_that_was_stopped_stays_so_even_if_a_guardian_had_been_killed_before() -> None:
+    text = units.systemd(COMMAND, "/home/a", user=False, stop_seconds=90, version=257)
+    assert "0" in text.split("\nRestartPreventExitStatus=")[1].split("\n")[0].split()
+
+
 @pytest.mark.parametrize("user", [False, True])
 def test_systemd_accepts_it(user: bool, tmp_path: Path) -> None:
     verify = shutil.which("systemd-analyze")

@@ -51,6 +51,7 @@ def web(pw: Pyworker, version: int = 1, **more: str) -> None:
 def test_it_serves_prints_and_drains_without_any_folder(homeless: Pyworker) -> None:
     pw = homeless
     pw.environ["GREETING"] = "from the shell"
+    pw.environ.pop("INVOCATION_ID", None)
     web(pw)
     before = set(os.listdir(pw.folder))
     with foreground(pw, "app.toml") as one:
@@ -63,6 +64,15 @@ def test_it_serves_prints_and_drains_without_any_folder(homeless: Pyworker) -> N
     assert pw.refuses()
     assert set(os.listdir(pw.folder)) - before <= {"run.out", "run.err", "__pycache__"}
     assert not os.path.exists(pw.home)
+
+
+@pytest.mark.parametrize("environment", [{}, {"INVOCATION_ID": "0" * 32}], ids=["a container's", "systemd's"])
+def test_who_may_kill_it_too_soon_is_told_how_long_a_stop_takes(homeless: Pyworker, environment: dict[str, str]) -> None:
+    homeless.environ.pop("INVOCATION_ID", None)
+    homeless.environ.update(environment)
+    with foreground(homeless, "--once", "--", "true") as one:
+        assert one.ends() == 0
+        assert ("stop takes up to" in one.err) is (not environment)
 
 
 def test_a_stdout_that_nobody_reads_keeps_no_stop_from_its_end_in_time(homeless: Pyworker) -> None:

@@ -26,6 +26,7 @@ from pyworker.cli.homes import user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
+from pyworker.cli.units import is_for
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
@@ -296,23 +297,45 @@ def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     if facts["status"] is None:
         return
-    unit = next((p for p in _units() if os.path.exists(p)), None)
+    unit = next((each for each in _units() if _starts(each.path, settings.home)), None)
     if unit is None:
         yield Found("boot", "warn", "nothing starts the daemon at boot", "pyworker startup")
         return
-    yield Found("boot", "ok", f"{unit} starts it at boot")
+    if not glob.glob(unit.enabled):
+        yield Found("boot", "warn", f"{unit.path} is there, but not enabled: it starts nothing at boot", unit.enable)
+        return
+    yield Found("boot", "ok", f"{unit.path} starts it at boot")
     user = user_name()
-    if "/user/" in unit and os.geteuid() != 0 and not os.path.exists(f"{_LINGER}/{user}"):
+    if "/user/" in unit.path and os.geteuid() != 0 and not os.path.exists(f"{_LINGER}/{user}"):
         yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")
 
 
-def _units() -> list[str]:
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+class _Unit(NamedTuple):
+    """A service file, what matches something once it is enabled, and the command that does that."""
+
+    path: str
+    enabled: str
+    enable: str
+
+
+def _units() -> list[_Unit]:
+    own = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "systemd/user")
+    system = "/etc/systemd/system"
+    name = "pyworker.service"
     return [
-        "/etc/systemd/system/pyworker.service",
-        "/etc/init.d/pyworker",
-        os.path.join(config, "systemd/user/pyworker.service"),
+        _Unit(f"{system}/{name}", f"{system}/*.wants/{name}", f"systemctl enable {name}"),
+        _Unit("/etc/init.d/pyworker", "/etc/runlevels/*/pyworker", "rc-update add pyworker default"),
+        _Unit(f"{own}/{name}", f"{glob.escape(own)}/*.wants/{name}", f"systemctl --user enable {name}"),
     ]
+
+
+def _starts(unit: str, home: str) -> bool:
+    """True when there is such a unit and it is for the daemon of this home."""
+    try:
+        with open(unit, encoding="utf-8", errors="replace") as file:
+            return is_for(file.read(), home)
+    except OSError:
+        return False
 
 
 def _python(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:

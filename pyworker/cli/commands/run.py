@@ -127,6 +127,8 @@ def _say_what_does_not_fit(found: Startable) -> None:
 
 
 def _say_how_long(found: Startable, lame_duck: float) -> None:
+    if os.environ.get("INVOCATION_ID"):  # a unit of systemd, which waits 90 s unless it says otherwise
+        return
     longest = max(app.stop.drain_timeout + app.stop.kill_timeout for app in found.apps) + lame_duck
     if longest > _DOCKER_GRACE:
         needed = f"{longest + _MARGIN:g}"
