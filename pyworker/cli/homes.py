@@ -57,3 +57,8 @@ def user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def lingers(user: str) -> bool:
+    """Return whether systemd keeps this user's services from boot on, without a login."""
+    return os.path.exists(f"/var/lib/systemd/linger/{user}")

@@ -128,7 +128,7 @@ def test_a_clock_that_went_back(tmp_path: Path) -> None:
 def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "_units", lambda of=doctor._units: of()[-1:])  # not what this machine has
-    monkeypatch.setattr(doctor, "_LINGER", str(tmp_path))
+    monkeypatch.setattr(doctor, "lingers", lambda user: (tmp_path / user).exists())
     monkeypatch.setattr(doctor, "user_name", lambda: "ada")
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     nothing = [("boot", "warn", "pyworker startup")]

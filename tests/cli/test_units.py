@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.cli import client, units
+from pyworker.cli import client, homes, units
 from pyworker.cli.commands import startup
 from pyworker.errors import PyworkerError
 from tests.support.cli import run
@@ -114,6 +114,39 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     with pytest.raises(PyworkerError, match="no terminal to ask on"):
         startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path / "roots")], standalone_mode=False)
     assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
+
+
+def programs(folder: Path, **scripts: str) -> str:
+    """Return a PATH of these alone."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def users_startup(tmp_path: Path, **environment: str) -> str:
+    """What `startup --user` ends with when something fails."""
+    typed = ("startup", "--user", "--init", "systemd", "-y")
+    done = run(*typed, home=str(tmp_path / "home"), HOME=str(tmp_path), XDG_CONFIG_HOME="", **environment)
+    assert done.code == 1
+    return done.err
+
+
+def test_who_may_not_turn_lingering_on_is_told_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "lingers", lambda _user: False)
+    linger = startup._commands("systemd", True, start=True)[-1]
+    assert startup._way_on(linger).endswith(f"as root: loginctl enable-linger {homes.user_name()}")
+    monkeypatch.setattr(startup, "lingers", lambda _user: True)
+    assert linger not in startup._commands("systemd", True, start=True)
+
+
+def test_who_has_come_by_su_is_told_how_to_have_services(tmp_path: Path) -> None:
+    path = programs(tmp_path / "bin", systemctl='echo "no bus in $XDG_RUNTIME_DIR" >&2; exit 1')
+    said = users_startup(tmp_path, PATH=path, XDG_RUNTIME_DIR=str(tmp_path))
+    assert f"no bus in {tmp_path}" in said
+    assert f"As root: loginctl enable-linger {homes.user_name()}" in said
+    assert f"no bus in /run/user/{os.geteuid()}" in users_startup(tmp_path, PATH=path, XDG_RUNTIME_DIR="")
 
 
 @pytest.mark.parametrize("part", [sys.executable, startup.__file__])

@@ -22,7 +22,7 @@ import click
 from pyworker import __version__
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
-from pyworker.cli.homes import user_name
+from pyworker.cli.homes import lingers, user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, look, note, out, paint, size
@@ -35,7 +35,6 @@ _NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*
 _MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
 _OPTION = re.compile(rf"""(?i)(--?{_NAME}(?:["'],\s*["']|\s+))([^\s"',]+)""")  # "--token", "x" and --token x
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
-_LINGER = "/var/lib/systemd/linger"
 _OLD = 10.0  # seconds of clock difference that are worth a word
 
 
@@ -306,7 +305,7 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         return
     yield Found("boot", "ok", f"{unit.path} starts it at boot")
     user = user_name()
-    if "/user/" in unit.path and os.geteuid() != 0 and not os.path.exists(f"{_LINGER}/{user}"):
+    if "/user/" in unit.path and os.geteuid() != 0 and not lingers(user):
         yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")
 
 

@@ -14,7 +14,7 @@ import click
 
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask
-from pyworker.cli.homes import default_home, home_of, user_name
+from pyworker.cli.homes import default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
@@ -128,7 +128,7 @@ def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
         return [*commands, ["rc-service", "pyworker", "start"]] if start else commands
     systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
     commands = [[*systemctl, "daemon-reload"], [*systemctl, "enable", *(["--now"] if start else []), _NAME]]
-    if is_user:
+    if is_user and not lingers(user_name()):  # one who may not turn it on may find it on
         commands.append(["loginctl", "enable-linger", user_name()])
     return commands
 
@@ -176,14 +176,32 @@ def _carry_out(plan: _Plan) -> None:
 def _run(command: list[str], *, must: bool) -> None:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
-        )
+            command, env={**os.environ, "XDG_RUNTIME_DIR": _runtime()},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
         failure = "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
     except (OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     if failure and must:
-        hint = "the service file is written; run the rest by hand, or: pyworker startup --remove"
-        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=hint, code="failed", exit=Exit.FAILED)
+        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command), code="failed", exit=Exit.FAILED)
+
+
+def _way_on(command: list[str]) -> str:
+    """Return what to do after a command that failed."""
+    if command[0] == "loginctl":
+        return f"the service is there, and ends with your last login; as root: {' '.join(command)}"
+    if "--user" in command and not os.path.exists(f"{_runtime()}/bus"):
+        user = user_name()
+        return (
+            f"systemd runs nothing of {user} now, for this is no login of {user}'s (su and sudo are none). "
+            f"As root: loginctl enable-linger {user}. Then once more: pyworker startup --user"
+        )
+    return "the service file is written; run the rest by hand, or: pyworker startup --remove"
+
+
+def _runtime() -> str:
+    """Return where the bus of this user is; su and sudo do not say so."""
+    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
 
 
 def _command() -> list[str]:
