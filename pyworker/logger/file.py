@@ -127,7 +127,7 @@ class LogFile:
                 raise PermissionError(errno.EPERM, why)
         except OSError as error:
             self.close()
-            self.error = self._why = f"cannot open {path}: {error.strerror}"
+            self.error = self._why = f"cannot open {path}: {_cause(path, error)}"
             self._next_open = now + RETRY_OPEN
             return False
         self._size = found.st_size
@@ -162,6 +162,15 @@ class LogFile:
             if self.spec.compress:
                 self._rotation.compress()
         return self._fd >= 0 or self._open(now)
+
+
+def _cause(path: str, error: OSError) -> str:
+    """Return why a file cannot be opened. A kernel that protects against planted ones only says no."""
+    planted = ""
+    if error.errno == errno.EACCES:
+        with contextlib.suppress(OSError):
+            planted = _planted(path, os.lstat(path))
+    return planted or error.strerror or str(error)
 
 
 def _planted(path: str, found: os.stat_result) -> str:

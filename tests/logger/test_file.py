@@ -17,6 +17,7 @@ import pytest
 from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.rotation import Rotation, rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
+from pyworker.unix import files
 from tests.logger.rig import records
 from tests.support.pyworker import LONG
 from tests.support.wait import wait_until
@@ -137,6 +138,25 @@ def test_a_file_that_others_may_have_put_there_is_not_written_to(file: LogFile, 
         assert file.error.endswith(
             "user 65534 has put it there, where everybody may; remove it, or log to another folder"
         )
+
+
+def test_what_the_kernel_refuses_as_planted_is_said_to_be(
+    file: LogFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fs.protected_regular, which systemd turns on, refuses even root, and says no more than "Permission denied"."""
+    tmp_path.chmod(0o1777)
+    (tmp_path / "api.log").touch()
+    os.link(tmp_path / "api.log", tmp_path / "another name")
+
+    def refuse(_path: str) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files, "open_append", refuse)
+    file.write(block(0, 1), 0.0, STAMP)
+    assert "it has another name elsewhere; remove this one" in file.error
+    (tmp_path / "another name").unlink()
+    file.write(block(1, 1), 1.0, STAMP)
+    assert file.error.endswith("api.log: Permission denied")
 
 
 def test_a_file_that_is_opened_anew_while_it_is_compressed_is_compressed_by_one_thread(tmp_path: Path) -> None:

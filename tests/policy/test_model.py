@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import pytest
+
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
 from pyworker.policy import converge as c
 from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, Happening, State, advance
@@ -198,6 +200,7 @@ def left_alone(world: World) -> World:
     raise AssertionError(f"never comes to rest: {world.view}")
 
 
+@pytest.mark.timeout(600)  # some 15 s of CPU time, where there is some
 def test_no_order_of_events_loses_a_slot_or_mixes_generations() -> None:
     first = settle(World(START))
     seen = {first.key()}
