@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyworker.config.schema import AppConfig
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_][\w.]*(?:\(.*\))?\Z")
+_TARGET_IN_FOLDER = re.compile(r"(?P<folder>.*/)(?P<module>\w+)(?:\.py)?:(?P<attribute>[A-Za-z_].*)\Z")
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _DOTTED = re.compile(r"\.[a-z_]")  # a dot in a name is followed by the number of a worker
@@ -133,6 +134,11 @@ def _names(
 ) -> Startable:
     for word in what:
         if (_FILE.search(word) and os.path.isfile(word)) or not _NAMES.match(word):
+            if at := _TARGET_IN_FOLDER.match(word):
+                raise _usage(
+                    f"{word!r} is no target: that is a module and what is in it",
+                    f"pyworker start --cwd {at['folder']} {at['module']}:{at['attribute']}",
+                )
             if os.sep in word or os.path.exists(word):
                 raise _usage(
                     f"{word!r} is no config file and no Python script",

@@ -199,6 +199,7 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("app.toml", "--name", "x"), "--name is for an app without a file"),
         (("api", "-w", "4"), "options do not go with the names"),
         (("./server",), "'./server' is no config file"),
+        (("../shop/main.py:app",), "= help: pyworker start --cwd ../shop/ main:app"),
         (("shop.wsgi",), "stands behind a colon, like shop.wsgi:application"),
         (("shop.wsgi", "-w", "4"), "stands behind a colon, like shop.wsgi:application"),
         (("a:b", "c:d"), "one app at a time"),
