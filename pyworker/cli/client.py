@@ -28,6 +28,7 @@ _REPLACED = 45.0  # ... and one that hangs, until its guardian has found that ou
 MENDED = "its guardian replaces a daemon that hangs within 35 s"  # decision 30
 MAX_ANSWER = 64 * 1024 * 1024
 _WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+_TOO_SMALL = "raise the limit on the size of a file (ulimit -f where it is started, LimitFSIZE= of its service), and start it anew"
 _BROKEN = "mend the installation of pyworker or of its Python; it is started by itself then"
 _ENDS = " exited with code 1: starting it again"  # of a daemon that Python cannot start
 _UCRED = struct.Struct("3i")
@@ -188,8 +189,16 @@ def guardian_said(home: str) -> str:
     return f"{last}: {lines[-1]}" if _ENDS in last and lines[-1] != last else ""
 
 
+def guardian_without_daemon(home: str) -> str:
+    """Return the pid of a guardian that cannot start a daemon, else ""."""
+    pid = guardian_said(home).partition(" guardian[")[2].partition("]")[0]
+    return pid if pid.isdecimal() else ""
+
+
 def step_for(said: str) -> str:
     """Return what to do about what the guardian said."""
+    if os.strerror(errno.EFBIG) in said:
+        return _TOO_SMALL
     broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said
     return _BROKEN if broken else _WANTING
 

@@ -122,6 +122,10 @@ def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: s
         found = run("ps", "--timeout", "100ms", home=home)
         assert f"{ends}: python3: No module named pyworker" in found.err
         assert "mend the installation" in found.err
+        assert "to stop all of it: kill 83\n" in run("daemon", "stop", "--timeout", "100ms", home=home).err
+        with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
+            log.write("OSError: [Errno 27] File too large\n")
+        assert "ulimit -f" in run("ps", "--timeout", "100ms", home=home).err
 
 
 @pytest.mark.parametrize(

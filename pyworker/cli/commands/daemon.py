@@ -14,7 +14,7 @@ import click
 from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
-from pyworker.cli.client import DaemonAway, Lost, ask, connect, perform
+from pyworker.cli.client import DaemonAway, Lost, ask, connect, guardian_without_daemon, perform
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
@@ -98,10 +98,14 @@ def run(settings: Settings) -> NoReturn:
 def stop(settings: Settings, now: bool) -> int:
     """Stop every app, then the daemon. The next `daemon start` restores what ran."""
     try:
-        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)["apps"]
     except DaemonAway:
         _said(settings, "The daemon is not running.")
         return 0
+    except PyworkerError as error:
+        if pid := guardian_without_daemon(settings.home):
+            error.hint += f"\nto stop all of it: kill {pid}"
+        raise
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")
