@@ -188,20 +188,22 @@ def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interfa
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
     site = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=0.3)
-    idle = site.client()
-    assert idle.get() is not None
-    half, silent = site.client().send(b"GET / HTTP/1.1\r\nHost: te"), site.client()
+    whole = b"GET / HTTP/1.1\r\n" + H + b"\r\n"
+    half, silent, idle = site.clients_that_said(b"GET / HTTP/1.1\r\nHost: te", b"", whole)
     assert silent.closed()
-    response = half.recv()
-    assert response is not None
-    assert response.status == 408
+    late, answer = half.recv(), idle.recv()
+    assert late is not None
+    assert late.status == 408
+    assert answer is not None
+    assert answer.status == 200
     assert idle.closed()
 
 
 def test_a_wsgi_body_that_stalls_is_not_waited_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.2)
     site = serve(hello.wsgi, "wsgi", header_timeout=0.4)
-    response = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10\r\n\r\nabc").recv()
+    (client,) = site.clients_that_said(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10\r\n\r\nabc")
+    response = client.recv()
     assert response is not None
     assert response.status == 408
 
@@ -220,7 +222,7 @@ def test_an_asgi_body_that_stalls_is_not_waited_for(
             said.append(await receive())
 
     site = serve(app, loop=loop, header_timeout=0.4)
-    client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    (client,) = site.clients_that_said(b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
     wait_until(lambda: said and next(iter(site.running.server._connections)).deadline < NEVER)
     response = client.send(later).recv()
     assert response is not None
@@ -242,7 +244,7 @@ def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pyte
         await send({"type": "http.response.body", "body": message["body"]})
 
     site = serve(app, loop=loop, header_timeout=0.4)
-    client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\na")
+    (client,) = site.clients_that_said(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\na")
     assert over.wait(10), "the time to wait for the body does not end"
     response = client.send(b"b").recv()
     assert response is not None
@@ -285,7 +287,7 @@ def test_a_head_that_waits_behind_slow_requests_is_not_too_late(serve: Serve, lo
 
     site = serve(app, "wsgi", loop=loop, threads=2, header_timeout=0.2)
     request = b"GET / HTTP/1.1\r\n" + H + b"\r\n"
-    client = site.client().send(request * 2 + request[:20])
+    (client,) = site.clients_that_said(request * 2 + request[:20])
     wait_until(lambda: site.running.call(lambda: [c.deadline for c in site.running.server._connections]) == [NEVER])
     client.send(request[20:])
     go.set()
