@@ -169,7 +169,7 @@ def test_a_key_of_another_type_is_a_type_error(one: State) -> None:
 # ---- time to live --------------------------------------------------------------------------------------
 def test_a_value_with_a_ttl_goes_by_itself(one: State) -> None:
     one.set("k", 1, ttl=0.05)
-    wait_until(lambda: one.get("k", "gone") == "gone", 10, "the end of the value")
+    wait_until(lambda: one.get("k", "gone") == "gone", what="the end of the value")
     assert one.keys() == []
     assert one.incr("k") == 1, "a counter that has expired begins at 0"
 
@@ -178,7 +178,7 @@ def test_set_without_ttl_takes_an_old_one_away(one: State) -> None:
     one.set("other", 0, ttl=0.1)
     one.set("k", 1, ttl=0.1)
     one.set("k", 2)
-    wait_until(lambda: one.get("other") is None, 10, "the end of the other value")
+    wait_until(lambda: one.get("other") is None, what="the end of the other value")
     assert one.get("k") == 2
 
 
@@ -187,7 +187,7 @@ def test_incr_and_update_keep_the_ttl_that_a_key_has(one: State) -> None:
     one.set("value", 1, ttl=2.0)
     one.incr("counter", ttl=1000)
     one.update("value", lambda v: v + 1)
-    wait_until(lambda: one.keys() == [], 10, "both to end at their first ttl")
+    wait_until(lambda: one.keys() == [], what="both to end at their first ttl")
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), 1e12])
@@ -329,7 +329,7 @@ class Seen:
         self.values.append(value)
 
     def wait(self, last: Any) -> None:
-        wait_until(lambda: self.values[-1:] == [last], 20, f"{last!r}; got {self.values[-5:]}")
+        wait_until(lambda: self.values[-1:] == [last], what=f"{last!r}; got {self.values[-5:]}")
 
 
 def test_a_watch_begins_with_the_value_that_is_there(opened: Callable[[], State]) -> None:
@@ -500,7 +500,7 @@ def test_an_iterator_that_is_dropped_is_watched_no_more(one: State) -> None:
             break
 
     asyncio.run(main())
-    wait_until(lambda: not one._store._interests.keys(), 10, "the watch to be forgotten")  # type: ignore[attr-defined]
+    wait_until(lambda: not one._store._interests.keys(), what="the watch to be forgotten")  # type: ignore[attr-defined]
 
 
 # ---- broadcast --------------------------------------------------------------------------------------------
@@ -688,7 +688,7 @@ def test_sqlite_makes_room_by_itself_from_what_has_expired(tmp_path: Path) -> No
             with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
                 return bool(db.execute("SELECT count(*) FROM state").fetchone() == (1,))
 
-        wait_until(purged, 10, "the expired rows to go")
+        wait_until(purged, what="the expired rows to go")
 
 
 @pytest.fixture
@@ -787,12 +787,12 @@ def test_redis_tells_a_watch_of_a_value_that_ends_while_it_looks(server: RedisSe
         next_look = store._next_look
 
         def slowly(keys: list[str]) -> Any:
-            wait_until(lambda: one.get("k") is None, 10, "its end")
+            wait_until(lambda: one.get("k") is None, what="its end")
             return next_look(keys)
 
         store._next_look = slowly
         one.set("k", 1, ttl=0.3)
-        wait_until(lambda: one.get("k") is None, 10, "its end")
+        wait_until(lambda: one.get("k") is None, what="its end")
         seen.wait(None)
 
 

@@ -42,7 +42,7 @@ def test_apps_that_restart_together_are_written_down_once(
     for number in (2, 3, 4):
         app: Any = SimpleNamespace(restart_to=number, running=False, keep_listening=True, is_empty=lambda: True)
         brain._note_progress(app, 0.0)
-    wait_until(lambda: loop.turn(0.01) or saved, 5, "the write")
+    wait_until(lambda: loop.turn(0.01) or saved, what="the write")
     assert saved == [[2, 3, 4]]
     loop.close()
 

@@ -53,7 +53,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     deaths.ended(app, handle, status)
-    wait_until(lambda: loop.turn(0.01) or "bury" in done, 5, "the burial")
+    wait_until(lambda: loop.turn(0.01) or "bury" in done, what="the burial")
     assert done == ["end of group 42", "successor", "kick", "bury"]
 
 
@@ -81,7 +81,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     board.close()  # a delete
     later: list[str] = []
     loop.call_later(BURIAL_DELAY, lambda: later.append("the time of its burial is over"))
-    wait_until(lambda: loop.turn(0.01) or later, 5, "a moment")
+    wait_until(lambda: loop.turn(0.01) or later, what="a moment")
     assert app.slot_restarts == {1: 1}
 
 
@@ -125,7 +125,7 @@ def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch
     app: Any = SimpleNamespace(name="api", workers={7: handle}, board=Board.create("api"), generation=1)
     with pytest.raises(ValueError, match="expects"):
         Deaths(brain).finish(app, handle, ExitStatus(1, None))
-    wait_until(lambda: loop.turn(0.01) or poked, 5, "another try")
+    wait_until(lambda: loop.turn(0.01) or poked, what="another try")
     assert (app.workers, befores) == ({}, [State.STARTING, State.STARTING])
     app.board.close()
     loop.close()

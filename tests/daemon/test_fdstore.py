@@ -129,7 +129,7 @@ def test_a_pipe_that_has_the_name_of_one_that_was_read_to_its_end_is_kept(
         fds.send_packet(ends[1], encode(protocol.Closed(("tout.api.1", "terr.api.1"))))
         fds.send_packet(ends[1], encode(protocol.Ping(7)))
         store.unanswered = 3
-        wait_until(lambda: loop.turn(0) or store.unanswered == 0, 10, "the message behind it")
+        wait_until(lambda: loop.turn(0) or store.unanswered == 0, what="the message behind it")
         if write >= 0:
             assert store.get("tout.api.1") == read
             os.close(write)

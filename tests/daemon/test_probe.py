@@ -115,7 +115,7 @@ def test_those_who_say_nothing_are_let_go_and_cannot_crowd_it_out(rig: Rig, monk
             except (ConnectionError, IndexError):
                 return False
 
-        wait_until(served, 20, "room for a request")
+        wait_until(served, what="room for a request")
         assert all(sock.recv(1) == b"" for sock in idle)
     finally:
         for sock in idle:

@@ -138,7 +138,7 @@ def test_sigterm_in_the_middle_of_an_upgrade_stops_everything(rig: Rig) -> None:
     daemon.say(protocol.Upgrade(sys.executable))
     rig.process.send_signal(signal.SIGTERM)
     # before the exec or after it: the daemon is asked to stop and to nothing else, no program is started
-    wait_until(lambda: not alive(daemon.pid), 20, "SIGTERM to reach the daemon")
+    wait_until(lambda: not alive(daemon.pid), what="SIGTERM to reach the daemon")
     logger.hear_until(protocol.Stopping)
     logger.leave()
     assert rig.process.wait(20) == 0
@@ -162,7 +162,7 @@ def test_daemon_that_ends_right_after_it_stood_by_is_followed_without_a_failed_t
         daemon.say(protocol.Hello("9"))
     daemon.say(protocol.StandsBy())  # read when its end is: one turn takes no more of its words than those before
     daemon.leave()
-    wait_until(lambda: not alive(daemon.pid), 20, "its end")
+    wait_until(lambda: not alive(daemon.pid), what="its end")
     rig.process.send_signal(signal.SIGCONT)
     successor = rig.peer("daemon")
     assert successor.hear_until(protocol.RestoreDone).reason == "upgrade"

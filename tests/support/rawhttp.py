@@ -21,7 +21,7 @@ class Response:
 class Client:
     """One connection. `recv` returns None when the server has closed instead of answering."""
 
-    def __init__(self, address: Any, *, family: int = socket.AF_INET, timeout: float = 10, context: Any = None) -> None:
+    def __init__(self, address: Any, *, family: int = socket.AF_INET, timeout: float = 30, context: Any = None) -> None:
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.settimeout(timeout)
         try:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], deadline: float = 10.0, what: str = "") -> T:
+def wait_until(predicate: Callable[[], T], deadline: float = 30.0, what: str = "") -> T:
     """Poll every 5 ms until the predicate is true and return what it returned; fail after `deadline` seconds."""
     end = time.monotonic() + deadline
     while True:
