@@ -217,7 +217,7 @@ def says_name(path: str) -> bool:
 
 
 def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") -> Problem:
-    """Return the problem with the place of an app's key in its file; as it was when the file cannot be read now."""
+    """Return the problem with the place of an app's key in its file ("": a key of [run]); as it was when that cannot be read now."""
     try:
         _, document = read(file)
     except ConfigError:
@@ -225,7 +225,8 @@ def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") 
     root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
     report = Report(file, document)
     report.root, report.profile = root, profile
-    path = path_of(key, (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app"), report)
+    table = (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app")
+    path = path_of(key, table, report) if app else (*root, "run", *key)
     report.add(path, problem.message, problem.hint, code=problem.code)
     return dataclasses.replace(report.problems[0], key=problem.key)
 

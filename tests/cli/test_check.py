@@ -50,6 +50,15 @@ def test_a_probe_where_an_app_listens_is_a_mistake(tmp_path: Path, home: str) ->
     assert "listens on 127.0.0.1:8081, and the probe is to do so, too (:8081)\n --> app.toml:2:9\n" in done.err
 
 
+def test_the_folder_of_the_probes_socket_must_be_there(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text(f'[run]\nprobe = "unix:{tmp_path}/run/probe"\n[app]\ncommand = "true"\n')
+    done = run("check", home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert f"`run.probe` is in {tmp_path}/run, which is no folder\n --> app.toml:2:9\n" in done.err
+    (tmp_path / "run").mkdir()
+    assert run("check", home=home, cwd=str(tmp_path)).code == 0
+
+
 def test_what_only_a_profile_names_may_be_there_elsewhere(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.toml").write_text('[apps.jobs]\ncommand = "true"\n[profiles.prod.apps.jobs]\ncwd = "/srv/of/another/machine"\n')
     assert run("check", home=home, cwd=str(tmp_path)).code == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -88,10 +89,22 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
         except ConfigError as error:
             problems += error.problems
     try:
-        run_config(path, {}, loaded.apps)
+        problems += _without_folder(run_config(path, {}, loaded.apps).probe or "", path)
     except ConfigError as error:
         problems += error.problems
     return loaded.apps, problems
+
+
+def _without_folder(probe: str, path: str) -> list[Problem]:
+    from pyworker.config.address import parse_bind
+    from pyworker.config.load import locate
+    from pyworker.config.problem import Problem
+
+    folder = os.path.dirname(parse_bind(probe).path) if probe else ""
+    if not folder or os.path.isdir(folder):
+        return []
+    message, hint = f"`run.probe` is in {folder}, which is no folder", f"make it: mkdir -p {shlex.quote(folder)}"
+    return [locate(path, "", ("probe",), Problem(message, hint, "run.probe", path, code="not_found"))]
 
 
 def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> list[Problem]:
