@@ -375,7 +375,7 @@ class Deaths:
         after = round((handle.ended_at or now) - handle.born_at, 3)
         self._brain.emit(
             app, "worker_exited", handle.id.slot, generation=handle.id.generation, pid=handle.pid, code=status.code,
-            signal=status.signal, after_s=after, reason=reason, traceback=traceback,
+            signal=status.signal, after_s=after, reason=reason, traceback=traceback, hint=hint,
         )  # fmt: skip
         if not done:
             app.last_exits[handle.id.slot] = {

@@ -50,6 +50,7 @@ TYPES: dict[str, tuple[str, ...]] = {
         "after_s",
         "reason",
         "traceback",
+        "hint",
     ),  # ended by itself
     "worker_message": ("generation", "pid", "message", "size", "cut"),  # it sent one (process.send)
     "worker_recycled": ("generation", "pid", "reason"),

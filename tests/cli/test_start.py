@@ -68,7 +68,7 @@ def test_rows_never_wrap_and_never_fill_more_than_the_screen(home: str, folder: 
         yield event("api", None, "app_started", generation=1, workers=30, scheduled=False, listen=[])
         for slot in range(1, 31):
             yield event("api", slot, "worker_exited", generation=1, pid=9, code=1, signal=None, after_s=1.0,
-                        reason="ModuleNotFoundError: " + "long " * 30, traceback="")  # fmt: skip
+                        reason="ModuleNotFoundError: " + "long " * 30, traceback="", hint="")  # fmt: skip
         yield results.reply("failed", ok=False, reason="no")
 
     with FakeControl(home, {"start": many}):

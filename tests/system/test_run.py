@@ -521,6 +521,15 @@ def test_a_term_that_comes_while_it_starts_is_not_lost(homeless: Pyworker) -> No
     assert homeless.refuses()
 
 
+def test_a_script_that_serves_nothing_is_told_so_at_its_first_end(homeless: Pyworker) -> None:
+    """One that takes longer than 3 s to make its app counts as ready: it was said when the limiter gave up, a minute later."""
+    homeless.write("shop.py", "import pyworker\npyworker.ready()\n")
+    with foreground(homeless, "shop.py") as one:
+        one.wait_for("start shop:app, not shop.py")
+        assert "gave up" not in one.err
+        assert one.stop() == 0
+
+
 def test_it_ends_soon_after_its_app(homeless: Pyworker) -> None:
     """Not a measurement (benchmarks do that): a drain time-out or a patience of ours must not be waited out."""
     with foreground(homeless, "--restart", "never", "--", "sh", "-c", "exit 3") as one:
