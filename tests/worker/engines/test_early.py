@@ -136,6 +136,28 @@ def test_the_parts_of_an_answer_leave_together(serve: Serve, loop: str, interfac
 
 
 @pytest.mark.parametrize("interface", INTERFACES)
+def test_an_answer_that_fails_behind_its_first_part_is_cut_behind_it(serve: Serve, loop: str, interface: str) -> None:
+    """Not before its head: it is counted as a 200, and a proxy would send the request once more."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        raise RuntimeError("the database is gone")
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        yield b"a"
+        raise RuntimeError("the database is gone")
+
+    site = serve(asgi if interface == "asgi" else wsgi, interface, loop=loop)
+    head, _, body = connect(site, GET).rest().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body == b"1\r\na\r\n"
+    wait_closed(site)
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
 def test_a_body_that_is_still_arriving_is_waited_for(serve: Serve, loop: str, interface: str) -> None:
     site = serve(getattr(echo, interface), interface, loop=loop)
     body = BIG[: 1 << 20]
