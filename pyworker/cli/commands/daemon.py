@@ -115,7 +115,7 @@ def stop(settings: Settings, now: bool) -> int:
     timeout = settings.timeout or _STOP_TIME
     deadline = time.monotonic() + timeout
     told = status.get("pid")
-    _shut_down(settings, now, deadline, timeout)
+    have_ended = _shut_down(settings, now, deadline, timeout)
     say_at = time.monotonic() + _SAY
     has_said = settings.json or settings.quiet
     while _answers(settings.home):
@@ -123,9 +123,9 @@ def stop(settings: Settings, now: bool) -> int:
         # another one: that which was told had died first, and this one knows nothing of it
         if there not in (None, told):
             told = there
-            _shut_down(settings, now, deadline, timeout)
+            have_ended = _shut_down(settings, now, deadline, timeout)
             say_at = time.monotonic() + _SAY
-        if not has_said and time.monotonic() > say_at and not _is_stopped(guardian):
+        if have_ended and not has_said and time.monotonic() > say_at and not _is_stopped(guardian):
             has_said = True
             words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
             render.note(f"The apps have ended; {words}.")
@@ -251,14 +251,16 @@ def _said(settings: Settings, text: str) -> None:
         render.note(text)
 
 
-def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> None:
+def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:
+    """Have the daemon stop all; return whether it has said that the apps have ended."""
     try:
         left = max(0.0, deadline - time.monotonic())
         perform(settings.home, {"type": "shutdown", "now": now}, _nothing, None, left)
     except (Lost, DaemonAway):
-        pass  # it may be gone before its answer was written; what counts is who is there then
+        return False  # it may be gone before its answer was written; what counts is who is there then
     except TimeoutError:
         raise _still_there(settings, timeout) from None
+    return True
 
 
 def _daemon(home: str) -> int | None:
