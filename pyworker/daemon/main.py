@@ -120,6 +120,8 @@ def main(argv: list[str]) -> int:
     if control_fd is not None:
         server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
         _keep_socket(loop, store, home_fd, server)
+        if running is None:
+            _leave_with_the_home(desk, home_fd)
     store.hello(__version__)
     notify.listen(loop, store, home_fd, brain)
     _watch_guardian(loop, store, home)
@@ -328,6 +330,27 @@ def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer
         server.listen_on(listener)
         known = identity()
         stderr.write("daemon: control.sock had been removed: made again\n")
+
+    look()
+
+
+def _leave_with_the_home(desk: Desk, home_fd: int) -> None:
+    """End when the home is removed and nothing runs: no command finds us any more, and none can start anything."""
+
+    def is_removed() -> bool:
+        found = os.fstat(home_fd)
+        try:  # there are file systems that count no links
+            return not found.st_nlink and not os.path.samestat(found, os.stat(desk.home))
+        except OSError:
+            return True
+
+    def look() -> None:
+        at_rest = all(app.closed and not app.running for app in desk.brain.apps.values()) and not desk.waiting
+        if not at_rest or desk.preparing() or not is_removed():
+            desk.brain.loop.call_lazily(LAZY, look)
+        elif not desk.shutting_down:
+            desk.shutting_down = True
+            desk.on_shutdown()
 
     look()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import psutil
@@ -167,6 +168,29 @@ def test_control_socket_that_was_removed_is_made_again(pw: Pyworker) -> None:
         victim = pw.role("daemon")
         kill(victim)
         wait_until(lambda: pw.status() and pw.role("daemon") != victim, LONG, "the next daemon")  # noqa: B023
+
+
+def remove(home: str) -> None:
+    """Remove a folder in which others still make files."""
+    wait_until(lambda: shutil.rmtree(home, ignore_errors=True) or not os.path.exists(home), what="it to be gone")
+
+
+def test_a_home_that_is_removed_ends_who_runs_nothing_and_nobody_else(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1)
+    pw.ok("start", "app.toml")
+    pw.ok("start", "--name", "tick", "--", "sleep", "1000")
+    pw.ok("stop", "tick")
+    guardian, (worker,) = pw.role("guardian"), pw.pids()
+    remove(pw.home)
+    kill(worker)
+    wait_until(lambda: any("pyworker worker api" in title for title in pw.titles().values()), LONG, "its successor")
+    assert pw.get()
+    os.kill(guardian, signal.SIGTERM)
+    wait_until(lambda: not pw.processes(), LONG, "the end of all, told by hand")
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "api")
+    remove(pw.home)
+    wait_until(lambda: not pw.processes(), LONG, "the end of all")
 
 
 def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
