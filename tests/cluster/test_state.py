@@ -81,7 +81,7 @@ def children(address: str, *codes: str) -> Iterator[list[subprocess.Popen[str]]]
     finally:
         for each in made:
             each.kill()
-            each.communicate(timeout=10)
+            each.communicate(timeout=30)
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> None:
@@ -313,7 +313,7 @@ def test_a_process_killed_in_the_middle_of_updates_leaves_a_whole_state(address:
     with children(address, code) as made:
         wait_until(lambda: one.get("a") > 20, 30, "some updates")
         made[0].send_signal(signal.SIGKILL)
-        made[0].wait(10)
+        made[0].wait(30)
     assert one.get("a") == one.get("b")
     assert one.incr("a") == one.get("b") + 1
 

@@ -35,7 +35,7 @@ class Peer:
     def say(self, message: Any, numbers: tuple[int, ...] = ()) -> None:
         assert fds.send_packet(self.channel, wire.encode(message), numbers)
 
-    def hear(self, *, answer_pings: bool = True, deadline: float = 10.0) -> Any:
+    def hear(self, *, answer_pings: bool = True, deadline: float = 30.0) -> Any:
         """Return the next message (None at the end of the channel); fds of a Restore are kept in `fds`."""
         end = time.monotonic() + deadline
         while True:

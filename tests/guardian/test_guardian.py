@@ -80,7 +80,7 @@ def test_second_guardian_in_the_same_home_says_already_running_and_exits_75(star
     first = start()
     second = start(wait=False)
     assert json.loads(second.answer()) == {"error": "already running", "hint": "pyworker ps", "exit": 75}
-    assert second.process.wait(10) == 75
+    assert second.process.wait(30) == 75
     first.connect().close()
 
 
@@ -321,7 +321,7 @@ def test_deliberate_stop_ends_daemon_then_logger_then_the_guardian(start: OPEN_R
     logger.hear_until(protocol.Stopping)
     assert rig.process.poll() is None
     logger.leave()
-    assert rig.process.wait(10) == 0
+    assert rig.process.wait(30) == 0
     assert not (rig.home / "control.sock").exists()
 
 
@@ -334,7 +334,7 @@ def test_term_is_passed_to_the_daemon_and_ends_everything(start: OPEN_RIGS) -> N
     wait_until(lambda: gone(daemon.pid), what="the daemon to end")
     logger.hear_until(protocol.Stopping)
     logger.leave()
-    assert rig.process.wait(10) == 0
+    assert rig.process.wait(30) == 0
 
 
 def test_socket_of_another_guardian_is_left_alone_at_the_end(start: OPEN_RIGS) -> None:
@@ -346,7 +346,7 @@ def test_socket_of_another_guardian_is_left_alone_at_the_end(start: OPEN_RIGS) -
     daemon.leave()
     logger.hear_until(protocol.Stopping)
     logger.leave()
-    assert rig.process.wait(10) == 0
+    assert rig.process.wait(30) == 0
     assert (rig.home / "control.sock").exists()
 
 

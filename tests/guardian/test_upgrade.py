@@ -105,7 +105,7 @@ def test_deliberate_end_between_two_daemons_is_the_end_of_the_one_that_stands_by
     successor.leave()
     logger.hear_until(protocol.Stopping)
     logger.leave()
-    assert rig.process.wait(10) == 0
+    assert rig.process.wait(30) == 0
     assert daemon.hear() == protocol.Leave()
 
 

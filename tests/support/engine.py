@@ -38,9 +38,9 @@ class Running:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(30)
         if self.error is not None:
-            self._thread.join(10)
+            self._thread.join(30)
             raise self.error
 
     def _main(self) -> None:
@@ -93,7 +93,7 @@ class Running:
                 done.set()
 
         self.loop.call_soon_threadsafe(run)
-        assert done.wait(10)
+        assert done.wait(30)
         return result[0]
 
     def unlisten(self) -> None:

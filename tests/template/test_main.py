@@ -340,7 +340,7 @@ def test_an_import_that_leaves_too_few_descriptors_is_refused_and_one_that_leave
     worker.expect(Ready)
     address = d.listeners[0].getsockname()
     assert get(address) == str(worker.pid).encode()
-    with socket.create_connection(address, timeout=10) as late:  # what asks later than it connects, too
+    with socket.create_connection(address, timeout=30) as late:  # what asks later than it connects, too
         wait_until(lambda: d.row(1)[F.OPEN] == 1)
         late.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert late.recv(4096).startswith(b"HTTP/1.1 200")
@@ -402,7 +402,7 @@ def test_tls_files_are_read_once_and_served(daemon: Any, tmp_path: Path) -> None
     worker.expect(Hello)
     worker.expect(Ready)
     context = ssl.create_default_context(cafile=str(cert))
-    plain = socket.create_connection(d.listeners[0].getsockname(), timeout=10)
+    plain = socket.create_connection(d.listeners[0].getsockname(), timeout=30)
     with context.wrap_socket(plain, server_hostname="localhost") as client:  # takes the plain one's fd over
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")

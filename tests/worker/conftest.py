@@ -67,7 +67,7 @@ def get(address: Any, path: str = "/") -> bytes:
     """One request on one connection."""
     kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(kind) as connection:
-        connection.settimeout(10)
+        connection.settimeout(30)
         connection.connect(address)
         return request(connection, path)
 

@@ -47,7 +47,7 @@ def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> 
     lasting: list[socket.socket] = []
 
     def lasts() -> bytes:
-        lasting.append(socket.create_connection(address, timeout=10))
+        lasting.append(socket.create_connection(address, timeout=30))
         return request(lasting[-1])
 
     try:
@@ -63,7 +63,7 @@ def test_blocked_worker_of_four_delays_nobody(daemon: Any, loop: str) -> None:
     d = daemon(target="shop:wsgi", loop=loop)
     started(d, 4)
     address = d.listeners[0].getsockname()
-    with socket.create_connection(address, timeout=10) as slow:
+    with socket.create_connection(address, timeout=30) as slow:
         slow.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: sum(d.row(row)[F.IN_FLIGHT] for row in range(1, 5)) == 1)
         counts = spread(address, 90)
@@ -105,7 +105,7 @@ def test_connection_of_a_worker_killed_between_wake_and_accept_is_served_by_a_si
     turn, other = (first, second) if last == second.pid else (second, first)
     os.kill(turn.pid, signal.SIGSTOP)
     wait_until(lambda: "T" in Path(f"/proc/{turn.pid}/stat").read_text().rpartition(")")[2][:3])
-    with socket.create_connection(address, timeout=10) as client:
+    with socket.create_connection(address, timeout=30) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         d.kill(turn.pid)
         if kicked:
@@ -118,7 +118,7 @@ def test_held_worker_accepts_only_after_go(daemon: Any) -> None:
     worker = d.fork(d.load(), 1, held=True)
     worker.expect(Hello)
     assert not worker.expect(Ready).serving
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         worker.send(Kick())  # must not make it accept
         client.settimeout(0.2)
@@ -126,7 +126,7 @@ def test_held_worker_accepts_only_after_go(daemon: Any) -> None:
             client.recv(1)
         worker.send(Go())
         worker.expect(Accepting)
-        client.settimeout(10)
+        client.settimeout(30)
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 

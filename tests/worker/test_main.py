@@ -32,12 +32,12 @@ def born(d: FakeDaemon, *, held: bool = False) -> Peer:
 def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any, folder: Path) -> None:
     d = daemon(http=QUICK)
     worker = born(d)
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
         worker.send(Drain(10.0, to_empty=False))
         wait_until(lambda: d.row(1)[F.LEFT_AT])
-        with socket.create_connection(d.listeners[0].getsockname(), timeout=10):  # is for others
+        with socket.create_connection(d.listeners[0].getsockname(), timeout=30):  # is for others
             (folder / "go").touch()
             assert answer(client) == str(worker.pid).encode()
             assert worker.expect(Drained) == Drained(requests=1, cancelled=0)
@@ -49,7 +49,7 @@ def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any, folder
 def test_drain_of_the_last_worker_serves_all_that_is_queued(daemon: Any) -> None:
     d = daemon(http=QUICK)
     worker = born(d, held=True)
-    clients = [socket.create_connection(d.listeners[0].getsockname(), timeout=10) for _ in range(40)]
+    clients = [socket.create_connection(d.listeners[0].getsockname(), timeout=30) for _ in range(40)]
     for client in clients:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     worker.send(Go())
@@ -73,7 +73,7 @@ def test_drain_before_go_ends_at_once(daemon: Any) -> None:
 def test_closed_channel_means_finish_and_leave(daemon: Any, folder: Path) -> None:
     d = daemon(http=QUICK)
     worker = born(d)
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
         worker.sock.shutdown(socket.SHUT_RDWR)
@@ -96,7 +96,7 @@ def test_second_signal_ends_at_once_by_that_signal(daemon: Any, folder: Path) ->
     (folder / "shop.py").write_text("import pyworker\npyworker.on_stop(lambda: print('stopping'))\n" + shop)
     d = daemon()
     worker = born(d)
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         request(client)  # an open keep-alive connection keeps the drain waiting
         os.kill(worker.pid, signal.SIGTERM)
         wait_until(lambda: worker.read_out() == b"stopping\n")
@@ -200,7 +200,7 @@ def test_check_is_served_before_go_and_not_counted(daemon: Any) -> None:
     ours, theirs = socket.socketpair()
     worker.send(Check(), theirs.fileno())
     theirs.close()
-    ours.settimeout(10)
+    ours.settimeout(30)
     ours.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Pyworker-Check: 1\r\nConnection: close\r\n\r\n")
     assert answer(ours) == str(worker.pid).encode()
     ours.close()

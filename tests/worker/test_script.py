@@ -135,12 +135,12 @@ def test_script_is_held_inside_bind_and_sees_what_python_would_show(daemon: Any,
         str(folder).encode(),
         b"None",
     ]
-    client = socket.create_connection(d.listeners[0].getsockname(), timeout=10)
+    client = socket.create_connection(d.listeners[0].getsockname(), timeout=30)
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     client.settimeout(0.1)
     with pytest.raises(TimeoutError):
         client.recv(1)
-    client.settimeout(10)
+    client.settimeout(30)
     worker.send(Bound(0), d.listeners[0].fileno())
     worker.expect(Accepting)
     assert b"200" in client.recv(100)
@@ -202,7 +202,7 @@ def test_what_a_script_has_forked_to_accept_stops_with_it(daemon: Any, folder: P
     worker.expect(Drained)
     assert d.reap(worker.pid) == -signal.SIGTERM
     wait_until(lambda: sleeps(child), what="it to rest: it turned round and round")
-    with socket.create_connection(listener.getsockname(), timeout=10):
+    with socket.create_connection(listener.getsockname(), timeout=30):
         wait_until(lambda: taken(listener), what="the connection, which is for other workers")
     os.kill(child, signal.SIGKILL)
     d.reap(child)
@@ -315,7 +315,7 @@ second.bind(("127.0.0.1", 1))
     with ours, theirs:
         worker.send(Check(), theirs.fileno())
         theirs.close()
-        ours.settimeout(10)
+        ours.settimeout(30)
         assert ours.recv(1) == b""  # what was sent before has been read
     with socket.create_connection(d.listeners[0].getsockname()):
         d.answer_bind(worker, errno=errno.EADDRINUSE)
@@ -340,7 +340,7 @@ def test_other_sockets_are_left_alone(daemon: Any, folder: Path) -> None:
 import socket, threading
 free = socket.socket(); free.bind(("127.0.0.1", 0)); free.listen()
 client = socket.create_connection(free.getsockname(), source_address=("127.0.0.1", 0))
-free.settimeout(5); peer, _ = free.accept(); peer.sendall(b"x"); assert client.recv(1) == b"x"
+free.settimeout(30); peer, _ = free.accept(); peer.sendall(b"x"); assert client.recv(1) == b"x"
 free.setblocking(False)
 try: free.accept()
 except BlockingIOError: pass
@@ -385,7 +385,7 @@ def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(
     d.answer_bind(worker)
     worker.expect(Ready)
     worker.expect(Accepting)
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as early:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as early:
         request(early)
         worker.send(Drain(10.0, to_empty=False))
         assert wait_until(worker.read_out) == b"stopping\n"
@@ -431,7 +431,7 @@ def test_script_that_wraps_its_listener_in_tls_drains_as_others_do(daemon: Any, 
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers(ANONYMOUS)
     address = d.listeners[0].getsockname()
-    with context.wrap_socket(socket.create_connection(address, timeout=10)) as client:
+    with context.wrap_socket(socket.create_connection(address, timeout=30)) as client:
         assert request(client) == str(worker.pid).encode()
         assert not os.get_blocking(d.listeners[0].fileno())
         worker.send(Drain(0.3, to_empty=False))
@@ -444,7 +444,7 @@ def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder
     d.answer_bind(worker)
     worker.expect(Ready)
     worker.expect(Accepting)
-    with socket.create_connection(d.listeners[0].getsockname(), timeout=10) as client:
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         request(client)
         assert d.row(1)[F.OPEN] == 1
         worker.send(Drain(0.3, to_empty=False))

@@ -70,7 +70,7 @@ def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) ->
     sender.start()
     go.set()
     response = client.recv()
-    sender.join(10)
+    sender.join(30)
     assert response is not None
     assert response.status == 200
     assert sum(sizes) == 20_000_000
@@ -121,7 +121,7 @@ def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
 
     site = serve(app, loop=loop)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     client.close()
     wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
     wait_until(lambda: site.row[F.OPEN] == site.row[F.IN_FLIGHT] == 0, what="the end")
@@ -145,7 +145,7 @@ def test_all_that_wait_for_a_disconnect_are_told(serve: Serve, loop: str) -> Non
 
     site = serve(app, loop=loop)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     client.close()
     wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
 
@@ -176,7 +176,7 @@ def test_an_answer_to_a_client_that_has_just_left_is_no_error(serve: Serve, loop
         assert scope["type"] == "http"
         await receive()
         entered.set()
-        assert go.wait(10)  # the loop does not learn that the client leaves
+        assert go.wait(30)  # the loop does not learn that the client leaves
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": b"a"})
         went.append("well")
@@ -185,7 +185,7 @@ def test_an_answer_to_a_client_that_has_just_left_is_no_error(serve: Serve, loop
     client = site.client()
     wait_until(lambda: site.row[F.OPEN] == 1)
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
-    assert entered.wait(10)
+    assert entered.wait(30)
     client.close()
     go.set()
     wait_until(lambda: went == ["well"], what="the answer")
@@ -286,7 +286,7 @@ def test_fastapi_and_its_lifespan(serve: Serve, loop: str) -> None:
     assert response.body == b"0 1 2 "
     with connect(f"ws://127.0.0.1:{site.address[1]}/ws") as websocket:
         websocket.send("a")
-        assert websocket.recv(timeout=10) == "echo a"
+        assert websocket.recv(timeout=30) == "echo a"
     client.close()
     site.end()
     assert app.state.events == ["startup", "background", "shutdown"]
@@ -342,7 +342,7 @@ def test_a_websocket_message_that_is_too_large_is_refused(serve: Serve, loop: st
     with connect(f"ws://127.0.0.1:{site.address[1]}/ws") as websocket:
         websocket.send("x" * 5000)
         with pytest.raises(ConnectionClosed) as caught:
-            websocket.recv(timeout=10)
+            websocket.recv(timeout=30)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1009
 
@@ -358,7 +358,7 @@ def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> 
 
     site = serve(app, loop=loop, keepalive_timeout=0.2)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     wait_until(lambda: site.row[F.OLDEST_AT] > 0, what="the oldest request")
     assert site.row[F.IN_FLIGHT] == 1
     go.set()

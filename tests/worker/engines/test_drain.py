@@ -106,7 +106,7 @@ def test_a_request_in_flight_is_finished_and_its_connection_closed(serve: Serve,
     entered, go = slow_gate["/a"] = threading.Event(), threading.Event()
     site = serve(slow, loop=loop, keepalive_timeout=0.2)
     client = site.client().send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     site.running.begin_drain(10)
     go.set()
     response = client.recv()
@@ -163,7 +163,7 @@ def test_at_the_time_out_requests_are_answered_503(serve: Serve) -> None:
     entered, go = slow_gate["/b"] = threading.Event(), threading.Event()
     site = serve(slow)
     client = site.client().send(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     site.running.begin_drain(0.1)
     response = client.recv()
     go.set()
@@ -184,7 +184,7 @@ def test_at_the_time_out_a_thread_that_does_not_answer_is_given_up(serve: Serve)
 
     site = serve(app, "wsgi", threads=2)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     site.running.begin_drain(0.1)
     response = client.recv()
     assert response is not None
@@ -220,7 +220,7 @@ def test_the_answer_after_the_drain_began_in_a_stream_is_whole(serve: Serve) -> 
 
     site = serve(app)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert entered.wait(10)
+    assert entered.wait(30)
     site.running.begin_drain(10)
     go.set()
     response = client.recv()
@@ -268,7 +268,7 @@ def test_work_after_the_answer_is_waited_for(serve: Serve) -> None:
     site = serve(app)
     client = site.client()
     assert client.get("/", "Connection: close") is not None
-    assert entered.wait(10)
+    assert entered.wait(30)
     client.close()
     site.running.begin_drain(10)
     go.set()
@@ -292,12 +292,12 @@ def test_websockets_are_closed_with_1012(serve: Serve, loop: str) -> None:
 
     site = serve(app, loop=loop)
     with connect(f"ws://127.0.0.1:{site.address[1]}/chat") as websocket:
-        assert json.loads(websocket.recv(timeout=10)) == ["/chat", "ws"]
+        assert json.loads(websocket.recv(timeout=30)) == ["/chat", "ws"]
         assert site.running.call(lambda: site.running.server.open_connections) == 1
         assert site.row[F.OPEN] == 1
         site.running.begin_drain(10)
         with pytest.raises(ConnectionClosed) as caught:
-            websocket.recv(timeout=10)
+            websocket.recv(timeout=30)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1012
     assert site.running.finish().cancelled == 0
@@ -323,12 +323,12 @@ def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve:
     opened: list[Any] = []
     opening = threading.Thread(target=lambda: opened.append(connect(f"ws://127.0.0.1:{site.address[1]}/")))
     opening.start()
-    assert entered.wait(10)
+    assert entered.wait(30)
     site.running.begin_drain(10)
     go.set()
-    opening.join(10)
+    opening.join(30)
     with opened[0] as websocket, pytest.raises(ConnectionClosed) as caught:
-        websocket.recv(timeout=10)
+        websocket.recv(timeout=30)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1012
     assert site.running.finish().cancelled == 0

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize("loop", LOOPS)
 def connect(site: Site, first: bytes) -> Client:
     """Return a connection that the server was given when `first` was in it already."""
     here, there = socket.socketpair()
-    here.settimeout(10)
+    here.settimeout(30)
     client = Client.of(here)
     site.clients.append(client)
     client.send(first)
@@ -128,7 +128,7 @@ def test_the_parts_of_an_answer_leave_together(serve: Serve, loop: str, interfac
     with here:
         here.sendall(LAST)
         give(site, there)
-        here.settimeout(10)
+        here.settimeout(30)
         head, _, body = here.recv(1 << 16).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert body == b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
@@ -250,7 +250,7 @@ def test_an_app_that_waits_is_told_that_the_client_has_left(serve: Serve, loop: 
 
     site = serve(app, loop=loop)
     client = connect(site, GET)
-    assert waiting.wait(10)
+    assert waiting.wait(30)
     client.close()
     wait_until(lambda: told == ["http.disconnect"])
     wait_closed(site)

@@ -123,7 +123,7 @@ def test_an_answer_arrives_although_the_client_has_sent_more_than_was_read() -> 
     """Closing a socket with something unread resets the connection, and what was not sent until then is gone."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname(), timeout=10) as client,
+        socket.create_connection(listener.getsockname(), timeout=30) as client,
     ):
         client.sendall(b"not read")
         sock, _ = listener.accept()

@@ -157,12 +157,12 @@ def test_nonsense_behind_a_request_takes_no_answer_from_it_when_the_sending_side
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         called.set()
-        assert go.wait(10)
+        assert go.wait(30)
         return hello.wsgi(environ, start_response)
 
     site = serve(app, "wsgi", loop=loop, threads=2)
     client = site.client().send(b"GET / HTTP/1.1\r\n" + H + b"\r\nnonsense\r\n\r\n")
-    assert called.wait(10)
+    assert called.wait(30)
     connection = next(iter(site.running.server._connections))
     client.sock.shutdown(socket.SHUT_WR)
     wait_until(lambda: connection.eof)
@@ -245,7 +245,7 @@ def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pyte
 
     site = serve(app, loop=loop, header_timeout=0.4)
     (client,) = site.clients_that_said(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\na")
-    assert over.wait(10), "the time to wait for the body does not end"
+    assert over.wait(30), "the time to wait for the body does not end"
     response = client.send(b"b").recv()
     assert response is not None
     assert response.body == b"ab"
@@ -282,7 +282,7 @@ def test_a_head_that_waits_behind_slow_requests_is_not_too_late(serve: Serve, lo
     go = threading.Event()
 
     def app(environ: Any, start_response: Any) -> Any:
-        assert go.wait(10)
+        assert go.wait(30)
         return hello.wsgi(environ, start_response)
 
     site = serve(app, "wsgi", loop=loop, threads=2, header_timeout=0.2)

@@ -57,7 +57,7 @@ def test_a_thread_that_writes_to_one_is_free_again(serve: Serve, monkeypatch: py
 
     site = serve(app, "wsgi", threads=2, keepalive_timeout=0.2)
     site.client().send(GET)
-    assert ended.wait(10)
+    assert ended.wait(30)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

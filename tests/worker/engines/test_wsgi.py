@@ -115,8 +115,8 @@ def test_every_way_to_give_a_body(serve: Serve, loop: str, threads: int) -> None
     assert response is not None
     assert response.status == 200
     assert client.get("/list") is not None  # no body was in between
-    assert made["/iterable"].closed.wait(10)
-    assert made["/sized"].closed.wait(10)
+    assert made["/iterable"].closed.wait(30)
+    assert made["/sized"].closed.wait(30)
 
 
 def test_an_app_that_fails_before_its_head_is_a_500(
@@ -191,7 +191,7 @@ def test_an_app_that_fails_after_its_head_is_cut(serve: Serve, loop: str, thread
 
     site = serve(app, "wsgi", loop=loop, threads=threads)
     assert site.client().get("/chunked") is None
-    assert made.wait(10)
+    assert made.wait(30)
     assert site.client().get("/short") is None
     response = site.client().get("/long")
     assert response is not None
@@ -238,7 +238,7 @@ def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, threads: int,
         hashlib.sha1(response.body).digest()
         == hashlib.sha1(b"".join(bytes([n]) * 100_000 for n in range(200))).digest()
     )
-    assert closed.wait(10)
+    assert closed.wait(30)
 
 
 def test_what_write_gives_a_slow_reader_is_kept_in_order(serve: Serve, loop: str, threads: int) -> None:
@@ -271,7 +271,7 @@ def test_a_client_that_leaves_ends_the_iteration(serve: Serve, loop: str, thread
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: bool(made), what="the app")
     client.close()
-    assert made[0].closed.wait(10)
+    assert made[0].closed.wait(30)
     wait_until(lambda: site.row[F.IN_FLIGHT] == site.row[F.OPEN] == site.row[F.BUSY_THREADS] == 0, what="all to end")
 
 
@@ -487,7 +487,7 @@ def test_busy_threads_are_counted_and_the_rest_waits(serve: Serve, loop: str, th
     site.running.server.on_saturation = told.append
     clients = [site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(6)]
     for _ in range(4):
-        assert inside.acquire(timeout=10)
+        assert inside.acquire(timeout=30)
     wait_until(lambda: site.row[F.IN_FLIGHT] == 6, what="six requests")
     assert site.row[F.BUSY_THREADS] == 4
     assert site.running.call(lambda: site.running.server.saturated)
@@ -575,7 +575,7 @@ def test_a_request_that_is_over_is_not_the_oldest_any_more(serve: Serve, loop: s
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         called[environ["PATH_INFO"]].set()
-        assert gates[environ["PATH_INFO"]].wait(10)
+        assert gates[environ["PATH_INFO"]].wait(30)
         start_response("200 OK", [])
         return [b""]
 
@@ -583,7 +583,7 @@ def test_a_request_that_is_over_is_not_the_oldest_any_more(serve: Serve, loop: s
     clients = {}
     for path in gates:
         clients[path] = site.client().send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        assert called[path].wait(10)
+        assert called[path].wait(30)
     first = site.row[F.OLDEST_AT]
     assert first
     gates["/1"].set()
