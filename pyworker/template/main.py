@@ -134,6 +134,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
     bytecode.install()
     if again:
+        end_what_the_import_has_started()
         return _Ready(wire.decode(Loaded, again.encode()), None, ssl_context)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where
     try:
@@ -209,14 +210,18 @@ def imported_code() -> tuple[str, str]:
 
 def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
     """Become a template that has not imported the app: same process, same channel, no threads, and none of what it started."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)  # each worker starts its own
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pass_on(fds, inheritable=True)
     role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
     text = json.dumps({"type": wire.tag(Loaded), **wire.to_json(loaded)})
     flush()
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
+
+
+def end_what_the_import_has_started() -> None:
+    """Each worker starts its own. Only now: a thread of the import (a Pool's) would have started it again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:

@@ -585,3 +585,25 @@ def test_what_an_import_has_started_ends_with_the_workers_that_have_it(pw: Pywor
         pids = [int(line) for line in file]
     assert len(pids) >= 2
     wait_until(lambda: not any(map(alive, pids)), what="the helpers to end")
+
+
+def test_what_an_import_keeps_starting_again_is_not_started_again_by_a_template_that_each_worker_does_without(
+    pw: Pyworker,
+) -> None:
+    """As a thread of multiprocessing's Pool does: when the helpers of the import are ended, it is there still, to start others."""
+    pw.api(
+        "import subprocess, sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "def keep():\n"
+        "    while True: subprocess.run(['sh', '-c', 'echo $$ >> helpers; exec sleep 1000'])\n"
+        "for _ in range(5): threading.Thread(target=keep, daemon=True).start()\n" + ASGI
+    )
+    pw.ok("start", "app.toml")
+
+    def helpers() -> int:
+        with open(os.path.join(pw.folder, "helpers")) as file:
+            return sum(alive(int(line)) for line in file)
+
+    wait_until(lambda: helpers() == 5 * pw.app()["workers"]["want"], LONG, "those of the workers, and no others")
+    pw.ok("stop", "api")
+    wait_until(lambda: not helpers(), what="the helpers to end")
