@@ -119,6 +119,7 @@ class Brain:
         self.dispatchers.sync(app)
         self._drop_generations(app)
         if not _is_over(app):
+            self.listening.keep_listening(app)
             unused_at = self.listening.close_unused(app, self.loop.clock())
             look = min((at for at in (look, unused_at) if at is not None), default=None)
         timer = self._looks.pop(app.name, None)
@@ -153,6 +154,7 @@ class Brain:
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
         if app.reload_from is not None and serves and not self.may_old_ones_accept(app, now):
+            self.listening.refuse_dropped(app)
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None

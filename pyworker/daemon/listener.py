@@ -108,6 +108,13 @@ def shut_down(listener: socket.socket, address: Address) -> None:
                 os.unlink(folder.name, dir_fd=folder.fd)
 
 
+def listen_again(listener: socket.socket, backlog: int) -> None:
+    """Take back `shut_down` of a TCP listener, whose port is still its own."""
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        with contextlib.suppress(OSError):  # somebody else listens there now
+            listener.listen(backlog)
+
+
 # ---- Unix sockets ----------------------------------------------------------------------------------
 class _Folder:
     """The folder of a socket file, by fd: paths longer than sun_path work, and nobody swaps the folder under us."""

@@ -9,7 +9,7 @@ from pyworker.config.address import Address, collide
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.dispatchers import is_node
-from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, open_listener, shut_down
+from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, listen_again, open_listener, shut_down
 from pyworker.daemon.nodeshared import shares
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds
@@ -104,6 +104,31 @@ class Listening:
                 text = f"{listener.address} is closed: no worker asks for it any more"
                 self._brain.emit(app, "app_note", None, text=text)
         return None
+
+    def drops(self, app: App, generation: int) -> list[Listener]:
+        """What workers of this generation accept on and those of today's do not. (A dispatcher accepts there as ever.)"""
+        if app.current is None or app.dispatcher is not None:
+            return []
+        named = set(app.generations[generation].listeners) - set(app.current.listeners)
+        return [x for x in app.listeners.values() if x.index in named and x.asked.isdisjoint(app.generations)]
+
+    def refuse_dropped(self, app: App) -> None:
+        """The old ones accept no more: who connects where only they did would wait until the last has gone, in vain.
+
+        Not closed: a roll-back listens there again (`keep_listening`), which a Unix socket could not.
+        """
+        for number in app.generations:
+            for listener in self.drops(app, number) if number < app.generation else ():
+                if listener.address.family != "unix":
+                    shut_down(listener.sock, listener.address)
+
+    def keep_listening(self, app: App) -> None:
+        """Take back `refuse_dropped` where today's workers accept: after a roll-back, or a reload that names it again."""
+        if app.current is None or not app.listening:
+            return
+        for index in app.current.listeners:
+            if index in app.listeners:
+                listen_again(app.listeners[index].sock, app.current.config.backlog)
 
     def unused(self, app: App) -> list[Listener]:
         """What neither `bind` names nor a worker of today's has asked for."""

@@ -96,6 +96,7 @@ class Workers:
             return  # the dispatcher gives it no more, and says when what it had has ended
         if config.command and self._brain.messages.disconnect(app, handle):
             return  # it closes its channel when what it had has ended
+        to_empty = to_empty or bool(self._brain.listening.drops(app, handle.id.generation))
         if not self.say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import pytest
@@ -138,15 +139,36 @@ def test_an_address_that_cannot_be_beside_the_old_one_is_refused_with_what_helps
     assert pw.get().startswith("one")
 
 
-def test_the_bind_address_can_change_without_a_gap(pw: Pyworker) -> None:
-    soak = '[app.reload]\nsoak = "500ms"'  # until its end a roll-back needs the old address
-    pw.api(ASGI, tables=soak)
+def test_the_bind_address_can_change_without_a_gap_and_the_old_one_refuses_at_once(pw: Pyworker) -> None:
+    """A roll-back could still come: until then it was open, and who connected waited for nobody, to be reset."""
+    pw.api(ASGI)
     pw.ok("start", "app.toml")
     other = pw.another_port()
-    pw.api(ASGI, tables=soak, bind=f"127.0.0.1:{other}")
+    pw.api(ASGI, bind=f"127.0.0.1:{other}")
     pw.ok("reload", "api")
     assert pw.get(port=other).startswith("one")
-    wait_until(pw.refuses, LONG, "the old address to be closed")
+    assert pw.refuses()
+    pw.api(ASGI)
+    pw.ok("reload", "api")
+    assert pw.get().startswith("one")
+    assert pw.refuses(other)
+
+
+def test_a_roll_back_listens_again_on_the_address_that_the_new_code_had_left(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    other = pw.another_port()
+    first = "async def app(scope, receive, send):\n"
+    waits = f"    if scope['type'] == 'lifespan': os.path.exists({pw.folder!r} + '/sick') and os._exit(9)\n"
+    pw.api(ASGI.replace(first, first + waits), bind=f"127.0.0.1:{other}", tables="[app.restart]\nmax_restarts = 2")
+    pw.ok("reload", "api")
+    assert pw.refuses()
+    pw.write("sick", "")
+    for pid in pw.pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pw.app()["gen"] == 1, LONG, "the old code to be back")
+    pw.wait_steady()
+    assert pw.get().startswith("one")
 
 
 def test_a_reload_of_several_apps_that_is_refused_leaves_no_new_port_open(pw: Pyworker) -> None:
