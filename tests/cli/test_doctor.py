@@ -16,6 +16,7 @@ from pyworker.cli import homes, units
 from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
 from pyworker.cli.options import settings_of
+from pyworker.cli.render import Look
 from pyworker.unix import oom
 from tests.support.cli import run
 
@@ -155,6 +156,11 @@ def test_apps_that_are_not_well_have_their_own_next_step(tmp_path: Path) -> None
     folder = app(drops=1, notes=["log: cannot open api.log: Is a directory"])
     (log,) = doctor._apps(settings_of({"home": str(tmp_path)}), {"apps": [folder]})
     assert log.message == "1 line of api could not be written to its log: cannot open api.log: Is a directory"
+
+
+def test_each_of_several_next_steps_has_a_line_of_its_own() -> None:
+    said = doctor._words(doctor.Found("app", "fail", "api has failed", "look here\nor there"), Look(False, False, False, 0))
+    assert said == "✗ api has failed\n    = look here\n    = or there"
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,10 @@ def cmd(settings: Settings, report: bool) -> int:
 
 def _words(found: Found, how: Look) -> str:
     glyph, style = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}[found.status]
-    text = f"{paint(glyph, style, how)} {line(found.message)}"
-    return text + (f"\n    {paint('=', 'cyan', how)} {line(found.fix)}" if found.fix and found.status != "ok" else "")
+    steps = found.fix.splitlines() if found.status != "ok" else []
+    return f"{paint(glyph, style, how)} {line(found.message)}" + "".join(
+        f"\n    {paint('=', 'cyan', how)} {line(step)}" for step in steps
+    )
 
 
 def _facts(settings: Settings) -> dict[str, Any]:
