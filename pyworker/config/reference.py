@@ -117,6 +117,7 @@ _FOOTER = """## Rules
   app's user can write, and for a file of that user's with no group that the user is no member of.
 - A Unix socket of `bind` keeps its owner and mode until the app is stopped. The sockets that a command gets by LISTEN_FDS do not
   block (O_NONBLOCK), as they are shared.
+- `tls.ca`: who shows no such certificate is closed without a word (curl: "Empty reply from server"), and nothing is logged.
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 
