@@ -121,7 +121,12 @@ def of_worker(
         taken = _OF_A_BIND_UNSEEN if is_script else _OF_A_BIND_IN_EACH
         hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
         hint = hint or _of_no_process(handle.failure.message)
-        return handle.failure.message, handle.failure.traceback, hint
+        text = handle.failure.traceback
+        if (
+            status.signal == 9 and handle.ready_at is None
+        ):  # it has not failed by itself: what it waits for it may have said
+            text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
+        return handle.failure.message, text, hint
     log = log_file(app, home)
     lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
     if since:

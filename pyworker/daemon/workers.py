@@ -7,6 +7,7 @@ untrusted: out of protocol is killed, and no message can name another worker, a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import random
 import signal
@@ -139,6 +140,7 @@ class Workers:
         self._brain.emit(app, "worker_draining", handle.id.slot, generation=generation, pid=handle.pid, reason=reason)
 
     def kill(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
+        ask_where = False
         if handle.state is State.STARTING or handle.state is State.OPENING:
             hint = "is it stuck, or does it need a longer reload.ready_timeout?"
             if handle.health is not None and (failing := handle.health.health.reason):
@@ -147,12 +149,29 @@ class Workers:
             elif handle.state is State.STARTING and self._brain.readiness.is_to_bind(app, handle):
                 reason = f"{reason}: it has bound no port, and the one that it is to replace has"
                 hint = f"a longer reload.ready_timeout? one that is to bind none any more: pyworker restart {app.name}"
+            else:
+                ask_where = handle.failure is None and app.kind in ("asgi", "wsgi")
             handle.failure = handle.failure or w.Failed("other", reason, "", hint)
         handle.leaving_because = handle.leaving_because or reason
         handle.happen(Happening.KILL, now)
-        if not self._give_up_unborn(app, handle, at_last=True):
-            self.signal(app, handle, signal.SIGKILL)
-            process.kill_group(handle.pid, signal.SIGKILL)
+        if self._give_up_unborn(app, handle, at_last=True):
+            return
+        if ask_where:
+            self._brain.stacks.take(app, handle, lambda text, *_: self._kill_stuck(app, handle, text))
+        else:
+            self._kill_now(app, handle)
+
+    def _kill_stuck(self, app: App, handle: WorkerHandle, stacks: str) -> None:
+        """It was to be ready by now: it has been asked where it is, which is why it has failed."""
+        where = whereabouts([*parse(stacks), *parse_tasks(stacks, handle.pid)])
+        if handle.failure is not None and where:
+            handle.failure = dataclasses.replace(handle.failure, message=f"{handle.failure.message}: it is in {where}")
+        if handle.is_alive and handle.ended_at is None:
+            self._kill_now(app, handle)
+
+    def _kill_now(self, app: App, handle: WorkerHandle) -> None:
+        self.signal(app, handle, signal.SIGKILL)
+        process.kill_group(handle.pid, signal.SIGKILL)
 
     def _give_up_unborn(self, app: App, handle: WorkerHandle, *, at_last: bool = False) -> bool:
         """If nobody has said its pid yet, have it end by itself; False when there is a process to signal."""

@@ -6,6 +6,8 @@ Of a task that waits Python itself tells the outermost coroutine only: the other
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import os
 from types import FrameType
 from typing import Any
@@ -14,7 +16,8 @@ from pyworker.protocol.stacks import Frame, TaskStack, write_tasks
 
 _MOST = 100  # different stacks
 _DEEPEST = 200  # frames of one
-_OWN = "pyworker/worker/engines/lifespan.py"  # waits for the end, all the time
+_STEPS = ("async_generator_asend", "async_generator_athrow")  # of an async generator, which they do not name
+_LIFESPAN = "pyworker/worker/engines/lifespan.py"
 
 
 def write(stacks_fd: int) -> None:
@@ -31,15 +34,22 @@ def stacks(tasks: set[asyncio.Task[Any]]) -> list[TaskStack]:
     found: dict[tuple[Frame, ...], list[str]] = {}
     for task in tasks:
         frames = _frames(task.get_coro())
-        if not any(frame.file.endswith(_OWN) for frame in frames):
+        if not any(_waits_for_the_lifespan(frame) for frame in frames):
             found.setdefault(frames, []).append(task.get_name())
     often = sorted(found.items(), key=lambda item: -len(item[1]))
     return [TaskStack(min(names), len(names), frames) for frames, names in often[:_MOST]]
 
 
+def _waits_for_the_lifespan(frame: Frame) -> bool:
+    """Whether it is the app's, which waits for the end all the time, or ours, which waits for the app's: not what it does meanwhile."""
+    return frame.file.endswith(_LIFESPAN) and frame.function != "_run"
+
+
 def _frames(awaited: Any) -> tuple[Frame, ...]:
     found: list[Frame] = []
     while awaited is not None and len(found) < _DEEPEST:
+        if type(awaited).__name__ in _STEPS:
+            awaited = next(filter(inspect.isasyncgen, gc.get_referents(awaited)), None)
         kind = next((k for k in ("cr", "gi", "ag") if hasattr(awaited, f"{k}_frame")), "")
         frame: FrameType | None = getattr(awaited, f"{kind}_frame", None)
         if frame is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import psutil
 import pytest
@@ -115,3 +116,22 @@ def test_ready_is_heard_from_a_helper_that_has_ended_before_the_daemon_reads_it(
     daemon.resume()
     out, err = starting.communicate(timeout=LONG)
     assert starting.returncode == 0, out + err
+
+
+def test_a_lifespan_that_waits_for_ever_is_told_with_its_place_and_what_it_has_printed(pw: Pyworker) -> None:
+    waits = (
+        "import asyncio, contextlib\n"
+        "@contextlib.asynccontextmanager\n"
+        "async def lifespan():\n"
+        "    while True:\n"
+        "        print('the broker does not answer, trying again', flush=True)\n"
+        "        await asyncio.sleep(0.1)\n"
+        "    yield\n"
+        "async def app(scope, receive, send):\n"
+        "    async with lifespan(): pass\n"
+    )
+    pw.api(waits, tables='[app.reload]\nready_timeout = "3s"')
+    said = pw.run("start", "app.toml").stderr
+    assert re.search(r"error: api did not start: not ready within 3 s: it is in \S+/web\.py:6 in lifespan\n", said), said
+    assert "\n\nthe broker does not answer, trying again\n" in said
+    assert "longer reload.ready_timeout?" in said
