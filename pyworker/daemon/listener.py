@@ -108,9 +108,14 @@ def shut_down(listener: socket.socket, address: Address) -> None:
                 os.unlink(folder.name, dir_fd=folder.fd)
 
 
+def is_listening(listener: socket.socket) -> bool:
+    """False for one of TCP after `shut_down`; a Unix socket's does not show it."""
+    return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+
+
 def listen_again(listener: socket.socket, backlog: int) -> None:
     """Take back `shut_down` of a TCP listener, whose port is still its own."""
-    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not is_listening(listener):
         with contextlib.suppress(OSError):  # somebody else listens there now
             listener.listen(backlog)
 

@@ -106,8 +106,11 @@ class Listening:
         return None
 
     def drops(self, app: App, generation: int) -> list[Listener]:
-        """What workers of this generation accept on and those of today's do not. (A dispatcher accepts there as ever.)"""
-        if app.current is None or app.dispatcher is not None:
+        """What workers of this generation accept on and those of today's do not. (A dispatcher accepts there as ever.)
+
+        Not of a command: its own accept would fail, and when it has ended is unknown.
+        """
+        if app.current is None or app.dispatcher is not None or app.generations[generation].config.target is None:
             return []
         named = set(app.generations[generation].listeners) - set(app.current.listeners)
         return [x for x in app.listeners.values() if x.index in named and x.asked.isdisjoint(app.generations)]

@@ -20,7 +20,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, queue_depth, url
+from pyworker.daemon.listener import actual, is_listening, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
@@ -66,6 +66,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     config = app.config
     workers = sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
     pool = [_worker_document(app, sampler, w, now) for w in workers]
+    listeners = [x for x in app.listeners.values() if is_listening(x.sock)]
     started_ms = app.board.app(AppF.STARTED_AT)
     uptime = max((now - w.ready_at for w in workers if w.ready_at is not None), default=None)
     record = app.record
@@ -90,8 +91,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "gen": app.generation,
         "target": _what(config),
         "balance": config.balance if config else None,
-        "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in app.listeners.values()],
-        "queue": [queue_depth(x.sock) for x in app.listeners.values()],
+        "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in listeners],
+        "queue": [queue_depth(x.sock) for x in listeners],
         "workers": {"want": len(slots), "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),

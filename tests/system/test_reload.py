@@ -148,6 +148,7 @@ def test_the_bind_address_can_change_without_a_gap_and_the_old_one_refuses_at_on
     pw.ok("reload", "api")
     assert pw.get(port=other).startswith("one")
     assert pw.refuses()
+    assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
     pw.api(ASGI)
     pw.ok("reload", "api")
     assert pw.get().startswith("one")
