@@ -122,9 +122,7 @@ def of_worker(
         hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
         hint = hint or _of_no_process(handle.failure.message)
         text = handle.failure.traceback
-        if (
-            status.signal == 9 and handle.ready_at is None
-        ):  # it has not failed by itself: what it waits for it may have said
+        if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
         return handle.failure.message, text, hint
     log = log_file(app, home)
