@@ -26,6 +26,7 @@ from pyworker.protocol.events import workers_in_words
 
 Header = Callable[["dict[str, Any]", bool], str]
 NEVER = float("inf")
+_NO_DAEMON = 60.0  # seconds for one that its guardian cannot start, before the command gives up
 _TICK = 0.1  # seconds between two frames
 _ASIDE = 1.0  # seconds for what is only said beside: a --timeout is over by then
 _MOST_NAMED = 10  # apps in a sentence; of more it says how many are in which state
@@ -68,7 +69,9 @@ class _View:
         if animated and not settings.json and not settings.quiet:
             self._live = Live(self.board, sys.stderr, self.err)
         self.tick = _TICK if self._live else ANSWER_TIME
+        self._gives_up_at = time.monotonic() + _NO_DAEMON
         self._look_at = time.monotonic() + ANSWER_TIME  # why nothing is heard; NEVER once something is
+        self._has_said_why = settings.json or settings.quiet
 
     def event(self, event: dict[str, Any] | None) -> None:
         """Show one event; None: time passes."""
@@ -94,14 +97,29 @@ class _View:
         """No daemon has taken the request yet. Of one that cannot be started only its guardian's log tells."""
         self._look_at += ANSWER_TIME
         said = guardian_said(self._settings.home)
-        if not said or self._settings.json or self._settings.quiet:
+        if not said or self._answers():
             return
-        self._look_at = NEVER
+        if time.monotonic() >= self._gives_up_at:
+            raise PyworkerError(
+                f"no daemon can be started, and this has not begun:\n  {line(said)}",
+                hint=step_for(said), code="unavailable", exit=Exit.UNAVAILABLE,
+            )  # fmt: skip
+        if self._has_said_why:
+            return
+        self._has_said_why = True
         text = f"waiting for the daemon:\n  {line(said)}\n  = help: {step_for(said)}"
         if self._live:
             self._live.say(text)
         else:
             note(text, self.err)
+
+    def _answers(self) -> bool:
+        """True when there is a daemon: what its guardian said last may be of one before."""
+        try:
+            ask(self._settings.home, {"type": "status"}, _ASIDE)
+        except PyworkerError:
+            return False
+        return True
 
     def ended(self, answer: Answer) -> None:
         """Take in how it ended: rows turn no more, neither of an app that failed nor of slots that stay empty."""

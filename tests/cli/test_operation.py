@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from pyworker.cli import operation
 from pyworker.cli.options import Settings
+from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.control import Refused, Reply
 from tests.cli import documents, results
 from tests.support.cli import environment, run, run_on_terminal
@@ -61,24 +62,55 @@ def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n  = note: it is slow\n")
 
 
-def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "logs").mkdir()
-    word = "the daemon cannot be started: Resource temporarily unavailable; trying again"
-    (tmp_path / "logs" / "pyworker.log").write_text(f"2026-11-26T14:26:42Z guardian[83]: {word}\n")
+@pytest.fixture
+def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operation._View]:
+    """Makes the view of an operation that no daemon takes: the guardian says that it can start none."""
+    logs = Path(home) / "logs"
+    logs.mkdir(parents=True)
+    (logs / "pyworker.log").write_text(f"2026-11-26T14:26:42Z guardian[83]: {CANNOT}\n")
     monkeypatch.setattr(operation, "ANSWER_TIME", 0.0)
-    settings = Settings(False, False, False, None, False, None, str(tmp_path))
-    view = operation._View(settings, None)
+    monkeypatch.setattr(operation, "_ASIDE", 0.1)
+    return lambda *, quiet=False: operation._View(Settings(False, quiet, False, None, False, None, home), None)
+
+
+CANNOT = "the daemon cannot be started: Resource temporarily unavailable; trying again"
+
+
+def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
+    waiting: Callable[..., operation._View], capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = waiting()
     view.event(None)
     view.event(None)
     said = capsys.readouterr().err
-    assert said.count(word) == 1
+    assert said.count(CANNOT) == 1
     assert "ulimit -u" in said
-    heard = operation._View(settings, None)
+    heard = waiting()
     heard.event(event("api", None, "app_note", text="here it is").event)
     heard.event(None)
-    assert word not in capsys.readouterr().err
+    assert CANNOT not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_an_operation_that_no_daemon_takes_for_a_minute_is_given_up(
+    quiet: bool, waiting: Callable[..., operation._View], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = waiting(quiet=quiet)
+    view.event(None)
+    monkeypatch.setattr(operation, "_NO_DAEMON", 0.0)
+    with pytest.raises(PyworkerError, match=CANNOT) as given_up:
+        waiting(quiet=quiet).event(None)
+    assert given_up.value.exit == Exit.UNAVAILABLE
+
+
+def test_what_the_guardian_said_of_a_daemon_before_is_not_said_of_one_that_answers(
+    home: str, waiting: Callable[..., operation._View], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operation, "_NO_DAEMON", 0.0)
+    monkeypatch.setattr(operation, "_ASIDE", 10.0)
+    with FakeControl(home, {"status": replies({"pid": 1})}):
+        waiting().event(None)
+    assert CANNOT not in capsys.readouterr().err
 
 
 def test_reload_without_names_takes_the_file_here_else_all(home: str, tmp_path: Path) -> None:
