@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, NOT_STARTED
+from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, GUARDIAN_TITLE, NOT_STARTED
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -190,9 +190,13 @@ def guardian_said(home: str) -> str:
 
 
 def guardian_without_daemon(home: str) -> str:
-    """Return the pid of a guardian that cannot start a daemon, else ""."""
+    """Return the pid of a guardian that cannot start a daemon, else "": what it said may be old, and its pid another's."""
     pid = guardian_said(home).partition(" guardian[")[2].partition("]")[0]
-    return pid if pid.isdecimal() else ""
+    try:
+        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+            return pid if file.read().startswith(GUARDIAN_TITLE.encode()) else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def step_for(said: str) -> str:

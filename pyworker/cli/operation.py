@@ -101,7 +101,7 @@ class _View:
             return
         if time.monotonic() >= self._gives_up_at:
             raise PyworkerError(
-                f"no daemon can be started, and this has not begun:\n  {line(said)}",
+                f"no daemon can be started. One that can be later may still carry this out.\n  {line(said)}",
                 hint=step_for(said), code="unavailable", exit=Exit.UNAVAILABLE,
             )  # fmt: skip
         if self._has_said_why:

@@ -21,6 +21,7 @@ from pyworker.config.address import Address
 from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.names import GUARDIAN_TITLE
 from pyworker.unix.sockdiag import unix_queue
 
 # Any local user may connect, as to a port on 127.0.0.1. Who wants less sets `umask`, or takes a folder that is closed.
@@ -272,9 +273,7 @@ def _in_use(address: Address, host: str, own: Mapping[int, str]) -> ListenFailed
         message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
         if app:
             stop = f"stop it (pyworker stop {app})"
-        elif found.command.startswith(
-            "pyworker guardian"
-        ):  # it keeps the ports of all its apps: no kill for one of them
+        elif found.command.startswith(GUARDIAN_TITLE):  # it keeps the ports of all its apps: no kill for one of them
             home, is_gone = owner.home_of(found.pid)
             stop = f"it is an app of another pyworker, user {found.user}'s: stop it there"
             stop += f" (pyworker --home {home or 'DIR'} stop NAME)"

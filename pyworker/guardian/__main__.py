@@ -21,7 +21,7 @@ from pyworker.guardian.main import Guardian, Times
 from pyworker.guardian.say import say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
-from pyworker.protocol.names import ENV_TICK
+from pyworker.protocol.names import ENV_TICK, GUARDIAN_TITLE
 from pyworker.unix import process
 from pyworker.unix.title import set_title
 
@@ -39,8 +39,8 @@ def main(argv: list[str], commands: dict[str, list[str]] | None = None, program:
     options = _options(argv)
     if options.notify_fd is not None:
         os.set_inheritable(options.notify_fd, False)
-    process.set_name("pyworker guardian")
-    set_title("pyworker guardian")
+    process.set_name(GUARDIAN_TITLE)
+    set_title(GUARDIAN_TITLE)
     try:
         return _run(options, commands, program or [sys.executable, "-I", "-m", "pyworker.guardian"])
     except PyworkerError as error:
@@ -88,8 +88,8 @@ def _is_needed(channel: int) -> bool:
     process.set_name("pyworker standby")
     set_title("pyworker standby")
     needed = standby.is_needed(channel)
-    process.set_name("pyworker guardian")
-    set_title("pyworker guardian")
+    process.set_name(GUARDIAN_TITLE)
+    set_title(GUARDIAN_TITLE)
     return needed
 
 

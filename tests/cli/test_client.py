@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from pyworker.cli import client
 from pyworker.protocol import control
 from pyworker.protocol.control import Reply
+from pyworker.protocol.names import GUARDIAN_TITLE
 from pyworker.protocol.store import MISSED, TICK
 from tests.cli import documents
 from tests.support.cli import run
@@ -122,7 +124,15 @@ def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: s
         found = run("ps", "--timeout", "100ms", home=home)
         assert f"{ends}: python3: No module named pyworker" in found.err
         assert "mend the installation" in found.err
-        assert "to stop all of it: kill 83\n" in run("daemon", "stop", "--timeout", "100ms", home=home).err
+        said = run("daemon", "stop", "--timeout", "100ms", home=home).err
+        assert "mend the installation" in said
+        assert "kill" not in said, "that pid is no guardian's any more"
+        with subprocess.Popen([GUARDIAN_TITLE, "60"], executable=shutil.which("sleep")) as guardian:
+            with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
+                log.write(f"{ends.replace('[83]', f'[{guardian.pid}]')}\npython3: No module named pyworker\n")
+            said = run("daemon", "stop", "--timeout", "100ms", home=home).err
+            guardian.kill()
+        assert f"to stop all of it: kill {guardian.pid}\n" in said
         with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
             log.write("OSError: [Errno 27] File too large\n")
         assert "ulimit -f" in run("ps", "--timeout", "100ms", home=home).err
