@@ -7,6 +7,8 @@ SECONDS ?= 40
 JOBS ?= 4
 # what `make pythons` tests under
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
+# where it is set, each of the thousands of processes of the tests would compile pyworker anew: half their time
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 .PHONY: docs site containers demo demo-stop setup test pythons check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
