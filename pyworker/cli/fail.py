@@ -11,6 +11,7 @@ from typing import Any
 
 from pyworker.cli.render import Look, clean, line, note, paint
 from pyworker.errors import Exit, PyworkerError
+from pyworker.record import fields
 
 _CHANGED = "Nothing was changed: what runs goes on."
 # what the mistakes of a config file prevented
@@ -91,20 +92,18 @@ def document(error: PyworkerError) -> dict[str, Any]:
 
 
 def _fields(problem: Any) -> dict[str, Any]:
-    import dataclasses
 
-    return dataclasses.asdict(problem)
+    return dict(vars(problem))
 
 
 def _problems(problems: list[Any]) -> Any:
     """Return problems as the class that the config reader uses; the daemon sends them as objects."""
     if not any(isinstance(p, dict) for p in problems):
         return tuple(problems)
-    import dataclasses
 
     from pyworker.config.problem import Problem
 
-    known = {f.name for f in dataclasses.fields(Problem)}
+    known = {f.name for f in fields(Problem)}
     return tuple(Problem(**{k: v for k, v in p.items() if k in known}) for p in problems)
 
 

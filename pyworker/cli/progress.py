@@ -5,18 +5,18 @@ Pure: events in, text out. The live view (live.py) draws the rows; a pipe gets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker.cli.render import Look, clean, cut, line, paint
 from pyworker.protocol.events import and_why, exit_words, try_in_words
+from pyworker.record import field, mutable
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _DONE = {"ready": ("✓", "green"), "replaced": ("✓", "green"), "stopped": ("○", "dim"), "failed": ("✗", "red")}
 _WAITING = {"backoff": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "waiting": ("·", "dim")}
 
 
-@dataclass
+@mutable
 class Row:
     """One slot of an app, as far as the events tell."""
 
@@ -31,7 +31,7 @@ class Row:
     more: str = ""
 
 
-@dataclass
+@mutable
 class Board:
     """Everything that is known of one operation."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import os
 import socket
 from collections.abc import Callable
 
 from pyworker.protocol.nodecluster import Query
+from pyworker.record import replace
 
 _PAUSE = 0.1  # seconds without accepting when this process or the machine is out of files
 
@@ -86,7 +86,7 @@ def open_listener(query: Query) -> socket.socket:
         except OSError:
             if query.kind != "any":
                 raise
-            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
+            return open_listener(replace(query, kind="tcp4", address="0.0.0.0"))
     try:
         # O_NONBLOCK belongs to all who share it. Listeners are waited for; how a UDP socket is read is the program's choice.
         sock.setblocking(query.is_udp)
@@ -105,6 +105,6 @@ def open_listener(query: Query) -> socket.socket:
         sock.close()
         without_v6 = isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
         if without_v6 and query.kind == "any" and sock.family == socket.AF_INET6:
-            return open_listener(dataclasses.replace(query, kind="tcp4", address="0.0.0.0"))
+            return open_listener(replace(query, kind="tcp4", address="0.0.0.0"))
         raise
     return sock

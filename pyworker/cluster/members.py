@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal as signals
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.parent import ChildProcess, Signal, Stdio
 from pyworker.config.schema import RestartConfig
-from pyworker.record import record
+from pyworker.record import field, record
 
 if TYPE_CHECKING:
     from pyworker.cluster.primary import Cluster
@@ -36,7 +35,7 @@ class Settings:
     stdin: Stdio = "inherit"
     stdout: Stdio = "inherit"
     stderr: Stdio = "inherit"
-    restart: RestartConfig = dataclasses.field(default_factory=RestartConfig)
+    restart: RestartConfig = field(default_factory=RestartConfig)
     drain_timeout: float = 10.0  # seconds that connections have when a worker leaves
     suicide_timeout: float = 5.0  # seconds that a worker has which announced its death
 

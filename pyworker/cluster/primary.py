@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import os
 import random
@@ -42,6 +41,7 @@ from pyworker.protocol.nodecluster import (
     Say,
     Watch,
 )
+from pyworker.record import replace
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
 # in a worker of the daemon all of this is in an archive without a name
@@ -111,7 +111,7 @@ class Cluster(Emitter):
         if options.get("scheduling", "round-robin") not in ("round-robin", "none"):
             raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
         if restart is None or isinstance(restart, Mapping):
-            restart = dataclasses.replace(RestartConfig(), **(restart or {}))
+            restart = replace(RestartConfig(), **(restart or {}))
         options["exec_args"] = tuple(as_list(options.get("exec_args", ())))
         path = None if exec is None else os.fspath(exec)
         if path is not None and not os.path.exists(os.path.join(options.get("cwd") or "", path)):

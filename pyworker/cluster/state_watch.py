@@ -5,23 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from pyworker.record import field, mutable
 
 Deliver = Callable[[str | None], None]
 Hear = Callable[[str, int], None]
 
 
-@dataclass(eq=False)
 class Watched:
     """One `watch`: what was delivered last. Compared by text, so that a value is delivered when it is another one."""
 
-    key: str
-    deliver: Deliver
-    last: str | None = None
-    told: bool = False
+    def __init__(self, key: str, deliver: Deliver) -> None:
+        self.key = key
+        self.deliver = deliver
+        self.last: str | None = None
+        self.told = False
 
 
-@dataclass
+@mutable
 class Interests:
     """What the thread looks for. Changed by any thread under `lock`; the thread takes copies."""
 

@@ -7,7 +7,6 @@ the text.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from pyworker.config.report import Report, dotted, shown
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
+from pyworker.record import replace
 
 DEFAULT_BIND = "127.0.0.1:8000"
 _KINDS = ("target", "script", "command")
@@ -225,7 +225,7 @@ def finish(
         where = path_of(finding.key, path, report) if finding.key else path
         if finding.key[:1] == ("health",) and "health" not in values:  # that of [defaults]
             hint = f"for {app.name} alone: health = false in its own table"
-            finding = dataclasses.replace(finding, hint=f"{finding.hint}\n{hint}")
+            finding = replace(finding, hint=f"{finding.hint}\n{hint}")
         report_finding(finding, where, path, report)
     return app
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable
-from dataclasses import replace
 
 from pyworker.config.address import Address, AddressError, collide, parse_bind
 from pyworker.config.check import Finding
 from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
+from pyworker.record import replace
 
 
 def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> list[tuple[AppConfig, Finding]]:

@@ -6,7 +6,6 @@ AppConfig again (a test says so for every key).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pyworker.config.check import FOR_KINDS, kind_of
 from pyworker.config.option import option_of
 from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.config.units import duration_text, size_text
+from pyworker.record import MISSING, fields, is_record, replace
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -24,16 +24,16 @@ def table(app: Any, *, everything: bool = False) -> dict[str, Any]:
     """Return an app (or one of its tables) as a TOML table; without `everything` only what is not the default."""
     found: dict[str, Any] = {}
     skipped = _not_for(app)
-    for field in dataclasses.fields(app):
+    for field in fields(app):
         value = getattr(app, field.name)
         if field.name in skipped:
             continue
-        if dataclasses.is_dataclass(value):
+        if is_record(value):
             inner = table(value, everything=everything)
             if inner or field.default is None:
                 found[field.name] = inner
             continue
-        is_default = field.default is not dataclasses.MISSING and value == field.default
+        is_default = field.default is not MISSING and value == field.default
         if value is None or (is_default and value in ((), {}, "")) or value == {}:
             continue
         if everything or not is_default:
@@ -53,7 +53,7 @@ def _not_for(table: Any) -> set[str]:
 
 def flat(app: AppConfig) -> dict[str, Any]:
     """Return every option of an app by its dotted key; absent ones are not there. [env] is left out."""
-    return dict(flatten(table(dataclasses.replace(app, env={}), everything=True), ""))
+    return dict(flatten(table(replace(app, env={}), everything=True), ""))
 
 
 def flatten(value: Mapping[str, Any], before: str) -> list[tuple[str, Any]]:

@@ -7,7 +7,6 @@ what a table says, converted: field -> value, nested tables -> nested partials. 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import shlex
@@ -15,14 +14,13 @@ import types
 import typing
 from typing import Any
 
-import msgspec
-
 from pyworker.config import units
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
 from pyworker.config.schema import INHERIT, AppConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
+from pyworker.record import MISSING, fields, is_record
 
 Partial = dict[str, Any]
 
@@ -52,19 +50,19 @@ def hints_of(cls: type) -> dict[str, Any]:
 def table_class(hint: Any) -> type | None:
     """Return the schema class of a field that is a table (HealthConfig | None -> HealthConfig), else None."""
     for option in (hint, *typing.get_args(hint)):
-        if isinstance(option, type) and dataclasses.is_dataclass(option):
+        if isinstance(option, type) and is_record(option):
             return option
     return None
 
 
 def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Partial:
     """Return what is right in a table, converted; report the rest."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    known = {f.name: f for f in fields(cls)}
     result: Partial = {}
     for name, value in table.items():
         here = (*path, name)
         report.attempted.add(here)
-        if name not in fields:
+        if name not in known:
             _unknown(cls, name, path, report)
             continue
         hint = hints_of(cls)[name]
@@ -73,7 +71,7 @@ def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Par
             _table(nested, name, value, here, report, result, optional=hint is not nested)
             continue
         try:
-            result[name] = _value(name, hint, option_of(fields[name]), value)
+            result[name] = _value(name, hint, option_of(known[name]), value)
         except _Wrong as wrong:
             _report(wrong, here, report)
         except _WrongItems as several:
@@ -106,14 +104,14 @@ def build(cls: Any, values: Partial, path: Path, report: Report) -> Any:
     """Return the schema object; report required options that are absent (None is returned then)."""
     arguments: dict[str, Any] = {}
     complete = True
-    for field in dataclasses.fields(cls):
+    for field in fields(cls):
         nested = table_class(hints_of(cls)[field.name])
         if field.name in values:
             value = values[field.name]
             if nested is not None and isinstance(value, dict):
                 value = build(nested, value, (*path, field.name), report)
             arguments[field.name] = value
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif field.default is MISSING and field.default_factory is MISSING:
             complete = False
             here = (*path, field.name)
             if here not in report.attempted:
@@ -162,7 +160,7 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
         result[name] = partial(cls, value, path, report)
     elif isinstance(value, str) and name in SHORT_FORMS and value in SHORT_WORDS.get(name, (value,)):
         key = SHORT_FORMS[name]
-        option = next(option_of(f) for f in dataclasses.fields(cls) if f.name == key)
+        option = next(option_of(f) for f in fields(cls) if f.name == key)
         try:
             result[name] = {key: _value(key, hints_of(cls)[key], option, value)}
         except _Wrong as wrong:
@@ -187,7 +185,7 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
 
 def _unknown(cls: type, name: str, path: Path, report: Report) -> None:
     here = (*path, name)
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = [f.name for f in fields(cls)]
     hint = ""
     if (meant := nearest(name, names)) is not None:
         report.attempted.add((*path, meant))
@@ -204,7 +202,7 @@ def _elsewhere(name: str) -> str:
     inner: dict[str, str] = {}
     for field, hint in hints_of(AppConfig).items():
         if (nested := table_class(hint)) is not None:
-            inner |= {f.name: f"{field}.{f.name}" for f in dataclasses.fields(nested)}
+            inner |= {f.name: f"{field}.{f.name}" for f in fields(nested)}
     return inner.get(nearest(name, inner) or "", "")
 
 
@@ -218,16 +216,18 @@ def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
         return _environment(value)
     if origin is tuple:
         return _texts(name, value)
-    try:
-        converted = msgspec.convert(value, hint, strict=True)
-    except msgspec.ValidationError:
-        raise _Wrong(
-            f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value)
-        ) from None
-    if option.choices and converted not in option.choices:
+    if not _fits(hint, value) or (option.choices and value not in option.choices):
         raise _Wrong(f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value))
-    _limits(option, converted, shown)
-    return converted
+    _limits(option, value, shown)
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type: a plain one, one of some words, or one of several types."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return any(value == word and type(value) is type(word) for word in parts)
+    return any(_fits(part, value) for part in parts) if parts else type(value) is hint
 
 
 def literals(hint: Any) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from pyworker.config import canonical
@@ -10,7 +9,7 @@ from pyworker.config.convert import hints_of, table_class
 from pyworker.config.environment import without_passwords
 from pyworker.config.option import Apply, option_of
 from pyworker.config.schema import AppConfig, ResolvedApp
-from pyworker.record import record
+from pyworker.record import fields, record, replace
 
 MASK = "***"
 
@@ -52,7 +51,7 @@ def _hidden(change: Change) -> Change:
     """The address of a server may have a password in it."""
     if change.key != "state" or (change.old, change.new) == tuple(map(without_passwords, (change.old, change.new))):
         return change
-    return dataclasses.replace(change, old=MASK, new=MASK, secret=True)
+    return replace(change, old=MASK, new=MASK, secret=True)
 
 
 def applies(key: str) -> Apply:
@@ -60,7 +59,7 @@ def applies(key: str) -> Apply:
     cls: Any = AppConfig
     apply: Literal["live", "reload", "restart"] = "reload"
     for part in key.split("."):
-        field = next((f for f in dataclasses.fields(cls) if f.name == part), None)
+        field = next((f for f in fields(cls) if f.name == part), None)
         if field is None:
             break
         apply = option_of(field).apply

@@ -13,8 +13,6 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 
-import dotenv.parser
-
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
 from pyworker.errors import NO_DESCRIPTOR
@@ -123,6 +121,8 @@ def add_file(
         raise
     except ValueError as error:
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error}", path) from None
+    import dotenv.parser  # with what it imports the dearest of all, and few apps have such files
+
     size = 0
     for binding in dotenv.parser.parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and "\0" in binding.key + (binding.value or "")):

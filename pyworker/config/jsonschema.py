@@ -7,7 +7,6 @@ file that `check` accepts is always accepted here.
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from typing import Any
@@ -16,6 +15,7 @@ from pyworker.config.convert import SHORT_FORMS, SHORT_WORDS, SWITCHES, hints_of
 from pyworker.config.option import Option, option_of
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.units import duration_text, size_text
+from pyworker.record import MISSING, Field, fields
 
 _DURATION = r"^\s*\d{1,15}(\.\d{1,9})?\s*(ms|s|m|h|d)\s*$"
 _SIZE = r"^\s*\d{1,15}(\.\d{1,9})?\s*(B|KB|MB|GB|TB)\s*$"
@@ -27,7 +27,7 @@ Schema = dict[str, Any]
 def schema() -> Schema:
     """Return the whole schema, ready for json.dumps."""
     definitions: Schema = {"app": _table(AppConfig), "run": _table(RunConfig)}
-    for field in dataclasses.fields(AppConfig):
+    for field in fields(AppConfig):
         if (nested := table_class(hints_of(AppConfig)[field.name])) is not None:
             definitions[field.name] = _table(nested)
     tables: Schema = {
@@ -61,15 +61,14 @@ def schema() -> Schema:
 
 
 def _table(cls: type) -> Schema:
-    fields = dataclasses.fields(cls)
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {f.name: _property(cls, f) for f in fields},
+        "properties": {f.name: _property(cls, f) for f in fields(cls)},
     }
 
 
-def _property(cls: type, field: dataclasses.Field[Any]) -> Schema:
+def _property(cls: type, field: Field[Any]) -> Schema:
     hint = hints_of(cls)[field.name]
     option = option_of(field)
     nested = table_class(hint)
@@ -85,13 +84,13 @@ def _property(cls: type, field: dataclasses.Field[Any]) -> Schema:
     return found
 
 
-def _nested(field: dataclasses.Field[Any], nested: type, option: Option) -> Schema:
+def _nested(field: Field[Any], nested: type, option: Option) -> Schema:
     forms: list[Schema] = [{"$ref": f"#/definitions/{field.name}"}]
     key = SHORT_FORMS.get(field.name)
     if field.name in SHORT_WORDS:
         forms.append({"enum": list(SHORT_WORDS[field.name])})
     elif key is not None:
-        inner = next(f for f in dataclasses.fields(nested) if f.name == key)
+        inner = next(f for f in fields(nested) if f.name == key)
         forms.append(_value(hints_of(nested)[key], option_of(inner)))
     if field.default is None:
         forms.append({"const": False})
@@ -139,9 +138,9 @@ def _kind(hint: Any, option: Option) -> Schema:
     return {"type": "string"}
 
 
-def _default(field: dataclasses.Field[Any], option: Option) -> Any:
+def _default(field: Field[Any], option: Option) -> Any:
     value = field.default
-    if value is dataclasses.MISSING or value is None:
+    if value is MISSING or value is None:
         return None
     if option.unit:
         return duration_text(value) if option.unit == "duration" else size_text(int(value))

@@ -8,7 +8,6 @@ the daemon itself, which trusts no CLI.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 import zlib
@@ -27,7 +26,7 @@ from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
 from pyworker.errors import NO_DESCRIPTOR
-from pyworker.record import record
+from pyworker.record import record, replace
 
 MAX_FILE = 1024 * 1024
 FILES = ("app.toml", "pyworker.toml", "pyproject.toml")
@@ -96,7 +95,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
                 [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
             )
     chosen = tuple(a for a in apps if not only or a.name in only)
-    return Loaded(chosen, path, dataclasses.replace(opened, profile=profile))
+    return Loaded(chosen, path, replace(opened, profile=profile))
 
 
 def profiles_in(path: str) -> list[str]:
@@ -171,7 +170,7 @@ def load_inline(table: dict[str, Any], cwd: str, environ: Mapping[str, str] | No
     app = finish(values, {}, (), report, environ or {})
     report.stop_if_wrong()
     assert app is not None
-    return dataclasses.replace(app, cwd=os.path.join(cwd, app.cwd))
+    return replace(app, cwd=os.path.join(cwd, app.cwd))
 
 
 def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
@@ -192,14 +191,14 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
         before = getattr(app, name)
         nested = isinstance(value, dict) and name != "env"
         if nested and before is not None:
-            merged[name] = dataclasses.replace(before, **value)
+            merged[name] = replace(before, **value)
         elif nested:
             merged |= {name: getattr(build(AppConfig, {"name": app.name, name: value}, (), report), name)}
         else:
             merged[name] = value
     if once:
         merged["cron"] = None
-    changed = dataclasses.replace(app, **merged)
+    changed = replace(app, **merged)
     stated = given(values) | {(k,) for k in ("target", "script", "command") if getattr(app, k)}
     for finding in check(changed, stated):
         report_finding(finding, finding.key, (), report)
@@ -228,7 +227,7 @@ def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") 
     table = (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app")
     path = path_of(key, table, report) if app else (*root, "run", *key)
     report.add(path, problem.message, problem.hint, code=problem.code)
-    return dataclasses.replace(report.problems[0], key=problem.key)
+    return replace(report.problems[0], key=problem.key)
 
 
 def read(path: str) -> tuple[dict[str, Any], Document]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
-from pyworker.record import record
+from pyworker.record import MISSING, Field, field, record
 
 Unit = Literal["", "duration", "size"]
 Apply = Literal["live", "reload", "restart"]
@@ -25,7 +24,7 @@ class Option:
 
 
 def option(
-    default: Any = dataclasses.MISSING,
+    default: Any = MISSING,
     *,
     help: str,
     unit: Unit = "",
@@ -34,18 +33,18 @@ def option(
     maximum: float | None = None,
     example: str = "",
     apply: Apply = "reload",
-    factory: Any = dataclasses.MISSING,
+    factory: Any = MISSING,
 ) -> Any:
-    """Declare one option as a dataclass field. Everything that is true of it is said here, once."""
+    """Declare one option as a record's field. Everything that is true of it is said here, once."""
     metadata = {"option": Option(help, unit, choices, minimum, maximum, example, apply)}
-    if factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def option_of(field: dataclasses.Field[Any]) -> Option:
+def option_of(field: Field[Any]) -> Option:
     """Return the declaration of a schema field."""
     found = field.metadata["option"]
     assert isinstance(found, Option)

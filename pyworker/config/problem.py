@@ -1,12 +1,11 @@
 """What is wrong with a config: one Problem each, with its place in the file; ConfigError carries them all.
 
-How they look on a screen is cli/problems.py. A Problem is JSON-able as it is (dataclasses.asdict), and is
+How they look on a screen is cli/problems.py. A Problem is JSON-able as it is (its `vars`), and is
 what protocol.control.Refused.problems holds.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from pyworker.errors import Exit, PyworkerError
@@ -39,4 +38,4 @@ class ConfigError(PyworkerError):
 
     def as_json(self) -> tuple[dict[str, Any], ...]:
         """Return the problems as protocol.control.Refused has them."""
-        return tuple(dataclasses.asdict(p) for p in self.problems)
+        return tuple(dict(vars(p)) for p in self.problems)

@@ -5,7 +5,6 @@ A test compares the committed page with this output.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -14,6 +13,7 @@ from pyworker.config.option import Option, option_of
 from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.config.units import duration_text, size_text
+from pyworker.record import MISSING, Field, fields
 
 _INTRO = """# Configuration
 
@@ -125,7 +125,7 @@ _FOOTER = """## Rules
 def page() -> str:
     """Return the whole page."""
     sections = [_INTRO, _table(AppConfig, "## [app], [apps.NAME], [defaults]")]
-    for field in dataclasses.fields(AppConfig):
+    for field in fields(AppConfig):
         nested = table_class(hints_of(AppConfig)[field.name])
         if nested is not None:
             sections.append(_table(nested, f"## [app.{field.name}]", option_of(field).help))
@@ -138,7 +138,7 @@ def _table(cls: Any, title: str, lead: str = "") -> str:
     if lead:
         lines += [f"{lead[0].upper()}{lead[1:]}.", ""]
     lines += ["| option | value | default | takes effect | |", "|---|---|---|---|---|"]
-    for field in dataclasses.fields(cls):
+    for field in fields(cls):
         hint = hints_of(cls)[field.name]
         if table_class(hint) is not None:
             continue
@@ -174,12 +174,12 @@ def _kind(hint: Any, option: Option) -> str:
     return text
 
 
-def _default(field: dataclasses.Field[Any], option: Option) -> str:
+def _default(field: Field[Any], option: Option) -> str:
     value = field.default
     if field.name in ("bind", "name"):
         return "see above" if field.name == "bind" else "the folder's name"
-    if value is dataclasses.MISSING or value is None or value in ("", ()):
-        required = value is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    if value is MISSING or value is None or value in ("", ()):
+        required = value is MISSING and field.default_factory is MISSING
         return "required" if required else ""
     if isinstance(value, tuple):
         return "`[" + ", ".join(shown(v) for v in value) + "]`"

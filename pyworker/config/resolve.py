@@ -8,7 +8,6 @@ no process and changes nothing. `find_paths` alone is what `pyworker check` uses
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shlex
 import shutil
@@ -35,6 +34,7 @@ from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import dotted
 from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
+from pyworker.record import replace
 
 Key = tuple[str | int, ...]
 
@@ -177,8 +177,8 @@ def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[A
     script = None if app.script is None else _file(cwd, app.script, ("script",), found)
     logs = app.logs
     if logs.named_file is not None:
-        logs = dataclasses.replace(logs, file=_new_file(cwd, logs.named_file, ("logs", "file"), found))
-    config = dataclasses.replace(
+        logs = replace(logs, file=_new_file(cwd, logs.named_file, ("logs", "file"), found))
+    config = replace(
         app,
         cwd=cwd,
         script=script,
@@ -236,7 +236,7 @@ def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
             )
         elif name == "key" and os.path.isfile(path) and os.stat(path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
             found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {path}")
-    return dataclasses.replace(tls, **paths)
+    return replace(tls, **paths)
 
 
 def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:

@@ -7,11 +7,10 @@ all read it.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Literal
 
 from pyworker.config.option import option
-from pyworker.record import record
+from pyworker.record import field, record
 
 Balance = Literal["round-robin", "shared", "least-connections", "proxy"]
 Interface = Literal["auto", "asgi", "wsgi"]

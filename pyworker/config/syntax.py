@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from typing import Any
@@ -46,6 +45,8 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
 def _problem(said: str, text: str, file: str) -> Problem:
     document = Document(text)
     match = _WHERE.search(said)
+    import ast
+
     said = _TABLE.sub(lambda found: f"[{'.'.join(ast.literal_eval(found[0]))}]", _WHERE.sub("", said))
     endless = None if match else _ENDLESS.search(text)
     if endless:

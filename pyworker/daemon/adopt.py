@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import socket
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyworker import failpoint
@@ -29,6 +28,7 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.preflight import check_memo
 from pyworker.protocol.inherited import PIDFD_KINDS, WorkerId, app_of, fd_name, worker_fd
 from pyworker.protocol.wire import WireError, from_json
+from pyworker.record import field, mutable
 from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, read_whole
 from pyworker.unix.process import UNKNOWN, pidfd_pid
@@ -38,7 +38,7 @@ THEN_KILLED = 5.0  # seconds from SIGTERM to SIGKILL for those that have not lef
 _LOG_PIPES = frozenset({"out", "err", "tout", "terr"})
 
 
-@dataclass
+@mutable
 class Adopted:
     """What `adopt` has found."""
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyworker.config.address import Address
@@ -25,11 +23,12 @@ from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, shallow_json, to_json
+from pyworker.record import field, mutable, replace
 
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
 
 
-@dataclass
+@mutable
 class Generation:
     """One load of the app's code: what it pins. The same content is in the store as env.APP.GENERATION."""
 
@@ -56,7 +55,7 @@ class Generation:
         return cls(number, resolved, tuple(int(i) for i in value["listeners"]), tls=(cert, key, ca))
 
 
-@dataclass
+@mutable
 class Listener:
     """A listening socket of an app; the store has it as listen.APP.INDEX and this is a copy."""
 
@@ -66,7 +65,7 @@ class Listener:
     asked: set[int] = field(default_factory=set)  # generations whose workers have asked for it
 
 
-@dataclass
+@mutable
 class Failure:
     """Why the app is not as it should be: shown by ps and describe, answered to who waits."""
 
@@ -76,7 +75,7 @@ class Failure:
     at: str = ""
 
 
-@dataclass
+@mutable
 class App:
     """One app. All instants are monotonic seconds."""
 
@@ -157,7 +156,7 @@ class App:
     def restart_config(self) -> RestartConfig:
         config = self.config
         assert config is not None
-        return dataclasses.replace(config.restart, policy="never") if config.cron is not None else config.restart
+        return replace(config.restart, policy="never") if config.cron is not None else config.restart
 
     @property
     def kind(self) -> str:
@@ -372,7 +371,7 @@ class App:
             "delete_when_closed": self.delete_when_closed,
             "delete_logs": self.delete_logs,
             "record": to_json(self.record),
-            "failure": dataclasses.asdict(self.failure) if self.failure else None,
+            "failure": dict(vars(self.failure)) if self.failure else None,
             "notes": self.notes[-20:],
             "dispatcher": self.dispatcher.memo() if self.dispatcher else None,
             "dispatcher_record": to_json(self.dispatcher_record),
@@ -381,7 +380,7 @@ class App:
             "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
             "saved": self.saved,
             "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
-            "listeners": {str(x.index): dataclasses.asdict(x.address) for x in self.listeners.values()},
+            "listeners": {str(x.index): dict(vars(x.address)) for x in self.listeners.values()},
             "asked": {str(x.index): sorted(x.asked) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
             "templates": {str(t.generation): t.memo() for t in self.templates.values()},

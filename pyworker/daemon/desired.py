@@ -10,14 +10,13 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import field
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE, BAD_APPS
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
-from pyworker.record import record
+from pyworker.record import field, record
 
 VERSION = 1
 _MAX_FILE = 16 * 1024 * 1024

@@ -14,7 +14,6 @@ import random
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker.config.address import Address, collide
@@ -33,6 +32,7 @@ from pyworker.protocol.events import exit_words
 from pyworker.protocol.inherited import fd_name, worker_fd
 from pyworker.protocol.names import DAEMON_LOG
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
+from pyworker.record import field, mutable
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, title
 
@@ -44,7 +44,7 @@ AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has n
 _OF_WORKER = ("open", "attach", "shut")  # what is told of a worker, and forgotten with it
 
 
-@dataclass
+@mutable
 class DispatcherHandle:
     """An app's dispatcher. Channel and pidfd are in the store; `channel` is a copy."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyworker.daemon.health import HealthWatch
@@ -18,10 +17,11 @@ from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
 from pyworker.protocol.wire import WireError, from_json, to_json
 from pyworker.protocol.worker import Drained, Failed
+from pyworker.record import field, mutable
 from pyworker.unix.process import ExitStatus
 
 
-@dataclass
+@mutable
 class WorkerHandle:
     """One worker as the daemon sees it. Its fds are in the store, under names made of `id`; `ctl` is a copy."""
 
@@ -128,7 +128,7 @@ class WorkerHandle:
         self.version = str(memo.get("version", ""))
 
 
-@dataclass
+@mutable
 class TemplateHandle:
     """One template as the daemon sees it."""
 

@@ -14,7 +14,6 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Self
 
 from pyworker.config.address import Address
@@ -22,6 +21,7 @@ from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import GUARDIAN_TITLE
+from pyworker.record import replace
 from pyworker.unix.sockdiag import unix_queue
 
 # Any local user may connect, as to a port on 127.0.0.1. Who wants less sets `umask`, or takes a folder that is closed.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyworker.config.check import runs_node
@@ -23,6 +22,7 @@ from pyworker.policy import talk
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import node
 from pyworker.protocol.inherited import worker_fd
+from pyworker.record import field, mutable
 from pyworker.unix import fds as unix_fds
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class NotSent(Exception):
     """A message that did not go; the text says why."""
 
 
-@dataclass
+@mutable
 class Channel:
     """One worker's."""
 

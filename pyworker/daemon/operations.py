@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from pyworker.daemon.listener import actual, url
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
-from pyworker.record import record
+from pyworker.record import record, replace
 
 
 @record
@@ -171,7 +170,7 @@ def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None
     tries = app.record.tries
     if tries >= app.restart_config.max_restarts and app.failure is not None:
         words = f"still not ready after {tries} restarts, and tried on: {app.failure.message}"
-        return Outcome(False, "failed", dataclasses.replace(app.failure, message=words))
+        return Outcome(False, "failed", replace(app.failure, message=words))
     if app.starting and app.blocked is not None:
         return Outcome(False, "failed", app.blocked)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import random
 import re
@@ -10,6 +9,7 @@ import socket
 from collections.abc import Collection
 
 from pyworker.config.schema import AppConfig
+from pyworker.record import replace
 
 _FIRST, _LAST = 20000, 32767
 _EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -31,7 +31,7 @@ def proxied(config: AppConfig, python: str, port: int) -> AppConfig:
     """Return the config of a worker that is told its port: as $PORT, and in place of $PORT in its arguments."""
     command = config.command or (python, "-u", config.script or "", *config.args)
     words = tuple(_PORT.sub(str(port), word) for word in command)
-    return dataclasses.replace(config, command=words, script=None, args=())
+    return replace(config, command=words, script=None, args=())
 
 
 def _is_free(port: int) -> bool:

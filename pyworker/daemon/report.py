@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import time
@@ -112,7 +111,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
         "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
-        "last_failure": dataclasses.asdict(failure) | {"message": why + failure.message} if failure else None,
+        "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
         "notes": [*app.all_notes(), *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
         "pool": pool,
@@ -130,7 +129,7 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
         "name": app.name, "state": "failed", "kind": "unknown", "gen": app.generation, "target": "",
         "listen": [], "queue": [], "workers": {"want": 0, "ready": 0, "total": 0},
         "restarts": {"total": 0, "window": 0, "max": 0, "window_s": 0.0},
-        "config": {"file": file, "changed": False}, "last_failure": dataclasses.asdict(failure), "notes": [], "pool": [],
+        "config": {"file": file, "changed": False}, "last_failure": dict(vars(failure)), "notes": [], "pool": [],
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ place of one that is under way. What was due while no daemon lived is not made u
 
 from __future__ import annotations
 
-import calendar
 import time
 
 from pyworker.config.timetable import CronError, parse
@@ -19,7 +18,7 @@ from pyworker.policy.cron import due, latest
 def local_minute(seconds: float) -> int:
     """Return the minute number (config/timetable.py) of a Unix time in this machine's zone."""
     time.tzset()  # which may have been set since we looked at it: cloud-init and timedatectl do it to a running machine
-    return calendar.timegm(time.localtime(seconds)) // 60
+    return int(seconds + time.localtime(seconds).tm_gmtoff) // 60
 
 
 class Schedule:

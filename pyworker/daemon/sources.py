@@ -5,7 +5,6 @@ Called at each start, reload and restart: config, env files, interpreter and sym
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 
@@ -18,6 +17,7 @@ from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.errors import NO_DESCRIPTOR
+from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import open_regular
 
@@ -52,7 +52,7 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
         if first.code != "no_such_app":
             raise
         hint = f"{first.hint}\nis it to go? pyworker delete {source.app}"
-        raise ConfigError([dataclasses.replace(first, hint=hint)]) from None
+        raise ConfigError([replace(first, hint=hint)]) from None
     overrides = literal_env({**source.overrides, **env})
     app = loaded.apps[0]
     return (apply_overrides(app, overrides) if overrides else app), loaded.path, loaded.opened

@@ -6,7 +6,6 @@ whose process never came shows end-of-file and is dropped.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import importlib.util
 import os
@@ -32,6 +31,7 @@ from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
 from pyworker.protocol.names import ENV_BIRTH, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
+from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn_watched
 
@@ -262,7 +262,7 @@ class Spawner:
             stacks_fd=stacks_fd,
         )
         birth = {ENV_BIRTH: str(handle.id)} if handle is not None and role == "command" else {}
-        spec = dataclasses.replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
+        spec = replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
         table[_SPEC_FD] = unix_fds.memfd("pyworker-spec", encode(spec))
         given.append(table[_SPEC_FD])
         return table

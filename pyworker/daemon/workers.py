@@ -7,7 +7,6 @@ untrusted: out of protocol is killed, and no message can name another worker, a 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import random
 import signal
@@ -30,6 +29,7 @@ from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
 from pyworker.protocol.wire import WireError, decode, encode
+from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
@@ -165,7 +165,7 @@ class Workers:
         """It was to be ready by now: it has been asked where it is, which is why it has failed."""
         where = whereabouts([*parse(stacks), *parse_tasks(stacks, handle.pid)])
         if handle.failure is not None and where:
-            handle.failure = dataclasses.replace(handle.failure, message=f"{handle.failure.message}: it is in {where}")
+            handle.failure = replace(handle.failure, message=f"{handle.failure.message}: it is in {where}")
         if handle.is_alive and handle.ended_at is None:
             self._kill_now(app, handle)
 

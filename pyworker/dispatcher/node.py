@@ -13,7 +13,6 @@ import json
 import random
 import socket
 import time
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyworker.dispatcher.loop import IN, Loop
@@ -22,6 +21,7 @@ from pyworker.policy.talk import A_SECOND, Allowance
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
+from pyworker.record import field, mutable
 from pyworker.unix.fds import MOST_FDS, close_all, hang_up, let_go, recv_packet, send_whole
 
 _READS = 8
@@ -45,7 +45,7 @@ class Owner(Protocol):
         """A connection was accepted."""
 
 
-@dataclass
+@mutable
 class Member:
     """One Node worker and its channel."""
 

@@ -6,13 +6,12 @@ import math
 import os
 import posixpath
 import re
-from dataclasses import field
 
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.policy.memory import whole
-from pyworker.record import record
+from pyworker.record import field, record
 
 PROBE_PORT = 8081  # where `[run] probe` names none
 LAME_DUCK = 5  # seconds: what an endpoint controller and the proxies behind it need to notice, as a rule

@@ -6,7 +6,6 @@ closed fd can be sent by mistake.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import socket
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
+from pyworker.record import replace
 from pyworker.unix import fds
 
 MAX_WAITING = 10_000  # messages; more than this and the least important ones are dropped
@@ -60,7 +60,7 @@ class Outbox:
                 numbers = list(found.values())
                 message: Any = protocol.Restore(tuple(found))
             elif isinstance(item, protocol.RestoreDone):
-                message = dataclasses.replace(item, count=self.restored)
+                message = replace(item, count=self.restored)
             else:
                 message = item
             if numbers or not isinstance(item, list):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
-from pyworker.record import record
+from pyworker.record import field, mutable, record
 
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
@@ -32,7 +31,7 @@ class Note:
     reason: str
 
 
-@dataclass
+@mutable
 class Imported:
     """One app. `table` is what [apps.NAME] will say; every setting of the source is in one of the three lists."""
 
@@ -88,7 +87,7 @@ class Imported:
         self.dropped.append(Note(key, reason))
 
 
-@dataclass
+@mutable
 class Result:
     """All of a file."""
 

@@ -6,15 +6,15 @@ Most chunks are many whole lines: they become records by one `replace`, not line
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Literal
 
 from pyworker.protocol.logs import MAX_LINE, Format, LogRecord, format_record, short_head
+from pyworker.record import mutable
 
 CHUNK = MAX_LINE  # bytes a read; only the first line of a chunk can then be longer than MAX_LINE
 
 
-@dataclass
+@mutable
 class Source:
     """What stands before every record of one stream: "api.2 41211 out"."""
 

@@ -6,11 +6,10 @@ no faster than one an interval. The verdict changes on `retries` failures in a r
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 from pyworker.config.schema import HealthConfig
-from pyworker.record import record
+from pyworker.record import record, replace
 
 EAGER = 0.5  # seconds between checks before the first success
 
@@ -40,7 +39,7 @@ def after_check(
 ) -> Health:
     """Return the health after a check that was started then and has ended now."""
     if ok:
-        return dataclasses.replace(
+        return replace(
             health,
             next_at=_next(started_at, now, config.interval),
             verdict="ok",
@@ -54,7 +53,7 @@ def after_check(
     warming_up = not health.passed and now - health.since < config.start_period
     if not warming_up and (health.passed or counted_at is None or now - counted_at >= config.interval):
         failures, counted_at = failures + 1, now
-    return dataclasses.replace(
+    return replace(
         health,
         next_at=_next(started_at, now, pause),
         verdict="failing" if failures >= config.retries else health.verdict,

@@ -6,10 +6,8 @@ do not come here: they have a deadline and an outcome of their own. All instants
 
 from __future__ import annotations
 
-import dataclasses
-
 from pyworker.config.schema import RestartConfig
-from pyworker.record import record
+from pyworker.record import record, replace
 
 FIRST_DELAY = 0.1  # seconds
 FACTOR = 2.0
@@ -78,7 +76,7 @@ def _delay(tries: int, jitter: float) -> float:
 
 def after_refusal(record: Record) -> Record:
     """Exit code 78 or a first start that failed: do not try again. It is no restart."""
-    return dataclasses.replace(record, tries=record.tries + 1, permanent=True)
+    return replace(record, tries=record.tries + 1, permanent=True)
 
 
 def wants_replacement(config: RestartConfig, *, clean: bool) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pyworker.record import mutable
 
 A_SECOND = 50.0  # messages of one worker that become events; on its channel to us, more of them are a flood
 AT_ONCE = 200.0
 
 
-@dataclass
+@mutable
 class Allowance:
     """One worker's; spend one for each message."""
 

@@ -8,10 +8,9 @@ A selector is an app's name, "name.2" (one worker), a glob, or "all".
 from __future__ import annotations
 
 import re
-from dataclasses import field
 from typing import Any, Literal, Union
 
-from pyworker.record import record
+from pyworker.record import field, record
 
 PROTOCOL = 1  # raised when an old peer would misunderstand; the same number = they understand each other
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any
 
-from pyworker.record import record
+from pyworker.record import field, record
 
 # type -> the keys of `data` (all JSON values); every event of the program is listed here
 TYPES: dict[str, tuple[str, ...]] = {

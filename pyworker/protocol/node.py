@@ -14,10 +14,9 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
-from pyworker.record import record
+from pyworker.record import mutable, record
 
 MAX_LINE = 16 * 1024 * 1024  # bytes of one message. Node itself has no limit
 MAX_TEXT = 64 * 1024  # ... between the daemon or a dispatcher and a worker
@@ -107,7 +106,7 @@ class Stray:
 Event = Message | Internal | Sent | NotReceived | Malformed | Stray
 
 
-@dataclass(slots=True)
+@mutable
 class _Item:
     data: bytes
     token: Any
@@ -115,14 +114,14 @@ class _Item:
     retransmissions: int = 0
 
 
-@dataclass
+@mutable
 class _Arrived:
     fd: int
     start: int  # offsets in the stream of the chunk it came with
     end: int
 
 
-@dataclass(slots=True)
+@mutable
 class _Writing:
     """What is being written: several plain messages as one, or one with its descriptor."""
 

@@ -16,10 +16,9 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyworker.record import record
+from pyworker.record import field, mutable, record
 
 CMD = "NODE_CLUSTER"
 _TEXT_LIMIT = 1024
@@ -120,13 +119,13 @@ class Leaving:
 Action = Open | Close | Watch | Say | Release | Drop | Online | Listening | Leaving
 
 
-@dataclass
+@mutable
 class _Waiting:
     connection: Any
     refused: set[Hashable] = field(default_factory=set)
 
 
-@dataclass
+@mutable
 class _Server:
     key: str
     query: Query

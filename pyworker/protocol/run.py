@@ -6,10 +6,9 @@ It is to a foreground pyworker what apps.json is to one in the background: it sa
 from __future__ import annotations
 
 import signal
-from dataclasses import field
 from typing import Any, Literal
 
-from pyworker.record import record
+from pyworker.record import field, record
 
 STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})  # each means SIGTERM
 RELOAD = signal.SIGHUP

@@ -6,7 +6,6 @@ reports as RecursionError, NaN and infinities, and lone surrogates, which would 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import functools
 import json
@@ -15,6 +14,8 @@ import types
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from pyworker.record import MISSING, compile_init, fields, is_record
 
 MAX_MESSAGE = 64 * 1024  # a packet between our own processes
 MAX_REQUEST = 1024 * 1024  # a line from the CLI (a shell's environment may be in it)
@@ -35,7 +36,7 @@ def tag(cls: type) -> str:
 @functools.cache
 def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
     """Return the names of a message's fields, and their defaults (MISSING: it has none, or makes one each time)."""
-    return tuple((field.name, field.default) for field in dataclasses.fields(cls))
+    return tuple((field.name, field.default) for field in fields(cls))
 
 
 def encode(message: Any) -> bytes:
@@ -50,27 +51,27 @@ def encode(message: Any) -> bytes:
 def shallow_json(value: Any) -> Any:
     """The `default` of json.dumps: `to_json` of one level, the rest of which is left to json's own, faster code."""
     kind = value.__class__
-    if hasattr(kind, "__dataclass_fields__"):
+    if hasattr(kind, "__record_fields__"):
         return {name: getattr(value, name) for name, _ in _fields(kind)}
     return to_json(value)
 
 
 def _without_defaults(value: Any) -> Any:
-    """The same, without the fields of a dataclass that are at their default."""
+    """The same, without the fields of a record that are at their default."""
     kind = value.__class__
-    if not hasattr(kind, "__dataclass_fields__"):
+    if not hasattr(kind, "__record_fields__"):
         return to_json(value)
     found = {name: (getattr(value, name), default) for name, default in _fields(kind)}
-    return {name: v for name, (v, default) in found.items() if default is dataclasses.MISSING or v != default}
+    return {name: v for name, (v, default) in found.items() if default is MISSING or v != default}
 
 
 _encoder = json.JSONEncoder(separators=(",", ":"), default=_without_defaults)  # each call of json.dumps makes one
 
 
 def to_json(value: Any) -> Any:
-    """Return the JSON value of a dataclass, enum, tuple, dict or scalar."""
+    """Return the JSON value of a record, enum, tuple, dict or scalar."""
     kind = value.__class__
-    if hasattr(kind, "__dataclass_fields__"):
+    if hasattr(kind, "__record_fields__"):
         return {name: to_json(getattr(value, name)) for name, _ in _fields(kind)}
     if isinstance(value, enum.Enum):
         return value.value
@@ -82,7 +83,7 @@ def to_json(value: Any) -> Any:
 
 
 def decode(union: Any, data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE) -> Any:
-    """Decode one message of a closed union of dataclasses; raise WireError for anything else."""
+    """Decode one message of a closed union of records; raise WireError for anything else."""
     return decode_value(union, parse_json(data, limit=limit))
 
 
@@ -113,7 +114,7 @@ def from_json(hint: Any, value: Any, where: str) -> Any:
 
 
 def prepare(cls: type) -> None:
-    """Look at a dataclass and all that it holds, so that processes forked from here need not."""
+    """Look at a record and all that it holds, so that processes forked from here need not."""
     _fields_read(cls)
 
 
@@ -126,9 +127,9 @@ def _reader(hint: Any) -> _Reader:
     arguments = typing.get_args(hint)
     if hint is Any:
         return lambda value, where: value
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and is_record(hint):
         _fields_read(hint)
-        return functools.partial(_dataclass_from_json, hint)
+        return functools.partial(_record_from_json, hint)
     if origin in (typing.Union, types.UnionType):
         options = [_reader(option) for option in arguments if option is not type(None)]
         return functools.partial(_one_of, options, type(None) in arguments)
@@ -195,16 +196,16 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 
 @functools.cache
 def _fields_read(cls: Any) -> dict[str, tuple[_Reader, bool]]:
-    """Return what reads each field of a dataclass, and whether it must be there."""
+    """Return what reads each field of a record, and whether it must be there."""
+    compile_init(cls)
     hints = typing.get_type_hints(cls)
-    missing = dataclasses.MISSING
+    missing = MISSING
     return {
-        f.name: (_reader(hints[f.name]), f.default is missing and f.default_factory is missing)
-        for f in dataclasses.fields(cls)
+        f.name: (_reader(hints[f.name]), f.default is missing and f.default_factory is missing) for f in fields(cls)
     }
 
 
-def _dataclass_from_json(cls: Any, value: Any, where: str) -> Any:
+def _record_from_json(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise WireError(f"{where}: expected an object, got {_kind(value)}")
     fields = _fields_read(cls)

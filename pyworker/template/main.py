@@ -42,7 +42,8 @@ from pyworker.protocol.template import (
     Retire,
     ToTemplate,
 )
-from pyworker.protocol.worker import STACKS_SIGNAL, Hello, Ready
+from pyworker.protocol.worker import STACKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
+from pyworker.record import compile_init
 from pyworker.template import bytecode, forksafe, lazy
 from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
@@ -175,6 +176,10 @@ def ready_for_forks(spec: LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> boo
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     for first_words in (Hello(""), Ready(serving=True)):
         wire.encode(first_words)  # it looks at a class once
+    for heard in (Kick, Drain):
+        wire.prepare(heard)
+    for made in (Birth, Drained):
+        compile_init(made)
     return worker_main.can_take_turns(spec.app, loop)
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import field
 
-from pyworker.record import record
+from pyworker.record import field, record
 
 
 @record

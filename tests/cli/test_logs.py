@@ -439,7 +439,7 @@ def test_logs_import_nothing_slow(home: Path) -> None:
     event(home, 2, 1, "y")
     code = (
         "import sys; from pyworker.cli.main import main; main(['logs']); "
-        "print(sorted({'rich','asyncio','psutil','msgspec','tomllib','uvicorn','subprocess'} & set(sys.modules)), file=sys.stderr)"
+        "print(sorted({'rich','asyncio','psutil','tomllib','uvicorn','subprocess'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env=environment(str(home)), timeout=30, check=True, text=True

@@ -209,7 +209,7 @@ def test_a_reader_that_leaves_early_is_no_error(home: str) -> None:
 
 def test_ps_imports_next_to_nothing(home: str) -> None:
     forbidden = {
-        "rich", "psutil", "asyncio", "tomllib", "pydantic", "msgspec", "logging", "subprocess", "importlib.metadata",
+        "rich", "psutil", "asyncio", "tomllib", "pydantic", "dataclasses", "logging", "subprocess", "importlib.metadata",
         "textual", "ctypes", "ssl", "pyworker.config", "pyworker.protocol.control", "pyworker.daemon",
     }  # fmt: skip
     # -I -S with the path by hand: what is loaded for the environment is not ours to answer for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from pyworker.config import canonical
 from pyworker.config.load import load
 from pyworker.config.schema import AppConfig
+from pyworker.record import fields
 
 FULL = """
 [apps.web]
@@ -85,7 +85,7 @@ def test_every_default_is_in_the_whole_table() -> None:
     assert flat["restart.min_uptime"] == "10s"
     assert flat["http.max_header_size"] == "64KB"
     assert not any(value is None for value in flat.values())
-    assert {k.partition(".")[0] for k in flat} <= {f.name for f in dataclasses.fields(AppConfig)}
+    assert {k.partition(".")[0] for k in flat} <= {f.name for f in fields(AppConfig)}
 
 
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ from pyworker.config.convert import hints_of, table_class
 from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
 from pyworker.config.schema import AppConfig
+from pyworker.record import fields
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft7Validator(schema())
@@ -38,11 +38,11 @@ def test_it_is_a_valid_schema_and_json() -> None:
 
 def test_every_key_is_in_it_with_its_help() -> None:
     definitions = schema()["definitions"]
-    for field in dataclasses.fields(AppConfig):
+    for field in fields(AppConfig):
         assert definitions["app"]["properties"][field.name]["description"]
         nested = table_class(hints_of(AppConfig)[field.name])
         if nested is not None:
-            assert set(definitions[field.name]["properties"]) == {f.name for f in dataclasses.fields(nested)}
+            assert set(definitions[field.name]["properties"]) == {f.name for f in fields(nested)}
 
 
 @pytest.mark.parametrize(

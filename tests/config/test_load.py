@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from pyworker.config.load import apply_overrides, find, load, load_inline, locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.schema import AppConfig
+from pyworker.record import fields
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -530,7 +530,7 @@ _JUNK = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
-_NAMES = st.sampled_from([f.name for f in dataclasses.fields(AppConfig)])
+_NAMES = st.sampled_from([f.name for f in fields(AppConfig)])
 
 
 @settings(max_examples=300, deadline=None)

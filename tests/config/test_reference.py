@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pyworker.config.convert import hints_of, table_class
 from pyworker.config.load import load
 from pyworker.config.reference import page
 from pyworker.config.schema import AppConfig
+from pyworker.record import fields
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -20,9 +20,9 @@ def test_committed_page_is_current() -> None:
 
 def test_every_option_is_on_the_page() -> None:
     text = page()
-    for field in dataclasses.fields(AppConfig):
+    for field in fields(AppConfig):
         nested = table_class(hints_of(AppConfig)[field.name])
-        names = [f.name for f in dataclasses.fields(nested)] if nested else [field.name]
+        names = [f.name for f in fields(nested)] if nested else [field.name]
         assert all(f"| `{name}` |" in text for name in names)
         assert nested is None or f"## [app.{field.name}]" in text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import Record
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded
+from pyworker.record import fields
 
 # Each field is listed once, in one of two tables: who adds one has to say whether the next daemon knows it.
 RECORD = Record(3, (1.5, 2.5), 9.5, True, True)
@@ -84,7 +84,7 @@ def app_of(ledger: Ledger) -> App:
     ],
 )  # fmt: skip
 def test_of_each_fact_it_is_said_whether_the_next_daemon_knows_it(kind: Any, remembered: dict[str, Any], elsewhere: dict[str, str]) -> None:
-    assert {field.name for field in dataclasses.fields(kind)} == {*remembered, *elsewhere}
+    assert {field.name for field in fields(kind)} == {*remembered, *elsewhere}
     assert not {*remembered} & {*elsewhere}
 
 

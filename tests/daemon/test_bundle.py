@@ -18,7 +18,7 @@ import pyworker
 assert pyworker.__file__.startswith(sys.argv[1]), pyworker.__file__
 outside = [m.__name__ for m in sys.modules.values() if "site-packages" in str(getattr(m, "__file__", ""))]
 assert not outside, outside
-for name in ("uvicorn", "httptools", "uvloop", "msgspec", "click", "psutil"):
+for name in ("uvicorn", "httptools", "uvloop", "click", "psutil"):
     assert name not in sys.modules, name
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import types
@@ -10,6 +9,7 @@ import typing
 from typing import Any, Literal, Union
 
 from pyworker.protocol.wire import encode
+from pyworker.record import fields, is_record
 
 # what has hurt JSON readers before: depth, numbers without end, NaN, lone surrogates, doubled keys, NULs, BOMs
 TRAPS = (
@@ -47,9 +47,9 @@ def sample(hint: Any, chance: random.Random, depth: int = 0) -> Any:
         return {
             chance.choice(("a", "B", "é", "")): sample(args[1], chance, depth + 1) for _ in range(chance.choice((0, 2)))
         }
-    if dataclasses.is_dataclass(hint):
+    if is_record(hint):
         hints = typing.get_type_hints(hint)
-        return hint(**{f.name: sample(hints[f.name], chance, depth + 1) for f in dataclasses.fields(hint)})  # type: ignore[operator]
+        return hint(**{f.name: sample(hints[f.name], chance, depth + 1) for f in fields(hint)})  # type: ignore[operator]
     if hint is bool:
         return chance.random() < 0.5
     if hint is int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from typing import Any
 
@@ -12,6 +11,7 @@ from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
 from pyworker.policy import converge as c
 from pyworker.policy.lifecycle import UNTOUCHED, Happening, State, advance
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death
+from pyworker.record import replace
 
 
 def app(**changes: Any) -> c.AppView:
@@ -24,7 +24,7 @@ def app(**changes: Any) -> c.AppView:
         reload=ReloadConfig(),
         templates=(c.TemplateView(1, "ready", 0.0),),
     )
-    return dataclasses.replace(base, **changes)
+    return replace(base, **changes)
 
 
 def worker(serial: int, slot: int, generation: int = 1, state: State = State.READY, since: float = 0.0, **more: Any) -> c.WorkerView:
@@ -145,7 +145,7 @@ def test_stuck_start_is_killed_at_ready_timeout() -> None:
     view = app(want=1, workers=(worker(1, 1, state=State.STARTING),))
     assert doing(view, 59.0) == []
     assert doing(view, 60.0) == [c.SendKill(1, "not ready within 60 s")]
-    assert doing(dataclasses.replace(view, running=False), 60.0) == [c.SendKill(1, "not ready within 60 s"), c.StopTemplate(1)]
+    assert doing(replace(view, running=False), 60.0) == [c.SendKill(1, "not ready within 60 s"), c.StopTemplate(1)]
 
 
 def test_stuck_import_is_ended_at_ready_timeout() -> None:
@@ -159,7 +159,7 @@ def test_drain_then_signal_then_kill() -> None:
     view = app(running=False, stop=stop, listening=False, templates=(), workers=(worker(1, 1, state=State.DRAINING),))
     assert doing(view, 6.9) == []
     assert doing(view, 7.0) == [c.SendStop(1, "drain time-out")]
-    view = dataclasses.replace(view, workers=(worker(1, 1, state=State.STOPPING, since=7.0),))
+    view = replace(view, workers=(worker(1, 1, state=State.STOPPING, since=7.0),))
     assert doing(view, 8.9) == []
     assert doing(view, 9.0) == [c.SendKill(1, "kill time-out")]
 
@@ -200,7 +200,7 @@ def test_stopped_slot_stays_empty() -> None:
 
 
 def test_recycled_worker_leaves_after_its_successor_serves() -> None:
-    old = dataclasses.replace(BOTH[1], recycle=True)
+    old = replace(BOTH[1], recycle=True)
     assert doing(app(workers=(BOTH[0], old))) == [c.Spawn(2, 1, False)]
     starting = worker(3, 2, state=State.STARTING)
     assert doing(app(workers=(BOTH[0], old, starting))) == []
@@ -208,7 +208,7 @@ def test_recycled_worker_leaves_after_its_successor_serves() -> None:
 
 
 def test_a_recycled_worker_leaves_also_when_its_successor_has_passed_no_check_yet() -> None:
-    old = dataclasses.replace(BOTH[1], recycle=True)
+    old = replace(BOTH[1], recycle=True)
     assert doing(app(workers=(BOTH[0], old, worker(3, 2, checked=False)))) == [c.SendDrain(2, False, "replaced")]
 
 
@@ -224,7 +224,7 @@ def test_a_recycled_worker_leaves_also_when_its_successor_has_passed_no_check_ye
 def test_a_worker_beside_which_no_other_can_live_leaves_before_its_successor_comes(
     changes: dict[str, Any], done: list[c.Action]
 ) -> None:
-    view = app(want=1, overlaps=False, forks=False, templates=(), workers=(dataclasses.replace(BOTH[0], **changes),))
+    view = app(want=1, overlaps=False, forks=False, templates=(), workers=(replace(BOTH[0], **changes),))
     assert doing(view) == done
 
 
@@ -235,25 +235,25 @@ def test_a_sick_worker_that_is_alone_stays() -> None:
 
 
 def test_sick_worker_leaves_after_its_successor_has_passed_a_check() -> None:
-    sick = dataclasses.replace(BOTH[1], state=State.UNHEALTHY)
+    sick = replace(BOTH[1], state=State.UNHEALTHY)
     assert doing(app(workers=(BOTH[0], sick))) == [c.Spawn(2, 1, False)]
     successor = worker(3, 2, checked=False)
     assert doing(app(workers=(BOTH[0], sick, successor))) == []
-    successor = dataclasses.replace(successor, checked=True)
+    successor = replace(successor, checked=True)
     assert doing(app(workers=(BOTH[0], sick, successor))) == [c.SendDrain(2, False, "replaced")]
 
 
 def test_while_all_are_sick_the_successor_goes_and_nobody_else() -> None:
-    sick = tuple(dataclasses.replace(w, state=State.UNHEALTHY) for w in BOTH)
+    sick = tuple(replace(w, state=State.UNHEALTHY) for w in BOTH)
     successor = worker(3, 1, state=State.UNHEALTHY, checked=False)
     why = "as sick as the one it was to replace"
     assert doing(app(workers=(*sick, successor)))[-1] == c.SendDrain(3, False, why)
-    well = dataclasses.replace(BOTH[0], state=State.READY)  # the one that was to be replaced is well again
+    well = replace(BOTH[0], state=State.READY)  # the one that was to be replaced is well again
     assert doing(app(workers=(well, BOTH[1], successor))) == [c.SendDrain(3, False, why)]
 
 
 def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
-    both = tuple(dataclasses.replace(w, recycle=True) for w in BOTH)
+    both = tuple(replace(w, recycle=True) for w in BOTH)
     assert doing(app(workers=both)) == [c.Spawn(1, 1, False)]
     assert doing(app(workers=(*both, worker(3, 1, state=State.STARTING)))) == []
 
@@ -292,16 +292,16 @@ def test_canary_goes_alone_and_is_held() -> None:
 def test_the_rest_follows_a_canary_that_is_ready_and_healthy() -> None:
     canary = worker(3, 1, 2, State.HELD)
     assert doing(app(workers=(*BOTH, canary), **RELOADING)) == [c.Spawn(2, 2, True)]
-    unchecked = dataclasses.replace(canary, checked=False)
+    unchecked = replace(canary, checked=False)
     assert doing(app(workers=(*BOTH, unchecked), **RELOADING)) == []
 
 
 def test_no_more_of_a_reload_start_at_once_than_max_surge_says() -> None:
     view = app(want=6, reload=ReloadConfig(max_surge=3), workers=tuple(worker(n, n) for n in range(1, 7)), **RELOADING)
     canary, second = worker(11, 1, 2, State.HELD), worker(12, 2, 2, State.STARTING)
-    more = dataclasses.replace(view, workers=(*view.workers, canary))
+    more = replace(view, workers=(*view.workers, canary))
     assert doing(more) == [c.Spawn(slot, 2, True) for slot in (2, 3, 4)]
-    more = dataclasses.replace(view, workers=(*view.workers, canary, second))
+    more = replace(view, workers=(*view.workers, canary, second))
     assert doing(more) == [c.Spawn(slot, 2, True) for slot in (3, 4)]
 
 
@@ -356,7 +356,7 @@ def test_third_generation_waits_while_two_drain() -> None:
     older = (*ancient, worker(9, 1, 0, State.DRAINING, since=0.5))
     view = app(generation=2, target=3, workers=(*new, *current, *ancient), templates=templates)
     assert doing(view) == [c.Commit(3)]
-    assert doing(dataclasses.replace(view, workers=(*new, *current, *older))) == []
+    assert doing(replace(view, workers=(*new, *current, *older))) == []
 
 
 @pytest.mark.parametrize(("want", "deaths", "goes_back"), [(1, 1, True), (2, 1, False), (2, 2, True), (4, 2, False), (4, 3, True)])
@@ -400,7 +400,7 @@ def test_a_soak_that_is_given_up_rolls_back() -> None:
 )
 def test_a_generation_whose_workers_cannot_be_made_is_not_gone_back_to(changes: dict[str, Any]) -> None:
     view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
-    assert c.RollBack not in map(type, doing(dataclasses.replace(view, **changes)))
+    assert c.RollBack not in map(type, doing(replace(view, **changes)))
 
 
 def test_soak_ends() -> None:
@@ -425,7 +425,7 @@ def test_a_reload_may_make_another_kind_of_app_of_it() -> None:
     deaf = (worker(1, 1, hears=False), worker(2, 2, hears=False))
     to_app = app(target=2, workers=deaf, forks=False, templates=())
     assert doing(to_app) == [c.StartTemplate(2)]
-    ready = dataclasses.replace(to_app, templates=(c.TemplateView(2, "ready", 0.0),))
+    ready = replace(to_app, templates=(c.TemplateView(2, "ready", 0.0),))
     assert doing(ready) == [c.Spawn(1, 2, True)]
     soaking = app(
         generation=2, previous=1, previous_forks=False, soak_until=9.0, soak_deaths=2,
@@ -458,13 +458,13 @@ class World:
             if w.serial == serial:
                 state = advance(w.state, happening)
                 ready = self.now if w.ready_at is None and state in (State.HELD, State.READY) else w.ready_at
-                w = dataclasses.replace(w, state=state, since=self.now if state is not w.state else w.since, ready_at=ready)
+                w = replace(w, state=state, since=self.now if state is not w.state else w.since, ready_at=ready)
             if w.state is not State.STOPPED:
                 changed.append(w)
-        self.view = dataclasses.replace(self.view, workers=tuple(changed))
+        self.view = replace(self.view, workers=tuple(changed))
 
     def set(self, **changes: Any) -> None:
-        self.view = dataclasses.replace(self.view, **changes)
+        self.view = replace(self.view, **changes)
 
     def do(self, action: c.Action) -> None:
         v = self.view
@@ -550,7 +550,7 @@ def test_in_a_world_of_chance_all_settles_at_what_is_wanted(seed: int) -> None:
 def test_nothing_of_a_gated_generation_is_started() -> None:
     waiting = app(templates=(), workers=(), starting=True, gated=frozenset({1}))
     assert doing(waiting) == []
-    assert any(isinstance(a, c.StartTemplate) for a in doing(dataclasses.replace(waiting, gated=frozenset())))
+    assert any(isinstance(a, c.StartTemplate) for a in doing(replace(waiting, gated=frozenset())))
 
 
 def test_a_gated_target_leaves_the_old_generation_alone() -> None:
@@ -562,7 +562,7 @@ def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
     old = worker(1, 1, generation=1)
     view = app(generation=2, workers=(old,), templates=(), forks=False, overlaps=False, finished_slots=frozenset({1, 2}))
     assert any(isinstance(a, (c.SendDrain, c.SendStop)) for a in doing(view))
-    assert doing(dataclasses.replace(view, job=True)) == []
+    assert doing(replace(view, job=True)) == []
 
 
 # ---- a dispatcher ----------------------------------------------------------------------------------------
@@ -580,7 +580,7 @@ def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live
 
 def test_a_dispatcher_that_a_stop_has_finished_makes_room_for_that_of_the_start_that_took_it_back() -> None:
     view = app(dispatches=True, running=False, keep_listening=True, templates=())
-    finished = dataclasses.replace(view, dispatcher=dataclasses.replace(HANDS_OUT, finished=True))
+    finished = replace(view, dispatcher=replace(HANDS_OUT, finished=True))
     assert c.StopDispatcher() in doing(finished)
     assert c.StartDispatcher() in doing(view)
 
@@ -589,24 +589,24 @@ def test_an_app_whose_dispatcher_is_not_there_is_not_open() -> None:
     view = app(dispatches=True, workers=BOTH)
     assert not c.generation_is_open(view, 1.0)
     comes = c.DispatcherView("starting", 0.0)
-    assert not c.generation_is_open(dataclasses.replace(view, dispatcher=comes), 1.0)
-    assert c.generation_is_open(dataclasses.replace(view, dispatcher=HANDS_OUT), 1.0)
+    assert not c.generation_is_open(replace(view, dispatcher=comes), 1.0)
+    assert c.generation_is_open(replace(view, dispatcher=HANDS_OUT), 1.0)
 
 
 def test_old_workers_of_a_reload_stay_while_there_is_no_dispatcher() -> None:
     both = (*BOTH, worker(3, 1, 2), worker(4, 2, 2))
     view = app(dispatches=True, generation=2, workers=both, templates=(c.TemplateView(2, "ready", 0.0),))
     assert [a for a in doing(view) if isinstance(a, c.SendDrain)] == []
-    drains = [a for a in doing(dataclasses.replace(view, dispatcher=HANDS_OUT)) if isinstance(a, c.SendDrain)]
+    drains = [a for a in doing(replace(view, dispatcher=HANDS_OUT)) if isinstance(a, c.SendDrain)]
     assert [a.serial for a in drains] == [1, 2]
 
 
 def test_an_app_closes_only_when_its_dispatcher_has_left() -> None:
     view = app(dispatches=True, running=False, templates=(), dispatcher=HANDS_OUT)
     assert doing(view) == [c.StopDispatcher()]
-    left = dataclasses.replace(view, dispatcher=c.DispatcherView("stopping", 1.0))
+    left = replace(view, dispatcher=c.DispatcherView("stopping", 1.0))
     assert doing(left) == []
-    assert doing(dataclasses.replace(view, dispatcher=None)) == [c.Close()]
+    assert doing(replace(view, dispatcher=None)) == [c.Close()]
 
 
 def test_a_dispatcher_that_dies_again_and_again_is_waited_for() -> None:
@@ -619,7 +619,7 @@ def test_a_template_that_dies_again_and_again_is_waited_for_unless_it_is_a_reloa
     view = app(workers=BOTH, templates=(), template_record=Record(tries=3, next_at=5.0))
     assert c.converge(view, 1.0) == [c.LookAgain(5.0)]
     assert c.StartTemplate(1) in c.converge(view, 5.0)
-    assert c.StartTemplate(2) in c.converge(dataclasses.replace(view, target=2), 1.0)
+    assert c.StartTemplate(2) in c.converge(replace(view, target=2), 1.0)
 
 
 def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None:
@@ -635,7 +635,7 @@ def test_nobody_of_the_old_generation_stays_when_the_committed_one_wants_no_work
 def test_another_number_of_workers_touches_the_old_generation_at_the_commit_and_not_before(want: int) -> None:
     view = app(target=2, target_want=want, target_forks=True, workers=BOTH)
     assert doing(view) == [c.StartTemplate(2)]
-    ready = dataclasses.replace(view, templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0)))
+    ready = replace(view, templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0)))
     held = tuple(worker(2 + slot, slot, 2, State.HELD) for slot in range(1, want + 1))
-    assert doing(dataclasses.replace(ready, workers=(*BOTH, *held[:-1])))[0] == c.Spawn(want, 2, held=True)
-    assert doing(dataclasses.replace(ready, workers=(*BOTH, *held))) == [c.Commit(2)]
+    assert doing(replace(ready, workers=(*BOTH, *held[:-1])))[0] == c.Spawn(want, 2, held=True)
+    assert doing(replace(ready, workers=(*BOTH, *held))) == [c.Commit(2)]

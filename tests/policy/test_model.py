@@ -16,6 +16,7 @@ from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
 from pyworker.policy import converge as c
 from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, Happening, State, advance
 from pyworker.policy.restart import CLEAR
+from pyworker.record import replace
 
 NOW = 100.0
 DEPTH = 14
@@ -95,12 +96,12 @@ def perform(world: World, action: c.Action) -> World:
     v = world.view
     match action:
         case c.StartTemplate(generation=g):
-            view = dataclasses.replace(v, templates=(*v.templates, c.TemplateView(g, "loading", NOW)))
+            view = replace(v, templates=(*v.templates, c.TemplateView(g, "loading", NOW)))
         case c.StopTemplate(generation=g):
-            view = dataclasses.replace(v, templates=tuple(t for t in v.templates if t.generation != g))
+            view = replace(v, templates=tuple(t for t in v.templates if t.generation != g))
         case c.Spawn(slot=slot, generation=g):
             new = c.WorkerView(world.serial + 1, slot, g, State.STARTING, NOW, NOW)
-            return dataclasses.replace(world, serial=world.serial + 1, view=dataclasses.replace(v, workers=(*v.workers, new)))
+            return replace(world, serial=world.serial + 1, view=replace(v, workers=(*v.workers, new)))
         case c.SendGo(serial=s):
             view = happen(v, s, Happening.GO)
         case c.SendDrain(serial=s):
@@ -110,16 +111,16 @@ def perform(world: World, action: c.Action) -> World:
         case c.SendKill(serial=s):
             view = happen(v, s, Happening.KILL)
         case c.Commit(generation=g):
-            view = dataclasses.replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
+            view = replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
         case c.AbortReload():
-            view = dataclasses.replace(v, target=None, target_failed=False)
+            view = replace(v, target=None, target_failed=False)
         case c.RollBack(generation=g):
-            view = dataclasses.replace(v, generation=g, previous=None)
+            view = replace(v, generation=g, previous=None)
         case c.EndSoak():
-            view = dataclasses.replace(v, previous=None)
+            view = replace(v, previous=None)
         case _:
             view = v
-    return dataclasses.replace(world, view=view)
+    return replace(world, view=view)
 
 
 def happen(v: c.AppView, serial: int, happening: Happening) -> c.AppView:
@@ -128,51 +129,51 @@ def happen(v: c.AppView, serial: int, happening: Happening) -> c.AppView:
         if w.serial == serial:
             state = advance(w.state, happening)
             ready = NOW if state in (State.HELD, State.READY) else w.ready_at
-            w = dataclasses.replace(w, state=state, ready_at=ready)
+            w = replace(w, state=state, ready_at=ready)
         if w.state is not State.STOPPED:
             workers.append(w)
-    return dataclasses.replace(v, workers=tuple(workers))
+    return replace(v, workers=tuple(workers))
 
 
 def happenings(world: World) -> Iterator[World]:
     """Everything that can happen next."""
     v = world.view
     if world.reloads == 0:
-        yield dataclasses.replace(world, reloads=1, view=dataclasses.replace(v, target=2, target_failed=False, previous=None))
+        yield replace(world, reloads=1, view=replace(v, target=2, target_failed=False, previous=None))
     for t in v.templates:
         rest = tuple(o for o in v.templates if o is not t)
         if t.state == "loading":
             ready = c.TemplateView(t.generation, "ready", NOW)
-            yield dataclasses.replace(world, view=dataclasses.replace(v, templates=(*rest, ready)))
+            yield replace(world, view=replace(v, templates=(*rest, ready)))
         if world.deaths < MAX_DEATHS:
             failed = v.target_failed or (t.generation == v.target and t.state == "loading")
-            dead = dataclasses.replace(v, templates=rest, target_failed=failed)
-            yield dataclasses.replace(world, deaths=world.deaths + 1, view=dead)
+            dead = replace(v, templates=rest, target_failed=failed)
+            yield replace(world, deaths=world.deaths + 1, view=dead)
     for w in v.workers:
         if w.state is State.STARTING:
             held = w.generation == v.target
-            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.IS_READY if held else Happening.ACCEPTS))
+            yield replace(world, view=happen(v, w.serial, Happening.IS_READY if held else Happening.ACCEPTS))
         elif w.state is State.OPENING:
-            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.ACCEPTS))
+            yield replace(world, view=happen(v, w.serial, Happening.ACCEPTS))
         if w.state in LEAVING:
-            yield dataclasses.replace(world, view=happen(v, w.serial, Happening.EXIT))
+            yield replace(world, view=happen(v, w.serial, Happening.EXIT))
         elif world.deaths < MAX_DEATHS:
             died = happen(v, w.serial, Happening.EXIT)
             if w.generation == v.target:
-                died = dataclasses.replace(died, target_failed=True)
+                died = replace(died, target_failed=True)
             elif w.generation == v.generation and v.previous is not None:
-                died = dataclasses.replace(died, soak_deaths=v.soak_deaths + 1)
-            yield dataclasses.replace(world, deaths=world.deaths + 1, view=died)
+                died = replace(died, soak_deaths=v.soak_deaths + 1)
+            yield replace(world, deaths=world.deaths + 1, view=died)
     if world.crashes < MAX_CRASHES:
         # The daemon dies and is back. A reload before its commit is forgotten; what was sent to a worker may not have
         # been noted in the ledger: then its state is an older one, and the message is sent again.
-        after = dataclasses.replace(v, target=None, target_failed=False)
-        yield dataclasses.replace(world, crashes=world.crashes + 1, view=after)
+        after = replace(v, target=None, target_failed=False)
+        yield replace(world, crashes=world.crashes + 1, view=after)
         for w in v.workers:
             older = {State.OPENING: State.HELD, State.DRAINING: State.READY}.get(w.state)
             if older is not None:
-                changed = tuple(dataclasses.replace(o, state=older) if o is w else o for o in after.workers)
-                yield dataclasses.replace(world, crashes=world.crashes + 1, view=dataclasses.replace(after, workers=changed))
+                changed = tuple(replace(o, state=older) if o is w else o for o in after.workers)
+                yield replace(world, crashes=world.crashes + 1, view=replace(after, workers=changed))
 
 
 def left_alone(world: World) -> World:
@@ -181,7 +182,7 @@ def left_alone(world: World) -> World:
         world = settle(world)
         v = world.view
         templates = tuple(c.TemplateView(t.generation, "ready", NOW) for t in v.templates)
-        v = dataclasses.replace(v, templates=templates, previous=None, record=CLEAR)
+        v = replace(v, templates=templates, previous=None, record=CLEAR)
         busy = False
         for w in v.workers:
             happening = {
@@ -195,8 +196,8 @@ def left_alone(world: World) -> World:
                 busy = True
                 v = happen(v, w.serial, happening)
         if templates == world.view.templates and not busy and v.target is None:
-            return dataclasses.replace(world, view=v)
-        world = dataclasses.replace(world, view=v)
+            return replace(world, view=v)
+        world = replace(world, view=v)
     raise AssertionError(f"never comes to rest: {world.view}")
 
 

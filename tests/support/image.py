@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_PACKAGES = ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "dotenv", "h11")
+_PACKAGES = ("click", "uvicorn", "httptools", "uvloop", "websockets", "dotenv", "h11")
 _PROGRAMS = ("sh", "sleep", "rm")
 _NAMES = ("__pycache__", "test", "tests", "idlelib", "tkinter", "ensurepip", "turtledemo", "*.a", "config-*")
 _LEAVE_OUT = shutil.ignore_patterns(*_NAMES)

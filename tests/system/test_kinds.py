@@ -193,7 +193,7 @@ def test_another_environment_sees_nothing_of_ours(pw: Pyworker) -> None:
     pw.api(
         """
 import importlib.util, os, sys
-ours = [name for name in ("msgspec", "psutil", "rich", "fastapi") if importlib.util.find_spec(name)]
+ours = [name for name in ("psutil", "rich", "fastapi") if importlib.util.find_spec(name)]
 
 async def app(scope, receive, send):
     if scope["type"] == "http":

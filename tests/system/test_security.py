@@ -109,7 +109,7 @@ def test_secrets_are_in_no_command_line_and_in_no_environment_of_ours(pw: Pywork
 
 def test_a_hostile_folder_has_nothing_imported_by_our_own_processes(pw: Pyworker) -> None:
     """`json.py` beside the config is the app's business at most, never guardian's, daemon's or logger's."""
-    for name in ("json", "socket", "select", "selectors", "msgspec", "uvicorn", "psutil", "tomllib"):
+    for name in ("json", "socket", "select", "selectors", "uvicorn", "psutil", "tomllib"):
         pw.write(f"{name}.py", f"import os\nopen(os.path.join({pw.folder!r}, 'was-imported'), 'a').write('{name} ')\n")
     os.mkdir(os.path.join(pw.folder, "site"))
     pw.write("site/web.py", ASGI)
@@ -124,7 +124,7 @@ def test_a_hostile_folder_has_nothing_imported_by_our_own_processes(pw: Pyworker
     assert done.returncode == 0, done.stderr
     assert pw.get().startswith("one")
     assert not os.path.exists(os.path.join(pw.folder, "was-imported"))
-    for name in ("json", "socket", "select", "selectors", "msgspec", "uvicorn", "psutil", "tomllib"):
+    for name in ("json", "socket", "select", "selectors", "uvicorn", "psutil", "tomllib"):
         os.unlink(os.path.join(pw.folder, f"{name}.py"))
 
 

@@ -8,7 +8,6 @@ here, in a process that is thrown away.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shlex
@@ -21,6 +20,7 @@ import click
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit
+from pyworker.record import replace
 
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
@@ -130,7 +130,7 @@ def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> li
                 said.add((problem.line, problem.column, problem.message))
                 is_there = "profiles" in problem.key.split(".")
                 message = problem.message if is_there else f"with --profile {name}: {problem.message}"
-                found.append(dataclasses.replace(problem, message=message))
+                found.append(replace(problem, message=message))
     return found
 
 

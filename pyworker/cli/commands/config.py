@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import NO_APP, line, look, note, out
 from pyworker.errors import Exit, PyworkerError
+from pyworker.record import replace
 
 
 @click.command()
@@ -68,7 +68,7 @@ def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
     for app in loaded.apps:
         hidden = secrets(app.env)
         env = {n: "***" if n in hidden else v for n, v in app.env.items()}
-        shown = dataclasses.replace(app, env=env, state=without_passwords(app.state))
+        shown = replace(app, env=env, state=without_passwords(app.state))
         known = origins(app, loaded.path, os.environ, profile=profile)
         apps.append(
             {

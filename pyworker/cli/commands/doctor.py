@@ -411,7 +411,7 @@ def _packages() -> str:
     from importlib import metadata
 
     found = []
-    for name in ("click", "msgspec", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv"):
+    for name in ("click", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv"):
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

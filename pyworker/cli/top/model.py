@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyworker.protocol.events import Event, workers_in_words
 from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
+from pyworker.record import field, mutable
 
 KEPT = 240  # points of history
 MOST_EVENTS = 200
@@ -41,7 +41,7 @@ class Wish(NamedTuple):
     number: int = 0
 
 
-@dataclass
+@mutable
 class Question:
     """Asked once before something is done. For `scale` + and - go on changing the number."""
 
@@ -49,14 +49,14 @@ class Question:
     now: int = 0  # workers as they are
 
 
-@dataclass
+@mutable
 class _Past:
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=KEPT))
     totals: Totals | None = None
     at: float = 0.0
 
 
-@dataclass
+@mutable
 class Model:
     """All that a frame shows."""
 

@@ -6,7 +6,6 @@ import copy
 import os
 import pathlib
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from pyworker.cli.render import ANSI, Look, width
 from pyworker.cli.top.frame import frame, spark
 from pyworker.cli.top.model import Model
+from pyworker.record import replace
 from tests.cli import documents
 from tests.cli.top.made import AROUND, model
 

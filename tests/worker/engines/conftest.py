@@ -6,12 +6,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pyworker.config.schema import AppConfig, HttpConfig
+from pyworker.record import replace
 from tests.support.certificates import make_certificate
 from tests.support.engine import Running, listener, running
 from tests.support.rawhttp import Client

@@ -83,14 +83,14 @@ def test_the_apps_own_engine_is_used_when_it_has_one() -> None:
 
 
 def test_an_environment_without_engine_is_lent_ours_and_nothing_else(empty: str) -> None:
-    found = prepared(empty, "uvicorn", "httptools", "psutil", "rich", "flask", "msgspec", "requests")
+    found = prepared(empty, "uvicorn", "httptools", "psutil", "rich", "flask", "requests")
     assert found["description"].endswith("(pyworker's own)")
     assert found["loop"] == "uvloop"
     assert OWN not in found["path"]
     imports = found["imports"]
     assert imports["uvicorn"].startswith(OWN)
     assert imports["httptools"].startswith(OWN)
-    assert [imports[name] for name in ("psutil", "rich", "flask", "msgspec", "requests")] == [None] * 5
+    assert [imports[name] for name in ("psutil", "rich", "flask", "requests")] == [None] * 4
 
 
 def test_what_pip_installs_with_pyworker_is_what_the_engine_works_with() -> None:
