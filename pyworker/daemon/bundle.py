@@ -44,6 +44,12 @@ def runtime_zip() -> bytes:
     return out.getvalue()
 
 
+def enter_text() -> str:
+    """Return the program that becomes a template's interpreter (template/enter.py)."""
+    with open(os.path.join(_ROOT, "template", "enter.py"), encoding="utf-8") as source:
+        return source.read()
+
+
 def _names() -> list[str]:
     names = [name for name in _FILES if os.path.exists(os.path.join(_ROOT, name))]
     for folder in _FOLDERS:

@@ -10,6 +10,7 @@ import fcntl
 import importlib.util
 import os
 import socket
+import sys
 import sysconfig
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +18,7 @@ from typing import Literal
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
-from pyworker.daemon.bundle import runtime_zip
+from pyworker.daemon.bundle import enter_text, runtime_zip
 from pyworker.daemon.direct import is_direct
 from pyworker.daemon.dispatchers import is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
@@ -28,12 +29,13 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
-from pyworker.protocol.names import ENV_BIRTH, ENV_STATE, NOTIFY_SOCKET
+from pyworker.protocol.names import ENV_BIRTH, ENV_FAILPOINTS, ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
 from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn_watched
+from pyworker.unix.title import ROOM
 
 _SPEC_FD = 3
 _CHANNEL_FD = 4
@@ -53,6 +55,7 @@ class Spawner:
         self._home = home
         self.notify_socket = os.path.join(home, NOTIFY_SOCKET)
         self._runtime = unix_fds.memfd("pyworker-runtime", runtime_zip())
+        self._enter = enter_text()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         # where our own HTTP libraries are: a path only, as their import would be a seventh of the daemon's memory
         found = importlib.util.find_spec("uvicorn")
@@ -63,7 +66,7 @@ class Spawner:
 
     # ---- templates -----------------------------------------------------------------------------------
     def template(self, app: App, generation: Generation, now: float) -> TemplateHandle:
-        """Start the launcher that becomes the template; raises OSError."""
+        """Start what becomes the template; raises OSError."""
         number = generation.number
         handle = TemplateHandle(app.name, number, now)
         ours, theirs = unix_fds.socketpair()
@@ -80,13 +83,31 @@ class Spawner:
             finally:
                 self._store.put_all(stored)
             failpoint.hit("spawn.template")
-            table = self._described("template", app, generation, None, theirs, out, err, [], given, held=False)
-            handle.pid, pidfd = spawn_watched([*PYTHON, str(_SPEC_FD)], environ(), table)
+            spec, table = self._described("template", app, generation, None, theirs, out, err, [], given, held=False)
+            handle.pid, pidfd = spawn_watched(self._template_command(spec, table, given), environ(), table)
         finally:
             theirs.close()
             unix_fds.close_all(given)
         self._store.put(fd_name("tpid", app.name, number), pidfd)
         return handle
+
+    def _template_command(self, spec: t.LaunchSpec, table: dict[int, int], given: list[int]) -> list[str]:
+        """Return the command line that becomes a template: the launcher's, or a shorter way where there are no rights to give up.
+
+        What it is given is added to the fds, and to what is to be closed once they were passed on.
+        """
+        app = spec.app
+        if spec.uid is not None or spec.gid is not None or app.limits.nofile is not None:
+            return [*PYTHON, str(_SPEC_FD)]
+        own = environ()
+        armed = {ENV_FAILPOINTS: own[ENV_FAILPOINTS]} if ENV_FAILPOINTS in own else {}
+        command = t.boot_command(spec, _SPEC_FD, ROOM)
+        how = [app.cwd, app.file_umask, own.get(ENV_SOFT_NOFILE, ""), _SPEC_FD, len(command), *command]
+        text = "".join(f"{word}\0" for word in (*how, *(f"{n}={v}" for n, v in (spec.env | armed).items())))
+        fd = max(table) + 1
+        table[fd] = unix_fds.memfd("pyworker-enter", text.encode("utf-8", "surrogateescape"))
+        given.append(table[fd])
+        return [sys.executable, "-I", "-S", "-c", self._enter, str(fd)]
 
     # ---- workers -------------------------------------------------------------------------------------
     def prepare_worker(self, app: App, slot: int, generation: int, *, held: bool, now: float) -> WorkerHandle:
@@ -129,7 +150,7 @@ class Spawner:
                 elif is_node(config):  # the dispatcher holds it back, and answers for its listeners
                     held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
-                table = self._described(role, app, generation, handle, theirs, out, err, ipc, given, held=held)
+                _, table = self._described(role, app, generation, handle, theirs, out, err, ipc, given, held=held)
                 self.launcher.launch(table, _SPEC_FD, failed, started, direct=is_direct(generation, handle))
                 return
             template = app.templates[generation.number]
@@ -189,8 +210,8 @@ class Spawner:
         given: list[int],
         *,
         held: bool,
-    ) -> dict[int, int]:
-        """Return the fds of a process by the places it expects them at.
+    ) -> tuple[t.LaunchSpec, dict[int, int]]:
+        """Return what a process is given at birth: its spec, and its fds by the places it expects them at.
 
         Those that are made here for it only are added to what is to be closed once they were passed on.
         """
@@ -265,4 +286,4 @@ class Spawner:
         spec = replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
         table[_SPEC_FD] = unix_fds.memfd("pyworker-spec", encode(spec))
         given.append(table[_SPEC_FD])
-        return table
+        return spec, table

@@ -3,7 +3,8 @@
 The daemon starts `python -I -m pyworker.template SPEC_FD` (the *launcher*) with a LaunchSpec in a memfd; for scripts and
 commands one with `--serve`, which is asked by Launch for as many as are due. The launcher drops rights and then execs the
 app's interpreter: for a template once, for a script or command after two forks and after Go; commands that need none of
-this are started directly (template/direct.py). The channels are SOCK_SEQPACKET.
+this are started directly (template/direct.py), and a template that has no rights to give up does without the launcher
+(template/enter.py). The channels are SOCK_SEQPACKET.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ class Engine:
 
     path: str  # a site-packages folder
     abi: str  # sysconfig SOABI of the interpreter they were built for, e.g. "cpython-311-x86_64-linux-gnu"
+
+
+def boot_command(spec: LaunchSpec, spec_fd: int, room: str) -> list[str]:
+    """Return the command line of an app's interpreter as a template or script: it runs the runtime zip (template/boot.py)."""
+    return [spec.python, f"/proc/self/fd/{spec.runtime_fd}", spec.role, str(spec_fd), str(spec.channel_fd), room]
 
 
 @record

@@ -16,7 +16,7 @@ from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import wire
 from pyworker.protocol.names import ENV_FAILPOINTS, ENV_SOFT_NOFILE
-from pyworker.protocol.template import LaunchSpec, LoadFailed
+from pyworker.protocol.template import LaunchSpec, LoadFailed, boot_command
 from pyworker.protocol.worker import Failed, Hello
 from pyworker.template import command
 from pyworker.template.launches import serve
@@ -80,13 +80,11 @@ def take_rights(spec: LaunchSpec) -> None:
 
 def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
     """Become the app's interpreter running the runtime zip; returns only when that fails."""
-    zip_path = f"/proc/self/fd/{spec.runtime_fd}"
-    argv = [spec.python, zip_path, spec.role, str(spec_fd), str(spec.channel_fd), title.ROOM]
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=True)
     armed = {ENV_FAILPOINTS: os.environ[ENV_FAILPOINTS]} if ENV_FAILPOINTS in os.environ else {}
     try:
-        os.execve(spec.python, argv, spec.env | armed)
+        os.execve(spec.python, boot_command(spec, spec_fd, title.ROOM), spec.env | armed)
     except OSError as error:
         pass_on(fds, inheritable=False)
         message = f"cannot run the interpreter {spec.python}: {error.strerror}"
