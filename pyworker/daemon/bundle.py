@@ -11,6 +11,7 @@ import importlib.util
 import io
 import marshal
 import os
+import struct
 import zipfile
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -25,6 +26,7 @@ _FILES = (
     "config/schema.py",
     "config/address.py",
 )
+_U32 = 0xFFFF_FFFF
 _UNCHECKED = (1).to_bytes(4, "little")  # PEP 552: a hash-based pyc that is never compared with its source
 
 
@@ -59,6 +61,20 @@ def _names() -> list[str]:
 
 
 def _bytecode(name: str, path: str, text: bytes) -> bytes:
-    module = "pyworker." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    code = importlib.machinery.SourceFileLoader(module, path).get_code(module)  # from __pycache__ when it is current
-    return importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(text) + marshal.dumps(code)
+    code = cached(path)
+    if not code:
+        module = "pyworker." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        code = marshal.dumps(importlib.machinery.SourceFileLoader(module, path).get_code(module))
+    return importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(text) + code
+
+
+def cached(path: str) -> bytes:
+    """Return what __pycache__ has of a source, as it is; b"" when that is not of this very source, by PEP 552's time and size."""
+    try:
+        with open(importlib.util.cache_from_source(path), "rb") as file:
+            head, code = file.read(16), file.read()
+        seen = os.stat(path)
+    except (OSError, NotImplementedError):
+        return b""
+    wanted = importlib.util.MAGIC_NUMBER + struct.pack("<3L", 0, int(seen.st_mtime) & _U32, seen.st_size & _U32)
+    return code if head == wanted else b""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import marshal
 import os
+import py_compile
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from pyworker.daemon.bundle import runtime_zip
+import pytest
+
+from pyworker.daemon.bundle import cached, runtime_zip
 
 CHECK = """
 import sys
@@ -57,3 +61,21 @@ def test_nothing_but_the_runtime_is_in_it(tmp_path: Path) -> None:
     assert "__main__.py" in names
     folders = {name.split("/")[1] for name in names if name.count("/") > 1}
     assert folders == {"config", "protocol", "policy", "unix", "worker", "template", "cluster"}
+
+
+def test_bytecode_from_the_cache_is_that_of_this_very_source(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("a = 1\n")
+    assert cached(str(path)) == b""
+    py_compile.compile(str(path), doraise=True)
+    assert marshal.loads(cached(str(path))).co_names == ("a",)
+    path.write_text("a = 22\n")
+    assert cached(str(path)) == b""
+
+
+@pytest.mark.parametrize("mode", [py_compile.PycInvalidationMode.CHECKED_HASH, py_compile.PycInvalidationMode.UNCHECKED_HASH])
+def test_bytecode_that_is_checked_by_a_hash_is_left_to_python(tmp_path: Path, mode: py_compile.PycInvalidationMode) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("a = 1\n")
+    py_compile.compile(str(path), doraise=True, invalidation_mode=mode)
+    assert cached(str(path)) == b""
