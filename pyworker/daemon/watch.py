@@ -120,18 +120,26 @@ class _Tree:
         self._look()
 
     def _add(self, top: str) -> None:
-        """Watch a folder and all below it; symlinks are not followed."""
-        for folder, below, _ in os.walk(top):
-            below[:] = [name for name in below if not self._is_excluded(os.path.join(folder, name))]
+        """Watch a folder and all below it; symlinks are not followed.
+
+        A folder is watched before it is listed: what is made below it is in the list, or an event says it.
+        """
+        folders = [top]
+        while folders:
+            folder = folders.pop()
             if len(self._folders) >= MAX_FOLDERS:
                 self._note(f"more than {MAX_FOLDERS} folders: the rest is not watched; name some in watch.paths")
                 return
             try:
                 self._folders[inotify.watch(self._fd, folder)] = folder
+                with os.scandir(folder) as entries:
+                    below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     self._note("not all files are watched: raise fs.inotify.max_user_watches (sysctl)")
                     return
+                continue  # it is gone, or not ours to see
+            folders.extend(path for path in below if not self._is_excluded(path))
 
     def _leave(self, moved: str) -> None:
         """Watch a folder no more, nor what is below it: it is elsewhere now."""

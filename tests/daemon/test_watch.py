@@ -152,6 +152,22 @@ def test_folders_that_came_while_too_much_changed_to_be_told_are_watched(
     assert watched.later() == ["src/new/a.py changed"]
 
 
+def test_a_folder_that_is_made_while_the_one_above_it_comes_to_be_watched_is_watched_too(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(fd: int, folder: str) -> int:
+        if os.path.basename(folder) == "new":
+            os.makedirs(os.path.join(folder, "below"), exist_ok=True)
+        return watch_folder(fd, folder)
+
+    watch_folder = inotify.watch
+    monkeypatch.setattr(inotify, "watch", late)
+    (watched.folder / "src" / "new").mkdir()
+    watched.later()
+    watched.write("src/new/below/a.py")
+    assert watched.later() == ["src/new/below/a.py changed"]
+
+
 def test_a_folder_that_is_moved_away_is_watched_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(tmp_path / "app", WatchConfig(), monkeypatch)
     watched.write("lib/deep/a.py")
