@@ -69,6 +69,8 @@ class Depends:
         other = self._brain.apps.get(name)
         if other is None:
             return "is not known here", f"pyworker start --only {name}"
+        if other.restart_to is not None:  # how it ended before says nothing
+            return "", ""
         if other.failure is not None and (not other.running or other.record.failed or other.record.permanent):
             return f"failed: {other.failure.message}", f"mend it, then: pyworker restart {name}"
         if other.blocked is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from pyworker.daemon.app import Failure
 from pyworker.daemon.depends import Depends
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol.events import Event
@@ -13,7 +14,8 @@ from pyworker.protocol.events import Event
 def an_app(name: str, *depends_on: str, wanted: bool = True) -> Any:
     return SimpleNamespace(
         name=name, config=SimpleNamespace(depends_on=depends_on), generation=1, running=wanted, starting=True, wanted=wanted,
-        blocked=None, failure=None, record=CLEAR, finished_slots=set(), is_job=False, is_empty=lambda: True, slots=lambda: [1],
+        blocked=None, failure=None, record=CLEAR, finished_slots=set(), restart_to=None, is_job=False, is_empty=lambda: True,
+        slots=lambda: [1],
     )  # fmt: skip
 
 
@@ -65,3 +67,18 @@ def test_apps_that_wait_for_one_another_are_not_looked_at_without_end() -> None:
         if poked:
             depends.gate(apps[poked.pop(0)])
     assert poked == []
+
+
+def test_an_app_does_not_wait_in_vain_for_one_that_is_about_to_be_started_anew() -> None:
+    db = an_app("db")
+    api = an_app("api", "db")
+    brain: Any = SimpleNamespace(
+        apps={"db": db, "api": api}, events=SimpleNamespace(subscribe=lambda _: None), poke=lambda app: None
+    )
+    db.running, db.restart_to = False, 2
+    db.failure = Failure("no disk")
+    Depends(brain).gate(api)
+    assert api.blocked is None
+    db.restart_to = None
+    Depends(brain).gate(api)
+    assert api.blocked.message == "waits for db, which failed: no disk"

@@ -105,6 +105,14 @@ def test_what_may_end_and_has_with_code_0_is_no_failure_and_what_depends_on_it_s
     assert pw.app("db")["last_failure"] is None
 
 
+def test_what_has_ended_with_code_0_is_waited_for_when_it_is_started_once_more(pw: Pyworker) -> None:
+    two(pw, 'command = ["true"]\nrestart = "never"')
+    pw.ok("start")
+    pw.ok("stop", "web")
+    pw.ok("start")
+    assert pw.get() == "one"
+
+
 def test_a_dependency_that_ended_with_another_code_is_named(pw: Pyworker) -> None:
     two(pw, 'command = ["sh", "-c", "echo no disk; exit 3"]\nrestart = "never"')
     failed = pw.run("start")
