@@ -26,6 +26,7 @@ class Outcome:
     overtaken: bool = False
 
 
+GO_BACK = "to go back to older code, put it back, then: pyworker reload"
 _SERVES = {"started", "already_running", "restarted", "reloaded", "aborted", "scaled"}  # actions after which it runs
 
 Goal = Callable[[App, float], Outcome | None]  # None: not decided yet
@@ -158,6 +159,10 @@ def _overtaken(why: str) -> Outcome:
     return Outcome(False, "failed", Failure(why, "", "pyworker ps shows how it is now"), overtaken=True)
 
 
+def _by_another(app: App) -> Outcome:
+    return _overtaken(f"it was {'replaced by a later' if app.wanted else 'stopped by another'} command")
+
+
 def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None:
     """What ends every wait for something that runs: it is done and serves, nobody wants it any more, its limiter has given
     up or has seen as many deaths in longer time, or it waits in vain for another app."""
@@ -212,7 +217,7 @@ def reloaded(brain: Brain, generation: int, *, soak: bool = False) -> Goal:
             return _reached(app, now, "reloaded", done=done)
         if app.target == generation:
             return None
-        return _overtaken(f"it was {'replaced by a later' if app.wanted else 'stopped by another'} command")
+        return _by_another(app)
 
     return goal
 
@@ -224,7 +229,11 @@ def aborted(brain: Brain, generation: int) -> Goal:
         if app.target == generation:
             return None
         if app.generation == generation:
-            return None if app.previous is not None else Outcome(False, "failed", Failure("its soak was over before"))
+            if app.previous is not None:
+                return None
+            if not app.wanted or app.target is not None or app.restart_to is not None:
+                return _by_another(app)
+            return Outcome(False, "failed", Failure("its soak was over before", hint=GO_BACK))
         return _reached(app, now, "aborted", done=not brain.may_old_ones_accept(app, now))
 
     return goal

@@ -112,6 +112,25 @@ def test_a_reload_is_taken_back_when_the_old_code_answers_again(ends: tuple[sock
     loop.close()
 
 
+@pytest.mark.parametrize("then", ["stop", "reload", "restart"])
+def test_a_reload_that_another_command_ends_before_it_is_taken_back_was_not_over(ends: tuple[socket.socket, socket.socket], then: str) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, _, _leaves):
+        app.wanted, app.generation, app.previous = True, 2, 1
+        goal = operations.aborted(brain, 2)
+        assert goal(app, 9.0) is None
+        app.previous = None
+        app.wanted = then != "stop"
+        app.target = 3 if then == "reload" else None
+        app.restart_to = 3 if then == "restart" else None
+        outcome = goal(app, 9.0)
+        assert outcome is not None
+        assert outcome.failure is not None
+        assert outcome.failure.message == ("it was stopped by another command" if then == "stop" else "it was replaced by a later command")
+    loop.close()
+
+
 def test_reloads_that_nobody_waits_for_are_not_remembered_when_they_were_refused(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:

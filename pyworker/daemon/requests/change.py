@@ -165,7 +165,7 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
         desk.brain.poke(app)
     if not goals:
         text = f"{', '.join(names) or 'no app'}: no reload is under way, and none can be taken back (that is possible in its soak)"
-        raise Refuse("no_reload", Exit.FAILED, text, "to go back to older code, put it back, then: pyworker reload")
+        raise Refuse("no_reload", Exit.FAILED, text, ops.GO_BACK)
     desk.wait(client, goals, {}, wait=request.wait)
 
 
