@@ -5,6 +5,7 @@ Where it could not, as it or the daemon before this one died over it, they are l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -105,15 +106,24 @@ class Direct:
             otherwise()
 
     def end_untold(self, app: App, handle: WorkerHandle) -> None:
-        """One was given up that the daemon before this one had asked for, and that may run: its pid was told to that one."""
+        """One is given up that the daemon before this one had asked for, and that may run: its pid was told to that one.
+
+        Asked before its descriptors are given back: it is known by its stdout, if the guardian had died, too.
+        """
         generation = app.generations.get(handle.id.generation)
         if generation is None or not is_direct(generation, handle):
             return
+        theirs, pipe = self._brain.store.get(worker_fd("out", handle.id)), None
+        if theirs is not None:
+            with contextlib.suppress(OSError):  # no descriptor is left: it is found if its guardian lives
+                pipe = os.dup(theirs)
 
         def look(pause: float) -> None:
-            pid = lost.find(self._brain.store.guardian_pid, handle.id, None)
+            pid = lost.find(self._brain.store.guardian_pid, handle.id, pipe)
             if not (pid and lost.end(pid, handle.id)) and pause <= AT_LAST:
                 self._brain.loop.call_later(pause, lambda: look(pause * 2))
+            elif pipe is not None:
+                os.close(pipe)
 
         look(LAUNCHER_LEAVES)
 

@@ -183,9 +183,9 @@ class Workers:
         template = app.templates.get(handle.id.generation)
         if template is not None and handle.id.serial in template.asked and not at_last:
             return True  # it is about to say the pid; what the worker has started by its end is to end with it
-        self._brain.deaths.ended(app, handle, process.UNKNOWN)
         if handle.untold:
             self._brain.direct.end_untold(app, handle)
+        self._brain.deaths.ended(app, handle, process.UNKNOWN)
         return True
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
