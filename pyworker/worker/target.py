@@ -177,10 +177,20 @@ def _import(name: str) -> Any:
     except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
         hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
         if isinstance(error, ImportError):
-            hint = _same_name(error.name or "")
+            hint = _package_of(name, error) or _same_name(error.name or "")
         elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
             hint = _same_name(error.obj.__name__)
         raise TargetError("import", headline.of(error), user_traceback(error), hint or _needs_loop(error)) from None
+
+
+def _package_of(name: str, error: ImportError) -> str:
+    """Return what to do about a target that is part of a package, and was imported as if it were not."""
+    frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    its_own = [module for module in frames if not module.startswith("importlib")][-1:] == [name]
+    if not its_own or "." in name or "no known parent package" not in str(error):
+        return ""
+    above, folder = os.path.split(os.getcwd())
+    return f'it is part of the package {folder}: set cwd = "{above}" and target = "{folder}.{name}:…"'
 
 
 def _needs_loop(error: BaseException) -> str:

@@ -154,6 +154,13 @@ def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
     assert 'cwd = "backend"' in fails("main:app").hint
 
 
+def test_a_module_that_is_part_of_a_package_is_told_where_to_start_it(write: Write, tmp_path: Path) -> None:
+    write(rel="from . import other", uses_it="import rel")
+    step = f'it is part of the package {tmp_path.name}: set cwd = "{tmp_path.parent}" and target = "{tmp_path.name}.rel:…"'
+    assert fails("rel:app").hint == step
+    assert fails("uses_it:app").hint == ""
+
+
 def test_a_missing_library_is_named_and_how_to_get_it(write: Write, tmp_path: Path) -> None:
     write(shop="import a_library_that_is_missing\n")
     error = fails("shop:app")
