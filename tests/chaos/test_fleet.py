@@ -79,6 +79,21 @@ def test_an_announced_end_is_no_loss() -> None:
     assert tally.lost == []
 
 
+def test_a_ping_that_nothing_follows_is_answered_and_not_waited_behind() -> None:
+    def echo(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 101 S\r\n\r\n\x81\x070000123")
+        with connection.makefile("rb") as sent:
+            while len(head := sent.read(6)) == 6:
+                payload = sent.read(head[1] & 127)
+                if head[0] == 0x81:
+                    text = bytes(b ^ head[2 + i % 4] for i, b in enumerate(payload))
+                    connection.sendall(bytes((0x81, len(text))) + text)
+                    connection.sendall(b"\x89\x00")
+
+    tally = tally_of("websocket", echo, until=lambda tally: tally.answered["websocket"] > 20)
+    assert tally.lost == []
+
+
 def test_a_closed_port_is_refused() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

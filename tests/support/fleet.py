@@ -259,7 +259,7 @@ class _Client:
             if self._fleet.pause(self._chance.choice((0.0, 0.01, 0.1))):
                 self._send_frame(8, struct.pack("!H", 1000))
                 return
-            if select.select([self._sock], [], [], 0)[0] and self._is_told_to_go(*self._frame()):
+            if select.select([self._sock], [], [], 0)[0] and self._is_told_to_go(*self._frame(or_ping=True)):
                 return
             self._send_frame(1, text)
             opcode, payload = self._frame()
@@ -285,7 +285,8 @@ class _Client:
         masked = bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
         self._sock.sendall(bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked)
 
-    def _frame(self) -> tuple[int, bytes]:
+    def _frame(self, or_ping: bool = False) -> tuple[int, bytes]:
+        """Read a frame; pings are answered, and returned only with `or_ping`: no other frame may follow them."""
         while True:
             first, size = self._exactly(2)
             if size == 126:
@@ -293,7 +294,8 @@ class _Client:
             payload = self._exactly(size)
             if first & 15 == 9:
                 self._send_frame(10, payload)
-                continue
+                if not or_ping:
+                    continue
             return first & 15, payload
 
     # ---- bytes ---------------------------------------------------------------------------------------
