@@ -31,11 +31,11 @@ PROGRAMS = ("guardian", "daemon", "logger", "template")
 PATIENCE = 30.0  # seconds for all of them
 _MAX_WORDS = 64 * 1024
 
-Done = Callable[[str, str], None]  # the version, "" and why not
+Done = Callable[[str, str], None]  # the version, "" where it is not known, and why not
 
 
 class Preflight:
-    """Runs the checks; calls `done(version, "")` or `done("", why not)` once."""
+    """Runs the checks; calls `done(version, "")` once, or `done(version, why not)` with that of one that starts."""
 
     def __init__(self, loop: Loop, python: str, content: bytes, done: Done) -> None:
         self._loop = loop
@@ -86,7 +86,7 @@ class Preflight:
             return
         self._versions[name] = version
         if why:
-            self._end("", f"pyworker {version} cannot take over what runs: {why}")
+            self._end(version, f"pyworker {version} cannot take over what runs: {why}")
         elif not self._running:
             different = set(self._versions.values())
             if len(different) > 1:

@@ -46,7 +46,10 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
             _refuse(desk, client, "nothing was replaced: the daemon is stopping", "pyworker daemon start")
             return
         if why:
-            _refuse(desk, client, f"nothing was replaced: {why}", f"mend the installation of {python}, then try again")
+            hint = f"mend the installation of {python}, then try again"
+            if version:  # there is nothing to mend
+                hint = "one that is no older than what runs can; for this one: pyworker daemon stop, then start the apps anew"
+            _refuse(desk, client, f"nothing was replaced: {why}", hint)
             return
         store = desk.brain.store
         before = {"guardian": store.guardian_version, "daemon": __version__, "logger": store.logger_version}
