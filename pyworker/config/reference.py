@@ -77,8 +77,9 @@ unless it is in quotes. `health = "/healthz"` is `health.path`; `restart = "neve
 `watch = true` is all its defaults. In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
 
 **Addresses.** `"127.0.0.1:8000"`, `"localhost:8000"`, `":8000"` (every IPv4 address of the machine), `"[::1]:8000"`,
-`"[::]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI apps without `bind` listen on `127.0.0.1:8000`, or on
-`0.0.0.0:$PORT` when the command's environment has `PORT`; without `workers` they take `$WEB_CONCURRENCY`, else 1.
+`"[::]:8000"` (every IPv6 one; a list of the two for both), `"[fe80::1%eth0]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI
+apps without `bind` listen on `127.0.0.1:8000`, or on `0.0.0.0:$PORT` when the command's environment has `PORT`; without
+`workers` they take `$WEB_CONCURRENCY`, else 1.
 
 **Environment of a worker**, in this order, later wins: PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR,
 with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command

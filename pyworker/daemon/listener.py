@@ -14,7 +14,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 from pyworker.config.address import Address
 from pyworker.daemon import owner
@@ -63,7 +63,7 @@ def open_listener(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, address.port))
+        sock.bind(_in_full(host, address.port))
         sock.listen(backlog)
     except OSError as error:
         sock.close()
@@ -236,9 +236,27 @@ def _resolve(address: Address) -> tuple[int, str]:
     return family, str(where[0])
 
 
+def _in_full(host: str, port: int) -> tuple[Any, ...]:
+    """Return the address for `bind`, which would not look at the interface of "fe80::1%eth0"."""
+    if "%" not in host:
+        return host, port
+    return socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]
+
+
 def _explain(address: Address, host: str, error: OSError, own: Callable[[], Mapping[int, str]]) -> ListenFailed:
     code = "failed"
+    name, _, interface = host.partition("%")
     match error.errno:
+        case socket.EAI_NONAME if interface:
+            code = "bad_address"
+            message, hint = (
+                f"this machine has no network interface {interface}",
+                "ip -brief link   shows those that it has",
+            )
+        case errno.EINVAL if name.startswith("fe80:") and not interface:
+            code = "bad_address"
+            message = "such an address is another one on each network interface"
+            hint = f'name the interface: bind = "{replace(address, host=f"{name}%eth0")}"'
         case errno.EADDRINUSE:
             return _in_use(address, host, own())
         case errno.EACCES | errno.EPERM:
@@ -294,7 +312,7 @@ def _free_port(address: Address, host: str) -> int:
     for port in range(address.port + 1, min(address.port + 21, 65536)):
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             try:
-                probe.bind((host, port))
+                probe.bind(_in_full(host, port))
             except OSError:
                 continue
         return port

@@ -175,6 +175,24 @@ def test_address_of_another_machine_is_explained() -> None:
     assert '"0.0.0.0:0"' in caught.value.hint
 
 
+def test_the_interface_of_a_link_local_address_is_told_to_the_kernel() -> None:
+    index = socket.if_nametoindex("lo")  # which has no such address to listen on
+    for interface in ("lo", index):
+        assert listener_module._in_full(f"fe80::1%{interface}", 8000) == ("fe80::1", 8000, 0, index)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+def test_a_link_local_address_without_its_interface_or_of_none_is_explained() -> None:
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("[fe80::1]:8000"))
+    assert caught.value.code == "bad_address"
+    assert 'bind = "[fe80::1%eth0]:8000"' in caught.value.hint
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("[fe80::1%nosuch]:8000"))
+    assert caught.value.code == "bad_address"
+    assert caught.value.message.endswith("this machine has no network interface nosuch")
+
+
 def test_unknown_host_name_is_explained() -> None:
     with pytest.raises(ListenFailed) as caught:
         open_listener(parse_bind("no-such-host.invalid:8000"))
