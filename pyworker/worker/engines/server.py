@@ -215,9 +215,7 @@ class Server:
         """
         try:
             if unix:
-                client = None
-                name = connection.getsockname()
-                local = (name, None) if name and isinstance(name, str) else None
+                client = local = None  # the kernel knows the name that our socket had for a moment, before its own
             else:
                 peer, here = addresses or (None, None)
                 if peer is None:
