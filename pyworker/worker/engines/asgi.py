@@ -221,7 +221,7 @@ class AsgiExchange(Exchange):
         elif size:
             self.sent += size
             if self.chunked:
-                body = b"%x\r\n%b\r\n" % (size, body)
+                body = heads.chunk(body)
             elif self.remaining is not None:
                 if size > self.remaining:
                     if start:
@@ -231,7 +231,7 @@ class AsgiExchange(Exchange):
                 self.remaining -= size
         if not more:
             if self.chunked:
-                body = b"%b0\r\n\r\n" % body
+                body = b"".join((body, b"0\r\n\r\n"))
             elif self.remaining:
                 if start:
                     connection.write(start)

@@ -153,7 +153,7 @@ class WsgiExchange(Exchange):
         length = len(data)
         if self.chunked:
             self.sent += length
-            return b"%b%x\r\n%b\r\n" % (head, length, data)
+            return heads.chunk(data, head)
         if self.remaining is not None:
             if length > self.remaining:
                 self.complain("the body is longer than its Content-Length: cut")
