@@ -249,7 +249,7 @@ class Follower:
         return words in self.text
 
     def wait_for(self, words: bytes) -> None:
-        wait_until(lambda: self.has(words), what=f"{words!r} in {self.text[-500:]!r}")
+        wait_until(lambda: self.has(words), what=lambda: f"{words!r} in {self.text[-500:]!r}")
 
     def end(self) -> tuple[int, bytes]:
         self.process.send_signal(signal.SIGINT)

@@ -329,7 +329,7 @@ class Seen:
         self.values.append(value)
 
     def wait(self, last: Any) -> None:
-        wait_until(lambda: self.values[-1:] == [last], what=f"{last!r}; got {self.values[-5:]}")
+        wait_until(lambda: self.values[-1:] == [last], what=lambda: f"{last!r}; got {self.values[-5:]}")
 
 
 def test_a_watch_begins_with_the_value_that_is_there(opened: Callable[[], State]) -> None:

@@ -40,7 +40,7 @@ class Load:
     def wait_more(self, count: int) -> None:
         """Wait until `count` more requests were answered."""
         goal = self.done + count
-        wait_until(lambda: self.done >= goal or len(self.lost) > 100, 30.0, f"{count} answers; lost: {self.lost[:3]}")
+        wait_until(lambda: self.done >= goal or len(self.lost) > 100, 30.0, lambda: f"{count} answers; lost: {self.lost[:3]}")
 
     def _client(self, kind: str) -> None:
         while not self._over.is_set():

@@ -24,6 +24,7 @@ class Service:
         self.refused = 0  # connections to an endpoint that was not there any more
         self._period, self._lag = period, lag
         self._pods: dict[int, int] = {}  # port -> port of its probe
+        self._said: dict[int, tuple[int, str]] = {}  # by port: the last answer of its probe
         self._endpoints: list[int] = []
         self._turn = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -47,7 +48,11 @@ class Service:
     def add(self, port: int, probe_port: int) -> None:
         """Send connections to a pod, too, as soon as it says that it is ready; return when that has come here."""
         self._pods[port] = probe_port
-        wait_until(lambda: port in self._endpoints, LONG * 2, f"an endpoint of the pod on {port}")
+
+        def what() -> str:
+            return f"an endpoint of the pod on {port}; its probe answers {self._said.get(port, 'nothing yet')}"
+
+        wait_until(lambda: port in self._endpoints, LONG * 2, what)
 
     def forget(self, port: int) -> None:
         """Ask nothing of a pod any more."""
@@ -56,7 +61,9 @@ class Service:
 
     def _ask(self) -> None:
         while not self._over.is_set():
-            ready = [port for port, asked in list(self._pods.items()) if probe(asked, "/readyz")[0] == 200]
+            for port, asked in list(self._pods.items()):
+                self._said[port] = probe(asked, "/readyz")
+            ready = [port for port in list(self._pods) if self._said.get(port, (0, ""))[0] == 200]
             self._over.wait(self._lag)
             self._endpoints = ready
             self._over.wait(self._period - self._lag)

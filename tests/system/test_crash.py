@@ -178,7 +178,7 @@ def test_the_policy_decides_what_is_started_again(pw: Pyworker, policy: str, cod
     if again:
         wait_until(lambda: [pid for pid in pw.pids() if pid != old], LONG, "another worker")
     else:
-        wait_until(lambda: pw.app()["state"] not in ("running", "starting"), LONG, f"the end of the app: {pw.app()}")
+        wait_until(lambda: pw.app()["state"] not in ("running", "starting"), LONG, lambda: f"the end of the app: {pw.app()}")
         assert pw.pids() == []
 
 

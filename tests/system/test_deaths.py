@@ -224,7 +224,7 @@ def test_without_guardian_and_daemon_the_workers_end_and_the_port_is_closed(pw: 
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(map(alive, pids)), LONG, "the end of the workers")
     wait_until(pw.refuses, LONG, "a closed port")
-    wait_until(lambda: not pw.processes(), LONG, f"the end of all: {pw.processes()}")
+    wait_until(lambda: not pw.processes(), LONG, lambda: f"the end of all: {pw.processes()}")
     # and a start begins anew in the same home
     pw.ok("start", "app.toml")
     assert pw.get().startswith("one")

@@ -161,7 +161,7 @@ def test_a_stopped_dispatcher_is_replaced_and_nobody_is_refused(pw: Pyworker) ->
     with Load(pw.port, "new", "keep", pause=0.005) as load:
         load.wait_more(20)
         os.kill(before, signal.SIGSTOP)
-        wait_until(lambda: not alive(before), LONG, f"the stopped dispatcher to be ended\n{pw.daemon_log()}")
+        wait_until(lambda: not alive(before), LONG, lambda: f"the stopped dispatcher to be ended\n{pw.daemon_log()}")
         wait_until(lambda: pw.dispatcher() not in (0, before), LONG, "another dispatcher")
         load.wait_more(20)
     assert len(load.lost) <= 1, load.lost  # the one in its hands

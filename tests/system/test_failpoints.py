@@ -222,7 +222,7 @@ def test_nobody_is_refused_and_all_is_whole_again(world: World, point: str, acti
     outage = action == "kill" and point in BOTH_DEAD
     with Load(world.pw.port, "new", "keep", pause=0.01) as load:
         SCENARIOS[point](world)
-        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{world.pw.daemon_log()}")
+        wait_until(lambda: os.path.exists(passed), LONG, lambda: f"{point} to be passed\n{world.pw.daemon_log()}")
         if outage:
             wait_until(lambda: world.is_gone() or world.is_whole(), LONG, "all of it or nothing")
         else:
@@ -239,7 +239,7 @@ def test_a_start_goes_on_whose_daemon_was_killed_while_it_made_the_template(worl
     passed = world.pw.arm("spawn.template", "kill") + ".hit"
     with Load(world.pw.port, "new", pause=0.01) as load:
         world.pw.run("restart", "api")
-        wait_until(lambda: os.path.exists(passed), LONG, f"it to be passed\n{world.pw.daemon_log()}")
+        wait_until(lambda: os.path.exists(passed), LONG, lambda: f"it to be passed\n{world.pw.daemon_log()}")
         world.wait_whole("after")
         load.wait_more(10)
     os.unlink(passed)
@@ -274,7 +274,7 @@ def test_a_half_done_reload_is_rolled_back_before_its_commit_and_forward_after(w
         else:
             passed = world.pw.arm(point, "kill") + ".hit"
             world.pw.run("reload", "api")
-        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{world.pw.daemon_log()}")
+        wait_until(lambda: os.path.exists(passed), LONG, lambda: f"{point} to be passed\n{world.pw.daemon_log()}")
         world.wait_whole("after")
     os.unlink(passed)
     assert load.lost == []

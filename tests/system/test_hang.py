@@ -27,7 +27,7 @@ def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, ro
     victim = pw.role(role)
     with Load(pw.port, "new", "keep", pause=0.005) as load:
         os.kill(victim, signal.SIGSTOP)
-        wait_until(lambda: not alive(victim), LONG, f"the stopped {role} to be ended\n{pw.daemon_log()}")
+        wait_until(lambda: not alive(victim), LONG, lambda: f"the stopped {role} to be ended\n{pw.daemon_log()}")
         if role == "template":
             wait_until(lambda: (pw.describe_template() or victim) != victim, LONG, "another template")
         else:
@@ -54,7 +54,7 @@ def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyw
             passed = pw.arm(point, "spin") + ".hit"
             wake()
             wait_until(lambda p=passed: os.path.exists(p), LONG, f"{point} to be passed")  # type: ignore[misc]
-            wait_until(lambda v=victim: not alive(v), LONG, f"the busy {role} to be ended\n{pw.daemon_log()}")  # type: ignore[misc]
+            wait_until(lambda v=victim: not alive(v), LONG, lambda r=role: f"the busy {r} to be ended\n{pw.daemon_log()}")  # type: ignore[misc]
             wait_until(lambda r=role, v=victim: pw.status() and pw.role(r) not in (0, v), LONG, f"another {role}")  # type: ignore[misc]
             load.wait_more(20)
     assert load.lost == []
@@ -70,7 +70,7 @@ def test_a_template_that_hangs_over_an_order_is_replaced_and_the_order_carried_o
     passed = pw.arm("template.fork", "spin") + ".hit"
     kill(worker)
     wait_until(lambda: os.path.exists(passed), LONG, "the order to be taken")
-    wait_until(lambda: not alive(victim), LONG, f"the busy template to be ended\n{pw.daemon_log()}")
+    wait_until(lambda: not alive(victim), LONG, lambda: f"the busy template to be ended\n{pw.daemon_log()}")
     wait_until(lambda: pw.app()["state"] == "running" and worker not in pw.pids(), LONG, "another worker")
 
 

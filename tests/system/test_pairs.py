@@ -64,7 +64,7 @@ def test_after_the_death_of_two_all_is_served_or_nothing_stays(pw: Pyworker, pai
                 LONG, "all or nothing",
             )  # fmt: skip
         else:
-            wait_until(lambda: is_whole(pw, [first, second]), LONG, f"all of it\n{pw.daemon_log()}")
+            wait_until(lambda: is_whole(pw, [first, second]), LONG, lambda: f"all of it\n{pw.daemon_log()}")
             load.wait_more(20)
             assert [pid for pid in others if not alive(pid)] == [], "a worker that was not killed"
     if pair != ("guardian", "daemon"):

@@ -163,7 +163,7 @@ def test_the_exported_documents_serve_when_they_are_played(engine: Podman, expor
 
 def answered(fleet: Fleet, more: int) -> None:
     goal = fleet.tally.requests + more
-    wait_until(lambda: fleet.tally.requests >= goal, LONG * 2, f"{more} answers; lost: {fleet.tally.lost[:3]}")
+    wait_until(lambda: fleet.tally.requests >= goal, LONG * 2, lambda: f"{more} answers; lost: {fleet.tally.lost[:3]}")
 
 
 def say(capsys: pytest.CaptureFixture[str], what: str, tally: Tally) -> None:

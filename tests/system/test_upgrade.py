@@ -232,8 +232,8 @@ def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(pw: Py
     passed = pw.arm(point, "kill") + ".hit"
     with Load(pw.port, "new", "keep", pause=0.01) as load:
         pw.run("daemon", "upgrade", "--force")  # it may have lost the daemon that it asked
-        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed\n{pw.daemon_log()}")
-        wait_until(lambda: is_whole(pw), LONG, f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
+        wait_until(lambda: os.path.exists(passed), LONG, lambda: f"{point} to be passed\n{pw.daemon_log()}")
+        wait_until(lambda: is_whole(pw), LONG, lambda: f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
         load.wait_more(20)
     assert load.lost == []
     assert pw.pids() == workers
@@ -260,7 +260,7 @@ def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(pw
         wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed")
         kill(guardian if who == "guardian" else next(p for p, title in pw.titles().items() if f"pyworker {who}" in title))
         upgrade.communicate(timeout=60)
-        wait_until(lambda: is_whole(pw), LONG, f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
+        wait_until(lambda: is_whole(pw), LONG, lambda: f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
         load.wait_more(20)
     assert load.lost == []
     assert pw.pids() == workers

@@ -45,7 +45,7 @@ print(json.dumps({
 
 
 def shown(worker: Any) -> Any:
-    wait_until(lambda: worker.read_out().endswith(b"\n"), what=f"output {worker.read_err()!r}")
+    wait_until(lambda: worker.read_out().endswith(b"\n"), what=lambda: f"output {worker.read_err()!r}")
     return json.loads(worker.read_out())
 
 
