@@ -46,7 +46,8 @@ class LogFile:
             self._lose(records)
             return
         if self.unsaid:
-            text = f"{self.unsaid} lines were lost here: {self._why}".encode()
+            lines = "1 line was" if self.unsaid == 1 else f"{self.unsaid} lines were"
+            text = f"{lines} lost here: {self._why}".encode()
             note = LogRecord(stamp, self.app, 0, os.getpid(), "err", partial=False, msg=text)
             if not self._append(format_record(note, self.spec.format), count=False):
                 self._lose(records)

@@ -66,6 +66,13 @@ def test_write_that_fits_only_in_part_leaves_whole_records_and_counts_the_rest(f
     assert file.error == ""
 
 
+def test_one_lost_line_is_said_as_one(file: LogFile, tmp_path: Path) -> None:
+    file.unsaid = 1
+    file.write(block(0, 1), 0.0, STAMP)
+    note, record = records(tmp_path / "api.log")
+    assert (note.msg.split(b":")[0], record.msg) == (b"1 line was lost here", b"0")
+
+
 def test_file_that_a_network_s_disk_has_lost_is_opened_anew(
     file: LogFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
