@@ -115,7 +115,17 @@ def test_what_cannot_be_started_while_an_installer_is_at_work_says_what_is_missi
 ) -> None:
     copy = install(pw)
     pw.write("web.py", ASGI)
-    pw.write("app.toml", f'[apps.api]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\n[apps.tick]\ncommand = "sleep 1000"\n')
+    pw.write("app.toml", f"""
+[apps.api]
+target = "web:app"
+bind = "127.0.0.1:{pw.port}"
+limits.nofile = 1000  # which the launcher sets
+[apps.light]
+target = "web:app"
+bind = "unix:light.sock"
+[apps.tick]
+command = "sleep 1000"
+""")
     pw.ok("start", "app.toml")
     part = os.path.join(copy, "template")
     os.rename(part, f"{part}.away")
@@ -130,6 +140,8 @@ def test_what_cannot_be_started_while_an_installer_is_at_work_says_what_is_missi
     assert refused["reason"] == "the launcher ended with exit code 1"
     assert "No module named pyworker.template" in refused["traceback"]
     assert refused["hint"] == failure()["hint"]
+    light = ask(pw, {"type": "reload", "selectors": ["light"]})["body"]["apps"][0]
+    assert light["ok"], light  # what it needs of ours its daemon has read before
     os.rename(pw.python, f"{pw.python}.away")
     refused = ask(pw, {"type": "reload", "selectors": ["api"]})["body"]["apps"][0]
     os.rename(f"{pw.python}.away", pw.python)
