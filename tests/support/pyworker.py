@@ -265,7 +265,8 @@ class Pyworker:
         """Stop all; what the stop leaves is a failure of the test, and is killed."""
         try:
             with contextlib.suppress(AssertionError):  # a process less, where nothing is amiss
-                answer = control.ask(self.environ["PYWORKER_HOME"], {"type": "shutdown", "now": True}, 5)
+                home = self.environ.get("PYWORKER_HOME")  # else the command finds it
+                answer = control.ask(home, {"type": "shutdown", "now": True}, 5) if home else None
                 if answer is not None and answer["type"] == "reply":
                     wait_until(lambda: not self.processes(), LONG, "the end of all processes")
             stopped = self.run("daemon", "stop", "-y", "--now", "--timeout", "40s") if self.processes() else None
