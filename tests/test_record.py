@@ -147,6 +147,6 @@ def test_init_is_compiled_at_the_first_instance_or_when_asked() -> None:
 
 
 def test_defining_records_imports_no_inspect() -> None:
-    code = "import sys, pyworker.guardian.main; print(sorted({'inspect', 'dataclasses', 'ast'} & set(sys.modules)))"
+    code = "import sys, pyworker.protocol.store; print(sorted({'inspect', 'dataclasses'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
