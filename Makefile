@@ -7,7 +7,7 @@ SECONDS ?= 40
 JOBS ?= 4
 # what `make pythons` tests under
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
-# where it is set, each of the thousands of processes of the tests would compile pyworker anew: half their time
+# where it is set, each process of the tests that is given it would compile anew what it imports
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin

@@ -50,6 +50,18 @@ def test_fields_are_given_in_their_order_or_by_name_and_have_their_defaults() ->
     assert not hasattr(Point, "tags")
 
 
+def test_no_name_of_a_field_is_taken_for_what_stands_for_its_default() -> None:
+    @record
+    class Odd:
+        a: int = 1
+        a_: int = 2
+        made: list[int] = field(default_factory=list)
+        made_: str = "x"
+        cls: int = 3
+
+    assert vars(Odd()) == {"a": 1, "a_": 2, "made": [], "made_": "x", "cls": 3}
+
+
 def test_each_instance_gets_what_a_factory_makes_for_it() -> None:
     one, other = Counter(), Counter()
     one.seen.append(1)

@@ -1,8 +1,8 @@
 """CLI: asks the daemon over its control socket. socket and json only: this is on the path of `pyworker ps`.
 
-Requests are plain objects here, not the records of protocol/control.py, which would be imported for
-it. tests/support/fake_control.py decodes every request that the tests make with the real classes, so the two cannot
-drift apart. Never starts a daemon (launch.py does) and prints nothing.
+Requests are plain objects here, not the records of protocol/control.py, whose import that one need not wait for.
+tests/support/fake_control.py decodes every request that the tests make with the real classes, so the two cannot drift
+apart. Never starts a daemon (launch.py does) and prints nothing.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def document(error: PyworkerError) -> dict[str, Any]:
     }
     if error.traceback:
         body["traceback"] = error.traceback
-    problems = [p if isinstance(p, dict) else _fields(p) for p in getattr(error, "problems", ()) or ()]
+    problems = [p if isinstance(p, dict) else dict(vars(p)) for p in getattr(error, "problems", ()) or ()]
     if problems:
         first = problems[0]
         body["where"] = {k: first.get(k) for k in ("file", "line", "column", "key")}
@@ -91,16 +91,10 @@ def document(error: PyworkerError) -> dict[str, Any]:
     return {"v": 1, "error": body}
 
 
-def _fields(problem: Any) -> dict[str, Any]:
-
-    return dict(vars(problem))
-
-
 def _problems(problems: list[Any]) -> Any:
     """Return problems as the class that the config reader uses; the daemon sends them as objects."""
     if not any(isinstance(p, dict) for p in problems):
         return tuple(problems)
-
     from pyworker.config.problem import Problem
 
     known = {f.name for f in fields(Problem)}

@@ -51,7 +51,7 @@ def encode(message: Any) -> bytes:
 def shallow_json(value: Any) -> Any:
     """The `default` of json.dumps: `to_json` of one level, the rest of which is left to json's own, faster code."""
     kind = value.__class__
-    if hasattr(kind, "__record_fields__"):
+    if is_record(kind):
         return {name: getattr(value, name) for name, _ in _fields(kind)}
     return to_json(value)
 
@@ -59,7 +59,7 @@ def shallow_json(value: Any) -> Any:
 def _without_defaults(value: Any) -> Any:
     """The same, without the fields of a record that are at their default."""
     kind = value.__class__
-    if not hasattr(kind, "__record_fields__"):
+    if not is_record(kind):
         return to_json(value)
     found = {name: (getattr(value, name), default) for name, default in _fields(kind)}
     return {name: v for name, (v, default) in found.items() if default is MISSING or v != default}
@@ -71,7 +71,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"), default=_without_defaults)  #
 def to_json(value: Any) -> Any:
     """Return the JSON value of a record, enum, tuple, dict or scalar."""
     kind = value.__class__
-    if hasattr(kind, "__record_fields__"):
+    if is_record(kind):
         return {name: to_json(getattr(value, name)) for name, _ in _fields(kind)}
     if isinstance(value, enum.Enum):
         return value.value
@@ -199,9 +199,8 @@ def _fields_read(cls: Any) -> dict[str, tuple[_Reader, bool]]:
     """Return what reads each field of a record, and whether it must be there."""
     compile_init(cls)
     hints = typing.get_type_hints(cls)
-    missing = MISSING
     return {
-        f.name: (_reader(hints[f.name]), f.default is missing and f.default_factory is missing) for f in fields(cls)
+        f.name: (_reader(hints[f.name]), f.default is MISSING and f.default_factory is MISSING) for f in fields(cls)
     }
 
 

@@ -16,17 +16,17 @@ def enter(fd: int) -> None:
         file.seek(0)  # who wrote it has the same place in it
         folder, umask, nofile, spec_fd, count, *rest = file.read().split(b"\0")[:-1]
     command, env = rest[: int(count)], rest[int(count) :]
-    if nofile.isdigit():
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        soft = int(nofile) if hard == resource.RLIM_INFINITY else min(int(nofile), hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
+        if nofile.isdigit():
+            import resource
+
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            soft = int(nofile) if hard == resource.RLIM_INFINITY else min(int(nofile), hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.umask(int(umask))
         os.chdir(folder)
         os.execve(command[0], command, dict(entry.split(b"=", 1) for entry in env))
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError, ImportError):
         os.execv(sys.executable, [sys.executable, "-I", "-m", "pyworker.template", spec_fd.decode()])
 
 
