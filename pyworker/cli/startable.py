@@ -23,6 +23,9 @@ _TARGET_IN_FOLDER = re.compile(r"(?P<folder>.*/)(?P<module>\w+)(?:\.py)?:(?P<att
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _DOTTED = re.compile(r"\.[a-z_]")  # a dot in a name is followed by the number of a worker
+_SETTINGS = (".json", ".yaml", ".yml", ".ini", ".conf", ".cfg")
+NO_TOML = "a config file is TOML, and its name ends in .toml: pyworker init writes one"
+_LOOKED_AT = 64 * 1024  # characters of a file that may be another process manager's
 _KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
 
 
@@ -68,12 +71,14 @@ def find_startable(
         return _inline({"command": list(after)}, name, only, overrides)
     if first.endswith(".toml") or os.path.isdir(first):
         return _file(_config_of(first), (*only, *what[1:]), after, name, overrides, profile)
-    if first.endswith(".py") or _TARGET.match(first):
+    if first.endswith(".py") or is_target(first):
         if len(what) > 1:
             raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
         if first.endswith(".py"):
             if not os.path.isfile(first):
                 raise _no_file(first)
+            if hint := hint_to_import(first):
+                raise _usage(f"{first!r} is no app", hint)
             return _inline({"script": absolute(first), "args": list(after or ())}, name, only, overrides)
         if after is not None:
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
@@ -142,7 +147,8 @@ def _names(
             if os.sep in word or os.path.exists(word):
                 raise _usage(
                     f"{word!r} is no config file and no Python script",
-                    f"any program: pyworker start -- {_typed(word)}",
+                    hint_to_import(word)
+                    or (NO_TOML if word.endswith(_SETTINGS) else f"any program: pyworker start -- {_typed(word)}"),
                 )
             raise _usage(f"{word!r} is nothing that can be started", f"start takes {_KINDS}")
         if _DOTTED.search(word):
@@ -153,6 +159,25 @@ def _names(
     if name or only or overrides or after is not None:
         raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
     return Startable({"names": list(what)}, ())
+
+
+def is_target(word: str) -> bool:
+    """Return whether this is written as an app in a module is."""
+    return _TARGET.match(word) is not None
+
+
+def hint_to_import(path: str) -> str:
+    """Return the next step for a file of another process manager, "" for any other file."""
+    from pyworker.config.load import open_without_waiting
+    from pyworker.importers.kinds import surely
+
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", opener=open_without_waiting) as file:
+            kind = surely(path, file.read(_LOOKED_AT))
+    except OSError:
+        return ""
+    what = "a Procfile" if kind == "procfile" else f"a file of {kind}"
+    return kind and f"it is {what}: pyworker import {shlex.quote(path)} makes an app.toml of it"
 
 
 def _typed(program: str) -> str:

@@ -24,6 +24,7 @@ from pyworker.record import MISSING, fields, is_record
 
 Partial = dict[str, Any]
 
+_LEAST, _MOST = -(2**63), 2**63 - 1  # what travels as a number, in every format that it travels in
 _SPLIT_LIKE_A_SHELL = {"args", "command", "pre_start", "post_reload", "on_event"}
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 # what a shell would act on, where it is no plain part of a word; $PORT is put in by pyworker
@@ -267,12 +268,12 @@ def _with_unit(option: Option, hint: Any, value: Any) -> float | int:
 def _limits(option: Option, value: Any, words: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    if not -(2**63) <= value < 2**63:
-        raise _Wrong("is out of range")
-    if option.minimum is not None and value < option.minimum:
-        raise _Wrong(f"must be at least {words(option.minimum)}, not {words(value)}")
-    if option.maximum is not None and value > option.maximum:
-        raise _Wrong(f"must be at most {words(option.maximum)}, not {words(value)}")
+    minimum = _LEAST if option.minimum is None else option.minimum
+    maximum = _MOST if option.maximum is None else option.maximum
+    if value < minimum:
+        raise _Wrong(f"must be at least {words(minimum)}, not {words(value)}")
+    if value > maximum:
+        raise _Wrong(f"must be at most {words(maximum)}, not {words(value)}")
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

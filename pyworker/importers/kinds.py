@@ -27,3 +27,16 @@ def kind_of(path: str, text: str) -> str:
     if re.match(r"(\s*(#.*)?\n)*[A-Za-z0-9_-]+:\s*\S", text) and ending == "":
         return "procfile"
     return ""
+
+
+def surely(path: str, text: str) -> str:
+    """Return the same for a file that was taken for a config or a program of ours; "" also when it may be a program."""
+    name = os.path.basename(path).lower()
+    ending = os.path.splitext(name)[1]
+    if ending in (".js", ".cjs", ".mjs") and not name.removesuffix(ending).endswith(".config"):
+        return ""
+    if ending == ".py" and not re.match(r"gunicorn[._-]?conf", name):
+        return ""
+    if ending == "" and not name.startswith("procfile"):
+        return ""
+    return kind_of(path, text)

@@ -340,17 +340,12 @@ def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]
         return looks
     if wanted == "asgi" and looks == "wsgi" and _arguments(found) == 2:
         raise TargetError("target", f'"{spec}" is a WSGI app', hint='set interface = "wsgi", or leave it out')
-    if wanted == "wsgi" and looks == "asgi" and _arguments(found) == 3:
+    if wanted == "wsgi" and looks == "asgi" and (_arguments(found) == 3 or _is_async(_call(found))):
         raise TargetError("target", f'"{spec}" is an ASGI app', hint='set interface = "asgi", or leave it out')
     return wanted
 
 
 def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
-    call = (
-        found
-        if inspect.isroutine(found) or isinstance(found, type)
-        else vars(type(found)).get("__call__") or type(found).__call__
-    )
     if isinstance(found, type):
         needed = _arguments(found)
         if _is_async(getattr(found, "__await__", None)) or needed == 1:
@@ -361,10 +356,12 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
             )
         if needed == 0:
             raise TargetError(
-                "target", f'"{spec}" is a class, not an app', hint="set factory = true to have it called once"
+                "target",
+                f'"{spec}" is a class, not an app',
+                hint="to have it called once: factory = true, or --factory",
             )
         return "asgi" if needed == 3 else "wsgi"
-    if _is_async(found) or _is_async(call):
+    if _is_async(found) or _is_async(_call(found)):
         return "asgi"
     needed = _arguments(found)
     if needed == 3:
@@ -373,7 +370,7 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
         raise TargetError(
             "target",
             f'"{spec}" takes no arguments, so it is not an app',
-            hint="if it returns the app, set factory = true",
+            hint="if it returns the app: factory = true, or --factory",
         )
     if needed == 1:
         raise TargetError(
@@ -381,6 +378,12 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
             hint="an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)",
         )  # fmt: skip
     return "wsgi"
+
+
+def _call(found: Any) -> Any:
+    if inspect.isroutine(found) or isinstance(found, type):
+        return found
+    return vars(type(found)).get("__call__") or type(found).__call__
 
 
 def _is_async(function: Any) -> bool:

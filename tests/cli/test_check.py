@@ -110,6 +110,27 @@ def test_json_is_one_document_on_stdout(tmp_path: Path, home: str) -> None:
     assert (done.code, json.loads(done.out)) == (0, {"v": 1, "ok": True, "file": str(file), "errors": [], "warnings": []})
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("app.json", '{"app": {}}', "a config file is TOML"),
+        ("supervisord.conf", "[program:x]\n", "it is a file of supervisor: pyworker import "),
+        ("ecosystem.config.js", "module.exports = {}", "it is a file of pm2: pyworker import "),
+    ],
+)
+def test_what_is_no_config_file_of_ours_is_said(tmp_path: Path, home: str, name: str, content: str, hint: str) -> None:
+    (tmp_path / name).write_text(content)
+    done = run("check", name, home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert f"  = help: {hint}" in done.err
+
+
+def test_an_app_is_no_config_file(tmp_path: Path, home: str) -> None:
+    done = run("check", "shop:app", home=home, cwd=str(tmp_path))
+    assert done.code == 78
+    assert "  = help: check is for config files; of an app: pyworker start --dry-run shop:app\n" in done.err
+
+
 def test_without_a_file_it_says_which_names_were_looked_for(tmp_path: Path, home: str) -> None:
     done = run("check", home=home, cwd=str(tmp_path))
     assert done.code == 78

@@ -241,6 +241,28 @@ def test_a_program_is_told_from_a_name_and_how_it_is_started(
     assert f"any program: pyworker start -- {typed}\n" in found.err
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("ecosystem.config.js", "module.exports = {apps: []}", "it is a file of pm2: pyworker import ecosystem.config.js"),
+        ("./apps.json", '{"apps": [{"script": "x.js"}]}', "it is a file of pm2: pyworker import ./apps.json"),
+        ("supervisord.conf", "[program:x]\n", "it is a file of supervisor: pyworker import supervisord.conf"),
+        ("gunicorn.conf.py", "workers = 2\n", "it is a file of gunicorn: pyworker import gunicorn.conf.py"),
+        ("Procfile", "web: ./x\n", "it is a Procfile: pyworker import Procfile"),
+        ("app.yaml", "app:\n  target: a:b\n", "a config file is TOML"),
+        ("gunicorn_runner.py.sh", "", "any program: pyworker start -- ./gunicorn_runner.py.sh"),
+        ("vite.js", "apps", "any program: pyworker start -- node vite.js"),
+    ],
+)
+def test_a_file_of_another_process_manager_is_known_for_one(
+    home: str, folder: str, name: str, content: str, hint: str
+) -> None:
+    Path(folder, name).write_text(content)
+    found = run("start", name, home=home, cwd=folder)
+    assert (found.code, found.out) == (2, "")
+    assert f"  = help: {hint}" in found.err
+
+
 def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path: Path) -> None:
     found = run("start", home=home, cwd=str(tmp_path))
     assert found.code == 2

@@ -279,7 +279,7 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'workers = "4"', '"4"', "whole number", "workers = 4"),
         (BASE + "workers = 2.0", "2.0", "whole number", ""),
         (BASE + "workers = true", "true", "whole number", ""),
-        (BASE + "backlog = 99999999999999999999999", "99999999999999999999999", "out of range", ""),
+        (BASE + "limits.max_requests = 99999999999999999999999", "99999999999999999999999", "at most 9223372036854775807, not 9", ""),
         (BASE + 'factory = "true"', '"true"', "true or false", "without quotes: true"),
         (BASE + "preload = true", "true", '"auto" or false', '"auto"'),
         (BASE + 'restart = "no"', '"no"', "one of", '"never"'),

@@ -55,6 +55,8 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         problems = [Problem("there is no config file here", elsewhere(os.getcwd()) + hint, code="no_file")]
     else:
         apps, problems = problems_of(path, profile)
+        if problems and file and not file.endswith(".toml"):
+            problems = [_no_config(file, problems[0]), *problems[1:]]
         if imports and not problems:
             problems = _imported(apps, path, profile)
         elif not problems:
@@ -70,6 +72,17 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         click.echo(f"{os.path.basename(path)} is fine{but}: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
     if problems:
         sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
+
+
+def _no_config(file: str, problem: Problem) -> Problem:
+    """Return the problem of a file that does not claim to be a config file with what was likely meant."""
+    from pyworker.cli.startable import NO_TOML, hint_to_import, is_target
+
+    if problem.code == "unreadable" and is_target(file):
+        return replace(problem, hint=f"check is for config files; of an app: pyworker start --dry-run {file}")
+    if problem.code == "unreadable":
+        return problem
+    return replace(problem, hint=hint_to_import(file) or problem.hint or NO_TOML)
 
 
 def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], list[Problem]]:
