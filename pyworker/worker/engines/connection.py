@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # else: a trailer, which nobody asked for
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value.rstrip(b" \t")))  # llhttp leaves what follows a value
 
     def on_headers_complete(self) -> None:
         if self.body_head:

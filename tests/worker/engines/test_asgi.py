@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 def test_the_scope_says_what_was_asked(serve: Serve, loop: str) -> None:
     site = serve(echo.asgi, loop=loop, root_path="/shop")
-    response = site.client().get("/caf%C3%A9?a=b%20c", "X-Some: Thing")
+    response = site.client().get("/caf%C3%A9?a=b%20c", "X-Some: \t Thing \t ")
     assert response is not None
     said = json.loads(response.body)
     assert (said["path"], said["root"], said["query"]) == ("/shop/café", "/shop", "a=b%20c")
