@@ -70,7 +70,10 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
         store.upgrade(python)
 
     def no_word() -> None:
-        hint = "its guardian may be too old for this: pyworker daemon stop, then pyworker daemon start"
+        hint = (
+            "a guardian that hangs is replaced within a minute: try again then\n"
+            "one that is too old for this stays: pyworker daemon stop, then pyworker daemon start"
+        )
         _refuse(desk, client, f"the guardian did not do it within {GUARDIAN_PATIENCE:g} s", hint)
 
     Preflight(desk.brain.loop, python, content_of(desk.brain, wanted), checked)
