@@ -150,13 +150,16 @@ def _names(
                     hint_to_import(word)
                     or (NO_TOML if word.endswith(_SETTINGS) else f"any program: pyworker start -- {_typed(word)}"),
                 )
-            raise _usage(f"{word!r} is nothing that can be started", f"start takes {_KINDS}")
+            raise _usage(f"{word!r} is nothing that can be started", _a_command(word) or f"start takes {_KINDS}")
         if _DOTTED.search(word):
             raise _usage(
                 f"{word!r} is no file that is here, and no name of an app",
                 f"an app in a module stands behind a colon, like shop.wsgi:application\nstart takes {_KINDS}",
             )
-    if name or only or overrides or after is not None:
+    if after is not None:
+        hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
+        raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
+    if name or only or overrides:
         raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
     return Startable({"names": list(what)}, ())
 
@@ -231,8 +234,12 @@ def _no_file(path: str) -> PyworkerError:
         near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1, cutoff=0.75)
     except OSError:
         near = []
-    hint = f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+    hint = f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else _a_command(path)
     return PyworkerError(f"there is no file {path}", hint=hint, code="no_such_file", exit=Exit.USAGE)
+
+
+def _a_command(words: str) -> str:
+    return f"a command: pyworker start -- {words}" if " " in words else ""
 
 
 def _after_hint(what: tuple[str, ...]) -> str:

@@ -89,6 +89,8 @@ def test_version_and_long_help(home: str) -> None:
     [
         ("reloda", "did you mean `reload`?"),
         ("lst", "did you mean `ps`?"),
+        ("shop.main:app", "pyworker start shop.main:app"),
+        ("app.toml", "pyworker start app.toml"),
         ("jlist", "pyworker ps --json"),
         ("deploy", "pyworker reload NAME"),
         ("xyz", "pyworker -h"),
