@@ -48,8 +48,11 @@ _OF_A_BIND_IN_EACH = (
     "for Prometheus: [app.metrics] prometheus = true, and a route of this app"
 )
 _RAISED = r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*"
-_SAID = r"^(?!Usage: |ERROR: +Application startup failed)[A-Za-z_][\w.]*: .+"  # uvicorn's exception is above that
+_SAID = (  # uvicorn's exception is above what is passed over
+    r"^(?!Usage: |ERROR: +Application startup failed|(DEBUG|INFO|WARNING): )[A-Za-z_][\w.]*: .+"
+)
 _EXCEPTION = re.compile(f"{_RAISED}|{_SAID}")
+_FATAL = re.compile(r"\w*(error|fatal|panic|critical|exception)", re.IGNORECASE)
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
@@ -184,7 +187,8 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
     """Return the lines that are shown, and the one of them that says what was wrong."""
     is_node = bool(lines) and _NODE.match(lines[-1]) is not None
     looked = lines[:-1] if is_node else lines[-_LAST_LINES:]
-    found = next((i for i in reversed(range(len(looked))) if _EXCEPTION.match(looked[i])), None)
+    named = (i for i in reversed(range(len(looked))) if _EXCEPTION.match(looked[i]))
+    found = next((i for i in named if is_node or not _is_heading(looked, i)), None)
     if found is None or not re.match(_RAISED, looked[found]):
         late = reversed(range(max(0, len(looked) - _AFTER_IT), len(looked)))
         found = next((i for i in late if _IN_USE.search(looked[i])), found)
@@ -192,6 +196,15 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
         words = [line for line in looked if line.strip() and not _ASK_FOR_HELP.match(line)] or looked
         return lines[-_LAST_LINES:], words[-1] if words else ""
     return (looked[found:] if is_node else looked)[:_LAST_LINES], looked[found]
+
+
+def _is_heading(lines: list[str], index: int) -> bool:
+    """Whether a line that looks like an exception ("Jupyter: Interactive Computing") is none: it names no failure, stands
+    below no traceback, and is not the last word."""
+    above, line = "".join(lines[max(0, index - 1) : index]), lines[index]
+    if re.match(_RAISED, line) or _FATAL.match(line) or above.startswith((" ", "\t")):
+        return False
+    return any(after.strip() for after in lines[index + 1 :])
 
 
 def with_code(reason: str, status: ExitStatus) -> str:

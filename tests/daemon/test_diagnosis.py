@@ -87,6 +87,16 @@ def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words(celery)[1] == celery[-1]
     uvicorn = ["RuntimeError: no database", "", "ERROR:    Application startup failed. Exiting."]
     assert last_words(uvicorn)[1] == uvicorn[0]
+    assert last_words([*uvicorn, "INFO:     Finished server process [7]"])[1] == uvicorn[0]
+
+
+def test_a_heading_is_no_exception() -> None:
+    jupyter = ["usage: jupyter [-h]", "", "Jupyter: Interactive Computing", "", "Jupyter command `jupyter-lab` not found.", ""]
+    assert last_words(jupyter)[1] == jupyter[4]
+    raised = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "shop.NotReady: no prices", "see the manual"]
+    assert last_words(raised)[1] == raised[2]
+    go = ["panic: no prices", "", "goroutine 1 [running]:", "main.main()"]
+    assert last_words(go)[1] == go[0]
 
 
 def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
