@@ -7,8 +7,10 @@ import os
 from typing import Any
 
 from pyworker.cli.client import ask
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings
 from pyworker.cli.render import home, line, note
+from pyworker.config.canonical import literal
 from pyworker.config.edit import CannotEdit, set_value
 from pyworker.config.load import PYPROJECT, read
 from pyworker.config.spans import Path
@@ -45,13 +47,14 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
             with contextlib.suppress(PyworkerError):  # a daemon of before: `ps` says then that the file was changed
                 ask(settings.home, told, settings.timeout)
     except CannotEdit as error:
-        hint = f"write it yourself: workers = {value if value != 'auto' else chr(34) + 'auto' + chr(34)}"
+        hint = f"write it yourself: workers = {literal(value)}"
         raise PyworkerError(
             f"{name} was scaled, but not saved: {error}", hint=hint, code="failed", exit=Exit.FAILED
         ) from None
     except OSError as error:
-        message = f"{name} was scaled, but {home(file)} cannot be written: {error.strerror}"
-        raise PyworkerError(message, code="failed", exit=Exit.FAILED) from None
+        failed = cannot("write", file, error, f"write it yourself: workers = {literal(value)}")
+        failed.message = f"{name} was scaled, but not saved: {failed.message}"
+        raise failed from None
     if not settings.quiet and not settings.json:
         note(f"{line(name)}: {home(line(file))} now says workers = {value}")
 

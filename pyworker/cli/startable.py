@@ -5,12 +5,12 @@ Reads and validates config files; sends nothing, starts nothing.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyworker.cli.files import no_file
 from pyworker.cli.here import absolute, here
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
@@ -76,7 +76,7 @@ def find_startable(
             raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
         if first.endswith(".py"):
             if not os.path.isfile(first):
-                raise _no_file(first)
+                raise no_file(first, _a_command(first))
             if hint := hint_to_import(first):
                 raise _usage(f"{first!r} is no app", hint)
             return _inline({"script": absolute(first), "args": list(after or ())}, name, only, overrides)
@@ -97,7 +97,7 @@ def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], over
     from pyworker.config.interpolate import literal_env
 
     if only:
-        raise _usage("--only goes with a config file that has several apps", "")
+        raise _usage("--only goes with a config file that has several apps", "leave it out")
     # here the shell is the config: its whole environment goes along
     table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": here(), **overrides}
     app = load.load_inline(literal_env(table), table["cwd"], os.environ)
@@ -199,7 +199,7 @@ def _config_of(path: str) -> str:
             raise _usage(f"there is no app.toml in {path}", "pyworker start MODULE:APP needs no file")
         return found
     if not os.path.exists(path):
-        raise _no_file(path)
+        raise no_file(path)
     return path
 
 
@@ -226,16 +226,6 @@ def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
             raise _usage(f"-e {pair}: no such variable here", "-e NAME=VALUE, or -e NAME for the value of this shell")
         found[key] = value
     return found
-
-
-def _no_file(path: str) -> PyworkerError:
-    folder = os.path.dirname(path) or "."
-    try:
-        near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1, cutoff=0.75)
-    except OSError:
-        near = []
-    hint = f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else _a_command(path)
-    return PyworkerError(f"there is no file {path}", hint=hint, code="no_such_file", exit=Exit.USAGE)
 
 
 def _a_command(words: str) -> str:

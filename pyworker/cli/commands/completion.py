@@ -11,6 +11,7 @@ import os
 
 import click
 
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import note, out
 from pyworker.errors import Exit, PyworkerError
@@ -82,7 +83,7 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
         with open(path, "w", encoding="utf-8") as file:
             file.write(_SCRIPTS[name])
     except OSError as error:
-        raise PyworkerError(f"cannot write {path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("write", path, error, f"put it elsewhere: pyworker completion {name} > FILE") from None
     if settings.json:
         out(json.dumps({"v": 1, "ok": True, "written": path}))
         return 0

@@ -10,6 +10,7 @@ import sys
 import click
 
 from pyworker.cli import render
+from pyworker.cli.files import cannot
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common
 from pyworker.errors import Exit, PyworkerError
@@ -114,9 +115,7 @@ def _write(folder: str, files: dict[str, str], force: bool) -> None:
             with open(path, "w", encoding="utf-8") as out:
                 out.write(text)
     except OSError as error:
-        raise PyworkerError(
-            f"cannot write to {folder}: {error.strerror}", hint="choose another folder with -o", code="failed"
-        ) from None
+        raise cannot("write to", folder, error, "choose another folder with -o") from None
 
 
 def _is_ours(path: str) -> bool:

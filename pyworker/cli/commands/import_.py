@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, home, line, look, note, out, paint
 from pyworker.errors import Exit, PyworkerError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pyworker.importers.jsliteral import Computed
     from pyworker.importers.result import Result
 
+_BY_HAND = "mend it; or write an app.toml by hand: pyworker init begins one"
 _MAX_FILE = 4 * 1024 * 1024
 _MAX_INCLUDED = 500
 
@@ -83,8 +85,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
             _keep_private(opened.fileno())
             text = opened.read(_MAX_FILE)
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise PyworkerError(f"cannot read {file}: {why}", code="unreadable", exit=Exit.FAILED) from None
+        raise cannot("read", file, error) from None
     found = kind or kind_of(file, text)
     if not found:
         hint = f"say it: pyworker import --from {'|'.join(KINDS)} {file}"
@@ -101,7 +102,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
     except CannotImport as error:
         where = f"{file}:{error.line}" if error.line and not error.message.startswith("line") else file
         raise PyworkerError(
-            f"{where}: {error.message}", hint=error.hint, code="cannot_import", exit=Exit.FAILED
+            f"{where}: {error.message}", hint=error.hint or _BY_HAND, code="cannot_import", exit=Exit.FAILED
         ) from None
 
 
@@ -147,8 +148,7 @@ def _texts(patterns: list[str]) -> list[tuple[str, str]]:
                 _keep_private(opened.fileno())
                 found.append((path, opened.read(_MAX_FILE)))
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise PyworkerError(f"cannot read {path}: {why}", code="unreadable", exit=Exit.FAILED) from None
+            raise cannot("read", path, error) from None
     return found
 
 
@@ -272,7 +272,7 @@ def _write(target: str, text: str, force: bool) -> None:
         hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
         raise PyworkerError(f"{target} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
     except OSError as error:
-        raise PyworkerError(f"cannot write {target}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("write", target, error, "name another with -o FILE, or see it with -o -") from None
 
 
 def _say(result: Result, file: str, target: str, text: str, problems: list[Problem], how: Look) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home, line, look, note, paint
 from pyworker.errors import Exit, PyworkerError
@@ -43,7 +44,8 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     from pyworker.importers.detect import detect
 
     if not os.path.isdir(folder):
-        raise PyworkerError(f"{folder} is no folder", code="no_such_file", exit=Exit.USAGE)
+        hint = "name the folder of the app: pyworker init DIR"
+        raise PyworkerError(f"{folder} is no folder", hint=hint, code="no_such_file", exit=Exit.USAGE)
     found = detect(_sources(folder))
     path = os.path.normpath(os.path.join(folder, "app.toml"))
     chosen = found[0] if found else None
@@ -57,7 +59,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
         hint = f"pyworker check {home(path)}; --force overwrites it"
         raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
     except OSError as error:
-        raise PyworkerError(f"cannot write {home(path)}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("write", path, error) from None
     if settings.json:
         click.echo(json.dumps({"v": 1, "ok": True, "written": path, "found": [f.__dict__ for f in found[:10]]}))
     elif not settings.quiet:

@@ -7,9 +7,9 @@ import os
 
 import click
 
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home, note, out
-from pyworker.errors import Exit, PyworkerError
 
 
 @click.command()
@@ -34,7 +34,7 @@ def cmd(settings: Settings, output: str | None) -> int:
         with open(output, "w", encoding="utf-8") as file:
             file.write(text + "\n")
     except OSError as error:
-        raise PyworkerError(f"cannot write {output}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("write", output, error) from None
     if settings.json:
         out(json.dumps({"v": 1, "ok": True, "written": output}))
     elif not settings.quiet:

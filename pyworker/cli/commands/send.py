@@ -41,7 +41,8 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise PyworkerError(f"the message is not UTF-8: {error}", code="usage", exit=Exit.USAGE) from None
+        hint = "bytes travel in a text: base64, say"
+        raise PyworkerError(f"the message is not UTF-8: {error}", hint=hint, code="usage", exit=Exit.USAGE) from None
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:

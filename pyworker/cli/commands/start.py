@@ -138,9 +138,11 @@ def _launch(settings: Settings) -> None:
 
 def _dry_run(settings: Settings, found: Startable) -> int:
     if not found.apps:
-        raise PyworkerError(
-            "-n looks at a file, MODULE:APP, script or command; names are the daemon's", code="usage", exit=Exit.USAGE
+        message, hint = (
+            "-n looks at a file, MODULE:APP, script or command",
+            "what a reload would change: pyworker diff NAME",
         )
+        raise PyworkerError(f"{message}; names are the daemon's", hint=hint, code="usage", exit=Exit.USAGE)
     running = _running(settings)
     if settings.json:
         import json

@@ -14,6 +14,7 @@ import click
 
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.files import cannot
 from pyworker.cli.homes import default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import home as short
@@ -152,7 +153,7 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     try:
         os.unlink(plan.path)
     except OSError as error:
-        raise PyworkerError(f"cannot remove {plan.path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("remove", plan.path, error) from None
     if kind == "systemd":
         _run([*systemctl, "daemon-reload"], must=False)
     _say(settings, {"v": 1, "ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
@@ -168,7 +169,7 @@ def _carry_out(plan: _Plan) -> None:
             os.fchmod(file.fileno(), plan.mode)
         os.replace(temporary, plan.path)
     except OSError as error:
-        raise PyworkerError(f"cannot write {plan.path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+        raise cannot("write", plan.path, error, "what it would be: pyworker startup --print") from None
     for command in plan.commands:
         _run(command, must=True)
 

@@ -9,9 +9,9 @@ import click
 
 from pyworker.cli.asking import confirm, need_names
 from pyworker.cli.client import ask
+from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line, note, out
-from pyworker.errors import Exit, PyworkerError
 
 
 @click.command(hidden=True)
@@ -51,7 +51,7 @@ def flush(settings: Settings, names: tuple[str, ...]) -> int:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise PyworkerError(f"cannot empty {path}: {error.strerror}", code="failed", exit=Exit.FAILED) from None
+            raise cannot("empty", path, error) from None
     _said(settings, f"Emptied the log of {', '.join(line(a['name']) for a in apps)}." if apps else "Nothing to do.")
     return 0
 

@@ -81,7 +81,9 @@ class Feed:
                 self._tell(News(document=document, at=time.monotonic()))
                 pause = self._interval
             except (PyworkerError, OSError) as error:
-                self._tell(News(away=error if isinstance(error, PyworkerError) else PyworkerError(str(error))))
+                if not isinstance(error, PyworkerError):
+                    error = PyworkerError(str(error), hint="pyworker doctor")
+                self._tell(News(away=error))
                 pause = _AGAIN
             self._now.wait(max(0.05, began + pause - time.monotonic()))
             time.sleep(max(0.0, began + min(_LEAST, pause) - time.monotonic()))  # many events are one look

@@ -33,7 +33,9 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
         raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
     python = request.python or sys.executable
     if not os.path.isabs(python):
-        raise Refuse("usage", Exit.USAGE, f"not the absolute path of an interpreter: {python!r:.200}", "")
+        raise Refuse(
+            "usage", Exit.USAGE, f"not the absolute path of an interpreter: {python!r:.200}", "name it from / on"
+        )
     try:
         with open(os.path.join(desk.home, APPS_FILE), "rb") as file:
             wanted = file.read()
