@@ -14,7 +14,7 @@ import click
 
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group
 from pyworker.cli.manpage import page as manual
-from pyworker.cli.options import NAMES, options
+from pyworker.cli.options import SHARED, options
 from pyworker.config.reference import page as configuration
 from pyworker.errors import MEANING as MEANING_OF_EXIT
 from pyworker.errors import Exit
@@ -113,7 +113,7 @@ def _command(name: str, command: click.Command, short: str) -> list[str]:
     head, _, rest = re.sub(r" *\x08\n", "", command.help or "").partition("\n")
     lines = [f"## {name}", "", head or short, "", "```text", " ".join(command.get_usage(context).split()[1:])]
     lines += ["", *textwrap.dedent(rest).strip("\n").split("\n")] if rest.strip() else []
-    lines += ["```", "", *_options([p for p in command.params if p.name not in NAMES])]
+    lines += ["```", "", *_options([p for p in command.params if p.name not in SHARED])]
     if isinstance(command, click.Group) and not isinstance(command, Commands):
         for child in command.list_commands(context):
             inner = command.get_command(context, child)

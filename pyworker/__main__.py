@@ -17,6 +17,9 @@ def main() -> None:
 
         sys.exit(complete(sys.argv[2:]))
     try:
+        from pyworker.cli.later import import_later
+
+        import_later("inspect")  # click cleans indented help with it, and ours is not
         from pyworker.cli.main import main as cli_main
 
         gc.enable()

@@ -158,11 +158,12 @@ def _options(path: list[str], typed: str) -> list[tuple[str, str]]:
     if isinstance(found, click.Group) and path[1:]:
         found = found.commands.get(path[1], found)
     parameters = found.params if found is not None else command_of("").params  # type: ignore[union-attr]
-    names = [
-        (name, option.help or "")
+    names = {
+        name: option.help or ""
         for option in parameters
         if isinstance(option, click.Option) and not option.hidden
         for name in [*option.opts, *option.secondary_opts]
         if name.startswith("--")
-    ]
-    return [(n, about) for n, about in [*names, ("--help", "Show the options.")] if n.startswith(typed)]
+    }
+    names["--help"] = "Show the options."
+    return [(n, about) for n, about in names.items() if n.startswith(typed)]

@@ -18,7 +18,7 @@ from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
-from pyworker.cli.options import NAMES, options
+from pyworker.cli.options import NAMES, Option, options
 from pyworker.cli.render import look, mute, out
 from pyworker.errors import FULL_DISK, Exit, PyworkerError
 
@@ -141,7 +141,7 @@ def command_of(name: str) -> click.Command | None:
 
 def _group() -> Commands:
     flags: list[click.Parameter] = [
-        click.Option(
+        Option(
             ["--version"],
             is_flag=True,
             is_eager=True,
@@ -149,7 +149,7 @@ def _group() -> Commands:
             callback=_show_version,
             help="Show the version.",
         ),
-        click.Option(
+        Option(
             ["-h", "--help"],
             is_flag=True,
             is_eager=True,

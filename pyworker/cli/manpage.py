@@ -10,7 +10,7 @@ import click
 from pyworker import __version__
 from pyworker.cli.main import command_of
 from pyworker.cli.names import ALIASES, COMMANDS, GROUPS
-from pyworker.cli.options import NAMES
+from pyworker.cli.options import NAMES, SHARED
 from pyworker.cli.topics import TOPICS
 
 
@@ -68,7 +68,7 @@ def _options(command: click.Command | None, *, wanted: set[str] | None) -> list[
     """Return the options that are this command's own, or with `wanted` those of that name."""
     lines: list[str] = []
     for option in command.params if command is not None else ():
-        is_shared = option.name in NAMES
+        is_shared = option.name in SHARED
         if (
             not isinstance(option, click.Option)
             or option.hidden

@@ -47,16 +47,42 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since
         return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
+class Option(click.Option):
+    """An option whose help is one line: click would have `inspect` clean it, and import that for it."""
+
+    def __init__(self, *args: Any, help: str = "", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.help = help
+
+
+option = functools.partial(click.option, cls=Option)
+
+
+def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 _OPTIONS = (
-    click.Option(["--json"], is_flag=True, default=None, help="Data as JSON; errors as JSON on stderr."),
-    click.Option(["-q", "--quiet"], is_flag=True, default=None, help="Only what was asked for."),
-    click.Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
-    click.Option(["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."),
-    click.Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
-    click.Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (exit 75)."),
-    click.Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
+    Option(["--json"], is_flag=True, default=None, help="Data as JSON; errors as JSON on stderr."),
+    Option(["-q", "--quiet"], is_flag=True, default=None, help="Only what was asked for."),
+    Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
+    Option(["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."),
+    Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
+    Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (exit 75)."),
+    Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
+)
+HELP = Option(
+    ["-h", "--help"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_help,
+    help="Show this message and exit.",
 )
 NAMES: tuple[str, ...] = tuple(str(o.name) for o in _OPTIONS)
+SHARED = frozenset((*NAMES, HELP.name))  # what is no command's own
 
 
 def options() -> list[click.Parameter]:
@@ -81,7 +107,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
 def common(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Add the shared options to a command; it gets `settings: Settings` as its first argument.
 
-    Goes right above the function: @click.command() / @click.option(...)… / @common / def cmd(settings, …).
+    Goes right above the function: @click.command() / @option(...)… / @common / def cmd(settings, …).
     """
 
     @functools.wraps(fn)
@@ -94,5 +120,5 @@ def common(fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn(settings_of(given), *args, **kwargs)
 
     parameters: list[click.Parameter] = getattr(run, "__click_params__", None) or []
-    run.__click_params__ = [*options()[::-1], *parameters]  # type: ignore[attr-defined]
+    run.__click_params__ = [HELP, *options()[::-1], *parameters]  # type: ignore[attr-defined]
     return run

@@ -30,6 +30,7 @@ def apps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commands_then_their_options() -> None:
     assert words([], "re") == ["restart", "reload"]
     assert "--save" in words(["scale"], "--")
+    assert words(["scale"], "--he") == words([], "--he") == ["--help"]
     assert words(["completion"], "f") == ["fish"]
     assert words(["nothing"], "--") == []
 

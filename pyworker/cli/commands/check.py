@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyworker.cli.here import absolute, here
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit
 from pyworker.record import replace
 
@@ -31,8 +31,8 @@ _OUT_OF_DATE = "certificate"  # the code of a warning about what start takes
 
 @click.command()
 @click.argument("file", required=False)
-@click.option("--import", "imports", is_flag=True, help="Import each target too, in a throw-away process.")
-@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@option("--import", "imports", is_flag=True, help="Import each target too, in a throw-away process.")
+@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @common
 def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> None:
     """Check a config file; start nothing.

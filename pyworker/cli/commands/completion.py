@@ -12,7 +12,7 @@ import os
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import note, out
 from pyworker.errors import Exit, PyworkerError
 
@@ -58,7 +58,7 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 @click.command()
 @click.argument("shell", required=False, type=click.Choice(tuple(_SCRIPTS)))
-@click.option("--install", is_flag=True, help="Write it where the shell looks for it.")
+@option("--install", is_flag=True, help="Write it where the shell looks for it.")
 @common
 def cmd(settings: Settings, shell: str | None, install: bool) -> int:
     """Print the completion of a shell: commands, options, the names of running apps.

@@ -15,7 +15,7 @@ from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, guardian_without_daemon, perform
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import HELP, Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 from pyworker.protocol.names import CONTROL_SOCKET
@@ -30,7 +30,7 @@ _SAY = 2.0  # seconds after the end of the apps until it is said why the end of 
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...", params=[HELP])
 @click.pass_context
 def cmd(ctx: click.Context) -> None:
     """The daemon that keeps the apps running."""
@@ -93,7 +93,7 @@ def run(settings: Settings) -> NoReturn:
 
 
 @cmd.command(context_settings=_HELP)
-@click.option("--now", is_flag=True, help="Do not wait for open requests.")
+@option("--now", is_flag=True, help="Do not wait for open requests.")
 @common
 def stop(settings: Settings, now: bool) -> int:
     """Stop every app, then the daemon. The next `daemon start` restores what ran."""
@@ -140,7 +140,7 @@ def stop(settings: Settings, now: bool) -> int:
 
 
 @cmd.command(short_help="Replace all but the workers by this pyworker.", context_settings=_HELP)
-@click.option("--force", is_flag=True, help="Replace them though the version is the same.")
+@option("--force", is_flag=True, help="Replace them though the version is the same.")
 @common
 def upgrade(settings: Settings, force: bool) -> int:
     """Replace guardian, daemon and logger by this pyworker. No worker is touched, no request lost.

@@ -6,13 +6,13 @@ import click
 
 from pyworker.cli.asking import confirm_all, need_names
 from pyworker.cli.operation import run
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--logs", is_flag=True, help="Delete the log files too.")
-@click.option("--wait/--no-wait", default=True, help="Return when they are gone (default).")
+@option("--logs", is_flag=True, help="Delete the log files too.")
+@option("--wait/--no-wait", default=True, help="Return when they are gone (default).")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], logs: bool, wait: bool) -> int:
     """Stop apps and forget them: they are not restored when the daemon starts.

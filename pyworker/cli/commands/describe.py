@@ -14,7 +14,7 @@ from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
 
 _SHOWN_ENV = 12  # without -v or --reveal
@@ -25,7 +25,7 @@ _WORKERS = (*WORKERS[:6], _PSS, *WORKERS[6:])
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--reveal", is_flag=True, help="Show the values of secrets.")
+@option("--reveal", is_flag=True, help="Show the values of secrets.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
     """Show all about an app: where it comes from, its workers, why they ended, its environment, its last events.

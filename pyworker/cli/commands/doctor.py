@@ -24,7 +24,7 @@ from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.homes import lingers, user_name
 from pyworker.cli.launch import check_kernel
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.cli.units import is_for
 from pyworker.errors import Exit, PyworkerError
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 
 @click.command()
-@click.option("--report", is_flag=True, help="Print what a bug report needs; secrets are masked.")
+@option("--report", is_flag=True, help="Print what a bug report needs; secrets are masked.")
 @common
 def cmd(settings: Settings, report: bool) -> int:
     """Look at limits, versions, files, memory and CPUs, and say what will hurt. Exit 1 when something is wrong.

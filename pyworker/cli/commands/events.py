@@ -13,7 +13,7 @@ from pyworker.cli import render
 from pyworker.cli.client import Call, Lost, patience, waiting
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
@@ -23,11 +23,11 @@ _AGAIN = 0.1  # seconds between looks whether the daemon is back
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens.")
-@click.option("-n", "count", type=click.IntRange(min=0), metavar="N", help="So many of the past (50; with -f 10).")
-@click.option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All after this one.")
-@click.option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
-@click.option("--type", "kinds", metavar="TYPE,...", help="Only these types.")
+@option("-f", "--follow", is_flag=True, help="Go on with what happens.")
+@option("-n", "count", type=click.IntRange(min=0), metavar="N", help="So many of the past (50; with -f 10).")
+@option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All after this one.")
+@option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
+@option("--type", "kinds", metavar="TYPE,...", help="Only these types.")
 @common
 def cmd(
     settings: Settings,

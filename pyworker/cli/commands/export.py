@@ -12,7 +12,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.files import cannot
 from pyworker.cli.here import absolute, here
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 
 _REQUIREMENTS = ("requirements.txt", "pyproject.toml")
@@ -23,19 +23,19 @@ ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 @click.command()
 @click.argument("engine", type=click.Choice(ENGINES), metavar=f"{{{' | '.join(ENGINES)}}}")  # it wraps at blanks
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-f", "--file", "file", metavar="FILE.toml", help="The config file; default: that of this folder.")
-@click.option("-o", "--output", metavar="DIR", help="Write the files there; default: print them.")
-@click.option("--image", default="", metavar="NAME", help="The image; default: the app's name, tag latest.")
-@click.option("--replicas-from-workers", is_flag=True, help="One worker per pod instead of a pool in each.")
-@click.option("--per-worker", is_flag=True, help="systemd, for commands: a socket and a unit per worker.")
-@click.option(
+@option("-f", "--file", "file", metavar="FILE.toml", help="The config file; default: that of this folder.")
+@option("-o", "--output", metavar="DIR", help="Write the files there; default: print them.")
+@option("--image", default="", metavar="NAME", help="The image; default: the app's name, tag latest.")
+@option("--replicas-from-workers", is_flag=True, help="One worker per pod instead of a pool in each.")
+@option("--per-worker", is_flag=True, help="systemd, for commands: a socket and a unit per worker.")
+@option(
     "--autoscale",
     type=click.Choice(("cpu", "in-flight", "none")),
     default="cpu",
     help="kubernetes: what the autoscaler looks at; in-flight needs a metrics adapter.",
 )
-@click.option("--force", is_flag=True, help="With -o: overwrite files that `pyworker export` has not made.")
-@click.option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@option("--force", is_flag=True, help="With -o: overwrite files that `pyworker export` has not made.")
+@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
 @common
 def cmd(
     settings: Settings,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, home, line, look, note, out, paint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.importers.kinds import KINDS
@@ -35,11 +35,11 @@ _MAX_INCLUDED = 500
 
 @click.command()
 @click.argument("file")
-@click.option("-o", "--output", metavar="FILE", help="Write it there; default: app.toml, or stdout with -o -.")
-@click.option("--from", "kind", type=click.Choice(KINDS), help="What the file is of, when its name does not say.")
-@click.option("--env", "profile", default="", metavar="NAME", help="Take env_NAME of a pm2 file too.")
-@click.option("--run", "execute", is_flag=True, help="Let Node execute an ecosystem.config.js.")
-@click.option("--force", is_flag=True, help="Overwrite the output.")
+@option("-o", "--output", metavar="FILE", help="Write it there; default: app.toml, or stdout with -o -.")
+@option("--from", "kind", type=click.Choice(KINDS), help="What the file is of, when its name does not say.")
+@option("--env", "profile", default="", metavar="NAME", help="Take env_NAME of a pm2 file too.")
+@option("--run", "execute", is_flag=True, help="Let Node execute an ecosystem.config.js.")
+@option("--force", is_flag=True, help="Overwrite the output.")
 @common
 def cmd(
     settings: Settings, file: str, output: str | None, kind: str | None, profile: str, execute: bool, force: bool

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import home, line, look, note, paint
 from pyworker.errors import Exit, PyworkerError
 
@@ -31,8 +31,8 @@ _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-
 
 @click.command()
 @click.argument("folder", default=".", metavar="[DIR]")
-@click.option("--schema/--no-schema", default=True, help=f"Write {_SCHEMA} for editors too (default).")
-@click.option("--force", is_flag=True, help="Overwrite an app.toml.")
+@option("--schema/--no-schema", default=True, help=f"Write {_SCHEMA} for editors too (default).")
+@option("--force", is_flag=True, help="Overwrite an app.toml.")
 @common
 def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     """Write an app.toml for the Django, FastAPI, Flask, Starlette or plain Python app in a folder.

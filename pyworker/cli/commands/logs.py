@@ -15,7 +15,7 @@ from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
 from pyworker.cli.moment import Moment
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import Event, names_in_words
 
@@ -27,26 +27,26 @@ _WORKER = re.compile(r"\.[0-9]+\Z")
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME[.N]]...")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is printed, rotated files and new workers too.")
-@click.option(
+@option("-f", "--follow", is_flag=True, help="Go on with what is printed, rotated files and new workers too.")
+@option(
     "-n",
     "count",
     type=click.IntRange(min=0),
     metavar="N",
     help="So many lines of the past (50; with -f 10); with -i, -e, -l: records.",
 )
-@click.option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
-@click.option("--until", type=Moment(), default=None, metavar="TIME", help="Up to then.")
-@click.option("-i", "--include", multiple=True, metavar="RE", help="Only records that this pattern meets.")
-@click.option("-e", "--exclude", multiple=True, metavar="RE", help="Not those that this one meets.")
-@click.option("-H", "--highlight", multiple=True, metavar="RE", help="Mark what this pattern meets; hide nothing.")
-@click.option("-l", "--level", metavar="LEVEL", help="Only from this level: debug, info, warning, error, critical.")
-@click.option("-p", "--previous", is_flag=True, help="What the worker that died last has printed.")
-@click.option("--stdout", "only_out", is_flag=True, help="Only stdout.")
-@click.option("--stderr", "only_err", is_flag=True, help="Only stderr.")
-@click.option("-t", "--timestamps", is_flag=True, help="Date, time and milliseconds before each line, in a pipe too.")
-@click.option("--raw", is_flag=True, help="The app's own bytes, escape sequences too.")
-@click.option("--no-prefix", is_flag=True, help="Without the name and the time before each line.")
+@option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
+@option("--until", type=Moment(), default=None, metavar="TIME", help="Up to then.")
+@option("-i", "--include", multiple=True, metavar="RE", help="Only records that this pattern meets.")
+@option("-e", "--exclude", multiple=True, metavar="RE", help="Not those that this one meets.")
+@option("-H", "--highlight", multiple=True, metavar="RE", help="Mark what this pattern meets; hide nothing.")
+@option("-l", "--level", metavar="LEVEL", help="Only from this level: debug, info, warning, error, critical.")
+@option("-p", "--previous", is_flag=True, help="What the worker that died last has printed.")
+@option("--stdout", "only_out", is_flag=True, help="Only stdout.")
+@option("--stderr", "only_err", is_flag=True, help="Only stderr.")
+@option("-t", "--timestamps", is_flag=True, help="Date, time and milliseconds before each line, in a pipe too.")
+@option("--raw", is_flag=True, help="The app's own bytes, escape sequences too.")
+@option("--no-prefix", is_flag=True, help="Without the name and the time before each line.")
 @common
 def cmd(
     settings: Settings,

@@ -16,7 +16,7 @@ from pyworker.cli import render
 from pyworker.cli.client import ask
 from pyworker.cli.fail import without_causes
 from pyworker.cli.homes import unreadable
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look
 from pyworker.errors import Exit
 
@@ -57,9 +57,9 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-w", "--workers", is_flag=True, help="One row per worker.")
-@click.option("--sort", type=click.Choice(list(_SORTS)), help="Largest first; default: by name.")
-@click.option("--check", is_flag=True, help="Exit with 3 unless all of them run, or are jobs that wait for their time.")
+@option("-w", "--workers", is_flag=True, help="One row per worker.")
+@option("--sort", type=click.Choice(list(_SORTS)), help="Largest first; default: by name.")
+@option("--check", is_flag=True, help="Exit with 3 unless all of them run, or are jobs that wait for their time.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | None, check: bool) -> int:
     """Show what runs: all apps, or those named (api, api.2, 'w*').

@@ -9,17 +9,15 @@ import click
 from pyworker.cli.client import shell_env
 from pyworker.cli.here import here
 from pyworker.cli.operation import run
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import PyworkerError
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--wait/--no-wait", default=True, help="Return when the new workers accept (default).")
-@click.option(
-    "--soak", is_flag=True, help="Return when the soak is over; exit 1 if the new version was rolled back in it."
-)
-@click.option("--abort", is_flag=True, help="Give up the reload that is under way or in its soak.")
+@option("--wait/--no-wait", default=True, help="Return when the new workers accept (default).")
+@option("--soak", is_flag=True, help="Return when the soak is over; exit 1 if the new version was rolled back in it.")
+@option("--abort", is_flag=True, help="Give up the reload that is under way or in its soak.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool, abort: bool) -> int:
     """Bring in new code and settings without a gap. Code that does not start leaves the old workers serving.

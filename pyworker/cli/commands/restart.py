@@ -7,12 +7,12 @@ import click
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import shell_env
 from pyworker.cli.operation import run
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--wait/--no-wait", default=True, help="Return when they are ready (default).")
+@option("--wait/--no-wait", default=True, help="Return when they are ready (default).")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
     """Stop all workers of an app, then start all: new requests wait meanwhile. `reload` has no gap.

@@ -16,7 +16,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.client import shell_env
 from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.startable import Startable, find_startable
 from pyworker.errors import Exit, PyworkerError
 
@@ -27,11 +27,11 @@ _MARGIN = 5.0
 @click.command(cls=StartCommand)
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py] [-- COMMAND...]")
 @what_it_is
-@click.option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
-@click.option("--once", is_flag=True, help="Now and once, whatever its cron and restart say: its exit code is ours.")
-@click.option("--logs", type=click.Choice(("short", "json", "plain")), help='"api.2 | line", JSON, or as printed.')
-@click.option("--probe", metavar="ADDR", help="Serve /livez /readyz /metrics there, for example :8081.")
-@click.option("--lame-duck", metavar="TIME", help="Serve on for this long after SIGTERM, not ready any more.")
+@option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
+@option("--once", is_flag=True, help="Now and once, whatever its cron and restart say: its exit code is ours.")
+@option("--logs", type=click.Choice(("short", "json", "plain")), help='"api.2 | line", JSON, or as printed.')
+@option("--probe", metavar="ADDR", help="Serve /livez /readyz /metrics there, for example :8081.")
+@option("--lame-duck", metavar="TIME", help="Serve on for this long after SIGTERM, not ready any more.")
 @common
 def cmd(
     settings: Settings,

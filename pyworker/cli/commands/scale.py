@@ -7,7 +7,7 @@ import re
 import click
 
 from pyworker.cli.operation import run
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
 from pyworker.errors import Exit, PyworkerError
 
@@ -17,8 +17,8 @@ _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("changes", nargs=-1, metavar="NAME=N...")
-@click.option("--wait/--no-wait", default=True, help="Return when the new workers are ready (default).")
-@click.option("--save", is_flag=True, help="Write the number into the config file too; all else in it stays as it is.")
+@option("--wait/--no-wait", default=True, help="Return when the new workers are ready (default).")
+@option("--save", is_flag=True, help="Write the number into the config file too; all else in it stays as it is.")
 @common
 def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) -> int:
     """Set the number of workers of an app: a number, +N, -N, or auto (the usable CPUs).

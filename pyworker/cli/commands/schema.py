@@ -8,12 +8,12 @@ import os
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import home, note, out
 
 
 @click.command()
-@click.option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
+@option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
 @common
 def cmd(settings: Settings, output: str | None) -> int:
     """Print the JSON Schema (draft-07) of app.toml.

@@ -16,7 +16,7 @@ from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, ask, shell_env
 from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
 from pyworker.cli.startable import Startable, find_startable, split_environment
 from pyworker.errors import Exit, PyworkerError
@@ -48,37 +48,35 @@ class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only si
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _WHAT_IT_IS = (
-    click.option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers."),
-    click.option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable."),
-    click.option("--name", help="Name of an app without a file."),
-    click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable."),
-    click.option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable."),
-    click.option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy."),
-    click.option("--threads", type=int, metavar="N", help="Threads of a WSGI worker."),
-    click.option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app."),
-    click.option("--interface", metavar="KIND", help="auto, asgi or wsgi."),
-    click.option("--cwd", metavar="DIR", help="Working directory."),
-    click.option("--python", metavar="PATH", help="Virtual environment or interpreter of the app."),
-    click.option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable."),
-    click.option(
-        "--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME]."
-    ),
-    click.option("--watch", is_flag=True, default=None, help="Reload when a file changes (development)."),
+    option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers."),
+    option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable."),
+    option("--name", help="Name of an app without a file."),
+    option("-e", "--env", multiple=True, metavar="K=V", help="A variable of its environment; repeatable."),
+    option("--env-file", multiple=True, metavar="FILE", help="A dotenv file; repeatable."),
+    option("--balance", metavar="HOW", help="round-robin, shared, least-connections or proxy."),
+    option("--threads", type=int, metavar="N", help="Threads of a WSGI worker."),
+    option("--factory", is_flag=True, default=None, help="MODULE:APP is a function that returns the app."),
+    option("--interface", metavar="KIND", help="auto, asgi or wsgi."),
+    option("--cwd", metavar="DIR", help="Working directory."),
+    option("--python", metavar="PATH", help="Virtual environment or interpreter of the app."),
+    option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable."),
+    option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME]."),
+    option("--watch", is_flag=True, default=None, help="Reload when a file changes (development)."),
 )
 
 
 def what_it_is(command: _Command) -> _Command:
     """The options that say what is started, and how it runs: those that `pyworker run` takes, too."""
-    for option in reversed(_WHAT_IT_IS):
-        command = option(command)
+    for add in reversed(_WHAT_IT_IS):
+        command = add(command)
     return command
 
 
 @click.command(cls=StartCommand)
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py | NAME...] [-- COMMAND...]")
 @what_it_is
-@click.option("--wait/--no-wait", default=True, help="Return when it is ready or has failed (default).")
-@click.option("-n", "--dry-run", is_flag=True, help="Check all and say what would start; start nothing.")
+@option("--wait/--no-wait", default=True, help="Return when it is ready or has failed (default).")
+@option("-n", "--dry-run", is_flag=True, help="Check all and say what would start; start nothing.")
 @common
 def cmd(
     settings: Settings,

@@ -16,7 +16,7 @@ from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.files import cannot
 from pyworker.cli.homes import default_home, home_of, lingers, user_name
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
 from pyworker.errors import Exit, PyworkerError
@@ -36,11 +36,11 @@ class _Plan(NamedTuple):
 
 
 @click.command()
-@click.option("--user", "scope", flag_value="user", help="For this user, without root (default for ordinary users).")
-@click.option("--system", "scope", flag_value="system", help="For the machine (default for root).")
-@click.option("--print", "only_print", is_flag=True, help="Print the service file; change nothing.")
-@click.option("--remove", is_flag=True, help="Take it away again.")
-@click.option("--init", "init", type=click.Choice(("systemd", "openrc")), help="Default: what this machine runs.")
+@option("--user", "scope", flag_value="user", help="For this user, without root (default for ordinary users).")
+@option("--system", "scope", flag_value="system", help="For the machine (default for root).")
+@option("--print", "only_print", is_flag=True, help="Print the service file; change nothing.")
+@option("--remove", is_flag=True, help="Take it away again.")
+@option("--init", "init", type=click.Choice(("systemd", "openrc")), help="Default: what this machine runs.")
 @common
 def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, init: str | None) -> int:
     """Start the daemon at boot; what ran before is restored then, without a `save`.

@@ -6,13 +6,13 @@ import click
 
 from pyworker.cli.asking import confirm_all, need_names
 from pyworker.cli.operation import run
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--now", is_flag=True, help="Do not wait for open requests.")
-@click.option("--wait/--no-wait", default=True, help="Return when they have stopped (default).")
+@option("--now", is_flag=True, help="Do not wait for open requests.")
+@option("--wait/--no-wait", default=True, help="Return when they have stopped (default).")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], now: bool, wait: bool) -> int:
     """Stop apps (api), single workers (api.2), a glob ('w*') or all. Open requests may finish first.

@@ -19,7 +19,7 @@ from pyworker.cli import render
 from pyworker.cli.client import ask, patience
 from pyworker.cli.commands.ps import show
 from pyworker.cli.eventlog import past
-from pyworker.cli.options import Duration, Settings, common
+from pyworker.cli.options import Duration, Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 
 if TYPE_CHECKING:
@@ -32,11 +32,9 @@ _PAST_EVENTS = 50
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-i", "--interval", type=Duration(), default=1.0, metavar="TIME", help="Between two readings (1s).")
-@click.option("--once", is_flag=True, help="One table of all workers, then leave.")
-@click.option(
-    "--sort", type=click.Choice(["worker", "cpu", "mem", "req/s"]), default="worker", help="Order of workers."
-)
+@option("-i", "--interval", type=Duration(), default=1.0, metavar="TIME", help="Between two readings (1s).")
+@option("--once", is_flag=True, help="One table of all workers, then leave.")
+@option("--sort", type=click.Choice(["worker", "cpu", "mem", "req/s"]), default="worker", help="Order of workers.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool, sort: str) -> int:
     """Watch the apps: CPU, memory, requests, latency, workers and events. ? lists the keys.

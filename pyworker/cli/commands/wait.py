@@ -14,7 +14,7 @@ from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 
 _PAUSE = 0.1
@@ -33,9 +33,7 @@ class Goal(click.ParamType):  # type: ignore[type-arg]  # generic only since cli
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option(
-    "--for", "goal", type=Goal(), default="ready", metavar="ready|stopped|gen=N", help="What to wait for (ready)."
-)
+@option("--for", "goal", type=Goal(), default="ready", metavar="ready|stopped|gen=N", help="What to wait for (ready).")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     """Wait until apps are ready, or stopped. Exit 1 when one has failed, 75 when --timeout is over.

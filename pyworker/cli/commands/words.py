@@ -10,12 +10,12 @@ import click
 from pyworker.cli.asking import confirm, need_names
 from pyworker.cli.client import ask
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common
+from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line, note, out
 
 
 @click.command(hidden=True)
-@click.option("--force", is_flag=True, hidden=True)
+@option("--force", is_flag=True, hidden=True)
 @common
 def save(settings: Settings, force: bool) -> int:
     """Nothing to do: what runs is saved at every change, and restored when the daemon starts."""

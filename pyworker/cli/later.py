@@ -1,0 +1,26 @@
+"""CLI: a module of the standard library that is imported when something of it is used, though others import it before.
+
+For what click imports for its help alone: a command waited for it as long as for all else that it imports.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Later(ModuleType):
+    """Stands for a module until somebody wants something of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        module = __import__(self.__name__)
+        self.__dict__.update(module.__dict__)
+        return getattr(module, name)
+
+
+def import_later(name: str) -> None:
+    """Have `import NAME` cost nothing until something of it is used. `name`: at the top, like inspect."""
+    sys.modules.setdefault(name, _Later(name))
