@@ -171,11 +171,12 @@ def is_target(word: str) -> bool:
 
 def hint_to_import(path: str) -> str:
     """Return the next step for a file of another process manager, "" for any other file."""
-    from pyworker.config.load import open_without_waiting
     from pyworker.importers.kinds import surely
 
+    if not os.path.isfile(path):
+        return ""
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", opener=open_without_waiting) as file:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             kind = surely(path, file.read(_LOOKED_AT))
     except OSError:
         return ""

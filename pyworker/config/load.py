@@ -245,7 +245,7 @@ def _content(path: str) -> tuple[bytes, Opened]:
         return ConfigError([Problem(message, hint, file=path, code="unreadable")])
 
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise refuse(f"{shown_name} is not a regular file")
@@ -269,9 +269,8 @@ def _content(path: str) -> tuple[bytes, Opened]:
     return data, opened
 
 
-def open_without_waiting(path: str, flags: int) -> int:
-    """For `opener=`: a fifo without a writer does not hold whoever opens it."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a fifo without a writer must not hold us
 
 
 def _has_our_table(path: str) -> bool:
