@@ -210,7 +210,7 @@ def _config_here() -> str:
     found = load.find(here(), os.environ)
     if found is None:
         raise _usage(
-            f"start what? There is no app.toml in this folder ({os.getcwd()})",
+            f"nothing to start: there is no app.toml in this folder ({os.getcwd()})",
             f"{load.elsewhere(os.getcwd())}start takes {_KINDS}\npyworker init writes an app.toml",
         )
     return found

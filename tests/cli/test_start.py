@@ -270,7 +270,7 @@ def test_a_file_of_another_process_manager_is_known_for_one(
 def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path: Path) -> None:
     found = run("start", home=home, cwd=str(tmp_path))
     assert found.code == 2
-    assert "There is no app.toml in this folder" in found.err
+    assert "there is no app.toml in this folder" in found.err
 
 
 def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
