@@ -252,6 +252,11 @@ def stopped(slots: frozenset[int] | None) -> Goal:
     return goal
 
 
+def ended() -> Goal:
+    """Nothing of the app lives any more; it may well be wanted, of a later daemon."""
+    return lambda app, _now: Outcome(True, "stopped") if app.closed else None
+
+
 def deleted(brain: Brain) -> Goal:
     """Nothing of the app lives any more, and it is forgotten."""
 

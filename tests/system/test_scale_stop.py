@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from pyworker.cli.client import Answer, Call
 from pyworker.unix import process
 from tests.support.load import Load
 from tests.support.pyworker import KERNEL, LONG, Pyworker, alive
@@ -568,6 +570,18 @@ def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_die
     assert pw.refuses()
     pw.ok("daemon", "start")
     pw.wait_steady()
+
+
+def test_the_daemon_answers_a_shutdown_when_the_apps_have_ended(pw: Pyworker) -> None:
+    """`daemon stop` says by it what it still waits for."""
+    start_slow(pw)
+    with Call(pw.home, {"type": "shutdown", "now": False}) as call:
+        wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+        pw.write("goes", "")
+        *_, answer = call.answers(None, time.monotonic() + LONG)
+    assert isinstance(answer, Answer)
+    assert answer.ok, answer.body
+    wait_until(lambda: pw.processes() == [], LONG, "the rest to end")
 
 
 @pytest.mark.skipif(KERNEL < (6, 9), reason="this kernel has no signal for the group of a process that has ended")

@@ -125,9 +125,11 @@ def stop(settings: Settings, now: bool) -> int:
             told = there
             have_ended = _shut_down(settings, now, deadline, timeout)
             say_at = time.monotonic() + _SAY
-        if have_ended and not has_said and time.monotonic() > say_at and not _is_stopped(guardian):
+        if have_ended and not has_said and time.monotonic() > say_at:
             has_said = True
             words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
+            if _is_stopped(guardian):
+                words = f"its guardian (pid {guardian}) is stopped (SIGSTOP): kill -CONT {guardian} lets it end"
             render.note(f"The apps have ended; {words}.")
         if time.monotonic() > deadline:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)

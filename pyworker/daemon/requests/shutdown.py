@@ -12,7 +12,7 @@ from pyworker.protocol import control as k
 def shutdown(desk: Desk, client: Client, request: k.Shutdown) -> None:
     """Answered when the last app has ended."""
     names = shut_down(desk, now=request.now)
-    desk.wait(client, {name: ops.stopped(None) for name in names}, {}, wait=True)
+    desk.wait(client, {name: ops.ended() for name in names}, {}, wait=True)
 
 
 def shut_down(desk: Desk, *, now: bool) -> list[str]:
