@@ -64,7 +64,7 @@ def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Par
         here = (*path, name)
         report.attempted.add(here)
         if name not in known:
-            _unknown(cls, name, path, report)
+            _unknown(cls, name, value, path, report)
             continue
         hint = hints_of(cls)[name]
         nested = table_class(hint)
@@ -184,11 +184,14 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
         report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
 
 
-def _unknown(cls: type, name: str, path: Path, report: Report) -> None:
+def _unknown(cls: type, name: str, value: Any, path: Path, report: Report) -> None:
     here = (*path, name)
     names = [f.name for f in fields(cls)]
     hint = ""
-    if (meant := nearest(name, names)) is not None:
+    if cls is AppConfig and path[-1:] == ("app",) and isinstance(value, dict) and not value.keys().isdisjoint(_KINDS):
+        report.attempted |= {(*path, key) for key in _KINDS}
+        hint = f"several apps are [apps.NAME]: write [{dotted((*path[:-1], 'apps', name))}]"
+    elif (meant := nearest(name, names)) is not None:
         report.attempted.add((*path, meant))
         hint = f"did you mean `{meant}`?"
     elif cls is AppConfig and (found := _elsewhere(name)):

@@ -274,6 +274,8 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + "instances = 4", "instances", "unknown key", "`workers`"),
         (BASE + "drain_timeout = 4", "drain_timeout", "unknown key", "`stop.drain_timeout`"),
         (BASE + "zzz = 4", "zzz", "unknown key", "known keys: name, target"),
+        ('[app.api]\ntarget = "a:b"', "api", "unknown key", "[apps.api]"),
+        ('[app.worker]\nscript = "a.py"', "worker", "unknown key", "[apps.worker]"),
         (BASE + "workers = 0", "0", "at least 1, not 0", ""),
         (BASE + "workers = 1001", "1001", "at most 1000", ""),
         (BASE + 'workers = "4"', '"4"', "whole number", "workers = 4"),
