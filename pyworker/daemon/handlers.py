@@ -45,6 +45,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Upgrade: upgrade,
 }
 BRINGS_UP = (k.Start, k.Restart, k.Reload, k.Scale)  # refused by a daemon that is stopping
+_STOPPING = "once it has stopped, pyworker daemon start brings it back with what ran; then try again"
 
 
 class Handlers:
@@ -58,7 +59,7 @@ class Handlers:
         """Answer a request, now or later."""
         desk = self._desk
         if desk.shutting_down and isinstance(request, BRINGS_UP):
-            client.refuse(k.Refused("busy", Exit.BUSY, "the daemon is stopping", "try again in a moment"))
+            client.refuse(k.Refused("busy", Exit.BUSY, "the daemon is stopping", _STOPPING))
             return
         desk.seq = desk.brain.events.seq
         try:

@@ -577,11 +577,13 @@ def test_the_daemon_answers_a_shutdown_when_the_apps_have_ended(pw: Pyworker) ->
     start_slow(pw)
     with Call(pw.home, {"type": "shutdown", "now": False}) as call:
         wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+        refused = pw.run("reload", "slow").stderr
         pw.write("goes", "")
         *_, answer = call.answers(None, time.monotonic() + LONG)
     assert isinstance(answer, Answer)
     assert answer.ok, answer.body
     wait_until(lambda: pw.processes() == [], LONG, "the rest to end")
+    assert "pyworker daemon start" in refused
 
 
 @pytest.mark.skipif(KERNEL < (6, 9), reason="this kernel has no signal for the group of a process that has ended")
