@@ -61,5 +61,5 @@ def latency_bucket(microseconds: int) -> int:
 
 
 def row_slice(row: int) -> slice:
-    """Return the slice of a memoryview cast to 'Q' that is this row."""
+    """Return the slice of a memoryview cast to 8-byte numbers that is this row."""
     return slice(row * FIELDS, (row + 1) * FIELDS)

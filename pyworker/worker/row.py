@@ -8,7 +8,11 @@ from pyworker.protocol.scoreboard import FIELD, FIELDS, SIZE, row_slice
 
 
 class Row:
-    """One worker's 64 numbers. `cells` is the memory itself, for code that counts on every request."""
+    """One worker's 64 numbers. `cells` is the memory itself, for code that counts on every request.
+
+    Seen with a sign: a sibling that goes mad can write anything here, and what it most likely writes (zeros, ones) must
+    neither be too small to count down from nor too large to count up from.
+    """
 
     def __init__(self, cells: memoryview) -> None:
         self.cells = cells
@@ -16,13 +20,13 @@ class Row:
     @classmethod
     def mapped(cls, board_fd: int, row: int) -> Row:
         """Return the row of a scoreboard memfd. The fd may be closed afterwards."""
-        board = memoryview(mmap.mmap(board_fd, SIZE)).cast("Q")
+        board = memoryview(mmap.mmap(board_fd, SIZE)).cast("q")
         return cls(board[row_slice(row)])
 
     @classmethod
     def private(cls) -> Row:
         """Return a row that nobody else sees."""
-        return cls(memoryview(bytearray(FIELD * FIELDS)).cast("Q"))
+        return cls(memoryview(bytearray(FIELD * FIELDS)).cast("q"))
 
     def __getitem__(self, field: int) -> int:
         return self.cells[field]

@@ -108,6 +108,23 @@ def test_a_slow_reader_holds_the_app_back(serve: Serve, loop: str, behind: bytes
     assert len(response.body) == 20_000_000
 
 
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+def test_a_scoreboard_that_a_sibling_has_written_over_costs_no_request(serve: Serve, loop: str, byte: int) -> None:
+    site = serve(hello.asgi, loop=loop)
+    client = site.client()
+    assert client.get("/") is not None
+    cells = site.row.cells.cast("B")
+    cells[:] = bytes([byte]) * len(cells)
+    for _ in range(2):
+        for one in (client, site.client()):
+            response = one.get("/")
+            assert response is not None
+            assert response.status == 200
+    client.close()
+    response = site.client().get("/")
+    assert response is not None
+
+
 def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
     told: list[str] = []
     entered = threading.Event()
