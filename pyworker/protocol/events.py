@@ -188,8 +188,8 @@ def sentence(event: Event) -> str:
 
 
 def and_why(reason: str, how: str) -> str:
-    """Return what a reason adds to how the process ended ("with code 3"), which it may say itself."""
-    for start in ("exited ", "ended by itself "):
+    """Return what a reason adds to how the process ended ("with code 3", "killed by signal 6 (ABRT)"), which it may say itself."""
+    for start in ("", "exited ", "ended by itself "):
         if reason.startswith(start + how):
             return reason.removeprefix(start + how)
     return f": {reason}" if reason else ""

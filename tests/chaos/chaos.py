@@ -195,7 +195,7 @@ class Reloads(threading.Thread):
     """Reloads in between, also while others die."""
 
     def __init__(self, tree: Tree, chance: random.Random) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # it keeps no run that was interrupted from its end
         self._tree, self._chance = tree, chance
         self._over = threading.Event()
         self._quiet = threading.Lock()
@@ -228,7 +228,11 @@ def main(argv: list[str]) -> int:
     print(f"chaos: seed {options.seed}; again: {again}", flush=True)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     with tempfile.TemporaryDirectory(prefix="pyworker-chaos-", ignore_cleanup_errors=True) as folder:
-        return run(options.seed, seconds, folder, long=options.long)
+        try:
+            return run(options.seed, seconds, folder, long=options.long)
+        except BaseException:  # Ctrl-C, too: nothing is left running, while there is a home to find it by
+            Tree(os.path.join(folder, "home")).run("daemon", "stop", "-y")
+            raise
 
 
 def run(seed: int, seconds: float, folder: str, *, long: bool) -> int:

@@ -43,6 +43,7 @@ def test_how_a_process_ended() -> None:
 def test_how_a_process_ended_is_said_once() -> None:
     assert and_why("exited with code 3", "with code 3") == ""
     assert and_why("ended by itself with code 0", "with code 0") == ""
+    assert and_why("killed by signal 6 (ABRT)", "killed by signal 6 (ABRT)") == ""
     assert and_why("exited with code 0 before it was ready", "with code 0") == " before it was ready"
     assert and_why("KeyError: 'x'", "with code 1") == ": KeyError: 'x'"
 
