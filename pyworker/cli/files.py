@@ -50,7 +50,10 @@ def _near(path: str) -> str:
 
     folder, name = os.path.split(path)
     try:
-        near = difflib.get_close_matches(name, os.listdir(folder or "."), n=1, cutoff=0.75)
+        others = [
+            other for other in os.listdir(folder or ".") if other != name
+        ]  # a link to nothing has the name itself
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
     except OSError:
         near = []
     return f"did you mean {os.path.join(folder, near[0])}?" if near else ""

@@ -126,51 +126,55 @@ ELSEWHERE = {
 }
 # options of other programs; of a command that does not have ours, the next is said
 OPTIONS_ELSEWHERE = {
-    "--host": ("-b HOST:PORT", "--listen HOST:PORT"),
-    "--port": ("-b HOST:PORT", "--listen HOST:PORT"),
-    "--uds": ("-b unix:PATH",),
-    "--reload": ("--watch",),
-    "-i": ("-w N, or -w auto",),
-    "--app-dir": ("--cwd DIR",),
-    "--chdir": ("--cwd DIR",),
-    "-d": ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
-    "--lines": ("-n N",),
-    "--tail": ("-n N",),
-    "--update-env": ("pyworker reload NAME reads the environment again, always",),
-    "--daemon": ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
-    "--no-daemon": ("pyworker run FILE stays in the foreground",),
-    "-k": ("ASGI and WSGI are told apart; a WSGI worker has --threads N",),
-    "--worker-class": ("ASGI and WSGI are told apart; a WSGI worker has --threads N",),
-    "--preload": ("the app is imported once and forked, always; a reload brings new code all the same",),
-    "-c": ("pyworker import FILE makes an app.toml of it",),
-    "--config": ("pyworker import FILE makes an app.toml of it",),
-    "--exp-backoff-restart-delay": ("what keeps failing is waited for longer each time, always",),
-    "--restart-delay": ("what keeps failing is waited for longer each time, always",),
-    "--instances": ("-w N, or -w auto",),
-    "--interpreter": ("another program: pyworker start -- PROGRAM ARGUMENTS",),
-    **{
-        name: (f"app.toml has it: [app{table}] {line}",)
-        for names, table, line in (
-            (("--access-logfile", "--access-log"), ".http", 'access_log = "text"'),
-            (("--max-requests", "--limit-max-requests"), ".limits", "max_requests = 1000"),
-            (("--max-memory-restart",), ".limits", 'memory = "512MB"'),
-            (("--graceful-timeout", "--timeout-graceful-shutdown"), ".stop", 'drain_timeout = "30s"'),
-            (("--kill-timeout",), ".stop", 'kill_timeout = "10s"'),
-            (("--stop-signal", "--kill-signal"), ".stop", 'signal = "INT"'),
-            (("--keep-alive", "--timeout-keep-alive"), ".http", 'keepalive_timeout = "5s"'),
-            (("--forwarded-allow-ips", "--proxy-headers"), ".http", 'forwarded_allow_ips = ["127.0.0.1"]'),
-            (("--root-path",), ".http", 'root_path = "/api"'),
-            (("--certfile", "--ssl-certfile", "--keyfile", "--ssl-keyfile"), ".tls", 'cert = "…" and key = "…"'),
-            (("--user", "--uid"), "", 'user = "www-data"'),
-            (("--group", "--gid"), "", 'group = "www-data"'),
-            (("--backlog",), "", "backlog = 2048"),
-            (("--loop",), "", 'loop = "uvloop"'),
-            (("--cron-restart",), ".reload", 'cron = "0 4 * * *"'),
-            (("--cron",), "", 'cron = "0 4 * * *"'),
-            (("--no-autorestart",), ".restart", 'policy = "never"'),
-            (("--max-restarts",), ".restart", "max_restarts = 10"),
-            (("--wait-ready",), "", 'ready = "notify"'),
-        )
-        for name in names
-    },
+    name: hints
+    for names, hints in (
+        (("--host", "--port"), ("-b HOST:PORT", "--listen HOST:PORT")),
+        (("--uds",), ("-b unix:PATH",)),
+        (("--reload",), ("--watch",)),
+        (("-i", "--instances"), ("-w N, or -w auto",)),
+        (("--app-dir", "--chdir"), ("--cwd DIR",)),
+        (
+            ("-d", "--daemon"),
+            ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
+        ),
+        (("--no-daemon",), ("pyworker run FILE stays in the foreground",)),
+        (("--lines", "--tail"), ("-n N",)),
+        (("--update-env",), ("pyworker reload NAME reads the environment again, always",)),
+        (("-k", "--worker-class"), ("ASGI and WSGI are told apart; a WSGI worker has --threads N",)),
+        (
+            ("--preload",),
+            ("the app is imported once and forked, unless told not to; a reload brings new code all the same",),
+        ),
+        (("-c", "--config"), ("pyworker import FILE makes an app.toml of it",)),
+        (("--interpreter",), ("another program: pyworker start -- PROGRAM ARGUMENTS",)),
+        (
+            ("--exp-backoff-restart-delay", "--restart-delay"),
+            ("what keeps failing is waited for longer each time, always",),
+        ),
+    )
+    for name in names
+} | {
+    name: (f"app.toml has it: [app{table}] {line}",)
+    for names, table, line in (
+        (("--access-logfile", "--access-log"), ".http", 'access_log = "text"'),
+        (("--max-requests", "--limit-max-requests"), ".limits", "max_requests = 1000"),
+        (("--max-memory-restart",), ".limits", 'memory = "512MB"'),
+        (("--graceful-timeout", "--timeout-graceful-shutdown"), ".stop", 'drain_timeout = "30s"'),
+        (("--kill-timeout",), ".stop", 'kill_timeout = "10s"'),
+        (("--stop-signal", "--kill-signal"), ".stop", 'signal = "INT"'),
+        (("--keep-alive", "--timeout-keep-alive"), ".http", 'keepalive_timeout = "5s"'),
+        (("--forwarded-allow-ips", "--proxy-headers"), ".http", 'forwarded_allow_ips = ["127.0.0.1"]'),
+        (("--root-path",), ".http", 'root_path = "/api"'),
+        (("--certfile", "--ssl-certfile", "--keyfile", "--ssl-keyfile"), ".tls", 'cert = "…" and key = "…"'),
+        (("--user", "--uid"), "", 'user = "www-data"'),
+        (("--group", "--gid"), "", 'group = "www-data"'),
+        (("--backlog",), "", "backlog = 2048"),
+        (("--loop",), "", 'loop = "uvloop"'),
+        (("--cron-restart",), ".reload", 'cron = "0 4 * * *"'),
+        (("--cron",), "", 'cron = "0 4 * * *"'),
+        (("--no-autorestart",), ".restart", 'policy = "never"'),
+        (("--max-restarts",), ".restart", "max_restarts = 10"),
+        (("--wait-ready",), "", 'ready = "notify"'),
+    )
+    for name in names
 }

@@ -39,6 +39,11 @@ def test_each_error_has_its_next_step(folder: str, number: int, name: str, step:
     assert error.hint == "\n".join(filter(None, (step.format(folder), "or elsewhere")))
 
 
+def test_a_link_to_nothing_is_not_meant_instead_of_itself(folder: str) -> None:
+    os.symlink("nowhere", f"{folder}/app.toml")
+    assert no_file(f"{folder}/app.toml").hint == f"what is there? ls {folder}"
+
+
 def test_what_is_not_there_may_have_a_name_like_it(folder: str) -> None:
     assert no_file(f"{folder}/supervisor.conf", "do that").hint == f"did you mean {folder}/supervisord.conf?"
     assert no_file(f"{folder}/zzz", "do that").hint == "do that"

@@ -15,6 +15,7 @@ import pytest
 from pyworker import __main__, __version__
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
+from pyworker.cli.names import OPTIONS_ELSEWHERE
 from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
@@ -377,3 +378,18 @@ def test_ctrl_c_while_the_command_is_still_imported_is_no_traceback(home: str) -
 def test_schema_says_the_path_that_an_editor_finds(home: str, tmp_path: Path) -> None:
     assert run("schema", "-o", f"{tmp_path}/s.json", home=home).err.endswith(f"#:schema {tmp_path}/s.json\n")
     assert run("schema", "-o", "s.json", home=home, cwd=str(tmp_path)).err.endswith("#:schema ./s.json\n")
+
+
+@pytest.mark.parametrize(
+    "hint", sorted({h for hints in OPTIONS_ELSEWHERE.values() for h in hints if h.startswith("app.toml has it")})
+)
+def test_what_app_toml_is_said_to_have_it_has(hint: str, tmp_path: Path) -> None:
+    table, lines = hint.removeprefix("app.toml has it: ").split(" ", 1)
+    rest = f"{table * ('.' in table)}\n{lines.replace(' and ', chr(10))}\n"
+
+    def is_taken(app: str) -> bool:
+        (tmp_path / "app.toml").write_text(f"[app]\n{app}\n{rest}")
+        said = run("check", home=str(tmp_path / "home"), cwd=str(tmp_path)).err
+        return not any(words in said for words in ("unknown key", "must be", " is for "))  # there is no such certificate
+
+    assert is_taken('target = "a:b"') or is_taken('command = "x"')
