@@ -50,9 +50,8 @@ def _near(path: str) -> str:
 
     folder, name = os.path.split(path)
     try:
-        others = [
-            other for other in os.listdir(folder or ".") if other != name
-        ]  # a link to nothing has the name itself
+        # but for the name itself, which a link to nothing has
+        others = [other for other in os.listdir(folder or ".") if other != name]
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
     except OSError:
         near = []
