@@ -467,8 +467,8 @@ class Brain:
 
 
 def _forget_notes(app: App) -> None:
-    """What was said of the generations before this one is over: where it came from is another's code by now."""
-    app.notes = [note for note in app.notes if not note.startswith(("generation ", NOT_RELOADED, TOO_LOW))]
+    """What was said of the generations before this one and of their workers is over: it is another's code by now."""
+    app.notes = [note for note in app.notes if not note.startswith(("generation ", "worker ", NOT_RELOADED, TOO_LOW))]
 
 
 def _is_over(app: App) -> bool:

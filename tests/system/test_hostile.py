@@ -100,6 +100,8 @@ def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, 
     if kind != "recycle":  # that one may have left by itself, its successor was there first
         wait_until(lambda: "more messages than there is a use for" in str(told("worker_exited")), LONG, "why it ended")
     assert len(told("worker_recycled")) <= 1
+    pw.ok("reload", "api")
+    assert pw.app()["notes"] == [], "there is no worker of then any more"
 
 
 TALKER = """
