@@ -116,7 +116,9 @@ class Workers:
         if serves and app.hurry and config.target is not None and self.say(handle, w.Drain(0.0, to_empty=False)):
             return
         number = signal_number(config.stop.signal)
-        if late:  # the signal may end it at once: first it is asked what has kept it
+        if late and process.is_stopped(handle.pid):
+            self._is_late(app, handle, "", number)
+        elif late:  # the signal may end it at once: first it is asked what has kept it
             self._brain.stacks.take(app, handle, lambda text, *_: self._is_late(app, handle, text, number))
         else:
             self.signal(app, handle, number)
@@ -129,7 +131,10 @@ class Workers:
             return
         where = whereabouts([*parse(stacks), *parse_tasks(stacks, handle.pid)])
         text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({generation.config.stop.drain_timeout:g} s)"
-        text += f": it is in {where}" if where else ""
+        if process.is_stopped(handle.pid):
+            text += f": it was stopped by a signal, and kill -CONT {handle.pid} lets it go on"
+        elif where:
+            text += f": it is in {where}"
         self._brain.emit(app, "app_note", None, text=text[:500])
         self.signal(app, handle, number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -416,6 +417,15 @@ def test_a_stop_says_what_has_kept_a_worker_from_ending(pw: Pyworker, blocks: bo
     line = 1 + source.splitlines().index("        time.sleep(1000)")
     where = f"{os.path.realpath(pw.folder)}/web.py:{line} in forever"
     assert f"worker 1 has not ended within stop.drain_timeout (0.5 s): it is in {where}" in said
+
+
+def test_a_stop_says_that_somebody_has_stopped_a_worker_by_a_signal(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=1, tables='[app.stop]\ndrain_timeout = "0.5s"\nkill_timeout = "0.5s"\n')
+    pw.ok("start", "app.toml")
+    (pid,) = pw.pids()
+    os.kill(pid, signal.SIGSTOP)
+    said = pw.ok("stop", "api").stderr
+    assert f"worker 1 has not ended within stop.drain_timeout (0.5 s): it was stopped by a signal, and kill -CONT {pid} " in said
 
 
 def test_the_stop_signal_of_the_config_is_the_one_that_arrives(pw: Pyworker) -> None:
