@@ -18,7 +18,7 @@ from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
-from pyworker.cli.options import NAMES, Option, options
+from pyworker.cli.options import NAMES, options, shows
 from pyworker.cli.render import look, mute, out
 from pyworker.errors import FULL_DISK, Exit, PyworkerError
 
@@ -140,23 +140,9 @@ def command_of(name: str) -> click.Command | None:
 
 
 def _group() -> Commands:
-    flags: list[click.Parameter] = [
-        Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_show_version,
-            help="Show the version.",
-        ),
-        Option(
-            ["-h", "--help"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_show_help,
-            help="Show this.",
-        ),
+    flags = [
+        shows(["--version"], _show_version, "Show the version."),
+        shows(["-h", "--help"], _show_help, "Show this."),
     ]
     return Commands(
         "pyworker",

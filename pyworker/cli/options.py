@@ -58,6 +58,11 @@ class Option(click.Option):
 option = functools.partial(click.option, cls=Option)
 
 
+def shows(names: list[str], show: Callable[[click.Context, click.Parameter, bool], None], help: str) -> Option:
+    """Return an option that shows something, whatever else was typed, instead of running the command."""
+    return Option(names, is_flag=True, is_eager=True, expose_value=False, callback=show, help=help)
+
+
 def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         click.echo(ctx.get_help())
@@ -73,14 +78,7 @@ _OPTIONS = (
     Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (exit 75)."),
     Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
 )
-HELP = Option(
-    ["-h", "--help"],
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_help,
-    help="Show this message and exit.",
-)
+HELP = shows(["-h", "--help"], _show_help, "Show this message and exit.")
 NAMES: tuple[str, ...] = tuple(str(o.name) for o in _OPTIONS)
 SHARED = frozenset((*NAMES, HELP.name))  # what is no command's own
 
