@@ -368,7 +368,9 @@ class AppConfig:
     restart: RestartConfig = option(RestartConfig(), help="restarts and their limiter")
     stop: StopConfig = option(StopConfig(), help="drain, signal, kill")
     reload: ReloadConfig = option(ReloadConfig(), help="zero-downtime reload")
-    health: HealthConfig | None = option(None, help="health checks; absent: ready once it accepts")
+    health: HealthConfig | None = option(
+        None, help="health checks; a start, a restart and a reload wait for the first; absent: ready once it accepts"
+    )
     limits: LimitsConfig = option(LimitsConfig(), help="memory, requests, age, time")
     logs: LogsConfig = option(LogsConfig(), help="log files")
     http: HttpConfig = option(HttpConfig(), help="web server options of asgi and wsgi apps")

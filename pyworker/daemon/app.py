@@ -20,7 +20,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
 from pyworker.policy.fate import UNUSABLE
-from pyworker.policy.lifecycle import SERVING, UNTOUCHED
+from pyworker.policy.lifecycle import SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
@@ -255,6 +255,23 @@ class App:
     def is_open(self, now: float) -> bool:
         """Every wanted slot has an accepting worker of the committed generation."""
         return generation_is_open(self.view(), now) if self.current else False
+
+    def has_been_checked(self) -> bool:
+        """Every wanted slot has a worker whose health is known: its first check has passed, or too many have failed."""
+        known = {w.id.slot for w in self._serving() if w.checked or w.state is State.UNHEALTHY}
+        return known.issuperset(self.slots())
+
+    def well_slots(self) -> set[int]:
+        """Slots with a worker whose last check has passed (or there is none to pass)."""
+        return {w.id.slot for w in self._serving() if w.checked and w.state is not State.UNHEALTHY}
+
+    def sick(self) -> WorkerHandle | None:
+        """Return a worker that fails its checks, of a slot that has no better one."""
+        well = self.well_slots()
+        return next((w for w in self._serving() if w.state is State.UNHEALTHY and w.id.slot not in well), None)
+
+    def _serving(self) -> list[WorkerHandle]:
+        return [w for w in self.workers.values() if w.state in SERVING and w.id.generation == self.generation]
 
     def settled_at(self, now: float) -> float | None:
         """When its workers have had the time to ask for all listeners that they use; None: not as long as one is missing."""

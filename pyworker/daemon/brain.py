@@ -145,7 +145,7 @@ class Brain:
             return
         if _is_over(app) or not app.running:
             return
-        if app.starting and app.is_open(now):
+        if app.starting and app.is_open(now) and app.has_been_checked():
             app.starting = False
             app.failure = None
             took = round(now - app.started_at, 3)

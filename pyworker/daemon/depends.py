@@ -19,6 +19,7 @@ _NEWS = {
     "app_deleted",
     "reload_done",
     "worker_ready",
+    "worker_healthy",
     "worker_exited",
 }
 
@@ -62,7 +63,7 @@ class Depends:
             return False
         if _has_ended(other):
             return all(last["code"] == 0 for last in other.last_exits.values())
-        return not other.starting and bool(other.ready_count())
+        return not other.starting and bool(other.well_slots())
 
     def _in_vain(self, name: str) -> tuple[str, str]:
         """Return why nothing will come of waiting unless somebody does something, and what; ("", "") = just wait."""
@@ -79,6 +80,8 @@ class Depends:
             return "is stopped", f"pyworker start {name}"
         if _has_ended(other):
             return "has ended, and not with code 0", f"mend it, then: pyworker restart {name}"
+        if not other.starting and other.sick() is not None:
+            return "fails its health check", f"pyworker ps {name}   says how"
         return "", ""
 
     def _on_event(self, event: Event) -> None:

@@ -20,7 +20,7 @@ class Outcome:
     """How it ended for one app."""
 
     ok: bool
-    action: str  # started already_running stopped reloaded aborted restarted scaled deleted under_way unchanged failed
+    action: str  # started already_running stopped reloaded aborted restarted scaled deleted under_way unchanged failed unhealthy
     failure: Failure | None = None
     note: str = ""
     overtaken: bool = False
@@ -182,7 +182,7 @@ def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None
 
 
 def started(action: str, generation: int) -> Goal:
-    """The app runs with this generation, or its start has failed."""
+    """The app runs with this generation and is as well as its checks can tell, or its start has failed."""
 
     def goal(app: App, now: float) -> Outcome | None:
         if generation in app.refused:
@@ -195,7 +195,12 @@ def started(action: str, generation: int) -> Goal:
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
-        return _reached(app, now, action, done=not app.starting and app.running)
+        outcome = _reached(app, now, action, done=not app.starting and app.running)
+        sick = app.sick() if outcome is not None and outcome.ok else None
+        if sick is not None and sick.health is not None:
+            why = f"{app.name}.{sick.id.slot} fails its health check: {sick.health.health.reason}"
+            return Outcome(False, "unhealthy", Failure(why))
+        return outcome
 
     return goal
 

@@ -247,6 +247,11 @@ class Readiness:
                 self._comes_up(app, handle)
             else:
                 handle.happen(Happening.WELL, now)
+                data = {"generation": handle.id.generation, "pid": handle.pid}
+                self._brain.events.emit_data("worker_healthy", app.name, handle.id.slot, data)
+        elif verdict == "late" and (app.starting or handle.id.generation == app.target):
+            text = f"{app.name}.{handle.id.slot} has not passed its health check yet: {reason}"
+            self._brain.emit(app, "app_note", None, text=text)  # said once, to who waits: it may pass any moment
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
         self._brain.poke(app)

@@ -1,7 +1,8 @@
 """When to check a worker's health, and what a row of answers means. All instants are the caller's monotonic clock.
 
 Before its first success a worker is looked at often, so that nobody waits for a whole interval, but its failures count
-no faster than one an interval. The verdict changes on `retries` failures in a row, and on one success.
+no faster than one an interval. The verdict changes on `retries` failures in a row, and on one success; one that has not
+passed for a while is late, which is worth a word to whoever waits.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pyworker.config.schema import HealthConfig
 from pyworker.record import record, replace
 
 EAGER = 0.5  # seconds between checks before the first success
+LATE = 3.0  # seconds after `start_period` without a success
 
-Verdict = Literal["unknown", "ok", "failing"]
+Verdict = Literal["unknown", "late", "ok", "failing"]
 
 
 @record
@@ -50,13 +52,19 @@ def after_check(
         )
     pause = config.interval if health.passed else min(EAGER, config.interval)
     failures, counted_at = health.failures, health.counted_at
-    warming_up = not health.passed and now - health.since < config.start_period
+    age = now - health.since
+    warming_up = not health.passed and age < config.start_period
     if not warming_up and (health.passed or counted_at is None or now - counted_at >= config.interval):
         failures, counted_at = failures + 1, now
+    verdict = health.verdict
+    if failures >= config.retries:
+        verdict = "failing"
+    elif verdict == "unknown" and age >= config.start_period + LATE:
+        verdict = "late"
     return replace(
         health,
         next_at=_next(started_at, now, pause),
-        verdict="failing" if failures >= config.retries else health.verdict,
+        verdict=verdict,
         failures=failures,
         counted_at=counted_at,
         reason=reason,

@@ -32,6 +32,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "worker_held": ("generation", "pid", "took_s"),  # ready, accepts nothing yet
     "worker_ready": ("generation", "pid", "took_s"),
     "worker_unhealthy": ("generation", "pid", "reason"),
+    "worker_healthy": ("generation", "pid"),
     "worker_draining": ("generation", "pid", "reason"),
     "worker_stopped": (
         "generation",
@@ -67,7 +68,7 @@ WHEN: dict[str, str] = {
     "daemon_started": "a daemon began; `reason`: boot, killed by KILL, hung …",
     "daemon_stopped": "it ended because it was told to",
     "app_started": "an app is being started",
-    "app_running": "every slot accepts",
+    "app_running": "every slot accepts, and its first check (`[app.health]`) has come out",
     "app_stopping": "a stop began",
     "app_stopped": "nothing of it lives",
     "app_deleted": "it is forgotten",
@@ -82,6 +83,7 @@ WHEN: dict[str, str] = {
     "worker_held": "ready, waits for the commit",
     "worker_ready": "accepts",
     "worker_unhealthy": "its checks fail; it will be replaced",
+    "worker_healthy": "its check passes, for the first time or again",
     "worker_draining": "told to leave",
     "worker_stopped": "ended because it was told to; `killed`: by SIGKILL at `stop.kill_timeout`",
     "worker_exited": "ended by itself",
@@ -128,6 +130,8 @@ def sentence(event: Event) -> str:
             return f"ready     gen {d['generation']} pid {d['pid']} in {d['took_s']:.2f}s"
         case "worker_unhealthy":
             return f"unhealthy pid {d['pid']}: {d['reason']}"
+        case "worker_healthy":
+            return f"healthy   pid {d['pid']} passes its check"
         case "worker_draining":
             return f"draining  gen {d['generation']}{_pid(d)} ({d['reason']})"
         case "worker_stopped":

@@ -116,6 +116,14 @@ def test_a_failure_shows_the_cause_once_and_the_next_step_last(home: str, folder
     assert text.count("ModuleNotFoundError") == 1
 
 
+def test_an_app_that_runs_but_is_not_well_is_no_success(home: str, folder: str) -> None:
+    why = "api.1 fails its health check: GET /healthz answered 404, expected 2xx"
+    with FakeControl(home, {"start": lambda _: [results.reply("unhealthy", ok=False, reason=why)]}):
+        found = run("start", home=home, cwd=folder)
+    said = f"error: api runs, but {why}\n  = help: pyworker logs api   shows what it printed\n"
+    assert found == (1, "", said)
+
+
 def test_what_runs_already_is_no_error(home: str, folder: str) -> None:
     with FakeControl(home, {"start": lambda _: [results.reply("already_running")]}):
         found = run("start", home=home, cwd=folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyworker.config.schema import HealthConfig
-from pyworker.policy.health import EAGER, Health, after_check, begin, expects
+from pyworker.policy.health import EAGER, LATE, Health, after_check, begin, expects
 
 CONFIG = HealthConfig(interval=10.0, retries=3)
 
@@ -37,6 +37,22 @@ def test_failures_in_a_row_make_it_failing_and_one_success_heals() -> None:
     assert (health.verdict, health.failures) == ("ok", 0)
 
 
+@pytest.mark.parametrize("start_period", [0.0, 7.0])
+def test_one_that_has_never_passed_is_late_a_while_after_its_start_period(start_period: float) -> None:
+    config = HealthConfig(interval=10.0, retries=3, start_period=start_period)
+    health = begin(0.0)
+    while health.next_at < start_period + LATE:
+        health = run(health, False, config=config)
+        assert health.verdict == "unknown"
+    health = run(health, False, config=config)
+    assert (health.verdict, health.reason) == ("late", "no")
+    assert run(health, True, config=config).verdict == "ok"
+
+
+def test_one_that_has_passed_is_never_late() -> None:
+    assert run(begin(0.0), True, False, False).verdict == "ok"
+
+
 def test_success_in_between_starts_the_row_again() -> None:
     assert run(begin(0.0), True, False, False, True, False, False).verdict == "ok"
 
@@ -52,7 +68,7 @@ def test_before_the_first_success_checks_are_frequent_but_count_once_an_interval
     health = run(begin(0.0), False)
     assert health.next_at == EAGER
     health = run(health, *[False] * 10)
-    assert (health.failures, health.verdict) == (1, "unknown")
+    assert (health.failures, health.verdict) == (1, "late")
     health = run(health, *[False] * 30)
     assert health.verdict == "failing"
     assert 2 * CONFIG.interval <= health.next_at - EAGER <= 2 * CONFIG.interval + 1

@@ -62,6 +62,40 @@ def test_while_all_are_sick_they_serve_on_and_are_well_again_when_the_cause_is_g
     assert load.lost == []
 
 
+def test_a_start_says_that_the_first_checks_fail_and_the_app_serves_on_until_they_pass(pw: Pyworker) -> None:
+    pw.api(SICK, tables='[app.health]\npath = "/health"\ninterval = "2s"\nretries = 3\n')
+    pw.write("sick", "")
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert "api.1 has not passed its health check yet: GET /health answered 500, expected 2xx" in done.stderr
+    assert "error: api runs, but api.1 fails its health check: GET /health answered 500, expected 2xx" in done.stderr
+    pw.get("/")
+    done = pw.run("restart", "api", "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, result["action"], result["state"]) == (1, "unhealthy", "running")
+    pw.get("/")
+    os.unlink(os.path.join(pw.folder, "sick"))
+    wait_until(lambda: any(kind == "worker_healthy" for kind, _ in events(pw)), LONG, "a check to pass")
+    pw.ok("restart", "api")
+
+
+def test_what_depends_on_an_app_starts_once_that_passes_a_check(pw: Pyworker) -> None:
+    pw.write("app.py", SICK)
+    pw.write("sick", "")
+    pw.write(
+        "app.toml",
+        f'[apps.api]\ntarget = "app:app"\nbind = "127.0.0.1:{pw.port}"\n[apps.api.health]\npath = "/health"\n{OFTEN}'
+        '[apps.late]\ncommand = ["sleep", "1000"]\ndepends_on = "api"\n',
+    )
+    done = pw.run("start")
+    assert done.returncode == 1
+    assert "late did not start: waits for api, which fails its health check" in done.stderr
+    assert "= help: pyworker ps api   says how; late starts by itself then" in done.stderr
+    assert pw.app("late")["pool"] == []
+    os.unlink(os.path.join(pw.folder, "sick"))
+    wait_until(lambda: pw.app("late")["state"] == "running", LONG, "late to start")
+
+
 TCP = """
 import os, socket, time
 listener = socket.create_server(("127.0.0.1", PORT))
