@@ -30,7 +30,7 @@ class Exit(enum.IntEnum):
 # what docs/exit-codes.md and `pyworker help exit-codes` say
 MEANING: dict[Exit, str] = {
     Exit.OK: "done, or nothing was to be done (`start` of what runs already)",
-    Exit.FAILED: "it was tried and failed: the app did not get ready or fails its health check, the reload was refused; `diff`: something differs",
+    Exit.FAILED: "tried and failed: the app is not ready or fails its health check, the reload was refused; `diff`: something differs",
     Exit.USAGE: "a wrong option or argument",
     Exit.NOT_RUNNING: "the app is known and does not run; `ps --check` when not all of them do",
     Exit.NO_SUCH_APP: "no app or worker of that name in the daemon that was asked; a worker where an app is meant",

@@ -55,7 +55,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
         if not open_apps:
             break
         if settings.timeout is not None and time.monotonic() - began > settings.timeout:
-            left = ", ".join(f"{render.line(a['name'])} is {a['state']}" for a in open_apps)
+            left = ", ".join(_as_it_is(app) for app in open_apps)
             stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
             first = render.line(open_apps[0]["name"])
             step = f"pyworker start {stopped[0]}" if stopped else f"pyworker describe {first}   says why"
@@ -98,6 +98,20 @@ def _look(
             time.sleep(_PAUSE)
 
 
+def _as_it_is(app: dict[str, Any]) -> str:
+    """Return the state of an app in words, and what ails it."""
+    name, sick = render.line(app["name"]), _sick(app)
+    words = f"{name} is {app['state']}"
+    if sick is None:
+        return words
+    return f"{words}, but {name}.{sick['worker']} fails its health check: {render.line(sick['reason'])}"
+
+
+def _sick(app: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a worker that fails its checks; one that is to replace it has not passed yet, or this one would leave."""
+    return next((worker for worker in app["pool"] if worker["health"] == "failing"), None)
+
+
 def _failed(app: dict[str, Any]) -> PyworkerError:
     failure = app.get("last_failure") or {}
     name, why = render.line(app["name"]), str(failure.get("message") or "no reason is known")
@@ -115,4 +129,5 @@ def _reached(app: dict[str, Any], goal: str) -> bool:
     serving = {w["worker"] for w in app["pool"] if w["state"] in {"ready", "unhealthy"} and w["gen"] >= wanted}
     old = wanted and any(w["gen"] < wanted for w in app["pool"])  # while it reloads, they may accept one more
     is_open = app["state"] in {"running", "scheduled"} or (not old and len(serving) >= app["workers"]["want"])
-    return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted and is_open)
+    goes = app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted
+    return bool(goes and is_open and _sick(app) is None)
