@@ -42,7 +42,7 @@ A command that binds its own port cannot overlap with its successor: there is a 
 starting    not ready yet; or it waits for an app in depends_on, or for hooks.pre_start
 running     every worker is ready
 reloading   new workers come up beside the old
-degraded    serves, with fewer workers than wanted, or could not replace one that dies: the reason is shown
+degraded    serves, but lacks workers, or one fails its health check, or could not be replaced: the reason is shown
 failed      given up, and tried again every restart.retry; or the start failed: the reason is shown
 scheduled   a job (cron): runs when its time comes
 stopping    finishes its requests

@@ -320,7 +320,7 @@ class App:
             return "running"  # as soon as its run has begun: it serves nobody that would have to wait
         if self.record.permanent:  # all are there, and the next that dies is not replaced
             return "degraded"
-        return "running" if self.ready_count() >= len(wanted) else "degraded"
+        return "running" if self.ready_count() >= len(wanted) and self.sick() is None else "degraded"
 
     def all_notes(self) -> list[str]:
         """What the operator should know: what was noted, and what is so by now."""

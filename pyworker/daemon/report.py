@@ -82,7 +82,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
     state = app.state_word()
-    why = "a worker that dies cannot be replaced: " if state == "degraded" and not waiting else ""  # all workers serve
+    cannot_replace = state == "degraded" and not waiting and app.sick() is None
+    why = "a worker that dies cannot be replaced: " if cannot_replace else ""
     return {
         "name": app.name,
         "state": state,

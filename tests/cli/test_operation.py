@@ -353,7 +353,7 @@ def test_wait_goes_on_while_a_worker_fails_its_health_check(home: str) -> None:
     with FakeControl(home, {"ps": replies({"apps": [documents.app("api", pool=[sick, documents.worker(1, 41213)])]})}):
         found = run("wait", "api", "--timeout", "10ms", home=home)
     assert found.code == 75
-    why = "api is running, but api.1 fails its health check: GET / answered 500, expected 2xx"
+    why = "api is running: api.1 fails its health check: GET / answered 500, expected 2xx"
     assert found.err.startswith(f"error: not ready within 0.01 s: {why}\n")
 
 

@@ -22,6 +22,7 @@ import click
 from pyworker import __version__
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
+from pyworker.cli.health import why_unwell
 from pyworker.cli.homes import lingers, user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common, option
@@ -365,7 +366,7 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
             yield Found(
                 "app",
                 "warn",
-                f"{app['name']} is degraded: {failure.get('message', '')}",
+                f"{app['name']} is degraded: {failure.get('message') or why_unwell(app)}",
                 f"pyworker describe {app['name']}",
             )
         elif unwell := trouble(app):

@@ -15,6 +15,7 @@ from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.client import ask
 from pyworker.cli.fail import without_causes
+from pyworker.cli.health import failing
 from pyworker.cli.homes import unreadable
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look
@@ -230,8 +231,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         style = "red" if app["state"] == "failed" else "yellow"
         head = render.paint(f"{name} {unwell}:", style, how)
         lines.append(_step(f"{head} {words}", next_step(name, failure), how))
-    sick = [worker for worker in app["pool"] if worker["health"] == "failing"]
-    if sick:
+    if sick := failing(app):
         who = ", ".join(dict.fromkeys(f"{name}.{worker['worker']}" for worker in sick[:3]))
         who += f" and {len(sick) - 3} more" if len(sick) > 3 else ""
         head = render.paint(f"{who} unhealthy:", "yellow", how)

@@ -14,6 +14,7 @@ from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
+from pyworker.cli.health import failing, why_unwell
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 
@@ -100,16 +101,8 @@ def _look(
 
 def _as_it_is(app: dict[str, Any]) -> str:
     """Return the state of an app in words, and what ails it."""
-    name, sick = render.line(app["name"]), _sick(app)
-    words = f"{name} is {app['state']}"
-    if sick is None:
-        return words
-    return f"{words}, but {name}.{sick['worker']} fails its health check: {render.line(sick['reason'])}"
-
-
-def _sick(app: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a worker that fails its checks; one that is to replace it has not passed yet, or this one would leave."""
-    return next((worker for worker in app["pool"] if worker["health"] == "failing"), None)
+    unwell = why_unwell(app)
+    return f"{render.line(app['name'])} is {app['state']}{f': {unwell}' if unwell else ''}"
 
 
 def _failed(app: dict[str, Any]) -> PyworkerError:
@@ -130,4 +123,4 @@ def _reached(app: dict[str, Any], goal: str) -> bool:
     old = wanted and any(w["gen"] < wanted for w in app["pool"])  # while it reloads, they may accept one more
     is_open = app["state"] in {"running", "scheduled"} or (not old and len(serving) >= app["workers"]["want"])
     goes = app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted
-    return bool(goes and is_open and _sick(app) is None)
+    return bool(goes and is_open and not failing(app))
