@@ -59,8 +59,12 @@ HIDDEN = {
     "kill": _HERE + "words:kill",
     "unstartup": _HERE + "words:unstartup",
 }
+_BACK = "put the older code back, then: pyworker reload NAME; --abort goes back within its soak"
 # words of other programs: what to say here
 ELSEWHERE = {
+    "rollback": _BACK,
+    "undo": _BACK,
+    "rollout": "pyworker reload NAME; pyworker wait NAME --for gen=N",
     "log": "pyworker logs",
     "tail": "pyworker logs -f",
     "up": "pyworker start",
@@ -139,6 +143,12 @@ OPTIONS_ELSEWHERE = {
         ),
         (("--no-daemon",), ("pyworker run FILE stays in the foreground",)),
         (("--lines", "--tail"), ("-n N",)),
+        (("--dry-run",), ("pyworker diff NAME shows what a reload would change",)),
+        (("--undo",), (_BACK,)),
+        (("--canary",), ("the first new worker is alone until it is ready and passes its check, always",)),
+        (("--watch",), ("pyworker top is what goes on showing; start and run have --watch, for files",)),
+        (("--listen",), ("pyworker web serves /metrics, and pyworker run has --probe HOST:PORT",)),
+        (("-a", "--all"), ("`all` is a name: pyworker stop all; ps shows everything anyway",)),
         (("--update-env",), ("pyworker reload NAME reads the environment again, always",)),
         (("-k", "--worker-class"), ("ASGI and WSGI are told apart; a WSGI worker has --threads N",)),
         (
@@ -175,6 +185,7 @@ OPTIONS_ELSEWHERE = {
         (("--no-autorestart",), ".restart", 'policy = "never"'),
         (("--max-restarts",), ".restart", "max_restarts = 10"),
         (("--wait-ready",), "", 'ready = "notify"'),
+        (("--surge",), ".reload", "max_surge = 2"),
     )
     for name in names
 }
