@@ -64,7 +64,7 @@ _BACK = "put the older code back, then: pyworker reload NAME; --abort goes back 
 ELSEWHERE = {
     "rollback": _BACK,
     "undo": _BACK,
-    "rollout": "pyworker reload NAME; pyworker wait NAME --for gen=N",
+    "rollout": "pyworker reload NAME waits until the new workers serve",
     "log": "pyworker logs",
     "tail": "pyworker logs -f",
     "up": "pyworker start",

@@ -204,7 +204,7 @@ class _Worker:
         called: asyncio.Future[None] = self._loop.create_future()
         self._loop.call_soon(self._call_stops, called)
         await called
-        self._server.begin_drain(order.timeout)
+        self._server.begin_drain(order.timeout, to_empty=order.to_empty)
         await self._accepts.stop(to_empty=order.to_empty)
         self._row[F.LEFT_AT] = time.monotonic_ns()
         report = await self._server.drained()

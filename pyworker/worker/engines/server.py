@@ -153,8 +153,11 @@ class Server:
     def _on_fork(self) -> None:
         self.forked = True
 
-    def begin_drain(self, timeout: float) -> None:
-        """Stop being a server: finish, announce `Connection: close`, and after `timeout` seconds cut what is left."""
+    def begin_drain(self, timeout: float, *, to_empty: bool = False) -> None:
+        """Stop being a server: finish, announce `Connection: close`, and after `timeout` seconds cut what is left.
+
+        `to_empty`: nobody else serves, so there is no reason to spread who will come back.
+        """
         if self.draining:
             return
         self.draining = True
@@ -165,7 +168,7 @@ class Server:
         for connection in self._connections:
             connection.drain(deadline)
         if self._websockets is not None:
-            self._websockets.drain()
+            self._websockets.drain(0.0 if to_empty else timeout)
         self._cut_timers.append(self.loop.call_later(timeout, self._cut))
 
     async def drained(self) -> DrainReport:

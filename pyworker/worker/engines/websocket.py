@@ -5,6 +5,7 @@ handshake is answered, and the drain (1012).
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _WHERE = "error in a websocket"
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
+AT_ONCE = 50  # websockets that a drain closes without a pause
+PAUSE = 0.05  # seconds
 
 
 class ClosedOnce:
@@ -148,6 +151,11 @@ class WebSocket(WebSocketsSansIOProtocol):
     on_ended: Any = None
 
 
+def closed_at_once(count: int, timeout: float) -> int:
+    """Return how many to close before each pause, so that all are within half of the time that they have to end."""
+    return max(AT_ONCE, math.ceil(count * PAUSE / max(timeout / 2, PAUSE)))
+
+
 class WebSockets:
     """All websockets of one worker."""
 
@@ -211,10 +219,20 @@ class WebSockets:
             end_forked(_WHERE)
         return result
 
-    def drain(self) -> None:
-        """Close all with 1012 (service restart)."""
-        for protocol in self._all():
-            protocol.leave()
+    def drain(self, timeout: float) -> None:
+        """Close all with 1012 (service restart); of many some after the other, as most clients come back at once."""
+        left = self._all()
+        at_once = closed_at_once(len(left), timeout)
+
+        def close_some() -> None:
+            now, left[:] = left[:at_once], left[at_once:]
+            for protocol in now:
+                if protocol in self._state.connections:
+                    protocol.leave()
+            if left:
+                self._server.loop.call_later(PAUSE, close_some)
+
+        close_some()
 
     def look(self, now: float) -> None:
         """Cut those whose peers are gone, or as good as."""

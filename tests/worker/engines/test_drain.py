@@ -305,6 +305,49 @@ def test_websockets_are_closed_with_1012(serve: Serve, loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_of_many_websockets_some_are_closed_later_and_serve_until_then(
+    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from websockets.sync.client import connect
+
+    from pyworker.worker.engines import websocket as engine
+
+    monkeypatch.setattr(engine, "PAUSE", 3600)
+    monkeypatch.setattr(engine, "closed_at_once", lambda count, timeout: 2)
+    told: set[str] = set()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        if message["code"] == 1012:
+            told.add(scope["path"])
+
+    site = serve(app, loop=loop)
+    with contextlib.ExitStack() as stack:
+        paths = [f"/{n}" for n in range(5)]
+        clients = {path: stack.enter_context(connect(f"ws://127.0.0.1:{site.address[1]}{path}")) for path in paths}
+        site.running.begin_drain(10)
+        wait_until(lambda: len(told) == 2, 30, "two to be told")
+        for path in set(paths) - told:
+            clients[path].send("there?")
+            assert clients[path].recv(timeout=30) == "there?"
+    assert site.running.finish().cancelled == 0
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "timeout", "at_once"),
+    [(10, 30.0, 50), (15_000, 30.0, 50), (30_000, 30.0, 100), (3_000, 1.0, 300), (400, 0.0, 400)],
+)
+def test_all_websockets_are_closed_within_half_of_the_drain_timeout(count: int, timeout: float, at_once: int) -> None:
+    from pyworker.worker.engines.websocket import closed_at_once
+
+    assert closed_at_once(count, timeout) == at_once
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve: Serve, loop: str) -> None:
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
