@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pyworker.cli import render
 from pyworker.cli.client import MENDED
 from pyworker.cli.eventlog import clock, words
+from pyworker.cli.health import why_unwell
 from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, width
 from pyworker.cli.top.model import Model, Point
 from pyworker.protocol.figures import memory_of
@@ -200,6 +201,8 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     failure = app.get("last_failure")
     if failure and app["state"] in {"failed", "degraded", "scheduled"}:
         lines.append("  " + paint(cut(line(failure.get("message") or ""), how.width - 2), "red", how))
+    elif unwell := why_unwell(app):
+        lines.append("  " + paint(cut(unwell, how.width - 2), "yellow", how))
     points = model.points(app["name"])
     if not points:
         return lines

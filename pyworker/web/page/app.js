@@ -145,7 +145,9 @@ function drawDetail(app) {
     button.hidden = act === "start" ? !stopped : act === "scale" || act === "stop" ? stopped : false;
     button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
   }
-  const failure = app.last_failure && inTrouble(app) ? app.last_failure : null;
+  const sick = (app.pool || []).find((worker) => worker.health === "failing");
+  const unwell = sick ? {message: `${app.name}.${sick.worker} fails its health check: ${sick.reason}`} : null;
+  const failure = app.last_failure && inTrouble(app) ? app.last_failure : unwell;
   $("failure").hidden = !failure;
   if (failure) {
     set($("failure").children[0], failure.message + (failure.hint ? ` → ${failure.hint}` : ""));

@@ -93,6 +93,15 @@ def test_the_selected_worker_is_always_in_the_picture() -> None:
         assert sum(f"▸  big.{made.worker} " in text for text in lines) == 1, (made.worker, lines)
 
 
+def test_why_an_app_is_degraded_is_said() -> None:
+    sick = documents.worker(2, 41211, "unhealthy", health="failing", reason="GET / answered 500, expected 2xx")
+    document = documents.ps()
+    document["apps"] = [documents.app("api", state="degraded", pool=[documents.worker(1, 41210), sick])]
+    made = Model()
+    made.feed(document, 0.0)
+    assert "  api.2 fails its health check: GET / answered 500, expected 2xx" in frame(made, AROUND, look(80), 24)
+
+
 def test_hostile_names_and_reasons_cannot_steer_the_terminal() -> None:
     document = documents.ps()
     evil = "x\x1b]0;title\x07\x1b[2J\n"
