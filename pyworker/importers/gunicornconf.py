@@ -21,6 +21,7 @@ _OPERATORS: dict[type, Any] = {
     ast.FloorDiv: operator.floordiv,
 }
 _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
+_SAME_PATH = ("resolve", "absolute", "as_posix")  # of a pathlib.Path
 _MAX_SHOWN = 60
 _MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
@@ -31,6 +32,10 @@ class _Unknown(Exception):
 
 class _Cpus:
     """A number that depends on the machine's CPUs."""
+
+
+class _Path(str):
+    """A pathlib.Path: a text that / makes longer."""
 
 
 class _FromEnvironment:
@@ -52,15 +57,15 @@ def parsed(text: str) -> ast.Module:
             raise RecursionError from None
 
 
-def read(text: str, name: str = "web") -> Result:
-    """Return the app that the settings are of; its target is set only when the file has wsgi_app."""
+def read(text: str, name: str = "web", file: str = "./gunicorn.conf.py") -> Result:
+    """Return the app that the settings are of; its target is set only when the file has wsgi_app. `file` is __file__."""
     try:
         tree = parsed(text)
     except (SyntaxError, ValueError) as error:
         raise CannotImport(f"it is no Python file: {error}", line=getattr(error, "lineno", 0) or 0) from None
     app = Imported(clean_name(name))
     result = Result("gunicorn", [app])
-    known: dict[str, Any] = {"__file__": "./gunicorn.conf.py"}
+    known: dict[str, Any] = {"__file__": file}
     settings: dict[str, Any] = {}
     for node in tree.body:
         match node:
@@ -135,6 +140,12 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
             return _bounded("".join(_text(part, known) for part in parts))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_plain(_value(operand, known))
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return _joined(_value(left, known), _value(right, known))
+        case ast.Attribute(value=inner, attr="parent"):
+            return _of_path(_value(inner, known), "parent")
+        case ast.Call(func=ast.Attribute(value=inner, attr=attribute), args=[]) if attribute in _SAME_PATH:
+            return _of_path(_value(inner, known), attribute)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _arithmetic(op, _value(left, known), _value(right, known))
         case ast.BoolOp(op=ast.Or(), values=[first, second]):
@@ -157,7 +168,9 @@ def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
             raise _Unknown
         if short == "join":
             return _bounded(posixpath.join(*parts))
-        return posixpath.dirname(parts[0]) or "." if short == "dirname" else posixpath.normpath(parts[0])
+        return _parent(parts[0]) if short == "dirname" else posixpath.normpath(parts[0])
+    if name in ("Path", "pathlib.Path") and arguments:
+        return _joined(_Path(), *(_value(argument, known) for argument in arguments))
     if short in ("cpu_count", "process_cpu_count", "usable_cpus"):
         return _Cpus()
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and arguments:
@@ -177,6 +190,23 @@ def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
     if name in ("min", "max") and any(isinstance(_value(a, known), _Cpus) for a in arguments):
         return _Cpus()
     raise _Unknown
+
+
+def _joined(first: Any, *rest: Any) -> _Path:
+    if not isinstance(first, _Path) or not all(isinstance(part, str) for part in rest):
+        raise _Unknown
+    return _Path(_bounded(posixpath.join(first, *rest)))
+
+
+def _of_path(value: Any, attribute: str) -> _Path:
+    if not isinstance(value, _Path):
+        raise _Unknown
+    return _Path(_parent(value) if attribute == "parent" else value)
+
+
+def _parent(path: str) -> str:
+    """Return the folder that it is in; "." was an absolute path in the file, and has one above it, too."""
+    return posixpath.join(path, "..") if posixpath.basename(path) in (".", "..") else posixpath.dirname(path) or "."
 
 
 def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:

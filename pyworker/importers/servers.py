@@ -163,6 +163,13 @@ def _names(key: str) -> Apply:
     return apply
 
 
+def _proxy_protocol(app: Imported, value: Any, source: str) -> None:
+    if value in (False, "off"):
+        app.done(source)
+    else:
+        app.look(source, "PROXY headers are not read: let the proxy send X-Forwarded-For")
+
+
 def _umask(app: Imported, value: Any, source: str) -> None:
     app.set("umask", f"{value:04o}" if isinstance(value, int) else str(value).removeprefix("0o"), source)
 
@@ -220,6 +227,18 @@ def _wsgi_app(app: Imported, value: Any, source: str) -> None:
     app.set("target", f"{module}:{attribute if colon else 'application'}", source)
 
 
+_UNMATCHED = (
+    "check_config", "print_config", "spew", "enable_backlog_metric", "uwsgi_allow_ips", "http_protocols",
+    "http2_cleartext", "http2_max_concurrent_streams", "http2_initial_window_size", "http2_max_frame_size",
+    "http2_max_header_list_size", "raw_paste_global_conf", "permit_obsolete_folding", "strip_header_spaces",
+    "permit_unconventional_http_method", "permit_unconventional_http_version", "casefold_http_method", "header_map",
+    "asgi_lifespan", "asgi_disconnect_grace_period", "websocket_max_message_size", "http_parser", "control_socket",
+    "control_socket_mode", "control_socket_disable",
+)  # fmt: skip
+_DIRTY = (
+    "dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout", "on_dirty_starting",
+    "dirty_post_fork", "dirty_worker_init", "dirty_worker_exit",
+)  # fmt: skip
 _TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_handshake_on_connect")
 
 GUNICORN: dict[str, Apply] = {
@@ -275,7 +294,7 @@ GUNICORN: dict[str, Apply] = {
     "default_proc_name": _drop("processes are named after the app"),
     "tmp_upload_dir": _drop("TMPDIR in env is what Python takes"),
     "initgroups": _same,
-    "proxy_protocol": lambda app, v, s: app.look(s, "PROXY headers are not read: let the proxy send X-Forwarded-For"),
+    "proxy_protocol": _proxy_protocol,
     "proxy_allow_ips": _drop("PROXY headers are not read"),
     "logger_class": _drop("configure logging in the app"),
     "logconfig_json": _drop("configure logging in the app"),
@@ -284,6 +303,11 @@ GUNICORN: dict[str, Apply] = {
     "enable_stdio_inheritance": _same,
     "forwarder_headers": _drop("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
     "paste": lambda app, v, s: app.look(s, "PasteDeploy files are not read: target names a module that loads it"),
+    "root_path": _to("http.root_path"),
+    "asgi_loop": lambda app, v, s: _loop(app, v, s),
+    "protocol": lambda app, v, s: app.done(s) if v == "http" else app.look(s, f"{v}: HTTP is all that is spoken here"),
+    **dict.fromkeys(_DIRTY, _drop("what is not for a request's worker is an app of its own here")),
+    **dict.fromkeys(_UNMATCHED, _drop("nothing here matches it")),
     **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
     "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
     **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _INSTEAD.get(s, _HOOK))),
@@ -340,6 +364,7 @@ UVICORN: dict[str, Apply] = {
     "log_config": _drop("configure logging in the app"),
     "use_colors": _drop("colours are the terminal's business"),
     "no_use_colors": _same,
+    "fd": _drop("pyworker opens the socket: bind"),
     "lifespan": _same,
     "http": _same,
     "ws": _same,

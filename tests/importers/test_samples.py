@@ -327,6 +327,24 @@ def test_paths_and_constants_of_a_gunicorn_file() -> None:
     assert {"bind", "target"} <= {n.key for n in other.review}
 
 
+def test_paths_of_pathlib_and_of_folders_above_are_followed_in_a_gunicorn_file() -> None:
+    text = "from pathlib import Path\nBASE = Path(__file__).resolve().parent.parent\nchdir = str(BASE / 'src')\n"
+    (app,) = gunicornconf.read(text, "web", "/srv/shop/conf/gunicorn.conf.py").apps
+    assert app.table["cwd"] == "/srv/shop/src"
+    (app,) = gunicornconf.read("import os\nchdir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))\n").apps
+    assert app.table["cwd"] == "./.."
+    (app,) = gunicornconf.read("chdir = 4 / 2\nuser = str(open('x').parent)\n").apps
+    assert {n.key for n in app.review} == {"chdir", "user", "target"}
+
+
+def test_a_gunicorn_file_may_have_what_came_late_and_what_is_off_needs_no_look() -> None:
+    text = "proxy_protocol = False\nroot_path = '/api'\nheader_map = 'drop'\ndirty_workers = 2\ndef on_dirty_starting(a): pass\n"
+    (app,) = gunicornconf.read(text).apps
+    assert app.table["http"] == {"root_path": "/api"}
+    assert {n.key for n in app.review} == {"target"}
+    assert {n.key for n in app.dropped} == {"header_map", "dirty_workers", "on_dirty_starting"}
+
+
 def test_a_port_of_the_environment_beside_other_addresses_is_not_lost() -> None:
     both = 'import os\nbind = ["0.0.0.0:" + os.environ.get("PORT", "8055"), "unix:g.sock"]\nwsgi_app = "a:b"\n'
     (site,) = read("gunicorn.conf.py", text=both).apps

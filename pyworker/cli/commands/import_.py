@@ -122,7 +122,7 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
         case "gunicorn":
             from pyworker.importers import gunicornconf
 
-            return gunicornconf.read(text, folder)
+            return gunicornconf.read(text, folder, os.path.join(_here(file), os.path.basename(file)))
         case "uwsgi":
             from pyworker.importers import uwsgi
 
