@@ -1,4 +1,4 @@
-"""uwsgi.ini -> one app. [uwsgi] alone is read; the same key may stand there several times."""
+"""uwsgi.ini -> one app. [uwsgi] is read, and what it takes from other sections; the same key may stand there several times."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
         elif key in _DROPPED:
             app.drop(key, _DROPPED[key])
         elif key in _LOOK:
-            app.look(key, _LOOK[key])
+            app.look(key, f"{value}: {_LOOK[key]}")  # each of several has its line
         elif key in used:
             app.done(key)  # a name that the file gives to a value of its own
         else:
@@ -145,7 +145,8 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    found = []
+    """Return the settings of [uwsgi], with those of a section that `ini = :SECTION` names in its place."""
+    sections: dict[str, list[tuple[str, str]]] = {}
     section = ""
     for line in text.splitlines():
         line = line.strip()
@@ -155,8 +156,18 @@ def _pairs(text: str) -> list[tuple[str, str]]:
             section = line.strip("[] ")
             continue
         match = _LINE.match(line)
-        if section == "uwsgi" and match is not None:
-            found.append((match[1], re.split(r"\s[;#]", match[2] or "true")[0].strip()))
+        if match is not None:
+            pair = (match[1], re.split(r"\s[;#]", match[2] or "true")[0].strip())
+            sections.setdefault(section, []).append(pair)
+    found = []
+    left = [*reversed(sections.pop("uwsgi", []))]
+    while left:
+        key, value = left.pop()
+        inner = sections.pop(value[1:], None) if key == "ini" and value.startswith(":") else None
+        if inner is None:
+            found.append((key, value))
+        else:
+            left += reversed(inner)
     return found
 
 

@@ -227,6 +227,19 @@ def test_a_uwsgi_file() -> None:
     assert {"socket", "cron2"} <= {n.key for n in shop.review}
 
 
+def test_each_job_of_a_uwsgi_file_is_named_by_what_it_runs() -> None:
+    text = "[uwsgi]\nmodule = shop\ncron = 0 4 -1 -1 -1 clean\ncron = 0 5 -1 -1 -1 send\n"
+    (shop,) = uwsgi.read(text).apps
+    assert [n.reason.partition(": ")[0] for n in shop.review] == ["0 4 -1 -1 -1 clean", "0 5 -1 -1 -1 send"]
+
+
+def test_a_section_that_a_uwsgi_file_takes_in_is_read_once_and_in_its_place() -> None:
+    text = "[uwsgi]\nini = :base\nmodule = %(project)\n[base]\nproject = shop\nthreads = 3\nini = :uwsgi\nini = :base\n"
+    (shop,) = uwsgi.read(text).apps
+    assert (shop.table["target"], shop.table["threads"]) == ("shop:application", 3)
+    assert [n.key for n in shop.review] == ["ini", "ini"]
+
+
 def test_a_procfile() -> None:
     result = read("Procfile")
     assert app(result, "web").table == {"target": "shop.wsgi:application", "workers": 3}
