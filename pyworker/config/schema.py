@@ -109,7 +109,9 @@ class WatchConfig:
 
     paths: tuple[str, ...] = option((".",), help="folders that are watched, with all in them", apply="live")
     include: tuple[str, ...] = option(
-        ("*.py", "*.toml", ".env"), help="names (globs) whose change means a reload", apply="live"
+        ("*.py", "*.toml", ".env"),
+        help="names (globs) whose change means a reload; by default, for a `command`, those of JavaScript (`*.js`, `*.ts` …), too",
+        apply="live",
     )
     exclude: tuple[str, ...] = option(
         (), help="paths or names (globs) that do not count, beside .git, .venv, __pycache__ and the like", apply="live"

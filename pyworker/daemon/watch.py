@@ -27,6 +27,7 @@ ALWAYS_EXCLUDED = (
     ".git", ".hg", ".svn", ".venv", "venv", "env", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache",
     ".pytest_cache", ".tox", ".nox", ".idea", ".vscode", "*.egg-info", "site-packages",
 )  # fmt: skip
+_COMMANDS = ("*.js", "*.mjs", "*.cjs", "*.ts")  # what counts of a command, too, unless `include` says otherwise
 MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
 _LOOK = 2.0  # seconds between looks whether the folders are the same: of one that a process is in no event says it
 _GONE = (0, 0)  # the identity of no folder
@@ -81,6 +82,9 @@ class _Tree:
         self._app = app
         self._config = config
         self._look = look
+        self._include = config.include
+        if app.config is not None and app.config.command and config.include == WatchConfig().include:
+            self._include += _COMMANDS
         self._cwd = cwd
         self._folders: dict[int, str] = {}
         self._timer: Timer | None = None
@@ -196,7 +200,7 @@ class _Tree:
                     return
 
     def _counts(self, path: str) -> bool:
-        return _matches(path, self._cwd, self._config.include) and not self._is_excluded(path)
+        return _matches(path, self._cwd, self._include) and not self._is_excluded(path)
 
     def _is_excluded(self, path: str) -> bool:
         """Whether the last part of the path is excluded; the parts above were asked when they were added."""

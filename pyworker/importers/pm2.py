@@ -207,13 +207,21 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
 def _cluster(app: Imported) -> None:
     """Several processes of a Node program: pm2's cluster mode, where they share the port that each listens on."""
     app.table["balance"] = "round-robin"
-    port = int_of(app.table.get("env", {}).get("PORT"))
-    if port is not None and 0 < port < 65536:
+    for profile in app.profiles.values():
+        if (other := _port_of(profile)) is not None:
+            profile["bind"] = f":{other}"
+    port = _port_of(app.table)
+    if port is not None:
         app.table["bind"] = f":{port}"
         app.look("bind", f"is PORT: the workers share what they listen on, if that is {port}")
     else:
         app.table["bind"] = ":3000"
         app.look("bind", "is made up: write the port that it listens on, which its workers share")
+
+
+def _port_of(table: dict[str, Any]) -> int | None:
+    port = int_of(table.get("env", {}).get("PORT"))
+    return port if port is not None and 0 < port < 65536 else None
 
 
 def int_of(value: Any) -> int | None:
@@ -236,6 +244,8 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     if not script:
         app.look("script", "says nothing to run")
         return
+    if script == "serve" and "PM2_SERVE_" in str(settings.get("env")):
+        app.look("script", "pm2's own server of files is not here: nginx, or python3 -m http.server")
     base = os.path.basename(interpreter)
     if ending == ".py" and not interpreter:
         understand(app, ["python3", script, *args], "script")
@@ -346,7 +356,13 @@ def _watch(app: Imported, value: Any, source: str) -> None:
     else:
         paths = [value] if isinstance(value, str) else value
         if isinstance(paths, list) and paths:
-            app.table["watch"] = {"paths": [str(p) for p in paths], **(app.table.get("watch") or {})}
+            files = [str(p) for p in paths if os.path.splitext(str(p))[1]]
+            folders = [os.path.dirname(p) or "." if p in files else p for p in map(str, paths)]
+            app.table["watch"] = {"paths": list(dict.fromkeys(folders)), **(app.table.get("watch") or {})}
+            if files:
+                app.look(
+                    source, f"{', '.join(files)}: folders are watched; watch.include names the files in them that count"
+                )
             app.done(source)
         elif "watch" not in app.table:
             app.set("watch", True, source)

@@ -133,6 +133,9 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
         if key in _DROPPED:
             app.drop(key, _DROPPED[key])
             continue
+        if key in ("stdout_logfile", "stderr_logfile") and "%(process_num)" in raw:
+            app.drop(key, "all workers write to one log, each line marked")
+            continue
         value = plain(raw.strip())
         if key in _PROGRAM and key != "environment" and ("${" in value or "$PYWORKER_WORKER" in value):
             app.look(key, f"was {raw.strip()}: write what that is")

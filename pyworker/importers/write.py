@@ -28,7 +28,10 @@ def _app(app: Imported, *, alone: bool) -> str:
         table = {"name": app.name, **table}
     notes = "".join(f"# LOOK {_safe(n.key)}: {_safe(n.reason)}\n" for n in app.review)
     profiles = [
-        toml(t, ("profiles", name, *path, key)) for name, found in app.profiles.items() for key, t in found.items()
+        toml(found, ("profiles", name, *path))
+        if "bind" in found
+        else toml(found["env"], ("profiles", name, *path, "env"))
+        for name, found in app.profiles.items()
     ]
     return "\n".join([notes + toml(table, path), *profiles])
 

@@ -23,14 +23,17 @@ from .test_loop import Clock
 class Watched:
     """An app with a `watch` table in the folder `app`, and what a reload was asked for."""
 
-    def __init__(self, folder: Path, config: WatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, config: WatchConfig, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         self.clock = Clock()
         self.loop = Loop(self.clock, pytest.fail)
         self.reloads: list[str] = []
         self.notes: list[str] = []
         self.app: Any = SimpleNamespace(name="api", wanted=True)
-        self.app.config = AppConfig("api", target="a:b", cwd=str(folder), watch=config)
+        target = None if command else "a:b"
+        self.app.config = AppConfig("api", target=target, command=command, cwd=str(folder), watch=config)
         brain = SimpleNamespace(
             apps={"api": self.app}, loop=self.loop, events=EventLog(-1),
             note=lambda _app, text: self.notes.append(text), note_is_over=lambda _app, text: self.notes.remove(text),
@@ -80,6 +83,21 @@ def test_a_folder_that_is_made_anew_is_watched_again(watched: Watched, held: boo
     watched.write("src/b.py")
     assert watched.later() == ["src/b.py changed"]
     os.close(fd)
+
+
+@pytest.mark.parametrize(("include", "reloads"), [(None, ["app.js changed"]), (("*.rb",), [])], ids=["default", "own"])
+def test_a_command_is_reloaded_for_its_javascript_unless_include_says_what_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, include: tuple[str, ...] | None, reloads: list[str]
+) -> None:
+    config = WatchConfig() if include is None else WatchConfig(include=include)
+    target = Watched(tmp_path, config, monkeypatch)
+    target.write("app.js")
+    assert target.later() == []
+    target.close()
+    watched = Watched(tmp_path, config, monkeypatch, ("node", "app.js"))
+    watched.write("app.js")
+    assert watched.later() == reloads
+    watched.close()
 
 
 def test_a_folder_that_another_takes_the_place_of_is_watched(watched: Watched) -> None:

@@ -182,6 +182,22 @@ def test_node_programs_of_pm2_s_cluster_mode_share_their_port() -> None:
     assert "bind" not in alone.table
 
 
+def test_the_port_of_another_environment_is_the_one_that_is_shared_there() -> None:
+    app = {"script": "s.js", "instances": 2, "env": {"PORT": 1}, "env_production": {"PORT": 80}, "env_test": {"A": 1}}
+    result = pm2.read({"apps": [app]})
+    (web,) = result.apps
+    assert '[profiles.production.app]\nbind = ":80"\n\n[profiles.production.app.env]\nPORT' in document(result, "a.json")
+    assert web.profiles == {"production": {"env": {"PORT": "80"}, "bind": ":80"}, "test": {"env": {"A": "1"}}}
+
+
+def test_files_that_pm2_watches_are_watched_by_their_folders_and_its_file_server_is_named() -> None:
+    (web,) = pm2.read({"apps": [{"script": "s.js", "watch": ["s.js", "lib", "src/a.js", "src/b.js"]}]}).apps
+    assert web.table["watch"] == {"paths": [".", "lib", "src"]}
+    assert any(n.reason.startswith("s.js, src/a.js, src/b.js: folders are watched") for n in web.review)
+    (files,) = pm2.read({"apps": [{"script": "serve", "env": {"PM2_SERVE_PORT": 8080}}]}).apps
+    assert "python3 -m http.server" in files.review[0].reason
+
+
 def test_a_port_of_its_own_is_not_lost_and_what_nobody_needs_is_left_out_however_it_is_computed() -> None:
     text = "bind = f\"0.0.0.0:{os.environ.get('PORT', 9000)}\"\npidfile = str(BASE / 'g.pid')\n"
     (app,) = gunicornconf.read(text).apps
@@ -451,7 +467,7 @@ def test_a_log_of_each_process_is_no_file_of_that_name_and_numprocs_is_a_number(
     (found,) = supervisor.read(text).apps
     assert found.table["command"] == ["x", "3"]
     assert found.table["logs"] == {"file": "e"}
-    assert "was /l/%(process_num)02d.log: write what that is" in [n.reason for n in found.review]
+    assert [(n.key, n.reason) for n in found.dropped] == [("stdout_logfile", "all workers write to one log, each line marked")]
     (both,) = supervisor.read("[program:a]\ncommand=x\nstderr_logfile=e\nstdout_logfile=o\n").apps
     assert both.table["logs"] == {"file": "o"}
 
