@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import run
+from tests.support.cli import run, run_on_terminal
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,10 @@ def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: st
         more.chmod(mode)
         assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
         assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
+
+
+def test_what_is_said_of_a_setting_is_wrapped_at_blanks_on_a_narrow_terminal(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.json").write_text('{"apps": [{"script": "a.py", "restart_delay": 1}]}')
+    screen = run_on_terminal("import", "app.json", home=home, cwd=str(tmp_path), columns=50).screen
+    said = "    - restart_delay left out: the wait before a\n      restart grows by itself, from 0.1 s to 30 s"
+    assert said in screen.text

@@ -19,7 +19,7 @@ import click
 
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import Look, home, line, look, note, out, paint
+from pyworker.cli.render import Look, home, line, look, note, out, paint, wrap
 from pyworker.errors import Exit, PyworkerError
 from pyworker.importers.kinds import KINDS
 
@@ -286,16 +286,16 @@ def _say(result: Result, file: str, target: str, text: str, problems: list[Probl
             how,
         )
         for found in app.review:
-            note(f"    {paint('!', 'yellow', how)} {line(found.key)}: {line(found.reason)}", how)
+            _mark("    ", "!", f"{line(found.key)}: {line(found.reason)}", how)
         for found in app.dropped:
-            note(f"    {paint('-', 'dim', how)} {line(found.key)} left out: {line(found.reason)}", how)
+            _mark("    ", "-", f"{line(found.key)} left out: {line(found.reason)}", how)
     for found in result.dropped:
-        note(f"  {paint('-', 'dim', how)} {line(found.key)} left out: {line(found.reason)}", how)
+        _mark("  ", "-", f"{line(found.key)} left out: {line(found.reason)}", how)
     where = "" if target == "-" else f"Wrote {target} ({len(text.splitlines())} lines). "
     if problems:
         note(f"{where}It is not complete yet:", how)
         for problem in problems:
-            note(f"  {paint('!', 'yellow', how)} line {problem.line}: {line(problem.message)}", how)
+            _mark("  ", "!", f"line {problem.line}: {line(problem.message)}", how)
         note(f"Edit it, then: pyworker check{'' if target == '-' else ' ' + target}", how)
     elif target != "-":
         from pyworker.cli.commands.check import problems_of
@@ -304,7 +304,13 @@ def _say(result: Result, file: str, target: str, text: str, problems: list[Probl
         if missing:
             note(f"{where}What it names is not all here:", how)
         for problem in missing:
-            note(f"  {paint('!', 'yellow', how)} line {problem.line}: {line(problem.message)}", how)
+            _mark("  ", "!", f"line {problem.line}: {line(problem.message)}", how)
             note(f"    {line(problem.hint)}", how)
         done = f"pyworker check {target}" if missing else f"pyworker start {target} -n"
         note(f"{'' if missing else where + 'pyworker check: ok.   '}Next: {done}", how)
+
+
+def _mark(blanks: str, mark: str, text: str, how: Look) -> None:
+    first, *more = wrap(f"{blanks}{mark} {text}", how.width, len(blanks) + 2)
+    shown = paint(mark, "yellow" if mark == "!" else "dim", how)
+    note("\n".join([first.replace(mark, shown, 1), *more]), how)
