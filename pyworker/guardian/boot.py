@@ -15,7 +15,7 @@ import socket
 from typing import Any, NoReturn
 
 from pyworker import failpoint
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import FULL_DISK, Exit, PyworkerError
 from pyworker.guardian.program import Program
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited, names, wire
@@ -74,7 +74,7 @@ def open_own_log(home: int) -> None:
         finally:
             os.close(logs)
     except OSError as error:
-        raise BootError(f"cannot write {names.DAEMON_LOG}: {error.strerror}", hint="check the disk and the rights of the folder") from None  # fmt: skip
+        raise BootError(f"cannot write {names.DAEMON_LOG}: {error.strerror}", hint=_step(error)) from None
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
@@ -125,7 +125,7 @@ def take_lock(home: int) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if lock < 0:
-            raise BootError(f"cannot open {names.LOCK_FILE} in the home: {error.strerror}", hint="it must be a folder that can be written; another one: --home DIR") from None  # fmt: skip
+            raise BootError(f"cannot open {names.LOCK_FILE} in the home: {error.strerror}", hint=_step(error)) from None
         os.close(lock)
         if error.errno == errno.EWOULDBLOCK:
             raise BootError("already running", hint="pyworker ps", exit=Exit.BUSY) from None
@@ -138,7 +138,16 @@ def bind_control(home: int) -> socket.socket:
     try:
         return files.listen_unix(home, names.CONTROL_SOCKET)
     except OSError as error:
-        raise BootError(f"cannot make {names.CONTROL_SOCKET}: {error.strerror}", hint="the file system of the home must support sockets") from None  # fmt: skip
+        refused = error.errno in (errno.EACCES, errno.EROFS, *FULL_DISK)
+        hint = _step(error) if refused else "the file system of the home must support sockets"
+        raise BootError(f"cannot make {names.CONTROL_SOCKET}: {error.strerror}", hint=hint) from None
+
+
+def _step(error: OSError) -> str:
+    """Return what to do when a file of the home cannot be made."""
+    if error.errno in FULL_DISK:
+        return "free some space, or some inodes: df -h, df -i; another home: --home DIR"
+    return "it must be a folder that can be written; another one: --home DIR"
 
 
 def adopted_store(fd: int) -> tuple[FdStore, dict[str, dict[str, Any]]]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from pyworker.guardian.boot import BootError, take_lock
+from pyworker.guardian.boot import BootError, bind_control, take_lock
 
 
 def test_a_lock_that_cannot_be_opened_is_not_blamed_on_the_file_system(tmp_path: Path) -> None:
@@ -15,3 +17,26 @@ def test_a_lock_that_cannot_be_opened_is_not_blamed_on_the_file_system(tmp_path:
         take_lock(home)
     os.close(home)
     assert "a folder that can be written" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.EACCES, "a folder that can be written"),
+        (errno.EROFS, "a folder that can be written"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EOPNOTSUPP, "must support sockets"),
+    ],
+)
+def test_a_control_socket_that_cannot_be_made_is_blamed_on_what_refused_it(
+    number: int, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)  # root may write everywhere
+    home = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(BootError) as caught:
+        bind_control(home)
+    os.close(home)
+    assert step in caught.value.hint

@@ -111,7 +111,7 @@ class Desk:
             self.brain.save()
         except OSError as error:
             step = step_to_write(error, self.home)
-            why = f"{_UNSAVED} {error.strerror}; a boot would restore the state before this. {step}"
+            why = f"{_UNSAVED} {error.strerror}; the next daemon would restore the state before this. {step}"
             for app in self.brain.apps.values():
                 self.brain.note(app, why)
             if not self._saves_later:
