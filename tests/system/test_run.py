@@ -466,6 +466,10 @@ def test_with_a_home_the_other_commands_find_it(pw: Pyworker) -> None:
         assert pw.get() == "1 "
         assert "restart its container or service" in pw.run("daemon", "upgrade", "--force").stderr
         assert not os.path.exists(os.path.join(pw.home, "apps.json"))
+        for names in (), ("api",), ("api.2", "-f"):
+            logs = pw.run("logs", *names)
+            assert logs.returncode == 1
+            assert "the output of api goes to that of pyworker run" in logs.stderr
         assert one.stop() == 0
     assert pw.run("ps").returncode != 0 or not pw.ps()["apps"]
 

@@ -12,6 +12,7 @@ import click
 
 from pyworker.cli import eventlog, logfiles, render
 from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
 from pyworker.cli.moment import Moment
@@ -92,6 +93,8 @@ def cmd(
         if follow:
             raise click.UsageError("-p shows what is over, -f what is to come: give one of them")
         names, pid = _previous(settings, names)
+    if not (logfiles.find(settings.home) or apps_wanted(settings.home)):
+        _check_kept(settings, names)
     choice = Choice(names, stream, since or "", until or "", pid)
     marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
     form = "raw" if raw else "json" if settings.json else "text"
@@ -123,6 +126,19 @@ def cmd(
     finally:
         reader.close()
     return 0
+
+
+def _check_kept(settings: Settings, names: tuple[str, ...]) -> None:
+    """Refuse when apps run of which the home has nothing: those of `pyworker run`. What they print is in no file."""
+    with contextlib.suppress(DaemonAway):
+        apps = ask(settings.home, {"type": "ps", "selectors": names, "sample": False}, settings.timeout)["apps"]
+        if apps:
+            raise PyworkerError(
+                f"there is no log in {settings.home}: the output of {names_in_words([a['name'] for a in apps])} goes to that "
+                "of pyworker run",
+                hint="look there: docker logs, kubectl logs, journalctl -u UNIT\nlogs.file gives an app a file of its own",
+                code="failed",
+            )
 
 
 def _check_pattern(pattern: str) -> None:
