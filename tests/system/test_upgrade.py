@@ -195,6 +195,24 @@ def test_an_upgrade_ends_with_the_daemon_that_is_stopped_while_the_new_version_i
     assert "The daemon was stopped meanwhile" in said
 
 
+def test_an_upgrade_whose_daemon_is_killed_while_the_new_version_is_tried_is_done_by_the_next(pw: Pyworker) -> None:
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    workers, logger = pw.pids(), pw.role("logger")
+    go, tried = os.path.join(pw.folder, "go"), os.path.join(pw.folder, "tried")
+    with open(os.path.join(copy, "logger", "lines.py"), "a") as file:
+        file.write(f"\nimport os, time\nopen({tried!r}, 'w')\nwhile not os.path.exists({go!r}):\n    time.sleep(0.01)\n")
+    upgrade = pw.popen("daemon", "upgrade", "--force")
+    wait_until(lambda: os.path.exists(tried), LONG, "its logger to be tried")
+    kill(pw.role("daemon"))
+    pw.write("go", "")
+    assert upgrade.wait(LONG) == 0, upgrade.communicate()
+    upgrade.communicate()
+    assert pw.role("logger") != logger
+    assert pw.pids() == workers
+
+
 @pytest.mark.parametrize("how", ["upgrade", "kill"])
 def test_a_reload_that_nobody_waits_for_goes_on_after_an_upgrade_and_is_refused_aloud_after_a_kill(
     pw: Pyworker, how: str

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import click
 
-from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, guardian_without_daemon, perform
@@ -23,6 +22,7 @@ from pyworker.unix import process
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _UPGRADE_TIME = 60.0  # seconds for check, guardian, daemon and logger together
+_PAUSE = 0.02  # seconds between two looks
 _END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
 _LOOK = 0.5  # seconds for an answer of whoever may be there
@@ -154,14 +154,18 @@ def upgrade(settings: Settings, force: bool) -> int:
     deadline = time.monotonic() + seconds
     before = ask(settings.home, {"type": "status"})
     request = {"type": "upgrade", "python": sys.executable, "force": force}
-    try:
-        body = perform(settings.home, request, _nothing, None, seconds).body
-    except Lost:  # it was killed over it, perhaps; what counts is what is there in the end
-        body = {"changed": True, "from": before.get("version"), "to": __version__}
-        body |= {"versions": _versions(before), "pids": _pids(before)}
-    except TimeoutError:
-        raise _not_upgraded(before, str(before.get("version")), seconds) from None
+    body: dict[str, Any] = {}
+    while not body:
+        try:
+            body = perform(settings.home, request, _nothing, None, deadline - time.monotonic()).body
+        except (Lost, DaemonAway):  # killed over it: the next daemon knows nothing of an upgrade that had not begun
+            time.sleep(_PAUSE)
+            _check_there(settings.home, _status(settings.home))
+        except TimeoutError:
+            raise _not_upgraded(before, str(before.get("version")), seconds) from None
     to = str(body.get("to"))
+    if set(_versions(before).values()) != {to}:  # all of it is new by now, perhaps, and the answer was lost
+        body |= {"changed": True, "from": before.get("version"), "versions": _versions(before), "pids": _pids(before)}
     if not body.get("changed"):
         return _upgraded(settings, body, before, f"All of it runs {to} already. Replace it all the same: --force")
     old = {name: pid for name, pid in dict(body["pids"]).items() if name != "guardian"}  # which keeps its pid
@@ -170,11 +174,10 @@ def upgrade(settings: Settings, force: bool) -> int:
         pids = _pids(now)
         if set(_versions(now).values()) == {to} and all(pids[name] not in (None, pid) for name, pid in old.items()):
             break
-        if not now and not _answers(settings.home):
-            raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start", exit=Exit.FAILED)
+        _check_there(settings.home, now)
         if time.monotonic() > deadline:
             raise _not_upgraded(now or before, to, seconds)
-        time.sleep(0.02)
+        time.sleep(_PAUSE)
     apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
     workers = sum(app["workers"]["total"] for app in apps)
     words = ""
@@ -218,6 +221,11 @@ def _status(home: str) -> dict[str, Any]:
         return ask(home, {"type": "status"})
     except (DaemonAway, Lost):
         return {}
+
+
+def _check_there(home: str, status: dict[str, Any]) -> None:
+    if not status and not _answers(home):
+        raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start", exit=Exit.FAILED)
 
 
 def _versions(status: dict[str, Any]) -> dict[str, Any]:
