@@ -250,11 +250,16 @@ class Readiness:
                 data = {"generation": handle.id.generation, "pid": handle.pid}
                 self._brain.events.emit_data("worker_healthy", app.name, handle.id.slot, data)
         elif verdict == "late" and (app.starting or handle.id.generation == app.target):
-            text = f"{app.name}.{handle.id.slot} has not passed its health check yet: {reason}"
-            self._brain.emit(app, "app_note", None, text=text)  # said once, to who waits: it may pass any moment
+            if not self._is_another_late(app, handle):  # what ails one mostly ails all
+                text = f"worker {handle.id.slot} has not passed its health check yet: {reason}"
+                self._brain.emit(app, "app_note", None, text=text)  # no note of the app's: it may pass any moment
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
         self._brain.poke(app)
+
+    def _is_another_late(self, app: App, handle: WorkerHandle) -> bool:
+        others = (w.health for w in app.workers.values() if w is not handle and w.id.generation == handle.id.generation)
+        return any(watch is not None and watch.health.verdict in ("late", "failing") for watch in others)
 
     def _sick(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         if handle.id.generation == app.target:
