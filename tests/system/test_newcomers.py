@@ -101,6 +101,18 @@ def test_a_typo_in_the_target_gets_a_suggestion(pw: Pyworker, target: str, meant
     assert pw.refuses()
 
 
+def test_a_file_where_an_app_is_to_be_named_is_not_looked_for_in_another_daemon(pw: Pyworker) -> None:
+    pw.write("web.py", ASGI)
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\n')
+    pw.ok("start", "app.toml")
+    done = pw.run("reload", "app.toml")
+    assert done.returncode == 4
+    assert "name the app, or all: only pyworker start takes its file" in done.stderr
+    done = pw.run("export", "systemd", "app.toml")
+    assert done.returncode == 2
+    assert "pyworker export systemd -f app.toml" in done.stderr
+
+
 # ---- 5 an app that puts itself into the background -------------------------------------------------
 DAEMONIZES = """\
 import os, sys, time

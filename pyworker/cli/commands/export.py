@@ -62,6 +62,12 @@ def cmd(
     from pyworker.config.load import find, load, run_config, says_name
     from pyworker.export.plan import Options
 
+    named = next((name for name in names if name.endswith(".toml")), None)
+    if named is not None:
+        hint = f"pyworker export {engine} -f {named}"
+        raise PyworkerError(
+            f"{named} is no app's name; the file is named by -f", hint=hint, code="usage", exit=Exit.USAGE
+        )
     path = absolute(file) if file else find(here(), os.environ)
     if path is None:
         raise PyworkerError(

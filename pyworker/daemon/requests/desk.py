@@ -94,7 +94,12 @@ class Desk:
             user = user_name(os.getuid())
             there = names_in_words(sorted(names)) if names else "none"
             message = f"no app matches {unknown[0]!r} in the daemon of {user} ({self.home}); its apps: {there}"
-            hint = f"did you mean {meant}?" if meant else "is it in another user's daemon, or another PYWORKER_HOME?"
+            if unknown[0].endswith(".toml"):
+                hint = "name the app, or all: only pyworker start takes its file"
+            elif meant:
+                hint = f"did you mean {meant}?"
+            else:
+                hint = "is it in another user's daemon, or another PYWORKER_HOME?"
             raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, hint)
         return found
 
