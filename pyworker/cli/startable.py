@@ -234,7 +234,7 @@ def _a_command(words: str) -> str:
 
 
 def _after_hint(what: tuple[str, ...]) -> str:
-    return f"arguments of a program stand behind --: pyworker start {what[0]} -- {' '.join(what[1:])}".rstrip()
+    return f"arguments of a program stand behind --: pyworker start {shlex.quote(what[0])} -- {shlex.join(what[1:])}".rstrip()
 
 
 def _usage(message: str, hint: str) -> PyworkerError:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import json
 import os
+import shlex
 
 from pyworker.config.schema import HealthConfig
 from pyworker.daemon import diagnosis
@@ -85,7 +86,7 @@ class Hooks:
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:
                     first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output
-                failure = Failure(f"{PRE_START_FAILED}: {first}", output, f"try it: {' '.join(words)}")
+                failure = Failure(f"{PRE_START_FAILED}: {first}", output, f"try it: {shlex.join(words)}")
                 if app.target == generation.number:
                     app.target_failure = failure
                 elif app.starting and app.generation == generation.number:
@@ -101,7 +102,7 @@ class Hooks:
 
         def say() -> None:
             if self._preparing.get(key) is command:
-                self._brain.emit(app, "app_note", None, text=f"hooks.pre_start runs: {' '.join(words)}")
+                self._brain.emit(app, "app_note", None, text=f"hooks.pre_start runs: {shlex.join(words)}")
 
         self._brain.loop.call_later(_SAID_AFTER, say)
 

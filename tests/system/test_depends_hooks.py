@@ -167,6 +167,7 @@ def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
     refused = pw.run("restart", "api")
     assert refused.returncode == 1
     assert "api was not restarted, gen 1 goes on: hooks.pre_start failed: sh: exit code 3" in refused.stderr
+    assert "try it: sh -c 'exit $(cat code)'" in refused.stderr  # as a shell takes it
     assert (pw.pids(), pw.get()) == (before, "one")
     pw.write("code", "0")
     pw.ok("restart", "api")
