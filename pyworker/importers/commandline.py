@@ -26,17 +26,25 @@ _GUNICORN = {
     "--access-logfile": "accesslog", "--error-logfile": "errorlog", "--log-file": "errorlog", "--log-level": "loglevel",
     "--keep-alive": "keepalive", "--pid": "pidfile", "--preload": "preload_app", "-D": "daemon",
     "--access-logformat": "access_log_format", "--log-config": "logconfig", "--pid-file": "pidfile",
+    "--log-config-json": "logconfig_json", "--log-syslog": "syslog", "--log-syslog-to": "syslog_addr",
+    "--log-syslog-prefix": "syslog_prefix", "--log-syslog-facility": "syslog_facility", "--no-sendfile": "sendfile",
+    "-R": "enable_stdio_inheritance", "--reload-extra-file": "reload_extra_files", "--paster": "paste",
+    "--paste-global": "raw_paste_global_conf", "--proxy-allow-from": "proxy_allow_ips",
+    "--uwsgi-allow-from": "uwsgi_allow_ips", "--dirty-app": "dirty_apps", "--no-control-socket": "control_socket_disable",
 }  # fmt: skip
 _GUNICORN_FLAGS = {
     "--preload", "--reload", "-D", "--daemon", "--capture-output", "--reuse-port", "--no-sendfile", "--check-config",
     "-R", "--enable-stdio-inheritance", "--disable-redirect-access-to-syslog", "--log-syslog", "--proxy-protocol",
-    "--initgroups", "--print-config", "--spew",
+    "--initgroups", "--print-config", "--spew", "--enable-backlog-metric", "--suppress-ragged-eofs",
+    "--do-handshake-on-connect", "--permit-obsolete-folding", "--strip-header-spaces", "--casefold-http-method",
+    "--permit-unconventional-http-method", "--permit-unconventional-http-version", "--no-control-socket",
 }  # fmt: skip
 _UVICORN_FLAGS = {
     "--reload", "--factory", "--proxy-headers", "--no-proxy-headers", "--access-log", "--no-access-log", "--use-colors",
-    "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header",
+    "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header", "--http2",
+    "--reset-contextvars",
 }  # fmt: skip
-_MANY = {"bind", "raw_env", "reload_dir", "listen"}
+_MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen"}
 
 
 def understand(app: Imported, command: str | list[str], source: str, *, variables: bool = True) -> None:
@@ -144,11 +152,9 @@ def _command(app: Imported, words: list[str], source: str, text: str, *, variabl
         app.set("command", words, source)
     if os.path.basename(words[0]) == "flask" and "run" in words:
         app.look(source, "flask run is Flask's development server; in production: target = …")
-    inside = next((w for w in words if os.path.basename(w) in _SERVERS), None)
+    inside = next((w for w in words if os.path.basename(w) in (*_SERVERS, "uwsgi")), None)
     if inside is not None:
-        app.look(
-            source, f"{inside} runs inside of it, with processes of its own; target = … makes its app's workers ours"
-        )
+        app.look(source, f"{inside} has processes of its own; target = … makes its app's workers ours")
 
 
 def _inherit(app: Imported, text: str, source: str) -> None:
@@ -189,7 +195,7 @@ def _options(
         if not equals and not word.startswith("--") and len(word) > 2:
             option, value, equals = word[:2], word[2:], "="
         name = short.get(option, option.lstrip("-").replace("-", "_"))
-        if option in flags:
+        if option in flags or (not equals and "".join(rest[:1]).startswith("--")):  # an option is no value of another
             settings[name] = True
             continue
         if not equals:
@@ -236,7 +242,14 @@ def _uvicorn(app: Imported, words: list[str], source: str) -> bool:
 
 
 def _hypercorn(app: Imported, words: list[str], source: str) -> bool:
-    names = {"-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config"}
+    names = {
+        "-b": "bind",
+        "-w": "workers",
+        "-k": "worker_class",
+        "--access-logfile": "accesslog",
+        "-c": "config",
+        "--keep-alive": "keepalive",
+    }
     settings, alone = _options(words, names, {"--reload", "--debug"}, app, source)
     settings.pop("worker_class", None)
     if not _target(app, alone, "app", source):

@@ -151,8 +151,14 @@ def _environment(app: Imported, value: Any, source: str) -> None:
 
 def _reload(app: Imported, value: Any, source: str) -> None:
     if value:
-        app.set("watch", True, source)
+        app.set("watch", app.table.get("watch", True), source)
         app.look(source, "watch = true is for development: take it out of what runs in production")
+
+
+def _watch(app: Imported, key: str, value: Any, source: str) -> None:
+    before = app.table.get("watch")
+    values = value if isinstance(value, list) else [value]
+    app.set("watch", {**(before if isinstance(before, dict) else {}), key: values}, source)
 
 
 def _names(key: str) -> Apply:
@@ -214,8 +220,15 @@ _INSTEAD = {
 }
 
 
+def _config(app: Imported, value: Any, source: str) -> None:
+    kind, colon, name = str(value).partition(":")
+    file = f"{name.replace('.', '/')}.py" if kind == "python" and colon else name if kind == "file" and colon else value
+    app.look(source, f"settings of {value} are not in this: pyworker import {file} --from gunicorn -o -")
+
+
 def _name(app: Imported, value: Any, source: str) -> None:
-    app.name = clean_name(str(value))
+    if source == "proc_name":  # on a command line it is not what names the app: the file that has the line does
+        app.name = clean_name(str(value))
     app.done(source)
 
 
@@ -309,7 +322,7 @@ GUNICORN: dict[str, Apply] = {
     **dict.fromkeys(_DIRTY, _drop("what is not for a request's worker is an app of its own here")),
     **dict.fromkeys(_UNMATCHED, _drop("nothing here matches it")),
     **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
-    "config": lambda app, v, s: app.look(s, f"settings of {v} are not in this: pyworker import {v}"),
+    "config": _config,
     **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _INSTEAD.get(s, _HOOK))),
 }
 
@@ -340,7 +353,9 @@ def _interface(app: Imported, value: Any, source: str) -> None:
 UVICORN: dict[str, Apply] = {
     "workers": _workers,
     "reload": _reload,
-    "reload_dir": lambda app, v, s: app.set("watch", {"paths": v if isinstance(v, list) else [v]}, s),
+    "reload_dir": lambda app, v, s: _watch(app, "paths", v, s),
+    "reload_include": lambda app, v, s: _watch(app, "include", ["*.py", *v], s),
+    "reload_exclude": lambda app, v, s: _watch(app, "exclude", v, s),
     "factory": lambda app, v, s: app.set("factory", True, s) if v else app.done(s),
     "interface": _interface,
     "loop": _loop,

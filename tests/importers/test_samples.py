@@ -404,7 +404,7 @@ def test_every_server_of_a_procfile() -> None:
     assert tables["fast"] == {"target": "app.main:app", "bind": "0.0.0.0:8043", "workers": 2}
     assert tables["asgi"] == {"target": "config.asgi:application", "interface": "asgi"}
     assert tables["flask"]["env"] == {"FLASK_APP": "shop"}
-    assert "gunicorn runs inside of it" in app(result, "web").review[0].reason
+    assert "gunicorn has processes of its own" in app(result, "web").review[0].reason
 
 
 def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
@@ -531,7 +531,7 @@ def test_a_name_that_a_uwsgi_file_gives_itself_is_no_setting_and_what_nobody_kno
 def test_a_server_that_is_left_a_command_and_its_number_of_workers_are_told() -> None:
     a, b = procfile.read("a: gunicorn -c x.py\nb: gunicorn -w ${WEB_CONCURRENCY:-4} a:b\n").apps
     assert a.table == {"command": ["gunicorn", "-c", "x.py"]}
-    assert ["runs inside of it" in n.reason for n in a.review] == [True]
+    assert ["has processes of its own" in n.reason for n in a.review] == [True]
     assert b.table == {"target": "a:b"}
     assert "pyworker takes $WEB_CONCURRENCY" in b.review[0].reason
 
@@ -555,6 +555,23 @@ def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missin
     ]
     assert web.table == {"target": "a:b"}
     assert [n.key for n in web.review] == ["gunicorn chdir", "script"]
+
+
+def test_an_option_that_nobody_knows_does_not_take_the_next_one_for_its_value() -> None:
+    line = "uvicorn --factory a:b --unheard-of --port 9 --reload --reload-dir x --reload-include *.html --reset-contextvars"
+    (web,) = procfile.read(f"web: {line}\n").apps
+    assert web.table["bind"] == "127.0.0.1:9"
+    assert web.table["watch"] == {"paths": ["x"], "include": ["*.py", "*.html"]}
+    assert {"uvicorn unheard_of", "uvicorn reset_contextvars"} <= {n.key for n in web.dropped}
+
+
+def test_a_program_of_supervisor_s_keeps_its_name_and_a_module_that_is_gunicorn_s_config_is_named_as_a_file() -> None:
+    text = "[program:web]\ncommand=gunicorn -n shop -c python:shop.gconf --strip-header-spaces shop.wsgi\n"
+    (web,) = supervisor.read(text).apps
+    assert (web.name, web.table["target"]) == ("web", "shop.wsgi:application")
+    assert next(n.reason for n in web.review if "gconf" in n.reason).endswith("pyworker import shop/gconf.py --from gunicorn -o -")
+    (own,) = supervisor.read("[program:web]\ncommand=uwsgi --http :80 --module shop\n").apps
+    assert "uwsgi has processes of its own" in own.review[0].reason
 
 
 def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
