@@ -60,7 +60,7 @@ _STATE = {
     "pm_id", "pm_uptime", "unique_id", "status", "restart_time", "unstable_restarts", "created_at", "axm_actions", "axm_monitor",
     "axm_options", "axm_dynamic", "exit_code", "prev_restart_delay", "versioning", "node_version", "version", "km_link",
     "vizion_running", "started_inside", "NODE_APP_INSTANCE", "instance_id", "started_at", "PM2_HOME", "command", "filter_env",
-    "watch_options", "current_conf", "name_prefix", "exec_mode", "env", "error_file_path", "pm_pid_path",
+    "watch_options", "current_conf", "name_prefix", "_pm2_version", "exec_mode", "env", "error_file_path", "pm_pid_path",
 }  # fmt: skip
 
 
@@ -129,9 +129,12 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
                 if k in ("env", "exec_mode") or (k not in _STATE | shell | {"username"} and _DUMPED.get(k, ...) != v)
             }
             if isinstance(env, dict):  # the whole shell went into it: nobody can tell what was meant
-                inside = {k: v for k, v in env.items() if k == name or k in ("PORT", "NODE_ENV")}
+                inside = {k: v for k, v in env.items() if k in ("PORT", "NODE_ENV")}
                 plain["env"] = inside
-                plain["_dumped_env"] = len(env) - len(inside)
+                plain["_dumped_env"] = len(env.keys() - {name}) - len(inside)  # the one called as the app is pm2's own
+            for key in ("pm_out_log_path", "pm_err_log_path"):
+                if str(plain.get(key)).startswith(f"{entry.get('PM2_HOME')}/logs/"):
+                    plain[key] = ""  # where pm2 itself puts them
             plain["instances"] = 1
             found[name] = plain
     return list(found.values())

@@ -311,6 +311,16 @@ def test_a_dump_that_has_the_shell_beside_the_settings() -> None:
     assert {n.key for n in api.dropped} == {"out_file", "error_file"}
 
 
+def test_what_pm2_itself_adds_to_a_dump_is_no_setting() -> None:
+    env = {"PM2_HOME": "/srv/pm2", "web": "{}", "PORT": "80", "LANG": "C"}
+    logs = {"pm_out_log_path": "/srv/pm2/logs/web-out-0.log", "pm_err_log_path": "/srv/pm2/logs/web-error-0.log"}
+    entry = {"name": "web", "pm_exec_path": "/srv/web.js", "_pm2_version": "7", "env": env, **env, **logs}
+    (web,) = pm2.read([entry]).apps
+    assert web.table == {"command": ["node", "/srv/web.js"], "env": {"PORT": "80"}}
+    assert [(n.key, n.reason.partition(" ")[0]) for n in web.review] == [("env", "2")]
+    assert {n.key for n in web.dropped} == {"out_file", "error_file"}
+
+
 def test_another_environment_is_a_profile_and_a_script_at_times_a_job() -> None:
     api, worker = read("ports.yaml").apps
     assert api.profiles == {"production": {"env": {"PORT": "80"}}}
