@@ -118,6 +118,10 @@ def listen_again(listener: socket.socket, backlog: int) -> None:
     """Take back `shut_down` of a TCP listener, whose port is still its own."""
     if not is_listening(listener):
         with contextlib.suppress(OSError):  # somebody else listens there now
+            # shut twice, it has every connection to come end as it is accepted: the kernel forgets that when it is shut
+            # while it listens
+            listener.listen(backlog)
+            listener.shutdown(socket.SHUT_RD)
             listener.listen(backlog)
 
 

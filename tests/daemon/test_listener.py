@@ -20,6 +20,7 @@ from pyworker.daemon.listener import (
     ListenFailed,
     actual,
     inode,
+    listen_again,
     open_listener,
     queue_depth,
     shut_down,
@@ -284,6 +285,17 @@ def test_shut_down_refuses_although_somebody_holds_a_copy_and_removes_the_file(t
         shut_down(sock, at(sock))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(sock.getsockname(), timeout=5)
+
+
+def test_a_port_that_was_shut_twice_listens_again_and_its_connections_do_not_end_at_once(listener: socket.socket) -> None:
+    address = at(listener)
+    for _ in range(2):
+        shut_down(listener, address)
+    listen_again(listener, 8)
+    with socket.create_connection(listener.getsockname(), timeout=5), listener.accept()[0] as accepted:
+        accepted.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            accepted.recv(1)
 
 
 def test_shut_down_leaves_a_file_that_is_somebody_elses_by_now(tmp_path: Path) -> None:
