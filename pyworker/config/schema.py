@@ -52,7 +52,11 @@ class RestartConfig:
         apply="live",
     )
     retry: float = option(
-        60.0, help='a failed app is probed this often; "0s" = never', unit="duration", minimum=0, apply="live"
+        60.0,
+        help='an app that failed after its start, or at a boot, is probed this often; "0s" = never',
+        unit="duration",
+        minimum=0,
+        apply="live",
     )
 
 
