@@ -155,16 +155,18 @@ def upgrade(settings: Settings, force: bool) -> int:
     before = ask(settings.home, {"type": "status"})
     request = {"type": "upgrade", "python": sys.executable, "force": force}
     body: dict[str, Any] = {}
+    lost = False
     while not body:
         try:
             body = perform(settings.home, request, _nothing, None, deadline - time.monotonic()).body
         except (Lost, DaemonAway):  # killed over it: the next daemon knows nothing of an upgrade that had not begun
+            lost = True
             time.sleep(_PAUSE)
             _check_there(settings.home, _status(settings.home))
         except TimeoutError:
             raise _not_upgraded(before, str(before.get("version")), seconds) from None
     to = str(body.get("to"))
-    if set(_versions(before).values()) != {to}:  # all of it is new by now, perhaps, and the answer was lost
+    if lost and set(_versions(before).values()) != {to}:  # all of it is new by now, perhaps
         body |= {"changed": True, "from": before.get("version"), "versions": _versions(before), "pids": _pids(before)}
     if not body.get("changed"):
         return _upgraded(settings, body, before, f"All of it runs {to} already. Replace it all the same: --force")
