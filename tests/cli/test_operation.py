@@ -350,10 +350,10 @@ def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> No
 
 def test_wait_goes_on_while_a_worker_fails_its_health_check(home: str) -> None:
     sick = documents.worker(1, 41209, "unhealthy", health="failing", reason="GET / answered 500, expected 2xx")
-    with FakeControl(home, {"ps": replies({"apps": [documents.app("api", pool=[sick, documents.worker(1, 41213)])]})}):
+    with FakeControl(home, {"ps": replies({"apps": [documents.app("api", state="degraded", pool=[sick])]})}):
         found = run("wait", "api", "--timeout", "10ms", home=home)
     assert found.code == 75
-    why = "api is running: api.1 fails its health check: GET / answered 500, expected 2xx"
+    why = "api is degraded: api.1 fails its health check: GET / answered 500, expected 2xx"
     assert found.err.startswith(f"error: not ready within 0.01 s: {why}\n")
 
 

@@ -14,7 +14,7 @@ from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
-from pyworker.cli.health import failing, why_unwell
+from pyworker.cli.health import why_unwell
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 
@@ -122,5 +122,4 @@ def _reached(app: dict[str, Any], goal: str) -> bool:
     serving = {w["worker"] for w in app["pool"] if w["state"] in {"ready", "unhealthy"} and w["gen"] >= wanted}
     old = wanted and any(w["gen"] < wanted for w in app["pool"])  # while it reloads, they may accept one more
     is_open = app["state"] in {"running", "scheduled"} or (not old and len(serving) >= app["workers"]["want"])
-    goes = app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted
-    return bool(goes and is_open and not failing(app))
+    return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted and is_open)
