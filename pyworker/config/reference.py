@@ -114,7 +114,7 @@ _FOOTER = """## Rules
 - A script is ready when it has bound its port, a command when its health check passes or, with `ready = "notify"`, when it says so.
   Where nothing says it, a script counts as ready after 3 s, a command after 1 s; what it waits for a CPU on a busy machine comes
   on top of it, up to half of `reload.ready_timeout`.
-- Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `port`, or a TCP address in `bind`.
+- Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `health.port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write, and for a file of that user's with no group that the user is no member of.
 - A Unix socket of `bind` keeps its owner and mode until the app is stopped. The sockets that a command gets by LISTEN_FDS do not
