@@ -115,6 +115,8 @@ ELSEWHERE = {
     "fg": "pyworker logs -f NAME",
     "signal": "kill -s SIGNAL PID; the pids: pyworker ps -w",
     "shutdown": "pyworker daemon stop",
+    "quit": "pyworker daemon stop",
+    "numprocesses": "pyworker ps",
     "add": "pyworker start FILE",
     "remove": "pyworker delete NAME",
     "incr": "pyworker scale NAME +1",
@@ -132,13 +134,13 @@ ELSEWHERE = {
 OPTIONS_ELSEWHERE = {
     name: hints
     for names, hints in (
-        (("--host", "--port"), ("-b HOST:PORT", "--listen HOST:PORT")),
+        (("--host", "--port", "--http", "--http-socket"), ("-b HOST:PORT", "--listen HOST:PORT")),
         (("--uds",), ("-b unix:PATH",)),
         (("--reload",), ("--watch",)),
-        (("-i", "--instances"), ("-w N, or -w auto",)),
+        (("-i", "--instances", "--processes"), ("-w N, or -w auto",)),
         (("--app-dir", "--chdir"), ("--cwd DIR",)),
         (
-            ("-d", "--daemon"),
+            ("-d", "-D", "--daemon", "--daemonize"),
             ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
         ),
         (("--no-daemon",), ("pyworker run FILE stays in the foreground",)),
@@ -156,6 +158,7 @@ OPTIONS_ELSEWHERE = {
             ("the app is imported once and forked, unless told not to; a reload brings new code all the same",),
         ),
         (("-c", "--config"), ("pyworker import FILE makes an app.toml of it",)),
+        (("--log-level",), ("--level LEVEL", "the level is the app's own: its logging, or a variable of -e")),
         (("--interpreter",), ("another program: pyworker start -- PROGRAM ARGUMENTS",)),
         (
             ("--exp-backoff-restart-delay", "--restart-delay"),
@@ -168,7 +171,8 @@ OPTIONS_ELSEWHERE = {
     for names, table, line in (
         (("--access-logfile", "--access-log"), ".http", 'access_log = "text"'),
         (("--max-requests", "--limit-max-requests"), ".limits", "max_requests = 1000"),
-        (("--max-memory-restart",), ".limits", 'memory = "512MB"'),
+        (("--max-memory-restart", "--reload-on-rss"), ".limits", 'memory = "512MB"'),
+        (("--harakiri",), ".limits", 'request_timeout = "60s"'),
         (("--graceful-timeout", "--timeout-graceful-shutdown"), ".stop", 'drain_timeout = "30s"'),
         (("--kill-timeout",), ".stop", 'kill_timeout = "10s"'),
         (("--stop-signal", "--kill-signal"), ".stop", 'signal = "INT"'),
