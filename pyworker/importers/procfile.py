@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from pyworker.config.canonical import literal
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.result import CannotImport, Imported, Note, Result, separate, unique
+from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, separate, unique
 
 _LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
 
@@ -21,7 +22,9 @@ def read(text: str) -> Result:
         if found is None:
             raise CannotImport(f"line {number} is not NAME: COMMAND", "a Procfile has one process a line", number)
         if found[1] == "release":
-            reason = f"runs once at a deploy; the nearest here: hooks.pre_start = {found[2]!r} of the web app"
+            line = found[2].strip()
+            words = ["sh", "-c", line] if needs_shell(line) or "$" in line else line
+            reason = f"runs once at a deploy; the nearest here: hooks.pre_start = {literal(words)} of the web app"
             result.dropped.append(Note("release", reason))
             continue
         app = Imported(clean_name(found[1]))

@@ -271,6 +271,12 @@ def settings_of(name: str) -> dict[str, set[str]]:
     return {a["name"]: set(a) - {"name"} for a in value["apps"]}
 
 
+def test_a_release_of_a_procfile_is_named_as_a_hook_takes_it() -> None:
+    for line, hook in (("./a b", '"./a b"'), ("./a && ./b", '["sh", "-c", "./a && ./b"]'), ("a $B", '["sh", "-c", "a $B"]')):
+        dropped = procfile.read(f"web: python a.py\nrelease: {line}\n").dropped
+        assert f"hooks.pre_start = {hook} of" in dropped[0].reason
+
+
 def test_no_setting_is_passed_over_in_silence() -> None:
     result = read("ecosystem.yaml")
     for imported in result.apps:
