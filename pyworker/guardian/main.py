@@ -7,6 +7,7 @@ Level-triggered: every turn looks at what is, and does what is missing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -180,6 +181,9 @@ class Guardian:
         elif number == signal.SIGTERM in self._orders:
             say("told to stop again, and there is no daemon that could do it: leaving, and so does all of it")
             self._left = True
+        elif number == signal.SIGTERM and not self._daemon.starts:
+            say("told to stop before a daemon could be started: leaving")
+            self._left = True
         else:
             self._orders.append(number)
 
@@ -351,7 +355,9 @@ class Guardian:
         """Try again, the later the more often it has failed; said once."""
         program.try_later(now)
         why = f"the {program.name} {NOT_STARTED}: {error.strerror}"
-        self._trouble(why, f"{why}; trying again")
+        told = self._foreground and error.errno == errno.EAGAIN  # else a command reads this, and says it
+        hint = " (raise the limit of processes: ulimit -u, pids.max of its cgroup)" if told else ""
+        self._trouble(why, f"{why}; trying again{hint}")
 
     def _open_lifeline(self) -> int:
         """Return a new read end of the lifeline (its write end is in the store, and so with the daemon, too)."""

@@ -265,6 +265,20 @@ def test_a_second_signal_is_heard_also_when_no_daemon_can_be_started(homeless: P
         wait_until(lambda: not homeless.processes(), LONG, "all to be gone")
 
 
+def test_told_to_stop_before_a_daemon_could_be_started_it_leaves(
+    homeless: Pyworker,
+) -> None:
+    web(homeless)
+    homeless.make_failpoints()
+    homeless.arm("guardian.start_daemon", "raise:EAGAIN always")
+    homeless.arm("guardian.start_logger", "raise:EAGAIN always")
+    with foreground(homeless, "app.toml") as one:
+        one.wait_for("a turn failed")
+        one.signal(signal.SIGTERM)
+        assert one.ends() == 0
+        assert "told to stop before a daemon could be started" in one.err
+
+
 def test_a_signal_that_comes_while_there_is_no_daemon_is_for_the_next_one(homeless: Pyworker) -> None:
     web(homeless)
     with foreground(homeless, "app.toml") as one:
