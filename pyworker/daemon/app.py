@@ -20,7 +20,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
 from pyworker.policy.fate import UNUSABLE
-from pyworker.policy.lifecycle import SERVING, UNTOUCHED, State
+from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
@@ -207,7 +207,7 @@ class App:
             restart=config.restart,
             stop=config.stop,
             reload=(target or config).reload,  # what it allows holds for the one that is being loaded
-            workers=tuple(w.view(hears=self._hears(w)) for w in self.workers.values()),
+            workers=tuple(w.view(hears=self._hears(w), left=self._has_left(w)) for w in self.workers.values()),
             templates=tuple(t.view() for t in self.templates.values()),
             record=self.record,
             stopped_slots=frozenset(self.stopped_slots),
@@ -245,6 +245,16 @@ class App:
         """Whether a worker understands Drain; a script that binds for itself does once it has."""
         config = self._config_of(worker.id.generation)
         return config is not None and (_drains(config) or (config.script is not None and worker.bound))
+
+    def _has_left(self, worker: WorkerHandle) -> bool | None:
+        if worker.state not in LEAVING or self.dispatches or not self.tells_when_it_has_left(worker):
+            return None
+        return self.board.has_left(worker.id.serial)
+
+    def tells_when_it_has_left(self, worker: WorkerHandle) -> bool:
+        """Whether a worker says when it accepts no more: ours do, and scripts that have bound a port."""
+        config = self._config_of(worker.id.generation)
+        return config is not None and (config.target is not None or (config.script is not None and worker.bound))
 
     @property
     def dispatches(self) -> bool:

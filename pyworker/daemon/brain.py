@@ -43,7 +43,6 @@ from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
 LEFT_WITHIN = 1.0  # seconds that a command waits for old workers to accept no more, who may stand still
-LOOK_WHETHER_LEFT = 0.005
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"
 TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: raise it"
@@ -262,13 +261,12 @@ class Brain:
         for worker in app.workers.values():
             leaves = worker.is_alive and worker.leaving_at is not None and now - worker.leaving_at < LEFT_WITHIN
             if leaves and self._may_accept(app, worker):
-                self.loop.call_later(LOOK_WHETHER_LEFT, lambda: self.poke(app))
+                self.loop.call_later(c.LOOK_WHETHER_LEFT, lambda: self.poke(app))
                 return True
         return False
 
     def _may_accept(self, app: App, worker: WorkerHandle) -> bool:
-        config = app.generations[worker.id.generation].config
-        if config.target is not None or (config.script is not None and worker.bound):
+        if app.tells_when_it_has_left(worker):
             return not app.board.has_left(worker.id.serial)
         return self.dispatchers.may_give_to(app, worker)  # of a command that accepts for itself nobody can know
 

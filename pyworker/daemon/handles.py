@@ -69,8 +69,8 @@ class WorkerHandle:
                 self.leaving_at = now
         return after
 
-    def view(self, *, hears: bool) -> WorkerView:
-        """Return it as policy sees it; `hears`: it understands Drain."""
+    def view(self, *, hears: bool, left: bool | None) -> WorkerView:
+        """Return it as policy sees it; `hears`: it understands Drain, `left`: it accepts no more."""
         return WorkerView(
             self.id.serial,
             self.id.slot,
@@ -82,6 +82,7 @@ class WorkerHandle:
             bool(self.recycle),
             self.checked,
             hears=hears,
+            left=left,
         )
 
     def memo(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself
 OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
 OPENING_TIMEOUT = 10.0  # ... and is stuck after this
 QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued before the listener is shut
+LOOK_WHETHER_LEFT = 0.005  # seconds between looks whether they have: who connects meanwhile is reset
 RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
@@ -48,6 +49,7 @@ class WorkerView:
     checked: bool = True  # its first health check has passed (or there is none)
     # understands Drain; else the stop signal is all there is. A script that has bound no port does not
     hears: bool = True
+    left: bool | None = None  # of one that leaves: it accepts nothing any more; None: it cannot tell
 
 
 @record
@@ -481,8 +483,11 @@ def _close(app: AppView, now: float) -> Iterator[Action]:
         return
     left = alive(app)
     if app.listening and left and all(w.state in LEAVING for w in left):
-        since = max(w.since for w in left)
-        shut_at = since + QUEUE_GRACE
-        yield ShutListeners() if now >= shut_at or app.hurry else LookAgain(shut_at)
+        shut_at = max(w.since for w in left) + QUEUE_GRACE
+        if now >= shut_at or app.hurry or all(w.left for w in left):
+            yield ShutListeners()
+        else:
+            can_tell = all(w.left is not None for w in left)
+            yield LookAgain(min(shut_at, now + LOOK_WHETHER_LEFT) if can_tell else shut_at)
     if not left and not app.templates and app.dispatcher is None:
         yield Close()

@@ -78,6 +78,18 @@ def test_a_reload_is_done_when_no_old_worker_accepts_any_more_or_one_stands_stil
     loop.close()
 
 
+def test_policy_sees_whether_a_worker_that_leaves_still_accepts(ends: tuple[socket.socket, socket.socket]) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, worker, leaves):
+        assert [w.left for w in app.view().workers] == [None]
+        worker.state = State.DRAINING
+        assert [w.left for w in app.view().workers] == [False]
+        leaves()
+        assert [w.left for w in app.view().workers] == [True]
+    loop.close()
+
+
 @pytest.mark.parametrize("command", ["scale", "restart"])
 def test_a_worker_that_leaves_accepts_no_more_when_the_command_returns(ends: tuple[socket.socket, socket.socket], command: str) -> None:
     spawner: Any = SimpleNamespace()

@@ -176,6 +176,17 @@ def test_stop_drains_everybody_to_empty_then_shuts_the_port_then_closes() -> Non
     assert doing(app(running=False, templates=())) == [c.Close()]
 
 
+def test_a_stop_shuts_the_port_as_soon_as_nobody_accepts_any_more() -> None:
+    def leaving(*left: bool | None) -> c.AppView:
+        workers = tuple(worker(n, n, state=State.DRAINING, left=each) for n, each in enumerate(left, 1))
+        return app(running=False, workers=workers, templates=())
+
+    assert doing(leaving(True, True), 0.1) == [c.ShutListeners()]
+    assert c.converge(leaving(True, False), 0.1)[-1] == c.LookAgain(0.1 + c.LOOK_WHETHER_LEFT)
+    assert c.converge(leaving(True, None), 0.1)[-1] == c.LookAgain(c.QUEUE_GRACE)  # that one cannot tell
+    assert doing(leaving(True, None), c.QUEUE_GRACE) == [c.ShutListeners()]
+
+
 def test_stop_now_skips_the_drain() -> None:
     assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 
