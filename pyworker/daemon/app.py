@@ -247,7 +247,7 @@ class App:
         return config is not None and (_drains(config) or (config.script is not None and worker.bound))
 
     def _has_left(self, worker: WorkerHandle) -> bool | None:
-        if worker.state not in LEAVING or self.dispatches or not self.tells_when_it_has_left(worker):
+        if worker.state not in LEAVING or not self.tells_when_it_has_left(worker):
             return None
         return self.board.has_left(worker.id.serial)
 
