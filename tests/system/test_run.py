@@ -265,9 +265,7 @@ def test_a_second_signal_is_heard_also_when_no_daemon_can_be_started(homeless: P
         wait_until(lambda: not homeless.processes(), LONG, "all to be gone")
 
 
-def test_told_to_stop_before_a_daemon_could_be_started_it_leaves(
-    homeless: Pyworker,
-) -> None:
+def test_told_to_stop_before_a_daemon_could_be_started_it_leaves(homeless: Pyworker) -> None:
     web(homeless)
     homeless.make_failpoints()
     homeless.arm("guardian.start_daemon", "raise:EAGAIN always")

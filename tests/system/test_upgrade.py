@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from typing import Any
 
 import psutil
@@ -179,15 +180,21 @@ def test_upgrade_is_refused_while_a_command_waits(pw: Pyworker) -> None:
     pw.ok("daemon", "upgrade", "--force")
 
 
-def test_an_upgrade_ends_with_the_daemon_that_is_stopped_while_the_new_version_is_tried(pw: Pyworker) -> None:
-    copy = install(pw)
-    pw.api(ASGI)
-    pw.ok("start", "app.toml")
+def upgrade_that_is_still_tried(pw: Pyworker, copy: str) -> subprocess.Popen[str]:
+    """Begin an upgrade to a copy whose logger does not come up before there is a file `go`."""
     go, tried = os.path.join(pw.folder, "go"), os.path.join(pw.folder, "tried")
     with open(os.path.join(copy, "logger", "lines.py"), "a") as file:
         file.write(f"\nimport os, time\nopen({tried!r}, 'w')\nwhile not os.path.exists({go!r}):\n    time.sleep(0.01)\n")
     upgrade = pw.popen("daemon", "upgrade", "--force")
     wait_until(lambda: os.path.exists(tried), LONG, "its logger to be tried")
+    return upgrade
+
+
+def test_an_upgrade_ends_with_the_daemon_that_is_stopped_while_the_new_version_is_tried(pw: Pyworker) -> None:
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    upgrade = upgrade_that_is_still_tried(pw, copy)
     pw.ok("daemon", "stop", "-y")
     said = upgrade.communicate(timeout=LONG)[1]
     pw.write("go", "")
@@ -200,11 +207,7 @@ def test_an_upgrade_whose_daemon_is_killed_while_the_new_version_is_tried_is_don
     pw.api(ASGI)
     pw.ok("start", "app.toml")
     workers, logger = pw.pids(), pw.role("logger")
-    go, tried = os.path.join(pw.folder, "go"), os.path.join(pw.folder, "tried")
-    with open(os.path.join(copy, "logger", "lines.py"), "a") as file:
-        file.write(f"\nimport os, time\nopen({tried!r}, 'w')\nwhile not os.path.exists({go!r}):\n    time.sleep(0.01)\n")
-    upgrade = pw.popen("daemon", "upgrade", "--force")
-    wait_until(lambda: os.path.exists(tried), LONG, "its logger to be tried")
+    upgrade = upgrade_that_is_still_tried(pw, copy)
     kill(pw.role("daemon"))
     pw.write("go", "")
     assert upgrade.wait(LONG) == 0, upgrade.communicate()
