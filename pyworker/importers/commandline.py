@@ -69,8 +69,11 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
     if is_shell or (isinstance(command, str) and needs_shell(command)):
         app.set("command", words if is_shell else ["sh", "-c", command], source)
-        app.look(source, "runs in a shell as before; pyworker sees the shell, not what it starts")
-        _inherit(app, words[2] if is_shell else str(command), source)
+        line = words[2] if is_shell else str(command)
+        is_replaced = line.startswith("exec ") and not needs_shell(line)
+        seen = "" if is_replaced else "; pyworker sees the shell, not what it starts"
+        app.look(source, f"runs in a shell as before{seen}")
+        _inherit(app, line, source)
         return
     whole = words
     words = _without_wrappers(app, words, source)

@@ -125,10 +125,12 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
     command = plain(options.get("command", ""))
     if not command:
         app.look("command", "says nothing to run")
-    _command(app, command, variables=_VARIABLE.search(options.get("command", "")) is not None)
+    # first: the command may look variables up, or set them anew
     _environment(app, plain(common), "[supervisord] environment")
+    _environment(app, plain(options.get("environment", "").strip()), "environment")
+    _command(app, command, variables=_VARIABLE.search(options.get("command", "")) is not None)
     for key, raw in sorted(options.items(), key=lambda option: option[0].startswith("stderr")):  # stdout's count
-        if key == "command":
+        if key in ("command", "environment"):
             continue
         if key in _DROPPED:
             app.drop(key, _DROPPED[key])
@@ -137,7 +139,7 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
             app.drop(key, "all workers write to one log, each line marked")
             continue
         value = plain(raw.strip())
-        if key in _PROGRAM and key != "environment" and ("${" in value or "$PYWORKER_WORKER" in value):
+        if key in _PROGRAM and ("${" in value or "$PYWORKER_WORKER" in value):
             app.look(key, f"was {raw.strip()}: write what that is")
         elif key in _PROGRAM:
             _PROGRAM[key](app, value, key)
@@ -283,7 +285,6 @@ def _socket(app: Imported, value: str, source: str) -> None:
 _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "directory": Imported.enter,
     "user": _user,
-    "environment": _environment,
     "numprocs": _numprocs,
     "autostart": _autostart,
     "autorestart": _autorestart,

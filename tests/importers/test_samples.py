@@ -455,6 +455,18 @@ def test_what_supervisor_counts_by_process_is_named_and_its_noughts_are_not_lost
     assert "no try after a start that failed" in words
 
 
+def test_what_the_file_sets_is_not_awaited_of_the_shell_and_the_command_has_the_last_word_as_ever() -> None:
+    text = (
+        "[supervisord]\nenvironment = DSN=db\n[program:a]\ncommand = sh -c 'exec ./x $DSN $MODE'\nenvironment = MODE=fast\n"
+        "[program:b]\ncommand = env MODE=slow ./x\nenvironment = MODE=fast\n"
+    )
+    result = read("supervisord.conf", text=text)
+    found = app(result, "a")
+    assert "inherit_env" not in found.table
+    assert [n.reason for n in found.review] == ["runs in a shell as before"]
+    assert app(result, "b").table["env"]["MODE"] == "slow"
+
+
 def test_a_line_of_a_procfile_means_the_same_to_the_shell_and_has_its_variables() -> None:
     result = read("Procfile", text="a: ./x --url $DB \"$TWO words\" '$5'\nb: for i in 1 2; do echo $i $TWO; done\n")
     assert app(result, "a").table == {
