@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import CannotImport, Imported, Note, Result
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result
 from pyworker.importers.servers import CONCURRENCY, GUNICORN, Dropped, gunicorn
 
 _OPERATORS: dict[type, Any] = {
@@ -64,7 +64,7 @@ def read(text: str, name: str = "web", file: str = "./gunicorn.conf.py") -> Resu
     except (SyntaxError, ValueError) as error:
         raise CannotImport(f"it is no Python file: {error}", line=getattr(error, "lineno", 0) or 0) from None
     app = Imported(clean_name(name))
-    result = Result("gunicorn", [app])
+    result = Result("gunicorn", [app], [ENVIRONMENT])
     known: dict[str, Any] = {"__file__": file}
     settings: dict[str, Any] = {}
     for node in tree.body:

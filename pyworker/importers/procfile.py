@@ -7,7 +7,7 @@ import re
 from pyworker.config.canonical import literal
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, separate, unique
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result, needs_shell, separate, unique
 
 _LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
 
@@ -34,8 +34,7 @@ def read(text: str) -> Result:
         result.apps.append(app)
     if not result.apps:
         raise CannotImport("there is no process in it", "a Procfile has lines such as: web: gunicorn shop.wsgi")
-    shell = 'an app gets what env, env_file (".env") and inherit_env name, not all that the shell has'
-    result.dropped.append(Note("the environment", shell))
+    result.dropped.append(ENVIRONMENT)
     unique(result.apps)
     separate(result.apps)
     return result

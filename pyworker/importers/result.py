@@ -31,6 +31,11 @@ class Note:
     reason: str
 
 
+ENVIRONMENT = Note(
+    "the environment", 'an app gets what env, env_file (".env") and inherit_env name, not all that the shell has'
+)
+
+
 @mutable
 class Imported:
     """One app. `table` is what [apps.NAME] will say; every setting of the source is in one of the three lists."""

@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, separate, unique, whole
+from pyworker.importers.result import (
+    ENVIRONMENT,
+    CannotImport,
+    Imported,
+    Note,
+    Result,
+    seconds,
+    separate,
+    unique,
+    whole,
+)
 
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
 _VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
@@ -53,6 +63,7 @@ def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> 
         _read(inner, path, os.path.dirname(path) or ".", common, result, is_included=True)
     if not result.apps:
         raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
+    result.dropped.append(ENVIRONMENT)
     unique(result.apps)
     separate(result.apps)
     return result

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import CannotImport, Imported, Result, seconds, whole
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, seconds, whole
 from pyworker.importers.servers import addresses
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
@@ -141,7 +141,7 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
             app.done(key)  # a name that the file gives to a value of its own
         else:
             app.drop(key, "nothing here matches it")
-    return Result("uWSGI", [app])
+    return Result("uWSGI", [app], [ENVIRONMENT])
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -455,6 +455,18 @@ def test_what_supervisor_counts_by_process_is_named_and_its_noughts_are_not_lost
     assert "no try after a start that failed" in words
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("gunicorn.conf.py", "wsgi_app = 'shop:app'"),
+        ("uwsgi.ini", "[uwsgi]\nmodule = shop:app"),
+        ("supervisord.conf", "[program:a]\ncommand = ./x"),
+    ],
+)
+def test_that_the_environment_of_the_old_program_is_not_the_apps_is_said(file: str, text: str) -> None:
+    assert "the environment" in {n.key for n in read(file, text=text).dropped}
+
+
 def test_what_the_file_sets_is_not_awaited_of_the_shell_and_the_command_has_the_last_word_as_ever() -> None:
     text = (
         "[supervisord]\nenvironment = DSN=db\n[program:a]\ncommand = sh -c 'exec ./x $DSN $MODE'\nenvironment = MODE=fast\n"
