@@ -133,9 +133,12 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
 
 
 def _interpreter(app: Imported, program: str, source: str) -> None:
-    """/srv/app/venv/bin/gunicorn says which virtual environment the app has."""
+    """/srv/app/venv/bin/gunicorn says which virtual environment the app has, /usr/bin/python3 that it has none."""
     folder, bin_dir = os.path.split(os.path.dirname(program))
-    if bin_dir == "bin" and folder not in ("/usr", "/", "/usr/local"):
+    if bin_dir == "bin" and folder in ("/usr", "/", "/usr/local"):
+        if _PYTHON.match(os.path.basename(program)):
+            app.set("python", program, source)  # the machine's own, with the packages that it has
+    elif bin_dir == "bin":
         if "$" in folder:
             app.look(source, f"{folder} is a virtual environment: write it into python")
             return

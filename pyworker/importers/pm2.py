@@ -216,7 +216,10 @@ def _cluster(app: Imported) -> None:
     port = _port_of(app.table)
     if port is not None:
         app.table["bind"] = f":{port}"
-        app.look("bind", f"is PORT: the workers share what they listen on, if that is {port}")
+        app.look(
+            "bind",
+            f"is PORT, on every address of the machine: the workers share what they listen on, if that is {port}",
+        )
     else:
         app.table["bind"] = ":3000"
         app.look("bind", "is made up: write the port that it listens on, which its workers share")

@@ -313,7 +313,7 @@ def test_shells_and_variables_of_a_pm2_file() -> None:
 
 def test_a_dump_that_has_the_shell_beside_the_settings() -> None:
     (api,) = read("flattened.dump.pm2").apps
-    assert api.table == {"target": "main:app", "cwd": "/srv/api", "bind": "127.0.0.1:9100"}
+    assert api.table == {"target": "main:app", "cwd": "/srv/api", "bind": "127.0.0.1:9100", "python": "/usr/bin/python3"}
     assert {n.key for n in api.dropped} == {"out_file", "error_file"}
 
 
@@ -465,6 +465,16 @@ def test_what_supervisor_counts_by_process_is_named_and_its_noughts_are_not_lost
 )
 def test_that_the_environment_of_the_old_program_is_not_the_apps_is_said(file: str, text: str) -> None:
     assert "the environment" in {n.key for n in read(file, text=text).dropped}
+
+
+def test_the_machines_own_python_is_kept_where_it_is_named_in_full() -> None:
+    text = (
+        "[program:a]\ncommand = /usr/bin/python3 a.py\n[program:b]\ncommand = python3 b.py\n"
+        "[program:c]\ncommand = /usr/local/bin/gunicorn c:app\n"
+    )
+    result = read("supervisord.conf", text=text)
+    assert app(result, "a").table["python"] == "/usr/bin/python3"
+    assert all("python" not in app(result, name).table for name in "bc"), "whose shebang says which"
 
 
 def test_what_the_file_sets_is_not_awaited_of_the_shell_and_the_command_has_the_last_word_as_ever() -> None:
