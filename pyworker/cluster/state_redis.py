@@ -12,13 +12,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from pyworker.cluster.state_store import MAX_INTEGER, StateError, StateTooLarge, StateUnavailable, whole_number
 from pyworker.cluster.state_watch import Interests, Thread
 
 _TIMEOUT = 5.0  # seconds that one call may take
 _LOOK = 1.0  # seconds: how long the thread sleeps at most before it looks whether it is still needed
+_QUOTE = "in a password / is written as %2F, ? as %3F, @ as %40, # as %23, % as %25"
 _ADD = """
 local fresh = redis.call('EXISTS', KEYS[1]) == 0
 redis.call('INCRBY', KEYS[1], ARGV[1])
@@ -43,12 +43,13 @@ class RedisStore:
         self._changed = f"pyworker!changed:{name}"
         self._messages = f"pyworker!messages:{name}"
         self._where = without_password(url)
+        self._quote = _QUOTE if _is_cut_short(url) else ""
         try:
             self._client: Any = redis.Redis.from_url(
                 url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
             )
         except ValueError as error:
-            raise StateUnavailable(f"{self._where} is no address of a Redis server: {error}") from None
+            raise StateUnavailable(f"{self._where} is no address of a Redis server: {self._quote or error}") from None
         self._add = self._client.register_script(_ADD)
         self._pid = 0
         self._here()
@@ -70,7 +71,9 @@ class RedisStore:
         except errors.AuthenticationError as error:
             raise StateUnavailable(f"{self._where} refuses the password: {error}") from error
         except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
-            raise StateUnavailable(f"{self._where} does not answer: {error}. Does the server run?") from error
+            raise StateUnavailable(
+                f"{self._where} does not answer: {self._quote or error}. Does the server run?"
+            ) from error
         except errors.OutOfMemoryError as error:
             raise StateTooLarge(f"{self._where} is full: {error}") from error
         except errors.RedisError as error:
@@ -254,11 +257,17 @@ class RedisStore:
 
 def without_password(url: str) -> str:
     """Return an address that may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None and "password" not in parse_qs(parts.query):
+    scheme, _, rest = url.partition("://")
+    before, _, where = rest.rpartition("@")
+    if ":" not in before and "password=" not in rest:
         return url
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://***@{host}{parts.path}"
+    return f"{scheme}://***@{where.partition('?')[0]}"
+
+
+def _is_cut_short(url: str) -> bool:
+    """Whether a sign in the password ends it for a reader of addresses, who takes the rest for something else."""
+    before = url.partition("://")[2].rpartition("@")[0]
+    return ":" in before and any(sign in before for sign in "/?@")
 
 
 def _milliseconds(ttl: float | None) -> int | None:

@@ -820,6 +820,15 @@ def test_a_counter_is_exact_up_to_its_last_bit(one: State) -> None:
     assert one.get("n") == MAX_INTEGER
 
 
+@pytest.mark.parametrize("password", ["p/secret", "p@x/secret", "p?secret", "secret/x", "%2Fsecret"])
+def test_a_password_that_breaks_the_address_of_redis_is_not_shown(password: str) -> None:
+    with pytest.raises(state.StateUnavailable) as caught:
+        state.open(f"redis://:{password}@127.0.0.1:1/0").set("a", 1)
+    assert str(caught.value).startswith("redis://***@127.0.0.1:1/0 ")
+    assert "secret" not in str(caught.value)
+    assert ("%2F" in str(caught.value)) == ("%" not in password)
+
+
 def test_redis_that_is_full_lets_keys_be_deleted(server: RedisServer) -> None:
     import redis
 
