@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.15 python3.14 python3.13 python3.12 python3.1
 SEEDS ?= 1 2 3
 SECONDS ?= 40
 # most tests wait: more of them at once than there are cores
-JOBS ?= 4
+JOBS ?= 6
 # what `make pythons` tests under
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
 # where it is set, each process of the tests that is given it would compile anew what it imports

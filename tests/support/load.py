@@ -13,7 +13,7 @@ from tests.support.wait import wait_until
 class Load:
     """Used with `with`: threads that ask `path` until the end. "new" = a connection a request, "keep" = keep-alive."""
 
-    def __init__(self, port: int, *kinds: str, path: str = "/", pause: float = 0.0) -> None:
+    def __init__(self, port: int, *kinds: str, path: str = "/", pause: float = 0.005) -> None:
         self.bodies: Counter[str] = Counter()
         self.lost: list[str] = []
         self.done = 0
