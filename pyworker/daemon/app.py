@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 from pyworker.config.address import Address
@@ -266,19 +266,19 @@ class App:
         """Every wanted slot has an accepting worker of the committed generation."""
         return generation_is_open(self.view(), now) if self.current else False
 
-    def has_been_checked(self) -> bool:
-        """Every wanted slot has a worker whose health is known: its first check has passed, or too many have failed."""
+    def has_been_checked(self, slots: Collection[int] | None = None) -> bool:
+        """Each wanted slot (of these) has a worker whose health is known: its first check has passed, or too many have failed."""
         known = {w.id.slot for w in self._serving() if w.checked or w.state is State.UNHEALTHY}
-        return known.issuperset(self.slots())
+        return known.issuperset(self.slots() if slots is None else set(slots).intersection(self.slots()))
 
     def well_slots(self) -> set[int]:
         """Slots with a worker whose last check has passed (or there is none to pass)."""
         return {w.id.slot for w in self._serving() if w.checked and w.state is not State.UNHEALTHY}
 
-    def sick(self) -> WorkerHandle | None:
-        """Return a worker that fails its checks, of a slot that has no better one."""
-        well = self.well_slots()
-        return next((w for w in self._serving() if w.state is State.UNHEALTHY and w.id.slot not in well), None)
+    def sick(self, slots: Collection[int] | None = None) -> WorkerHandle | None:
+        """Return a worker that fails its checks, of a slot (of these) that has no better one."""
+        ill = {w.id.slot: w for w in self._serving() if w.state is State.UNHEALTHY}
+        return next((ill[n] for n in ill if n not in self.well_slots() and (slots is None or n in slots)), None)
 
     def _serving(self) -> list[WorkerHandle]:
         return [w for w in self.workers.values() if w.state in SERVING and w.id.generation == self.generation]

@@ -35,6 +35,7 @@ class WorkerHandle:
     pid: int = 0
     ctl: socket.socket | None = None
     recycle: str = ""  # why it must be replaced
+    can_wait: bool = False  # with that until its successor has passed a health check
     checked: bool = True
     health: HealthWatch | None = None
     settling: Timer | None = None  # until it counts as ready for having said nothing
@@ -80,6 +81,7 @@ class WorkerHandle:
             self.born_at,
             self.ready_at,
             bool(self.recycle),
+            self.can_wait,
             self.checked,
             hears=hears,
             left=left,
@@ -96,6 +98,7 @@ class WorkerHandle:
             "held": self.held,
             "pid": self.pid,
             "recycle": self.recycle,
+            "can_wait": self.can_wait,
             "checked": self.checked,
             "gone_go": self.gone_go,
             "bound": self.bound,
@@ -117,6 +120,7 @@ class WorkerHandle:
         self.held = bool(memo["held"])
         self.pid = int(memo["pid"])
         self.recycle = str(memo["recycle"])
+        self.can_wait = bool(memo.get("can_wait"))
         self.checked = bool(memo["checked"])
         self.gone_go = bool(memo["gone_go"])
         self.bound = bool(memo["bound"])

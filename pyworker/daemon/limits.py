@@ -96,7 +96,7 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
             say = brain.note if sampler.is_too_much(w.pid) else brain.note_is_over
             say(app, _not_held(w.id.slot))
         if max_age and now - w.ready_at > max_age:
-            brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s")
+            brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s", can_wait=True)
             return
     if TOO_LOW in app.notes and all(
         w.ready_at is not None and now - w.ready_at >= app.restart_config.min_uptime for w in app.workers.values()

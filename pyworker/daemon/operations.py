@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, url
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
@@ -196,13 +197,21 @@ def started(action: str, generation: int) -> Goal:
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
         outcome = _reached(app, now, action, done=not app.starting and app.running)
-        sick = app.sick() if outcome is not None and outcome.ok else None
-        if sick is not None and sick.health is not None:
-            why = f"{app.name}.{sick.id.slot} fails its health check: {sick.health.health.reason}"
-            return Outcome(False, "unhealthy", Failure(why))
-        return outcome
+        return _unless_sick(app, outcome)
 
     return goal
+
+
+def _unless_sick(app: App, outcome: Outcome | None, slots: Collection[int] | None = None) -> Outcome | None:
+    """What has been reached (in these slots) is well, or the command says which worker is not."""
+    sick = app.sick(slots) if outcome is not None and outcome.ok else None
+    if sick is None:
+        return outcome
+    return Outcome(False, "unhealthy", Failure(f"{app.name}.{sick.id.slot} fails its health check: {_ails(sick)}"))
+
+
+def _ails(sick: WorkerHandle) -> str:
+    return sick.health.health.reason if sick.health is not None else ""
 
 
 def reloaded(brain: Brain, generation: int, *, soak: bool = False) -> Goal:
@@ -276,27 +285,38 @@ def _wanted_again(app: App) -> Outcome | None:
     return _overtaken("it was started again by another command") if app.wanted else None
 
 
-def scaled(brain: Brain) -> Goal:
-    """Every wanted slot serves and no other accepts."""
+def scaled(brain: Brain, new: Collection[int]) -> Goal:
+    """Every wanted slot serves, those that are new are well, and no other accepts."""
 
     def goal(app: App, now: float) -> Outcome | None:
         surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
         on_the_way = surplus or app.target is not None or app.restart_to is not None
-        return _reached(app, now, "scaled", done=not on_the_way and not brain.may_old_ones_accept(app, now))
+        done = not on_the_way and not brain.may_old_ones_accept(app, now) and app.has_been_checked(new)
+        return _unless_sick(app, _reached(app, now, "scaled", done=done), new)
 
     return goal
 
 
-def filled(app: App, now: float) -> Outcome | None:
-    """The slots that were stopped by themselves serve again."""
-    return _reached(app, now, "started", done=True)
+def filled(slots: Collection[int]) -> Goal:
+    """These slots, which were stopped by themselves, serve again and are well."""
+    return lambda app, now: _unless_sick(app, _reached(app, now, "started", done=app.has_been_checked(slots)), slots)
 
 
-def replaced(brain: Brain, serials: frozenset[int]) -> Goal:
-    """These workers accept no more and their slots serve again."""
+def replaced(brain: Brain, slots: Collection[int], serials: Collection[int]) -> Goal:
+    """These workers of these slots accept no more and their slots serve again, and are well."""
 
     def goal(app: App, now: float) -> Outcome | None:
         left = any(s in app.workers and app.workers[s].state in UNTOUCHED for s in serials)
-        return _reached(app, now, "restarted", done=not left and not brain.may_old_ones_accept(app, now))
+        new = (w for w in app.workers.values() if w.id.slot in slots and w.id.serial not in serials)
+        sick = next((w for w in new if w.health is not None and w.health.health.verdict == "failing"), None)
+        if left and sick is not None:
+            hint = f"the old one stays until another passes: pyworker events {app.name}   says when"
+            return Outcome(
+                False,
+                "failed",
+                Failure(f"the new {app.name}.{sick.id.slot} fails its health check: {_ails(sick)}", hint=hint),
+            )
+        done = not left and not brain.may_old_ones_accept(app, now) and app.has_been_checked(slots)
+        return _unless_sick(app, _reached(app, now, "restarted", done=done), slots)
 
     return goal

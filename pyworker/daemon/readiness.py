@@ -249,7 +249,7 @@ class Readiness:
                 handle.happen(Happening.WELL, now)
                 data = {"generation": handle.id.generation, "pid": handle.pid}
                 self._brain.events.emit_data("worker_healthy", app.name, handle.id.slot, data)
-        elif verdict == "late" and (app.starting or handle.id.generation == app.target):
+        elif verdict == "late":
             if not self._is_another_late(app, handle):  # what ails one mostly ails all
                 text = f"worker {handle.id.slot} has not passed its health check yet: {reason}"
                 self._brain.emit(app, "app_note", None, text=text)  # no note of the app's: it may pass any moment

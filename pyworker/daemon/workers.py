@@ -199,10 +199,10 @@ class Workers:
             with contextlib.suppress(PermissionError):
                 process.send_signal(pidfd, number)
 
-    def recycle(self, app: App, handle: WorkerHandle, reason: str) -> None:
-        """Have a worker replaced, its successor first."""
+    def recycle(self, app: App, handle: WorkerHandle, reason: str, *, can_wait: bool = False) -> None:
+        """Have a worker replaced, its successor first; one that `can_wait` leaves once that has passed a health check."""
         if handle.state in UNTOUCHED and not handle.recycle:
-            handle.recycle = reason
+            handle.recycle, handle.can_wait = reason, can_wait
             self._brain.emit(
                 app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
             )
@@ -273,7 +273,7 @@ class Workers:
                 if handle.failure is None or handle.failure.message.partition("\n")[0] not in message.message:
                     handle.failure = message  # else we have told it so, and know what helps
             case w.Recycle(reason=reason):
-                self.recycle(app, handle, reason[:200] or "it asked for it")
+                self.recycle(app, handle, reason[:200] or "it asked for it", can_wait=True)
             case w.Drained():
                 handle.drained = message
             case w.Bind(family=family, host=host, port=port):

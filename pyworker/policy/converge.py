@@ -46,6 +46,7 @@ class WorkerView:
     born_at: float
     ready_at: float | None = None  # held or ready
     recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
+    can_wait: bool = False  # and serves well until then
     checked: bool = True  # its first health check has passed (or there is none)
     # understands Drain; else the stop signal is all there is. A script that has bound no port does not
     hears: bool = True
@@ -467,8 +468,8 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
         return "scaled down" if w.slot > app.want else "stop"
     open_here = [o for o in alive(app, app.generation) if o.slot == w.slot and is_open(o, now)]
     newer = [o for o in open_here if o.serial > w.serial and o.state is not State.UNHEALTHY]
-    # one that is only sick stays until its successor has passed a check: what ails it may ail them all
-    if any(o.checked or w.recycle for o in newer):
+    # one that is only sick, or that serves well, stays until its successor has passed a check: what ails that may ail them all
+    if any(o.checked or (w.recycle and not w.can_wait) for o in newer):
         return "replaced"
     if w.state is State.UNHEALTHY and not w.checked and any(o.serial < w.serial for o in open_here):
         return "as sick as the one it was to replace"

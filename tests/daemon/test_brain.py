@@ -96,7 +96,7 @@ def test_a_worker_that_leaves_accepts_no_more_when_the_command_returns(ends: tup
     brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
     with app_of_one_worker(brain, State.DRAINING) as (app, old, leaves):
         app.wanted = app.running = True
-        goal = operations.scaled(brain) if command == "scale" else operations.replaced(brain, frozenset({7}))
+        goal = operations.scaled(brain, ()) if command == "scale" else operations.replaced(brain, {1}, {7})
         app.workers[8] = WorkerHandle(WorkerId("api", app.generation, 1, 8), held=False, born_at=9.0, pid=os.getpid(), state=State.READY)
         old.leaving_at = 10.0
         assert goal(app, 10.5) is None

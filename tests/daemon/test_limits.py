@@ -84,7 +84,8 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
 def test_a_worker_is_replaced_when_it_is_too_old_and_never_without_a_limit(max_age: float, said: list[str]) -> None:
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=40.0, born_at=1.0, pid=4242)
     recycled: list[str] = []
-    brain: Any = SimpleNamespace(workers=SimpleNamespace(recycle=lambda app, worker, reason: recycled.append(reason)))
+    workers = SimpleNamespace(recycle=lambda app, worker, reason, can_wait: recycled.append(reason))
+    brain: Any = SimpleNamespace(workers=workers)
     app: Any = SimpleNamespace(workers={1: worker}, notes=[])
     limits._check_app(brain, SimpleNamespace(), app, None, max_age, 100.0)  # type: ignore[arg-type]
     assert recycled == said

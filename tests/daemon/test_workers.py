@@ -36,6 +36,7 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
     for _ in range(2):
         Workers(brain)._take(app, handle, w.Recycle("max_requests 5"), 4242)
     assert said == [("worker_recycled", 2, "max_requests 5")] * events
+    assert handle.can_wait == bool(events)  # it serves well, if its successor does not
 
 
 def no_descriptor(*_: object) -> NoReturn:

@@ -223,6 +223,15 @@ def test_a_recycled_worker_leaves_also_when_its_successor_has_passed_no_check_ye
     assert doing(app(workers=(BOTH[0], old, worker(3, 2, checked=False)))) == [c.SendDrain(2, False, "replaced")]
 
 
+def test_a_recycled_worker_that_serves_well_stays_until_its_successor_has_passed_a_check() -> None:
+    old = replace(BOTH[1], recycle=True, can_wait=True)
+    successor = worker(3, 2, checked=False)
+    assert doing(app(workers=(BOTH[0], old, successor))) == []
+    sick = replace(successor, state=State.UNHEALTHY)
+    assert doing(app(workers=(BOTH[0], old, sick)))[-1] == c.SendDrain(3, False, "as sick as the one it was to replace")
+    assert doing(app(workers=(BOTH[0], old, replace(successor, checked=True)))) == [c.SendDrain(2, False, "replaced")]
+
+
 @pytest.mark.parametrize(
     ("changes", "done"),
     [

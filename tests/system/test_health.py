@@ -82,6 +82,31 @@ def test_a_start_says_that_the_first_checks_fail_and_the_app_serves_on_until_the
     pw.ok("restart", "api")
 
 
+def test_a_worker_that_a_command_adds_or_replaces_has_to_pass_its_first_check_and_leaves_the_old_one_until_it_has(
+    pw: Pyworker,
+) -> None:
+    pw.api(SICK, tables=HTTP)
+    pw.ok("start", "app.toml")
+    first, _ = pw.pids()
+    pw.write("sick", "")
+    done = pw.run("restart", "api.1")
+    assert done.returncode == 1
+    failure = "fails its health check: GET /health answered 500, expected 2xx"
+    assert f"error: api was not restarted, gen 1 goes on: the new api.1 {failure}" in done.stderr
+    assert alive(first)
+    done = pw.run("scale", "api=3")
+    assert done.returncode == 1
+    assert f"error: api runs, but api.3 {failure}" in done.stderr
+    pw.ok("stop", "api.2")
+    done = pw.run("start", "api.2")
+    assert done.returncode == 1
+    assert f"error: api runs, but api.2 {failure}" in done.stderr
+    os.unlink(os.path.join(pw.folder, "sick"))
+    wait_until(lambda: not alive(first), LONG, "the first to be replaced, as it was told")
+    for command in (("restart", "api.1"), ("scale", "api=4"), ("stop", "api.2"), ("start", "api.2")):
+        pw.ok(*command)
+
+
 def test_what_depends_on_an_app_starts_once_that_passes_a_check(pw: Pyworker) -> None:
     pw.write("app.py", SICK)
     pw.write("sick", "")

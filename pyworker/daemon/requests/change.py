@@ -85,7 +85,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
                 app.previous = None
             desk.brain.poke(app)
         goals[app.name] = ops.started("restarted", generation.number)
-    replaced: dict[str, set[int]] = {}
+    replaced: dict[str, tuple[set[int], set[int]]] = {}
     for s in selected:
         app = desk.brain.apps[s.app]
         if s.slot is not None and s.app not in goals:
@@ -94,10 +94,12 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             app.record = CLEAR
             serials = {w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED}
             for serial in serials:
-                desk.brain.workers.recycle(app, app.workers[serial], "restart")
+                desk.brain.workers.recycle(app, app.workers[serial], "restart", can_wait=True)
             desk.brain.poke(app)
-            replaced.setdefault(s.app, set()).update(serials)
-    goals |= {name: ops.replaced(desk.brain, frozenset(serials)) for name, serials in replaced.items()}
+            slots, old = replaced.setdefault(s.app, (set(), set()))
+            slots.add(s.slot)
+            old |= serials
+    goals |= {name: ops.replaced(desk.brain, slots, serials) for name, (slots, serials) in replaced.items()}
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
 
@@ -199,7 +201,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
             app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
         if before != count:
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
-        goals[app.name] = ops.scaled(desk.brain)
+        goals[app.name] = ops.scaled(desk.brain, range(before + 1, count + 1))
         desk.brain.poke(app)
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)

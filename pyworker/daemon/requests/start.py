@@ -62,7 +62,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 goals[name] = ops.started("already_running", app.generation)
                 still.append(app)
             elif again:
-                goals[name] = ops.filled
+                goals[name] = ops.filled(again)
             else:
                 decided[name] = ops.Outcome(True, "already_running", note=_not_taken(app.source, source, name))
             continue
