@@ -249,15 +249,15 @@ class Readiness:
                 handle.happen(Happening.WELL, now)
                 data = {"generation": handle.id.generation, "pid": handle.pid}
                 self._brain.events.emit_data("worker_healthy", app.name, handle.id.slot, data)
-        elif verdict == "late":
-            if not self._is_another_late(app, handle):  # what ails one mostly ails all
-                text = f"worker {handle.id.slot} has not passed its health check yet: {reason}"
-                self._brain.emit(app, "app_note", None, text=text)  # no note of the app's: it may pass any moment
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
+        elif not self._is_another_late(app, handle):
+            text = f"worker {handle.id.slot} has not passed its health check yet: {reason}"
+            self._brain.emit(app, "app_note", None, text=text)  # no note of the app's: it may pass any moment
         self._brain.poke(app)
 
     def _is_another_late(self, app: App, handle: WorkerHandle) -> bool:
+        """Whether it is said of another one already: what ails one mostly ails all."""
         others = (w.health for w in app.workers.values() if w is not handle and w.id.generation == handle.id.generation)
         return any(watch is not None and watch.health.verdict in ("late", "failing") for watch in others)
 

@@ -161,5 +161,6 @@ def test_a_check_that_never_passes_is_named_as_what_keeps_an_app_from_being_read
     )
     done = pw.run("start", "app.toml")
     assert done.returncode == 1
+    assert "api: worker 1 has not passed its health check yet: " in done.stderr  # told before it is given up
     assert "not ready within 2 s: it fails its health check: " in done.stderr
     assert "no disk" in done.stderr
