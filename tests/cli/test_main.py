@@ -164,6 +164,12 @@ def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) 
     assert process.returncode == 0
 
 
+def test_options_of_every_command_stand_between_daemon_and_its_command_too(tmp_path: Path, home: str) -> None:
+    assert run("daemon", "--json", "status", home=home).out == '{"v": 1, "running": false}\n'
+    elsewhere = run("daemon", "--home", str(tmp_path / "b"), "status", home=home)
+    assert (elsewhere.code, str(tmp_path / "b") in elsewhere.err) == (69, True)
+
+
 def test_daemon_status_and_stop_without_a_daemon(home: str) -> None:
     assert run("daemon", "status", home=home).code == 69
     as_json = run("daemon", "status", "--json", home=home)

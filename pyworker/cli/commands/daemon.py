@@ -14,7 +14,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, Lost, ask, connect, guardian_without_daemon, perform
-from pyworker.cli.options import HELP, Settings, common, option
+from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 from pyworker.protocol.names import CONTROL_SOCKET
@@ -30,10 +30,11 @@ _SAY = 2.0  # seconds after the end of the apps until it is said why the end of 
 _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...", params=[HELP])
-@click.pass_context
-def cmd(ctx: click.Context) -> None:
+@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@common
+def cmd(settings: Settings) -> None:
     """The daemon that keeps the apps running."""
+    ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:
         render.out(ctx.get_help())
 
