@@ -29,7 +29,7 @@ class Live:
         """Draw the rows as they are now over those drawn before."""
         how = look(self._stream, self._how.color)  # the window may have another size by now
         rows = self._board.lines(time.monotonic(), how, max(3, _height(self._stream) - 4))
-        lines = [_fit(row, how.width - 1) for row in rows]
+        lines = [fit(row, how.width - 1) for row in rows]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         write(self._stream, f"{up}\r{_CLEAR_DOWN}" + "".join(row + "\n" for row in lines), how)
         self._drawn = len(lines)
@@ -43,11 +43,14 @@ class Live:
         self.draw()
 
 
-def _fit(text: str, columns: int) -> str:
+def fit(text: str, columns: int) -> str:
     """Cut a row that is too wide: a wrapped row would take two lines and the next drawing would miss."""
     if width(text) <= columns:
         return text
-    # the styles of a row are all in its first words: cutting the plain text loses at most a colour
+    # the styles of a row are all in its first words
+    styled = max((match.end() for match in ANSI.finditer(text)), default=0)
+    if width(text[:styled]) < columns:
+        return text[:styled] + cut(text[styled:], columns - width(text[:styled]))
     return cut(ANSI.sub("", text), columns)
 
 

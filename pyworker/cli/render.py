@@ -268,7 +268,7 @@ def _row(row: list[Cell], shown: list[int], columns: Sequence[Column], need: lis
 def state(word: str, how: Look) -> Cell:
     """Return a state as glyph and word on a terminal, as the bare word elsewhere."""
     glyph, style = GLYPHS.get(word, ("○", ""))
-    return Cell(f"{glyph} {line(word)}", style) if how.tty else Cell(line(word))
+    return Cell(f"{glyph} {line(word)}" if how.tty else line(word), style)
 
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))

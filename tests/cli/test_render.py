@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyworker.cli.live import fit
 from pyworker.cli.render import (
     Column,
     Look,
@@ -21,6 +22,7 @@ from pyworker.cli.render import (
     rate,
     size,
     span,
+    state,
     table,
     width,
     wrap,
@@ -73,7 +75,7 @@ def test_wrapping_loses_no_word_and_fits(text: str, columns: int, indent: int) -
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
-def test_wrapping_indents_what_did_not_fit() -> None:
+def test_wrapping_indents_what_did_notfit() -> None:
     assert wrap("20:01 api exited: no module named redis", 20, 6) == ["20:01 api exited: no", "      module named", "      redis"]
     assert wrap("short", 20, 6) == ["short"]
     assert wrap("x" * 50, 0, 6) == ["x" * 50]
@@ -141,3 +143,12 @@ def test_a_pause_ends_with_what_it_waits_for_or_with_the_reader_of_stdout(monkey
     finally:
         os.close(waits)
         os.close(comes)
+
+
+def test_a_state_has_its_colour_in_a_pipe_too_where_colour_is_asked_for() -> None:
+    assert state("failed", Look(tty=False, color=True, ascii=False, width=0)).style == "red"
+
+
+def test_a_row_that_is_cut_keeps_its_colours() -> None:
+    assert fit("  api.1  \x1b[32m✓\x1b[0m ready  0.61s", 20) == "  api.1  \x1b[32m✓\x1b[0m ready  0…"
+    assert fit("  api.1  \x1b[32m✓\x1b[0m ready", 9) == "  api.1 …"
