@@ -1,9 +1,10 @@
-"""CLI, `scale --save`: write the number of workers into the config file, and change nothing else in it."""
+"""CLI, `scale`: what the config file says of the number of workers. --save writes it there, and changes nothing else."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from pyworker.cli.client import ask
@@ -19,13 +20,33 @@ from pyworker.errors import Exit, PyworkerError
 
 def save_workers(settings: Settings, changes: dict[str, str]) -> None:
     """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
+    for name, source, value in _scaled(settings, changes):
+        _save(settings, name, source, value)
+
+
+def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
+    """Say of each of these apps whose config file has another number that it has."""
+    with contextlib.suppress(PyworkerError):  # what was asked for is done
+        _say_what_is_written(settings, changes)
+
+
+def _say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
+    for name, source, value in _scaled(settings, changes):
+        file, written = source.get("file"), (source.get("config") or {}).get("workers")
+        if file and written is not None and written != value:
+            short = line(os.path.basename(file))
+            note(f"{line(name)}: {short} still says workers = {literal(written)}; with --save it is written there")
+
+
+def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Yield each app, what is known of its config, and its number of workers as a file would say it."""
     for selector, change in changes.items():
         apps = ask(settings.home, {"type": "ps", "selectors": [selector], "sample": False}, settings.timeout)["apps"]
         sources = ask(settings.home, {"type": "config", "selectors": [selector]}, settings.timeout)["apps"]
         files = {source["name"]: source for source in sources}
         for app in apps:
-            value: Any = "auto" if change == "auto" else app["workers"]["want"]
-            _save(settings, str(app["name"]), files.get(app["name"], {}), value)
+            value = "auto" if change == "auto" else app["workers"]["want"]
+            yield str(app["name"]), files.get(app["name"], {}), value
 
 
 def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> None:

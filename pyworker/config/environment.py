@@ -11,6 +11,7 @@ import io
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Mapping
 
 from pyworker.config.identity import IdentityError
@@ -98,8 +99,10 @@ def use_venv(env: dict[str, str], python: str) -> None:
 
 def add_file(
     env: dict[str, str], file: str, key: tuple[str | int, ...], shell_env: Mapping[str, str], check: Check | None = None
-) -> None:
+) -> int:
     """Add a dotenv file; a name that ends with "?" need not exist. ${VAR} sees what is there already, then the shell.
+
+    Return the CRC of its content, 0 for one that is not there.
 
     `check` is given the open file and its path, and raises if it is not to be read.
     """
@@ -110,7 +113,7 @@ def add_file(
         text = _read(path, check)
     except FileNotFoundError:
         if optional:
-            return
+            return 0
         hint = f'looked for {path}; if it need not be there: "{name}?"'
         raise EnvironmentProblem(key, f"names {name}, which does not exist", hint) from None
     except OSError as error:
@@ -134,6 +137,7 @@ def add_file(
                 size = _within_all(size, env[binding.key])
             except InterpolationError as error:
                 raise EnvironmentProblem(key, f"names {name}, whose {binding.key[:100]} {error}", error.hint) from None
+    return zlib.crc32(text.encode())
 
 
 def _read(path: str, check: Check | None) -> str:

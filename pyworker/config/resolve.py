@@ -66,7 +66,9 @@ def resolve(
     config, python = _paths(app, read.real if read else file, our_python, found)
     if is_root and config.logs.named_file is not None:
         _log_file(config.logs.named_file, file, who, found, read)
-    env, origins = _environment(app, config, python, who, shell_env, base_env, found, file if is_root else None, read)
+    env, origins, env_files = _environment(
+        app, config, python, who, shell_env, base_env, found, file if is_root else None, read
+    )
     if app.command:
         _command(app, config, env, found)
     state = _state(app, env, shell_env, found)
@@ -86,6 +88,7 @@ def resolve(
         state=state,
         from_shell=shell.asked,
         crc=read.crc if read else 0,
+        env_files=env_files,
     )
 
 
@@ -290,14 +293,18 @@ def _environment(
     found: _Found,
     roots: str | None,
     read: Opened | None,
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the environment, and for each name where its value comes from. `roots`: the config file, if root reads it."""
+) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
+    """Return the environment, for each name where its value comes from, and what was read of the env files.
+
+    `roots`: the config file, if root reads it.
+    """
 
     def check(fd: int, path: str) -> None:
         if roots is not None:
             check_env_file(fd, path, who.uid, roots, read)
 
     origins: dict[str, str] = {}
+    files: dict[str, int] = {}
     env: dict[str, str] = {}
     before: dict[str, str] = {}
 
@@ -314,7 +321,8 @@ def _environment(
     came_from("venv")
     for index, path in enumerate(config.env_file):
         try:
-            environment.add_file(env, path, ("env_file", index), shell_env, check)
+            crc = environment.add_file(env, path, ("env_file", index), shell_env, check)
+            files[path.removesuffix("?")] = crc
         except IdentityError as error:
             found.add((), error.message, error.hint, "identity")
         except environment.EnvironmentProblem as problem:
@@ -325,7 +333,7 @@ def _environment(
     came_from("[env]", app.env)
     env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
     came_from("pyworker")
-    return env, origins
+    return env, origins, files
 
 
 def _state(app: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str], found: _Found) -> str:

@@ -421,3 +421,4 @@ class ResolvedApp:
     state: str = ""  # address of the server that `state` names, its variables filled in; "" = embedded
     from_shell: dict[str, str] = field(default_factory=dict)  # what ${VAR} was filled in with from the shell
     crc: int = 0  # of the source's content; 0: not known
+    env_files: dict[str, int] = field(default_factory=dict)  # path -> CRC of what was read there; 0: nothing was

@@ -111,7 +111,11 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "reloads": app.board.app(AppF.RELOADS),
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
-        "config": {"file": app.source.path if isinstance(app.source, FileSource) else None, "changed": is_changed(app)},
+        "config": {
+            "file": app.source.path if isinstance(app.source, FileSource) else None,
+            "changed": bool(changed := changed_files(app)),
+            "changed_files": changed,
+        },
         "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
         "notes": [*app.all_notes(), *_log_trouble(brain, app)],
         "drops": app.dropped_lines,
@@ -130,7 +134,7 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
         "name": app.name, "state": "failed", "kind": "unknown", "gen": app.generation, "target": "",
         "listen": [], "queue": [], "workers": {"want": 0, "ready": 0, "total": 0},
         "restarts": {"total": 0, "window": 0, "max": 0, "window_s": 0.0},
-        "config": {"file": file, "changed": False}, "last_failure": dict(vars(failure)), "notes": [], "pool": [],
+        "config": {"file": file, "changed": False, "changed_files": []}, "last_failure": dict(vars(failure)), "notes": [], "pool": [],
     }  # fmt: skip
 
 
@@ -235,21 +239,29 @@ def _what(config: AppConfig | None) -> str:
     return config.script if config.script is not None else shlex.join(config.command)
 
 
-def is_changed(app: App) -> bool:
-    """Whether its file is another than the one that was read, but for a number of workers that runs already."""
+def changed_files(app: App) -> list[str]:
+    """Return its config file and env files that are not what was read, but for a number of workers that runs already."""
     current = app.current
-    if current is None or not current.resolved.mtime_ns:
-        return False
+    if current is None:
+        return []
+    pinned = current.resolved
+    found = [path for path, crc in pinned.env_files.items() if not _is_as_read(app, path, crc)]
+    if pinned.mtime_ns and not _is_as_read(app, pinned.source, pinned.crc, pinned.mtime_ns):
+        found.insert(0, pinned.source)
+    return found
+
+
+def _is_as_read(app: App, path: str, crc: int, read: int = 0) -> bool:
+    """Whether a file says what was read then. `read`: its mtime then, of a config file, whose CRC may be unknown (0)."""
     try:
-        now = os.stat(current.resolved.source).st_mtime_ns
+        now = os.stat(path).st_mtime_ns
     except OSError:
+        return not read and not crc
+    if read and (now == read or (read, now) == app.saved):
         return True
-    read = current.resolved.mtime_ns
-    if now == read or (read, now) == app.saved:
-        return False
-    if app.compared[:2] != (current.number, now):
-        app.compared = (current.number, now, _crc(current.resolved.source) == current.resolved.crc != 0)
-    return not app.compared[2]
+    if app.compared.get(path, (0, 0, False))[:2] != (app.generation, now):
+        app.compared[path] = (app.generation, now, _crc(path) == crc and (crc != 0 or not read))
+    return app.compared[path][2]
 
 
 def _crc(path: str) -> int:

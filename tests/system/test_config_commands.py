@@ -129,12 +129,26 @@ def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     assert pw.ok("check").returncode == 0
 
 
+def test_of_an_app_that_was_stopped_before_a_boot_it_is_said_that_its_config_was_not_read(pw: Pyworker) -> None:
+    pw.api(APP)
+    pw.ok("start")
+    pw.ok("stop", "api")
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    for words in (("diff", "api"), ("config", "api")):
+        found = pw.run(*words)
+        assert (found.returncode, found.stdout) == (3, "")
+        assert "error: api is stopped, and has not been started" in found.stderr
+
+
 def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     pw.write("web.py", APP)
     text = f'# my app\n[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\nworkers = 1  # small\nenv.LEVEL = "x"\n'
     path = pw.write("app.toml", text)
     os.chmod(path, 0o640)
     pw.ok("start")
+    assert "app.toml still says workers = 1" in pw.ok("scale", "api=3").stderr
+    assert "still says" not in pw.ok("scale", "api=1").stderr
     done = pw.ok("scale", "api", "+1", "--save")
     assert "app.toml now says workers = 2" in done.stderr
     with open(path) as file:
@@ -145,6 +159,8 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     pw.write("app.toml", text.replace("workers = 1", "workers = 3"))
     assert "app.toml changed on disk" in pw.ok("ps").stderr
     assert pw.run("diff", "api").returncode == 1
+    assert "api: app.toml changed on disk" in pw.ok("start").stderr
+    assert json.loads(pw.ok("start", "--json").stdout)["notes"]
     pw.ok("scale", "api=2", "--save")
     pw.ok("reload", "api")
     assert pw.wait_steady()["workers"]["want"] == 2

@@ -126,6 +126,20 @@ def test_a_changed_config_comes_in_with_the_reload(pw: Pyworker) -> None:
     assert pw.get().split()[0] == "two"
 
 
+def test_an_env_file_that_was_changed_is_said_until_it_is_read_again(pw: Pyworker) -> None:
+    pw.write(".env", "A=1\n")
+    pw.api(ASGI, top='env_file = [".env", "local.env?"]')
+    pw.ok("start", "app.toml")
+    os.utime(os.path.join(pw.folder, ".env"), (1, 1))
+    assert pw.app()["config"]["changed_files"] == []  # touched, and the same
+    pw.write(".env", "B=1\n")
+    assert ".env changed on disk" in pw.ok("ps").stderr
+    pw.ok("reload", "api")
+    assert pw.ok("ps").stderr == ""
+    pw.write("local.env", "C=1\n")  # which need not have been there
+    assert pw.app()["config"]["changed_files"] == [os.path.join(pw.folder, "local.env")]
+
+
 def test_an_address_that_cannot_be_beside_the_old_one_is_refused_with_what_helps(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start")

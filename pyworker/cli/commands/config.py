@@ -89,7 +89,7 @@ def _running(settings: Settings, name: str) -> list[dict[str, Any]]:
     apps: list[dict[str, Any]] = ask(settings.home, {"type": "config", "selectors": [name]}, settings.timeout)["apps"]
     for app in apps:
         if app["changed"] and not settings.quiet and not settings.json:
-            file = os.path.basename(str(app["file"]))
+            file = ", ".join(os.path.basename(str(f)) for f in app.get("changed_files") or [app["file"]])
             note(
                 f"{line(app['name'])}: {line(file)} was changed since; this is what runs (pyworker diff {line(app['name'])})"
             )

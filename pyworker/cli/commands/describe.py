@@ -11,7 +11,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ask
-from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, has_printed, trouble, worker_rows
+from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, changed_of, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common, option
@@ -156,7 +156,7 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
     template = app.get("template") or {}
     health = app.get("health") or {}
     file = config.get("file")
-    changed = "changed on disk" if config.get("changed") else "unchanged"
+    changed = "changed on disk" if file in changed_of(app) else "unchanged"
     facts = [
         ("config", f"{render.home(str(file))} ({changed})" if file else "given on the command line"),
         ("cwd", render.home(str(app.get("cwd") or "–"))),

@@ -276,12 +276,11 @@ def next_step(name: str, failure: dict[str, Any]) -> str:
 
 
 def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:
-    """Return a line for each config file that is not what was read: many apps may be of one."""
+    """Return a line for each config or env file that is not what was read: many apps may be of one."""
     files: dict[str, list[str]] = {}
     for app in apps:
-        if (app.get("config") or {}).get("changed"):
-            file = render.line(app["config"].get("file") or "its config")
-            files.setdefault(file, []).append(render.line(app["name"]))
+        for file in changed_of(app):
+            files.setdefault(render.line(file), []).append(render.line(app["name"]))
     lines = []
     for file, names in files.items():
         short = file.rpartition("/")[2]
@@ -292,6 +291,13 @@ def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:
             text = f"{some}: {short} changed on disk since they were started"
         lines.append(_step(text, f"pyworker diff {names[0]}" if len(names) == 1 else "pyworker diff", how))
     return lines
+
+
+def changed_of(app: dict[str, Any]) -> list[str]:
+    """Return the files of an app's config that are not what was read; a daemon of before knows of one only."""
+    config = app.get("config") or {}
+    found = config.get("changed_files")
+    return found if found is not None else [config.get("file") or "its config"] if config.get("changed") else []
 
 
 def _step(text: str, command: str, how: Look) -> str:

@@ -31,10 +31,13 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     """
     wanted = parse(changes)
     code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait})
-    if save and code == 0:
-        from pyworker.cli.savescale import save_workers
+    if code == 0:
+        from pyworker.cli.savescale import save_workers, say_what_is_written
 
-        save_workers(settings, wanted)
+        if save:
+            save_workers(settings, wanted)
+        elif not settings.json and not settings.quiet:
+            say_what_is_written(settings, wanted)
     return code
 
 

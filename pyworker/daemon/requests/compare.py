@@ -12,18 +12,28 @@ from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App, overlaps
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource
-from pyworker.daemon.report import is_changed
+from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import read_again
-from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.errors import Exit
 from pyworker.protocol import control as k
 
 
 def diff(desk: Desk, client: Client, request: k.Diff) -> None:
     """Read each app's source again, as a reload would, and compare; nothing is kept of it."""
-    apps = desk.apps(request.selectors)
-    compared = [_compare(desk, app, request.shell_env) for app in apps if app.current is not None]
+    compared = [_compare(desk, app, request.shell_env) for app in _known(desk, request.selectors)]
     changes = [{"app": c["app"], **change} for c in compared for change in c["changes"]]
     client.reply(True, {"v": 1, "same": not changes, "changes": changes, "apps": compared})
+
+
+def _known(desk: Desk, selectors: tuple[str, ...]) -> list[App]:
+    """The apps of some selectors whose config has been read. Refuse: one that is named has only been stopped since a boot."""
+    apps = desk.apps(selectors)
+    unread = [app.name for app in apps if app.current is None]
+    if selectors and unread:
+        text = f"{unread[0]} is stopped, and has not been started since the daemon was: its config was not read"
+        raise Refuse("not_running", Exit.NOT_RUNNING, text, f"pyworker start {unread[0]}")
+    return [app for app in apps if app.current is not None]
 
 
 def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
@@ -49,7 +59,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
 
 def config(desk: Desk, client: Client, request: k.Config) -> None:
     """The config of the committed generation, every default filled in, and where each value comes from."""
-    found = [_config(app) for app in desk.apps(request.selectors) if app.current is not None]
+    found = [_config(app) for app in _known(desk, request.selectors)]
     client.reply(True, {"v": 1, "apps": found})
 
 
@@ -65,7 +75,8 @@ def _config(app: App) -> dict[str, Any]:
         "file": path or None,
         "profile": profile,
         "generation": app.generation,
-        "changed": is_changed(app),
+        "changed": bool(changed := changed_files(app)),
+        "changed_files": changed,
         "config": _masked(canonical.table(current.config, everything=True), resolved.secrets),
         "origins": {},
     }

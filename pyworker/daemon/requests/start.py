@@ -17,6 +17,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
+from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
@@ -64,7 +65,8 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             elif again:
                 goals[name] = ops.filled(again)
             else:
-                decided[name] = ops.Outcome(True, "already_running", note=_not_taken(app.source, source, name))
+                note = _not_taken(app.source, source, name) or _changed(app)
+                decided[name] = ops.Outcome(True, "already_running", note=note)
             continue
         todo.append((name, source, values))
     made: list[tuple[str, FileSource | InlineSource, Generation]] = []
@@ -231,6 +233,11 @@ def _not_taken(runs: FileSource | InlineSource, asked: FileSource | InlineSource
         case _:
             return ""
     return f"{what}, and a reload keeps that; to change it: pyworker stop {name}, then start it again"
+
+
+def _changed(app: App) -> str:
+    files = ", ".join(os.path.basename(path) for path in changed_files(app))
+    return f"{files} changed on disk since it was started; pyworker diff {app.name} shows how" if files else ""
 
 
 def _origin(source: FileSource | InlineSource) -> str:
