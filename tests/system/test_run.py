@@ -127,10 +127,11 @@ def test_it_drains_and_ends_when_its_terminal_is_closed(homeless: Pyworker) -> N
         assert one.ends() == 0
 
 
-def test_logs_as_json_and_as_printed(homeless: Pyworker) -> None:
+@pytest.mark.parametrize("as_json", [("--logs", "json"), ("--json",)], ids=" ".join)
+def test_logs_as_json(homeless: Pyworker, as_json: tuple[str, ...]) -> None:
     pw = homeless
     web(pw)
-    with foreground(pw, "app.toml", "--logs", "json") as one:
+    with foreground(pw, "app.toml", *as_json) as one:
         one.running()
         pw.get("/a")
         one.wait_out("asked /a")
@@ -138,6 +139,11 @@ def test_logs_as_json_and_as_printed(homeless: Pyworker) -> None:
         assert {line["app"] for line in lines} == {"api"}
         assert [line["msg"] for line in lines if line["worker"]] == ["asked /a"]
         one.stop()
+
+
+def test_logs_as_printed(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw)
     with foreground(pw, "app.toml", "--logs", "plain") as one:
         one.running()
         pw.get("/b")

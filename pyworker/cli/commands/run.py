@@ -74,7 +74,7 @@ def cmd(
         table["inherit_env"] = ["*"]
     from pyworker.config.load import run_config
 
-    given = {"logs": logs, "probe": probe, "lame_duck": lame_duck}
+    given = {"logs": logs or ("json" if settings.json else None), "probe": probe, "lame_duck": lame_duck}
     config = run_config(found.request.get("file") or "", given, found.apps)
     if not settings.quiet:
         _say_how_long(found, config.lame_duck)
