@@ -150,7 +150,8 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "reason": failure.message,
         "traceback": failure.traceback,
         "hint": failure.hint,
-        "notes": [*app.all_notes(), *([outcome.note] if outcome.note else [])],
+        # what is said of an app that is gone helps nobody
+        "notes": [*(app.all_notes() if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
     }
 
 

@@ -109,7 +109,11 @@ def call_hook(spec: str) -> None:
     """Call hooks.post_fork, "module:function". Raises TargetError, also for what the function raises."""
     module_name, _, attribute = spec.partition(":")
     with _no_other_process_comes_back():
-        found = _attribute(_import(module_name), module_name, attribute)
+        try:
+            found = _attribute(_import(module_name), module_name, attribute)
+        except TargetError as error:
+            error.message = f"hooks.post_fork: {error.message}"
+            raise
         try:
             found()
         except BaseException as error:  # noqa: BLE001 - the user's code

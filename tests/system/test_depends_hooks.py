@@ -7,6 +7,8 @@ import os
 import re
 import signal
 
+import pytest
+
 from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.wait import wait_until
 
@@ -276,11 +278,24 @@ def test_a_post_fork_that_fails_is_a_failed_start(pw: Pyworker) -> None:
     assert "hooks.post_fork: RuntimeError: no licence" in failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [("hook:nope", 'module "hook" has no attribute "nope"'), ("nohook:x", 'cannot import "nohook": there is no module nohook')],
+)
+def test_a_post_fork_that_is_not_there_is_not_taken_for_the_target(pw: Pyworker, named: str, why: str) -> None:
+    pw.write("hook.py", "def post_fork():\n    pass\n")
+    hooked(pw, f'post_fork = "{named}"')
+    failed = pw.run("start")
+    assert failed.returncode == 1
+    assert f"hooks.post_fork: {why}" in failed.stderr
+
+
 def test_a_hook_that_fails_at_an_event_is_a_note_and_no_circle(pw: Pyworker) -> None:
     hooked(pw, 'on_event = "false"')
     pw.ok("start")
     wait_until(lambda: any("hooks.on_event failed" in n for n in pw.app()["notes"]), LONG, "the note")
     assert len([n for n in pw.app()["notes"] if "hooks." in n]) == 1
+    assert "hooks." not in pw.run("delete", "api").stderr, "of an app that is gone"
 
 
 def test_a_daemon_that_stops_leaves_no_hook_that_hangs(pw: Pyworker) -> None:
