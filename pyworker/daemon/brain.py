@@ -8,6 +8,7 @@ that is out of protocol kills its sender, never the daemon.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from pyworker.daemon.workers import Workers, signal_number
 from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.logs import STDOUT, LogsSpec
+from pyworker.protocol.logs import JOURNAL, STDOUT, LogsSpec
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
@@ -435,6 +436,9 @@ class Brain:
             drains_alone=config.target is not None or config.script is not None,
             journald=logs.journald and not to_stdout,
         )
+        if spec.journald and not os.path.exists(JOURNAL):
+            text = f"logs.journald: there is no journal here ({JOURNAL}); lines go to the file only"
+            self.emit(app, "app_note", None, text=text)
         try:
             memo = unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec))
         except OSError:  # no descriptor is left: no reason to stop what has begun, and the logger has a usual way

@@ -10,16 +10,15 @@ import socket
 import struct
 
 from pyworker.logger.say import say
-from pyworker.protocol.logs import LogRecord, parse_record
+from pyworker.protocol.logs import JOURNAL, LogRecord, parse_record
 
-SOCKET = "/run/systemd/journal/socket"
 _PRIORITY = b"6"  # info, for both streams: many programs log everything to stderr
 
 
 class Journal:
     """One datagram socket for all apps."""
 
-    def __init__(self, path: str = SOCKET) -> None:
+    def __init__(self, path: str = JOURNAL) -> None:
         self._path = path
         self._socket: socket.socket | None = None
         self._missed = 0  # records in a row

@@ -21,6 +21,7 @@ from typing import Literal
 from pyworker.record import record
 
 Format = Literal["text", "json", "short", "plain"]  # short ("api.2 | …") and plain (the app's bytes): on stdout only
+JOURNAL = "/run/systemd/journal/socket"
 STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not opened, rotated or looked at
 MAX_LINE = 64 * 1024  # a longer line is written in parts
 IN_HAND = ".in-hand"  # in the logs folder: what the logger has taken out of pipes and not written yet

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 
+from pyworker.protocol.logs import JOURNAL
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
@@ -33,6 +35,12 @@ def test_lines_are_shown_with_the_worker_that_printed_them(pw: Pyworker) -> None
     assert found["worker"] == slot
     assert found["app"] == "api"
     assert f"api.{slot}" in pw.ok("logs", "api").stdout
+
+
+def test_a_start_says_that_there_is_no_journal_for_the_lines(pw: Pyworker) -> None:
+    pw.api(PRINTS, tables="logs.journald = true\n")
+    is_said = "logs.journald: there is no journal here" in pw.run("start").stderr
+    assert is_said != os.path.exists(JOURNAL)
 
 
 def test_a_log_that_is_inherited_is_a_file_under_the_daemon_and_start_says_which(pw: Pyworker) -> None:
