@@ -145,7 +145,8 @@ def test_each_operation_sends_its_request_and_says_its_end(
 ) -> None:
     kind = {"rm": "delete"}.get(args[0], args[0])
     state = "stopped" if action == "stopped" else "running"
-    with FakeControl(home, {kind: lambda _: [results.reply(action, state=state)]}) as daemon:
+    beside = {"ps": replies({"apps": []}), "config": replies({"apps": []})}  # scale: what the files of its apps say
+    with FakeControl(home, {kind: lambda _: [results.reply(action, state=state)], **beside}) as daemon:
         found = run(*args, home=home)
     assert (found.code, found.err) == (0, "")
     assert said is None or found.out == said
@@ -185,13 +186,18 @@ def test_a_mistake_in_the_config_ends_with_what_it_prevented(home: str, command:
     assert (found.code, found.err.splitlines()[-1]) == (78, f"app.toml has 1 error. {closing}")
 
 
-def test_scale_says_from_and_to(home: str) -> None:
+def test_scale_says_from_and_to_and_what_the_file_says(home: str) -> None:
     def scale(_request: Any) -> Iterator[Any]:
         yield event("api", None, "scaled", **{"from": 4, "to": 6})
         yield results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)
 
-    with FakeControl(home, {"scale": scale}):
-        assert run("scale", "api=6", home=home).out == "api: 4 → 6 workers, 6/6 ready in 0.7s\n"
+    runs = {"name": "api", "workers": {"want": 6}}
+    written = {"name": "api", "file": "/srv/shop/app.toml", "config": {"workers": 4}}
+    beside = {"ps": replies({"apps": [runs]}), "config": replies({"apps": [written]})}
+    with FakeControl(home, {"scale": scale, **beside}):
+        found = run("scale", "api=6", home=home)
+    assert found.out == "api: 4 → 6 workers, 6/6 ready in 0.7s\n"
+    assert found.err == "api: app.toml still says workers = 4; with --save it is written there\n"
 
 
 @pytest.mark.parametrize("args", [("api",), ("api", "--foo"), ("api=x",), ("=4",), (), ("api=1", "api=2"), ("A B=1",)])
