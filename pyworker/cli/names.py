@@ -147,6 +147,14 @@ OPTIONS_ELSEWHERE = {
         (("--lines", "--tail"), ("-n N",)),
         (("--dry-run",), ("pyworker diff NAME shows what a reload would change",)),
         (("--undo",), (_BACK,)),
+        (
+            ("-f", "--force"),
+            (
+                "--now does not wait for open requests, -y does not ask",
+                "-y does not ask; a reload needs no change of a file",
+            ),
+        ),
+        (("--truncate",), ("pyworker flush NAME empties the log",)),
         (("--canary",), ("the first new worker is alone until it is ready and passes its check, always",)),
         (("--watch",), ("pyworker top is what goes on showing; start and run have --watch, for files",)),
         (("--listen",), ("pyworker web serves /metrics, and pyworker run has --probe HOST:PORT",)),

@@ -111,6 +111,9 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
         (("start", "shop:app", "--reload"), "--watch"),
         (("start", "app.py", "-i", "max"), "-w N, or -w auto"),
         (("logs", "shop", "--lines", "5"), "-n N"),
+        (("logs", "--truncate", "shop"), "pyworker flush NAME empties the log"),
+        (("stop", "shop", "-f"), "--now does not wait for open requests, -y does not ask"),
+        (("reload", "shop", "--force"), "-y does not ask; a reload needs no change of a file"),
         (("web", "--port", "8701"), "--listen HOST:PORT"),
     ],
 )
