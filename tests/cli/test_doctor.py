@@ -158,6 +158,12 @@ def test_apps_that_are_not_well_have_their_own_next_step(tmp_path: Path) -> None
     assert log.message == "1 line of api could not be written to its log: cannot open api.log: Is a directory"
 
 
+def test_what_is_degraded_only_while_a_worker_is_replaced_is_told_how_many_serve(tmp_path: Path) -> None:
+    replaced = app(name="api", state="degraded", last_failure=None, workers={"want": 2, "ready": 1, "total": 2}, pool=[])
+    (unwell,) = doctor._apps(settings_of({"home": str(tmp_path)}), {"apps": [replaced]})
+    assert unwell.message == "api is degraded: 1 of 2 workers are ready"
+
+
 def test_each_of_several_next_steps_has_a_line_of_its_own() -> None:
     said = doctor._words(doctor.Found("app", "fail", "api has failed", "look here\nor there"), Look(False, False, False, 0))
     assert said == "✗ api has failed\n    = look here\n    = or there"

@@ -363,12 +363,9 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
                 failure.get("hint") or f"pyworker describe {app['name']}",
             )
         elif app["state"] == "degraded":
-            yield Found(
-                "app",
-                "warn",
-                f"{app['name']} is degraded: {failure.get('message') or why_unwell(app)}",
-                f"pyworker describe {app['name']}",
-            )
+            ready = f"{app['workers']['ready']} of {app['workers']['want']} workers are ready"
+            why = failure.get("message") or why_unwell(app) or ready
+            yield Found("app", "warn", f"{app['name']} is degraded: {why}", f"pyworker describe {app['name']}")
         elif unwell := trouble(app):
             text = f"{app['name']} {unwell}: {failure.get('message', '')}"
             yield Found("app", "warn", text, next_step(app["name"], failure))
