@@ -16,6 +16,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
+from pyworker.daemon.listener import queue_depth
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
@@ -237,6 +238,7 @@ class App:
             dispatcher=self.dispatcher.view() if self.dispatcher else None,
             dispatcher_record=self.dispatcher_record,
             keep_listening=self.keep_listening,
+            nobody_waits=self._nobody_waits(),
         )
 
     def _config_of(self, number: int | None) -> AppConfig | None:
@@ -257,6 +259,12 @@ class App:
         """Whether a worker says when it accepts no more: ours do, and scripts that have bound a port."""
         config = self._config_of(worker.id.generation)
         return config is not None and (config.target is not None or (config.script is not None and worker.bound))
+
+    def _nobody_waits(self) -> bool:
+        """Asked at a stop only. A program's own accept would fail on a listener that is shut."""
+        if self.running or not self.listening or any(g.config.target is None for g in self.generations.values()):
+            return False
+        return not any(waits[0] if (waits := queue_depth(x.sock)) else True for x in self.listeners.values())
 
     @property
     def dispatches(self) -> bool:

@@ -99,6 +99,8 @@ class AppView:
     dispatcher: DispatcherView | None = None
     dispatcher_record: Record = Record()
     keep_listening: bool = False  # a hard restart: the listeners stay open in between
+    # to be accepted; only where all workers are ours, who do not mind a listener that is shut before they have left it
+    nobody_waits: bool = False
 
 
 # ---- what to do ------------------------------------------------------------------------------------
@@ -479,13 +481,13 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
 
 
 def _close(app: AppView, now: float) -> Iterator[Action]:
-    """Close the port when the last worker has taken what was queued; forget the app when the last has gone."""
+    """Close the port when nobody is queued, or the last worker has taken who was; forget the app when the last has gone."""
     if app.running or app.keep_listening:
         return
     left = alive(app)
     if app.listening and left and all(w.state in LEAVING for w in left):
         shut_at = max(w.since for w in left) + QUEUE_GRACE
-        if now >= shut_at or app.hurry or all(w.left for w in left):
+        if now >= shut_at or app.hurry or app.nobody_waits or all(w.left for w in left):
             yield ShutListeners()
         else:
             can_tell = all(w.left is not None for w in left)

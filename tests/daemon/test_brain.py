@@ -8,14 +8,16 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyworker.config.address import parse_bind
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import operations
-from pyworker.daemon.app import App, Failure, Generation
+from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import InlineSource
@@ -27,6 +29,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import SIZE, F, row_slice
+from pyworker.record import replace
 from tests.support.channels import ends as ends
 from tests.support.wait import wait_until
 
@@ -87,6 +90,31 @@ def test_policy_sees_whether_a_worker_that_leaves_still_accepts(ends: tuple[sock
         assert [w.left for w in app.view().workers] == [False]
         leaves()
         assert [w.left for w in app.view().workers] == [True]
+    loop.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_policy_sees_at_a_stop_whether_a_client_waits_to_be_accepted(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    where: Any = str(tmp_path / "s") if family == socket.AF_UNIX else ("127.0.0.1", 0)
+    with app_of_one_worker(brain, State.READY) as (app, _, _), socket.socket(family) as listener, socket.socket(family) as client:
+        listener.bind(where)
+        listener.listen()
+        app.listeners[1] = Listener(1, parse_bind(":80"), listener)
+        app.running = True
+        assert not app.view().nobody_waits  # of no interest
+        app.running = False
+        assert app.view().nobody_waits
+        client.connect(listener.getsockname())
+        assert not app.view().nobody_waits
+        listener.accept()[0].close()
+        assert app.view().nobody_waits
+        program = replace(app.config, target=None, command=("./server",))
+        app.generations[1].resolved = replace(app.generations[1].resolved, config=program)  # its own accept would fail
+        assert not app.view().nobody_waits
     loop.close()
 
 

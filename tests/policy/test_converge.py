@@ -187,6 +187,14 @@ def test_a_stop_shuts_the_port_as_soon_as_nobody_accepts_any_more() -> None:
     assert doing(leaving(True, None), c.QUEUE_GRACE) == [c.ShutListeners()]
 
 
+def test_a_stop_shuts_the_port_in_a_moment_in_which_nobody_would_be_reset() -> None:
+    view = app(running=False, workers=BOTH, templates=(), nobody_waits=True)
+    assert doing(view) == [c.SendDrain(1, True, "stop"), c.SendDrain(2, True, "stop")]  # who still serves keeps it
+    leaving = tuple(worker(n, n, state=State.DRAINING, left=False) for n in (1, 2))
+    assert doing(replace(view, workers=leaving), 0.0) == [c.ShutListeners()]
+    assert doing(replace(view, workers=leaving, nobody_waits=False), 0.0) == []
+
+
 def test_stop_now_skips_the_drain() -> None:
     assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 
