@@ -411,8 +411,9 @@ class Dispatchers:
             # else it is dying: its pidfd will say so, and its successor be told everything
             return error.errno not in NO_ROOM
         match message:
-            case d.Unlisten():
+            case d.Unlisten(index=index):
                 handle.told.discard(what)
+                self._brain.listening.refuse(app, index)
             case d.Gone(serial=serial):
                 handle.told -= {(word, serial) for word in _OF_WORKER}
             case d.CloseInbox(slot=slot):

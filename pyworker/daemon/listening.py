@@ -106,7 +106,7 @@ class Listening:
         return None
 
     def drops(self, app: App, generation: int) -> list[Listener]:
-        """What workers of this generation accept on and those of today's do not. (A dispatcher accepts there as ever.)
+        """What workers of this generation accept on and those of today's do not. (Of a dispatcher's see `refuse`.)
 
         Not of a command: its own accept would fail, and when it has ended is unknown.
         """
@@ -125,8 +125,21 @@ class Listening:
                 if listener.address.family != "unix":
                     shut_down(listener.sock, listener.address)
 
+    def refuse(self, app: App, index: int) -> None:
+        """A dispatcher accepts there no more: the same, but where today's workers accept for themselves."""
+        listener = app.listeners.get(index)
+        if (
+            listener is None
+            or app.current is None
+            or index in app.current.listeners
+            or listener.address.family == "unix"
+        ):
+            return
+        if listener.asked.isdisjoint(app.generations):
+            shut_down(listener.sock, listener.address)
+
     def keep_listening(self, app: App) -> None:
-        """Take back `refuse_dropped` where today's workers accept: after a roll-back, or a reload that names it again."""
+        """Take back `refuse_dropped` and `refuse` where today's workers accept: after a roll-back, or a reload that names it again."""
         if app.current is None or not app.listening:
             return
         for index in app.current.listeners:

@@ -153,29 +153,33 @@ def test_an_address_that_cannot_be_beside_the_old_one_is_refused_with_what_helps
     assert pw.get().startswith("one")
 
 
-def test_the_bind_address_can_change_without_a_gap_and_the_old_one_refuses_at_once(pw: Pyworker) -> None:
+@pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
+def test_the_bind_address_can_change_without_a_gap_and_the_old_one_refuses_at_once(pw: Pyworker, balance: str) -> None:
     """A roll-back could still come: until then it was open, and who connected waited for nobody, to be reset."""
-    pw.api(ASGI)
+    top = f'balance = "{balance}"'
+    pw.api(ASGI, top=top)
     pw.ok("start", "app.toml")
     other = pw.another_port()
-    pw.api(ASGI, bind=f"127.0.0.1:{other}")
+    pw.api(ASGI, top=top, bind=f"127.0.0.1:{other}")
     pw.ok("reload", "api")
     assert pw.get(port=other).startswith("one")
     assert pw.refuses()
     assert pw.app()["listen"] == [f"http://127.0.0.1:{other}"]
-    pw.api(ASGI)
+    pw.api(ASGI, top=top)
     pw.ok("reload", "api")
     assert pw.get().startswith("one")
     assert pw.refuses(other)
 
 
-def test_a_roll_back_listens_again_on_the_address_that_the_new_code_had_left(pw: Pyworker) -> None:
-    pw.api(ASGI)
+@pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
+def test_a_roll_back_listens_again_on_the_address_that_the_new_code_had_left(pw: Pyworker, balance: str) -> None:
+    top = f'balance = "{balance}"'
+    pw.api(ASGI, top=top)
     pw.ok("start", "app.toml")
     other = pw.another_port()
     first = "async def app(scope, receive, send):\n"
     waits = f"    if scope['type'] == 'lifespan': os.path.exists({pw.folder!r} + '/sick') and os._exit(9)\n"
-    pw.api(ASGI.replace(first, first + waits), bind=f"127.0.0.1:{other}", tables="[app.restart]\nmax_restarts = 2")
+    pw.api(ASGI.replace(first, first + waits), top=top, bind=f"127.0.0.1:{other}", tables="[app.restart]\nmax_restarts = 2")
     pw.ok("reload", "api")
     assert pw.refuses()
     pw.write("sick", "")
