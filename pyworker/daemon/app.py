@@ -16,7 +16,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
-from pyworker.daemon.listener import queue_depth
+from pyworker.daemon.listener import nobody_waits
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
 from pyworker.policy.converge import AppView, generation_is_open, slots_of
@@ -264,7 +264,7 @@ class App:
         """Asked at a stop only. A program's own accept would fail on a listener that is shut."""
         if self.running or not self.listening or any(g.config.target is None for g in self.generations.values()):
             return False
-        return not any(waits[0] if (waits := queue_depth(x.sock)) else True for x in self.listeners.values())
+        return all(nobody_waits(x.sock) for x in self.listeners.values())
 
     @property
     def dispatches(self) -> bool:

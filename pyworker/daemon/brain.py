@@ -153,8 +153,11 @@ class Brain:
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
-        if app.reload_from is not None and serves and not self.may_old_ones_accept(app, now):
-            self.listening.refuse_dropped(app)
+        replaced = app.reload_from is not None and serves  # all of the old ones have been told to leave
+        done = replaced and not self.may_old_ones_accept(app, now)
+        if replaced:
+            self.listening.refuse_dropped(app, at_once=done)
+        if done:
             took = round(now - app.reload_started_at, 3)
             data = {"from": app.reload_from, "to": app.generation, "took_s": took}
             app.reload_from = None

@@ -99,6 +99,12 @@ def queue_depth(listener: socket.socket) -> tuple[int, int] | None:
     return waiting, limit
 
 
+def nobody_waits(listener: socket.socket) -> bool:
+    """True when no connection waits to be accepted: nobody would be reset by `shut_down`."""
+    depth = queue_depth(listener)
+    return depth is not None and depth[0] == 0
+
+
 def shut_down(listener: socket.socket, address: Address) -> None:
     """Refuse connections from now on, whoever still holds a copy, and remove a Unix socket's file. Does not close."""
     with contextlib.suppress(OSError):

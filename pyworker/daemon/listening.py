@@ -9,7 +9,16 @@ from pyworker.config.address import Address, collide
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.dispatchers import is_node
-from pyworker.daemon.listener import UNIX_MODE, ListenFailed, inode, listen_again, open_listener, shut_down
+from pyworker.daemon.listener import (
+    UNIX_MODE,
+    ListenFailed,
+    inode,
+    is_listening,
+    listen_again,
+    nobody_waits,
+    open_listener,
+    shut_down,
+)
 from pyworker.daemon.nodeshared import shares
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds
@@ -115,15 +124,17 @@ class Listening:
         named = set(app.generations[generation].listeners) - set(app.current.listeners)
         return [x for x in app.listeners.values() if x.index in named and x.asked.isdisjoint(app.generations)]
 
-    def refuse_dropped(self, app: App) -> None:
+    def refuse_dropped(self, app: App, *, at_once: bool) -> None:
         """The old ones accept no more: who connects where only they did would wait until the last has gone, in vain.
 
+        With `at_once=False` they have been told to, and it is done where nobody waits for them, who would be reset.
         Not closed: a roll-back listens there again (`keep_listening`), which a Unix socket could not.
         """
         for number in app.generations:
             for listener in self.drops(app, number) if number < app.generation else ():
-                if listener.address.family != "unix":
-                    shut_down(listener.sock, listener.address)
+                sock = listener.sock
+                if listener.address.family != "unix" and is_listening(sock) and (at_once or nobody_waits(sock)):
+                    shut_down(sock, listener.address)
 
     def refuse(self, app: App, index: int) -> None:
         """A dispatcher accepts there no more: the same, but where today's workers accept for themselves."""

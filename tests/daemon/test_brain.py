@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -115,6 +116,23 @@ def test_policy_sees_at_a_stop_whether_a_client_waits_to_be_accepted(
         program = replace(app.config, target=None, command=("./server",))
         app.generations[1].resolved = replace(app.generations[1].resolved, config=program)  # its own accept would fail
         assert not app.view().nobody_waits
+    loop.close()
+
+
+def test_an_address_that_a_reload_has_left_out_is_shut_in_a_moment_in_which_nobody_waits_there(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, _, _), socket.create_server(("127.0.0.1", 0)) as listener:
+        app.listeners[1] = Listener(1, parse_bind(":80"), listener)
+        app.generation, app.generations[1].listeners = 2, (1,)
+        with socket.create_connection(listener.getsockname()):
+            brain.listening.refuse_dropped(app, at_once=False)
+            listener.accept()[0].close()
+        brain.listening.refuse_dropped(app, at_once=False)
+        with socket.socket() as client:
+            assert client.connect_ex(listener.getsockname()) == errno.ECONNREFUSED
     loop.close()
 
 
