@@ -375,7 +375,7 @@ class AppConfig:
     stop: StopConfig = option(StopConfig(), help="drain, signal, kill")
     reload: ReloadConfig = option(ReloadConfig(), help="zero-downtime reload")
     health: HealthConfig | None = option(
-        None, help="health checks; a start, a restart and a reload wait for the first; absent: ready once it accepts"
+        None, help="health checks; whatever brings a worker waits for its first; absent: ready once it accepts"
     )
     limits: LimitsConfig = option(LimitsConfig(), help="memory, requests, age, time")
     logs: LogsConfig = option(LogsConfig(), help="log files")
