@@ -222,11 +222,13 @@ def _usage(error: click.ClickException) -> PyworkerError:
     message = error.format_message().partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "pyworker"
-    hint = f"{path} -h shows its options"
+    word = getattr(error, "command_name", "")
+    hint = f"{path} -h shows its {'commands' if word else 'options'}"
     possibilities = getattr(error, "possibilities", None)
     ours = {name for option in ctx.command.params for name in option.opts} if ctx is not None else set()
     known = OPTIONS_ELSEWHERE.get(getattr(error, "option_name", ""), ())
-    if meant := next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
+    elsewhere = ELSEWHERE.get(f"{path} {word}".removeprefix("pyworker "), "") if word else ""
+    if meant := elsewhere or next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
         message = error.message.rstrip(".")
         hint = f"{meant}\n{hint}"
     elif possibilities:

@@ -129,6 +129,10 @@ ELSEWHERE = {
     "reread": "pyworker diff, then pyworker reload NAME",
     "avail": "pyworker ps",
     "maintail": "pyworker events -f",
+    # of a group
+    "daemon restart": "pyworker daemon upgrade --force   starts it anew; workers stay",
+    "daemon reload": "pyworker daemon upgrade --force   starts it anew; workers stay",
+    "daemon logs": "pyworker doctor says what is amiss; its log is logs/pyworker.log in the home that pyworker daemon status shows",
 }
 # options of other programs; of a command that does not have ours, the next is said
 OPTIONS_ELSEWHERE = {

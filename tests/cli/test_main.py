@@ -124,6 +124,15 @@ def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, 
     assert found.err.splitlines()[1:] == [f"  = help: {here}", f"  = help: pyworker {typed[0]} -h shows its options"]
 
 
+@pytest.mark.parametrize(("word", "here"), [("restart", "pyworker daemon upgrade --force"), ("logs", "pyworker doctor")])
+def test_a_command_of_another_group_is_told_what_it_is_here(word: str, here: str, home: str) -> None:
+    found = run("daemon", word, home=home)
+    assert found.code == 2
+    assert found.err.splitlines()[0] == f"error: no such command '{word}'"
+    assert found.err.splitlines()[1].startswith(f"  = help: {here} ")
+    assert found.err.splitlines()[2:] == ["  = help: pyworker daemon -h shows its commands"]
+
+
 def test_an_option_that_the_command_does_not_have_is_not_offered(home: str) -> None:
     assert "-b HOST:PORT" not in run("ps", "--port", "8000", home=home).err
 
