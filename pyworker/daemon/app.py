@@ -131,9 +131,8 @@ class App:
     last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
-    compared: dict[str, tuple[int, int, bool]] = field(
-        default_factory=dict
-    )  # file -> generation, mtime, is as it was read
+    # by file: generation, mtime, whether it says what was read
+    compared: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
     dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows

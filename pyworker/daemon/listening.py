@@ -138,13 +138,8 @@ class Listening:
 
     def refuse(self, app: App, index: int) -> None:
         """A dispatcher accepts there no more: the same, but where today's workers accept for themselves."""
-        listener = app.listeners.get(index)
-        if (
-            listener is None
-            or app.current is None
-            or index in app.current.listeners
-            or listener.address.family == "unix"
-        ):
+        listener, current = app.listeners.get(index), app.current
+        if listener is None or current is None or index in current.listeners or listener.address.family == "unix":
             return
         if listener.asked.isdisjoint(app.generations):
             shut_down(listener.sock, listener.address)

@@ -311,12 +311,9 @@ def replaced(brain: Brain, slots: Collection[int], serials: Collection[int]) -> 
         new = (w for w in app.workers.values() if w.id.slot in slots and w.id.serial not in serials)
         sick = next((w for w in new if w.health is not None and w.health.health.verdict == "failing"), None)
         if left and sick is not None:
+            why = f"the new {app.name}.{sick.id.slot} fails its health check: {_ails(sick)}"
             hint = f"the old one stays until another passes: pyworker events {app.name}   says when"
-            return Outcome(
-                False,
-                "failed",
-                Failure(f"the new {app.name}.{sick.id.slot} fails its health check: {_ails(sick)}", hint=hint),
-            )
+            return Outcome(False, "failed", Failure(why, hint=hint))
         done = not left and not brain.may_old_ones_accept(app, now) and app.has_been_checked(slots)
         return _unless_sick(app, _reached(app, now, "restarted", done=done), slots)
 
