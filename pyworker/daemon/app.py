@@ -343,13 +343,22 @@ class App:
 
     def all_notes(self) -> list[str]:
         """What the operator should know: what was noted, and what is so by now."""
-        is_empty = self.running and self.scale == 0 and not self.is_job
         return [
             *self.notes,
             *self._notes_of_template(),
             *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
-            *([f"it is scaled to 0: pyworker scale {self.name}=1 starts a worker"] if is_empty else []),
+            *self._note_of_no_workers(),
         ]
+
+    def _note_of_no_workers(self) -> Iterator[str]:
+        """The port stays open, as for a moment without workers: somebody may hold requests back that way."""
+        waits = "; who connects waits" if self.listeners else ""
+        if not self.running or self.is_job:
+            return
+        if self.scale == 0:
+            yield f"it is scaled to 0{waits}: pyworker scale {self.name}=1 starts a worker"
+        elif self.want and self.stopped_slots.issuperset(range(1, self.want + 1)):
+            yield f"each of its workers was stopped{waits}: pyworker start {self.name}, or pyworker stop {self.name}"
 
     def _notes_of_template(self) -> Iterator[str]:
         template = self.templates.get(self.generation)

@@ -128,6 +128,29 @@ def test_one_worker_is_stopped_and_started_and_restarted(pw: Pyworker) -> None:
     assert load.lost == []
 
 
+@pytest.mark.parametrize(
+    ("away", "said", "back"),
+    [
+        (("scale", "api=0"), "api: it is scaled to 0; who connects waits: pyworker scale api=1 starts a worker", ("scale", "api=1")),
+        (("stop", "api.1", "api.2"), "api: each of its workers was stopped; who connects waits: pyworker start api", ("start", "api")),
+    ],
+    ids=["scale", "stop"],
+)
+def test_who_connects_while_all_workers_are_away_waits_and_that_is_said(
+    pw: Pyworker, away: tuple[str, ...], said: str, back: tuple[str, ...]
+) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    assert said in pw.ok(*away).stderr
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        pw.ok(*back)
+        answer = client.recv()
+        assert answer is not None
+        assert answer.status == 200
+    assert "who connects waits" not in pw.ok("ps").stderr
+
+
 def test_each_worker_that_is_named_is_restarted_and_no_other(pw: Pyworker) -> None:
     pw.api(ASGI, workers=3)
     pw.ok("start", "app.toml")
