@@ -198,17 +198,18 @@ def started(action: str, generation: int) -> Goal:
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
         outcome = _reached(app, now, action, done=not app.starting and app.running)
-        return _unless_sick(app, outcome)
+        return outcome and unless_sick(app, outcome)
 
     return goal
 
 
-def _unless_sick(app: App, outcome: Outcome | None, slots: Collection[int] | None = None) -> Outcome | None:
+def unless_sick(app: App, outcome: Outcome, slots: Collection[int] | None = None) -> Outcome:
     """What has been reached (in these slots) is well, or the command says which worker is not."""
-    sick = app.sick(slots) if outcome is not None and outcome.ok else None
+    sick = app.sick(slots) if outcome.ok else None
     if sick is None:
         return outcome
-    return Outcome(False, "unhealthy", Failure(f"{app.name}.{sick.id.slot} fails its health check: {_ails(sick)}"))
+    why = f"{app.name}.{sick.id.slot} fails its health check: {_ails(sick)}"
+    return replace(outcome, ok=False, action="unhealthy", failure=Failure(why))
 
 
 def _ails(sick: WorkerHandle) -> str:
@@ -293,14 +294,20 @@ def scaled(brain: Brain, new: Collection[int]) -> Goal:
         surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
         on_the_way = surplus or app.target is not None or app.restart_to is not None
         done = not on_the_way and not brain.may_old_ones_accept(app, now) and app.has_been_checked(new)
-        return _unless_sick(app, _reached(app, now, "scaled", done=done), new)
+        outcome = _reached(app, now, "scaled", done=done)
+        return outcome and unless_sick(app, outcome, new)
 
     return goal
 
 
 def filled(slots: Collection[int]) -> Goal:
     """These slots, which were stopped by themselves, serve again and are well."""
-    return lambda app, now: _unless_sick(app, _reached(app, now, "started", done=app.has_been_checked(slots)), slots)
+
+    def goal(app: App, now: float) -> Outcome | None:
+        outcome = _reached(app, now, "started", done=app.has_been_checked(slots))
+        return outcome and unless_sick(app, outcome, slots)
+
+    return goal
 
 
 def replaced(brain: Brain, slots: Collection[int], serials: Collection[int]) -> Goal:
@@ -315,6 +322,7 @@ def replaced(brain: Brain, slots: Collection[int], serials: Collection[int]) -> 
             hint = f"the old one stays until another passes: pyworker events {app.name}   says when"
             return Outcome(False, "failed", Failure(why, hint=hint))
         done = not left and not brain.may_old_ones_accept(app, now) and app.has_been_checked(slots)
-        return _unless_sick(app, _reached(app, now, "restarted", done=done), slots)
+        outcome = _reached(app, now, "restarted", done=done)
+        return outcome and unless_sick(app, outcome, slots)
 
     return goal

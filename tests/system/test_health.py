@@ -77,6 +77,9 @@ def test_a_start_says_that_the_first_checks_fail_and_the_app_serves_on_until_the
     assert (done.returncode, result["action"], result["state"]) == (1, "unhealthy", "degraded")
     pw.get("/")
     assert "api is degraded: api.1 fails its health check: " in pw.run("doctor").stdout
+    done = pw.run("start", "app.toml")  # again
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: api runs, but api.1 fails its health check: " in done.stderr
     os.unlink(os.path.join(pw.folder, "sick"))
     wait_until(lambda: any(kind == "worker_healthy" for kind, _ in events(pw)), LONG, "a check to pass")
     pw.ok("restart", "api")

@@ -66,7 +66,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 goals[name] = ops.filled(again)
             else:
                 note = _not_taken(app.source, source, name) or _changed(app)
-                decided[name] = ops.Outcome(True, "already_running", note=note)
+                decided[name] = ops.unless_sick(app, ops.Outcome(True, "already_running", note=note))
             continue
         todo.append((name, source, values))
     made: list[tuple[str, FileSource | InlineSource, Generation]] = []
