@@ -7,11 +7,12 @@ import fcntl
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyworker.protocol import dispatcher as d
@@ -95,6 +96,20 @@ class Rig:
         os.kill(self.pid, 9)
         os.waitpid(self.pid, 0)
         self.pid = 0
+
+    def kill_while(self, is_so: Callable[[], bool]) -> None:
+        """Kill it at a moment when this is so: looked at while it is stopped, so that it is still so when it is killed."""
+
+        def stopped() -> bool:
+            os.kill(self.pid, signal.SIGSTOP)
+            os.waitpid(self.pid, os.WUNTRACED)
+            if is_so():
+                return True
+            os.kill(self.pid, signal.SIGCONT)
+            return False
+
+        wait_until(stopped, LONG, "the moment to kill it at")
+        self.kill()
 
     def wait_end(self) -> int:
         ended = wait_until(lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG), LONG, "its end")

@@ -135,7 +135,7 @@ def test_what_the_others_cannot_take_stays_in_the_inbox_of_the_dead_worker(one: 
     wait_until(lambda: sum(map(queued, slots)) == 400, LONG)
     one.tell(d.Gone(1))
     one.settle()
-    one.kill()  # nothing of it was in its hands
+    one.kill_while(lambda: sum(map(queued, slots)) == 400)  # every 10 ms it has one in its hands, to try it again
     begin_again(one, slots)
     taken(slots, 400)
     assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients[::40]))
