@@ -71,14 +71,17 @@ class Reader:
         """Print the past: the last `count` lines, or all since a time."""
         logs = list(self._logs.values())
         entries: Iterable[Entry]
+        whole = bool(since)  # nothing of that time is left out: what happened before the first line is of interest, too
         if count is None:
             began = datetime.fromisoformat(since).timestamp()
             entries = merge([self._picked(self._joined(self._forwards(log, began))) for log in logs])
         else:
             if self._wanted is None:
-                entries = deque(merge([self._last(log, count) for log in logs]), count)
+                entries = last = deque(merge([self._last(log, count) for log in logs]), count)
+                whole = whole and len(last) < count
             else:
                 records = [record for log in logs for record in self._last_records(log, count)]
+                whole = whole and len(records) < count
                 records = sorted(records, key=lambda r: r[0].ts)[-count:] if count else []
                 entries = [line for record in records for line in record]
             self._view.learn({e.name for e in entries})
@@ -87,12 +90,12 @@ class Reader:
         first = True
         for found in entries:
             while event is not None and event.time.encode() < found.ts:
-                if not first or since:  # what was before the first line shown is not of interest
+                if whole or not first:
                     self._print_event(event)
                 event = next(events, None)
             first = False
             self._write(self._view.line(found))
-        while event is not None and not (first and not since):
+        while event is not None and (whole or not first):
             self._print_event(event)
             event = next(events, None)
         self._out.flush()

@@ -181,6 +181,11 @@ def test_events_stand_between_the_lines_of_their_time(home: Path) -> None:
     event(home, 4, 3, "other's", app="mail")
     assert logs(home, "api") == "api.1 │ one\n── 14:00:02  api deployed \\x1b[31m by bob ──\napi.1 │ three\n"
     assert "deployed" not in logs(home, "--raw")
+    since = ("api", "--since", "2026-01-02T14:00:00Z")
+    shown = logs(home, *since).splitlines()
+    assert shown[0] == "── 14:00:00  api before all lines ──"
+    assert logs(home, *since, "-n", "9").splitlines() == shown
+    assert logs(home, *since, "-n", "1") == "api.1 │ three\n"  # and not all that has happened since
 
 
 def test_log_in_another_place_is_found_through_its_link(home: Path, tmp_path: Path) -> None:
