@@ -62,7 +62,7 @@ def test_an_app_that_is_scaled_to_0_says_so_and_how_it_gets_workers(pw: Pyworker
     pw.ok("scale", "api=0")
     for done in (pw.ok("start", "app.toml"), pw.ok("restart", "api"), pw.ok("ps")):
         said = done.stdout + done.stderr
-        assert "scaled to 0: pyworker scale api=1 starts a worker" in said
+        assert "scaled to 0; who connects waits: pyworker scale api=1 starts a worker" in said
         assert "when its time comes" not in said
     pw.ok("scale", "api=1")
     assert pw.app()["notes"] == []
