@@ -28,6 +28,7 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     pyworker scale api +2
     pyworker scale api=auto jobs=4
     pyworker scale api=8 --save     also in app.toml, its comments kept
+    pyworker scale api=0            the port stays open: who connects waits for a worker
     """
     wanted = parse(changes)
     code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait})
