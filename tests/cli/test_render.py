@@ -75,7 +75,7 @@ def test_wrapping_loses_no_word_and_fits(text: str, columns: int, indent: int) -
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
-def test_wrapping_indents_what_did_notfit() -> None:
+def test_wrapping_indents_what_did_not_fit() -> None:
     assert wrap("20:01 api exited: no module named redis", 20, 6) == ["20:01 api exited: no", "      module named", "      redis"]
     assert wrap("short", 20, 6) == ["short"]
     assert wrap("x" * 50, 0, 6) == ["x" * 50]

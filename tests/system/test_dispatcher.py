@@ -158,7 +158,7 @@ def test_a_stopped_dispatcher_is_replaced_and_nobody_is_refused(pw: Pyworker) ->
     pw.environ["PYWORKER_TICK"] = "1"
     least(pw)
     before, pids = pw.dispatcher(), pw.pids()
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         load.wait_more(20)
         os.kill(before, signal.SIGSTOP)
         wait_until(lambda: not alive(before), LONG, lambda: f"the stopped dispatcher to be ended\n{pw.daemon_log()}")

@@ -25,7 +25,7 @@ def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, ro
     pw.ok("start", "app.toml")
     pids = pw.pids()
     victim = pw.role(role)
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         os.kill(victim, signal.SIGSTOP)
         wait_until(lambda: not alive(victim), LONG, lambda: f"the stopped {role} to be ended\n{pw.daemon_log()}")
         if role == "template":
@@ -44,7 +44,7 @@ def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyw
     pw.api(ASGI.replace('    elif path == "/block":', '    elif path == "/print":\n        print("x")\n    elif path == "/block":'))
     pw.ok("start", "app.toml")
     pids = pw.pids()
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         for role, point, wake in (
             ("logger", "logger.write", lambda: pw.get("/print")),
             ("daemon", "reload.target", lambda: pw.run("reload", "api")),
@@ -218,7 +218,7 @@ def test_a_slow_import_is_not_taken_for_a_hang(pw: Pyworker) -> None:
     pw.ok("start", "app.toml")
     template = pw.role("template")
     pw.write("web.py", "import time\ntime.sleep(5)\n" + version(ASGI, "two"))
-    with Load(pw.port, "new", pause=0.005) as load:
+    with Load(pw.port, "new") as load:
         pw.ok("reload", "api")
         load.wait_more(20)
     assert load.lost == []

@@ -33,7 +33,7 @@ def test_a_worker_that_lives_but_does_not_answer_well_is_replaced_its_successor_
     pw.api(SICK, tables=HTTP)
     pw.ok("start", "app.toml")
     before = pw.pids()
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         sick = int(pw.get("/sicken").split()[1])
         wait_until(lambda: not alive(sick), LONG, "the sick worker to be replaced")
         after = [worker["pid"] for worker in pw.wait_steady()["pool"]]
@@ -49,7 +49,7 @@ def test_while_all_are_sick_they_serve_on_and_are_well_again_when_the_cause_is_g
     pw.api(SICK, tables=HTTP)
     pw.ok("start", "app.toml")
     before = pw.pids()
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         pw.write("sick", "")
         wait_until(lambda: sum(kind == "worker_unhealthy" for kind, _ in events(pw)) >= 3, LONG, "successors that are sick, too")
         assert [pid for pid in before if alive(pid)] == before

@@ -165,7 +165,7 @@ def test_an_app_that_prints_without_a_pause_holds_up_no_other(pw: Pyworker) -> N
     )
     pw.ok("start", "app.toml")
     logger, pids = pw.role("logger"), pw.pids()
-    with Load(pw.port, "keep", pause=0.005) as load:
+    with Load(pw.port, "keep") as load:
         kill(pids[0])
         assert pids[1] in [w["pid"] for w in pw.wait_steady()["pool"]]
         load.wait_more(20)

@@ -53,7 +53,7 @@ def test_after_the_death_of_two_all_is_served_or_nothing_stays(pw: Pyworker, pai
     there = pids(pw)
     first, second = there[pair[0]][0], there[pair[1]][-1]
     others = [pid for pid in there["worker"] if pid not in (first, second)]
-    with Load(pw.port, "new", "keep", pause=0.005) as load:
+    with Load(pw.port, "new", "keep") as load:
         load.wait_more(20)
         for pid in (first, second):
             os.kill(pid, signal.SIGKILL)
