@@ -27,15 +27,11 @@ def save_workers(settings: Settings, changes: dict[str, str]) -> None:
 def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
     """Say of each of these apps whose config file has another number that it has."""
     with contextlib.suppress(PyworkerError):  # what was asked for is done
-        _say_what_is_written(settings, changes)
-
-
-def _say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
-    for name, source, value in _scaled(settings, changes):
-        file, written = source.get("file"), (source.get("config") or {}).get("workers")
-        if file and written is not None and written != value:
-            short = line(os.path.basename(file))
-            note(f"{line(name)}: {short} still says workers = {literal(written)}; with --save it is written there")
+        for name, source, value in _scaled(settings, changes):
+            file, written = source.get("file"), (source.get("config") or {}).get("workers")
+            if file and written is not None and written != value:
+                short = line(os.path.basename(file))
+                note(f"{line(name)}: {short} still says workers = {literal(written)}; with --save it is written there")
 
 
 def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, dict[str, Any], Any]]:

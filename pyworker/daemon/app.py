@@ -278,7 +278,7 @@ class App:
     def has_been_checked(self, slots: Collection[int] | None = None) -> bool:
         """Each wanted slot (of these) has a worker whose health is known: its first check has passed, or too many have failed."""
         known = {w.id.slot for w in self._serving() if w.checked or w.state is State.UNHEALTHY}
-        return known.issuperset(self.slots() if slots is None else set(slots).intersection(self.slots()))
+        return all(slot in known for slot in self.slots() if slots is None or slot in slots)
 
     def well_slots(self) -> set[int]:
         """Slots with a worker whose last check has passed (or there is none to pass)."""
@@ -286,8 +286,9 @@ class App:
 
     def sick(self, slots: Collection[int] | None = None) -> WorkerHandle | None:
         """Return a worker that fails its checks, of a slot (of these) that has no better one."""
-        ill = {w.id.slot: w for w in self._serving() if w.state is State.UNHEALTHY}
-        return next((ill[n] for n in ill if n not in self.well_slots() and (slots is None or n in slots)), None)
+        well = self.well_slots()
+        ill = (w for w in self._serving() if w.state is State.UNHEALTHY and w.id.slot not in well)
+        return next((w for w in ill if slots is None or w.id.slot in slots), None)
 
     def _serving(self) -> list[WorkerHandle]:
         return [w for w in self.workers.values() if w.state in SERVING and w.id.generation == self.generation]
