@@ -21,9 +21,10 @@ def main() -> None:
 
         import_later("inspect")  # click cleans indented help with it, and ours is not
         from pyworker.cli.main import main as cli_main
+        from pyworker.unix.leave import leave
 
         gc.enable()
-        sys.exit(cli_main(sys.argv[1:]))
+        leave(cli_main(sys.argv[1:]))
     except KeyboardInterrupt:  # before there was a command to interrupt
         from pyworker.errors import Exit
 

@@ -17,7 +17,6 @@ import itertools
 import select
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -72,7 +71,9 @@ def report_to_stderr(what: str) -> None:
     """Write the exception that is being handled to stderr, which is the daemon's own log; once while it lasts."""
     error = sys.exception()
     if error is None or _faults.is_new(f"{what}: {place_of(error)}", time.monotonic()):
-        stderr.write(f"{what}:\n{traceback.format_exc()}")
+        stderr.write(f"{what}:\n")
+        if error is not None:
+            stderr.trace(error)
 
 
 def report_what_is_over() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
@@ -60,5 +59,7 @@ def _like(pattern: str, known: list[str]) -> list[str]:
 
 def nearest(selector: str, names: Iterable[str]) -> str:
     """Return the name that was probably meant, or ""."""
+    import difflib
+
     close = difflib.get_close_matches(selector.partition(".")[0], list(names), 1)
     return close[0] if close else ""

@@ -7,7 +7,6 @@ import mmap
 import os
 import resource
 import socket
-import sys
 
 from pyworker import __version__
 from pyworker.dispatcher.main import Dispatcher
@@ -15,6 +14,7 @@ from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import SIZE
 from pyworker.protocol.wire import decode
 from pyworker.unix.fds import raise_nofile, read_whole
+from pyworker.unix.leave import leave
 from pyworker.unix.process import PR_SET_DUMPABLE, prctl, set_name
 from pyworker.unix.title import set_title
 from pyworker.unix.user import drop_rights
@@ -52,4 +52,4 @@ def _raise_limit() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

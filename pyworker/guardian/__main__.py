@@ -5,7 +5,6 @@ Says "ok" or why not on the notify fd, then keeps quiet: its own words go to log
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,10 +21,24 @@ from pyworker.guardian.say import say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.names import ENV_TICK, GUARDIAN_TITLE
+from pyworker.record import record
 from pyworker.unix import process
+from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
 
 TAKE_OVER_AGAIN = 0.2  # seconds
+
+
+@record
+class Options:
+    """What a guardian is started with. The numbers are descriptors."""
+
+    home: str
+    run: int | None  # in the foreground: a memfd with the RunSpec
+    notify_fd: int | None
+    adopt: int | None  # a memfd that names the inherited fds of the guardian before
+    standby: int | None  # the channel on which to wait until this guardian is needed
+    tick: float  # seconds between pings
 
 
 def main(argv: list[str], commands: dict[str, list[str]] | None = None, program: list[str] | None = None) -> int:
@@ -51,9 +64,9 @@ def main(argv: list[str], commands: dict[str, list[str]] | None = None, program:
         return int(Exit.FAILED)
 
 
-def _run(options: argparse.Namespace, commands: dict[str, list[str]] | None, program: list[str]) -> int:
+def _run(options: Options, commands: dict[str, list[str]] | None, program: list[str]) -> int:
     if options.run is not None:
-        return _run_in_foreground(options, commands)
+        return _run_in_foreground(options.run, options.tick, commands)
     path = os.path.abspath(options.home)
     taken_over: dict[str, dict[str, Any]] = {}
     if options.adopt is not None:
@@ -118,35 +131,33 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
             return home
 
 
-def _run_in_foreground(options: argparse.Namespace, commands: dict[str, list[str]] | None) -> int:
+def _run_in_foreground(run: int, tick: float, commands: dict[str, list[str]] | None) -> int:
     """Be what a container or a service manager started: no file but what the home offers, and the apps' fate as ours."""
-    spec = boot.run_spec(options.run)
+    spec = boot.run_spec(run)
     boot.check_limits()
     boot.become_guardian()
-    store = FdStore({inherited.RUN: options.run})
+    store = FdStore({inherited.RUN: run})
     home = boot.foreground_home(spec.home, store)
     path = spec.home if home >= 0 else ""
     if commands is None:
         commands = _commands(path)
         commands["logger"] += ["--stdout", spec.logs]
     # whoever started us was told what a stop may take, and kills 5 s after it
-    guardian = Guardian(store, commands, times=Times(tick=options.tick, logger_end=5.0), foreground=True)
+    guardian = Guardian(store, commands, times=Times(tick=tick, logger_end=5.0), foreground=True)
     code = guardian.run(started=lambda: None)
     if home >= 0:
         boot.remove_control(home, store.get(inherited.LOCK))
     return code
 
 
-def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pyworker.guardian", description="Started by `pyworker`; not for users.")
-    parser.add_argument("--home", default="")
-    parser.add_argument("--run", type=int, help="in the foreground: a memfd with the RunSpec")
-    parser.add_argument("--notify-fd", type=int)
-    parser.add_argument("--adopt", type=int, help="a memfd that names the inherited fds of the guardian before")
-    parser.add_argument("--standby", type=int, help="the channel on which to wait until this guardian is needed")
-    tick = float(os.environ.get(ENV_TICK) or Times.tick)
-    parser.add_argument("--tick", type=float, default=tick, help="seconds between pings")
-    return parser.parse_args(argv)
+def _options(argv: list[str]) -> Options:
+    words = process.given(argv, "--home", "--run", "--notify-fd", "--adopt", "--standby", "--tick")
+
+    def fd(name: str) -> int | None:
+        return int(words[name]) if name in words else None
+
+    tick = float(words.get("--tick") or os.environ.get(ENV_TICK) or Times.tick)
+    return Options(words.get("--home", ""), fd("--run"), fd("--notify-fd"), fd("--adopt"), fd("--standby"), tick)
 
 
 def _answer(notify_fd: int | None, failure: dict[str, object] | None) -> None:
@@ -169,4 +180,4 @@ def _commands(home: str) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

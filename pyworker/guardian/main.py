@@ -11,7 +11,6 @@ import errno
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +54,7 @@ from pyworker.protocol.store import (
     UpgradeFailed,
 )
 from pyworker.record import record
-from pyworker.unix import fds, process
+from pyworker.unix import fds, process, stderr
 
 MESSAGES_A_TURN = 64
 AHEAD = 0.01  # seconds; less than the daemon's loop may make its lazy calls early
@@ -145,7 +144,9 @@ class Guardian:
         try:
             step(*arguments)
         except Exception as error:  # noqa: BLE001  a mistake of ours, or want of descriptors or memory: both may pass
-            self._trouble(place_of(error), f"a turn failed, and is tried again: {traceback.format_exc()}")
+            if self._faults.is_new(place_of(error), time.monotonic()):
+                say("a turn failed, and is tried again:")
+                stderr.trace(error)
             return False
         return True
 

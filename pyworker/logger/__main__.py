@@ -1,18 +1,22 @@
-"""Logger: `python -I -m pyworker.logger --home DIR`, with its channel as fd 3 and the lifeline as fd 4."""
+"""Logger: `python -I -m pyworker.logger --home DIR`, with its channel as fd 3 and the lifeline as fd 4.
+
+`--stdout FORMAT` (short, json, plain): log there, in this format.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
 import sys
+from typing import Any
 
 from pyworker import __version__
 from pyworker.logger.birth import become_logger, wait_for_predecessor
 from pyworker.logger.main import Logger
 from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD
 from pyworker.unix import process
+from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
 
 PREDECESSOR = 2.0  # seconds
@@ -23,11 +27,9 @@ def main(argv: list[str]) -> int:
     if argv == ["--check"]:
         print(json.dumps({"version": __version__}))  # noqa: T201  the answer to the daemon that asks
         return 0
-    parser = argparse.ArgumentParser(prog="pyworker.logger", description="Started by the guardian; not for users.")
-    parser.add_argument("--home", required=True)
-    parser.add_argument("--stdout", choices=("short", "json", "plain"), default="", help="log there, in this format")
-    options = parser.parse_args(argv)
-    home = os.path.abspath(options.home) if options.home else ""
+    options = process.given(argv, "--home", "--stdout")
+    stdout: Any = options.get("--stdout", "")
+    home = os.path.abspath(options["--home"]) if options["--home"] else ""
     process.set_name("pyworker logger")
     set_title("pyworker logger")
     channel = socket.socket(fileno=CHANNEL_FD)
@@ -36,8 +38,8 @@ def main(argv: list[str]) -> int:
         os.set_inheritable(fd, False)
     become_logger()
     wait_for_predecessor(LIFELINE_FD, PREDECESSOR)
-    return Logger(home, channel, LIFELINE_FD, options.stdout).run()
+    return Logger(home, channel, LIFELINE_FD, stdout).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -7,10 +7,8 @@ in the middle of a compression does not confuse it. Errors of compression leave 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import re
-import shutil
 import threading
 import weakref
 
@@ -60,6 +58,9 @@ class Rotation:
 
     def _compress_one(self, name: str) -> bool:
         try:
+            import gzip  # here: with what they import they cost a logger's start 5 ms
+            import shutil
+
             with open(name, "rb") as source:
                 before = os.fstat(source.fileno())
                 fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -68,7 +69,7 @@ class Rotation:
                 os.utime(self._temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
         except FileNotFoundError:
             return True  # rotated away before it was opened: look again
-        except OSError:
+        except (OSError, ImportError):
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
             return False

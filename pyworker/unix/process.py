@@ -43,6 +43,17 @@ class ExitStatus(NamedTuple):
 UNKNOWN = ExitStatus(None, None)
 
 
+def given(argv: list[str], *names: str) -> dict[str, str]:
+    """Return the values of `--name value` options, none of which has to be there. ValueError for all else.
+
+    For what only we start: `argparse`, with what it imports to show a help, costs each start of a process 7 ms.
+    """
+    values = dict(zip(argv[::2], argv[1::2], strict=True))
+    if unknown := values.keys() - names:
+        raise ValueError(f"unknown: {' '.join(sorted(unknown))}")
+    return values
+
+
 def prctl(option: int, argument: int) -> None:
     """prctl(2) with one number."""
     if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:

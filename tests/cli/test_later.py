@@ -39,7 +39,8 @@ def test_what_is_there_stays() -> None:
 @pytest.mark.parametrize("command", ["ps", "start no.toml", "reload x", "logs x", "stop x", "daemon status", "help states"])
 def test_no_command_waits_for_what_clicks_help_alone_needs(command: str, home: str) -> None:
     code = (
-        "import sys; from pyworker.__main__ import main\n"
+        "import os, sys; from pyworker.__main__ import main\n"
+        "os._exit = sys.exit\n"
         f"sys.argv = ['pyworker', *{command.split()!r}, '--home', {home!r}]\n"
         "try: main()\n"
         "except SystemExit: pass\n"

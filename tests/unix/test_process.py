@@ -15,6 +15,7 @@ from pyworker.unix.process import (
     UNKNOWN,
     ExitStatus,
     collect,
+    given,
     groups_with_others,
     is_gone,
     kill_group,
@@ -27,6 +28,17 @@ from pyworker.unix.process import (
 )
 from tests.support.pyworker import KERNEL
 from tests.support.wait import wait_until
+
+
+@pytest.mark.parametrize("argv", [["--home"], ["--home", "/h", "x"], ["x"], ["--what", "1"]])
+def test_what_is_no_option_with_a_value_is_refused(argv: list[str]) -> None:
+    with pytest.raises(ValueError):
+        given(argv, "--home", "--fd")
+
+
+def test_options_may_be_left_out() -> None:
+    assert given(["--fd", "3"], "--home", "--fd") == {"--fd": "3"}
+    assert given([], "--home") == {}
 
 
 def wait_for(pidfd: int) -> ExitStatus:
