@@ -186,7 +186,7 @@ def keep_from_exec() -> None:
                 os.set_inheritable(int(name), False)
 
 
-def memfd(name: str, content: bytes, *, seal: bool = True) -> int:
+def memfd(name: str, content: bytes | bytearray, *, seal: bool = True) -> int:
     """Return a close-on-exec memfd with this content, by default sealed against every change."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
