@@ -293,6 +293,7 @@ def test_a_stream_that_the_caller_has_closed_changes_nothing(
 def test_a_home_that_is_no_absolute_path_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     found: list[str] = []
     monkeypatch.setattr("pyworker.cli.main.main", lambda _: found.append(default_home()))
+    monkeypatch.setattr("pyworker.unix.leave.leave", sys.exit)
     for name in ("HOME", "XDG_STATE_HOME", "PYWORKER_HOME"):
         monkeypatch.setenv(name, value if name != "PYWORKER_HOME" else "")
     with pytest.raises(SystemExit):
