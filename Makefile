@@ -38,7 +38,7 @@ test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 collected: $(VENV)/.dev  ## compile the tests, which each of JOBS would do for itself where none has
-	@$(BIN)/python -m pytest --collect-only -q >/dev/null
+	@said=$$($(BIN)/python -m pytest --collect-only -q) || { echo "$$said"; exit 1; }
 
 pythons:  ## the tests under each of PYTHONS that is here, in environments of their own; PYTHONS="python3.12 /path/to/python3.13"
 	@tested=; for python in $(PYTHONS); do \
