@@ -38,6 +38,7 @@ class DaemonAway(PyworkerError):
     """No daemon answers at this home. Not an error in itself: it is said without the word."""
 
     bare = True
+    step = "pyworker start app.toml"  # its message ends in that
 
 
 class Lost(PyworkerError):
@@ -122,8 +123,7 @@ def _away(home: str) -> DaemonAway:
     if ran := [name for name, running in apps_wanted(home).items() if running]:
         hint = f"pyworker daemon start   brings back what ran: {', '.join(ran[:8])}{' …' * (len(ran) > 8)}\n{hint}".rstrip()
     return DaemonAway(
-        "The pyworker daemon is not running. Start an app with: pyworker start app.toml\n"
-        f"  (no daemon answers at {home})",
+        f"The pyworker daemon is not running. Start an app with: {DaemonAway.step}\n  (no daemon answers at {home})",
         hint=hint,
         code="unavailable",
         exit=Exit.UNAVAILABLE,

@@ -74,12 +74,12 @@ def words(message: str, traceback: str, hint: str, how: Look, *, notes: Iterable
 
 
 def document(error: PyworkerError) -> dict[str, Any]:
-    """Return the JSON form of an error."""
+    """Return the JSON form of an error. A `step` is a hint that its message has, too."""
     body: dict[str, Any] = {
         "code": error.code,
         "exit": int(error.exit),
         "message": error.message,
-        "hint": error.hint,
+        "hint": error.hint or getattr(error, "step", ""),
     }
     if error.traceback:
         body["traceback"] = error.traceback

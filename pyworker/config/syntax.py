@@ -36,7 +36,17 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
         return tomllib.loads(text), text
     except RecursionError:
         raise ConfigError(
-            [Problem("nested too deeply", file=file, line=1, column=1, end_column=2, code="syntax")]
+            [
+                Problem(
+                    "nested too deeply",
+                    "a config needs no more than four tables in one another",
+                    file=file,
+                    line=1,
+                    column=1,
+                    end_column=2,
+                    code="syntax",
+                )
+            ]
         ) from None
     except ValueError as error:  # TOMLDecodeError; and int() of a number of 5,000 digits
         raise ConfigError([_problem(str(error), text, file)]) from None

@@ -69,7 +69,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     started_ms = app.board.app(AppF.STARTED_AT)
     uptime = max((now - w.ready_at for w in workers if w.ready_at is not None), default=None)
     record = app.record
-    window = config.restart.window if config else 60.0
+    window = config.restart.window if config else 0.0
     failure = app.failure
     http = None
     if config and config.target is not None:  # others count nothing
@@ -104,8 +104,8 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
         "restarts": {
             "total": app.board.app(AppF.RESTARTS),
             "window": sum(1 for t in record.deaths if t > now - window),
-            "max": config.restart.max_restarts if config else 0,
-            "window_s": window,
+            "max": config.restart.max_restarts if config else None,
+            "window_s": config.restart.window if config else None,
         },
         "backoff": backoff,
         "reloads": app.board.app(AppF.RELOADS),
@@ -133,7 +133,7 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
     return dict.fromkeys(none) | dict.fromkeys(zero, 0) | {
         "name": app.name, "state": "failed", "kind": "unknown", "gen": app.generation, "target": "",
         "listen": [], "queue": [], "workers": {"want": 0, "ready": 0, "total": 0},
-        "restarts": {"total": 0, "window": 0, "max": 0, "window_s": 0.0},
+        "restarts": {"total": 0, "window": 0, "max": None, "window_s": None},
         "config": {"file": file, "changed": False, "changed_files": []}, "last_failure": dict(vars(failure)), "notes": [], "pool": [],
     }  # fmt: skip
 

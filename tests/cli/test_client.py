@@ -49,6 +49,7 @@ def test_no_daemon_is_said_with_the_home_and_none_is_started(home: str, args: tu
     assert not os.path.exists(home)
     as_json = json.loads(run(*args, "--json", home=home, cwd=str(tmp_path)).err)
     assert (as_json["v"], as_json["error"]["code"], as_json["error"]["exit"]) == (1, "unavailable", 69)
+    assert as_json["error"]["hint"] == "pyworker start app.toml"
 
 
 def test_no_daemon_where_apps_ran_is_said_with_what_brings_them_back(home: str) -> None:

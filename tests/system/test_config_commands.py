@@ -135,10 +135,12 @@ def test_of_an_app_that_was_stopped_before_a_boot_it_is_said_that_its_config_was
     pw.ok("stop", "api")
     pw.ok("daemon", "stop", "-y")
     pw.ok("daemon", "start")
-    for words in (("diff", "api"), ("config", "api")):
+    for words in (("diff", "api"), ("config", "api"), ("config", "env", "api")):
         found = pw.run(*words)
         assert (found.returncode, found.stdout) == (3, "")
         assert "error: api is stopped, and has not been started" in found.stderr
+    assert (pw.app()["restarts"]["max"], pw.app()["restarts"]["window_s"]) == (None, None)
+    assert "restarts    0 total\n" in pw.ok("describe", "api").stdout
 
 
 def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:

@@ -58,7 +58,9 @@ def test_every_answer_is_as_its_schema_says(pw: Pyworker) -> None:
     if not found["apps"][0]["http"]["p50_s"]:  # told once, in the first reading after the requests
         wait_until(lambda: (pw.app()["http"]["p50_s"] or 0) > 0, 30, "a reading newer than that of `wait`")
     check("ps", json.loads(pw.ok("top", "--json", "--once").stdout))
-    check("status", json.loads(pw.ok("daemon", "status", "--json").stdout))
+    status = json.loads(pw.ok("daemon", "status", "--json").stdout)
+    check("status", status)
+    assert status["rss_bytes"] > 1_000_000
     check("config", json.loads(pw.ok("config", "app.toml", "--json", "--origin").stdout))
     check("config", json.loads(pw.ok("config", "api", "--json", "--origin").stdout))
     check("config", json.loads(pw.ok("config", "env", "api", "--json").stdout))

@@ -116,6 +116,8 @@ def _environment(settings: Settings, name: str, origin: bool, reveal: bool) -> i
         settings.home, {"type": "describe", "selectors": [name], "reveal": reveal, "whole": True}, settings.timeout
     )
     env = [variable for app in body["apps"] for variable in app["env"]]
+    if not env:
+        _running(settings, name)  # it refuses an app whose config was not read, and says so
     if settings.json:
         out(json.dumps({"v": 1, "env": env}))
         return 0

@@ -111,7 +111,9 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
     limits = app.get("limits") or {}
     listen = ", ".join(app.get("listen") or ())
     up = app.get("uptime_s")
-    counted = f"{restarts.get('window', 0)} of {restarts.get('max', '–')} in the last {_span(restarts.get('window_s'))}"
+    counted = f"{restarts.get('total', 0)} total"
+    if (most := restarts.get("max")) is not None:
+        counted = f"{restarts.get('window', 0)} of {most} in the last {_span(restarts.get('window_s'))} ({counted})"
     memory = limits.get("memory")
     size = "its share of the cgroup's memory" if memory == "auto" else render.size(memory)
     return [
@@ -119,7 +121,7 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
         ("listening", listen or "–"),
         ("balance", str(app.get("balance") or "–")),
         ("generation", f"{app.get('gen', '–')}" + (f", since {render.span(up)}" if up is not None else "")),
-        ("restarts", f"{counted} ({restarts.get('total', 0)} total)"),
+        ("restarts", counted),
         ("limits", f"{size} per worker" if memory else "none"),
         *_traffic(app),
     ]

@@ -14,6 +14,7 @@ from pyworker.protocol import control as k
 from pyworker.protocol.events import Event
 from pyworker.protocol.names import CONTROL_SOCKET
 from pyworker.protocol.wire import to_json
+from pyworker.unix import process
 
 
 def ps(desk: Desk, client: Client, request: k.Ps) -> None:
@@ -76,4 +77,5 @@ def status_document(desk: Desk) -> dict[str, Any]:
         "logger_pid": store.logger_pid,
         "logger_version": store.logger_version,
         "apps": len(desk.brain.apps),
+        "rss_bytes": process.rss(),
     }
