@@ -60,3 +60,10 @@ def test_an_app_that_is_not_there_and_a_folder_without_a_file(folder: Path, home
 def test_as_json_it_is_one_document(folder: Path, home: str) -> None:
     files = json.loads(run("export", "systemd", "--json", home=home).out)["files"]
     assert list(files) == ["api.service"]
+
+
+def test_of_an_engine_that_is_none_it_is_said_which_there_are_and_what_to_do_instead(folder: Path, home: str) -> None:
+    done = run("export", "supervisord", home=home)
+    assert (done.code, done.out) == (2, "")
+    assert "there is no export for supervisord; for these: systemd, compose," in done.err
+    assert "pyworker run app.toml" in done.err

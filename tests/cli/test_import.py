@@ -60,3 +60,10 @@ def test_what_is_said_of_a_setting_is_wrapped_at_blanks_on_a_narrow_terminal(tmp
     screen = run_on_terminal("import", "app.json", home=home, cwd=str(tmp_path), columns=50).screen
     said = "    - restart_delay left out: the wait before a\n      restart grows by itself, from 0.1 s to 30 s"
     assert said in screen.text
+
+
+def test_of_a_compose_file_it_is_said_what_is_read_instead(tmp_path: Path, home: str) -> None:
+    (tmp_path / "compose.yml").write_text("services:\n  web:\n    command: gunicorn shop:app\n")
+    found = run("import", "compose.yml", home=home, cwd=str(tmp_path))
+    assert found.code == 2
+    assert "= help: Compose files are not read: a Procfile is" in found.err

@@ -13,6 +13,7 @@ from pyworker.cli import render
 from pyworker.cli.files import cannot
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
+from pyworker.cli.render import line
 from pyworker.errors import Exit, PyworkerError
 
 _REQUIREMENTS = ("requirements.txt", "pyproject.toml")
@@ -20,8 +21,21 @@ _MADE = b"# Made by `pyworker export "
 ENGINES = ("systemd", "compose", "kubernetes", "nomad", "docker", "procfile")
 
 
+class _Engine(click.Choice[str]):
+    """One of ENGINES; of any other, supervisord for one, what to do instead."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in ENGINES:
+            raise PyworkerError(
+                f"there is no export for {line(value)}; for these: {', '.join(ENGINES)}",
+                hint="what starts programs can start this one, which stays in the foreground: pyworker run app.toml",
+                code="usage", exit=Exit.USAGE,
+            )  # fmt: skip
+        return value
+
+
 @click.command()
-@click.argument("engine", type=click.Choice(ENGINES), metavar=f"{{{' | '.join(ENGINES)}}}")  # it wraps at blanks
+@click.argument("engine", type=_Engine(ENGINES), metavar=f"{{{' | '.join(ENGINES)}}}")  # it wraps at blanks
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @option("-f", "--file", "file", metavar="FILE.toml", help="The config file; default: that of this folder.")
 @option("-o", "--output", metavar="DIR", help="Write the files there; default: print them.")

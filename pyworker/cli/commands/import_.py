@@ -89,8 +89,10 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
     found = kind or kind_of(file, text)
     if not found:
         hint = f"say it: pyworker import --from {'|'.join(KINDS)} {file}"
-        if "[watcher:" in text or "\nservices:" in text:
-            hint = "circus and Compose files are not read; docs/from-circus.md has circus' words beside ours"
+        if "[watcher:" in text:
+            hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
+        elif re.search(r"^services:", text, re.MULTILINE):
+            hint = "Compose files are not read: a Procfile is, with a line for each service's command, like web: gunicorn shop:app"
         raise PyworkerError(
             f"{file}: it cannot be told which program this is of", hint=hint, code="usage", exit=Exit.USAGE
         )
