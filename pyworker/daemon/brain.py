@@ -25,8 +25,8 @@ from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, url
-from pyworker.daemon.listening import Listening
+from pyworker.daemon.listener import ListenFailed, actual, url
+from pyworker.daemon.listening import Listening, where_named
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
 from pyworker.daemon.readiness import Readiness
@@ -387,7 +387,11 @@ class Brain:
             address = parse_bind(text)
             listener = self.listening.find(app, address)
             if listener is None:
-                listener = self.listening.open(app, address, generation)
+                try:
+                    listener = self.listening.open(app, address, generation)
+                except ListenFailed as error:
+                    error.hint += where_named(app, generation)
+                    raise
                 opened.append((app, listener))
             yield listener.index
 

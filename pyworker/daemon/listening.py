@@ -6,8 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from pyworker.config.address import Address, collide
+from pyworker.config.origin import origins
+from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Generation, Listener
+from pyworker.daemon.desired import FileSource
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import (
     UNIX_MODE,
@@ -30,6 +33,18 @@ if TYPE_CHECKING:
 def asks(config: AppConfig) -> bool:
     """Whether its workers ask for listeners, with whatever address they like."""
     return config.script is not None or is_node(config) or shares(config)
+
+
+def where_named(app: App, generation: Generation) -> str:
+    """Return the place of `bind` as one more line of a hint; "" where no file has it."""
+    if not isinstance(app.source, FileSource):
+        return ""
+    path, profile, overrides = app.source.path, app.source.profile, app.source.overrides
+    try:
+        named = origins(generation.config, path, {}, profile=profile, overrides=overrides)["bind"]
+    except ConfigError:  # it has been changed since it was read
+        return ""
+    return f"\n`bind` is in {named.words(path)}" if named.line else ""
 
 
 class Listening:

@@ -85,6 +85,7 @@ def test_a_port_that_is_taken_names_its_owner_and_two_ways_out(pw: Pyworker) -> 
     assert f"(pid {os.getpid()}, " in error
     assert f"kill {os.getpid()}" in error
     assert "another address" in error
+    assert f"{HELP}`bind` is in app.toml:" in error
 
 
 # ---- 4 a typo in the target -------------------------------------------------------------------------
