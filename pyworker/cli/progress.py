@@ -41,6 +41,7 @@ class Board:
     generations: dict[str, tuple[int, int]] = field(default_factory=dict)  # app -> from, to of its reload
     committed: set[str] = field(default_factory=set)  # apps whose reload counts: who is ready has replaced the old one
     scaled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: set[tuple[str, str]] = field(default_factory=set)  # app, text
 
     def apply(self, event: dict[str, Any], now: float) -> None:
         """Take one event in. What is unknown or incomplete changes nothing."""
@@ -82,6 +83,8 @@ class Board:
                     row.state = "replaced" if row.state == "ready" else row.state
             case "scaled":
                 self.scaled[app] = (int(data["from"]), int(data["to"]))
+            case "app_note":
+                self.notes.add((app, str(data["text"])))
             case "app_failed" | "reload_refused":
                 self.fail(app, now)
 

@@ -64,7 +64,8 @@ def _say_result(result: dict[str, Any], board: Board, how: Look, err: Look) -> N
     action = str(result.get("action") or "")
     out(_sentence(app, action, result, board, how), how)
     for text in result.get("notes") or ():
-        note(f"{app}: {line(text)}", err)
+        if (result.get("app"), text) not in board.notes:  # else it was said as it happened
+            note(f"{app}: {line(text)}", err)
 
 
 def _say_next(good: list[dict[str, Any]], how: Look, err: Look) -> None:

@@ -62,6 +62,16 @@ def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     assert found.err.endswith("No module named 'redis'\n\n  = help: fix it\n  = note: it is slow\n")
 
 
+def test_a_note_that_was_shown_as_it_happened_is_not_said_again_at_the_end(home: str) -> None:
+    def goes_back(_request: Any) -> Iterator[Any]:
+        yield event("api", None, "app_note", text="generation 8 was rolled back")
+        yield results.reply("aborted", notes=["generation 8 was rolled back", "it is slow"])
+
+    with FakeControl(home, {"abort": goes_back}):
+        found = run("reload", "--abort", "api", home=home)
+    assert found.err == "api: generation 8 was rolled back\napi: it is slow\n"
+
+
 @pytest.fixture
 def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operation._View]:
     """Makes the view of an operation that no daemon takes: the guardian says that it can start none."""
