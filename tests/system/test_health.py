@@ -97,9 +97,10 @@ def test_a_worker_that_a_command_adds_or_replaces_has_to_pass_its_first_check_an
     failure = "fails its health check: GET /health answered 500, expected 2xx"
     assert f"error: api was not restarted, gen 1 goes on: the new api.1 {failure}" in done.stderr
     assert alive(first)
-    done = pw.run("scale", "api=3")
+    done = pw.run("scale", "api=3", "--save")
     assert done.returncode == 1
     assert f"error: api runs, but api.3 {failure}" in done.stderr
+    assert "no file was changed" in done.stderr
     pw.ok("stop", "api.2")
     done = pw.run("start", "api.2")
     assert done.returncode == 1

@@ -8,7 +8,7 @@ import click
 
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import line
+from pyworker.cli.render import line, note
 from pyworker.errors import Exit, PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
@@ -18,7 +18,11 @@ _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("changes", nargs=-1, metavar="NAME=N...")
 @option("--wait/--no-wait", default=True, help="Return when the new workers are ready (default).")
-@option("--save", is_flag=True, help="Write the number into the config file too; all else in it stays as it is.")
+@option(
+    "--save",
+    is_flag=True,
+    help="Write the number into the config file too, when the new workers are ready; all else in it stays as it is.",
+)
 @common
 def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) -> int:
     """Set the number of workers of an app: a number, +N, -N, or auto (the usable CPUs).
@@ -32,6 +36,8 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     """
     wanted = parse(changes)
     code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait})
+    if code and save and not settings.json and not settings.quiet:
+        note("Not all is well, so no file was changed: --save again when it is.")
     if code == 0:
         from pyworker.cli.savescale import save_workers, say_what_is_written
 
