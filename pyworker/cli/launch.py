@@ -14,6 +14,7 @@ import re
 import select
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from pyworker.cli import render
@@ -31,8 +32,11 @@ _KEPT = re.compile(
 _NOTIFY = 3  # the guardian's end of the pipe
 
 
-def ensure_daemon(home: str) -> int:
-    """Return when a daemon answers at `home`: 0 when one ran already, else the pid of the guardian it has now."""
+def ensure_daemon(home: str, starting: Callable[[], None] = lambda: None) -> int:
+    """Return when a daemon answers at `home`: 0 when one ran already, else the pid of the guardian it has now.
+
+    `starting` is called when there is none.
+    """
     deadline = time.monotonic() + START_TIME
     started = 0
     while True:
@@ -43,6 +47,7 @@ def ensure_daemon(home: str) -> int:
                 raise _too_slow(home) from None
         else:
             return started
+        starting()
         started = _start(home, deadline) or started
         if not started:  # somebody else is starting it, or one is just leaving
             time.sleep(0.02)

@@ -7,7 +7,6 @@ Leaving the view (Ctrl-C, --timeout) never ends the operation: the daemon goes o
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -64,9 +63,8 @@ class _View:
         self._header = header
         self._said: set[str] = set()
         self._has_said_how_to_leave = False
-        animated = self.err.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
         self._live: Live | None = None
-        if animated and not settings.json and not settings.quiet:
+        if render.can_rewrite(self.err) and not settings.json and not settings.quiet:
             self._live = Live(self.board, sys.stderr, self.err)
         self.tick = _TICK if self._live else ANSWER_TIME
         self._gives_up_at = time.monotonic() + _NO_DAEMON

@@ -84,6 +84,11 @@ def _columns(stream: TextIO) -> int:
         return 80
 
 
+def can_rewrite(how: Look) -> bool:
+    """Return whether a line may be written over another."""
+    return how.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
 def write(stream: TextIO, text: str, how: Look) -> None:
     """Write text (newlines included as given) so that no encoding can make it fail, and flush."""
     if how.ascii:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyworker.cli import launch, render
+from pyworker.cli.commands import start
+from pyworker.cli.options import Settings
 from tests.cli import results
 from tests.support.cli import environment, run, run_on_terminal
 from tests.support.fake_control import FakeControl, refuses, replies
@@ -302,3 +306,19 @@ def test_a_call_in_the_place_of_an_app_is_told_how_a_factory_is_named(home: str,
     found = run("start", "shop.main:create_app()", home=home, cwd=folder)
     assert (found.code, found.out) == (2, "")
     assert "  = help: a function that returns it: shop.main:create_app --factory\n" in found.err
+
+
+def test_on_a_terminal_it_is_said_that_the_daemon_is_being_started_until_there_is_more_to_say(
+    home: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ensure_daemon(_home: str, starting: Callable[[], None] = lambda: None) -> int:
+        starting()
+        return 0
+
+    monkeypatch.setattr(launch, "ensure_daemon", ensure_daemon)
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for tty, said in ((True, "\rStarting the pyworker daemon …\r\x1b[J"), (False, "")):
+        monkeypatch.setattr(render, "look", lambda *_, tty=tty: render.Look(tty, False, False, 80))
+        start._launch(Settings(False, False, False, None, False, None, home))
+        assert capsys.readouterr().err == said

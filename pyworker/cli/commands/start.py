@@ -47,6 +47,7 @@ class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only si
 
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_STARTING = "\rStarting the pyworker daemon …"  # until there is more to say
 _WHAT_IT_IS = (
     option("-w", "--workers", type=WorkersType(), metavar="N|auto", help="Number of workers."),
     option("-b", "--bind", multiple=True, metavar="ADDR", help="host:port, :port, unix:PATH; repeatable."),
@@ -128,9 +129,16 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
 def _launch(settings: Settings) -> None:
     from pyworker.cli.launch import ensure_daemon, started_in_words
 
-    pid = ensure_daemon(settings.home)
-    if pid and not settings.json and not settings.quiet:
-        how = render.look(sys.stderr, settings.color)
+    is_silent = settings.json or settings.quiet
+    how = render.look(sys.stderr, settings.color)
+    if is_silent or not render.can_rewrite(how):
+        pid = ensure_daemon(settings.home)
+    else:
+        try:
+            pid = ensure_daemon(settings.home, lambda: render.write(sys.stderr, _STARTING, how))
+        finally:
+            render.write(sys.stderr, "\r\x1b[J", how)
+    if pid and not is_silent:
         render.note(render.paint(started_in_words(settings.home, pid), "dim", how), how)
 
 
