@@ -122,6 +122,7 @@ class Server:
         self._next_look = 0.0  # for clients that take nothing
         self._requests = 0
         self._drained_from = 0
+        self._cut_at: int | None = None  # how many requests it had answered by then
         self._cancelled = 0
         self._empty: asyncio.Future[None] | None = None
         self._cut_timers: list[asyncio.TimerHandle] = []
@@ -185,7 +186,8 @@ class Server:
             self.pool.close()
         if self._lifespan is not None:
             await self._lifespan.shutdown()
-        return DrainReport(self._requests - self._drained_from, self._cancelled)
+        until = self._requests if self._cut_at is None else self._cut_at
+        return DrainReport(until - self._drained_from, self._cancelled)
 
     @property
     def open_connections(self) -> int:
@@ -490,6 +492,7 @@ class Server:
     # ---- the end ---------------------------------------------------------------------------------
     def _cut(self) -> None:
         """The drain's time is over: cancel what runs, close what idles."""
+        self._cut_at = self._requests
         for exchange in list(self._running):
             self._cancelled += 1
             exchange.cancel()
