@@ -38,6 +38,9 @@ _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
 _NODE = re.compile(r"Node\.js v\d")
+_NODE_PLACE = re.compile(r"(?!node:).+:\d+\Z")  # the program's own file and line; source and ^^^ stand below it
+_NODE_SOURCE = 4  # lines from there to the error
+_LONGEST_SOURCE = 200  # characters; of a bundle it is all in one line
 _OF_A_BIND_UNSEEN = (  # ours says who has the port
     "its workers share what they bind by Python's own `socket`; gevent and programs in C or Rust do not use that,\n"
     "nor do processes that the script starts (Django's runserver without --noreload)\n"
@@ -195,7 +198,15 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
     if found is None:
         words = [line for line in looked if line.strip() and not _ASK_FOR_HELP.match(line)] or looked
         return lines[-_LAST_LINES:], words[-1] if words else ""
-    return (looked[found:] if is_node else looked)[:_LAST_LINES], looked[found]
+    shown = [*_node_place(looked[:found]), *looked[found:]] if is_node else looked
+    return shown[:_LAST_LINES], looked[found]
+
+
+def _node_place(above: list[str]) -> list[str]:
+    """Return what node says above an error of where it is: of a syntax error its stack has nothing."""
+    near = above[-_NODE_SOURCE:]
+    place = next((near[i:] for i in range(len(near)) if _NODE_PLACE.match(near[i])), [])
+    return place if all(len(line) <= _LONGEST_SOURCE for line in place) else place[:1]
 
 
 def _is_heading(lines: list[str], index: int) -> bool:

@@ -76,6 +76,16 @@ def test_what_node_says_last_is_its_version_and_the_error_stands_above_the_stack
     assert shown == lines[1:21]
 
 
+def test_where_a_syntax_error_is_node_says_above_it() -> None:
+    place = ["/srv/shop/server.js:7", "syntax error(", "       ^^^^^", ""]
+    below = ["SyntaxError: Unexpected identifier 'error'", "    at wrapSafe (node:internal:1464:18)", "", "Node.js v20.20.2"]
+    assert last_words(["up", *place, *below]) == ([*place, *below[:-1]], below[0])
+    bundled = [place[0], "x" * 10_000, *place[2:]]
+    assert last_words([*bundled, *below])[0] == [place[0], *below[:-1]]
+    own = ["node:internal/modules/cjs/loader:1210", "  throw err;", "  ^", ""]
+    assert last_words([*own, *below])[0] == below[:-1]
+
+
 def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words(["reading", "no such file"]) == (["reading", "no such file"], "no such file")
     assert last_words(["ValueError: bad", "at exit"]) == (["ValueError: bad", "at exit"], "ValueError: bad")
