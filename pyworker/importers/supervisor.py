@@ -22,6 +22,7 @@ from pyworker.importers.result import (
     unique,
     whole,
 )
+from pyworker.record import record
 
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
 _VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
@@ -29,6 +30,9 @@ _OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
 _SIZE = re.compile(r"(\d{1,18})\s*([KMG]?B?)\Z", re.IGNORECASE)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _POLICIES = {**dict.fromkeys(_TRUE, "always"), **dict.fromkeys(_FALSE, "never"), "unexpected": "on-failure"}
+_LOGS = ("stdout_logfile", "stderr_logfile")
+_NO_FILE = ("", "auto", "none", "off", "syslog")
+_FIXED = ("/", "~", "%(here)s", "%(ENV_")
 _DROPPED = {
     "priority": "apps start together; depends_on says what must be ready first",
     "process_name": "workers are NAME.1, NAME.2 …",
@@ -48,6 +52,15 @@ _DROPPED = {
 }
 
 
+@record
+class _Common:
+    """What supervisord gives to all programs."""
+
+    environment: str
+    directory: str  # where it runs, "" where the file does not say it
+    groups: dict[str, str]  # of a program, by its name
+
+
 def included(text: str, folder: str) -> list[str]:
     """Return the patterns (globs) of files that [include] names; they may have any number of programs."""
     files = _parsed(text, "it").get("include", "files", fallback="").replace("%(here)s", folder)
@@ -57,10 +70,14 @@ def included(text: str, folder: str) -> list[str]:
 def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> Result:
     """Return the programs of a supervisord.conf; `folder` is what %(here)s means, `more`: included files and texts."""
     result = Result("supervisor", [])
-    common = _parsed(text, "it").get("supervisord", "environment", fallback="")
-    _read(text, "it", folder, common, result, is_included=bool(more))
-    for path, inner in more:
-        _read(inner, path, os.path.dirname(path) or ".", common, result, is_included=True)
+    main = _parsed(text, "it")
+    files = [(main, folder), *((_parsed(inner, path), os.path.dirname(path) or ".") for path, inner in more)]
+    daemon = dict(main["supervisord"]) if "supervisord" in main else {}
+    in_foreground = daemon.get("nodaemon", "").lower() in _TRUE  # it changes to no folder then
+    directory = "" if in_foreground else daemon.get("directory", "").strip()
+    common = _Common(daemon.get("environment", ""), directory, _groups([parser for parser, _ in files]))
+    for parser, here in files:
+        _read(parser, here, common, result, is_included=bool(more))
     if not result.apps:
         raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
     result.dropped.append(ENVIRONMENT)
@@ -79,9 +96,20 @@ def _parsed(text: str, what: str) -> configparser.RawConfigParser:
     return parser
 
 
-def _read(text: str, what: str, folder: str, common: str, result: Result, *, is_included: bool) -> None:
-    """Add the programs of one file; `common`: the environment that supervisord gives to all of them."""
-    parser = _parsed(text, what)
+def _groups(parsers: list[configparser.RawConfigParser]) -> dict[str, str]:
+    return {
+        program.strip(): section.partition(":")[2].strip()
+        for parser in parsers
+        for section in parser.sections()
+        if section.startswith("group:")
+        for program in parser[section].get("programs", "").split(",")
+    }
+
+
+def _read(
+    parser: configparser.RawConfigParser, folder: str, common: _Common, result: Result, *, is_included: bool
+) -> None:
+    """Add the programs of one file."""
     for section in parser.sections():
         kind, _, name = section.partition(":")
         if kind in ("program", "fcgi-program") and name:
@@ -99,6 +127,8 @@ def _read(text: str, what: str, folder: str, common: str, result: Result, *, is_
         elif kind == "supervisord":
             settings = dict(parser[section])
             kept = "pyworker's daemon needs no settings"
+            if common.directory:
+                kept += "; its directory is cwd of every app that has none"
             if "environment" in settings:
                 kept += "; its environment is in [env] of every app"
             if user := settings.get("user"):
@@ -108,13 +138,18 @@ def _read(text: str, what: str, folder: str, common: str, result: Result, *, is_
             result.dropped.append(Note(f"[{section}]", "pyworker's daemon needs no settings"))
 
 
-def _program(name: str, options: dict[str, str], folder: str, common: str) -> Imported:
+def _program(name: str, options: dict[str, str], folder: str, common: _Common) -> Imported:
     app = Imported(clean_name(name))
+    directory = _seen_from(common.directory, options.get("directory", "").strip())
+    is_elsewhere = directory not in ("", "%(here)s")  # a relative path is another one there
+    if directory:
+        options["directory"] = directory
 
     def plain(text: str) -> str:
         text = _ENV.sub(r"${\1}", text)
         known = {
-            "here": folder, "program_name": name, "group_name": name, "host_node_name": "${HOSTNAME}",
+            "here": os.path.abspath(folder) if is_elsewhere else folder,
+            "program_name": name, "group_name": common.groups.get(name, name), "host_node_name": "${HOSTNAME}",
             "numprocs": options.get("numprocs", "1"),
         }  # fmt: skip
 
@@ -137,7 +172,7 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
     if not command:
         app.look("command", "says nothing to run")
     # first: the command may look variables up, or set them anew
-    _environment(app, plain(common), "[supervisord] environment")
+    _environment(app, plain(common.environment), "[supervisord] environment")
     _environment(app, plain(options.get("environment", "").strip()), "environment")
     _command(app, command, variables=_VARIABLE.search(options.get("command", "")) is not None)
     for key, raw in sorted(options.items(), key=lambda option: option[0].startswith("stderr")):  # stdout's count
@@ -146,9 +181,13 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
         if key in _DROPPED:
             app.drop(key, _DROPPED[key])
             continue
-        if key in ("stdout_logfile", "stderr_logfile") and "%(process_num)" in raw:
+        if key in _LOGS and "%(process_num)" in raw:
             app.drop(key, "all workers write to one log, each line marked")
             continue
+        if key in _LOGS and raw.strip().lower() not in _NO_FILE:
+            raw = _seen_from(common.directory, raw.strip())
+            if is_elsewhere and not raw.startswith(_FIXED):
+                app.look(key, "supervisor takes a relative path from where supervisord runs; here it is from cwd")
         value = plain(raw.strip())
         if key in _PROGRAM and ("${" in value or "$PYWORKER_WORKER" in value):
             app.look(key, f"was {raw.strip()}: write what that is")
@@ -164,6 +203,12 @@ def _program(name: str, options: dict[str, str], folder: str, common: str) -> Im
     if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
         app.look("startretries", "counted within restart.window (60s) here, and probed again later")
     return app
+
+
+def _seen_from(folder: str, path: str) -> str:
+    if path.startswith(_FIXED) or not folder:
+        return path
+    return os.path.join(folder, path) if path else folder
 
 
 def _command(app: Imported, command: str, *, variables: bool) -> None:
@@ -244,7 +289,7 @@ def _autostart(app: Imported, value: str, source: str) -> None:
 
 
 def _log(app: Imported, value: str, source: str) -> None:
-    if value.lower() in ("", "auto", "none", "off", "syslog") or value.startswith(("/dev/", "/proc/")):
+    if value.lower() in _NO_FILE or value.startswith(("/dev/", "/proc/")):
         app.drop(source, "logs are files of pyworker's own: pyworker logs")
     elif "file" in app.table.get("logs", {}):
         if app.table["logs"]["file"] != value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import tomllib
 from pathlib import Path
@@ -157,6 +158,28 @@ exitcodes=0,2
     assert a.table["restart"] == {"policy": "on-failure"}
     assert [n.key for n in b.review] == ["exitcodes"]
     assert "deploy" in result.dropped[0].reason
+
+
+def test_a_relative_path_of_supervisor_is_from_where_supervisord_runs() -> None:
+    program = "[program:web]\ncommand=x\nstdout_logfile=log/web.log\ndirectory=/srv/shop\n"
+    (web,) = supervisor.read(program).apps
+    assert (web.table["logs"], [n.key for n in web.review]) == ({"file": "log/web.log"}, ["stdout_logfile"])
+    (web,) = supervisor.read("[supervisord]\ndirectory=/srv\n" + program).apps
+    assert (web.table["logs"], web.table["cwd"], web.review) == ({"file": "/srv/log/web.log"}, "/srv/shop", [])
+    (web,) = supervisor.read("[supervisord]\ndirectory=/srv\n" + program.replace("=/srv/shop", "=shop")).apps
+    assert web.table["cwd"] == "/srv/shop"
+    (web,) = supervisor.read("[supervisord]\ndirectory=/srv\n[program:web]\ncommand=x\nstderr_logfile=%(here)s/e\n", "/etc").apps
+    assert (web.table["cwd"], web.table["logs"]) == ("/srv", {"file": "/etc/e"})
+    (web,) = supervisor.read("[supervisord]\ndirectory=/srv\nnodaemon=true\n[program:web]\ncommand=x\n").apps
+    assert "cwd" not in web.table, "it runs where it was started"
+    (web,) = supervisor.read(program.replace("=log", "=%(here)s/log").replace("=x", "=%(here)s/x"), ".").apps
+    assert (web.table["logs"]["file"], web.table["command"]) == (os.path.abspath("log/web.log"), [os.path.abspath("x")])
+
+
+def test_a_program_of_supervisor_knows_the_name_of_its_group() -> None:
+    text = "[program:web]\ncommand=x %(group_name)s\n[program:alone]\ncommand=x %(group_name)s\n"
+    web, alone = supervisor.read(text, "/etc", [("/etc/more.conf", "[group:shop]\nprograms = api, web\n")]).apps
+    assert (web.table["command"], alone.table["command"]) == (["x", "shop"], ["x", "alone"])
 
 
 def test_supervisord_has_no_shell_and_none_is_made_of_it() -> None:
