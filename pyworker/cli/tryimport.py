@@ -1,7 +1,8 @@
 """CLI, `check --import`: import an app's target as its template would, in a process of its own that is thrown away.
 
 The same code that the template runs (worker/target.py) runs in the app's interpreter, folder and environment; what it
-says is what `start` would say. Nothing of the app runs in this process, and no server is started.
+says is what `start` would say. Nothing of the app runs in this process, and no server is started. Its `pyworker.state`
+is empty, and thrown away too; a server that its config names is that server.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.protocol.names import ENV_STATE
 
 _CHILD = """
-import json, os, sys
-ours, answer, target, factory, interface = sys.argv[1:6]
+import json, os, shlex, sys
+ours, answer, target, factory, interface, server = sys.argv[1:7]
 sys.path.insert(0, ours)
 from pyworker.config.schema import AppConfig
 from pyworker.worker.target import TargetError, load
@@ -29,8 +32,12 @@ found = {}
 try:
     app = AppConfig(name="app", target=target, factory=factory == "1", interface=interface)
     found["interface"] = load(app).interface
+    if server:
+        import redis
 except TargetError as error:
     found.update(message=error.message, traceback=error.traceback, hint=error.hint)
+except ImportError:
+    found["without"] = f"{shlex.quote(sys.executable)} -m pip install redis"
 with os.fdopen(int(answer), "w") as file:
     json.dump(found, file)
 os._exit(0)  # threads of the app's must not hold us
@@ -48,10 +55,24 @@ def try_import(app: AppConfig, file: str, profile: str) -> list[Problem]:
         is_root=os.geteuid() == 0,
         profile=profile,
     )
-    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"}
+    with tempfile.TemporaryDirectory() as state:
+        if resolved.uid is not None:
+            os.chown(state, resolved.uid, -1)
+        return _try(app, file, profile, resolved, resolved.state or f"sqlite:{state}")
+
+
+def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: str) -> list[Problem]:
+    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1", ENV_STATE: state}
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     reader, writer = os.pipe()
-    words = [ours, str(writer), app.target or "", "1" if app.factory else "0", app.interface]
+    words = [
+        ours,
+        str(writer),
+        app.target or "",
+        "1" if app.factory else "0",
+        app.interface,
+        "1" if resolved.state else "",
+    ]
     with open(reader, encoding="utf-8", errors="replace") as answer:
         try:
             child = subprocess.Popen(
@@ -82,6 +103,10 @@ def try_import(app: AppConfig, file: str, profile: str) -> list[Problem]:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return [_problem(app, file, profile, f"importing {app.target} ended the process ({how})", "")]
     found = json.loads(text)
+    if "without" in found:
+        message = f'{app.name}: state = "redis://…" needs the Redis client, which is not in the app\'s environment'
+        problem = Problem(message, f"install it: {found['without']}", "state", file, code="state")
+        return [locate(file, app.name, ("state",), problem, profile)]
     if "message" not in found:
         return []
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""

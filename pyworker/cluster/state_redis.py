@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,7 +38,8 @@ class RedisStore:
             import redis
         except ImportError:
             raise StateUnavailable(
-                'state = "redis://…" needs the Redis client in the app\'s environment: pip install redis'
+                'state = "redis://…" needs the Redis client in the app\'s environment: '
+                f"{shlex.quote(sys.executable)} -m pip install redis"
             ) from None
         self._redis: Any = redis
         self._prefix = f"pyworker:{name}:"

@@ -129,6 +129,19 @@ def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     assert pw.ok("check").returncode == 0
 
 
+def test_check_import_gives_the_app_a_state_and_warns_where_its_client_is_missing(pw: Pyworker) -> None:
+    write(pw, "info")
+    pw.write("web.py", "from pyworker import state\nassert state.get('k') is None\nstate.set('k', 1)\nfrom inner import app\n")
+    pw.write("inner.py", APP)
+    assert pw.ok("check", "--import").stdout.startswith("app.toml is fine: 1 app")
+    pw.write("redis.py", "raise ImportError\n")
+    pw.write("web.py", APP)
+    pw.write("app.toml", '[apps.api]\ntarget = "web:app"\nstate = "redis://127.0.0.1:1"\nenv.LEVEL = "info"\n')
+    found = pw.ok("check", "--import")
+    assert found.stdout.startswith("app.toml is fine but for 1 warning")
+    assert "needs the Redis client, which is not in the app's environment\n  = help: install it: " in found.stderr
+
+
 def test_of_an_app_that_was_stopped_before_a_boot_it_is_said_that_its_config_was_not_read(pw: Pyworker) -> None:
     pw.api(APP)
     pw.ok("start")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyworker.config.problem import Problem
     from pyworker.config.schema import AppConfig
 
-_OUT_OF_DATE = "certificate"  # the code of a warning about what start takes
+_OUT_OF_DATE, _NO_CLIENT = "certificate", "state"  # the codes of warnings about what start takes
 
 
 @click.command()
@@ -58,7 +58,9 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         if problems and file and not file.endswith(".toml"):
             problems = [_no_config(file, problems[0]), *problems[1:]]
         if imports and not problems:
-            problems = _imported(apps, path, profile)
+            found = _imported(apps, path, profile)
+            warnings = [p for p in found if p.code == _NO_CLIENT]
+            problems = [p for p in found if p.code != _NO_CLIENT]
         elif not problems:
             warnings = [*_refused_here(apps, path, profile), *_out_of_date(apps, path, profile)]
     if settings.json:
@@ -232,7 +234,7 @@ def _warn(problems: list[Problem], settings: Settings) -> None:
         where = f"{os.path.basename(problem.file)}:{problem.line}: " if problem.line else ""
         hint = f"\n  = help: {clean(problem.hint)}" if problem.hint else ""
         head = paint("warning:", "yellow", how)
-        then = "" if problem.code == _OUT_OF_DATE else "; here start would refuse it"
+        then = "" if problem.code in (_OUT_OF_DATE, _NO_CLIENT) else "; here start would refuse it"
         note(f"{head} {where}{clean(problem.message)}{then}{hint}", how)
 
 
