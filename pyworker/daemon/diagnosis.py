@@ -16,6 +16,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.missing import of_module
 from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
@@ -126,7 +127,7 @@ def of_worker(
     if handle.failure is not None:
         taken = _OF_A_BIND_UNSEEN if is_script else _OF_A_BIND_IN_EACH
         hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
-        hint = hint or _of_no_process(handle.failure.message)
+        hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
         text = handle.failure.traceback
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
@@ -157,7 +158,7 @@ def of_worker(
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
-        return said[:300], text, hint or _of_no_process(said)
+        return said[:300], text, hint or _of_no_process(said) or _of_no_module(app, handle, said)
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
@@ -167,6 +168,11 @@ def of_worker(
 def _of_no_process(said: str) -> str:
     """Return the next step when a program could make no process or thread; else ""."""
     return f"{step_for(errno.EAGAIN)} (threads count, too)" if _NO_PROCESS.search(said) else ""
+
+
+def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
+    generation = app.generations.get(handle.id.generation)
+    return of_module(said, generation.resolved) if generation is not None else ""
 
 
 def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:

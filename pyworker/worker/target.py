@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
+from pyworker.policy.distributions import distribution_of
 from pyworker.record import record
 from pyworker.worker import headline
 from pyworker.worker.ending import code_of, end
@@ -25,35 +26,6 @@ from pyworker.worker.say import say
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
-# what is installed for a module of another name, as far as most apps go; the module's own name may be a stranger's on PyPI
-_DISTRIBUTIONS = {
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "corsheaders": "django-cors-headers",
-    "Crypto": "pycryptodome",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "debug_toolbar": "django-debug-toolbar",
-    "distutils": "setuptools",
-    "dotenv": "python-dotenv",
-    "environ": "django-environ",
-    "git": "GitPython",
-    "jose": "python-jose",
-    "jwt": "PyJWT",
-    "magic": "python-magic",
-    "multipart": "python-multipart",
-    "MySQLdb": "mysqlclient",
-    "OpenSSL": "pyOpenSSL",
-    "PIL": "pillow",
-    "pkg_resources": "setuptools",
-    "psycopg2": "psycopg2-binary",
-    "rest_framework": "djangorestframework",
-    "serial": "pyserial",
-    "sklearn": "scikit-learn",
-    "socketio": "python-socketio",
-    "yaml": "PyYAML",
-    "zmq": "pyzmq",
-}
 _OWN_SERVERS = {"aiohttp": "web.run_app(app)", "tornado": "app.listen(port)"}
 
 
@@ -241,7 +213,7 @@ def _how_to_get(missing: str) -> str:
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
     if top in sys.stdlib_module_names:
         return f"Python {sys.version_info[0]}.{sys.version_info[1]} has no such module"
-    name = _DISTRIBUTIONS.get(top, top)
+    name = distribution_of(top)
     if top in sys.modules and top != missing:
         return f"{name} is installed, and this version has no such module: {sys.executable} -m pip install -U {name}"
     return f"install it: {sys.executable} -m pip install {name}"

@@ -24,6 +24,7 @@ from pyworker.daemon.diagnosis import (
 )
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
+from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.logs import LogRecord, format_record
 from pyworker.protocol.worker import Failed
 from pyworker.unix.process import ExitStatus
@@ -255,7 +256,7 @@ def end_of(log: Path, status: ExitStatus, **fields: Any) -> tuple[str, str, str]
     log.write_bytes(line(7, b"no such queue"))
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
     app: Any = SimpleNamespace(name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
-    handle: Any = SimpleNamespace(pid=7, failure=None, ready_at=1.0, **fields)
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0, **fields)
     return of_worker(app, handle, status, str(log.parent), Shortage())
 
 
@@ -276,8 +277,8 @@ def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
 def test_what_a_worker_printed_long_before_its_end_is_shown_and_not_blamed(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     log.write_bytes(line(7, b"ValueError: of a request"))
-    app: Any = SimpleNamespace(name="api", config=AppConfig("api", target="a:b", logs=LogsConfig(file=str(log))))
-    handle: Any = SimpleNamespace(pid=7, failure=None, ready_at=1.0)
+    app: Any = SimpleNamespace(name="api", config=AppConfig("api", target="a:b", logs=LogsConfig(file=str(log))), generations={})
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0)
     found = of_worker(app, handle, ExitStatus(3, None), "", Shortage(), "2026-01-01T00:00:01.000Z")
     assert found[:2] == ("exited with code 3", "ValueError: of a request")
     assert "os._exit()" in found[2]

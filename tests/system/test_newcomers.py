@@ -68,6 +68,12 @@ def test_a_module_that_is_not_installed_comes_with_the_command_that_installs_it(
     assert pw.refuses()
 
 
+@pytest.mark.parametrize("what", [("app.py", "--name", "api"), ("--name", "api", "--", sys.executable, "app.py")])
+def test_so_does_one_that_a_script_or_a_command_has_not_found(pw: Pyworker, what: tuple[str, ...]) -> None:
+    pw.write("app.py", "import no_such_framework\n")
+    assert f"{HELP}install it: {sys.executable} -m pip install no_such_framework" in said(pw.run("start", *what))
+
+
 def test_a_virtual_environment_beside_the_app_that_is_not_used_is_pointed_out(pw: Pyworker) -> None:
     venv.create(os.path.join(pw.folder, "env"), with_pip=False, symlinks=True)
     pw.api("import no_such_framework\n")

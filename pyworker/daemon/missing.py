@@ -1,0 +1,51 @@
+"""Daemon: the next step when a script or a command ended because a module is not there, from the line that says so.
+
+An ASGI or WSGI app is looked at closer, where it is imported (worker/target.py). Here it is known what was executed, and no
+more: where that does not tell which Python it was, the step does not claim to know it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+
+from pyworker.config.schema import ResolvedApp
+from pyworker.policy.distributions import distribution_of
+
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
+_FOLDERS = ("venv", "env")  # .venv is taken by itself
+
+
+def of_module(said: str, resolved: ResolvedApp) -> str:
+    """Return what to do about "ModuleNotFoundError: No module named 'flask'"; "" of any other line."""
+    found = _NO_MODULE.match(said)
+    cwd = resolved.config.cwd
+    if not found or found[1] in sys.stdlib_module_names or _is_there(cwd, found[1]):
+        return ""
+    python = _of_command(resolved) if resolved.config.command else resolved.python
+    for folder in _FOLDERS:
+        if os.path.exists(os.path.join(cwd, folder, "bin", "python")) and os.path.join(cwd, folder, "") not in python:
+            return f'there is a virtual environment in {folder}: set python = "{folder}"'
+    name = distribution_of(found[1])
+    return f"install it: {python} -m pip install {name}" if python else f"install it for its Python: pip install {name}"
+
+
+def _is_there(cwd: str, module: str) -> bool:
+    """Whether it is a module of the app's own, which pip would not have."""
+    path = os.path.join(cwd, module)
+    return os.path.exists(path + ".py") or os.path.isdir(path)
+
+
+def _of_command(resolved: ResolvedApp) -> str:
+    """Return the Python that a command is, or lies beside in a virtual environment; "" when that cannot be told."""
+    name = resolved.config.command[0]
+    path = os.path.join(resolved.config.cwd, name) if "/" in name else shutil.which(name, path=resolved.env.get("PATH"))
+    if path is None:
+        return ""
+    if os.path.basename(path).startswith("python"):
+        return path
+    folder = os.path.dirname(path)
+    is_environment = os.path.exists(os.path.join(os.path.dirname(folder), "pyvenv.cfg"))
+    return os.path.join(folder, "python") if is_environment else ""

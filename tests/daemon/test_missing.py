@@ -1,0 +1,59 @@
+"""What is said of a module that a script or a command did not find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig
+from pyworker.daemon.missing import of_module
+
+SAID = "ModuleNotFoundError: No module named 'yaml'"
+
+
+def resolved(folder: Path, *command: str) -> Any:
+    what: Any = {"command": command} if command else {"script": "app.py"}
+    config = AppConfig("api", cwd=str(folder), **what)
+    return SimpleNamespace(config=config, python="/own/bin/python", env={"PATH": f"{folder}/.venv/bin"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
+    for name in ("python", "python3", "celery"):
+        (programs / name).touch(mode=0o755)
+    return tmp_path
+
+
+def test_of_a_script_it_is_installed_for_its_interpreter(folder: Path) -> None:
+    assert of_module(SAID, resolved(folder)) == "install it: /own/bin/python -m pip install PyYAML"
+
+
+def test_of_a_command_it_is_installed_for_the_python_that_it_is_or_lies_beside(folder: Path) -> None:
+    programs = folder / ".venv" / "bin"
+    for command, python in (("python3", "python3"), (".venv/bin/python", "python"), ("celery", "python")):
+        found = of_module(SAID, resolved(folder, command, "app.py"))
+        assert found == f"install it: {programs / python} -m pip install PyYAML"
+
+
+def test_where_a_command_does_not_tell_its_python_none_is_made_up(folder: Path) -> None:
+    assert of_module(SAID, resolved(folder, "/bin/sh", "-c", "python app.py")) == "install it for its Python: pip install PyYAML"
+
+
+def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
+    (folder / "venv" / "bin").mkdir(parents=True)
+    (folder / "venv" / "bin" / "python").touch()
+    assert of_module(SAID, resolved(folder)) == 'there is a virtual environment in venv: set python = "venv"'
+    assert "install it" in of_module(SAID, resolved(folder, "venv/bin/python", "app.py"))
+
+
+def test_what_pip_would_not_have_is_not_asked_of_it(folder: Path) -> None:
+    (folder / "shop").mkdir()
+    for module in ("shop.models", "winreg"):
+        assert of_module(f"ModuleNotFoundError: No module named '{module}'", resolved(folder)) == ""
+    assert of_module("ValueError: No module named 'yaml'", resolved(folder)) == ""
