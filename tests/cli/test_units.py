@@ -95,6 +95,20 @@ def test_without_a_terminal_nothing_is_written_unasked(tmp_path: Path) -> None:
     assert not (tmp_path / ".config").exists()
 
 
+def test_where_no_service_manager_runs_it_is_said_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(startup, "_SYSTEMD_RUNS", str(tmp_path / "none"))
+    monkeypatch.setattr(startup, "_runs_openrc", lambda: False)
+    with pytest.raises(PyworkerError, match="neither systemd nor OpenRC runs here") as refused:
+        startup.cmd.main(["--user", "--home", str(tmp_path)], standalone_mode=False)
+    assert "pyworker run app.toml" in refused.value.hint
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(startup, "_SYSTEMD_RUNS", str(tmp_path))
+    with pytest.raises(PyworkerError, match="no terminal to ask on"):
+        startup.cmd.main(["--user", "--home", str(tmp_path)], standalone_mode=False)
+
+
 def test_by_sudo_openrc_starts_the_daemon_of_who_typed_it_in_the_home_of_that_user(tmp_path: Path) -> None:
     typed = ("startup", "--system", "--init", "openrc", "--print")
     theirs = run(*typed, home=str(tmp_path / "roots"), PYWORKER_HOME="", SUDO_USER="root").out

@@ -24,6 +24,7 @@ from pyworker.protocol.names import ENV_HOME
 
 _NAME = "pyworker.service"
 _STOP_SECONDS = 90
+_SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
 
 
 class _Plan(NamedTuple):
@@ -52,6 +53,11 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     """
     is_user = scope == "user" or (scope is None and os.geteuid() != 0)
     kind = init or ("openrc" if _runs_openrc() else "systemd")
+    if not init and kind == "systemd" and not only_print and not remove and not os.path.isdir(_SYSTEMD_RUNS):
+        hint = (
+            "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
+        )
+        raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint, code="failed", exit=Exit.FAILED)
     if kind == "openrc" and is_user and scope is None:
         is_user = False
     if kind == "openrc":
@@ -234,9 +240,7 @@ def _config_home() -> str:
 
 
 def _runs_openrc() -> bool:
-    return os.path.isdir("/run/openrc") or (
-        not os.path.isdir("/run/systemd/system") and shutil.which("openrc-run") is not None
-    )
+    return os.path.isdir("/run/openrc") or (not os.path.isdir(_SYSTEMD_RUNS) and shutil.which("openrc-run") is not None)
 
 
 def _systemd_version() -> int:
