@@ -119,7 +119,9 @@ _FOOTER = """## Rules
   app's user can write, and for a file of that user's with no group that the user is no member of.
 - A Unix socket of `bind` keeps its owner and mode until the app is stopped. The sockets that a command gets by LISTEN_FDS do not
   block (O_NONBLOCK), as they are shared.
-- `tls.ca`: who shows no such certificate is closed without a word (curl: "Empty reply from server"), and nothing is logged.
+- `tls.ca`: who shows no such certificate is closed without a word (curl: "Empty reply from server"). No handshake that fails is
+  logged, as none is by uvicorn, or by nginx above `info`: scanners make them all day. The client's side tells why:
+  `openssl s_client -connect HOST:PORT`.
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 
