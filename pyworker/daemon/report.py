@@ -240,12 +240,16 @@ def _what(config: AppConfig | None) -> str:
 
 
 def changed_files(app: App) -> list[str]:
-    """Return its config file and env files that are not what was read, but for a number of workers that runs already."""
+    """Return its config, env and certificate files that are not what was read, but for a number of workers that runs already."""
     current = app.current
     if current is None:
         return []
     pinned = current.resolved
-    found = [path for path, crc in pinned.env_files.items() if not _is_as_read(app, path, crc)]
+    read = dict(pinned.env_files)
+    if (tls := pinned.config.tls) is not None:
+        contents = {tls.cert: current.tls[0], tls.ca: current.tls[2]}  # a key is no other without its certificate
+        read |= {path: zlib.crc32(content) for path, content in contents.items() if path is not None}
+    found = [path for path, crc in read.items() if not _is_as_read(app, path, crc)]
     if pinned.mtime_ns and not _is_as_read(app, pinned.source, pinned.crc, pinned.mtime_ns):
         found.insert(0, pinned.source)
     return found

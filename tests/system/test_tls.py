@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import subprocess
@@ -33,6 +34,24 @@ def test_a_reload_serves_the_new_certificate(pw: Pyworker) -> None:
     assert served(pw).strip() == old.strip()
     pw.ok("reload", "api")
     assert served(pw).strip() == mine(pw).strip()
+
+
+def test_a_certificate_that_was_renewed_is_said_until_a_reload_serves_it(pw: Pyworker) -> None:
+    pw.make_certificate("one")
+    pw.api(WSGI, tables=TLS)
+    pw.ok("start", "app.toml")
+    assert pw.ok("diff").stdout.startswith("No difference")
+    pw.make_certificate("two")
+    assert pw.app()["config"]["changed_files"] == [cert := os.path.join(pw.folder, "cert.pem")]
+    changed = pw.run("diff")
+    assert (changed.returncode, f"{cert}: its content has changed" in " ".join(changed.stdout.split())) == (1, True)
+    document = json.loads(pw.run("diff", "--json").stdout)
+    assert [(c["key"], c["old"] == c["new"], c["apply"]) for c in document["changes"]] == [
+        ("tls.cert", True, "reload"), ("tls.key", True, "reload"),
+    ]  # fmt: skip
+    pw.ok("reload", "api")
+    assert pw.ok("diff").stdout.startswith("No difference")
+    assert pw.app()["config"]["changed_files"] == []
 
 
 def test_a_broken_certificate_is_refused_and_the_old_goes_on(pw: Pyworker) -> None:

@@ -22,7 +22,7 @@ _APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"
 def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     """Compare the config files with what runs; change nothing.
 
-    Files, env files, interpreter and links are read again, as a reload would. Values of secrets are not shown.
+    Files, env files, certificates, interpreter and links are read again, as a reload would. Values of secrets are not shown.
 
     \b
     pyworker diff              every app; exit 0: all the same, 1: something differs
@@ -76,6 +76,8 @@ def _words(app: dict[str, Any], how: Look) -> str:
 def _change(change: dict[str, Any]) -> str:
     if change["secret"] and change["old"] is not None and change["new"] is not None:
         return "*** → *** (changed)"
+    if change["old"] == change["new"]:  # of a file that is named
+        return f"{_shown(change['new'])}: its content has changed"
     return f"{_shown(change['old'])} → {_shown(change['new'])}"
 
 

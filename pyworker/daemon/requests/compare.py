@@ -9,7 +9,7 @@ from pyworker.config.difference import differences
 from pyworker.config.environment import without_passwords
 from pyworker.config.origin import origins
 from pyworker.config.problem import ConfigError
-from pyworker.daemon.app import App, overlaps
+from pyworker.daemon.app import App, Generation, overlaps
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import FileSource
 from pyworker.daemon.report import changed_files
@@ -46,6 +46,7 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
         for c in differences(current.resolved, new.resolved)
         if c.key != "workers" or new.resolved.workers != app.scale  # scaled to what is written: that runs
     ]
+    changes += _of_certificates(current, new)
     return {
         "app": app.name,
         "file": new.resolved.source or None,
@@ -55,6 +56,18 @@ def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
         "scaled": app.scale,
         "changes": changes,
     }
+
+
+def _of_certificates(current: Generation, new: Generation) -> list[dict[str, Any]]:
+    """Return the files of [tls] whose path is the same and whose content is not."""
+    before, now = current.config.tls, new.config.tls
+    if before is None or now is None:
+        return []
+    return [
+        {"key": f"tls.{name}", "old": path, "new": path, "apply": "reload", "secret": False}
+        for name, old, read in zip(("cert", "key", "ca"), current.tls, new.tls, strict=True)
+        if old != read and (path := getattr(now, name)) == getattr(before, name)
+    ]
 
 
 def config(desk: Desk, client: Client, request: k.Config) -> None:
