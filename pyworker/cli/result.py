@@ -160,6 +160,8 @@ def _failure(result: dict[str, Any], verb: str, how: Look, causes: list[str]) ->
     stays = (result.get("workers") or {}).get("ready") and result.get("state") in {"running", "degraded"}
     if verb in {"reload", "restart"} and stays:
         failed = f"was not {verb}ed, gen {result.get('gen')} goes on"
+    elif verb == "scale" and stays:  # what is wanted is not taken back
+        failed = "has {ready} of {want} workers, which stay wanted".format(**result["workers"])
     message = f"{app} runs, but {reason}" if result.get("action") == "unhealthy" else f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
     said = "" if is_said(said, reason) else said  # one line, which the message has already

@@ -72,6 +72,13 @@ def test_a_note_that_was_shown_as_it_happened_is_not_said_again_at_the_end(home:
     assert found.err == "api: generation 8 was rolled back\napi: it is slow\n"
 
 
+def test_a_scale_that_gives_up_says_that_what_was_asked_for_stays_wanted(home: str) -> None:
+    more = {"state": "degraded", "workers": {"want": 6, "ready": 3}, "reason": "cannot fork", "hint": "raise the limit"}
+    with FakeControl(home, {"scale": lambda _: [results.reply("failed", ok=False, **more)]}):
+        found = run("scale", "api=6", home=home)
+    assert found.err == "error: api has 3 of 6 workers, which stay wanted: cannot fork\n  = help: raise the limit\n"
+
+
 @pytest.fixture
 def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operation._View]:
     """Makes the view of an operation that no daemon takes: the guardian says that it can start none."""
