@@ -15,21 +15,27 @@ from pyworker.config.schema import ResolvedApp
 from pyworker.policy.distributions import distribution_of
 
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
+_ASKED = re.compile(r"(/.*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
 _FOLDERS = ("venv", "env")  # .venv is taken by itself
 
 
 def of_module(said: str, resolved: ResolvedApp) -> str:
     """Return what to do about "ModuleNotFoundError: No module named 'flask'"; "" of any other line."""
-    found = _NO_MODULE.match(said)
     cwd = resolved.config.cwd
-    if not found or found[1] in sys.stdlib_module_names or _is_there(cwd, found[1]):
+    if asked := _ASKED.match(said):
+        python, module = asked.groups()
+    elif found := _NO_MODULE.match(said):
+        python, module = _of_command(resolved) if resolved.config.command else resolved.python, found[1]
+    else:
         return ""
-    python = _of_command(resolved) if resolved.config.command else resolved.python
+    if module in sys.stdlib_module_names or _is_there(cwd, module):
+        return ""
     for folder in _FOLDERS:
         if os.path.exists(os.path.join(cwd, folder, "bin", "python")) and os.path.join(cwd, folder, "") not in python:
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
-    name = distribution_of(found[1])
-    return f"install it: {python} -m pip install {name}" if python else f"install it for its Python: pip install {name}"
+    name = distribution_of(module)
+    step = f"install it: {python} -m pip install {name}" if python else f"install it for its Python: pip install {name}"
+    return f"{step}\nis it the app's own? it is not in {cwd}: set cwd" if asked else step
 
 
 def _is_there(cwd: str, module: str) -> bool:

@@ -45,6 +45,17 @@ def test_where_a_command_does_not_tell_its_python_none_is_made_up(folder: Path) 
     assert of_module(SAID, resolved(folder, "/bin/sh", "-c", "python app.py")) == "install it for its Python: pip install PyYAML"
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["No module named gunicorn", "Error while finding module specification for 'gunicorn.app' (ModuleNotFoundError: No module named 'gunicorn')"],
+)
+def test_what_python_was_asked_to_run_may_be_the_apps_own(folder: Path, said: str) -> None:
+    found = of_module(f"/usr/bin/python3.12: {said}", resolved(folder, "python3", "-m", "gunicorn"))
+    install, own = found.split("\n")
+    assert install == "install it: /usr/bin/python3.12 -m pip install gunicorn"
+    assert f"not in {folder}" in own
+
+
 def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
     (folder / "venv" / "bin").mkdir(parents=True)
     (folder / "venv" / "bin" / "python").touch()
