@@ -126,7 +126,7 @@ def _workers(app: Imported, value: Any, source: str) -> None:
 
 def _worker_class(app: Imported, value: Any, source: str) -> None:
     name = str(value)
-    if "uvicorn" in name or name.endswith(("ASGIWorker", "H11Worker")):
+    if name == "asgi" or "uvicorn" in name or name.endswith(("ASGIWorker", "H11Worker")):
         app.set("interface", "asgi", source)
     elif name in ("sync", "gthread"):
         app.done(source)

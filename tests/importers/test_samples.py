@@ -413,6 +413,12 @@ def test_a_gunicorn_file_may_have_what_came_late_and_what_is_off_needs_no_look()
     assert {n.key for n in app.dropped} == {"header_map", "dirty_workers", "on_dirty_starting"}
 
 
+@pytest.mark.parametrize("worker", ["asgi", "uvicorn.workers.UvicornWorker", "gunicorn.workers.gasgi.ASGIWorker"])
+def test_a_worker_of_gunicorn_s_for_asgi_is_the_interface(worker: str) -> None:
+    (app,) = gunicornconf.read(f"wsgi_app = 'shop:app'\nworker_class = '{worker}'\n").apps
+    assert (app.table["interface"], app.review) == ("asgi", [])
+
+
 def test_a_port_of_the_environment_beside_other_addresses_is_not_lost() -> None:
     both = 'import os\nbind = ["0.0.0.0:" + os.environ.get("PORT", "8055"), "unix:g.sock"]\nwsgi_app = "a:b"\n'
     (site,) = read("gunicorn.conf.py", text=both).apps
