@@ -59,7 +59,9 @@ def test_the_card_is_plain_in_a_pipe(home: str) -> None:
 
 
 def test_the_card_has_two_columns_where_they_fit_and_never_wraps(home: str) -> None:
-    with FakeControl(home, {"describe": replies(documents.describe())}):
+    body = documents.describe()
+    body["apps"][0]["env"] += [{"name": n, "value": "1", "origin": n} for n in ("pyworker", "inherit_env", "venv")]
+    with FakeControl(home, {"describe": replies(body)}):
         wide = run_on_terminal("describe", "api", home=home, columns=120).screen
         narrow = run_on_terminal("describe", "api", home=home, columns=60).screen
     both = "  balance     round-robin                               python      /srv/shop/.venv/bin/python"

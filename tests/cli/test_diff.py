@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.cli import run
+from tests.support.cli import run, run_on_terminal
 from tests.support.fake_control import FakeControl, replies
 
 
@@ -29,3 +29,14 @@ def test_no_gap_is_promised_only_where_old_and_new_workers_live_side_by_side(hom
         lines = run("diff", home=home).out.splitlines()
     assert "pyworker reload api   applies all of this without a gap" in lines
     assert "pyworker reload jobs   applies all of this: the old workers stop first" in lines
+
+
+def test_beside_a_long_name_of_a_variable_no_row_is_filled_with_blanks(home: str) -> None:
+    changes = [
+        {"key": "workers", "old": 3, "new": 4, "apply": "live", "secret": False},
+        {"key": "env.A_NAME_OF_MORE_THAN_THIRTY_LETTERS", "old": "a" * 20, "new": "b" * 20, "apply": "live", "secret": False},
+    ]  # fmt: skip
+    with FakeControl(home, {"diff": replies({"v": 1, "same": False, "changes": [], "apps": [compared("api", *changes)]})}):
+        shown = run_on_terminal("diff", home=home, columns=60).screen.text.splitlines()
+    assert [len(line) for line in shown[1:-1] if len(line) > 60] == []
+    assert f"      {'a' * 20} → {'b' * 20}" in shown

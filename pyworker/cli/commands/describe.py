@@ -225,7 +225,8 @@ def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
         if origin := line(variable.get("origin") or ""):
             origins[origin] = origins.get(origin, 0) + 1
     counts = ", ".join(f"{n} from {origin}" for origin, n in origins.items())
-    lines = ["", f"{paint('Environment', 'bold', how)}   {len(env)} variables{f' ({counts})' if counts else ''}"]
+    first, *more = render.wrap(f"Environment   {len(env)} variables{f' ({counts})' if counts else ''}", how.width, 6)
+    lines = ["", first.replace("Environment", paint("Environment", "bold", how), 1), *more]
     shown = env if everything else [v for v in env if v.get("origin") != "base"][:_SHOWN_ENV]
     rows = [
         [Cell(line(v["name"])), Cell(line(v.get("value"))), Cell(line(v.get("origin") or ""), "dim")] for v in shown

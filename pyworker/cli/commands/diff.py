@@ -55,10 +55,10 @@ def _words(app: dict[str, Any], how: Look) -> str:
     lines = [f"{paint(name, 'bold', how)}: {where}, compared with what runs (generation {app['gen']})"]
     rows = [(c["key"], _change(c), _APPLIED[c["apply"]]) for c in changes]
     keys = max(len(r[0]) for r in rows)
-    room = how.width - keys - 20 if how.width >= keys + 30 else 0
-    texts = max([len(r[1]) for r in rows if not room or len(r[1]) <= room], default=0)
+    room = how.width - keys - 20
+    texts = max([len(r[1]) for r in rows if not how.width or len(r[1]) <= room], default=0)
     for key, text, applied in rows:
-        if room and len(text) > room:  # nothing of a value is cut: it has lines of its own
+        if how.width and len(text) > room:  # nothing of a value is cut: it has lines of its own
             lines += [f"  {line(key):<{keys}}  {paint(applied, 'dim', how)}", f"      {line(text)}"]
         else:
             lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
