@@ -130,6 +130,16 @@ def _away(home: str) -> DaemonAway:
     )
 
 
+def check_readable(home: str) -> None:
+    """Refuse another user's home, for a command that reads its files itself. One that is not there is nobody's."""
+    try:
+        os.scandir(home).close()
+    except PermissionError:
+        raise _not_ours(home) from None
+    except OSError:
+        pass
+
+
 def _not_ours(home: str) -> PyworkerError:
     try:
         uid = os.stat(home).st_uid

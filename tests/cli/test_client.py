@@ -197,6 +197,22 @@ def test_a_peer_of_another_user_is_not_spoken_to(home: str) -> None:
     assert done.stdout == "77\n"
 
 
+@pytest.mark.parametrize("words", [["logs"], ["logs", "-p", "api"], ["events"], ["events", "-f"]], ids=" ".join)
+def test_what_reads_the_files_of_another_users_home_says_whose_it_is(home: str, words: list[str]) -> None:
+    os.makedirs(f"{home}/logs")
+    os.chmod(home, 0)
+    code = (  # in a process of its own, which may change its user
+        "import os, sys; from pyworker.cli import main\n"
+        "main.main([*sys.argv[1:-1], '/no-such-home'])\n"  # imports what that user may not be able to read
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words, "--home", home], capture_output=True, text=True, timeout=60)
+    os.chmod(home, 0o700)
+    assert done.returncode == 77, done.stderr
+    assert f"error: The pyworker daemon of {home} belongs to " in done.stderr
+
+
 def test_a_word_or_a_folder_that_is_no_text_is_named(home: str, tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/a\xff"
     os.mkdir(folder)

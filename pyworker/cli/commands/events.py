@@ -10,7 +10,7 @@ from collections.abc import Callable
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import Call, Lost, patience, waiting
+from pyworker.cli.client import Call, Lost, check_readable, patience, waiting
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common, option
@@ -49,6 +49,7 @@ def cmd(
     types = _types(kinds)
     if count is None:
         count = sys.maxsize if since_seq is not None or since else 10 if follow else 50
+    check_readable(settings.home)
     show = _shower(settings)
     known = past(settings.home, 1, 0, (), frozenset())  # what the file has by now is not asked for again
     shown = past(settings.home, count, since_seq or 0, names, types, since or "")

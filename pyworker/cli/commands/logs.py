@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyworker.cli import eventlog, logfiles, render
-from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.client import DaemonAway, ask, check_readable
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
@@ -88,6 +88,7 @@ def cmd(
     stream = "" if only_out == only_err else "out" if only_out else "err"
     if count is None and not since:
         count = 10 if follow else 50
+    check_readable(settings.home)
     pid = 0
     if previous:
         if follow:
