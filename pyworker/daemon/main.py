@@ -136,11 +136,15 @@ def main(argv: list[str]) -> int:
     if running is None:
         manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
 
-        def stop() -> None:
+        def end() -> None:
             if manager is not None:
                 manager.stopping()
+            _when_all_closed(loop, brain, leave)
+
+        def stop() -> None:
             shut_down(desk, now=False)
 
+        desk.on_shutdown = end
         # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
         orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
         signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())

@@ -88,6 +88,13 @@ def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: M
     assert pw.refuses()
 
 
+def test_a_stop_that_somebody_has_typed_is_told_too(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    pw.ok("daemon", "stop", "-y")
+    manager.wait_for("STOPPING=1")
+    assert manager.process.wait(LONG) == 0
+
+
 def test_a_successor_of_the_main_process_is_named(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
     daemon = pw.role("daemon")
