@@ -212,8 +212,9 @@ def workers_in_words(count: object) -> str:
 
 
 def try_in_words(count: int, most: int, delay: float) -> str:
-    """Return which try comes when. Slow deaths never are `most` in the window: then there is no limit to name."""
-    return f"try {count} of {most} in {delay:.1f} s" if count <= most else f"try {count} in {delay:.1f} s"
+    """Return which try comes when, or is under way. Slow deaths never are `most` in the window: then there is no limit to name."""
+    when = f"in {delay:.1f} s" if delay else "now"
+    return f"try {count} of {most} {when}" if count <= most else f"try {count} {when}"
 
 
 def exit_words(code: int | None, signal: int | None) -> str:

@@ -34,6 +34,10 @@ def test_a_try_beyond_the_limit_names_none() -> None:
     assert try_in_words(13, 10, 30.0) == "try 13 in 30.0 s"
 
 
+def test_a_try_whose_wait_is_over_is_said_to_be_now() -> None:
+    assert try_in_words(1, 10, 0.0) == "try 1 of 10 now"
+
+
 def test_how_a_process_ended() -> None:
     assert exit_words(3, None) == "with code 3"
     assert exit_words(None, 9) == "killed by signal 9 (KILL)"
