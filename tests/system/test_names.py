@@ -56,3 +56,11 @@ def test_nothing_is_done_when_one_of_several_names_is_wrong(started: Pyworker) -
         assert (command, wrong, refused.returncode, refused.stdout) == (command, wrong, 4, "")
     app = started.app("api")
     assert (app["state"], [w["pid"] for w in app["pool"]]) == ("running", before)
+
+
+def test_a_name_that_is_taken_is_said_with_where_another_is_written(started: Pyworker) -> None:
+    started.write("other.toml", '[app]\nname = "api"\ncommand = ["sleep", "60"]\n')
+    for words, where in ((("other.toml",), "in other.toml"), (("--name", "api", "--", "sleep", "60"), "--name")):
+        refused = started.run("start", *words)
+        assert refused.returncode == 1
+        assert f"choose another name ({where}), or: pyworker delete api" in refused.stderr

@@ -52,9 +52,10 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         app = desk.brain.apps.get(name)
         if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
             if not _same_origin(app.source, source):
+                named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
                 raise Refuse(
                     "failed", Exit.FAILED, f"there is an app named {name} already, from {_origin(app.source)}",
-                    f"choose another name (--name), or: pyworker delete {name}",
+                    f"choose another name ({named}), or: pyworker delete {name}",
                 )  # fmt: skip
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
