@@ -85,7 +85,7 @@ class Reader:
                 records = sorted(records, key=lambda r: r[0].ts)[-count:] if count else []
                 entries = [line for record in records for line in record]
             self._view.learn({e.name for e in entries})
-        events = iter(self._past_events(since, until) if self._events and count != 0 else [])
+        events = iter(self._past_events(count, since, until) if self._events and count != 0 else [])
         event = next(events, None)
         first = True
         for found in entries:
@@ -291,9 +291,11 @@ class Reader:
         yield from joiner.held()
 
     # ---- events -------------------------------------------------------------------------------------
-    def _past_events(self, since: str, until: str) -> list[Event]:
+    def _past_events(self, count: int | None, since: str, until: str) -> list[Event]:
+        """Return the last `count` events: who prints little has seen hundreds since the first of so many lines."""
         found = eventlog.past(self._home, _MOST_EVENTS, 0, self._names, frozenset())
-        return [e for e in found if e.time >= since and (not until or e.time <= until)]
+        of_the_time = [e for e in found if e.time >= since and (not until or e.time <= until)]
+        return of_the_time[-(count or 0) :]  # all without a count
 
     def _event(self, line: bytes) -> Event | None:
         if not self._events:

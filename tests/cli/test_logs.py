@@ -186,6 +186,10 @@ def test_events_stand_between_the_lines_of_their_time(home: Path) -> None:
     assert shown[0] == "── 14:00:00  api before all lines ──"
     assert logs(home, *since, "-n", "9").splitlines() == shown
     assert logs(home, *since, "-n", "1") == "api.1 │ three\n"  # and not all that has happened since
+    for seq in range(5, 30):
+        event(home, seq, seq, "much")
+    assert logs(home, "api").count("much") == 25
+    assert logs(home, "api", "-n", "2").splitlines()[2:] == [f"── 14:00:{s}  api much ──" for s in (28, 29)]
 
 
 def test_log_in_another_place_is_found_through_its_link(home: Path, tmp_path: Path) -> None:

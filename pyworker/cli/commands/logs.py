@@ -34,7 +34,7 @@ _WORKER = re.compile(r"\.[0-9]+\Z")
     "count",
     type=click.IntRange(min=0),
     metavar="N",
-    help="So many lines of the past (50; with -f 10); with -i, -e, -l: records.",
+    help="So many lines of the past, and no more events (50; with -f 10); with -i, -e, -l: records.",
 )
 @option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
 @option("--until", type=Moment(), default=None, metavar="TIME", help="Up to then.")
