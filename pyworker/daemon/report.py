@@ -227,6 +227,7 @@ def describe(brain: Brain, sampler: Sampler, app: App, slots: frozenset[int], *,
         "restart": to_json(config.restart) if config else None,
         "stop": to_json(config.stop) if config else None,
         "reload": to_json(config.reload) if config else None,
+        "cron": config.cron if config else None,
     }
     return narrow(document, slots)
 

@@ -100,6 +100,13 @@ def test_a_command_and_a_script_are_called_what_they_are(home: str) -> None:
             assert run("describe", "api", home=home).out.splitlines()[2] == f"  {shown}"
 
 
+def test_when_a_job_runs_is_shown(home: str) -> None:
+    body = documents.describe()
+    body["apps"][0]["cron"] = "0 4 * * *"
+    with FakeControl(home, {"describe": replies(body)}):
+        assert "  runs        at 0 4 * * *" in run("describe", "api", home=home).out.splitlines()
+
+
 def test_reveal_is_asked_of_the_daemon_and_everything_shown(home: str) -> None:
     with FakeControl(home, {"describe": replies(documents.describe())}) as daemon:
         found = run("describe", "api", "--reveal", home=home)

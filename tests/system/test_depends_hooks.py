@@ -341,6 +341,7 @@ def test_a_job_is_scheduled_and_survives_a_new_daemon(pw: Pyworker) -> None:
     assert re.search(r"job\s+scheduled", done.stdout + pw.ok("ps").stdout)
     assert "scheduled already" in pw.ok("start").stdout
     assert pw.app("job")["gen"] == 1
+    assert re.search(r"runs +at 0 0 29 2 \*\n", pw.ok("describe", "job").stdout)
     pw.ok("wait", "job")
     assert pw.app("job")["pool"] == []
     pw.ok("reload", "job")

@@ -166,6 +166,8 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         ("user", str(app.get("user") or "as the daemon")),
         ("logs", _logs(app)),
     ]
+    if cron := app.get("cron"):
+        facts.append(("runs", f"at {cron}"))
     if cron := (app.get("reload") or {}).get("cron"):
         facts.append(("reload", f"at {cron}"))
     if health:
