@@ -70,3 +70,13 @@ def test_a_source_with_a_byte_order_mark_is_read(tmp_path: Path, home: str) -> N
     (tmp_path / "main.py").write_text("\ufeff" + FASTAPI, encoding="utf-8")
     assert run("init", home=home, cwd=str(tmp_path)).code == 0
     assert tomllib.loads((tmp_path / "app.toml").read_text())["app"]["target"] == "main:app"
+
+
+def test_the_check_that_a_reload_of_django_needs_is_there_to_be_switched_on(tmp_path: Path, home: str) -> None:
+    write(tmp_path, "manage.py", "shop/settings.py")
+    (tmp_path / "shop" / "wsgi.py").write_text("application = get_wsgi_application()\n")
+    assert run("init", home=home, cwd=str(tmp_path)).code == 0
+    text = (tmp_path / "app.toml").read_text()
+    assert "health" not in tomllib.loads(text)["app"]
+    _, _, check = text.partition("is refused:\n")
+    assert tomllib.loads(check.replace("\n# ", "\n").removeprefix("# "))["app"]["health"]["expect"] == "2xx,3xx,404"

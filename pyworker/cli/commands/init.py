@@ -24,6 +24,13 @@ _OTHERS = (
     "gunicorn_conf.py", "uwsgi.ini", "supervisord.conf",
 )  # fmt: skip
 _SCHEMA = ".app.schema.json"
+_DJANGO = """
+# Django imports urls.py at the first request. With this check a reload to one that is broken is refused:
+# [app.health]
+# path   = "/"
+# host   = "localhost"    # ALLOWED_HOSTS must have it
+# expect = "2xx,3xx,404"
+"""
 _MAX_FILES = 3000
 _MAX_SIZE = 400_000
 _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", ".tox", ".nox"}
@@ -129,9 +136,9 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     width = max(len(text) for text, _ in rows)
     lines = [f"{text:<{width}}  # {comment}".rstrip() if comment else text for text, comment in rows]
     head = [f"#:schema ./{_SCHEMA}"] if schema else []
-    return (
-        "\n".join([*head, "# pyworker check · pyworker start · every key: pyworker config", "", "[app]", *lines]) + "\n"
-    )
+    words = "# pyworker check · pyworker start · every key: pyworker config"
+    more = _DJANGO if chosen is not None and chosen.what.startswith("Django") else ""
+    return "\n".join([*head, words, "", "[app]", *lines]) + "\n" + more
 
 
 def _environment(folder: str, cwd: str) -> str:
