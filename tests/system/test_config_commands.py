@@ -62,6 +62,18 @@ def test_diff_says_that_the_reload_of_a_command_without_a_port_has_a_gap(pw: Pyw
     assert "No difference" in pw.ok("diff").stdout
 
 
+def test_diff_names_what_is_in_the_file_and_was_never_started(pw: Pyworker) -> None:
+    file = pw.write("app.toml", '[apps.one]\ncommand = "sleep 1000"\n')
+    pw.ok("start")
+    assert json.loads(pw.ok("diff", "--json").stdout)["not_started"] == []
+    pw.write("app.toml", '[apps.one]\ncommand = "sleep 1000"\n[apps.two]\ncommand = "sleep 1000"\n')
+    assert json.loads(pw.ok("diff", "--json").stdout)["not_started"] == [{"app": "two", "file": file}]
+    step = pw.ok("diff").stderr.rstrip().partition("has two, too, which was not started: pyworker ")[2]
+    assert pw.ok("diff", "one").stderr == ""
+    pw.ok(*step.split())
+    assert pw.ok("diff").stderr == ""
+
+
 def test_diff_with_a_mistake_in_the_file_shows_the_mistake(pw: Pyworker) -> None:
     write(pw, "info")
     pw.ok("start")

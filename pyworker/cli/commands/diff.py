@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -30,7 +31,7 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     """
     body = ask(settings.home, {"type": "diff", "selectors": list(names), "shell_env": shell_env()}, settings.timeout)
     if settings.json:
-        out(json.dumps({k: body[k] for k in ("v", "same", "changes")}))
+        out(json.dumps({k: body[k] for k in ("v", "same", "changes", "not_started") if k in body}))
     elif not settings.quiet:
         how = render.look(sys.stdout, settings.color)
         same = [] if names else [line(app["app"]) for app in body["apps"] if not app["changes"]]
@@ -43,6 +44,10 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
             render.note(render.NO_APP)
         elif body["same"]:
             out("No difference: what runs is what is written.", how)
+        for app in body.get("not_started", ()):
+            file, name = line(app["file"]), line(app["app"])
+            start = f"pyworker start {shlex.quote(file)} --only {name}"
+            render.note(f"{render.home(file)} has {name}, too, which was not started: {start}")
     return 0 if body["same"] else 1
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pyworker.config import canonical
 from pyworker.config.difference import differences
 from pyworker.config.environment import without_passwords
+from pyworker.config.load import load
 from pyworker.config.origin import origins
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App, Generation, overlaps
@@ -23,7 +25,8 @@ def diff(desk: Desk, client: Client, request: k.Diff) -> None:
     """Read each app's source again, as a reload would, and compare; nothing is kept of it."""
     compared = [_compare(desk, app, request.shell_env) for app in _known(desk, request.selectors)]
     changes = [{"app": c["app"], **change} for c in compared for change in c["changes"]]
-    client.reply(True, {"v": 1, "same": not changes, "changes": changes, "apps": compared})
+    more = [] if request.selectors else _not_started(desk)
+    client.reply(True, {"v": 1, "same": not changes, "changes": changes, "not_started": more, "apps": compared})
 
 
 def _known(desk: Desk, selectors: tuple[str, ...]) -> list[App]:
@@ -34,6 +37,18 @@ def _known(desk: Desk, selectors: tuple[str, ...]) -> list[App]:
         text = f"{unread[0]} is stopped, and has not been started since the daemon was: its config was not read"
         raise Refuse("not_running", Exit.NOT_RUNNING, text, f"pyworker start {unread[0]}")
     return [app for app in apps if app.current is not None]
+
+
+def _not_started(desk: Desk) -> list[dict[str, Any]]:
+    """Return the apps that no `start` has taken, of the files whose other apps are known."""
+    known = [app.source for app in desk.brain.apps.values() if isinstance(app.source, FileSource)]
+    found = []
+    for path, profile in {source.path: source.profile for source in known}.items():
+        with contextlib.suppress(ConfigError):  # of those that were read again now there is none
+            started = {source.app for source in known if source.path == path}
+            apps = load(path, profile=profile).apps
+            found += [{"app": app.name, "file": path} for app in apps if app.name not in started]
+    return found
 
 
 def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
