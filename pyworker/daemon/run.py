@@ -236,9 +236,8 @@ class Run:
 
     def _metrics(self) -> str:
         desk = self._desk
-        desk.sampler.want()
         apps = list(desk.brain.apps.values())
-        return render(ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=True))
+        return render(ps_document(desk.brain, desk.sampling(), apps, status_document(desk), pss=True))
 
 
 def _end_of(app: App) -> AppEnd:

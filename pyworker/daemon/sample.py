@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from pyworker.protocol.figures import Totals, error_share, quantile
@@ -77,10 +77,10 @@ class Sampler:
         self._sessions: dict[int, list[int]] = {}
         self._scanned_at = -1e9
 
-    def want(self) -> None:
-        """Somebody asks: forget readings that are too old to be compared with."""
+    def want(self, alive: Container[int]) -> None:
+        """Somebody asks: forget readings of who is gone, and those that are too old to be compared with."""
         now = self._clock()
-        self._readings = {pid: each for pid, each in self._readings.items() if 0 <= now - each.at < _KEEP}
+        self._readings = {p: each for p, each in self._readings.items() if p in alive and 0 <= now - each.at < _KEEP}
         self._shares = {pid: share for pid, share in self._shares.items() if pid in self._readings}
         self._apps = {name: each for name, each in self._apps.items() if 0 <= now - each.at < _KEEP}
 

@@ -111,7 +111,7 @@ def test_fair_shares_are_looked_at_in_turn_the_oldest_first(
     clock.now += PSS_FRESH
     sampler.pss_lately([1, 2, 3], clock.now)
     assert sorted(looked[8:]) == [2, 3]  # those that were looked at longest ago
-    sampler.want()  # these processes are gone
+    sampler.want(())  # these processes are gone
     assert sampler.pss_lately([5], clock.now) == {5: 50}
     assert looked[-1] == 5
 
@@ -152,7 +152,14 @@ def test_process_that_is_gone_or_a_zombie_has_no_figures(
     assert sampler.figures(busy.pid, 0, clock.now) is None
     busy.wait()
     assert sampler.pss(busy.pid) is None
-    sampler.want()
+    sampler.want(())
+
+
+def test_who_is_gone_is_forgotten_when_somebody_asks(sampler: Sampler, clock: Clock, busy: subprocess.Popen[bytes]) -> None:
+    assert sampler.figures(busy.pid, 0, clock.now) is not None
+    assert sampler.figures(os.getpid(), 0, clock.now) is not None
+    sampler.want({busy.pid})
+    assert set(sampler._readings) == {busy.pid}
 
 
 def test_what_an_app_served_lately_is_the_difference_of_two_readings() -> None:
@@ -174,5 +181,5 @@ def test_apps_that_nobody_has_asked_about_lately_are_forgotten(sampler: Sampler,
     for number in range(100):
         sampler.served(f"preview-{number}", totals, clock())
         clock.now += 60
-        sampler.want()
+        sampler.want(())
     assert len(sampler._apps) < 10

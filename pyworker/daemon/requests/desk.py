@@ -55,6 +55,11 @@ class Desk:
         since = self.seq if since_seq is None else since_seq
         self.operations.wait(client, goals, decided, wait=wait, since_seq=since)
 
+    def sampling(self) -> Sampler:
+        """Return the sampler, for somebody who asks now."""
+        self.sampler.want({worker.pid for app in self.brain.apps.values() for worker in app.workers.values()})
+        return self.sampler
+
     def apps(self, selectors: tuple[str, ...]) -> list[App]:
         """The apps of some selectors, each once; none given: all, by name. Refuse: one of them means a worker."""
         return [app for app, _ in self.narrowed(selectors, whole=True)]

@@ -20,10 +20,9 @@ from pyworker.unix import process
 def ps(desk: Desk, client: Client, request: k.Ps) -> None:
     """The document of `ps --json`."""
     slots = desk.narrowed(request.selectors, whole=request.whole)
-    if request.sample:
-        desk.sampler.want()
     apps = [app for app, _ in slots]
-    body = report.ps_document(desk.brain, desk.sampler, apps, status_document(desk), pss=request.pss)
+    sampler = desk.sampling() if request.sample else desk.sampler
+    body = report.ps_document(desk.brain, sampler, apps, status_document(desk), pss=request.pss)
     for document, (_, only) in zip(body["apps"], slots, strict=True):
         report.narrow(document, only)
     if not request.selectors:
@@ -34,8 +33,8 @@ def ps(desk: Desk, client: Client, request: k.Ps) -> None:
 def describe(desk: Desk, client: Client, request: k.Describe) -> None:
     """All that is known of some apps."""
     apps = desk.narrowed(request.selectors, whole=request.whole)
-    desk.sampler.want()
-    found = [report.describe(desk.brain, desk.sampler, app, slots, reveal=request.reveal) for app, slots in apps]
+    sampler = desk.sampling()
+    found = [report.describe(desk.brain, sampler, app, slots, reveal=request.reveal) for app, slots in apps]
     client.reply(True, {"v": 1, "apps": found})
 
 
