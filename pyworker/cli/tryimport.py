@@ -7,12 +7,14 @@ is empty, and thrown away too; a server that its config names is that server.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
@@ -55,14 +57,28 @@ def try_import(app: AppConfig, file: str, profile: str) -> list[Problem]:
         is_root=os.geteuid() == 0,
         profile=profile,
     )
-    with tempfile.TemporaryDirectory() as state:
-        if resolved.uid is not None:
-            os.chown(state, resolved.uid, -1)
-        return _try(app, file, profile, resolved, resolved.state or f"sqlite:{state}")
+    with _empty_state(resolved.uid) as state:
+        return _try(app, file, profile, resolved, resolved.state or state)
+
+
+@contextlib.contextmanager
+def _empty_state(uid: int | None) -> Iterator[str]:
+    """What ENV_STATE says of a store that is thrown away; "" where no folder can be made: most apps ask for none at import."""
+    with contextlib.ExitStack() as made:
+        try:
+            folder = made.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            if uid is not None:
+                os.chown(folder, uid, -1)
+        except OSError:
+            yield ""
+        else:
+            yield f"sqlite:{folder}"
 
 
 def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: str) -> list[Problem]:
-    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1", ENV_STATE: state}
+    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"} | (
+        {ENV_STATE: state} if state else {}
+    )
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     reader, writer = os.pipe()
     words = [

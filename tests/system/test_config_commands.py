@@ -6,6 +6,8 @@ import json
 import os
 import tomllib
 
+import pytest
+
 from tests.support.pyworker import Pyworker
 
 APP = """
@@ -191,3 +193,11 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     pw.ok("scale", "api=2", "--save")
     pw.ok("reload", "api")
     assert pw.wait_steady()["workers"]["want"] == 2
+
+
+def test_check_import_needs_no_folder_that_can_be_written(pw: Pyworker, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(pw, "info")
+    none = "import tempfile\ndef gettempdir():\n    raise FileNotFoundError(2, 'No usable temporary directory found')\ntempfile.gettempdir = gettempdir\n"
+    pw.write("without/sitecustomize.py", none)
+    monkeypatch.setitem(pw.environ, "PYTHONPATH", os.path.join(pw.folder, "without"))
+    assert pw.ok("check", "--import").stdout.startswith("app.toml is fine: 1 app")
