@@ -132,19 +132,20 @@ def main(argv: list[str]) -> int:
     def leave() -> None:
         _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
 
-    desk.on_shutdown = lambda: _when_all_closed(loop, brain, leave)
+    manager: ServiceManager | None = None
+
+    def end() -> None:
+        if manager is not None:
+            manager.stopping()
+        _when_all_closed(loop, brain, leave)
+
+    desk.on_shutdown = end
     if running is None:
         manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
-
-        def end() -> None:
-            if manager is not None:
-                manager.stopping()
-            _when_all_closed(loop, brain, leave)
 
         def stop() -> None:
             shut_down(desk, now=False)
 
-        desk.on_shutdown = end
         # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
         orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
         signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())

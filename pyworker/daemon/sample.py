@@ -167,6 +167,12 @@ class Sampler:
         return [member for member in self._sessions.get(pid, ()) if member != pid]
 
 
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process has resident; 0 of one that is gone."""
+    found = _stat(pid)
+    return found.rss if found is not None else 0
+
+
 def _stat(pid: int) -> _Stat | None:
     """Read proc_pid_stat(5); None for a process that is gone, or dead and not reaped."""
     try:

@@ -144,15 +144,17 @@ class Guardian:
         try:
             step(*arguments)
         except Exception as error:  # noqa: BLE001  a mistake of ours, or want of descriptors or memory: both may pass
-            if self._faults.is_new(place_of(error), time.monotonic()):
-                say("a turn failed, and is tried again:")
+            if self._trouble(place_of(error), "a turn failed, and is tried again:"):
                 stderr.trace(error)
             return False
         return True
 
-    def _trouble(self, fault: str, text: str) -> None:
-        if self._faults.is_new(fault, time.monotonic()):
+    def _trouble(self, fault: str, text: str) -> bool:
+        """Say it once while it lasts; whether it was said."""
+        is_new = self._faults.is_new(fault, time.monotonic())
+        if is_new:
             say(text)
+        return is_new
 
     # ---- signals ------------------------------------------------------------------------------------
     def _on_signal(self) -> None:

@@ -66,12 +66,6 @@ def set_name(name: str) -> None:
     _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
-def rss() -> int:
-    """Return how many bytes of memory this process has resident."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def spawn(
     argv: list[str], env: dict[str, str], fds: dict[int, int], *, new_session: bool = True, path: str = ""
 ) -> int:

@@ -9,12 +9,12 @@ from pyworker import __version__
 from pyworker.daemon import report
 from pyworker.daemon.client import Client
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.sample import resident
 from pyworker.daemon.selection import Selected
 from pyworker.protocol import control as k
 from pyworker.protocol.events import Event
 from pyworker.protocol.names import CONTROL_SOCKET
 from pyworker.protocol.wire import to_json
-from pyworker.unix import process
 
 
 def ps(desk: Desk, client: Client, request: k.Ps) -> None:
@@ -76,5 +76,5 @@ def status_document(desk: Desk) -> dict[str, Any]:
         "logger_pid": store.logger_pid,
         "logger_version": store.logger_version,
         "apps": len(desk.brain.apps),
-        "rss_bytes": process.rss(),
+        "rss_bytes": resident(os.getpid()),
     }
