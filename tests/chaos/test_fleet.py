@@ -43,8 +43,10 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.join(10)
 
 
-def tally_of(kind: str, answer: Callable[[socket.socket], None], *, until: Callable[[Tally], object]) -> Tally:
-    with server(answer) as port, Fleet(port, (kind,)) as fleet:
+def tally_of(
+    kind: str, answer: Callable[[socket.socket], None], *, until: Callable[[Tally], object], keepalive: float = 5.0
+) -> Tally:
+    with server(answer) as port, Fleet(port, (kind,), keepalive=keepalive) as fleet:
         wait_until(lambda: until(fleet.tally))
     return fleet.tally
 
@@ -76,6 +78,15 @@ def test_a_loss_is_counted_with_its_reason(kind: str, answer: Callable[[socket.s
 
 def test_an_announced_end_is_no_loss() -> None:
     tally = tally_of("keep", lambda c: c.sendall(BYE), until=lambda tally: tally.announced["keep"] > 3)
+    assert tally.lost == []
+
+
+def test_the_end_of_a_connection_that_was_idle_for_its_whole_time_is_no_loss() -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(GOOD)
+        connection.recv(65536)
+
+    tally = tally_of("keep", answer, until=lambda tally: tally.announced["keep"] > 3, keepalive=0.0)
     assert tally.lost == []
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 import os
 import random
 import select
@@ -147,12 +148,14 @@ class _Client:
         self._pid = 0
         self._began = 0.0
         self._buffer = b""
+        self._idle_since = self._idle_until = math.inf  # as the clock says, not as was meant
         self._sock: socket.socket  # of the connection that is open
 
     def run(self) -> None:
         fleet = self._fleet
         while not fleet.is_over:
             self._pid, self._buffer, self._began = 0, b"", time.monotonic()
+            self._idle_since = math.inf
             try:
                 self._sock = socket.create_connection(self._address, timeout=30)
             except OSError as error:
@@ -164,8 +167,16 @@ class _Client:
                 try:
                     self._websocket() if self.kind == "websocket" else self._talk()
                 except (OSError, Lost) as error:
+                    if not self._buffer and self._was_held_up:
+                        fleet.announced(self.kind)
+                        continue
                     why = f"{type(error).__name__} {error}"
                     fleet.lost(Loss(self.kind, self._began, time.monotonic(), self._pid, why))
+
+    @property
+    def _was_held_up(self) -> bool:
+        """Whether a busy machine had it idle for longer than a connection is kept: its end is as it should be."""
+        return self._idle_until - self._idle_since >= self._keepalive
 
     # ---- http ----------------------------------------------------------------------------------------
     def _talk(self) -> None:
@@ -174,7 +185,10 @@ class _Client:
                 return
             self._began = time.monotonic()
             count = 4 if self.kind == "pipelined" else 1
-            self._ask(count)
+            try:
+                self._ask(count)
+            finally:
+                self._idle_until = time.monotonic()
             for number in range(1, count + 1):
                 closes, version = self._answer()
                 self._fleet.answered(self.kind, version, time.monotonic() - self._began)
@@ -185,6 +199,7 @@ class _Client:
                     return
             if self._buffer:
                 raise Lost(f"{len(self._buffer)} bytes that nobody asked for")
+            self._idle_since = self._began  # at the earliest: the answer may have waited for this client
             if not self._idle():
                 return
 
@@ -231,8 +246,9 @@ class _Client:
         self._began = time.monotonic()
         while (left := until - time.monotonic()) > 0 and not self._fleet.is_over:
             if select.select([self._sock], [], [], min(left, 0.2))[0]:
+                self._idle_until = time.monotonic()
                 data = self._sock.recv(100)
-                after = time.monotonic() - self._began
+                after = self._idle_until - self._began
                 raise Lost(f"{data or 'closed without a word'!r} after {after:.2f} s of idleness")
         return not self._fleet.is_over
 

@@ -19,7 +19,7 @@ from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
-from pyworker.worker.engines.stall import Stall, bytes_taken, unsent
+from pyworker.worker.engines.stall import Stall, bytes_taken, unread, unsent
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.server import Server
@@ -491,12 +491,15 @@ class Connection(asyncio.Protocol):
 
     # ---- the end ---------------------------------------------------------------------------------
     def expire(self) -> None:
-        """The deadline has passed."""
+        """The deadline has passed. What came before that, while an app kept the loop busy, is read first."""
+        came_in_time = self.deadline > 0.0 and self.transport is not None and unread(self.transport)
         self.deadline = NEVER
         if self.transport is None:  # in its TLS handshake, which has a time-out of its own
             self.deadline = _monotonic() + self.server.header_timeout
         elif self.reading == LINGERING:
             self._linger_on()
+        elif came_in_time:
+            self.deadline = 0.0  # once: the loop reads it before the next tick
         elif self.hold_queue:
             return  # it is we who do not read on; when the queue is empty it has its time again
         elif (self.reading == HEAD and self.in_head) or (

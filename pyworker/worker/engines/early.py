@@ -111,7 +111,8 @@ class Early:
         pass
 
     def get_extra_info(self, name: str) -> Any:
-        """Nothing: there is no TLS on it, and nobody asks for more."""
+        """Return the socket; there is no TLS on it, and nobody asks for more."""
+        return self.sock if name == "socket" else None
 
     def begin_hand_over(self) -> socket.SocketType:
         """Return the connection, which is the loop's from here on: what is written now waits for its transport."""

@@ -94,7 +94,7 @@ def says_close(value: bytes) -> bool:
 
 REASONS = {
     400: b"The request is malformed.\n",
-    408: b"The request's header did not arrive in time.\n",
+    408: b"The request did not arrive in time.\n",
     413: b"The request's body is larger than this server takes.\n",
     417: b"Unknown expectation.\n",
     431: b"The request's header is larger than this server takes.\n",

@@ -476,7 +476,7 @@ class Server:
         self._ticking = None
         now = time.monotonic()
         for late in self._lobby.take_late(now):
-            self._discard(*late)
+            self._take_first(*late, self._discard)  # an app may have kept the loop busy: its request may be there
         for connection in [c for c in self._connections if c.deadline <= now]:
             connection.expire()
         if now >= self._next_look:

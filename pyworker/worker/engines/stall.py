@@ -27,7 +27,7 @@ def bytes_taken(transport: Any) -> int | None:
     """Return how much the client has acknowledged so far, None where nobody counts it (Unix sockets)."""
     sock = transport.get_extra_info("socket")
     if sock is None:
-        return None  # the loop does not have it yet
+        return None  # it is closed
     try:
         with socket.socket(fileno=os.dup(sock.fileno())) as own:
             found: int = _BYTES_ACKED.unpack(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size))[0]
@@ -44,13 +44,22 @@ def unsent(transport: Any) -> int:
     """
     size: int = transport.get_write_buffer_size()
     if not size and transport.get_extra_info("sslcontext") is not None:
-        sock = transport.get_extra_info("socket")
-        queued = array.array("i", [0])
-        with contextlib.suppress(OSError, ValueError):  # it is closed
-            if sock is not None:
-                fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
-        size = queued[0]
+        size = _queued(transport, termios.TIOCOUTQ)
     return size
+
+
+def unread(transport: Any) -> int:
+    """Return how much has come that the loop has not read: it may be late, not the client."""
+    return _queued(transport, termios.FIONREAD)
+
+
+def _queued(transport: Any, which: int) -> int:
+    sock = transport.get_extra_info("socket")
+    size = array.array("i", [0])
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        if sock is not None:
+            fcntl.ioctl(sock.fileno(), which, size)
+    return size[0]
 
 
 class Stall:
