@@ -1,10 +1,10 @@
-"""kill -9 of random processes of ours under load, reloads in between; every lost request is attributed.
+"""kill -9 of random processes of ours under load, some only frozen, reloads in between; every lost request is attributed.
 
     python -m tests.chaos.chaos --seed 1 --seconds 40
     python -m tests.chaos.chaos --long                     an hour, with checks of processes, fds and memory in between
 
 A request may be lost only with the worker that had it: refused connections and losses on workers that were not killed
-are failures. The harness is the subreaper of all it starts, so that zombies are ours to count. Latencies are
+are failures, and so is what a frozen one loses (who pauses a virtual machine freezes all of it). The harness is the subreaper of all it starts, so that zombies are ours to count. Latencies are
 reported, never asserted.
 """
 
@@ -35,6 +35,8 @@ ROLES = ("worker", "worker", "daemon", "guardian", "template", "spare", "logger"
 STATUS = {"daemon": "pid", "guardian": "guardian_pid", "logger": "logger_pid"}  # in the answer of `daemon status`
 HOLDERS = ("daemon", "guardian")  # each has all that must not be lost
 SERVES = ("worker", "spare")  # which may have become a worker in the moment before it was hit
+FROZEN = 0.15  # of the faults
+FREEZE = (0.3, 4.0)  # seconds: past the time-out of connections that were idle, not so long that it is killed as hung
 WORKERS = 3
 PROCESSES = WORKERS + 5  # guardian, daemon, logger, template, and the worker that it has forked ahead of need
 SETTLE = 30.0
@@ -339,11 +341,27 @@ def kill_one(tree: Tree, chance: random.Random, kills: list[tuple[float, str, in
     if not pids:
         return
     victim = chance.choice(pids)
+    if chance.random() < FROZEN:
+        kills.append((time.monotonic(), f"frozen {role}", victim))
+        freeze(victim, chance.uniform(*FREEZE))
+        return
     kills.append((time.monotonic(), role, victim))  # before it happens: a client may notice at once
     try:
         os.kill(victim, signal.SIGKILL)
     except ProcessLookupError:
         kills.pop()
+
+
+def freeze(pid: int, seconds: float) -> None:
+    """Stop a process for a while. One that is killed meanwhile is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(seconds, thaw, (pid,)).start()
+
+
+def thaw(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def tell_events(tree: Tree, pids: set[int]) -> None:
