@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Self
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, GUARDIAN_TITLE, NOT_STARTED
+from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, GUARDIAN_TITLE, LOCK_FILE, NOT_STARTED
+from pyworker.unix.files import is_locked
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -94,7 +95,7 @@ def connect(home: str) -> socket.socket:
         _check_peer(sock, home)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         sock.close()
-        raise _away(home) from None
+        raise _hidden(home) if is_emptied(home) and is_locked(home) else _away(home) from None
     except PermissionError:
         sock.close()
         raise _not_ours(home) from None
@@ -116,6 +117,20 @@ def _check_peer(sock: socket.socket, home: str) -> None:
     me = os.geteuid()
     if me not in (0, uid) and uid != 0:
         raise _not_ours(home)
+
+
+def is_emptied(home: str) -> bool:
+    """Whether the files of a home were removed: a guardian has made its lock before it answers, and leaves it there."""
+    return not os.path.lexists(os.path.join(home, LOCK_FILE))
+
+
+def _hidden(home: str) -> PyworkerError:
+    return PyworkerError(
+        f"A pyworker daemon runs, but its files were removed from {home}: no command reaches it now.",
+        hint="it makes its control.sock again within 11 s: try again then",
+        code="unavailable",
+        exit=Exit.UNAVAILABLE,
+    )
 
 
 def _away(home: str) -> DaemonAway:

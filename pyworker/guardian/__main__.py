@@ -22,7 +22,7 @@ from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.names import ENV_TICK, GUARDIAN_TITLE
 from pyworker.record import record
-from pyworker.unix import process
+from pyworker.unix import files, process
 from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
 
@@ -119,6 +119,7 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
         try:
             failpoint.hit("guardian.adopted")
             home = boot.open_home(path)
+            files.lock_directory(home)
             with contextlib.suppress(BootError):  # stdout and stderr are the log still
                 boot.open_own_log(home)
             _prepare(home, store)

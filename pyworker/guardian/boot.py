@@ -113,7 +113,12 @@ def foreground_home(path: str, store: FdStore) -> int:
 
 
 def take_lock(home: int) -> int:
-    """Return the fd of the locked lock file; BootError with exit code 75 when somebody has it."""
+    """Return the fd of the locked lock file; BootError with exit code 75 when somebody has it.
+
+    The folder is locked, too, for as long as `home` is open: the file may be removed.
+    """
+    if not files.lock_directory(home):
+        raise _already_running()
     lock = -1
     try:
         lock = os.open(
@@ -128,9 +133,13 @@ def take_lock(home: int) -> int:
             raise BootError(f"cannot open {names.LOCK_FILE} in the home: {error.strerror}", hint=_step(error)) from None
         os.close(lock)
         if error.errno == errno.EWOULDBLOCK:
-            raise BootError("already running", hint="pyworker ps", exit=Exit.BUSY) from None
+            raise _already_running() from None
         raise BootError(f"cannot lock {names.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip
     return lock
+
+
+def _already_running() -> BootError:
+    return BootError("already running", hint="pyworker ps", exit=Exit.BUSY)
 
 
 def bind_control(home: int) -> socket.socket:

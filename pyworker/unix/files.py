@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -69,6 +70,30 @@ def is_open_to_others(found: os.stat_result) -> bool:
     Root may open its home for passing through (0711): workers of other users reach their state folder in it.
     """
     return bool(found.st_mode & (0o066 if found.st_uid == 0 else 0o077))
+
+
+def lock_directory(fd: int) -> bool:
+    """Lock a directory for as long as `fd` is open; False when somebody else has. Some network file systems cannot: True."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.EWOULDBLOCK
+    return True
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody has locked this directory."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(fd)
+    return False
 
 
 def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:

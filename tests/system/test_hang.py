@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -173,6 +175,28 @@ def test_control_socket_that_was_removed_is_made_again(pw: Pyworker) -> None:
 def remove(home: str) -> None:
     """Remove a folder in which others still make files."""
     wait_until(lambda: shutil.rmtree(home, ignore_errors=True) or not os.path.exists(home), what="it to be gone")
+
+
+def test_while_the_files_of_a_home_are_gone_no_second_daemon_starts_and_nobody_says_that_none_runs(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    guardian, daemon = pw.role("guardian"), pw.role("daemon")
+    os.kill(daemon, signal.SIGSTOP)  # or it makes control.sock again between two commands
+    for name in os.listdir(pw.home):
+        path = os.path.join(pw.home, name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    for command in (("ps",), ("start", "app.toml"), ("daemon", "start"), ("daemon", "stop", "-y")):
+        done = pw.run(*command)
+        assert done.returncode == 69, (command, done)
+        assert "its files were removed" in done.stderr, (command, done)
+    another = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", pw.home]
+    assert subprocess.run(another, env=pw.environ, capture_output=True).returncode == 75
+    assert [pid for pid, title in pw.titles().items() if title.startswith("pyworker guardian")] == [guardian]
+    os.kill(daemon, signal.SIGKILL)  # the next one makes it at once
+    wait_until(lambda: pw.status(), LONG, "control.sock")
+    logs = pw.ok("logs")
+    assert "Nothing has been logged" in logs.stderr, logs
+    assert pw.pids()
 
 
 def test_a_home_that_is_removed_ends_who_runs_nothing_and_nobody_else(pw: Pyworker) -> None:

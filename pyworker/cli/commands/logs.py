@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyworker.cli import eventlog, logfiles, render
-from pyworker.cli.client import DaemonAway, ask, check_readable
+from pyworker.cli.client import DaemonAway, ask, check_readable, is_emptied
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
@@ -94,7 +94,7 @@ def cmd(
         if follow:
             raise click.UsageError("-p shows what is over, -f what is to come: give one of them")
         names, pid = _previous(settings, names)
-    if not (logfiles.find(settings.home) or apps_wanted(settings.home)):
+    if not (logfiles.find(settings.home) or apps_wanted(settings.home) or is_emptied(settings.home)):
         _check_kept(settings, names)
     choice = Choice(names, stream, since or "", until or "", pid)
     marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
