@@ -33,12 +33,12 @@ _SHOWN_EVENTS = 20
 
 
 def ps_document(
-    brain: Brain, sampler: Sampler, apps: list[App], status: dict[str, Any], *, pss: bool = False
+    brain: Brain, sampler: Sampler | None, apps: list[App], status: dict[str, Any], *, pss: bool = False
 ) -> dict[str, Any]:
-    """Return the document of `ps --json` (reference: docs/json.md)."""
+    """Return the document of `ps --json` (reference: docs/json.md); without a sampler nothing is measured."""
     daemon = {"pid": status["pid"], "version": status["version"], "uptime_s": status["uptime_s"]}
     documents = [app_document(brain, sampler, app) for app in apps]
-    if pss:
+    if pss and sampler is not None:
         pids = [worker["pid"] for document in documents for worker in document["pool"] if worker["pid"]]
         _add_pss(documents, sampler.pss_lately(pids, brain.loop.clock()))
     return {"v": 1, "daemon": daemon, "apps": documents}
@@ -59,7 +59,7 @@ def narrow(document: dict[str, Any], slots: frozenset[int]) -> dict[str, Any]:
     return document
 
 
-def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
+def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, Any]:
     """Return one app of `ps --json`."""
     now = brain.loop.clock()
     config = app.config
@@ -74,7 +74,7 @@ def app_document(brain: Brain, sampler: Sampler, app: App) -> dict[str, Any]:
     http = None
     if config and config.target is not None:  # others count nothing
         totals = app.board.totals()
-        http = _http(totals, sampler.served(app.name, totals, now))
+        http = _http(totals, sampler.served(app.name, totals, now) if sampler else Served(None, None, None))
     slots, ready = app.slots(), app.ready_count()
     backoff = None
     waiting = ready < len(slots)  # a record that is only remembered is no backoff
@@ -155,9 +155,9 @@ def _http(totals: Totals, served: Served) -> dict[str, Any]:
     }
 
 
-def _worker_document(app: App, sampler: Sampler, w: WorkerHandle, now: float) -> dict[str, Any]:
+def _worker_document(app: App, sampler: Sampler | None, w: WorkerHandle, now: float) -> dict[str, Any]:
     stats: WorkerStats = app.board.stats(w.id.serial)
-    figures = sampler.figures(w.pid, stats.requests, now) if w.pid else None
+    figures = sampler.figures(w.pid, stats.requests, now) if sampler and w.pid else None
     generation = app.generations.get(w.id.generation)
     counts = generation is not None and generation.config.target is not None  # others count nothing
     return {

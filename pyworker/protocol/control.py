@@ -98,7 +98,7 @@ class Delete:
 
 @record
 class Ps:
-    """Reply: the document of `ps --json`. `sample`: measure CPU and memory; `pss`: each worker's fair share of it, too.
+    """Reply: the document of `ps --json`. `sample`: measure what is measured (CPU, memory, rates); `pss`: each worker's fair share of the memory, too.
 
     A selector of a worker narrows the `pool`; `whole`: it is refused.
     """

@@ -73,7 +73,8 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
     """
     one = any("." in name for name in names)  # a worker: its row is what was asked for
     workers = workers or one
-    request = {"type": "ps", "selectors": list(names), "sample": not settings.quiet}
+    measured = settings.json or bool(sort) or not settings.quiet
+    request = {"type": "ps", "selectors": list(names), "sample": measured}
     document = ask(settings.home, request, settings.timeout)
     apps: list[dict[str, Any]] = document.get("apps") or []
     how = render.look(sys.stdout, settings.color)

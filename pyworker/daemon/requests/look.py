@@ -21,7 +21,7 @@ def ps(desk: Desk, client: Client, request: k.Ps) -> None:
     """The document of `ps --json`."""
     slots = desk.narrowed(request.selectors, whole=request.whole)
     apps = [app for app, _ in slots]
-    sampler = desk.sampling() if request.sample else desk.sampler
+    sampler = desk.sampling() if request.sample else None
     body = report.ps_document(desk.brain, sampler, apps, status_document(desk), pss=request.pss)
     for document, (_, only) in zip(body["apps"], slots, strict=True):
         report.narrow(document, only)
