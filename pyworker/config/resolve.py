@@ -177,7 +177,7 @@ def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[A
         hint = "relative to the folder of the config file" if file else again
         found.add(("cwd",), f"names {cwd}, which {problem}", hint, "not_found")
         found.stop_if_wrong()  # all else would be looked for in the wrong place
-    script = None if app.script is None else _file(cwd, app.script, ("script",), found)
+    script = None if app.script is None else os.path.realpath(_file(cwd, app.script, ("script",), found))
     logs = app.logs
     if logs.named_file is not None:
         logs = replace(logs, file=_new_file(cwd, logs.named_file, ("logs", "file"), found))
@@ -198,7 +198,7 @@ def _file(cwd: str, name: str, key: Key, found: _Found) -> str:
     if not os.path.isfile(path):
         problem = "is a folder" if os.path.isdir(path) else "does not exist"
         found.add(key, f"names {name}, which {problem}", f"looked for {path}", "not_found")
-    return os.path.realpath(path)
+    return path
 
 
 def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
@@ -232,7 +232,7 @@ def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
         value = getattr(tls, name)
         if value is None:
             continue
-        path = paths[name] = _file(cwd, value, ("tls", name), found)
+        path = paths[name] = _file(cwd, value, ("tls", name), found)  # of a link its own: a renewal turns it
         if os.path.isfile(path) and not os.access(path, os.R_OK):
             found.add(
                 ("tls", name), f"names {value}, which this user may not read", f"look at: ls -l {path}", "not_found"

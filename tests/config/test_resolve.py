@@ -226,6 +226,15 @@ def test_broken_venv_beside_the_app_is_an_error_not_another_python(tmp_path: Pat
     assert "no usable bin/python" in problem.message
 
 
+def test_a_certificate_is_known_by_its_link_which_a_renewal_turns(tmp_path: Path) -> None:
+    (tmp_path / "c1.pem").touch()
+    (tmp_path / "k.pem").touch(mode=0o600)
+    (tmp_path / "c.pem").symlink_to("c1.pem")
+    tls = resolved(tmp_path, '[app]\ntarget = "a:b"\ntls = { cert = "c.pem", key = "k.pem" }').config.tls
+    assert tls is not None
+    assert tls.cert == os.path.realpath(tmp_path) + "/c.pem"
+
+
 def test_private_key_must_not_be_readable_by_everyone(tmp_path: Path) -> None:
     (tmp_path / "c.pem").touch()
     (tmp_path / "k.pem").touch(mode=0o600)
