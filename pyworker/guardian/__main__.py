@@ -90,7 +90,14 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
         program=[*program, "--home", path, "--tick", str(options.tick)],
         taken_over=taken_over,
     )
-    code = guardian.run(started=lambda: _answer(options.notify_fd, None))
+
+    def started() -> None:
+        if options.notify_fd is not None and guardian.unstarted is not None:  # a service manager would only begin again
+            boot.remove_control(home, store.get(inherited.LOCK))
+            raise boot.no_daemon(guardian.unstarted)
+        _answer(options.notify_fd, None)
+
+    code = guardian.run(started)
     boot.remove_control(home, store.get(inherited.LOCK))
     say("stopped")
     return code

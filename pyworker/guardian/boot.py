@@ -83,6 +83,12 @@ def open_own_log(home: int) -> None:
             os.close(fd)
 
 
+def no_daemon(error: OSError) -> BootError:
+    """Return what is said when its process cannot be made: nothing runs yet, so waiting for better times helps nobody."""
+    hint = "raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
+    return BootError(f"cannot make its process: {error.strerror}", hint=hint, exit=Exit.UNAVAILABLE)
+
+
 def run_spec(fd: int) -> RunSpec:
     """Return what a foreground pyworker was told to run; the memfd is passed on to daemons."""
     os.set_inheritable(fd, False)

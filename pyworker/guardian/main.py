@@ -97,6 +97,7 @@ class Guardian:
         `program`, `taken_over`: see upgrade.
         """
         self._foreground = foreground  # somebody waits for us, and signals are orders
+        self.unstarted: OSError | None = None  # why the daemon could not be started the last time
         self._code = 0
         self._left = False
         self._hung_up = False
@@ -358,6 +359,8 @@ class Guardian:
         """Try again, the later the more often it has failed; said once."""
         program.try_later(now)
         why = f"the {program.name} {NOT_STARTED}: {error.strerror}"
+        if program is self._daemon:
+            self.unstarted = error
         told = self._foreground and error.errno == errno.EAGAIN  # else a command reads this, and says it
         hint = " (raise the limit of processes: ulimit -u, pids.max of its cgroup)" if told else ""
         self._trouble(why, f"{why}; trying again{hint}")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,16 @@ def test_a_control_socket_that_cannot_be_made_is_blamed_on_what_refused_it(
         bind_control(home)
     os.close(home)
     assert step in caught.value.hint
+
+
+def test_whoever_starts_a_guardian_that_cannot_make_its_daemon_is_told_at_once_and_it_leaves(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(0o700)
+    code = "import sys; from pyworker.guardian.__main__ import main; sys.exit(main(sys.argv[1:], dict.fromkeys(['daemon', 'logger'], ['/none'])))"
+    reads, writes = os.pipe()
+    guardian = [sys.executable, "-c", code, "--home", str(home), "--notify-fd", str(writes)]
+    assert subprocess.run(guardian, pass_fds=[writes], timeout=60).returncode == 69
+    os.close(writes)
+    with open(reads, "rb") as answer:
+        assert json.load(answer)["error"].startswith("cannot make its process: ")
+    assert not (home / "control.sock").exists()
