@@ -197,6 +197,13 @@ def test_while_the_files_of_a_home_are_gone_no_second_daemon_starts_and_nobody_s
     logs = pw.ok("logs")
     assert "Nothing has been logged" in logs.stderr, logs
     assert pw.pids()
+    notify = os.path.join(pw.home, "notify.sock")  # the next one has made this, too
+    os.unlink(notify)
+    wait_until(lambda: os.path.exists(notify), LONG, "notify.sock made again")
+    says = "import os, socket, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET']); time.sleep(1000)"
+    pw.write("says.py", says)
+    pw.write("says.toml", f'[app]\nname = "says"\ncommand = "{sys.executable} says.py"\nready = "notify"\n')
+    pw.ok("start", "says.toml")
 
 
 def test_a_home_that_is_removed_ends_who_runs_nothing_and_nobody_else(pw: Pyworker) -> None:
