@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pyworker.unix.files import make_directory
 
 OTEL_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 _FOLDER = "prometheus"
+_MOST = 20_000  # files of it that are looked at: the app can make any number, and the daemon serves others meanwhile
 _DB = re.compile(r"[a-z_]+_(w?\d+[a-z]?)\.db\Z")
 
 
@@ -90,7 +92,9 @@ def _files(home: str, resolved: ResolvedApp) -> Iterator[tuple[int, str, str]]:
     with contextlib.suppress(OSError):
         folder = _open(home, resolved, make=False)
         try:
-            for file in os.listdir(folder):
+            with os.scandir(folder) as entries:
+                files = [entry.name for entry in itertools.islice(entries, _MOST)]
+            for file in files:
                 found = _DB.match(file)
                 if found is not None:
                     yield folder, file, found[1]
