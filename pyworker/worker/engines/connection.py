@@ -8,6 +8,7 @@ connection only. Deadlines are looked at by the server's tick: none is ever earl
 from __future__ import annotations
 
 import asyncio
+import string
 import time
 import traceback
 from collections import deque
@@ -43,7 +44,17 @@ NOTED = {
     b"x-forwarded-proto": FORWARDED_PROTO,
 }
 _noted = NOTED.get
+_IN_HOST = (string.ascii_letters + string.digits + "-._~%!$&'()*+,;=:[]").encode()  # RFC 3986: host and port
+_hosts: set[bytes] = set()  # some that were looked at
 _monotonic = time.monotonic
+
+
+def _is_host(value: bytes) -> bool:
+    if value.translate(None, _IN_HOST):
+        return False
+    if len(_hosts) < 64 and len(value) < 256:
+        _hosts.add(value)
+    return True
 
 
 class Refusal(Exception):
@@ -261,6 +272,8 @@ class Connection(asyncio.Protocol):
                 continue
             if code == HOST:
                 hosts += 1
+                if value not in _hosts and not _is_host(value):
+                    self._stop(400)
             elif code == LENGTH:
                 length = value
                 if server.max_body_size and int(value) > server.max_body_size:

@@ -21,6 +21,9 @@ REFUSED = {
     "no Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
     "two Host": (400, b"GET / HTTP/1.1\r\n" + H + H + b"\r\n"),
     "two Host in HTTP/1.0": (400, b"GET / HTTP/1.0\r\n" + H + H + b"\r\n"),
+    "Host with a space": (400, b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
+    "Host with a path": (400, b"GET / HTTP/1.1\r\nHost: test/x?y\r\n\r\n"),
+    "Host with a user": (400, b"GET / HTTP/1.0\r\nHost: me@test\r\n\r\n"),
     "CL and TE": (
         400,
         b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -101,6 +104,10 @@ def test_good_requests_of_every_kind_on_one_connection(serve: Serve, interface: 
     response = client.get("http://test/absolute?q")
     assert response is not None
     assert (json.loads(response.body)["path"], json.loads(response.body)["query"]) == ("/absolute", "q")
+    for host in b"", b"[::1]:80", b"a_b.c-d~:1", b"%C3%A9!$&'()*+,;=":
+        response = client.send(b"GET /h HTTP/1.1\r\nHost: %b\r\n\r\n" % host).recv()
+        assert response is not None
+        assert response.status == 200
     response = client.get("/%C3%A9%20x")
     assert response is not None
     assert json.loads(response.body)["path"] == "/é x"
