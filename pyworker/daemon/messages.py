@@ -50,6 +50,7 @@ class Channel:
     resting: bool = False
     full: bool = False  # a message waits for room
     retrying: bool = False
+    babbled: bool = False  # what was no message has been noted once: it may be another each time
 
 
 class Messages:
@@ -187,7 +188,9 @@ class Messages:
                 unix_fds.let_go(fds)
             case node.Malformed(reason=reason):
                 channel.talk.spend()
-                self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
+                if not channel.babbled:
+                    channel.babbled = True
+                    self._brain.note(app, f"worker {handle.id.slot} said what is no message: {reason}")
 
     def heard(self, app: App, handle: WorkerHandle, text: str, size: int) -> None:
         """A message (of a longer one its beginning) as JSON."""

@@ -71,6 +71,18 @@ def test_what_is_no_message_is_read_no_faster_than_messages(rig: Rig, said: byte
         assert turns < 10_000
 
 
+def test_of_what_is_no_message_the_first_of_a_worker_is_noted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
+    noted: list[str] = []
+    monkeypatch.setattr(rig.messages._brain, "note", lambda app, text: noted.append(text))
+    rig.messages._channels["api", 3] = rig.channel
+    rig.channel.talk.at = rig.loop.clock()
+    rig.peer.send(b"\x80\n\x81\n{\n")
+    rig.messages._read(app, handle, rig.channel)
+    assert len(noted) == 1, noted
+    assert "byte 0x80" in noted[0]
+
+
 @pytest.mark.parametrize("length", [1, 60_000])
 def test_so_many_messages_may_be_said_however_long_each_is(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, length: int
