@@ -14,6 +14,8 @@ from pyworker.cli.render import Look, line, note, out, out_json, paint
 from pyworker.errors import Exit
 from pyworker.protocol.events import workers_in_words
 
+_SHOWN_CHANGES = 10  # of an app that runs already; `diff` shows all
+
 
 def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
     """Say how it ended, app by app; return the exit code."""
@@ -55,8 +57,9 @@ def _for_json(result: dict[str, Any]) -> dict[str, Any]:
         "traceback",
         "hint",
         "notes",
+        "changes",
     )
-    return {k: result[k] for k in names if k in result and result[k] not in ("", None)}
+    return {k: result[k] for k in names if result.get(k) not in ("", None) and (k != "changes" or result[k])}
 
 
 def _say_result(result: dict[str, Any], board: Board, how: Look, err: Look) -> None:
@@ -66,6 +69,12 @@ def _say_result(result: dict[str, Any], board: Board, how: Look, err: Look) -> N
     for text in result.get("notes") or ():
         if (result.get("app"), text) not in board.notes:  # else it was said as it happened
             note(f"{app}: {line(text)}", err)
+    if changes := result.get("changes"):
+        from pyworker.cli.commands.diff import change_lines
+
+        note("\n".join(change_lines(changes[:_SHOWN_CHANGES], err)), err)
+        if len(changes) > _SHOWN_CHANGES:
+            note(f"  … and {len(changes) - _SHOWN_CHANGES} more: pyworker diff {app}", err)
 
 
 def _say_next(good: list[dict[str, Any]], how: Look, err: Look) -> None:

@@ -24,6 +24,7 @@ class Outcome:
     action: str  # started already_running stopped reloaded aborted restarted scaled deleted under_way unchanged failed unhealthy
     failure: Failure | None = None
     note: str = ""
+    changes: tuple[dict[str, Any], ...] = ()  # what a reload would change, as `diff` tells it
     overtaken: bool = False
 
 
@@ -151,6 +152,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "traceback": failure.traceback,
         "hint": failure.hint,
         # what is said of an app that is gone helps nobody
+        "changes": list(outcome.changes),
         "notes": [*(app.all_notes() if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
     }
 

@@ -27,6 +27,15 @@ def reply(action: str, **more: Any) -> Reply:
     return Reply(bool(found["ok"]), {"apps": [found]})
 
 
+def changed() -> Reply:
+    note = "app.toml changed on disk since it was started"
+    changes = [
+        {"key": "workers", "old": 2, "new": 3, "apply": "live", "secret": False},
+        *({"key": f"env.V{n}", "old": None, "new": "1", "apply": "reload", "secret": False} for n in range(12)),
+    ]
+    return reply("already_running", notes=[note], changes=changes)
+
+
 def starting() -> Iterator[Any]:
     yield event("api", None, "app_started", generation=1, workers=2, scheduled=False, listen=["http://127.0.0.1:8000"])
     yield event("api", None, "template_starting", generation=1)

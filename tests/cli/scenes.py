@@ -215,6 +215,7 @@ SCENES = (
     Scene("web-open-to-all", ("web", "--no-token", "--listen", "0.0.0.0:1"), "error", code=2),
     Scene("start", ("start",), "operation", lines=True),
     Scene("start-again", ("start",), "operation", lines=True, handlers={"start": lambda _request: [results.reply("already_running")]}),
+    Scene("start-changed", ("start",), "operation", lines=True, handlers={"start": lambda _request: [results.changed()]}),
     Scene("start-dry-run", ("start", "-n"), "done", daemon=False),
     Scene("start-fails", ("start",), "operation", code=1, lines=True, handlers={"start": results.start_fails}),
     Scene("start-port-in-use", ("start",), "error", code=1,

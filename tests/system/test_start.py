@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -29,6 +30,23 @@ def test_a_file_is_started_and_a_second_start_changes_nothing(pw: Pyworker) -> N
     again = pw.ok("start", "app.toml")
     assert "running" in again.stdout + again.stderr
     assert pw.pids() == before
+
+
+def test_a_second_start_with_another_file_shows_what_a_reload_would_change_and_changes_nothing(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    before = pw.pids()
+    pw.api(ASGI, workers=3, top='env = { TOKEN = "a", MODE = "b" }')
+    again = pw.ok("start", "app.toml")
+    said = [" ".join(line.split()) for line in again.stderr.splitlines()]
+    assert said[0] == "api: app.toml changed on disk since it was started"
+    assert {"workers 2 → 3 live", "env.MODE (none) → b needs reload"} <= {*said}, said
+    assert said[-1] == "pyworker reload api applies new code and settings"
+    changes = json.loads(pw.ok("start", "app.toml", "--json").stdout)["changes"]
+    assert {(c["key"], c["new"]) for c in changes} == {("workers", 3), ("env.MODE", "b"), ("env.TOKEN", "***")}
+    assert (pw.pids(), pw.app()["gen"]) == (before, 1)
+    pw.write("app.toml", "[app")
+    assert "shows what is wrong" in pw.ok("start", "api").stderr
 
 
 def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None:

@@ -58,15 +58,7 @@ def _words(app: dict[str, Any], how: Look) -> str:
         return f"{name}: the same (generation {app['gen']})"
     where = render.home(line(app["file"])) if app["file"] else "its command line"
     lines = [f"{paint(name, 'bold', how)}: {where}, compared with what runs (generation {app['gen']})"]
-    rows = [(c["key"], _change(c), _APPLIED[c["apply"]]) for c in changes]
-    keys = max(len(r[0]) for r in rows)
-    room = how.width - keys - 20
-    texts = max([len(r[1]) for r in rows if not how.width or len(r[1]) <= room], default=0)
-    for key, text, applied in rows:
-        if how.width and len(text) > room:  # nothing of a value is cut: it has lines of its own
-            lines += [f"  {line(key):<{keys}}  {paint(applied, 'dim', how)}", f"      {line(text)}"]
-        else:
-            lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
+    lines += change_lines(changes, how)
     if not app["running"]:
         lines.append(f"pyworker start {name}   starts it with all of this")
     else:
@@ -76,6 +68,21 @@ def _words(app: dict[str, Any], how: Look) -> str:
         text = f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)"
         lines += render.wrap(text, how.width, 2)
     return "\n".join(lines)
+
+
+def change_lines(changes: list[dict[str, Any]], how: Look) -> list[str]:
+    """Return what becomes of each setting, and how it is applied."""
+    rows = [(c["key"], _change(c), _APPLIED[c["apply"]]) for c in changes]
+    keys = max(len(r[0]) for r in rows)
+    room = how.width - keys - 20
+    texts = max([len(r[1]) for r in rows if not how.width or len(r[1]) <= room], default=0)
+    lines = []
+    for key, text, applied in rows:
+        if how.width and len(text) > room:  # nothing of a value is cut: it has lines of its own
+            lines += [f"  {line(key):<{keys}}  {paint(applied, 'dim', how)}", f"      {line(text)}"]
+        else:
+            lines.append(f"  {line(key):<{keys}}  {line(text):<{texts}}  {paint(applied, 'dim', how)}")
+    return lines
 
 
 def _change(change: dict[str, Any]) -> str:

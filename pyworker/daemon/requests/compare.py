@@ -23,7 +23,7 @@ from pyworker.protocol import control as k
 
 def diff(desk: Desk, client: Client, request: k.Diff) -> None:
     """Read each app's source again, as a reload would, and compare; nothing is kept of it."""
-    compared = [_compare(desk, app, request.shell_env) for app in _known(desk, request.selectors)]
+    compared = [compare(desk, app, request.shell_env) for app in _known(desk, request.selectors)]
     changes = [{"app": c["app"], **change} for c in compared for change in c["changes"]]
     more = [] if request.selectors else _not_started(desk)
     client.reply(True, {"v": 1, "same": not changes, "changes": changes, "not_started": more, "apps": compared})
@@ -51,7 +51,7 @@ def _not_started(desk: Desk) -> list[dict[str, Any]]:
     return found
 
 
-def _compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
+def compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
     """One app; raises ConfigError when its source is wrong now."""
     current = app.current
     assert current is not None

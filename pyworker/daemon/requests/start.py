@@ -19,6 +19,7 @@ from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
+from pyworker.daemon.requests.compare import compare
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.errors import Exit
@@ -66,8 +67,10 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             elif again:
                 goals[name] = ops.filled(again)
             else:
-                note = _not_taken(app.source, source, name) or _changed(app)
-                decided[name] = ops.unless_sick(app, ops.Outcome(True, "already_running", note=note))
+                not_taken = _not_taken(app.source, source, name)
+                note, changes = (not_taken, ()) if not_taken else _changed(desk, app, request.shell_env)
+                outcome = ops.Outcome(True, "already_running", note=note, changes=changes)
+                decided[name] = ops.unless_sick(app, outcome)
             continue
         todo.append((name, source, values))
     made: list[tuple[str, FileSource | InlineSource, Generation]] = []
@@ -236,9 +239,17 @@ def _not_taken(runs: FileSource | InlineSource, asked: FileSource | InlineSource
     return f"{what}, and a reload keeps that; to change it: pyworker stop {name}, then start it again"
 
 
-def _changed(app: App) -> str:
+def _changed(desk: Desk, app: App, shell_env: dict[str, str]) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """What to say of an app whose files are not what was read, and what a reload would change."""
     files = ", ".join(os.path.basename(path) for path in changed_files(app))
-    return f"{files} changed on disk since it was started; pyworker diff {app.name} shows how" if files else ""
+    if not files:
+        return "", ()
+    changed = f"{files} changed on disk since it was started"
+    try:
+        changes = tuple(compare(desk, app, shell_env)["changes"])
+    except ConfigError:
+        return f"{changed}; pyworker diff {app.name} shows what is wrong with it now", ()
+    return changed if changes else f"{changed}, but no setting did", changes
 
 
 def _origin(source: FileSource | InlineSource) -> str:
