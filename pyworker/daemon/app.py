@@ -23,6 +23,7 @@ from pyworker.policy.converge import AppView, generation_is_open, slots_of
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
+from pyworker.protocol.events import BY_ITSELF
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
 
@@ -38,6 +39,7 @@ class Generation:
     listeners: tuple[int, ...] = ()  # indexes of App.listeners, in the order of config.bind
     prepared: Literal["no", "running", "yes", "failed"] = "no"  # hooks.pre_start
     tls: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # certificate, key, CA as read for this generation
+    by: str = BY_ITSELF  # who has asked for it; known to the daemon that was asked
 
     @property
     def config(self) -> AppConfig:

@@ -356,8 +356,9 @@ class Brain:
         generation = app.generations[number]
         listeners = [app.listeners[i] for i in generation.listeners]
         listen = [url(actual(x.address, x.sock), generation.config.tls is not None) for x in listeners]
+        workers, scheduled, by = len(app.slots()), app.is_job, generation.by
         self.emit(
-            app, "app_started", None, generation=number, workers=len(app.slots()), scheduled=app.is_job, listen=listen
+            app, "app_started", None, generation=number, workers=workers, scheduled=scheduled, listen=listen, by=by
         )
         self.poke(app)
 
@@ -378,6 +379,7 @@ class Brain:
             raise
         for (app, generation), memo in zip(made, memos, strict=True):
             app.generations[generation.number] = generation
+            generation.by = self.events.by
             app.last_generation = max(app.last_generation, generation.number)
             self.store.put(fd_name("env", app.name, generation.number), memo)
         failpoint.hit("start.pinned")

@@ -11,11 +11,11 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyworker.daemon.loop import report_to_stderr
-from pyworker.protocol.events import TYPES, Event
+from pyworker.protocol.events import BY_ITSELF, TYPES, Event
 from pyworker.protocol.names import EVENTS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 from pyworker.unix import stderr
@@ -44,6 +44,7 @@ class EventLog:
         report: Callable[[str], None] = report_to_stderr,
     ) -> None:
         """`last`: the number of an event that is not on disk, as `on_lost` has said it to a log before this one."""
+        self.by = BY_ITSELF  # who begins what is begun now: `by` of the events that have it
         self.lost = 0  # events that are not on disk
         self.on_lost: Callable[[int], None] = lambda seq: None
         self._home_fd = home_fd
@@ -67,7 +68,9 @@ class EventLog:
         return self.emit_data(type, app, worker, data)
 
     def emit_data(self, type: str, app: str, worker: int | None, data: dict[str, Any]) -> Event:
-        """The same for data in a dict: "from" is a key that cannot be spelled as an argument."""
+        """The same for data in a dict: "from" is a key that cannot be spelled as an argument. `by` need not be given."""
+        if "by" in TYPES[type]:
+            data = {**data, "by": data.get("by", self.by)}
         if set(data) != set(TYPES[type]):
             raise ValueError(f"event {type} has the data {sorted(TYPES[type])}, not {sorted(data)}")
         self.seq += 1
@@ -101,6 +104,15 @@ class EventLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    @contextlib.contextmanager
+    def begun_by(self, who: str) -> Iterator[None]:
+        """What begins in here is begun by them."""
+        before, self.by = self.by, who
+        try:
+            yield
+        finally:
+            self.by = before
 
     # ---- on disk -----------------------------------------------------------------------------------
     def _write(self, line: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyworker.config.load import parsed_once
 from pyworker.config.problem import ConfigError
+from pyworker.daemon.asked import asker
 from pyworker.daemon.client import Client
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.requests.change import abort, reload, restart, saved, scale, stop
@@ -22,6 +23,7 @@ from pyworker.daemon.requests.upgrade import upgrade
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit
 from pyworker.protocol import control as k
+from pyworker.protocol.events import BY_ITSELF
 
 # every message of protocol/control.py: Request (a test says so)
 HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
@@ -45,6 +47,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Upgrade: upgrade,
 }
 BRINGS_UP = (k.Start, k.Restart, k.Reload, k.Scale)  # refused by a daemon that is stopping
+_BEGINS = (*BRINGS_UP, k.Stop, k.Delete, k.Shutdown)  # the events of which say who has asked
 _STOPPING = "once it has stopped, pyworker daemon start brings it back with what ran; then try again"
 
 
@@ -63,7 +66,10 @@ class Handlers:
             return
         desk.seq = desk.brain.events.seq
         try:
-            with parsed_once():
+            with (
+                parsed_once(),
+                desk.brain.events.begun_by(asker(client) if isinstance(request, _BEGINS) else BY_ITSELF),
+            ):
                 HANDLERS[type(request)](desk, client, request)
         except ConfigError as error:
             client.refuse(k.Refused("config_invalid", Exit.BAD_CONFIG, error.message, error.hint, error.as_json()))

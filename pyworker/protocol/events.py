@@ -16,9 +16,9 @@ from pyworker.record import field, record
 TYPES: dict[str, tuple[str, ...]] = {
     "daemon_started": ("pid", "reason"),
     "daemon_stopped": (),
-    "app_started": ("generation", "workers", "scheduled", "listen"),
+    "app_started": ("generation", "workers", "scheduled", "listen", "by"),
     "app_running": ("generation", "workers", "took_s"),
-    "app_stopping": (),
+    "app_stopping": ("by",),
     "app_stopped": (),
     "app_deleted": (),
     "app_failed": ("reason", "traceback", "hint", "restarts", "window_s"),  # also the limiter's giveup
@@ -55,13 +55,15 @@ TYPES: dict[str, tuple[str, ...]] = {
     "worker_message": ("generation", "pid", "message", "size", "cut"),  # it sent one (process.send)
     "worker_recycled": ("generation", "pid", "reason"),
     "worker_backoff": ("try", "max", "delay_s"),
-    "reload_started": ("from", "to"),
+    "reload_started": ("from", "to", "by"),
     "reload_committed": ("from", "to"),
     "reload_done": ("from", "to", "took_s"),
     "reload_refused": ("from", "to", "reason", "traceback", "hint"),  # before the commit: nothing was touched
     "reload_rolled_back": ("from", "to", "reason"),  # after it, in the soak
-    "scaled": ("from", "to"),
+    "scaled": ("from", "to", "by"),
 }
+
+BY_ITSELF = "the daemon"  # who began it (`by`), when no command did and no timetable, no changed file
 
 # type -> when it is said; docs/json.md is made from both
 WHEN: dict[str, str] = {
@@ -118,6 +120,11 @@ def _pid(data: dict[str, Any]) -> str:
     return f" pid {data['pid']}" if data["pid"] else ""
 
 
+def _by(data: dict[str, Any]) -> str:
+    """Who began it; an event of a version before does not know."""
+    return f" by {data['by']}" if data.get("by") else ""
+
+
 def sentence(event: Event) -> str:
     """Return the event in words, without time and name: "exited with code 1 after 0.3 s: ModuleNotFoundError…"."""
     d = event.data
@@ -154,12 +161,15 @@ def sentence(event: Event) -> str:
             return f"backoff   {try_in_words(d['try'], d['max'], d['delay_s'])}"
         case "app_started":
             where = " on " + ", ".join(d["listen"]) if d["listen"] else ""
-            return "scheduled" if d.get("scheduled") else f"starting  {workers_in_words(d['workers'])}{where}"
+            how = "scheduled" if d.get("scheduled") else f"starting  {workers_in_words(d['workers'])}{where}"
+            return how + _by(d)
         case "app_running":
             return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":
             return f"failed    {d['reason']}"
-        case "app_stopping" | "app_stopped" | "app_deleted" | "daemon_stopped":
+        case "app_stopping":
+            return f"stopping{_by(d)}"
+        case "app_stopped" | "app_deleted" | "daemon_stopped":
             return event.type.partition("_")[2]
         case "app_note":
             return str(d["text"])
@@ -174,7 +184,7 @@ def sentence(event: Event) -> str:
         case "template_exited":
             return f"template  gen {d['generation']} ended: {d['reason']}"
         case "reload_started":
-            return f"reload    gen {d['from']} → {d['to']} started"
+            return f"reload    gen {d['from']} → {d['to']} started{_by(d)}"
         case "reload_committed":
             return f"reload    gen {d['from']} → {d['to']} committed"
         case "reload_done":
@@ -184,7 +194,7 @@ def sentence(event: Event) -> str:
         case "reload_rolled_back":
             return f"reload    gen {d['to']} → {d['from']} rolled back: {d['reason']}"
         case "scaled":
-            return f"scaled    {d['from']} → {workers_in_words(d['to'])}"
+            return f"scaled    {d['from']} → {workers_in_words(d['to'])}{_by(d)}"
         case "daemon_started":
             return f"daemon started, pid {d['pid']} ({d['reason']})"
         case _:

@@ -178,7 +178,7 @@ _EXIT = {"generation": 7, "pid": 41211, "code": 1, "signal": None, "after_s": 0.
          "reason": "ModuleNotFoundError: No module named 'redis'", "traceback": ""}  # fmt: skip
 _HAPPENED = _events(
     ("", None, "daemon_started", {"pid": 41190, "reason": "start"}),
-    ("api", None, "reload_started", {"from": 6, "to": 7}),
+    ("api", None, "reload_started", {"from": 6, "to": 7, "by": "deploy (uid 1000), pid 41970: pyworker reload api"}),
     ("api", 2, "worker_exited", _EXIT),
     ("api", 2, "worker_backoff", {"try": 3, "max": 10, "delay_s": 1.6}),
 )

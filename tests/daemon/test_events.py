@@ -55,7 +55,7 @@ def test_event_is_a_line_on_disk_in_the_documented_shape(open_log: Callable[...,
         "app": "api",
         "worker": None,
         "type": "scaled",
-        "data": {"from": 2, "to": 4},
+        "data": {"from": 2, "to": 4, "by": "the daemon"},
     }
     assert (tmp_path / "events.jsonl").stat().st_mode & 0o777 == 0o600
 

@@ -117,6 +117,8 @@ def event(app: str, worker: int | None, type: str, time: str = "2026-11-23T14:02
     """Return a progress line; its data are checked against the declared keys."""
     from pyworker.protocol.events import TYPES
 
+    if "by" in TYPES[type]:
+        data = {"by": "the daemon", **data}
     assert set(data) == set(TYPES[type]), (type, sorted(data), TYPES[type])
     value = {"v": 1, "time": time, "seq": next(_seq), "app": app, "worker": worker, "type": type, "data": data}
     return Progress(value)

@@ -22,6 +22,11 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
     if desk.shutting_down or not app.wanted:
         return
     desk.brain.emit(app, "app_note", None, text=f"reload: {why}")
+    with desk.brain.events.begun_by(f"itself: {why}"):
+        _reload(desk, app, why)
+
+
+def _reload(desk: Desk, app: App, why: str) -> None:
     try:
         generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
