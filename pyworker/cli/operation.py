@@ -186,7 +186,7 @@ def _known(settings: Settings, board: Board) -> str:
         apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, _ASIDE)["apps"]
         about = {*board.started, *board.generations, *board.scaled, *(name for name, _ in board.rows)}
         apps = [a for a in apps if a["name"] in about] or apps  # all of them: nothing has been heard yet
-        states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want']}" for a in apps]
+        states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want'] or 0}" for a in apps]
         if len(states) > _MOST_NAMED:
             words = [str(a["state"]) for a in apps]
             states = [f"{words.count(word)} {word}" for word in sorted({*words})]

@@ -21,6 +21,7 @@ from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, is_listening, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
+from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.scoreboard import AppF
@@ -76,6 +77,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         totals = app.board.totals()
         http = _http(totals, sampler.served(app.name, totals, now) if sampler else Served(None, None, None))
     slots, ready = app.slots(), app.ready_count()
+    is_known = app.current is not None or app.scale is not None  # else it was stopped before a boot, and not read since
     backoff = None
     waiting = ready < len(slots)  # a record that is only remembered is no backoff
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
@@ -93,7 +95,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         "balance": config.balance if config else None,
         "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in listeners],
         "queue": [queue_depth(x.sock) for x in listeners],
-        "workers": {"want": len(slots), "ready": ready, "total": len(workers)},
+        "workers": {"want": len(slots) if is_known else None, "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),
         "requests_per_s": _sum([p["requests_per_s"] for p in pool]),
@@ -111,6 +113,8 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         "reloads": app.board.app(AppF.RELOADS),
         "started_at": stamp(started_ms / 1000) if app.running else None,
         "uptime_s": round(uptime, 1) if uptime is not None else None,
+        "next_run_at": _next(app, config.cron if config else None),
+        "next_reload_at": _next(app, config.reload.cron if config else None),
         "config": {
             "file": app.source.path if isinstance(app.source, FileSource) else None,
             "changed": bool(changed := changed_files(app)),
@@ -123,16 +127,22 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
     }
 
 
+def _next(app: App, timetable: str | None) -> str | None:
+    at = next_at(timetable, time.time()) if timetable is not None and app.running else None
+    return stamp(at) if at is not None else None
+
+
 def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
     """Return one app of `ps --json` that is wanted, and that there is no descriptor for: nothing of it is there."""
     file = app.source.path if isinstance(app.source, FileSource) else None
     none = (
         "balance", "cpu_percent", "rss_bytes", "pss_bytes", "requests_per_s", "http", "backoff", "started_at", "uptime_s",
+        "next_run_at", "next_reload_at",
     )  # fmt: skip
     zero = ("requests", "in_flight", "open_connections", "reloads", "drops")
     return dict.fromkeys(none) | dict.fromkeys(zero, 0) | {
         "name": app.name, "state": "failed", "kind": "unknown", "gen": app.generation, "target": "",
-        "listen": [], "queue": [], "workers": {"want": 0, "ready": 0, "total": 0},
+        "listen": [], "queue": [], "workers": {"want": None, "ready": 0, "total": 0},
         "restarts": {"total": 0, "window": 0, "max": None, "window_s": None},
         "config": {"file": file, "changed": False, "changed_files": []}, "last_failure": dict(vars(failure)), "notes": [], "pool": [],
     }  # fmt: skip

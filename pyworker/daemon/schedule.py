@@ -12,13 +12,8 @@ from pyworker.config.timetable import CronError, parse
 from pyworker.daemon.app import App
 from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.wallclock import local_minute
 from pyworker.policy.cron import due, latest
-
-
-def local_minute(seconds: float) -> int:
-    """Return the minute number (config/timetable.py) of a Unix time in this machine's zone."""
-    time.tzset()  # which may have been set since we looked at it: cloud-init and timedatectl do it to a running machine
-    return int(seconds + time.localtime(seconds).tm_gmtoff) // 60
 
 
 class Schedule:

@@ -105,6 +105,12 @@ def test_when_a_job_runs_is_shown(home: str) -> None:
     body["apps"][0]["cron"] = "0 4 * * *"
     with FakeControl(home, {"describe": replies(body)}):
         assert "  runs        at 0 4 * * *" in run("describe", "api", home=home).out.splitlines()
+    body["apps"][0]["next_run_at"] = "2026-11-29T03:00:00.000Z"
+    body["apps"][0]["reload"]["cron"], body["apps"][0]["next_reload_at"] = "@hourly", "2026-11-29T01:00:00.000Z"
+    with FakeControl(home, {"describe": replies(body)}):
+        shown = run("describe", "api", home=home, TZ="AAA-1").out.splitlines()
+    assert "  runs        at 0 4 * * *, next Sun 2026-11-29 04:00 AAA" in shown
+    assert "  reload      at @hourly, next Sun 2026-11-29 02:00 AAA" in shown
 
 
 def test_reveal_is_asked_of_the_daemon_and_everything_shown(home: str) -> None:

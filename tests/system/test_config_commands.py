@@ -168,6 +168,8 @@ def test_of_an_app_that_was_stopped_before_a_boot_it_is_said_that_its_config_was
         assert "error: api is stopped, and has not been started" in found.stderr
     assert (pw.app()["restarts"]["max"], pw.app()["restarts"]["window_s"]) == (None, None)
     assert "restarts    0 total\n" in pw.ok("describe", "api").stdout
+    assert pw.app()["workers"] == {"want": None, "ready": 0, "total": 0}
+    assert pw.ok("ps").stdout.splitlines()[1].split()[:3] == ["api", "stopped", "0/-"]
 
 
 def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:

@@ -54,7 +54,8 @@ def card(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
     workers = app.get("workers") or {}
     state = render.state(app["state"], how)
     name = paint(line(app["name"]), "bold", how)
-    count = f"{workers.get('ready', 0)}/{workers.get('want', 0)} workers ready"
+    want = "–" if workers.get("want") is None else workers["want"]
+    count = f"{workers.get('ready', 0)}/{want} workers ready"
     lines = [f"{name} — {paint(state.text, state.style, how)}, {count}"]
     lines += _reason(app, how)
     lines += ["", *_facts(_left(app), _right(app), how)]
@@ -167,9 +168,9 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
         ("logs", _logs(app)),
     ]
     if cron := app.get("cron"):
-        facts.append(("runs", f"at {cron}"))
+        facts.append(("runs", f"at {cron}{_next(app.get('next_run_at'))}"))
     if cron := (app.get("reload") or {}).get("cron"):
-        facts.append(("reload", f"at {cron}"))
+        facts.append(("reload", f"at {cron}{_next(app.get('next_reload_at'))}"))
     if health:
         what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
         found = [worker["health"] for worker in app["pool"] if worker["pid"]]
@@ -188,6 +189,16 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
     if older:
         facts.append(("runtime", f"pyworker {', '.join(older)}; a reload brings {app.get('daemon_version')}"))
     return facts
+
+
+def _next(at: str | None) -> str:
+    """When that is, by the wall clock here: ", next Sun 2026-11-29 04:00 CET"."""
+    if at is None:
+        return ""
+    import datetime as dt
+
+    when = dt.datetime.fromisoformat(at).astimezone()
+    return f", next {when:%a %Y-%m-%d %H:%M %Z}"
 
 
 def _logs(app: dict[str, Any]) -> str:

@@ -255,7 +255,7 @@ def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         if app is not None and text and text != "auto":
             from pyworker.config.units import parse_size
 
-            limits += parse_size(text) * int(app["workers"]["want"])
+            limits += parse_size(text) * int(app["workers"]["want"] or 0)
     if limits > limit:
         yield Found(
             "memory",

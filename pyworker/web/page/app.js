@@ -117,7 +117,7 @@ function drawApps(apps) {
     const button = li.firstChild, now = badge(app.state);
     if (button.children[1].textContent !== now.textContent) button.replaceChild(now, button.children[1]);
     const w = app.workers || {};
-    set(button.children[2], `${w.ready}/${w.want} workers` + (w.total ? ` · ${percent(app.cpu_percent)} · ${size(memory(app))}` : "") +
+    set(button.children[2], `${w.ready}/${w.want ?? "–"} workers` + (w.total ? ` · ${percent(app.cpu_percent)} · ${size(memory(app))}` : "") +
         (w.total && app.http ? ` · ${rate(app.requests_per_s)} req/s` : ""));
     button.setAttribute("aria-current", String(app.name === state.app));
     li.hidden = !found(app);
@@ -134,7 +134,7 @@ function drawDetail(app) {
   const queue = (app.queue || []).filter(Boolean).map((q) => q[0]).reduce((a, b) => a + b, 0);
   const listens = (app.listen || []).length > 0;
   const facts = [listens && app.listen.join(", "), listens && app.balance, `gen ${app.gen}`, known(app.uptime_s) && `up ${span(app.uptime_s)}`,
-                 `${w.ready}/${w.want} workers ready`];
+                 `${w.ready}/${w.want ?? "–"} workers ready`];
   if (app.http) facts.push(`${app.in_flight} in flight`, many(app.open_connections, "connection"), `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
   if (app.config?.changed) facts.push("config file changed since");
   // a fact stays on one line; a command may be long and breaks where it has spaces
