@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import socket
+import time
 from typing import Any, NoReturn
 
 from pyworker import failpoint
@@ -24,6 +25,7 @@ from pyworker.unix import fds, files, process, stderr
 
 MAX_OWN_LOG = 1024 * 1024
 _FEWEST_FILES = 64  # an app with two workers needs fifty
+_LOOKS = 30  # at a home that is locked, 10 ms apart
 
 
 class BootError(PyworkerError):
@@ -123,7 +125,7 @@ def take_lock(home: int) -> int:
 
     The folder is locked, too, for as long as `home` is open: the file may be removed.
     """
-    if not files.lock_directory(home):
+    if not _lock_folder(home):
         raise _already_running()
     lock = -1
     try:
@@ -142,6 +144,14 @@ def take_lock(home: int) -> int:
             raise _already_running() from None
         raise BootError(f"cannot lock {names.LOCK_FILE}: {error.strerror}", hint="the file system of the home must support flock") from None  # fmt: skip
     return lock
+
+
+def _lock_folder(home: int) -> bool:
+    for _ in range(_LOOKS):
+        if files.lock_directory(home):
+            return True
+        time.sleep(0.01)  # it may only be a command that looks whether it is locked
+    return False
 
 
 def _already_running() -> BootError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -43,6 +44,17 @@ def test_a_control_socket_that_cannot_be_made_is_blamed_on_what_refused_it(
         bind_control(home)
     os.close(home)
     assert step in caught.value.hint
+
+
+def test_a_command_that_looks_whether_a_home_is_locked_keeps_no_guardian_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, looks = (os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY) for _ in range(2))
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr("pyworker.guardian.boot.time.sleep", lambda _: fcntl.flock(looks, fcntl.LOCK_UN))
+    os.close(take_lock(home))
+    os.close(home)
+    os.close(looks)
 
 
 def test_whoever_starts_a_guardian_that_cannot_make_its_daemon_is_told_at_once_and_it_leaves(tmp_path: Path) -> None:
