@@ -16,7 +16,11 @@ from pyworker.errors import Exit, PyworkerError
 @option("--listen", default="127.0.0.1:8700", metavar="HOST:PORT", help="Where (127.0.0.1:8700); port 0: any.")
 @option("--allow-host", multiple=True, metavar="NAME", help="A name under which a proxy calls it.")
 @option("--new-token", is_flag=True, help="Make a new token; the old one is worth nothing then.")
-@option("--no-token", is_flag=True, help="Ask for none. Only on a loopback address.")
+@option(
+    "--no-token",
+    is_flag=True,
+    help="Ask for none: every user of this machine may then change what runs. Only on a loopback address.",
+)
 @common
 def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token: bool, no_token: bool) -> int:
     """Serve a dashboard: apps and workers live, charts of the last hour, logs, events, reload and scale.
