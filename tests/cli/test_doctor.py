@@ -133,6 +133,9 @@ def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypa
     monkeypatch.setattr(doctor, "user_name", lambda: "ada")
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     nothing = [("boot", "warn", "pyworker startup")]
+    monkeypatch.setattr(doctor, "is_possible", lambda: False)
+    assert found(doctor._boot, tmp_path)[0][2] == "neither systemd nor OpenRC runs here: pyworker run app.toml"
+    monkeypatch.setattr(doctor, "is_possible", lambda: True)
     assert found(doctor._boot, tmp_path) == nothing
     unit = tmp_path / "systemd" / "user" / "pyworker.service"
     enabled = unit.parent / "default.target.wants" / unit.name

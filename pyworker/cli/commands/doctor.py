@@ -22,6 +22,7 @@ import click
 from pyworker import __version__
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
+from pyworker.cli.commands.startup import is_possible
 from pyworker.cli.health import why_unwell
 from pyworker.cli.homes import lingers, user_name
 from pyworker.cli.launch import check_kernel
@@ -301,7 +302,8 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         return
     unit = next((each for each in _units() if _starts(each.path, settings.home)), None)
     if unit is None:
-        yield Found("boot", "warn", "nothing starts the daemon at boot", "pyworker startup")
+        step = "pyworker startup" if is_possible() else "neither systemd nor OpenRC runs here: pyworker run app.toml"
+        yield Found("boot", "warn", "nothing starts the daemon at boot", step)
         return
     if not glob.glob(unit.enabled):
         yield Found("boot", "warn", f"{unit.path} is there, but not enabled: it starts nothing at boot", unit.enable)

@@ -53,7 +53,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     """
     is_user = scope == "user" or (scope is None and os.geteuid() != 0)
     kind = init or ("openrc" if _runs_openrc() else "systemd")
-    if not init and kind == "systemd" and not only_print and not remove and not os.path.isdir(_SYSTEMD_RUNS):
+    if not init and not only_print and not remove and not is_possible():
         hint = (
             "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
         )
@@ -237,6 +237,11 @@ def _not_of_root(program: str) -> tuple[str, str] | None:
 def _config_home() -> str:
     found = os.environ.get("XDG_CONFIG_HOME", "")
     return found if os.path.isabs(found) else os.path.expanduser("~/.config")
+
+
+def is_possible() -> bool:
+    """True when systemd or OpenRC runs here."""
+    return _runs_openrc() or os.path.isdir(_SYSTEMD_RUNS)
 
 
 def _runs_openrc() -> bool:
