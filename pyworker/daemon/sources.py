@@ -10,7 +10,7 @@ import sys
 
 from pyworker.config.identity import IdentityError, Opened, check_named
 from pyworker.config.interpolate import literal_env
-from pyworker.config.load import apply_overrides, load, load_inline
+from pyworker.config.load import apply_overrides, load, load_inline, locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig
@@ -93,7 +93,11 @@ def read_tls(
         try:
             with open_regular(os.path.join(config.cwd, path)) as file:
                 check_named(file.fileno(), path, f"tls.{name}", uid, config_file, read)
-                parts.append(_pem(file.read(1024 * 1024), path, name, config_file))
+                content = file.read(1024 * 1024)
+            if problem := _no_pem(content, path, name, config_file):
+                place = ("tls", name), problem, read.profile if read else ""
+                raise ConfigError([locate(config_file, config.name, *place) if config_file else problem])
+            parts.append(content)
         except IdentityError as error:
             raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None
         except OSError as error:
@@ -131,10 +135,10 @@ def check_tls(generation: Generation) -> None:
         unix_fds.close_all(memfds)
 
 
-def _pem(content: bytes, path: str, name: str, config_file: str) -> bytes:
-    """Refuse a file that holds nothing of use; an empty one would mean HTTP in clear, or clients that nobody asks who they are."""
-    if _IN_PEM[name].encode() not in content:
-        problem = f"{path} has no BEGIN … {_IN_PEM[name]} in it" if content.strip() else f"{path} is empty"
-        hint = "it must be a PEM file; was it written to its end?"
-        raise ConfigError([Problem(problem, hint, f"tls.{name}", config_file, code="tls")])
-    return content
+def _no_pem(content: bytes, path: str, name: str, config_file: str) -> Problem | None:
+    """Return what is wrong with a file that holds nothing of use; an empty one would mean HTTP in clear, or clients that nobody
+    asks who they are."""
+    if _IN_PEM[name].encode() in content:
+        return None
+    problem = f"{path} has no BEGIN … {_IN_PEM[name]} in it" if content.strip() else f"{path} is empty"
+    return Problem(problem, "it must be a PEM file; was it written to its end?", f"tls.{name}", config_file, code="tls")

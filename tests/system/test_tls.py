@@ -103,6 +103,8 @@ def test_an_empty_file_is_refused_and_never_means_http_in_clear_or_unknown_clien
         pw.write(name, content)
         refused = pw.run("reload", "api")
         assert (refused.returncode, words in refused.stderr) == (78, True), refused.stderr
+        assert f'{name[:-4]} = "{name}"\n' in refused.stderr, refused.stderr  # where it stands, and a caret below
+        assert "^^^" in refused.stderr
     assert pw.pids() == before
 
 
