@@ -18,6 +18,7 @@ from pyworker.daemon import diagnosis
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.check import Command, Done
+from pyworker.daemon.missing import of_module
 from pyworker.protocol.events import PRE_START_FAILED, Event
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import to_json
@@ -86,7 +87,8 @@ class Hooks:
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:
                     first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output
-                failure = Failure(f"{PRE_START_FAILED}: {first}", output, f"try it: {shlex.join(words)}")
+                steps = [of_module(said, generation.resolved, words), f"try it: {shlex.join(words)}"]
+                failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
                 if app.target == generation.number:
                     app.target_failure = failure
                 elif app.starting and app.generation == generation.number:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 
 from pyworker.config.schema import ResolvedApp
 from pyworker.policy.distributions import distribution_of
@@ -19,13 +20,17 @@ _ASKED = re.compile(r"(/.*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `p
 _FOLDERS = ("venv", "env")  # .venv is taken by itself
 
 
-def of_module(said: str, resolved: ResolvedApp) -> str:
-    """Return what to do about "ModuleNotFoundError: No module named 'flask'"; "" of any other line."""
+def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> str:
+    """Return what to do about "ModuleNotFoundError: No module named 'flask'"; "" of any other line.
+
+    `command`: what was executed, when that was not the app (a hook).
+    """
+    command = command or resolved.config.command
     cwd = resolved.config.cwd
     if asked := _ASKED.match(said):
         python, module = asked.groups()
     elif found := _NO_MODULE.match(said):
-        python, module = _of_command(resolved) if resolved.config.command else resolved.python, found[1]
+        python, module = _of_command(resolved, command[0]) if command else resolved.python, found[1]
     else:
         return ""
     if module in sys.stdlib_module_names or _is_there(cwd, module):
@@ -44,9 +49,8 @@ def _is_there(cwd: str, module: str) -> bool:
     return os.path.exists(path + ".py") or os.path.isdir(path)
 
 
-def _of_command(resolved: ResolvedApp) -> str:
+def _of_command(resolved: ResolvedApp, name: str) -> str:
     """Return the Python that a command is, or lies beside in a virtual environment; "" when that cannot be told."""
-    name = resolved.config.command[0]
     path = os.path.join(resolved.config.cwd, name) if "/" in name else shutil.which(name, path=resolved.env.get("PATH"))
     if path is None:
         return ""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 import pytest
 
@@ -158,6 +159,15 @@ def test_pre_start_runs_before_a_start_and_a_failure_starts_nothing(pw: Pyworker
     pw.ok("reload", "api")
     assert pw.get().startswith("two")
     assert [line.split()[0] for line in text(pw, "ran").splitlines()] == ["pre_start"] * 4
+
+
+def test_a_module_that_a_pre_start_misses_is_to_be_installed(pw: Pyworker) -> None:
+    pw.write("migrate.py", "import nowhere_else\n")
+    hooked(pw, f'pre_start = "{sys.executable} migrate.py"')
+    failed = pw.run("start")
+    assert "ModuleNotFoundError: No module named 'nowhere_else'" in failed.stderr
+    assert f"install it: {sys.executable} -m pip install nowhere_else" in failed.stderr
+    assert f"try it: {sys.executable} migrate.py" in failed.stderr
 
 
 def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
