@@ -144,7 +144,7 @@ def sentence(event: Event) -> str:
         case "worker_stopped":
             many = "s" if d["requests"] != 1 else ""
             requests = f", finished {d['requests']} request{many}" if d["requests"] else ""
-            cut = f", {d['cancelled']} cut at the drain time-out" if d["cancelled"] else ""
+            cut = f", {d['cancelled']} cut off" if d["cancelled"] else ""
             killed = ", killed at the kill time-out" if d.get("killed") else ""
             return f"stopped   gen {d['generation']}{_pid(d)} in {d['took_s']:.1f}s{requests}{cut}{killed}"
         case "worker_exited":

@@ -63,7 +63,7 @@ class Drained:
     """Serves nothing any more and is about to exit."""
 
     requests: int  # finished during the drain
-    cancelled: int  # cut at the drain time-out
+    cancelled: int  # cut off, at the drain time-out or by `stop --now`
 
 
 @record

@@ -72,6 +72,12 @@ def test_a_worker_that_is_stopped_before_it_has_a_pid_is_named_without() -> None
         assert sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, type_, data)) == words
 
 
+def test_requests_that_were_cut_off_need_not_have_had_their_time() -> None:  # `stop --now` leaves none
+    data = {"generation": 1, "pid": 7, "took_s": 0.0, "requests": 1, "cancelled": 2, "killed": False}
+    said = sentence(Event(1, "2026-11-23T14:02:31.104Z", "api", 1, "worker_stopped", data))
+    assert said == "stopped   gen 1 pid 7 in 0.0s, finished 1 request, 2 cut off"
+
+
 def test_of_hundreds_of_names_the_first_ones_are_shown() -> None:
     names = [f"a{i}" for i in range(200)]
     assert names_in_words(names[:2]) == "a0, a1"
