@@ -33,7 +33,13 @@ _STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
 @click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
 @common
 def cmd(settings: Settings) -> None:
-    """The daemon that keeps the apps running."""
+    """The daemon that keeps the apps running. `start` starts it when none runs; after a boot `startup` does.
+
+    \b
+    pyworker daemon status     whether it runs, and where
+    pyworker daemon upgrade    to the installed version; no request is lost
+    pyworker daemon stop       the apps, too; `daemon start` brings back what ran
+    """
     ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:
         render.out(ctx.get_help())
