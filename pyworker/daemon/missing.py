@@ -17,16 +17,22 @@ from pyworker.policy.distributions import distribution_of
 
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 _ASKED = re.compile(r"(/.*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
+_NO_PACKAGE = re.compile(  # Node's, of require and of import; a name that begins with a dot or a slash is a file
+    r"Error(?: \[ERR_MODULE_NOT_FOUND\])?: Cannot find (?:module|package) '((?:@[\w.~-]+/)?\w[\w.~-]*)['/]"
+)
 _FOLDERS = ("venv", "env")  # .venv is taken by itself
 
 
 def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> str:
-    """Return what to do about "ModuleNotFoundError: No module named 'flask'"; "" of any other line.
+    """Return what to do about "ModuleNotFoundError: No module named 'flask'" or Node's word for it; "" of any other line.
 
     `command`: what was executed, when that was not the app (a hook).
     """
     command = command or resolved.config.command
     cwd = resolved.config.cwd
+    if package := _NO_PACKAGE.match(said):
+        named, installed = (os.path.exists(os.path.join(cwd, name)) for name in ("package.json", "node_modules"))
+        return f"in {cwd}: npm install" if named and not installed else f"in {cwd}: npm install {package[1]}"
     if asked := _ASKED.match(said):
         python, module = asked.groups()
     elif found := _NO_MODULE.match(said):

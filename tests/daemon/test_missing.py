@@ -68,3 +68,25 @@ def test_what_pip_would_not_have_is_not_asked_of_it(folder: Path) -> None:
     for module in ("shop.models", "winreg"):
         assert of_module(f"ModuleNotFoundError: No module named '{module}'", resolved(folder)) == ""
     assert of_module("ValueError: No module named 'yaml'", resolved(folder)) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "package"),
+    [
+        ("Error: Cannot find module 'express'", "express"),
+        ("Error: Cannot find module '@hono/node-server/vercel'", "@hono/node-server"),
+        ("Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'hono' imported from /srv/server.mjs", "hono"),
+    ],
+)
+def test_a_package_that_node_does_not_find_is_one_for_npm(folder: Path, said: str, package: str) -> None:
+    node = resolved(folder, "node", "server.js")
+    assert of_module(said, node) == f"in {folder}: npm install {package}"
+    (folder / "package.json").touch()
+    assert of_module(said, node) == f"in {folder}: npm install"
+    (folder / "node_modules").mkdir()
+    assert of_module(said, node) == f"in {folder}: npm install {package}"
+
+
+def test_a_file_that_node_does_not_find_is_nothing_for_npm(folder: Path) -> None:
+    for module in ("./routes", "../routes", "/srv/routes.js", "node:nothing"):
+        assert of_module(f"Error: Cannot find module '{module}'", resolved(folder, "node", "server.js")) == ""
