@@ -30,6 +30,14 @@ server.listen(%d);
 """
 
 
+ANNOUNCES = """
+server.closeIdleConnections = () => {};
+server.prependListener('request', (request, response) => {
+  if (!server.listening) response.setHeader('connection', 'close');
+});
+"""  # as docs/balancing.md has it
+
+
 def start(
     pw: Pyworker, source: str = SERVER, workers: int = 3, tables: str = "", balance: str = "round-robin"
 ) -> None:
@@ -97,6 +105,17 @@ def test_reload_and_scale_lose_no_request_and_old_connections_end_by_themselves(
         load.wait_more(20)
     assert load.lost == []
     assert pw.get().startswith("two")
+
+
+@pytest.mark.parametrize("balance", ["round-robin", "shared"])
+def test_a_server_that_keeps_its_idle_connections_to_their_next_answer_loses_no_request_on_them(pw: Pyworker, balance: str) -> None:
+    start(pw, SERVER + ANNOUNCES, workers=2, balance=balance)
+    with Load(pw.port, *["keep"] * 8) as load:
+        for _ in range(3):
+            load.wait_more(200)
+            pw.ok("reload", "api")
+            load.wait_more(200)
+    assert load.lost == []
 
 
 def test_a_shared_program_may_listen_on_more_than_bind_names(pw: Pyworker) -> None:
