@@ -42,8 +42,9 @@ def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
     kinds = {kind for page in PAGES for kind, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
     carried_out = {ROOT / "README.md", ROOT / "docs" / "tutorial.md", *(ROOT / "docs" / "guides").glob("*.md")}
     assert [page for page in PAGES if blocks(page, "console") and page not in carried_out] == []
-    # "" and text show output or a layout; toml is test_site.py's, console and files with a title test_examples.py's
-    assert kinds <= {"", "text", "mermaid", "toml", "console", "ini", "python", "sh", "yaml", "json"}
+    # "" and text show output or a layout; toml is test_site.py's, console and files with a title test_examples.py's, js
+    # is run by system/test_node.py
+    assert kinds <= {"", "text", "js", "mermaid", "toml", "console", "ini", "python", "sh", "yaml", "json"}
 
 
 @pytest.mark.parametrize("text", of("sh"))

@@ -15,7 +15,7 @@ class Response:
 
     @property
     def closes(self) -> bool:
-        return self.headers.get("connection", "").lower() == "close"
+        return any((name.lower(), value.lower()) == ("connection", "close") for name, value in self.headers.items())
 
 
 class Client:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +31,9 @@ server.listen(%d);
 """
 
 
-ANNOUNCES = """
-server.closeIdleConnections = () => {};
-server.prependListener('request', (request, response) => {
-  if (!server.listening) response.setHeader('connection', 'close');
-});
-"""  # as docs/balancing.md has it
+BALANCING = Path(__file__).resolve().parents[2] / "docs" / "balancing.md"
+_, ANNOUNCES = BALANCING.read_text(encoding="utf-8").split("```js\nconst server = ")  # what is said there of a server
+ANNOUNCES = ANNOUNCES.split("```")[0].partition("\n")[2]
 
 
 def start(
