@@ -131,7 +131,7 @@ def test_state_and_stream_say_what_ps_says_and_what_happens(web: Dashboard) -> N
     assert seen["look"]["document"] == documents.ps()
     status, state = web.ask("GET", "/api/state")
     assert (status, state["away"], state["document"]) == (200, "", documents.ps())
-    assert state["events"][0]["words"] == "scaled 2 → 4 workers"
+    assert state["events"][0]["words"] == "scaled 2 → 4 workers by the daemon"
     history = web.ask("GET", "/api/apps/api/history")[1]
     assert len(history["points"][0]) == len(history["fields"])
 
