@@ -160,13 +160,21 @@ def _names(
         hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
     if name or only or overrides:
-        raise _usage("options do not go with the names of apps that the daemon knows", f"start takes {_KINDS}")
+        hint = hint_to_module(what[0]) or f"start takes {_KINDS}"
+        raise _usage("options do not go with the names of apps that the daemon knows", hint)
     return Startable({"names": list(what)}, ())
 
 
 def is_target(word: str) -> bool:
     """Return whether this is written as an app in a module is."""
     return _TARGET.match(word) is not None
+
+
+def hint_to_module(word: str) -> str:
+    """Return what may have been meant by the name of an app, when a module of this folder has it; else ""."""
+    if not os.path.isfile(f"{word}.py"):
+        return ""
+    return f"{word}.py is here: pyworker start {word}:app (or whatever the app in it is called), or {word}.py if that serves by itself"
 
 
 def hint_to_import(path: str) -> str:

@@ -308,7 +308,7 @@ def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]
     if library in _OWN_SERVERS:
         raise TargetError(
             "target", f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI',
-            hint=f'run the file that calls {_OWN_SERVERS[library]}: script = "main.py"; its workers share the port',
+            hint=f'script = "FILE.py", the file that calls {_OWN_SERVERS[library]}, instead; its workers share the port',
         )  # fmt: skip
     looks = _detect(found, spec, app)
     wanted = app.interface

@@ -210,6 +210,7 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("many.toml", "-w", "4"), "name it with --only NAME"),
         (("app.toml", "--name", "x"), "--name is for an app without a file"),
         (("api", "-w", "4"), "options do not go with the names"),
+        (("server", "-w", "4"), "= help: server.py is here: pyworker start server:app"),
         (("./server",), "'./server' is no config file"),
         (("npm", "--", "start"), "= help: a program stands behind it, too: pyworker start -- npm start"),
         (("python app.py",), "= help: a command: pyworker start -- python app.py"),

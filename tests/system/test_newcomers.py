@@ -147,6 +147,11 @@ def test_what_goes_to_the_background_is_told_to_stay(pw: Pyworker, what: str) ->
     kill(int(told.read_text()))  # nobody else does: it has left its session
 
 
+def test_the_name_of_a_module_is_told_how_its_app_is_named(pw: Pyworker) -> None:
+    pw.write("main.py", ASGI)
+    assert "main.py is here: pyworker start main:app" in said(pw.run("start", "main"), 4)
+
+
 def test_a_module_that_only_makes_a_web_app_is_told_how_it_is_started(pw: Pyworker) -> None:
     pw.write("main.py", "def app(environ, start_response):\n    return []\n")
     error = said(pw.run("start", "main.py"))

@@ -18,7 +18,7 @@ from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
-from pyworker.cli.startable import Startable, find_startable, split_environment
+from pyworker.cli.startable import Startable, find_startable, hint_to_module, split_environment
 from pyworker.errors import Exit, PyworkerError
 
 
@@ -105,7 +105,12 @@ def cmd(
         return _dry_run(settings, found)
     _launch(settings)
     request = {**found.request, "type": "start", "cwd": os.getcwd(), "shell_env": shell_env(), "wait": wait}
-    return run(settings, "start", request, _header(found))
+    try:
+        return run(settings, "start", request, _header(found))
+    except PyworkerError as error:
+        if error.code == "no_such_app":
+            error.hint = next(filter(None, map(hint_to_module, what)), error.hint)
+        raise
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
