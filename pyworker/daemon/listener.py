@@ -13,7 +13,7 @@ import shlex
 import socket
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self
 
 from pyworker.config.address import Address
@@ -46,12 +46,12 @@ def open_listener(
     mode: int = UNIX_MODE,
     uid: int = -1,
     gid: int = -1,
-    own: Callable[[], Mapping[int, str]] = dict,
+    own: Callable[[owner.Owner], str] = lambda _: "",
 ) -> socket.socket:
     """Return a non-blocking listener; the caller owns it. Raise ListenFailed, or OSError for want of a descriptor.
 
-    mode, uid and gid are of a Unix socket's file. `own` returns the app of each of pyworker's own listeners by
-    inode (`inode`), for the message. A host name is resolved by the system's resolver, which may take its time.
+    mode, uid and gid are of a Unix socket's file. `own` returns the app of this pyworker that an
+    owner is, or is one of, "" when it is none, for the message. A host name is resolved by the system's resolver, which may take its time.
     """
     if address.family == "unix":
         return _open_unix(address, backlog, mode, uid, gid)
@@ -253,7 +253,7 @@ def _in_full(host: str, port: int) -> tuple[Any, ...]:
     return socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]
 
 
-def _explain(address: Address, host: str, error: OSError, own: Callable[[], Mapping[int, str]]) -> ListenFailed:
+def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.Owner], str]) -> ListenFailed:
     code = "failed"
     name, _, interface = host.partition("%")
     match error.errno:
@@ -268,7 +268,7 @@ def _explain(address: Address, host: str, error: OSError, own: Callable[[], Mapp
             message = "such an address is another one on each network interface"
             hint = f'name the interface: bind = "{replace(address, host=f"{name}%eth0")}"'
         case errno.EADDRINUSE:
-            return _in_use(address, host, own())
+            return _in_use(address, host, own)
         case errno.EACCES | errno.EPERM:
             code = "no_permission"
             first = _first_free_for_all()
@@ -292,12 +292,12 @@ def _explain(address: Address, host: str, error: OSError, own: Callable[[], Mapp
     return ListenFailed(f"cannot listen on {address}: {message}", hint=hint, code=code)
 
 
-def _in_use(address: Address, host: str, own: Mapping[int, str]) -> ListenFailed:
+def _in_use(address: Address, host: str, own: Callable[[owner.Owner], str]) -> ListenFailed:
     found = owner.of_port(host, address.port)
     message = f"cannot listen on {address}: already in use"
     stop = "stop that program"
     if found is not None:
-        app = next((own[i] for i in found.inodes if i in own), "")
+        app = own(found)
         message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
         if app:
             stop = f"stop it (pyworker stop {app})"

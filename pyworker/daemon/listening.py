@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from pyworker.daemon.listener import (
     shut_down,
 )
 from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.owner import Owner
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds
 
@@ -172,8 +174,17 @@ class Listening:
         named = {i for g in app.generations.values() for i in g.listeners}
         return [x for x in app.listeners.values() if x.index not in named and x.asked.isdisjoint(app.generations)]
 
-    def _own(self) -> dict[int, str]:
-        return {inode(x.sock): app.name for app in self._brain.apps.values() for x in app.listeners.values()}
+    def _own(self, found: Owner) -> str:
+        """Return the app that has this listener, or that one of whose workers has made it; "" when it is another's."""
+        group = 0
+        with contextlib.suppress(OSError):  # it has gone
+            group = os.getpgid(found.pid) if found.pid else 0
+        for app in self._brain.apps.values():
+            if any(inode(x.sock) in found.inodes for x in app.listeners.values()):
+                return app.name
+            if group and any(worker.pid == group for worker in app.workers.values()):
+                return app.name
+        return ""
 
     def close(self, app: App, listener: Listener) -> None:
         app.listeners.pop(listener.index, None)

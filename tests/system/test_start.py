@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import sys
 
 import psutil
 import pytest
@@ -163,6 +164,17 @@ def test_a_port_in_use_by_an_app_of_ours_is_no_reason_to_kill_its_daemon(pw: Pyw
         assert done.returncode == 1
         assert "by your app api" in done.stderr
         assert "pyworker stop api" in done.stderr
+
+
+def test_a_port_in_use_by_a_program_of_ours_is_no_reason_to_kill_that(pw: Pyworker) -> None:
+    serve = f"import socket, time; s = socket.create_server(('127.0.0.1', {pw.port})); time.sleep(600)"
+    pw.ok("start", "--name", "own", "--", "sh", "-c", '"$@"; true', "sh", sys.executable, "-c", serve)  # a child of the worker
+    with socket.socket() as client:
+        wait_until(lambda: client.connect_ex(("127.0.0.1", pw.port)) == 0, LONG, "the program listens")
+    done = pw.run("start", "--name", "other", "-b", f":{pw.port}", "--", "sleep", "60")
+    assert done.returncode == 1
+    assert "by your app own" in done.stderr
+    assert "pyworker stop own" in done.stderr
 
 
 def test_a_port_that_the_kernel_has_chosen_is_shown(pw: Pyworker) -> None:
