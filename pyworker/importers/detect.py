@@ -1,14 +1,16 @@
 """What a folder of Python sources is: Django, FastAPI, Flask, Starlette, another WSGI or ASGI app, a script. By `ast`.
 
-`detect` is given the texts; it opens no file and imports nothing.
+`detect` is given the texts; it opens no file and imports nothing. `node_program` is for a folder without any.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 
 from pyworker.importers.gunicornconf import parsed
 from pyworker.record import record
@@ -23,18 +25,21 @@ _CLASSES = {
 _FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
 _FRAMEWORK_RANK = ("Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar")
 _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
+_OF_A_SHELL = frozenset("&|;<>$`")
+_NODE_NAMES = ("server.js", "index.js", "app.js", "main.js")
 _MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__")
 
 
 @record
 class Found:
-    """Something that can be started. `target` or `script` is set."""
+    """Something that can be started. `target`, `script` or `command` is set."""
 
     what: str  # "FastAPI", "Django", "script"…
     file: str
     line: int
     target: str = ""
     script: str = ""
+    command: tuple[str, ...] = ()
     factory: bool = False
     interface: str = ""  # asgi, wsgi, "" for a script
     cwd: str = ""  # where the module is imported from, when it is not the folder itself ("src")
@@ -66,6 +71,26 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
         found += _bare_django(trees)
     return sorted(found or _only_script(trees), key=_rank)
+
+
+def node_program(package: str, names: Collection[str]) -> list[Found]:
+    """Return what `npm start` would run. `package`: the text of package.json; `names`: the files beside it.
+
+    The program itself where that can be told: npm passes neither a port nor a channel on to it.
+    """
+    try:
+        read = json.loads(package)
+        start = shlex.split(read.get("scripts", {}).get("start", ""))
+        main = read.get("main", "")
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    command: tuple[str, ...] = ()
+    if start:
+        is_node = start[0] == "node" and not _OF_A_SHELL.intersection("".join(start))
+        command = tuple(start) if is_node else ("npm", "start")
+    elif found := main if isinstance(main, str) and main else next((n for n in _NODE_NAMES if n in names), ""):
+        command = ("node", found)
+    return [Found("Node program", "package.json", 1, command=command)] if command else []
 
 
 def _rank(found: Found) -> tuple[int, int, int, int, str, bool]:

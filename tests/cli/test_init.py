@@ -80,3 +80,30 @@ def test_the_check_that_a_reload_of_django_needs_is_there_to_be_switched_on(tmp_
     assert "health" not in tomllib.loads(text)["app"]
     _, _, check = text.partition("is refused:\n")
     assert tomllib.loads(check.replace("\n# ", "\n").removeprefix("# "))["app"]["health"]["expect"] == "2xx,3xx,404"
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ('{"scripts": {"start": "node --max-old-space-size=300 srv.js"}}', ["node", "--max-old-space-size=300", "srv.js"]),
+        ('{"scripts": {"start": "next start"}, "main": "x.js"}', ["npm", "start"]),
+        ('{"scripts": {"start": "node a.js && node b.js"}}', ["npm", "start"]),
+        ('{"main": "lib/x.js"}', ["node", "lib/x.js"]),
+        ("{}", ["node", "index.js"]),
+    ],
+)
+def test_a_node_program_is_what_its_package_starts(package: str, command: list[str], tmp_path: Path, home: str) -> None:
+    write(tmp_path, "index.js", "package.json")
+    (tmp_path / "package.json").write_text(package)
+    done = run("init", home=home, cwd=str(tmp_path))
+    assert done.err.splitlines()[-1] == "Wrote app.toml.   Next: pyworker start"
+    found = tomllib.loads((tmp_path / "app.toml").read_text())["app"]
+    assert (found["command"], found["workers"]) == (command, 1)
+    assert run("check", home=home, cwd=str(tmp_path)).code == 0
+
+
+@pytest.mark.parametrize("package", ["", "[]", '{"scripts": 3}', '{"scripts": {"start": "\'"}}', "\x00", '{"main": 5}'])
+def test_a_package_that_says_nothing_is_no_program(package: str, tmp_path: Path, home: str) -> None:
+    write(tmp_path, "package.json")
+    (tmp_path / "package.json").write_text(package)
+    assert "No app was recognised" in run("init", home=home, cwd=str(tmp_path)).err

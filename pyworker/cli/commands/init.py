@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ _DJANGO = """
 # host   = "localhost"    # ALLOWED_HOSTS must have it
 # expect = "2xx,3xx,404"
 """
+_NODE = """
+# What it listens on, to have several workers behind it, and reloads that lose no request:
+# bind    = "127.0.0.1:3000"
+# balance = "round-robin"
+"""
 _MAX_FILES = 3000
 _MAX_SIZE = 400_000
 _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", ".tox", ".nox"}
@@ -42,7 +48,7 @@ _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-
 @option("--force", is_flag=True, help="Overwrite an app.toml.")
 @common
 def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
-    """Write an app.toml for the Django, FastAPI, Flask, Starlette or plain Python app in a folder.
+    """Write an app.toml for the Django, FastAPI, Flask, Starlette, plain Python or Node app in a folder.
 
     \b
     pyworker init              this folder
@@ -53,7 +59,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     if not os.path.isdir(folder):
         hint = "name the folder of the app: pyworker init DIR"
         raise PyworkerError(f"{folder} is no folder", hint=hint, code="no_such_file", exit=Exit.USAGE)
-    found = detect(_sources(folder))
+    found = detect(_sources(folder)) or _node(folder)
     path = os.path.normpath(os.path.join(folder, "app.toml"))
     chosen = found[0] if found else None
     text = _text(folder, chosen, schema)
@@ -101,6 +107,17 @@ def _sources(folder: str) -> dict[str, str]:
     return found
 
 
+def _node(folder: str) -> list[Found]:
+    from pyworker.importers.detect import node_program
+    from pyworker.unix.files import open_regular
+
+    try:
+        with open_regular(os.path.join(folder, "package.json")) as file:
+            return node_program(file.read(_MAX_SIZE).decode(), os.listdir(folder))
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     from pyworker.config.canonical import literal
     from pyworker.config.check import clean_name
@@ -117,6 +134,9 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     row("name", name, "shown by pyworker ps")
     if chosen is None:
         row("target", "main:app", "CHANGE THIS: module:attribute of your app, or script = …, command = …")
+        row("workers", 1)
+    elif chosen.command:
+        row("command", list(chosen.command), chosen.file)
         row("workers", 1)
     elif chosen.script:
         row("script", chosen.script, f"{chosen.what}: {chosen.file}")
@@ -137,7 +157,11 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     lines = [f"{text:<{width}}  # {comment}".rstrip() if comment else text for text, comment in rows]
     head = [f"#:schema ./{_SCHEMA}"] if schema else []
     words = "# pyworker check · pyworker start · every key: pyworker config"
-    more = _DJANGO if chosen is not None and chosen.what.startswith("Django") else ""
+    more = ""
+    if chosen is not None and chosen.what.startswith("Django"):
+        more = _DJANGO
+    elif chosen is not None and chosen.command[:1] == ("node",):
+        more = _NODE
     return "\n".join([*head, words, "", "[app]", *lines]) + "\n" + more
 
 
@@ -166,14 +190,18 @@ def _say(settings: Settings, path: str, found: list[Found]) -> None:
         note(f"Then: pyworker check --import {where}", how)
         return
     first = found[0]
-    text = paint(line(first.target or first.script), "bold", how)
+    text = paint(line(_words(first)), "bold", how)
     note(f"Found {first.what}: {text} ({line(first.file)}, line {first.line}).", how)
     for other in found[1:4]:
-        note(f"  also {other.what}: {line(other.target or other.script)}", how)
+        note(f"  also {other.what}: {line(_words(other))}", how)
     note(
         f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + where}",
         how,
     )
+
+
+def _words(found: Found) -> str:
+    return found.target or found.script or shlex.join(found.command)
 
 
 def _line_of(path: str, key: str) -> int:
