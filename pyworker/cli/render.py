@@ -12,8 +12,8 @@ import re
 import select
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
 
 _STYLES = {
     "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36",
@@ -320,6 +320,12 @@ def rate(value: float | None, *, thousands: str = ",", none: str = "–") -> str
     if 0.05 <= value < 9.95 and round(value, 1) != round(value):
         return f"{value:.1f}"
     return f"{value:,.0f}".replace(",", thousands)
+
+
+def ready(workers: Mapping[str, Any], *, none: str = "–") -> str:
+    """Return how many workers are ready of how many are wanted: "3/4"; "0/–" of an app not read since a boot."""
+    want = workers.get("want")
+    return f"{workers.get('ready') or 0}/{none if want is None else want}"
 
 
 def latency(seconds: float | None, *, none: str = "–") -> str:

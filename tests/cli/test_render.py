@@ -20,6 +20,7 @@ from pyworker.cli.render import (
     pad,
     pause,
     rate,
+    ready,
     size,
     span,
     state,
@@ -73,6 +74,14 @@ def test_wrapping_loses_no_word_and_fits(text: str, columns: int, indent: int) -
     lines = wrap(text, columns, indent)
     assert all(width(line) <= columns for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("workers", "text"),
+    [({"ready": 3, "want": 4}, "3/4"), ({"ready": 0, "want": 0}, "0/0"), ({"ready": 0, "want": None}, "0/–"), ({}, "0/–")],
+)
+def test_what_is_wanted_may_be_unknown(workers: dict[str, int | None], text: str) -> None:
+    assert ready(workers) == text
 
 
 def test_wrapping_indents_what_did_not_fit() -> None:

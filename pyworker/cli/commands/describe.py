@@ -54,9 +54,7 @@ def card(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
     workers = app.get("workers") or {}
     state = render.state(app["state"], how)
     name = paint(line(app["name"]), "bold", how)
-    want = "–" if workers.get("want") is None else workers["want"]
-    count = f"{workers.get('ready', 0)}/{want} workers ready"
-    lines = [f"{name} — {paint(state.text, state.style, how)}, {count}"]
+    lines = [f"{name} — {paint(state.text, state.style, how)}, {render.ready(workers)} workers ready"]
     lines += _reason(app, how)
     lines += ["", *_facts(_left(app), _right(app), how)]
     if app.get("pool"):

@@ -131,9 +131,7 @@ def _app_row(app: dict[str, Any], how: Look) -> list[Cell]:
     return [
         Cell(render.line(app["name"]), "bold"),
         render.state(app["state"], how),
-        Cell(
-            f"{ready}/{none if app['workers'].get('want') is None else want}{more}", "" if ready >= want else "yellow"
-        ),
+        Cell(render.ready(app["workers"], none=none) + more, "" if ready >= want else "yellow"),
         Cell(render.percent(app.get("cpu_percent") if up else None, none=none)),
         Cell(_memory(app.get("rss_bytes") if up else None, how)),
         Cell(render.rate(app.get("requests_per_s") if up else None, thousands="," if how.tty else "", none=none)),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pyworker.cli import render
 from pyworker.cli.client import Answer, Call, ask, perform, shell_env
 from pyworker.cli.eventlog import parse
 from pyworker.cli.top.model import Wish
@@ -129,8 +130,7 @@ def _outcome(wish: Wish, answer: Answer) -> News:
         if not result.get("ok"):
             reason = result.get("reason") or "failed"
             return News(message=f"{wish.what} of {wish.name} failed: {reason}", style="red")
-        workers = result.get("workers") or {}
-        count = f"{workers.get('ready')}/{workers.get('want')} workers ready"
+        count = f"{render.ready(result.get('workers') or {})} workers ready"
         text = f"{result.get('app')} {result.get('action')}: gen {result.get('gen')}, {count}"
         return News(message=f"{text}, {result.get('took_s', 0):.1f}s", style="green")
     return News(message=f"{wish.what} of {wish.name}: done", style="green")

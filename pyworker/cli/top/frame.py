@@ -170,7 +170,7 @@ def _apps(model: Model, apps: list[dict[str, Any]], how: Look) -> list[str]:
                 _mark(app["name"] == model.app, how),
                 Cell(line(app["name"]), "bold"),
                 render.state(app["state"], how),
-                Cell(f"{ready}/{want}{more}", "" if ready >= want else "yellow"),
+                Cell(render.ready(workers) + more, "" if ready >= want else "yellow"),
                 Cell(f"{render.percent(point.cpu if up else None):>6}"),
                 Cell(f"{render.size(int(point.memory) if up and point.memory is not None else None):>7}"),
                 Cell(f"{render.rate(point.rate if up else None):>6}"),
