@@ -53,7 +53,10 @@ WORKER_FROM_ELSEWHERE = {
     "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again",
 }  # fmt: skip
 GENERATION: dict[str, Any] = {"listeners": (1, 0), "tls": (b"cert\xff", b"key", b"ca")}
-GENERATION_FROM_ELSEWHERE = {"number": "the descriptor's name", "resolved": "compared below", "prepared": "whatever lives was prepared"}
+GENERATION_FROM_ELSEWHERE = {
+    "number": "the descriptor's name", "resolved": "compared below", "prepared": "whatever lives was prepared",
+    "by": "said as it begins, by the daemon that was asked",
+}  # fmt: skip
 TEMPLATE: dict[str, Any] = {"since": 4.5, "state": "ready", "pid": 4712, "loaded": Loaded(4712, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5)}
 TEMPLATE_FROM_ELSEWHERE = {
     "app": "the descriptor's name", "generation": "the descriptor's name", "channel": "the store", "failure": "it is asked again",
