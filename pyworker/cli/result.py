@@ -12,7 +12,7 @@ from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.cli.render import Look, line, note, out, out_json, paint
 from pyworker.errors import Exit
-from pyworker.protocol.events import workers_in_words
+from pyworker.protocol.events import failed_in_words, workers_in_words
 
 _SHOWN_CHANGES = 10  # of an app that runs already; `diff` shows all
 
@@ -58,6 +58,8 @@ def _for_json(result: dict[str, Any]) -> dict[str, Any]:
         "hint",
         "notes",
         "changes",
+        "requests",
+        "failed",
     )
     return {k: result[k] for k in names if result.get(k) not in ("", None) and (k != "changes" or result[k])}
 
@@ -124,7 +126,8 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             return f"{paint(app, 'bold', how)} is {state} already: {count} workers ready, gen {gen}{arrow}"
         case "reloaded":
             old = board.generations.get(app)
-            return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {kept}, {took}"
+            answered = failed_in_words(result)
+            return f"{app} reloaded: gen {f'{old[0]} → {old[1]}' if old else gen}, {kept}, {took}{answered and f', {answered}'}"
         case "aborted":
             return f"{app}: the reload was given up, gen {gen} goes on, {count} ready, {took}"
         case "restarted":

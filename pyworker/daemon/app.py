@@ -120,6 +120,9 @@ class App:
     reload_from: int | None = None  # of a committed reload whose new generation does not yet accept everywhere
     reload_started_at: float = 0.0
     reload_why: str = ""  # of the target, if nobody typed it: a file or its timetable
+    reload_base: tuple[int, int] | None = (
+        None  # how many requests it had answered by then, and of them with 5xx; None: it counts none
+    )
     refused: dict[int, Failure] = field(default_factory=dict)  # generations that were given up in this round
     generations: dict[int, Generation] = field(default_factory=dict)
     listeners: dict[int, Listener] = field(default_factory=dict)
@@ -310,6 +313,13 @@ class App:
         slots = set(self.slots())
         return len({w.id.slot for w in self.workers.values() if w.state in SERVING and w.id.slot in slots})
 
+    def answered_since_reload(self) -> dict[str, int | None]:
+        """Return `requests`, answered since the reload was asked for, and how many of them `failed` (5xx); None where nobody counts."""
+        if self.reload_base is None:
+            return {"requests": None, "failed": None}
+        requests, failed = self.board.answered()
+        return {"requests": max(0, requests - self.reload_base[0]), "failed": max(0, failed - self.reload_base[1])}
+
     def has_untouched(self) -> bool:
         """Somebody of the committed generation serves, or is on the way to."""
         return any(w.state in UNTOUCHED and w.id.generation == self.generation for w in self.workers.values())
@@ -404,6 +414,7 @@ class App:
             "reload_from": self.reload_from,
             "reload_started_at": self.reload_started_at,
             "reload_why": self.reload_why,
+            "reload_base": self.reload_base,
             "previous": self.previous,
             "soak_until": self.soak_until,
             "soak_deaths": self.soak_deaths,
@@ -451,6 +462,8 @@ class App:
         self.reload_from = memo.get("reload_from")
         self.reload_started_at = float(memo.get("reload_started_at", 0.0))
         self.reload_why = str(memo.get("reload_why", ""))
+        base = memo.get("reload_base")
+        self.reload_base = (int(base[0]), int(base[1])) if base is not None else None
         self.previous = memo["previous"]
         self.soak_until = float(memo["soak_until"])
         self.soak_deaths = int(memo["soak_deaths"])

@@ -169,6 +169,10 @@ class Board:
         """Return how many requests the app has answered, by workers that are gone too."""
         return self.app(AppF.REQUESTS_GONE) + sum(self._read(row, F.REQUESTS) for row in self._rows.values())
 
+    def answered(self) -> tuple[int, int]:
+        """Return how many requests the app has answered, and how many of them with 5xx, by workers that are gone too."""
+        return self.requests(), self.totals().status[-1]
+
     def totals(self) -> Totals:
         """Return all that the app has answered, by workers that are gone too."""
         sums = self._sane(0)

@@ -159,7 +159,7 @@ class Brain:
             self.listening.refuse_dropped(app, at_once=done)
         if done:
             took = round(now - app.reload_started_at, 3)
-            data = {"from": app.reload_from, "to": app.generation, "took_s": took}
+            data = {"from": app.reload_from, "to": app.generation, "took_s": took, **app.answered_since_reload()}
             app.reload_from = None
             app.board.add_app(AppF.RELOADS)
             self.events.emit_data("reload_done", app.name, None, data)

@@ -153,6 +153,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "hint": failure.hint,
         # what is said of an app that is gone helps nobody
         "changes": list(outcome.changes),
+        **(app.answered_since_reload() if outcome.action == "reloaded" else {}),
         "notes": [*(app.all_notes() if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
     }
 

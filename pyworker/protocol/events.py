@@ -57,7 +57,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "worker_backoff": ("try", "max", "delay_s"),
     "reload_started": ("from", "to", "by"),
     "reload_committed": ("from", "to"),
-    "reload_done": ("from", "to", "took_s"),
+    "reload_done": ("from", "to", "took_s", "requests", "failed"),  # answered meanwhile, with 5xx; null: it counts none
     "reload_refused": ("from", "to", "reason", "traceback", "hint"),  # before the commit: nothing was touched
     "reload_rolled_back": ("from", "to", "reason"),  # after it, in the soak
     "scaled": ("from", "to", "by"),
@@ -95,7 +95,7 @@ WHEN: dict[str, str] = {
     "worker_backoff": "the next try is put off",
     "reload_started": "a new generation is being brought up",
     "reload_committed": "it counts from now on",
-    "reload_done": "all of it accepts",
+    "reload_done": "all of it accepts; `requests` were answered since it was asked for, `failed` of them with 5xx (null: it counts none)",
     "reload_refused": "given up before the commit: nothing was touched",
     "reload_rolled_back": "the old generation came back in the soak",
     "scaled": "the number of workers was changed",
@@ -188,7 +188,8 @@ def sentence(event: Event) -> str:
         case "reload_committed":
             return f"reload    gen {d['from']} → {d['to']} committed"
         case "reload_done":
-            return f"reload    gen {d['from']} → {d['to']} done in {d['took_s']:.1f}s"
+            answered = failed_in_words(d)
+            return f"reload    gen {d['from']} → {d['to']} done in {d['took_s']:.1f}s{answered and f', {answered}'}"
         case "reload_refused":
             return f"reload    gen {d['from']} → {d['to']} refused: {d['reason']}"
         case "reload_rolled_back":
@@ -219,6 +220,12 @@ def names_in_words(names: Sequence[str]) -> str:
 
 def workers_in_words(count: object) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def failed_in_words(data: dict[str, Any]) -> str:
+    """Return what became of requests, by `requests` and `failed`: "0 of 7,811 requests failed"; "" when none is known of."""
+    count = data.get("requests")
+    return f"{data.get('failed') or 0:,} of {count:,} request{'s' if count != 1 else ''} failed" if count else ""
 
 
 def try_in_words(count: int, most: int, delay: float) -> str:

@@ -27,7 +27,7 @@ APP: dict[str, Any] = {
     "finished_slots": {3}, "scale_before": (5, "auto"), "target": 5, "previous": 3, "soak_until": 7.5, "soak_deaths": 1,
     "starting": True, "started_at": 1.25, "restored": True, "hurry": True, "listening": False, "keep_listening": True,
     "restart_to": 6, "delete_when_closed": True, "delete_logs": True, "record": RECORD, "template_record": RECORD,
-    "dispatcher_record": RECORD, "failure": Failure("m", "t", "h", "a"), "reload_from": 3, "reload_started_at": 6.5, "reload_why": "w",
+    "dispatcher_record": RECORD, "failure": Failure("m", "t", "h", "a"), "reload_from": 3, "reload_started_at": 6.5, "reload_why": "w", "reload_base": (12, 3),
     "notes": ["a note"], "last_exits": {1: {"reason": "r"}}, "slot_restarts": {1: 2}, "codes": {4: "abc"}, "saved": (8, 9),
 }  # fmt: skip
 APP_FROM_ELSEWHERE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.rawhttp import Client
-from tests.support.sources import ASGI, WSGI, version
+from tests.support.sources import ASGI, WAITS, WSGI, version
 from tests.support.wait import wait_until
 
 
@@ -45,6 +46,26 @@ def test_requests_under_way_are_finished_by_the_old_workers(pw: Pyworker) -> Non
     served = {int(body.split()[1]) for body in load.bodies}
     assert served & old
     assert served - old
+
+
+def test_a_reload_says_how_many_requests_were_answered_meanwhile_and_how_many_failed(pw: Pyworker) -> None:
+    source = ASGI.replace('"status": 200', '"status": 500 if path == "/fail" else 200')
+    pw.api(source)
+    pw.ok("start", "app.toml")
+    with Client(("127.0.0.1", pw.port)) as client:
+        client.get("/fail")  # before it
+    pw.write("web.py", WAITS + source)
+    reload = pw.popen("reload", "api")
+    wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload")
+    with Client(("127.0.0.1", pw.port)) as client:
+        for path in ("/", "/fail", "/", "/fail", "/"):
+            client.get(path)
+    pw.write("go", "")
+    said, _ = reload.communicate(timeout=LONG)
+    assert said.splitlines()[-1].endswith(", 2 of 5 requests failed")
+    events = map(json.loads, pw.ok("events", "--json").stdout.splitlines())
+    (data,) = [event["data"] for event in events if event["type"] == "reload_done"]
+    assert (data["requests"], data["failed"]) == (5, 2)
 
 
 BROKEN = {

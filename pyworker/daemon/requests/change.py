@@ -126,6 +126,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
 def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = False, why: str = "") -> ops.Goal:
     """The new generation becomes the target; return what the client waits for. `why`: nobody has typed it."""
     number = generation.number
+    app.reload_base = None
     if app.closed:
         desk.brain.begin(app, number)
         return ops.started("reloaded", number)
@@ -140,6 +141,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     app.previous = None  # a new reload ends the soak
     failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
+    app.reload_base = app.board.answered() if app.config and app.config.target is not None else None
     data = {"from": app.generation, "to": number}
     desk.brain.events.emit_data("reload_started", app.name, None, data)
     if not app.is_job and not app.view().overlaps:
