@@ -4,8 +4,8 @@
     python -m tests.chaos.chaos --long                     an hour, with checks of processes, fds and memory in between
 
 A request may be lost only with the worker that had it: refused connections and losses on workers that were not killed
-are failures, and so is what a frozen one loses (who pauses a virtual machine freezes all of it). The harness is the subreaper of all it starts, so that zombies are ours to count. Latencies are
-reported, never asserted.
+are failures, and so is what a frozen one loses (who pauses a virtual machine freezes all of it). The harness is the
+subreaper of all it starts, so that zombies are ours to count. Latencies are reported, never asserted.
 """
 
 from __future__ import annotations
