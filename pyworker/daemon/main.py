@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
         if running is None:
             _leave_with_the_home(desk, home_fd)
     store.hello(__version__)
-    notify.listen(loop, store, home_fd, brain)
+    notify.Notify(loop, store, home_fd, brain).listen()
     _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     limits.watch(loop, brain, sampler)

@@ -14,41 +14,52 @@ from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.unix import fds as unix_fds
 
 
-def listen(loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
-    """Make the socket, or go on with the one that the daemon before this one had. One that is removed is made again."""
+class Notify:
+    """The socket, which is made again when somebody has removed it from the home. `home_fd` -1: there is none."""
 
-    def make(sock: socket.socket) -> socket.socket:
+    def __init__(self, loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
+        self._loop, self._store, self._home_fd, self._brain = loop, store, home_fd, brain
+        self._sock: socket.socket
+
+    def listen(self) -> None:
+        """Make it, or go on with the one that the daemon before this one had."""
+        fd = self._store.get(NOTIFY)
+        if fd is None:
+            self._keep(_bound(self._home_fd))
+        else:
+            self._take(socket.socket(fileno=os.dup(fd)))
+
+    def _keep(self, sock: socket.socket) -> None:
         unix_fds.pass_credentials(sock)
-        store.put(NOTIFY, os.dup(sock.fileno()))
-        return sock
+        self._store.put(NOTIFY, os.dup(sock.fileno()))
+        self._take(sock)
 
-    def begin(sock: socket.socket) -> None:
-        def arrived(_: int) -> None:
-            for _turn in range(16):
-                packet = unix_fds.recv_packet(sock, 4096, 0)
-                if packet is None:
-                    return
-                if packet.pid:
-                    brain.readiness.on_notified(packet.pid, packet.uid, packet.data.decode("utf-8", "replace"))
-
-        def look() -> None:
-            if _is_there(home_fd) or (again := _bound_in_home(home_fd)) is None:
-                loop.call_lazily(LAZY, look)
-                return
-            loop.remove(sock.fileno())
-            sock.close()
-            begin(make(again))
-
+    def _take(self, sock: socket.socket) -> None:
+        self._sock = sock
         sock.setblocking(False)
-        loop.add(sock.fileno(), READ, arrived)
+        self._loop.add(sock.fileno(), READ, self._on_readable)
         name = sock.getsockname()
         if isinstance(name, bytes):
-            brain.spawner.notify_socket = "@" + name[1:].decode()
-        elif home_fd >= 0:
-            look()
+            self._brain.spawner.notify_socket = "@" + name[1:].decode()
+        elif self._home_fd >= 0:
+            self._look()
 
-    fd = store.get(NOTIFY)
-    begin(make(_bound(home_fd)) if fd is None else socket.socket(fileno=os.dup(fd)))
+    def _look(self) -> None:
+        if _is_there(self._home_fd) or (again := _bound_in_home(self._home_fd)) is None:
+            self._loop.call_lazily(LAZY, self._look)
+            return
+        self._loop.remove(self._sock.fileno())
+        self._sock.close()
+        self._keep(again)
+
+    def _on_readable(self, _: int) -> None:
+        for _turn in range(16):
+            packet = unix_fds.recv_packet(self._sock, 4096, 0)
+            if packet is None:
+                return
+            if packet.pid:
+                said = packet.data.decode("utf-8", "replace")
+                self._brain.readiness.on_notified(packet.pid, packet.uid, said)
 
 
 def _is_there(home_fd: int) -> bool:
