@@ -61,7 +61,7 @@ def _for_json(result: dict[str, Any]) -> dict[str, Any]:
         "requests",
         "failed",
     )
-    return {k: result[k] for k in names if result.get(k) not in ("", None) and (k != "changes" or result[k])}
+    return {k: result[k] for k in names if k in result and result[k] not in ("", None)}
 
 
 def _say_result(result: dict[str, Any], board: Board, how: Look, err: Look) -> None:

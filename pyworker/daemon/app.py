@@ -120,9 +120,7 @@ class App:
     reload_from: int | None = None  # of a committed reload whose new generation does not yet accept everywhere
     reload_started_at: float = 0.0
     reload_why: str = ""  # of the target, if nobody typed it: a file or its timetable
-    reload_base: tuple[int, int] | None = (
-        None  # how many requests it had answered by then, and of them with 5xx; None: it counts none
-    )
+    reload_base: tuple[int, int] | None = None  # answered by then, and of that with 5xx; None: it counts no requests
     refused: dict[int, Failure] = field(default_factory=dict)  # generations that were given up in this round
     generations: dict[int, Generation] = field(default_factory=dict)
     listeners: dict[int, Listener] = field(default_factory=dict)

@@ -151,9 +151,9 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "reason": failure.message,
         "traceback": failure.traceback,
         "hint": failure.hint,
-        # what is said of an app that is gone helps nobody
-        "changes": list(outcome.changes),
+        **({"changes": list(outcome.changes)} if outcome.changes else {}),
         **(app.answered_since_reload() if outcome.action == "reloaded" else {}),
+        # what is said of an app that is gone helps nobody
         "notes": [*(app.all_notes() if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
     }
 
