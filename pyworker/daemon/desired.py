@@ -92,17 +92,6 @@ def load(home_fd: int) -> tuple[Desired, str]:
         return Desired(), _put_aside(home_fd, str(error))
 
 
-def is_missing(home_fd: int) -> bool:
-    """Whether there is no file: nothing was ever wanted here, or somebody has removed it."""
-    try:
-        os.stat(APPS_FILE, dir_fd=home_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
 def save(home_fd: int, desired: Desired) -> None:
     """Write what is wanted; an OSError (full disk) leaves the old file as it was."""
     apps = [to_json(app) for app in desired.apps.values()]

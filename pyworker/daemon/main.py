@@ -41,11 +41,11 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL, EVENT
-from pyworker.protocol.names import CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
+from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
-from pyworker.unix.files import listen_unix, open_home, same_file
+from pyworker.unix.files import is_missing, listen_unix, open_home, same_file
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     if running is None:
         brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
-    lost = running is None and desired.is_missing(home_fd)
+    lost = running is None and is_missing(home_fd, APPS_FILE)
     found = adopt(brain, wanted.apps, complete=not note and not lost)
     if lost and found.wanted:
         stderr.write("apps.json is gone: what runs goes on, and is written down again\n")

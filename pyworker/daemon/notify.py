@@ -12,6 +12,7 @@ from pyworker.daemon.loop import LAZY, READ, Loop
 from pyworker.protocol.inherited import NOTIFY
 from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.unix import fds as unix_fds
+from pyworker.unix.files import is_missing
 
 
 class Notify:
@@ -45,7 +46,7 @@ class Notify:
             self._look()
 
     def _look(self) -> None:
-        if _is_there(self._home_fd) or (again := _bound_in_home(self._home_fd)) is None:
+        if not is_missing(self._home_fd, NOTIFY_SOCKET) or (again := _bound_in_home(self._home_fd)) is None:
             self._loop.call_lazily(LAZY, self._look)
             return
         self._loop.remove(self._sock.fileno())
@@ -60,17 +61,6 @@ class Notify:
             if packet.pid:
                 said = packet.data.decode("utf-8", "replace")
                 self._brain.readiness.on_notified(packet.pid, packet.uid, said)
-
-
-def _is_there(home_fd: int) -> bool:
-    """Whether something has the socket's name in the home."""
-    try:
-        os.stat(NOTIFY_SOCKET, dir_fd=home_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _bound(home_fd: int) -> socket.socket:

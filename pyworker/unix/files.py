@@ -96,6 +96,17 @@ def is_locked(path: str) -> bool:
     return False
 
 
+def is_missing(dirfd: int, name: str) -> bool:
+    """Whether nothing has this name in a directory; False where that cannot be known."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def make_directory(dirfd: int, name: str, mode: int = 0o700) -> int:
     """Make (if absent) and open a directory below `dirfd`; the fd is the caller's. A link is refused (OSError)."""
     with contextlib.suppress(FileExistsError):
