@@ -80,8 +80,8 @@ def node_program(package: str, names: Collection[str]) -> list[Found]:
     """
     try:
         read = json.loads(package)
-        start = shlex.split(read.get("scripts", {}).get("start", ""))
-        main = read.get("main", "")
+        said, main = read.get("scripts", {}).get("start"), read.get("main")
+        start = shlex.split(said) if isinstance(said, str) else []  # of None it would read stdin
     except (ValueError, AttributeError, RecursionError):
         return []
     command: tuple[str, ...] = ()

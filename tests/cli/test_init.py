@@ -89,6 +89,7 @@ def test_the_check_that_a_reload_of_django_needs_is_there_to_be_switched_on(tmp_
         ('{"scripts": {"start": "next start"}, "main": "x.js"}', ["npm", "start"]),
         ('{"scripts": {"start": "node a.js && node b.js"}}', ["npm", "start"]),
         ('{"main": "lib/x.js"}', ["node", "lib/x.js"]),
+        ('{"scripts": {"start": null}, "main": "x.js"}', ["node", "x.js"]),
         ("{}", ["node", "index.js"]),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyworker.importers.detect import detect, is_source
+from pyworker.importers.detect import detect, is_source, node_program
 
 DJANGO = {
     "manage.py": "import os\nif __name__ == '__main__':\n    pass\n",
@@ -84,3 +84,8 @@ def test_what_is_no_python_is_passed_over() -> None:
 )
 def test_tests_and_others_code_are_not_read(path: str) -> None:
     assert not is_source(path)
+
+
+def test_a_package_that_names_no_start_asks_nobody_for_it() -> None:  # pytest's stdin cannot be read
+    (found,) = node_program('{"scripts": {"start": null}}', ["index.js"])
+    assert found.command == ("node", "index.js")
