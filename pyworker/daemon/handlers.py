@@ -47,7 +47,7 @@ HANDLERS: dict[type, Callable[[Desk, Client, Any], None]] = {
     k.Upgrade: upgrade,
 }
 BRINGS_UP = (k.Start, k.Restart, k.Reload, k.Scale)  # refused by a daemon that is stopping
-_BEGINS = (*BRINGS_UP, k.Stop, k.Delete, k.Shutdown)  # the events of which say who has asked
+_BEGINS = (*BRINGS_UP, k.Abort, k.Stop, k.Delete, k.Shutdown)  # the events of which say who has asked
 _STOPPING = "once it has stopped, pyworker daemon start brings it back with what ran; then try again"
 
 

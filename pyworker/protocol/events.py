@@ -33,6 +33,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     "worker_ready": ("generation", "pid", "took_s"),
     "worker_unhealthy": ("generation", "pid", "reason"),
     "worker_healthy": ("generation", "pid"),
+    "worker_stopping": ("by",),
     "worker_draining": ("generation", "pid", "reason"),
     "worker_stopped": (
         "generation",
@@ -86,6 +87,7 @@ WHEN: dict[str, str] = {
     "worker_ready": "accepts",
     "worker_unhealthy": "its checks fail; it will be replaced",
     "worker_healthy": "its check passes, for the first time or again",
+    "worker_stopping": "a stop of this slot alone began",
     "worker_draining": "told to leave",
     "worker_stopped": "ended because it was told to; `killed`: by SIGKILL at `stop.kill_timeout`",
     "worker_exited": "ended by itself",
@@ -167,7 +169,7 @@ def sentence(event: Event) -> str:
             return f"running   {workers_in_words(d['workers'])} ready in {d['took_s']:.1f}s"
         case "app_failed":
             return f"failed    {d['reason']}"
-        case "app_stopping":
+        case "app_stopping" | "worker_stopping":
             return f"stopping{_by(d)}"
         case "app_stopped" | "app_deleted" | "daemon_stopped":
             return event.type.partition("_")[2]

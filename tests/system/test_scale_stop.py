@@ -412,15 +412,19 @@ def test_a_worker_that_had_to_be_killed_is_told_from_one_that_left(pw: Pyworker)
 def test_who_began_it_is_in_the_events(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml", "-e", "TOKEN=s3cret")
-    for command in (("reload", "api"), ("scale", "api=1"), ("restart", "api"), ("stop", "api")):
+    for command in (
+        ("reload", "api"), ("restart", "api.1"), ("stop", "api.2"), ("scale", "api=1"), ("restart", "api"), ("stop", "api"),
+    ):  # fmt: skip
         pw.ok(*command)
     said = [json.loads(line) for line in pw.ok("events", "api", "--json").stdout.splitlines()]
     begun = [(event["type"], event["data"]["by"].split(": ")) for event in said if "by" in event["data"]]
     assert [(kind, command) for kind, (_, command) in begun] == [
         ("app_started", "pyworker start app.toml"), ("reload_started", "pyworker reload api"),
-        ("scaled", "pyworker scale api=1"), ("app_started", "pyworker restart api"), ("app_stopping", "pyworker stop api"),
+        ("worker_stopping", "pyworker stop api.2"), ("scaled", "pyworker scale api=1"), ("app_started", "pyworker restart api"),
+        ("app_stopping", "pyworker stop api"),
     ]  # fmt: skip
     assert all(f"(uid {os.getuid()}), pid " in who for _, (who, _) in begun)
+    assert [event["data"]["reason"].split(": ")[1:] for event in said if event["type"] == "worker_recycled"] == [["pyworker restart api.1"]]
     assert "s3cret" not in str(said)
     shown = " ".join(pw.ok("describe", "api").stdout.split())
     assert ": pyworker stop api" in shown

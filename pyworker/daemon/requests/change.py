@@ -17,7 +17,6 @@ from pyworker.policy.restart import CLEAR
 from pyworker.policy.scale import MAX_WORKERS, scaled
 from pyworker.protocol import control as k
 
-GIVEN_UP = "it was given up (pyworker reload --abort)"
 
 
 def stop(desk: Desk, client: Client, request: k.Stop) -> None:
@@ -29,6 +28,8 @@ def stop(desk: Desk, client: Client, request: k.Stop) -> None:
         app = desk.brain.apps[s.app]
         if s.slot is not None:
             slots.setdefault(s.app, set()).add(s.slot)
+            if s.slot not in app.stopped_slots:
+                desk.brain.emit(app, "worker_stopping", s.slot)
             app.stopped_slots.add(s.slot)
             desk.brain.poke(app)
         elif app.closed and not app.wanted:
@@ -94,7 +95,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             app.record = CLEAR
             serials = {w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED}
             for serial in serials:
-                desk.brain.workers.recycle(app, app.workers[serial], "restart", can_wait=True)
+                desk.brain.workers.recycle(app, app.workers[serial], f"restart by {desk.brain.events.by}", can_wait=True)
             desk.brain.poke(app)
             slots, old = replaced.setdefault(s.app, (set(), set()))
             slots.add(s.slot)
@@ -155,14 +156,15 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
     """What is under way of these: a generation that has not been committed yet, or one in its soak."""
     names = [app.name for app in (desk.apps(request.selectors) if request.selectors else [])]
     goals: dict[str, ops.Goal] = {}
+    why = f"it was given up (--abort) by {desk.brain.events.by}"
     for app in (desk.brain.apps[name] for name in names):
         if app.target is not None:
             app.target_failure = app.target_failure or desk.brain.fail(
-                GIVEN_UP, hint=f"pyworker reload {app.name}   tries it again"
+                why, hint=f"pyworker reload {app.name}   tries it again"
             )
             goals[app.name] = ops.aborted(desk.brain, app.target)
         elif app.previous is not None and can_go_back(app.view()):
-            app.given_up = GIVEN_UP
+            app.given_up = why
             goals[app.name] = ops.aborted(desk.brain, app.generation)
         else:
             continue
