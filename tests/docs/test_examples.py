@@ -13,10 +13,14 @@ from tests.support.pyworker import running
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "docs" / "tutorial.md", *(ROOT / "docs" / "guides").glob("*.md")])
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl command (apt install curl)")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node (apt install nodejs)")
 
 
 @needs_curl
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[needs_node] if page.stem == "node" else [], id=str(page.relative_to(ROOT))) for page in PAGES],
+)
 def test_the_page_does_what_it_shows(page: pathlib.Path) -> None:
     with running() as pw:
         assert Run(pw, page).carry_out() >= 1
