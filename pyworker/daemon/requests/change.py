@@ -18,7 +18,6 @@ from pyworker.policy.scale import MAX_WORKERS, scaled
 from pyworker.protocol import control as k
 
 
-
 def stop(desk: Desk, client: Client, request: k.Stop) -> None:
     """Apps or single slots."""
     goals: dict[str, ops.Goal] = {}
