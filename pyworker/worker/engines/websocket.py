@@ -113,6 +113,10 @@ class WebSocket(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         if self.leaving and self.handshake_complete:
             self.frames = []
+        elif self.curr_msg_data_type == "text" and not _is_utf8(self.frames[0]):  # uvicorn's would print a traceback
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
 
@@ -149,6 +153,14 @@ class WebSocket(WebSocketsSansIOProtocol):
     worker: Any = None  # the Server; `server` is its address
     on_lost: Any = None
     on_ended: Any = None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def closed_at_once(count: int, timeout: float) -> int:

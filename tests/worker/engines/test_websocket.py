@@ -54,6 +54,22 @@ def test_nonsense_behind_the_handshake_is_refused_with_1002(serve: Serve, loop: 
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "in-parts"])
+def test_a_text_that_is_no_utf8_is_the_clients_affair(serve: Serve, loop: str, split: bool, caplog: pytest.LogCaptureFixture) -> None:
+    codes = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        codes.append((await receive())["code"])
+
+    client = opened(serve(app, loop=loop).client())
+    client.send(b"\x01\x81\0\0\0\0\xce\x80\x81\0\0\0\0x" if split else b"\x81\x82\0\0\0\0\xcex")
+    assert client.rest()[:4] == b"\x88\x02\x03\xef"
+    wait_until(lambda: codes == [1007])
+    assert caplog.records == []  # uvicorn has a traceback for it
+
+
 @pytest.mark.parametrize(
     "answer",
     [
