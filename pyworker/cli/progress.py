@@ -101,6 +101,8 @@ class Board:
                 del self.rows[row.app, row.worker]
 
     def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
+        if type == "worker_stopping":
+            return  # there may be no worker in it, and of one that is there its own events tell
         reloading = self.generations.get(app)
         # of a command that cannot overlap the old one's end comes first: the row is its successor's all the same
         row = self.rows.setdefault((app, slot), Row(app, slot, "starting", reloading[1] if reloading else 0, since=now))

@@ -38,6 +38,10 @@ def test_a_worker_that_is_stopped_for_good_says_so() -> None:
     assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
 
 
+def test_of_a_stop_of_a_slot_in_which_no_worker_is_no_row_is_shown() -> None:
+    assert board(event("api", 2, "worker_stopping", by="deploy")).lines(100.0, PLAIN, 10) == []
+
+
 def test_a_worker_that_was_never_born_does_not_stop() -> None:
     left = event("api", 1, "worker_stopped", generation=7, pid=0, took_s=0.0, requests=0, cancelled=0, killed=False)
     assert plain(left.event, board()) == ""
