@@ -23,10 +23,11 @@ from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.protocol.names import ENV_STATE
 
 _CHILD = """
-import json, os, shlex, sys
+import json, os, sys
 ours, answer, target, factory, interface, server = sys.argv[1:7]
 sys.path.insert(0, ours)
 from pyworker.config.schema import AppConfig
+from pyworker.unix.venv import install_command
 from pyworker.worker.target import TargetError, load
 sys.path[0] = os.getcwd()
 sys.argv[:] = [target]
@@ -39,7 +40,7 @@ try:
 except TargetError as error:
     found.update(message=error.message, traceback=error.traceback, hint=error.hint)
 except ImportError:
-    found["without"] = f"{shlex.quote(sys.executable)} -m pip install redis"
+    found["without"] = install_command(sys.executable, "redis")
 with os.fdopen(int(answer), "w") as file:
     json.dump(found, file)
 os._exit(0)  # threads of the app's must not hold us

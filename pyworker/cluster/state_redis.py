@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from typing import Any
 
 from pyworker.cluster.state_store import MAX_INTEGER, StateError, StateTooLarge, StateUnavailable, whole_number
 from pyworker.cluster.state_watch import Interests, Thread
+from pyworker.unix.venv import install_command
 
 _TIMEOUT = 5.0  # seconds that one call may take
 _LOOK = 1.0  # seconds: how long the thread sleeps at most before it looks whether it is still needed
@@ -39,7 +39,7 @@ class RedisStore:
         except ImportError:
             raise StateUnavailable(
                 'state = "redis://…" needs the Redis client in the app\'s environment: '
-                f"{shlex.quote(sys.executable)} -m pip install redis"
+                f"{install_command(sys.executable, 'redis')}"
             ) from None
         self._redis: Any = redis
         self._prefix = f"pyworker:{name}:"

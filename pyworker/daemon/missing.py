@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from pyworker.config.schema import ResolvedApp
 from pyworker.policy.distributions import distribution_of
+from pyworker.unix.venv import install_command
 
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 _ASKED = re.compile(r"(/.*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
@@ -45,7 +46,9 @@ def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> 
         if os.path.exists(os.path.join(cwd, folder, "bin", "python")) and os.path.join(cwd, folder, "") not in python:
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
     name = distribution_of(module)
-    step = f"install it: {python} -m pip install {name}" if python else f"install it for its Python: pip install {name}"
+    step = (
+        f"install it: {install_command(python, name)}" if python else f"install it for its Python: pip install {name}"
+    )
     return f"{step}\nis it the app's own? it is not in {cwd}: set cwd" if asked else step
 
 

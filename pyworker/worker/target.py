@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pyworker.config.schema import AppConfig
 from pyworker.policy.distributions import distribution_of
 from pyworker.record import record
+from pyworker.unix.venv import install_command
 from pyworker.worker import headline
 from pyworker.worker.ending import code_of, end
 from pyworker.worker.say import say
@@ -215,8 +216,9 @@ def _how_to_get(missing: str) -> str:
         return f"Python {sys.version_info[0]}.{sys.version_info[1]} has no such module"
     name = distribution_of(top)
     if top in sys.modules and top != missing:
-        return f"{name} is installed, and this version has no such module: {sys.executable} -m pip install -U {name}"
-    return f"install it: {sys.executable} -m pip install {name}"
+        newer = install_command(sys.executable, name, upgrade=True)
+        return f"{name} is installed, and this version has no such module: {newer}"
+    return f"install it: {install_command(sys.executable, name)}"
 
 
 def _same_name(module: str) -> str:

@@ -22,6 +22,7 @@ from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, home, line, look, note, out, paint, wrap
 from pyworker.errors import Exit, PyworkerError
 from pyworker.importers.kinds import KINDS
+from pyworker.unix.venv import install_command
 
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
@@ -169,7 +170,7 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
         try:
             import yaml  # type: ignore[import-untyped, unused-ignore]
         except ImportError:
-            hint = f"{sys.executable} -m pip install pyyaml; or write it as JSON"
+            hint = f"{install_command(sys.executable, 'pyyaml')}; or write it as JSON"
             raise CannotImport("reading YAML needs PyYAML, which is not installed", hint) from None
         try:
             return yaml.load(text, Loader=_as_pm2_reads_it(yaml))

@@ -10,6 +10,7 @@ import click
 
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
+from pyworker.unix.venv import install_command
 
 
 @click.command()
@@ -46,7 +47,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     if importlib.util.find_spec("starlette") is None:
         raise PyworkerError(
             "the dashboard needs starlette, which is not installed",
-            hint=f"{sys.executable} -m pip install 'starlette>=0.40'",
+            hint=install_command(sys.executable, "starlette>=0.40"),
             code="missing",
             exit=Exit.FAILED,
         )

@@ -95,9 +95,9 @@ def _entries(folder: str) -> list[str]:
 
 
 def requirement(name: str) -> str:
-    """Return what pip is told to have a version that the engine works with, as a word of the shell."""
+    """Return what pip is told to have: a version that the engine works with."""
     begin, end = (".".join(map(str, bound)) for bound in TESTED[name])
-    return f"'{name}>={begin},<{end}'"
+    return f"{name}>={begin},<{end}"
 
 
 def tested(name: str, found: Version) -> bool:

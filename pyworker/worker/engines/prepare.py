@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pyworker.config.schema import AppConfig
 from pyworker.protocol.template import Engine
 from pyworker.record import record
+from pyworker.unix.venv import install_command
 from pyworker.worker.engines import finder
 
 _WEBSOCKETS = ("uvicorn", "websockets")  # what only websockets need
@@ -117,7 +118,7 @@ def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
         own = other if engine.abi != abi else f"is in {engine.path}, which this user cannot reach"
         message += f" (pyworker's own {own})"
     wanted = dict.fromkeys(["uvicorn", "httptools", *names, "websockets"])
-    return EngineMissing(message, f"{sys.executable} -m pip install " + " ".join(map(finder.requirement, wanted)))
+    return EngineMissing(message, install_command(sys.executable, *map(finder.requirement, wanted)))
 
 
 def _describe(sources: dict[str, tuple[str, bool]]) -> str:
