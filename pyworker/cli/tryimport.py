@@ -20,6 +20,7 @@ from pyworker.config.load import locate
 from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.policy.variables import of_variable
 from pyworker.protocol.names import ENV_STATE
 
 _CHILD = """
@@ -127,7 +128,8 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
     if "message" not in found:
         return []
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
-    return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", found["hint"])]
+    hint = found["hint"] or of_variable(found["message"], found["traceback"])
+    return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
 
 
 def _problem(app: AppConfig, file: str, profile: str, message: str, hint: str) -> Problem:

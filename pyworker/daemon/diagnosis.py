@@ -18,6 +18,7 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.missing import of_module
 from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
+from pyworker.policy.variables import of_variable
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
 from pyworker.protocol.names import LOGS_DIR
@@ -33,7 +34,10 @@ _TAIL = 128 * 1024
 _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
-_IN_USE = re.compile(r"\bEADDRINUSE\b|[Aa]ddress already in use|\b[Pp]ort (\d+ )?is (already )?in use")
+_IN_USE = re.compile(  # the last is what gRPC says
+    r"\bEADDRINUSE\b|[Aa]ddress already in use|\b[Pp]ort (\d+ )?is (already )?in use"
+    r"|\bFailed to bind to address "
+)
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
@@ -127,8 +131,9 @@ def of_worker(
     if handle.failure is not None:
         taken = _OF_A_BIND_UNSEEN if is_script else _OF_A_BIND_IN_EACH
         hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
-        hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
         text = handle.failure.traceback
+        hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
+        hint = hint or of_variable(handle.failure.message, text)
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
         return handle.failure.message, text, hint
@@ -158,7 +163,8 @@ def of_worker(
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
-        return said[:300], text, hint or _of_no_process(said) or _of_no_module(app, handle, said)
+        hint = hint or _of_no_process(said) or _of_no_module(app, handle, said) or of_variable(said, text)
+        return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
@@ -241,6 +247,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
         hint = handle.failure.hint or _of_no_process(handle.failure.message)
+        hint = hint or of_variable(handle.failure.message, handle.failure.traceback)
         return handle.shortage.explains(handle.failure.message), handle.failure.traceback, hint
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)

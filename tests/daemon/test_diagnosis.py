@@ -18,6 +18,7 @@ from pyworker.daemon.diagnosis import (
     last_lines,
     last_words,
     of_port_in_use,
+    of_template,
     of_worker,
     when_written,
     with_code,
@@ -26,6 +27,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.logs import LogRecord, format_record
+from pyworker.protocol.template import LoadFailed
 from pyworker.protocol.worker import Failed
 from pyworker.unix.process import ExitStatus
 from tests.daemon.test_loop import Clock
@@ -140,6 +142,7 @@ def test_a_taken_port_is_the_cause_whatever_is_said_after_it(after: list[str]) -
         "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)",
         "Error: That port is already in use.",  # Django
         "ERROR:robyn.logger:Port 8000 is already in use. Please use a different port.",
+        "RuntimeError: Failed to bind to address 127.0.0.1:50051; set GRPC_VERBOSITY=debug environment variable to see …",
     ],
 )
 def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_port(said: str) -> None:
@@ -150,6 +153,18 @@ def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_por
     assert 'balance = "proxy"' in hint
     app.config = AppConfig(name="api", target="web:app")  # each of its workers starts a server of its own at import
     assert "only one can" in of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
+
+
+def test_a_variable_that_is_missing_has_a_next_step_in_an_app_a_script_and_a_command(tmp_path: Path) -> None:
+    said = "django.core.exceptions.ImproperlyConfigured: Set the SECRET_KEY environment variable"
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=("serve",)), want=1, generations={})
+    printed: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), failure=None, pid=7, ready_at=None, bound=False)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "api.log").write_bytes(line(7, said.encode()))
+    for at_its_end in (printed, SimpleNamespace(id=printed.id, failure=Failed("other", said, "", ""), ready_at=None)):
+        assert "set env.SECRET_KEY," in of_worker(app, at_its_end, ExitStatus(1, None), str(tmp_path), Shortage())[2]
+    template: Any = SimpleNamespace(killed_because="", failure=LoadFailed("import", said, ""), shortage=Shortage())
+    assert "set env.SECRET_KEY," in of_template(app, template, ExitStatus(1, None), str(tmp_path))[2]
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     assert "No module named 'no_such_module'" in failed.stderr
     assert "app.toml:2:10" in failed.stderr
     assert "pip install no_such_module" in failed.stderr
+    pw.write("web.py", "import os\nos.environ['KEY_OF_NOBODY']\n")
+    assert "set env.KEY_OF_NOBODY," in pw.run("check", "--import").stderr
     pw.write("web.py", "import os\nos._exit(7)\n")
     failed = pw.run("check", "--import")
     assert "ended the process (exit code 7)" in failed.stderr
