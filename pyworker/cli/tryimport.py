@@ -128,7 +128,7 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
     if "message" not in found:
         return []
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
-    hint = found["hint"] or of_variable(found["message"], found["traceback"])
+    hint = found["hint"] or of_variable(found["message"], found["traceback"], app.inherit_env)
     return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
 
 

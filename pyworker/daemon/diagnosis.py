@@ -133,7 +133,7 @@ def of_worker(
         hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
         text = handle.failure.traceback
         hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
-        hint = hint or of_variable(handle.failure.message, text)
+        hint = hint or _of_variable(app, handle.failure.message, text)
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
         return handle.failure.message, text, hint
@@ -163,7 +163,7 @@ def of_worker(
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
-        hint = hint or _of_no_process(said) or _of_no_module(app, handle, said) or of_variable(said, text)
+        hint = hint or _of_no_process(said) or _of_no_module(app, handle, said) or _of_variable(app, said, text)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -179,6 +179,10 @@ def _of_no_process(said: str) -> str:
 def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
     generation = app.generations.get(handle.id.generation)
     return of_module(said, generation.resolved) if generation is not None else ""
+
+
+def _of_variable(app: App, said: str, text: str) -> str:
+    return of_variable(said, text, app.config.inherit_env if app.config is not None else ())
 
 
 def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
@@ -247,7 +251,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
         hint = handle.failure.hint or _of_no_process(handle.failure.message)
-        hint = hint or of_variable(handle.failure.message, handle.failure.traceback)
+        hint = hint or _of_variable(app, handle.failure.message, handle.failure.traceback)
         return handle.shortage.explains(handle.failure.message), handle.failure.traceback, hint
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)

@@ -27,6 +27,12 @@ def test_what_the_environment_does_not_have_is_to_be_set() -> None:
     assert 'inherit_env = "KEY_OF_NOBODY"' in hint
 
 
+def test_an_app_that_is_given_all_of_the_shells_is_told_to_set_it_there() -> None:
+    hint = of_variable(*raised(lambda: os.environ["KEY_OF_NOBODY"]), ("*",))
+    assert "export KEY_OF_NOBODY there, or -e KEY_OF_NOBODY=…" in hint
+    assert "inherit_env" not in hint
+
+
 def test_any_other_key_that_is_missing_is_no_variable() -> None:
     assert of_variable(*raised(lambda: {}["KEY_OF_NOBODY"])) == ""
 
