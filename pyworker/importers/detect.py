@@ -15,19 +15,23 @@ from collections.abc import Collection, Mapping
 from pyworker.importers.gunicornconf import parsed
 from pyworker.record import record
 
+SOCKET_IO, FLASK_SOCKET_IO = "Socket.IO", "Flask-SocketIO"  # the first goes round the app of another framework
 _CLASSES = {
     "FastAPI": ("FastAPI", "asgi"), "Flask": ("Flask", "wsgi"), "Starlette": ("Starlette", "asgi"), "Quart": ("Quart", "asgi"),
     "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"), "Falcon": ("Falcon", "wsgi"),
     "get_wsgi_application": ("Django", "wsgi"), "get_asgi_application": ("Django", "asgi"),
     "default_app": ("Bottle", "wsgi"), "BlackSheep": ("BlackSheep", "asgi"), "Dash": ("Dash", "wsgi"),
-    "ProtocolTypeRouter": ("Django Channels", "asgi"),
+    "ProtocolTypeRouter": ("Django Channels", "asgi"), "ASGIApp": (SOCKET_IO, "asgi"),
 }  # fmt: skip
 _FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
-_FRAMEWORK_RANK = ("Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar")
+_FRAMEWORK_RANK = (
+    SOCKET_IO, FLASK_SOCKET_IO, "Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar", "Streamlit", "Panel",
+    "Bokeh",
+)  # fmt: skip
 _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
 _OF_A_SHELL = frozenset("&|;<>$`")
 _NODE_NAMES = ("server.js", "index.js", "app.js", "main.js")
-_MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__")
+_MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__", "streamlit_app", "Home")
 
 
 @record
@@ -94,7 +98,7 @@ def node_program(package: str, names: Collection[str]) -> list[Found]:
 
 
 def _rank(found: Found) -> tuple[int, int, int, int, str, bool]:
-    kind = 0 if found.target and not found.factory else 1 if found.target else 2
+    kind = 0 if (found.target and not found.factory) or found.what == FLASK_SOCKET_IO else 1 if found.target else 2
     framework = _FRAMEWORK_RANK.index(found.what) if found.what in _FRAMEWORK_RANK else len(_FRAMEWORK_RANK)
     stem = os.path.splitext(os.path.basename(found.file))[0]
     # Django has both files; wsgi is what its own template and most projects run
@@ -155,9 +159,32 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
                 has_main = True
     made_by_factory = {f.what for f in found if not f.factory}
     found = [f for f in found if not (f.factory and f.what in made_by_factory)]
-    if has_main and not found and os.path.basename(path) != "manage.py":
+    if has_main and {"SocketIO", "socketio.run"} & _called(tree):  # as a WSGI app it would have no websockets
+        found.append(Found(FLASK_SOCKET_IO, path, 1, script=path))
+    if not found and (served := _served(path, tree, has_main)):
+        found.append(served)
+    elif has_main and not found and os.path.basename(path) != "manage.py":
         found.append(Found("script", path, 1, script=path))
     return found
+
+
+def _served(path: str, tree: ast.Module, has_main: bool) -> Found | None:
+    """Return a page that a program of its framework serves: run as a script, it shows nothing and ends."""
+    imported = _imported(tree)
+    called = _called(tree) if imported & {"panel", "bokeh"} else set()
+    if "streamlit" in imported and (has_main or any(map(_does, tree.body))) and "pages" not in path.split("/"):
+        return Found("Streamlit", path, 1, command=("streamlit", "run", path, "--server.headless", "true"))
+    if "panel" in imported and "servable" in called:
+        return Found("Panel", path, 1, command=("panel", "serve", path))
+    if "bokeh" in imported and "curdoc" in called:
+        return Found("Bokeh", path, 1, command=("bokeh", "serve", path))
+    return None
+
+
+def _called(tree: ast.Module) -> set[str]:
+    """Return what is called, by its whole name and by the last part of it."""
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {name for function in functions for name in (_last(function), ast.unparse(function))}
 
 
 def _bare_django(trees: Mapping[str, ast.Module]) -> list[Found]:
@@ -175,18 +202,23 @@ def _bare_django(trees: Mapping[str, ast.Module]) -> list[Found]:
 def _imports(tree: ast.Module, path: str, sources: Mapping[str, str]) -> bool:
     """Whether a file imports its neighbours as if their folder was where it is started: `import models`."""
     folder = os.path.dirname(path)
+
+    def is_in(place: str, name: str) -> bool:
+        start = os.path.join(place, name)
+        return f"{start}.py" in sources or any(p.startswith(f"{start}/") for p in sources)
+
+    return any(is_in(folder, name) and not is_in("", name) for name in _imported(tree))
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Return the packages that a module imports as it begins."""
     names: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
-
-    def is_in(place: str, name: str) -> bool:
-        start = os.path.join(place, name)
-        return f"{start}.py" in sources or any(p.startswith(f"{start}/") for p in sources)
-
-    return any(is_in(folder, name) and not is_in("", name) for name in names)
+    return names
 
 
 def _module_of(path: str, packages: set[str], is_started_here: bool) -> tuple[str, str]:

@@ -83,6 +83,17 @@ def test_the_check_that_a_reload_of_django_needs_is_there_to_be_switched_on(tmp_
 
 
 @pytest.mark.parametrize(
+    "source",
+    ["app = FastAPI()\nboth = socketio.ASGIApp(server, app)\n",
+     "app = Flask('x')\ns = SocketIO(app)\nif __name__ == '__main__':\n    s.run(app)\n"],
+)  # fmt: skip
+def test_an_app_whose_sessions_are_in_one_process_gets_one_worker(source: str, tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.py").write_text(source)
+    assert run("init", home=home, cwd=str(tmp_path)).code == 0
+    assert tomllib.loads((tmp_path / "app.toml").read_text())["app"]["workers"] == 1
+
+
+@pytest.mark.parametrize(
     ("package", "command"),
     [
         ('{"scripts": {"start": "node --max-old-space-size=300 srv.js"}}', ["node", "--max-old-space-size=300", "srv.js"]),

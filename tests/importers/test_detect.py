@@ -51,6 +51,38 @@ def test_a_script_is_the_last_resort() -> None:
     assert found[1].script == "tick.py"
 
 
+@pytest.mark.parametrize(
+    ("sources", "what", "command"),
+    [
+        ({"app.py": "import streamlit as st\nst.title('x')\n"}, "Streamlit", ("streamlit", "run", "app.py", "--server.headless", "true")),
+        (
+            {"lib.py": "import streamlit as st\ndef show(): st.title('x')\n", "pages/1_a.py": "import streamlit as st\nst.title('a')\n",
+             "z.py": "import streamlit as st\nst.title('z')\n", "Home.py": "from streamlit import title\ntitle('x')\n"},
+            "Streamlit", ("streamlit", "run", "Home.py", "--server.headless", "true"),
+        ),
+        ({"app.py": "import panel as pn\npn.panel('x').servable()\n"}, "Panel", ("panel", "serve", "app.py")),
+        ({"app.py": "from bokeh.io import curdoc\ncurdoc().add_root(x)\n"}, "Bokeh", ("bokeh", "serve", "app.py")),
+    ],
+)  # fmt: skip
+def test_what_its_own_program_serves_is_that_command(sources: dict[str, str], what: str, command: tuple[str, ...]) -> None:
+    first = detect(sources)[0]
+    assert (first.what, first.command) == (what, command)
+
+
+def test_socketio_with_flask_is_the_script_that_has_websockets() -> None:
+    main = "if __name__ == '__main__':\n    socketio.run(app)\n"
+    one = "app = Flask(__name__)\nsocketio = SocketIO(app)\n"
+    for sources in ({"app.py": one + main}, {"shop/__init__.py": one, "app.py": f"from shop import app, socketio\n{main}"}):
+        first = detect(sources)[0]
+        assert (first.what, first.script) == ("Flask-SocketIO", "app.py")
+    assert detect({"app.py": one})[0].target == "app:app"
+
+
+def test_socketio_goes_round_the_app_of_another_framework() -> None:
+    found = detect({"main.py": "app = FastAPI()\nserver = AsyncServer()\nboth = socketio.ASGIApp(server, app)\n"})
+    assert [(f.what, f.target) for f in found] == [("Socket.IO", "main:both"), ("FastAPI", "main:app")]
+
+
 def test_settings_that_are_no_python_of_today_are_passed_over() -> None:
     settings = 'print "for Python 2"\n' + DJANGO["shop/settings.py"]
     assert detect({"manage.py": "", "shop/settings.py": settings}) == []

@@ -37,6 +37,7 @@ _NODE = """
 # bind    = "127.0.0.1:3000"
 # balance = "round-robin"
 """
+_ONE = "all requests of a session have to come to the same"
 _MAX_FILES = 3000
 _MAX_SIZE = 400_000
 _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", ".tox", ".nox"}
@@ -48,7 +49,7 @@ _UNDONE = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-
 @option("--force", is_flag=True, help="Overwrite an app.toml.")
 @common
 def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
-    """Write an app.toml for the Django, FastAPI, Flask, Starlette, plain Python or Node app in a folder.
+    """Write an app.toml for the Django, FastAPI, Flask, Starlette, Streamlit, plain Python or Node app in a folder.
 
     \b
     pyworker init              this folder
@@ -121,6 +122,7 @@ def _node(folder: str) -> list[Found]:
 def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     from pyworker.config.canonical import literal
     from pyworker.config.check import clean_name
+    from pyworker.importers.detect import FLASK_SOCKET_IO, SOCKET_IO
 
     name = clean_name(os.path.basename(os.path.realpath(folder)))
     rows: list[tuple[str, str]] = []
@@ -140,14 +142,17 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
         row("workers", 1)
     elif chosen.script:
         row("script", chosen.script, f"{chosen.what}: {chosen.file}")
-        row("workers", 1, "several share the port that the script binds")
+        row("workers", 1, _ONE if chosen.what == FLASK_SOCKET_IO else "several share the port that the script binds")
     else:
         row("target", chosen.target, f"{chosen.what}: {chosen.file}, line {chosen.line}")
         if chosen.factory:
             row("factory", True, "it is a function that returns the app")
         if chosen.cwd:
             row("cwd", chosen.cwd, "where it is imported from")
-        row("workers", "auto", "one for each usable CPU; 1 if the app keeps things in memory")
+        if chosen.what == SOCKET_IO:
+            row("workers", 1, _ONE)
+        else:
+            row("workers", "auto", "one for each usable CPU; 1 if the app keeps things in memory")
         row("bind", "127.0.0.1:8000")
     if found := _environment(folder, where):
         row("python", found, "its virtual environment")
