@@ -23,6 +23,9 @@ _TARGET_IN_FOLDER = re.compile(r"(?P<folder>.*/)(?P<module>\w+)(?:\.py)?:(?P<att
 _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _DOTTED = re.compile(r"\.[a-z_]")  # a dot in a name is followed by the number of a worker
+_RUN_BY = {  # what is no program itself, and by what it is run
+    ".js": "node", ".mjs": "node", ".cjs": "node", ".jar": "java -jar", ".java": "java", ".rb": "ruby", ".php": "php", ".pl": "perl",
+}  # fmt: skip
 _SETTINGS = (".json", ".yaml", ".yml", ".ini", ".conf", ".cfg")
 NO_TOML = "a config file is TOML, and its name ends in .toml: pyworker init writes one"
 _LOOKED_AT = 64 * 1024  # characters of a file that may be another process manager's
@@ -194,8 +197,9 @@ def hint_to_import(path: str) -> str:
 
 def _typed(program: str) -> str:
     """Return a program of this folder as a shell takes it."""
-    if program.endswith((".js", ".mjs", ".cjs")):
-        return f"node {program}"
+    by = _RUN_BY.get(os.path.splitext(program)[1])
+    if by is not None and (by == "node" or not os.access(program, os.X_OK)):
+        return f"{by} {program}"
     return program if os.sep in program else f"./{program}"
 
 

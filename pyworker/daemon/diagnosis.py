@@ -12,6 +12,7 @@ import select
 from collections.abc import Callable
 
 from pyworker.config.check import runs_node
+from pyworker.daemon import owner
 from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -37,6 +38,9 @@ _NODE_LINES = 80  # node ends a crash with its version, and the error stands abo
 _IN_USE = re.compile(  # the last is what gRPC says
     r"\bEADDRINUSE\b|[Aa]ddress already in use|\b[Pp]ort (\d+ )?is (already )?in use"
     r"|\bFailed to bind to address "
+)
+_PORT = re.compile(  # with what stands before it: times have colons, too
+    r"(?:\d\.\d+|\blocalhost|[\]*:\s]|::):(\d{2,5})\b|\b[Pp]ort:? (\d{2,5})\b|', (\d{2,5})\)"
 )
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _NO_PROCESS = re.compile(
@@ -199,7 +203,9 @@ def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
             "its workers cannot each bind the same port. Node programs share it: bind = their address\n"
             'others: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
         )
-    return "who has it? ss -ltnp"
+    port = next(filter(None, found.groups()), "") if (found := _PORT.search(said)) else ""
+    taken = owner.of_port("0.0.0.0", int(port)) if port else None  # on whichever address
+    return f"port {port} is taken {taken.sentence()}" if taken is not None else "who has it? ss -ltnp"
 
 
 def last_words(lines: list[str]) -> tuple[list[str], str]:

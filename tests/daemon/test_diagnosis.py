@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,28 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
     held = of_port_in_use("OSError: [Errno 98] Address already in use", siblings=True, held=True)
     assert held.startswith("pyworker itself listens at `bind`")
     assert of_port_in_use("ValueError: the price list is empty", siblings=True) == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "listen tcp 127.0.0.1:{}: bind: address already in use",  # Go
+        "2026-11-29T01:02:03 listen tcp :{}: bind: address already in use",
+        "Error: listen EADDRINUSE: address already in use :::{}",
+        "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', {}): address already in use",
+        "nginx: [emerg] bind() to 0.0.0.0:{} failed (98: Address already in use)",
+        "java.io.IOException: Port {} is already in use",
+    ],
+)
+def test_who_has_a_port_that_is_named_is_named(said: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = of_port_in_use(said.format(port), siblings=False)
+        assert found.startswith(f"port {port} is taken by ")
+        assert f"(pid {os.getpid()}, user " in found
+    assert of_port_in_use(said.format(port), siblings=False) == "who has it? ss -ltnp"
 
 
 @pytest.mark.parametrize(
