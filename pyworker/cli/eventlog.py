@@ -81,7 +81,7 @@ def _files(path: str) -> list[str]:
 def _lines_backwards(path: str) -> Iterator[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         at = os.fstat(fd).st_size

@@ -188,7 +188,7 @@ def _open(path: str) -> int | None:
     """Return an fd; None when there is nothing, or a folder: Docker makes one of a file to be mounted that is not there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)

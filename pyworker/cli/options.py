@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from pyworker.cli.homes import default_home
+from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
@@ -91,6 +92,9 @@ def options() -> list[click.Parameter]:
 def settings_of(given: dict[str, Any]) -> Settings:
     """Return the Settings that these values (name -> value, None or absent = not given) come to."""
     color = given.get("color") or os.environ.get("PYWORKER_COLOR") or "auto"
+    home = os.path.abspath(os.path.expanduser(given.get("home") or default_home()))
+    if os.fsencode(home).decode(errors="ignore") != home:  # workers are told where it is, and what is told is text
+        raise PyworkerError(f"the state folder {home} is not UTF-8", hint=f"choose another place with --home or {ENV_HOME}", code="no_home")  # fmt: skip
     return Settings(
         json=bool(given.get("json")),
         quiet=bool(given.get("quiet")),
@@ -98,7 +102,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
         color={"always": True, "never": False}.get(color),
         yes=bool(given.get("yes")),
         timeout=given.get("timeout"),
-        home=os.path.abspath(os.path.expanduser(given.get("home") or default_home())),
+        home=home,
     )
 
 

@@ -150,6 +150,22 @@ def test_usage_errors_are_json_too(home: str) -> None:
     assert "--json" in error["hint"]
 
 
+@pytest.mark.parametrize("command", ["ps", "events", "logs"])
+def test_a_home_that_is_a_file_is_one_with_nothing_in_it(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = run(command, home=str(tmp_path / "file"))
+    assert "Traceback" not in found.err
+    assert not found.out
+
+
+@pytest.mark.parametrize("command", ["start", "run", "ps"])
+def test_a_home_whose_name_is_no_text_is_refused_in_words(command: str, tmp_path: Path) -> None:
+    found = run(command, home=os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert "\\udcff is not UTF-8" in found.err
+    assert "--home" in found.err
+    assert not os.listdir(tmp_path)
+
+
 def test_a_timeout_must_be_a_time(home: str) -> None:
     assert '"10s", "500ms" or "2m"' in run("ps", "--timeout", "soon", home=home).err
 
