@@ -70,6 +70,8 @@ _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colo
 
 
 def _of_a_silent_end(app: App) -> str:
+    if app.config is not None and app.config.target:
+        return "does what it does at its start (its lifespan, hooks.post_fork) call os._exit(), or start another program in its place?"
     hint = "did it put itself into the background? there nobody looks after it: keep it in the foreground"
     hint += ' (no --daemon, "daemon off")\nhad it nothing to do? a job that may end: restart.policy = "never"'
     if app.config is not None and app.config.script:

@@ -215,6 +215,14 @@ def test_a_script_that_ends_without_a_word_is_asked_what_it_was_to_serve_however
     assert of_worker(app, handle, done, str(tmp_path), Shortage())[2] == ""
 
 
+def test_an_app_that_ends_without_a_word_as_it_starts_is_not_taken_for_a_command(tmp_path: Path) -> None:
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", target="web:app"))
+    handle: Any = SimpleNamespace(failure=None, pid=7, ready_at=None, bound=False)
+    hint = of_worker(app, handle, ExitStatus(0, None), str(tmp_path), Shortage())[2]
+    assert "os._exit()" in hint
+    assert "background" not in hint
+
+
 def test_a_last_line_comes_with_the_exit_code_and_an_exception_without() -> None:
     assert with_code("cannot open the queue", ExitStatus(3, None)) == "cannot open the queue (exit code 3)"
     assert with_code("giving up", ExitStatus(1, None)) == "giving up (exit code 1)"
