@@ -115,6 +115,11 @@ def shut_down(listener: socket.socket, address: Address) -> None:
                 os.unlink(folder.name, dir_fd=folder.fd)
 
 
+def has_no_file(address: Address) -> bool:
+    """True for a Unix socket whose file was removed: nobody can connect any more."""
+    return address.family == "unix" and not os.path.lexists(address.path)
+
+
 def is_listening(listener: socket.socket) -> bool:
     """False for one of TCP after `shut_down`; a Unix socket's does not show it."""
     return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0

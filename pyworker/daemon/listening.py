@@ -16,6 +16,7 @@ from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import (
     UNIX_MODE,
     ListenFailed,
+    has_no_file,
     inode,
     is_listening,
     listen_again,
@@ -56,7 +57,10 @@ class Listening:
         self._brain = brain
 
     def find(self, app: App, address: Address) -> Listener | None:
-        return next((x for x in app.listeners.values() if x.address == address and app.listening), None)
+        """The newest: it is the one that has the file of a Unix socket whose file was removed."""
+        if not app.listening or has_no_file(address):
+            return None
+        return next((x for x in reversed(app.listeners.values()) if x.address == address), None)
 
     def open(self, app: App, address: Address, generation: Generation) -> Listener:
         for other in self._brain.apps.values():
@@ -71,7 +75,7 @@ class Listening:
             if collide(left.address, address):  # kept open for the new code, which listens here instead
                 self.close(app, left)
         for mine in app.listeners.values():
-            if collide(mine.address, address):
+            if collide(mine.address, address) and not has_no_file(mine.address):
                 raise ListenFailed(
                     f"cannot listen on {address}: already in use by {app.name} itself, on {mine.address}",
                     hint=f"pyworker stop {app.name}, then start it again: nobody is answered in between",

@@ -19,7 +19,7 @@ from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, is_listening, queue_depth, url
+from pyworker.daemon.listener import actual, has_no_file, is_listening, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
 from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
@@ -121,7 +121,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
             "changed_files": changed,
         },
         "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
-        "notes": [*app.all_notes(), *_log_trouble(brain, app)],
+        "notes": [*app.all_notes(), *_log_trouble(brain, app), *_sockets_without_file(app)],
         "drops": app.dropped_lines,
         "pool": pool,
     }
@@ -151,6 +151,14 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
 def _log_trouble(brain: Brain, app: App) -> list[str]:
     """Why lines are lost now, or the file grows past its size; what an earlier logger said is over."""
     return [f"log: {app.log_error}"] if app.log_error and app.dropped_by == brain.store.logger_pid else []
+
+
+def _sockets_without_file(app: App) -> list[str]:
+    lost = [x.address for x in app.listeners.values() if app.current is not None and x.index in app.current.listeners]
+    step = f"pyworker reload {app.name} makes it again"
+    return [
+        f"{address}: its file was removed, and nobody can connect: {step}" for address in lost if has_no_file(address)
+    ]
 
 
 def _http(totals: Totals, served: Served) -> dict[str, Any]:

@@ -34,6 +34,29 @@ def test_reloads_under_load_lose_no_request(pw: Pyworker, source: str, top: str)
     assert {body.split()[0] for body in load.bodies} >= {"one", "two", "three", "four"}
 
 
+def test_a_unix_socket_whose_file_was_removed_is_shown_and_made_again_by_a_reload(pw: Pyworker) -> None:
+    path = os.path.join(pw.folder, "api.sock")
+    pw.write("web.py", ASGI)
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nbind = "unix:{path}"\n')
+    pw.ok("start", "app.toml")
+    os.unlink(path)
+    assert "its file was removed" in pw.ok("ps").stderr
+    for name in ("two", "three"):  # the second finds it where it is
+        pw.write("web.py", version(ASGI, name))
+        pw.ok("reload", "api")
+        assert "was removed" not in pw.ok("ps").stderr
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            client.settimeout(LONG)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert name.encode() in answer
+    pw.wait_steady()  # the old generation has gone, with the listener that had no file
+    assert os.path.exists(path)
+    pw.ok("stop", "api")
+    assert not os.path.exists(path)
+
+
 def test_requests_under_way_are_finished_by_the_old_workers(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
