@@ -6,10 +6,12 @@ one chunk a turn. When guardian and daemon are both gone it sees to the end of w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import time
+from collections import deque
 from typing import Any, Literal
 
 from pyworker import __version__, failpoint
@@ -20,6 +22,7 @@ from pyworker.logger.lines import CHUNK
 from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
+from pyworker.logger.stdout import FD as STDOUT_FD
 from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
@@ -81,6 +84,7 @@ class Logger:
         self._closed: list[str] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
+        self._put_off: deque[fds.Packet] = deque()  # came while we waited for the reader of our stdout
         self._next_stats = 0.0
         self._read_bytes = 0  # in this turn
         self._in_hand = 0  # bytes that are read and not written
@@ -106,6 +110,8 @@ class Logger:
                     self._on_channel()
                 elif fd == self._lifeline:
                     self._on_lifeline()
+            if self._put_off:
+                self._on_channel()
             now = time.monotonic()
             self._turn(now)
             busy, self._read_bytes = BUSY <= self._read_bytes < CHUNK, 0
@@ -260,7 +266,7 @@ class Logger:
         spec = self._spec(app)
         file = self._files.get(spec.file)
         if file is None:
-            file = Stdout(spec, app) if spec.file == STDOUT else LogFile(spec, app)
+            file = Stdout(spec, app, self._wait_for_reader) if spec.file == STDOUT else LogFile(spec, app)
             self._files[spec.file] = file
         return file
 
@@ -296,10 +302,7 @@ class Logger:
         for _ in range(MESSAGES_A_TURN):
             if self._channel is None:
                 return
-            try:
-                packet = fds.recv_packet(self._channel, wire.MAX_MESSAGE, BATCH)
-            except OSError:
-                packet = fds.Packet(b"", [], 0, False)
+            packet = self._put_off.popleft() if self._put_off else self._next_packet(self._channel)
             if packet is None:
                 return
             if not packet.data and not packet.fds:
@@ -316,6 +319,33 @@ class Logger:
                 self._begin_again(str(error))
             finally:
                 fds.close_all(packet.fds)
+
+    def _next_packet(self, channel: socket.socket) -> fds.Packet | None:
+        try:
+            return fds.recv_packet(channel, wire.MAX_MESSAGE, BATCH)
+        except OSError:
+            return fds.Packet(b"", [], 0, False)
+
+    def _wait_for_reader(self) -> None:
+        """Return when our stdout takes something. The guardian's questions are answered meanwhile: it is not us who hang."""
+        poll = select.poll()
+        poll.register(STDOUT_FD, select.POLLOUT)
+        watched = self._channel
+        if watched is not None:
+            poll.register(watched, select.POLLIN)
+        while all(fd != STDOUT_FD for fd, _ in poll.poll()):
+            assert watched is not None
+            packet = self._next_packet(watched)
+            if packet is None:
+                continue
+            with contextlib.suppress(wire.WireError):
+                if isinstance(message := wire.decode(ToLogger, packet.data), Ping):
+                    self._outbox.append(Pong(message.number))
+                    self._flush()
+                    continue
+            self._put_off.append(packet)
+            if not packet.data or len(self._put_off) == MESSAGES_A_TURN:
+                poll.unregister(watched)
 
     def _begin_again(self, why: str) -> None:
         """Some pipe has no reader now, and its writer would wait for one: the next logger is given all of them."""

@@ -5,20 +5,24 @@ A reader that is slow slows the apps that print, as it would without us; one tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import stat
+from collections.abc import Callable
 
 from pyworker.protocol.logs import LogsSpec
 
-_FD = 1
+FD = 1
 
 
 class Stdout:
-    """What LogFile is, for the stdout that was inherited."""
+    """What LogFile is, for the stdout that was inherited. `wait` returns when its reader takes something again."""
 
-    def __init__(self, spec: LogsSpec, app: str) -> None:
+    def __init__(self, spec: LogsSpec, app: str, wait: Callable[[], None]) -> None:
         self.spec = spec
         self.app = app
+        self._wait = wait
         self.lost = 0  # lines, since the logger started
         self.written = 0  # bytes
         self.error = ""  # why lines are lost now
@@ -26,17 +30,19 @@ class Stdout:
     def write(self, records: bytes, now: float, stamp: str) -> None:
         """Write it all, waiting for the reader where it must."""
         view = memoryview(records)
-        while view:
-            try:
-                view = view[os.write(_FD, view) :]
-            except BlockingIOError:  # somebody made the shared pipe non-blocking
-                poll = select.poll()
-                poll.register(_FD, select.POLLOUT)
-                poll.poll()
-            except OSError as error:
-                self.error = error.strerror or str(error)
-                self.lost += bytes(view).count(b"\n")
-                return
+        try:
+            is_file = stat.S_ISREG(os.fstat(FD).st_mode)
+            while view:
+                if is_file:
+                    view = view[os.write(FD, view) :]
+                    continue
+                self._wait()
+                with contextlib.suppress(BlockingIOError):  # others may have made it non-blocking, and filled it
+                    view = view[os.write(FD, view[: select.PIPE_BUF]) :]  # for so much there is room, if there is any
+        except OSError as error:
+            self.error = error.strerror or str(error)
+            self.lost += bytes(view).count(b"\n")
+            return
         self.written += len(records)
         self.error = ""
 

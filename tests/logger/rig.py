@@ -28,14 +28,15 @@ class Rig:
         self.pid = 0
         self.errors = os.open(home / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
 
-    def start(self) -> None:
+    def start(self, stdout: int | None = None) -> None:
+        """`stdout`: the logs go there (it stays the caller's)."""
         self.channel, theirs = fds.socketpair()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         lifeline = os.open(f"/proc/self/fd/{self.life_reads}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self.pid = process.spawn(
-            [sys.executable, "-I", "-m", "pyworker.logger", "--home", str(self.home)],
+            [sys.executable, "-I", "-m", "pyworker.logger", "--home", str(self.home), *(["--stdout", "plain"] if stdout else [])],
             dict(os.environ),
-            {0: null, 1: self.errors, 2: self.errors, 3: theirs.fileno(), 4: lifeline},
+            {0: null, 1: stdout or self.errors, 2: self.errors, 3: theirs.fileno(), 4: lifeline},
         )
         theirs.close()
         os.close(null)

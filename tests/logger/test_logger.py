@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import pytest
 
 from pyworker.logger.lines import CHUNK
 from pyworker.protocol import store as protocol
-from pyworker.protocol.logs import LogRecord, parse_record
+from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
 from tests.logger.rig import Rig, lines, records, write_all
 from tests.support.wait import wait_until
@@ -92,6 +95,36 @@ def test_pipe_that_nobody_explains_goes_to_the_usual_file(rig: Rig) -> None:
     (first,) = wait_for(rig.home / "logs" / "api.log", 1)
     assert (first.worker, first.pid, first.msg) == (0, 0, b"importing")
     os.close(out)
+
+
+def test_while_nobody_reads_its_stdout_it_answers_and_what_it_is_told_it_does_afterwards(rig: Rig, worker: int) -> None:
+    reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.fcntl(reads, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writes, True)
+    rig.start(stdout=writes)
+    os.close(writes)
+    rig.configure("api", file=STDOUT, format="plain")
+    out = rig.pipe("out.api.1.1.1", worker)
+    write_all(out, b"x" * 40_000 + b"\n")
+    wait_until(lambda: select.select([reads], [], [], 0)[0], what="some of it")
+    for _ in range(3):
+        rig.settle()
+    err = rig.pipe("err.api.1.1.1")
+    write_all(err, b"later\n")
+    os.close(out)
+    os.close(err)
+    rig.settle()
+    said = b""
+
+    def all_there() -> bool:
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(reads, 1 << 16)
+        return said.count(b"\n") == 2
+
+    wait_until(all_there, what="both lines")
+    assert sorted(said.split(b"\n"), key=len) == [b"", b"later", b"x" * 40_000]
+    os.close(reads)
 
 
 def test_unfinished_line_is_shown_after_a_moment_and_goes_on_in_the_same_line(rig: Rig, worker: int) -> None:
