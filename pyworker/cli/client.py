@@ -58,6 +58,18 @@ def waiting(error: PyworkerError) -> str:
     return f"The daemon went away; waiting for another, {patience(error):g} s at most."
 
 
+class Silent(PyworkerError):
+    """The daemon has taken the request and has not answered in time."""
+
+    def __init__(self, home: str, seconds: float) -> None:
+        message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
+        hint = f"{MENDED}: try again, or wait longer with --timeout 60s"
+        if said := guardian_said(home):
+            message += f"\n  {said}"
+            hint = step_for(said)
+        super().__init__(message, hint=hint, code="unavailable", exit=Exit.UNAVAILABLE)
+
+
 class RefusedError(PyworkerError):
     """The daemon's refusal; `problems` (of a config file) as in protocol.control.Refused."""
 
@@ -101,7 +113,7 @@ def connect(home: str) -> socket.socket:
         raise _not_ours(home) from None
     except (TimeoutError, BlockingIOError):
         sock.close()
-        raise _silent(home, ANSWER_TIME) from None
+        raise Silent(home, ANSWER_TIME) from None
     except BaseException:
         sock.close()
         raise
@@ -183,20 +195,6 @@ def _other_daemon(home: str) -> str:
     return ""
 
 
-def _silent(home: str, seconds: float) -> PyworkerError:
-    message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
-    hint = f"{MENDED}: try again, or wait longer with --timeout 60s"
-    if said := guardian_said(home):
-        message += f"\n  {said}"
-        hint = step_for(said)
-    return PyworkerError(
-        message,
-        hint=hint,
-        code="unavailable",
-        exit=Exit.UNAVAILABLE,
-    )
-
-
 def guardian_said(home: str) -> str:
     """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so.
 
@@ -268,7 +266,7 @@ class Call:
         try:
             self._sock.sendall(data)
         except TimeoutError:
-            raise _silent(self.home, ANSWER_TIME) from None
+            raise Silent(self.home, ANSWER_TIME) from None
         except (BrokenPipeError, ConnectionResetError):
             pass  # refused before it was read whole: the reason is there to be read
 
@@ -357,7 +355,7 @@ def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: floa
                 if isinstance(answer, Answer):
                     return answer.body
         except TimeoutError:
-            raise _silent(home, seconds) from None
+            raise Silent(home, seconds) from None
     raise AssertionError("answers() ends with an Answer or raises")
 
 

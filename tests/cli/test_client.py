@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyworker.cli import client
+from pyworker.cli.commands import daemon
 from pyworker.protocol import control
 from pyworker.protocol.control import Reply
 from pyworker.protocol.names import GUARDIAN_TITLE
@@ -28,9 +29,16 @@ def test_the_protocol_number_is_the_declared_one() -> None:
     assert client.PROTOCOL == control.PROTOCOL
 
 
+def test_a_daemon_that_is_long_about_an_upgrade_is_asked_again(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_TIME", 0.1)
+    with FakeControl(home, {"status": lambda _: [HANG]}):
+        assert daemon._status(home) == {}
+        daemon._check_there(home, {})  # it is there
+
+
 def test_a_view_outlasts_the_time_in_which_a_daemon_that_hangs_is_replaced() -> None:
     found = (MISSED + 1) * TICK
-    assert client.patience(client._silent("/home", 5.0)) > found + client.ANSWER_TIME
+    assert client.patience(client.Silent("/home", 5.0)) > found + client.ANSWER_TIME
     assert 0 < client.patience(client._away("/home")) < found, "of no guardian, nothing is to be expected"
     assert client.patience(client.RefusedError({"exit": 75, "code": "busy"})) == 0
 

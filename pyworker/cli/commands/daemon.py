@@ -13,7 +13,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
-from pyworker.cli.client import DaemonAway, Lost, ask, connect, guardian_without_daemon, perform
+from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, ask, connect, guardian_without_daemon, perform
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
@@ -187,7 +187,8 @@ def upgrade(settings: Settings, force: bool) -> int:
         if time.monotonic() > deadline:
             raise _not_upgraded(now or before, to, seconds)
         time.sleep(_PAUSE)
-    apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False})["apps"]
+    left = max(ANSWER_TIME, deadline - time.monotonic())
+    apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, left)["apps"]
     workers = sum(app["workers"]["total"] for app in apps)
     words = ""
     if workers:
@@ -225,10 +226,10 @@ def _upgraded(settings: Settings, body: dict[str, Any], now: dict[str, Any], wor
 
 
 def _status(home: str) -> dict[str, Any]:
-    """Return who is there; {} while the daemon changes places."""
+    """Return who is there; {} while the daemon changes places, or is long about it."""
     try:
         return ask(home, {"type": "status"})
-    except (DaemonAway, Lost):
+    except (DaemonAway, Lost, Silent):
         return {}
 
 
