@@ -18,6 +18,7 @@ from pyworker.cli.homes import default_home
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
+_LONGEST_HOME = 4096 - 300  # bytes: PATH_MAX, with room for what is in it
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -89,12 +90,20 @@ def options() -> list[click.Parameter]:
     return list(_OPTIONS)
 
 
+def _what_is_wrong_with(home: str) -> str:
+    if os.fsencode(home).decode(errors="ignore") != home:  # workers are told where it is, and what is told is text
+        return "is not UTF-8"
+    if len(os.fsencode(home)) > _LONGEST_HOME or any(len(os.fsencode(name)) > 255 for name in home.split(os.sep)):
+        return "has too long a name"
+    return ""
+
+
 def settings_of(given: dict[str, Any]) -> Settings:
     """Return the Settings that these values (name -> value, None or absent = not given) come to."""
     color = given.get("color") or os.environ.get("PYWORKER_COLOR") or "auto"
     home = os.path.abspath(os.path.expanduser(given.get("home") or default_home()))
-    if os.fsencode(home).decode(errors="ignore") != home:  # workers are told where it is, and what is told is text
-        raise PyworkerError(f"the state folder {home} is not UTF-8", hint=f"choose another place with --home or {ENV_HOME}", code="no_home")  # fmt: skip
+    if wrong := _what_is_wrong_with(home):
+        raise PyworkerError(f"the state folder {home} {wrong}", hint=f"choose another place with --home or {ENV_HOME}", code="no_home")  # fmt: skip
     return Settings(
         json=bool(given.get("json")),
         quiet=bool(given.get("quiet")),

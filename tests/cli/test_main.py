@@ -158,6 +158,14 @@ def test_a_home_that_is_a_file_is_one_with_nothing_in_it(command: str, tmp_path:
     assert not found.out
 
 
+@pytest.mark.parametrize("home", ["/" + "a" * 256, "/" + "é" * 128, "/a" * 2000])
+@pytest.mark.parametrize("command", ["ps", "logs"])
+def test_a_home_whose_name_is_too_long_is_refused_in_words(command: str, home: str) -> None:
+    found = run(command, home=home)
+    assert "has too long a name" in found.err
+    assert "bug" not in found.err
+
+
 @pytest.mark.parametrize("command", ["start", "run", "ps"])
 def test_a_home_whose_name_is_no_text_is_refused_in_words(command: str, tmp_path: Path) -> None:
     found = run(command, home=os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
