@@ -91,6 +91,26 @@ def test_a_stdout_that_nobody_reads_keeps_no_stop_from_its_end_in_time(homeless:
         os.close(reader)
 
 
+def test_a_stderr_that_nobody_reads_keeps_no_worker_from_being_replaced(homeless: Pyworker) -> None:
+    pw = homeless
+    web(pw, workers=1)  # type: ignore[arg-type]
+    path = os.path.join(pw.folder, "unread")
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with foreground(pw, "app.toml", prefix=("sh", "-c", f'exec "$@" 2> {path}', "sh")) as one:
+            wait_until(lambda: not pw.refuses(), LONG, "it to listen")
+            with contextlib.suppress(BlockingIOError):
+                while os.write(reader, b"full" * 1024):
+                    pass
+            for _ in range(3):
+                kill(wait_until(lambda: one.children().get("pyworker worker api.1"), LONG, "a worker"))
+                assert pw.get("/a").startswith("1")
+            assert one.stop() == 0
+    finally:
+        os.close(reader)
+
+
 def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> None:
     pw = homeless
     web(pw, workers=1)  # type: ignore[arg-type]
