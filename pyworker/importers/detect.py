@@ -182,9 +182,13 @@ def _served(path: str, tree: ast.Module, has_main: bool) -> Found | None:
 
 
 def _called(tree: ast.Module) -> set[str]:
-    """Return what is called, by its whole name and by the last part of it."""
-    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return {name for function in functions for name in (_last(function), ast.unparse(function))}
+    """Return what is called: `run` and, of a name's own, `socketio.run`."""
+    names: set[str] = set()
+    for function in (node.func for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        names.add(_last(function))
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+            names.add(f"{function.value.id}.{function.attr}")
+    return names
 
 
 def _bare_django(trees: Mapping[str, ast.Module]) -> list[Found]:

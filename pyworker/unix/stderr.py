@@ -18,7 +18,7 @@ def write(text: str) -> None:
     """Write it, at once; what is not taken at once is dropped, and counted with the next words that are."""
     global _dropped
     if _dropped and _is_taken():
-        text = f"{_dropped} messages before this were dropped: nobody took them\n{text}"
+        text = f"messages that nobody took, dropped before this: {_dropped}\n{text}"
         _dropped = 0
     for start in range(0, len(text), _PIECE):
         if not _is_taken():
