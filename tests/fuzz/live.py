@@ -139,6 +139,7 @@ class Live:
         """What must not change. Measured when all clients have been forgotten."""
         self.pw.wait_steady("evil")
         self.pw.wait_steady("api")
+        wait_until(lambda: len(self.pw.spares()) == 2, LONG, "a spare of each")  # its pidfd is in all three
         status = self.pw.status()
         found = {"api": self.pw.pids("api"), "pids": [status[k] for k in ("pid", "guardian_pid", "logger_pid")]}
         counts: list[int] = []
