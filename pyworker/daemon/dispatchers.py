@@ -226,7 +226,7 @@ class Dispatchers:
             case d.Listening(serial=serial):
                 worker = app.workers.get(serial)
                 if worker is not None:
-                    self._brain.readiness.says_ready(app, worker)
+                    self._brain.readiness.listens(app, worker)
             case d.Said(serial=serial, text=text, size=size):
                 worker = app.workers.get(serial)
                 if worker is not None:

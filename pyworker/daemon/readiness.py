@@ -69,7 +69,7 @@ class Readiness:
                 self.accepts(app, handle)
         elif is_node(config):
             # it says so when it listens; one that never does has come up all the same
-            self._when_settled(handle, generation, SCRIPT_SETTLE, lambda: self.says_ready(app, handle))
+            self._when_settled(handle, generation, SCRIPT_SETTLE, lambda: self.listens(app, handle))
         elif config.balance == "proxy":
             if config.health is not None:
                 self.watch_health(app, handle)
@@ -210,8 +210,14 @@ class Readiness:
         at = self._early.pop(pid, None)
         return at is not None and self._brain.loop.clock() - at < EARLY
 
+    def listens(self, app: App, handle: WorkerHandle) -> None:
+        """A Node program listens, by its dispatcher's word: it is ready then, if it does not say so itself."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is not None and generation.config.ready != "notify":
+            self.says_ready(app, handle)
+
     def says_ready(self, app: App, handle: WorkerHandle) -> None:
-        """A command with ready = "notify" said so over its message channel."""
+        """A command with ready = "notify" said so over its message channel; of others this is known in another way."""
         if handle.state is State.STARTING and handle.ended_at is None:
             self._comes_up(app, handle)
             app.write_memo()  # as above

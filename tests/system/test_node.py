@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,25 @@ def test_an_unmodified_node_program_shares_one_port_in_strict_turns(pw: Pyworker
     answers = [pw.get() for _ in range(30)]
     assert sorted(Counter(answers).values()) == [10, 10, 10]
     assert answers[:3] * 10 == answers
+
+
+@pytest.mark.parametrize("balance", ["round-robin", "shared"])
+def test_one_that_says_itself_when_it_is_ready_is_waited_for(pw: Pyworker, balance: str) -> None:
+    says = """
+const fs = require('fs');
+const look = setInterval(() => {
+  if (fs.existsSync('done')) { clearInterval(look); process.send('ready'); }
+}, 20);
+server.on('listening', () => process.send('listens'));
+"""
+    done = threading.Thread(target=start, args=(pw, SERVER + says), kwargs={"balance": balance, "tables": 'ready = "notify"\n'})
+    done.start()
+    wait_until(lambda: pw.run("events").stdout.count('"listens"') == 3, LONG, "all to listen")
+    assert pw.app()["workers"]["ready"] == 0
+    pw.write("done", "")
+    done.join(LONG)
+    assert pw.app()["workers"]["ready"] == 3
+    assert pw.get().startswith("one")
 
 
 def test_long_and_odd_messages_reach_a_clustered_worker_and_come_from_it(pw: Pyworker) -> None:
