@@ -101,16 +101,15 @@ class Board:
                 del self.rows[row.app, row.worker]
 
     def _worker(self, type: str, app: str, slot: int, data: dict[str, Any], now: float) -> None:
-        if type == "worker_stopping":
-            return  # there may be no worker in it, and of one that is there its own events tell
         reloading = self.generations.get(app)
         # of a command that cannot overlap the old one's end comes first: the row is its successor's all the same
-        row = self.rows.setdefault((app, slot), Row(app, slot, "starting", reloading[1] if reloading else 0, since=now))
+        row = self.rows.get((app, slot)) or Row(app, slot, "starting", reloading[1] if reloading else 0, since=now)
         generation = int(data.get("generation") or row.generation)
         leaving = type in {"worker_draining", "worker_stopped"}
         if leaving and ((reloading and generation == reloading[0]) or row.pid not in (0, data["pid"])):
             row.old = generation if generation != row.generation else 0
             row.more = _left(type, data)  # the one before: its successor has the row by now
+            self.rows[app, slot] = row
             return
         match type:
             case "worker_starting":
@@ -136,6 +135,9 @@ class Board:
                 row.more = try_in_words(data["try"], data["max"], data["delay_s"])
             case "worker_unhealthy":
                 row.state, row.more = "unhealthy", line(data.get("reason") or "")
+            case _:
+                return
+        self.rows[app, slot] = row
 
     def _rows_of(self, app: str) -> list[Row]:
         return [row for row in self.rows.values() if row.app == app]

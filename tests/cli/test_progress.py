@@ -38,8 +38,13 @@ def test_a_worker_that_is_stopped_for_good_says_so() -> None:
     assert found.lines(100.0, PLAIN, 10) == ["  api.1  ○ stopped   1.2s"]
 
 
-def test_of_a_stop_of_a_slot_in_which_no_worker_is_no_row_is_shown() -> None:
-    assert board(event("api", 2, "worker_stopping", by="deploy")).lines(100.0, PLAIN, 10) == []
+def test_what_tells_nothing_of_how_far_a_worker_is_makes_no_row() -> None:
+    found = board(
+        event("api", 2, "worker_stopping", by="deploy"),
+        event("api", 2, "worker_message", generation=7, pid=9, message="hello", size=7, cut=False),
+    )
+    found.apply({"app": "api", "worker": 2, "type": "worker_of_the_next_version", "data": {}}, 100.0)
+    assert found.lines(100.0, PLAIN, 10) == []
 
 
 def test_a_worker_that_was_never_born_does_not_stop() -> None:
