@@ -23,10 +23,13 @@ def install_command(python: str, *wanted: str, upgrade: bool = False) -> str:
 
 def _is_without_pip(environment: str) -> bool:
     libraries = os.path.join(environment, "lib")
+    from pyworker.unix.files import open_regular  # as above
+
     try:
-        with open(os.path.join(environment, "pyvenv.cfg"), encoding="utf-8") as file:
-            made_by_uv = any(line.startswith("uv = ") for line in file)
+        with open_regular(os.path.join(environment, "pyvenv.cfg")) as file:  # which is the app's, and may be anything
+            settings = file.read(4096)
         versions = os.listdir(libraries)
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return False
+    made_by_uv = b"\nuv = " in b"\n" + settings
     return made_by_uv and not any(os.path.exists(os.path.join(libraries, v, "site-packages", "pip")) for v in versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -47,3 +48,8 @@ def test_a_path_with_a_space_is_one_word(tmp_path: Path) -> None:
     python = made(tmp_path / "my app" / ".venv", BY_UV)
     assert shlex.split(install_command(python, "flask"))[4] == str(tmp_path / "my app" / ".venv")
     assert shlex.split(install_command("/srv/my app/bin/python", "flask"))[0] == "/srv/my app/bin/python"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pyvenv.cfg")
+    assert install_command(f"{tmp_path}/bin/python", "shop") == f"{tmp_path}/bin/python -m pip install shop"
