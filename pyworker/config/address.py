@@ -54,6 +54,8 @@ def parse_bind(text: str) -> Address:
     """Return the address that `text` stands for; raise AddressError with a hint."""
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix:"))
+    if text.startswith("@"):
+        raise _abstract()
     if text.startswith(("/", "./", "../")):
         raise AddressError(f'"{text}" is not an address', f'a Unix socket is written "unix:{text}"')
     if text.startswith(("fd://", "systemd:")):
@@ -81,8 +83,12 @@ def _unix(path: str) -> Address:
     if not path or path.endswith("/"):
         raise AddressError(f'"unix:{path}" names no socket file', 'for example "unix:/run/api.sock"')
     if "\0" in path or path.startswith("@"):
-        raise AddressError("abstract Unix sockets are not supported", 'name a file: "unix:/run/api.sock"')
+        raise _abstract()
     return Address("unix", path=path)
+
+
+def _abstract() -> AddressError:
+    return AddressError("abstract Unix sockets are not supported", 'name a file: "unix:/run/api.sock"')
 
 
 def _port(text: str, port: str) -> int:
@@ -100,12 +106,17 @@ def _internet(text: str, host: str, port: int) -> Address:
         )
     if host.startswith("[") and host.endswith("]"):
         try:
-            return Address("inet6", str(ipaddress.IPv6Address(host[1:-1])), port)
+            ipv6 = ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             raise AddressError(f'"{host[1:-1]}" is not an IPv6 address', 'for example "[::1]:8000"') from None
+        if ipv6.ipv4_mapped:  # an IPv6 socket takes IPv6 only
+            raise AddressError(f'"{text}" is an IPv4 address', f'did you mean "{ipv6.ipv4_mapped}:{port}"?')
+        return Address("inet6", str(ipv6), port)
     if ":" in host:
         host = host.strip("[]")
         raise AddressError(f'"{text}" is not an address', f'an IPv6 address goes into brackets: "[{host}]:{port}"')
+    if host == "0":
+        raise AddressError(f'"{text}" is not an address', f'all IPv4 addresses are ":{port}"')
     if re.fullmatch(r"[0-9.]+", host):
         try:
             return Address("inet", str(ipaddress.IPv4Address(host)), port)

@@ -51,6 +51,10 @@ def test_address_is_read(text: str, address: Address) -> None:
         ("unix:", "unix:/run"),
         ("unix:/run/", "unix:/run"),
         ("unix:@abstract", "name a file"),
+        ("@abstract", "name a file"),
+        ("@abstract:80", "name a file"),
+        ("0:8000", '":8000"'),
+        ("[::ffff:127.0.0.1]:8000", '"127.0.0.1:8000"'),
         ("fd://3", "host:port"),
     ],
 )
