@@ -21,7 +21,7 @@ from pyworker.unix.process import ExitStatus
 
 INSTALLATION = f"mend the installation of {sys.executable}, which pyworker runs with"
 _MB = 2**20
-_NO_MEMORY = ("MemoryError", "Cannot allocate memory", "std::bad_alloc")
+_NO_MEMORY = ("MemoryError", "Cannot allocate memory", "Out of memory", "std::bad_alloc")  # the third: musl
 
 
 def step_for(number: int | None, pid: int = 0) -> str:

@@ -17,6 +17,7 @@ import pytest
 from pyworker import child_process, cluster
 from tests.cluster.helpers import asynchronous, eventually, get, needs_node, running
 from tests.support.pyworker import free_port
+from tests.support.words import ADDRESS_IN_USE
 
 HTTP_SERVER = """
 import http.server, os, sys
@@ -360,7 +361,7 @@ async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str)
         made.setup_primary(server, [str(taken.getsockname()[1])], stderr="pipe")
         worker = made.fork()
         assert worker.process.stderr is not None
-        assert b"Address already in use" in await worker.process.stderr.read()
+        assert ADDRESS_IN_USE.encode() in await worker.process.stderr.read()
         await worker.process.wait_closed()
         await made.disconnect()
 

@@ -17,6 +17,7 @@ from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig, TlsConfig
 from pyworker.daemon.desired import FileSource
 from pyworker.daemon.sources import make_generation, read_config, read_tls
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 ME = pwd.getpwuid(os.geteuid())
 NOBODY = pwd.getpwnam("nobody")
@@ -75,7 +76,7 @@ def test_a_want_of_descriptors_is_no_mistake_of_the_config(tmp_path: Path, what:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
             look[what]()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

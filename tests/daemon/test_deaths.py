@@ -26,6 +26,7 @@ from pyworker.protocol.scoreboard import AppF
 from pyworker.unix import process
 from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 @pytest.mark.parametrize("status", [ExitStatus(None, 9), ExitStatus(None, 15), ExitStatus(1, None)])
@@ -181,7 +182,7 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
 
     monkeypatch.setattr(process, "pidfd_pid", refuse)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match="Too many open files"):
+    with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
         open_pidfd(os.getpid(), os.geteuid())
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

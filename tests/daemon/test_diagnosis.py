@@ -131,6 +131,7 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
         "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', {}): address already in use",
         "nginx: [emerg] bind() to 0.0.0.0:{} failed (98: Address already in use)",
         "java.io.IOException: Port {} is already in use",
+        "nginx: [emerg] bind() to 0.0.0.0:{} failed (98: Address in use)",  # musl
     ],
 )
 def test_who_has_a_port_that_is_named_is_named(said: str) -> None:

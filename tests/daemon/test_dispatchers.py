@@ -25,6 +25,7 @@ from pyworker.protocol.wire import decode, encode
 from pyworker.unix import fds
 from pyworker.unix.fds import send_packet, socketpair
 from tests.support.channels import ends as ends
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_one_for_which_there_is_no_descriptor_counts_as_one_that_died_and_is_tri
     assert app.dispatcher is None
     assert app.dispatcher_record.tries == 1
     assert poked == ["api"]
-    assert [data["reason"] for data in said] == ["cannot start a process: Too many open files"]
+    assert [data["reason"] for data in said] == [f"cannot start a process: {TOO_MANY_OPEN_FILES}"]
     assert store.fds == {}
     loop.close()
 

@@ -22,6 +22,7 @@ from pyworker.daemon.loop import Loop
 from pyworker.daemon.spawn import Spawner
 from pyworker.unix import fds
 from tests.support.channels import ends as ends
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # our end of the channel is Python's to close
@@ -45,7 +46,7 @@ def test_a_start_for_which_there_is_no_descriptor_keeps_none_of_those_it_had(
     monkeypatch.setattr(fds, "memfd", memfd_or_not)
     gc.collect()  # what earlier tests have left open is none of this one's
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match="Too many open files"):
+    with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
         spawner.template(app, generation, 0.0)
     store.remove(*store.fds)  # the pipes are the store's, and go with the app
     gc.collect()

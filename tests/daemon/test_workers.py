@@ -22,6 +22,7 @@ from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import process
 from pyworker.unix.fds import recv_packet, socketpair
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 @pytest.mark.parametrize(("state", "events"), [(State.READY, 1), (State.DRAINING, 0), (State.STOPPING, 0)])
@@ -56,7 +57,7 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
         packet = recv_packet(theirs, MAX_MESSAGE, 1)
     assert packet is not None
     answer = decode(w.ToWorker, packet.data)
-    assert answer == w.Bound(errno.EMFILE, "cannot listen on 127.0.0.1:8000: Too many open files")
+    assert answer == w.Bound(errno.EMFILE, f"cannot listen on 127.0.0.1:8000: {TOO_MANY_OPEN_FILES}")
     assert "raise the limit of open files" in handle.failure.hint
 
 

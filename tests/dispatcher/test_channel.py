@@ -10,6 +10,7 @@ from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
 from tests.dispatcher.rig import LONG, Rig, taken
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 def test_what_came_without_its_descriptors_is_asked_for_again(one: Rig) -> None:
@@ -39,7 +40,7 @@ def test_a_want_of_descriptors_is_said_once_and_when_it_is_over(one: Rig) -> Non
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     one.connect(1)
     trouble = one.hear(d.Trouble)
-    assert "Too many open files" in trouble.text
+    assert TOO_MANY_OPEN_FILES in trouble.text
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, before)
     assert one.hear(d.Over).text == trouble.text
     assert taken([one.slots[0]], 1) == [1]

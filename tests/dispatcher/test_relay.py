@@ -29,6 +29,7 @@ from pyworker.unix import fds as unix_fds
 from tests.dispatcher.rig import LONG, Rig
 from tests.support.pyworker import open_fds
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -449,7 +450,7 @@ def test_a_client_for_whom_no_descriptor_is_left_stays_with_the_dispatcher(one: 
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
-            with pytest.raises(OSError, match="Too many open files"):
+            with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
                 worker.take(client.fileno())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

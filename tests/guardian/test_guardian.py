@@ -20,6 +20,7 @@ from pyworker.protocol import store as protocol
 from pyworker.protocol.names import ENV_FAILPOINTS
 from tests.guardian.rig import Rig
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 OPEN_RIGS = Callable[..., Rig]
 
@@ -405,11 +406,11 @@ def test_want_of_descriptors_is_said_once_and_once_more_when_it_is_over(
     resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     daemon.leave(1)
     logger.leave(1)
-    wait_until(lambda: "the daemon cannot be started: Too many open files" in rig.log(), what="a word on it")
-    wait_until(lambda: "the logger cannot be started: Too many open files" in rig.log(), what="a word on it")
+    wait_until(lambda: f"the daemon cannot be started: {TOO_MANY_OPEN_FILES}" in rig.log(), what="a word on it")
+    wait_until(lambda: f"the logger cannot be started: {TOO_MANY_OPEN_FILES}" in rig.log(), what="a word on it")
     tries_until = time.monotonic() + 2.0  # some ten of each
     wait_until(lambda: time.monotonic() > tries_until, what="more tries")
-    assert rig.log().count("Too many open files") == 2, rig.log()
+    assert rig.log().count(TOO_MANY_OPEN_FILES) == 2, rig.log()
     assert "Traceback" not in rig.log()
     resource.prlimit(rig.process.pid, resource.RLIMIT_NOFILE, before)
     pair = dict(rig.next_peer() for _ in range(2))

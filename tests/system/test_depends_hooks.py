@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 APP = """
 import os
@@ -341,7 +342,7 @@ def test_a_change_that_there_is_no_descriptor_for_is_said(pw: Pyworker) -> None:
     pw.ok("start")
     pw.arm("start.listening", "raise:EMFILE always")
     pw.write("web.py", APP.replace("one", "two"))
-    why = "changed): Too many open files. raise the limit of open files"
+    why = f"changed): {TOO_MANY_OPEN_FILES}. raise the limit of open files"
     wait_until(lambda: any(why in note for note in pw.app()["notes"]), LONG, "the cause")
 
 

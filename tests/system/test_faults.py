@@ -14,6 +14,7 @@ from tests.support.control import ask
 from tests.support.pyworker import LONG, Pyworker, alive, kill
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 SPIN = 0.05  # of a core; what the issue allows
 
@@ -127,14 +128,14 @@ def test_what_a_boot_has_no_descriptors_for_is_tried_again(pw: Pyworker) -> None
     pw.ok("daemon", "stop", "-y")
     path = pw.arm("start.listening", "raise:EMFILE always")
     pw.ok("daemon", "start")
-    wait_until(lambda: "api: cannot be restored yet: Too many open files" in pw.daemon_log(), LONG, "the fault")
+    wait_until(lambda: f"api: cannot be restored yet: {TOO_MANY_OPEN_FILES}" in pw.daemon_log(), LONG, "the fault")
     assert pw.refuses(), "a port that nobody serves"
     found = pw.app()  # it is alive, and has not given up: what is wanted is still written down, and shown
     assert (found["state"], found["last_failure"]["message"]) == (
         "failed",
-        "cannot be restored yet: Too many open files; it is tried again",
+        f"cannot be restored yet: {TOO_MANY_OPEN_FILES}; it is tried again",
     )
-    assert "api failed: cannot be restored yet: Too many open files" in pw.ok("ps").stderr
+    assert f"api failed: cannot be restored yet: {TOO_MANY_OPEN_FILES}" in pw.ok("ps").stderr
     done = pw.run("describe", "api")
     assert (done.returncode, "prlimit --pid" in done.stderr) == (75, True)
     os.unlink(path)
@@ -173,7 +174,7 @@ def test_a_start_without_descriptors_is_refused_with_the_next_step_and_leaves_no
     path = pw.arm("start.listening", "raise:EMFILE always")
     done = pw.run("start", "two.toml")
     assert done.returncode == 75, done.stderr
-    assert "Too many open files" in done.stderr
+    assert TOO_MANY_OPEN_FILES in done.stderr
     assert f"prlimit --pid {pw.role('daemon')}" in done.stderr
     os.unlink(path)
     assert [app["name"] for app in pw.ps()["apps"]] == ["api"]

@@ -20,6 +20,7 @@ from pyworker.unix import oom
 from tests.support.foreground import Foreground, foreground, probe
 from tests.support.pyworker import LONG, Pyworker, kill
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 WEB = """
 import asyncio, os
@@ -190,7 +191,7 @@ def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
         web(pw, 2)
         path = pw.arm("start.listening", "raise:EMFILE always")
         one.signal(signal.SIGHUP)
-        one.wait_for("nothing was reloaded: Too many open files. raise the limit")
+        one.wait_for(f"nothing was reloaded: {TOO_MANY_OPEN_FILES}. raise the limit")
         os.unlink(path)
         one.signal(signal.SIGHUP)
         one.wait_for("done in")
@@ -214,7 +215,7 @@ def test_without_descriptors_it_ends_with_the_next_step(homeless: Pyworker) -> N
     pw.arm("start.listening", "raise:EMFILE always")
     with foreground(pw, "app.toml") as one:
         assert one.ends() == 1
-        assert "api cannot be started: Too many open files. raise the limit of open files: prlimit" in one.err
+        assert f"api cannot be started: {TOO_MANY_OPEN_FILES}. raise the limit of open files: prlimit" in one.err
         assert "Traceback" not in one.err
 
 

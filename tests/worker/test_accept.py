@@ -21,6 +21,7 @@ from pyworker.worker.accept import AcceptLoop, can_loop_take_turns, new_loop
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
+from tests.support.words import TOO_MANY_OPEN_FILES
 from tests.worker.conftest import get, request, spread
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
@@ -186,7 +187,7 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
     for connection in served:
         os.close(connection.detach())
     said = capsys.readouterr().err
-    assert said.count("Too many open files") == 1  # however often it was tried
+    assert said.count(TOO_MANY_OPEN_FILES) == 1  # however often it was tried
     assert "limits.nofile" in said
 
 

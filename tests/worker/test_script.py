@@ -16,6 +16,7 @@ from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Ready
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.wait import wait_until
+from tests.support.words import ADDRESS_IN_USE
 from tests.worker.conftest import get, request, spread
 
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
@@ -320,7 +321,7 @@ second.bind(("127.0.0.1", 1))
     with socket.create_connection(d.listeners[0].getsockname()):
         d.answer_bind(worker, errno=errno.EADDRINUSE)
         assert d.reap(worker.pid) == 1
-    assert b"Address already in use" in worker.read_err()
+    assert ADDRESS_IN_USE.encode() in worker.read_err()
 
 
 def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
