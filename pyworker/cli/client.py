@@ -146,7 +146,7 @@ def _hidden(home: str) -> PyworkerError:
 
 
 def _away(home: str) -> DaemonAway:
-    hint = _other_daemon(home)
+    hint = other_daemon(home)
     if ran := [name for name, running in apps_wanted(home).items() if running]:
         hint = f"pyworker daemon start   brings back what ran: {', '.join(ran[:8])}{' …' * (len(ran) > 8)}\n{hint}".rstrip()
     return DaemonAway(
@@ -182,7 +182,7 @@ def _not_ours(home: str) -> PyworkerError:
     )
 
 
-def _other_daemon(home: str) -> str:
+def other_daemon(home: str) -> str:
     """Return a hint when a daemon of somebody else's would be meant: root's for a user, the user's under sudo."""
     others = []
     if os.geteuid() != 0:

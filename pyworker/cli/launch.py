@@ -8,6 +8,7 @@ decides, the others connect to the winner.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -22,7 +23,9 @@ from pyworker.cli.client import DaemonAway, ask, connect
 from pyworker.cli.homes import unreadable
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import names_in_words
+from pyworker.protocol.names import LOCK_FILE
 from pyworker.unix.fds import keep_from_exec, read_whole
+from pyworker.unix.files import open_regular
 from pyworker.unix.process import lacking, spawn
 
 START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
@@ -78,6 +81,12 @@ def check_kernel() -> None:
             code="unavailable",
             exit=Exit.UNAVAILABLE,
         )
+
+
+def wait_for_the_end(home: str) -> None:
+    """Return once no daemon has this home. What keeps from looking is left to who becomes the daemon, and says it."""
+    with contextlib.suppress(OSError), open_regular(os.path.join(home, LOCK_FILE)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def become_daemon(home: str) -> NoReturn:

@@ -1,12 +1,15 @@
-"""CLI, `startup`: the text of the service files. Pure."""
+"""CLI, `startup`: the text of the service files, and whether one of them is for a home."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from pyworker import __version__
 from pyworker.protocol.names import ENV_HOME
 
+OPENRC_SCRIPT = "/etc/init.d/pyworker"
+OPENRC_STARTED = "/run/openrc/started/pyworker"  # OpenRC's own note, for as long as nobody stops the service
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z")
 
 
@@ -58,7 +61,7 @@ def openrc(command: list[str], home: str, owner: str) -> str:
 # written by pyworker {__version__}; pyworker startup --remove takes it away
 description="pyworker: pools of workers for Python apps"
 command={_shell(program)}
-command_args={_shell(" ".join([*map(_shell, arguments), "daemon", "run"]))}
+command_args={_shell(" ".join([*map(_shell, arguments), "daemon", "run", "--wait"]))}
 command_user={_shell(owner)}
 supervisor=supervise-daemon
 respawn_delay=2
@@ -68,7 +71,7 @@ extra_started_commands="reload"
 export {ENV_HOME}={_shell(home)}
 
 depend() {{
-    need localmount
+    use localmount
     after net
 }}
 
@@ -78,13 +81,27 @@ reload() {{
     eend $?
 }}
 
-# the daemon takes the place of a guardian that was killed; supervise-daemon does not know that one
+# the daemon takes the place of a guardian that was killed; supervise-daemon does not know that one, and has one that waits
 stop_post() {{
     if {ours} daemon status >/dev/null 2>&1; then
         {ours} daemon stop -y
     fi
 }}
 """
+
+
+def starts(path: str, home: str) -> bool:
+    """Whether there is such a service file and it starts the daemon of this home."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return is_for(file.read(), home)
+    except OSError:
+        return False
+
+
+def openrc_keeps(home: str) -> bool:
+    """Whether OpenRC starts the daemon of this home again, however it ends: supervise-daemon asks for no exit code."""
+    return os.path.lexists(OPENRC_STARTED) and starts(OPENRC_SCRIPT, home)
 
 
 def is_for(text: str, home: str) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli import client, homes, units
-from pyworker.cli.commands import startup
+from pyworker.cli.commands import daemon, startup
 from pyworker.errors import PyworkerError
 from tests.support.cli import run
+from tests.support.fake_control import FakeControl, replies
 
 COMMAND = ["/opt/my app/bin/pyworker"]
 
@@ -77,6 +78,43 @@ def test_the_init_script_stops_a_guardian_that_nobody_supervises(runs: bool, sto
     assert done.stdout == stopped
 
 
+@pytest.fixture
+def openrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return OpenRC's note that it has started what its script for `home` starts."""
+    script, started = tmp_path / "script", tmp_path / "started"
+    script.write_text(units.openrc(COMMAND, str(tmp_path / "home"), "deploy"))
+    started.symlink_to(script)
+    monkeypatch.setattr(units, "OPENRC_SCRIPT", str(script))
+    monkeypatch.setattr(units, "OPENRC_STARTED", str(started))
+    return started
+
+
+def test_openrc_keeps_the_daemon_of_its_script_from_its_start_to_its_stop(openrc: Path, tmp_path: Path) -> None:
+    assert units.openrc_keeps(str(tmp_path / "home"))
+    assert not units.openrc_keeps(str(tmp_path / "another"))
+    openrc.unlink()
+    assert not units.openrc_keeps(str(tmp_path / "home"))
+
+
+def test_a_daemon_that_openrc_would_start_again_is_not_stopped_behind_its_back(openrc: Path, tmp_path: Path) -> None:
+    """It said "The daemon has stopped.", and two seconds later another ran."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with FakeControl(str(home), {"ps": replies({"apps": []})}) as fake, pytest.raises(PyworkerError, match="OpenRC keeps this daemon") as refused:
+        daemon.stop.main(["--home", str(home)], standalone_mode=False)
+    assert "rc-service pyworker stop" in refused.value.hint
+    assert [type(request).__name__ for request in fake.requests] == ["Ps"]
+
+
+def test_the_script_of_a_service_that_openrc_keeps_is_not_taken_away(openrc: Path, tmp_path: Path) -> None:
+    """Nobody could tell supervise-daemon then to let the daemon go."""
+    typed = ["--system", "--init", "openrc", "--remove", "--yes", "--home", str(tmp_path / "home")]
+    with pytest.raises(PyworkerError, match="OpenRC keeps the daemon") as refused:
+        startup.cmd.main(typed, standalone_mode=False)
+    assert refused.value.hint.startswith("rc-service pyworker stop && pyworker startup --remove")
+    assert Path(units.OPENRC_SCRIPT).exists()
+
+
 def test_print_changes_nothing_and_remove_finds_nothing(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     done = run("startup", "--user", "--print", "--init", "systemd", home=home)
@@ -123,11 +161,12 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
 ) -> None:
     (tmp_path / "control.sock").touch()
     monkeypatch.setattr(client, "home_of", lambda _user: str(tmp_path))
+    monkeypatch.setattr(client, "apps_wanted", lambda _home: {"shop": True})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("SUDO_USER", "deploy")
     with pytest.raises(PyworkerError, match="no terminal to ask on"):
         startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path / "roots")], standalone_mode=False)
-    assert "deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
+    assert "It is for the apps that root starts. deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
 
 
 def programs(folder: Path, **scripts: str) -> str:

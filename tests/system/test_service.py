@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -119,3 +121,21 @@ def test_a_second_one_for_the_same_home_says_who_has_it(pw: Pyworker, manager: M
     second = pw.run("daemon", "run")
     assert second.returncode == 75
     assert "already" in second.stderr
+
+
+def test_a_second_one_that_waits_takes_the_place_of_the_first_when_nothing_is_left_of_it(pw: Pyworker, manager: Manager) -> None:
+    """A manager that has lost the guardian started one every two seconds, which ended at once, for as long as the daemon ran."""
+    manager.wait_for("READY=1")
+    waiting = pw.popen("daemon", "run", "--wait")
+    wait_until(lambda: re.search(rf"-> FLOCK .* {waiting.pid} ", pathlib.Path("/proc/locks").read_text()), LONG, "the wait")
+    daemon = pw.role("daemon")
+    for process in (manager.process.pid, daemon):
+        os.kill(process, signal.SIGSTOP)  # neither becomes what the other was
+    for process in (manager.process.pid, daemon):
+        os.kill(process, signal.SIGKILL)
+    wait_until(lambda: "pyworker guardian" in pw.titles().get(waiting.pid, ""), LONG, "the next")
+    pw.wait_steady()
+    assert pw.get() == "one"
+    pw.ok("daemon", "stop", "-y", "--now")
+    waiting.communicate(timeout=LONG)
+    assert waiting.returncode == 0

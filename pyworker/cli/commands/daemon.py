@@ -15,6 +15,7 @@ from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, ask, connect, guardian_without_daemon, perform
 from pyworker.cli.options import Settings, common, option
+from pyworker.cli.units import openrc_keeps
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
 from pyworker.protocol.names import CONTROL_SOCKET
@@ -87,15 +88,21 @@ def start(settings: Settings) -> int:
 
 
 @cmd.command(short_help="Be the daemon, in the foreground.", context_settings=_HELP)
+@option("--wait", is_flag=True, help="Where a daemon runs already, wait for its end, then take its place.")
 @common
-def run(settings: Settings) -> NoReturn:
+def run(settings: Settings, wait: bool) -> NoReturn:
     """Be the daemon, in the foreground: what a service manager starts. What ran before is restored.
+
+    --wait is for managers that know only the process that they have started (OpenRC, runit, s6): when that is killed,
+    the daemon goes on as another process, and the one that they start instead has to wait.
 
     With $NOTIFY_SOCKET it says READY, RELOADING, STOPPING, STATUS and WATCHDOG (systemd's Type=notify-reload); SIGHUP
     reloads every app.
     """
-    from pyworker.cli.launch import become_daemon
+    from pyworker.cli.launch import become_daemon, wait_for_the_end
 
+    if wait:
+        wait_for_the_end(settings.home)
     become_daemon(settings.home)
 
 
@@ -113,6 +120,13 @@ def stop(settings: Settings, now: bool) -> int:
         if pid := guardian_without_daemon(settings.home):
             error.hint += f"\nto stop all of it: kill {pid}"
         raise
+    if openrc_keeps(settings.home):
+        raise PyworkerError(
+            "OpenRC keeps this daemon, and would start it again",
+            hint=f"{'' if os.geteuid() == 0 else 'sudo '}rc-service pyworker stop",
+            code="kept",
+            exit=Exit.FAILED,
+        )
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")

@@ -28,7 +28,7 @@ from pyworker.cli.homes import lingers, user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
-from pyworker.cli.units import is_for
+from pyworker.cli.units import OPENRC_SCRIPT, starts
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
@@ -300,7 +300,7 @@ def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     if facts["status"] is None:
         return
-    unit = next((each for each in _units() if _starts(each.path, settings.home)), None)
+    unit = next((each for each in _units() if starts(each.path, settings.home)), None)
     if unit is None:
         step = "pyworker startup" if is_possible() else "neither systemd nor OpenRC runs here: pyworker run app.toml"
         yield Found("boot", "warn", "nothing starts the daemon at boot", step)
@@ -328,18 +328,9 @@ def _units() -> list[_Unit]:
     name = "pyworker.service"
     return [
         _Unit(f"{system}/{name}", f"{system}/*.wants/{name}", f"systemctl enable {name}"),
-        _Unit("/etc/init.d/pyworker", "/etc/runlevels/*/pyworker", "rc-update add pyworker default"),
+        _Unit(OPENRC_SCRIPT, "/etc/runlevels/*/pyworker", "rc-update add pyworker default"),
         _Unit(f"{own}/{name}", f"{glob.escape(own)}/*.wants/{name}", f"systemctl --user enable {name}"),
     ]
-
-
-def _starts(unit: str, home: str) -> bool:
-    """True when there is such a unit and it is for the daemon of this home."""
-    try:
-        with open(unit, encoding="utf-8", errors="replace") as file:
-            return is_for(file.read(), home)
-    except OSError:
-        return False
 
 
 def _python(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:

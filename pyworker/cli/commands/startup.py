@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from pyworker.cli import units
 from pyworker.cli.asking import confirm
-from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.client import DaemonAway, ask, other_daemon
 from pyworker.cli.files import cannot
 from pyworker.cli.homes import default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common, option
@@ -84,11 +85,14 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         )
     manager = "OpenRC" if kind == "openrc" else "systemd"
     if running is not None:
+        again = f"pyworker daemon stop -y && {' '.join(_start(kind, is_user))}"
+        if kind == "openrc" and units.openrc_keeps(settings.home):
+            again = "rc-service pyworker restart"
         lines.append(
             f"A daemon runs already ({running} app{'s' if running != 1 else ''}); it and its apps go on. {manager} takes over at the next boot, or at once:\n"
-            f"  pyworker daemon stop -y && {' '.join(_start(kind, is_user))}     (the apps are away for a moment)"
+            f"  {again}     (the apps are away for a moment)"
         )
-    elif other and not is_user:
+    elif other and kind == "systemd" and not is_user:
         lines.append(f"It is for the apps that root starts. {other}")
     if not settings.json:
         note("This will\n" + "\n".join(lines))
@@ -103,14 +107,12 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
 
 
 def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
-    from pyworker.cli import units
-
     if kind == "openrc":
         if is_user:
             raise PyworkerError(
                 "OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage", exit=Exit.USAGE
             )
-        return _Plan("/etc/init.d/pyworker", units.openrc(_command(), settings.home, _owner()), 0o755, [])
+        return _Plan(units.OPENRC_SCRIPT, units.openrc(_command(), settings.home, _owner()), 0o755, [])
     text = units.systemd(
         _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
     )
@@ -150,6 +152,13 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     if not os.path.exists(plan.path):
         _say(settings, {"v": 1, "ok": True, "removed": None}, f"Nothing to remove: there is no {short(plan.path)}.")
         return 0
+    if kind == "openrc" and units.openrc_keeps(settings.home):
+        raise PyworkerError(
+            "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go",
+            hint="rc-service pyworker stop && pyworker startup --remove -y && pyworker daemon start",
+            code="kept",
+            exit=Exit.FAILED,
+        )
     systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
     first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else [*systemctl, "disable", _NAME]
     if not settings.json:
@@ -261,8 +270,8 @@ def _apps(settings: Settings) -> tuple[int | None, str]:
     """Return how many apps the daemon has; None when none runs, and whose other daemon may be meant then."""
     try:
         return int(ask(settings.home, {"type": "status"}, settings.timeout)["apps"]), ""
-    except DaemonAway as away:
-        return None, away.hint
+    except DaemonAway:
+        return None, other_daemon(settings.home)
 
 
 def _say(settings: Settings, document: dict[str, Any], text: str) -> None:
