@@ -260,7 +260,8 @@ def end():
         libc.pthread_cancel(thread)
         libc.pthread_join(thread, None)
         thread.value = 0
-getattr(libc, "__register_atfork")(end, None, None, None)
+is_glibc = hasattr(libc, "__register_atfork")  # which links pthread_atfork() into each program
+libc["__register_atfork"](end, None, None, None) if is_glibc else libc.pthread_atfork(end, None, None)
 """
 
 
