@@ -1,9 +1,9 @@
 """Template: is this process, now that it has imported the app, one that may be forked? It only looks.
 
 A fork copies the thread that forks and no other, and shares every open description: a thread started or a connection
-opened at import time would be dead, or used by all workers at once. So would the place at which a file is read; what is
-only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be shared. Not so an
-SQLite database: its locks are the template's, and none of the workers has the one that keeps its log from being deleted.
+opened at import time would be dead, or used by all workers at once. So would the place at which a file is read, and what comes
+out of a pipe; what is only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be
+shared. Not so what is locked (LMDB) and an SQLite database: the locks are the template's, and none of the workers has them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import gc
 import io
 import os
+import select
 import socket
 import stat
 import threading
@@ -24,6 +25,8 @@ from pyworker.unix.fork import bare_fork
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
 # threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
 _PREPARED = {"jemalloc_bg_thd", ""}
+
+_new_poll = select.poll  # the import of an app may take it away
 
 
 def open_fds() -> set[int]:
@@ -49,9 +52,12 @@ def why_not(before: set[int]) -> str:
     """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
     new = open_fds() - before
     found = _threads() or _descriptors(new)
-    if not found and _files(new):
+    if not found and (_pipes(new) or _files(new)):
         gc.collect()  # it may be garbage
-        _fork_in_vain(os.fork)  # or be closed before a fork, as the database of pyworker.state is
+        pipes = _pipes(new)
+        # or be closed before a fork, as the database of pyworker.state is, or made anew after it, as libuv's pipe is
+        if _fork_in_vain(os.fork, lambda: bool(pipes & _pipes(new))):
+            return "a pipe was left open by the import"
         found = _files(new)
     return found
 
@@ -89,12 +95,12 @@ def _name_of(thread: int) -> str:
         return ""
 
 
-def _fork_in_vain(fork: Callable[[], int]) -> None:
+def _fork_in_vain(fork: Callable[[], int], is_there: Callable[[], bool] = bool) -> bool:
+    """Fork a process that ends at once; return what it finds."""
     pid = fork()
     if pid == 0:
-        os._exit(0)
-    if pid > 0:
-        os.waitpid(pid, 0)
+        os._exit(is_there())
+    return pid > 0 and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def _descriptors(new: set[int]) -> str:
@@ -111,10 +117,32 @@ def _descriptors(new: set[int]) -> str:
     return ""
 
 
+def _pipes(new: set[int]) -> set[tuple[int, int]]:
+    """Return the pipes that are read here: what one process says would reach any of the workers, and so would the
+    results of a `ProcessPoolExecutor`.
+    """
+    found = set()
+    for fd in new:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            what = os.fstat(fd)
+            if stat.S_ISFIFO(what.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY:
+                poll = _new_poll()
+                poll.register(fd, select.POLLIN)
+                if poll.poll(0) != [(fd, select.POLLHUP)]:  # who wrote there has ended
+                    found.add((fd, what.st_ino))
+    return found
+
+
 def _files(new: set[int]) -> str:
+    locked = _locked()
     for fd in sorted(new):
         with contextlib.suppress(OSError):  # closed meanwhile, or only written to
-            if stat.S_ISREG(os.fstat(fd).st_mode) and os.pread(fd, len(_SQLITE), 0) == _SQLITE:
+            what = os.fstat(fd)
+            if not stat.S_ISREG(what.st_mode):
+                continue
+            if what.st_ino in locked:
+                return f"the file {os.readlink(f'/proc/self/fd/{fd}')} was left locked by the import"
+            if os.pread(fd, len(_SQLITE), 0) == _SQLITE:
                 return f"the SQLite database {os.readlink(f'/proc/self/fd/{fd}')} was left open by the import"
     for each in gc.get_objects():
         # by the type that it has: the class that it says it is may be the app's code (Django's lazy objects)
@@ -125,6 +153,17 @@ def _files(new: set[int]) -> str:
         if not is_only_written and stat.S_ISREG(os.fstat(each.fileno()).st_mode):
             return f"the file {each.name} was left open by the import"
     return ""
+
+
+def _locked() -> set[int]:
+    """Return the inodes of the files that this process has a lock on."""
+    try:
+        with open("/proc/locks") as file:  # "1: POSIX  ADVISORY  READ 4711 08:01:131 0 EOF"
+            lines = [line.split() for line in file]
+    except OSError:
+        return set()
+    own = str(os.getpid())
+    return {int(words[5].rpartition(":")[2]) for words in lines if words[1] != "->" and words[4] == own}
 
 
 def _peer(fd: int) -> str:

@@ -215,6 +215,9 @@ def imported_code() -> tuple[str, str]:
 
 def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
     """Become a template that has not imported the app: same process, same channel, no threads, and none of what it started."""
+    for fd in forksafe.open_fds() - {0, 1, 2}:
+        with contextlib.suppress(OSError):  # the one of the listing
+            os.set_inheritable(fd, False)  # what C code has opened may be, and would keep its lock
     pass_on(fds, inheritable=True)
     role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
     text = json.dumps({"type": wire.tag(Loaded), **wire.to_json(loaded)})

@@ -201,6 +201,10 @@ else:
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
         ("data = open(__file__)", "shop.py was left open"),
         ("import sqlite3\ndb = sqlite3.connect('shop.db')\ndb.execute('CREATE TABLE IF NOT EXISTS toys (name)')", "shop.db was left open"),
+        ("import subprocess\nhelper = subprocess.Popen(['cat'], stdin=-1, stdout=-1)", "a pipe was left open"),
+        ("from concurrent.futures import ProcessPoolExecutor\npool = ProcessPoolExecutor(2)", "a pipe was left open"),
+        ("import fcntl\nlock = open('lock', 'w')\nfcntl.flock(lock, fcntl.LOCK_SH)", "lock was left locked"),
+        ("import fcntl\nlock = open('lock', 'a+')\nfcntl.lockf(lock, fcntl.LOCK_SH, 1)", "lock was left locked"),
     ],
 )  # fmt: skip
 def test_what_must_not_be_forked_makes_each_worker_import_the_app(
@@ -221,14 +225,35 @@ def test_what_must_not_be_forked_makes_each_worker_import_the_app(
     wait_until(lambda: {get(d.listeners[0].getsockname()) for _ in range(4)} == pids)
 
 
+def test_the_lock_that_an_import_took_is_left_to_the_worker(daemon: Any, folder: Path) -> None:
+    """Though its file stays open over an exec, as files of C code may."""
+    lock = """
+import fcntl, os
+lock = open("lock", "w")
+os.set_inheritable(lock.fileno(), True)
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+    (folder / "shop.py").write_text(lock + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
 def test_files_that_a_fork_may_share_do_not_make_each_worker_import_the_app(daemon: Any, folder: Path) -> None:
     text = """
-import logging, mmap, os, sqlite3, tempfile
+import fcntl, logging, mmap, os, sqlite3, subprocess, tempfile
 from pyworker import state
 logging.basicConfig(filename="app.log")
 written = open("written", "w")
 counters = open("counters", "a+b")
 null = open(os.devnull)
+ended = subprocess.Popen(["true"], stdout=subprocess.PIPE)
+ended.wait()
+anew = os.pipe()
+os.register_at_fork(after_in_child=lambda: (os.close(anew[0]), os.close(anew[1])))
+with open("lock", "a") as lock: fcntl.flock(lock, fcntl.LOCK_EX)
 with open(__file__) as file: mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 loop = [open(__file__)]
 loop.append(loop)
