@@ -173,6 +173,8 @@ def _peer(fd: int) -> str:
             peer = sock.getpeername()
         except OSError:
             return ""
+        if peer and sock.family == socket.AF_UNIX and sock.type == socket.SOCK_DGRAM and not sock.getsockname():
+            return ""  # who has no name is only ever a sender: logging's, to /dev/log
         if isinstance(peer, tuple):
             return f"{peer[0]}:{peer[1]}"
         return str(peer) if peer else "another socket"

@@ -199,6 +199,7 @@ else:
         ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(server.getsockname())", "127.0.0.1"),
         ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
+        ("import socket\na, b = socket.socketpair(type=socket.SOCK_DGRAM)", "another socket"),
         ("data = open(__file__)", "shop.py was left open"),
         ("import sqlite3\ndb = sqlite3.connect('shop.db')\ndb.execute('CREATE TABLE IF NOT EXISTS toys (name)')", "shop.db was left open"),
         ("import subprocess\nhelper = subprocess.Popen(['cat'], stdin=-1, stdout=-1)", "a pipe was left open"),
@@ -243,7 +244,7 @@ fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 def test_files_that_a_fork_may_share_do_not_make_each_worker_import_the_app(daemon: Any, folder: Path) -> None:
     text = """
-import fcntl, logging, mmap, os, sqlite3, subprocess, tempfile
+import fcntl, logging, mmap, os, socket, sqlite3, subprocess, tempfile
 from pyworker import state
 logging.basicConfig(filename="app.log")
 written = open("written", "w")
@@ -251,6 +252,10 @@ counters = open("counters", "a+b")
 null = open(os.devnull)
 ended = subprocess.Popen(["true"], stdout=subprocess.PIPE)
 ended.wait()
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.bind("log")
+sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+sender.connect("log")
 anew = os.pipe()
 os.register_at_fork(after_in_child=lambda: (os.close(anew[0]), os.close(anew[1])))
 with open("lock", "a") as lock: fcntl.flock(lock, fcntl.LOCK_EX)
