@@ -148,7 +148,12 @@ class Workers:
         ask_where = False
         if handle.state is State.STARTING or handle.state is State.OPENING:
             hint = "is it stuck, or does it need a longer reload.ready_timeout?"
-            if handle.health is not None and (failing := handle.health.health.reason):
+            if process.is_stopped(handle.pid):
+                reason, hint = (
+                    f"{reason}: it was stopped by a signal",
+                    "who has sent it SIGSTOP? the program itself may have",
+                )
+            elif handle.health is not None and (failing := handle.health.health.reason):
                 reason = f"{reason}: it fails its health check: {failing}"
                 hint = "try the check by hand; if it only needs longer: reload.ready_timeout"
             elif handle.state is State.STARTING and self._brain.readiness.is_to_bind(app, handle):

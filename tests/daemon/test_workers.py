@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -22,6 +24,7 @@ from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import process
 from pyworker.unix.fds import recv_packet, socketpair
+from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
 
 
@@ -166,3 +169,16 @@ def test_a_script_whose_bind_was_refused_has_its_time_from_then_on() -> None:
         assert handle.state is state
         if now == 2.75:
             readiness.await_script(app, handle)  # it is told that the port is taken
+
+
+def test_who_is_not_ready_in_time_because_somebody_has_stopped_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "_kill_now", lambda self, app, handle: None)
+    with subprocess.Popen(["sleep", "60"]) as program:
+        program.send_signal(signal.SIGSTOP)
+        wait_until(lambda: process.is_stopped(program.pid), what="the stop")
+        handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=program.pid)
+        Workers(SimpleNamespace()).kill(SimpleNamespace(kind="command"), handle, "not ready within 2 s", 2.0)  # type: ignore[arg-type]
+        program.kill()
+    assert handle.failure is not None
+    assert handle.failure.message == "not ready within 2 s: it was stopped by a signal"
+    assert "SIGSTOP" in handle.failure.hint
