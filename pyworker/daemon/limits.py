@@ -18,7 +18,6 @@ from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.memory import share
 from pyworker.protocol.events import Event
 from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
-from pyworker.protocol.worker import STACKS_SIGNAL
 from pyworker.unix import oom
 
 SAMPLE_EVERY = 5.0
@@ -128,9 +127,8 @@ def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: 
         # a machine that was frozen meanwhile has not given the request that time
         stands = stats.in_flight > 0 and stats.progress_at > 0 and own_time.age(stats.progress_at, now) > limit + 1
         if stands or (stats.oldest_at > 0 and own_time.age(stats.oldest_at, now) > limit):
-            brain.workers.signal(app, w, STACKS_SIGNAL)
             brain.workers.recycle(app, w, f"a request runs longer than {limit:g} s; its stacks are in the log")
-            brain.stacks.take(app, w, lambda text, *_, w=w: _say_where(brain, app, w, text))
+            brain.stacks.take(app, w, lambda text, *_, w=w: _say_where(brain, app, w, text), to_log=True)
             return
 
 

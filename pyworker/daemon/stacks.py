@@ -2,7 +2,8 @@
 
 A signal has faulthandler write them, in C, into a memfd that all workers of the app were born with (stacks.APP in the
 store); one worker of an app at a time. Another signal has its loop add where its tasks wait. A signal is sent only to a
-process that handles it (SigCgt in /proc): any other would die of it.
+process that handles it (SigCgt in /proc): any other would die of it. And one after the other: faulthandler gives up a dump
+that begins in one thread while another thread still writes one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.stacks import MAX_TEXT, has_tasks
-from pyworker.protocol.worker import DUMP_SIGNAL, TASKS_SIGNAL
+from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL
 from pyworker.unix import signals
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class _Job(NamedTuple):
     app: App
     handle: WorkerHandle
     then: Then
+    dumps: tuple[int, ...]  # the signals for them; the last one's is the memfd's
 
 
 class Stacks:
@@ -43,17 +45,16 @@ class Stacks:
         self._brain = brain
         self._queues: dict[str, deque[_Job]] = {}  # the first one is being done
 
-    def take(self, app: App, handle: WorkerHandle, then: Then) -> None:
-        """Call `then` with the dump of one worker, or with the reason why there is none."""
+    def take(self, app: App, handle: WorkerHandle, then: Then, *, to_log: bool = False) -> None:
+        """Call `then` with the dump of one worker, or with the reason why there is none. `to_log`: its log gets one, too."""
         queue = self._queues.setdefault(app.name, deque())
-        queue.append(_Job(app, handle, then))
+        queue.append(_Job(app, handle, then, (STACKS_SIGNAL, DUMP_SIGNAL) if to_log else (DUMP_SIGNAL,)))
         if len(queue) == 1:
             self._begin(queue)
 
     def _begin(self, queue: deque[_Job]) -> None:
-        app, handle, _ = queue[0]
+        app, handle, _, dumps = queue[0]
         fd = self._brain.store.get(fd_name("stacks", app.name))
-        before = signals.blocked_by(handle.pid, DUMP_SIGNAL) if handle.pid else frozenset()
         if not handle.is_alive or not handle.pid or handle.ended_at is not None:
             self._end(queue, "", "it is not running now", f"pyworker ps -w {app.name}")
         elif fd is None or not signals.is_handled(handle.pid, DUMP_SIGNAL):
@@ -63,19 +64,26 @@ class Stacks:
             self._end(queue, "", why, hint if is_command else "try again in a moment")
         else:
             os.ftruncate(fd, 0)
-            self._brain.workers.signal(app, handle, DUMP_SIGNAL)
-            self._look(queue, fd, before, self._brain.loop.clock() + PATIENCE)
+            self._dump(queue, fd, dumps)
 
-    def _look(self, queue: deque[_Job], fd: int, before: frozenset[int], until: float) -> None:
+    def _dump(self, queue: deque[_Job], fd: int, dumps: tuple[int, ...]) -> None:
+        app, handle, _, _ = queue[0]
+        before = signals.blocked_by(handle.pid, dumps[0])
+        self._brain.workers.signal(app, handle, dumps[0])
+        self._look(queue, fd, dumps, before, self._brain.loop.clock() + PATIENCE)
+
+    def _look(self, queue: deque[_Job], fd: int, dumps: tuple[int, ...], before: frozenset[int], until: float) -> None:
         """Wait until the signal is neither waiting nor being handled: the dump is then complete."""
-        app, handle, _ = queue[0]
-        is_done = (
-            not handle.is_alive
-            or handle.ended_at is not None
-            or not (signals.is_waiting(handle.pid, DUMP_SIGNAL) or signals.blocked_by(handle.pid, DUMP_SIGNAL) - before)
+        app, handle, _, _ = queue[0]
+        is_over = not handle.is_alive or handle.ended_at is not None
+        is_done = is_over or not (
+            signals.is_waiting(handle.pid, dumps[0]) or signals.blocked_by(handle.pid, dumps[0]) - before
         )
         if not is_done and self._brain.loop.clock() < until:
-            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, fd, before, until))
+            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, fd, dumps, before, until))
+            return
+        if dumps[1:] and not is_over:
+            self._dump(queue, fd, dumps[1:])
             return
         if os.fstat(fd).st_size and handle.ended_at is None and signals.is_handled(handle.pid, TASKS_SIGNAL):
             self._brain.workers.signal(app, handle, TASKS_SIGNAL)
@@ -93,7 +101,7 @@ class Stacks:
             self._brain.loop.call_later(_LOOK_EVERY, lambda: self._add_tasks(queue, fd, until))
 
     def _take_text(self, queue: deque[_Job], fd: int) -> None:
-        app, handle, _ = queue[0]
+        app, handle, _, _ = queue[0]
         text = _text(fd)
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)

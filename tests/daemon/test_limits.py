@@ -62,7 +62,7 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
         signal=lambda app, worker, number: None, recycle=lambda app, worker, reason: recycled.append(clock[0])
     )
     tasks = write_tasks(4242, [TaskStack("Task-7", 1, (Frame("/srv/shop.py", 12, "view"), Frame("/srv/db.py", 3, "query")))])
-    stacks = SimpleNamespace(take=lambda app, worker, then: then(tasks, "", ""))
+    stacks = SimpleNamespace(take=lambda app, worker, then, to_log: then(tasks, "", ""))
     said: list[str] = []
     brain: Any = SimpleNamespace(
         apps={}, workers=workers, stacks=stacks, events=EventLog(-1), emit=lambda app, kind, slot, text: said.append(text)
