@@ -154,7 +154,7 @@ class Tree:
         alive = self.settled()
         if not alive:
             return None
-        fds: dict[str, int] = {}
+        seen: tuple[set[int], dict[str, int]] = set(), {}
         what: dict[str, Counter[str]] = {}
         since = now = time.monotonic()
         until = now + SETTLE
@@ -165,10 +165,11 @@ class Tree:
             status = self.json("daemon", "status") or {}
             what = {role: open_files(status[key]) for role, key in STATUS.items() if status.get(key)}
             now = time.monotonic()
-            before, fds = fds, {role: found.total() for role, found in what.items()}
-            if fds != before:
+            alive, _ = self.below()  # one of those before may have been about to end
+            before, seen = seen, ({p.pid for p in alive}, {role: found.total() for role, found in what.items()})
+            if seen != before:
                 since = now
-        return Sample(faults, fds, sum(own_memory(p.pid) for p in alive) / 2**10, what)
+        return Sample(faults, seen[1], sum(own_memory(p.pid) for p in alive) / 2**10, what)
 
 
 def title(process: psutil.Process) -> str:
