@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from tests.support.control import ask as control_ask
 from tests.support.control import connect
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.pyworker import LONG, Pyworker, kill, running
 from tests.support.sources import ASGI, WAITS, version
 from tests.support.versions import install, set_version
 from tests.support.wait import wait_until
@@ -255,12 +256,20 @@ KILLED = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Pyworker]:
+    """One tree for many upgrades: each kill leaves it whole, with the workers that it had."""
+    with running() as pw:
+        pw.make_failpoints()
+        pw.api(ASGI)
+        pw.ok("start", "app.toml")
+        yield pw
+
+
 @pytest.mark.parametrize("point", KILLED)
-def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(pw: Pyworker, point: str) -> None:
-    pw.make_failpoints()
-    pw.api(ASGI)
-    pw.ok("start", "app.toml")
-    wait_until(lambda: is_whole(pw), LONG, "the start")
+def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(lasting: Pyworker, point: str) -> None:
+    pw = lasting
+    wait_until(lambda: is_whole(pw), LONG, "all of it")
     workers = pw.pids()
     passed = pw.arm(point, "kill") + ".hit"
     with Load(pw.port, "new", "keep", pause=0.01) as load:
@@ -268,6 +277,7 @@ def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(pw: Py
         wait_until(lambda: os.path.exists(passed), LONG, lambda: f"{point} to be passed\n{pw.daemon_log()}")
         wait_until(lambda: is_whole(pw), LONG, lambda: f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
         load.wait_more(20)
+    os.unlink(passed)
     assert load.lost == []
     assert pw.pids() == workers
 
@@ -282,10 +292,9 @@ def test_kill_anywhere_in_an_upgrade_refuses_nobody_and_touches_no_worker(pw: Py
         ("guardian", "daemon.restored"),
     ],
 )
-def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(pw: Pyworker, who: str, point: str) -> None:
-    pw.make_failpoints()
-    pw.api(ASGI)
-    pw.ok("start", "app.toml")
+def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(lasting: Pyworker, who: str, point: str) -> None:
+    pw = lasting
+    wait_until(lambda: is_whole(pw), LONG, "all of it")
     workers, guardian = pw.pids(), pw.role("guardian")
     passed = pw.arm(point, "sleep:1") + ".hit"
     with Load(pw.port, "new", "keep", pause=0.01) as load:
@@ -295,5 +304,6 @@ def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(pw
         upgrade.communicate(timeout=60)
         wait_until(lambda: is_whole(pw), LONG, lambda: f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
         load.wait_more(20)
+    os.unlink(passed)
     assert load.lost == []
     assert pw.pids() == workers
