@@ -106,8 +106,11 @@ def test_a_daemon_that_openrc_would_start_again_is_not_stopped_behind_its_back(o
     assert [type(request).__name__ for request in fake.requests] == ["Ps"]
 
 
-def test_the_script_of_a_service_that_openrc_keeps_is_not_taken_away(openrc: Path, tmp_path: Path) -> None:
+def test_the_script_of_a_service_that_openrc_keeps_is_not_taken_away(
+    openrc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody could tell supervise-daemon then to let the daemon go."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     typed = ["--system", "--init", "openrc", "--remove", "--yes", "--home", str(tmp_path / "home")]
     with pytest.raises(PyworkerError, match="OpenRC keeps the daemon") as refused:
         startup.cmd.main(typed, standalone_mode=False)
