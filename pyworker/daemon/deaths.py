@@ -20,7 +20,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import Shortage, Shortages
+from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
@@ -415,7 +415,11 @@ class Deaths:
             return
         config = app.restart_config
         unborn = app.restored and app.starting and not handle.pid  # no process or descriptor was to be had
-        if (handle.lost or unborn) and not app.is_job and restart.wants_replacement(config, clean=False):
+        if (
+            ((handle.lost and not handle.pid) or unborn)
+            and not app.is_job
+            and restart.wants_replacement(config, clean=False)
+        ):
             self._lost(app, failure, now)
             return
         if (
@@ -423,7 +427,8 @@ class Deaths:
             and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())
             and (status.code != 0 or (handle.ready_at is None and not self._has_finished(app, status)))
         ):
-            app.start_failure = failure
+            killed = handle.failure is None and by_somebody(status, shortage)
+            self.start_failed(app, failure, now, killed=killed)
             return
         if (status.code != 78 or app.is_job) and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
@@ -439,6 +444,14 @@ class Deaths:
         if app.previous is not None:
             app.soak_deaths += 1
         self.unstable(app, failure, now, permanent=status.code == 78, asked=handle.failure is None)
+
+    def start_failed(self, app: App, failure: Failure, now: float, *, killed: bool) -> None:
+        """A first start went wrong. What somebody has `killed` says nothing of the code: it is tried once more."""
+        again = killed and not app.record.tries and not app.is_job
+        if again and restart.wants_replacement(app.restart_config, clean=False):
+            self.unstable(app, failure, now, permanent=False)
+        else:
+            app.start_failure = failure
 
     def _lost(self, app: App, failure: Failure, now: float) -> None:
         """One that never came. It counts once, however many were to, and is no reason to give up a first start at once."""

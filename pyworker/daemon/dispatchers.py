@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import step_to_start
+from pyworker.daemon.shortage import Shortage, by_somebody, step_to_start
 from pyworker.policy import restart
 from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
@@ -100,7 +101,7 @@ class Dispatchers:
                 handle.pid, pidfd = self._spawn(app, generation, theirs)
         except OSError as error:
             handle.killed_because, handle.step = f"cannot start a process: {error.strerror}", step_to_start(error)
-            self.gone(app, handle, process.UNKNOWN)
+            self.gone(app, handle, process.UNKNOWN, Shortage())
             return
         self._brain.store.put(fd_name("dpid", app.name), pidfd)
         self._watch(app, handle, pidfd)
@@ -130,7 +131,7 @@ class Dispatchers:
         pidfd = self._brain.store.get(fd_name("dpid", app.name))
         if pidfd is None:  # its channel alone was stored: it reads the end of it now, if it came at all
             handle.state = "stopping"  # which is no failure
-            self.gone(app, handle, process.UNKNOWN)
+            self.gone(app, handle, process.UNKNOWN, Shortage())
             return
         handle.pid = handle.pid or max(0, process.pidfd_pid(pidfd))
         self._watch(app, handle, pidfd)
@@ -157,9 +158,9 @@ class Dispatchers:
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        self._brain.deaths.of_helper(handle.pid, pidfd, lambda status, _: self.gone(app, handle, status))
+        self._brain.deaths.of_helper(handle.pid, pidfd, functools.partial(self.gone, app, handle))
 
-    def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus) -> None:
+    def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus, shortage: Shortage) -> None:
         if handle.ended:
             return
         handle.ended = True
@@ -177,8 +178,11 @@ class Dispatchers:
         app.dispatcher_record = restart.after_helper_death(
             app.dispatcher_record, handle.ready_at, now, app.restart_config, jitter=random.random()
         )
-        unborn = app.restored and not handle.pid  # as with workers: a boot tries again what the machine cannot do yet
-        if app.starting and handle.ready_at is None and not unborn:
+        # as with workers: a boot tries again what the machine cannot do yet, and any start what somebody has killed
+        again = app.restored and not handle.pid
+        if not handle.killed_because and by_somebody(status, shortage):
+            again = app.dispatcher_record.tries == 1
+        if app.starting and handle.ready_at is None and not again:
             said = f"see its last words: tail {os.path.join(self._brain.home, DAEMON_LOG)}"
             app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=handle.step or said)
 

@@ -81,6 +81,11 @@ class Shortage:
         return f"{said.rstrip(': ')} ({limit})"
 
 
+def by_somebody(status: ExitStatus, shortage: Shortage) -> bool:
+    """Whether it was killed by somebody: a SIGKILL of which the kernel's counters know nothing."""
+    return status.signal == signal.SIGKILL and shortage.certain and not shortage.reason
+
+
 class Shortages:
     """Remembers the counters."""
 

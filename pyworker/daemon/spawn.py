@@ -159,9 +159,13 @@ class Spawner:
             if config.balance == "least-connections":
                 inbox = [make_inbox(self._store, app.name, identity.slot)]
             fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(ipc))
-            if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
-                raise BlockingIOError("the template does not take any more requests")
-            template.asked.add(identity.serial)
+            try:
+                if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
+                    raise BlockingIOError("the template does not take any more requests")
+            except (BrokenPipeError, ConnectionResetError):
+                handle.lost = True  # it has just died: what follows from that, follows when its pidfd says so
+            else:
+                template.asked.add(identity.serial)
         finally:
             theirs.close()
             unix_fds.close_all(given)

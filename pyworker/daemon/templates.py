@@ -17,7 +17,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import Shortage, step_for, step_to_start
+from pyworker.daemon.shortage import Shortage, by_somebody, step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import State
@@ -242,14 +242,18 @@ class Templates:
             app.template_record = restart.after_helper_death(
                 app.template_record, handle.since, now, app.restart_config, jitter=random.random()
             )
+        killed = not handle.killed_because and by_somebody(status, handle.shortage)
         # whoever was being forked by it dies unborn
         for worker in list(app.workers.values()):
             if worker.id.generation == number and worker.state is State.STARTING and not worker.pid:
-                self._brain.loop.call_later(UNBORN_AFTER, functools.partial(self._unborn, app, worker, words))
+                pause = 0.0 if worker.lost else UNBORN_AFTER
+                worker.lost = killed
+                self._brain.loop.call_later(pause, functools.partial(self._unborn, app, worker, words))
         if number == app.generation and status.code == Exit.BAD_CONFIG:
             app.unusable = True
         if handle.state != "ready":
-            self._failed(app, number, self._brain.fail(words, traceback, hint), now, permanent=status.code == 78)
+            failure = self._brain.fail(words, traceback, hint)
+            self._failed(app, number, failure, now, permanent=status.code == 78, killed=killed)
         self._brain.poke(app)
 
     def end_left_behind(self, app: App, number: int) -> None:
@@ -283,11 +287,13 @@ class Templates:
                 handle.failure = w.Failed("other", f"its template ended: {why}", "")
             self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
-    def _failed(self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False) -> None:
+    def _failed(
+        self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False, killed: bool = False
+    ) -> None:
         if number == app.target:
             app.target_failure = failure
         elif number == app.generation and app.starting:
-            app.start_failure = failure
+            self._brain.deaths.start_failed(app, failure, now, killed=killed)
         elif number == app.generation and app.running:
             self._brain.deaths.unstable(app, failure, now, permanent=permanent)
         self._brain.poke(app)

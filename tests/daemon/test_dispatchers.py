@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 from types import SimpleNamespace
@@ -19,11 +20,13 @@ from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatche
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import Shortage
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import decode, encode
 from pyworker.unix import fds
 from pyworker.unix.fds import send_packet, socketpair
+from pyworker.unix.process import ExitStatus
 from tests.support.channels import ends as ends
 from tests.support.words import TOO_MANY_OPEN_FILES
 
@@ -150,6 +153,23 @@ def test_one_that_cannot_be_made_fails_a_start_with_the_next_step_and_is_tried_a
     else:
         assert "cannot start a process" in app.start_failure.message
         assert "ulimit -u" in app.start_failure.hint
+    loop.close()
+
+
+def test_one_that_somebody_kills_in_a_start_is_tried_once_more(ends: tuple[socket.socket, socket.socket]) -> None:
+    loop = Loop()
+    brain: Any = SimpleNamespace(
+        loop=loop, store=FdStore(ends[0]), home="/", poke=lambda app: None, emit=lambda *args, **data: None,
+        fail=lambda message, hint: Failure(message, hint=hint),
+    )  # fmt: skip
+    app: Any = SimpleNamespace(
+        name="api", starting=True, restored=False, start_failure=None, dispatcher_record=CLEAR, restart_config=RestartConfig()
+    )
+    killed = ExitStatus(None, signal.SIGKILL)
+    Dispatchers(brain).gone(app, DispatcherHandle(2), killed, Shortage())
+    assert app.start_failure is None
+    Dispatchers(brain).gone(app, DispatcherHandle(3), killed, Shortage())
+    assert "KILL" in app.start_failure.message
     loop.close()
 
 

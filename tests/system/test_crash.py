@@ -227,3 +227,30 @@ def test_the_children_of_a_worker_go_with_it(pw: Pyworker) -> None:
     child = int(pw.get("/child").split()[1])
     kill(pw.pids()[0])
     wait_until(lambda: not alive(child), LONG, "the child of a killed worker to be gone")
+
+
+@pytest.mark.parametrize("point", ["template.loaded", "template.fork", "template.forked"])
+def test_what_somebody_kills_in_a_restart_is_tried_once_more_and_the_port_stays_open(pw: Pyworker, point: str) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    path = pw.arm(point, "kill")
+    with Load(pw.port, "new") as load:
+        pw.ok("restart", "api")
+        load.wait_more(5)
+    assert os.path.exists(path + ".hit")
+    assert [lost for lost in load.lost if "refused" in lost.lower()] == []
+    assert pw.wait_steady()["state"] == "running"
+
+
+def test_a_worker_that_is_killed_in_its_start_is_tried_once_more(pw: Pyworker) -> None:
+    once = Path(pw.write("once", ""))
+    dies = 'if scope["type"] == "lifespan":\n        if os.path.exists("once"):\n            os.unlink("once")\n            os.kill(os.getpid(), 9)'
+    pw.api(ASGI.replace('if scope["type"] == "lifespan":', dies), workers=1)
+    pw.ok("start", "app.toml")
+    assert not once.exists()
+    once.touch()
+    pw.api(ASGI.replace('if scope["type"] == "lifespan":', dies.replace('os.unlink("once")', "pass")), workers=1)
+    refused = pw.run("restart", "api")
+    assert refused.returncode == 1, "what is killed each time is no accident"
+    assert "killed by SIGKILL from outside" in refused.stderr
