@@ -18,7 +18,7 @@ import socket
 from typing import Any
 
 from pyworker import failpoint
-from pyworker.config.address import Address
+from pyworker.config.address import Address, parse_bind
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
@@ -186,11 +186,28 @@ def raw_resolved(brain: Brain, name: str) -> dict[str, Any]:
 
 
 def found_listeners(brain: Brain, name: str) -> dict[int, Listener]:
-    """Return the listeners of an app that is let go, by their own word."""
+    """Return the listeners of an app that is let go."""
+    named = _named_in_bind(brain, name)
     found: dict[int, Listener] = {}
     for parsed in brain.store.names("listen", name):
-        sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", name, *parsed.numbers)]))
-        found[parsed.numbers[0]] = Listener(parsed.numbers[0], _address_of(sock), sock)
+        index = parsed.numbers[0]
+        sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", name, index)]))
+        found[index] = Listener(index, named.get(index) or _address_of(sock), sock)
+    return found
+
+
+def _named_in_bind(brain: Brain, name: str) -> dict[int, Address]:
+    """Return the addresses of an app's listeners as its generations name them, whatever version wrote these.
+
+    The kernel's word is another one: it has looked up a host name and chosen a port for 0, and of a Unix socket it knows
+    the name only under which that was made.
+    """
+    found: dict[int, Address] = {}
+    for env in brain.store.names("env", name):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            memo = json.loads(read_whole(brain.store.fds[fd_name("env", name, *env.numbers)]))
+            bind = map(parse_bind, memo["resolved"]["config"]["bind"])
+            found |= dict(zip(map(int, memo["listeners"]), bind, strict=True))
     return found
 
 
@@ -215,7 +232,7 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
         assert fd is not None
         sock = socket.socket(fileno=os.dup(fd))
         if known is None:  # opened in the moment in which the other daemon died
-            address = _address_of(sock)
+            address = _named_in_bind(brain, app.name).get(index) or _address_of(sock)
         else:
             address = Address(**known)
         by = asked.get(str(index), app.generations)  # not known: any that live may have been given it

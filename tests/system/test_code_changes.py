@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive, kill
@@ -84,6 +85,23 @@ def test_app_that_other_code_does_not_understand_is_started_again_on_its_open_po
         assert "WORD" in json.dumps(found)
     assert load.lost == []
     assert "soul" in told(pw)
+
+
+def test_app_that_other_code_does_not_understand_keeps_a_unix_socket_and_the_port_of_a_name(pw: Pyworker) -> None:
+    copy = install(pw)
+    path = os.path.join(pw.folder, "api.sock")
+    pw.write("web.py", ASGI)
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nbind = ["unix:{path}", "localhost:{pw.port}"]\n')
+    pw.ok("start", "app.toml")
+    inode = os.stat(path).st_ino
+    append(copy, "daemon/handles.py", "WorkerHandle.recall = lambda self, memo: memo['soul']")
+    kill(pw.role("daemon"))
+    app = pw.wait_steady()
+    assert app["state"] == "running", app
+    assert os.stat(path).st_ino == inode
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+    assert pw.get()
 
 
 def test_apps_file_that_nobody_can_read_costs_no_running_app(pw: Pyworker) -> None:
