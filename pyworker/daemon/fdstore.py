@@ -143,8 +143,10 @@ class FdStore:
         """Drop fds here and in the guardian; names that are not there are no error."""
         known = tuple(n for n in names if n in self.fds)
         unix_fds.close_all([self.fds.pop(n) for n in known])
-        if known:
-            self._send(store.Remove(known))
+        for begin in range(
+            0, len(known), store.BATCH
+        ):  # all of an app with a thousand workers is more than a packet takes
+            self._send(store.Remove(known[begin : begin + store.BATCH]))
 
     def forget(self, *names: str) -> None:
         """Drop our copy only: the guardian keeps its own until the logger has read the pipe to its end."""

@@ -117,6 +117,23 @@ def test_what_is_put_together_is_sent_at_the_end_in_few_messages_without_what_wa
     store.remove(*names, "board.app")
 
 
+def test_what_is_removed_together_is_said_in_messages_that_the_guardian_takes(
+    loop: Loop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    """All that is left of an app with a thousand workers."""
+    store = FdStore(ends[0])
+    names = [f"ctl.{'a' * 64}.1.{number}.{number}" for number in range(1, 1001)]
+    store.fds = dict.fromkeys(names, -1)
+    store.attach(loop)
+    store.remove(*names)
+    told: list[str] = []
+    while (packet := fds.recv_packet(ends[1], MAX_MESSAGE, 0)) is not None:
+        assert not packet.truncated
+        told += decode(protocol.FromDaemon, packet.data).names
+        loop.turn(0)
+    assert told == names
+
+
 def test_a_pipe_that_has_the_name_of_one_that_was_read_to_its_end_is_kept(
     loop: Loop, ends: tuple[socket.socket, socket.socket]
 ) -> None:
