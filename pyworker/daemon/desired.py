@@ -7,6 +7,7 @@ put aside and said so; it never keeps the daemon from starting.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -20,6 +21,7 @@ from pyworker.record import field, record
 
 VERSION = 1
 _MAX_FILE = 16 * 1024 * 1024
+_WANTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # descriptors, memory: no fault of a file
 
 
 @record
@@ -75,21 +77,24 @@ def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def load(home_fd: int) -> tuple[Desired, str]:
-    """Return what is wanted, and a note for the operator ("" = none). Nothing wrong with the file raises."""
+    """Return what is wanted, and a note for the operator ("" = none). Nothing wrong with the file raises.
+
+    OSError: it is the machine that lacks something; the next daemon may have it, and reads the file.
+    """
     try:
         fd = os.open(APPS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=home_fd)
-    except FileNotFoundError:
-        return Desired(), ""
-    except OSError as error:
-        return Desired(), _put_aside(home_fd, error.strerror or str(error))
-    try:
         with open(fd, "rb") as file:
             data = file.read(_MAX_FILE + 1)
         return _decode(data), ""
+    except FileNotFoundError:
+        return Desired(), ""
     except OSError as error:
-        return Desired(), _put_aside(home_fd, error.strerror or str(error))
+        if error.errno in _WANTS:
+            raise
+        why = error.strerror or str(error)
     except WireError as error:
-        return Desired(), _put_aside(home_fd, str(error))
+        why = str(error)
+    return Desired(), _put_aside(home_fd, why)
 
 
 def save(home_fd: int, desired: Desired) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +107,19 @@ def test_file_that_is_a_folder_is_put_aside(home: int, tmp_path: Path) -> None:
     desired, note = load(home)
     assert desired == Desired()
     assert "apps.json.bad-" in note
+
+
+def test_file_that_cannot_be_opened_for_want_of_a_descriptor_stays_for_the_next_daemon(home: int, tmp_path: Path) -> None:
+    save(home, Desired({"api": API}))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            load(home)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
+    assert load(home) == (Desired({"api": API}), "")
 
 
 def test_failed_save_leaves_the_old_file(home: int, tmp_path: Path) -> None:
