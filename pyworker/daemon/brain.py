@@ -66,7 +66,7 @@ class Brain:
         self.logs_to_stdout: Literal["", "short", "json", "plain"] = ""  # in the foreground: how, instead of files
         self.on_closed: Callable[[App], None] = lambda app: None
         self.gate: Callable[[App], frozenset[int]] = lambda app: frozenset()  # generations to be started later
-        self._poked: set[str] = set()
+        self._poked: set[int] = set()  # ids: one that was deleted may have the name of another
         self._looks: dict[str, Timer] = {}
         self._saves_soon = False
         self.listening = Listening(self)
@@ -83,12 +83,12 @@ class Brain:
     # ---- rounds ------------------------------------------------------------------------------------------
     def poke(self, app: App) -> None:
         """Have policy look at the app soon."""
-        if app.name not in self._poked:
-            self._poked.add(app.name)
+        if id(app) not in self._poked:
+            self._poked.add(id(app))
             self.loop.call_soon(lambda: self._begin_round(app))
 
     def _begin_round(self, app: App) -> None:
-        self._poked.discard(app.name)
+        self._poked.discard(id(app))
         try:
             self._round(app)
         except Exception:

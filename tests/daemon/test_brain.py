@@ -51,6 +51,26 @@ def test_apps_that_restart_together_are_written_down_once(
     loop.close()
 
 
+def test_an_app_has_its_round_though_one_of_its_name_that_was_deleted_is_looked_at_in_the_same_turn(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    rounds: list[App] = []
+    monkeypatch.setattr(brain, "_round", rounds.append)
+    deleted: Any = SimpleNamespace(name="api", closed=True)
+    fresh: Any = SimpleNamespace(name="api", closed=False)
+    for app in (deleted, fresh, fresh):
+        brain.poke(app)
+    for _ in range(3):
+        loop.turn(0)
+    assert rounds == [deleted, fresh]
+    brain.poke(fresh)
+    loop.turn(0)
+    assert rounds[2:] == [fresh]
+    loop.close()
+
+
 @contextlib.contextmanager
 def app_of_one_worker(brain: Brain, state: State) -> Iterator[tuple[App, WorkerHandle, Callable[[], None]]]:
     """An app of generation 1, and its worker of generation 2; the function: what that says when it accepts no more."""
