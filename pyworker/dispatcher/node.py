@@ -71,6 +71,9 @@ class NodeCluster:
         self._gate = nc.Primary(hold=True)
         # an answer to an offer of the dispatcher before this one must not be taken for one to ours
         self._dealer = nc.Primary(hold=True, first_seq=random.randrange(1 << 20, 1 << 40))
+        self._dealer.expected = (
+            True  # the new ones may be let in after the last old one was shut: until then clients wait
+        )
         self._listeners: dict[str, socket.socket] = {}
         self._watched: set[str] = set()
         self._paused = False
@@ -178,10 +181,11 @@ class NodeCluster:
                 case nc.Open(key=key, query=query):
                     self._find(primary, key, query)
                 case nc.Close(key=key):
-                    self._close(key)
+                    if primary is self._gate:
+                        self._close(key)
                 case nc.Watch(key=key, on=on):
                     if primary is self._dealer:
-                        self._set_watched(key, on)
+                        self._set_watched(key, on=on)
                 case nc.Say(worker=serial, message=message, connection=connection):
                     if connection is not None or primary is self._gate:
                         self._say(serial, message, connection)
@@ -204,7 +208,7 @@ class NodeCluster:
         elif primary is self._gate:
             self._owner.say(d.Wants(key, query.kind, query.address or "", query.port or 0))
 
-    def _set_watched(self, key: str, on: bool) -> None:
+    def _set_watched(self, key: str, *, on: bool) -> None:
         if on:
             self._watched.add(key)
             self._watch(key)
@@ -214,11 +218,11 @@ class NodeCluster:
                 self._owner.loop.remove(self._listeners[key].fileno())
 
     def _close(self, key: str) -> None:
-        if any(key in primary.keys for primary in (self._gate, self._dealer)):
-            return
+        """No worker listens on this, nor is about to."""
+        self._perform(self._dealer, self._dealer.forget(key))
+        self._set_watched(key, on=False)
         listener = self._listeners.pop(key, None)
         if listener is not None:
-            self._owner.loop.remove(listener.fileno())
             listener.close()
 
     def _watch(self, key: str) -> None:

@@ -251,6 +251,11 @@ class Primary:
                 actions += self._distribute(server)
         return actions
 
+    def forget(self, key: str) -> list[Action]:
+        """Nobody listens on this any more, whoever said so."""
+        server = self._servers.pop(key, None)
+        return [] if server is None else [Close(key), *(Drop(waiting.connection) for waiting in server.waiting)]
+
     def close(self) -> list[Action]:
         """Close every listener that no worker uses (those that were held)."""
         return [action for server in list(self._servers.values()) for action in self._if_unused(server, died=False)]
@@ -360,8 +365,7 @@ class Primary:
     def _if_unused(self, server: _Server, *, died: bool) -> list[Action]:
         if server.workers or server.asking or not server.is_open or (self.hold and (died or self.expected)):
             return []
-        del self._servers[server.key]
-        return [Close(server.key), *(Drop(waiting.connection) for waiting in server.waiting)]
+        return self.forget(server.key)
 
 
 def _listening(worker: Hashable, message: dict[str, Any]) -> Listening:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import select
 import socket
 from typing import Any
+
+import pytest
 
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.nodecluster import CMD
@@ -72,6 +75,31 @@ def test_a_listener_that_a_killed_daemon_did_not_answer_for_is_asked_of_the_next
     one.tell(d.Open(1, 1, 1, "node"))
     one.connect()
     assert worker.hear()["msg"]["act"] == "newconn"
+
+
+@pytest.mark.parametrize("old_has_one", [False, True])
+def test_between_the_last_old_worker_and_the_first_new_one_connections_wait(one: Rig, old_has_one: bool) -> None:
+    old, new = NodeWorker(one, 1), NodeWorker(one, 2)
+    old.listen(one.address[1], 1)
+    one.tell(d.Bound(one.hear(d.Wants).key, 0), one.listener.fileno())
+    one.tell(d.Open(1, 1, 1, "node"))
+    new.listen(one.address[1], 1)
+    assert (old.hear()["errno"], new.hear()["errno"]) == (0, 0)
+    if old_has_one:  # and will die without having taken it
+        one.connect()
+        assert old.hear()["msg"]["act"] == "newconn"
+    one.tell(d.Shut(1))
+    one.settle()
+    one.connect()
+    old.channel.close()
+    one.settle()
+    assert not select.select(one.clients[4:], [], [], 0.1)[0], "it was closed"
+    one.tell(d.Open(2, 2, 2, "node"))
+    for _ in range(1 + old_has_one):
+        given = new.hear()
+        assert given["msg"]["act"] == "newconn"
+        new.channel.sendall(b'{"cmd":"NODE_HANDLE_ACK"}\n')
+        new.say(ack=given["msg"]["seq"], accepted=True)
 
 
 def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) -> None:

@@ -183,6 +183,16 @@ def test_held_listeners_close_when_nobody_will_come() -> None:
     assert primary.close() == [Close(KEY), Drop(1)]
 
 
+def test_a_listener_that_is_forgotten_is_closed_with_what_waits() -> None:
+    primary = cluster("a", hold=True)
+    primary.expected = True
+    primary.accepted(KEY, "one")
+    primary.lost("a")
+    assert primary.forget(KEY) == [Close(KEY), Drop("one")]
+    assert primary.forget(KEY) == []
+    assert primary.keys == ()
+
+
 def test_a_worker_that_is_asked_to_leave_gets_no_more_but_may_take_what_it_was_offered() -> None:
     primary = cluster("a", "b")
     first = primary.accepted(KEY, 1)
