@@ -289,13 +289,17 @@ class Dispatchers:
         if len(app.listeners) >= MAX_LISTENERS:
             return None, errno.EMFILE
         try:
+            if "\0" in address.path:
+                raise ListenFailed(
+                    f"cannot listen on {host!r}: an abstract Unix socket", hint="name a file", code="bad_address"
+                )
             if generation.resolved.uid is not None:
                 text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
                 raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")
             return self._brain.listening.open(app, address, generation), 0
         except ListenFailed as failed:
             self._brain.note(app, failed.message)
-            return None, errno.EACCES if failed.code == "no_permission" else errno.EADDRINUSE
+            return None, failed.errno
         except OSError as failed:  # no descriptor is left
             return None, failed.errno or errno.EMFILE
 

@@ -38,6 +38,11 @@ class ListenFailed(PyworkerError):
         status = Exit.NO_PERMISSION if code == "no_permission" else Exit.FAILED
         super().__init__(message, hint=hint, code=code, exit=status)
 
+    @property
+    def errno(self) -> int:
+        """What a program that asked for the address is told."""
+        return {"port_in_use": errno.EADDRINUSE, "no_permission": errno.EACCES}.get(self.code, errno.EADDRNOTAVAIL)
+
 
 def open_listener(
     address: Address,

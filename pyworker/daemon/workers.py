@@ -331,8 +331,7 @@ class Workers:
         except ListenFailed as error:
             handle.waits_to_bind = None
             handle.failure = w.Failed("bind", error.message, "", error.hint)
-            number = errno.EACCES if error.code == "no_permission" else errno.EADDRINUSE
-            self.say(handle, w.Bound(number, error.message[:500]))
+            self.say(handle, w.Bound(error.errno, error.message[:500]))
             return None
         except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
             handle.waits_to_bind = None

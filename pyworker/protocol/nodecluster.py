@@ -392,8 +392,11 @@ def parse_query(message: dict[str, Any]) -> Query | int:
     if message.get("fd") is not None and message.get("fd") != -1:
         return errno.EINVAL  # a number in the primary's table is nothing that a worker may name
     if address is not None and _text(address) is None:
-        return errno.ENAMETOOLONG if isinstance(address, str) else errno.EINVAL
-    if kind == -1 or (isinstance(port, int) and port < 0):
+        return errno.ENAMETOOLONG if isinstance(address, str) and len(address) > _TEXT_LIMIT else errno.EINVAL
+    is_path = kind == -1 or (isinstance(port, int) and port < 0)
+    if address and "\0" in address[is_path:]:  # as the first character it makes the name of an abstract socket
+        return errno.EINVAL
+    if is_path:
         return Query("unix", address, None, backlog, ipv6_only=False) if address else errno.EINVAL
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
         return errno.EINVAL
@@ -418,8 +421,15 @@ def data_of(message: dict[str, Any]) -> Any:
 
 
 def _js(value: Any) -> str:
-    return "null" if value is None else str(value)[:_TEXT_LIMIT]
+    return "null" if value is None else str(value)[:_TEXT_LIMIT].encode(errors="replace").decode()
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= _TEXT_LIMIT else None
+    """Return a text that may be passed on: none that is too long, or has half a surrogate pair."""
+    if not isinstance(value, str) or len(value) > _TEXT_LIMIT:
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value

@@ -197,6 +197,16 @@ def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() ->
     assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)
 
 
+@pytest.mark.parametrize(("where", "why"), [("/no/such/folder/x", "there is no folder /no/such/folder"), ("\0x", "abstract")])
+def test_a_node_worker_that_listens_where_that_cannot_be_is_not_told_that_it_is_in_use(where: str, why: str) -> None:
+    resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={})
+    brain: Any = SimpleNamespace(apps={}, notes=[], note=lambda app, text: brain.notes.append(text))
+    brain.listening = Listening(brain)
+    assert Dispatchers(brain).listener_for(app, "unix", where, 0) == (None, errno.EADDRNOTAVAIL)
+    assert why in brain.notes[0]
+
+
 @pytest.mark.parametrize(
     ("named", "asked", "kind", "host", "given"),
     [

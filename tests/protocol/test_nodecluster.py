@@ -238,6 +238,7 @@ def test_the_data_of_the_first_worker_is_told_to_all() -> None:
         ({"address": "127.0.0.1", "backlog": 9}, Query("tcp4", "127.0.0.1", 8000, 9, False)),
         ({"address": "::1", "addressType": 6, "flags": 1}, Query("tcp6", "::1", 8000, 511, True)),
         ({"address": "/tmp/x", "addressType": -1, "port": -1}, Query("unix", "/tmp/x", None, 511, False)),
+        ({"address": "\0x", "addressType": -1, "port": -1}, Query("unix", "\0x", None, 511, False)),
     ],
 )
 def test_questions_are_understood(fields: dict[str, Any], wanted: Query) -> None:
@@ -255,7 +256,10 @@ def test_questions_are_understood(fields: dict[str, Any], wanted: Query) -> None
         {"port": None},
         {"address": 5},
         {"address": "x" * 5000},
+        {"address": "\ud800"},
+        {"address": "a\0b"},
         {"addressType": -1, "address": None},
+        {"addressType": -1, "address": "a\0b"},
         {"fd": 3},
     ],
 )
@@ -266,6 +270,12 @@ def test_questions_that_make_no_sense_are_answered_with_an_error(fields: dict[st
     assert say.message["errno"] < 0
     assert say.message["ack"] == 1
     assert primary.keys == ()
+
+
+def test_a_key_can_be_passed_on_whatever_it_is_made_of() -> None:
+    (opened,) = Primary().received("a", query(index="\ud800"))
+    assert isinstance(opened, Open)
+    assert opened.key == "null:8000:4:undefined:?"
 
 
 @pytest.mark.parametrize(
