@@ -86,6 +86,10 @@ class AsgiExchange(Exchange):
         if running:
             self._to_background()
 
+    def abort(self) -> None:
+        super().abort()
+        self._wake()
+
     def cancel(self) -> None:
         self.cut = True
         self.task.cancel()

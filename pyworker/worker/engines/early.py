@@ -8,7 +8,6 @@ connection.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -81,12 +80,9 @@ class Early:
             self.flush()
 
     def abort(self) -> None:
-        """Cut it, behind what the kernel takes now: the loop's transport would have sent that already."""
         self._aborted = True
-        unsent, self._unsent = self._unsent, b""
-        if not self._handed and not self.over:
-            with contextlib.suppress(OSError):
-                self.sock.send(unsent, _SEND)
+        self._unsent = b""
+        if not self._handed:
             self._end()
 
     def _end(self) -> None:

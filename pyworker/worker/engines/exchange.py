@@ -229,13 +229,14 @@ class Exchange:
         self.connection.answered(self)
 
     def abort(self) -> None:
-        """The answer cannot be completed: cut the connection, so that the client knows."""
+        """The answer cannot be completed: the connection ends behind what was written of it. The client knows by its framing."""
         if self.done:
             return
-        self.done = True
         self.keep_alive = False
-        self.server.finished(self)
-        self.connection.abort()
+        if self.remaining is None and self.connection.scheme_is_tls():
+            self.connection.abort()  # there is no framing, and TLS says at its end that this was all
+        self.remaining = None  # until the connection's end
+        self.finish()
 
     def report(self, error: BaseException) -> None:
         """Print an app's exception to stderr, where the log is."""

@@ -322,6 +322,10 @@ class WsgiExchange(Exchange):
             status = 500
             self.report(error)
         self._close()
+        if self.spool is not None and self.connection.write_paused and not self.gone:
+            self.cut_short = True
+            self._has_ended()  # on_writable goes on with what the client has not taken yet
+            return
         if not self.done:
             if self.gone:
                 self._over()
@@ -447,7 +451,7 @@ class WsgiExchange(Exchange):
                 self.room.set()
         elif self.queued:
             self._close()
-        elif self.steps is not None and not self.scheduled:
+        elif (self.steps is not None or self.spool is not None) and not self.scheduled:
             self._go_on_soon()  # its answer is over, and others wait for its end
 
 
