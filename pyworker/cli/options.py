@@ -21,6 +21,9 @@ from pyworker.protocol.names import ENV_HOME
 _LONGEST_HOME = 4096 - 300  # bytes: PATH_MAX, with room for what is in it
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = (
+    2e6  # seconds, 23 days: poll(2) takes no more than so many milliseconds as an int has, and a socket no year 3000
+)
 
 
 class Settings(NamedTuple):
@@ -36,7 +39,7 @@ class Settings(NamedTuple):
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """A time span as text ("10s", "500ms", "2m") or a bare number of seconds; converts to float seconds."""
+    """A time span as text ("10s", "500ms", "2m") or a bare number of seconds; converts to float seconds, _LONGEST at most."""
 
     name = "duration"
 
@@ -46,7 +49,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since
         match = _DURATION.match(str(value).strip())
         if match is None:
             self.fail(f'{value!r} is not a time span: write "10s", "500ms" or "2m"', param, ctx)
-        return float(match[1]) * _SECONDS[match[2] or "s"]
+        return min(float(match[1]) * _SECONDS[match[2] or "s"], _LONGEST)
 
 
 class Option(click.Option):

@@ -178,6 +178,14 @@ def test_a_timeout_must_be_a_time(home: str) -> None:
     assert '"10s", "500ms" or "2m"' in run("ps", "--timeout", "soon", home=home).err
 
 
+@pytest.mark.parametrize("time", ["999999d", "1" * 400])
+def test_a_timeout_of_ages_is_waited_for_as_long_as_can_be(time: str, home: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        found = run("ps", "--timeout", time, home=home)
+    assert found.code == 0
+    assert "bug" not in found.err
+
+
 def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
     def nonsense(_request: object) -> list[bytes]:
         return [b'{"type":"reply","ok":true,"body":{"apps":[{"name":"x"}]}}\n']

@@ -246,6 +246,21 @@ def test_json_is_a_document_a_line(home: str) -> None:
     assert json.loads(once.out) == documents.ps()
 
 
+def test_an_interval_of_a_month_waits_and_ends_with_its_reader(home: str) -> None:
+    with FakeControl(home, HANDLERS):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyworker", "top", "--json", "-i", "30d"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home), text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        with process.stderr as said:
+            assert said.read() == ""
+    assert process.wait(30) == 0
+
+
 def test_without_a_daemon_it_is_an_error_before_the_screen_is_taken(home: str) -> None:
     found = run("top", home=home)
     assert (found.code, found.out) == (69, "")
