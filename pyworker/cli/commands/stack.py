@@ -117,4 +117,6 @@ def _source(frame: dict[str, Any]) -> str:
     """The line as the file has it now; nothing where it cannot be read."""
     import linecache
 
-    return linecache.getline(str(frame.get("file", "")), int(frame.get("line") or 0)).strip()
+    file = str(frame.get("file", ""))
+    # what a worker says is a file may be a pipe, and who reads that waits for its writer
+    return linecache.getline(file, int(frame.get("line") or 0)).strip() if os.path.isfile(file) else ""
