@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pyworker.record import field, mutable, record
@@ -137,13 +138,18 @@ def separate(apps: list[Imported]) -> None:
 
 
 def unique(apps: list[Imported]) -> None:
-    """Give apps of the same name a number behind it."""
-    seen: dict[str, int] = {}
+    """Give apps of the same name a number behind it, one that no other has."""
     for app in apps:
         if app.name == "all":
             app.look("name", "all means every app here")
             app.name = "all-of-it"
-        seen[app.name] = seen.get(app.name, 0) + 1
-        if seen[app.name] > 1:
-            app.look("name", f"there are several apps called {app.name}")
-            app.name = f"{app.name}-{seen[app.name]}"
+    taken = {app.name for app in apps}
+    seen: dict[str, Iterator[int]] = {}
+    for app in apps:
+        if app.name not in seen:
+            seen[app.name] = itertools.count(2)
+            continue
+        app.look("name", f"there are several apps called {app.name}")
+        names = (f"{app.name[:57]}-{number}" for number in seen[app.name])  # 64 characters at most
+        app.name = next(name for name in names if name not in taken)
+        taken.add(app.name)

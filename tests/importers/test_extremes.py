@@ -118,3 +118,11 @@ def _endless() -> dict[str, list[object]]:
 def test_values_that_names_multiply_are_refused(made: Callable[[], object]) -> None:
     with pytest.raises(CannotImport, match="more than 1000000 values"):
         pm2.read(made())
+
+
+@pytest.mark.parametrize("names", [("web", "Web", "web-2"), ("a" * 70, "a" * 80), ("all", "all-of-it", "all")])
+def test_no_two_apps_have_one_name(names: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("".join(f"{name}: sleep 1\n" for name in names))
+    found = run("import", "Procfile", home=str(tmp_path / "home"), cwd=str(tmp_path))
+    assert "pyworker check: ok" in found.err
+    assert found.err.count("✓") == len(names)
