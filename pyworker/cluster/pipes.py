@@ -44,7 +44,8 @@ class PipeReader(asyncio.StreamReader):
 
     def child_exited(self) -> None:
         """Take what is left, even when nobody reads it now."""
-        self._limit = _LIMIT_AFTER_EXIT  # of asyncio.StreamReader
+        self._limit = _LIMIT_AFTER_EXIT  # this and the next are asyncio.StreamReader's
+        self._paused = False  # else it would not pause again, and its heirs could fill our memory
         self.resume()
 
     def close(self) -> None:

@@ -161,6 +161,23 @@ async def test_output_that_nobody_reads_makes_the_child_wait_and_is_there_after_
 
 
 @asynchronous
+async def test_what_the_heirs_of_a_child_write_does_not_fill_the_memory_when_nobody_reads_it() -> None:
+    child = child_process.spawn("sh", ["-c", "head -c 60000000 /dev/zero & echo $! >&2; wait"])
+    assert child.stdout is not None
+    assert child.stderr is not None
+    heir = int(await child.stderr.readline())
+    reader = child.stdout
+    await eventually(lambda: not reader._reading, "it is read no more: nobody takes it")
+    child.kill()
+    await child.wait()
+    await eventually(lambda: not reader._reading, "it is read no more after the end of the child, either")
+    assert is_alive(heir), "all that it had was taken into the memory"
+    os.kill(heir, signal.SIGKILL)
+    assert len(await reader.read()) < 60_000_000
+    await child.wait_closed()
+
+
+@asynchronous
 async def test_a_context_leaves_nothing_behind() -> None:
     async with child_process.spawn("sleep", ["60"]) as child:
         assert child.pid is not None
