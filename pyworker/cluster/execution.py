@@ -119,19 +119,21 @@ class Execution(ChildProcess):
 
     async def _end(self, *, gently: bool) -> None:
         """Kill the group and wait until it is gone and its pipes closed; a cancelled exec is not given time."""
-        if gently:
-            self.kill_group(self._options.kill_signal)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._options.kill_grace):
-                    for reader in (self.stdout, self.stderr):
-                        if reader is not None:
-                            reader.child_exited()
-                    await asyncio.shield(self._closed)
-        if not self._closed.done():
-            self.kill_group(signals.SIGKILL)
-            await asyncio.shield(self._exited)
-            self._close_pipes()  # one that has left the group may still hold the other ends
-            self._check_closed()
+        try:
+            if gently:
+                self.kill_group(self._options.kill_signal)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.kill_grace):
+                        for reader in (self.stdout, self.stderr):
+                            if reader is not None:
+                                reader.child_exited()
+                        await asyncio.shield(self._closed)
+        finally:  # it may be cancelled here, too
+            if not self._closed.done():
+                self.kill_group(signals.SIGKILL)
+                await asyncio.shield(self._exited)
+                self._close_pipes()  # one that has left the group may still hold the other ends
+                self._check_closed()
 
     def _result(self, collected: list[_Collected], why: str) -> Result:
         options = self._options

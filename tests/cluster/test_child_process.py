@@ -400,6 +400,19 @@ async def test_a_cancelled_exec_leaves_no_process(tmp_path: Path) -> None:
     await eventually(lambda: not is_alive(grandchild), "the grandchild is gone")
 
 
+@asynchronous
+async def test_an_exec_that_is_cancelled_while_its_command_has_time_to_end_leaves_no_process(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    child = child_process.exec(f"echo $$ > {told}; sleep 60", timeout=0.1, kill_signal="CONT", kill_grace=60)
+    task = asyncio.ensure_future(none(child))
+    await eventually(lambda: child.killed and told.exists() and told.read_text(), "its time is over, and it goes on")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    pid = int(told.read_text())
+    await eventually(lambda: not is_alive(pid), "the command is gone")
+
+
 async def none(awaitable: Any) -> Any:
     return await awaitable
 
