@@ -48,6 +48,7 @@ class Channel:
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     paid: float = 0.0  # for what has been read since the last message
     resting: bool = False
+    ended: bool = False  # the worker has closed its end, and all that it said was read
     full: bool = False  # a message waits for room
     retrying: bool = False
     babbled: bool = False  # what was no message has been noted once: it may be another each time
@@ -70,14 +71,14 @@ class Messages:
             return
         channel = Channel(copy_socket(fd), talk.Allowance(self._brain.loop.clock()))
         self._channels[app.name, handle.id.serial] = channel
-        self._brain.loop.add(channel.sock.fileno(), READ, lambda events: self._on_events(app, handle, channel, events))
+        self._listen(app, handle, channel)
 
     def forget(self, app: App, handle: WorkerHandle) -> None:
         """The worker has ended: what it said last is read, and the channel closed."""
         channel = self._channels.pop((app.name, handle.id.serial), None)
         if channel is not None:
             channel.talk.left = max(channel.talk.left, 10.0)
-            if self._brain.loop.watches(channel.sock.fileno()):
+            if not channel.ended:
                 self._read(app, handle, channel)
             self._brain.loop.remove(channel.sock.fileno())
             unsent, came = channel.link.abandon()
@@ -115,17 +116,22 @@ class Messages:
         """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""
         channel = self._channels.get((app.name, handle.id.serial))
         config = app.generations[handle.id.generation].config
-        if channel is None or not nodeshared.shares(config) or not self._brain.loop.watches(channel.sock.fileno()):
+        if channel is None or not nodeshared.shares(config) or channel.ended:
             return False
         channel.link.send(nodeshared.DISCONNECT)
         self._flush(channel)
         return True
 
     # ---- inside --------------------------------------------------------------------------------------------
+    def _listen(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
+        self._brain.loop.add(channel.sock.fileno(), READ, lambda events: self._on_events(app, handle, channel, events))
+
     def _on_events(self, app: App, handle: WorkerHandle, channel: Channel, events: int) -> None:
         if events & WRITE:
             self._flush(channel)
-        if events & (READ | HANGUP):
+        if channel.resting and events & HANGUP:  # said at each turn, whatever is asked for
+            self._brain.loop.remove(channel.sock.fileno())
+        elif events & (READ | HANGUP):
             self._read(app, handle, channel)
 
     def _read(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
@@ -141,6 +147,7 @@ class Messages:
             if not packet.data:
                 unix_fds.let_go(packet.fds)
                 self._brain.loop.remove(channel.sock.fileno())
+                channel.ended = True
                 self._closed(app, handle, channel)
                 return
             channel.talk.spend(_A_READ)
@@ -167,6 +174,8 @@ class Messages:
         def again() -> None:
             channel.resting = False
             if self._channels.get((app.name, handle.id.serial)) is channel:
+                if not self._brain.loop.watches(channel.sock.fileno()):
+                    self._listen(app, handle, channel)
                 self._set_mask(channel)
 
         self._brain.loop.call_later(REST, again)

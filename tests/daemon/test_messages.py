@@ -12,7 +12,7 @@ import pytest
 
 from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
-from pyworker.daemon.messages import Channel, Messages
+from pyworker.daemon.messages import READ_SIZE, Channel, Messages
 from pyworker.policy.talk import AT_ONCE, Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.node import Link
@@ -69,6 +69,30 @@ def test_what_is_no_message_is_read_no_faster_than_messages(rig: Rig, said: byte
         rig.messages._read(app, handle, rig.channel)
         turns += 1
         assert turns < 10_000
+
+
+def test_one_that_has_said_too_much_and_hung_up_does_not_keep_the_daemon_awake_until_all_is_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
+    heard: list[int] = []
+    monkeypatch.setattr(rig.messages, "heard", lambda app, handle, text, size: heard.append(size))
+    rig.messages._channels["api", 3] = rig.channel
+    rig.loop.remove(rig.channel.sock.fileno())
+    rig.messages._listen(app, handle, rig.channel)
+    rig.channel.talk = Allowance(rig.loop.clock(), left=1.0)
+    said = b"1\n" * (READ_SIZE // 2 + 10)
+    rig.peer.sendall(said)
+    rig.peer.close()
+    while not rig.channel.ended:
+        rig.channel.talk.left = 1.0
+        rig.loop.turn(5.0)
+        turns = 0
+        while rig.channel.resting:
+            rig.loop.turn(5.0)
+            turns += 1
+            assert turns < 5
+    assert len(heard) == len(said) // 2
 
 
 def test_of_what_is_no_message_the_first_of_a_worker_is_noted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
