@@ -54,7 +54,7 @@ class Stacks:
 
     def _begin(self, queue: deque[_Job]) -> None:
         app, handle, _, dumps = queue[0]
-        fd = self._brain.store.get(fd_name("stacks", app.name))
+        fd = self._memfd(app)
         if not handle.is_alive or not handle.pid or handle.ended_at is not None:
             self._end(queue, "", "it is not running now", f"pyworker ps -w {app.name}")
         elif fd is None or not signals.is_handled(handle.pid, DUMP_SIGNAL):
@@ -64,15 +64,19 @@ class Stacks:
             self._end(queue, "", why, hint if is_command else "try again in a moment")
         else:
             os.ftruncate(fd, 0)
-            self._dump(queue, fd, dumps)
+            self._dump(queue, dumps)
 
-    def _dump(self, queue: deque[_Job], fd: int, dumps: tuple[int, ...]) -> None:
+    def _memfd(self, app: App) -> int | None:
+        """Asked for anew after each wait: a delete closes it, and the number may be another file's by then."""
+        return self._brain.store.get(fd_name("stacks", app.name))
+
+    def _dump(self, queue: deque[_Job], dumps: tuple[int, ...]) -> None:
         app, handle, _, _ = queue[0]
         before = signals.blocked_by(handle.pid, dumps[0])
         self._brain.workers.signal(app, handle, dumps[0])
-        self._look(queue, fd, dumps, before, self._brain.loop.clock() + PATIENCE)
+        self._look(queue, dumps, before, self._brain.loop.clock() + PATIENCE)
 
-    def _look(self, queue: deque[_Job], fd: int, dumps: tuple[int, ...], before: frozenset[int], until: float) -> None:
+    def _look(self, queue: deque[_Job], dumps: tuple[int, ...], before: frozenset[int], until: float) -> None:
         """Wait until the signal is neither waiting nor being handled: the dump is then complete."""
         app, handle, _, _ = queue[0]
         is_over = not handle.is_alive or handle.ended_at is not None
@@ -80,31 +84,32 @@ class Stacks:
             signals.is_waiting(handle.pid, dumps[0]) or signals.blocked_by(handle.pid, dumps[0]) - before
         )
         if not is_done and self._brain.loop.clock() < until:
-            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, fd, dumps, before, until))
+            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._look(queue, dumps, before, until))
             return
         if dumps[1:] and not is_over:
-            self._dump(queue, fd, dumps[1:])
+            self._dump(queue, dumps[1:])
             return
-        if os.fstat(fd).st_size and handle.ended_at is None and signals.is_handled(handle.pid, TASKS_SIGNAL):
+        if self._text(app) and handle.ended_at is None and signals.is_handled(handle.pid, TASKS_SIGNAL):
             self._brain.workers.signal(app, handle, TASKS_SIGNAL)
-            self._add_tasks(queue, fd, self._brain.loop.clock() + LOOP_PATIENCE)
+            self._add_tasks(queue, self._brain.loop.clock() + LOOP_PATIENCE)
         else:
-            self._take_text(queue, fd)
+            self._take_text(queue)
 
-    def _add_tasks(self, queue: deque[_Job], fd: int, until: float) -> None:
+    def _add_tasks(self, queue: deque[_Job], until: float) -> None:
         """Wait until the loop has written what its tasks wait in."""
-        handle = queue[0].handle
-        is_done = handle.ended_at is not None or has_tasks(_text(fd), handle.pid)
-        if is_done or self._brain.loop.clock() >= until:
-            self._take_text(queue, fd)
-        else:
-            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._add_tasks(queue, fd, until))
-
-    def _take_text(self, queue: deque[_Job], fd: int) -> None:
         app, handle, _, _ = queue[0]
-        text = _text(fd)
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
+        is_done = handle.ended_at is not None or has_tasks(self._text(app), handle.pid)
+        if is_done or self._brain.loop.clock() >= until:
+            self._take_text(queue)
+        else:
+            self._brain.loop.call_later(_LOOK_EVERY, lambda: self._add_tasks(queue, until))
+
+    def _take_text(self, queue: deque[_Job]) -> None:
+        app, handle, _, _ = queue[0]
+        text = self._text(app)
+        if (fd := self._memfd(app)) is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
         if text:
             self._end(queue, text, "", "")
         elif handle.ended_at is not None:
@@ -124,6 +129,6 @@ class Stacks:
             if queue:
                 self._begin(queue)
 
-
-def _text(fd: int) -> str:
-    return os.pread(fd, MAX_TEXT, 0).decode("utf-8", "backslashreplace")
+    def _text(self, app: App) -> str:
+        fd = self._memfd(app)
+        return "" if fd is None else os.pread(fd, MAX_TEXT, 0).decode("utf-8", "backslashreplace")

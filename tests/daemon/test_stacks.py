@@ -59,3 +59,39 @@ def test_the_dump_for_the_log_is_written_before_the_other_is_asked_for() -> None
     loop.close()
     os.close(fd)
     assert told == [f"{STACKS_SIGNAL} {DUMP_SIGNAL} "]
+
+
+def test_an_app_that_is_deleted_while_a_worker_is_asked_leaves_nobody_waiting() -> None:
+    """Its memfd is closed by then, and the number may be another file's; those who came later waited for ever."""
+    loop = Loop(time.monotonic, pytest.fail)
+    fds = {"stacks.api": os.memfd_create("pyworker-stacks")}
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(fds["stacks.api"])],
+        pass_fds=[fds["stacks.api"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as worker:  # fmt: skip
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        brain: Any = SimpleNamespace(
+            loop=loop, store=SimpleNamespace(get=fds.get),
+            workers=SimpleNamespace(signal=lambda app, handle, number: os.kill(handle.pid, number)),
+        )  # fmt: skip
+        handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=worker.pid)
+        told: list[str] = []
+        app: Any = SimpleNamespace(name="api")
+        stacks = Stacks(brain)
+        stacks.take(app, handle, lambda _, why, __: told.append(why), to_log=True)
+        stacks.take(app, handle, lambda _, why, __: told.append(why))
+        handle.ended_at = loop.clock()
+        other = os.memfd_create("another")
+        os.write(other, b"of somebody else")
+        os.dup2(other, fds["stacks.api"])
+        reused = fds.pop("stacks.api")
+        wait_until(lambda: loop.turn(0) or len(told) == 2, what="both")
+        assert os.pread(other, 100, 0) == b"of somebody else"
+        worker.stdin.write(b"\n\n")
+        worker.stdin.flush()
+    for fd in (other, reused):
+        os.close(fd)
+    loop.close()
+    assert told == ["it ended just now", "it is not running now"]
