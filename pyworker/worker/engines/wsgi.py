@@ -52,6 +52,8 @@ class WsgiExchange(Exchange):
                 connection.write(heads.CONTINUE)
             connection.await_body()
             return
+        if connection.write_paused:
+            return  # on_writable comes back: the answers of one who reads none must not pile up
         self.started = True
         self.answer: tuple[int, bytes, list[tuple[str, bytes]]] | None = None
         self.iterable: Any = None
@@ -419,8 +421,9 @@ class WsgiExchange(Exchange):
 
     def on_writable(self) -> None:
         if not self.started:
-            return
-        if self.threaded:
+            if self.complete:
+                self.try_start()
+        elif self.threaded:
             if self.room is not None:
                 self.room.set()
         elif not self.scheduled:

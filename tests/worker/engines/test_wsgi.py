@@ -472,6 +472,30 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve, loop: str, threa
     assert [r.body for _ in range(300) if (r := client.recv()) is not None] == [b"/%d" % n for n in range(300)]
 
 
+def test_the_answers_of_one_who_asks_on_and_reads_none_do_not_pile_up(serve: Serve, loop: str, threads: int) -> None:
+    given = [0]
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        given[0] += 1
+        start_response("200 OK", [])
+        return [environ["PATH_INFO"].encode() * 10_000]
+
+    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    client.send(b"".join(b"GET /%04d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(1000)))
+    last = [-1]
+
+    def stands_still() -> bool:
+        before, last[0] = last[0], given[0]
+        return given[0] == before > 0
+
+    wait_until(stands_still, what="the app to be held back")
+    assert given[0] < 700  # the kernel takes some megabytes of the 50
+    for n in range(1000):
+        response = client.recv()
+        assert response is not None
+        assert response.body == b"/%04d" % n * 10_000
+
+
 def test_busy_threads_are_counted_and_the_rest_waits(serve: Serve, loop: str, threads: int) -> None:
     if threads == 1:
         pytest.skip("there are none")
