@@ -31,6 +31,7 @@ MAX_ANSWER = 64 * 1024 * 1024
 _WANTING = "no process or descriptor is left for it: raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"
 _TOO_SMALL = "raise the limit on the size of a file (ulimit -f where it is started, LimitFSIZE= of its service), and start it anew"
 _BROKEN = "mend the installation of pyworker or of its Python; it is started by itself then"
+_NO_MEMORY = "free some memory, or raise the limit on it (ulimit -v where it is started, LimitAS= of its service)"
 _ENDS = " exited with code 1: starting it again"  # of a daemon that Python cannot start
 _UCRED = struct.Struct("3i")
 
@@ -226,6 +227,8 @@ def step_for(said: str) -> str:
     """Return what to do about what the guardian said."""
     if os.strerror(errno.EFBIG) in said:
         return _TOO_SMALL
+    if "MemoryError" in said or os.strerror(errno.ENOMEM) in said:
+        return _NO_MEMORY
     broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said
     return _BROKEN if broken else _WANTING
 

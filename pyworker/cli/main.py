@@ -206,6 +206,13 @@ def _run(argv: list[str], as_json: bool) -> int:
             hint = "make room on its disk, or send it to another"
             full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")
             return fail.report(full, as_json, how)
+        if isinstance(error, MemoryError):
+            small = PyworkerError(
+                "no memory is left for this command",
+                hint="free some, or raise the limit on it (ulimit -v)",
+                code="failed",
+            )
+            return fail.report(small, as_json, how)
         return fail.bug(error, as_json, how)
 
 

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from pyworker import __main__, __version__
+from pyworker.cli import main as cli_main
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.names import OPTIONS_ELSEWHERE
@@ -195,6 +196,17 @@ def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
     assert found.code == 1
     assert found.err.startswith("Traceback")
     assert "this is a bug of pyworker" in found.err
+
+
+def test_a_want_of_memory_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def want(*_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(cli_main, "_group", want)
+    assert cli_main.main(["ps"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: no memory is left for this command")
+    assert "ulimit -v" in said
 
 
 def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) -> None:
