@@ -21,14 +21,17 @@ from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
 ROLES = ("guardian", "daemon", "logger", "template", "worker")
-ALL = [*itertools.combinations(ROLES, 2), ("worker", "worker"), ("worker", "spare"), ("spare", "template")]
+OTHERS = [("worker", "worker"), ("worker", "spare"), ("spare", "template"), *(("dispatcher", role) for role in ROLES)]
+ALL = [*itertools.combinations(ROLES, 2), *OTHERS]
 PART = [("guardian", "daemon"), ("guardian", "logger"), ("daemon", "template"), ("daemon", "worker"), ("worker", "spare")]
+PART += [("dispatcher", "daemon")]
 
 
 def pids(pw: Pyworker) -> dict[str, list[int]]:
     status = pw.status()
     found = {"guardian": [status["guardian_pid"]], "daemon": [status["pid"]], "logger": [status["logger_pid"]]}
-    return found | {"template": [pw.role("template")], "worker": pw.pids(), "spare": [pw.spare()]}
+    found |= {"template": [pw.role("template")], "worker": pw.pids(), "spare": [pw.spare()]}
+    return found | {"dispatcher": [pw.dispatcher()]}
 
 
 def is_whole(pw: Pyworker, dead: list[int]) -> bool:
@@ -48,7 +51,8 @@ def is_whole(pw: Pyworker, dead: list[int]) -> bool:
 
 @pytest.mark.parametrize("pair", ALL if os.environ.get("PYWORKER_TEST_ALL") else PART, ids="+".join)
 def test_after_the_death_of_two_all_is_served_or_nothing_stays(pw: Pyworker, pair: tuple[str, str]) -> None:
-    pw.api(ASGI, workers=3, tables='[app.stop]\ndrain_timeout = "3s"')
+    top = 'balance = "least-connections"' if "dispatcher" in pair else ""
+    pw.api(ASGI, workers=3, top=top, tables='[app.stop]\ndrain_timeout = "3s"')
     pw.ok("start", "app.toml")
     there = pids(pw)
     first, second = there[pair[0]][0], there[pair[1]][-1]
