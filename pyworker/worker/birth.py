@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal wraps each call into enums, which can be seen in each fork
+import contextlib
 import faulthandler
 import io
 import os
@@ -81,7 +82,8 @@ def write_by_line() -> None:
     """Have output leave line by line: a pipe would be written in blocks of 8 KiB, and lines reach the log minutes late, or never."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the app may have put something of its own there
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            with contextlib.suppress(ValueError):  # or have closed it
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
 def reset_signals() -> None:

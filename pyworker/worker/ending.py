@@ -27,17 +27,17 @@ _files: list[weakref.ref[IO[Any]]] = []
 
 
 def remember_files() -> None:
-    """Note which files are open. For a process that is about to hide its objects from the collector (`gc.freeze`)."""
-    _files[:] = map(weakref.ref, _open_files())
+    """Note which files there are. For a process that is about to hide its objects from the collector (`gc.freeze`)."""
+    _files[:] = map(weakref.ref, _all_files())
 
 
 def end(code: int) -> NoReturn:
     """Leave with this exit code."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons
     atexit._run_exitfuncs()
-    for file in [*(each() for each in _files), *_open_files()]:
+    for file in [*(each() for each in _files), *_all_files()]:
         if file is not None:
-            with contextlib.suppress(OSError, ValueError):  # nobody takes it, or it is closed
+            with contextlib.suppress(OSError, ValueError):  # nobody takes it, or it is closed or detached
                 file.flush()
     flush()
     # libraries have an end of their own (a profiler writes its figures): no os._exit
@@ -70,6 +70,7 @@ def end_forked(where: str, error: BaseException | None = None) -> NoReturn:
     os._exit(code)
 
 
-def _open_files() -> list[IO[Any]]:
+def _all_files() -> list[IO[Any]]:
     # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
-    return [each for each in gc.get_objects() if issubclass(type(each), _BUFFERED) and not each.closed]
+    # nor is any asked whether it is closed: one that is detached raises (`codecs.getwriter("utf-8")(sys.stdout.detach())`)
+    return [each for each in gc.get_objects() if issubclass(type(each), _BUFFERED)]

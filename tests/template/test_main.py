@@ -104,8 +104,15 @@ class Tee:
 FLUSHED = TEE + "    def flush(self): self.stream.flush()\n"
 
 
+WRITER = "import codecs\ndef Tee(stream): return codecs.getwriter('utf-8')(stream.detach())"
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize("tee", [FLUSHED, TEE, "def Tee(stream): pass"], ids=["tee", "cannot flush", "none"])
+@pytest.mark.parametrize(
+    "tee",
+    [FLUSHED, TEE, "def Tee(stream): pass", WRITER, "def Tee(stream): stream.close(); return stream"],
+    ids=["tee", "cannot flush", "none", "writer", "closed"],
+)
 def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(
     daemon: Any, folder: Path, stream: str, tee: str
 ) -> None:
