@@ -144,20 +144,23 @@ def _user_frames(tb: TracebackType | None) -> TracebackType | None:
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
+        raise _of_import(name, error) from None
+
+
+def _of_import(name: str, error: BaseException) -> TargetError:
+    if isinstance(error, ModuleNotFoundError):
         missing = error.name or ""
         if missing and (name == missing or name.startswith(missing + ".")) and not _user_frames(error.__traceback__):
-            raise TargetError(
-                "import", f'cannot import "{name}": there is no module {missing}', hint=_where_is(missing)
-            ) from None
-        raise TargetError("import", headline.of(error), user_traceback(error), _how_to_get(missing)) from None
-    except BaseException as error:  # noqa: BLE001 - importing runs the user's code: SystemExit and all
-        hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
-        if isinstance(error, ImportError):
-            hint = _package_of(name, error) or _same_name(error.name or "")
-        elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
-            hint = _same_name(error.obj.__name__)
-        raise TargetError("import", headline.of(error), user_traceback(error), hint or _needs_loop(error)) from None
+            message = f'cannot import "{name}": there is no module {missing}'
+            return TargetError("import", message, hint=_where_is(missing))
+        return TargetError("import", headline.of(error), user_traceback(error), _how_to_get(missing))
+    hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
+    if isinstance(error, ImportError):
+        hint = _package_of(name, error) or _same_name(error.name or "")
+    elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
+        hint = _same_name(error.obj.__name__)
+    return TargetError("import", headline.of(error), user_traceback(error), hint or _needs_loop(error))
 
 
 def _package_of(name: str, error: ImportError) -> str:
@@ -242,6 +245,8 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             break
+        except BaseException as error:  # noqa: BLE001 - a module may import what is in it when it is asked for
+            raise _of_import(module_name, error) from None
     else:
         return found
     names = [name for name in vars(module) if not name.startswith("_")]

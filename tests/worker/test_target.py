@@ -176,6 +176,15 @@ def test_a_missing_library_is_named_and_how_to_get_it(write: Write, tmp_path: Pa
     assert 'python = ".venv"' in fails("shop:app").hint
 
 
+def test_what_a_module_imports_when_it_is_asked_for_is_named_as_well(write: Write) -> None:
+    write(lazily="def __getattr__(name):\n    import a_library_that_is_missing\n", leaving="def __getattr__(name):\n    exit()\n")
+    error = fails("lazily:app")
+    assert error.message == "ModuleNotFoundError: No module named 'a_library_that_is_missing'"
+    assert "pip install a_library_that_is_missing" in error.hint
+    assert "worker/target.py" not in error.traceback
+    assert "sys.exit()" in fails("leaving:app").hint
+
+
 def test_the_traceback_has_the_users_frames_only(write: Write) -> None:
     write(outer="import inner\n", inner="def f():\n    raise RuntimeError('deep')\nf()\n")
     error = fails("outer:app")
