@@ -186,8 +186,12 @@ def _where_is(name: str) -> str:
     first, _, last = name.rpartition(".")
     if first and last == "py":
         return f'a module has no .py in its name: target = "{first}:…"'
+    try:
+        entries = sorted(os.listdir(here))
+    except OSError as error:  # Python finds no module where it may not list
+        return f"Python cannot look into {here}: {error.strerror}; let this user read that folder"
     found = []
-    for folder in sorted(os.listdir(here)) if os.path.isdir(here) else []:
+    for folder in entries:
         path = os.path.join(here, folder)
         if os.path.isfile(os.path.join(path, last + ".py")) or os.path.isfile(os.path.join(path, last, "__init__.py")):
             found.append(folder)
@@ -198,8 +202,7 @@ def _where_is(name: str) -> str:
         above = os.path.dirname(above)
     if above != "/":
         return f'there is a {last} in {above}, above this folder: run it from there, or set cwd = "{above}"'
-    names = [entry.removesuffix(".py") for entry in os.listdir(here)] if os.path.isdir(here) else []
-    near = difflib.get_close_matches(last, names, n=1)
+    near = difflib.get_close_matches(last, [entry.removesuffix(".py") for entry in entries], n=1)
     if near:
         return f'did you mean "{near[0]}"? (looked in {here})'
     return f"looked in {here}; set cwd to the folder that holds it"

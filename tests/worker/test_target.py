@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,6 +154,21 @@ def test_a_file_that_is_named_as_a_module_of_python_is_named(
 def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
     write(backend__main="app = 1")
     assert 'cwd = "backend"' in fails("main:app").hint
+
+
+def test_a_folder_in_which_the_user_may_not_look_is_named(write: Write, tmp_path: Path) -> None:
+    write(shop="app = 1")
+    tmp_path.chmod(0o311)
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)  # root may
+    try:
+        error = fails("shop:app")
+    finally:
+        os.seteuid(before)
+        tmp_path.chmod(0o755)
+    assert error.message == 'cannot import "shop": there is no module shop'
+    assert error.hint == f"Python cannot look into {tmp_path}: Permission denied; let this user read that folder"
 
 
 def test_a_module_that_is_part_of_a_package_is_told_where_to_start_it(write: Write, tmp_path: Path) -> None:
