@@ -236,7 +236,7 @@ class _Worker:
                 task = asyncio.ensure_future(_guarded(result))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001  the app's own: it must not keep the worker from draining
+        except BaseException:  # noqa: BLE001  the app's own, sys.exit() too: it must not keep the worker from draining
             traceback.print_exc()
 
     def _tick(self) -> None:
@@ -320,7 +320,7 @@ class _Worker:
 async def _guarded(awaitable: Any) -> None:
     try:
         await awaitable
-    except Exception:  # noqa: BLE001  the app's own stop callback
+    except (Exception, SystemExit):  # noqa: BLE001  the app's own stop callback
         traceback.print_exc()
 
 

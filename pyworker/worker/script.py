@@ -120,7 +120,7 @@ class Runtime(Binding):
         for callback in api.take_stop_callbacks():
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001  the script's own: it must not keep the worker from ending
+            except BaseException as error:  # noqa: BLE001  the script's own, sys.exit() too: it must not keep the worker from ending
                 say(f"on_stop: {type(error).__name__}: {error}")
         self._row[F.OPEN] = left = self.wait_for_connections(deadline)
         self._channel.send(Drained(0, left))

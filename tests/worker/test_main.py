@@ -248,6 +248,8 @@ def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) 
         "@pyworker.on_stop\ndef one(): print('one')\n"
         "@pyworker.on_stop\ndef bad(): 1 / 0\n"
         "@pyworker.on_stop\ndef given_up(): import asyncio; raise asyncio.CancelledError('given up')\n"
+        "@pyworker.on_stop\ndef leaves(): raise SystemExit(3)\n"
+        "@pyworker.on_stop\nasync def leaves_later(): raise SystemExit(4)\n"
         "@pyworker.on_stop\nasync def two(): print('two')\n" + shop
     )
     d = daemon()
@@ -256,7 +258,10 @@ def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) 
     worker.expect(Drained)
     assert d.reap(worker.pid) == 0
     assert worker.read_out().split() == [b"one", b"two", b"app", b"is", b"down"]
-    assert b"ZeroDivisionError" in worker.read_err()
+    said = worker.read_err()
+    assert b"ZeroDivisionError" in said
+    assert b"SystemExit: 3" in said
+    assert b"SystemExit: 4" in said
 
 
 def test_worker_knows_who_it_is_and_its_children_inherit_nothing(daemon: Any, folder: Path) -> None:

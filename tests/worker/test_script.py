@@ -398,6 +398,17 @@ def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(
     d.reap(worker.pid)
 
 
+def test_script_ends_whatever_its_stop_callback_does(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, "import pyworker, sys\npyworker.on_stop(sys.exit)\n" + SCRIPTS["http.server"])
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    worker.send(Drain(10.0, to_empty=False))
+    assert worker.expect(Drained) == Drained(0, 0)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+    assert worker.read_err() == b"pyworker: on_stop: SystemExit: \n"
+
+
 def test_script_that_shuts_its_listener_down_leaves_the_port_to_the_others(daemon: Any, folder: Path) -> None:
     stops = "import signal, socket\nsignal.signal(signal.SIGUSR1, lambda *_: server.shutdown(socket.SHUT_RDWR))\n"
     d, workers = launch(daemon, folder, stops + SCRIPTS["blocking accept"], 2)
