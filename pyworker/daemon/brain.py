@@ -302,6 +302,7 @@ class Brain:
             app.scale, app.scale_base = app.scale_before
         app.given_up = ""
         app.record = app.template_record = restart.CLEAR
+        app.fill_slots()  # what has finished was the other's
         app.reload_from = None
         failure = self.fail(
             reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""

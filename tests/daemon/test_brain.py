@@ -114,6 +114,23 @@ def test_policy_sees_whether_a_worker_that_leaves_still_accepts(ends: tuple[sock
     loop.close()
 
 
+@pytest.mark.parametrize(("cron", "slots"), [(None, [1]), ("* * * * *", [])])
+def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_the_one_before(
+    ends: tuple[socket.socket, socket.socket], cron: str | None, slots: list[int]
+) -> None:
+    """Its worker has ended with code 0 where that may be; or a run of a job's goes on."""
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, _, _):
+        config = replace(app.config, target=None, command=("./job",), cron=cron)
+        for generation in app.generations.values():
+            generation.resolved = replace(generation.resolved, config=config)
+        app.generation, app.previous, app.finished_slots = 2, 1, set() if cron else {1}
+        brain._roll_back(app, 1, "it was given up")
+        assert app.slots() == slots
+    loop.close()
+
+
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_policy_sees_at_a_stop_whether_a_client_waits_to_be_accepted(
     ends: tuple[socket.socket, socket.socket], tmp_path: Path, family: socket.AddressFamily
