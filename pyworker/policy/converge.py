@@ -315,16 +315,17 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
             yield LookAgain(app.soak_until)
     if not app.record.is_clear and not app.record.permanent:
         last = app.record.deaths[-1] if app.record.deaths else 0.0
-        for w in alive(app, app.generation):
-            if w.state is State.READY and w.ready_at is not None and w.born_at >= last:
-                stable_at = w.ready_at + app.restart.min_uptime
-                yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
-        loaded = max(
-            (t.since for t in app.templates if t.generation == app.generation and t.state == "ready"), default=0.0
-        )
-        born = max((w.born_at for w in alive(app, app.generation)), default=0.0)
-        if born < last <= loaded and generation_is_open(app, now):
-            yield ClearRecord()  # it was the template that died, and it is back
+        serve = [w for w in alive(app, app.generation) if w.state is State.READY]
+        tried = [w for w in serve if w.born_at >= last]
+        wanted = slots_of(app)
+        if not tried and wanted and _can_fork(app) and {w.slot for w in serve}.issuperset(wanted):
+            # nobody is missing who could be tried: it was the template that died, and it is back; or the slot of who died
+            # is not wanted any more (`stop api.2`)
+            tried = serve
+        ready_at = min((w.ready_at for w in tried if w.ready_at is not None), default=None)
+        if ready_at is not None:
+            stable_at = ready_at + app.restart.min_uptime
+            yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
 
 
 def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
@@ -397,7 +398,7 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
     """Start what is missing in the committed generation, and successors of what must be replaced."""
     if not app.running or app.record.permanent or app.generation in app.gated:
         return
-    if app.forks and not any(t.generation == app.generation and t.state == "ready" for t in app.templates):
+    if not _can_fork(app):
         return
     everybody = alive(app)
     current = [w for w in everybody if w.generation == app.generation and w.state in UNTOUCHED]
@@ -423,6 +424,11 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
         yield Spawn(slot, app.generation, held=False)
         trying, starting = True, starting + 1
         succession = succession or bool(mine)
+
+
+def _can_fork(app: AppView) -> bool:
+    """Whether what makes workers of the committed generation is there."""
+    return not app.forks or any(t.generation == app.generation and t.state == "ready" for t in app.templates)
 
 
 def _probe_is_out(app: AppView, current: list[WorkerView]) -> bool:

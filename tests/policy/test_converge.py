@@ -110,12 +110,21 @@ def test_a_probe_that_is_sick_does_not_clear_the_record() -> None:
     assert c.ClearRecord() not in doing(app(want=3, record=record, workers=sick), 81.5)
 
 
+def test_the_record_of_a_slot_that_was_stopped_is_cleared_when_all_others_are_stable() -> None:
+    """Nobody was ever tried there again: the app was degraded for ever, with all of its workers ready."""
+    record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
+    assert c.ClearRecord() not in doing(app(want=3, record=record, workers=BOTH), 15.0)
+    assert doing(app(want=3, record=record, workers=BOTH, stopped_slots=frozenset({3})), 15.0) == [c.ClearRecord()]
+    young = (worker(1, 1, since=9.0), worker(2, 2, since=9.5))
+    assert c.converge(app(record=record, workers=young), 15.0) == [c.LookAgain(19.0)]
+
+
 def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_workers_have_served_on() -> None:
     """Without a worker that is born after them nothing did: the app was degraded for ever."""
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
-    back, before = (c.TemplateView(1, "ready", 71.0),), (c.TemplateView(1, "ready", 0.0),)
+    back = (c.TemplateView(1, "ready", 71.0),)
     assert doing(app(record=record, workers=BOTH, templates=back), 72.0) == [c.ClearRecord()]
-    assert doing(app(record=record, workers=BOTH, templates=before), 69.0) == []
+    assert doing(app(record=record, workers=BOTH, templates=()), 69.0) == []
     assert c.ClearRecord() not in doing(app(record=record, workers=BOTH[:1], templates=back), 72.0)
     young = (BOTH[0], worker(3, 2, since=70.5))
     assert c.ClearRecord() not in doing(app(record=record, workers=young, templates=back), 72.0)
