@@ -147,7 +147,7 @@ class EventLog:
 
     def _open(self) -> None:
         self.close()
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # it may be a pipe
         self._fd = os.open(EVENTS_FILE, flags, 0o600, dir_fd=self._home_fd)
         self._size = os.fstat(self._fd).st_size
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":  # cut short by a crash

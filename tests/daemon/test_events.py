@@ -192,6 +192,17 @@ def test_full_disk_costs_lines_but_no_event(
     assert [line["seq"] for line in lines(tmp_path / "events.jsonl")] == [1, 4]
 
 
+def test_a_pipe_in_the_place_of_the_file_that_nobody_reads_costs_lines_and_no_wait(
+    open_log: Callable[..., EventLog], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "events.jsonl")
+    log = open_log()
+    for _ in range(40):
+        note(log, "x" * 4000)
+    assert log.seq == 40
+    assert log.lost > 0
+
+
 def test_home_that_cannot_be_written_does_not_raise(
     open_log: Callable[..., EventLog], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
