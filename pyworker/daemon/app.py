@@ -19,7 +19,7 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.listener import nobody_waits
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
-from pyworker.policy.converge import AppView, generation_is_open, slots_of
+from pyworker.policy.converge import AppView, WorkerView, generation_is_open, slots_of
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
@@ -180,8 +180,9 @@ class App:
         return self.config is not None and self.config.cron is not None
 
     def fill_slots(self) -> None:
-        """A new generation: every slot is to be filled; those of a job when its time comes."""
-        self.finished_slots = set(range(1, self.want + 1)) if self.is_job else set()
+        """Another generation: every slot is to be filled; those of a job when its time comes, or a run of its own has ended."""
+        runs = {w.id.slot for w in self.workers.values() if w.is_alive and w.id.generation == self.generation}
+        self.finished_slots = set(range(1, self.want + 1)) - runs if self.is_job else set()
 
     @property
     def want(self) -> int:
@@ -212,7 +213,7 @@ class App:
             restart=config.restart,
             stop=config.stop,
             reload=(target or config).reload,  # what it allows holds for the one that is being loaded
-            workers=tuple(w.view(hears=self._hears(w), left=self._has_left(w)) for w in self.workers.values()),
+            workers=tuple(self._view_of(w) for w in self.workers.values()),
             templates=tuple(t.view() for t in self.templates.values()),
             record=self.record,
             stopped_slots=frozenset(self.stopped_slots),
@@ -226,6 +227,7 @@ class App:
             given_up=self.given_up,
             gated=self.gated,
             job=config.cron is not None,
+            target_job=target is not None and target.cron is not None,
             starting=self.starting,
             start_failed=self.start_failure is not None,
             hurry=self.hurry,
@@ -246,6 +248,11 @@ class App:
     def _config_of(self, number: int | None) -> AppConfig | None:
         generation = self.generations.get(number) if number is not None else None
         return generation.config if generation is not None else None
+
+    def _view_of(self, worker: WorkerHandle) -> WorkerView:
+        config = self._config_of(worker.id.generation)
+        job = config is not None and config.cron is not None
+        return worker.view(hears=self._hears(worker), left=self._has_left(worker), job=job)
 
     def _hears(self, worker: WorkerHandle) -> bool:
         """Whether a worker understands Drain; a script that binds for itself does once it has."""

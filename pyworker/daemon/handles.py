@@ -70,8 +70,8 @@ class WorkerHandle:
                 self.leaving_at = now
         return after
 
-    def view(self, *, hears: bool, left: bool | None) -> WorkerView:
-        """Return it as policy sees it; `hears`: it understands Drain, `left`: it accepts no more."""
+    def view(self, *, hears: bool, left: bool | None, job: bool) -> WorkerView:
+        """Return it as policy sees it; `hears`: it understands Drain, `left`: it accepts no more, `job`: it is a run of one."""
         return WorkerView(
             self.id.serial,
             self.id.slot,
@@ -85,6 +85,7 @@ class WorkerHandle:
             self.checked,
             hears=hears,
             left=left,
+            job=job,
         )
 
     def memo(self) -> dict[str, Any]:

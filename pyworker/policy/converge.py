@@ -51,6 +51,7 @@ class WorkerView:
     # understands Drain; else the stop signal is all there is. A script that has bound no port does not
     hears: bool = True
     left: bool | None = None  # of one that leaves: it accepts nothing any more; None: it cannot tell
+    job: bool = False  # a run of a job: it ends by itself
 
 
 @record
@@ -84,6 +85,7 @@ class AppView:
     given_up: str = ""  # why the previous generation is wanted again
     gated: frozenset[int] = frozenset()  # generations that nothing may be started of yet
     job: bool = False  # runs at times of its own and ends by itself: a reload leaves its running worker alone
+    target_job: bool = False
     starting: bool = False  # a first start whose outcome is open: one failure ends it
     start_failed: bool = False
     hurry: bool = False  # `stop --now`: no drain
@@ -370,8 +372,9 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
         return
     slots = slots_of(app, app.target_want)
     draining = {w.generation for w in alive(app) if w.state in LEAVING} - {target, app.generation}
-    if not app.overlaps:
-        # no two of its workers can live side by side: the old leave first, which the CLI has said before
+    if not app.overlaps or app.target_job:
+        # no two of its workers can live side by side: the old leave first, which the CLI has said before; or nothing of it
+        # runs before its time has come
         yield Commit(target)
         return
     new = [w for w in alive(app, target) if w.state in UNTOUCHED]
@@ -465,10 +468,10 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
     if app.starting and app.record.permanent:
         return "the start failed"
     if w.generation != app.generation:
+        if app.job and w.job:
+            return None
         if w.state in (State.STARTING, State.HELD):
             return "its generation was given up"
-        if app.job:
-            return None
         if current_open or not slots or not app.overlaps:
             return f"replaced by generation {app.generation}"
         return None

@@ -114,18 +114,36 @@ def test_policy_sees_whether_a_worker_that_leaves_still_accepts(ends: tuple[sock
     loop.close()
 
 
-@pytest.mark.parametrize(("cron", "slots"), [(None, [1]), ("* * * * *", [])])
-def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_the_one_before(
-    ends: tuple[socket.socket, socket.socket], cron: str | None, slots: list[int]
+def test_policy_sees_which_workers_are_runs_of_a_job_and_whether_a_reload_makes_one_of_the_app(
+    ends: tuple[socket.socket, socket.socket],
 ) -> None:
-    """Its worker has ended with code 0 where that may be; or a run of a job's goes on."""
     spawner: Any = SimpleNamespace()
     brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
-    with app_of_one_worker(brain, State.READY) as (app, _, _):
+    with app_of_one_worker(brain, State.READY) as (app, worker, _):
+        config = replace(app.config, target=None, command=("./job",), cron="* * * * *")
+        app.generations[2].resolved = replace(app.generations[2].resolved, config=config)
+        worker.state, app.target = State.STARTING, 2
+        seen = app.view()
+        assert (seen.job, seen.target_job, [w.job for w in seen.workers]) == (False, True, [True])
+        app.generation, app.target = 2, 1
+        seen = app.view()
+        assert (seen.job, seen.target_job, [w.job for w in seen.workers]) == (True, False, [True])
+    loop.close()
+
+
+@pytest.mark.parametrize(("cron", "run_of", "slots"), [(None, 2, [1]), ("* * * * *", 2, []), ("* * * * *", 1, [1])])
+def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_the_one_before(
+    ends: tuple[socket.socket, socket.socket], cron: str | None, run_of: int, slots: list[int]
+) -> None:
+    """Its worker has ended with code 0 where that may be; or a run of a job's goes on, of whichever generation."""
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, worker, _):
         config = replace(app.config, target=None, command=("./job",), cron=cron)
         for generation in app.generations.values():
             generation.resolved = replace(generation.resolved, config=config)
-        app.generation, app.previous, app.finished_slots = 2, 1, set() if cron else {1}
+        worker.id = WorkerId("api", run_of, 1, 7)
+        app.generation, app.previous, app.finished_slots = 2, 1, {1} if run_of == 1 or not cron else set()
         brain._roll_back(app, 1, "it was given up")
         assert app.slots() == slots
     loop.close()

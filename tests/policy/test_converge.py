@@ -596,10 +596,27 @@ def test_a_gated_target_leaves_the_old_generation_alone() -> None:
 
 
 def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
-    old = worker(1, 1, generation=1)
+    old = replace(worker(1, 1, generation=1), job=True)
     view = app(generation=2, workers=(old,), templates=(), forks=False, overlaps=False, finished_slots=frozenset({1, 2}))
     assert any(isinstance(a, (c.SendDrain, c.SendStop)) for a in doing(view))
     assert doing(replace(view, job=True)) == []
+    begun = replace(old, state=State.STARTING, ready_at=None)
+    assert doing(replace(view, job=True, workers=(begun,))) == []
+
+
+def test_a_reload_starts_no_run_of_a_job_beside_the_one_that_is_under_way() -> None:
+    run = replace(worker(1, 1, generation=1), job=True)
+    view = app(want=1, target=2, workers=(run,), templates=(), forks=False, target_forks=False, job=True, target_job=True)
+    assert doing(view) == [c.Commit(2)]
+
+
+def test_the_workers_of_a_service_that_a_reload_makes_a_job_leave() -> None:
+    """As runs of the job they stayed for ever, and it had none of its own for as long."""
+    serves = worker(1, 1, generation=1)
+    before = app(want=1, target=2, workers=(serves,), templates=(), forks=False, target_forks=False, target_job=True)
+    assert doing(before) == [c.Commit(2)]
+    after = app(want=1, generation=2, workers=(serves,), templates=(), forks=False, job=True, finished_slots=frozenset({1}))
+    assert doing(after) == [c.SendDrain(1, to_empty=False, reason="replaced by generation 2")]
 
 
 # ---- a dispatcher ----------------------------------------------------------------------------------------
