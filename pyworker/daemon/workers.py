@@ -204,14 +204,25 @@ class Workers:
             with contextlib.suppress(PermissionError):
                 process.send_signal(pidfd, number)
 
-    def recycle(self, app: App, handle: WorkerHandle, reason: str, *, can_wait: bool = False) -> None:
-        """Have a worker replaced, its successor first; one that `can_wait` leaves once that has passed a health check."""
-        if handle.state in UNTOUCHED and not handle.recycle:
+    def recycle(
+        self, app: App, handle: WorkerHandle, reason: str, *, can_wait: bool = False, again: bool = False
+    ) -> None:
+        """Have a worker replaced, its successor first; one that `can_wait` leaves once that has passed a health check.
+
+        A run of a job ends instead, and the next one comes at its time; `again`: it is to be begun again.
+        """
+        if handle.state not in UNTOUCHED or handle.recycle:
+            return
+        if app.is_job and not again:
+            app.finished_slots.add(handle.id.slot)
+            app.failure = self._brain.fail(f"its run was ended: {reason}")
+            self.stop(app, handle, reason, self._brain.loop.clock())
+        else:
             handle.recycle, handle.can_wait = reason, can_wait
             self._brain.emit(
                 app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
             )
-            self._brain.poke(app)
+        self._brain.poke(app)
 
     def watch(self, app: App, handle: WorkerHandle) -> None:
         """Listen to a worker's channel."""

@@ -35,12 +35,35 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
         loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: None,
         emit=lambda app, kind, slot, **data: said.append((kind, slot, data["reason"])),
     )  # fmt: skip
-    app: Any = SimpleNamespace(generations={1: object()})
+    app: Any = SimpleNamespace(generations={1: object()}, is_job=False)
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)
     for _ in range(2):
         Workers(brain)._take(app, handle, w.Recycle("max_requests 5"), 4242)
     assert said == [("worker_recycled", 2, "max_requests 5")] * events
     assert handle.can_wait == bool(events)  # it serves well, if its successor does not
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_of_a_job_that_is_over_a_limit_ends_and_is_begun_again_only_if_that_is_asked_for(again: bool) -> None:
+    resolved = ResolvedApp(AppConfig("job", command=("x",), cron="0 4 * * *"), 1, "python", {}, (), None, None, (), "", 0)
+    said: list[Any] = []
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(clock=lambda: 1.0), poke=lambda app: None, store=SimpleNamespace(get=lambda name: None),
+        emit=lambda app, kind, slot, **data: said.append((kind, data["reason"])), fail=lambda message: message,
+    )  # fmt: skip
+    handle = WorkerHandle(WorkerId("job", 1, 1, 3), held=False, born_at=0.0, state=State.READY, pid=4242)
+    app: Any = SimpleNamespace(
+        generations={1: Generation(1, resolved)}, is_job=True, finished_slots=set(), failure=None, hurry=False, workers={3: handle}
+    )
+    for _ in range(2):
+        Workers(brain).recycle(app, handle, "memory 9 MB > 5 MB", again=again)
+    if again:
+        assert said == [("worker_recycled", "memory 9 MB > 5 MB")]
+        assert (handle.state, app.finished_slots) == (State.READY, set())
+    else:
+        assert said == [("worker_draining", "memory 9 MB > 5 MB")]
+        assert (handle.state, app.finished_slots) == (State.STOPPING, {1})
+        assert app.failure == "its run was ended: memory 9 MB > 5 MB"
 
 
 def no_descriptor(*_: object) -> NoReturn:

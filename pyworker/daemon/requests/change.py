@@ -95,7 +95,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             serials = {w.id.serial for w in app.workers.values() if w.id.slot == s.slot and w.state in UNTOUCHED}
             for serial in serials:
                 desk.brain.workers.recycle(
-                    app, app.workers[serial], f"restart by {desk.brain.events.by}", can_wait=True
+                    app, app.workers[serial], f"restart by {desk.brain.events.by}", can_wait=True, again=True
                 )
             desk.brain.poke(app)
             slots, old = replaced.setdefault(s.app, (set(), set()))
