@@ -179,6 +179,11 @@ class App:
         """It runs at times of its own (cron)."""
         return self.config is not None and self.config.cron is not None
 
+    @property
+    def runs_once(self) -> bool:
+        """Whatever has ended it, it is not begun again by itself: a job's run, a script or command that is never restarted."""
+        return self.config is not None and self.config.target is None and self.restart_config.policy == "never"
+
     def fill_slots(self) -> None:
         """Another generation: every slot is to be filled; those of a job when its time comes, or a run of its own has ended."""
         runs = {w.id.slot for w in self.workers.values() if w.is_alive and w.id.generation == self.generation}

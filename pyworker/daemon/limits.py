@@ -87,7 +87,7 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         # pages shared with the template count by their share only
         used = sampler.pss(w.pid) if memory is not None else None
         if memory is not None and used is not None and used > memory:
-            if now - w.ready_at < app.restart_config.min_uptime and not app.is_job:
+            if now - w.ready_at < app.restart_config.min_uptime and not app.runs_once:
                 brain.note(app, TOO_LOW)
             brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return

@@ -209,19 +209,27 @@ class Workers:
     ) -> None:
         """Have a worker replaced, its successor first; one that `can_wait` leaves once that has passed a health check.
 
-        A run of a job ends instead, and the next one comes at its time; `again`: it is to be begun again.
+        What is not begun again (a run of a job) ends instead; `again`: it is to be, all the same.
         """
         if handle.state not in UNTOUCHED or handle.recycle:
             return
-        if app.is_job and not again:
+        self._brain.emit(
+            app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
+        )
+        if app.runs_once and not again:
+            now = self._brain.loop.clock()
+            app.failure = self._brain.fail(f"it was ended: {reason}")
             app.finished_slots.add(handle.id.slot)
-            app.failure = self._brain.fail(f"its run was ended: {reason}")
-            self.stop(app, handle, reason, self._brain.loop.clock())
+            app.last_exits[handle.id.slot] = {
+                "code": None,
+                "signal": None,
+                "after_s": round(now - handle.born_at, 3),
+                "reason": reason[:300],
+                "at": app.failure.at,
+            }
+            self.stop(app, handle, reason, now)
         else:
             handle.recycle, handle.can_wait = reason, can_wait
-            self._brain.emit(
-                app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
-            )
         self._brain.poke(app)
 
     def watch(self, app: App, handle: WorkerHandle) -> None:

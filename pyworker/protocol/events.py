@@ -93,7 +93,7 @@ WHEN: dict[str, str] = {
     "worker_exited": "ended by itself",
     "worker_message": "a worker sent a message (`process.send`); one of more than 4096 characters is shown as a text, "
     "`cut` and with its `size`",
-    "worker_recycled": "over a limit; it will be replaced",
+    "worker_recycled": "over a limit; it will be replaced, or is ended if it runs once",
     "worker_backoff": "the next try is put off",
     "reload_started": "a new generation is being brought up",
     "reload_committed": "it counts from now on",

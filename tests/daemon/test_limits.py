@@ -117,7 +117,7 @@ def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: in
 
 def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_with_it() -> None:
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=96.0, born_at=95.0, pid=4242, id=SimpleNamespace(slot=1))
-    app: Any = SimpleNamespace(workers={1: worker}, notes=[], restart_config=RestartConfig(), is_job=False)
+    app: Any = SimpleNamespace(workers={1: worker}, notes=[], restart_config=RestartConfig(), runs_once=False)
     brain: Any = SimpleNamespace(
         note=lambda app, text: app.notes.append(text),
         note_is_over=lambda app, text: app.notes.remove(text) if text in app.notes else None,

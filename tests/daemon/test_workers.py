@@ -13,7 +13,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import check
-from pyworker.daemon.app import Generation
+from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.readiness import Readiness
@@ -35,7 +35,7 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
         loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: None,
         emit=lambda app, kind, slot, **data: said.append((kind, slot, data["reason"])),
     )  # fmt: skip
-    app: Any = SimpleNamespace(generations={1: object()}, is_job=False)
+    app: Any = SimpleNamespace(generations={1: object()}, runs_once=False)
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)
     for _ in range(2):
         Workers(brain)._take(app, handle, w.Recycle("max_requests 5"), 4242)
@@ -44,16 +44,16 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_run_of_a_job_that_is_over_a_limit_ends_and_is_begun_again_only_if_that_is_asked_for(again: bool) -> None:
+def test_what_is_over_a_limit_and_runs_once_ends_and_is_begun_again_only_if_that_is_asked_for(again: bool) -> None:
     resolved = ResolvedApp(AppConfig("job", command=("x",), cron="0 4 * * *"), 1, "python", {}, (), None, None, (), "", 0)
     said: list[Any] = []
     brain: Any = SimpleNamespace(
         loop=SimpleNamespace(clock=lambda: 1.0), poke=lambda app: None, store=SimpleNamespace(get=lambda name: None),
-        emit=lambda app, kind, slot, **data: said.append((kind, data["reason"])), fail=lambda message: message,
+        emit=lambda app, kind, slot, **data: said.append((kind, data["reason"])), fail=Failure,
     )  # fmt: skip
     handle = WorkerHandle(WorkerId("job", 1, 1, 3), held=False, born_at=0.0, state=State.READY, pid=4242)
     app: Any = SimpleNamespace(
-        generations={1: Generation(1, resolved)}, is_job=True, finished_slots=set(), failure=None, hurry=False, workers={3: handle}
+        generations={1: Generation(1, resolved)}, runs_once=True, finished_slots=set(), last_exits={}, failure=None, hurry=False, workers={3: handle}
     )
     for _ in range(2):
         Workers(brain).recycle(app, handle, "memory 9 MB > 5 MB", again=again)
@@ -61,9 +61,10 @@ def test_a_run_of_a_job_that_is_over_a_limit_ends_and_is_begun_again_only_if_tha
         assert said == [("worker_recycled", "memory 9 MB > 5 MB")]
         assert (handle.state, app.finished_slots) == (State.READY, set())
     else:
-        assert said == [("worker_draining", "memory 9 MB > 5 MB")]
+        assert said == [("worker_recycled", "memory 9 MB > 5 MB"), ("worker_draining", "memory 9 MB > 5 MB")]
         assert (handle.state, app.finished_slots) == (State.STOPPING, {1})
-        assert app.failure == "its run was ended: memory 9 MB > 5 MB"
+        assert app.failure.message == "it was ended: memory 9 MB > 5 MB"
+        assert app.last_exits[1]["code"] is None  # no success, for whoever waits for its end
 
 
 def no_descriptor(*_: object) -> NoReturn:

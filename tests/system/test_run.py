@@ -360,6 +360,16 @@ command = "sleep 1000"
         assert "nightly.1 | at work" in one.out
 
 
+def test_once_is_once_also_for_a_job_that_is_over_a_limit(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.write("work.py", "import time\nprint('at work', flush=True)\ntime.sleep(600)\n")
+    pw.write("app.toml", '[app]\nname = "nightly"\nscript = "work.py"\ncron = "0 4 1 1 *"\nlimits.memory = "2MB"\n')
+    with foreground(pw, "app.toml", "--once") as one:
+        assert one.ends() == 1
+        assert one.out.count("at work") == 1
+        assert "> 2 MB" in one.err
+
+
 def test_limits_that_the_cgroup_does_not_allow_are_said(homeless: Pyworker) -> None:
     limit = oom.group_limit()
     if limit is None:
