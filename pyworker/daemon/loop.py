@@ -32,6 +32,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR  # always reported, never asked for
 _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
+_FEW_TIMERS = 1000
 LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 
@@ -96,6 +97,7 @@ class Loop:
         self._epoll = select.epoll()
         self._registrations: dict[int, _Registration] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._sweep_at = _FEW_TIMERS
         self._order = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._polls = 0
@@ -136,6 +138,10 @@ class Loop:
     # ---- time --------------------------------------------------------------------------------------
     def call_at(self, deadline: float, callback: Callable[[], None], *, lazy: bool = False) -> Timer:
         """Call back once `deadline` (on this loop's clock) has passed; `lazy`: or EARLY seconds before, if it is awake then."""
+        if len(self._timers) >= self._sweep_at:  # those that were cancelled would stay until their time has come
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._sweep_at = max(_FEW_TIMERS, 2 * len(self._timers))
         timer = Timer(deadline, callback, lazy=lazy)
         heapq.heappush(self._timers, (deadline, next(self._order), timer))
         return timer

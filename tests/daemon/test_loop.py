@@ -211,6 +211,20 @@ def test_failing_callback_is_reported_rests_and_is_tried_again(
     assert len(calls) == 2
 
 
+def test_timers_that_are_asked_for_and_cancelled_again_and_again_do_not_pile_up(loop: Loop, clock: Clock) -> None:
+    """Each round of an app asks to look again at the end of a drain, which may be hours away."""
+    seen: list[str] = []
+    loop.call_later(5.0, lambda: seen.append("next"))
+    for number in range(20_000):
+        loop.call_later(3600.0, lambda: seen.append("cancelled")).cancel()
+        if number % 1000 == 0:
+            loop.call_later(7200.0 - number / 1000, lambda number=number: seen.append(str(number)))  # type: ignore[misc]
+    assert len(loop._timers) < 5000
+    clock.now += 7200.0
+    loop.turn(0)
+    assert seen == ["next", *(str(number) for number in range(19_000, -1, -1000))]
+
+
 def test_failing_timer_does_not_take_the_next_one_with_it(loop: Loop, clock: Clock, reports: list[str]) -> None:
     seen: list[str] = []
 
