@@ -62,4 +62,5 @@ class Life:
             with contextlib.suppress(ProcessLookupError):  # reaped this moment
                 if group and os.getpgid(self.pid) == self.pid:
                     process.kill_group(self.pid, signum)
-            process.send_signal(self.fd, signum)
+            with contextlib.suppress(PermissionError):  # it has become another user's, as sudo does
+                process.send_signal(self.fd, signum)
