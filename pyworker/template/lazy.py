@@ -10,6 +10,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 from pyworker.worker import headline
 from pyworker.worker.say import say
@@ -34,7 +35,18 @@ def import_now() -> None:
 def _left() -> Iterator[tuple[str, str]]:
     here = os.path.join(os.getcwd(), "")
     for module, loaded in list(sys.modules.items()):
-        file = getattr(loaded, "__file__", None)
+        found = names_in(loaded)
+        file = found.get("__file__")
         if isinstance(file, str) and file.startswith(here) and f"{os.sep}site-packages{os.sep}" not in file:
-            found = list(getattr(loaded, "__dict__", {}).items())  # an app may put anything there
-            yield from ((module, name) for name, value in found if type(value) is _LAZY)
+            yield from ((module, name) for name, value in list(found.items()) if type(value) is _LAZY)
+
+
+def names_in(module: object) -> dict[str, Any]:
+    """Return what a module holds, without asking it: some are loaded when they are (`importlib.util.LazyLoader`), and
+    that may fail. An app may also put anything there.
+    """
+    try:
+        found = object.__getattribute__(module, "__dict__")
+    except Exception:  # noqa: BLE001  a property of the app's
+        return {}
+    return found if isinstance(found, dict) else {}

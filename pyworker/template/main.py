@@ -200,7 +200,7 @@ def imported_code() -> tuple[str, str]:
     newest, path = 0, ""
     content = []
     for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
+        file = lazy.names_in(module).get("__file__")
         if not isinstance(file, str):
             continue
         try:

@@ -130,6 +130,32 @@ def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(
     assert d.reap(worker.pid) == 0
 
 
+LATE = """
+import importlib.util, sys
+
+class Late:  # as keras has one for what is not installed
+    def __getattr__(self, name):
+        raise ImportError("keras is not installed")
+
+sys.modules["shop.late"] = Late()
+spec = importlib.util.find_spec("prices")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+prices = sys.modules["prices"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(prices)
+"""
+
+
+def test_modules_that_come_only_when_they_are_used_are_left_alone(daemon: Any, folder: Path) -> None:
+    (folder / "prices.py").write_text("raise RuntimeError('no database is configured yet')")
+    (folder / "shop.py").write_text(LATE + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    assert d.loaded.preload
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
 def test_what_an_app_registers_for_forks_runs_once_for_each_worker(daemon: Any, folder: Path) -> None:
     hooks = "import os\nos.register_at_fork(before=lambda: os.write(1, b'b'), after_in_child=lambda: os.write(1, b'c'))\n"
     (folder / "shop.py").write_text(hooks + (folder / "shop.py").read_text())
