@@ -6,7 +6,6 @@ No process of ours stays beside it: its end of the channel closes at the exec, w
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -26,6 +25,7 @@ from pyworker.protocol.worker import (
     Ready,
     ToWorker,
 )
+from pyworker.unix.process import dup_above
 from pyworker.worker.birth import default_signals, name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
 from pyworker.worker.say import say
@@ -49,13 +49,15 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
     else:
         if spec.app.ready != "notify":
             channel.send(Ready(serving=True))
-    listeners = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in spec.listener_fds]
-    # the channel may sit on a number that a listener needs; above them all it still closes at the exec
-    channel = _moved(channel)
-    if spec.ipc_fd >= 0:
-        moved = fcntl.fcntl(spec.ipc_fd, fcntl.F_DUPFD_CLOEXEC, 64)
-        listeners.append(moved)  # the first number behind them: `environment` says so
-    for place, fd in enumerate(listeners):
+    wanted = [*spec.listener_fds, *([spec.ipc_fd] if spec.ipc_fd >= 0 else [])]  # in the order that `environment` says
+    above = FIRST + len(wanted)
+    try:
+        moved = [dup_above(fd, above) for fd in wanted]
+        # the channel may sit on a number that a listener needs; above them all it still closes at the exec
+        channel = _moved(channel, above)
+    except OSError as error:
+        return _fail(channel, argv[0], error)
+    for place, fd in enumerate(moved):
         os.dup2(fd, FIRST + place, inheritable=True)
     default_signals()  # Python ignores SIGPIPE: `yes | head` would not end
     try:
@@ -133,8 +135,8 @@ def is_given_up(channel: Channel) -> bool:
     return given_up
 
 
-def _moved(channel: Channel) -> Channel:
-    fd = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 64)
+def _moved(channel: Channel, above: int) -> Channel:
+    fd = dup_above(channel.fileno(), above)
     channel.close()
     return Channel(socket.socket(fileno=fd))
 
@@ -147,6 +149,8 @@ def _fail(channel: Channel, name: str, error: OSError, *, is_there: bool = False
             hint = "It is not on the PATH of the app; give its full path, or set PATH in `env`."
         case errno.EACCES:
             hint = "Make it executable for the user that the app runs as."
+        case errno.EMFILE:
+            hint = "Raise `limits.nofile`."
         case errno.ENOEXEC:
             hint = "Its first line must name an interpreter, like #!/bin/sh."
         case _:

@@ -80,7 +80,7 @@ def spawn(
     actions: list[tuple[int, ...]] = []
     try:
         for target, source in fds.items():
-            moved[target] = _dup_above(source, top)
+            moved[target] = dup_above(source, top)
             actions.append((os.POSIX_SPAWN_DUP2, moved[target], target))
         return os.posix_spawn(
             path or argv[0],
@@ -109,7 +109,8 @@ def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> 
         raise
 
 
-def _dup_above(fd: int, minimum: int) -> int:
+def dup_above(fd: int, minimum: int) -> int:
+    """Return a copy whose number is not below `minimum`, close-on-exec."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
     except OSError as error:

@@ -81,6 +81,27 @@ def test_command_gets_its_listeners_by_the_convention(daemon: Any, folder: Path)
     assert d.reap(worker.pid) == 0
 
 
+def test_a_command_may_have_as_few_open_files_as_can_be_asked_for(daemon: Any) -> None:
+    listeners = [tcp_listener(), tcp_listener()]
+    d = command(daemon, "/bin/sh", "-c", "ls /proc/self/fd", listeners=listeners, limits=LimitsConfig(nofile=16))
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out().split() == [b"0", b"1", b"2", b"3", b"4", b"5"]  # the last is the listing itself
+
+
+def test_a_command_for_whose_listeners_the_limit_leaves_no_room_is_told_so(daemon: Any) -> None:
+    listeners = [tcp_listener() for _ in range(8)]
+    d = command(daemon, "/bin/true", listeners=listeners, limits=LimitsConfig(nofile=16))
+    worker = d.launch("command", slot=1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    failed = worker.expect(Failed)
+    assert (failed.message, failed.hint) == ("cannot run /bin/true: Too many open files", "Raise `limits.nofile`.")
+    assert d.reap(worker.pid) == 78
+
+
 @pytest.mark.parametrize("options", [{}, {"umask": "0027"}])
 def test_a_command_that_is_started_directly_has_what_a_child_of_a_fork_has(
     daemon: Any, options: dict[str, Any]
