@@ -9,6 +9,7 @@ import re
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14: copies what a write would copy, and writes nothing
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ENTRY = 8  # bytes of /proc/PID/pagemap for each page; all that is asked here stands in the last of them
+_PIECE = 1 << 26  # bytes of memory that are looked at at once: some programs reserve a terabyte
 _IS_SHARED = bytes(byte == 0x80 for byte in range(256))  # in memory
 _IS_OWN = bytes(byte == 0x81 for byte in range(256))  # the same, and in nobody else's
 
@@ -37,7 +38,7 @@ def copy_like(pid: int, most: int) -> int:
                         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
                     left -= pages
                     if not left:
-                        break
+                        return room * _PAGE
         finally:
             os.close(other)
     finally:
@@ -56,6 +57,6 @@ def _writable() -> list[tuple[int, int]]:
         for line in maps:
             area, rights = line.split(" ", 2)[:2]
             if rights == "rw-p":
-                start, _, end = area.partition("-")
-                found.append((int(start, 16), int(end, 16)))
+                start, end = (int(each, 16) for each in area.split("-"))
+                found += [(at, min(at + _PIECE, end)) for at in range(start, end, _PIECE)]
     return found

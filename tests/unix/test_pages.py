@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -80,3 +81,14 @@ def test_a_process_that_has_ended_is_no_model(reaped: bool) -> None:
             model.wait()
         with pytest.raises(OSError):
             copy_like(model.pid, 1 << 30)
+
+
+def test_a_program_that_has_reserved_very_much_memory_is_looked_at_piece_by_piece() -> None:
+    """It takes 8 bytes to look at each page of it, in each spare."""
+    with mmap.mmap(-1, 2 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+        tracemalloc.start()
+        try:
+            assert copy_like(os.getpid(), 1 << 30) == 0
+            assert tracemalloc.get_traced_memory()[1] < 2 << 20
+        finally:
+            tracemalloc.stop()
