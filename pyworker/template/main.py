@@ -153,14 +153,14 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
         fail(channel, LoadFailed("import", why, "", "does it open them all at import? else raise `limits.nofile`"))
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
         share_websockets()
-    why = "preload = false" if spec.app.preload is False else forksafe.why_not(before)
+    why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
     took = time.monotonic() - started
     version = sys.version.split(" ", 1)[0]
     code, newest = imported_code()
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        __version__, code, newest, *(valid or ()),
+        __version__, code, clip(newest), *(valid or ()),
     )  # fmt: skip
     return _Ready(
         loaded, worker_main.new_server(spec.app, target.application, target.interface, ssl_context), ssl_context

@@ -234,6 +234,7 @@ else:
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
         ("import socket\na, b = socket.socketpair(type=socket.SOCK_DGRAM)", "another socket"),
         ("data = open(__file__)", "shop.py was left open"),
+        ("import shutil\ndata = open(shutil.copy(__file__, 'caf\\udce9'))", "caf\\udce9 was left open"),
         ("import sqlite3\ndb = sqlite3.connect('shop.db')\ndb.execute('CREATE TABLE IF NOT EXISTS toys (name)')", "shop.db was left open"),
         ("import subprocess\nhelper = subprocess.Popen(['cat'], stdin=-1, stdout=-1)", "a pipe was left open"),
         ("from concurrent.futures import ProcessPoolExecutor\npool = ProcessPoolExecutor(2)", "a pipe was left open"),
