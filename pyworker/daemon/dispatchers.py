@@ -218,8 +218,11 @@ class Dispatchers:
                     handle.begun = handle.finished = False
             case d.Empty(serial=serial):
                 worker = app.workers.get(serial)
-                if worker is not None and worker.state is State.DRAINING and _via(app, worker) == "port":
+                via = _via(app, worker) if worker is not None else None
+                if worker is not None and worker.state is State.DRAINING and via == "port":
                     self._brain.workers.stop(app, worker, "its connections have ended", now)
+                elif worker is not None and via == "node":
+                    worker.asked_by = handle.pid
             case d.Wants():
                 self._find_listener(app, handle, message)
             case d.Asked(serial=serial, text=text):
@@ -332,7 +335,7 @@ class Dispatchers:
     def may_give_to(self, app: App, worker: WorkerHandle) -> bool:
         """Whether a dispatcher has not read yet that this one is to get nothing any more."""
         handle = app.dispatcher
-        if _via(app, worker) is None or handle is None or handle.ended or handle.channel is None:
+        if _via(app, worker) is None or worker.asked_by or handle is None or handle.ended or handle.channel is None:
             return False
         return ("shut", worker.id.serial) not in handle.told or unix_fds.unread(handle.channel) > 0
 
@@ -368,8 +371,8 @@ class Dispatchers:
                 news.append((d.Inbox(slot), tuple(ends), ("inbox", slot)))
         for worker in sorted(app.workers.values(), key=lambda w: w.id.serial):
             via, serial = _via(app, worker), worker.id.serial
-            if via is None:
-                continue
+            if via is None or worker.asked_by not in (0, handle.pid):
+                continue  # a Node worker that the one before has asked to leave: it needs no other
             generation = app.generations[worker.id.generation]
             if via == "node" and worker.is_alive and ("attach", serial) not in told:
                 fd = store.get(worker_fd("ipc", worker.id))

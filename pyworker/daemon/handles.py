@@ -45,6 +45,7 @@ class WorkerHandle:
     leaving_because: str = ""
     leaving_at: float | None = None
     queries: list[str] = field(default_factory=list)  # of a Node worker: what it asked to listen on
+    asked_by: int = 0  # the pid of the dispatcher that has asked a Node worker to leave
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
     direct: bool = False  # a command that was started directly: at first its parent is the launcher's child
@@ -108,6 +109,7 @@ class WorkerHandle:
             "leaving_at": self.leaving_at,
             "port": self.port,
             "queries": self.queries,
+            "asked_by": self.asked_by,
             "version": self.version,
         }
 
@@ -131,6 +133,7 @@ class WorkerHandle:
         self.leaving_at = memo.get("leaving_at")
         self.port = int(memo.get("port", 0))
         self.queries = [str(query) for query in memo.get("queries", [])]
+        self.asked_by = int(memo.get("asked_by", 0))
         self.version = str(memo.get("version", ""))
 
 

@@ -290,8 +290,8 @@ class Dispatcher:
             case d.Tell(serial=serial, text=text):
                 self._node.tell(serial, text)
             case d.Shut(serial=serial):
-                self._node.shut(serial)
-                self._shut(serial)
+                if not self._node.shut(serial):
+                    self._shut(serial)
             case d.Gone(serial=serial):
                 self._node.gone(serial)
                 self._forget(serial)

@@ -28,6 +28,7 @@ _READS = 8
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
 _MOST_UNREAD = 1024 * 1024  # bytes that wait for a worker which goes on asking
 _NO_SEQ = -1  # in a question whose answer nobody waits for
+_ASKED_TO_LEAVE = object()  # the token of that message
 
 
 class Owner(Protocol):
@@ -58,6 +59,7 @@ class Member:
     dealt: set[str] = field(default_factory=set)  # of these: what the dealer knows
     open: bool = False
     leaving: bool = False
+    asked: bool = False  # to leave: its channel has taken that
     retrying: bool = False
     too_loud: bool = False  # its last message was one too many
 
@@ -122,14 +124,16 @@ class NodeCluster:
             member.open = True
             self._let_in(member)
 
-    def shut(self, serial: int) -> None:
-        """Ask this worker to close its servers, finish and exit."""
+    def shut(self, serial: int) -> bool:
+        """Ask this worker to close its servers, finish and exit, and say Empty when it is asked; False: there is none."""
         member = self._members.get(serial)
-        if member is None or member.leaving:
-            return
-        member.leaving, member.open = True, False
-        for primary in (self._gate, self._dealer):
-            self._perform(primary, primary.disconnect(serial))
+        if member is not None and member.asked:
+            self._owner.say(d.Empty(serial))
+        elif member is not None and not member.leaving:
+            member.leaving, member.open = True, False
+            for primary in (self._gate, self._dealer):
+                self._perform(primary, primary.disconnect(serial))
+        return member is not None
 
     def gone(self, serial: int) -> None:
         """A worker has ended."""
@@ -252,7 +256,7 @@ class NodeCluster:
         if member is None:
             return
         if connection is None:
-            member.link.send(message)
+            member.link.send(message, _ASKED_TO_LEAVE if message.get("act") == "disconnect" else None)
         else:
             member.link.send_handle(message, "net.Native", connection.fileno(), connection)
         self._flush(member)
@@ -293,6 +297,9 @@ class NodeCluster:
                 if given is not None:
                     let_go([given.fd])
                 self._heard(member, value)
+            case node.Sent(token=token) if token is _ASKED_TO_LEAVE:
+                member.asked = True
+                self._owner.say(d.Empty(member.serial))
             case node.NotReceived(token=connection):
                 self._perform(self._dealer, self._dealer.refused(member.serial, connection))
             case node.Stray(fds=fds):

@@ -108,7 +108,8 @@ class Tell:
 
 @record
 class Shut:
-    """A worker gets no connection any more. Answered by Empty when it has none left that are relayed."""
+    """A worker gets no connection any more. Answered by Empty when it has none left that are relayed; a Node worker is asked
+    to leave, and this is answered when it has been: asked twice, it would end with an error."""
 
     serial: int
 

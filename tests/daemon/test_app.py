@@ -44,7 +44,7 @@ APP_FROM_ELSEWHERE = {
 WORKER: dict[str, Any] = {
     "state": State.DRAINING, "since": 2.5, "born_at": 1.5, "ready_at": 2.0, "row": 7, "held": True, "pid": 4711, "recycle": "memory",
     "can_wait": True, "checked": False, "gone_go": True, "bound": True, "waits_to_bind": ("inet", "127.0.0.1", 80), "leaving_because": "stop",
-    "leaving_at": 3.5, "queries": ["q"], "port": 81, "version": "0.0.9",
+    "leaving_at": 3.5, "queries": ["q"], "asked_by": 82, "port": 81, "version": "0.0.9",
 }  # fmt: skip
 WORKER_FROM_ELSEWHERE = {
     "id": "the name of its descriptors", "ctl": "the store", "health": "begins anew", "settling": "begins anew", "talk": "begins anew",

@@ -18,11 +18,14 @@ from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
 from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listening import Listening
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
+from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
+from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import decode, encode
 from pyworker.unix import fds
 from pyworker.unix.fds import send_packet, socketpair
@@ -94,6 +97,34 @@ def test_connections_are_handed_out_to_those_that_do_not_accept_by_themselves(
 ) -> None:
     generation: Any = SimpleNamespace(config=config)
     assert (is_node(config), dispatches(generation)) == (node, handed_out)
+
+
+def test_a_node_worker_is_asked_to_leave_by_one_dispatcher(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Asked twice, Node ends with an error when its connections have ended."""
+    store: Any = SimpleNamespace(names=lambda kind, app: [], get=lambda name: ends[0].fileno())
+    dispatchers = Dispatchers(SimpleNamespace(store=store, loop=SimpleNamespace(clock=lambda: 0.0)))  # type: ignore[arg-type]
+    worker = WorkerHandle(WorkerId("api", 1, 1, 7), False, 0.0, state=State.DRAINING)
+    generation: Any = SimpleNamespace(config=AppConfig("api", command=("node", "a.js"), balance="round-robin"))
+    app: Any = SimpleNamespace(name="api", running=True, current=None, generations={1: generation}, workers={7: worker})
+
+    def told(handle: DispatcherHandle) -> list[Any]:
+        app.dispatcher = handle
+        dispatchers.sync(app)
+        said = []
+        while (packet := fds.recv_packet(ends[1], 4096, 1)) is not None:
+            fds.close_all(packet.fds)
+            said.append(decode(d.ToDispatcher, packet.data))
+        return said
+
+    def new(pid: int) -> DispatcherHandle:
+        return DispatcherHandle(0.0, state="ready", pid=pid, channel=ends[0], begun=True, told={"settled"})
+
+    first = new(41)
+    assert told(first) == told(new(42)) == [d.Attach(7, ()), d.Shut(7)]
+    dispatchers._take(app, first, d.Empty(7))
+    assert told(new(41)) == [d.Attach(7, ()), d.Shut(7)], "another daemon's"
+    assert told(new(42)) == []
+    assert not dispatchers.may_give_to(app, worker)
 
 
 @pytest.mark.parametrize("refused", ["socketpair", "memfd"])

@@ -102,6 +102,27 @@ def test_between_the_last_old_worker_and_the_first_new_one_connections_wait(one:
         new.say(ack=given["msg"]["seq"], accepted=True)
 
 
+def test_that_a_worker_is_asked_to_leave_is_said_when_its_channel_has_taken_it(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    worker.listen(one.address[1], 1)
+    one.tell(d.Bound(one.hear(d.Wants).key, 0), one.listener.fileno())
+    one.tell(d.Open(1, 1, 1, "node"))
+    assert worker.hear()["errno"] == 0
+    one.connect()
+    assert worker.hear()["msg"]["act"] == "newconn"
+    one.tell(d.Shut(1))
+    one.settle()
+    assert d.Empty(1) not in one.heard, "it waits behind the connection"
+    worker.channel.sendall(b'{"cmd":"NODE_HANDLE_ACK"}\n')
+    one.hear(d.Empty)
+    assert worker.hear()["act"] == "disconnect"
+    one.tell(d.Shut(1))  # by another daemon
+    one.hear(d.Empty)
+    worker.channel.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        worker.hear()
+
+
 def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) -> None:
     worker = NodeWorker(one, 1)
     for seq in range(1000):

@@ -189,6 +189,32 @@ def test_workers_and_dispatcher_are_replaced(pw: Pyworker) -> None:
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+def test_one_that_leaves_while_its_dispatcher_is_killed_leaves_in_order(pw: Pyworker) -> None:
+    source = """
+const fs = require('fs');
+require('http').createServer((request, response) => {
+  console.log('asked');
+  const look = setInterval(() => {
+    if (fs.existsSync('done')) { clearInterval(look); response.end('done'); }
+  }, 20);
+}).listen(%d);
+process.on('exit', code => console.log('left with', code));
+"""
+    start(pw, source, workers=1)
+    with Client(("127.0.0.1", pw.port), timeout=LONG) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: "asked" in pw.ok("logs", "api").stdout, LONG, "the request")
+        pw.ok("reload", "api")
+        before = pw.dispatcher()
+        kill(before)
+        wait_until(lambda: pw.dispatcher() not in (0, before), LONG, "another dispatcher")
+        pw.write("done", "")
+        answer = client.recv()
+        assert answer is not None
+    wait_until(lambda: "left with" in pw.ok("logs", "api").stdout, LONG, "its end")
+    assert "left with 0" in pw.ok("logs", "api").stdout
+
+
 def test_a_program_that_listens_elsewhere_gets_that_address_too(pw: Pyworker) -> None:
     other = pw.another_port()
     start(pw, SERVER + f"require('http').createServer((q, r) => r.end('other')).listen({other}, '127.0.0.1');\n")
