@@ -29,19 +29,23 @@ class Stdout:
 
     def write(self, records: bytes, now: float, stamp: str) -> None:
         """Write it all, waiting for the reader where it must."""
-        view = memoryview(records)
+        view, done = memoryview(records), 0
         try:
             is_file = stat.S_ISREG(os.fstat(FD).st_mode)
-            while view:
+            while done < len(records):
                 if is_file:
-                    view = view[os.write(FD, view) :]
+                    done += os.write(FD, view[done:])
                     continue
                 self._wait()
+                most = done + select.PIPE_BUF  # for so much there is room, if there is any
+                end = (
+                    records.rfind(b"\n", done, most) + 1 or most
+                )  # others write here, too: between lines, where that can be
                 with contextlib.suppress(BlockingIOError):  # others may have made it non-blocking, and filled it
-                    view = view[os.write(FD, view[: select.PIPE_BUF]) :]  # for so much there is room, if there is any
+                    done += os.write(FD, view[done:end])
         except OSError as error:
             self.error = error.strerror or str(error)
-            self.lost += bytes(view).count(b"\n")
+            self.lost += records.count(b"\n", done)
             return
         self.written += len(records)
         self.error = ""
