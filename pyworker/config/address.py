@@ -50,6 +50,15 @@ def collide(one: Address, other: Address) -> bool:
     return one.family == other.family and one.port == other.port != 0 and bool(every)
 
 
+def is_numeric(host: str) -> bool:
+    """Whether it is an IP address (IPv6: "fe80::1%eth0", too), so that no resolver is asked."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_bind(text: str) -> Address:
     """Return the address that `text` stands for; raise AddressError with a hint."""
     if text.startswith("unix:"):

@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from pyworker.config.address import Address, collide
+from pyworker.config.address import Address, collide, is_numeric
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
@@ -296,6 +296,10 @@ class Dispatchers:
                 raise ListenFailed(
                     f"cannot listen on {host!r}: an abstract Unix socket", hint="name a file", code="bad_address"
                 )
+            if address.host and not is_numeric(
+                address.host
+            ):  # Node has looked it up; here all apps would wait for that
+                raise ListenFailed(f"cannot listen on {address}: no IP address", hint="name one", code="bad_address")
             if generation.resolved.uid is not None:
                 text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
                 raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")

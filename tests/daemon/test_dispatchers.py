@@ -14,6 +14,7 @@ import pytest
 
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
+from pyworker.daemon import nodeshared
 from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
@@ -228,13 +229,21 @@ def test_a_node_worker_that_listens_while_there_is_no_descriptor_is_told_so() ->
     assert Dispatchers(brain).listener_for(app, "tcp4", "127.0.0.1", 8000) == (None, errno.EMFILE)
 
 
-@pytest.mark.parametrize(("where", "why"), [("/no/such/folder/x", "there is no folder /no/such/folder"), ("\0x", "abstract")])
-def test_a_node_worker_that_listens_where_that_cannot_be_is_not_told_that_it_is_in_use(where: str, why: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "where", "why"),
+    [
+        ("unix", "/no/such/folder/x", "there is no folder /no/such/folder"),
+        ("unix", "\0x", "abstract"),
+        ("tcp4", "localhost", "no IP address"),  # the resolver may take long, and the daemon is everybody's
+        ("tcp6", "localhost", "no IP address"),
+    ],
+)
+def test_a_node_worker_that_listens_where_that_cannot_be_is_not_told_that_it_is_in_use(kind: str, where: str, why: str) -> None:
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
     app: Any = SimpleNamespace(name="api", generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={})
     brain: Any = SimpleNamespace(apps={}, notes=[], note=lambda app, text: brain.notes.append(text))
     brain.listening = Listening(brain)
-    assert Dispatchers(brain).listener_for(app, "unix", where, 0) == (None, errno.EADDRNOTAVAIL)
+    assert Dispatchers(brain).listener_for(app, kind, where, 0) == (None, errno.EADDRNOTAVAIL)
     assert why in brain.notes[0]
 
 
@@ -279,3 +288,15 @@ def test_a_port_that_a_node_worker_listens_on_is_never_taken_for_one_that_nobody
     brain.loop = SimpleNamespace(call_later=lambda *_: None)
     dispatchers._find_listener(app, handle, d.Wants("key", "tcp4", "127.0.0.1", 8000))
     assert brain.listening.unused(app) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "answer"), [("127.0.0.1", 0), (None, 0), ("localhost", errno.EADDRNOTAVAIL), ("192.0.2.1", errno.EADDRNOTAVAIL)]
+)
+def test_a_udp_socket_is_made_at_once_or_not_at_all(address: str | None, answer: int) -> None:
+    generation: Any = SimpleNamespace(resolved=SimpleNamespace(uid=None), listeners=())
+    question = {"address": address, "port": 0, "addressType": "udp4"}
+    found = nodeshared._find(SimpleNamespace(), SimpleNamespace(), generation, question)  # type: ignore[arg-type]
+    if isinstance(found, socket.socket):
+        found.close()
+    assert answer == (found if isinstance(found, int) else 0)
