@@ -62,6 +62,7 @@ class Member:
     asked: bool = False  # to leave: its channel has taken that
     retrying: bool = False
     too_loud: bool = False  # its last message was one too many
+    babbled: bool = False  # what was no message has been said once: it may be another each time
 
 
 class NodeCluster:
@@ -304,6 +305,9 @@ class NodeCluster:
                 self._perform(self._dealer, self._dealer.refused(member.serial, connection))
             case node.Stray(fds=fds):
                 let_go(fds)
+            case node.Malformed(reason=reason) if not member.babbled:
+                member.babbled = True
+                self._owner.say(d.Trouble(f"a worker said what is no message: {reason}"))
             case _:
                 pass
 

@@ -123,6 +123,13 @@ def test_that_a_worker_is_asked_to_leave_is_said_when_its_channel_has_taken_it(o
         worker.hear()
 
 
+def test_what_a_worker_says_that_is_no_message_is_said_once(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    worker.channel.sendall(b"x" * 70_000 + b"\nno JSON\n" + b'"well"\n')
+    one.hear(d.Said)
+    assert one.heard == [d.Trouble("a worker said what is no message: a message of more than 65536 bytes")]
+
+
 def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) -> None:
     worker = NodeWorker(one, 1)
     for seq in range(1000):
