@@ -148,9 +148,11 @@ class NodeCluster:
             self._perform(primary, primary.lost(serial))
 
     def tell(self, serial: int, text: str) -> None:
-        """A message of `pyworker send`."""
+        """A message of `pyworker send`. One that does not read them is not kept any number of them."""
         member = self._members.get(serial)
-        if member is not None:
+        if member is not None and member.link.backlog > _MOST_UNREAD:
+            self._owner.say(d.Trouble("a worker does not read its messages: what is sent to it is dropped"))
+        elif member is not None:
             with contextlib.suppress(ValueError):
                 member.link.send(json.loads(text))
                 self._flush(member)

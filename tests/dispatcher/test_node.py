@@ -130,6 +130,20 @@ def test_what_a_worker_says_that_is_no_message_is_said_once(one: Rig) -> None:
     assert one.heard == [d.Trouble("a worker said what is no message: a message of more than 65536 bytes")]
 
 
+def test_a_worker_that_reads_nothing_is_not_kept_any_number_of_messages(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    text = json.dumps("x" * 60_000)
+    for _ in range(30):
+        one.tell(d.Tell(1, text))
+        one.settle()
+    assert one.heard
+    assert set(one.heard) == {d.Trouble("a worker does not read its messages: what is sent to it is dropped")}
+    kept = 30 - len(one.heard)
+    assert [worker.hear() for _ in range(kept)] == ["x" * 60_000] * kept
+    one.tell(d.Tell(1, '"again"'))
+    assert worker.hear() == "again"
+
+
 def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) -> None:
     worker = NodeWorker(one, 1)
     for seq in range(1000):
