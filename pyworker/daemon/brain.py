@@ -480,7 +480,8 @@ class Brain:
 
 def _forget_notes(app: App) -> None:
     """What was said of the generations before this one and of their workers is over: it is another's code by now."""
-    app.notes = [note for note in app.notes if not note.startswith(("generation ", "worker ", NOT_RELOADED, TOO_LOW))]
+    of_before = ("generation ", "worker ", "a worker ", NOT_RELOADED, TOO_LOW)
+    app.notes = [note for note in app.notes if not note.startswith(of_before)]
 
 
 def _is_over(app: App) -> bool:

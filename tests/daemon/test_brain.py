@@ -20,7 +20,7 @@ from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import operations
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import Board
-from pyworker.daemon.brain import Brain
+from pyworker.daemon.brain import Brain, _forget_notes
 from pyworker.daemon.desired import InlineSource
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore
@@ -267,3 +267,10 @@ def test_reloads_that_nobody_waits_for_are_not_remembered_when_they_were_refused
     app.ledger.close()
     os.close(ledger)
     loop.close()
+
+
+def test_what_was_noted_of_workers_is_forgotten_with_their_generation() -> None:
+    """Also by a dispatcher, which knows of none which it is."""
+    app: Any = SimpleNamespace(notes=["worker 2 said what is no message: no JSON", "a worker said what is no message: no JSON", "another"])
+    _forget_notes(app)
+    assert app.notes == ["another"]
