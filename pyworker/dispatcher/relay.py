@@ -214,6 +214,8 @@ class Relay:
             self._flow()
 
     def _connected(self, events: int) -> None:
+        if not events & (OUT | ERR):  # of whoever had this number before
+            return
         self.loop.remove(self._server.fd)
         if self._server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._refused()
