@@ -98,7 +98,7 @@ class NodeCluster:
 
     def bound(self, message: d.Bound, fd: int) -> None:
         """The answer to Wants: the listener (owned from here on), or why there is none."""
-        if message.key in self._listeners:  # it was asked for twice
+        if message.key in self._listeners or message.key not in self._gate.keys:  # it was asked for twice
             close_all([fd])
             return
         if fd < 0:

@@ -77,6 +77,19 @@ def test_a_listener_that_a_killed_daemon_did_not_answer_for_is_asked_of_the_next
     assert worker.hear()["msg"]["act"] == "newconn"
 
 
+def test_a_listener_that_comes_after_all_when_nobody_waits_for_it_is_closed(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    worker.listen(one.address[1], 1)
+    wanted = one.hear(d.Wants)
+    one.tell(d.Bound(wanted.key, errno.EMFILE))
+    assert worker.hear()["errno"] == -errno.EMFILE
+    one.tell(d.Bound(wanted.key, 0), one.listener.fileno())  # by the next daemon, which was asked again
+    one.settle()
+    one.listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        one.connect()
+
+
 @pytest.mark.parametrize("old_has_one", [False, True])
 def test_between_the_last_old_worker_and_the_first_new_one_connections_wait(one: Rig, old_has_one: bool) -> None:
     old, new = NodeWorker(one, 1), NodeWorker(one, 2)
