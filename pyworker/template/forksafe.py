@@ -8,6 +8,7 @@ shared. Not so what is locked (LMDB) and an SQLite database: the locks are the t
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the import may have put something of its own in the place of signal's
 import contextlib
 import fcntl
 import gc
@@ -97,6 +98,8 @@ def _name_of(thread: int) -> str:
 
 def _fork_in_vain(fork: Callable[[], int], is_there: Callable[[], bool] = bool) -> bool:
     """Fork a process that ends at once; return what it finds."""
+    # what the import has set may take its end away, or raise; it does not last anyway (`reset_signals`)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     pid = fork()
     if pid == 0:
         os._exit(is_there())

@@ -130,6 +130,24 @@ def test_an_app_may_put_something_of_its_own_in_the_place_of_its_output(
     assert d.reap(worker.pid) == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",  # so as to leave no zombies
+        "def reap(*_):\n    while True: os.waitpid(-1, 0)\nsignal.signal(signal.SIGCHLD, reap)",
+    ],
+)
+def test_what_an_import_does_with_ended_children_does_not_keep_it_from_being_tried(daemon: Any, folder: Path, text: str) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(f"import os, signal\n{text}\nreads, writes = os.pipe()\n{shop}")
+    d = daemon()
+    template = d.load()
+    assert d.loaded.why == "a pipe was left open by the import"
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
 LATE = """
 import importlib.util, sys
 
