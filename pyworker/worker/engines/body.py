@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import IO
 
@@ -33,4 +34,5 @@ class Body:
         return self._file
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # there is no room for what is in its buffer, and nobody wants it
+            self._file.close()

@@ -9,6 +9,7 @@ client holds up few others the app is asked for AHEAD bytes before it has read a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -344,7 +345,8 @@ class WsgiExchange(Exchange):
 
     def _release(self) -> None:
         if self.spool is not None:
-            self.spool.close()
+            with contextlib.suppress(OSError):  # there is no room for what is in its buffer, and nobody wants it
+                self.spool.close()
             self.spool = None
         self._has_ended()
 

@@ -412,6 +412,37 @@ def test_a_slow_reader_of_what_can_be_kept_holds_up_nobody(serve: Serve, loop: s
     assert streaming.get("/other") is not None
 
 
+@pytest.mark.parametrize("path", ["/upload", "/stream"])
+def test_a_full_disk_ends_the_request_that_needs_it_and_no_other(
+    serve: Serve, loop: str, threads: int, path: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is in a file's buffer finds no room as late as when it is read, or closed."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "w+b", buffering=1 << 24))  # noqa: SIM115 - the server closes it
+    monkeypatch.setattr(wsgi, "AHEAD", 4 << 20)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return (b"x" * 100_000 for _ in range(100)) if environ["PATH_INFO"] == "/stream" else [b"other"]
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    if path == "/upload":
+        response = site.client().post(path, bytes((1 << 20) + 100))
+        assert response is not None
+        assert response.status == 500
+    else:
+        site.client().send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: site.row[F.IN_FLIGHT] == 1 or site.row[F.REQUESTS] == 1)
+    response = site.client().get("/other")
+    assert response is not None
+    assert response.body == b"other"
+    wait_until(lambda: site.row[F.IN_FLIGHT] == (path == "/stream" and threads > 1), what="its end")
+    site.end()
+    said = capfd.readouterr().err
+    assert ("No space left on device" in said) == (path == "/upload" or threads == 1)
+    assert "Exception in callback" not in said
+    assert "error in the HTTP server" not in said
+
+
 @pytest.mark.parametrize("how", ["read", "left"])
 def test_an_app_in_the_loop_is_called_for_one_request_at_a_time(
     serve: Serve, loop: str, threads: int, how: str, monkeypatch: pytest.MonkeyPatch
