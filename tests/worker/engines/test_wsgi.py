@@ -400,7 +400,7 @@ def test_a_slow_reader_of_what_can_be_kept_holds_up_nobody(serve: Serve, loop: s
         start_response("200 OK", [])
         return parts() if environ["PATH_INFO"] == "/stream" else [b"other"]
 
-    site = serve(app, "wsgi", loop=loop, threads=threads)
+    site = serve(app, "wsgi", loop=loop, threads=threads, keepalive_timeout=60)  # a busy machine reads for long
     streaming = site.client().send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
     response = site.client().get("/other")
     assert response is not None
