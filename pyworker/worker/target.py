@@ -326,7 +326,7 @@ def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]
         return looks
     if wanted == "asgi" and looks == "wsgi" and _arguments(found) == 2:
         raise TargetError("target", f'"{spec}" is a WSGI app', hint='set interface = "wsgi", or leave it out')
-    if wanted == "wsgi" and looks == "asgi" and (_arguments(found) == 3 or _is_async(_call(found))):
+    if wanted == "wsgi" and looks == "asgi" and (_arguments(found) == 3 or inspect.iscoroutinefunction(_call(found))):
         raise TargetError("target", f'"{spec}" is an ASGI app', hint='set interface = "asgi", or leave it out')
     return wanted
 
@@ -334,7 +334,7 @@ def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]
 def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
     if isinstance(found, type):
         needed = _arguments(found)
-        if _is_async(getattr(found, "__await__", None)) or needed == 1:
+        if inspect.iscoroutinefunction(getattr(found, "__await__", None)) or needed == 1:
             raise TargetError(
                 "target",
                 f'"{spec}" is a class of the old ASGI 2 kind',
@@ -347,7 +347,7 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
                 hint="to have it called once: factory = true, or --factory",
             )
         return "asgi" if needed == 3 else "wsgi"
-    if _is_async(found) or _is_async(_call(found)):
+    if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(_call(found)):
         return "asgi"
     needed = _arguments(found)
     if needed == 3:
@@ -370,12 +370,6 @@ def _call(found: Any) -> Any:
     if inspect.isroutine(found) or isinstance(found, type):
         return found
     return vars(type(found)).get("__call__") or type(found).__call__
-
-
-def _is_async(function: Any) -> bool:
-    while hasattr(function, "func"):  # functools.partial
-        function = function.func
-    return inspect.iscoroutinefunction(function)
 
 
 def _article(value: Any) -> str:

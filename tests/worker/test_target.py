@@ -66,6 +66,13 @@ class Asgi2:
 async def extra(x, scope, receive, send): ...
 partial = functools.partial(extra, 1)
 asgi_object, asgi_plain_object, any_call, wsgi_object = Asgi(), AsgiPlain(), AnyCall(), Wsgi()
+class Wrapper:
+    func = staticmethod(asgi)
+    def __call__(self, environ, start_response): ...
+class HasAll:
+    def __getattr__(self, name): return self
+    def __call__(self, environ, start_response): ...
+wrapper, has_all = Wrapper(), HasAll()
 number = 3
 def make(): return wsgi_object
 def make_broken(): raise ValueError("no settings")
@@ -84,7 +91,7 @@ served_by_aiohttp = Application()
     [
         ("asgi", "asgi"), ("asgi_plain", "asgi"), ("asgi_object", "asgi"), ("asgi_plain_object", "asgi"), ("any_call", "asgi"),
         ("partial", "asgi"), ("Box.app", "asgi"), ("wsgi", "wsgi"), ("wsgi_object", "wsgi"), ("wsgi_any", "wsgi"),
-        ("wsgi_extra", "wsgi"),
+        ("wsgi_extra", "wsgi"), ("wrapper", "wsgi"), ("has_all", "wsgi"),
     ],
 )  # fmt: skip
 def test_the_kind_of_an_app_is_seen(write: Write, name: str, interface: str) -> None:
