@@ -204,6 +204,7 @@ class AsgiExchange(Exchange):
         if connection.write_paused and not self.gone:
             await connection.writable()
         if self.gone:
+            await asyncio.sleep(0)  # it may wait for nothing else, and would have the loop to itself
             return
         if self.done:
             raise RuntimeError("http.response.body after the response was complete")
@@ -220,6 +221,9 @@ class AsgiExchange(Exchange):
             except heads.InvalidHeader:
                 self.head = None
                 raise
+        elif connection.transport.is_closing():  # its client has left, which the loop has not had the time to tell
+            await asyncio.sleep(0)
+            return
         if self.nobody:
             body = b""
         elif size:

@@ -248,6 +248,39 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
     assert "error in GET /nothing: the app returned without a response" in said
 
 
+def test_a_stream_without_an_end_does_not_have_the_loop_to_itself_when_its_client_has_left(
+    serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for nothing but its client, who never makes it wait any more."""
+    stop = threading.Event()
+    sent = [0]
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        while scope["path"] == "/stream" and not stop.is_set():
+            await send({"type": "http.response.body", "body": bytes(10_000), "more_body": True})
+            sent[0] += 1
+        await send({"type": "http.response.body", "body": b"other"})
+
+    site = serve(app, loop=loop)
+    streaming = site.client()
+    streaming.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert streaming.recv(head_only=True) is not None
+    connection = next(iter(site.running.server._connections))
+    wait_until(lambda: connection.write_paused, what="the client to be behind")
+    before = sent[0]
+    streaming.close()
+    try:
+        wait_until(lambda: sent[0] > before + 1000, what="the app to go on")
+        response = site.client().get("/other")
+    finally:
+        stop.set()
+    assert response is not None
+    assert response.body == b"other"
+    site.end()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_stream_that_stops_because_its_client_has_left_is_no_mistake_of_the_app(
     serve: Serve, loop: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
