@@ -62,7 +62,7 @@ class ThreadPool:
         self._waking = False  # before looking: what is appended later wakes us again
         outbox = self._outbox
         freed = 0
-        while outbox:
+        for _ in range(len(outbox)):  # a thread may be as fast as this is, and the loop has to turn
             exchange, data, end = outbox.popleft()
             if exchange is None:
                 freed += 1

@@ -493,6 +493,31 @@ def test_an_app_in_the_loop_is_called_for_one_request_at_a_time(
     wait_until(lambda: saturated == [True, False], what="others to be taken again")
 
 
+def test_a_stream_without_an_end_holds_up_nobody_when_its_client_has_left(serve: Serve, loop: str, threads: int) -> None:
+    ended = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return stream() if environ["PATH_INFO"] == "/stream" else [b"other"]
+
+    def stream() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"part"
+        finally:
+            ended.set()
+
+    site = serve(app, "wsgi", loop="asyncio", threads=threads)
+    streaming = site.client()
+    streaming.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert streaming.recv(head_only=True) is not None
+    streaming.close()
+    assert ended.wait(30)
+    response = site.client().get("/other")
+    assert response is not None
+    assert response.body == b"other"
+
+
 def test_pipelined_requests_are_answered_in_order(serve: Serve, loop: str, threads: int) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         start_response("200 OK", [])
