@@ -20,7 +20,7 @@ from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import Exchange
-from pyworker.worker.engines.stall import Stall, bytes_taken, unread, unsent
+from pyworker.worker.engines.stall import Stall, bytes_taken, has_left, unread, unsent
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.server import Server
@@ -521,6 +521,11 @@ class Connection(asyncio.Protocol):
             self._refuse(408)
         elif self.current is None:
             self.close(linger=False)
+
+    def look_for_end(self) -> None:
+        """Tell an app that its client has left although nothing is read, as requests wait behind this one."""
+        if self.hold_queue and self.current is not None and has_left(self.transport):
+            self.current.on_eof()
 
     def drain(self, deadline: float) -> None:
         """The server is stopping: stay open for one more request until `deadline`, then go."""

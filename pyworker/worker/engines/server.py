@@ -483,6 +483,7 @@ class Server:
             self._next_look = now + stall.SEND_STALL / stall.LOOKS
             for connection in list(self._connections):
                 stall.look(connection, now)
+                connection.look_for_end()
             if self._websockets is not None:
                 self._websockets.look(now)
         self._cells[_OLDEST] = next((at for each, at in self._running.items() if not each.waits_for_client), 0)

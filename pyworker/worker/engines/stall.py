@@ -9,6 +9,7 @@ import array
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -51,6 +52,17 @@ def unsent(transport: Any) -> int:
 def unread(transport: Any) -> int:
     """Return how much has come that the loop has not read: it may be late, not the client."""
     return _queued(transport, termios.FIONREAD)
+
+
+def has_left(transport: Any) -> bool:
+    """Whether the client will send nothing more, or is gone: the loop does not see that of a connection that it does not read."""
+    sock = transport.get_extra_info("socket")
+    poll = select.poll()
+    try:
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # it is closed
+        return False
 
 
 def _queued(transport: Any, which: int) -> int:

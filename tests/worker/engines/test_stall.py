@@ -43,6 +43,32 @@ def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, last: bool,
     assert client.sock.recv(1) == b"H"  # what the kernel had
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("how", ["half", "whole"])
+def test_an_app_that_waits_for_its_client_to_leave_is_told_although_requests_wait_behind(
+    serve: Serve, loop: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall, "SEND_STALL", 0.2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while scope["path"] == "/wait" and (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    client = site.client().send(GET.replace(b"/", b"/wait", 1) + GET)
+    wait_until(lambda: site.row[F.IN_FLIGHT] == 1)
+    if how == "half":
+        client.sock.shutdown(socket.SHUT_WR)
+        for path in (b"/wait", b"/"):
+            response = client.recv()
+            assert response is not None
+            assert response.body == path
+    client.close()
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the end")
+
+
 def test_a_thread_that_writes_to_one_is_free_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall, "SEND_STALL", 0.2)
     ended = threading.Event()
