@@ -135,7 +135,7 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
         case ast.Dict():
             return {}  # no setting that is translated is one
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_value(item, known) for item in items]
+            return [_item(item, known) for item in items]
         case ast.JoinedStr(values=parts):
             return _bounded("".join(_text(part, known) for part in parts))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -158,6 +158,14 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
         case ast.Call(func=function, args=arguments):
             return _call(ast.unparse(function), arguments, known)
     raise _Unknown
+
+
+def _item(node: ast.expr, known: dict[str, Any]) -> Any:
+    """Return what stands in a list: of a variable the text that names it."""
+    value = _value(node, known)
+    if isinstance(value, _Cpus):
+        raise _Unknown
+    return str(value) if isinstance(value, _FromEnvironment) else value
 
 
 def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:

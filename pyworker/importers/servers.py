@@ -20,7 +20,7 @@ Apply = Callable[[Imported, Any, str], None]
 # ---- small translators -----------------------------------------------------------------------------
 def _to(key: str) -> Apply:
     def apply(app: Imported, value: Any, source: str) -> None:
-        if "$" in str(value):
+        if not isinstance(value, str) or "$" in value:
             app.look(source, f"was {value}: write it into {key}")
         else:
             app.set(key, value, source)
@@ -163,8 +163,11 @@ def _watch(app: Imported, key: str, value: Any, source: str) -> None:
 
 def _names(key: str) -> Apply:
     def apply(app: Imported, value: Any, source: str) -> None:
-        names = [v.strip() for v in (value if isinstance(value, list | tuple) else str(value).split(","))]
-        app.set(key, names, source)
+        names = [str(v).strip() for v in (value if isinstance(value, list | tuple) else str(value).split(","))]
+        if "$" in str(names):
+            app.look(source, f"was {', '.join(names)}: write it into {key}")
+        else:
+            app.set(key, names, source)
 
     return apply
 

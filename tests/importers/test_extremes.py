@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pyworker.importers import gunicornconf, pm2, procfile
 from pyworker.importers.detect import detect
 from pyworker.importers.jsliteral import Computed, parse
 from pyworker.importers.result import CannotImport
+from pyworker.importers.write import document
 from tests.support.cli import run
 
 LINES = 40
@@ -22,6 +24,25 @@ LINES = 40
 def test_a_number_without_an_end_is_said_to_be_looked_at(name: str, number: str) -> None:
     (app,) = gunicornconf.read(f"{name} = {number}\n").apps
     assert name in [note.key for note in app.review]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('forwarded_allow_ips = ["127.0.0.1", os.environ["PROXY"]]', "${PROXY}"),
+        ("forwarded_allow_ips = [1, 2]", ""),
+        ('workers = [os.environ["X"]]', "${X}"),
+        ('raw_env = ["THREADS=" + str(multiprocessing.cpu_count())]', "cpu_count()"),
+        ("bind = [cpu_count()]", "cpu_count()"),
+        ("chdir = [None]", "[None]"),
+        ("certfile = 3j", "3j"),
+    ],
+)
+def test_a_value_that_is_computed_or_is_none_of_its_kind_is_never_written(text: str, shown: str) -> None:
+    result = gunicornconf.read(f"{text}\n")
+    assert tomllib.loads(document(result, "gunicorn.conf.py"))
+    assert shown in " ".join(note.reason for note in result.apps[0].review)
+    assert "object at" not in document(result, "gunicorn.conf.py")
 
 
 def test_neither_is_one_of_a_command_line() -> None:
