@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-_PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./-]*\Z")
-_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"}
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 def dump(value: Any, indent: int = 0) -> str:
@@ -41,6 +41,6 @@ def _scalar(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return "{}" if isinstance(value, dict) else "[]"
     text = str(value)
-    if _PLAIN.match(text) and text.lower() not in _WORDS and text != ".":
+    if _PLAIN.match(text) and text.lower() not in _WORDS:
         return text
     return json.dumps(text, ensure_ascii=False)

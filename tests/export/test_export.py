@@ -466,6 +466,8 @@ def test_yaml_keeps_every_text_a_text() -> None:
         "No",
         "1",
         "1.5",
+        ".5",
+        ".Inf",
         "null",
         "~",
         "",
