@@ -131,4 +131,5 @@ class Hub:
         }  # fmt: skip
         self.events.append(shown)
         self._tell("event", shown)
-        self._wake.set()
+        if self._lookers:  # else an app that dies again and again would have all memory counted several times a second
+            self._wake.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -226,6 +227,24 @@ def test_what_happens_after_the_home_was_made_anew_is_seen(tmp_path: Path) -> No
     for more in ({}, {"seq": 899}, {"seq": 1, "time": "2026-11-23T15:00:00.000Z"}):
         hub._add_event(event | more)
     assert [shown["seq"] for shown in hub.events] == [900, 1]
+
+
+def test_what_happens_has_the_daemon_asked_at_once_only_while_somebody_looks(tmp_path: Path) -> None:
+    hub = Hub(str(tmp_path))
+
+    def is_asked(seq: int) -> bool:
+        hub._wake.clear()
+        stamp = f"2026-11-23T14:02:31.{seq}Z"
+        hub._add_event({"v": 1, "time": stamp, "seq": seq, "app": "api", "worker": None, "type": "app_stopped", "data": {}})
+        return hub._wake.is_set()
+
+    async def look() -> bool:
+        stream = hub.stream()
+        await anext(stream)
+        return is_asked(102)
+
+    assert not is_asked(101)
+    assert asyncio.run(look())
 
 
 def test_the_token_is_kept_private_and_can_be_made_anew(home: str) -> None:
