@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from pyworker.cli import render
 from pyworker.cli.client import Answer, Call, ask, perform, shell_env
-from pyworker.cli.eventlog import parse
+from pyworker.cli.eventlog import parse, words
 from pyworker.cli.top.model import Wish
 from pyworker.errors import PyworkerError
-from pyworker.protocol.events import Event, sentence
+from pyworker.protocol.events import Event
 
 _AGAIN = 0.5  # seconds until the next try when the daemon does not answer
 _LEAST = 0.2  # seconds between two readings, whatever happens
@@ -114,7 +114,7 @@ class Feed:
         def on_event(raw: dict[str, Any] | None) -> None:
             event = parse(raw)
             if event is not None:
-                self._tell(News(message=f"{wish.what} of {wish.name}: {' '.join(sentence(event).split())}"))
+                self._tell(News(message=f"{wish.what} of {wish.name}: {' '.join(words(event).split())}"))
 
         try:
             answer = perform(self._home, request, on_event, None, None)

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.protocol.control import Progress
 from tests.cli import documents, results
 from tests.support.cli import environment, run
 from tests.support.fake_control import CLOSE, HANG, FakeControl, event, replies
@@ -163,6 +164,19 @@ def test_a_reload_is_asked_for_once_confirmed_and_its_end_is_said(home: str) -> 
         assert terminal.end() == 0
     asked = [request for request in daemon.requests if type(request).__name__ == "Reload"]
     assert [request.selectors for request in asked] == [("api",)]
+
+
+def test_an_event_of_another_version_does_not_hide_how_it_ended(home: str) -> None:
+    def reload(_request: Any) -> Iterator[Any]:
+        yield Progress({"v": 1, "time": "", "seq": 1, "app": "api", "worker": 1, "type": "worker_ready", "data": {}})
+        yield results.reply("reloaded", gen=8, took_s=6.2)
+
+    with FakeControl(home, {**HANDLERS, "reload": reload}), top(home) as terminal:
+        terminal.type("ry")
+        terminal.read(lambda raw: "api reloaded: gen 8" in raw, "the result")
+        assert "Traceback" not in terminal.raw
+        terminal.type("q")
+        assert terminal.end() == 0
 
 
 def test_what_happens_is_seen_before_the_interval_is_over(home: str) -> None:
