@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, GUARDIAN_TITLE, LOCK_FILE, NOT_STARTED
+from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, ENV_HOME, GUARDIAN_TITLE, LOCK_FILE, NOT_STARTED
 from pyworker.unix.files import is_locked
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
@@ -115,6 +115,9 @@ def connect(home: str) -> socket.socket:
     except (TimeoutError, BlockingIOError):
         sock.close()
         raise Silent(home, ANSWER_TIME) from None
+    except OSError as error:
+        sock.close()
+        raise _unusable(home, error) from None
     except BaseException:
         sock.close()
         raise
@@ -164,8 +167,16 @@ def check_readable(home: str) -> None:
         os.scandir(home).close()
     except PermissionError:
         raise _not_ours(home) from None
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
+    except OSError as error:
+        raise _unusable(home, error) from None
+
+
+def _unusable(home: str, error: OSError) -> PyworkerError:
+    """A link to itself, a network disk that is gone."""
+    message = f"the state folder {home} cannot be used: {error.strerror}"
+    return PyworkerError(message, hint=f"choose another place with --home or {ENV_HOME}", code="no_home")
 
 
 def _not_ours(home: str) -> PyworkerError:

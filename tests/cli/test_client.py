@@ -210,6 +210,16 @@ def test_a_peer_of_another_user_is_not_spoken_to(home: str) -> None:
     assert done.stdout == "77\n"
 
 
+@pytest.mark.parametrize("command", ["ps", "start x:y", "logs", "logs -p", "events", "daemon stop", "doctor"])
+def test_a_home_that_is_a_link_to_itself_is_said_to_be_of_no_use(command: str, home: str) -> None:
+    os.symlink(home, home)
+    found = run(*command.split(), home=home)
+    assert found.code == 1
+    assert "Too many levels of symbolic links" in found.out + found.err
+    assert "--home" in found.out + found.err
+    assert "bug" not in found.err
+
+
 @pytest.mark.parametrize("words", [["logs"], ["logs", "-p", "api"], ["events"], ["events", "-f"]], ids=" ".join)
 def test_what_reads_the_files_of_another_users_home_says_whose_it_is(home: str, words: list[str]) -> None:
     os.makedirs(f"{home}/logs")
