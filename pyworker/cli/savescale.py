@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -16,12 +17,14 @@ from pyworker.config.edit import CannotEdit, set_value
 from pyworker.config.load import PYPROJECT, read
 from pyworker.config.spans import Path
 from pyworker.errors import Exit, PyworkerError
+from pyworker.protocol.names import STATE_DIR
 
 
 def save_workers(settings: Settings, changes: dict[str, str]) -> None:
     """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
     for name, source, value in _scaled(settings, changes):
-        _save(settings, name, source, value)
+        with _alone(settings.home):
+            _save(settings, name, source, value)
 
 
 def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
@@ -43,6 +46,17 @@ def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, 
         for app in apps:
             value = "auto" if change == "auto" else app["workers"]["want"]
             yield str(app["name"]), files.get(app["name"], {}), value
+
+
+@contextlib.contextmanager
+def _alone(home: str) -> Iterator[None]:
+    """One command at a time: of two that read a file before either has replaced it, the number of one would be lost."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # `pyworker run` may have no such folder
+            fd = os.open(os.path.join(home, STATE_DIR), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> None:

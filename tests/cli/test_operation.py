@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -215,6 +218,41 @@ def test_scale_says_from_and_to_and_what_the_file_says(home: str) -> None:
         found = run("scale", "api=6", home=home)
     assert found.out == "api: 4 → 6 workers, 6/6 ready in 0.7s\n"
     assert found.err == "api: app.toml still says workers = 4; with --save it is written there\n"
+
+
+def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[apps.api]\ncommand = "x"\nworkers = 4\n[apps.web]\ncommand = "x"\nworkers = 4\n')
+    os.makedirs(f"{home}/state")
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)],
+        "ps": replies({"apps": [{"name": "api", "workers": {"want": 6}}]}),
+        "config": replies({"apps": [{"name": "api", "file": str(file), "config": {"workers": 4}}]}),
+        "saved": replies({}),
+    }
+    with FakeControl(home, handlers), open_folder(f"{home}/state") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        argv = [sys.executable, "-m", "pyworker", "scale", "api=6", "--save"]
+        with subprocess.Popen(argv, env=environment(home), stderr=subprocess.PIPE) as process:
+            wait_until(lambda: f"WRITE {process.pid} " in " ".join(locks_waited_for()), what="the lock to be waited for")
+            file.write_text(file.read_text().replace('[apps.web]\ncommand = "x"\nworkers = 4', '[apps.web]\ncommand = "x"\nworkers = 5'))
+            fcntl.flock(other, fcntl.LOCK_UN)
+            process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert [line for line in file.read_text().splitlines() if "workers" in line] == ["workers = 6", "workers = 5"]
+
+
+def locks_waited_for() -> list[str]:
+    return [" ".join(line.split()) for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+
+
+@contextlib.contextmanager
+def open_folder(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("args", [("api",), ("api", "--foo"), ("api=x",), ("=4",), (), ("api=1", "api=2"), ("A B=1",)])
