@@ -22,6 +22,13 @@ def test_apps_that_are_the_same_are_one_line_beside_those_that_are_not(home: str
     assert "db: the same (generation 1)" in named.out
 
 
+def test_where_nothing_was_started_since_a_boot_no_app_is_said_to_be_unknown(home: str) -> None:
+    with FakeControl(home, {"diff": replies({"v": 1, "same": True, "changes": [], "apps": []})}):
+        found = run("diff", home=home)
+    assert (found.code, found.out) == (0, "")
+    assert found.err == "There is nothing to compare: no app has been started since the daemon was.\n"
+
+
 def test_no_gap_is_promised_only_where_old_and_new_workers_live_side_by_side(home: str) -> None:
     change = {"key": "env.A", "old": "1", "new": "2", "apply": "reload", "secret": False}
     apps = [compared("api", change), {**compared("jobs", change), "overlaps": False}]

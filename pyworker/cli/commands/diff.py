@@ -40,8 +40,8 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
                 out(_words(app, how), how)
         if same and not body["same"]:
             out("\n".join(render.wrap(f"The same: {', '.join(same)}", how.width, 2)), how)
-        if not body["apps"]:
-            render.note(render.NO_APP)
+        if not body["apps"]:  # what a boot found stopped, or could not read, is none of them
+            render.note("There is nothing to compare: no app has been started since the daemon was.")
         elif body["same"]:
             out("No difference: what runs is what is written.", how)
         for app in body.get("not_started", ()):
