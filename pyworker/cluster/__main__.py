@@ -21,7 +21,7 @@ def main() -> None:
     script, args = (None, told.program) if told.module is not None else (told.program[0], told.program[1:])
     try:
         cluster.run(script, args, module=told.module, workers=told.workers, scheduling=told.scheduling)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
 

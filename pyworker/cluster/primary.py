@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.listening import Listeners
 from pyworker.cluster.members import Scheduling, Settings, Worker
 from pyworker.cluster.parent import ChildProcess
+from pyworker.config.option import option_of
 from pyworker.config.schema import RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node
@@ -41,7 +43,7 @@ from pyworker.protocol.nodecluster import (
     Say,
     Watch,
 )
-from pyworker.record import replace
+from pyworker.record import fields
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
 # in a worker of the daemon all of this is in an archive without a name
@@ -104,14 +106,18 @@ class Cluster(Emitter):
     ) -> Settings:
         """Say what workers run. Calls after the first fork change what later workers run, but not the scheduling.
 
-        The options are the fields of `Settings`. `restart` takes the keys of a config file's [app.restart].
+        The options are the fields of `Settings`. `restart` takes the keys of a config file's [app.restart]; time spans
+        are numbers of seconds.
         """
         if exec is not None and options.get("module") is not None:
             raise ValueError("either exec or module")
         if options.get("scheduling", "round-robin") not in ("round-robin", "none"):
             raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
-        if restart is None or isinstance(restart, Mapping):
-            restart = replace(RestartConfig(), **(restart or {}))
+        _check_count(options.get("workers", 0))
+        for name in ("drain_timeout", "suicide_timeout"):
+            _check_seconds(name, options.get(name, 0))
+        if not isinstance(restart, RestartConfig):
+            restart = _restart(restart or {})
         options["exec_args"] = tuple(as_list(options.get("exec_args", ())))
         path = None if exec is None else os.fspath(exec)
         if path is not None and not os.path.exists(os.path.join(options.get("cwd") or "", path)):
@@ -132,6 +138,7 @@ class Cluster(Emitter):
 
     async def start(self, workers: int | None = None) -> list[Worker]:
         """Start the workers of the settings and keep that many running."""
+        _check_count(workers or 0)
         count = workers or self.settings.workers or len(os.sched_getaffinity(0))
         self._want(self._wanted + count)
         return [self._fork(None, managed=True) for _ in range(count)]
@@ -465,6 +472,34 @@ class Cluster(Emitter):
                     await self._changed.wait()
                     self._changed.clear()
         return not self.workers
+
+
+def _check_count(workers: Any) -> None:
+    if type(workers) is not int or workers < 0:
+        raise ValueError(f"workers is a whole number, 0 for as many as there are CPUs, not {workers!r}")
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is a number of seconds, not {value!r}")
+
+
+def _restart(said: Mapping[str, Any]) -> RestartConfig:
+    """Return what a program says of restarts. What is wrong is refused now: it would show at the first death, and end them."""
+    options = {field.name: option_of(field) for field in fields(RestartConfig)}
+    for name, value in said.items():
+        option = options.get(name)
+        if option is None:
+            raise ValueError(f"there is no restart.{name}; there are: {', '.join(options)}")
+        if option.choices and value not in option.choices:
+            raise ValueError(f"restart.{name} is one of {', '.join(option.choices)}, not {value!r}")
+        if option.unit:
+            _check_seconds(f"restart.{name}", value)
+        elif not option.choices and type(value) is not int:
+            raise ValueError(f"restart.{name} is a whole number, not {value!r}")
+        if option.minimum is not None and value < option.minimum:
+            raise ValueError(f"restart.{name} is at least {option.minimum:g}, not {value!r}")
+    return RestartConfig(**said)
 
 
 def _stays(worker: Worker) -> bool:
