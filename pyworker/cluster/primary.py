@@ -278,6 +278,9 @@ class Cluster(Emitter):
         script = settings.exec
         if script is None and settings.module is None:
             script = sys.argv[0]
+            if settings.cwd is not None or not os.path.isfile(script):
+                # it was named from another folder: __main__ knows the whole path
+                script = getattr(sys.modules["__main__"], "__file__", None) or ""
             if not os.path.isfile(script):
                 raise ValueError("what shall workers run? setup_primary(exec=...) or setup_primary(module=...)")
         interpreter, is_node = interpreter_of(script, settings.exec_path)

@@ -425,6 +425,22 @@ async def test_run_ends_its_workers_at_sigterm_and_exits_0(server: str) -> None:
         await get(port)
 
 
+@pytest.mark.parametrize("said", ["cwd='/'", ""])
+@asynchronous
+async def test_a_program_that_makes_itself_a_cluster_is_found_from_another_folder(said: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\n"
+        "from pyworker import cluster\n"
+        "if cluster.is_primary: os.chdir('/')\n"
+        f"cluster.run(workers=1, restart={{'policy': 'never'}}, {said})\n"
+        "print('a worker in', os.getcwd())\n"
+    )
+    child = child_process.spawn(sys.executable, ["app.py"], cwd=tmp_path, stderr="inherit")
+    assert child.stdout is not None
+    assert await child.stdout.read() == b"a worker in /\n"
+    assert (await child.wait()).code == 0
+
+
 @asynchronous
 async def test_a_program_may_make_itself_a_cluster_with_its_first_line(tmp_path: Path) -> None:
     port = free_port()
