@@ -10,7 +10,7 @@ from pyworker import cluster
 def main() -> None:
     """Run a program as a cluster until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m pyworker.cluster", description=main.__doc__)
-    parser.add_argument("--workers", "-w", type=int, default=0, help="how many (default: the CPUs there are)")
+    parser.add_argument("--workers", "-w", type=int, default=0, help="how many (default: the CPUs it may use)")
     spread = "turns, or as the kernel likes: for a server that forks processes of its own to accept in"
     parser.add_argument("--scheduling", choices=("round-robin", "none"), default="round-robin", help=spread)
     parser.add_argument("-m", dest="module", help="a module instead of a script, as of python -m")

@@ -26,6 +26,7 @@ from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.listening import Listeners
 from pyworker.cluster.members import Scheduling, Settings, Worker
 from pyworker.cluster.parent import ChildProcess
+from pyworker.config.cpus import usable_cpus
 from pyworker.config.option import option_of
 from pyworker.config.schema import RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
@@ -139,7 +140,7 @@ class Cluster(Emitter):
     async def start(self, workers: int | None = None) -> list[Worker]:
         """Start the workers of the settings and keep that many running."""
         _check_count(workers or 0)
-        count = workers or self.settings.workers or len(os.sched_getaffinity(0))
+        count = workers or self.settings.workers or usable_cpus()
         self._want(self._wanted + count)
         return [self._fork(None, managed=True) for _ in range(count)]
 

@@ -25,6 +25,7 @@ _FILES = (
     "config/option.py",
     "config/schema.py",
     "config/address.py",
+    "config/cpus.py",
 )
 _U32 = 0xFFFF_FFFF
 _UNCHECKED = (1).to_bytes(4, "little")  # PEP 552: a hash-based pyc that is never compared with its source

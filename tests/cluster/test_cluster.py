@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 from pyworker import child_process, cluster
 from tests.cluster.helpers import asynchronous, eventually, get, needs_node, running
 from tests.support.pyworker import free_port
+from tests.support.wait import wait_until
 from tests.support.words import ADDRESS_IN_USE
 
 HTTP_SERVER = """
@@ -725,6 +728,38 @@ async def test_a_program_that_cannot_be_started_is_an_error_of_its_worker(server
     assert errors[1][:2] == ("cluster", 1)
     assert made.workers == {}
     await made.disconnect()
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[Path]:
+    """A cgroup that may use one CPU, whatever the machine has."""
+    folder = Path("/sys/fs/cgroup/cpu" if os.path.exists("/sys/fs/cgroup/cpu/cgroup.procs") else "/sys/fs/cgroup")
+    folder /= f"pyworker-test-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("no cgroups can be made here (that takes root and a writable /sys/fs/cgroup)")
+    try:
+        try:
+            name, limit = ("cpu.cfs_quota_us", "100000") if "/cpu/" in str(folder) else ("cpu.max", "100000 100000")
+            (folder / name).write_text(limit)
+        except OSError:
+            pytest.skip("the CPUs of a cgroup cannot be limited here")
+        yield folder
+        wait_until(lambda: not (folder / "cgroup.procs").read_text().split(), what="the group to be empty")
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="there is one CPU only, whatever a cgroup says")
+@asynchronous
+async def test_without_a_number_there_are_as_many_workers_as_the_cgroup_lets_use_cpus(
+    one_cpu: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "job.py").write_text("print('a worker')")
+    (tmp_path / "run.py").write_text("from pyworker import cluster\ncluster.run('job.py', restart={'policy': 'never'})")
+    line = f"echo $$ > {one_cpu}/cgroup.procs && exec {sys.executable} run.py"
+    assert (await child_process.exec(line, cwd=tmp_path)).stdout == "a worker\n"
 
 
 @asynchronous

@@ -18,6 +18,7 @@ CHECK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import pyworker.template.main, pyworker.template.script, pyworker.worker.main, pyworker.worker.api
+import pyworker.cluster.primary, pyworker.cluster.state
 import pyworker
 assert pyworker.__file__.startswith(sys.argv[1]), pyworker.__file__
 outside = [m.__name__ for m in sys.modules.values() if "site-packages" in str(getattr(m, "__file__", ""))]
