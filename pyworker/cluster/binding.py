@@ -15,7 +15,6 @@ The rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -305,8 +304,10 @@ class Binding:
             return None
         host = os.fsdecode(address[0])
         if host:
-            with contextlib.suppress(OSError):  # a name that does not resolve: the real bind says so best
+            try:
                 host = str(socket.getaddrinfo(host, address[1], sock.family, socket.SOCK_STREAM)[0][4][0])
+            except OSError:
+                return None  # a name that does not resolve: the real bind says so best
         only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
         return Address(sock.family, sock.type, host, address[1], only6)
 

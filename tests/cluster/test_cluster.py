@@ -372,6 +372,18 @@ async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str)
 
 
 @asynchronous
+async def test_a_host_that_there_is_not_is_what_the_worker_is_told(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text("import socket\nsocket.socket().bind(('nowhere.invalid', 8000))")
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", stderr="pipe")
+    worker = made.fork()
+    assert worker.process.stderr is not None
+    assert b"\nsocket.gaierror: " in await worker.process.stderr.read()
+    await worker.process.wait_closed()
+    await made.disconnect()
+
+
+@asynchronous
 async def test_udp_is_shared(tmp_path: Path) -> None:
     (tmp_path / "udp.py").write_text(
         "import os, socket, sys\nfrom pyworker import process\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
