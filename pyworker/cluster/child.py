@@ -235,8 +235,9 @@ def _leave(code: int) -> None:
     if code == 0:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_LINGER)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, or its reader is gone: no reason to stay
+            stream.flush()
     os._exit(code)
 
 

@@ -360,6 +360,20 @@ async def test_an_uncaught_exception_announces_the_death_and_the_successor_start
 
 
 @asynchronous
+async def test_a_worker_that_has_announced_its_death_ends_although_nobody_takes_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import sys\nsys.stdout = open(1, 'w')\nprint('last words')\nsys.stdin.read()\n1 / 0")
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "dies.py", stdin="pipe", stdout="pipe", stderr="ignore", suicide_timeout=60)
+    worker = made.fork()
+    assert worker.process.stdin is not None
+    assert worker.process.stdout is not None
+    worker.process.stdout.close()
+    worker.process.stdin.close()
+    assert (await worker.process.wait_closed()).code == 1
+    await made.disconnect()
+
+
+@asynchronous
 async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         made = cluster.Cluster()
