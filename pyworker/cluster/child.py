@@ -32,7 +32,7 @@ DRAIN = "PYWORKER_CLUSTER_DRAIN"  # seconds that connections are given to end
 SUICIDE = {"act": "suicide"}  # an ordinary message: Node programs send the same one
 _TYPES = {socket.AF_INET: 4, socket.AF_INET6: 6, socket.AF_UNIX: -1}
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
-_LINGER = 5.0  # seconds between the stop signal and the end, for a program that does not react
+_LINGER = 5.0  # seconds, at least, between the stop signal and the end, for a program that does not react
 
 
 class ThisWorker:
@@ -225,16 +225,17 @@ def _leave(code: int) -> None:
     assert _binding is not None
     if not _leaving.acquire(blocking=False):  # the end of the channel is a reason to leave, and a part of leaving
         return
-    limit = float(os.environ.get(DRAIN, "10"))
+    deadline = time.monotonic() + float(os.environ.get(DRAIN, "10"))
     _binding.stop_accepting()
-    _binding.wait_for_connections(time.monotonic() + limit)
+    _binding.wait_for_connections(deadline)
     with contextlib.suppress(ChannelClosedError):
         channel = process._process.need()
         channel.disconnect()
         channel.wait_sent(1.0, _LINGER)
     if code == 0:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_LINGER)
+        # connections that were accepted in C are the program's to finish now
+        time.sleep(max(_LINGER, deadline - time.monotonic()))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed, or its reader is gone: no reason to stay
             stream.flush()

@@ -374,6 +374,27 @@ async def test_a_worker_that_has_announced_its_death_ends_although_nobody_takes_
 
 
 @asynchronous
+async def test_a_program_that_finishes_its_connections_by_itself_has_the_drain_timeout_for_it(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(
+        "import signal, time\n"
+        "def finish(*_):\n"
+        "    time.sleep(5.5)\n"
+        "    print('finished')\n"
+        "    raise SystemExit(0)\n"
+        "signal.signal(signal.SIGTERM, finish)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", stdout="pipe", drain_timeout=30)
+    worker = made.fork()
+    assert worker.process.stdout is not None
+    assert await worker.process.stdout.readline() == b"up\n"
+    await made.disconnect()
+    assert await worker.process.stdout.read() == b"finished\n"
+
+
+@asynchronous
 async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         made = cluster.Cluster()
