@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import sys
 import threading
@@ -171,4 +172,5 @@ def report(what: str, error: BaseException) -> None:
     try:
         asyncio.get_running_loop().call_exception_handler({"message": f"pyworker: {what}", "exception": error})
     except RuntimeError:  # no loop runs in this thread
-        sys.stderr.write(f"pyworker: {what}\n{''.join(traceback.format_exception(error))}")
+        with contextlib.suppress(Exception):  # closed, or its reader is gone: the channel goes on
+            sys.stderr.write(f"pyworker: {what}\n{''.join(traceback.format_exception(error))}")

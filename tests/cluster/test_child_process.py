@@ -609,6 +609,29 @@ async def test_a_child_whose_parent_is_gone_is_told(tmp_path: Path, echo: str) -
 
 
 @asynchronous
+async def test_a_callback_that_raises_harms_nobody_else_although_stderr_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(
+        "import os, threading\n"
+        "from pyworker import process\n"
+        "ended = threading.Event()\n"
+        "def got(message, handle):\n"
+        "    process.send(100 / message)\n"
+        "process.on('message', got)\n"
+        "process.on('disconnect', ended.set)\n"
+        "ended.wait()\n"
+    )
+    child = child_process.fork(tmp_path / "child.py", stderr="pipe")
+    assert child.stderr is not None
+    child.stderr.close()
+    inbox = Inbox(child)
+    for number in (0, 4):
+        child.send(number)
+    assert await inbox.next() == 25
+    child.disconnect()
+    assert (await child.wait_closed()).code == 0
+
+
+@asynchronous
 async def test_a_disconnect_that_has_happened_is_told_to_those_who_ask_late(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text(
         "import sys, threading\nfrom pyworker import process\nfirst = threading.Event()\n"
