@@ -8,14 +8,14 @@ from typing import Any
 
 from pyworker.config.canonical import literal
 from pyworker.config.problem import ConfigError, Problem
-from pyworker.config.report import MAX_SOURCE, short
+from pyworker.config.report import MAX_SOURCE, dotted, short
 from pyworker.config.spans import Document
 
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 _PAIR = re.compile(r"""\s*((?:[A-Za-z0-9_.-]|"[^"]*"|'[^']*')+)\s*=\s*(.*?)\s*(?:\s#.*)?\Z""")
 _COLON_PAIR = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*:\s*(.+)\Z""")
 _DUPLICATE = re.compile(r"(Cannot (overwrite|declare)|Duplicate|twice)", re.IGNORECASE)
-_TABLE = re.compile(r"\('(?:[^']*', '|[^']*')*,?\)")  # as tomllib shows the path of one
+_TABLE = re.compile(r"""\(['"].*['"],?\)""")  # as tomllib shows the path of one
 _ENDLESS = re.compile(r"[0-9][0-9_]{4000,}")  # digits; int() takes 4,300
 _LONGEST = 2000  # characters of a line that a likely mistake is looked for in
 
@@ -55,9 +55,7 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
 def _problem(said: str, text: str, file: str) -> Problem:
     document = Document(text)
     match = _WHERE.search(said)
-    import ast
-
-    said = _TABLE.sub(lambda found: f"[{'.'.join(ast.literal_eval(found[0]))}]", _WHERE.sub("", said))
+    said = _TABLE.sub(_as_header, _WHERE.sub("", said))
     endless = None if match else _ENDLESS.search(text)
     if endless:
         said = f"a number of {len(endless[0])} digits"
@@ -75,6 +73,16 @@ def _problem(said: str, text: str, file: str) -> Problem:
     column, end, hint = _suspect(said, source, column)
     message = f"not valid TOML: {short(said[:1].lower() + said[1:], 200)}"
     return Problem(message, hint, "", file, line, column, end, source if len(source) <= MAX_SOURCE else "", "syntax")
+
+
+def _as_header(found: re.Match[str]) -> str:
+    import ast
+
+    try:
+        path = ast.literal_eval(found[0])
+    except (ValueError, SyntaxError):  # something else in brackets
+        return found[0]
+    return f"[{dotted(path)}]" if isinstance(path, tuple) else found[0]
 
 
 def _suspect(said: str, source: str, column: int) -> tuple[int, int, str]:

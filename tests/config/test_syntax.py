@@ -15,3 +15,12 @@ def test_a_long_line_of_one_character_is_refused_at_once(line: str) -> None:
     """The first of these took longer than the sun will burn: a pattern that tried every way to cut it up."""
     with pytest.raises(ConfigError):
         parse(f"[app]\n{line}\n".encode(), "app.toml")
+
+
+def test_a_table_that_is_there_twice_is_named_however_long_and_odd_its_name_is() -> None:
+    deep = ".".join(["a"] * 40) + ".\"it's\""
+    for name, shown in ((deep, deep), ("a.\"it')\"", "a.\"it')\""), ("a.b", "a.b")):
+        with pytest.raises(ConfigError) as caught:
+            parse(f"[{name}]\nx = 1\n[{name}]\n".encode(), "app.toml")
+        (problem,) = caught.value.problems
+        assert (problem.message, problem.line) == (f"not valid TOML: cannot declare [{shown}] twice", 3)
