@@ -41,7 +41,9 @@ _URL_PASSWORD = re.compile(r"://[^/\s:@]*:(?!\d{1,5}/)[^@]{1,4096}@")
 _PARAMETER = re.compile(
     r"(?:^|[?&;\s])(?:password|passwd|pwd|token|secret|accountkey|sharedaccesskey)=[^&;\s]", re.IGNORECASE
 )
-_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)(?!\$\{)[^@\s]+(@)")  # what is filled in later is none yet
+# what is filled in later is none yet; a password with an @ in it ends at the last one, as drivers read it
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)(?!\$\{)\S+(@)")
+_IN_QUERY = re.compile(r"([?&]password=)(?!\$\{)[^&\s]+", re.IGNORECASE)
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
 _NAME = re.compile(r"[^=\0]+\Z")
 
@@ -199,7 +201,7 @@ def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
 
 def without_passwords(text: str) -> str:
     """Return a text as it may be shown: passwords in addresses are masked."""
-    return _IN_ADDRESS.sub(r"\1***\2", text)
+    return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1***\2", text))
 
 
 @functools.lru_cache(maxsize=1024)  # hundreds of apps have the same names

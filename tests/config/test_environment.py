@@ -179,3 +179,19 @@ def test_a_variable_that_no_program_can_be_run_with_is_named() -> None:
     assert (found.key, found.message) == (
         ("env", "BIG"), f"is {environment.MAX_STRING} bytes with its name; the kernel takes {environment.MAX_STRING - 1}"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://:s3cret@h:6379/0", "redis://:***@h:6379/0"),
+        ("redis://app:s3@cr:et@h", "redis://app:***@h"),
+        ("redis://h/0?password=s3cret&db=1", "redis://h/0?password=***&db=1"),
+        ("unix:///run/redis.sock?db=1&password=s3cret", "unix:///run/redis.sock?db=1&password=***"),
+        ("redis://:${PW}@h", "redis://:${PW}@h"),
+        ("redis://h/0?password=${PW}", "redis://h/0?password=${PW}"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
+    assert environment.without_passwords(address) == shown
