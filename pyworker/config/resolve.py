@@ -235,10 +235,13 @@ def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
         path = paths[name] = _file(cwd, value, ("tls", name), found)  # of a link its own: a renewal turns it
         if os.path.isfile(path) and not os.access(path, os.R_OK):
             found.add(
-                ("tls", name), f"names {value}, which this user may not read", f"look at: ls -l {path}", "not_found"
+                ("tls", name),
+                f"names {value}, which this user may not read",
+                f"look at: ls -l {shlex.quote(path)}",
+                "not_found",
             )
         elif name == "key" and os.path.isfile(path) and os.stat(path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
-            found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {path}")
+            found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {shlex.quote(path)}")
     return replace(tls, **paths)
 
 
@@ -250,26 +253,28 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
             return our_python
         path = _venv_python(venv)
         if path is None:
-            hint = f"make it again: python3 -m venv --clear {venv}; or name another: python = …"
+            hint = f"make it again: python3 -m venv --clear {shlex.quote(venv)}; or name another: python = …"
             found.add(("python",), f"would be that of {venv}, which has no usable bin/python", hint, "not_found")
         return path or our_python
     given = os.path.normpath(os.path.join(cwd, os.path.expanduser(name)))
     if os.path.isdir(given):
         path = _venv_python(given)
         if path is None:
-            hint = f"a virtual environment is made by: python3 -m venv {given}"
+            hint = f"a virtual environment is made by: python3 -m venv {shlex.quote(given)}"
             found.add(("python",), f"names the folder {given}, which has no usable bin/python", hint, "not_found")
         return path or our_python
     if os.path.isfile(given):
         if not os.access(given, os.X_OK):
-            found.add(("python",), f"names {given}, which cannot be executed", f"chmod +x {given}", "not_found")
+            found.add(
+                ("python",), f"names {given}, which cannot be executed", f"chmod +x {shlex.quote(given)}", "not_found"
+            )
         return given
     on_path = shutil.which(name) if "/" not in name else None
     if on_path is None:
         found.add(
             ("python",),
             f"names {name}, which does not exist",
-            f"looked for {given}; make it: python3 -m venv {given}",
+            f"looked for {given}; make it: python3 -m venv {shlex.quote(given)}",
             "not_found",
         )
     return on_path or our_python

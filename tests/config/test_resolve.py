@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,20 @@ def test_private_key_must_not_be_readable_by_everyone(tmp_path: Path) -> None:
     (tmp_path / "k.pem").chmod(0o644)
     (problem,) = problems(tmp_path, text)
     assert "chmod" in problem.hint
+
+
+def test_the_command_of_a_hint_works_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my app"
+    folder.mkdir()
+    (folder / "c.pem").touch()
+    (folder / "k.pem").touch(mode=0o604)
+    (folder / "python").touch(mode=0o644)
+    text = '[app]\ntarget = "a:b"\npython = "./python"\ntls = { cert = "c.pem", key = "k.pem" }'
+    for problem in problems(folder, text):
+        assert subprocess.run(problem.hint, shell=True, check=False).returncode == 0
+    assert resolved(folder, text).python == str(folder / "python")
+    (problem,) = problems(folder, '[app]\ntarget = "a:b"\npython = "no-such-venv"')
+    assert problem.hint.endswith(f"python3 -m venv '{folder}/no-such-venv'")
 
 
 def test_root_refuses_a_file_that_others_can_write(tmp_path: Path) -> None:
