@@ -17,7 +17,7 @@ from typing import Any
 from pyworker.config import units
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
-from pyworker.config.schema import INHERIT, AppConfig
+from pyworker.config.schema import INHERIT, AppConfig, HealthConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 from pyworker.record import MISSING, fields, is_record
@@ -90,15 +90,17 @@ def merge(base: Partial, over: Partial) -> Partial:
             result.pop(kind, None)
     for name, value in over.items():
         below = result.get(name)
-        if (
-            isinstance(value, dict)
-            and isinstance(below, dict)
-            and value.get("type", below.get("type")) == below.get("type")
-        ):
-            result[name] = merge(below, value)
+        if isinstance(value, dict) and isinstance(below, dict) and not (name == "health" and _is_other(value, below)):
+            result[name] = {**below, **value}
         else:
             result[name] = value
     return result
+
+
+def _is_other(health: Partial, below: Partial) -> bool:
+    """Whether it is another kind of check than the one below it; one that does not say is http, or what that one is."""
+    said = below.get("type", HealthConfig.type)
+    return bool(health.get("type", said) != said)
 
 
 def build(cls: Any, values: Partial, path: Path, report: Report) -> Any:

@@ -185,6 +185,22 @@ def test_defaults_of_one_kind_do_not_reach_the_others(tmp_path: Path) -> None:
     assert [a.health and a.health.type for a in (web, own, queue, job)] == [None, "exec", "tcp", None]
 
 
+def test_what_an_app_says_is_laid_on_the_same_table_of_the_defaults(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    env = { type = "a", target = "b", REGION = "eu" }
+    health = { path = "/healthz", retries = 5 }
+    [apps.web]
+    target = "a:b"
+    env = { type = "x", command = "y" }
+    health = { type = "http", interval = "5s" }
+    """
+    app = one(tmp_path, text)
+    assert app.env == {"type": "x", "target": "b", "REGION": "eu", "command": "y"}
+    assert app.health is not None
+    assert (app.health.path, app.health.retries, app.health.interval) == ("/healthz", 5, 5.0)
+
+
 def test_a_check_of_the_defaults_that_an_app_cannot_have_names_the_app(tmp_path: Path) -> None:
     text = '[defaults]\nhealth = "/up"\n[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = "x"\n'
     (problem,) = problems(tmp_path, text)
