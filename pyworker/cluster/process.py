@@ -17,6 +17,7 @@ import os
 import socket
 import stat
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
@@ -219,7 +220,13 @@ class _LoopQueue(asyncio.Queue["Event | None"]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
-        self._to_loop = _ToLoop(loop, super().put_nowait)
+        queue = weakref.ref(self)  # it has to end with its iterator, not when Python collects circles
+
+        def take(item: Event | None) -> None:
+            if (found := queue()) is not None:
+                asyncio.Queue.put_nowait(found, item)
+
+        self._to_loop = _ToLoop(loop, take)
 
     def put_nowait(self, item: Event | None) -> None:
         self._to_loop.put(item)

@@ -84,6 +84,32 @@ async def test_messages_can_be_iterated_in_a_loop_of_the_child(tmp_path: Path) -
 
 
 @asynchronous
+async def test_what_comes_after_a_loop_that_was_left_waits_for_the_next_one(tmp_path: Path) -> None:
+    child = start(
+        tmp_path,
+        "import asyncio, gc, sys\nfrom pyworker import process\ngc.disable()\n"
+        "async def main():\n"
+        "    async for message in process.messages():\n        break\n"
+        "    process.send('left')\n    sys.stdin.readline()\n"
+        "    async for message in process.messages():\n"
+        "        process.send(message if isinstance(message, str) else 'a file')\n"
+        "asyncio.run(main())",
+        stdin="pipe",
+    )
+    inbox = Inbox(child)
+    child.send("the first")
+    assert await inbox.next() == "left"
+    child.send("the second")
+    with open(__file__, "rb") as file:
+        await child.deliver("with a file", file)  # it has that, and so what was sent before
+    assert child.stdin is not None
+    child.stdin.write(b"\n")
+    assert [await inbox.next(), await inbox.next()] == ["the second", "a file"]
+    child.disconnect()
+    await child.wait_closed()
+
+
+@asynchronous
 async def test_what_a_program_sends_last_arrives_although_it_ends(tmp_path: Path) -> None:
     child = start(
         tmp_path,
