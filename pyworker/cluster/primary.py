@@ -7,7 +7,6 @@ daemon decides by the same code. Workers are Python programs of any kind, or Nod
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
 import os
@@ -89,7 +88,7 @@ class Cluster(Emitter):
         self._primary = Primary()
         self._listeners = Listeners(self._accepted, self._after)
         self._timers: set[asyncio.TimerHandle] = set()
-        self._changed: asyncio.Event | None = None
+        self._changed: set[asyncio.Event] = set()  # of those who wait until no worker is left
 
     # ---- what a program asks -------------------------------------------------------------------------
     @property
@@ -312,8 +311,7 @@ class Cluster(Emitter):
             self.workers.pop(worker.id, None)
             worker.state = "dead"
             self._replace(worker, clean=False)
-            if self._changed is not None:
-                self._changed.set()
+            self._tell_changed()
         told = worker.emit("error", error)
         told = self.emit("error", worker, error) or told
         if not told and not worker._streams and not self._streams:
@@ -335,8 +333,7 @@ class Cluster(Emitter):
             self._replace(worker, clean=code == 0)
         worker.emit("exit", code, signal)
         self.emit("exit", worker, code, signal)
-        if self._changed is not None:
-            self._changed.set()
+        self._tell_changed()
 
     def _announced(self, worker: Worker) -> None:
         """A worker says that it is about to die: its successor starts now, and it has so long to end."""
@@ -468,13 +465,22 @@ class Cluster(Emitter):
         timer = asyncio.get_running_loop().call_later(delay, run)
         self._timers.add(timer)
 
+    def _tell_changed(self) -> None:
+        for changed in self._changed:
+            changed.set()
+
     async def _until_empty(self, limit: float | None) -> bool:
-        self._changed = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        try:
             async with asyncio.timeout(limit):
                 while self.workers:
-                    await self._changed.wait()
-                    self._changed.clear()
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            pass
+        finally:
+            self._changed.discard(changed)
         return not self.workers
 
 

@@ -260,6 +260,13 @@ async def test_what_a_worker_had_not_taken_when_it_closed_its_server_goes_to_ano
 
 
 @asynchronous
+async def test_everybody_who_waits_for_the_end_of_a_cluster_is_told_of_it(server: str) -> None:
+    async with running(server, [str(free_port())], workers=1, drain_timeout=300) as made:
+        async with asyncio.timeout(30):
+            await asyncio.gather(made.disconnect(), made.disconnect())
+
+
+@asynchronous
 async def test_a_killed_worker_is_replaced_and_the_port_stays_open(server: str) -> None:
     port = free_port()
     async with running(server, [str(port)], workers=1) as made:
