@@ -40,12 +40,12 @@ from pyworker.daemon.shortage import step_for
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
-from pyworker.protocol.inherited import CONTROL, EVENT
-from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, NOTIFY_SOCKET
+from pyworker.protocol.inherited import CONTROL, EVENT, LOCK
+from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, LOCK_FILE, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
-from pyworker.unix.files import is_missing, listen_unix, open_home, same_file
+from pyworker.unix.files import is_missing, listen_unix, lock_directory, open_home, same_file
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
@@ -73,7 +73,11 @@ def main(argv: list[str]) -> int:
         return 1
     failpoint.hit("daemon.restored")
     spec = foreground.spec_of(store)
-    home_fd = open_home(home, create=False) if home else -1
+    home_fd = _open_home(home, store) if home else -1
+    if home and home_fd < 0 and spec is None:
+        words = f"{home} was removed, and is another daemon's now: what runs goes on without one"
+        stderr.write(f"daemon: {words}; to end it: kill {store.guardian_pid}\n")
+        return 1
     events = EventLog(home_fd, last=_lost_event(store))
     events.on_lost = lambda seq: store.put(EVENT, unix_fds.memfd("pyworker-event", b"%d" % seq))
     spawner = Spawner(store, home, Launcher(loop))
@@ -166,6 +170,25 @@ def _become_quiet() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.chdir("/")
+
+
+def _open_home(home: str, store: FdStore) -> int:
+    """Open the home, made again where it was removed: else no daemon would start, and nobody could reach what runs.
+
+    -1: another daemon was started there meanwhile. Its apps are not ours to start, and none that it knows are ours to end.
+    """
+    try:
+        fd = open_home(home, create=False)
+    except FileNotFoundError:
+        fd = open_home(home, create=True)
+    ours = os.fstat(lock) if (lock := store.get(LOCK)) is not None else None
+    if ours is None or same_file(fd, LOCK_FILE, ours.st_dev, ours.st_ino):
+        return fd
+    # it may be a new folder, which nobody has locked: our guardian has the one that was removed
+    if lock_directory(fd) or is_missing(fd, LOCK_FILE):
+        return fd
+    os.close(fd)
+    return -1
 
 
 @contextlib.contextmanager

@@ -224,6 +224,41 @@ def test_a_home_that_is_removed_ends_who_runs_nothing_and_nobody_else(pw: Pywork
     wait_until(lambda: not pw.processes(), LONG, "the end of all")
 
 
+def test_a_home_that_is_removed_is_made_again_by_the_next_daemon(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    guardian, pids = pw.role("guardian"), pw.pids()
+    remove(pw.home)
+    for _ in range(2):
+        kill(next(pid for pid, title in pw.titles().items() if title.startswith("pyworker daemon")))
+        wait_until(lambda: pw.status(), LONG, "the next daemon")
+        assert pw.pids() == pids
+        another = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", pw.home]
+        assert subprocess.run(another, env=pw.environ, capture_output=True).returncode == 75
+    assert pw.role("guardian") == guardian
+    pw.ok("reload", "api")
+
+
+def test_in_a_removed_home_that_another_daemon_has_made_again_no_daemon_takes_its_apps_or_ends_ours(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    guardian, pids = pw.role("guardian"), pw.pids()
+    (daemon,) = (pid for pid, title in pw.titles().items() if title.startswith("pyworker daemon"))
+    log = os.path.join(pw.home, "logs", "pyworker.log")
+    with open(log) as theirs:  # it is removed with the home
+        remove(pw.home)
+        pw.ok("start", "--name", "tick", "--", "sleep", "1000")
+        kill(daemon)
+        wait_until(lambda: "is another daemon's now" in theirs.read(), LONG, "the next daemon")
+    assert [app["name"] for app in pw.ps()["apps"]] == ["tick"]
+    assert all(alive(pid) for pid in pids)
+    assert pw.get()
+    assert pw.role("guardian") != guardian
+    os.kill(guardian, signal.SIGTERM)
+    wait_until(lambda: not any(alive(pid) for pid in (guardian, *pids)), LONG, "the end of the first, told by hand")
+    assert pw.app("tick")["state"] == "running"
+
+
 def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
     pw.api(WAITS + ASGI)
     start = pw.popen("start", "app.toml")
