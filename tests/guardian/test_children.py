@@ -18,9 +18,13 @@ def spawn(code: str) -> int:
     return os.posix_spawn("/bin/sh", ["sh", "-c", code], {"PATH": os.defpath})
 
 
-@pytest.fixture
-def children() -> Iterator[Children]:
+@pytest.fixture(params=["listed", "not listed"])
+def children(request: pytest.FixtureRequest) -> Iterator[Children]:
+    """Of a kernel that lists the children of a process, and of one that does not (without CONFIG_PROC_CHILDREN)."""
     made = Children()
+    if request.param == "not listed":
+        made.close()
+        made._listing = -1
     yield made
     made.close()
 
@@ -74,7 +78,8 @@ def test_an_end_that_could_not_be_dealt_with_is_found_again(children: Children) 
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_ended_children_are_found_without_a_free_descriptor(children: Children) -> None:
+def test_ended_children_are_found_without_a_free_descriptor() -> None:
+    children = Children()
     first, second = spawn("exit 1"), spawn("exit 2")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -82,5 +87,6 @@ def test_ended_children_are_found_without_a_free_descriptor(children: Children) 
         wait_until(lambda: {first, second} <= children.find().keys(), what="two ended children")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        children.close()
         for pid in (first, second):
             os.waitpid(pid, 0)
