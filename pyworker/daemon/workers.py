@@ -6,7 +6,6 @@ untrusted: out of protocol is killed, and no message can name another worker, a 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import random
 import signal
@@ -20,6 +19,7 @@ from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
+from pyworker.daemon.owner import user_name
 from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.policy import restart
@@ -200,9 +200,15 @@ class Workers:
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
-        if pidfd is not None:
-            with contextlib.suppress(PermissionError):
-                process.send_signal(pidfd, number)
+        if pidfd is None:
+            return
+        try:
+            process.send_signal(pidfd, number)
+        except PermissionError:  # it has become another user (sudo, say), or this daemon is a root without CAP_KILL
+            uid = process.owner(handle.pid)
+            whose = f"runs as {user_name(uid)}" if uid is not None else "is another user's"
+            text = f"worker {handle.id.slot} {whose}, and this daemon may not signal it (CAP_KILL): as root, kill {handle.pid} ends it"
+            self._brain.note(app, text)
 
     def recycle(
         self, app: App, handle: WorkerHandle, reason: str, *, can_wait: bool = False, again: bool = False

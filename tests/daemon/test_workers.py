@@ -206,3 +206,19 @@ def test_who_is_not_ready_in_time_because_somebody_has_stopped_it_is_said_to_be(
     assert handle.failure is not None
     assert handle.failure.message == "not ready within 2 s: it was stopped by a signal"
     assert "SIGSTOP" in handle.failure.hint
+
+
+def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`command = "sudo …"` of a daemon that is not root's; a root's without CAP_KILL (a container's) and an app with `user`."""
+
+    def refused(pidfd: int, number: int) -> NoReturn:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(process, "send_signal", refused)
+    noted: list[str] = []
+    brain: Any = SimpleNamespace(store=SimpleNamespace(get=lambda name: 99), note=lambda app, text: noted.append(text))
+    handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, pid=os.getpid())
+    Workers(brain).signal(SimpleNamespace(name="api"), handle, signal.SIGTERM)  # type: ignore[arg-type]
+    (text,) = noted
+    assert text.startswith("worker 2 runs as ")
+    assert text.endswith(f"may not signal it (CAP_KILL): as root, kill {os.getpid()} ends it")
