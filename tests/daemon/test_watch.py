@@ -213,3 +213,16 @@ def test_a_folder_that_is_watched_twice_and_made_anew_is_one_change(
     watched.write("src/b.py")
     assert watched.later() == ["src/b.py changed"]
     watched.close()
+
+
+def test_that_there_are_too_many_folders_is_said_once_and_not_for_each_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MAX_FOLDERS", 1)
+    watched = Watched(tmp_path, WatchConfig(), monkeypatch)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        watched.loop.turn(0)
+    assert watched.notes == ["watch: more than 1 folders: the rest is not watched; name some in watch.paths"]
+    watched.close()
+    assert watched.notes == []
