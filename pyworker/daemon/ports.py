@@ -9,6 +9,7 @@ import socket
 from collections.abc import Collection
 
 from pyworker.config.schema import AppConfig
+from pyworker.errors import NO_DESCRIPTOR
 from pyworker.record import replace
 
 _FIRST, _LAST = 20000, 32767
@@ -40,6 +41,8 @@ def _is_free(port: int) -> bool:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind((host, port))
         except OSError as error:
+            if error.errno in NO_DESCRIPTOR:  # it says nothing of the port
+                raise
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # a machine without IPv6
                 return False
     return True
