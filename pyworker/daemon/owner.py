@@ -97,7 +97,7 @@ def _listening() -> list[tuple[str, int, int, int]]:
                     address, _, port = columns[1].partition(":")
                     # Words of 32 bits, each in the byte order of the machine.
                     raw = b"".join(struct.pack("=I", int(address[i : i + 8], 16)) for i in range(0, len(address), 8))
-                    text = socket.inet_ntop(family, raw)
+                    text = socket.inet_ntop(family, raw).removeprefix("::ffff:")  # IPv4 by an IPv6 socket: Java's
                     found.append((text, int(port, 16), int(columns[7]), int(columns[9])))
     return found
 

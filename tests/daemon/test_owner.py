@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pwd
+import socket
 from pathlib import Path
 
 import pytest
 
-from pyworker.daemon.owner import user_name
+from pyworker.daemon.owner import of_port, user_name
 
 
 def test_a_user_without_a_name_is_named_by_number() -> None:
@@ -21,3 +23,13 @@ def test_no_directory_server_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     table.write_bytes(b"root:x:0:0:root:/root:/bin/sh\n+::::::\n\n# none\ndep\xffloy\x1b:x:1000:1000::/:/bin/sh\n")
     assert [user_name(uid, str(table)) for uid in (0, 1000, 100)] == ["root", "dep\ufffdloy?", "uid 100"]
     assert user_name(0, str(tmp_path / "none")) == "uid 0"
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "::ffff:0.0.0.0"])
+def test_who_listens_on_an_ipv4_address_by_an_ipv6_socket_is_found(host: str) -> None:
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        found = of_port("127.0.0.1", listener.getsockname()[1])
+    assert found is not None
+    assert found.pid == os.getpid()
