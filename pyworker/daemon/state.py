@@ -59,7 +59,7 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
             os.close(home_fd)
     except OSError as error:
         return f"the shared state cannot be kept in {_folder(home, resolved)}: {error.strerror}"
-    if foreign and (closed := _closed_to_others(home)):
+    if foreign and (closed := _closed_to(resolved, home)):
         return (
             f"the shared state cannot be used: the user of this app may not enter {closed}. "
             "Use a home that others may pass through: PYWORKER_HOME=/var/lib/pyworker"
@@ -84,11 +84,14 @@ def _folder(home: str, resolved: ResolvedApp) -> str:
     return os.path.join(home, STATE_DIR, resolved.config.name)
 
 
-def _closed_to_others(home: str) -> str:
-    """Return the first folder on the way to the home that other users may not pass through."""
+def _closed_to(resolved: ResolvedApp, home: str) -> str:
+    """Return the first folder on the way to the home that the app's user may not pass through."""
     path = "/"
     for part in os.path.realpath(home).split("/")[1:]:
         path = os.path.join(path, part)
-        if not os.stat(path).st_mode & 0o001:
+        found = os.stat(path)
+        in_group = found.st_gid in (resolved.gid, *resolved.groups)
+        passes = 0o100 if found.st_uid == resolved.uid else 0o010 if in_group else 0o001
+        if not found.st_mode & passes:
             return path
     return ""

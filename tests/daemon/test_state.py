@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pyworker.daemon.state import _hand_over
+from pyworker.daemon.state import _closed_to, _hand_over
 
 BEFORE, AFTER = 65534, 1
 
@@ -28,3 +31,24 @@ def test_only_files_of_the_user_before_go_to_the_next_one(tmp_path: Path) -> Non
         os.close(folder)
     owners = {path.name: path.lstat().st_uid for path in (tmp_path / "state").iterdir()}
     assert owners == {"own": AFTER, "roots": 0, "linked": BEFORE, "link": 0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "groups", "passes"),
+    [
+        (0o700, 0, (), True), (0o077, 0, (), False), (0o710, 1, (0,), True), (0o701, 1, (0,), False),
+        (0o710, 1, (), False), (0o701, 1, (), True),
+    ],
+)  # fmt: skip
+def test_a_folder_on_the_way_to_the_home_is_open_to_who_may_pass_through_it_as_the_kernel_sees_it(
+    mode: int, uid: int, groups: tuple[int, ...], passes: bool
+) -> None:
+    """`uid` and `groups`: 0 is the folder's own, another number is not."""
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, mode)
+        found = os.stat(home)
+        user: Any = SimpleNamespace(
+            uid=found.st_uid + uid, gid=found.st_gid + 1, groups=tuple(found.st_gid + group for group in groups)
+        )
+        assert _closed_to(user, home) == ("" if passes else os.path.realpath(home))
+        os.chmod(home, 0o700)
