@@ -126,7 +126,6 @@ def main(argv: list[str]) -> int:
         _keep_socket(loop, store, home_fd, server)
         if running is None:
             _leave_with_the_home(desk, home_fd)
-    store.hello(__version__)
     notify.Notify(loop, store, home_fd, brain).listen()
     _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
@@ -153,7 +152,8 @@ def main(argv: list[str]) -> int:
         # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
         orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
         signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
-    else:
+    store.hello(__version__)  # from here on the guardian passes signals on
+    if running is not None:
         store.on_lost = foreground.leave
         running.begin(adopted)
     store.on_leave = lambda: _make_room(loop, brain, desk, home)

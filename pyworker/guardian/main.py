@@ -168,11 +168,18 @@ class Guardian:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
             self._daemon.signal(signal.SIGTERM)
-        elif signal.SIGHUP in numbers and self._daemon.version:
-            self._daemon.signal(signal.SIGHUP)
+        elif signal.SIGHUP in numbers:
+            self._pass_on(signal.SIGHUP)
+
+    def _pass_on(self, number: int) -> None:
+        """To the daemon, once it has said that it can take it."""
+        if self._daemon.version:
+            self._daemon.signal(number)
+        elif number not in self._orders:
+            self._orders.append(number)
 
     def _order(self, number: int) -> None:
-        """In the foreground: pass a signal on, once the daemon has said that it can take it."""
+        """In the foreground: do what a signal asks for."""
         if number == signal.SIGCHLD:
             return
         if number == signal.SIGHUP and self._signals.has_lost_its_terminal():
@@ -180,16 +187,14 @@ class Guardian:
                 return
             self._hung_up, number = True, signal.SIGTERM
         number = signal.SIGTERM if number in run.STOPS else number
-        if self._daemon.version:
-            self._daemon.signal(number)
-        elif number == signal.SIGTERM in self._orders:
-            say("told to stop again, and there is no daemon that could do it: leaving, and so does all of it")
-            self._left = True
-        elif number == signal.SIGTERM and not self._daemon.starts:
-            say("told to stop before a daemon could be started: leaving")
-            self._left = True
-        else:
-            self._orders.append(number)
+        if number == signal.SIGTERM and not self._daemon.version:
+            if number in self._orders:
+                say("told to stop again, and there is no daemon that could do it: leaving, and so does all of it")
+                self._left = True
+            elif not self._daemon.starts:
+                say("told to stop before a daemon could be started: leaving")
+                self._left = True
+        self._pass_on(number)
 
     # ---- one turn -----------------------------------------------------------------------------------
     def _turn(self, now: float) -> bool:

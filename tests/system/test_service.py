@@ -58,6 +58,7 @@ class Manager:
 
 @pytest.fixture
 def manager(pw: Pyworker) -> Iterator[Manager]:
+    pw.make_failpoints()
     pw.api(APP, workers=1)
     pw.ok("start")
     pw.ok("daemon", "stop", "-y")
@@ -88,6 +89,20 @@ def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: M
     manager.wait_for("STOPPING=1")
     assert manager.process.wait(LONG) == 0
     assert pw.refuses()
+
+
+def test_a_hangup_while_the_next_daemon_comes_up_is_not_forgotten(pw: Pyworker, manager: Manager) -> None:
+    """`systemctl reload` waited in vain for the word that it begins."""
+    manager.wait_for("READY=1")
+    pw.write("web.py", APP.replace("one", "two"))
+    passed = pw.arm("daemon.serving", "sleep:0.5") + ".hit"
+    kill(pw.role("daemon"))
+    wait_until(lambda: os.path.exists(passed), LONG, "the next daemon")
+    manager.said.clear()
+    manager.process.send_signal(signal.SIGHUP)
+    manager.wait_for("RELOADING=1")
+    manager.wait_for("READY=1")
+    assert pw.get() == "two"
 
 
 def test_a_stop_that_somebody_has_typed_is_told_too(pw: Pyworker, manager: Manager) -> None:
