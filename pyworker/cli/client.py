@@ -19,7 +19,15 @@ from typing import Any, NamedTuple, Self
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import CONTROL_SOCKET, DAEMON_LOG, ENV_HOME, GUARDIAN_TITLE, LOCK_FILE, NOT_STARTED
+from pyworker.protocol.names import (
+    CONTROL_SOCKET,
+    DAEMON_LOG,
+    ENV_HOME,
+    GUARDIAN_TITLE,
+    HOME_UNUSABLE,
+    LOCK_FILE,
+    NOT_STARTED,
+)
 from pyworker.unix.files import is_locked
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
@@ -240,6 +248,8 @@ def step_for(said: str) -> str:
         return _TOO_SMALL
     if "MemoryError" in said or os.strerror(errno.ENOMEM) in said:
         return _NO_MEMORY
+    if HOME_UNUSABLE in said:
+        return "mend that: the daemon is started by itself then"
     broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said
     return _BROKEN if broken else _WANTING
 

@@ -41,11 +41,11 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL, EVENT, LOCK
-from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, LOCK_FILE, NOTIFY_SOCKET
+from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, HOME_UNUSABLE, LOCK_FILE, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
-from pyworker.unix.files import is_missing, listen_unix, lock_directory, open_home, same_file
+from pyworker.unix.files import UnsafeDirectory, is_missing, listen_unix, lock_directory, open_home, same_file
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
@@ -73,7 +73,12 @@ def main(argv: list[str]) -> int:
         return 1
     failpoint.hit("daemon.restored")
     spec = foreground.spec_of(store)
-    home_fd = _open_home(home, store) if home else -1
+    try:
+        home_fd = _open_home(home, store) if home else -1
+    except (UnsafeDirectory, PermissionError, NotADirectoryError) as error:
+        why = f"{error.reason}; {error.hint}" if isinstance(error, UnsafeDirectory) else f"{home}: {error.strerror}"
+        stderr.write(f"{HOME_UNUSABLE}: {why}\n")
+        return 1
     if home and home_fd < 0 and spec is None:
         words = f"{home} was removed, and is another daemon's now: what runs goes on without one"
         stderr.write(f"daemon: {words}; to end it: kill {store.guardian_pid}\n")

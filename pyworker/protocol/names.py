@@ -30,3 +30,4 @@ ROTATED = r"\.([1-9][0-9]{0,3})(\.gz)?"  # what follows a log's own name in thos
 DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
 GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize its pid
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
+HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends

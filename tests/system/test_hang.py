@@ -259,6 +259,22 @@ def test_in_a_removed_home_that_another_daemon_has_made_again_no_daemon_takes_it
     assert pw.app("tick")["state"] == "running"
 
 
+def test_a_home_that_was_opened_to_others_is_named_when_the_next_daemon_may_not_use_it(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    os.chmod(pw.home, 0o777)
+    kill(pw.role("daemon"))
+    wait_until(lambda: "cannot use its home" in pw.daemon_log(), LONG, "the next daemon")
+    said = pw.run("ps", "--timeout", "1s").stderr
+    assert f"{pw.home} is open to other users (mode 0777)" in said
+    assert f"chmod 700 {pw.home}" in said
+    assert "mend that: the daemon is started by itself then" in said
+    assert "Traceback" not in pw.daemon_log()
+    assert pw.get()
+    os.chmod(pw.home, 0o700)
+    wait_until(lambda: pw.status(), LONG, "the next daemon")
+
+
 def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
     pw.api(WAITS + ASGI)
     start = pw.popen("start", "app.toml")
