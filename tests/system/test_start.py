@@ -50,6 +50,22 @@ def test_a_second_start_with_another_file_shows_what_a_reload_would_change_and_c
     assert "shows what is wrong" in pw.ok("start", "api").stderr
 
 
+def test_what_another_folder_has_by_the_same_name_is_not_taken_for_what_runs(pw: Pyworker) -> None:
+    """Two projects with a main.py: the second was said to run already."""
+    pw.write("main.py", ASGI)
+    os.mkdir(os.path.join(pw.folder, "other"))
+    pw.write("other/main.py", ASGI)
+    os.symlink(pw.folder, os.path.join(pw.folder, "link"))
+    start = ("start", "main:app", "--bind", f"127.0.0.1:{pw.port}")
+    pw.ok(*start)
+    assert pw.ok(*start).stdout.startswith("main running already")
+    assert pw.ok(*start, "--cwd", "link").stdout.startswith("main running already")
+    done = pw.run(*start, "--cwd", "other")
+    assert done.returncode == 1
+    assert f"there is an app named main already, from the command line in {pw.folder}\n" in done.stderr
+    assert "choose another name (--name), or: pyworker delete main" in done.stderr
+
+
 def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None:
     go = os.path.join(pw.folder, "go")
     os.mkfifo(go)

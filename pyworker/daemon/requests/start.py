@@ -219,8 +219,9 @@ def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSourc
         case FileSource(), FileSource():
             return one.path == other.path
         case InlineSource(), InlineSource():
-            same = ("target", "script", "command")
-            return all(one.table.get(key) == other.table.get(key) for key in same)
+            same = all(one.table.get(key) == other.table.get(key) for key in ("target", "script", "command"))
+            # a script's path is absolute; what the others run is looked for in their folder
+            return same and ("script" in one.table or _folder(one) == _folder(other))
         case _:
             return False
 
@@ -253,4 +254,8 @@ def _changed(desk: Desk, app: App, shell_env: dict[str, str]) -> tuple[str, tupl
 
 
 def _origin(source: FileSource | InlineSource) -> str:
-    return source.path if isinstance(source, FileSource) else f"the command line in {source.cwd}"
+    return source.path if isinstance(source, FileSource) else f"the command line in {_folder(source)}"
+
+
+def _folder(source: InlineSource) -> str:
+    return os.path.realpath(os.path.join(source.cwd, source.table.get("cwd", "")))
