@@ -14,6 +14,8 @@ from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import is_missing
 
+_LONGEST_PATH = 107  # bytes that an address of a Unix socket has room for
+
 
 class Notify:
     """The socket, which is made again when somebody has removed it from the home. `home_fd` -1: there is none."""
@@ -26,7 +28,8 @@ class Notify:
         """Make it, or go on with the one that the daemon before this one had."""
         fd = self._store.get(NOTIFY)
         if fd is None:
-            self._keep(_bound(self._home_fd))
+            path = os.fsencode(self._brain.spawner.notify_socket)
+            self._keep(_bound(self._home_fd if len(path) <= _LONGEST_PATH else -1))
         else:
             self._take(socket.socket(fileno=os.dup(fd)))
 
@@ -64,8 +67,8 @@ class Notify:
 
 
 def _bound(home_fd: int) -> socket.socket:
-    """Return it bound in the home, or where that cannot be (a folder has its name) in no folder, to a name of the kernel's
-    choice: who may speak is checked for each message.
+    """Return it bound in the home, or where that cannot be (a folder has its name, the path is too long to connect to) in no
+    folder, to a name of the kernel's choice: who may speak is checked for each message.
     """
     sock = _bound_in_home(home_fd) if home_fd >= 0 else None
     if sock is None:
