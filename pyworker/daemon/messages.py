@@ -7,7 +7,6 @@ waits itself), and a descriptor that comes along is closed. The codec is protoco
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 _READS = 4
 REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
+_CLOSED = "it has closed its message channel"
 _A_READ = READ_SIZE / node.MAX_TEXT  # of a message, is spent on it: there may be none in what is said
 
 
@@ -103,6 +103,8 @@ class Messages:
         channel = self._channels.get((app.name, handle.id.serial))
         if channel is None:
             raise NotSent("it has no message channel (ipc = true gives it one)")
+        if channel.ended:
+            raise NotSent(_CLOSED)
         if channel.link.backlog:
             raise NotSent("it does not read its messages: its channel is full")
         try:
@@ -110,7 +112,8 @@ class Messages:
             channel.link.send(value)
         except node.MessageError as error:
             raise NotSent(str(error)) from None
-        self._flush(channel)
+        if not self._flush(channel):
+            raise NotSent(_CLOSED)
 
     def disconnect(self, app: App, handle: WorkerHandle) -> bool:
         """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""
@@ -235,9 +238,10 @@ class Messages:
         if given is not None:
             unix_fds.let_go([given.fd])
 
-    def _flush(self, channel: Channel) -> None:
-        channel.full = False
-        with contextlib.suppress(OSError):  # a peer that is gone: its pidfd will say so
+    def _flush(self, channel: Channel) -> bool:
+        """Write what there is room for; False when nobody is there any more who would read it."""
+        channel.full, is_there = False, True
+        try:
             while (frame := channel.link.to_write()) is not None:
                 count = unix_fds.send_whole(channel.sock, frame.data, frame.fd)
                 channel.link.written(count)
@@ -248,7 +252,10 @@ class Messages:
                 else:  # perhaps too many descriptors are under way: no event tells when there is room
                     self._flush_later(channel)
                 break
+        except OSError:  # its pidfd, or the end of what it has said, tells the rest
+            is_there = False
         self._set_mask(channel)
+        return is_there
 
     def _flush_later(self, channel: Channel) -> None:
         if channel.retrying:

@@ -12,7 +12,8 @@ import pytest
 
 from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
-from pyworker.daemon.messages import READ_SIZE, Channel, Messages
+from pyworker.daemon.messages import READ_SIZE, Channel, Messages, NotSent
+from pyworker.policy.lifecycle import State
 from pyworker.policy.talk import AT_ONCE, Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.node import Link
@@ -141,6 +142,19 @@ def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:
             rig.flush()
     assert rig.mask == READ
     assert heard == sent
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_message_to_one_that_has_closed_its_channel_is_not_said_to_have_gone(rig: Rig, noticed: bool) -> None:
+    app: Any = SimpleNamespace(name="api", generations={})
+    handle: Any = SimpleNamespace(id=WORKER.id, state=State.READY)
+    rig.messages._channels["api", 3] = rig.channel
+    rig.channel.talk.at = rig.loop.clock()
+    rig.peer.close()
+    if noticed:
+        rig.messages._read(app, handle, rig.channel)
+    with pytest.raises(NotSent, match="it has closed its message channel"):
+        rig.messages.send(app, handle, 1)
 
 
 def test_a_listener_that_cannot_be_handed_over_now_costs_one_timer_however_often_it_is_tried(
