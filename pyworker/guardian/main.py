@@ -112,6 +112,7 @@ class Guardian:
         self._children = Children()
         self._faults = Faults()
         self._stopping = False
+        self._all_ended = False  # by the daemon's word, before it ended
         self._logger_told = False
         self._look_at_children = True
         self._signals = Signals(foreground=foreground)
@@ -167,7 +168,7 @@ class Guardian:
         elif signal.SIGTERM in numbers:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
-            self._daemon.signal(signal.SIGTERM)
+            self._pass_on(signal.SIGTERM)
         elif signal.SIGHUP in numbers:
             self._pass_on(signal.SIGHUP)
 
@@ -260,10 +261,19 @@ class Guardian:
                     program.kill("upgrade" if program.leaving else "closed its channel and stayed")
 
     def _stop_logger(self, now: float) -> None:
-        if self._stopping and not self._daemon.pid and self._logger.pid and not self._logger_told:
-            self._logger_told = True
+        if not self._stopping or self._daemon.pid or not self._logger.pid or self._logger_told:
+            return
+        self._logger_told = True
+        if self._all_ended:
             self._logger.outbox.say(Stopping())
             self._logger.kill_at = now + self._times.logger_end
+            return
+        # the daemon died before it had stopped everything: workers leave when nobody has their channels any more, and
+        # whoever does not is ended by the logger, which the end of its lifeline tells that
+        self._dismiss()
+        for name in self._store:
+            if name not in (inherited.LOCK, inherited.CONTROL):
+                self._store.remove(name)
 
     # ---- upgrade ------------------------------------------------------------------------------------
     def _become(self, now: float) -> None:
@@ -493,7 +503,7 @@ class Guardian:
             case StandsBy():
                 self._set_aside()
             case Stopping():
-                self._stopping = True
+                self._stopping = self._all_ended = True
             case Fate(code):
                 self._code = code
             case Ping(number):

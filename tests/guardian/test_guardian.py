@@ -332,8 +332,36 @@ def test_term_is_passed_to_the_daemon_and_ends_everything(start: OPEN_RIGS) -> N
     rig.process.send_signal(signal.SIGHUP)
     rig.process.send_signal(signal.SIGINT)
     rig.process.send_signal(signal.SIGTERM)
+    daemon.say(protocol.Stopping())  # it is told when it takes signals
+    daemon.say(protocol.Hello("1"))
     wait_until(lambda: gone(daemon.pid), what="the daemon to end")
     logger.hear_until(protocol.Stopping)
+    logger.leave()
+    assert rig.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["before it takes signals", "over it"])
+def test_what_a_daemon_that_dies_was_to_stop_is_left_to_the_logger(start: OPEN_RIGS, has_begun: bool) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        daemon.say(protocol.Store(("ctl.api.1.1.1",)), (theirs.fileno(),))
+        if has_begun:
+            daemon.say(protocol.Hello("1"))
+        daemon.say(protocol.Ping(1))
+        daemon.hear_until(protocol.Pong)
+        theirs.close()
+        rig.process.send_signal(signal.SIGTERM)
+        if not has_begun:
+            wait_until(lambda: "SIGTERM" in rig.log(), what="the signal")
+            os.kill(daemon.pid, signal.SIGKILL)
+        daemon.close()
+        ours.settimeout(30)
+        assert ours.recv(1) == b"", "a worker sees the end of its channel"
+        assert select.select([logger.lifeline], [], [], 30)[0]
+        assert os.read(logger.lifeline, 1) == b""
+    assert rig.process.poll() is None
     logger.leave()
     assert rig.process.wait(30) == 0
 

@@ -275,6 +275,23 @@ def test_a_home_that_was_opened_to_others_is_named_when_the_next_daemon_may_not_
     wait_until(lambda: pw.status(), LONG, "the next daemon")
 
 
+@pytest.mark.parametrize("dies_again", [False, True])
+def test_a_stop_by_hand_while_the_next_daemon_comes_up_leaves_no_command_behind(pw: Pyworker, dies_again: bool) -> None:
+    """It was ended by that signal itself, and what it was to stop ran on, with nobody who knew of it."""
+    pw.make_failpoints()
+    pw.write("ends.sh", "trap 'echo asked > asked; exit' TERM\nwhile :; do sleep 0.1; done\n")
+    pw.ok("start", "--name", "tick", "--", "/bin/sh", "ends.sh")
+    guardian, (worker,) = pw.role("guardian"), pw.pids("tick")
+    passed = pw.arm("daemon.serving", "sleep:0.5") + ".hit"
+    kill(pw.role("daemon"))
+    wait_until(lambda: os.path.exists(passed), LONG, "the next daemon")
+    os.kill(guardian, signal.SIGTERM)
+    if dies_again:
+        kill(next(pid for pid, title in pw.titles().items() if title.startswith("pyworker daemon")))
+    wait_until(lambda: not alive(worker) and not alive(guardian), LONG, "the end of all")
+    assert os.path.exists(os.path.join(pw.folder, "asked")), "it was killed"
+
+
 def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
     pw.api(WAITS + ASGI)
     start = pw.popen("start", "app.toml")
