@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.protocol import State
 
 from pyworker.worker.ending import end_forked
 from pyworker.worker.engines import heads
@@ -49,6 +50,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     leaving = False  # no message of the peer's goes to the app any more
     ahead = b""  # frames that came before the handshake was answered: the library would answer them before it
+    pong = b""  # waits until the peer has taken what was written
     root = ""
     root_bytes = b""
     stall: Stall | None = None
@@ -119,6 +121,20 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        """Answer, or keep the answer to the last one (RFC 6455, 5.5.3): pongs that nobody takes would fill the memory."""
+        answers = self.conn.data_to_send()  # to all that came together; to a close behind them, too
+        if self.writable.is_set() or self.conn.state is not State.OPEN:
+            self.transport.write(b"".join(answers))
+        elif answers:
+            self.pong = answers[-1]
+
+    def resume_writing(self) -> None:
+        pong, self.pong = self.pong, b""
+        if pong and self.conn.state is State.OPEN and not self.transport.is_closing():
+            self.transport.write(pong)
+        super().resume_writing()
 
     def handle_cont(self, event: Any) -> None:
         """Join the parts of a message as they come: kept as they are, those of one byte take 36 times its size."""
@@ -206,6 +222,8 @@ class WebSockets:
         protocol.server = connection.local
         protocol.root, protocol.root_bytes = self._server.root_path, self._server.root_path_bytes
         connection.transport.set_protocol(protocol)
+        if connection.write_paused:  # by the answer before, which its client has not taken
+            protocol.pause_writing()
         protocol.data_received(head)
         if not protocol.handshake_initiated:
             # a head that the library does not take, for its length mostly: uvicorn neither answers nor closes then

@@ -131,6 +131,62 @@ def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkey
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
+PING = b"\x89\xfd\0\0\0\0" + bytes(125)
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "bytes": bytes(LARGE)})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def test_one_who_pings_on_and_takes_nothing_is_owed_one_pong(serve: Serve, loop: str) -> None:
+    site = serve(large, loop=loop)
+    client = opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: not protocol.writable.is_set(), what="the client to be behind")
+    size = protocol.transport.get_write_buffer_size()
+    client.send(PING * 10_000 + b"\x89\x81\0\0\0\0x")
+    wait_until(lambda: protocol.pong == b"\x8a\1x", what="the last one to be read")
+    assert protocol.transport.get_write_buffer_size() <= size
+    assert client._exactly(10 + LARGE) is not None
+    assert client._exactly(3) == b"\x8a\1x"
+    client.send(b"\x88\x80\0\0\0\0")
+    assert client.rest() == b"\x88\0"
+
+
+def test_a_close_behind_pings_that_were_not_answered_yet_is_answered(serve: Serve, loop: str) -> None:
+    site = serve(large, loop=loop)
+    client = opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: not protocol.writable.is_set(), what="the client to be behind")
+    client.send(PING + b"\x88\x80\0\0\0\0")
+    assert client._exactly(10 + LARGE) is not None
+    assert client.rest().endswith(b"\x88\0")
+    wait_until(lambda: site.row[F.OPEN] == 0)
+
+
+def test_a_handshake_behind_an_answer_that_nobody_takes_waits_for_it(serve: Serve, loop: str) -> None:
+    site = serve(large, loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: site.row[F.REQUESTS] == 1, what="the answer to be written")
+    client.send(UPGRADE + PING)
+    wait_until(lambda: site.running.server._websockets is not None and site.running.server._websockets.open == 1)
+    (protocol,) = site.running.server._websockets._all()
+    assert not protocol.writable.is_set()
+    assert client.recv() is not None
+    response = client.recv(head_only=True)
+    assert response is not None
+    assert response.status == 101
+    assert client._exactly(127) == b"\x8a\x7d" + bytes(125)
+
+
 def test_a_message_in_many_parts_takes_no_more_memory_than_it_is_long(serve: Serve, loop: str) -> None:
     heard: list[Any] = []
 
