@@ -276,6 +276,8 @@ class Connection(asyncio.Protocol):
                     self._stop(400)
             elif code == LENGTH:
                 length = value
+                if len(value) > 20:  # zeros before a number; int() takes 4300 digits at most
+                    self._stop(400)
                 if server.max_body_size and int(value) > server.max_body_size:
                     self._stop(413)
             elif code == EXPECT:

@@ -105,6 +105,6 @@ def environ(exchange: Exchange, static: dict[str, Any]) -> dict[str, Any]:
 def _learn(name: bytes) -> str:
     text = name.decode("latin-1")
     key = "" if "_" in text else "HTTP_" + text.upper().replace("-", "_")
-    if len(_keys) < _REMEMBERED:
+    if len(_keys) < _REMEMBERED and len(name) < 64:  # clients choose them: a name may be as long as a head
         _keys[name] = key
     return key

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.worker.engines import environ
 from pyworker.worker.engines.connection import NEVER, Connection
 from tests.support.apps import echo, hello
 from tests.support.wait import wait_until
@@ -31,6 +32,7 @@ REFUSED = {
     "two CL": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
     "CL +4": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: +4\r\n\r\nabcd"),
     "CL 1_0": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1_0\r\n\r\n0123456789"),
+    "CL of many digits": (400, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: %b1\r\n\r\nx" % (b"0" * 3900)),
     "space before colon": (400, b"GET / HTTP/1.1\r\n" + H + b"X-A : b\r\n\r\n"),
     "obs-fold": (400, b"GET / HTTP/1.1\r\n" + H + b"X-A: b\r\n c\r\n\r\n"),
     "bare LF": (400, b"GET / HTTP/1.1\nHost: test\n\n"),
@@ -67,6 +69,17 @@ def test_a_bad_request_is_refused_and_its_connection_closed(serve: Serve, interf
     client.sock.shutdown(socket.SHUT_WR)
     assert client.closed()
     assert site.client().get("/fine") is not None  # and nobody else has noticed
+
+
+def test_a_name_that_a_client_has_invented_is_not_kept_when_it_is_long(serve: Serve) -> None:
+    """1,024 of 60 kB would be 120 MB of each worker for good."""
+    client = serve(echo.wsgi, "wsgi").client()
+    for name in "X-Short", "X" + "-long" * 10_000:
+        response = client.get("/", f"{name}: 1")
+        assert response is not None
+        assert json.loads(response.body)["headers"][name.lower()] == "1"
+    assert b"x-short" in environ._keys
+    assert max(map(len, environ._keys)) < 100
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
