@@ -122,6 +122,17 @@ class WebSocket(WebSocketsSansIOProtocol):
         else:
             super().send_receive_event_to_app()
 
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self.disconnected = (
+            True  # or a message to this client would be a mistake of the app: sent behind a close of its own
+        )
+
+    def keepalive_timeout(self) -> None:
+        closed = self.close_sent
+        super().keepalive_timeout()
+        self.disconnected = self.disconnected or self.close_sent is not closed  # as above
+
     def handle_ping(self) -> None:
         """Answer, or keep the answer to the last one (RFC 6455, 5.5.3): pongs that nobody takes would fill the memory."""
         answers = self.conn.data_to_send()  # to all that came together; to a close behind them, too

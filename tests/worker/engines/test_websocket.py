@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -68,6 +69,24 @@ def test_a_text_that_is_no_utf8_is_the_clients_affair(serve: Serve, loop: str, s
     assert client.rest()[:4] == b"\x88\x02\x03\xef"
     wait_until(lambda: codes == [1007])
     assert caplog.records == []  # uvicorn has a traceback for it
+
+
+@pytest.mark.parametrize("why", ["nonsense", "no pong"])
+def test_a_message_to_a_client_that_was_let_go_is_for_one_who_has_left(serve: Serve, loop: str, why: str) -> None:
+    """One that is sent before its connection is gone: an app meets an OSError as behind that, and no RuntimeError."""
+    site = serve(said, loop=loop)
+    opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+
+    async def send_behind() -> None:
+        if why == "nonsense":
+            protocol.data_received(b"\x83\x80\0\0\0\0")
+        else:
+            protocol.keepalive_timeout()
+        await protocol.send({"type": "websocket.send", "text": "to all"})
+
+    with pytest.raises(OSError):
+        asyncio.run_coroutine_threadsafe(send_behind(), site.running.loop).result(30)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +198,7 @@ def test_a_handshake_behind_an_answer_that_nobody_takes_waits_for_it(serve: Serv
     client.send(UPGRADE + PING)
     wait_until(lambda: site.running.server._websockets is not None and site.running.server._websockets.open == 1)
     (protocol,) = site.running.server._websockets._all()
-    assert not protocol.writable.is_set()
+    assert not site.running.call(protocol.writable.is_set)
     assert client.recv() is not None
     response = client.recv(head_only=True)
     assert response is not None
