@@ -11,7 +11,7 @@ import urllib.parse
 from typing import Any
 
 from pyworker.worker.engines import heads
-from pyworker.worker.engines.exchange import Exchange, split_target
+from pyworker.worker.engines.exchange import BadTarget, Exchange, split_target
 
 HIGH_WATER = 64 * 1024  # bytes of body that wait for the app before reading stops
 COALESCE = 64 * 1024  # larger parts of a body are not copied behind their head
@@ -30,7 +30,7 @@ class AsgiExchange(Exchange):
         server = self.server
         try:
             raw_path, query = split_target(self.target)
-        except ValueError:
+        except BadTarget:
             self.refuse(400)
             return
         path = raw_path.decode("latin-1")

@@ -63,7 +63,7 @@ def static_part(connection: Connection, root_path: str, threads: bool) -> dict[s
 
 
 def environ(exchange: Exchange, static: dict[str, Any]) -> dict[str, Any]:
-    """Return the environ of one request; raises ValueError for a request target that is none."""
+    """Return the environ of one request; raises BadTarget for a request target that is none."""
     made = static.copy()
     raw_path, query = split_target(exchange.target)
     path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("latin-1")

@@ -23,8 +23,12 @@ _field = heads._names.get
 _monotonic_ns = time.monotonic_ns
 
 
+class BadTarget(ValueError):
+    """What is asked for is no request target."""
+
+
 def split_target(target: bytes) -> tuple[bytes, bytes]:
-    """Return (raw path, query) of a request target; raises ValueError for what is none."""
+    """Return (raw path, query) of a request target; raises BadTarget for what is none."""
     if target.startswith(b"/") and b"#" not in target:
         path, _, query = target.partition(b"?")
         return path, query
@@ -33,7 +37,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     try:
         parsed = httptools.parse_url(target)
     except httptools.HttpParserError as error:
-        raise ValueError(str(error)) from None
+        raise BadTarget(str(error)) from None
     return parsed.path or b"/", parsed.query or b""
 
 

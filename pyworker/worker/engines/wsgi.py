@@ -21,7 +21,7 @@ from pyworker.errors import NO_DESCRIPTOR
 from pyworker.worker.engines import heads
 from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.environ import environ, static_part
-from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.exchange import BadTarget, Exchange
 
 PIECE = 64 * 1024
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
@@ -197,14 +197,6 @@ class WsgiExchange(Exchange):
         if isinstance(body, Body):
             body.close()
 
-    def _target_is_bad(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, ValueError)
-            and self.answer is None
-            and self.iterable is None
-            and not self.target.startswith(b"/")
-        )
-
     # ---- in the loop -----------------------------------------------------------------------------
     def _run_hidden(self, step: Callable[[], None]) -> None:
         """Run a step as if no loop ran in this thread: Django's ORM, async views and asyncio.run refuse to work in one."""
@@ -319,7 +311,7 @@ class WsgiExchange(Exchange):
     def _failed(self, error: BaseException) -> None:
         if self.server.forked:
             self.leave_forked(error)
-        if self._target_is_bad(error):
+        if isinstance(error, BadTarget):
             status = 400
         else:
             status = 500
@@ -372,7 +364,7 @@ class WsgiExchange(Exchange):
         except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
             if self.server.forked:
                 self.leave_forked(error)
-            if self._target_is_bad(error):
+            if isinstance(error, BadTarget):
                 self._emit(b"", 400)
             else:
                 self.report(error)

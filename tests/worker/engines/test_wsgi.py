@@ -154,7 +154,7 @@ def test_an_app_that_fails_before_its_head_is_a_500(
         return [b""]
 
     site = serve(app, "wsgi", loop=loop, threads=threads)
-    for path in ("/raise", "/exit", "/silent", "/split", "/name", "/int", "/status", "/twice", "/text"):
+    for path in ("/raise", "http://test/raise", "/exit", "/silent", "/split", "/name", "/int", "/status", "/twice", "/text"):
         response = site.client().get(path)
         assert response is not None
         assert (response.status, response.closes) == (500, True), path
