@@ -142,6 +142,23 @@ def test_head_gets_the_head_and_no_body(serve: Serve, interface: str) -> None:
     assert response.body == b"hello\n"
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_connection_whose_body_was_never_asked_for_is_closed(serve: Serve, loop: str) -> None:
+    """Its client may send the body or not. What comes next must not be taken for one, or for a request."""
+    site = serve(hello.asgi, loop=loop)
+    head = b"POST / HTTP/1.1\r\n" + H + b"Expect: 100-continue\r\nContent-Length: 40\r\n\r\n"
+    client = site.client()
+    response = client.send(head).recv()
+    assert response is not None
+    assert (response.status, response.closes) == (200, True)
+    client.send(b"GET /smuggled HTTP/1.1\r\n" + H + b"\r\n" * 3)
+    assert client.closed()
+    client = site.client()
+    response = client.send(head + bytes(40)).recv()  # one that has not waited
+    assert response is not None
+    assert (response.status, response.closes) == (200, False)
+
+
 @pytest.mark.parametrize("interface", APPS)
 def test_http_1_0_closes_unless_asked_to_keep_alive(serve: Serve, interface: str) -> None:
     site = serve(getattr(echo, interface), interface)
