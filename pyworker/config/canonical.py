@@ -18,6 +18,7 @@ from pyworker.config.units import duration_text, size_text
 from pyworker.record import MISSING, fields, is_record, replace
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
+_STEERS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # a terminal, and JSON leaves it as it is
 
 
 def table(app: Any, *, everything: bool = False) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def literal(value: Any) -> str:
 def _text(value: str) -> str:
     if "'" not in value and ("\\" in value or '"' in value) and value.isprintable():
         return f"'{value}'"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import run
+from tests.support.cli import run, run_on_terminal
 
 GOOD = '[apps.web]\ntarget = "a:b"\n[apps.jobs]\ncommand = "true"\n'
 
@@ -22,6 +22,13 @@ def test_good_file_is_fine(tmp_path: Path, home: str) -> None:
     done = run("check", home=home, cwd=str(tmp_path))
     assert done == (0, "app.toml is fine: 2 apps (web, jobs)\n", "")
     assert not Path(home).exists()
+
+
+def test_the_name_of_the_file_cannot_steer_the_terminal(tmp_path: Path, home: str) -> None:
+    tmp_path.joinpath("a\x1b[2J.toml").write_text('[app]\nname = "a"\ncommand = "true"\n')
+    raw = run_on_terminal("check", str(tmp_path / "a\x1b[2J.toml"), home=home).raw
+    assert r"a\x1b[2J.toml is fine" in raw
+    assert "\x1b[2J" not in raw
 
 
 def test_mistakes_are_shown_on_stderr(tmp_path: Path, home: str) -> None:

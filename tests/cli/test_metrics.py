@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pyworker.protocol.metrics import METRICS
 from tests.cli import documents
-from tests.support.cli import run
+from tests.support.cli import run, run_on_terminal
 from tests.support.fake_control import FakeControl, replies
 
 
@@ -20,6 +20,18 @@ def test_stdout_is_what_a_scraper_reads(home: str) -> None:
     assert found.out.count("\npyworker_worker_memory_pss_bytes{") == 1
     names = {family.name for family in text_string_to_metric_families(found.out)}
     assert names == {name.removesuffix("_total") for name in METRICS}
+
+
+def test_a_config_file_cannot_steer_the_terminal(home: str) -> None:
+    document = documents.ps()
+    document["apps"][0]["target"] = "\x1b[2J"
+    with FakeControl(home, {"ps": replies(document)}):
+        found = run("metrics", home=home)
+        raw = run_on_terminal("metrics", home=home).raw
+    (info,) = (f for f in text_string_to_metric_families(found.out) if f.name == "pyworker_app_info")
+    assert "\x1b[2J" in {sample.labels["target"] for sample in info.samples}
+    assert r'target="\x1b[2J"' in raw
+    assert "\x1b[2J" not in raw
 
 
 def test_json_holds_the_text(home: str) -> None:

@@ -101,6 +101,12 @@ def test_any_text_survives_being_written(values: dict[str, Any]) -> None:
     assert tomllib.loads(canonical.toml(values, ("a", "odd key"))) == {"a": {"odd key": values}}
 
 
+def test_no_text_steers_a_terminal() -> None:
+    """ESC in one character (C1), and what turns the direction of a line."""
+    text = canonical.toml({"env": {"A": "\x9b2J\u202e\x7f\x1b"}}, ("app",))
+    assert text == '[app]\n\n[app.env]\nA = "\\u009b2J\\u202e\\u007f\\u001b"\n'
+
+
 def test_a_table_of_one_key_stands_in_line_with_the_others() -> None:
     text = canonical.toml({"command": "x", "hooks": {"timeout": "10s"}}, ("app",))
     assert text == '[app]\ncommand       = "x"\nhooks.timeout = "10s"\n'

@@ -19,6 +19,7 @@ import click
 
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
+from pyworker.cli.render import line
 from pyworker.errors import Exit
 from pyworker.record import replace
 
@@ -71,7 +72,9 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
         _warn(warnings, settings)
         but = f" but for {len(warnings)} warning{'s' if len(warnings) != 1 else ''}" if warnings else ""
         names = ", ".join(app.name for app in apps)
-        click.echo(f"{os.path.basename(path)} is fine{but}: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})")
+        click.echo(
+            f"{line(os.path.basename(path))} is fine{but}: {len(apps)} app{'s' if len(apps) != 1 else ''} ({names})"
+        )
     if problems:
         sys.exit(Exit.FAILED if all(p.code == "import" for p in problems) else Exit.BAD_CONFIG)
 
