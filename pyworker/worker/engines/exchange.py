@@ -122,11 +122,13 @@ class Exchange:
 
     def refuse(self, status: int) -> None:
         """Give up on this request: answer `status` if nothing was answered yet, and close."""
-        self.gone = True
+        is_alone, self.gone = self.gone, True
         if self.done:
             return
         self.keep_alive = False
-        if self.status == 0:
+        if is_alone:  # its client has left before: uvloop's transport refuses to be written to
+            self.finish()
+        elif self.status == 0:
             self.status = status
             lines = self.own_lines()
             self.connection.write(heads.short_answer(status, lines, head_only=self.method == "HEAD"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 import threading
 from typing import Any
 
@@ -192,6 +193,32 @@ def test_at_the_time_out_a_thread_that_does_not_answer_is_given_up(serve: Serve)
     assert (response.status, response.closes) == (503, True)
     client.close()
     assert site.running.finish().cancelled == 1
+    go.set()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_at_the_time_out_a_thread_whose_client_has_left_keeps_nobody(serve: Serve, loop: str) -> None:
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        entered.release()
+        go.wait(20)
+        start_response("200 OK", [])
+        return [b"late"]
+
+    site = serve(app, "wsgi", threads=2, loop=loop)
+    gone, client = (site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2))
+    for _ in range(2):
+        assert entered.acquire(timeout=30)
+    gone.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone.close()
+    wait_until(lambda: site.row[F.OPEN] == 1, what="the first to be gone")
+    site.running.begin_drain(0.1)
+    response = client.recv()
+    assert response is not None
+    assert (response.status, response.closes) == (503, True)
+    client.close()
+    assert site.running.finish().cancelled == 2
     go.set()
 
 
