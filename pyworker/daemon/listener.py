@@ -20,7 +20,6 @@ from pyworker.config.address import Address
 from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import GUARDIAN_TITLE
 from pyworker.record import replace
 from pyworker.unix.sockdiag import unix_queue
 
@@ -311,14 +310,12 @@ def _in_use(address: Address, host: str, own: Callable[[owner.Owner], str]) -> L
         message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
         if app:
             stop = f"stop it (pyworker stop {app})"
-        elif found.command.startswith(GUARDIAN_TITLE):  # it keeps the ports of all its apps: no kill for one of them
-            home, is_gone = owner.home_of(found.pid)
+        elif guardian := owner.guardian_of(found):  # it keeps the ports of its apps: a kill frees none of them
+            home, is_gone = owner.home_of(guardian)
             stop = f"it is an app of another pyworker, user {found.user}'s: stop it there"
             stop += f" (pyworker --home {home or 'DIR'} stop NAME)"
             if is_gone:
-                stop = (
-                    f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {found.pid})"
-                )
+                stop = f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {guardian})"
         elif found.pid:
             stop = f"stop it (kill {found.pid})"
     other = _free_port(address, host)

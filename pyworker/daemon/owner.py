@@ -13,11 +13,12 @@ import struct
 import time
 from collections.abc import Iterable
 
-from pyworker.protocol.names import LOCK_FILE
+from pyworker.protocol.names import GUARDIAN_TITLE, LOCK_FILE
 from pyworker.record import record
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
+_NEAR = 4  # generations: guardian, daemon, template; or guardian, npm, sh, node
 _DELETED = " (deleted)"  # what /proc says behind the path of a file that has none any more
 _CREDENTIALS = struct.Struct("iII")
 
@@ -72,6 +73,17 @@ def of_unix(connected: socket.socket) -> Owner:
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     return _of_process(pid, uid, frozenset()) if pid else Owner(uid)
+
+
+def guardian_of(found: Owner) -> int:
+    """Return the guardian that this is, or was started by, 0: none, or ours. It shows its descriptors to root only."""
+    pid, command = found.pid, found.command
+    for _ in range(_NEAR):
+        if command.startswith(GUARDIAN_TITLE):
+            return pid if pid != os.getppid() else 0
+        pid = _stat(pid, 4)  # its parent
+        command = _command(pid)
+    return 0
 
 
 def home_of(guardian: int) -> tuple[str, bool]:
@@ -154,12 +166,19 @@ def _command(pid: int) -> str:
     return "a process"
 
 
-def _age(pid: int) -> float:
-    """Return how long ago a process was started, 0.0 when it is gone."""
+def _stat(pid: int, field: int) -> int:
+    """Return a number of /proc/PID/stat, counted as proc(5) does, from the 4th on; 0 when the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            started = int(file.read().rpartition(b")")[2].split()[19])  # field 22, in clock ticks since the boot
+            return int(file.read().rpartition(b")")[2].split()[field - 3])
     except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _age(pid: int) -> float:
+    """Return how long ago a process was started, 0.0 when it is gone."""
+    started = _stat(pid, 22)  # in clock ticks since the boot
+    if not started:
         return 0.0
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 

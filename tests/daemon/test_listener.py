@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -26,6 +28,7 @@ from pyworker.daemon.listener import (
     shut_down,
     url,
 )
+from pyworker.protocol.names import GUARDIAN_TITLE
 
 ANY = parse_bind("127.0.0.1:0")
 
@@ -108,6 +111,28 @@ def test_port_in_use_by_another_pyworker_is_no_reason_to_kill_its_guardian(
         open_listener(at(listener))
     assert "kill 4711" not in caught.value.hint
     assert "of another pyworker, user root's" in caught.value.hint
+
+
+def test_port_in_use_by_a_worker_of_another_pyworker_is_no_reason_to_kill_it(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # to who is not root the guardian shows no descriptors, so that a worker or template of it is found
+    command = [GUARDIAN_TITLE, "-c", "sleep 60 & echo $!; wait"]
+    with subprocess.Popen(command, executable=shutil.which("sh"), stdout=subprocess.PIPE) as guardian:
+        assert guardian.stdout is not None
+        worker = int(guardian.stdout.readline())
+        found = owner.Owner(os.getuid(), worker, "pyworker worker shop.1", 60.0, "/", frozenset({1}))
+        monkeypatch.setattr(owner, "of_port", lambda _host, _port: found)
+        with pytest.raises(ListenFailed) as caught:
+            open_listener(at(listener))
+        with monkeypatch.context() as ours:
+            ours.setattr(os, "getppid", lambda: guardian.pid)
+            with pytest.raises(ListenFailed) as left_behind:
+                open_listener(at(listener))
+        os.kill(worker, signal.SIGKILL)
+    assert "of another pyworker" in caught.value.hint
+    assert f"kill {worker}" not in caught.value.hint
+    assert f"kill {worker}" in left_behind.value.hint, "what an app of ours has left behind"
 
 
 def test_port_in_use_by_a_pyworker_whose_home_was_deleted_names_what_still_ends_it(
