@@ -58,6 +58,20 @@ def test_the_card_is_plain_in_a_pipe(home: str) -> None:
     assert (found.code, re.sub(r"\d+d \d+h ago|\d+d ago", "AGO", found.out), found.err) == (0, PIPED, "")
 
 
+def test_the_card_has_every_limit(home: str) -> None:
+    body = documents.describe()
+    every = {"memory": "auto", "max_requests": 1000, "max_age": 3600.0, "request_timeout": 0.5, "nofile": 1024}
+    body["apps"][0]["limits"] = {"max_requests_jitter": 50, **every}
+    with FakeControl(home, {"describe": replies(body)}):
+        found = run("describe", "api", home=home)
+    all_of_them = "its share of the cgroup's memory per worker, 1,000 requests, 1h old, 500ms for a request, 1,024 open files"
+    assert f"  limits      {all_of_them}\n" in found.out
+    body["apps"][0]["limits"] = dict.fromkeys(every, 0)
+    with FakeControl(home, {"describe": replies(body)}):
+        found = run("describe", "api", home=home)
+    assert "  limits      none\n" in found.out
+
+
 def test_the_card_has_two_columns_where_they_fit_and_never_wraps(home: str) -> None:
     body = documents.describe()
     body["apps"][0]["env"] += [{"name": n, "value": "1", "origin": n} for n in ("pyworker", "inherit_env", "venv")]

@@ -16,6 +16,7 @@ from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
+from pyworker.config.units import duration_text
 
 _SHOWN_ENV = 12  # without -v or --reveal
 # what `ps -w` shows, and the worker's fair share of the memory it has in common with the others
@@ -113,17 +114,31 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
     counted = f"{restarts.get('total', 0)} total"
     if (most := restarts.get("max")) is not None:
         counted = f"{restarts.get('window', 0)} of {most} in the last {_span(restarts.get('window_s'))} ({counted})"
-    memory = limits.get("memory")
-    size = "its share of the cgroup's memory" if memory == "auto" else render.size(memory)
     return [
         _what(app),
         ("listening", listen or "–"),
         ("balance", str(app.get("balance") or "–")),
         ("generation", f"{app.get('gen', '–')}" + (f", since {render.span(up)}" if up is not None else "")),
         ("restarts", counted),
-        ("limits", f"{size} per worker" if memory else "none"),
+        ("limits", _limits(limits)),
         *_traffic(app),
     ]
+
+
+def _limits(limits: dict[str, Any]) -> str:
+    """Return all that a worker is held to: "512 MB per worker, 1,000 requests, 1h old"."""
+    memory = limits.get("memory")
+    size = "its share of the cgroup's memory" if memory == "auto" else render.size(memory)
+    said = [f"{size} per worker"] if memory else []
+    if requests := limits.get("max_requests"):
+        said.append(f"{requests:,} requests")
+    if age := limits.get("max_age"):
+        said.append(f"{duration_text(age)} old")
+    if longest := limits.get("request_timeout"):
+        said.append(f"{duration_text(longest)} for a request")
+    if files := limits.get("nofile"):
+        said.append(f"{files:,} open files")
+    return ", ".join(said) or "none"
 
 
 def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
