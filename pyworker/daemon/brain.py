@@ -29,7 +29,7 @@ from pyworker.daemon.listener import ListenFailed, actual, url
 from pyworker.daemon.listening import Listening, where_named
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
-from pyworker.daemon.readiness import Readiness
+from pyworker.daemon.readiness import NOT_BOUND, Readiness
 from pyworker.daemon.shortage import step_to_write
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.stacks import Stacks
@@ -480,7 +480,7 @@ class Brain:
 
 def _forget_notes(app: App) -> None:
     """What was said of the generations before this one and of their workers is over: it is another's code by now."""
-    of_before = ("generation ", "worker ", "a worker ", NOT_RELOADED, TOO_LOW)
+    of_before = ("generation ", "worker ", "a worker ", NOT_RELOADED, TOO_LOW, NOT_BOUND)
     app.notes = [note for note in app.notes if not note.startswith(of_before)]
 
 

@@ -36,7 +36,7 @@ _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(  # without "already": musl; the last is what gRPC says
-    r"\bEADDRINUSE\b|[Aa]ddress (already )?in use|\b[Pp]ort (\d+ )?is (already )?in use"
+    r"\bEADDRINUSE\b|[Aa]ddress (already )?in use|\b[Pp]ort (\d+ )?(is (already )?in use|not free on )"
     r"|\bFailed to bind to address "
 )
 _PORT = re.compile(  # with what stands before it: times have colons, too
@@ -52,7 +52,8 @@ _NODE_SOURCE = 4  # lines from there to the error
 _LONGEST_SOURCE = 200  # characters; of a bundle it is all in one line
 _OF_A_BIND_UNSEEN = (  # ours says who has the port
     "its workers share what they bind by Python's own `socket`; gevent and programs in C or Rust do not use that,\n"
-    "nor do processes that the script starts (Django's runserver without --noreload)\n"
+    "nor do processes that the script starts (Django's runserver without --noreload); CherryPy and Robyn look first\n"
+    "whether somebody listens there\n"
     'for those: balance = "proxy", bind = where clients connect; each worker listens on its own $PORT'
 )
 _OF_A_BIND_IN_EACH = (

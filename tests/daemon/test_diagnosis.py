@@ -165,6 +165,7 @@ def test_a_taken_port_is_the_cause_whatever_is_said_after_it(after: list[str]) -
     [
         "OSError: [Errno 98] Address already in use: ('127.0.0.1', 8000)",
         "Error: That port is already in use.",  # Django
+        "cherrypy.process.wspbus.ChannelFailures: Timeout('Port 8000 not free on 127.0.0.1.')",
         "ERROR:robyn.logger:Port 8000 is already in use. Please use a different port.",
         "RuntimeError: Failed to bind to address 127.0.0.1:50051; set GRPC_VERBOSITY=debug environment variable to see …",
     ],

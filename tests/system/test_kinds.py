@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.pyworker import LONG, Pyworker, alive, free_port, kill
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
@@ -239,6 +239,38 @@ def test_a_script_that_binds_nothing_is_told_to_end_at_once(pw: Pyworker) -> Non
     pw.ok("reload", "api")
     pw.ok("stop", "api", "--timeout", "60s")
     assert pw.app()["state"] == "stopped"
+
+
+LATE = """
+import os, socket, time
+while not os.path.exists("go"):
+    time.sleep(0.1)
+server = socket.create_server(("127.0.0.1", %d))
+while True:
+    time.sleep(1)
+"""
+
+
+def test_an_address_of_bind_that_a_script_leaves_alone_is_said_until_it_binds_it(pw: Pyworker) -> None:
+    """Who connects there waits for an answer, and the app is running by all that is seen."""
+    pw.write("late.py", LATE % pw.port)
+    pw.write("app.toml", f'[app]\nname = "api"\nscript = "late.py"\nbind = "127.0.0.1:{pw.port}"\n')
+    said = f"no worker has bound 127.0.0.1:{pw.port}, which `bind` names"
+    assert said in pw.ok("start", "app.toml").stderr
+    pw.write("go", "")
+    wait_until(lambda: said not in pw.ok("ps").stderr, what="the end of the note")
+
+
+def test_a_script_that_binds_another_port_than_bind_is_said_to(pw: Pyworker) -> None:
+    pw.write("server.py", SERVER % ('answer = lambda: b"script"', pw.port))
+    other = free_port()
+    pw.write("app.toml", f'[app]\nname = "api"\nscript = "server.py"\nbind = "127.0.0.1:{other}"\n')
+    pw.ok("start", "app.toml")
+    said = f"no worker has bound 127.0.0.1:{other}, which `bind` names"
+    wait_until(lambda: said in pw.ok("ps").stderr, what="the note")
+    pw.write("app.toml", f'[app]\nname = "api"\nscript = "server.py"\nbind = "127.0.0.1:{pw.port}"\n')
+    pw.ok("reload", "api")
+    assert "has bound" not in pw.ok("ps").stderr
 
 
 SERVER = """
