@@ -26,10 +26,10 @@ from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import ListenFailed, actual, url
-from pyworker.daemon.listening import Listening, where_named
+from pyworker.daemon.listening import NOT_BOUND, Listening, where_named
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
-from pyworker.daemon.readiness import NOT_BOUND, Readiness
+from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.shortage import step_to_write
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.stacks import Stacks

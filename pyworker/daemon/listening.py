@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 
+NOT_BOUND = "no worker has bound"
+
+
 def asks(config: AppConfig) -> bool:
     """Whether its workers ask for listeners, with whatever address they like."""
     return config.script is not None or is_node(config) or shares(config)
@@ -48,6 +51,11 @@ def where_named(app: App, generation: Generation) -> str:
     except ConfigError:  # it has been changed since it was read
         return ""
     return f"\n`bind` is in {named.words(path)}" if named.line else ""
+
+
+def not_bound(address: Address) -> str:
+    """Return what is said of an address of `bind` that no worker has asked for."""
+    return f"{NOT_BOUND} {address}, which `bind` names: who connects there waits. Is it where the program listens?"
 
 
 class Listening:
@@ -118,6 +126,7 @@ class Listening:
             listener.asked.intersection_update(app.generations)
             listener.asked.add(generation)
             app.write_memo()
+            self._brain.note_is_over(app, not_bound(listener.address))
 
     def close_unused(self, app: App, now: float) -> float | None:
         """Close what is unused; when to look again, if that is to be waited for."""

@@ -63,7 +63,9 @@ def _find(brain: Brain, app: App, generation: Generation, question: dict[str, An
             at = fd - _FIRST_LISTEN_FD
             if not 0 <= at < len(generation.listeners):
                 return errno.EINVAL
-            return app.listeners[generation.listeners[at]].sock.dup()
+            handed = app.listeners[generation.listeners[at]]
+            brain.listening.is_asked_for(app, handed, generation.number)
+            return handed.sock.dup()
         query = nc.parse_query(question)
         if isinstance(query, int):
             return query

@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
+from pyworker.daemon.listening import asks, not_bound
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED, Happening, State
@@ -28,17 +28,11 @@ if TYPE_CHECKING:
 
 COMMAND_SETTLE = 1.0  # a command without any way to say so counts as ready after this
 SCRIPT_SETTLE = 3.0  # ... and a script that has bound no port after this, unless the one that it replaces has
-NOT_BOUND = "no worker has bound"
 PORT_TRIES = 0.05  # seconds between tries to reach the port of a worker that starts
 EARLY = 10.0  # seconds for which READY=1 of a command whose pid nobody has told yet is remembered
 MAX_EARLY = 1000
 LEAST_WAIT = 0.1  # seconds without a CPU that are not worth a second look
 _TRY = HealthConfig(type="tcp", timeout=2.0)
-
-
-def not_bound(address: Address) -> str:
-    """Return what is said of an address of `bind` that a script has not bound."""
-    return f"{NOT_BOUND} {address}, which `bind` names: who connects there waits. Is it where the script listens?"
 
 
 def is_known_by_its_port(config: AppConfig, handle: WorkerHandle) -> bool:
@@ -309,15 +303,15 @@ class Readiness:
                 app, "worker_ready", handle.id.slot, generation=handle.id.generation, pid=handle.pid, took_s=took
             )
             generation = app.generations.get(handle.id.generation)
-            if generation is None or generation.config.script is None or handle.port or not generation.listeners:
+            if generation is None or handle.port or not generation.listeners or not asks(generation.config):
                 return
-            if handle.bound:  # it may be about to bind more
-                self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._look_at_bind(app, generation))
-            else:
+            if generation.config.script is not None and not handle.bound:
                 self._look_at_bind(app, generation)
+            else:  # it may be about to bind more
+                self._brain.loop.call_later(SCRIPT_SETTLE, lambda: self._look_at_bind(app, generation))
 
     def _look_at_bind(self, app: App, generation: Generation) -> None:
-        """Say which address of `bind` a script leaves alone: it is open, so that who connects there waits."""
+        """Say which address of `bind` a script or Node program leaves alone: it is open, so that who connects there waits."""
         if generation.number == app.generation and app.running:
             for listener in (app.listeners[i] for i in generation.listeners if i in app.listeners):
                 if generation.number not in listener.asked:

@@ -20,7 +20,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
 from pyworker.daemon.owner import user_name
-from pyworker.daemon.readiness import is_known_by_its_port, not_bound
+from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.policy import restart
 from pyworker.policy.converge import DRAIN_TIMEOUT
@@ -365,7 +365,6 @@ class Workers:
             self.say(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
             return None
         self._brain.listening.is_asked_for(app, listener, handle.id.generation)
-        self._brain.note_is_over(app, not_bound(listener.address))
         handle.failure = None  # of a port that it has tried before
         return listener
 

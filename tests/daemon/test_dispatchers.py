@@ -281,7 +281,7 @@ def test_a_port_that_a_node_worker_listens_on_is_never_taken_for_one_that_nobody
         workers={}, generations={3: generation}, target=None, current=generation, listening=True, listeners={0: listener},
         write_memo=lambda: None,
     )
-    brain: Any = SimpleNamespace()
+    brain: Any = SimpleNamespace(note_is_over=lambda *_: None)
     brain.listening = Listening(brain)
     dispatchers = Dispatchers(brain)
     handle: Any = SimpleNamespace(channel=None)

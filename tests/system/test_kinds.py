@@ -261,14 +261,21 @@ def test_an_address_of_bind_that_a_script_leaves_alone_is_said_until_it_binds_it
     wait_until(lambda: said not in pw.ok("ps").stderr, what="the end of the note")
 
 
-def test_a_script_that_binds_another_port_than_bind_is_said_to(pw: Pyworker) -> None:
+@pytest.mark.parametrize("kind", ["script", "node", "round-robin"])
+def test_a_program_that_listens_at_another_port_than_bind_is_said_to(pw: Pyworker, kind: str) -> None:
+    if kind != "script" and shutil.which("node") is None:
+        pytest.skip("node is not installed (apt-get install nodejs)")
     pw.write("server.py", SERVER % ('answer = lambda: b"script"', pw.port))
+    pw.write("server.js", FIXED_NODE % f"{pw.port}, '127.0.0.1'")
     other = free_port()
-    pw.write("app.toml", f'[app]\nname = "api"\nscript = "server.py"\nbind = "127.0.0.1:{other}"\n')
+    what = 'script = "server.py"' if kind == "script" else 'command = ["node", "server.js"]'
+    if kind == "round-robin":
+        what += '\nbalance = "round-robin"'
+    pw.write("app.toml", f'[app]\nname = "api"\n{what}\nbind = "127.0.0.1:{other}"\n')
     pw.ok("start", "app.toml")
     said = f"no worker has bound 127.0.0.1:{other}, which `bind` names"
     wait_until(lambda: said in pw.ok("ps").stderr, what="the note")
-    pw.write("app.toml", f'[app]\nname = "api"\nscript = "server.py"\nbind = "127.0.0.1:{pw.port}"\n')
+    pw.write("app.toml", f'[app]\nname = "api"\n{what}\nbind = "127.0.0.1:{pw.port}"\n')
     pw.ok("reload", "api")
     assert "has bound" not in pw.ok("ps").stderr
 
