@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.exchange import Exchange, split_target
+from pyworker.worker.engines.files import FileWrapper
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
@@ -22,25 +23,6 @@ _keys: dict[bytes, str] = {
     b"content-length": "CONTENT_LENGTH",
     b"transfer-encoding": "",
 }
-
-
-class FileWrapper:
-    """wsgi.file_wrapper: iterates over a file in blocks, and closes it."""
-
-    def __init__(self, filelike: IO[bytes], blksize: int = 65536) -> None:
-        self._file = filelike
-        self._size = blksize
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
-
-    def __iter__(self) -> FileWrapper:
-        return self
-
-    def __next__(self) -> bytes:
-        data = self._file.read(self._size)
-        if not data:
-            raise StopIteration
-        return data
 
 
 def static_part(connection: Connection, root_path: str, threads: bool) -> dict[str, Any]:

@@ -4,7 +4,8 @@ The body is collected before the app runs, so a slow client never occupies it. W
 when the client reads too slowly the app is not asked for more. In the loop, the app is called as in one thread: it does
 not see the loop, all requests share one context, and none begins while another's answer has not been yielded to its end
 (Django closes its connections at the end of each). Other workers take the new connections meanwhile, and so that a slow
-client holds up few others the app is asked for AHEAD bytes before it has read any.
+client holds up few others the app is asked for AHEAD bytes before it has read any. A file holds up nobody: the app is done
+with it at once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pyworker.worker.engines import heads
 from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.environ import environ, static_part
 from pyworker.worker.engines.exchange import BadTarget, Exchange
+from pyworker.worker.engines.files import PIECE, FileRest, FileWrapper
 
-PIECE = 64 * 1024
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
 IN_MEMORY = 1 << 20  # bytes of an answer that wait for its client there; more do in a file
 AHEAD = 16 << 20  # bytes that an app in the loop may be ahead of its client, as far as the disk has room
@@ -39,7 +40,8 @@ class WsgiExchange(Exchange):
     """One request and the call of the app that answers it."""
 
     __slots__ = (
-        "answer", "cut_short", "iterable", "queued", "room", "scheduled", "spool", "spool_at", "steps", "taken", "threaded", "written",
+        "answer", "cut_short", "iterable", "queued", "rest", "room", "scheduled", "sends_rest", "spool", "spool_at", "steps", "taken",
+        "threaded", "written",
     )  # fmt: skip
 
     def try_start(self) -> None:
@@ -61,7 +63,8 @@ class WsgiExchange(Exchange):
         self.steps: Iterator[bytes] | None = None
         self.spool: IO[bytes] | None = None
         self.spool_at = 0
-        self.cut_short = self.scheduled = self.queued = False
+        self.rest: FileRest | None = None  # of a file that is the body
+        self.cut_short = self.scheduled = self.queued = self.sends_rest = False
         server.begin(self)
         pool = server.pool
         if pool is not None:
@@ -80,11 +83,11 @@ class WsgiExchange(Exchange):
     @property
     def waits_for_client(self) -> bool:
         """Whether it is the client who takes his time, this one's or that of the answer before."""
-        return self.connection.write_paused or self.queued
+        return self.connection.write_paused or self.queued or self.sends_rest
 
     # ---- the app, wherever it runs ---------------------------------------------------------------
     def _call(self) -> bytes | None:
-        """Call the app. Return the whole answer when it is there at once, else None: `steps` has it."""
+        """Call the app. Return the whole answer when it is there at once, or all of it before `rest`, else None: `steps` has it."""
         connection = self.connection
         static = connection.static
         if static is None:
@@ -95,8 +98,31 @@ class WsgiExchange(Exchange):
             whole = self._part(body, len(body))
             end = self._end()
             return whole + end if end else whole
+        if type(result) is FileWrapper and not self.status and self.answer is not None:
+            try:
+                rest = result.rest()
+            except OSError:  # for a descriptor: it is read as anything else
+                rest = None
+            if rest is not None:
+                return self._of_file(rest)
         self.steps = self._steps(result)
         return None
+
+    def _of_file(self, rest: FileRest) -> bytes:
+        """Return the whole answer if it is no more than a piece, else its head: the file is the `rest` then."""
+        try:
+            is_small = rest.left <= PIECE
+            data = rest.read(PIECE) if is_small else b""  # which may be less than its size says: of /sys
+            head = self._part(b"", len(data) if is_small else rest.left)
+            assert self.remaining is not None
+            if is_small or self.nobody or self.gone:
+                return head + self._part(data[: self.remaining], None) + self._end()
+            rest.left = min(rest.left, self.remaining)  # PEP 3333: until its end, or so many bytes
+            self.rest = rest
+            return head
+        finally:
+            if self.rest is None:
+                rest.close()
 
     def _steps(self, result: Any) -> Iterator[bytes]:
         for part in result:
@@ -226,7 +252,10 @@ class WsgiExchange(Exchange):
             self.connection.write(whole)
         if self.iterable.__class__ is not list or self.body:
             self._close()
-        self._over()
+        if self.rest is not None:
+            self._send_rest()
+        else:
+            self._over()
 
     def _pump(self) -> None:
         """Write until the app has nothing more or the client cannot take more. Runs in the context of all requests."""
@@ -262,6 +291,33 @@ class WsgiExchange(Exchange):
             self._failed(error)
             return
         self._close()
+        self._over()
+
+    def _send_rest(self) -> None:
+        """Write of the file until the client cannot take more, or others have their turn."""
+        rest, connection = self.rest, self.connection
+        assert rest is not None
+        self.scheduled, self.sends_rest = False, True
+        until = time.monotonic() + SLICE
+        try:
+            while not self.gone and not self.done:
+                if connection.write_paused:
+                    return  # on_writable goes on
+                sent = rest.send(connection)
+                if not sent:
+                    break
+                self.sent += sent
+                if self.remaining is not None:
+                    self.remaining -= sent
+                if time.monotonic() > until:
+                    self._go_on_soon()
+                    return
+            self._end()
+        except OSError as error:
+            self.cut_short = True
+            self.report(error)
+        self.rest = None
+        rest.close()
         self._over()
 
     def _keeps(self) -> bool:
@@ -305,7 +361,9 @@ class WsgiExchange(Exchange):
         self.server.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self.spool is not None or (self.steps is not None and not (self.done and self.iterable is None)):
+        if self.rest is not None:
+            self._send_rest()
+        elif self.spool is not None or (self.steps is not None and not (self.done and self.iterable is None)):
             self._run_hidden(self._pump)
 
     def _failed(self, error: BaseException) -> None:
@@ -392,6 +450,9 @@ class WsgiExchange(Exchange):
         self.taken += len(data)
         if self.room is not None:
             self.room.set()
+        if self.rest is not None and (self.done or self.gone):
+            self.rest.close()
+            self.rest = None
         if self.done:
             return
         if self.gone:
@@ -400,7 +461,9 @@ class WsgiExchange(Exchange):
             return
         if data:
             self.connection.write(data)
-        if end == FINISHED:
+        if self.rest is not None:
+            self._send_rest()
+        elif end == FINISHED:
             self.finish()
         elif end == BROKEN:
             self.abort()
@@ -417,7 +480,7 @@ class WsgiExchange(Exchange):
         if not self.started:
             if self.complete:
                 self.try_start()
-        elif self.threaded:
+        elif self.threaded and not self.sends_rest:
             if self.room is not None:
                 self.room.set()
         elif not self.scheduled:
@@ -429,7 +492,7 @@ class WsgiExchange(Exchange):
             if isinstance(self.body, Body):
                 self.body.close()
             return
-        if self.threaded:
+        if self.threaded and not self.sends_rest:
             if self.room is not None:
                 self.room.set()
         elif self.queued:
@@ -443,11 +506,14 @@ class WsgiExchange(Exchange):
         if not self.started:
             if isinstance(self.body, Body):
                 self.body.close()
-        elif self.threaded:
+        elif self.threaded and not self.sends_rest:
             if self.room is not None:
                 self.room.set()
         elif self.queued:
             self._close()
+        elif self.rest is not None:
+            if not self.scheduled:
+                self._go_on_soon()
         elif (self.steps is not None or self.spool is not None) and not self.scheduled:
             self._go_on_soon()  # its answer is over, and others wait for its end
 

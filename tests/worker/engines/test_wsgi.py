@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
+import gzip
 import hashlib
 import io
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 from wsgiref.validate import validator
 
 import pytest
 
 from pyworker.protocol.scoreboard import F
+from pyworker.unix import tls
 from pyworker.worker.engines import wsgi
 from tests.support.apps import echo, hello
+from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
@@ -594,6 +600,196 @@ def test_a_file_of_the_disk_is_sent_and_closed(serve: Serve, loop: str, threads:
     assert response is not None
     assert len(response.body) == 1_000_000
     wait_until(lambda: opened[0].closed, what="the file to be closed")
+
+
+class Upper(io.BufferedReader):
+    """A file that reads other bytes than there are."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size).upper()
+
+
+class Storage:
+    """As Django's File: it leaves its reading to the file in it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.read = file.read
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.file.closed)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_what_a_file_as_the_answer_holds(
+    serve: Serve, loop: str, threads: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(97, 107)) * 30_000
+    path.write_bytes(content)
+    (tmp_path / "small").write_bytes(b"small")
+    opened: list[Any] = []
+
+    def opened_as(kind: str) -> Any:  # the server closes it
+        match kind:
+            case "gzip":
+                return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content)))
+            case "upper":
+                return Upper(io.FileIO(path))
+            case "storage":
+                return Storage(path.open("rb"))
+            case "temporary":
+                file: Any = tempfile.TemporaryFile()  # noqa: SIM115
+                file.write(content)
+                file.seek(0)
+            case "from":
+                file = path.open("rb")
+                file.read(1)  # which has Python read on ahead
+                file.seek(100_000)
+            case "closed":
+                file = path.open("rb")
+                file.close()
+            case "proc":
+                file = Path("/proc/version").open("rb")  # noqa: SIM115
+            case "small":
+                file = (tmp_path / "small").open("rb")
+            case _:
+                file = path.open("rb")
+        return file
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        kind, _, length = environ["PATH_INFO"][1:].partition("/")
+        file = opened_as(kind)
+        opened.append(file)
+        start_response("200 OK", [("Content-Length", length)] if length else [])
+        return environ["wsgi.file_wrapper"](file)
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    client = site.client()
+    for target, body in (
+        ("/whole", content), (f"/whole/{len(content)}", content), ("/from", content[100_000:]), ("/from/120000", content[100_000:220_000]),
+        ("/from/10", content[100_000:100_010]), ("/small", b"small"), ("/small/2", b"sm"), ("/small/0", b""), ("/whole/0", b""), ("/storage", content),
+        ("/gzip", content), ("/upper", content.upper()), ("/temporary", content), ("/proc", Path("/proc/version").read_bytes()),
+    ):  # fmt: skip
+        response = client.get(target)
+        assert response is not None, target
+        assert response.status == 200, target
+        assert response.body == body, target
+    response = client.send(b"HEAD /whole/300000 HTTP/1.1\r\nHost: a\r\n\r\n").recv(head_only=True)
+    assert response is not None
+    assert response.headers["content-length"] == "300000"
+    assert client.get("/small") is not None, "it has sent no body"
+    response = client.get("/closed")
+    assert response is not None
+    assert response.status == 500
+    assert "closed file" in capfd.readouterr().err
+    wait_until(lambda: all(file.closed for file in opened), what="the files to be closed")
+    wait_until(lambda: not _open_in(tmp_path), what="the descriptors")
+
+
+def _open_in(folder: Path) -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if path.startswith(str(folder)):
+                found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("how", ["tls", "unix"])
+def test_a_large_file_arrives_whole_whatever_it_goes_through(
+    serve: Serve, loop: str, threads: int, how: str, tmp_path: Path, certificate: tuple[str, str]
+) -> None:
+    path = tmp_path / "file"
+    content = os.urandom(1 << 20) * 20
+    path.write_bytes(content)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    if how == "tls":
+        site = serve(app, "wsgi", loop=loop, threads=threads, context=tls.context(*certificate, None))
+        client = site.client(context=ssl.create_default_context(cafile=certificate[0]))
+    else:
+        address = str(tmp_path / "socket")
+        client = serve(app, "wsgi", loop=loop, threads=threads, family=socket.AF_UNIX, address=address).client()
+    for _ in range(3):
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        for _ in range(2):
+            assert _digest_of_answer(client, len(content)) == hashlib.sha256(content).digest()
+
+
+def _digest_of_answer(client: Client, size: int) -> bytes:
+    """Read an answer whose body has so many bytes, without ever having it whole."""
+    response = client.recv(head_only=True)
+    assert response is not None
+    assert response.headers["content-length"] == str(size)
+    found = hashlib.sha256(client.buffer)
+    left, client.buffer = size - len(client.buffer), b""
+    while left:
+        data = client.sock.recv(min(65536, left))
+        assert data, f"the connection has ended, {left} bytes are missing"
+        found.update(data)
+        left -= len(data)
+    return found.digest()
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_cuts_its_answer(
+    serve: Serve, loop: str, threads: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 50_000_000)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](open(path, "rb"))
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.buffer = client.sock.recv(100)
+    assert client.buffer.startswith(b"HTTP/1.1 200")
+    os.truncate(path, 100)
+    assert client.recv() is None
+    assert "shorter than its Content-Length" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["read", "left", "cut"])
+def test_slow_readers_of_files_hold_up_nobody_however_large_these_are(
+    serve: Serve, loop: str, threads: int, end: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)  # more than is kept for a slow reader of anything else
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] != "/file":
+            return [b"other"]
+        return environ["wsgi.file_wrapper"](open(path, "rb"))
+
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    slow = [site.client().send(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(6)]
+    for client in slow:
+        assert client.sock.recv(100).startswith(b"HTTP/1.1 200")
+    response = site.client().get("/other")
+    assert response is not None
+    assert response.body == b"other"
+    assert not site.running.call(lambda: site.running.server.saturated)
+    if end == "cut":  # as the drain's time-out does it
+        site.running.call(lambda: [exchange.cancel() for exchange in list(site.running.server._running)])
+    for client in slow if end == "read" else slow[:2] if end == "left" else []:
+        got = 0
+        while got < 100_000_000:
+            got += len(client.sock.recv(1 << 20))
+    for client in slow:
+        client.sock.close()
+    wait_until(lambda: site.row[F.IN_FLIGHT] == 0, what="the end of all")
+    wait_until(lambda: not _open_in(tmp_path), what="the descriptors")
 
 
 def test_the_oldest_request_and_the_counters_are_in_the_row(serve: Serve, loop: str, threads: int) -> None:
