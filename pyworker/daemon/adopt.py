@@ -187,27 +187,31 @@ def raw_resolved(brain: Brain, name: str) -> dict[str, Any]:
 
 def found_listeners(brain: Brain, name: str) -> dict[int, Listener]:
     """Return the listeners of an app that is let go."""
-    named = _named_in_bind(brain, name)
+    written = _written_addresses(brain, name)
     found: dict[int, Listener] = {}
     for parsed in brain.store.names("listen", name):
         index = parsed.numbers[0]
         sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", name, index)]))
-        found[index] = Listener(index, named.get(index) or _address_of(sock), sock)
+        found[index] = Listener(index, written.get(index) or _address_of(sock), sock)
     return found
 
 
-def _named_in_bind(brain: Brain, name: str) -> dict[int, Address]:
-    """Return the addresses of an app's listeners as its generations name them, whatever version wrote these.
+def _written_addresses(brain: Brain, name: str) -> dict[int, Address]:
+    """Return the addresses of an app's listeners as its generations name them, or its memo, whatever version wrote these.
 
     The kernel's word is another one: it has looked up a host name and chosen a port for 0, and of a Unix socket it knows
     the name only under which that was made.
     """
     found: dict[int, Address] = {}
+    unreadable = contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError)
     for env in brain.store.names("env", name):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with unreadable:
             memo = json.loads(read_whole(brain.store.fds[fd_name("env", name, *env.numbers)]))
             bind = map(parse_bind, memo["resolved"]["config"]["bind"])
             found |= dict(zip(map(int, memo["listeners"]), bind, strict=True))
+    with unreadable:  # those that workers have asked for, too
+        memo = Ledger(brain.store.fds[fd_name("ledger", name)]).read()
+        found |= {int(index): Address(**address) for index, address in memo["listeners"].items()}
     return found
 
 
@@ -232,7 +236,7 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
         assert fd is not None
         sock = socket.socket(fileno=os.dup(fd))
         if known is None:  # opened in the moment in which the other daemon died
-            address = _named_in_bind(brain, app.name).get(index) or _address_of(sock)
+            address = _written_addresses(brain, app.name).get(index) or _address_of(sock)
         else:
             address = Address(**known)
         by = asked.get(str(index), app.generations)  # not known: any that live may have been given it

@@ -104,6 +104,27 @@ def test_app_that_other_code_does_not_understand_keeps_a_unix_socket_and_the_por
     assert pw.get()
 
 
+def test_script_that_other_code_does_not_understand_gets_the_unix_socket_that_it_asks_for(pw: Pyworker) -> None:
+    copy = install(pw)
+    path = os.path.join(pw.folder, "own.sock")
+    pw.write("own.py", f"""
+import socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind({path!r})
+listener.listen()
+while True:
+    listener.accept()[0].close()
+""")
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "own.py"\n')
+    pw.ok("start", "app.toml")
+    inode = os.stat(path).st_ino
+    append(copy, "daemon/handles.py", "WorkerHandle.recall = lambda self, memo: memo['soul']")
+    kill(pw.role("daemon"))
+    app = pw.wait_steady()
+    assert app["state"] == "running", app
+    assert os.stat(path).st_ino == inode
+
+
 def test_apps_file_that_nobody_can_read_costs_no_running_app(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
