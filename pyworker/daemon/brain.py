@@ -328,6 +328,9 @@ class Brain:
         app.record = restart.after_refusal(app.record)
         app.failure = failure
         app.running = app.starting = False  # its port is closed again: nobody would answer there
+        if app.target is not None:  # asked for meanwhile
+            number, app.target = app.target, None
+            self.refuse(app, number, failure)
         self.emit(
             app, "app_failed", None, reason=failure.message, traceback=failure.traceback, hint=failure.hint, restarts=0, window_s=0.0
         )  # fmt: skip

@@ -131,6 +131,21 @@ def test_policy_sees_which_workers_are_runs_of_a_job_and_whether_a_reload_makes_
     loop.close()
 
 
+def test_a_reload_that_was_asked_for_before_a_start_has_failed_is_refused_with_it(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Else whoever has asked for it waits for ever."""
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.READY) as (app, _, _):
+        app.wanted = app.running = app.starting = True
+        app.target, app.start_failure = 2, Failure("the dispatcher ended")
+        brain._fail_start(app)
+        outcome = operations.reloaded(brain, 2)(app, 1.0)
+        assert outcome is not None
+        assert outcome.failure == Failure("the dispatcher ended")
+        assert app.target is None
+    loop.close()
+
+
 @pytest.mark.parametrize(("cron", "run_of", "slots"), [(None, 2, [1]), ("* * * * *", 2, []), ("* * * * *", 1, [1])])
 def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_the_one_before(
     ends: tuple[socket.socket, socket.socket], cron: str | None, run_of: int, slots: list[int]
