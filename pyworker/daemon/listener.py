@@ -217,8 +217,13 @@ def _check_free(folder: _Folder, address: Address) -> None:
         raise ListenFailed(message, hint="remove it, or choose another path", code="port_in_use")
     by = ""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        if probe.connect_ex(folder.path(folder.name)) == 0:
+        failure = probe.connect_ex(folder.path(folder.name))
+        if failure == 0:
             by = f"\n  {owner.of_unix(probe).sentence()}"
+    if failure == errno.EACCES:
+        message = f"cannot listen on {address}: there is a socket of that name, and this user may not connect to it"
+        hint = f"stop the program that listens there; if none does any more: rm {shlex.quote(address.path)}"
+        raise ListenFailed(message, hint=hint, code="port_in_use")
     message = f"cannot listen on {address}: already in use{by}"
     raise ListenFailed(message, hint="stop that program, or choose another path", code="port_in_use")
 

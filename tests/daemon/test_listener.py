@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,34 @@ def test_live_unix_socket_is_never_stolen(tmp_path: Path) -> None:
         assert f"pid {os.getpid()}" in caught.value.message
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(address.path)
+
+
+_OF_ANOTHER = """
+import os, sys
+from pyworker.config.address import parse_bind
+from pyworker.daemon.listener import ListenFailed, open_listener
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+try:
+    open_listener(parse_bind(f"unix:{sys.argv[1]}"))
+except ListenFailed as error:
+    print(error.message, error.hint, sep="\\n")
+"""
+
+
+def test_a_socket_to_which_this_user_may_not_connect_is_not_said_to_be_in_use() -> None:
+    """Nobody listens there: an app of another user's, say, has left it."""
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder:
+        path = os.path.join(folder, "api.sock")
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(path)
+        os.chmod(path, 0)
+        os.chmod(folder, 0o755)
+        done = subprocess.run([sys.executable, "-c", _OF_ANOTHER, path], text=True, capture_output=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        f"cannot listen on unix:{path}: there is a socket of that name, and this user may not connect to it",
+        f"stop the program that listens there; if none does any more: rm {path}",
+    ], done.stderr
 
 
 def test_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
