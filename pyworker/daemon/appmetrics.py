@@ -118,9 +118,12 @@ def _open(home: str, resolved: ResolvedApp, *, make: bool) -> int:
         if not make:
             return os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fds[-1])
         folder = make_directory(fds[-1], _FOLDER)
-        if resolved.uid not in (None, os.geteuid()):
-            assert resolved.uid is not None
-            os.fchown(folder, resolved.uid, -1 if resolved.gid is None else resolved.gid)
+        if resolved.uid is not None and resolved.uid != os.geteuid():
+            try:
+                os.fchown(folder, resolved.uid, -1 if resolved.gid is None else resolved.gid)
+            except OSError:
+                os.close(folder)
+                raise
         return folder
     finally:
         for fd in fds:
