@@ -21,6 +21,7 @@ from typing import NoReturn, assert_never
 
 from pyworker import failpoint
 from pyworker.daemon.loop import READ, WRITE, Loop
+from pyworker.daemon.shortage import step_for
 from pyworker.protocol import store
 from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
@@ -57,12 +58,15 @@ class FdStore:
 
     # ---- start -------------------------------------------------------------------------------------
     def restore(self) -> None:
-        """Block until the guardian has handed over everything. Raises EOFError when it dies before."""
+        """Block until the guardian has handed over everything. Raises EOFError when it dies before, or all cannot be taken."""
         done: store.RestoreDone | None = None
         while done is None:
             packet = _receive_blocking(self.channel)
             if not packet.data:
                 raise EOFError("the guardian is gone")
+            if packet.truncated:
+                step = step_for(errno.EMFILE, os.getppid())
+                raise EOFError(f"no descriptor is left for what the guardian hands over: {step}")
             try:
                 message = decode(store.ToDaemon, packet.data)
             except WireError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -174,3 +175,20 @@ def test_a_guardian_that_asks_while_much_is_restored_is_answered(ends: tuple[soc
         assert packet is not None
         assert decode(protocol.FromDaemon, packet.data) == protocol.Pong(1)
         assert fds.recv_packet(ends[1], MAX_MESSAGE, 0) is None  # not for each of hundreds
+
+
+def test_a_daemon_that_has_no_descriptor_for_all_that_it_is_handed_says_so(ends: tuple[socket.socket, socket.socket]) -> None:
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    names = tuple(f"env.app.{number}" for number in range(5))
+    fds.send_packet(ends[1], encode(protocol.Restore(names)), [null] * 5)
+    store = FdStore(ends[0])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(EOFError) as caught:
+            store.restore()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(null)
+    assert "no descriptor is left for what the guardian hands over" in str(caught.value)
+    assert "raise the limit of open files" in str(caught.value)
