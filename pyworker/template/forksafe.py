@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from pyworker.unix.fds import Socket
 from pyworker.unix.fork import bare_fork
 
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
@@ -170,7 +171,7 @@ def _locked() -> set[int]:
 
 
 def _peer(fd: int) -> str:
-    sock = socket.socket(fileno=os.dup(fd))
+    sock = Socket(fileno=os.dup(fd))
     with sock:
         try:
             peer = sock.getpeername()

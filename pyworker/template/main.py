@@ -49,7 +49,7 @@ from pyworker.template.immortal import immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix import tls
-from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.fds import Socket, close_all, recv_packet, send_packet
 from pyworker.unix.fork import bare_fork
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
@@ -394,7 +394,7 @@ def become_worker(
         slot=fork.slot,
         held=fork.held,
         workers=fork.workers,
-        channel=Channel(socket.socket(fileno=ctl_fd)),
+        channel=Channel(Socket(fileno=ctl_fd)),
         listener_fds=spec.listener_fds,
         board_fd=spec.board_fd,
         row=fork.row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import array
 import contextlib
 import errno
@@ -16,6 +17,9 @@ import sys
 import termios
 from typing import NamedTuple
 
+Socket = (
+    socket.socket
+)  # as it was at first: an app may put a class of its own there, for which ours are no sockets (PySocks)
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _CREDENTIALS = struct.Struct("iii")
@@ -40,7 +44,8 @@ class Packet(NamedTuple):
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
     """Return a non-blocking SOCK_SEQPACKET pair, both ends close-on-exec."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pair = _socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = (Socket(fileno=each.detach()) for each in pair)
     ours.setblocking(False)
     theirs.setblocking(False)
     return ours, theirs
@@ -142,7 +147,7 @@ def let_go(fds: list[int] | tuple[int, ...]) -> None:
     """Close what a stranger has sent. Whoever closes a socket last waits until its data has gone, if SO_LINGER says so."""
     for fd in fds:
         with contextlib.suppress(OSError):  # it is no socket
-            sock = socket.socket(fileno=fd)
+            sock = Socket(fileno=fd)
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
             sock.detach()

@@ -36,6 +36,7 @@ from pyworker.protocol.worker import (
     Ready,
     Recycle,
 )
+from pyworker.unix.fds import Socket
 from pyworker.worker import api, tasks
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
 from pyworker.worker.birth import Birth, keep_from_children
@@ -171,7 +172,7 @@ class _Worker:
         listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []
         self._accepts: AcceptLoop | InboxLoop
         if birth.inbox_fd >= 0:
-            self._accepts = InboxLoop(loop, socket.socket(fileno=os.dup(birth.inbox_fd)), server.serve)
+            self._accepts = InboxLoop(loop, Socket(fileno=os.dup(birth.inbox_fd)), server.serve)
         else:
             self._accepts = AcceptLoop(loop, listeners, server.serve, exclusive=exclusive)
         server.on_saturation = self._accepts.hold
@@ -309,7 +310,7 @@ class _Worker:
     def _serve_check(self, fd: int) -> None:
         if fd < 0:
             return
-        connection = socket.socket(fileno=fd)
+        connection = Socket(fileno=fd)
         connection.setblocking(False)
         if not self._ready:
             connection.close()
@@ -325,6 +326,6 @@ async def _guarded(awaitable: Any) -> None:
 
 
 def _listener(fd: int) -> socket.socket:
-    listener = socket.socket(fileno=os.dup(fd))
+    listener = Socket(fileno=os.dup(fd))
     listener.setblocking(False)
     return listener

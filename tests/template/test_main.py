@@ -148,6 +148,29 @@ def test_what_an_import_does_with_ended_children_does_not_keep_it_from_being_tri
     worker.expect(Ready)
 
 
+def test_an_app_may_put_a_class_of_its_own_in_the_place_of_sockets(daemon: Any, folder: Path) -> None:
+    """As those do that go through a SOCKS proxy: socket.socket = socks.socksocket."""
+    text = """
+import socket
+
+class Socks(socket.socket):
+    def __init__(self, family=socket.AF_INET, type=socket.SOCK_STREAM, proto=0, *args, **kwargs):
+        if type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            raise ValueError(f"Socket type must be stream or datagram, not {type!r}")
+        super().__init__(family, type, proto, *args, **kwargs)
+
+socket.socket = Socks
+"""
+    (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    template.expect(Parked)
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+
+
 LATE = """
 import importlib.util, sys
 

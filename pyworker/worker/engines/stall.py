@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
     from pyworker.worker.engines.websocket import WebSocket
 
+from pyworker.unix.fds import Socket
+
 SEND_STALL = 60.0  # seconds without an acknowledged byte, while some wait
 LOOKS = 4  # in that time; each passes over all connections
 _BYTES_ACKED = struct.Struct("=120xQ")  # of struct tcp_info, linux/tcp.h: tcpi_bytes_acked
@@ -30,7 +32,7 @@ def bytes_taken(transport: Any) -> int | None:
     if sock is None:
         return None  # it is closed
     try:
-        with socket.socket(fileno=os.dup(sock.fileno())) as own:
+        with Socket(fileno=os.dup(sock.fileno())) as own:
             found: int = _BYTES_ACKED.unpack(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size))[0]
             return found
     except (OSError, struct.error):  # struct.error: a kernel that tells less
