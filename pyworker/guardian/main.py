@@ -101,6 +101,7 @@ class Guardian:
         self._code = 0
         self._left = False
         self._hung_up = False
+        self._told_to_stop = False  # in the foreground, by a signal
         self._orders: list[int] = []  # signals that came before a daemon was there who could take them
         self._store = store
         self._times = times or Times()
@@ -195,6 +196,7 @@ class Guardian:
             elif not self._daemon.starts:
                 say("told to stop before a daemon could be started: leaving")
                 self._left = True
+        self._told_to_stop |= number == signal.SIGTERM
         self._pass_on(number)
 
     # ---- one turn -----------------------------------------------------------------------------------
@@ -421,6 +423,8 @@ class Guardian:
             self._watch.remove(program.channel.fileno())
         pid = program.pid
         program.ended(now, status)
+        if program is self._daemon and self._told_to_stop:
+            self._pass_on(signal.SIGTERM)  # the next one goes on with it
         how = "made room" if program.reason == "upgrade" else program.reason
         text = f"the {program.name} (pid {pid}) {how}"
         if not self._stopping:

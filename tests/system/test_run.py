@@ -112,6 +112,20 @@ def test_a_stderr_that_nobody_reads_keeps_no_worker_from_being_replaced(homeless
         os.close(reader)
 
 
+def test_a_stop_goes_on_when_the_daemon_dies_over_it(homeless: Pyworker) -> None:
+    """The next one ran the apps again, and `docker stop` waited until it killed all of it."""
+    pw = homeless
+    pw.write("ends.sh", "trap 'sleep 1; exit' TERM\nwhile :; do sleep 0.1; done\n")
+    pw.write("app.toml", '[app]\nname = "tick"\ncommand = "/bin/sh ends.sh"\n')
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        one.signal(signal.SIGTERM)
+        one.wait_for("tick stopping")
+        kill(one.children()["pyworker daemon"])
+        assert one.ends() == 0
+        assert not pw.processes()
+
+
 def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> None:
     pw = homeless
     web(pw, workers=1)  # type: ignore[arg-type]
