@@ -220,7 +220,7 @@ class Guardian:
         for program in self._programs:
             if program.kill_at is not None:
                 deadlines.append(program.kill_at)
-            if not program.pid and not self._stopping:
+            if not program.pid and not self._starts_no_more(program):
                 deadlines.append(program.next_start)
         if self._retry_sends_at is not None:
             deadlines.append(self._retry_sends_at)
@@ -231,7 +231,11 @@ class Guardian:
         return max(0.0, min(deadlines) - now)
 
     def _finished(self) -> bool:
-        return self._left or (self._stopping and not self._daemon.pid and not self._logger.pid)
+        return self._left or (not any(p.pid for p in self._programs) and all(map(self._starts_no_more, self._programs)))
+
+    def _starts_no_more(self, program: Program) -> bool:
+        """The logger is needed until the end: workers that leave still print, and it ends those that the daemon has not."""
+        return self._stopping if program is self._daemon else self._all_ended or self._logger_told
 
     def _tick(self, now: float) -> None:
         if now < self._next_tick:
@@ -265,11 +269,14 @@ class Guardian:
     def _stop_logger(self, now: float) -> None:
         if not self._stopping or self._daemon.pid or not self._logger.pid or self._logger_told:
             return
-        self._logger_told = True
         if self._all_ended:
+            self._logger_told = True
             self._logger.outbox.say(Stopping())
             self._logger.kill_at = now + self._times.logger_end
             return
+        if len(self._logger.outbox):  # it has not been given everything yet
+            return
+        self._logger_told = True
         # the daemon died before it had stopped everything: workers leave when nobody has their channels any more, and
         # whoever does not is ended by the logger, which the end of its lifeline tells that
         self._dismiss()
@@ -354,7 +361,7 @@ class Guardian:
             daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
 
     def _may_start(self, program: Program, now: float) -> bool:
-        return not program.pid and now >= program.next_start and not self._stopping
+        return not program.pid and now >= program.next_start and not self._starts_no_more(program)
 
     def _start(self, program: Program, now: float, extra_fds: dict[int, int]) -> bool:
         try:
@@ -375,6 +382,8 @@ class Guardian:
     def _not_started(self, program: Program, now: float, error: OSError) -> None:
         """Try again, the later the more often it has failed; said once."""
         program.try_later(now)
+        if self._stopping and not self._daemon.pid:  # the logger, to end what is left: nobody else would
+            self._left = True
         why = f"the {program.name} {NOT_STARTED}: {error.strerror}"
         if program is self._daemon:
             self.unstarted = error

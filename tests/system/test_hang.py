@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -273,6 +274,23 @@ def test_a_home_that_was_opened_to_others_is_named_when_the_next_daemon_may_not_
     assert pw.get()
     os.chmod(pw.home, 0o700)
     wait_until(lambda: pw.status(), LONG, "the next daemon")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_logger_that_dies_over_a_stop_by_hand_is_started_again(pw: Pyworker, alone: bool) -> None:
+    """What workers print as they leave was lost, and with the daemon dead as well nobody ended them."""
+    pw.write("ends.sh", "trap 'echo asked; sleep 2; echo bye; exit' TERM\nwhile :; do sleep 0.1; done\n")
+    pw.ok("start", "--name", "tick", "--", "/bin/sh", "ends.sh")
+    guardian, daemon, logger, (worker,) = pw.role("guardian"), pw.role("daemon"), pw.role("logger"), pw.pids("tick")
+    log = pathlib.Path(pw.home, "logs", "tick.log")
+    os.kill(guardian, signal.SIGSTOP)
+    for victim in (logger,) if alone else (logger, daemon):
+        os.kill(victim, signal.SIGKILL)
+    os.kill(guardian, signal.SIGTERM)
+    os.kill(guardian, signal.SIGCONT)
+    wait_until(lambda: not alive(worker) and not alive(guardian), LONG, "the end of all")
+    assert "asked" in log.read_text()
+    assert "bye" in log.read_text()
 
 
 @pytest.mark.parametrize("dies_again", [False, True])
