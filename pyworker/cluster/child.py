@@ -9,6 +9,7 @@ taken goes to another.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import queue
@@ -83,6 +84,7 @@ class _ClusterBinding(Binding):
     """Listeners come from the primary."""
 
     datagrams = True
+    keeps_files = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,6 +112,9 @@ class _ClusterBinding(Binding):
             "backlog": 0,
             "flags": IPV6_ONLY if address.only6 else 0,
         }
+        channel = process._process.channel
+        if channel is not None and channel.is_here:
+            return Grant(errno.EDEADLK, "no callback in the thread of the channel can bind: it is to read the answer")
         with self._asking:
             if self.ended or not process.connected:
                 return None

@@ -370,6 +370,11 @@ class ThreadChannel(_Channel):
         return self._thread.ident is not None
 
     @property
+    def is_here(self) -> bool:
+        """True in the thread that reads: it must not wait for what it is to read."""
+        return threading.current_thread() is self._thread
+
+    @property
     def wants_write(self) -> bool:
         """True while something waits for room in the socket."""
         return self._write_wanted
@@ -394,7 +399,7 @@ class ThreadChannel(_Channel):
         self._close_wake()
 
     def _tells_end(self) -> bool:
-        return not self.started or threading.current_thread() is self._thread
+        return not self.started or self.is_here
 
     def _run(self) -> None:
         poll = select.poll()
@@ -444,6 +449,6 @@ class ThreadChannel(_Channel):
             self._wake_writer = -1
 
     def _wake(self) -> None:
-        if self._wake_writer >= 0 and threading.current_thread() is not self._thread:
+        if self._wake_writer >= 0 and not self.is_here:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_writer, b"x")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,6 +40,24 @@ def teach(uvloop: Any, binding: Binding) -> None:
         return servers[0] if len(servers) == 1 else _Servers(servers)
 
     uvloop.Loop.create_server = create_server
+    original_unix = uvloop.Loop.create_unix_server
+
+    async def create_unix_server(
+        self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **options: Any
+    ) -> Any:
+        if sock is None and path and binding.is_own_process:
+            sock, path = _bound_unix_socket(path), None
+        if sock is None or sock not in binding.inboxes:
+            made = await original_unix(self, protocol_factory, path, sock=sock, **options)
+            if sock is not None and sock in binding.adopted:
+                binding.on_listen(sock)
+            return made
+        server = _InboxServer(self, binding, sock, protocol_factory, options)
+        if options.get("start_serving", True):
+            await server.start_serving()
+        return server
+
+    uvloop.Loop.create_unix_server = create_unix_server
 
 
 async def _bound_sockets(loop: Any, host: Any, port: int, options: dict[str, Any]) -> list[socket.socket]:
@@ -68,6 +88,21 @@ async def _bound_sockets(loop: Any, host: Any, port: int, options: dict[str, Any
             sock.close()
         raise
     return made
+
+
+def _bound_unix_socket(path: Any) -> socket.socket:
+    """As uvloop itself does it: what was left over by a server before this one is removed."""
+    with contextlib.suppress(OSError, ValueError):  # an abstract one has no file
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path if isinstance(path, (str, bytes)) else os.fspath(path))
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class _Servers:

@@ -401,6 +401,80 @@ async def test_a_program_that_finishes_its_connections_by_itself_has_the_drain_t
     assert await worker.process.stdout.read() == b"finished\n"
 
 
+UNIX = """
+import asyncio, os, sys
+async def handle(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n%d" % os.getpid())
+    writer.close()
+async def main():
+    async with await asyncio.start_unix_server(handle, sys.argv[1]) as server:
+        await server.serve_forever()
+if sys.argv[2] == "uvloop":
+    import uvloop
+    uvloop.install()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "none"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@asynchronous
+async def test_a_unix_socket_is_there_for_all_although_each_worker_removes_what_was_left_over(
+    loop: str, scheduling: str, tmp_path: Path
+) -> None:
+    (tmp_path / "server.py").write_text(UNIX)
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+    async def answer() -> int:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        said = await reader.read()
+        writer.close()
+        return int(said.split()[-1])
+
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", [str(path), loop], scheduling=scheduling)
+    up: list[int] = []
+    made.on("listening", lambda worker, address: up.append(worker.process.pid))
+    await made.start(1)
+    await eventually(lambda: len(up) == 1)
+    assert await answer() == up[0]
+    (second,) = await made.start(1)
+    await eventually(lambda: len(up) == 2)
+    assert {await answer() for _ in range(4)} <= set(up)
+    second.process.kill("SIGKILL")
+    await eventually(lambda: len(up) == 3)
+    assert {await answer() for _ in range(4)} <= {up[0], up[2]}
+    await made.disconnect()
+    assert not path.exists()
+
+
+@asynchronous
+async def test_a_callback_in_the_thread_of_the_channel_is_told_that_it_cannot_bind(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(
+        "import socket, threading\n"
+        "from pyworker import process\n"
+        "ended = threading.Event()\n"
+        "@process.on('message')\n"
+        "def bind(port, handle):\n"
+        "    try: socket.create_server(('127.0.0.1', port))\n"
+        "    except OSError as error: process.send(str(error))\n"
+        "process.send('listens')\n"
+        "ended.wait()\n"
+    )
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py")
+    worker = made.fork()
+    told = worker.events("message")
+    assert (await anext(told)).args[0] == "listens"
+    worker.send(free_port())
+    assert "no callback in the thread of the channel can bind" in (await anext(told)).args[0]
+    await made.disconnect()
+
+
 @asynchronous
 async def test_a_bind_that_fails_in_the_primary_fails_in_the_worker(server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
