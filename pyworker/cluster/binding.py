@@ -11,8 +11,8 @@ The rules:
 4. To drain is to take the listener out of every epoll of the process and to let accepted connections end.
    Connections accepted by C code are not known.
 5. A process that the program forks is none of ours: nothing is adopted there.
-6. The file of a Unix socket belongs to all workers, too. Servers remove what they take for one that was left over, before they
-   bind or at their end: in a cluster that one stays.
+6. The file of a Unix socket belongs to all workers, too, and stays. Servers remove what they take for one that was left over,
+   before they bind or at their end.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Binding:
     """The one per process. `install` changes socket.socket for good; a subclass says where listeners come from."""
 
     datagrams = False  # UDP sockets are shared, too
-    keeps_files = False  # a shared Unix socket is not removed by the program
+    asks_for_files = False  # whether a Unix socket that is about to be removed is a shared one
 
     def __init__(self) -> None:
         self.adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -83,7 +83,7 @@ class Binding:
         self._taking: set[int] = set()  # threads inside an accept that returns at once
         self._wake_reader, self._wake_writer = -1, -1  # readable = draining
         self._pid = os.getpid()
-        self._files: dict[str, Grant | None] = {}  # of Unix sockets: what was granted before the program has bound it
+        self._files: dict[str, Grant | None] = {}  # of shared Unix sockets: what was granted before it was bound
 
     # ---- what a subclass says ------------------------------------------------------------------------
     def ask(self, address: Address) -> Grant | None:
@@ -154,15 +154,14 @@ class Binding:
         for method in methods:
             method.__doc__ = getattr(socket.socket, method.__name__).__doc__
             setattr(socket.socket, method.__name__, method)
-        if self.keeps_files:
 
-            def unlink(path: Any, *, dir_fd: int | None = None) -> None:
-                if dir_fd is not None or not binding.keeps(path):
-                    _unlink(path, dir_fd=dir_fd)
+        def unlink(path: Any, *, dir_fd: int | None = None) -> None:
+            if dir_fd is not None or not binding.keeps(path):
+                _unlink(path, dir_fd=dir_fd)
 
-            unlink.__doc__ = _unlink.__doc__
-            os.unlink = os.remove = unlink
-            os.supports_dir_fd.add(unlink)  # shutil.rmtree looks whether it is safe from links
+        unlink.__doc__ = _unlink.__doc__
+        os.unlink = os.remove = unlink
+        os.supports_dir_fd.add(unlink)  # shutil.rmtree looks whether it is safe from links
         if "ssl" in sys.modules:
             _teach_ssl(sys.modules["ssl"], self)
         else:
@@ -172,7 +171,7 @@ class Binding:
     def adopt(self, sock: socket.socket, address: Any) -> bool:
         """Make `sock` the listener that we are given for this address; False when it is none of ours. OSError as bind's."""
         asked = self._question(sock, address)
-        grant = None if asked is None else self._files.pop(asked.host, None) or self.ask(asked)
+        grant = None if asked is None else self._files.get(asked.host) or self.ask(asked)
         if asked is None or grant is None:
             return False
         if grant.errno:
@@ -200,8 +199,8 @@ class Binding:
             if not self.is_own_process or not stat.S_ISSOCK(found.st_mode):
                 return False
             where = os.path.abspath(os.fsdecode(path))
-            if where in self._files:
-                return True
+            if where in self._files or not self.asks_for_files:
+                return where in self._files
             grant = self.ask(Address(socket.AF_UNIX, socket.SOCK_STREAM, where, 0))
             if grant is None or grant.errno:  # left over, or somebody else's; unless another worker has made one by now
                 now = os.lstat(path)

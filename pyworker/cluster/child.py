@@ -84,7 +84,7 @@ class _ClusterBinding(Binding):
     """Listeners come from the primary."""
 
     datagrams = True
-    keeps_files = True
+    asks_for_files = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,9 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     take_identity(app.name, spec.generation, spec.slot, spec.workers, f" ({os.path.basename(path)})")
     write_by_line()
     answer_stacks(spec.stacks_fd)
-    runtime = script.Runtime(Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal)
+    runtime = script.Runtime(
+        Channel(open_channel(spec)), Row.mapped(spec.board_fd, spec.row), app.stop.signal, app.bind
+    )
     keep = (spec.channel_fd, spec.runtime_fd, spec.stacks_fd, spec.ipc_fd)
     close_all([fd for fd in fds if fd not in keep])
     runtime.install()

@@ -37,8 +37,9 @@ _FAMILIES: dict[int, Literal["inet", "inet6", "unix"]] = {
 class Runtime(Binding):
     """The one per process. `install` changes socket.socket for good."""
 
-    def __init__(self, channel: Channel, row: Row, stop_signal: str) -> None:
+    def __init__(self, channel: Channel, row: Row, stop_signal: str, bind: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self._files = dict.fromkeys(text.removeprefix("unix:") for text in bind if text.startswith("unix:"))
         self._channel = channel
         self._row = row
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")

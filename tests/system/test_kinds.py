@@ -431,6 +431,46 @@ def test_new_code_of_a_script_that_cannot_listen_is_refused_and_the_old_serves(p
             assert (pw.pids(), pw.get()) == (pids, "script")
 
 
+UNIX_SERVER = """
+import asyncio, os
+
+async def handle(reader, writer):
+    await reader.readline()
+    writer.write(str(os.getpid()).encode())
+    writer.close()
+
+async def main():
+    if os.path.exists("x.sock"):
+        os.remove("x.sock")  # as one that was left over; start_unix_server does so, too
+    assert %s, "this code does not serve"
+    server = await asyncio.start_unix_server(handle, "x.sock")
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+def test_a_script_that_removes_the_file_of_its_unix_socket_before_it_binds_leaves_it_to_the_others(pw: Pyworker) -> None:
+    def answer() -> int:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{pw.folder}/x.sock")
+            client.sendall(b"who?\n")
+            return int(client.recv(100))
+
+    pw.write("server.py", UNIX_SERVER % True)
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nworkers = 2\nbind = "unix:x.sock"\n')
+    pw.ok("start", "app.toml")
+    pids = pw.pids()
+    seen: set[int] = set()
+    wait_until(lambda: seen.add(answer()) or seen == set(pids), LONG, "an answer of both")
+    pw.write("server.py", UNIX_SERVER % False)
+    assert pw.run("reload", "api").returncode == 1
+    assert answer() in pids, "new code that does not serve took the socket from the old"
+    pw.write("server.py", UNIX_SERVER % True)
+    pw.ok("reload", "api")
+    assert answer() in pw.pids()
+
+
 @pytest.mark.parametrize("kind", ["script", "node"])
 def test_a_restart_may_listen_on_all_addresses_where_it_was_one(pw: Pyworker, kind: str) -> None:
     if kind == "node" and shutil.which("node") is None:
