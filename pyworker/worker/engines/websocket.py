@@ -65,7 +65,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         """
         if not self.leaving and not self.close_sent:
             self.leaving = True
-            if self.handshake_complete:
+            # a peer that has closed is open here until it has taken our answer, and is told nothing more
+            if self.handshake_complete and self.conn.state is State.OPEN:
                 self._say_goodbye()
 
     def _say_goodbye(self) -> None:

@@ -191,6 +191,17 @@ def test_a_close_behind_pings_that_were_not_answered_yet_is_answered(serve: Serv
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
+def test_a_close_that_its_client_does_not_take_stops_no_drain(serve: Serve, loop: str) -> None:
+    site = serve(large, loop=loop)
+    client = opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: not protocol.writable.is_set(), what="the client to be behind")
+    client.send(b"\x88\x80\0\0\0\0")
+    wait_until(lambda: protocol.transport.is_closing(), what="its close to be read")
+    site.running.begin_drain(0.1)
+    assert site.running.finish().cancelled == 1
+
+
 def test_a_handshake_behind_an_answer_that_nobody_takes_waits_for_it(serve: Serve, loop: str) -> None:
     site = serve(large, loop=loop)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
