@@ -118,16 +118,16 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.frames = []
         elif self.curr_msg_data_type == "text" and not _is_utf8(self.frames[0]):  # uvicorn's would print a traceback
             self.frames = []
-            self.conn.send_close(1007)
-            self.handle_parser_exception()
+            if self.conn.state is State.OPEN:  # it is closed already if this is the second, or a close came with it
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
-        self.disconnected = (
-            True  # or a message to this client would be a mistake of the app: sent behind a close of its own
-        )
+        # or the app's next message would be a mistake of its own: one behind its close
+        self.disconnected = True
 
     def keepalive_timeout(self) -> None:
         closed = self.close_sent

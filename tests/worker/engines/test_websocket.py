@@ -71,6 +71,19 @@ def test_a_text_that_is_no_utf8_is_the_clients_affair(serve: Serve, loop: str, s
     assert caplog.records == []  # uvicorn has a traceback for it
 
 
+@pytest.mark.parametrize("behind", [b"\x81\x82\0\0\0\0\xcex", b"\x88\x80\0\0\0\0"], ids=["another", "close"])
+def test_a_text_that_is_no_utf8_may_have_more_behind_it(
+    serve: Serve, loop: str, behind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library has read all that came together before the first of it is looked at."""
+    site = serve(said, loop=loop)
+    client = opened(site.client())
+    client.send(b"\x81\x82\0\0\0\0\xcex" + behind)
+    client.rest()
+    wait_until(lambda: site.row[F.OPEN] == 0)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("why", ["nonsense", "no pong"])
 def test_a_message_to_a_client_that_was_let_go_is_for_one_who_has_left(serve: Serve, loop: str, why: str) -> None:
     """One that is sent before its connection is gone: an app meets an OSError as behind that, and no RuntimeError."""
