@@ -33,10 +33,13 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
 
-_NAME = r"[\w.-]*(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"
-_MASKED = re.compile(rf"""(?i)(\b{_NAME}["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
-_OPTION = re.compile(rf"""(?i)(--?{_NAME}(?:["'],\s*["']|\s+))([^\s"',]+)""")  # "--token", "x" and --token x
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(@)")
+_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"  # the end of one
+_QUOTED = r"""(?P<q>\\*["']).*?(?<!\\)(?P=q)"""  # in JSON a quote has a backslash before it, in JSON within JSON three
+_MASKED = re.compile(rf"""(?i)({_NAME}\\*["']?\s*[=:]\s*)(?:{_QUOTED}|\\*["']?[^\s,;&"']+)""")
+_OPTION = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}\s+)(?:{_QUOTED}|\\*["']?[^\s"',]+)""")  # --token x
+_LISTED = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}(?P<q>\\*["']),\s*(?P=q)).*?(?<!\\)(?P=q)""")  # "--token", "x"
+_BEARER = re.compile(r"""(?i)(\bbearer\s+)[^\s,;"']+""")
+_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']+|[^@\s]+)(@)""")  # it may have an @, or a /
 _OLD = 10.0  # seconds of clock difference that are worth a word
 
 
@@ -421,6 +424,7 @@ def _tail(path: str) -> str:
 
 def masked(text: str) -> str:
     """Return text without what looks like the value of a secret, and with ~ for the home folder."""
-    text = _URL_PASSWORD.sub(r"\1***\2", _OPTION.sub(r"\1***", _MASKED.sub(r"\1***", text)))
+    text = _OPTION.sub(r"\1***", _LISTED.sub(r"\1***\g<q>", _MASKED.sub(r"\1***", text)))
+    text = _BEARER.sub(r"\1***", _URL_PASSWORD.sub(r"\1***\2", text))
     home = os.path.expanduser("~")
     return text.replace(home, "~") if len(home) > 1 else text
