@@ -242,6 +242,6 @@ async def _number(request: Request) -> str | None:
                 if len(body) > 1000:
                     return None
         found = str(json.loads(body)["workers"])
-    except (ValueError, KeyError, TypeError, TimeoutError):
+    except (ValueError, RecursionError, KeyError, TypeError, TimeoutError):
         return None
     return found if _CHANGE.match(found) or found == "auto" else None

@@ -181,6 +181,12 @@ def test_what_is_no_app_or_no_number_is_refused(web: Dashboard, path: str, body:
 
 
 @pytest.mark.usefixtures("nothing_done")
+def test_a_body_of_more_levels_than_can_be_read_is_no_number(web: Dashboard) -> None:
+    with web.open("POST", "/api/apps/api/scale", "[" * 999, Content_Type="application/json") as answer:
+        assert answer.status == 400
+
+
+@pytest.mark.usefixtures("nothing_done")
 def test_a_page_of_plain_forms_cannot_scale(web: Dashboard) -> None:
     with web.open("POST", "/api/apps/api/scale", '{"workers":1}', Content_Type="text/plain") as answer:
         assert answer.status == 400
