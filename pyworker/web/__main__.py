@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from typing import Any
@@ -27,6 +28,9 @@ HALF_REQUEST = 50  # ticks of the server, ten a second, between looks for those 
 
 def main() -> int:
     """Serve the dashboard."""
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGINT}
+    )  # blocked by who typed it: a Ctrl-C among imports is a traceback
     parser = argparse.ArgumentParser(prog="pyworker web")
     parser.add_argument("--home", required=True)
     parser.add_argument("--host", default="127.0.0.1")
@@ -162,4 +166,7 @@ async def _serve(home: str, guard: Guard, listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before it served
+        sys.exit(Exit.INTERRUPTED)

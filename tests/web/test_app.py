@@ -21,6 +21,7 @@ from pyworker.protocol.control import Refused
 from tests.cli import documents, results
 from tests.support.cli import environment, run
 from tests.support.fake_control import HANG, FakeControl, event, refuses, replies
+from tests.support.wait import wait_until
 from tests.web.server import Dashboard, dashboard
 
 pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
@@ -309,3 +310,12 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
         assert logs.status == 200
         web.process.send_signal(signal.SIGINT)
         assert web.process.wait(30) == 0
+
+
+def test_ctrl_c_ends_it_without_a_traceback_before_it_serves_too(home: str) -> None:
+    argv = [sys.executable, "-m", "pyworker", "web", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(argv, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: b"pyworker.web" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), what="the dashboard's program")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")

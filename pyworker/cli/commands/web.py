@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 
 import click
@@ -55,4 +56,5 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     argv += [word for name in allow_host for word in ("--allow-host", name)]
     argv += ["--json"] * settings.json + ["--new-token"] * new_token + ["--no-token"] * no_token
     sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it has imported what it needs
     os.execv(sys.executable, argv)
