@@ -32,7 +32,7 @@ def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
     with contextlib.suppress(PyworkerError):  # what was asked for is done
         for name, source, value in _scaled(settings, changes):
             file, written = source.get("file"), (source.get("config") or {}).get("workers")
-            if file and written is not None and written != value:
+            if file and written is not None and written != value and value != 0:
                 short = line(os.path.basename(file))
                 note(f"{line(name)}: {short} still says workers = {literal(written)}; with --save it is written there")
 
@@ -64,6 +64,9 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
     if not file:
         hint = "it was started without one; pyworker init writes one"
         raise PyworkerError(f"{name} has no config file to save to", hint=hint, code="failed", exit=Exit.FAILED)
+    if value == 0:  # a file that said so would be refused, and with it all of its apps at the next boot
+        message, hint = "a config file has at least 1 worker", "0 is kept without that: by a reload, and over a boot"
+        raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint, code="failed", exit=Exit.FAILED)
     real = os.path.realpath(file)  # a link stays a link
     _, document = read(real)
     table = _table(document.spans, real, name, str(source.get("profile") or ""))

@@ -220,6 +220,23 @@ def test_scale_says_from_and_to_and_what_the_file_says(home: str) -> None:
     assert found.err == "api: app.toml still says workers = 4; with --save it is written there\n"
 
 
+def test_no_workers_are_not_saved_for_a_file_cannot_say_that(home: str, tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "api"\ncommand = "x"\nworkers = 4\n')
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", workers={"want": 0, "ready": 0}, took_s=0.7)],
+        "ps": replies({"apps": [{"name": "api", "workers": {"want": 0}}]}),
+        "config": replies({"apps": [{"name": "api", "file": str(file), "config": {"workers": 4}}]}),
+    }
+    with FakeControl(home, handlers):
+        found = run("scale", "api", "-4", "--save", home=home)
+        without = run("scale", "api=0", home=home)
+    assert (found.code, without.code) == (1, 0)
+    assert "error: api was scaled, but not saved: a config file has at least 1 worker\n" in found.err
+    assert "workers = 4\n" in file.read_text()
+    assert "--save" not in without.err
+
+
 def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[apps.api]\ncommand = "x"\nworkers = 4\n[apps.web]\ncommand = "x"\nworkers = 4\n')
