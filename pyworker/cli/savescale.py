@@ -44,7 +44,8 @@ def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, 
         sources = ask(settings.home, {"type": "config", "selectors": [selector]}, settings.timeout)["apps"]
         files = {source["name"]: source for source in sources}
         for app in apps:
-            value = "auto" if change == "auto" else app["workers"]["want"]
+            # what it came to is known of what runs: a job that waits for its time wants none
+            value = change if change == "auto" else int(change) if change.isdecimal() else app["workers"]["want"]
             yield str(app["name"]), files.get(app["name"], {}), value
 
 
@@ -65,7 +66,8 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         hint = "it was started without one; pyworker init writes one"
         raise PyworkerError(f"{name} has no config file to save to", hint=hint, code="failed", exit=Exit.FAILED)
     if value == 0:  # a file that said so would be refused, and with it all of its apps at the next boot
-        message, hint = "a config file has at least 1 worker", "0 is kept without that: by a reload, and over a boot"
+        message = "a config file has at least 1 worker"
+        hint = f"pyworker scale {name}=N --save; 0 is kept without that, by a reload and over a boot"
         raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint, code="failed", exit=Exit.FAILED)
     real = os.path.realpath(file)  # a link stays a link
     _, document = read(real)

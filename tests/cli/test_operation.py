@@ -237,6 +237,21 @@ def test_no_workers_are_not_saved_for_a_file_cannot_say_that(home: str, tmp_path
     assert "--save" not in without.err
 
 
+def test_of_a_job_that_waits_for_its_time_the_number_that_was_typed_is_saved(home: str, tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "job"\ncommand = "x"\ncron = "@daily"\nworkers = 1\n')
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", app="job", state="scheduled", workers={"want": 0, "ready": 0}, took_s=0.1)],
+        "ps": replies({"apps": [{"name": "job", "state": "scheduled", "workers": {"want": 0}}]}),
+        "config": replies({"apps": [{"name": "job", "file": str(file), "config": {"workers": 1}}]}),
+        "saved": replies({}),
+    }
+    with FakeControl(home, handlers):
+        found = run("scale", "job=3", "--save", home=home)
+    assert found.code == 0
+    assert file.read_text().endswith("workers = 3\n")
+
+
 def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[apps.api]\ncommand = "x"\nworkers = 4\n[apps.web]\ncommand = "x"\nworkers = 4\n')
