@@ -60,12 +60,22 @@ def load(app: AppConfig) -> Target:
         found = _attribute(module, module_name, attribute)
         if app.factory:
             found = _from_factory(found, spec)
+    _fill_standard_streams()
     if green := _monkey_patched():
         message = f"its import has {green} replace Python's own sockets and threads, on which pyworker serves it"
         call = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}[green]
         hint = f'leave out {call} and set `threads`; or run its own server: command = "gunicorn -k {green} …"'
         raise TargetError("import", message, hint=hint)
     return Target(found, _interface(found, spec, app))
+
+
+def _fill_standard_streams() -> None:
+    """Put /dev/null in the place of what the import has closed: the next file or socket would have that number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
 
 
 def _monkey_patched() -> str:

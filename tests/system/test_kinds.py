@@ -157,6 +157,16 @@ def test_a_script_that_binds_for_itself_shares_its_port(pw: Pyworker, name: str)
     assert pw.refuses()
 
 
+@pytest.mark.parametrize("preload", ["auto", "false"])
+@pytest.mark.parametrize("closes", ["os.close(0)", "os.close(1); os.close(2)", "sys.stdout.close()", "sys.stderr.close()"])
+def test_an_app_whose_import_closes_a_standard_stream_is_served(pw: Pyworker, closes: str, preload: str) -> None:
+    """As programs that put themselves into the background do; else a socket of the worker's would have its number."""
+    pw.api(f"import os, sys\n{closes}\n{ASGI}", workers=2, top="" if preload == "auto" else "preload = false")
+    pw.ok("start", "app.toml")
+    pw.ok("reload", "api")
+    assert pw.get()
+
+
 def test_a_command_without_a_port_is_kept_running(pw: Pyworker) -> None:
     pw.ok("start", "--name", "api", "-w", "2", "--", "sh", "-c", "while :; do date; sleep 0.2; done")
     first, second = pw.pids()
