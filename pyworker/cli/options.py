@@ -21,9 +21,8 @@ from pyworker.protocol.names import ENV_HOME
 _LONGEST_HOME = 4096 - 300  # bytes: PATH_MAX, with room for what is in it
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LONGEST = (
-    2e6  # seconds, 23 days: poll(2) takes no more than so many milliseconds as an int has, and a socket no year 3000
-)
+# seconds, 23 days: poll(2) takes no more milliseconds than an int has, and a socket none of the year 3000
+_LONGEST = 2e6
 
 
 class Settings(NamedTuple):

@@ -296,9 +296,8 @@ class Dispatchers:
                 raise ListenFailed(
                     f"cannot listen on {host!r}: an abstract Unix socket", hint="name a file", code="bad_address"
                 )
-            if address.host and not is_numeric(
-                address.host
-            ):  # Node has looked it up; here all apps would wait for that
+            # Node has looked it up; here all apps would wait for that
+            if address.host and not is_numeric(address.host):
                 raise ListenFailed(f"cannot listen on {address}: no IP address", hint="name one", code="bad_address")
             if generation.resolved.uid is not None:
                 text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'

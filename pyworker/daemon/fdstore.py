@@ -147,9 +147,8 @@ class FdStore:
         """Drop fds here and in the guardian; names that are not there are no error."""
         known = tuple(n for n in names if n in self.fds)
         unix_fds.close_all([self.fds.pop(n) for n in known])
-        for begin in range(
-            0, len(known), store.BATCH
-        ):  # all of an app with a thousand workers is more than a packet takes
+        # all of an app with a thousand workers is more than a packet takes
+        for begin in range(0, len(known), store.BATCH):
             self._send(store.Remove(known[begin : begin + store.BATCH]))
 
     def forget(self, *names: str) -> None:

@@ -85,9 +85,8 @@ def _udp(query: nc.Query, generation: Generation) -> socket.socket | int:
     port = query.port or 0
     if generation.resolved.uid is not None and 0 < port < 1024:
         return errno.EACCES
-    if query.address and not is_numeric(
-        query.address
-    ):  # Node has looked it up; here all apps would wait for the resolver
+    # Node has looked it up; here all apps would wait for the resolver
+    if query.address and not is_numeric(query.address):
         return errno.EADDRNOTAVAIL
     family, everywhere = (socket.AF_INET6, "::") if query.kind == "udp6" else (socket.AF_INET, "0.0.0.0")
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)

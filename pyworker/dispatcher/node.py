@@ -74,9 +74,8 @@ class NodeCluster:
         self._gate = nc.Primary(hold=True)
         # an answer to an offer of the dispatcher before this one must not be taken for one to ours
         self._dealer = nc.Primary(hold=True, first_seq=random.randrange(1 << 20, 1 << 40))
-        self._dealer.expected = (
-            True  # the new ones may be let in after the last old one was shut: until then clients wait
-        )
+        # the new ones may be let in after the last old one was shut: until then clients wait
+        self._dealer.expected = True
         self._listeners: dict[str, socket.socket] = {}
         self._watched: set[str] = set()
         self._paused = False

@@ -38,9 +38,8 @@ class Stdout:
                     continue
                 self._wait()
                 most = done + select.PIPE_BUF  # for so much there is room, if there is any
-                end = (
-                    records.rfind(b"\n", done, most) + 1 or most
-                )  # others write here, too: between lines, where that can be
+                # others write here, too: between lines, where that can be
+                end = records.rfind(b"\n", done, most) + 1 or most
                 with contextlib.suppress(BlockingIOError):  # others may have made it non-blocking, and filled it
                     done += os.write(FD, view[done:end])
         except OSError as error:

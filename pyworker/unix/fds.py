@@ -17,9 +17,7 @@ import sys
 import termios
 from typing import NamedTuple
 
-Socket = (
-    socket.socket
-)  # as it was at first: an app may put a class of its own there, for which ours are no sockets (PySocks)
+Socket = socket.socket  # an app may put a class of its own there later, for which ours are no sockets (PySocks)
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _CREDENTIALS = struct.Struct("iii")

@@ -28,9 +28,8 @@ HALF_REQUEST = 50  # ticks of the server, ten a second, between looks for those 
 
 def main() -> int:
     """Serve the dashboard."""
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGINT}
-    )  # blocked by who typed it: a Ctrl-C among imports is a traceback
+    # blocked by who typed it: a Ctrl-C among imports is a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parser = argparse.ArgumentParser(prog="pyworker web")
     parser.add_argument("--home", required=True)
     parser.add_argument("--host", default="127.0.0.1")

@@ -36,9 +36,8 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     if settings.json:
         render.out(json.dumps({"v": 1, "content_type": metrics.CONTENT_TYPE, "text": text}), how)
     elif how.tty:
-        render.write(
-            sys.stdout, render.clean(text), how
-        )  # the target is from a config file, which may be another user's
+        # the target is from a config file, which may be another user's
+        render.write(sys.stdout, render.clean(text), how)
     else:
         sys.stdout.buffer.write(text.encode())
         sys.stdout.flush()

@@ -215,9 +215,8 @@ class Exchange:
         if ident:
             tail.append(b"x-request-id: %b\r\n" % ident)
         if self.expects and not (self.complete or self.body):
-            keep_alive = (
-                False  # it was told to send no body and may still do so: nobody could tell that from its next request
-            )
+            # it was told to send no body and may still do so: nobody could tell that from its next request
+            keep_alive = False
         if keep_alive and (server.closes_always or self.connection.last_answer()):
             keep_alive = False
         if not keep_alive:
