@@ -233,7 +233,7 @@ SCENES = (
           handlers={"reload": lambda _request: [Refused("busy", 75, "api: another reload is under way", "wait for it: pyworker wait api")]}),
     Scene("reload-abort", ("reload", "--abort", "api"), "operation", lines=True,
           handlers={"abort": lambda _request: [results.reply("aborted", gen=7, took_s=0.4)]}),
-    Scene("scale", ("scale", "api=3"), "operation", lines=True),
+    Scene("scale", ("scale", "api=3"), "operation", lines=True, handlers={"config": replies({"apps": []})}),
     Scene("delete", ("delete", "api"), "operation", lines=True),
     Scene("run-mistake", ("run", "app.toml"), "error", code=78, daemon=False, files={"app.toml": "[app]\nworkers = 4\n"}),
     Scene("check", ("check",), "check"),
