@@ -129,7 +129,7 @@ def test_a_worker_that_cannot_be_forked_is_said_with_the_cause(pw: Pyworker) -> 
 
 def test_a_worker_whose_template_ends_before_it_is_forked_is_said_with_the_cause(pw: Pyworker) -> None:
     pw.make_failpoints()
-    pw.api(ASGI, workers=1)
+    pw.api(ASGI, workers=1, tables="[app.restart]\nmax_restarts = 1")  # else it is tried on
     pw.arm("template.fork", "kill")
     refused = pw.run("start", "app.toml")
     assert refused.returncode == 1
