@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import sys
+import warnings  # noqa: F401  os.execvpe imports it, as the app's user, who may not be let in where Python is
 
 from pyworker.errors import Exit
 from pyworker.unix.fds import read_whole
