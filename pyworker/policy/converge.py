@@ -320,7 +320,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
         serve = [w for w in alive(app, app.generation) if w.state is State.READY]
         tried = [w for w in serve if w.born_at >= last]
         wanted = slots_of(app)
-        if not tried and wanted and _can_fork(app) and {w.slot for w in serve}.issuperset(wanted):
+        settled = {w.slot for w in serve if not w.recycle}  # for that one a successor is still to be tried
+        if not tried and wanted and _can_fork(app) and settled.issuperset(wanted):
             # nobody is missing who could be tried: it was the template that died, and it is back; or the slot of who died
             # is not wanted any more (`stop api.2`)
             tried = serve

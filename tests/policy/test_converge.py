@@ -130,6 +130,14 @@ def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_worker
     assert c.ClearRecord() not in doing(app(record=record, workers=young, templates=back), 72.0)
 
 
+def test_a_worker_that_serves_until_its_successor_does_clears_no_record_of_the_deaths_of_that() -> None:
+    """A successor that died as soon as it was there was tried again at once, without end, and never given up."""
+    recycled = (replace(BOTH[0], recycle=True), BOTH[1])
+    record = after_unstable_death(CLEAR, 100.0, RestartConfig(), jitter=0.0)
+    assert doing(app(record=record, workers=recycled), 100.05) == []
+    assert doing(app(record=record, workers=recycled), 100.2) == [c.Spawn(1, 1, False)]
+
+
 def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
     assert doing(app(workers=BOTH[:1], record=Record(1, (0.5,), 0.0, permanent=True), templates=())) == []
 
