@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 
+from pyworker.config.address import MAX_UNIX_PATH
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import LAZY, READ, Loop
@@ -13,8 +14,6 @@ from pyworker.protocol.inherited import NOTIFY
 from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import is_missing
-
-_LONGEST_PATH = 107  # bytes that an address of a Unix socket has room for
 
 
 class Notify:
@@ -29,7 +28,7 @@ class Notify:
         fd = self._store.get(NOTIFY)
         if fd is None:
             path = os.fsencode(self._brain.spawner.notify_socket)
-            self._keep(_bound(self._home_fd if len(path) <= _LONGEST_PATH else -1))
+            self._keep(_bound(self._home_fd if len(path) <= MAX_UNIX_PATH else -1))
         else:
             self._take(socket.socket(fileno=os.dup(fd)))
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from pyworker.protocol.names import GUARDIAN_TITLE, LOCK_FILE
 from pyworker.record import record
+from pyworker.unix.process import stat_fields
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
@@ -167,10 +168,9 @@ def _command(pid: int) -> str:
 
 
 def _stat(pid: int, field: int) -> int:
-    """Return a number of /proc/PID/stat, counted as proc(5) does, from the 4th on; 0 when the process is gone."""
+    """Return a number of /proc/PID/stat, counted as proc(5) does; 0 when the process is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[field - 3])
+        return int(stat_fields(pid)[field - 3])
     except (OSError, ValueError, IndexError):
         return 0
 
