@@ -447,8 +447,9 @@ class Deaths:
 
     def start_failed(self, app: App, failure: Failure, now: float, *, killed: bool) -> None:
         """A first start went wrong. What somebody has `killed` says nothing of the code: it is tried once more."""
-        again = killed and not app.record.tries and not app.is_job
-        if again and restart.wants_replacement(app.restart_config, clean=False):
+        config = app.restart_config
+        again = killed and not app.record.tries and not app.is_job and config.max_restarts > 1
+        if again and restart.wants_replacement(config, clean=False):
             self.unstable(app, failure, now, permanent=False)
         else:
             app.start_failure = failure

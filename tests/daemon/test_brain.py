@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.address import parse_bind
-from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon import operations
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import Board
@@ -143,6 +143,21 @@ def test_a_reload_that_was_asked_for_before_a_start_has_failed_is_refused_with_i
         assert outcome is not None
         assert outcome.failure == Failure("the dispatcher ended")
         assert app.target is None
+    loop.close()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_start_that_somebody_kills_is_over_where_one_death_is_one_too_many(ends: tuple[socket.socket, socket.socket], most: int) -> None:
+    """Else it stayed a start for ever, its port open, with nobody behind it who would be tried again."""
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    with app_of_one_worker(brain, State.STARTING) as (app, _, _):
+        resolved = app.generations[1].resolved
+        config = replace(resolved.config, restart=RestartConfig(max_restarts=most))
+        app.generations[1] = Generation(1, replace(resolved, config=config))
+        app.running = app.starting = True
+        brain.deaths.start_failed(app, brain.fail("killed from outside"), 1.0, killed=True)
+        assert (app.start_failure is not None, app.record.failed) == (most == 1, False)
     loop.close()
 
 
