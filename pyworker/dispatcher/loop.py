@@ -22,13 +22,13 @@ Handler = Callable[[int], None]
 class Loop:
     """fd -> handler. Remove before close: an event that was fetched already then finds no handler.
 
-    A number that is used again within one turn may get an event of its predecessor, so every handler must bear a
-    wake-up for nothing.
+    A number that is used again within one turn has its events from the next turn on: one of this turn is its predecessor's.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._fresh: set[int] = set()  # added in this turn
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._faults = Faults()
@@ -37,6 +37,7 @@ class Loop:
     def add(self, fd: int, mask: int, handler: Handler) -> None:
         self._epoll.register(fd, mask)
         self._handlers[fd] = handler
+        self._fresh.add(fd)
 
     def modify(self, fd: int, mask: int) -> None:
         self._epoll.modify(fd, mask)
@@ -54,12 +55,14 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `running` is False."""
-        handlers, poll = self._handlers, self._epoll.poll
+        handlers, fresh, poll = self._handlers, self._fresh, self._epoll.poll
         while self.running:
             timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-            for fd, events in poll(timeout, _EVENTS_A_TURN):
+            ready = poll(timeout, _EVENTS_A_TURN)
+            fresh.clear()
+            for fd, events in ready:
                 handler = handlers.get(fd)
-                if handler is not None:
+                if handler is not None and fd not in fresh:
                     try:
                         handler(events)
                     except Exception as error:  # noqa: BLE001 - one bad connection must not end all others

@@ -213,9 +213,7 @@ class Relay:
         else:
             self._flow()
 
-    def _connected(self, events: int) -> None:
-        if not events & (OUT | ERR):  # of whoever had this number before
-            return
+    def _connected(self, _: int) -> None:
         self.loop.remove(self._server.fd)
         if self._server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._refused()

@@ -1,4 +1,4 @@
-"""The dispatcher's loop: a handler that fails costs its own fd, and its words once."""
+"""The dispatcher's loop: a handler that fails costs its own fd, and its words once; a number that is used again is another's."""
 
 from __future__ import annotations
 
@@ -45,3 +45,27 @@ def test_a_mistake_that_many_connections_meet_is_said_once(
     assert len(served) == 5
     assert not any(loop.watches(reader) for reader, _ in pipes[:4])
     assert capsys.readouterr().err.count("RuntimeError: a bug") == 1
+
+
+def test_an_event_of_whoever_had_a_number_before_is_not_told_to_the_next_in_the_same_turn(pipes: list[tuple[int, int]]) -> None:
+    """The error of one client cut the connection of another, or was taken for a connection to a worker."""
+    loop, told = Loop(), list[str]()
+
+    def own(_: int) -> None:
+        told.append("own")
+        loop.running = False
+
+    def give_away(other: int) -> None:
+        told.append("first")
+        loop.remove(other)
+        os.dup2(pipes[2][0], other)
+        loop.add(other, IN, own)
+        loop.later(0.0, lambda: os.write(pipes[2][1], b"x") and told.append("written"))
+
+    (first, _), (second, _) = pipes[:2]
+    loop.add(first, IN, lambda _: os.read(first, 1) and give_away(second))
+    loop.add(second, IN, lambda _: os.read(second, 1) and give_away(first))
+    for _, writer in pipes[:2]:
+        os.write(writer, b"x")
+    loop.run()
+    assert told == ["first", "written", "own"]

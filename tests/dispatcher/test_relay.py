@@ -484,18 +484,3 @@ def test_the_connect_timeout_leaves_a_relay_alone_whose_worker_has_said_all_and_
     assert again == []
     relay.cut()
     ours.close()
-
-
-def test_a_wake_up_of_whoever_had_its_number_before_is_not_taken_for_its_connection() -> None:
-    loop, again = Loop(), list[object]()
-    ours, theirs = socket.socketpair()
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as busy, socket.create_connection(busy.getsockname()):
-        stub: Any = SimpleNamespace(port=busy.getsockname()[1], proxy_protocol=True, lost=again.append)
-        relay = Relay(loop, Pipes(), theirs, stub, lambda *what: again.append(what))
-        relay.begin()
-        relay._connected(select.EPOLLIN | select.EPOLLHUP)
-        assert again == []
-        assert loop.watches(relay._server.fd), "for the answer to its own"
-        relay.cut()
-    ours.close()
-    loop._epoll.close()
