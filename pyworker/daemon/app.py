@@ -181,8 +181,14 @@ class App:
 
     @property
     def runs_once(self) -> bool:
-        """Whatever has ended it, it is not begun again by itself: a job's run, a script or command that is never restarted."""
-        return self.config is not None and self.config.target is None and self.restart_config.policy == "never"
+        """Whatever has ended it, it is not begun again by itself: a job's run, a script or command that is never restarted.
+
+        Not what has a listener: that is replaced before it goes, or nobody would answer there.
+        """
+        config = self.config
+        if config is None or config.target is not None:
+            return False
+        return config.cron is not None or (config.restart.policy == "never" and not self.listeners)
 
     def fill_slots(self) -> None:
         """Another generation: every slot is to be filled; those of a job when its time comes, or a run of its own has ended."""

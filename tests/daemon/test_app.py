@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.desired import InlineSource
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -134,3 +134,24 @@ def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State 
         app.workers[7] = worker
         app.finished_slots.clear()
     assert app.state_word() == word
+
+
+@pytest.mark.parametrize(
+    ("changes", "listens", "once"),
+    [
+        ({"command": ("x",), "cron": "0 4 * * *"}, False, True),
+        ({"command": ("x",), "restart": RestartConfig("never")}, False, True),
+        ({"script": "/srv/x.py", "restart": RestartConfig("never")}, True, False),
+        ({"target": "web:app", "restart": RestartConfig("never")}, False, False),
+        ({"command": ("x",)}, False, False),
+    ],
+)
+def test_what_is_over_a_limit_is_replaced_where_it_serves_and_else_ended_if_it_is_never_restarted(
+    ledger: Ledger, changes: dict[str, Any], listens: bool, once: bool
+) -> None:
+    app = app_of(ledger)
+    listener: Any = SimpleNamespace()
+    app.generation = 1
+    app.generations[1] = Generation(1, ResolvedApp(AppConfig("api", **changes), 1, "python", {}, (), None, None, (), "", 0))
+    app.listeners = {0: listener} if listens else {}
+    assert app.runs_once == once
