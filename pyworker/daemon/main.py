@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     spec = foreground.spec_of(store)
     try:
         home_fd = _open_home(home, store) if home else -1
-    except (UnsafeDirectory, PermissionError, NotADirectoryError) as error:
+    except OSError as error:
         why = f"{error.reason}; {error.hint}" if isinstance(error, UnsafeDirectory) else f"{home}: {error.strerror}"
         stderr.write(f"{HOME_UNUSABLE}: {why}\n")
         return 1

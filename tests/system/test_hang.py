@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -308,6 +309,28 @@ def test_a_stop_by_hand_while_the_next_daemon_comes_up_leaves_no_command_behind(
         kill(next(pid for pid, title in pw.titles().items() if title.startswith("pyworker daemon")))
     wait_until(lambda: not alive(worker) and not alive(guardian), LONG, "the end of all")
     assert os.path.exists(os.path.join(pw.folder, "asked")), "it was killed"
+
+
+def test_a_home_that_cannot_be_opened_for_whatever_reason_is_named(pw: Pyworker) -> None:
+    """A disk that does not answer, say, or as here a link on the way to it that leads nowhere."""
+    disk, moved = os.path.join(pw.folder, "disk"), os.path.join(pw.folder, "moved")
+    pw.home = pw.environ["PYWORKER_HOME"] = os.path.join(disk, "home")
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    daemon = pw.role("daemon")
+    os.rename(disk, moved)
+    os.symlink(disk, disk)
+    kill(daemon)
+    log = pathlib.Path(moved, "home", "logs", "pyworker.log")
+    try:
+        wait_until(lambda: "cannot use its home" in log.read_text(), LONG, "the next daemon")
+    finally:
+        os.unlink(disk)
+        os.rename(moved, disk)
+    wait_until(lambda: pw.status(), LONG, "the one after it")
+    assert f"{pw.home}: {os.strerror(errno.ELOOP)}" in pw.daemon_log()
+    assert "Traceback" not in pw.daemon_log()
+    assert pw.get()
 
 
 def test_command_that_is_killed_in_the_middle_changes_nothing_of_what_it_asked(pw: Pyworker) -> None:
