@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
         if current is None:
             self._answer_refusal()
         elif not current.started:
-            self.loop.call_soon(self._start_next)  # not now: the app would find the parser's error in sys.exc_info()
+            self.start_soon()  # not now: the app would find the parser's error in sys.exc_info()
 
     def _answer_refusal(self) -> None:
         server = self.server
@@ -464,7 +464,7 @@ class Connection(asyncio.Protocol):
             if not self.queue:
                 self.hold_queue = False
                 self._update_reading()
-            self.loop.call_soon(self._start_next)
+            self.start_soon()
         elif self.deaf:
             self._answer_refusal()
         elif self.eof:
@@ -475,6 +475,10 @@ class Connection(asyncio.Protocol):
             self.discarded = 0
             self.reading = IDLE
             self.deadline = _monotonic() + self.server.idle_timeout
+
+    def start_soon(self) -> None:
+        """Have the current request start, if it has not, when the loop turns."""
+        self.loop.call_soon(self._start_next)
 
     def _start_next(self) -> None:
         if self.current is not None and not self.current.started:

@@ -160,7 +160,7 @@ class WsgiExchange(Exchange):
             self._emit(part, MORE)
         elif self.spool is not None or self.connection.write_paused:
             self._keep(part)  # the app cannot be stopped here
-        elif not self.gone:
+        elif not self._has_left():
             self.connection.write(part)
 
     def _part(self, data: bytes, size: int | None) -> bytes:
@@ -259,11 +259,10 @@ class WsgiExchange(Exchange):
 
     def _pump(self) -> None:
         """Write until the app has nothing more or the client cannot take more. Runs in the context of all requests."""
-        self.scheduled = False
         connection = self.connection
         until = time.monotonic() + SLICE
         try:
-            while not self.gone:
+            while not self._has_left():
                 if self.spool is not None and not connection.write_paused:
                     self._write_kept()
                     continue
@@ -297,10 +296,10 @@ class WsgiExchange(Exchange):
         """Write of the file until the client cannot take more, or others have their turn."""
         rest, connection = self.rest, self.connection
         assert rest is not None
-        self.scheduled, self.sends_rest = False, True
+        self.sends_rest = True
         until = time.monotonic() + SLICE
         try:
-            while not self.gone and not self.done:
+            while not self.done and not self._has_left():
                 if connection.write_paused:
                     return  # on_writable goes on
                 sent = rest.send(connection)
@@ -319,6 +318,11 @@ class WsgiExchange(Exchange):
         self.rest = None
         rest.close()
         self._over()
+
+    def _has_left(self) -> bool:
+        """Whether nobody is there to write to: its end may be known before the loop has had the time to tell."""
+        self.gone = self.gone or self.connection.transport.is_closing()
+        return self.gone
 
     def _keeps(self) -> bool:
         # mypy would believe that it has not changed since it was looked at last
@@ -361,6 +365,7 @@ class WsgiExchange(Exchange):
         self.server.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
+        self.scheduled = False
         if self.rest is not None:
             self._send_rest()
         elif self.spool is not None or (self.steps is not None and not (self.done and self.iterable is None)):
@@ -459,6 +464,8 @@ class WsgiExchange(Exchange):
             if end != MORE:
                 self.finish()
             return
+        if end == MORE and self.connection.transport.is_closing():
+            return  # as in _has_left
         if data:
             self.connection.write(data)
         if self.rest is not None:
@@ -479,12 +486,12 @@ class WsgiExchange(Exchange):
     def on_writable(self) -> None:
         if not self.started:
             if self.complete:
-                self.try_start()
+                self.connection.start_soon()
         elif self.threaded and not self.sends_rest:
             if self.room is not None:
                 self.room.set()
         elif not self.scheduled:
-            self._go_on()
+            self._go_on_soon()  # asyncio's transport ends twice, with a traceback, when it is in here that a write fails
 
     def on_lost(self) -> None:
         self.gone = True

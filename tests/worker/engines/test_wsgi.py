@@ -28,6 +28,7 @@ import pytest
 from pyworker.protocol.scoreboard import F
 from pyworker.unix import tls
 from pyworker.worker.engines import wsgi
+from pyworker.worker.engines.files import FileRest
 from tests.support.apps import echo, hello
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
@@ -756,6 +757,48 @@ def test_a_file_that_becomes_shorter_while_it_is_sent_cuts_its_answer(
     os.truncate(path, 100)
     assert client.recv() is None
     assert "shorter than its Content-Length" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_client_that_leaves_while_it_is_written_to_is_nothing_to_tell(
+    serve: Serve, loop: str, threads: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A write fails then before the loop has heard of it: asyncio's transport complains of each that follows."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    leaves = threading.Event()
+
+    def leave() -> None:
+        if leaves.is_set() and not connection.write_paused:
+            leaves.clear()
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sock.close()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        if kind == "file":
+            return environ["wsgi.file_wrapper"](path.open("rb"))
+        return (leave() or bytes(65536) for _ in range(1000))
+
+    send = FileRest.send
+    monkeypatch.setattr(FileRest, "send", lambda rest, connection: leave() or send(rest, connection))
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: bool(site.running.server._connections), what="the connection")
+    connection = next(iter(site.running.server._connections))
+    wait_until(lambda: connection.write_paused, what="the client to be behind")
+    leaves.set()
+    with contextlib.suppress(OSError):
+        while client.sock.recv(1 << 20):
+            pass
+    wait_until(lambda: not site.running.server._connections, what="the end of the connection")
+    wait_until(lambda: site.row[F.IN_FLIGHT] == 0, what="the end of the request")
+    wait_until(lambda: not _open_in(tmp_path), what="the descriptors")
+    site.end()
+    assert [record.getMessage() for record in caplog.records] == []
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("end", ["read", "left", "cut"])
