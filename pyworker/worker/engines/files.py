@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PIECE = 64 * 1024  # bytes of what is written at once
 AT_ONCE = 4 * PIECE  # that the kernel is asked to send: it may have to wait for the disk
 A_LITTLE = 4096  # that a transport is given to say when the kernel takes more
-_PLAIN = (io.BufferedReader, io.BufferedRandom, io.FileIO)  # exactly: what is derived from them may read something else
+_PLAIN = (io.BufferedReader, io.BufferedRandom, io.FileIO)  # exactly: what is derived from one may read something else
 
 
 class FileWrapper:
@@ -60,10 +60,13 @@ class FileWrapper:
 
 
 def _plain(file: Any) -> Any:
-    """Return the file of Python that is read: this one, or that to which it leaves its reading, as Django's do."""
+    """Return the file of Python that is read: this one, or that to which it leaves its reading, as Django's do.
+
+    None if there is none, as behind the buffer of `io.BufferedReader(gzip.open(path))`.
+    """
     for _ in range(4):
         if type(file) in _PLAIN:
-            return file
+            return file if type(getattr(file, "raw", file)) is io.FileIO else None
         inner = getattr(file, "file", None)
         if inner is None or file.read != inner.read:
             break

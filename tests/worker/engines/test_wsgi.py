@@ -632,12 +632,15 @@ def test_what_a_file_as_the_answer_holds(
     content = bytes(range(97, 107)) * 30_000
     path.write_bytes(content)
     (tmp_path / "small").write_bytes(b"small")
+    (tmp_path / "zipped").write_bytes(gzip.compress(content))
     opened: list[Any] = []
 
     def opened_as(kind: str) -> Any:  # the server closes it
         match kind:
             case "gzip":
                 return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content)))
+            case "buffered":  # of what has a descriptor, and reads other bytes
+                return io.BufferedReader(gzip.open(tmp_path / "zipped"))  # type: ignore[arg-type]
             case "upper":
                 return Upper(io.FileIO(path))
             case "storage":
@@ -673,7 +676,7 @@ def test_what_a_file_as_the_answer_holds(
     for target, body in (
         ("/whole", content), (f"/whole/{len(content)}", content), ("/from", content[100_000:]), ("/from/120000", content[100_000:220_000]),
         ("/from/10", content[100_000:100_010]), ("/small", b"small"), ("/small/2", b"sm"), ("/small/0", b""), ("/whole/0", b""), ("/storage", content),
-        ("/gzip", content), ("/upper", content.upper()), ("/temporary", content), ("/proc", Path("/proc/version").read_bytes()),
+        ("/gzip", content), ("/buffered", content), ("/upper", content.upper()), ("/temporary", content), ("/proc", Path("/proc/version").read_bytes()),
     ):  # fmt: skip
         response = client.get(target)
         assert response is not None, target
