@@ -505,8 +505,8 @@ class WsgiExchange(Exchange):
         elif self.queued:
             self._close()
             self.finish()
-        elif not self.scheduled:
-            self._go_on()
+        else:
+            self._go_on()  # now: a server that drains looks next whether this was its last request
 
     def refuse(self, status: int) -> None:
         super().refuse(status)

@@ -8,6 +8,8 @@ import json
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,6 +222,50 @@ def test_at_the_time_out_a_thread_whose_client_has_left_keeps_nobody(serve: Serv
     client.close()
     assert site.running.finish().cancelled == 2
     go.set()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_client_that_leaves_while_it_is_written_to_holds_no_drain(
+    serve: Serve, kind: str, loop: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        if kind == "file":
+            return environ["wsgi.file_wrapper"](path.open("rb"))
+        return (bytes(65536) for _ in range(1 << 16))
+
+    site = serve(app, "wsgi", loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    got = 0
+    while got < 20_000_000:  # as fast as it is written
+        got += len(client.sock.recv(1 << 20))
+    site.running.begin_drain(300)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sock.close()
+    assert site.running.finish(60).cancelled == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_that_leaves_when_it_has_just_taken_all_holds_no_drain(serve: Serve, loop: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        return (bytes(65536) for _ in range(1 << 16))
+
+    site = serve(app, "wsgi", loop=loop)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert client.sock.recv(10)
+    (connection,) = site.running.server._connections
+    wait_until(lambda: connection.write_paused, what="the client to be behind")
+    site.running.begin_drain(300)
+    site.running.call(
+        lambda: (connection.resume_writing(), connection.transport.abort(), connection.connection_lost(None))
+    )
+    assert site.running.finish(60).cancelled == 0
 
 
 def test_a_connection_taken_over_while_draining_is_answered(serve: Serve) -> None:
