@@ -1,8 +1,10 @@
-"""The tiny app, in ASGI and WSGI: `/pid` says who answers, `/gc` collects, everything else is a constant."""
+"""The tiny app, in ASGI and WSGI: `/pid` says who answers, `/gc` collects, `/file` (WSGI) is a file, everything else is a constant."""
 
 import gc
 import os
+import tempfile
 
+FILE_SIZE = 100 << 20
 BODY = b"Hello, world!\n"
 HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"14")]
 START = {"type": "http.response.start", "status": 200, "headers": HEADERS}
@@ -32,6 +34,12 @@ def wsgi(environ, start_response):
     if environ["PATH_INFO"] == "/":
         start_response("200 OK", WSGI_HEADERS[:])
         return [BODY]
+    if environ["PATH_INFO"] == "/file":
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the server closes it
+        file.truncate(FILE_SIZE)
+        start_response("200 OK", [("Content-Length", str(FILE_SIZE))])
+        wrapper = environ.get("wsgi.file_wrapper")
+        return wrapper(file, 65536) if wrapper else iter(lambda: file.read(65536), b"")
     if environ["PATH_INFO"] == "/gc":
         gc.collect()
     body = b"%d" % os.getpid()
