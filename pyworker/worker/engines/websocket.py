@@ -26,6 +26,7 @@ _WHERE = "error in a websocket"
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
 AT_ONCE = 50  # websockets that a drain closes without a pause
 PAUSE = 0.05  # seconds
+PART = 4096  # bytes that are parsed at a time: unpacked they may be a thousand times as many
 
 
 class ClosedOnce:
@@ -49,7 +50,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     """One websocket; its transport was an HTTP connection's."""
 
     leaving = False  # no message of the peer's goes to the app any more
-    ahead = b""  # frames that came before the handshake was answered: the library would answer them before it
+    ahead = b""  # what is not parsed yet: the app has not taken what came before, or not answered the handshake
     pong = b""  # waits until the peer has taken what was written
     root = ""
     root_bytes = b""
@@ -77,19 +78,35 @@ class WebSocket(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+            self._parse()
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self.handshake_complete:
-            self.ahead += data
-            self.transport.pause_reading()
-        else:
-            super().data_received(data)
+        self.ahead = self.ahead + data if self.ahead else data
+        self._parse()
 
-    def _take_ahead(self) -> None:
-        self.transport.resume_reading()
-        ahead, self.ahead = self.ahead, b""
-        super().data_received(ahead)
+    def _parse(self) -> None:
+        """Parse what has come until the app has something to take: uvicorn's would unpack a whole read before it looks.
+
+        Frames that came before the handshake was answered wait for that: the library would answer them before it.
+        """
+        data, self.ahead = self.ahead, b""
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
+            unanswered = self.handshake_initiated and not self.handshake_complete
+            if unanswered or self.read_paused:
+                self.ahead = data[at:]
+                if unanswered:
+                    self.transport.pause_reading()
+                return
+            super().data_received(data[at : at + PART])
+            at += PART
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self.ahead and not self.read_paused:
+            self._parse()
+        return message
 
     async def run_asgi(self) -> None:
         scope = self.scope
@@ -108,8 +125,10 @@ class WebSocket(WebSocketsSansIOProtocol):
             heads.check([*headers, (b"sec-websocket-protocol", protocol.encode("latin-1"))])
             message = {**message, "headers": headers}
         await super().send(message)
-        if self.ahead and message["type"] == "websocket.accept" and not self.transport.is_closing():
-            self._take_ahead()
+        if self.ahead and message["type"] in ("websocket.accept", "websocket.close"):
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+            self._parse()
         if self.leaving and message["type"] == "websocket.accept" and not self.transport.is_closing():
             self._say_goodbye()
 

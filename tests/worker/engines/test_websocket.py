@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import zlib
 from typing import Any
 
 import pytest
@@ -248,3 +249,35 @@ def test_a_message_in_many_parts_takes_no_more_memory_than_it_is_long(serve: Ser
     client.send(b"\x80\x81\0\0\0\0c\2\x81\0\0\0\0\0\0\x80\0\0\0\0\x80\x81\0\0\0\0\1")
     wait_until(lambda: len(heard) == 2)
     assert heard == ["a" + "b" * 9998 + "c", b"\0\1"]
+
+
+def deflated(message: bytes) -> bytes:
+    """A message as permessage-deflate sends it (RFC 7692), whole and without memory of the one before."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+    data = (packer.compress(message) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return b"\xc2\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data
+
+
+def test_of_what_is_read_at_once_no_more_is_unpacked_than_the_app_takes(serve: Serve, loop: str) -> None:
+    heard: list[int] = []
+    took: list[asyncio.Event] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        took.append(asyncio.Event())
+        await receive()
+        await send({"type": "websocket.accept"})
+        await took[0].wait()
+        while (message := await receive())["type"] != "websocket.disconnect":
+            heard.append(len(message["bytes"]))
+
+    site = serve(app, loop=loop)
+    asked = UPGRADE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n\r\n"
+    response = site.client().send(asked + deflated(bytes(1_000_000)) * 60 + b"\x88\x80\0\0\0\0").recv(head_only=True)
+    assert response is not None
+    assert response.status == 101
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: protocol.read_paused, what="the first to be there")
+    assert site.running.call(protocol.queue.qsize) < 10
+    site.running.call(took[0].set)
+    assert site.clients[0].rest() == b"\x88\0"
+    assert heard == [1_000_000] * 60
