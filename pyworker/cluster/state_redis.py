@@ -20,6 +20,7 @@ from pyworker.unix.venv import install_command
 
 _TIMEOUT = 5.0  # seconds that one call may take
 _LOOK = 1.0  # seconds: how long the thread sleeps at most before it looks whether it is still needed
+_QUIET = 30.0  # seconds between questions whether a subscription is still there: a NAT forgets it without a word
 _QUOTE = "in a password / is written as %2F, ? as %3F, @ as %40, # as %23, % as %25"
 _ADD = """
 local fresh = redis.call('EXISTS', KEYS[1]) == 0
@@ -214,21 +215,29 @@ class RedisStore:
             self._pubsub = pubsub
             known: list[str] = []
             due = time.monotonic()
+            ask_at, asked = due + _QUIET, False
             while not self._thread.closed:
                 keys = self._interests.keys()
                 stale = set(keys) - set(known)
                 known = keys
-                if time.monotonic() >= due:
+                is_due = time.monotonic() >= due
+                if is_due:
                     stale = set(keys)
-                if stale:
+                if stale or is_due:
                     names = sorted(stale)
                     due = self._next_look(keys)  # before the reading, which then sees what ends between the two
                     self._interests.look(names, self.read(names))
                 message = pubsub.get_message(timeout=max(0.001, min(_LOOK, due - time.monotonic())))
                 while message is not None:
+                    asked = False
                     if self._take(message, space):
                         due = 0.0
                     message = pubsub.get_message(timeout=0)
+                if time.monotonic() >= ask_at:
+                    if asked:
+                        raise TimeoutError("the subscription is gone")
+                    pubsub.ping()
+                    ask_at, asked = time.monotonic() + _QUIET, True
         finally:
             self._pubsub = None
             with contextlib.suppress(Exception):

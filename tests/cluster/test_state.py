@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pyworker import state
+from pyworker.cluster import state_redis
 from pyworker.cluster.state_store import MAX_INTEGER, State
 from tests.support.redis import RedisServer, redis_server
 from tests.support.wait import wait_until
@@ -776,6 +777,55 @@ def test_redis_that_goes_away_is_named_without_its_password_and_watches_catch_up
         server.start()
         one.set("k", "after")
         seen.wait("after")
+
+
+def subscriptions(one: State, change: Callable[[Any], None]) -> list[Any]:
+    """Those that a store makes from now on, each changed before it is used."""
+    made: list[Any] = []
+    client: Any = one._store._client  # type: ignore[attr-defined]
+    pubsub = client.pubsub
+
+    def make() -> Any:
+        made.append(pubsub())
+        change(made[-1])
+        return made[-1]
+
+    client.pubsub = make
+    return made
+
+
+def test_redis_costs_nothing_while_nobody_says_anything(server: RedisServer) -> None:
+    waits: list[float] = []
+
+    def noted(pubsub: Any) -> None:
+        get_message = pubsub.get_message
+        pubsub.get_message = lambda timeout: (waits.append(timeout), get_message(timeout=timeout))[1]
+
+    with state.open(server.url, "quiet") as one:
+        subscriptions(one, noted)
+        one.listen(lambda _: None)
+        wait_until(lambda: any(0.5 < wait <= 1.0 for wait in waits), what="a long wait for messages")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_redis_subscription_that_answers_nothing_is_made_again(
+    answers: bool, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_redis, "_QUIET", 0.1)
+    monkeypatch.setattr(state_redis, "_LOOK", 0.05)
+    asked: list[int] = []
+
+    def noted(pubsub: Any) -> None:
+        ping = pubsub.ping
+        pubsub.ping = lambda: (asked.append(1), ping() if answers else None)
+
+    with state.open(server.url, "deaf") as one, state.open(server.url, "deaf") as two:
+        made = subscriptions(one, noted)
+        heard: list[Any] = []
+        one.listen(heard.append)
+        wait_until(lambda: len(asked) > 2, what="questions")
+        assert (len(made) == 1) is answers
+        wait_until(lambda: (two.broadcast("still"), heard)[1], what="a message to be heard")
 
 
 def test_redis_tells_a_watch_of_a_value_that_ends_while_it_looks(server: RedisServer) -> None:
