@@ -339,7 +339,11 @@ class Binding:
         host = os.fsdecode(address[0])
         if host:
             try:
-                host = str(socket.getaddrinfo(host, address[1], sock.family, socket.SOCK_STREAM)[0][4][0])
+                found = socket.getaddrinfo(host, address[1], sock.family, socket.SOCK_STREAM)[0][4]
+                host = str(found[0])
+                scope = (*found[3:], *address[3:])  # of a link-local address: which link; in its text, or beside it
+                if any(scope):
+                    host += f"%{socket.if_indextoname(next(filter(None, scope)))}"
             except OSError:
                 return None  # a name that does not resolve: the real bind says so best
         only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))

@@ -98,7 +98,11 @@ def open_listener(query: Query) -> socket.socket:
             if not query.is_udp or query.reuse_address:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             everywhere = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
-            sock.bind((query.address or everywhere, query.port))
+            where = (query.address or everywhere, query.port)
+            if "%" in where[0]:  # bind would not look at the link of "fe80::1%eth0"
+                flags = socket.AI_NUMERICHOST
+                where = socket.getaddrinfo(*where, socket.AF_INET6, kind, flags=flags)[0][4]  # type: ignore[assignment]
+            sock.bind(where)
         if not query.is_udp:
             sock.listen(query.backlog)
     except BaseException as error:

@@ -43,3 +43,13 @@ def test_a_program_that_shuts_down_one_listener_in_the_middle_of_an_accept_keeps
         assert not shared.draining
         for fd in (shared._wake_reader, shared._wake_writer):
             os.close(fd)
+
+
+@pytest.mark.parametrize("asked", [("fe80::1%lo", 80), ("fe80::1", 80, 0, 1), ("fe80::1%lo", 80, 0, 1)])
+def test_a_link_local_address_is_asked_for_with_its_link(asked: tuple[str, int]) -> None:
+    if socket.if_indextoname(1) != "lo":
+        pytest.skip("the loopback interface has another number")
+    with tcp_listener() as listener, socket.socket(socket.AF_INET6) as sock:
+        found = Shared(listener)._question(sock, asked)
+    assert found is not None
+    assert found.host == "fe80::1%lo"
