@@ -90,8 +90,9 @@ class Thread:
         """Have it run."""
         with self._lock:
             if self._thread is None and not self.closed:
-                self._thread = threading.Thread(target=self._main, name="pyworker-state", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._main, name="pyworker-state", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: one that cannot be started now is tried again
 
     def join(self) -> None:
         """Wait until it has ended; `run` must have been told."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pyworker.cluster.state_watch import Interests
+import threading
+
+import pytest
+
+from pyworker.cluster.state_watch import Interests, Thread
 
 
 def test_thousands_of_watches_are_not_each_compared_with_each() -> None:
@@ -25,3 +29,18 @@ def test_thousands_of_watches_are_not_each_compared_with_each() -> None:
     assert len(told) == 1000
     assert not interests.keys()
     assert compared < 10_000
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ran = threading.Event()
+    thread = Thread(ran.set, lambda error: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            thread.ensure()
+    thread.ensure()
+    assert ran.wait(10)
+    thread.join()
