@@ -188,6 +188,9 @@ class _ToLoop:
         self._woken = False
 
     def put(self, item: Any) -> None:
+        if self._loop.is_closed():  # what comes for it would be kept for ever
+            self._waiting.clear()
+            return
         self._waiting.append(item)
         if not self._woken:  # of two threads both may wake it: that is no harm
             self._woken = True

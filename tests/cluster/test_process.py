@@ -216,3 +216,14 @@ async def test_what_two_threads_hand_to_a_loop_at_once_wakes_it() -> None:
     to_loop.put("first")
     await eventually(lambda: len(got) == 2)
     assert got == ["first", "second"]
+
+
+@asynchronous
+async def test_nothing_is_kept_for_a_loop_that_is_closed() -> None:
+    over = asyncio.new_event_loop()
+    to_loop = _ToLoop(over, lambda _: None)
+    to_loop.put("before")
+    over.close()
+    for _ in range(10):
+        to_loop.put("after")
+    assert not to_loop._waiting
