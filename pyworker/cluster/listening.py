@@ -38,7 +38,8 @@ class Listeners:
         """Bind what was asked for; return address, port and family, as Node names them. OSError says why not."""
         listener = self._sockets[key] = open_listener(query)
         if query.kind == "unix":
-            self._paths[key] = str(query.address)
+            if not str(query.address).startswith("\0"):  # an abstract one has no file
+                self._paths[key] = str(query.address)
             return None, None, None
         host, port = listener.getsockname()[:2]
         return host, port, "IPv6" if listener.family == socket.AF_INET6 else "IPv4"

@@ -427,8 +427,9 @@ class Cluster(Emitter):
     def _open(self, action: Open) -> None:
         try:
             name = self._listeners.open(action.key, action.query)
-        except OSError as error:
-            self._carry_out(self._primary.failed(action.key, error.errno or errno.EINVAL))
+        except (OSError, TypeError, ValueError) as error:  # the last two: a text that can be no host
+            number = error.errno if isinstance(error, OSError) else None
+            self._carry_out(self._primary.failed(action.key, number or errno.EINVAL))
             return
         self._carry_out(self._primary.opened(action.key, *name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 
 from pyworker import child_process, cluster
+from pyworker.cluster.listening import Listeners
+from pyworker.protocol.nodecluster import Query
 from tests.cluster.helpers import asynchronous, eventually, get, needs_node, running
 from tests.support.pyworker import free_port
 from tests.support.wait import wait_until
@@ -497,6 +500,29 @@ async def test_a_host_that_there_is_not_is_what_the_worker_is_told(tmp_path: Pat
     assert b"\nsocket.gaierror: " in await worker.process.stderr.read()
     await worker.process.wait_closed()
     await made.disconnect()
+
+
+@asynchronous
+async def test_a_text_that_can_be_no_host_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(
+        "import socket\nfrom pyworker.cluster import child\nfrom pyworker.cluster.binding import Address\n"
+        "print(child._binding.ask(Address(socket.AF_INET, socket.SOCK_STREAM, 'ä..b', 8000)).errno)"
+    )
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", stdout="pipe")
+    worker = made.fork()
+    assert worker.process.stdout is not None
+    assert await worker.process.stdout.read() == b"%d\n" % errno.EINVAL
+    await worker.process.wait_closed()
+    await made.disconnect()
+
+
+@asynchronous
+async def test_a_socket_without_a_file_is_closed_like_any_other() -> None:
+    listeners = Listeners(lambda key, connection: None, lambda delay, function: None)
+    listeners.open("key", Query("unix", f"\0pyworker-{uuid.uuid4()}", None, 1, ipv6_only=False))
+    listeners.close("key")
+    assert not listeners
 
 
 @asynchronous
