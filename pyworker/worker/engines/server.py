@@ -365,10 +365,12 @@ class Server:
         if self._websockets is None:
             try:
                 made = prepare.websockets()
-            except ImportError as error:
+            except Exception as error:  # noqa: BLE001 - packages of the app's environment: their import may raise anything
                 say.write(f"websockets cannot be served: {error}\n")
                 self._cells[_OPEN] -= 1
-                connection.abort()
+                self.refused(501)
+                connection.transport.write(heads.short_answer(501))
+                connection.transport.close()
                 self.check_empty()
                 return
             self._websockets = made(self, self.application, self._websocket_max_size)

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from pyworker.protocol.scoreboard import F
-from pyworker.worker.engines import stall
+from pyworker.worker.engines import prepare, stall
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -132,6 +132,21 @@ def test_headers_that_can_be_gone_through_once_only_are_sent(serve: Serve, loop:
     response = serve(app, loop=loop).client().send(UPGRADE).recv(head_only=True)
     assert response is not None
     assert response.headers["x-a"] == "1"
+
+
+@pytest.mark.parametrize("error", [ImportError, AttributeError])
+def test_a_client_is_told_that_websockets_cannot_be_served(
+    serve: Serve, loop: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        raise error("no such package")
+
+    monkeypatch.setattr(prepare, "websockets", broken)
+    site = serve(said, loop=loop)
+    response = site.client().send(UPGRADE).recv()
+    assert response is not None
+    assert response.status == 501
+    wait_until(lambda: site.row[F.OPEN] == 0)
 
 
 def test_a_root_path_may_have_any_letters(serve: Serve, loop: str) -> None:
