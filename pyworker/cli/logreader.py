@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pyworker.cli import eventlog, logfiles, render
@@ -60,6 +60,7 @@ class Reader:
         self._out = sys.stdout.buffer
         self.has_shown = False
         self._events = events
+        self._began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
         self._find(start=True)
 
     def close(self) -> None:
@@ -188,8 +189,9 @@ class Reader:
         wanted = {path for app, path in files.items() if self._choice.wants_app(app)}
         for path in wanted - self._logs.keys():
             self._logs[path] = log = logfiles.Log(path)
-            if not start:
-                self._print_merged([[e for line in log.forwards(0) if (e := self._entry(line)) is not None]], [])
+            if not start:  # its file may be one of before
+                entries = (e for line in log.forwards(0) if (e := self._entry(line)) is not None)
+                self._print_merged([[e for e in entries if e.ts >= self._began]], [])
                 self._out.flush()
         if start and self._names:
             apps = files.keys() | apps_wanted(self._home)
