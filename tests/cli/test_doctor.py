@@ -30,13 +30,14 @@ def test_a_machine_without_a_daemon_is_fine(home: str) -> None:
 
 
 def test_a_folder_that_others_can_read_is_a_failure_with_its_remedy(home: str) -> None:
+    home += " of ours"
     Path(home).mkdir(mode=0o755)
     Path(home).chmod(0o755)
     (Path(home) / "apps.json.bad-1").write_text("x")
     done = run("doctor", home=home)
     assert done.code == 1
-    assert f"chmod 700 {home}" in done.out
-    assert "rm " in done.out
+    assert f"chmod 700 '{home}'" in done.out
+    assert f"rm '{home}'/apps" in done.out
     assert "to look at" in done.err
 
 

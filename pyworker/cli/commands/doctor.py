@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from shlex import quote
 from typing import Any, NamedTuple
 
 import click
@@ -153,9 +154,13 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
             "run it as that user, or use another --home",
         )
     elif is_open_to_others(info):
-        yield Found("home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {home}")
+        yield Found(
+            "home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {quote(home)}"
+        )
     elif not os.access(home, os.W_OK | os.X_OK):
-        yield Found("home", "fail", f"{home} cannot be written to", f"chmod 700 {home}, if its disk is not read-only")
+        yield Found(
+            "home", "fail", f"{home} cannot be written to", f"chmod 700 {quote(home)}, if its disk is not read-only"
+        )
     else:
         yield Found("home", "ok", f"the state folder {home} is yours alone")
     bad = sorted(glob.glob(os.path.join(glob.escape(home), f"{BAD_APPS}*")))
@@ -164,7 +169,7 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
             "stale",
             "warn",
             f"{len(bad)} unreadable apps.json put aside, the last {os.path.basename(bad[-1])}",
-            f"look at it, then: rm {home}/{BAD_APPS}*",
+            f"look at it, then: rm {quote(home)}/{BAD_APPS}*",
         )
     usage = shutil.disk_usage(home)
     if usage.free < 200 * 2**20:
