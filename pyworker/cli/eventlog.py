@@ -89,7 +89,10 @@ def _lines_backwards(path: str) -> Iterator[bytes]:
         while at > 0:
             size = min(_BLOCK, at)
             at -= size
-            block = os.pread(fd, size, at) + rest
+            try:
+                block = os.pread(fd, size, at) + rest
+            except IsADirectoryError:  # as without a file
+                return
             rest, *lines = block.split(b"\n")
             yield from (text for text in reversed(lines) if text)
         if rest:

@@ -150,3 +150,8 @@ def test_follow_ends_when_nobody_reads_it_and_not_at_the_next_event(past: str) -
         assert process.stderr is not None
         with process.stderr as stderr:
             assert stderr.read() == ""
+
+
+def test_a_folder_in_place_of_the_file_is_as_none(home: str) -> None:
+    os.makedirs(f"{home}/events.jsonl/folder", mode=0o700)
+    assert run("events", home=home).code == 0
