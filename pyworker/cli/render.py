@@ -6,6 +6,7 @@ or the daemon says can steer a terminal: `clean` stands between.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -74,10 +75,9 @@ def _wants_ascii(stream: TextIO) -> bool:
 
 
 def _columns(stream: TextIO) -> int:
-    try:
-        return max(20, int(os.environ["COLUMNS"]))
-    except (KeyError, ValueError):
-        pass
+    with contextlib.suppress(KeyError, ValueError):
+        if (columns := int(os.environ["COLUMNS"])) > 0:  # 0: of a terminal that has not been told its size
+            return max(20, columns)
     try:
         return max(20, os.get_terminal_size(stream.fileno()).columns or 80)
     except (OSError, ValueError):

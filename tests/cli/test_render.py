@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from pyworker.cli.render import (
     cut,
     latency,
     line,
+    look,
     out_json,
     pad,
     pause,
@@ -28,6 +30,19 @@ from pyworker.cli.render import (
     width,
     wrap,
 )
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("-1", 80), ("x", 80), ("9", 20), ("100", 100)])
+def test_a_terminal_that_was_not_told_its_size_has_80_columns(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert look(Terminal()).width == width
+
 
 PLAIN = Look(tty=True, color=False, ascii=False, width=0)
 
