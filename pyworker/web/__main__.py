@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -54,7 +55,8 @@ def main() -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written is not tried again at exit
-        hint = "make room on its disk, or send it to another"
+        gone = error.errno == errno.EPIPE
+        hint = "what read it has ended: start that again" if gone else "make room on its disk, or send it to another"
         return _failed(f"the output cannot be written: {error.strerror}", hint, given.json)
     if not given.json:
         _note("The dashboard runs until Ctrl-C; the apps do not need it.")

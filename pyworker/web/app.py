@@ -148,7 +148,10 @@ async def _history(hub: Hub, request: Request) -> Response:
     return JSONResponse({"v": 1, "step_s": STEP, "fields": ["t", *FIELDS], "points": points})
 
 
-async def _stream(hub: Hub, _request: Request) -> Response:
+async def _stream(hub: Hub, request: Request) -> Response:
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream")
+
     async def lines() -> AsyncIterator[str]:
         stream = hub.stream()
         try:

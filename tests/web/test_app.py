@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -277,6 +279,15 @@ def test_without_a_token_only_on_loopback(home: str) -> None:
     assert "would let everybody" in found.err
 
 
+def test_who_asks_for_the_head_of_the_stream_gets_that_and_no_more(web: Dashboard) -> None:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)) as connection:
+        for method, path in (("HEAD", "/api/stream"), ("GET", "/healthz")):
+            connection.request(method, path, headers={"Authorization": f"Bearer {web.token}"})
+            with connection.getresponse() as answer:
+                assert answer.status == 200
+                answer.read()
+
+
 def test_a_port_that_is_taken_is_said(home: str) -> None:
     with dashboard(home) as web:
         found = run("web", "--listen", f"127.0.0.1:{web.port}", home=home)
@@ -297,6 +308,19 @@ def test_an_address_that_cannot_be_written_is_said(home: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written: No space left on device\n  = help: ")
     assert done.stderr.count("\n") == 2
+
+
+def test_a_reader_that_has_ended_is_not_taken_for_a_full_disk(home: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyworker", "web", "--listen", "127.0.0.1:0"],
+        env=environment(home), timeout=60, check=False, stdout=writer, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 1
+    assert "Broken pipe" in done.stderr
+    assert "disk" not in done.stderr
 
 
 def test_a_head_that_is_too_large_is_refused_before_it_is_whole(home: str) -> None:
