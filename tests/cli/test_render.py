@@ -31,6 +31,7 @@ from pyworker.cli.render import (
     wrap,
 )
 
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
