@@ -15,6 +15,7 @@ from pyworker.cli.render import home, line, note
 from pyworker.config.canonical import literal
 from pyworker.config.edit import CannotEdit, set_value
 from pyworker.config.load import PYPROJECT, read
+from pyworker.config.problem import ConfigError
 from pyworker.config.spans import Path
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import STATE_DIR
@@ -31,10 +32,23 @@ def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
     """Say of each of these apps whose config file has another number that it has."""
     with contextlib.suppress(PyworkerError):  # what was asked for is done
         for name, source, value in _scaled(settings, changes):
-            file, written = source.get("file"), (source.get("config") or {}).get("workers")
+            file, written = source.get("file"), _written(name, source)
             if file and written is not None and written != value and value != 0:
                 short = line(os.path.basename(file))
                 note(f"{line(name)}: {short} still says workers = {literal(written)}; with --save it is written there")
+
+
+def _written(name: str, source: dict[str, Any]) -> Any:
+    """Return the number in the config file; that of its last reading where it cannot be read: `--save` is none."""
+    known = (source.get("config") or {}).get("workers")
+    try:
+        raw, document = read(os.path.realpath(source["file"]))
+        found: Any = raw
+        for key in (*_table(document.spans, source["file"], name, str(source.get("profile") or "")), "workers"):
+            found = found[key]
+    except (ConfigError, KeyError, TypeError):
+        return known
+    return found
 
 
 def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, dict[str, Any], Any]]:

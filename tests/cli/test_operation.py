@@ -220,6 +220,20 @@ def test_scale_says_from_and_to_and_what_the_file_says(home: str) -> None:
     assert found.err == "api: app.toml still says workers = 4; with --save it is written there\n"
 
 
+def test_scale_says_what_the_file_says_and_not_what_it_said_when_it_was_read(home: str, tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[apps.api]\ncommand = "x"\nworkers = 6\n')  # by --save, which is no reading
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)],
+        "ps": replies({"apps": [{"name": "api", "workers": {"want": 6}}]}),
+        "config": replies({"apps": [{"name": "api", "file": str(file), "config": {"workers": 4}}]}),
+    }
+    with FakeControl(home, handlers):
+        same, other = run("scale", "api=6", home=home), run("scale", "api=4", home=home)
+    assert same.err == ""
+    assert other.err == "api: app.toml still says workers = 6; with --save it is written there\n"
+
+
 def test_no_workers_are_not_saved_for_a_file_cannot_say_that(home: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[app]\nname = "api"\ncommand = "x"\nworkers = 4\n')
