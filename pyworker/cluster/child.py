@@ -132,11 +132,15 @@ class _ClusterBinding(Binding):
         """Tell the primary that the server is up."""
         name: Any = sock.getsockname()
         unix = sock.family == socket.AF_UNIX
-        for (family, kind, host, port), query in self._queries.items():
-            if family == sock.family and kind == sock.type and (host == name if unix else port == name[1]):
-                with contextlib.suppress(ChannelClosedError):
-                    _say({"act": "listening", **query})
-                return
+        found = [
+            (host, query)
+            for (family, kind, host, port), query in self._queries.items()
+            if family == sock.family and kind == sock.type and (host == name if unix else port == name[1])
+        ]
+        found.sort(key=lambda each: each[0] != name[0])  # another server may have the same port of another address
+        for _, query in found[:1]:
+            with contextlib.suppress(ChannelClosedError):
+                _say({"act": "listening", **query})
 
     # ---- in the thread of the channel ----------------------------------------------------------------
     def received(self, message: dict[str, Any], handle: node.Handle | None) -> None:

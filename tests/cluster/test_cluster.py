@@ -525,6 +525,25 @@ async def test_a_socket_without_a_file_is_closed_like_any_other() -> None:
     assert not listeners
 
 
+@pytest.mark.parametrize("scheduling", ["round-robin", "none"])
+@asynchronous
+async def test_two_servers_on_one_port_are_told_apart(scheduling: str, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(
+        "import socket\nheld = []\nfor host in ('127.0.0.1', '127.0.0.2'):\n held.append(socket.socket())\n"
+        f" held[-1].bind((host, {free_port()}))\n held[-1].listen()\nheld[0].accept()"
+    )
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", scheduling=scheduling)
+    told: list[str | None] = []
+    made.on("listening", lambda _, where: told.append(where.address))
+    worker = made.fork()
+    await eventually(lambda: len(told) == 2)
+    assert told == ["127.0.0.1", "127.0.0.2"]
+    worker.process.kill("SIGKILL")
+    await worker.process.wait_closed()
+    await made.disconnect()
+
+
 @asynchronous
 async def test_udp_is_shared(tmp_path: Path) -> None:
     (tmp_path / "udp.py").write_text(
