@@ -504,6 +504,19 @@ def test_an_end_that_another_command_takes_back_is_not_waited_for(pw: Pyworker) 
         goes.unlink()
 
 
+@pytest.mark.parametrize("again", ["start", "restart"])
+def test_a_delete_that_another_command_takes_back_is_not_carried_out_by_a_stop_after_it(pw: Pyworker, again: str) -> None:
+    start_slow(pw)
+    pw.ok("delete", "-y", "slow", "--no-wait")
+    pw.ok(again, "slow", "--no-wait")
+    stopping = pw.popen("stop", "slow")
+    wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
+    Path(pw.folder, "goes").touch()
+    stopping.communicate(timeout=LONG)
+    assert stopping.returncode == 0
+    assert pw.app("slow")["state"] == "stopped"
+
+
 @pytest.mark.parametrize("balance", ["round-robin", "least-connections"])
 def test_a_stop_that_a_start_takes_back_has_shut_the_port_already(pw: Pyworker, balance: str) -> None:
     pw.api(ASGI, workers=1, top=f'balance = "{balance}"')

@@ -79,6 +79,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             desk.brain.begin(app, generation.number)
         else:
             app.target, app.restart_to = None, generation.number
+            app.delete_when_closed = False  # not by a later stop, either
             serves = app.running and not app.starting and (app.is_job or app.has_untouched())
             if not (serves and generation.config.hooks.pre_start):  # else they stop when that has succeeded
                 app.wanted, app.running, app.keep_listening = True, False, True

@@ -103,6 +103,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             desk.brain.begin(app, generation.number)
         else:  # it is stopping, or has failed: everything old leaves first
             app.wanted, app.running, app.keep_listening = True, False, True
+            app.delete_when_closed = False  # not by a later stop, either
             app.restart_to = generation.number
             desk.brain.poke(app)
         if lost:
