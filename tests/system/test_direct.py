@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import time
 
@@ -133,6 +135,24 @@ def test_a_command_that_is_ready_before_its_pid_is_told_counts_as_ready(pw: Pywo
     pw.write("ready.py", READY)
     pw.write("app.toml", f"[apps.job]\nready = 'notify'\ncommand = ['{pw.python}', '-I', 'ready.py']\n")
     pw.ok("start", "app.toml", timeout=LONG)
+
+
+@pytest.mark.parametrize("kind", ["proxied", "node"])
+def test_one_that_serves_before_its_pid_is_told_is_ready_when_it_is(pw: Pyworker, kind: str) -> None:
+    pw.make_failpoints()
+    pw.arm("launch.started", "sleep:2")
+    if kind == "node":
+        if not shutil.which("node"):
+            pytest.skip("there is no node here")
+        pw.write("serve.js", f"require('http').createServer((_, answer) => answer.end('hi')).listen({pw.port}, '127.0.0.1')\n")
+        how = "command = ['node', 'serve.js']"
+    else:
+        how = f"command = ['sh', '-c', 'exec {pw.python} -m http.server $PORT']\nbalance = 'proxy'"
+    pw.write("app.toml", f"[apps.job]\n{how}\nbind = '127.0.0.1:{pw.port}'\n")
+    pw.ok("start", "app.toml", timeout=LONG)
+    (pid,) = pw.pids("job")
+    told = [json.loads(line) for line in pw.ok("events", "--type", "worker_starting,worker_ready", "--json").stdout.splitlines()]
+    assert [(event["type"], event["data"]["pid"]) for event in told] == [("worker_starting", pid), ("worker_ready", pid)]
 
 
 def test_a_daemon_that_is_told_to_stop_first_hears_what_the_launcher_has_started(pw: Pyworker) -> None:
