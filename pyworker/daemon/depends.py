@@ -21,6 +21,8 @@ _NEWS = {
     "worker_ready",
     "worker_healthy",
     "worker_exited",
+    "worker_stopping",
+    "scaled",
 }
 
 
@@ -80,6 +82,8 @@ class Depends:
             return "is stopped", f"pyworker start {name}"
         if _has_ended(other):
             return "has ended, and not with code 0", f"mend it, then: pyworker restart {name}"
+        if other.running and not other.slots() and not other.is_job:
+            return "has no workers", f"pyworker start {name}" if other.want else f"pyworker scale {name}=1"
         if not other.starting and other.sick() is not None:
             return "fails its health check", f"pyworker ps {name}   says how"
         return "", ""

@@ -126,6 +126,29 @@ def test_a_dependency_that_ended_with_another_code_is_named(pw: Pyworker) -> Non
     assert "waits for db, which failed" in failed.stderr
 
 
+@pytest.mark.parametrize(("without", "step"), [("scale db=0", "scale db=1"), ("stop db.1", "start db")])
+def test_a_dependency_without_workers_is_named_and_the_app_starts_once_it_has_one(pw: Pyworker, without: str, step: str) -> None:
+    two(pw, 'command = ["python3", "db.py"]\nready = "notify"')
+    pw.write("go", "")
+    pw.ok("start")
+    pw.ok(*without.split())
+    failed = pw.run("restart", "web", timeout=LONG)
+    assert failed.returncode == 1
+    assert "waits for db, which has no workers\n" in failed.stderr
+    assert f"pyworker {step}; web starts by itself then" in failed.stderr
+    pw.ok(*step.split())
+    pw.wait_steady("web")
+    assert pw.get() == "one"
+
+
+def test_who_waits_for_one_that_loses_its_workers_is_told(pw: Pyworker) -> None:
+    two(pw, 'command = ["python3", "db.py"]\nready = "notify"')
+    starting = pw.popen("start")
+    wait_until(lambda: pw.status() and "starting" in pw.run("ps", "db", "--json").stdout, LONG, "db to start")
+    pw.ok("scale", "db=0")
+    assert "web did not start: waits for db, which has no workers" in starting.communicate(timeout=LONG)[1]
+
+
 def hooked(pw: Pyworker, hooks: str) -> None:
     pw.api(APP, workers=1, tables=f"[app.hooks]\n{hooks}")
 
