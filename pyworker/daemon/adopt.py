@@ -98,6 +98,14 @@ def _end_hooks(brain: Brain) -> None:
         brain.store.remove(name)
 
 
+def _close_what_was_opened(brain: Brain, app: App) -> None:
+    """A stopped app was about to be started when the other daemon died: nobody would accept from its port, or close it."""
+    for listener in list(app.listeners.values()):
+        brain.listening.close(app, listener)
+    app.generations.clear()
+    brain.store.remove(*(fd_name("env", app.name, *env.numbers) for env in brain.store.names("env", app.name)))
+
+
 def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:
     """Return what apps.json would say of an app, by what the app's own memo says."""
     source: Source = from_json(Source, memo["source"], "source")
@@ -120,6 +128,8 @@ def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]
     brain.apps[app.name] = app
     app.closed = app.generation not in app.generations
     if app.closed:
+        if not desired.running:
+            _close_what_was_opened(brain, app)
         return
     if app.restart_to is not None and app.restart_to not in app.generations:
         app.restart_to = None

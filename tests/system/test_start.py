@@ -254,3 +254,19 @@ def test_a_daemon_that_stopped_leaves_no_process_and_no_port(pw: Pyworker) -> No
     wait_until(lambda: not pw.processes(), LONG, "the end")
     assert pw.refuses()
     assert pw.run("ps").returncode == 69
+
+
+@pytest.mark.parametrize("again", ["start", "restart"])
+def test_a_start_of_a_stopped_app_that_its_daemon_did_not_live_to_write_down_leaves_no_port_open(pw: Pyworker, again: str) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "api")
+    daemon = pw.role("daemon")
+    pw.arm("start.pinned", "kill")
+    assert pw.run(again, "api").returncode == 69
+    wait_until(lambda: pw.status().get("pid", daemon) != daemon, LONG, "the next daemon")
+    assert pw.app()["state"] == "stopped"
+    assert pw.refuses()
+    pw.ok("start", "api")
+    assert pw.get()
