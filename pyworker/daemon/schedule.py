@@ -53,6 +53,7 @@ class Schedule:
             brain.emit(app, "app_note", None, text="its last run is still at work: this one is left out")
             return
         app.finished_slots.clear()
+        app.write_memo()  # a daemon after this one must know that it is due: else it would stop the run
         brain.poke(app)
 
     def _reload(self, app: App, text: str) -> None:

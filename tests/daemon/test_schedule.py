@@ -20,6 +20,8 @@ class Rig:
         self.app: Any = SimpleNamespace(
             config=config, running=True, workers={}, finished_slots={1}, target=None, starting=False
         )
+        self.written: list[set[int]] = []  # the finished slots, as of each memo
+        self.app.write_memo = lambda: self.written.append(set(self.app.finished_slots))
         brain = SimpleNamespace(
             apps={"job": self.app},
             loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay)),
@@ -43,6 +45,16 @@ def test_a_job_is_started_at_its_minute_and_once(monkeypatch: pytest.MonkeyPatch
     assert rig.look(105) == ["poke"]
     assert rig.app.finished_slots == set()
     assert rig.look(105) == []
+
+
+def test_a_daemon_after_this_one_knows_that_a_job_is_due_before_anything_of_its_run_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="*/5 * * * *"))
+    written_by_then: list[list[set[int]]] = []
+    rig.schedule._desk.brain.poke = lambda app: written_by_then.append(list(rig.written))  # type: ignore[method-assign]
+    rig.look(105)
+    assert written_by_then == [[set()]]
 
 
 def test_a_job_that_still_runs_is_left_alone_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
