@@ -17,7 +17,7 @@ from pyworker.protocol.wire import MAX_REQUEST, encode
 
 REQUEST_TIMEOUT = 10.0  # seconds from the connection to a whole request
 FAREWELL_TIMEOUT = 10.0  # seconds in which the final line must be taken
-MAX_PENDING = 4 * 1024 * 1024  # bytes of answers a client may leave unread
+MAX_PENDING = 4 * 1024 * 1024  # bytes of progress a client may leave unread; the final line has a deadline instead
 _CHUNK = 64 * 1024  # read from one client in one turn of the loop
 
 
@@ -47,6 +47,8 @@ class Client:
     def progress(self, event: dict[str, Any]) -> None:
         """Send an event that belongs to the request; nothing happens when the client is gone or answered."""
         self._send(Progress(event))
+        if len(self._outgoing) > MAX_PENDING:
+            self.close()
 
     def reply(self, ok: bool, body: dict[str, Any]) -> None:
         """End the request: it was carried out. Only the first of reply and refuse counts."""
@@ -130,8 +132,6 @@ class Client:
             return
         self._outgoing += encode(answer) + b"\n"
         self._flush()
-        if len(self._outgoing) > MAX_PENDING:
-            self.close()
 
     def _finish(self, answer: Reply | Refused) -> None:
         if self.gone or self._answered:

@@ -299,19 +299,21 @@ def test_client_that_reads_nothing_is_dropped_and_costs_a_bounded_amount(daemon:
         assert follower.gone
 
 
-def test_answer_larger_than_the_socket_buffer_arrives_whole(daemon: Daemon) -> None:
+@pytest.mark.parametrize("size", [3_000_000, 9_000_000], ids=["some", "ps -w of ten thousand workers"])
+def test_answer_larger_than_the_socket_buffer_arrives_whole(daemon: Daemon, size: int) -> None:
     with daemon.connect(FOLLOW) as sock:
         daemon.turn()
-        daemon.followers[0].reply(True, {"text": "x" * 3_000_000})
+        daemon.followers[0].reply(True, {"text": "x" * size})
         sock.setblocking(False)
         data = b""
         while not data.endswith(b"\n"):
+            assert not daemon.followers[0].gone
             daemon.turn(1)
             try:
                 data += sock.recv(1 << 20)
             except BlockingIOError:
                 pass
-        assert len(json.loads(data)["body"]["text"]) == 3_000_000
+        assert len(json.loads(data)["body"]["text"]) == size
 
 
 def test_final_answer_that_is_not_taken_is_given_up(daemon: Daemon) -> None:
