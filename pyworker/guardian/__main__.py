@@ -123,6 +123,7 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
     """Prepare to guard what another guardian has left: nobody else holds it, so giving up would close every port."""
     said = ""
     while True:
+        home = -1
         try:
             failpoint.hit("guardian.adopted")
             home = boot.open_home(path)
@@ -134,6 +135,8 @@ def _prepare_patiently(path: str, store: FdStore) -> int:
             if str(error) != said:
                 said = str(error)
                 say(f"cannot take over yet, trying again: {said}")
+            if home >= 0:
+                os.close(home)
             time.sleep(TAKE_OVER_AGAIN)
         else:
             return home
