@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
-import os
 import socket
 import struct
 import termios
@@ -84,6 +83,8 @@ def open_inbox(slot: int, fds: list[int]) -> Inbox | None:
 
 
 def _is_seqpacket(fd: int) -> bool:
-    copy = socket.socket(fileno=os.dup(fd))
-    with copy:
-        return copy.family == socket.AF_UNIX and copy.type == socket.SOCK_SEQPACKET
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET
+    finally:
+        sock.detach()

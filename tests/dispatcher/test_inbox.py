@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import pytest
 
+from pyworker.dispatcher.inbox import open_inbox
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F
 from pyworker.unix.fds import recv_packet
@@ -281,3 +284,24 @@ def test_words_that_are_no_message_are_ignored(one: Rig) -> None:
     one.listen()
     one.connect(1)
     assert taken([slot], 1) == [1]
+
+
+def test_an_inbox_is_taken_also_when_it_has_taken_the_last_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_number(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", no_number)
+    inbox = open_inbox(1, [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)])
+    assert inbox is not None
+    assert (inbox.put(0), inbox.queued()) == (True, 1)
+    inbox.close()
+
+
+def test_what_is_no_inbox_is_closed() -> None:
+    ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)]
+    pipe = list(os.pipe())
+    for fds in (ends, pipe):
+        assert open_inbox(1, fds) is None
+        for fd in fds:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
