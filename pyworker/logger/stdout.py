@@ -26,12 +26,16 @@ class Stdout:
         self.lost = 0  # lines, since the logger started
         self.written = 0  # bytes
         self.error = ""  # why lines are lost now
+        self._torn = False  # the disk was full in the middle of a record
 
     def write(self, records: bytes, now: float, stamp: str) -> None:
         """Write it all, waiting for the reader where it must."""
         view, done = memoryview(records), 0
         try:
             is_file = stat.S_ISREG(os.fstat(FD).st_mode)
+            if self._torn:
+                os.write(FD, b"\n")
+                self._torn = False
             while done < len(records):
                 if is_file:
                     done += os.write(FD, view[done:])
@@ -45,6 +49,7 @@ class Stdout:
         except OSError as error:
             self.error = error.strerror or str(error)
             self.lost += records.count(b"\n", done)
+            self._torn = self._torn or (done > 0 and records[done - 1] != ord("\n"))
             return
         self.written += len(records)
         self.error = ""

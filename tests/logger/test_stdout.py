@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,29 @@ def test_what_others_write_in_between_stands_between_lines(monkeypatch: pytest.M
     whole = said.replace(long[:select.PIPE_BUF] + b"another\n", long[:select.PIPE_BUF]).split(b"\n")
     assert [line for line in whole if line != b"another"] == [*lines, b""]
     assert out.written == len(b"\n".join(lines)) + 1
+
+
+def test_a_record_that_a_full_disk_has_torn_does_not_spoil_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written, room = os.write, 10
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = written(fd, bytes(data)[:room])
+        room -= count
+        return count
+
+    with (tmp_path / "out").open("ab") as file:
+        monkeypatch.setattr(stdout, "FD", file.fileno())
+        monkeypatch.setattr(os, "write", write)
+        out = Stdout(LogsSpec(STDOUT, "plain", 0, 0, compress=False), "api", lambda: None)
+        out.write(b"whole\ntorn apart\n", 0.0, "")
+        out.write(b"lost\n", 0.0, "")
+        assert (out.lost, out.error) == (2, "No space left on device")
+        room = 100
+        out.write(b"next\n", 0.0, "")
+        out.write(b"last\n", 0.0, "")
+    assert (tmp_path / "out").read_bytes() == b"whole\ntorn\nnext\nlast\n"
