@@ -104,6 +104,8 @@ class Logger:
         was_busy = False
         while not self._is_over(now):
             for fd, _ in self._epoll.poll(self._timeout(now)):
+                if fd in self._waiting:
+                    continue  # it has the number of one that was closed in this turn, whose event this is
                 if fd in self._pipes:
                     self._read(self._pipes[fd])
                 elif fd == channel.fileno():

@@ -21,6 +21,7 @@ from pyworker.logger.lines import CHUNK
 from pyworker.protocol import store as protocol
 from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
+from pyworker.unix.process import is_stopped
 from tests.logger.rig import Rig, lines, records, write_all
 from tests.support.wait import wait_until
 
@@ -525,3 +526,25 @@ def test_logger_of_a_dead_guardian_and_daemon_stops_what_is_left(rig: Rig) -> No
     assert rig.wait() == 0
     assert process.wait(1) == -signal.SIGKILL
     assert [r.msg for r in records(path)] == [b"up", b"TERM"]
+
+
+def test_the_event_of_a_pipe_that_was_closed_in_the_same_turn_is_not_taken_for_one_of_the_next_with_its_number(
+    rig: Rig, worker: int
+) -> None:
+    path = rig.configure("api")
+    rig.start()
+    old = rig.pipe("out.api.1.1.1", worker)
+    write_all(old, b"old\n")
+    wait_for(path, 1)
+    os.kill(rig.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(rig.pid), what="the logger to stop")
+    rig.say(protocol.Forget(("out.api.1.1.1",)))
+    new = rig.pipe("out.api.1.2.2")
+    write_all(new, b"new\n")
+    write_all(old, b"late\n")
+    os.kill(rig.pid, signal.SIGCONT)
+    rig.settle()
+    rig.put("pid.api.1.2.2", os.pidfd_open(worker))
+    assert [(r.msg, r.pid) for r in wait_for(path, 3)] == [(b"old", worker), (b"late", worker), (b"new", worker)]
+    os.close(old)
+    os.close(new)
