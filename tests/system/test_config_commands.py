@@ -174,6 +174,22 @@ def test_of_an_app_that_was_stopped_before_a_boot_it_is_said_that_its_config_was
     assert pw.ok("ps").stdout.splitlines()[1].split()[:3] == ["api", "stopped", "0/-"]
 
 
+def test_of_an_app_that_a_boot_could_not_read_diff_says_what_is_wrong_with_it(pw: Pyworker) -> None:
+    pw.api(APP, tables='[app.env]\nLEVEL = "info"')
+    pw.ok("start")
+    pw.ok("daemon", "stop", "-y")
+    pw.write("app.toml", "workrs = 1\n")
+    pw.ok("daemon", "start")
+    assert pw.app()["state"] == "failed"
+    for words in (("diff",), ("diff", "api")):
+        found = pw.run(*words)
+        assert (found.returncode, found.stdout) == (78, "")
+        assert "unknown key `workrs`" in found.stderr
+    found = pw.run("config", "api")
+    assert found.returncode == 3
+    assert "error: api has failed, and has not been started since the daemon was" in found.stderr
+
+
 def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     pw.write("web.py", APP)
     text = f'# my app\n[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\nworkers = 1  # small\nenv.LEVEL = "x"\n'

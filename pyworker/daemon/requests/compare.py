@@ -23,6 +23,9 @@ from pyworker.protocol import control as k
 
 def diff(desk: Desk, client: Client, request: k.Diff) -> None:
     """Read each app's source again, as a reload would, and compare; nothing is kept of it."""
+    for app in desk.apps(request.selectors):
+        if app.current is None and app.failure is not None:  # a boot could not read it
+            read_again(desk, app, request.shell_env)
     compared = [compare(desk, app, request.shell_env) for app in _known(desk, request.selectors)]
     changes = [{"app": c["app"], **change} for c in compared for change in c["changes"]]
     more = [] if request.selectors else _not_started(desk)
@@ -32,10 +35,11 @@ def diff(desk: Desk, client: Client, request: k.Diff) -> None:
 def _known(desk: Desk, selectors: tuple[str, ...]) -> list[App]:
     """The apps of some selectors whose config has been read. Refuse: one that is named has only been stopped since a boot."""
     apps = desk.apps(selectors)
-    unread = [app.name for app in apps if app.current is None]
+    unread = [app for app in apps if app.current is None]
     if selectors and unread:
-        text = f"{unread[0]} is stopped, and has not been started since the daemon was: its config was not read"
-        raise Refuse("not_running", Exit.NOT_RUNNING, text, f"pyworker start {unread[0]}")
+        name, failed = unread[0].name, unread[0].failure is not None
+        text = f"{name} {'has failed' if failed else 'is stopped'}, and has not been started since the daemon was: its config was not read"
+        raise Refuse("not_running", Exit.NOT_RUNNING, text, f"pyworker start {name}")
     return [app for app in apps if app.current is not None]
 
 
