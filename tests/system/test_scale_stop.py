@@ -14,6 +14,7 @@ import pytest
 
 from pyworker.cli.client import Answer, Call
 from pyworker.unix import process
+from tests.support.control import ask
 from tests.support.load import Load
 from tests.support.pyworker import KERNEL, LONG, Pyworker, alive
 from tests.support.rawhttp import Client
@@ -43,6 +44,22 @@ def test_more_workers_than_there_may_be_are_refused_with_the_limit(pw: Pyworker)
         assert refused.returncode == 2
         assert "1000 are the most" in refused.stderr
     assert pw.app()["workers"]["want"] == 1
+
+
+def test_a_request_that_names_a_worker_to_scale_or_nothing_at_all_is_refused(pw: Pyworker) -> None:
+    """The commands do not send these; others may."""
+    pw.api(ASGI, workers=2)
+    pw.ok("start", "app.toml")
+    for request, why in (
+        ({"type": "scale", "changes": {"api.2": "1"}}, "api.2 is a worker: this is done with whole apps"),
+        ({"type": "stack", "selectors": []}, "no app is named"),
+        ({"type": "send", "selectors": [], "text": "1"}, "no app is named"),
+        ({"type": "stop", "selectors": []}, "no app is named"),
+    ):
+        answer = ask(pw.home, request)
+        assert answer is not None
+        assert (answer["type"], answer["message"]) == ("refused", why)
+    assert pw.app()["workers"]["want"] == 2
 
 
 def test_scale_is_kept_by_a_reload_and_by_a_new_daemon(pw: Pyworker) -> None:

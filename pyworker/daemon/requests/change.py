@@ -180,8 +180,8 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
 def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     """An override of `workers`, kept in apps.json."""
     changes: list[tuple[App, int]] = []
-    for name, change in ((s.app, c) for selector, c in request.changes.items() for s in desk.select((selector,))):
-        app = desk.brain.apps[name]
+    for app, change in ((a, c) for selector, c in request.changes.items() for a in desk.apps((selector,))):
+        name = app.name
         if app.current is None or not (app.running or app.restart_to is not None):
             raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
         count = scaled(app.want, change, usable_cpus())

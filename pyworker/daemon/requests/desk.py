@@ -81,6 +81,8 @@ class Desk:
 
     def existing(self, selectors: tuple[str, ...]) -> list[Selected]:
         """Like `select`; Refuse also: one of them is a worker that is not there. Nothing has been done by then."""
+        if not selectors:
+            raise Refuse("usage", Exit.USAGE, "no app is named", "name one, or all")
         found = self.select(selectors)
         for selected in found:
             if selected.slot is not None:
