@@ -29,6 +29,7 @@ _SQLITE = b"SQLite format 3\0"  # how such a file begins
 _PREPARED = {"jemalloc_bg_thd", ""}
 
 _new_poll = select.poll  # the import of an app may take it away
+_open = open  # ... or put something of its own in its place
 
 
 def open_fds() -> set[int]:
@@ -91,7 +92,7 @@ def _native_names() -> list[str]:
 
 def _name_of(thread: int) -> str:
     try:
-        with open(f"/proc/self/task/{thread}/comm") as file:
+        with _open(f"/proc/self/task/{thread}/comm") as file:
             return file.read().strip()
     except OSError:  # it has ended
         return ""
@@ -101,7 +102,10 @@ def _fork_in_vain(fork: Callable[[], int], is_there: Callable[[], bool] = bool) 
     """Fork a process that ends at once; return what it finds."""
     # what the import has set may take its end away, or raise; it does not last anyway (`reset_signals`)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    pid = fork()
+    try:
+        pid = fork()
+    except OSError:  # no process is left: the fork of a worker fails as well, and says so
+        return False
     if pid == 0:
         os._exit(is_there())
     return pid > 0 and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
@@ -162,7 +166,7 @@ def _files(new: set[int]) -> str:
 def _locked() -> set[int]:
     """Return the inodes of the files that this process has a lock on."""
     try:
-        with open("/proc/locks") as file:  # "1: POSIX  ADVISORY  READ 4711 08:01:131 0 EOF"
+        with _open("/proc/locks") as file:  # "1: POSIX  ADVISORY  READ 4711 08:01:131 0 EOF"
             lines = [line.split() for line in file]
     except OSError:
         return set()

@@ -17,7 +17,7 @@ from pyworker.config.schema import TlsConfig
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
-from pyworker.template import main
+from pyworker.template import forksafe, main
 from tests.support.certificates import make_certificate
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
@@ -169,6 +169,32 @@ socket.socket = Socks
     worker.expect(Hello)
     worker.expect(Ready)
     assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+
+
+def test_an_app_may_put_a_function_of_its_own_in_the_place_of_open(daemon: Any, folder: Path) -> None:
+    """As those do that want each encoding named, or no file opened at all."""
+    text = "import builtins, io\ndef opens(*args, **more): raise RuntimeError('name the encoding')\nbuiltins.open = io.open = opens\n"
+    (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    assert d.loaded.why == ""
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+
+
+def test_no_process_for_a_look_is_no_reason_against_forking_workers() -> None:
+    """Theirs are tried later, and it is said then what is wanting."""
+
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        assert not forksafe._fork_in_vain(fork)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 LATE = """
