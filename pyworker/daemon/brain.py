@@ -46,7 +46,7 @@ from pyworker.unix import fds as unix_fds
 LEFT_WITHIN = 1.0  # seconds that a command waits for old workers to accept no more, who may stand still
 LONGEST_NOTE = 500
 NOT_RELOADED = "not reloaded"
-TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: raise it"
+TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: "
 SAVE_WITHIN = 0.1  # seconds
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 

@@ -23,6 +23,8 @@ from pyworker.unix import oom
 SAMPLE_EVERY = 5.0
 NOTHING_TO_SAMPLE = LAZY  # seconds until it is looked again whether there is
 REQUESTS_EVERY = 0.5
+_RAISE = "raise it"
+_RAISE_SHARE = "it is each one's share of the limit of the cgroup: raise that, or have fewer workers"
 _NOT_HELD = "limits.memory does not hold for worker "
 
 
@@ -88,7 +90,8 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         used = sampler.pss(w.pid) if memory is not None else None
         if memory is not None and used is not None and used > memory:
             if now - w.ready_at < app.restart_config.min_uptime and not app.runs_once:
-                brain.note(app, TOO_LOW)
+                is_share = app.config is not None and app.config.limits.memory == "auto"
+                brain.note(app, TOO_LOW + (_RAISE_SHARE if is_share else _RAISE))
             brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
         if memory is not None:
@@ -97,10 +100,12 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
         if max_age and now - w.ready_at > max_age:
             brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s", can_wait=True)
             return
-    if TOO_LOW in app.notes and all(
+    notes = [note for note in app.notes if note.startswith(TOO_LOW)]
+    if notes and all(
         w.ready_at is not None and now - w.ready_at >= app.restart_config.min_uptime for w in app.workers.values()
     ):
-        brain.note_is_over(app, TOO_LOW)
+        for note in notes:
+            brain.note_is_over(app, note)
 
 
 def _not_held(slot: int) -> str:

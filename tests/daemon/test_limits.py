@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -115,15 +115,23 @@ def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: in
     assert app.notes == ([note, "another"] if stays else ["another"])
 
 
-def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_with_it() -> None:
+@pytest.mark.parametrize(
+    ("memory", "step"),
+    [(1000, "raise it"), ("auto", "it is each one's share of the limit of the cgroup: raise that, or have fewer workers")],
+)
+def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_with_it(
+    memory: int | Literal["auto"], step: str
+) -> None:
     worker = SimpleNamespace(recycle="", state=State.READY, ready_at=96.0, born_at=95.0, pid=4242, id=SimpleNamespace(slot=1))
-    app: Any = SimpleNamespace(workers={1: worker}, notes=[], restart_config=RestartConfig(), runs_once=False)
+    config = SimpleNamespace(limits=LimitsConfig(memory=memory))
+    app: Any = SimpleNamespace(workers={1: worker}, notes=[], config=config, restart_config=RestartConfig(), runs_once=False)
+    note = TOO_LOW + step
     brain: Any = SimpleNamespace(
         note=lambda app, text: app.notes.append(text),
         note_is_over=lambda app, text: app.notes.remove(text) if text in app.notes else None,
         workers=SimpleNamespace(recycle=lambda app, worker, reason: None),
     )
-    for used, now, notes in ((3000, 100.0, [TOO_LOW]), (500, 101.0, [TOO_LOW]), (500, 107.0, [])):
+    for used, now, notes in ((3000, 100.0, [note]), (500, 101.0, [note]), (500, 107.0, [])):
         sampler: Any = SimpleNamespace(pss=lambda pid, answer=used: answer, is_too_much=lambda pid: False)
         limits._check_app(brain, sampler, app, 1000, 0.0, now)
         assert app.notes == notes
