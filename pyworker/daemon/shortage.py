@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import signal
 import sys
 
@@ -53,8 +54,8 @@ def step_to_write(error: OSError, folder: str) -> str:
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder)
         if disk.f_files and not disk.f_favail:
-            return f"No inode is left, so remove some files: df -i {folder}"
-    return f"Free some space: df -h {folder}"
+            return f"No inode is left, so remove some files: df -i {shlex.quote(folder)}"
+    return f"Free some space: df -h {shlex.quote(folder)}"
 
 
 def step_to_start(error: object) -> str:

@@ -54,14 +54,20 @@ def _check_private(path: str, found: os.stat_result, *, ours: bool) -> None:
     if found.st_uid != me and (ours or me != 0):
         raise UnsafeDirectory(
             f"{path} belongs to user {found.st_uid}, and this is user {me}",
-            f"run as that user, or use a folder of your own; to take it over: chown {me} {path}",
+            f"run as that user, or use a folder of your own; to take it over: chown {me} {_quoted(path)}",
         )
     if is_open_to_others(found):
         mode = stat.S_IMODE(found.st_mode)
         raise UnsafeDirectory(
             f"{path} is open to other users (mode {mode:04o})",
-            f"if nobody else needs it: chmod 700 {path}; else use a folder of your own",
+            f"if nobody else needs it: chmod 700 {_quoted(path)}; else use a folder of your own",
         )
+
+
+def _quoted(path: str) -> str:
+    import shlex  # not for the start of a process, which is refused seldom
+
+    return shlex.quote(path)
 
 
 def is_open_to_others(found: os.stat_result) -> bool:

@@ -69,14 +69,14 @@ def test_a_shell_whose_program_was_killed_for_want_of_memory_says_137(monkeypatc
 @pytest.mark.parametrize(
     ("number", "inodes_left", "step"),
     [
-        (errno.ENOSPC, 5, "Free some space: df -h /srv/home"),
-        (errno.EDQUOT, 5, "Free some space: df -h /srv/home"),
-        (errno.ENOSPC, 0, "No inode is left, so remove some files: df -i /srv/home"),
-        (errno.EROFS, 0, "May /srv/home be written?"),
+        (errno.ENOSPC, 5, "Free some space: df -h '/srv/my home'"),
+        (errno.EDQUOT, 5, "Free some space: df -h '/srv/my home'"),
+        (errno.ENOSPC, 0, "No inode is left, so remove some files: df -i '/srv/my home'"),
+        (errno.EROFS, 0, "May /srv/my home be written?"),
     ],
 )
 def test_what_could_not_be_written_has_a_step(
     monkeypatch: pytest.MonkeyPatch, number: int, inodes_left: int, step: str
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_files=100, f_favail=inodes_left))
-    assert step_to_write(OSError(number, ""), "/srv/home") == step
+    assert step_to_write(OSError(number, ""), "/srv/my home") == step

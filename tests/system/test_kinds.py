@@ -217,8 +217,12 @@ async def app(scope, receive, send):
     assert pw.get() == f"{venv} nothing"
 
 
-def test_a_reload_never_goes_on_with_another_python_because_the_venv_is_gone(pw: Pyworker) -> None:
+def test_a_reload_never_goes_on_with_another_python_because_the_venv_is_gone(
+    pw: Pyworker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A deploy took ./.venv away. pyworker's own Python has nothing of what the app needs."""
+    monkeypatch.setattr(pw, "folder", os.path.join(pw.folder, "my app"))
+    os.mkdir(pw.folder)
     where = os.path.join(pw.folder, ".venv")
     make = [sys.executable, "-m", "venv", "--without-pip", where]
     subprocess.run(make, check=True, timeout=60)
@@ -230,14 +234,14 @@ def test_a_reload_never_goes_on_with_another_python_because_the_venv_is_gone(pw:
         done = pw.run(command, "job")
         assert done.returncode == 78, done
         assert f"the app runs with {where}/bin/python, and {where} is not there any more" in done.stderr
-        assert f"make it again: python3 -m venv {where}; or name another: python = …" in done.stderr
+        assert f"make it again: python3 -m venv '{where}'; or name another: python = …" in done.stderr
     assert pw.pids("job") == pids
     os.rename(where + "-gone", where)
     pw.ok("reload", "job")
     shutil.rmtree(where)
     pw.ok("stop", "job")
     # a start is a new beginning, as that of an app nobody knew
-    assert f"is gone: now it has ours. Again: python3 -m venv {where}" in pw.ok("start", "job").stderr
+    assert f"is gone: now it has ours. Again: python3 -m venv '{where}'" in pw.ok("start", "job").stderr
     wait_until(lambda: pw.ok("logs", "job", "--no-prefix").stdout.splitlines()[-1] == sys.prefix, LONG, "its line")
 
 

@@ -28,13 +28,13 @@ def test_absent_home_is_not_made_unless_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o707, 0o722])
 def test_home_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
-    home = tmp_path / "home"
+    home = tmp_path / "my home"
     home.mkdir()
     home.chmod(mode)
     with pytest.raises(files.UnsafeDirectory) as refused:
         files.open_home(str(home), create=True)
     assert f"mode {mode:04o}" in refused.value.reason
-    assert refused.value.hint == f"if nobody else needs it: chmod 700 {home}; else use a folder of your own"
+    assert refused.value.hint == f"if nobody else needs it: chmod 700 '{home}'; else use a folder of your own"
 
 
 def test_link_is_refused_and_its_target_named(tmp_path: Path) -> None:

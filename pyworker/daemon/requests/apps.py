@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import DEFAULT_VENV, FROM_SHELL
@@ -67,7 +68,7 @@ def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
     wanted = lost_venv(app.current, generation)
     if wanted and app.current is not None:
         problem = f"the app runs with {app.current.resolved.python}, and {wanted} is not there any more"
-        hint = f"make it again: python3 -m venv {wanted}; or name another: python = …"
+        hint = f"make it again: python3 -m venv {shlex.quote(wanted)}; or name another: python = …"
         raise ConfigError([Problem(problem, hint, "python", file, code="not_found")])
     return generation
 

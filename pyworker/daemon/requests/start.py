@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from typing import Any
 
@@ -107,7 +108,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             app.restart_to = generation.number
             desk.brain.poke(app)
         if lost:
-            what = f"{lost}, whose Python it had, is gone: now it has ours. Again: python3 -m venv {lost}"
+            what = f"{lost}, whose Python it had, is gone: now it has ours. Again: python3 -m venv {shlex.quote(lost)}"
             desk.brain.note(app, what)
         goals[app.name] = ops.started("started", generation.number)
     for app in still:  # what it waited for in vain may be one of those that begin now
