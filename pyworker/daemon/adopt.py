@@ -177,7 +177,8 @@ def _signal(pidfds: list[int], number: signal.Signals, *, group: bool = False) -
         if not process.is_gone(pidfd):
             if group:
                 process.kill_group_of(pidfd)
-            process.send_signal(pidfd, number)
+            with contextlib.suppress(PermissionError):  # of a root without CAP_KILL
+                process.send_signal(pidfd, number)
 
 
 def drop(brain: Brain, name: str) -> None:

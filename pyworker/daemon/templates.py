@@ -109,7 +109,13 @@ class Templates:
         pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
         if pidfd is None or app.templates.get(handle.generation) is not handle:
             return False
-        process.send_signal(pidfd, number)
+        try:
+            process.send_signal(pidfd, number)
+        except PermissionError:  # this daemon is a root without CAP_KILL (a container's), and the app has a `user`
+            whose = f"generation {handle.generation}: its template is another user's, and this daemon may not signal it"
+            text = f"{whose} (CAP_KILL): as root, kill -9 {handle.pid} ends it"
+            self._brain.note(app, text)
+            return False
         return True
 
     def watch(self, app: App, handle: TemplateHandle) -> None:

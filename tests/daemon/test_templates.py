@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -58,3 +59,20 @@ def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descript
     app: Any = SimpleNamespace(name="api", templates={1: handle}, workers={}, generations={}, left_behind={})
     Templates(brain).gone(app, handle, process.ExitStatus(0, None))
     assert (app.templates, poked) == ({}, [app])
+
+
+def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an app with `user`, where the daemon is a root without CAP_KILL, as in a container."""
+
+    def refused(pidfd: int, number: int) -> NoReturn:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    noted: list[str] = []
+    store = SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get)
+    brain: Any = SimpleNamespace(store=store, note=lambda app, text: noted.append(text))
+    handle = TemplateHandle("api", 1, 0.0, state="loading", pid=4711)
+    Templates(brain).stop(SimpleNamespace(name="api", templates={1: handle}), handle, "the import took more than 3 s", 3.0)  # type: ignore[arg-type]
+    assert {text.partition(": ")[2] for text in noted} == {
+        "its template is another user's, and this daemon may not signal it (CAP_KILL): as root, kill -9 4711 ends it"
+    }
