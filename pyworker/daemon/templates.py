@@ -140,11 +140,11 @@ class Templates:
                     if not handle.talk.is_left(self._brain.loop.clock()):
                         raise WireError("more messages than there is a use for")
                     handle.talk.spend()
-            except WireError as error:
+                self._take(app, handle, message)
+            except (WireError, OverflowError) as error:  # ... or a pid or errno that is none
                 handle.killed_because = f"its channel said {error}"
                 self._kill(app, handle)
                 break
-            self._take(app, handle, message)
         self._brain.poke(app)
 
     def _is_awaited(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.handles import TemplateHandle
 from pyworker.daemon.templates import Templates
 from pyworker.protocol import template as t
@@ -42,6 +43,24 @@ def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
         assert send_packet(theirs, encode(t.Forked(serial, 10_000 + serial)))
         templates._on_message(app, handle)
     assert handle.killed_because == "its channel said more messages than there is a use for"
+
+
+@pytest.mark.parametrize("message", [t.Parked(2**40), t.Forked(1, 2**40), t.ForkFailed(1, 2**40)])
+def test_a_number_that_no_system_call_takes_ends_the_template_that_has_said_it(
+    ends: tuple[socket.socket, socket.socket], message: t.FromTemplate
+) -> None:
+    ours, theirs = ends
+    pass_credentials(ours)
+    loop = SimpleNamespace(clock=lambda: 0.0, call_lazily=lambda delay, call: None)
+    brain: Any = SimpleNamespace(loop=loop, poke=lambda app: None, store={})
+    brain.deaths = Deaths(brain)
+    handle = TemplateHandle("api", 1, 0.0, state="ready", channel=ours, asked={1})
+    worker = SimpleNamespace(pid=0, id=SimpleNamespace(generation=1), is_alive=True)
+    generation = SimpleNamespace(resolved=SimpleNamespace(uid=None))
+    app: Any = SimpleNamespace(name="api", workers={1: worker}, templates={}, generations={1: generation})
+    assert send_packet(theirs, encode(message))
+    Templates(brain)._on_message(app, handle)
+    assert handle.killed_because.startswith("its channel said ")
 
 
 def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descriptor_too(
