@@ -39,6 +39,18 @@ class FileWrapper:
             raise StopIteration
         return data
 
+    # Werkzeug asks for these: without them it reads what is before a range, too
+
+    def seekable(self) -> bool:
+        has_place = getattr(self._file, "seekable", None)
+        return has_place is not None and bool(has_place())
+
+    def seek(self, *where: int) -> int:
+        return self._file.seek(*where)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
     def rest(self) -> FileRest | None:
         """Return what reading it would give, None if that is not just the bytes of a file. Raises OSError: no descriptor.
 

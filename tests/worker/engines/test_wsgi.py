@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from wsgiref.validate import validator
 
 import pytest
+from werkzeug.utils import send_file
 
 from pyworker.protocol.scoreboard import F
 from pyworker.unix import tls
@@ -601,6 +602,44 @@ def test_a_file_of_the_disk_is_sent_and_closed(serve: Serve, loop: str, threads:
     assert response is not None
     assert len(response.body) == 1_000_000
     wait_until(lambda: opened[0].closed, what="the file to be closed")
+
+
+def test_a_range_of_a_file_is_not_read_from_the_files_beginning(
+    serve: Serve, loop: str, threads: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(1 << 39)
+        file.seek(1 << 38)
+        file.write(b"here")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        return send_file(path, environ, conditional=True)(environ, start_response)
+
+    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    response = client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=%d-%d\r\n\r\n" % (1 << 38, (1 << 38) + 3)
+    ).recv()
+    assert response is not None
+    assert (response.status, response.body) == (206, b"here")
+
+
+def test_what_is_no_file_may_be_in_a_file_wrapper(serve: Serve, loop: str, threads: int) -> None:
+    class Reader:
+        parts = iter((b"ab", b"cd", b""))
+
+        def read(self, size: int) -> bytes:
+            return next(self.parts)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        wrapper = environ["wsgi.file_wrapper"](Reader())
+        assert not wrapper.seekable()
+        start_response("200 OK", [])
+        return wrapper
+
+    response = serve(app, "wsgi", loop=loop, threads=threads).client().get()
+    assert response is not None
+    assert response.body == b"abcd"
 
 
 class Upper(io.BufferedReader):
