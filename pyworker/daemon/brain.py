@@ -364,6 +364,7 @@ class Brain:
         self.emit(
             app, "app_started", None, generation=number, workers=workers, scheduled=scheduled, listen=listen, by=by
         )
+        app.write_memo()  # a daemon after this one would go by that of the app's end, and stop it again
         self.poke(app)
 
     def add_generations(self, made: Sequence[tuple[App, Generation]]) -> None:

@@ -113,6 +113,19 @@ def test_what_is_not_waited_for_is_under_way_and_not_nothing(pw: Pyworker) -> No
     pw.ok("wait", "api", "--for", "stopped")
 
 
+def test_a_start_of_what_was_stopped_goes_on_under_the_next_daemon(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pw.ok("stop", "api")
+    point = pw.arm("spawn.template", "kill")
+    pw.run("start", "api", "--no-wait")
+    wait_until(lambda: os.path.exists(point + ".hit"), LONG, "the daemon to be killed")
+    wait_until(lambda: pw.run("ps").returncode == 0, LONG, "the next one")
+    wait_until(lambda: pw.app()["state"] == "running", LONG, "the start to go on")
+    assert not pw.refuses()
+
+
 def test_stop_now_waits_for_nobody(pw: Pyworker) -> None:
     pw.api(ASGI.replace("asyncio.sleep(1)", "asyncio.sleep(3600)"))
     pw.ok("start", "app.toml")
