@@ -130,9 +130,8 @@ class Readiness:
 
     def _comes_up(self, app: App, handle: WorkerHandle) -> None:
         """A worker that serves on a port of its own can; before the commit of a reload nobody comes there."""
-        if (
-            not handle.pid
-        ):  # nobody has told it yet, or it has to be looked for: who waits for a worker is shown a process
+        if not handle.pid:
+            # nobody has told it yet, or it has to be looked for: who waits for a worker is shown a process
             self._brain.loop.call_later(PORT_TRIES, lambda: self.says_ready(app, handle))
             return
         generation = app.generations.get(handle.id.generation)
