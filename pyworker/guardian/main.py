@@ -281,7 +281,7 @@ class Guardian:
         # whoever does not is ended by the logger, which the end of its lifeline tells that
         self._dismiss()
         for name in self._store:
-            if name not in (inherited.LOCK, inherited.CONTROL):
+            if name not in (inherited.LOCK, inherited.CONTROL) and not keep.is_for_logger(name):
                 self._store.remove(name)
 
     # ---- upgrade ------------------------------------------------------------------------------------
@@ -434,6 +434,8 @@ class Guardian:
         program.ended(now, status)
         if program is self._daemon and self._told_to_stop:
             self._pass_on(signal.SIGTERM)  # the next one goes on with it
+        if program is self._logger and status.signal is not None and not self._all_ended:
+            self._logger_told = False  # the next one is, and ends what is left
         how = "made room" if program.reason == "upgrade" else program.reason
         text = f"the {program.name} (pid {pid}) {how}"
         if not self._stopping:

@@ -366,6 +366,28 @@ def test_what_a_daemon_that_dies_was_to_stop_is_left_to_the_logger(start: OPEN_R
     assert rig.process.wait(30) == 0
 
 
+def test_a_logger_that_is_killed_over_what_a_dead_daemon_has_left_has_a_successor(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    reads, writes = pipe_with(b"line\n")
+    daemon.say(protocol.Store(("out.api.1.1.1",)), (reads,))
+    logger.hear_until(protocol.Restore)
+    rig.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "SIGTERM" in rig.log(), what="the signal")
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.close()
+    assert select.select([logger.lifeline], [], [], 30)[0], "it is told to end all"
+    os.kill(logger.pid, signal.SIGKILL)
+    successor = rig.peer("logger")
+    successor.hear_until(protocol.RestoreDone)
+    assert set(successor.fds) == {"out.api.1.1.1"}
+    assert select.select([successor.lifeline], [], [], 30)[0], "so is the next one"
+    successor.leave()
+    assert rig.process.wait(30) == 0
+    os.close(reads)
+    os.close(writes)
+
+
 def test_socket_of_another_guardian_is_left_alone_at_the_end(start: OPEN_RIGS) -> None:
     rig = start()
     daemon, logger = rig.both()
