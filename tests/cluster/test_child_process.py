@@ -628,7 +628,7 @@ async def test_a_callback_that_raises_harms_nobody_else_although_stderr_is_gone(
         child.send(number)
     assert await inbox.next() == 25
     child.disconnect()
-    assert (await child.wait_closed()).code == 0
+    assert (await child.wait_closed()).code in (0, 120)  # 120: Python could not write what was left for stderr
 
 
 @asynchronous
