@@ -843,6 +843,29 @@ def test_a_client_that_leaves_while_it_is_written_to_is_nothing_to_tell(
     assert capfd.readouterr().err == ""
 
 
+def test_a_file_for_which_no_descriptor_is_free_is_read_by_the_app(
+    serve: Serve, loop: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789" * 100_000)
+    asked: list[int] = []
+
+    def refuse(fd: int) -> NoReturn:
+        asked.append(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    monkeypatch.setattr(os, "dup", refuse)
+    response = client.get()
+    assert asked
+    assert response is not None
+    assert response.body == path.read_bytes()
+
+
 @pytest.mark.parametrize("end", ["read", "left", "cut"])
 def test_slow_readers_of_files_hold_up_nobody_however_large_these_are(
     serve: Serve, loop: str, threads: int, end: str, tmp_path: Path
