@@ -183,6 +183,11 @@ class Exchange:
                     continue
                 elif code in (heads.TRANSFER_ENCODING, heads.HOP):
                     continue  # framing is the server's
+                elif code == heads.UPGRADE:
+                    if status != 426:
+                        continue
+                    parts.append(b"connection: upgrade\r\n")  # 426 has to name what it asks for (RFC 9110, 15.5.22)
+                    count += 1
                 elif code == heads.DATE:
                     date = False
                 elif code == heads.SERVER:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable
 
-CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER, REQUEST_ID, HOP = 1, 2, 3, 4, 5, 6, 7
+CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER, REQUEST_ID, UPGRADE, HOP = range(1, 9)
 _CODES = {
     "content-length": CONTENT_LENGTH,
     "transfer-encoding": TRANSFER_ENCODING,
@@ -21,7 +21,7 @@ _CODES = {
     "x-request-id": REQUEST_ID,
     "keep-alive": HOP,
     "proxy-connection": HOP,
-    "upgrade": HOP,
+    "upgrade": UPGRADE,
 }
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

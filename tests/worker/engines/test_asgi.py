@@ -47,6 +47,19 @@ def test_a_single_body_gets_its_length_and_a_stream_is_chunked(serve: Serve, loo
     assert (response.headers["transfer-encoding"], response.body) == ("chunked", b"012end")
 
 
+def test_only_an_answer_that_requires_an_upgrade_may_name_one(serve: Serve, loop: str) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
+        await send({"type": "http.response.start", "status": int(scope["path"][1:]), "headers": headers})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    client = serve(app, loop=loop).client()
+    for status, upgrade in ((426, ("websocket", "upgrade")), (200, (None, None)), (426, ("websocket", "upgrade"))):
+        response = client.get(f"/{status}")
+        assert response is not None
+        assert (response.headers.get("upgrade"), response.headers.get("connection")) == upgrade, status
+
+
 def test_an_upload_is_taken_as_fast_as_the_app_reads(serve: Serve, loop: str) -> None:
     go = threading.Event()
     sizes: list[int] = []
