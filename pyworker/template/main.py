@@ -189,7 +189,7 @@ def share_websockets() -> None:
     sys.path[:] = [folder for folder in path if folder != os.getcwd()]
     try:
         prepare.websockets()
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001  packages of the app's environment: their import may raise anything
         say(f"websockets cannot be served: {error}")
     finally:
         sys.path[:] = path

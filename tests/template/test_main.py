@@ -494,6 +494,21 @@ def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, 
     worker.expect(Ready)
 
 
+@pytest.mark.parametrize("error", ["ImportError('no such name')", "AttributeError('no such name')"])
+def test_an_app_with_a_package_that_cannot_serve_websockets_is_served(daemon: Any, folder: Path, error: str) -> None:
+    """As websockets 8 of the app's environment, which asks asyncio for what it has no more."""
+    (folder / "old").mkdir()
+    (folder / "old" / "websockets.py").write_text(f"raise {error}")
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("import os, sys, uvicorn\nsys.path.insert(0, os.path.abspath('old'))\n" + shop)
+    d = daemon()
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert template.read_err() == b"pyworker: websockets cannot be served: no such name\n"
+
+
 @pytest.mark.parametrize(
     ("library", "patch"),
     [

@@ -15,11 +15,11 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Any
 
+from pyworker.unix.fds import Socket
+
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
     from pyworker.worker.engines.websocket import WebSocket
-
-from pyworker.unix.fds import Socket
 
 SEND_STALL = 60.0  # seconds without an acknowledged byte, while some wait
 LOOKS = 4  # in that time; each passes over all connections
