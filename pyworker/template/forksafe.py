@@ -23,13 +23,13 @@ from collections.abc import Callable
 
 from pyworker.unix.fds import Socket
 from pyworker.unix.fork import bare_fork
+from pyworker.unix.procfs import read_all
 
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
 # threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
 _PREPARED = {"jemalloc_bg_thd", ""}
 
 _new_poll = select.poll  # the import of an app may take it away
-_open = open  # ... or put something of its own in its place
 
 
 def open_fds() -> set[int]:
@@ -92,8 +92,7 @@ def _native_names() -> list[str]:
 
 def _name_of(thread: int) -> str:
     try:
-        with _open(f"/proc/self/task/{thread}/comm") as file:
-            return file.read().strip()
+        return read_all(f"/proc/self/task/{thread}/comm").decode(errors="replace").strip()
     except OSError:  # it has ended
         return ""
 
@@ -166,8 +165,8 @@ def _files(new: set[int]) -> str:
 def _locked() -> set[int]:
     """Return the inodes of the files that this process has a lock on."""
     try:
-        with _open("/proc/locks") as file:  # "1: POSIX  ADVISORY  READ 4711 08:01:131 0 EOF"
-            lines = [line.split() for line in file]
+        # of each: "1: POSIX  ADVISORY  READ 4711 08:01:131 0 EOF"
+        lines = [line.split() for line in read_all("/proc/locks").decode().splitlines()]
     except OSError:
         return set()
     own = str(os.getpid())

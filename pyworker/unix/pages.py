@@ -6,6 +6,8 @@ import ctypes
 import os
 import re
 
+from pyworker.unix.procfs import read_all
+
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14: copies what a write would copy, and writes nothing
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ENTRY = 8  # bytes of /proc/PID/pagemap for each page; all that is asked here stands in the last of them
@@ -53,10 +55,9 @@ def _flags(pagemap: int, start: int, end: int) -> bytes:
 
 def _writable() -> list[tuple[int, int]]:
     found = []
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            area, rights = line.split(" ", 2)[:2]
-            if rights == "rw-p":
-                start, end = (int(each, 16) for each in area.split("-"))
-                found += [(at, min(at + _PIECE, end)) for at in range(start, end, _PIECE)]
+    for line in read_all("/proc/self/maps").splitlines():
+        area, rights = line.split(b" ", 2)[:2]
+        if rights == b"rw-p":
+            start, end = (int(each, 16) for each in area.split(b"-"))
+            found += [(at, min(at + _PIECE, end)) for at in range(start, end, _PIECE)]
     return found

@@ -6,7 +6,9 @@ import os
 
 
 def read_all(path: str) -> bytes:
-    """Return all of it; OSError as of `open`. Without a file object, which would cost as much again as the reading."""
+    """Return all of it; OSError as of `open`, in whose place an app may have put something of its own. Without a file object,
+    which would cost as much again as the reading.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     content = b""
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 
+from pyworker.unix.procfs import read_all
+
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _ANY_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h
 
@@ -37,8 +39,7 @@ def validity(cert_path: str, key_path: str) -> tuple[float, float] | None:
     client that trusts this one certificate, at any time. Takes a few milliseconds.
     """
     try:
-        with open(cert_path, encoding="ascii", errors="replace") as file:
-            text = file.read()
+        text = read_all(cert_path).decode("ascii", "replace")
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(cert_path, key_path, _no_phrase)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

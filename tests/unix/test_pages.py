@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from typing import NoReturn
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_a_process_that_has_ended_is_no_model(reaped: bool) -> None:
             model.wait()
         with pytest.raises(OSError):
             copy_like(model.pid, 1 << 30)
+
+
+def test_it_is_looked_for_also_behind_an_import_that_has_replaced_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **more: object) -> NoReturn:
+        raise RuntimeError("name the encoding")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert copy_like(os.getpid(), 1 << 30) == 0
 
 
 def test_a_program_that_has_reserved_very_much_memory_is_looked_at_piece_by_piece() -> None:

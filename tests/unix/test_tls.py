@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,6 +29,16 @@ def test_it_is_the_first_certificate_of_a_chain_that_counts_also_behind_its_key(
     both = tmp_path / "both.pem"
     both.write_text(key.read_text() + cert.read_text() + (other / "cert.pem").read_text())
     assert validity(str(both), str(both)) == (SINCE, UNTIL)
+
+
+def test_it_is_told_also_behind_an_import_that_has_replaced_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificate(str(tmp_path), "one", valid=(SINCE, UNTIL))
+
+    def refuse(*_: object, **more: object) -> NoReturn:
+        raise RuntimeError("name the encoding")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert validity(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")) == (SINCE, UNTIL)
 
 
 def test_of_a_certificate_that_no_client_would_take_nothing_is_told(tmp_path: Path) -> None:
