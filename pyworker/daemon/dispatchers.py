@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker.config.address import Address, collide, is_numeric
 from pyworker.config.schema import AppConfig
+from pyworker.daemon import signals
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
@@ -152,7 +153,8 @@ class Dispatchers:
         handle.killed_because = reason
         pidfd = self._brain.store.get(fd_name("dpid", app.name))
         if pidfd is not None:
-            process.send_signal(pidfd, signal.SIGKILL)
+            whose = f"generation {app.generation}: its dispatcher"
+            signals.send(self._brain, app, pidfd, signal.SIGKILL, whose=whose, pid=handle.pid)
         handle.state, handle.since = "stopping", now
 
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:

@@ -1,12 +1,19 @@
-"""Daemon: signals as calls of its loop."""
+"""Daemon: signals: those that come, as calls of its loop; those that are sent to a process of an app's."""
 
 from __future__ import annotations
 
 import signal
 import socket
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.owner import user_name
+from pyworker.unix import process
+
+if TYPE_CHECKING:
+    from pyworker.daemon.app import App
+    from pyworker.daemon.brain import Brain
 
 _KEPT: list[socket.socket] = []  # as long as the process lives
 
@@ -27,3 +34,16 @@ def catch(loop: Loop, numbers: Collection[int], handle: Callable[[int], None]) -
 
     loop.add(ours.fileno(), READ, arrived)
     _KEPT.extend((ours, theirs))
+
+
+def send(brain: Brain, app: App, pidfd: int, number: int, *, whose: str, pid: int, kill: str = "kill -9") -> bool:
+    """Signal a process; where that is not allowed, note what ends it, and return False. `whose` begins the note."""
+    try:
+        process.send_signal(pidfd, number)
+    except PermissionError:  # it has become another user (sudo, say), or this daemon is a root without CAP_KILL
+        uid = process.owner(pid)
+        runs = f"runs as {user_name(uid)}" if uid is not None else "is another user's"
+        text = f"{whose} {runs}, and this daemon may not signal it (CAP_KILL): as root, {kill} {pid} ends it"
+        brain.note(app, text)
+        return False
+    return True

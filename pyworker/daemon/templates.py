@@ -12,7 +12,7 @@ import random
 import signal
 from typing import TYPE_CHECKING, assert_never
 
-from pyworker.daemon import appmetrics, diagnosis
+from pyworker.daemon import appmetrics, diagnosis, signals
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -109,14 +109,8 @@ class Templates:
         pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
         if pidfd is None or app.templates.get(handle.generation) is not handle:
             return False
-        try:
-            process.send_signal(pidfd, number)
-        except PermissionError:  # this daemon is a root without CAP_KILL (a container's), and the app has a `user`
-            whose = f"generation {handle.generation}: its template is another user's, and this daemon may not signal it"
-            text = f"{whose} (CAP_KILL): as root, kill -9 {handle.pid} ends it"
-            self._brain.note(app, text)
-            return False
-        return True
+        whose = f"generation {handle.generation}: its template"
+        return signals.send(self._brain, app, pidfd, number, whose=whose, pid=handle.pid)
 
     def watch(self, app: App, handle: TemplateHandle) -> None:
         """Listen to a template's channel."""
@@ -279,7 +273,7 @@ class Templates:
             return
         pid = process.pidfd_pid(pidfd)
         if process.is_stopped(pid) and all(worker.pid != pid for worker in app.workers.values()):
-            process.send_signal(pidfd, signal.SIGKILL)
+            signals.send(self._brain, app, pidfd, signal.SIGKILL, whose=f"generation {number}: its spare", pid=pid)
 
     def _forget(self, app: App, number: int) -> None:
         store = self._brain.store

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, assert_never
 
 from pyworker import failpoint
 from pyworker.config.address import Address
+from pyworker.daemon import signals
 from pyworker.daemon.app import App, Listener
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
 from pyworker.daemon.loop import READ
-from pyworker.daemon.owner import user_name
 from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.policy import restart
@@ -200,15 +200,8 @@ class Workers:
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
-        if pidfd is None:
-            return
-        try:
-            process.send_signal(pidfd, number)
-        except PermissionError:  # it has become another user (sudo, say), or this daemon is a root without CAP_KILL
-            uid = process.owner(handle.pid)
-            whose = f"runs as {user_name(uid)}" if uid is not None else "is another user's"
-            text = f"worker {handle.id.slot} {whose}, and this daemon may not signal it (CAP_KILL): as root, kill {handle.pid} ends it"
-            self._brain.note(app, text)
+        if pidfd is not None:
+            signals.send(self._brain, app, pidfd, number, whose=f"worker {handle.id.slot}", pid=handle.pid, kill="kill")
 
     def recycle(
         self, app: App, handle: WorkerHandle, reason: str, *, can_wait: bool = False, again: bool = False

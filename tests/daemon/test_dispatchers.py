@@ -28,7 +28,7 @@ from pyworker.policy.restart import CLEAR
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import decode, encode
-from pyworker.unix import fds
+from pyworker.unix import fds, process
 from pyworker.unix.fds import send_packet, socketpair
 from pyworker.unix.process import ExitStatus
 from tests.support.channels import ends as ends
@@ -300,3 +300,23 @@ def test_a_udp_socket_is_made_at_once_or_not_at_all(address: str | None, answer:
     if isinstance(found, socket.socket):
         found.close()
     assert answer == (found if isinstance(found, int) else 0)
+
+
+def test_one_that_does_not_answer_and_may_not_be_signalled_is_noted_and_keeps_nothing_else_from_being_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an app with `user`, where the daemon is a root without CAP_KILL: each round of the app ended there."""
+
+    def refused(pidfd: int, number: int) -> NoReturn:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(process, "send_signal", refused)
+    noted: list[str] = []
+    brain: Any = SimpleNamespace(store=SimpleNamespace(get=lambda name: 99), note=lambda app, text: noted.append(text))
+    handle = DispatcherHandle(0.0, state="ready", pid=os.getpid())
+    app: Any = SimpleNamespace(name="api", generation=3, dispatcher=handle)
+    Dispatchers(brain).stop(app, "did not answer", 5.0)
+    assert (handle.state, handle.since) == ("stopping", 5.0)
+    (text,) = noted
+    assert text.startswith("generation 3: its dispatcher runs as ")
+    assert text.endswith(f"may not signal it (CAP_KILL): as root, kill -9 {os.getpid()} ends it")
