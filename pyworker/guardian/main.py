@@ -274,6 +274,7 @@ class Guardian:
             self._logger.outbox.say(Stopping())
             self._logger.kill_at = now + self._times.logger_end
             return
+        self._flush(now)
         if len(self._logger.outbox):  # it has not been given everything yet
             return
         self._logger_told = True

@@ -18,6 +18,7 @@ import pytest
 
 from pyworker.protocol import store as protocol
 from pyworker.protocol.names import ENV_FAILPOINTS
+from pyworker.unix.process import is_stopped
 from tests.guardian.rig import Rig
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
@@ -364,6 +365,25 @@ def test_what_a_daemon_that_dies_was_to_stop_is_left_to_the_logger(start: OPEN_R
     assert rig.process.poll() is None
     logger.leave()
     assert rig.process.wait(30) == 0
+
+
+def test_what_a_daemon_has_left_is_ended_at_once_though_its_last_word_is_for_the_logger(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "1e6")
+    daemon, logger = rig.both()
+    os.kill(rig.process.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(rig.process.pid), what="the guardian to stop")
+    reads, writes = pipe_with(b"line\n")
+    daemon.say(protocol.Store(("out.api.1.1.1",)), (reads,))
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.close()
+    rig.process.send_signal(signal.SIGTERM)
+    os.kill(rig.process.pid, signal.SIGCONT)
+    assert logger.hear_until(protocol.Restore).names == ("out.api.1.1.1",)
+    assert select.select([logger.lifeline], [], [], 30)[0], "it is not left for the next tick"
+    logger.leave()
+    assert rig.process.wait(30) == 0
+    os.close(reads)
+    os.close(writes)
 
 
 def test_a_logger_that_is_killed_over_what_a_dead_daemon_has_left_has_a_successor(start: OPEN_RIGS) -> None:
