@@ -182,7 +182,7 @@ class Guardian:
 
     def _order(self, number: int) -> None:
         """In the foreground: do what a signal asks for."""
-        if number == signal.SIGCHLD:
+        if number == signal.SIGCHLD or self._all_ended:  # ... of that nothing is left to be done
             return
         if number == signal.SIGHUP and self._signals.has_lost_its_terminal():
             if self._hung_up:  # the kernel and the shell both say it, and a second stop would be one at once
