@@ -500,7 +500,12 @@ def _may_have_said_why(status: process.ExitStatus) -> bool:
 
 
 def open_pidfd(pid: int, owner: int | None) -> int | None:
-    """Return a pidfd; None when the process is not the `owner`'s. OSError: it has gone, or no descriptor is left."""
+    """Return a pidfd; None when the process is not the `owner`'s. OSError: it has gone, or no descriptor is left.
+
+    OverflowError: that is no pid of a worker's.
+    """
+    if pid <= 1:  # 0 and -1 stand for many processes where one is signalled
+        raise OverflowError(f"{pid} as a pid")
     pidfd = os.pidfd_open(pid)
     if owner is None:
         return pidfd

@@ -45,10 +45,13 @@ def test_no_answer_to_a_fork_is_one_too_many_and_each_other_message_may_be(
     assert handle.killed_because == "its channel said more messages than there is a use for"
 
 
-@pytest.mark.parametrize("message", [t.Parked(2**40), t.Forked(1, 2**40), t.ForkFailed(1, 2**40)])
-def test_a_number_that_no_system_call_takes_ends_the_template_that_has_said_it(
-    ends: tuple[socket.socket, socket.socket], message: t.FromTemplate
+@pytest.mark.parametrize("message", [*(t.Forked(1, pid) for pid in (2**40, 1, 0, -1)), t.Parked(2**40), t.Parked(0), t.ForkFailed(1, 2**40)])
+def test_a_number_that_is_no_worker_s_pid_or_no_errno_ends_the_template_that_has_said_it(
+    ends: tuple[socket.socket, socket.socket], message: t.FromTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With -1 all processes that the daemon may signal would be killed, with 0 its own group."""
+    for kill in ("kill", "killpg"):
+        monkeypatch.setattr(os, kill, lambda *_: pytest.fail("it was signalled"))
     ours, theirs = ends
     pass_credentials(ours)
     loop = SimpleNamespace(clock=lambda: 0.0, call_lazily=lambda delay, call: None)
