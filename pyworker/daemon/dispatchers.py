@@ -17,12 +17,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from pyworker.config.address import Address, collide, is_numeric
+from pyworker.config.address import Address, collide
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import signals
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import WorkerHandle, copy_socket
-from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
+from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import Shortage, by_somebody, step_to_start
 from pyworker.policy import restart
@@ -294,13 +294,7 @@ class Dispatchers:
         if len(app.listeners) >= MAX_LISTENERS:
             return None, errno.EMFILE
         try:
-            if "\0" in address.path:
-                raise ListenFailed(
-                    f"cannot listen on {host!r}: an abstract Unix socket", hint="name a file", code="bad_address"
-                )
-            # Node has looked it up; here all apps would wait for that
-            if address.host and not is_numeric(address.host):
-                raise ListenFailed(f"cannot listen on {address}: no IP address", hint="name one", code="bad_address")
+            check_asked(address)
             if generation.resolved.uid is not None:
                 text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
                 raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")

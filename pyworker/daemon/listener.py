@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Self
 
-from pyworker.config.address import Address
+from pyworker.config.address import Address, is_numeric
 from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import Exit, PyworkerError
@@ -73,6 +73,16 @@ def open_listener(
         sock.close()
         raise _explain(address, host, error, own) from None
     return sock
+
+
+def check_asked(address: Address) -> None:
+    """Raise ListenFailed for what a worker may ask to listen on, and is never opened for it."""
+    if "\0" in address.path:
+        text = f"cannot listen on {address.path!r}: an abstract Unix socket"
+        raise ListenFailed(text, hint="name a file", code="bad_address")
+    # the worker has looked it up; here all apps would wait for that
+    if address.host and not is_numeric(address.host):
+        raise ListenFailed(f"cannot listen on {address}: no IP address", hint="name one", code="bad_address")
 
 
 def inode(listener: socket.socket) -> int:

@@ -18,7 +18,7 @@ from pyworker.daemon.app import App, Listener
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed
+from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
 from pyworker.daemon.loop import READ
 from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for, step_to_start
@@ -336,6 +336,7 @@ class Workers:
         elif address.family == "inet6" and not host:
             address = Address("inet6", "::", port)
         try:
+            check_asked(address)
             if generation.resolved.uid is not None and str(address) not in generation.config.bind:
                 message = f'with `user` set a script may only bind addresses named in the file: bind = "{address}"'
                 raise ListenFailed(message, hint="add it to bind in the file", code="no_permission")

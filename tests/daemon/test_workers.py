@@ -88,6 +88,21 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
     assert "raise the limit of open files" in handle.failure.hint
 
 
+@pytest.mark.parametrize("family_host", [("inet", "localhost"), ("inet6", "localhost"), ("unix", "\0x")])
+def test_no_name_that_a_script_asks_to_listen_on_is_looked_up(family_host: tuple[str, str]) -> None:
+    """The resolver may take long, and the daemon is everybody's; a script of ours has looked it up itself."""
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={})
+    ours, theirs = socketpair()
+    with ours, theirs:
+        handle: Any = SimpleNamespace(id=SimpleNamespace(generation=1), ctl=ours, failure=None, waits_to_bind=(*family_host, 8000))
+        Workers(SimpleNamespace())._answer_bind(app, handle)  # type: ignore[arg-type]
+        packet = recv_packet(theirs, MAX_MESSAGE, 1)
+    assert packet is not None
+    assert decode(w.ToWorker, packet.data).errno == errno.EADDRNOTAVAIL
+    assert handle.failure.hint in ("name one", "name a file")
+
+
 @pytest.mark.parametrize(("ready", "asked"), [("auto", True), ("notify", False)])
 def test_who_says_that_it_is_ready_is_not_taken_for_it_by_its_port_by_the_next_daemon(
     monkeypatch: pytest.MonkeyPatch, ready: Any, asked: bool
