@@ -25,6 +25,7 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, Source
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle, copy_socket
 from pyworker.daemon.ledger import Ledger
+from pyworker.daemon.listener import bound_to
 from pyworker.daemon.preflight import check_memo
 from pyworker.protocol.inherited import PIDFD_KINDS, WorkerId, app_of, fd_name, worker_fd
 from pyworker.protocol.wire import WireError, from_json
@@ -203,7 +204,7 @@ def found_listeners(brain: Brain, name: str) -> dict[int, Listener]:
     for parsed in brain.store.names("listen", name):
         index = parsed.numbers[0]
         sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", name, index)]))
-        found[index] = Listener(index, written.get(index) or _address_of(sock), sock)
+        found[index] = Listener(index, written.get(index) or bound_to(sock), sock)
     return found
 
 
@@ -247,18 +248,11 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
         assert fd is not None
         sock = socket.socket(fileno=os.dup(fd))
         if known is None:  # opened in the moment in which the other daemon died
-            address = _written_addresses(brain, app.name).get(index) or _address_of(sock)
+            address = _written_addresses(brain, app.name).get(index) or bound_to(sock)
         else:
             address = Address(**known)
         by = asked.get(str(index), app.generations)  # not known: any that live may have been given it
         app.listeners[index] = Listener(index, address, sock, {int(number) for number in by})
-
-
-def _address_of(sock: socket.socket) -> Address:
-    local = sock.getsockname()
-    if isinstance(local, str):
-        return Address("unix", path=local)
-    return Address("inet6" if sock.family == socket.AF_INET6 else "inet", local[0], local[1])
 
 
 def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:

@@ -97,6 +97,14 @@ def actual(address: Address, listener: socket.socket) -> Address:
     return replace(address, port=listener.getsockname()[1])
 
 
+def bound_to(listener: socket.socket) -> Address:
+    """Return the address by the kernel's word: a host name has been looked up, and a port chosen for 0."""
+    local = listener.getsockname()
+    if isinstance(local, str):
+        return Address("unix", path=local)
+    return Address("inet6" if listener.family == socket.AF_INET6 else "inet", local[0], local[1])
+
+
 def url(address: Address, tls: bool = False) -> str:
     """Return what `ps` shows: "http://127.0.0.1:8000" or "unix:/run/api.sock"."""
     if address.family == "unix":

@@ -16,6 +16,7 @@ from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import (
     UNIX_MODE,
     ListenFailed,
+    bound_to,
     has_no_file,
     inode,
     is_listening,
@@ -68,7 +69,10 @@ class Listening:
         """The newest: it is the one that has the file of a Unix socket whose file was removed."""
         if not app.listening or has_no_file(address):
             return None
-        return next((x for x in reversed(app.listeners.values()) if x.address == address), None)
+        newest_first = list(reversed(app.listeners.values()))
+        named = (x for x in newest_first if x.address == address)
+        # a script that listens on localhost has looked it up, and `bind` may have the name
+        return next(named, None) or next((x for x in newest_first if bound_to(x.sock) == address), None)
 
     def open(self, app: App, address: Address, generation: Generation) -> Listener:
         for other in self._brain.apps.values():

@@ -337,10 +337,12 @@ class Workers:
             address = Address("inet6", "::", port)
         try:
             check_asked(address)
-            if generation.resolved.uid is not None and str(address) not in generation.config.bind:
+            listener = self._brain.listening.find(app, address)
+            is_named = str(address) in generation.config.bind
+            is_named = is_named or (listener is not None and listener.index in generation.listeners)
+            if generation.resolved.uid is not None and not is_named:
                 message = f'with `user` set a script may only bind addresses named in the file: bind = "{address}"'
                 raise ListenFailed(message, hint="add it to bind in the file", code="no_permission")
-            listener = self._brain.listening.find(app, address)
             if listener is None and len(app.listeners) >= MAX_LISTENERS:
                 message = (
                     f"cannot listen on {address}: this app has {len(app.listeners)} listeners, the most there can be"

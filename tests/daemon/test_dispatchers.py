@@ -262,7 +262,8 @@ def test_a_node_worker_shares_the_listener_of_its_port_if_bind_names_it(
     """What the program itself has asked for on another address is another one."""
     resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
     generation = Generation(1, resolved, named)
-    first: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), asked=asked, given="the first")
+    sock = SimpleNamespace(family=socket.AF_INET, getsockname=lambda: ("127.0.0.1", 8000))
+    first: Any = SimpleNamespace(index=0, address=Address("inet", "127.0.0.1", 8000), asked=asked, given="the first", sock=sock)
     app: Any = SimpleNamespace(
         name="api", generations={1: generation}, target=None, current=generation, listening=True, listeners={0: first}
     )

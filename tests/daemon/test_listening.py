@@ -1,0 +1,29 @@
+"""daemon/listening.py: which listener is meant."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.address import Address
+from pyworker.daemon.app import Listener
+from pyworker.daemon.listener import bound_to, open_listener
+from pyworker.daemon.listening import Listening
+from pyworker.record import replace
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_the_listener_of_a_host_name_is_found_by_the_address_that_it_stands_for(name: str) -> None:
+    """A script that listens on localhost has looked it up; `bind` has the name."""
+    address = Address("inet", name, 0)
+    listening = Listening(SimpleNamespace())  # type: ignore[arg-type]
+    with open_listener(address) as sock:
+        listener = Listener(0, address, sock)
+        app: Any = SimpleNamespace(listening=True, listeners={0: listener})
+        at = bound_to(sock)
+        assert (at.port, at.host) == (sock.getsockname()[1], sock.getsockname()[0])
+        assert listening.find(app, at) is listener
+        assert listening.find(app, address) is listener
+        assert listening.find(app, replace(at, port=at.port - 1)) is None
