@@ -88,11 +88,11 @@ class Listening:
                 self.close(app, left)
         for mine in app.listeners.values():
             if collide(mine.address, address) and not has_no_file(mine.address):
-                raise ListenFailed(
-                    f"cannot listen on {address}: already in use by {app.name} itself, on {mine.address}",
-                    hint=f"pyworker stop {app.name}, then start it again: nobody is answered in between",
-                    code="port_in_use",
-                )
+                text = f"cannot listen on {address}: already in use by {app.name} itself, on {mine.address}"
+                hint = f"pyworker stop {app.name}, then start it again: nobody is answered in between"
+                if mine.index in generation.listeners:  # else it is of other code, and goes with that
+                    hint = f'name where the program listens: bind = "{address}"; or have it listen on {mine.address}'
+                raise ListenFailed(text, hint=hint, code="port_in_use")
         named = (i for g in app.generations.values() for i in g.listeners)  # a dispatcher may know one that was shut
         index = max([*app.listeners, *named], default=-1) + 1
         config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid

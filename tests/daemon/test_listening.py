@@ -9,7 +9,7 @@ import pytest
 
 from pyworker.config.address import Address
 from pyworker.daemon.app import Listener
-from pyworker.daemon.listener import bound_to, open_listener
+from pyworker.daemon.listener import ListenFailed, bound_to, open_listener
 from pyworker.daemon.listening import Listening
 from pyworker.record import replace
 
@@ -27,3 +27,14 @@ def test_the_listener_of_a_host_name_is_found_by_the_address_that_it_stands_for(
         assert listening.find(app, at) is listener
         assert listening.find(app, address) is listener
         assert listening.find(app, replace(at, port=at.port - 1)) is None
+
+
+@pytest.mark.parametrize(("named", "step"), [(True, 'name where the program listens: bind = "127.0.0.1:8000"'), (False, "pyworker stop api")])
+def test_who_listens_beside_what_its_own_bind_names_is_told_to_name_that(named: bool, step: str) -> None:
+    """To stop it and start it again would end in the same way."""
+    listener: Any = SimpleNamespace(index=0, address=Address("inet", "0.0.0.0", 8000), asked={1})
+    generation: Any = SimpleNamespace(listeners=(0,) if named else ())
+    app: Any = SimpleNamespace(name="api", generations={1: generation}, listeners={0: listener})
+    with pytest.raises(ListenFailed) as caught:
+        Listening(SimpleNamespace(apps={"api": app})).open(app, Address("inet", "127.0.0.1", 8000), generation)  # type: ignore[arg-type]
+    assert caught.value.hint.startswith(step)
