@@ -12,30 +12,26 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pyworker import __version__, failpoint
-from pyworker.logger.file import LogFile, point_to
-from pyworker.logger.hands import Hands
-from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
+from pyworker.logger.output import Output
 from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
 from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import FD as STDOUT_FD
-from pyworker.logger.stdout import Stdout
 from pyworker.logger.sweep import Sweep
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
-from pyworker.protocol.logs import IN_HAND, STDOUT, Format, LogsSpec
-from pyworker.protocol.names import LOGS_DIR
+from pyworker.protocol.logs import LogsSpec
 from pyworker.protocol.store import (
     BATCH,
     Closed,
     Forget,
     Hello,
     Leave,
-    LogStats,
     Ping,
     Pong,
     Restore,
@@ -54,7 +50,6 @@ ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room f
 MESSAGES_A_TURN = 64
 BUSY = 2 * 1024  # bytes that came in one turn
 NAP = 0.0005  # seconds between two busy turns: a chatty program then costs a wake-up per 50 KB, not one per 8 KB
-DEFAULT_SIZE, DEFAULT_FILES = 50 * 1024 * 1024, 5
 
 
 class Logger:
@@ -64,8 +59,6 @@ class Logger:
         self, home: str, channel: socket.socket, lifeline: int, stdout: Literal["", "short", "json", "plain"] = ""
     ) -> None:
         """`stdout`: the format of a foreground pyworker, whose apps log to our stdout; it may have no home."""
-        self._home = home
-        self._stdout = stdout
         self._channel: socket.socket | None = channel
         self._lifeline = lifeline
         self._epoll = select.epoll()
@@ -74,20 +67,13 @@ class Logger:
         self._waiting: dict[int, Pipe] = {}  # not read yet: pid or file are not known
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
-        self._specs: dict[str, LogsSpec] = {}
-        self._files: dict[str, LogFile | Stdout] = {}
         self._stamp = Stamp()
-        self._batch: dict[LogFile | Stdout, list[bytes]] = {}
-        self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND) if home else "")
-        self._journal = Journal()
-        self._for_journal: list[bytes] = []
+        self._output = Output(home, stdout, self._stamp, self._wait_for_reader)
         self._closed: list[str] = []
-        self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._outbox: list[Any] = []
         self._put_off: deque[fds.Packet] = deque()  # came while we waited for the reader of our stdout
         self._next_stats = 0.0
         self._read_bytes = 0  # in this turn
-        self._in_hand = 0  # bytes that are read and not written
         self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
         self._stop_by = 0.0  # ... which is no later than this
         self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
@@ -137,19 +123,19 @@ class Logger:
             if pipe.forgotten:
                 self._drain(pipe)
         for pipe in [p for p in self._holding.values() if now >= (p.holding_since or now) + HOLD]:
-            self._put(pipe, pipe.lines.part(self._stamp.now(), self._format(pipe.name.app)))
+            self._put(pipe, pipe.lines.part)
             self._holding.pop(pipe.fd)
             pipe.holding_since = None
-        self._write(now)
+        self._output.write()
         while self._closed:
             self._outbox.append(Closed(tuple(self._closed[:BATCH])))
             del self._closed[:BATCH]
         if now >= self._next_stats:
             self._next_stats = now + STATS_EVERY
-            self._report()
+            self._outbox += self._output.news()
         self._flush()
         if self._sweep is not None:
-            self._sweep.turn(now, self._lives, self._specs)
+            self._sweep.turn(now, self._lives, self._output.specs)
 
     def _timeout(self, now: float) -> float:
         deadlines = [now + 30.0]
@@ -157,7 +143,7 @@ class Logger:
             deadlines.append(min(p.born for p in self._waiting.values()) + WAIT_FOR_NAMES)
         if self._holding:
             deadlines.append(min(p.holding_since or now for p in self._holding.values()) + HOLD)
-        if self._unreported():
+        if self._output.has_news():
             deadlines.append(self._next_stats)
         due = (self._quiet_at, self._leave_at, self._sweep.next_at if self._sweep else None)
         deadlines.extend(moment for moment in due if moment is not None)
@@ -178,20 +164,16 @@ class Logger:
                 self._drain(pipe)
         goes_on = self._leave_at is not None and self._sweep is None
         for pipe in self._pipes.values():
-            end = pipe.lines.part if goes_on else pipe.lines.finish
-            self._put(pipe, end(self._stamp.now(), self._format(pipe.name.app)))
-        self._write(time.monotonic())
-        self._report()
+            self._put(pipe, pipe.lines.part if goes_on else pipe.lines.finish)
+        self._output.write()
+        self._outbox += self._output.news()
         self._flush()
 
     # ---- pipes --------------------------------------------------------------------------------------
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
-        if not self._hands.has_room(pipe.name.app):
-            self._write(time.monotonic())
-        self._hands.hold(pipe.name.app, 1)  # before the bytes are out of the pipe
-        chunk = pipe.read(CHUNK - self._in_hand)
-        self._hands.hold(pipe.name.app, (chunk.count(b"\n") if chunk else 0) - 1)
+        chunk = pipe.read(self._output.take_in_hand(pipe.name.app))
+        self._output.has_taken(pipe.name.app, chunk)
         if chunk is None:
             return False
         if not chunk:
@@ -200,29 +182,33 @@ class Logger:
         if self._quiet_at is not None:
             self._quiet_at = min(time.monotonic() + STOP_QUIET, self._stop_by)
         self._read_bytes += len(chunk)
-        self._in_hand += len(chunk)
-        self._put(pipe, pipe.lines.feed(chunk, self._stamp.now(), self._format(pipe.name.app)))
+        self._put(pipe, pipe.lines.feed, chunk)
         if not pipe.lines.held:
             self._holding.pop(pipe.fd, None)
             pipe.holding_since = None
         elif pipe.holding_since is None or len(pipe.lines.held) < len(chunk):  # another line than the one held before
             pipe.holding_since = time.monotonic()
             self._holding[pipe.fd] = pipe
-        if self._in_hand >= CHUNK:  # however many print at once: a kill costs no more
-            self._write(time.monotonic())
+        if self._output.is_full:
+            self._output.write()
         return True
+
+    def _put(self, pipe: Pipe, take: Callable[..., bytes], *chunk: bytes) -> None:
+        """Have written what the pipe's lines give: what is complete by a chunk, or what is held."""
+        app = pipe.name.app
+        self._output.put(app, take(*chunk, self._stamp.now(), self._output.format(app)))
 
     def _drain(self, pipe: Pipe) -> None:
         """Read what is in a forgotten pipe now, then close it; who still writes to it gets SIGPIPE."""
         for _ in range(32):
             if not self._read(pipe):
                 break
-            self._write(time.monotonic())
+            self._output.write()
         if pipe.fd in self._pipes:
             self._end(pipe)
 
     def _end(self, pipe: Pipe) -> None:
-        self._put(pipe, pipe.lines.finish(self._stamp.now(), self._format(pipe.name.app)))
+        self._put(pipe, pipe.lines.finish)
         self._holding.pop(pipe.fd, None)
         if self._waiting.pop(pipe.fd, None) is None:
             self._epoll.unregister(pipe.fd)  # closing is not enough: the guardian has a copy of the same pipe
@@ -243,61 +229,7 @@ class Logger:
         life = self._lives.get(pipe.pid_name)
         if life is not None:
             pipe.lines.source.pid = life.pid
-        return life is not None and pipe.name.app in self._specs
-
-    # ---- files --------------------------------------------------------------------------------------
-    def _spec(self, app: str) -> LogsSpec:
-        found = self._specs.get(app)
-        if found is None and self._stdout:
-            return LogsSpec(STDOUT, self._stdout, 0, 0, compress=False)
-        if found is None:
-            path = os.path.join(self._home, LOGS_DIR, f"{app}.log")
-            return LogsSpec(path, "text", DEFAULT_SIZE, DEFAULT_FILES, compress=False)
-        return found
-
-    def _format(self, app: str) -> Format:
-        return self._spec(app).format
-
-    def _put(self, pipe: Pipe, records: bytes) -> None:
-        if records:
-            self._batch.setdefault(self._file(pipe.name.app), []).append(records)
-            if self._spec(pipe.name.app).journald:
-                self._for_journal.append(records)
-
-    def _file(self, app: str) -> LogFile | Stdout:
-        spec = self._spec(app)
-        file = self._files.get(spec.file)
-        if file is None:
-            file = Stdout(spec, app, self._wait_for_reader) if spec.file == STDOUT else LogFile(spec, app)
-            self._files[spec.file] = file
-        return file
-
-    def _write(self, now: float) -> None:
-        self._in_hand = 0
-        if self._batch:
-            failpoint.hit("logger.write")
-        for file, records in self._batch.items():
-            file.write(b"".join(records), now, self._stamp.now())
-            if isinstance(file, LogFile):
-                self._hands.owe(file.app, file.unsaid)
-        self._batch = {}
-        self._hands.empty()
-        if self._for_journal:
-            self._journal.write(b"".join(self._for_journal))
-            self._for_journal = []
-
-    def _report(self) -> None:
-        for file in self._unreported():
-            self._said[file.app] = (file.lost, file.error)
-            self._outbox.append(LogStats(file.app, file.lost, file.written, file.error))
-
-    def _unreported(self) -> list[LogFile | Stdout]:
-        return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]
-
-    def _drop_unused_files(self) -> None:
-        used = {self._spec(app).file for app in {*self._specs, *(p.name.app for p in self._pipes.values())}}
-        for path in [p for p in self._files if p not in used]:
-            self._files.pop(path).close()
+        return life is not None and pipe.name.app in self._output.specs
 
     # ---- the guardian -------------------------------------------------------------------------------
     def _on_channel(self) -> None:
@@ -409,30 +341,16 @@ class Logger:
             return
         finally:
             os.close(fd)
-        self._write(time.monotonic())  # what was read before belongs to the file before
-        before = self._spec(app).file
-        self._specs[app] = spec
-        if self._home and spec.file != STDOUT:
-            point_to(self._home, app, spec.file)
-        if count := self._hands.left.pop(app, 0):
-            self._file(app).missed(count, "the logger was killed with them in its hands (at most)")
-        count = self._hands.unsaid.pop(app, 0)
-        if count and isinstance(owed := self._file(app), LogFile):
-            owed.owe(count, "the logger before this one could not write them")
-            self._hands.owe(app, owed.unsaid)
-        file = self._files.get(spec.file)
-        if file is not None:
-            file.spec = spec
-        if before != spec.file:
-            self._drop_unused_files()
+        self._output.configure(app, spec, self._printing())
+
+    def _printing(self) -> set[str]:
+        return {pipe.name.app for pipe in self._pipes.values()}
 
     def _forget(self, text: str) -> None:
         name = parse_fd_name(text)
         match name:
             case FdName(kind="logs", app=app):
-                self._write(time.monotonic())
-                self._specs.pop(app, None)
-                self._drop_unused_files()
+                self._output.forget(app, self._printing())
             case FdName() if name.kind in PIDFD_KINDS:
                 life = self._lives.pop((name.kind, name.app, name.numbers), None)
                 if life is not None:
