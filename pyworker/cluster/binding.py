@@ -160,6 +160,7 @@ class Binding:
                 _unlink(path, dir_fd=dir_fd)
 
         unlink.__doc__ = _unlink.__doc__
+        unlink.__module__, unlink.__qualname__ = "os", "unlink"  # it is pickled by its name, for a pool of processes
         os.unlink = os.remove = unlink
         os.supports_dir_fd.add(unlink)  # shutil.rmtree looks whether it is safe from links
         if "ssl" in sys.modules:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +46,15 @@ def test_a_program_that_shuts_down_one_listener_in_the_middle_of_an_accept_keeps
         assert not shared.draining
         for fd in (shared._wake_reader, shared._wake_writer):
             os.close(fd)
+
+
+def test_the_removal_of_a_file_can_be_handed_to_another_process() -> None:
+    """As by concurrent.futures.ProcessPoolExecutor().map(os.remove, paths)."""
+    program = "import os, pickle, sys; from pyworker.cluster.binding import Binding; Binding().install(); "
+    program += "sys.stdout.buffer.write(pickle.dumps([os.remove, os.unlink]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert done.stderr == b""
+    assert pickle.loads(done.stdout) == [os.unlink, os.unlink]
 
 
 @pytest.mark.parametrize("asked", [("fe80::1%lo", 80), ("fe80::1", 80, 0, 1), ("fe80::1%lo", 80, 0, 1)])
