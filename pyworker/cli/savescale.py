@@ -85,7 +85,7 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint, code="failed", exit=Exit.FAILED)
     real = os.path.realpath(file)  # a link stays a link
     _, document = read(real)
-    table = _table(document.spans, real, name, str(source.get("profile") or ""))
+    table = _table(document.spans, file, name, str(source.get("profile") or ""))
     try:
         with open(real, encoding="utf-8", newline="") as old:
             before = old.read()

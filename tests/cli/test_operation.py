@@ -266,6 +266,22 @@ def test_of_a_job_that_waits_for_its_time_the_number_that_was_typed_is_saved(hom
     assert file.read_text().endswith("workers = 3\n")
 
 
+def test_a_number_is_saved_by_a_link_whose_name_says_what_kind_of_file_it_is(home: str, tmp_path: Path) -> None:
+    (tmp_path / "shared.toml").write_text('[tool.pyworker.app]\nname = "api"\ncommand = "x"\nworkers = 4\n')
+    file = tmp_path / "pyproject.toml"
+    file.symlink_to("shared.toml")
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)],
+        "ps": replies({"apps": [{"name": "api", "workers": {"want": 6}}]}),
+        "config": replies({"apps": [{"name": "api", "file": str(file), "config": {"workers": 4}}]}),
+        "saved": replies({}),
+    }
+    with FakeControl(home, handlers):
+        found = run("scale", "api=6", "--save", home=home)
+    assert (found.code, file.is_symlink()) == (0, True), found.err
+    assert file.read_text().endswith("workers = 6\n")
+
+
 def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[apps.api]\ncommand = "x"\nworkers = 4\n[apps.web]\ncommand = "x"\nworkers = 4\n')
