@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from pyworker.cluster import uvloop_servers
 from pyworker.cluster.inbox import Inbox
 from pyworker.unix.epoll import unregister_everywhere
+from pyworker.unix.files import real_file
 
 _FOR_EVER = 2_000_000.0  # seconds; the longest time-out a socket takes is 24 days
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
@@ -199,7 +200,7 @@ class Binding:
             found = os.lstat(path)
             if not self.is_own_process or not stat.S_ISSOCK(found.st_mode):
                 return False
-            where = os.path.abspath(os.fsdecode(path))
+            where = real_file(os.fsdecode(path))
             if where in self._files or not self.asks_for_files:
                 return where in self._files
             grant = self.ask(Address(socket.AF_UNIX, socket.SOCK_STREAM, where, 0))
@@ -329,10 +330,14 @@ class Binding:
             return None
         if sock.family == socket.AF_UNIX:
             path = os.fsdecode(address) if isinstance(address, (str, bytes)) else ""
-            if not path or path[0] == "\0" or sock.type != socket.SOCK_STREAM:
+            if not path or "\0" in path or sock.type != socket.SOCK_STREAM:
                 return None
-            path = os.path.abspath(path)
+            path = real_file(path)
             if os.path.basename(os.path.dirname(path)).startswith(_MULTIPROCESSING):
+                return None
+            try:
+                path.encode()
+            except UnicodeEncodeError:  # of bytes that no config file and no message can name
                 return None
             return Address(sock.family, sock.type, path, 0)
         if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[1], int) or not address[1]:

@@ -37,6 +37,7 @@ from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.record import field, mutable
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, title
+from pyworker.unix.files import real_file
 
 if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation, Listener
@@ -469,7 +470,7 @@ def is_node(config: AppConfig) -> bool:
 def _address_of(kind: str, host: str, port: int) -> Address:
     """Return what a Node worker asks to listen on; without an address: all of this machine's."""
     if kind == "unix":
-        return Address("unix", path=host)
+        return Address("unix", path=host if "\0" in host else real_file(host))  # as it is of `bind`
     if kind == "tcp6":
         return Address("inet6", host, port)
     return Address("inet", host if kind == "tcp4" else "0.0.0.0", port)

@@ -70,6 +70,11 @@ def _quoted(path: str) -> str:
     return shlex.quote(path)
 
 
+def real_file(path: str) -> str:
+    """Return the path of a file that need not be there, without the links on the way to its folder (/var/run)."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 def is_open_to_others(found: os.stat_result) -> bool:
     """Whether others may do in a directory what they must not be able to.
 

@@ -8,6 +8,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,25 @@ def test_the_removal_of_a_file_can_be_handed_to_another_process() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     assert done.stderr == b""
     assert pickle.loads(done.stdout) == [os.unlink, os.unlink]
+
+
+def test_a_unix_socket_that_is_named_by_a_link_is_that_of_its_real_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with tcp_listener() as listener, socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as other:
+        shared = Shared(listener)
+        found = shared._question(sock, f"{tmp_path}/link/x")
+        assert found is not None
+        assert found.host == f"{tmp_path}/real/x"
+        other.bind(f"{tmp_path}/real/x")
+        shared._files[f"{tmp_path}/real/x"] = None
+        assert shared.keeps(f"{tmp_path}/link/x")
+
+
+@pytest.mark.parametrize("path", ["\0abstract", "/tmp/x\0y", b"/tmp/\xff"])
+def test_a_unix_socket_that_no_message_can_name_is_the_programs_own(path: str | bytes) -> None:
+    with tcp_listener() as listener, socket.socket(socket.AF_UNIX) as sock:
+        assert Shared(listener)._question(sock, path) is None
 
 
 @pytest.mark.parametrize("asked", [("fe80::1%lo", 80), ("fe80::1", 80, 0, 1), ("fe80::1%lo", 80, 0, 1)])

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -245,6 +246,18 @@ def test_a_node_worker_that_listens_where_that_cannot_be_is_not_told_that_it_is_
     brain.listening = Listening(brain)
     assert Dispatchers(brain).listener_for(app, kind, where, 0) == (None, errno.EADDRNOTAVAIL)
     assert why in brain.notes[0]
+
+
+def test_a_node_worker_that_names_a_unix_socket_by_a_link_shares_the_one_of_bind(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x.sock").touch()
+    (tmp_path / "link").symlink_to("real")
+    resolved = ResolvedApp(AppConfig("api", command=("node", "a.js")), 1, "", {}, (), None, None, (), "", 0)
+    ours: Any = SimpleNamespace(index=0, address=Address("unix", path=str(tmp_path / "real" / "x.sock")))
+    app: Any = SimpleNamespace(generations={}, target=None, current=Generation(1, resolved), listening=True, listeners={0: ours})
+    brain: Any = SimpleNamespace()
+    brain.listening = Listening(brain)
+    assert Dispatchers(brain).listener_for(app, "unix", str(tmp_path / "link" / "x.sock"), -1) == (ours, 0)
 
 
 @pytest.mark.parametrize(

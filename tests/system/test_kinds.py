@@ -454,10 +454,11 @@ async def handle(reader, writer):
     writer.close()
 
 async def main():
-    if os.path.exists("x.sock"):
-        os.remove("x.sock")  # as one that was left over; start_unix_server does so, too
+    path = "run/x.sock"  # by a link, as of /var/run
+    if os.path.exists(path):
+        os.remove(path)  # as one that was left over; start_unix_server does so, too
     assert %s, "this code does not serve"
-    server = await asyncio.start_unix_server(handle, "x.sock")
+    server = await asyncio.start_unix_server(handle, path)
     await server.serve_forever()
 
 asyncio.run(main())
@@ -471,8 +472,9 @@ def test_a_script_that_removes_the_file_of_its_unix_socket_before_it_binds_leave
             client.sendall(b"who?\n")
             return int(client.recv(100))
 
+    os.symlink(pw.folder, f"{pw.folder}/run")
     pw.write("server.py", UNIX_SERVER % True)
-    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nworkers = 2\nbind = "unix:x.sock"\n')
+    pw.write("app.toml", '[app]\nname = "api"\nscript = "server.py"\nworkers = 2\nbind = "unix:run/x.sock"\n')
     pw.ok("start", "app.toml")
     pids = pw.pids()
     seen: set[int] = set()
