@@ -44,6 +44,7 @@ _UVICORN_FLAGS = {
     "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header", "--http2",
     "--reset-contextvars",
 }  # fmt: skip
+_VARIABLES = {"raw_env", "pythonpath"}  # become some
 _MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen"}
 
 
@@ -98,7 +99,7 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
         ):
             words = words[1:]
         elif found is not None:
-            app.variable(found[1], _NAME.sub(r"${\1:-}", found[2]), source)
+            app.variable(found[1], _looked_up(found[2]), source)
             words = words[1:]
         elif tuple(words[:2]) in _RUNNERS and not "".join(words[2:3]).startswith("-"):
             app.look(source, f"`{words[0]} run` is left out: python names the virtual environment (./.venv by default)")
@@ -106,6 +107,11 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
         else:
             return words
     return words
+
+
+def _looked_up(text: str) -> str:
+    """Return a shell's text as [env] takes it: what is not set is empty there."""
+    return _NAME.sub(r"${\1:-}", text)
 
 
 def _python(app: Imported, words: list[str], source: str, text: str, *, variables: bool) -> None:
@@ -209,6 +215,8 @@ def _options(
                 app.look(source, f"{option} has no value")
                 continue
             value = rest.pop(0)
+        if name in _VARIABLES:
+            value = _looked_up(value)
         if name in _MANY:
             settings.setdefault(name, []).append(value)
         else:

@@ -146,7 +146,10 @@ def _access_log(app: Imported, value: Any, source: str) -> None:
 def _environment(app: Imported, value: Any, source: str) -> None:
     for pair in value if isinstance(value, list | tuple) else [value]:
         name, _, text = str(pair).partition("=")
-        app.variable(name, text, source)
+        if "$" in name:
+            app.look(source, f"was {pair}: write it into env")
+        else:
+            app.variable(name, text, source)
 
 
 def _reload(app: Imported, value: Any, source: str) -> None:

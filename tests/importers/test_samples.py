@@ -288,6 +288,12 @@ def test_a_procfile() -> None:
     assert [n.key for n in result.dropped] == ["release", "the environment"]
 
 
+def test_variables_of_the_command_line_of_a_gunicorn_are_looked_up_as_its_shell_did() -> None:
+    (app,) = procfile.read("web: gunicorn --env A=$B -e C=${D} -e $E --pythonpath lib,$P shop:app\n").apps
+    assert app.table["env"] == {"A": "${B:-}", "C": "${D}", "PYTHONPATH": "lib:${P:-}"}
+    assert [(note.key, note.reason) for note in app.review] == [("gunicorn raw_env", "was ${E:-}: write it into env")]
+
+
 def settings_of(name: str) -> dict[str, set[str]]:
     """The settings that a sample states, by app, in the words of the report."""
     value: Any = yaml.safe_load((SAMPLES / name).read_text())
