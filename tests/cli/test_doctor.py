@@ -17,8 +17,10 @@ from pyworker.cli.commands import doctor
 from pyworker.cli.commands.doctor import masked
 from pyworker.cli.options import settings_of
 from pyworker.cli.render import Look
+from pyworker.errors import PyworkerError
 from pyworker.unix import oom
 from tests.support.cli import run
+from tests.support.fake_control import HANG, FakeControl
 
 
 def test_a_machine_without_a_daemon_is_fine(home: str) -> None:
@@ -27,6 +29,18 @@ def test_a_machine_without_a_daemon_is_fine(home: str) -> None:
     assert (done.code, body["ok"]) == (0, True)
     assert {c["id"] for c in body["checks"]} >= {"python", "daemon", "home", "nofile", "cpus", "clock"}
     assert not Path(home).exists()
+
+
+def test_a_daemon_that_does_not_answer_has_the_next_step_of_its_cause(home: str) -> None:
+    cause = "2026-11-26T14:26:42Z guardian[83]: the daemon cannot be started: Resource temporarily unavailable; trying again"
+    with FakeControl(home, {"status": lambda _: [HANG]}):
+        os.mkdir(f"{home}/logs")
+        Path(home, "logs", "pyworker.log").write_text(f"{cause}\n")
+        found = run("doctor", "--timeout", "100ms", home=home)
+    assert found.code == 1
+    assert cause in found.out
+    assert "ulimit -u" in found.out
+    assert "pyworker daemon stop" not in found.out
 
 
 def test_a_folder_that_others_can_read_is_a_failure_with_its_remedy(home: str) -> None:
@@ -44,7 +58,7 @@ def test_a_folder_that_others_can_read_is_a_failure_with_its_remedy(home: str) -
 def found(check: Callable[..., Iterator[doctor.Found]], home: Path, **facts: Any) -> list[tuple[str, str, str]]:
     """What one check finds, and what it says to do."""
     settings = settings_of({"home": str(home)})
-    known = {"status": {"version": __version__, "pid": 1}, "apps": [], "configs": [], "error": "", **facts}
+    known = {"status": {"version": __version__, "pid": 1}, "apps": [], "configs": [], "error": None, **facts}
     return [(f.id, f.status, f.fix) for f in check(settings, known)]
 
 
@@ -55,8 +69,8 @@ def app(name: str = "api", want: int = 2, **more: Any) -> dict[str, Any]:
 def test_a_daemon_of_another_version_and_one_that_does_not_answer(tmp_path: Path) -> None:
     ((_, status, fix),) = found(doctor._daemon, tmp_path, status={"version": "0.0.1", "pid": 1})
     assert (status, fix.split("   ")[0]) == ("warn", "pyworker daemon upgrade")
-    ((_, status, fix),) = found(doctor._daemon, tmp_path, error="it hangs")
-    assert (status, "daemon stop" in fix) == ("fail", True)
+    ((_, status, fix),) = found(doctor._daemon, tmp_path, error=PyworkerError("it hangs", hint="mend it"))
+    assert (status, fix) == ("fail", "mend it")
 
 
 def test_a_folder_that_cannot_be_made_or_written_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

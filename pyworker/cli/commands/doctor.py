@@ -92,7 +92,7 @@ def _words(found: Found, how: Look) -> str:
 
 def _facts(settings: Settings) -> dict[str, Any]:
     """Ask the daemon, when there is one."""
-    facts: dict[str, Any] = {"status": None, "apps": [], "error": ""}
+    facts: dict[str, Any] = {"status": None, "apps": [], "error": None}
     try:
         facts["status"] = ask(settings.home, {"type": "status"}, settings.timeout)
         facts["apps"] = ask(settings.home, {"type": "ps", "selectors": [], "sample": True}, settings.timeout)["apps"]
@@ -100,20 +100,16 @@ def _facts(settings: Settings) -> dict[str, Any]:
     except DaemonAway:
         pass
     except PyworkerError as error:
-        facts["error"] = error.message.splitlines()[0]
+        facts["error"] = error
     return facts
 
 
 # ---- checks --------------------------------------------------------------------------------------------
 def _daemon(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
-    status = facts["status"]
-    if facts["error"]:
-        yield Found(
-            "daemon",
-            "fail",
-            f"the daemon does not answer: {facts['error']}",
-            "pyworker daemon stop, then pyworker daemon start",
-        )
+    status, error = facts["status"], facts["error"]
+    if error is not None:
+        text = f"the daemon does not answer: {' '.join(error.message.split())}"
+        yield Found("daemon", "fail", text, error.hint or "pyworker daemon stop, then pyworker daemon start")
     elif status is None:
         yield Found("daemon", "ok", f"no daemon runs here ({settings.home})")
         if os.path.exists(os.path.join(settings.home, CONTROL_SOCKET)):
