@@ -214,9 +214,9 @@ def test_secrets_are_masked(text: str, expected: str) -> None:
 
 
 def test_a_log_of_nothing_but_such_names_is_looked_through_at_once() -> None:
-    began = time.monotonic()
+    began = time.thread_time()  # others may have the CPU for longer than this takes
     masked("key.token-" * 600)  # the end of the log that a report has
-    assert time.monotonic() - began < 20
+    assert time.thread_time() - began < 20
 
 
 def test_the_report_says_what_a_bug_report_needs(home: str) -> None:
