@@ -14,9 +14,9 @@ from pyworker.cli.options import Settings
 from pyworker.cli.render import home, line, note
 from pyworker.config.canonical import literal
 from pyworker.config.edit import CannotEdit, set_value
-from pyworker.config.load import PYPROJECT, read
+from pyworker.config.load import read, root_of, table_of
 from pyworker.config.problem import ConfigError
-from pyworker.config.spans import Path
+from pyworker.config.spans import Document, Path
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import STATE_DIR
 
@@ -44,7 +44,7 @@ def _written(name: str, source: dict[str, Any]) -> Any:
     try:
         raw, document = read(os.path.realpath(source["file"]))
         found: Any = raw
-        for key in (*_table(document.spans, source["file"], name, str(source.get("profile") or "")), "workers"):
+        for key in (*_table(source, name, document), "workers"):
             found = found[key]
     except (ConfigError, KeyError, TypeError):
         return known
@@ -85,7 +85,7 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint, code="failed", exit=Exit.FAILED)
     real = os.path.realpath(file)  # a link stays a link
     _, document = read(real)
-    table = _table(document.spans, file, name, str(source.get("profile") or ""))
+    table = _table(source, name, document)
     try:
         with open(real, encoding="utf-8", newline="") as old:
             before = old.read()
@@ -109,12 +109,13 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         note(f"{line(name)}: {home(line(file))} now says workers = {value}")
 
 
-def _table(spans: Any, file: str, name: str, profile: str) -> Path:
+def _table(source: dict[str, Any], name: str, document: Document) -> Path:
     """Return the table that the number belongs to: the profile's when that sets it, else the app's own."""
-    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
-    own: Path = ("apps", name) if (*root, "apps", name) in spans else ("app",)
-    over: Path = (*root, "profiles", profile, *own)
-    return over if profile and (*over, "workers") in spans else (*root, *own)
+    root = root_of(source["file"])
+    own = table_of(source["file"], name, document)
+    profile = source.get("profile")
+    over: Path = (*root, "profiles", str(profile), *own[len(root) :])
+    return over if profile and (*over, "workers") in document.spans else own
 
 
 def _private(path: str, flags: int) -> int:

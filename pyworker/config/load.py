@@ -50,7 +50,7 @@ def find(start_dir: str, environ: Mapping[str, str]) -> str | None:
         return os.path.abspath(os.path.join(start_dir, named))
     for name in FILES:
         path = os.path.join(os.path.abspath(start_dir), name)
-        if os.path.isfile(path) and (name != PYPROJECT or _has_our_table(path)):
+        if os.path.isfile(path) and (name != PYPROJECT or _has_our_tables(path)):
             return path
     return None
 
@@ -101,9 +101,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
 def profiles_in(path: str) -> list[str]:
     """Return the names of the profiles that a file has; raise ConfigError."""
     raw, _ = read(path)
-    if os.path.basename(path) == PYPROJECT:
-        raw = _our_table(raw)
-    profiles = raw.get("profiles")
+    profiles = _ours(path, raw).get("profiles")
     return list(profiles) if isinstance(profiles, dict) else []
 
 
@@ -123,10 +121,7 @@ def parsed_once() -> Iterator[None]:
 def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) -> tuple[AppConfig, ...]:
     raw, text = syntax.parse(data, path)
     report = Report(path, scan(text))
-    at: Path = ()
-    if os.path.basename(path) == PYPROJECT:
-        at = ("tool", "pyworker")
-        raw = _our_table(raw)
+    at, raw = root_of(path), _ours(path, raw)
     apps = apps_of(raw, at, report, environ, os.path.basename(os.path.dirname(path)), profile)
     run_of(raw, at, report, {})
     report.stop_if_wrong()
@@ -141,13 +136,11 @@ def run_config(path: str, options: Mapping[str, Any], apps: Sequence[AppConfig] 
     given_by = {name: value for name, value in options.items() if value is not None}
     raw: dict[str, Any] = {}
     report = Report()
-    at: Path = ()
+    at = root_of(path)
     if path:
         raw, document = read(path)
         report = Report(path, document)
-        if os.path.basename(path) == PYPROJECT:
-            at = ("tool", "pyworker")
-            raw = _our_table(raw)
+        raw = _ours(path, raw)
     found = run_of(raw, at, report, given_by)
     report.stop_if_wrong()
     for app in apps:
@@ -209,9 +202,7 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
 def says_name(path: str) -> bool:
     """Whether a file gives its app a name; False when it is that of the folder, and so another one elsewhere."""
     raw, _ = read(path)
-    if os.path.basename(path) == PYPROJECT:
-        raw = _our_table(raw)
-    table = raw.get("app")
+    table = _ours(path, raw).get("app")
     return not isinstance(table, dict) or "name" in table
 
 
@@ -221,13 +212,22 @@ def locate(file: str, app: str, key: Path, problem: Problem, profile: str = "") 
         _, document = read(file)
     except ConfigError:
         return problem
-    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
     report = Report(file, document)
-    report.root, report.profile = root, profile
-    table = (*root, "apps", app) if report.has((*root, "apps", app)) else (*root, "app")
-    path = path_of(key, table, report) if app else (*root, "run", *key)
+    report.root, report.profile = root_of(file), profile
+    path = path_of(key, table_of(file, app, document), report) if app else (*report.root, "run", *key)
     report.add(path, problem.message, problem.hint, code=problem.code)
     return replace(report.problems[0], key=problem.key)
+
+
+def root_of(path: str) -> tuple[str, ...]:
+    """Return where our tables begin in a file of this name."""
+    return ("tool", "pyworker") if os.path.basename(path) == PYPROJECT else ()
+
+
+def table_of(path: str, app: str, document: Document) -> Path:
+    """Return the table of a file that is an app's own: [apps.NAME], or [app]."""
+    root = root_of(path)
+    return (*root, "apps", app) if (*root, "apps", app) in document.spans else (*root, "app")
 
 
 def read(path: str) -> tuple[dict[str, Any], Document]:
@@ -273,15 +273,17 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a fifo without a writer must not hold us
 
 
-def _has_our_table(path: str) -> bool:
+def _has_our_tables(path: str) -> bool:
     try:
         raw, _ = read(path)
     except ConfigError:
         return False  # somebody else's file: not ours to complain about unless it was named
-    return bool(_our_table(raw))
+    return bool(_ours(path, raw))
 
 
-def _our_table(raw: dict[str, Any]) -> dict[str, Any]:
-    tool = raw.get("tool")
-    ours = tool.get("pyworker") if isinstance(tool, dict) else None
-    return ours if isinstance(ours, dict) else {}
+def _ours(path: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return our tables of what was read from a file."""
+    for name in root_of(path):
+        inner = raw.get(name)
+        raw = inner if isinstance(inner, dict) else {}
+    return raw

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyworker.config import canonical
 from pyworker.config.apps import path_of
-from pyworker.config.load import PYPROJECT, read
+from pyworker.config.load import read, root_of, table_of
 from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig
 from pyworker.config.spans import Path
@@ -54,9 +54,8 @@ def origins(
         return {k: Origin("option" if k in given or k in _stated(app) else "default") for k in keys}
     _, document = read(file)
     report = Report(file, document)
-    root: Path = ("tool", "pyworker") if os.path.basename(file) == PYPROJECT else ()
-    report.root, report.profile = root, profile
-    own: Path = (*root, "apps", app.name) if report.has((*root, "apps", app.name)) else (*root, "app")
+    report.root, report.profile = root_of(file), profile
+    own = table_of(file, app.name, document)
     found: dict[str, Origin] = {}
     for key in keys:
         parts: Path = ("env", key[4:]) if key.startswith("env.") else tuple(key.split("."))
@@ -64,7 +63,7 @@ def origins(
         if key in given or key.split(".")[0] in given:
             found[key] = Origin("option")
         elif report.has(place) and place[-1] in parts:
-            found[key] = _in_file(place, root, document.place(document.spans[place].key).line)
+            found[key] = _in_file(place, report.root, document.place(document.spans[place].key).line)
         elif key == "bind" and environ.get("PORT"):
             found[key] = Origin("environment", note="PORT")
         elif key == "workers" and environ.get("WEB_CONCURRENCY"):
