@@ -17,13 +17,12 @@ from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, cle
 from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown
-from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.schema import KINDS, AppConfig, RunConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 from pyworker.record import replace
 
 DEFAULT_BIND = "127.0.0.1:8000"
-_KINDS = ("target", "script", "command")
 _EXAMPLE = '[app]\ntarget = "module:app"'
 
 
@@ -213,7 +212,7 @@ def finish(
 ) -> AppConfig | None:
     """Lay an app on the defaults, fill in what depends on its kind, check the rules between its options."""
     merged = merge(_fitting(defaults, values), values)
-    kind = next((k for k in _KINDS if merged.get(k) is not None), None)
+    kind = next((k for k in KINDS if merged.get(k) is not None), None)
     if kind == "target":
         _from_environment(merged, path, report, environ)
     elif kind is not None and (*path, "balance") not in report.attempted:
@@ -233,7 +232,7 @@ def finish(
 def _is_known_bad(finding: Finding, path: Path, report: Report) -> bool:
     """True when the finding only follows from a value that was reported already."""
     if finding.key == ():
-        return any((*path, k) in report.attempted for k in _KINDS)
+        return any((*path, k) in report.attempted for k in KINDS)
     if finding.key[0] in ("env", "env_file", "bind"):  # one bad item says nothing about the others
         return path_of(finding.key, path, report) in report.failed
     if finding.code == "invalid_value":  # of this value alone: what is wrong beside it does not matter
@@ -244,7 +243,7 @@ def _is_known_bad(finding: Finding, path: Path, report: Report) -> bool:
 def _fitting(defaults: Partial, values: Partial) -> Partial:
     """Return the defaults without what is not for this kind of app: a [defaults] serves all kinds at once."""
     merged = merge(defaults, values)
-    kind = next((k for k in _KINDS if merged.get(k)), None)
+    kind = next((k for k in KINDS if merged.get(k)), None)
     if kind is None:
         return defaults
     fitting = {k: v for k, v in defaults.items() if kind in FOR_KINDS.get(k, (kind,))}

@@ -13,14 +13,13 @@ from typing import Literal
 from pyworker.config.address import Address, AddressError, collide, parse_bind
 from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
-from pyworker.config.schema import AppConfig, HealthConfig
+from pyworker.config.schema import KINDS, AppConfig, HealthConfig, Kind
 from pyworker.config.suggest import nearest
 from pyworker.config.timetable import CronError
 from pyworker.config.timetable import parse as parse_cron
 from pyworker.record import record
 
 Key = tuple[str | int, ...]
-Kind = Literal["target", "script", "command"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 RESERVED = {"all": "that stands for every app", "pyworker": "logs/pyworker.log is the daemon's own"}
@@ -59,13 +58,7 @@ class Finding:
 
 def kind_of(app: AppConfig) -> Kind | None:
     """Return which kind of app this is; None when it is none or more than one."""
-    kinds: list[Kind] = []
-    if app.target is not None:
-        kinds.append("target")
-    if app.script is not None:
-        kinds.append("script")
-    if app.command:
-        kinds.append("command")
+    kinds = [kind for kind in KINDS if getattr(app, kind) not in (None, ())]
     return kinds[0] if len(kinds) == 1 else None
 
 
@@ -119,7 +112,7 @@ def clean_name(text: str) -> str:
 
 def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     found: list[Finding] = []
-    stated = [k for k in ("target", "script", "command") if (k,) in given]
+    stated = [k for k in KINDS if (k,) in given]
     if len(stated) > 1:
         found.append(
             Finding(

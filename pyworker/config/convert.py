@@ -17,7 +17,7 @@ from typing import Any
 from pyworker.config import units
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
-from pyworker.config.schema import INHERIT, AppConfig, HealthConfig
+from pyworker.config.schema import INHERIT, KINDS, AppConfig, HealthConfig
 from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 from pyworker.record import MISSING, fields, is_record
@@ -36,7 +36,6 @@ _FOR_A_SHELL = re.compile(
 SHORT_FORMS = {"health": "path", "restart": "policy", "logs": "file"}  # health = "/healthz", restart = "never"
 SHORT_WORDS = {"logs": (INHERIT,)}  # the only text that the short form takes: logs = "inherit"
 SWITCHES = {"watch"}  # true = the table with all its defaults
-_KINDS = ("target", "script", "command")
 _hints: dict[type, dict[str, Any]] = {}
 
 
@@ -85,8 +84,8 @@ def partial(cls: type, table: dict[str, Any], path: Path, report: Report) -> Par
 def merge(base: Partial, over: Partial) -> Partial:
     """Return `over` laid on `base`. One kind of app, or of health check, replaces another whole."""
     result = dict(base)
-    if any(kind in over for kind in _KINDS):
-        for kind in _KINDS:
+    if any(kind in over for kind in KINDS):
+        for kind in KINDS:
             result.pop(kind, None)
     for name, value in over.items():
         below = result.get(name)
@@ -190,8 +189,8 @@ def _unknown(cls: type, name: str, value: Any, path: Path, report: Report) -> No
     here = (*path, name)
     names = [f.name for f in fields(cls)]
     hint = ""
-    if cls is AppConfig and path[-1:] == ("app",) and isinstance(value, dict) and not value.keys().isdisjoint(_KINDS):
-        report.attempted |= {(*path, key) for key in _KINDS}
+    if cls is AppConfig and path[-1:] == ("app",) and isinstance(value, dict) and not value.keys().isdisjoint(KINDS):
+        report.attempted |= {(*path, key) for key in KINDS}
         hint = f"several apps are [apps.NAME]: write [{dotted((*path[:-1], 'apps', name))}]"
     elif (meant := nearest(name, names)) is not None:
         report.attempted.add((*path, meant))

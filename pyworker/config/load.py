@@ -22,7 +22,7 @@ from pyworker.config.convert import build, given, partial
 from pyworker.config.identity import Opened
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import Report
-from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.schema import KINDS, AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
 from pyworker.errors import NO_DESCRIPTOR
@@ -192,7 +192,7 @@ def apply_overrides(app: AppConfig, overrides: Mapping[str, Any]) -> AppConfig:
     if once:
         merged["cron"] = None
     changed = replace(app, **merged)
-    stated = given(values) | {(k,) for k in ("target", "script", "command") if getattr(app, k)}
+    stated = given(values) | {(k,) for k in KINDS if getattr(app, k)}
     for finding in check(changed, stated):
         report_finding(finding, finding.key, (), report)
     report.stop_if_wrong()

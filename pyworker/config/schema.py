@@ -14,6 +14,8 @@ from pyworker.record import field, record
 
 Balance = Literal["round-robin", "shared", "least-connections", "proxy"]
 Interface = Literal["auto", "asgi", "wsgi"]
+Kind = Literal["target", "script", "command"]
+KINDS: tuple[Kind, ...] = ("target", "script", "command")
 Policy = Literal["always", "on-failure", "never"]
 
 MB = 1024 * 1024

@@ -11,7 +11,7 @@ from pyworker.config.between import with_dependencies
 from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
-from pyworker.config.schema import AppConfig
+from pyworker.config.schema import KINDS, AppConfig
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.client import Client
@@ -221,7 +221,7 @@ def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSourc
         case FileSource(), FileSource():
             return one.path == other.path
         case InlineSource(), InlineSource():
-            same = all(one.table.get(key) == other.table.get(key) for key in ("target", "script", "command"))
+            same = all(one.table.get(key) == other.table.get(key) for key in KINDS)
             # a script's path is absolute; what the others run is looked for in their folder
             return same and ("script" in one.table or _folder(one) == _folder(other))
         case _:
