@@ -295,6 +295,22 @@ def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
     assert not Path(home).exists()
 
 
+def test_dry_run_refuses_what_start_would_refuse_all_of_it_at_once(home: str, folder: str) -> None:
+    Path(folder, "wrong.toml").write_text(
+        '[apps.web]\ntarget = "a:b"\nlogs.file = "none/web.log"\n'
+        '[apps.jobs]\ncommand = ["sleep", "9"]\ncwd = "gone"\n[apps.key]\ncommand = "sleep 9"\nenv.A = "${NOT_SET:?}"\n'
+    )
+    found = run("start", "-n", "wrong.toml", home=home, cwd=folder)
+    assert (found.code, found.out) == (78, "")
+    assert f"`logs.file` of app `web` is in {folder}/none, which is no folder" in found.err
+    assert f"`cwd` of app `jobs` names {folder}/gone, which does not exist" in found.err
+    assert "NOT_SET" in found.err
+    assert "wrong.toml has 3 errors. Nothing was started." in found.err
+    inline = run("start", "-n", "--cwd", "gone", "--name", "tick", "--", "date", home=home, cwd=folder)
+    assert (inline.code, inline.out) == (78, "")
+    assert f"`cwd` of app `tick` names {folder}/gone, which does not exist" in inline.err
+
+
 def test_dry_run_says_what_runs_already(home: str, folder: str) -> None:
     apps = [{"name": "web", "state": "running"}, {"name": "jobs", "state": "stopped"}]
     with FakeControl(home, {"ps": replies({"apps": apps})}):

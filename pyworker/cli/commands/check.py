@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,7 +64,7 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
             warnings = [p for p in found if p.code == _NO_CLIENT]
             problems = [p for p in found if p.code != _NO_CLIENT]
         elif not problems:
-            warnings = [*_refused_here(apps, path, profile), *_out_of_date(apps, path, profile)]
+            warnings = [*refused_here(apps, path, profile), *_out_of_date(apps, path, profile)]
     if settings.json:
         click.echo(json.dumps(_document(path, problems, warnings)))
     elif problems:
@@ -152,8 +153,8 @@ def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> li
     return found
 
 
-def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
-    """Return what `start` would refuse on this machine, as this user, of files without mistakes."""
+def refused_here(apps: Iterable[AppConfig], path: str, profile: str = "") -> list[Problem]:
+    """Return what `start` would refuse on this machine, as this user, of files without mistakes. `path`: "" without a file."""
     from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import resolve
 
@@ -162,7 +163,7 @@ def _refused_here(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[
         try:
             resolved = resolve(
                 app,
-                file=os.path.abspath(path),
+                file=path and os.path.abspath(path),
                 shell_env=os.environ,
                 base_env=os.environ,
                 our_python=sys.executable,

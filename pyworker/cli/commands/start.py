@@ -154,12 +154,19 @@ def _dry_run(settings: Settings, found: Startable) -> int:
             "what a reload would change: pyworker diff NAME",
         )
         raise PyworkerError(f"{message}; names are the daemon's", hint=hint, code="usage", exit=Exit.USAGE)
+    from pyworker.cli.commands.check import refused_here
+
     running = _running(settings)
+    to_start = [app for app in found.apps if app.name not in running]
+    refused = refused_here(to_start, found.request.get("file", ""), found.request.get("profile", ""))
+    if refused:
+        from pyworker.config.problem import ConfigError
+
+        raise ConfigError(refused)
     if settings.json:
         import json
 
-        names = [app.name for app in found.apps if app.name not in running]
-        render.out(json.dumps({"v": 1, "ok": True, "would_start": names}))
+        render.out(json.dumps({"v": 1, "ok": True, "would_start": [app.name for app in to_start]}))
         return 0
     for app in found.apps:
         is_there = app.name in running
