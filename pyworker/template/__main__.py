@@ -24,7 +24,7 @@ from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix import title
 from pyworker.unix.fds import keep_from_exec, send_packet
 from pyworker.unix.process import set_name
-from pyworker.unix.user import CannotDrop, drop_rights, limit_nofile, soft_nofile
+from pyworker.unix.user import CannotDrop, closed_folder, drop_rights, limit_nofile, soft_nofile
 from pyworker.worker.channel import Channel
 from pyworker.worker.say import say
 
@@ -88,7 +88,11 @@ def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
     except OSError as error:
         pass_on(fds, inheritable=False)
         message = f"cannot run the interpreter {spec.python}: {error.strerror}"
-        return fail(spec, "exec", message, "Check `python` (a venv folder or an interpreter that this user may run).")
+        hint = "Check `python` (a venv folder or an interpreter that this user may run)."
+        real = os.path.realpath(spec.python)  # a venv has a link to the Python that made it, which may be root's own
+        if closed := closed_folder(os.path.dirname(real)):
+            hint = f"It is {real}, and {_user(spec)} may not enter {closed}. Make the venv by a Python that it may run."
+        return fail(spec, "exec", message, hint)
 
 
 def fail(spec: LaunchSpec, kind: str, message: str, hint: str) -> int:
@@ -110,12 +114,15 @@ def _explain(spec: LaunchSpec, error: Exception) -> tuple[str, str]:
     if isinstance(error, CannotDrop):
         return str(error), "Only a daemon that runs as root can start an app as another user."
     if isinstance(error, OSError) and error.filename is not None:
-        user = f"user {spec.uid}" if spec.uid is not None else "this user"
-        hint = f"Check `cwd`, and that {user} may enter it."
+        hint = f"Check `cwd`: {_user(spec)} may not enter {closed_folder(app.cwd) or app.cwd}."
         if isinstance(error, FileNotFoundError):  # it was there when the config was read
             hint = f"It was removed under the app. To look again where `cwd` leads: pyworker reload {app.name}"
         return f"cannot enter the folder {app.cwd}: {error.strerror}", hint
     return f"cannot set the limit of open files to {app.limits.nofile}: {error}", "Lower `limits.nofile`."
+
+
+def _user(spec: LaunchSpec) -> str:
+    return f"user {spec.app.user or spec.uid}" if spec.uid is not None else "this user"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
     try:
         os.execve(path, argv, env)
     except OSError as error:
-        return _fail(channel, argv[0], error, is_there=os.path.exists(path))
+        return _fail(channel, argv[0], error, is_there=os.access(path, os.X_OK))
 
 
 def environment(spec: LaunchSpec) -> dict[str, str]:
@@ -147,6 +147,8 @@ def _fail(channel: Channel, name: str, error: OSError, *, is_there: bool = False
             hint = "The file is there; the interpreter that its first line names is not (was its environment moved?)."
         case errno.ENOENT if "/" not in name:
             hint = "It is not on the PATH of the app; give its full path, or set PATH in `env`."
+        case errno.EACCES if is_there:
+            hint = "The user of the app may run the file, and not the interpreter that its first line names."
         case errno.EACCES:
             hint = "Make it executable for the user that the app runs as."
         case errno.EMFILE:

@@ -75,6 +75,16 @@ def _check_no_way_back() -> None:
     raise CannotDrop("root's rights could be taken back after they were given up")
 
 
+def closed_folder(folder: str) -> str:
+    """Return the first folder on the way to this one, or this one, that the user may not enter; links are followed."""
+    way = ""
+    for part in os.path.realpath(folder).split("/")[1:]:
+        way += f"/{part}"
+        if not os.access(way, os.X_OK):
+            return way
+    return ""
+
+
 def soft_nofile(count: int) -> None:
     """Set the soft limit of open files, at most to the hard one, which stays."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -277,8 +277,39 @@ def test_folder_that_the_user_may_not_enter_is_told(daemon: Any, folder: Path) -
     failed = template.expect(LoadFailed)
     assert failed.kind == "rights"
     assert "Permission denied" in failed.message
-    assert f"user {NOBODY}" in failed.hint
+    assert failed.hint == f"Check `cwd`: user {NOBODY} may not enter {closed_to_nobody(folder)}."
     assert d.reap(template.pid) == 78
+
+
+def closed_to_nobody(folder: Path) -> Path:
+    """Return the first folder on the way that others may not enter: pytest's own are private, and so may be its root's."""
+    return next(f for f in (*reversed(folder.parents), folder) if not f.stat().st_mode & 0o001)
+
+
+@needs_root
+@pytest.mark.parametrize("role", ["template", "command"])
+def test_a_python_that_a_link_has_in_a_folder_closed_to_the_user_is_told_with_that_folder(
+    daemon: Any, public_folder: Path, folder: Path, role: str
+) -> None:
+    """A virtual environment that root has made of a Python of its own."""
+    real = folder / "python"
+    real.write_text("")
+    real.chmod(0o755)
+    link, script = public_folder / "python", public_folder / "celery"
+    link.symlink_to(real)
+    script.write_text(f"#!{link}\n")
+    script.chmod(0o755)
+    d = daemon(cwd=str(public_folder)) if role == "template" else command(daemon, str(script), cwd=str(public_folder))
+    d.python, d.uid, d.gid = str(link), NOBODY, NOBODY
+    launched = d.launch(role, slot=int(role == "command"))
+    if role == "template":
+        hint = launched.expect(LoadFailed).hint
+        assert f"It is {real}, and user {NOBODY} may not enter {closed_to_nobody(folder)}." in hint
+    else:
+        launched.expect(Hello)
+        launched.expect(Ready)
+        assert "the interpreter that its first line names" in launched.expect(Failed).hint
+    assert d.reap(launched.pid) == 78
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may")
