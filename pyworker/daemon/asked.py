@@ -13,6 +13,11 @@ from pyworker.daemon.owner import user_name
 from pyworker.unix.procfs import read_all
 
 _LONGEST = 80
+# options of every command, which may stand before it, and how many words each takes
+_BEFORE = {
+    "--home": 2, "--timeout": 2, "--color": 2,
+    "--json": 1, "--quiet": 1, "-q": 1, "--verbose": 1, "-v": 1, "--yes": 1, "-y": 1,
+}  # fmt: skip
 
 
 def asker(client: Client) -> str:
@@ -35,6 +40,8 @@ def _command(pid: int) -> str:
         if "-c" in argv:
             return os.path.basename(argv[0])
         argv = list(dropwhile(_is_option, argv[1:]))
+    while (option := "".join(argv[1:2]).partition("="))[0] in _BEFORE:
+        del argv[1 : 2 if option[1] else 1 + _BEFORE[option[0]]]
     words = [word for word in takewhile(lambda word: not _is_option(word), argv) if word]
     text = " ".join([os.path.basename(words[0]), *words[1:]]) if words else ""
     return "".join(c if c.isprintable() else "?" for c in text)[:_LONGEST]

@@ -17,6 +17,7 @@ from pyworker.daemon.owner import user_name
     [
         (["/usr/bin/python3", "-P", "/x/bin/pyworker", "start", "app.toml", "-e", "TOKEN=s3cret"], ": pyworker start app.toml"),
         (["python3.12", "-m", "pyworker", "reload", "api\n\x1b[2J"], ": pyworker reload api??[2J"),
+        (["pyworker", "--home", "/srv/home", "-q", "--color=never", "reload", "api", "--home", "/x"], ": pyworker reload api"),
         (["python", "-c", "s3cret"], ": python"),
         (["/usr/bin/cat", "--", "s3cret"], ": cat"),
         (["a" * 200], ": " + "a" * 80),
