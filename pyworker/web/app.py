@@ -108,7 +108,8 @@ class _Walls:
 def _guarded(guard: Guard, endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         if not guard.has_token(request.headers):
-            return _error(401, "no_token", "the token is missing or wrong", {"www-authenticate": "Bearer"})
+            hint = "send `Authorization: Bearer TOKEN`; it is in web-token in pyworker's home"
+            return _error(401, "no_token", "the token is missing or wrong", {"www-authenticate": "Bearer"}, hint)
         if request.method not in {"GET", "HEAD"} and not guard.same_origin(request.headers):
             return _error(403, "other_origin", "this must come from the dashboard's own page")
         return await endpoint(request)

@@ -92,6 +92,7 @@ def test_every_door_but_the_page_wants_the_token(web: Dashboard) -> None:
             with web.open(method, path, Authorization=token) as answer:
                 assert answer.status == 401, path
                 assert answer.headers["www-authenticate"] == "Bearer"
+                assert "`Authorization: Bearer TOKEN`" in json.loads(answer.read())["error"]["hint"], path
     for path in ("/", "/app.js", "/app.css", "/healthz"):
         with web.open("GET", path, Authorization="") as answer:
             assert answer.status == 200
