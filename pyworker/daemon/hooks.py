@@ -87,7 +87,8 @@ class Hooks:
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:
                     first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output
-                steps = [of_module(said, generation.resolved, words), f"try it: {shlex.join(words)}"]
+                step = f"try it in {generation.config.cwd}: {shlex.join(words)}"
+                steps = [of_module(said, generation.resolved, words), step]
                 failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
                 if app.target == generation.number:
                     app.target_failure = failure

@@ -191,7 +191,7 @@ def test_a_module_that_a_pre_start_misses_is_to_be_installed(pw: Pyworker) -> No
     failed = pw.run("start")
     assert "ModuleNotFoundError: No module named 'nowhere_else'" in failed.stderr
     assert f"install it: {sys.executable} -m pip install nowhere_else" in failed.stderr
-    assert f"try it: {sys.executable} migrate.py" in failed.stderr
+    assert f"try it in {os.path.realpath(pw.folder)}: {sys.executable} migrate.py" in failed.stderr
 
 
 def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
@@ -203,7 +203,7 @@ def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
     refused = pw.run("restart", "api")
     assert refused.returncode == 1
     assert "api was not restarted, gen 1 goes on: hooks.pre_start failed: sh: exit code 3" in refused.stderr
-    assert "try it: sh -c 'exit $(cat code)'" in refused.stderr  # as a shell takes it
+    assert f"try it in {os.path.realpath(pw.folder)}: sh -c 'exit $(cat code)'" in refused.stderr  # as a shell takes it
     assert (pw.pids(), pw.get()) == (before, "one")
     pw.write("code", "0")
     pw.ok("restart", "api")
