@@ -141,5 +141,6 @@ def test_an_app_is_no_config_file(tmp_path: Path, home: str) -> None:
 def test_without_a_file_it_says_which_names_were_looked_for(tmp_path: Path, home: str) -> None:
     done = run("check", home=home, cwd=str(tmp_path))
     assert done.code == 78
-    assert "there is no config file here" in done.err
+    assert done.err.startswith("error: there is no config file here\n  = help: ")
+    assert "1 error" not in done.err  # no app has it
     assert "pyworker.toml" in done.err

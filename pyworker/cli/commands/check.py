@@ -243,8 +243,12 @@ def _warn(problems: list[Problem], settings: Settings) -> None:
 
 
 def _show(problems: list[Problem], settings: Settings) -> None:
+    from pyworker.cli.fail import words
     from pyworker.cli.problems import render
     from pyworker.cli.render import look, note
 
     how = look(sys.stderr, settings.color)
+    if problems[0].code == "no_file":  # there is nothing that could have errors
+        note(words(problems[0].message, "", problems[0].hint, how), how)
+        return
     note(render(problems, how.color).rstrip("\n"), how)
