@@ -58,7 +58,7 @@ def open_listener(
     owner is, or is one of, "" when it is none, for the message. A host name is resolved by the system's resolver, which may take its time.
     """
     if address.family == "unix":
-        return _open_unix(address, backlog, mode, uid, gid)
+        return _open_unix(address, backlog, mode, uid, gid, own)
     family, host = _resolve(address)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -184,13 +184,15 @@ class _Folder:
             return probe.connect_ex(self.path(self.name)) == errno.ECONNREFUSED
 
 
-def _open_unix(address: Address, backlog: int, mode: int, uid: int, gid: int) -> socket.socket:
+def _open_unix(
+    address: Address, backlog: int, mode: int, uid: int, gid: int, own: Callable[[owner.Owner], str]
+) -> socket.socket:
     try:
         folder = _Folder(address.path)
     except OSError as error:
         raise _explain_unix(address, error) from None
     with folder:
-        _check_free(folder, address)
+        _check_free(folder, address, own)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         temporary = f".{os.urandom(4).hex()}"
         try:
@@ -220,30 +222,30 @@ def _give(folder: _Folder, name: str, mode: int, uid: int, gid: int) -> None:
         os.close(fd)
 
 
-def _check_free(folder: _Folder, address: Address) -> None:
+def _check_free(folder: _Folder, address: Address, own: Callable[[owner.Owner], str]) -> None:
     """Raise ListenFailed unless the name is free, or taken by a socket that nobody listens on."""
     try:
         if folder.is_stale():
             return
-        is_socket = stat.S_ISSOCK(os.stat(folder.name, dir_fd=folder.fd, follow_symlinks=False).st_mode)
+        file = os.stat(folder.name, dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return
     except OSError as error:
         raise _explain_unix(address, error) from None
-    if not is_socket:
+    if not stat.S_ISSOCK(file.st_mode):
         message = f"cannot listen on {address}: there is a file of that name, and it is no socket"
         raise ListenFailed(message, hint="remove it, or choose another path", code="port_in_use")
-    by = ""
+    by, step = "", "stop that program"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         failure = probe.connect_ex(folder.path(folder.name))
         if failure == 0:
-            by = f"\n  {owner.of_unix(probe).sentence()}"
+            by, step = _by_whom(owner.of_unix(probe, file), own)
     if failure == errno.EACCES:
         message = f"cannot listen on {address}: there is a socket of that name, and this user may not connect to it"
         hint = f"stop the program that listens there; if none does any more: rm {shlex.quote(address.path)}"
         raise ListenFailed(message, hint=hint, code="port_in_use")
     message = f"cannot listen on {address}: already in use{by}"
-    raise ListenFailed(message, hint="stop that program, or choose another path", code="port_in_use")
+    raise ListenFailed(message, hint=f"{step}, or choose another path", code="port_in_use")
 
 
 def _explain_unix(address: Address, error: OSError) -> ListenFailed:
@@ -326,24 +328,26 @@ def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.O
 
 def _in_use(address: Address, host: str, own: Callable[[owner.Owner], str]) -> ListenFailed:
     found = owner.of_port(host, address.port)
-    message = f"cannot listen on {address}: already in use"
-    stop = "stop that program"
-    if found is not None:
-        app = own(found)
-        message += f"\n  by your app {app}" if app else f"\n  {found.sentence()}"
-        if app:
-            stop = f"stop it (pyworker stop {app})"
-        elif guardian := owner.guardian_of(found):  # it keeps the ports of its apps: a kill frees none of them
-            home, is_gone = owner.home_of(guardian)
-            stop = f"it is an app of another pyworker, user {found.user}'s: stop it there"
-            stop += f" (pyworker --home {home or 'DIR'} stop NAME)"
-            if is_gone:
-                stop = f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {guardian})"
-        elif found.pid:
-            stop = f"stop it (kill {found.pid})"
+    by, step = _by_whom(found, own) if found is not None else ("", "stop that program")
     other = _free_port(address, host)
     elsewhere = f', or choose another address: bind = "{replace(address, port=other)}"' if other else ""
-    return ListenFailed(message, hint=stop + elsewhere, code="port_in_use")
+    message = f"cannot listen on {address}: already in use{by}"
+    return ListenFailed(message, hint=step + elsewhere, code="port_in_use")
+
+
+def _by_whom(found: owner.Owner, own: Callable[[owner.Owner], str]) -> tuple[str, str]:
+    """Return a line that says who listens there, and how that is ended."""
+    if app := own(found):
+        return f"\n  by your app {app}", f"stop it (pyworker stop {app})"
+    by = f"\n  {found.sentence()}"
+    guardian = owner.guardian_of(found)  # it keeps the ports of its apps: a kill frees none of them
+    if not guardian:
+        return by, f"stop it (kill {found.pid})" if found.pid else "stop that program"
+    home, is_gone = owner.home_of(guardian)
+    if is_gone:
+        return by, f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {guardian})"
+    stop = f"pyworker --home {home or 'DIR'} stop NAME"
+    return by, f"it is an app of another pyworker, user {found.user}'s: stop it there ({stop})"
 
 
 def _free_port(address: Address, host: str) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pyworker.protocol.names import GUARDIAN_TITLE, LOCK_FILE
 from pyworker.record import record
 from pyworker.unix.process import stat_fields
+from pyworker.unix.sockdiag import listening_inode
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
@@ -69,11 +70,18 @@ def of_port(host: str, port: int) -> Owner | None:
     return _of_inodes(inodes, found[0][2])
 
 
-def of_unix(connected: socket.socket) -> Owner:
-    """Return who listens at the other end of a connection to a Unix socket."""
+def of_unix(connected: socket.socket, file: os.stat_result) -> Owner:
+    """Return who listens at the other end of a connection to a Unix socket with this file.
+
+    The kernel's word is who began to listen: a daemon before this one, say, whose guardian has the socket now.
+    """
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
-    return _of_process(pid, uid, frozenset()) if pid else Owner(uid)
+    if inode := listening_inode(file):
+        found = _of_inodes(frozenset({inode}), uid)
+        if found.pid:
+            return found
+    return _of_process(pid, uid, frozenset()) if _stat(pid, 22) else Owner(uid)
 
 
 def guardian_of(found: Owner) -> int:

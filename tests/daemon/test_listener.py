@@ -30,6 +30,7 @@ from pyworker.daemon.listener import (
     url,
 )
 from pyworker.protocol.names import GUARDIAN_TITLE
+from pyworker.unix.sockdiag import listening_inode
 
 ANY = parse_bind("127.0.0.1:0")
 
@@ -257,6 +258,31 @@ def test_live_unix_socket_is_never_stolen(tmp_path: Path) -> None:
         assert f"pid {os.getpid()}" in caught.value.message
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(address.path)
+
+
+def test_a_unix_socket_of_one_who_has_gone_is_said_to_be_his_who_has_it_now(tmp_path: Path) -> None:
+    """A daemon that was replaced: the kernel names who began to listen, and its guardian has the socket."""
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    program = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n"
+        "if os.fork(): os._exit(0)\n"
+        "print(os.getpid(), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, address.path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as gone:
+        assert gone.stdout is not None
+        holder = int(gone.stdout.readline())
+        gone.wait()
+        if not listening_inode(os.stat(address.path)):
+            pytest.skip("this kernel has no unix_diag")
+        with pytest.raises(ListenFailed) as caught:
+            open_listener(address)
+        with pytest.raises(ListenFailed) as ours:
+            open_listener(address, own=lambda found: "admin" if found.pid == holder else "")
+        gone.communicate()
+    assert f"(pid {holder}, " in caught.value.message
+    assert caught.value.hint == f"stop it (kill {holder}), or choose another path"
+    assert "by your app admin" in ours.value.message
 
 
 _OF_ANOTHER = """

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 
-from pyworker.unix.sockdiag import parse_queue, unix_queue
+from pyworker.unix.sockdiag import listening_inode, parse_queue, unix_queue
 
 
 def test_waiting_connections_of_a_unix_listener_are_counted(tmp_path: Path) -> None:
@@ -20,6 +21,19 @@ def test_waiting_connections_of_a_unix_listener_are_counted(tmp_path: Path) -> N
             first.connect(str(tmp_path / "a.sock"))
             second.connect(str(tmp_path / "a.sock"))
             assert unix_queue(listener) == (2, 7)
+
+
+def test_the_socket_that_listens_at_a_file_is_found_by_its_file_whatever_that_is_called_now(tmp_path: Path) -> None:
+    bound, now = tmp_path / "a.sock", tmp_path / "b.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(bound))
+        bound.rename(now)
+        assert listening_inode(now.stat()) == 0, "it does not listen yet"
+        listener.listen()
+        if unix_queue(listener) is None:
+            pytest.skip("this kernel has no unix_diag")
+        assert listening_inode(now.stat()) == os.fstat(listener.fileno()).st_ino
+    assert listening_inode(now.stat()) == 0
 
 
 @pytest.mark.parametrize(
