@@ -119,7 +119,8 @@ _FOOTER = """## Rules
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
   app's user can write, and for a file of that user's with no group that the user is no member of.
 - A Unix socket of `bind` keeps its owner and mode until the app is stopped; a script that removes its file, as servers do before
-  they bind, leaves it where it is. The sockets that a command gets by LISTEN_FDS do not
+  they bind, leaves it where it is. Its folder has to be there; of one below `/run`, which a boot empties, a line `d /run/shop` in
+  `/etc/tmpfiles.d/shop.conf` makes it each time. The sockets that a command gets by LISTEN_FDS do not
   block (O_NONBLOCK), as they are shared.
 - `tls.ca`: who shows no such certificate is closed without a word (curl: "Empty reply from server"). No handshake that fails is
   logged, as none is by uvicorn, or by nginx above `info`: scanners make them all day. The client's side tells why:

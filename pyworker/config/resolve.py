@@ -117,7 +117,7 @@ class _Found:
     """The problems so far, each with its place in the config file."""
 
     def __init__(self, app: str, file: str, profile: str) -> None:
-        self._app = app
+        self.app = app
         self._file = file
         self._profile = profile
         self._problems: list[Problem] = []
@@ -128,10 +128,10 @@ class _Found:
             hint = "no variables are filled in in a path: write it out"
         elif code == "not_found" and "/~" in message + hint:
             hint = "~ is the home folder in HOME, or of the user who is named: there is none. Write it out"
-        text = f"`{dotted(key)}` of app `{self._app}` {message}" if key else message
+        text = f"`{dotted(key)}` of app `{self.app}` {message}" if key else message
         problem = Problem(text, hint, dotted(key), self._file, code=code)
         if self._file and key:
-            problem = locate(self._file, self._app, key, problem, self._profile)
+            problem = locate(self._file, self.app, key, problem, self._profile)
         self._problems.append(problem)
 
     def stop_if_wrong(self) -> None:
@@ -206,7 +206,12 @@ def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
     path = os.path.join(cwd, os.path.expanduser(name))
     folder = os.path.realpath(os.path.dirname(path))
     if not os.path.isdir(folder):
-        found.add(key, f"is in {folder}, which is no folder", f"make it: mkdir -p {shlex.quote(folder)}", "not_found")
+        hint = f"make it: mkdir -p {shlex.quote(folder)}"
+        if folder.startswith("/run/") and not folder.startswith("/run/user/"):
+            hint += (
+                f"\na boot empties /run: the line `d {folder}` in /etc/tmpfiles.d/{found.app}.conf makes it each time"
+            )
+        found.add(key, f"is in {folder}, which is no folder", hint, "not_found")
     elif os.path.isdir(path):
         found.add(key, f"names {name}, which is a folder", "name a file in it", "not_found")
     return os.path.join(folder, os.path.basename(path))

@@ -190,6 +190,17 @@ def test_what_a_path_does_not_fill_in_is_no_folder_to_make(
     assert "mkdir" not in found.hint
 
 
+@pytest.mark.skipif(os.path.realpath("/run") != "/run" or not os.path.isdir("/run"), reason="no /run here")
+def test_a_folder_below_run_is_to_be_made_at_each_boot_too(tmp_path: Path) -> None:
+    """It is there until the machine is started again, and the app would fail then."""
+    (found,) = problems(tmp_path, '[app]\nname = "shop"\ntarget = "a:b"\nbind = "unix:/run/pw-none/web.sock"\n')
+    made, at_boot = found.hint.split("\n")
+    assert made == "make it: mkdir -p /run/pw-none"
+    assert at_boot == "a boot empties /run: the line `d /run/pw-none` in /etc/tmpfiles.d/shop.conf makes it each time"
+    (elsewhere,) = problems(tmp_path, '[app]\ntarget = "a:b"\nbind = "unix:none/web.sock"\n')
+    assert elsewhere.hint == f"make it: mkdir -p {os.path.realpath(tmp_path)}/none"
+
+
 def test_command_must_be_a_program(tmp_path: Path) -> None:
     assert resolved(tmp_path, '[app]\ncommand = "sh -c true"').config.command == ("sh", "-c", "true")
     (problem,) = problems(tmp_path, '[app]\ncommand = ["no-such-program-9"]')
