@@ -92,8 +92,13 @@ def node_program(package: str, names: Collection[str]) -> list[Found]:
     if start:
         is_node = start[0] == "node" and not _OF_A_SHELL.intersection("".join(start))
         command = tuple(start) if is_node else ("npm", "start")
-    elif found := main if isinstance(main, str) and main else next((n for n in _NODE_NAMES if n in names), ""):
-        command = ("node", found)
+    else:
+        found = next((n for n in _NODE_NAMES if n in names), "")
+        is_guess = main == "index.js" and main not in names  # `npm init` writes it into an empty folder
+        # npm start prefers server.js to what `main` says
+        if isinstance(main, str) and main and found != "server.js" and not (found and is_guess):
+            found = main
+        command = ("node", found) if found else ()
     return [Found("Node program", "package.json", 1, command=command)] if command else []
 
 

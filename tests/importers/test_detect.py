@@ -121,3 +121,19 @@ def test_tests_and_others_code_are_not_read(path: str) -> None:
 def test_a_package_that_names_no_start_asks_nobody_for_it() -> None:  # pytest's stdin cannot be read
     (found,) = node_program('{"scripts": {"start": null}}', ["index.js"])
     assert found.command == ("node", "index.js")
+
+
+@pytest.mark.parametrize(
+    ("main", "names", "program"),
+    [
+        ("index.js", ["app.js"], "app.js"),  # what `npm init` writes into an empty folder
+        ("index.js", ["server.js"], "server.js"),
+        ("lib.js", ["lib.js", "server.js"], "server.js"),  # npm start does not look at `main` then
+        ("index.js", ["index.js", "app.js"], "index.js"),
+        ("dist/x.js", ["index.js"], "dist/x.js"),  # may still have to be built
+        ("index.js", [], "index.js"),
+    ],
+)
+def test_the_main_module_that_npm_init_names_counts_when_it_is_there(main: str, names: list[str], program: str) -> None:
+    (found,) = node_program(f'{{"main": "{main}"}}', names)
+    assert found.command == ("node", program)
