@@ -204,9 +204,11 @@ def plain(event: dict[str, Any], board: Board) -> str:
             case "worker_stopped" if not data["pid"]:
                 return ""  # it was never born
             case "worker_stopped":
-                cut = f" cancelled={data['cancelled']}" if data["cancelled"] else ""
-                cut += " killed" if data.get("killed") else ""
-                return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']} requests={data['requests']}{cut}"
+                # those that it finished in its drain: 0 would be read as all that it ever served
+                more = f" requests={data['requests']}" if data["requests"] else ""
+                more += f" cancelled={data['cancelled']}" if data["cancelled"] else ""
+                more += " killed" if data.get("killed") else ""
+                return f"{who} stopped {data['took_s']:.1f}s pid={data['pid']}{more}"
             case "worker_exited":
                 if not data["pid"]:
                     return f"{who} not born: {line(data['reason'])}"

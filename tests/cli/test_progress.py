@@ -52,6 +52,14 @@ def test_a_worker_that_was_never_born_does_not_stop() -> None:
     assert plain(left.event, board()) == ""
 
 
+def test_a_worker_that_had_nothing_to_finish_is_not_said_to_have_served_nothing() -> None:
+    def stopped(requests: int) -> str:
+        left = event("api", 1, "worker_stopped", generation=7, pid=9, took_s=0.5, requests=requests, cancelled=0, killed=False)
+        return plain(left.event, board())
+
+    assert (stopped(0), stopped(3)) == ("api.1 stopped 0.5s pid=9", "api.1 stopped 0.5s pid=9 requests=3")
+
+
 def test_a_worker_that_is_ready_before_the_commit_has_replaced_nobody_yet() -> None:
     """A command with a port cannot be held: it accepts before the rest of its generation is there."""
     begun = (
