@@ -23,7 +23,7 @@ from tests.support.wait import wait_until
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r'title="([^"]+)"')
 FOLDER = re.compile(r"<!-- runs in (/srv/[\w-]+) -->")
-PORT = re.compile(r"(?<=[:= ])(8\d{3})\b")
+PORT = re.compile(r'(?<=[:= "])(8\d{3})\b')
 PID = re.compile(r'(pid[= ]|"pid": ?|guardian pid )(\d+)')
 # what only looks is asked again until it shows what the document shows
 LOOKS = ("pyworker ps", "pyworker events", "pyworker logs", "pyworker describe", "curl", "for i in", "cat", "pyworker top --once")
@@ -138,13 +138,13 @@ class Run:
         for told, real in self._pids.items():
             text = re.sub(rf"\b{told}\b", real, text)
         for told, real in self._ports.items():
-            text = re.sub(rf"(?<=[:= ]){told}\b", real, text)
+            text = re.sub(rf'(?<=[:= "]){told}\b', real, text)
         return text
 
     def _compare(self, told: tuple[str, ...], output: str) -> bool:
         lines = [line for line in output.split("\n") if line.strip()]
         ports = {real: port for port, real in self._ports.items()}
-        lines = [re.sub(r"(?<=[:= ])\d{4,5}\b", lambda m: ports.get(m[0], m[0]), line) for line in lines]
+        lines = [re.sub(r'(?<=[:= "])\d{4,5}\b', lambda m: ports.get(m[0], m[0]), line) for line in lines]
         want = [blurred(line) for line in told]
         lines = [line for line in lines if blurred(line) in want or not OLD_ONE_LEFT.match(line)]
         there = [blurred(line) for line in lines]
