@@ -159,7 +159,7 @@ def of_worker(
         return exit_words(None, status.signal), text, ""
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
-    if status.code == 0:
+    if status.code == 0 and not _IN_USE.search(said):  # some that start a server as their child say that, and end well
         hint = _of_a_silent_end(app) if is_script and not handle.bound and not text else ""
         return "ended by itself with code 0", "", hint
     said = shortage.explains(said)

@@ -299,9 +299,9 @@ def test_a_child_that_goes_on_printing_is_not_waited_for_without_end(waiting: Wa
     os.close(waiting.write)
 
 
-def end_of(log: Path, status: ExitStatus, **fields: Any) -> tuple[str, str, str]:
+def end_of(log: Path, status: ExitStatus, said: bytes = b"no such queue", **fields: Any) -> tuple[str, str, str]:
     """What is found of a worker (pid 7, a command) that has printed a line."""
-    log.write_bytes(line(7, b"no such queue"))
+    log.write_bytes(line(7, said))
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
     app: Any = SimpleNamespace(name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0, **fields)
@@ -320,6 +320,12 @@ def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     assert end_of(log, ExitStatus(3, None))[:2] == ("no such queue", "no such queue")
     assert end_of(log, ExitStatus(0, None)) == ("ended by itself with code 0", "", "")
+
+
+def test_a_port_that_was_taken_is_named_of_a_program_that_ends_well_nevertheless(tmp_path: Path) -> None:
+    said = "2026/11/29 11:39:17 ERROR:    [Errno 98] Address already in use"  # MLflow 3 of the server it starts
+    reason, _, hint = end_of(tmp_path / "api.log", ExitStatus(0, None), said=said.encode())
+    assert (reason, hint) == (said, "who has it? ss -ltnp")
 
 
 def test_what_a_worker_printed_long_before_its_end_is_shown_and_not_blamed(tmp_path: Path) -> None:
