@@ -384,9 +384,9 @@ class Cluster(Emitter):
         for _ in range(min(missing, 1) if self._record.failed else missing):
             self._fork(None, managed=True)
 
-    def _settled(self, worker: Worker) -> None:
+    def _settled(self, worker: Worker, ready_at: float) -> None:
         """A worker has lived `min_uptime`: what went wrong before is forgotten."""
-        if worker.state == "listening":
+        if worker.ready_at == ready_at and worker.state in ("online", "listening"):
             self._record = CLEAR
             self._fill()
 
@@ -416,11 +416,12 @@ class Cluster(Emitter):
         worker = self.workers.get(_int(number))
         if worker is None:
             return
-        worker.state = event
-        if event == "listening" and worker.ready_at is None:
-            worker.ready_at = asyncio.get_running_loop().time()
+        if worker.state != event:
+            # one that has no server is ready when it runs; one that has, when the first is up
+            worker.ready_at = now = asyncio.get_running_loop().time()
             if not self._record.is_clear:
-                self._after(self.settings.restart.min_uptime, lambda: self._settled(worker))
+                self._after(self.settings.restart.min_uptime, lambda: self._settled(worker, now))
+        worker.state = event
         worker.emit(event, *args)
         self.emit(event, worker, *args)
 

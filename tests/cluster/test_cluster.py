@@ -348,6 +348,21 @@ async def test_the_limiter_gives_up_on_a_program_that_always_dies(tmp_path: Path
 
 
 @asynchronous
+async def test_a_worker_without_a_server_that_has_lived_long_enough_is_replaced_at_once(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("import time; time.sleep(0.6); raise SystemExit(3)")
+    made = cluster.Cluster()
+    gave_up: list[Any] = []
+    started: list[Any] = []
+    made.on("giveup", lambda *args: gave_up.append(args))
+    made.on("online", started.append)
+    made.setup_primary(tmp_path / "job.py", restart={"min_uptime": 0.1, "max_restarts": 2, "retry": 0}, workers=1)
+    await made.start()
+    await eventually(lambda: len(started) == 4 or gave_up)
+    await made.disconnect()
+    assert not gave_up
+
+
+@asynchronous
 async def test_an_uncaught_exception_announces_the_death_and_the_successor_starts_before_it(tmp_path: Path) -> None:
     source = HTTP_SERVER.replace(
         'if self.path == "/raise": raise_in_main()',
