@@ -92,7 +92,7 @@ class Binding:
         raise NotImplementedError
 
     def on_listen(self, sock: socket.socket) -> None:
-        """The program listens on an adopted socket."""
+        """The program listens on a socket that we were given."""
 
     def on_accepted(self) -> None:
         """The program has accepted a connection."""
@@ -190,8 +190,10 @@ class Binding:
             self._files[asked.host] = None
         if sock.type == socket.SOCK_STREAM:
             self.adopted.add(sock)
-        elif sock.gettimeout() is not None:
+            return True
+        if sock.gettimeout() is not None:
             os.set_blocking(sock.fileno(), False)  # the program has said so before, of the descriptor that is gone
+        self.on_listen(sock)  # what is bound hears: there is no listen() of datagrams
         return True
 
     def keeps(self, path: Any) -> bool:

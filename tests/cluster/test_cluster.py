@@ -569,11 +569,14 @@ async def test_udp_is_shared(tmp_path: Path) -> None:
     made = cluster.Cluster()
     port = free_port()
     bound: list[Any] = []
+    listening: list[Any] = []
     made.on("message", lambda worker, message, handle: bound.append(message))
+    made.on("listening", lambda worker, it: listening.append((it.address, it.port, it.address_type)))
     made.setup_primary(tmp_path / "udp.py", [str(port)])
     for _ in range(2):
         made.fork()
     await eventually(lambda: len(bound) == 2)
+    assert listening == [("127.0.0.1", port, "udp4")] * 2
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.sendto(b"datagram", ("127.0.0.1", port))
         assert await asyncio.to_thread(client.recv, 100) == b"DATAGRAM"
