@@ -94,7 +94,8 @@ class ChildProcess(Emitter, Receiver):
         not be delivered, `callback` (or the event `error`) is given a HandleNotDeliveredError with the handle, open.
         """
         if self._channel is None:
-            error = ChannelClosedError("this child has no channel: only fork() makes one")
+            why = "only fork() makes one" if self._error is None else str(self._error)
+            error = ChannelClosedError(f"this child has no channel: {why}")
             if callback is None:
                 raise error
             callback(error)

@@ -85,6 +85,15 @@ async def test_a_command_that_does_not_exist_is_an_error_event_and_named() -> No
 
 
 @asynchronous
+async def test_a_message_to_a_child_that_could_not_be_started_is_answered_with_the_reason() -> None:
+    child = child_process.fork(__file__, exec_path="/nowhere/python")
+    with pytest.raises(child_process.ChannelClosedError, match="cannot run /nowhere/python"):
+        child.send("hello")
+    with pytest.raises(SpawnError):
+        await child.wait()
+
+
+@asynchronous
 async def test_a_folder_that_does_not_exist_is_what_the_error_names(tmp_path: Path) -> None:
     with pytest.raises(SpawnError, match=r"the folder .*nowhere"):
         await child_process.spawn("true", cwd=str(tmp_path / "nowhere")).wait()
