@@ -12,12 +12,15 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyworker.worker import say
+from pyworker.worker.engines.exchange import BadTarget
+from pyworker.worker.engines.wsgi import WsgiExchange
 
-if TYPE_CHECKING:
-    from pyworker.worker.engines.wsgi import WsgiExchange
+UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
+
+MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
 
 
 class ThreadPool:
@@ -28,8 +31,8 @@ class ThreadPool:
         self.pending = 0  # jobs that wait or run; the loop's number
         self._loop = loop
         self._on_change = on_change
-        self._jobs: queue.SimpleQueue[WsgiExchange | None] = queue.SimpleQueue()
-        self._outbox: deque[tuple[WsgiExchange | None, bytes, Any]] = deque()
+        self._jobs: queue.SimpleQueue[ThreadExchange | None] = queue.SimpleQueue()
+        self._outbox: deque[tuple[ThreadExchange | None, bytes, Any]] = deque()
         self._waking = False
         self._threads = [
             threading.Thread(target=self._work, name=f"wsgi-{n}", daemon=True) for n in range(1, threads + 1)
@@ -37,14 +40,21 @@ class ThreadPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, exchange: WsgiExchange) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Whether every thread is busy."""
+        return self.pending >= self.size
+
+    def submit(self, exchange: ThreadExchange) -> None:
         """Run the exchange in the next free thread."""
+        exchange.room = None
+        exchange.written = exchange.taken = 0
         self.pending += 1
         self._on_change(min(self.pending, self.size))
         self._jobs.put(exchange)
 
-    def deliver(self, exchange: WsgiExchange | None, data: bytes, end: Any) -> None:
-        """From a thread: hand output to the loop. `end`: see WsgiExchange.on_output; no exchange: the thread is free."""
+    def deliver(self, exchange: ThreadExchange | None, data: bytes, end: Any) -> None:
+        """From a thread: hand output to the loop. `end`: see ThreadExchange.on_output; no exchange: the thread is free."""
         self._outbox.append((exchange, data, end))
         if not self._waking:
             self._waking = True
@@ -75,8 +85,103 @@ class ThreadPool:
     def _work(self) -> None:
         while (exchange := self._jobs.get()) is not None:
             try:
-                exchange.run_in_thread()
+                exchange.run()
             except BaseException:  # noqa: BLE001 - a thread that ends would be missed for ever
                 say.write("error in the HTTP server:\n" + traceback.format_exc())
             self.deliver(None, b"", None)
             del exchange
+
+
+class ThreadExchange(WsgiExchange):
+    """One request to an app in threads."""
+
+    __slots__ = ("room", "taken", "written")
+
+    in_thread = True
+    room: threading.Event | None  # set when there may be room for more output
+    written: int  # bytes given by the thread
+    taken: int  # ... and taken by the loop
+
+    # ---- in the thread ---------------------------------------------------------------------------
+    def run(self) -> None:
+        """Run the app and send what it says to the loop."""
+        try:
+            whole = self._call()
+            if whole is not None:
+                self._emit(whole, BROKEN if self.cut_short else FINISHED)
+            else:
+                assert self.steps is not None
+                for part in self.steps:
+                    if not self._emit(part, MORE):
+                        break
+                self._emit(b"", BROKEN if self.cut_short else FINISHED)
+        except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+            if self.server.forked:
+                self.leave_forked(error)
+            if isinstance(error, BadTarget):
+                self._emit(b"", 400)
+            else:
+                self.report(error)
+                self._emit(b"", 500)
+        finally:
+            self._close()
+
+    def _emit(self, data: bytes, end: int) -> bool:
+        """Give output to the loop, and wait while the client is behind; False when nobody is there any more."""
+        self.written += len(data)
+        self.server.pool.deliver(self, data, end)
+        if end == MORE:
+            while not self.gone and (self.written - self.taken > UNSENT or self.connection.write_paused):
+                if self.room is None:
+                    self.room = threading.Event()
+                self.room.clear()
+                if self.written - self.taken > UNSENT or self.connection.write_paused:
+                    self.room.wait(1.0)
+        return not self.gone
+
+    def put(self, part: bytes) -> None:
+        self._emit(part, MORE)
+
+    # ---- in the loop -----------------------------------------------------------------------------
+    def on_output(self, data: bytes, end: int) -> None:
+        """Take a piece of the thread's output. `end`: MORE, FINISHED, BROKEN, or a status to answer with."""
+        self.taken += len(data)
+        if self.room is not None:
+            self.room.set()
+        if self.rest is not None and (self.done or self.gone):
+            self.rest.close()
+            self.rest = None
+        if self.done:
+            return
+        if self.gone:
+            if end != MORE:
+                self.finish()
+            return
+        if end == MORE and self.connection.transport.is_closing():
+            return  # as in _has_left
+        if data:
+            self.connection.write(data)
+        if self.rest is not None:
+            self._send_rest()
+        elif end == FINISHED:
+            self.finish()
+        elif end == BROKEN:
+            self.abort()
+        elif end != MORE:
+            self.refuse(end)
+
+    def _wake(self) -> None:
+        if self.room is not None:
+            self.room.set()
+
+    def on_writable(self) -> None:
+        if self.started and not self.sends_rest:
+            self._wake()
+        else:
+            super().on_writable()
+
+    def _let_go(self) -> bool:
+        if self.started and not self.sends_rest:
+            self._wake()
+            return False
+        return super()._let_go()

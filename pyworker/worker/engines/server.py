@@ -13,7 +13,6 @@ import socket
 import ssl
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -28,11 +27,11 @@ from pyworker.worker.engines.asgi import AsgiExchange
 from pyworker.worker.engines.connection import Connection
 from pyworker.worker.engines.early import Early, close_socket, first_read
 from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.inline import Inline, InlineExchange
 from pyworker.worker.engines.lifespan import Lifespan, LifespanFailed
 from pyworker.worker.engines.lobby import Lobby
-from pyworker.worker.engines.pool import ThreadPool
+from pyworker.worker.engines.pool import ThreadExchange, ThreadPool
 from pyworker.worker.engines.request_id import RequestIds
-from pyworker.worker.engines.wsgi import WsgiExchange
 from pyworker.worker.row import Row
 
 __all__ = ["DrainReport", "LifespanFailed", "Server"]
@@ -100,11 +99,10 @@ class Server:
         self.server_line = b"server: pyworker\r\n" if http.server_header else b""
         self.date_line = b""
         self.date_until = 0
-        self.exchange: Any = AsgiExchange if interface == "asgi" else WsgiExchange
-        self.pool: ThreadPool | None = None
-        self.context = contextvars.copy_context()  # of a wsgi app in the loop
-        self.streaming: WsgiExchange | None = None  # whose answer such an app has not yielded to its end
-        self.queued: deque[WsgiExchange] = deque()  # what has to wait for that
+        wsgi = ThreadExchange if self._threads > 1 else InlineExchange
+        self.exchange: Any = AsgiExchange if interface == "asgi" else wsgi
+        self.pool: Any = None  # who calls a wsgi app: Inline or a ThreadPool
+        self._context = contextvars.copy_context()  # of such an app in the loop
         self.state: dict[str, Any] = {}
         self.draining = False
         self.forked = False  # this process is one that the app has forked in a request: everything here is its parent's
@@ -150,6 +148,8 @@ class Server:
             self.state = self._lifespan.state
         elif self._threads > 1:
             self.pool = ThreadPool(self._threads, self.loop, self._on_busy)
+        else:
+            self.pool = Inline(self.loop, self._context, self._tell_saturation)
 
     def _on_fork(self) -> None:
         self.forked = True
@@ -199,8 +199,8 @@ class Server:
 
     @property
     def saturated(self) -> bool:
-        """True when every thread of a wsgi app is busy: another worker should take the next connection."""
-        return self.streaming is not None or (self.pool is not None and self.pool.pending >= self.pool.size)
+        """True when a wsgi app takes no further request now: another worker should take the next connection."""
+        return self.pool is not None and self.pool.is_full
 
     # ---- connections -----------------------------------------------------------------------------
     def serve(
@@ -435,24 +435,6 @@ class Server:
         self.background.discard(exchange)
         if self.draining:
             self.check_empty()
-
-    def begin_stream(self, exchange: WsgiExchange) -> None:
-        """An app in the loop will go on with this answer before it is called for another request."""
-        if self.streaming is None:
-            self.streaming = exchange
-            self._tell_saturation()
-
-    def end_stream(self) -> None:
-        """It has yielded all of it. What comes next is not called from within it."""
-        self.streaming = None
-        self.loop.call_soon(self._run_queued)
-
-    def _run_queued(self) -> None:
-        if self.queued and self.streaming is None:
-            self.queued.popleft().run_queued()
-            self.loop.call_soon(self._run_queued)
-        else:
-            self._tell_saturation()
 
     def _tell_saturation(self) -> None:
         if self.on_saturation is not None:

@@ -18,6 +18,12 @@ from tests.support.rawhttp import Client
 
 Serve = Callable[..., "Site"]
 
+MODES = [  # (loop, threads) of a WSGI app
+    pytest.param("asyncio", 1, id="asyncio"),
+    pytest.param("uvloop", 1, id="uvloop"),
+    pytest.param("uvloop", 4, id="threads"),
+]
+
 
 class Site:
     """A running server and its listener."""
