@@ -70,7 +70,8 @@ def test_what_write_gives_a_slow_reader_is_kept_in_order(serve: Serve, loop: str
             write(bytes([n]) * 100_000)
         return [b"end"]
 
-    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    # on a busy machine this client takes its time, too, to put the parts together
+    client = serve(app, "wsgi", loop=loop, threads=threads, keepalive_timeout=60).client()
     for _ in range(2):
         response = client.get()
         assert response is not None
