@@ -19,10 +19,10 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.listener import nobody_waits
 from pyworker.daemon.nodeshared import shares
 from pyworker.policy import certificate
-from pyworker.policy.converge import AppView, WorkerView, generation_is_open, slots_of
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
+from pyworker.policy.view import AppView, WorkerView, generation_is_open, slots_of
 from pyworker.protocol.events import BY_ITSELF
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace

@@ -35,6 +35,7 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.stacks import Stacks
 from pyworker.daemon.templates import Templates
 from pyworker.daemon.workers import Workers, signal_number
+from pyworker.policy import actions as act
 from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
@@ -107,9 +108,9 @@ class Brain:
                 app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
                 app.target = app.previous = None
             actions = c.converge(app.view(), now)
-            looks = [a.at for a in actions if isinstance(a, c.LookAgain)]
+            looks = [a.at for a in actions if isinstance(a, act.LookAgain)]
             look = looks[0] if looks else None
-            doing = [a for a in actions if not isinstance(a, c.LookAgain)]
+            doing = [a for a in actions if not isinstance(a, act.LookAgain)]
             for action in doing:
                 self._perform(app, action, now)
             if _is_over(app) or not doing:
@@ -186,47 +187,47 @@ class Brain:
         return Failure(message, traceback, hint, stamp(time.time()))
 
     # ---- actions -------------------------------------------------------------------------------------------
-    def _perform(self, app: App, action: c.Action, now: float) -> None:
+    def _perform(self, app: App, action: act.Action, now: float) -> None:
         match action:
-            case c.StartTemplate(generation=number):
+            case act.StartTemplate(generation=number):
                 self.templates.start(app, number, now)
-            case c.StopTemplate(generation=number, reason=reason):
+            case act.StopTemplate(generation=number, reason=reason):
                 self.templates.stop(app, app.templates[number], reason, now)
-            case c.Spawn(slot=slot, generation=number, held=held):
+            case act.Spawn(slot=slot, generation=number, held=held):
                 self.workers.spawn(app, slot, number, held, now)
-            case c.SendGo(serial=serial):
+            case act.SendGo(serial=serial):
                 self.workers.go(app, app.workers[serial], now)
-            case c.SendDrain(serial=serial, to_empty=to_empty, reason=reason):
+            case act.SendDrain(serial=serial, to_empty=to_empty, reason=reason):
                 self.workers.drain(app, app.workers[serial], to_empty, reason, now)
-            case c.SendStop(serial=serial, reason=reason):
+            case act.SendStop(serial=serial, reason=reason):
                 self.workers.stop(app, app.workers[serial], reason, now)
-            case c.SendKill(serial=serial, reason=reason):
+            case act.SendKill(serial=serial, reason=reason):
                 self.workers.kill(app, app.workers[serial], reason, now)
-            case c.Commit(generation=number):
+            case act.Commit(generation=number):
                 self._commit(app, number, now)
-            case c.AbortReload():
+            case act.AbortReload():
                 self._abort_reload(app)
-            case c.RollBack(generation=number, reason=reason):
+            case act.RollBack(generation=number, reason=reason):
                 self._roll_back(app, number, reason)
-            case c.EndSoak():
+            case act.EndSoak():
                 app.previous = None
-            case c.FailStart():
+            case act.FailStart():
                 self._fail_start(app)
-            case c.ClearRecord():
+            case act.ClearRecord():
                 app.record = restart.CLEAR
                 app.failure = None
-            case c.ShutListeners():
+            case act.ShutListeners():
                 for listener in app.listeners.values():
                     with contextlib.suppress(OSError):
                         listener.sock.shutdown(socket.SHUT_RD)
                 app.listening = False
-            case c.Close():
+            case act.Close():
                 self.close(app)
-            case c.StartDispatcher():
+            case act.StartDispatcher():
                 self.dispatchers.start(app, now)
-            case c.StopDispatcher(reason=reason):
+            case act.StopDispatcher(reason=reason):
                 self.dispatchers.stop(app, reason, now)
-            case c.LookAgain():
+            case act.LookAgain():
                 pass
             case _:
                 assert_never(action)

@@ -26,8 +26,8 @@ from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
 from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import Shortage, by_somebody, step_to_start
 from pyworker.policy import restart
-from pyworker.policy.balance import DispatcherView
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
+from pyworker.policy.view import DispatcherView
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import nodecluster as nc
 from pyworker.protocol.events import exit_words

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pyworker.daemon.health import HealthWatch
 from pyworker.daemon.loop import Timer
 from pyworker.daemon.shortage import Shortage
-from pyworker.policy.converge import TemplateView, WorkerView
 from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
 from pyworker.policy.talk import Allowance
+from pyworker.policy.view import TemplateView, WorkerView
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
 from pyworker.protocol.wire import WireError, from_json, to_json

@@ -1,4 +1,4 @@
-"""The brain: converge(app, now) -> actions. What is wanted, what is seen, what to do about the difference.
+"""The brain: converge(app, now) -> actions. What is wanted, what is seen (`view`), what to do about the difference (`actions`).
 
 Pure and level-triggered: it is run after every event, looks only at values, and an action that was carried out is
 visible in the next view, so nothing is done twice and nothing needs to be remembered. A restart, a missed message, a
@@ -12,198 +12,52 @@ never touched.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
-from typing import Literal, Protocol, Union
 
-from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
-from pyworker.policy import balance
-from pyworker.policy.balance import DispatcherView as DispatcherView
-from pyworker.policy.balance import StartDispatcher as StartDispatcher
-from pyworker.policy.balance import StopDispatcher as StopDispatcher
-from pyworker.policy.lifecycle import ALIVE, LEAVING, UNTOUCHED, State
+from pyworker.policy.actions import (
+    AbortReload,
+    Action,
+    ClearRecord,
+    Close,
+    Commit,
+    EndSoak,
+    FailStart,
+    LookAgain,
+    RollBack,
+    SendDrain,
+    SendGo,
+    SendKill,
+    SendStop,
+    ShutListeners,
+    Spawn,
+    StartDispatcher,
+    StartTemplate,
+    StopDispatcher,
+    StopTemplate,
+)
+from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, State
 from pyworker.policy.restart import Record
-from pyworker.record import record
+from pyworker.policy.view import (
+    OPENING_GRACE,
+    AppView,
+    DispatcherView,
+    WorkerView,
+    alive,
+    can_go_back,
+    generation_is_open,
+    is_open,
+    slots_of,
+)
 
 DRAIN_TIMEOUT = "drain time-out"  # the reason of a SendStop
 CANCEL_GRACE = 2.0  # a worker cancels its requests at the drain time-out itself; then it has this long to go
-OPENING_GRACE = 1.0  # a worker that was told to accept counts as accepting after this, answer or not
-OPENING_TIMEOUT = 10.0  # ... and is stuck after this
+OPENING_TIMEOUT = 10.0  # one that was told to accept, and has not, is stuck after this
 QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued before the listener is shut
 LOOK_WHETHER_LEFT = 0.005  # seconds between looks whether they have: who connects meanwhile is reset
 RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
+DISPATCHER_READY_TIMEOUT = 10.0  # it imports nothing of the app: one that is not ready after this is stuck
+DISPATCHER_STOP_TIMEOUT = 5.0
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
-
-
-# ---- what is seen ----------------------------------------------------------------------------------
-@record
-class WorkerView:
-    serial: int
-    slot: int
-    generation: int
-    state: State
-    since: float  # when it entered this state
-    born_at: float
-    ready_at: float | None = None  # held or ready
-    recycle: bool = False  # must be replaced: over a limit, asked for it, told by `restart api.2`
-    can_wait: bool = False  # and serves well until then
-    checked: bool = True  # its first health check has passed (or there is none)
-    # understands Drain; else the stop signal is all there is. A script that has bound no port does not
-    hears: bool = True
-    left: bool | None = None  # of one that leaves: it accepts nothing any more; None: it cannot tell
-    job: bool = False  # a run of a job: it ends by itself
-
-
-@record
-class TemplateView:
-    generation: int
-    state: Literal["loading", "ready", "retiring"]
-    since: float
-
-
-@record
-class AppView:
-    """One app: what is wanted (the upper half) and what is seen."""
-
-    running: bool
-    want: int  # slots 1..want
-    generation: int  # the committed one
-    restart: RestartConfig
-    stop: StopConfig
-    reload: ReloadConfig
-    workers: tuple[WorkerView, ...] = ()
-    templates: tuple[TemplateView, ...] = ()
-    record: Record = Record()
-    stopped_slots: frozenset[int] = frozenset()  # `stop api.2`
-    finished_slots: frozenset[int] = frozenset()  # ended by itself and the policy says that is that
-    target: int | None = None  # the generation a reload brings up, before its commit
-    target_want: int | None = None  # its slots; None: as many as `want`
-    target_failed: bool = False  # it must be given up
-    previous: int | None = None  # during the soak: where a roll-back goes
-    soak_until: float = 0.0
-    soak_deaths: int = 0  # unstable deaths of the new generation since the commit
-    given_up: str = ""  # why the previous generation is wanted again
-    gated: frozenset[int] = frozenset()  # generations that nothing may be started of yet
-    job: bool = False  # runs at times of its own and ends by itself: a reload leaves its running worker alone
-    target_job: bool = False
-    starting: bool = False  # a first start whose outcome is open: one failure ends it
-    start_failed: bool = False
-    hurry: bool = False  # `stop --now`: no drain
-    listening: bool = True  # the listeners are open
-    # of the committed generation; a reload may make another kind of app of it
-    forks: bool = True  # workers are forked from a template (asgi, wsgi)
-    target_forks: bool = True
-    previous_forks: bool = True
-    template_record: Record = Record()  # of the committed generation's
-    target_holds: bool = True  # a worker can be ready without accepting
-    overlaps: bool = True  # two workers of a slot can live side by side, the target's beside today's
-    dispatches: bool = False  # connections are handed out by a dispatcher
-    dispatcher: DispatcherView | None = None
-    dispatcher_record: Record = Record()
-    keep_listening: bool = False  # a hard restart: the listeners stay open in between
-    # to be accepted; only where all workers are ours, who do not mind a listener that is shut before they have left it
-    nobody_waits: bool = False
-
-
-# ---- what to do ------------------------------------------------------------------------------------
-@record
-class StartTemplate:
-    generation: int
-
-
-@record
-class StopTemplate:
-    """Let it leave; one that was let and has not is killed."""
-
-    generation: int
-    reason: str = ""  # not "": it is stuck, kill it
-
-
-@record
-class Spawn:
-    slot: int
-    generation: int
-    held: bool
-
-
-@record
-class SendGo:
-    serial: int
-
-
-@record
-class SendDrain:
-    serial: int
-    to_empty: bool
-    reason: str
-
-
-@record
-class SendStop:
-    """The stop signal."""
-
-    serial: int
-    reason: str
-
-
-@record
-class SendKill:
-    """SIGKILL to the process group."""
-
-    serial: int
-    reason: str
-
-
-@record
-class Commit:
-    generation: int
-
-
-@record
-class AbortReload:
-    """The target's failure says why."""
-
-
-@record
-class RollBack:
-    generation: int
-    reason: str
-
-
-@record
-class EndSoak:
-    pass
-
-
-@record
-class FailStart:
-    """The start's failure says why."""
-
-
-@record
-class ClearRecord:
-    pass
-
-
-@record
-class ShutListeners:
-    """Refuse new connections from now on."""
-
-
-@record
-class Close:
-    """Nothing of the app is left: close its listeners, forget its fds."""
-
-
-@record
-class LookAgain:
-    at: float
-
-
-Action = Union[
-    StartTemplate, StopTemplate, Spawn, SendGo, SendDrain, SendStop, SendKill, Commit, AbortReload, RollBack,
-    EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain, StartDispatcher, StopDispatcher,
-]  # fmt: skip
 
 
 def converge(app: AppView, now: float) -> list[Action]:
@@ -223,46 +77,6 @@ def converge(app: AppView, now: float) -> list[Action]:
     looks = [a.at for a in actions if isinstance(a, LookAgain)]
     rest: list[Action] = [a for a in actions if not isinstance(a, LookAgain)]
     return [*rest, LookAgain(min(looks))] if looks else rest
-
-
-class HasSlots(Protocol):
-    """What is asked of an app to know its slots."""
-
-    @property
-    def want(self) -> int: ...
-    @property
-    def stopped_slots(self) -> AbstractSet[int]: ...
-    @property
-    def finished_slots(self) -> AbstractSet[int]: ...
-
-
-def slots_of(app: HasSlots, want: int | None = None) -> list[int]:
-    """Return the slots that should have a worker; of so many, else of those that the committed generation has."""
-    return [
-        s
-        for s in range(1, (app.want if want is None else want) + 1)
-        if s not in app.stopped_slots and s not in app.finished_slots
-    ]
-
-
-def alive(app: AppView, generation: int | None = None) -> list[WorkerView]:
-    """Return the workers that have not ended, of one generation or of all."""
-    return [w for w in app.workers if w.state in ALIVE and generation in (None, w.generation)]
-
-
-def is_open(worker: WorkerView, now: float) -> bool:
-    """Whether this worker counts as accepting."""
-    return worker.state in (State.READY, State.UNHEALTHY) or (
-        worker.state is State.OPENING and now - worker.since >= OPENING_GRACE
-    )
-
-
-def generation_is_open(app: AppView, now: float) -> bool:
-    """Whether every slot has an accepting worker of the committed generation, and whoever feeds them is there."""
-    if app.dispatches and (app.dispatcher is None or app.dispatcher.state != "ready"):
-        return False
-    open_slots = {w.slot for w in alive(app, app.generation) if is_open(w, now)}
-    return bool(open_slots) and open_slots.issuperset(slots_of(app))
 
 
 # ---- the parts, in the order in which they are asked --------------------------------------------------
@@ -292,12 +106,6 @@ def _deadlines(app: AppView, now: float) -> Iterator[Action]:
             deadline = t.since + app.reload.ready_timeout
             reason = f"the import took more than {app.reload.ready_timeout:g} s"
             yield StopTemplate(t.generation, reason) if now >= deadline else LookAgain(deadline)
-
-
-def can_go_back(app: AppView) -> bool:
-    """Whether the generation before can be brought back: it is the soak, and what makes its workers is there."""
-    ready = any(t.generation == app.previous and t.state == "ready" for t in app.templates)
-    return app.running and app.previous is not None and (ready or not app.previous_forks)
 
 
 def _outcomes(app: AppView, now: float) -> Iterator[Action]:
@@ -335,8 +143,31 @@ def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
     """Keep a dispatcher for as long as anybody takes connections from it."""
     finished = app.dispatcher is not None and app.dispatcher.finished  # by a stop that was taken back: another one then
     needed = app.dispatches and (app.running or (app.keep_listening and not finished) or bool(alive(app)))
-    for step in balance.keep_dispatcher(app.dispatcher, app.dispatcher_record, needed=needed, now=now):
-        yield LookAgain(step.at) if isinstance(step, balance.LookAt) else step
+    yield from keep_dispatcher(app.dispatcher, app.dispatcher_record, needed=needed, now=now)
+
+
+def keep_dispatcher(dispatcher: DispatcherView | None, record: Record, *, needed: bool, now: float) -> Iterator[Action]:
+    """Have one while it is needed: started again at once after a death, later when it dies again and again."""
+    if dispatcher is None:
+        if needed:
+            yield StartDispatcher() if now >= record.next_at else LookAgain(record.next_at)
+        return
+    match dispatcher.state:
+        case "starting":
+            deadline = dispatcher.since + DISPATCHER_READY_TIMEOUT
+            yield (
+                StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
+                if now >= deadline
+                else LookAgain(deadline)
+            )
+        case "stopping":
+            deadline = dispatcher.since + DISPATCHER_STOP_TIMEOUT
+            yield StopDispatcher("told to stop, and did not") if now >= deadline else LookAgain(deadline)
+            return
+        case "ready":
+            pass
+    if not needed:
+        yield StopDispatcher()
 
 
 def _templates(app: AppView, now: float) -> Iterator[Action]:

@@ -1,4 +1,4 @@
-"""Who gets the next connection, and when a dispatcher is started."""
+"""Who gets the next connection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyworker.policy import balance
-from pyworker.policy.balance import DispatcherView, LookAt, StartDispatcher, StopDispatcher, keep_dispatcher
-from pyworker.policy.restart import CLEAR, Record
 
 
 @pytest.mark.parametrize(
@@ -49,31 +47,3 @@ def test_a_worker_that_lies_is_believed_within_what_it_was_given(handed: int, ac
 )
 def test_connections_on_their_way_count_as_open(handed: int, accepted: int, opened: int, load: int) -> None:
     assert balance.open_connections(handed, accepted, opened) == load
-
-
-READY = DispatcherView("ready", 0.0)
-STARTING = DispatcherView("starting", 0.0)
-STOPPING = DispatcherView("stopping", 0.0)
-WAITS = Record(tries=2, next_at=7.0)
-
-
-@pytest.mark.parametrize(
-    ("dispatcher", "record", "needed", "now", "steps"),
-    [
-        (None, CLEAR, True, 1.0, [StartDispatcher()]),
-        (None, CLEAR, False, 1.0, []),
-        (None, WAITS, True, 1.0, [LookAt(7.0)]),
-        (None, WAITS, True, 7.0, [StartDispatcher()]),
-        (READY, CLEAR, True, 1.0, []),
-        (READY, CLEAR, False, 1.0, [StopDispatcher()]),
-        (STARTING, CLEAR, True, 1.0, [LookAt(balance.READY_TIMEOUT)]),
-        (STARTING, CLEAR, True, 10.0, [StopDispatcher("not ready within 10 s")]),
-        (STARTING, CLEAR, False, 1.0, [LookAt(balance.READY_TIMEOUT), StopDispatcher()]),
-        (STOPPING, CLEAR, True, 1.0, [LookAt(balance.STOP_TIMEOUT)]),
-        (STOPPING, CLEAR, False, 5.0, [StopDispatcher("told to stop, and did not")]),
-    ],
-)
-def test_a_dispatcher_is_kept_while_it_is_needed(
-    dispatcher: DispatcherView | None, record: Record, needed: bool, now: float, steps: list[object]
-) -> None:
-    assert list(keep_dispatcher(dispatcher, record, needed=needed, now=now)) == steps

@@ -8,32 +8,34 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy import actions as act
 from pyworker.policy import converge as c
 from pyworker.policy.lifecycle import UNTOUCHED, Happening, State, advance
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death
+from pyworker.policy.view import OPENING_GRACE, AppView, DispatcherView, TemplateView, WorkerView, generation_is_open
 from pyworker.record import replace
 
 
-def app(**changes: Any) -> c.AppView:
-    base = c.AppView(
+def app(**changes: Any) -> AppView:
+    base = AppView(
         running=True,
         want=2,
         generation=1,
         restart=RestartConfig(),
         stop=StopConfig(),
         reload=ReloadConfig(),
-        templates=(c.TemplateView(1, "ready", 0.0),),
+        templates=(TemplateView(1, "ready", 0.0),),
     )
     return replace(base, **changes)
 
 
-def worker(serial: int, slot: int, generation: int = 1, state: State = State.READY, since: float = 0.0, **more: Any) -> c.WorkerView:
+def worker(serial: int, slot: int, generation: int = 1, state: State = State.READY, since: float = 0.0, **more: Any) -> WorkerView:
     ready_at = since if state is not State.STARTING else None
-    return c.WorkerView(serial, slot, generation, state, since, since, **{"ready_at": ready_at, **more})
+    return WorkerView(serial, slot, generation, state, since, since, **{"ready_at": ready_at, **more})
 
 
-def doing(view: c.AppView, now: float = 1.0) -> list[c.Action]:
-    return [a for a in c.converge(view, now) if not isinstance(a, c.LookAgain)]
+def doing(view: AppView, now: float = 1.0) -> list[act.Action]:
+    return [a for a in c.converge(view, now) if not isinstance(a, act.LookAgain)]
 
 
 BOTH = (worker(1, 1), worker(2, 2))
@@ -44,90 +46,90 @@ def test_settled_app_needs_nothing() -> None:
 
 
 def test_missing_template_comes_before_workers() -> None:
-    assert doing(app(templates=())) == [c.StartTemplate(1)]
+    assert doing(app(templates=())) == [act.StartTemplate(1)]
 
 
 def test_first_start_forks_all_slots_at_once() -> None:
-    assert doing(app(starting=True)) == [c.Spawn(1, 1, False), c.Spawn(2, 1, False)]
+    assert doing(app(starting=True)) == [act.Spawn(1, 1, False), act.Spawn(2, 1, False)]
 
 
 def test_a_template_is_asked_for_so_many_workers_at_once_as_its_channel_takes() -> None:
-    assert doing(app(want=300, starting=True)) == [c.Spawn(slot, 1, False) for slot in range(1, c.FORKS_AT_ONCE + 1)]
+    assert doing(app(want=300, starting=True)) == [act.Spawn(slot, 1, False) for slot in range(1, c.FORKS_AT_ONCE + 1)]
     some = tuple(worker(n, n, state=State.STARTING if n > 30 else State.READY) for n in range(1, c.FORKS_AT_ONCE + 1))
     first = c.FORKS_AT_ONCE + 1
-    assert doing(app(want=300, starting=True, workers=some)) == [c.Spawn(slot, 1, False) for slot in range(first, first + 30)]
+    assert doing(app(want=300, starting=True, workers=some)) == [act.Spawn(slot, 1, False) for slot in range(first, first + 30)]
     assert len(doing(app(want=300, starting=True, forks=False, templates=()))) == 300
 
 
 def test_dead_worker_is_replaced_at_once_in_its_slot() -> None:
-    assert doing(app(workers=BOTH[:1])) == [c.Spawn(2, 1, False)]
+    assert doing(app(workers=BOTH[:1])) == [act.Spawn(2, 1, False)]
 
 
 def test_neither_a_worker_that_leaves_nor_one_of_the_generation_before_fills_a_slot() -> None:
-    assert doing(app(workers=(BOTH[0], worker(2, 2, state=State.DRAINING)))) == [c.Spawn(2, 1, False)]
-    committed = app(generation=2, templates=(c.TemplateView(2, "ready", 0.0),), workers=BOTH)
-    assert doing(committed) == [c.Spawn(1, 2, False), c.Spawn(2, 2, False)]
+    assert doing(app(workers=(BOTH[0], worker(2, 2, state=State.DRAINING)))) == [act.Spawn(2, 1, False)]
+    committed = app(generation=2, templates=(TemplateView(2, "ready", 0.0),), workers=BOTH)
+    assert doing(committed) == [act.Spawn(1, 2, False), act.Spawn(2, 2, False)]
 
 
 def test_backoff_waits_and_says_until_when() -> None:
     record = after_unstable_death(CLEAR, 1.0, RestartConfig(), jitter=0.0)
     actions = c.converge(app(workers=BOTH[:1], record=record), 1.05)
-    assert actions == [c.LookAgain(pytest.approx(1.1))]
-    assert doing(app(workers=BOTH[:1], record=record), 1.2) == [c.Spawn(2, 1, False)]
+    assert actions == [act.LookAgain(pytest.approx(1.1))]
+    assert doing(app(workers=BOTH[:1], record=record), 1.2) == [act.Spawn(2, 1, False)]
 
 
 def test_after_an_unstable_death_one_worker_is_tried_at_a_time() -> None:
     record = after_unstable_death(CLEAR, 1.0, RestartConfig(), jitter=0.0)
-    assert doing(app(want=4, record=record), 2.0) == [c.Spawn(1, 1, False)]
+    assert doing(app(want=4, record=record), 2.0) == [act.Spawn(1, 1, False)]
     trying = (worker(5, 1, state=State.STARTING, since=2.0),)
     assert doing(app(want=4, record=record, workers=trying), 2.5) == []
     ready = (worker(5, 1, since=2.0),)
-    assert doing(app(want=4, record=record, workers=ready), 2.5) == [c.Spawn(2, 1, False)]
+    assert doing(app(want=4, record=record, workers=ready), 2.5) == [act.Spawn(2, 1, False)]
 
 
 def test_failed_app_is_probed_with_one_worker() -> None:
     record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
     assert doing(app(want=3, record=record), 60.0) == []
-    assert doing(app(want=3, record=record), 71.0) == [c.Spawn(1, 1, False)]
+    assert doing(app(want=3, record=record), 71.0) == [act.Spawn(1, 1, False)]
     probe = (worker(9, 1, since=71.0),)
     assert doing(app(want=3, record=record, workers=probe), 75.0) == []
 
 
 def test_a_sibling_that_lived_on_is_not_taken_for_the_probe_of_a_failed_app() -> None:
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
-    assert doing(app(want=3, record=record, workers=BOTH), 71.0) == [c.Spawn(3, 1, False)]
+    assert doing(app(want=3, record=record, workers=BOTH), 71.0) == [act.Spawn(3, 1, False)]
 
 
 def test_stable_probe_clears_the_record() -> None:
     record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
     probe = (worker(9, 1, since=71.0),)
-    assert c.ClearRecord() in doing(app(want=3, record=record, workers=probe), 81.5)
+    assert act.ClearRecord() in doing(app(want=3, record=record, workers=probe), 81.5)
 
 
 def test_a_probe_that_is_sick_does_not_clear_the_record() -> None:
     record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
     sick = (worker(9, 1, state=State.UNHEALTHY, since=71.0),)
-    assert c.ClearRecord() not in doing(app(want=3, record=record, workers=sick), 81.5)
+    assert act.ClearRecord() not in doing(app(want=3, record=record, workers=sick), 81.5)
 
 
 def test_the_record_of_a_slot_that_was_stopped_is_cleared_when_all_others_are_stable() -> None:
     """Nobody was ever tried there again: the app was degraded for ever, with all of its workers ready."""
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
-    assert c.ClearRecord() not in doing(app(want=3, record=record, workers=BOTH), 15.0)
-    assert doing(app(want=3, record=record, workers=BOTH, stopped_slots=frozenset({3})), 15.0) == [c.ClearRecord()]
+    assert act.ClearRecord() not in doing(app(want=3, record=record, workers=BOTH), 15.0)
+    assert doing(app(want=3, record=record, workers=BOTH, stopped_slots=frozenset({3})), 15.0) == [act.ClearRecord()]
     young = (worker(1, 1, since=9.0), worker(2, 2, since=9.5))
-    assert c.converge(app(record=record, workers=young), 15.0) == [c.LookAgain(19.0)]
+    assert c.converge(app(record=record, workers=young), 15.0) == [act.LookAgain(19.0)]
 
 
 def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_workers_have_served_on() -> None:
     """Without a worker that is born after them nothing did: the app was degraded for ever."""
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
-    back = (c.TemplateView(1, "ready", 71.0),)
-    assert doing(app(record=record, workers=BOTH, templates=back), 72.0) == [c.ClearRecord()]
+    back = (TemplateView(1, "ready", 71.0),)
+    assert doing(app(record=record, workers=BOTH, templates=back), 72.0) == [act.ClearRecord()]
     assert doing(app(record=record, workers=BOTH, templates=()), 69.0) == []
-    assert c.ClearRecord() not in doing(app(record=record, workers=BOTH[:1], templates=back), 72.0)
+    assert act.ClearRecord() not in doing(app(record=record, workers=BOTH[:1], templates=back), 72.0)
     young = (BOTH[0], worker(3, 2, since=70.5))
-    assert c.ClearRecord() not in doing(app(record=record, workers=young, templates=back), 72.0)
+    assert act.ClearRecord() not in doing(app(record=record, workers=young, templates=back), 72.0)
 
 
 def test_a_worker_that_serves_until_its_successor_does_clears_no_record_of_the_deaths_of_that() -> None:
@@ -135,7 +137,7 @@ def test_a_worker_that_serves_until_its_successor_does_clears_no_record_of_the_d
     recycled = (replace(BOTH[0], recycle=True), BOTH[1])
     record = after_unstable_death(CLEAR, 100.0, RestartConfig(), jitter=0.0)
     assert doing(app(record=record, workers=recycled), 100.05) == []
-    assert doing(app(record=record, workers=recycled), 100.2) == [c.Spawn(1, 1, False)]
+    assert doing(app(record=record, workers=recycled), 100.2) == [act.Spawn(1, 1, False)]
 
 
 def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
@@ -144,91 +146,91 @@ def test_permanent_failure_starts_nothing_and_stops_no_sibling() -> None:
 
 def test_a_start_that_failed_for_good_leaves_no_worker_behind() -> None:
     view = app(starting=True, record=Record(1, (0.5,), 0.0, permanent=True), workers=BOTH, templates=())
-    assert doing(view) == [c.SendDrain(1, False, "the start failed"), c.SendDrain(2, False, "the start failed")]
+    assert doing(view) == [act.SendDrain(1, False, "the start failed"), act.SendDrain(2, False, "the start failed")]
 
 
 @pytest.mark.parametrize("forks", [True, False])
 def test_nothing_is_started_of_a_stopped_app(forks: bool) -> None:
     view = app(running=False, forks=forks, workers=(worker(1, 1, state=State.DRAINING),))
-    assert c.Spawn not in map(type, doing(view, 0.5))
+    assert act.Spawn not in map(type, doing(view, 0.5))
 
 
 def test_failed_first_start_ends_the_others() -> None:
     view = app(starting=True, start_failed=True, workers=(worker(2, 2, state=State.STARTING),))
-    assert doing(view) == [c.FailStart()]
+    assert doing(view) == [act.FailStart()]
 
 
 def test_stuck_start_is_killed_at_ready_timeout() -> None:
     view = app(want=1, workers=(worker(1, 1, state=State.STARTING),))
     assert doing(view, 59.0) == []
-    assert doing(view, 60.0) == [c.SendKill(1, "not ready within 60 s")]
-    assert doing(replace(view, running=False), 60.0) == [c.SendKill(1, "not ready within 60 s"), c.StopTemplate(1)]
+    assert doing(view, 60.0) == [act.SendKill(1, "not ready within 60 s")]
+    assert doing(replace(view, running=False), 60.0) == [act.SendKill(1, "not ready within 60 s"), act.StopTemplate(1)]
 
 
 def test_stuck_import_is_ended_at_ready_timeout() -> None:
-    view = app(templates=(c.TemplateView(1, "loading", 0.0),))
+    view = app(templates=(TemplateView(1, "loading", 0.0),))
     assert doing(view, 30.0) == []
-    assert isinstance(doing(view, 61.0)[0], c.StopTemplate)
+    assert isinstance(doing(view, 61.0)[0], act.StopTemplate)
 
 
 def test_drain_then_signal_then_kill() -> None:
     stop = StopConfig(drain_timeout=5.0, kill_timeout=2.0)
     view = app(running=False, stop=stop, listening=False, templates=(), workers=(worker(1, 1, state=State.DRAINING),))
     assert doing(view, 6.9) == []
-    assert doing(view, 7.0) == [c.SendStop(1, "drain time-out")]
+    assert doing(view, 7.0) == [act.SendStop(1, "drain time-out")]
     view = replace(view, workers=(worker(1, 1, state=State.STOPPING, since=7.0),))
     assert doing(view, 8.9) == []
-    assert doing(view, 9.0) == [c.SendKill(1, "kill time-out")]
+    assert doing(view, 9.0) == [act.SendKill(1, "kill time-out")]
 
 
 def test_stop_drains_everybody_to_empty_then_shuts_the_port_then_closes() -> None:
     assert doing(app(running=False, workers=BOTH)) == [
-        c.StopTemplate(1),
-        c.SendDrain(1, True, "stop"),
-        c.SendDrain(2, True, "stop"),
+        act.StopTemplate(1),
+        act.SendDrain(1, True, "stop"),
+        act.SendDrain(2, True, "stop"),
     ]
     leaving = (worker(1, 1, state=State.DRAINING), worker(2, 2, state=State.DRAINING))
     assert doing(app(running=False, workers=leaving, templates=()), 0.5) == []
-    assert doing(app(running=False, workers=leaving, templates=()), 1.0) == [c.ShutListeners()]
-    assert doing(app(running=False, templates=())) == [c.Close()]
+    assert doing(app(running=False, workers=leaving, templates=()), 1.0) == [act.ShutListeners()]
+    assert doing(app(running=False, templates=())) == [act.Close()]
 
 
 def test_a_stop_shuts_the_port_as_soon_as_nobody_accepts_any_more() -> None:
-    def leaving(*left: bool | None) -> c.AppView:
+    def leaving(*left: bool | None) -> AppView:
         workers = tuple(worker(n, n, state=State.DRAINING, left=each) for n, each in enumerate(left, 1))
         return app(running=False, workers=workers, templates=())
 
-    assert doing(leaving(True, True), 0.1) == [c.ShutListeners()]
-    assert c.converge(leaving(True, False), 0.1)[-1] == c.LookAgain(0.1 + c.LOOK_WHETHER_LEFT)
-    assert c.converge(leaving(True, None), 0.1)[-1] == c.LookAgain(c.QUEUE_GRACE)  # that one cannot tell
-    assert doing(leaving(True, None), c.QUEUE_GRACE) == [c.ShutListeners()]
+    assert doing(leaving(True, True), 0.1) == [act.ShutListeners()]
+    assert c.converge(leaving(True, False), 0.1)[-1] == act.LookAgain(0.1 + c.LOOK_WHETHER_LEFT)
+    assert c.converge(leaving(True, None), 0.1)[-1] == act.LookAgain(c.QUEUE_GRACE)  # that one cannot tell
+    assert doing(leaving(True, None), c.QUEUE_GRACE) == [act.ShutListeners()]
 
 
 def test_a_stop_shuts_the_port_in_a_moment_in_which_nobody_would_be_reset() -> None:
     view = app(running=False, workers=BOTH, templates=(), nobody_waits=True)
-    assert doing(view) == [c.SendDrain(1, True, "stop"), c.SendDrain(2, True, "stop")]  # who still serves keeps it
+    assert doing(view) == [act.SendDrain(1, True, "stop"), act.SendDrain(2, True, "stop")]  # who still serves keeps it
     leaving = tuple(worker(n, n, state=State.DRAINING, left=False) for n in (1, 2))
-    assert doing(replace(view, workers=leaving), 0.0) == [c.ShutListeners()]
+    assert doing(replace(view, workers=leaving), 0.0) == [act.ShutListeners()]
     assert doing(replace(view, workers=leaving, nobody_waits=False), 0.0) == []
 
 
 def test_stop_now_skips_the_drain() -> None:
-    assert c.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
+    assert act.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 
 
 def test_stop_now_ends_a_drain_that_is_under_way() -> None:
     leaving = (worker(1, 1, state=State.DRAINING, since=1.0),)
-    assert c.SendStop(1, c.DRAIN_TIMEOUT) in doing(app(running=False, hurry=True, workers=leaving), 1.0)
+    assert act.SendStop(1, c.DRAIN_TIMEOUT) in doing(app(running=False, hurry=True, workers=leaving), 1.0)
 
 
 def test_worker_that_does_not_hear_is_not_waited_for() -> None:
     deaf = (worker(1, 1, hears=False), worker(2, 2))
     actions = doing(app(running=False, workers=deaf))
-    assert actions[1:] == [c.SendStop(1, "stop"), c.SendDrain(2, True, "stop")]
+    assert actions[1:] == [act.SendStop(1, "stop"), act.SendDrain(2, True, "stop")]
 
 
 def test_scaling_down_drains_the_last_slots_only() -> None:
-    assert doing(app(want=1, workers=BOTH)) == [c.SendDrain(2, False, "scaled down")]
+    assert doing(app(want=1, workers=BOTH)) == [act.SendDrain(2, False, "scaled down")]
 
 
 def test_stopped_slot_stays_empty() -> None:
@@ -237,15 +239,15 @@ def test_stopped_slot_stays_empty() -> None:
 
 def test_recycled_worker_leaves_after_its_successor_serves() -> None:
     old = replace(BOTH[1], recycle=True)
-    assert doing(app(workers=(BOTH[0], old))) == [c.Spawn(2, 1, False)]
+    assert doing(app(workers=(BOTH[0], old))) == [act.Spawn(2, 1, False)]
     starting = worker(3, 2, state=State.STARTING)
     assert doing(app(workers=(BOTH[0], old, starting))) == []
-    assert doing(app(workers=(BOTH[0], old, worker(3, 2)))) == [c.SendDrain(2, False, "replaced")]
+    assert doing(app(workers=(BOTH[0], old, worker(3, 2)))) == [act.SendDrain(2, False, "replaced")]
 
 
 def test_a_recycled_worker_leaves_also_when_its_successor_has_passed_no_check_yet() -> None:
     old = replace(BOTH[1], recycle=True)
-    assert doing(app(workers=(BOTH[0], old, worker(3, 2, checked=False)))) == [c.SendDrain(2, False, "replaced")]
+    assert doing(app(workers=(BOTH[0], old, worker(3, 2, checked=False)))) == [act.SendDrain(2, False, "replaced")]
 
 
 def test_a_recycled_worker_that_serves_well_stays_until_its_successor_has_passed_a_check() -> None:
@@ -253,21 +255,21 @@ def test_a_recycled_worker_that_serves_well_stays_until_its_successor_has_passed
     successor = worker(3, 2, checked=False)
     assert doing(app(workers=(BOTH[0], old, successor))) == []
     sick = replace(successor, state=State.UNHEALTHY)
-    assert doing(app(workers=(BOTH[0], old, sick)))[-1] == c.SendDrain(3, False, "as sick as the one it was to replace")
-    assert doing(app(workers=(BOTH[0], old, replace(successor, checked=True)))) == [c.SendDrain(2, False, "replaced")]
+    assert doing(app(workers=(BOTH[0], old, sick)))[-1] == act.SendDrain(3, False, "as sick as the one it was to replace")
+    assert doing(app(workers=(BOTH[0], old, replace(successor, checked=True)))) == [act.SendDrain(2, False, "replaced")]
 
 
 @pytest.mark.parametrize(
     ("changes", "done"),
     [
         ({}, []),
-        ({"recycle": True}, [c.SendDrain(1, False, "replaced")]),
-        ({"state": State.UNHEALTHY}, [c.SendDrain(1, False, "replaced")]),
+        ({"recycle": True}, [act.SendDrain(1, False, "replaced")]),
+        ({"state": State.UNHEALTHY}, [act.SendDrain(1, False, "replaced")]),
     ],
     ids=["well", "recycled", "sick"],
 )
 def test_a_worker_beside_which_no_other_can_live_leaves_before_its_successor_comes(
-    changes: dict[str, Any], done: list[c.Action]
+    changes: dict[str, Any], done: list[act.Action]
 ) -> None:
     view = app(want=1, overlaps=False, forks=False, templates=(), workers=(replace(BOTH[0], **changes),))
     assert doing(view) == done
@@ -276,67 +278,67 @@ def test_a_worker_beside_which_no_other_can_live_leaves_before_its_successor_com
 def test_a_sick_worker_that_is_alone_stays() -> None:
     """Sick before its first check: its loop stands still. What it has in hand it may still answer."""
     sick = worker(1, 1, state=State.UNHEALTHY, checked=False)
-    assert doing(app(want=1, workers=(sick,))) == [c.Spawn(1, 1, False)]
+    assert doing(app(want=1, workers=(sick,))) == [act.Spawn(1, 1, False)]
 
 
 def test_sick_worker_leaves_after_its_successor_has_passed_a_check() -> None:
     sick = replace(BOTH[1], state=State.UNHEALTHY)
-    assert doing(app(workers=(BOTH[0], sick))) == [c.Spawn(2, 1, False)]
+    assert doing(app(workers=(BOTH[0], sick))) == [act.Spawn(2, 1, False)]
     successor = worker(3, 2, checked=False)
     assert doing(app(workers=(BOTH[0], sick, successor))) == []
     successor = replace(successor, checked=True)
-    assert doing(app(workers=(BOTH[0], sick, successor))) == [c.SendDrain(2, False, "replaced")]
+    assert doing(app(workers=(BOTH[0], sick, successor))) == [act.SendDrain(2, False, "replaced")]
 
 
 def test_while_all_are_sick_the_successor_goes_and_nobody_else() -> None:
     sick = tuple(replace(w, state=State.UNHEALTHY) for w in BOTH)
     successor = worker(3, 1, state=State.UNHEALTHY, checked=False)
     why = "as sick as the one it was to replace"
-    assert doing(app(workers=(*sick, successor)))[-1] == c.SendDrain(3, False, why)
+    assert doing(app(workers=(*sick, successor)))[-1] == act.SendDrain(3, False, why)
     well = replace(BOTH[0], state=State.READY)  # the one that was to be replaced is well again
-    assert doing(app(workers=(well, BOTH[1], successor))) == [c.SendDrain(3, False, why)]
+    assert doing(app(workers=(well, BOTH[1], successor))) == [act.SendDrain(3, False, why)]
 
 
 def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
     both = tuple(replace(w, recycle=True) for w in BOTH)
-    assert doing(app(workers=both)) == [c.Spawn(1, 1, False)]
+    assert doing(app(workers=both)) == [act.Spawn(1, 1, False)]
     assert doing(app(workers=(*both, worker(3, 1, state=State.STARTING)))) == []
 
 
 def test_a_missing_worker_starts_beside_a_succession_and_a_second_succession_does_not() -> None:
     recycled = [worker(slot, slot, recycle=True) for slot in (1, 3)]
     view = app(want=3, workers=(*recycled, worker(4, 1, state=State.STARTING)))
-    assert doing(view) == [c.Spawn(2, 1, False)]
+    assert doing(view) == [act.Spawn(2, 1, False)]
 
 
 def test_a_template_that_was_told_to_leave_and_has_not_is_stopped_again_also_by_a_daemon_that_has_not_told_it() -> None:
-    view = app(templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(7, "retiring", 100.0)))
-    assert c.LookAgain(100.0 + c.RETIRE_TIMEOUT) in c.converge(view, 100.0)
-    assert c.StopTemplate(7) not in c.converge(view, 100.0)
-    assert c.StopTemplate(7) in c.converge(view, 100.0 + c.RETIRE_TIMEOUT)
+    view = app(templates=(TemplateView(1, "ready", 0.0), TemplateView(7, "retiring", 100.0)))
+    assert act.LookAgain(100.0 + c.RETIRE_TIMEOUT) in c.converge(view, 100.0)
+    assert act.StopTemplate(7) not in c.converge(view, 100.0)
+    assert act.StopTemplate(7) in c.converge(view, 100.0 + c.RETIRE_TIMEOUT)
 
 
 def test_a_template_that_does_not_leave_makes_room_for_the_one_that_is_wanted_again() -> None:
-    view = app(workers=BOTH, templates=(c.TemplateView(1, "retiring", 100.0),))
-    assert doing(view, 100.0 + c.RETIRE_TIMEOUT) == [c.StopTemplate(1)]
+    view = app(workers=BOTH, templates=(TemplateView(1, "retiring", 100.0),))
+    assert doing(view, 100.0 + c.RETIRE_TIMEOUT) == [act.StopTemplate(1)]
 
 
-RELOADING = {"target": 2, "templates": (c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0))}
+RELOADING = {"target": 2, "templates": (TemplateView(1, "ready", 0.0), TemplateView(2, "ready", 0.0))}
 
 
 def test_reload_begins_with_a_template() -> None:
-    assert doing(app(target=2, workers=BOTH)) == [c.StartTemplate(2)]
+    assert doing(app(target=2, workers=BOTH)) == [act.StartTemplate(2)]
 
 
 def test_canary_goes_alone_and_is_held() -> None:
-    assert doing(app(workers=BOTH, **RELOADING)) == [c.Spawn(1, 2, True)]
+    assert doing(app(workers=BOTH, **RELOADING)) == [act.Spawn(1, 2, True)]
     canary = worker(3, 1, 2, State.STARTING)
     assert doing(app(workers=(*BOTH, canary), **RELOADING)) == []
 
 
 def test_the_rest_follows_a_canary_that_is_ready_and_healthy() -> None:
     canary = worker(3, 1, 2, State.HELD)
-    assert doing(app(workers=(*BOTH, canary), **RELOADING)) == [c.Spawn(2, 2, True)]
+    assert doing(app(workers=(*BOTH, canary), **RELOADING)) == [act.Spawn(2, 2, True)]
     unchecked = replace(canary, checked=False)
     assert doing(app(workers=(*BOTH, unchecked), **RELOADING)) == []
 
@@ -345,62 +347,62 @@ def test_no_more_of_a_reload_start_at_once_than_max_surge_says() -> None:
     view = app(want=6, reload=ReloadConfig(max_surge=3), workers=tuple(worker(n, n) for n in range(1, 7)), **RELOADING)
     canary, second = worker(11, 1, 2, State.HELD), worker(12, 2, 2, State.STARTING)
     more = replace(view, workers=(*view.workers, canary))
-    assert doing(more) == [c.Spawn(slot, 2, True) for slot in (2, 3, 4)]
+    assert doing(more) == [act.Spawn(slot, 2, True) for slot in (2, 3, 4)]
     more = replace(view, workers=(*view.workers, canary, second))
-    assert doing(more) == [c.Spawn(slot, 2, True) for slot in (3, 4)]
+    assert doing(more) == [act.Spawn(slot, 2, True) for slot in (3, 4)]
 
 
 def test_nobody_is_forked_by_the_template_of_another_generation() -> None:
-    loading = c.TemplateView(2, "loading", 0.0)
+    loading = TemplateView(2, "loading", 0.0)
     assert doing(app(target=2, workers=BOTH, templates=(RELOADING["templates"][0], loading))) == []
-    assert doing(app(target=2, workers=BOTH[:1], templates=(c.TemplateView(1, "loading", 0.0), RELOADING["templates"][1]))) == [
-        c.Spawn(1, 2, True)
+    assert doing(app(target=2, workers=BOTH[:1], templates=(TemplateView(1, "loading", 0.0), RELOADING["templates"][1]))) == [
+        act.Spawn(1, 2, True)
     ]
 
 
 def test_a_new_worker_that_leaves_before_the_commit_is_replaced() -> None:
     new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.STOPPING))
-    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [c.Spawn(2, 2, True)]
+    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [act.Spawn(2, 2, True)]
 
 
 def test_a_stop_in_the_middle_of_a_reload_ends_the_new_ones_too() -> None:
     actions = doing(app(running=False, workers=(BOTH[0], worker(3, 1, 2, State.HELD)), **RELOADING))
-    assert [a.serial for a in actions if isinstance(a, (c.SendDrain, c.SendStop))] == [1, 3]
+    assert [a.serial for a in actions if isinstance(a, (act.SendDrain, act.SendStop))] == [1, 3]
 
 
 def test_commit_when_all_are_held() -> None:
     new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
-    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [c.Commit(2)]
+    assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [act.Commit(2)]
 
 
 def test_after_the_commit_the_new_go_and_the_old_stay_until_they_accept() -> None:
     new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
     committed = {"generation": 2, "previous": 1, "soak_until": 10.0, "templates": RELOADING["templates"]}
-    assert doing(app(workers=(*BOTH, *new), **committed)) == [c.SendGo(3), c.SendGo(4)]
+    assert doing(app(workers=(*BOTH, *new), **committed)) == [act.SendGo(3), act.SendGo(4)]
     half = (worker(3, 1, 2, State.READY), worker(4, 2, 2, State.OPENING, since=0.9))
     assert doing(app(workers=(*BOTH, *half), **committed)) == []
     ready = (worker(3, 1, 2), worker(4, 2, 2))
     assert doing(app(workers=(*BOTH, *ready), **committed)) == [
-        c.SendDrain(1, False, "replaced by generation 2"),
-        c.SendDrain(2, False, "replaced by generation 2"),
+        act.SendDrain(1, False, "replaced by generation 2"),
+        act.SendDrain(2, False, "replaced by generation 2"),
     ]
 
 
 def test_failure_before_the_commit_ends_the_reload_and_touches_nobody() -> None:
     view = app(workers=BOTH, target_failed=True, **RELOADING)
-    assert doing(view) == [c.AbortReload()]
+    assert doing(view) == [act.AbortReload()]
     left_over = worker(3, 1, 2, State.HELD)
-    assert doing(app(workers=(*BOTH, left_over))) == [c.SendStop(3, "its generation was given up")]
+    assert doing(app(workers=(*BOTH, left_over))) == [act.SendStop(3, "its generation was given up")]
 
 
 def test_third_generation_waits_while_two_drain() -> None:
     new = (worker(3, 1, 3, State.HELD), worker(4, 2, 3, State.HELD))
     ancient = (worker(8, 1, 1, State.DRAINING, since=0.5),)
     current = (worker(5, 1, 2), worker(6, 2, 2))
-    templates = (c.TemplateView(2, "ready", 0.0), c.TemplateView(3, "ready", 0.0))
+    templates = (TemplateView(2, "ready", 0.0), TemplateView(3, "ready", 0.0))
     older = (*ancient, worker(9, 1, 0, State.DRAINING, since=0.5))
     view = app(generation=2, target=3, workers=(*new, *current, *ancient), templates=templates)
-    assert doing(view) == [c.Commit(3)]
+    assert doing(view) == [act.Commit(3)]
     assert doing(replace(view, workers=(*new, *current, *older))) == []
 
 
@@ -412,25 +414,25 @@ def test_the_death_of_more_than_half_of_the_workers_in_the_soak_brings_the_gener
         want=want, generation=2, previous=1, soak_until=10.0, soak_deaths=deaths, templates=RELOADING["templates"],
         workers=tuple(worker(slot, slot, 2) for slot in range(1, want + 1)),
     )  # fmt: skip
-    assert (c.RollBack in map(type, doing(view))) is goes_back
+    assert (act.RollBack in map(type, doing(view))) is goes_back
 
 
-@pytest.mark.parametrize(("now", "looks_at"), [(1.0, 1.0 + c.OPENING_GRACE), (1.0 + c.OPENING_GRACE, 1.0 + c.OPENING_TIMEOUT)])
+@pytest.mark.parametrize(("now", "looks_at"), [(1.0, 1.0 + OPENING_GRACE), (1.0 + OPENING_GRACE, 1.0 + c.OPENING_TIMEOUT)])
 def test_one_that_was_told_to_accept_is_looked_at_when_it_counts_as_accepting_and_when_it_is_stuck(
     now: float, looks_at: float
 ) -> None:
     view = app(workers=(worker(1, 1), worker(2, 2, state=State.OPENING, since=1.0)))
-    assert c.converge(view, now) == [c.LookAgain(looks_at)]
+    assert c.converge(view, now) == [act.LookAgain(looks_at)]
 
 
 def test_too_many_deaths_in_the_soak_roll_back() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, soak_deaths=2, templates=RELOADING["templates"])
-    assert doing(view) == [c.RollBack(1, "2 workers of generation 2 died in the soak")]
+    assert doing(view) == [act.RollBack(1, "2 workers of generation 2 died in the soak")]
 
 
 def test_a_soak_that_is_given_up_rolls_back() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
-    assert doing(view) == [c.RollBack(1, "no more")]
+    assert doing(view) == [act.RollBack(1, "no more")]
 
 
 @pytest.mark.parametrize(
@@ -438,45 +440,45 @@ def test_a_soak_that_is_given_up_rolls_back() -> None:
     [
         {"running": False},
         {"templates": RELOADING["templates"][1:]},
-        {"templates": (c.TemplateView(3, "ready", 0.0), RELOADING["templates"][1])},
-        {"templates": (c.TemplateView(1, "loading", 0.0), c.TemplateView(2, "ready", 0.0))},
+        {"templates": (TemplateView(3, "ready", 0.0), RELOADING["templates"][1])},
+        {"templates": (TemplateView(1, "loading", 0.0), TemplateView(2, "ready", 0.0))},
     ],
     ids=["stopped", "no template of the old", "one of another", "it is not ready"],
 )
 def test_a_generation_whose_workers_cannot_be_made_is_not_gone_back_to(changes: dict[str, Any]) -> None:
     view = app(generation=2, previous=1, soak_until=10.0, given_up="no more", templates=RELOADING["templates"])
-    assert c.RollBack not in map(type, doing(replace(view, **changes)))
+    assert act.RollBack not in map(type, doing(replace(view, **changes)))
 
 
 def test_soak_ends() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=RELOADING["templates"])
-    assert doing(view, 10.0) == [c.EndSoak()]
+    assert doing(view, 10.0) == [act.EndSoak()]
 
 
 def test_command_with_its_own_port_stops_before_it_starts() -> None:
     kind = {"forks": False, "target_forks": False, "overlaps": False, "templates": (), "want": 1}
     old = worker(1, 1, hears=False)
-    assert doing(app(target=2, workers=(old,), **kind)) == [c.Commit(2)]
-    assert doing(app(generation=2, workers=(old,), **kind)) == [c.SendStop(1, "replaced by generation 2")]
+    assert doing(app(target=2, workers=(old,), **kind)) == [act.Commit(2)]
+    assert doing(app(generation=2, workers=(old,), **kind)) == [act.SendStop(1, "replaced by generation 2")]
     leaving = worker(1, 1, state=State.STOPPING)
     assert doing(app(generation=2, workers=(leaving,), **kind)) == []
-    assert doing(app(generation=2, **kind)) == [c.Spawn(1, 2, False)]
+    assert doing(app(generation=2, **kind)) == [act.Spawn(1, 2, False)]
 
 
 def test_a_reload_may_make_another_kind_of_app_of_it() -> None:
     """From an app that is forked to a command, and back: what counts is the generation that comes up."""
     to_command = app(target=2, workers=BOTH, target_forks=False, target_holds=False)
-    assert doing(to_command) == [c.Spawn(1, 2, False)]
+    assert doing(to_command) == [act.Spawn(1, 2, False)]
     deaf = (worker(1, 1, hears=False), worker(2, 2, hears=False))
     to_app = app(target=2, workers=deaf, forks=False, templates=())
-    assert doing(to_app) == [c.StartTemplate(2)]
-    ready = replace(to_app, templates=(c.TemplateView(2, "ready", 0.0),))
-    assert doing(ready) == [c.Spawn(1, 2, True)]
+    assert doing(to_app) == [act.StartTemplate(2)]
+    ready = replace(to_app, templates=(TemplateView(2, "ready", 0.0),))
+    assert doing(ready) == [act.Spawn(1, 2, True)]
     soaking = app(
         generation=2, previous=1, previous_forks=False, soak_until=9.0, soak_deaths=2,
-        workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=(c.TemplateView(2, "ready", 0.0),),
+        workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=(TemplateView(2, "ready", 0.0),),
     )  # fmt: skip
-    assert c.RollBack in map(type, doing(soaking))
+    assert act.RollBack in map(type, doing(soaking))
 
 
 class World:
@@ -490,7 +492,7 @@ class World:
 
     def turn(self) -> None:
         for _ in range(50):
-            actions = [a for a in c.converge(self.view, self.now) if not isinstance(a, c.LookAgain)]
+            actions = [a for a in c.converge(self.view, self.now) if not isinstance(a, act.LookAgain)]
             if not actions:
                 return
             for action in actions:
@@ -511,33 +513,33 @@ class World:
     def set(self, **changes: Any) -> None:
         self.view = replace(self.view, **changes)
 
-    def do(self, action: c.Action) -> None:
+    def do(self, action: act.Action) -> None:
         v = self.view
         match action:
-            case c.StartTemplate(generation=g):
-                self.set(templates=(*v.templates, c.TemplateView(g, "ready", self.now)))
-            case c.StopTemplate(generation=g):
+            case act.StartTemplate(generation=g):
+                self.set(templates=(*v.templates, TemplateView(g, "ready", self.now)))
+            case act.StopTemplate(generation=g):
                 self.set(templates=tuple(t for t in v.templates if t.generation != g))
-            case c.Spawn(slot=slot, generation=g):
+            case act.Spawn(slot=slot, generation=g):
                 self.serial += 1
-                self.set(workers=(*v.workers, c.WorkerView(self.serial, slot, g, State.STARTING, self.now, self.now)))
-            case c.SendGo(serial=s):
+                self.set(workers=(*v.workers, WorkerView(self.serial, slot, g, State.STARTING, self.now, self.now)))
+            case act.SendGo(serial=s):
                 self.put(s, Happening.GO)
-            case c.SendDrain(serial=s):
+            case act.SendDrain(serial=s):
                 self.put(s, Happening.DRAIN)
-            case c.SendStop(serial=s):
+            case act.SendStop(serial=s):
                 self.put(s, Happening.STOP)
-            case c.SendKill(serial=s):
+            case act.SendKill(serial=s):
                 self.put(s, Happening.KILL)
-            case c.Commit(generation=g):
+            case act.Commit(generation=g):
                 self.set(generation=g, target=None, previous=v.generation, soak_until=self.now + 10, soak_deaths=0, record=CLEAR)
-            case c.AbortReload():
+            case act.AbortReload():
                 self.set(target=None, target_failed=False)
-            case c.RollBack(generation=g):
+            case act.RollBack(generation=g):
                 self.set(generation=g, previous=None, record=CLEAR)
-            case c.EndSoak():
+            case act.EndSoak():
                 self.set(previous=None)
-            case c.ClearRecord():
+            case act.ClearRecord():
                 self.set(record=CLEAR)
             case _:
                 pass
@@ -595,7 +597,7 @@ def test_in_a_world_of_chance_all_settles_at_what_is_wanted(seed: int) -> None:
 def test_nothing_of_a_gated_generation_is_started() -> None:
     waiting = app(templates=(), workers=(), starting=True, gated=frozenset({1}))
     assert doing(waiting) == []
-    assert any(isinstance(a, c.StartTemplate) for a in doing(replace(waiting, gated=frozenset())))
+    assert any(isinstance(a, act.StartTemplate) for a in doing(replace(waiting, gated=frozenset())))
 
 
 def test_a_gated_target_leaves_the_old_generation_alone() -> None:
@@ -606,7 +608,7 @@ def test_a_gated_target_leaves_the_old_generation_alone() -> None:
 def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
     old = replace(worker(1, 1, generation=1), job=True)
     view = app(generation=2, workers=(old,), templates=(), forks=False, overlaps=False, finished_slots=frozenset({1, 2}))
-    assert any(isinstance(a, (c.SendDrain, c.SendStop)) for a in doing(view))
+    assert any(isinstance(a, (act.SendDrain, act.SendStop)) for a in doing(view))
     assert doing(replace(view, job=True)) == []
     begun = replace(old, state=State.STARTING, ready_at=None)
     assert doing(replace(view, job=True, workers=(begun,))) == []
@@ -615,27 +617,27 @@ def test_the_running_job_of_an_old_generation_ends_by_itself() -> None:
 def test_a_reload_starts_no_run_of_a_job_beside_the_one_that_is_under_way() -> None:
     run = replace(worker(1, 1, generation=1), job=True)
     view = app(want=1, target=2, workers=(run,), templates=(), forks=False, target_forks=False, job=True, target_job=True)
-    assert doing(view) == [c.Commit(2)]
+    assert doing(view) == [act.Commit(2)]
 
 
 def test_the_workers_of_a_service_that_a_reload_makes_a_job_leave() -> None:
     """As runs of the job they stayed for ever, and it had none of its own for as long."""
     serves = worker(1, 1, generation=1)
     before = app(want=1, target=2, workers=(serves,), templates=(), forks=False, target_forks=False, target_job=True)
-    assert doing(before) == [c.Commit(2)]
+    assert doing(before) == [act.Commit(2)]
     after = app(want=1, generation=2, workers=(serves,), templates=(), forks=False, job=True, finished_slots=frozenset({1}))
-    assert doing(after) == [c.SendDrain(1, to_empty=False, reason="replaced by generation 2")]
+    assert doing(after) == [act.SendDrain(1, to_empty=False, reason="replaced by generation 2")]
 
 
 # ---- a dispatcher ----------------------------------------------------------------------------------------
-HANDS_OUT = c.DispatcherView("ready", 0.0)
+HANDS_OUT = DispatcherView("ready", 0.0)
 
 
 def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live() -> None:
     view = app(dispatches=True, templates=(), starting=True)
-    assert doing(view) == [c.StartDispatcher(), c.StartTemplate(1)]
+    assert doing(view) == [act.StartDispatcher(), act.StartTemplate(1)]
     leaving = (worker(1, 1, state=State.DRAINING, since=0.9),)
-    assert c.StartDispatcher() in doing(app(dispatches=True, running=False, workers=leaving, templates=()))
+    assert act.StartDispatcher() in doing(app(dispatches=True, running=False, workers=leaving, templates=()))
     hard_restart = app(dispatches=True, running=False, keep_listening=True, templates=(), dispatcher=HANDS_OUT)
     assert doing(hard_restart) == []
 
@@ -643,61 +645,89 @@ def test_a_dispatcher_is_started_beside_the_template_and_kept_while_workers_live
 def test_a_dispatcher_that_a_stop_has_finished_makes_room_for_that_of_the_start_that_took_it_back() -> None:
     view = app(dispatches=True, running=False, keep_listening=True, templates=())
     finished = replace(view, dispatcher=replace(HANDS_OUT, finished=True))
-    assert c.StopDispatcher() in doing(finished)
-    assert c.StartDispatcher() in doing(view)
+    assert act.StopDispatcher() in doing(finished)
+    assert act.StartDispatcher() in doing(view)
 
 
 def test_an_app_whose_dispatcher_is_not_there_is_not_open() -> None:
     view = app(dispatches=True, workers=BOTH)
-    assert not c.generation_is_open(view, 1.0)
-    comes = c.DispatcherView("starting", 0.0)
-    assert not c.generation_is_open(replace(view, dispatcher=comes), 1.0)
-    assert c.generation_is_open(replace(view, dispatcher=HANDS_OUT), 1.0)
+    assert not generation_is_open(view, 1.0)
+    comes = DispatcherView("starting", 0.0)
+    assert not generation_is_open(replace(view, dispatcher=comes), 1.0)
+    assert generation_is_open(replace(view, dispatcher=HANDS_OUT), 1.0)
 
 
 def test_old_workers_of_a_reload_stay_while_there_is_no_dispatcher() -> None:
     both = (*BOTH, worker(3, 1, 2), worker(4, 2, 2))
-    view = app(dispatches=True, generation=2, workers=both, templates=(c.TemplateView(2, "ready", 0.0),))
-    assert [a for a in doing(view) if isinstance(a, c.SendDrain)] == []
-    drains = [a for a in doing(replace(view, dispatcher=HANDS_OUT)) if isinstance(a, c.SendDrain)]
+    view = app(dispatches=True, generation=2, workers=both, templates=(TemplateView(2, "ready", 0.0),))
+    assert [a for a in doing(view) if isinstance(a, act.SendDrain)] == []
+    drains = [a for a in doing(replace(view, dispatcher=HANDS_OUT)) if isinstance(a, act.SendDrain)]
     assert [a.serial for a in drains] == [1, 2]
 
 
 def test_an_app_closes_only_when_its_dispatcher_has_left() -> None:
     view = app(dispatches=True, running=False, templates=(), dispatcher=HANDS_OUT)
-    assert doing(view) == [c.StopDispatcher()]
-    left = replace(view, dispatcher=c.DispatcherView("stopping", 1.0))
+    assert doing(view) == [act.StopDispatcher()]
+    left = replace(view, dispatcher=DispatcherView("stopping", 1.0))
     assert doing(left) == []
-    assert doing(replace(view, dispatcher=None)) == [c.Close()]
+    assert doing(replace(view, dispatcher=None)) == [act.Close()]
 
 
 def test_a_dispatcher_that_dies_again_and_again_is_waited_for() -> None:
     record = Record(tries=3, next_at=5.0)
     actions = c.converge(app(dispatches=True, workers=BOTH, dispatcher_record=record), 1.0)
-    assert actions == [c.LookAgain(5.0)]
+    assert actions == [act.LookAgain(5.0)]
 
 
 def test_a_template_that_dies_again_and_again_is_waited_for_unless_it_is_a_reloads() -> None:
     view = app(workers=BOTH, templates=(), template_record=Record(tries=3, next_at=5.0))
-    assert c.converge(view, 1.0) == [c.LookAgain(5.0)]
-    assert c.StartTemplate(1) in c.converge(view, 5.0)
-    assert c.StartTemplate(2) in c.converge(replace(view, target=2), 1.0)
+    assert c.converge(view, 1.0) == [act.LookAgain(5.0)]
+    assert act.StartTemplate(1) in c.converge(view, 5.0)
+    assert act.StartTemplate(2) in c.converge(replace(view, target=2), 1.0)
 
 
 def test_an_app_that_hands_nothing_out_any_more_lets_its_dispatcher_go() -> None:
-    assert doing(app(workers=BOTH, dispatcher=HANDS_OUT)) == [c.StopDispatcher()]
+    assert doing(app(workers=BOTH, dispatcher=HANDS_OUT)) == [act.StopDispatcher()]
 
 
 def test_nobody_of_the_old_generation_stays_when_the_committed_one_wants_no_worker() -> None:
-    view = app(want=0, generation=2, templates=(c.TemplateView(2, "ready", 0.0),), workers=BOTH)
-    assert [a.serial for a in doing(view) if isinstance(a, c.SendDrain)] == [1, 2]
+    view = app(want=0, generation=2, templates=(TemplateView(2, "ready", 0.0),), workers=BOTH)
+    assert [a.serial for a in doing(view) if isinstance(a, act.SendDrain)] == [1, 2]
 
 
 @pytest.mark.parametrize("want", [1, 3])
 def test_another_number_of_workers_touches_the_old_generation_at_the_commit_and_not_before(want: int) -> None:
     view = app(target=2, target_want=want, target_forks=True, workers=BOTH)
-    assert doing(view) == [c.StartTemplate(2)]
-    ready = replace(view, templates=(c.TemplateView(1, "ready", 0.0), c.TemplateView(2, "ready", 0.0)))
+    assert doing(view) == [act.StartTemplate(2)]
+    ready = replace(view, templates=(TemplateView(1, "ready", 0.0), TemplateView(2, "ready", 0.0)))
     held = tuple(worker(2 + slot, slot, 2, State.HELD) for slot in range(1, want + 1))
-    assert doing(replace(ready, workers=(*BOTH, *held[:-1])))[0] == c.Spawn(want, 2, held=True)
-    assert doing(replace(ready, workers=(*BOTH, *held))) == [c.Commit(2)]
+    assert doing(replace(ready, workers=(*BOTH, *held[:-1])))[0] == act.Spawn(want, 2, held=True)
+    assert doing(replace(ready, workers=(*BOTH, *held))) == [act.Commit(2)]
+
+
+DISPATCHER = DispatcherView("ready", 0.0)
+NEW_ONE = DispatcherView("starting", 0.0)
+LEAVING_ONE = DispatcherView("stopping", 0.0)
+WAITS = Record(tries=2, next_at=7.0)
+
+
+@pytest.mark.parametrize(
+    ("dispatcher", "record", "needed", "now", "steps"),
+    [
+        (None, CLEAR, True, 1.0, [act.StartDispatcher()]),
+        (None, CLEAR, False, 1.0, []),
+        (None, WAITS, True, 1.0, [act.LookAgain(7.0)]),
+        (None, WAITS, True, 7.0, [act.StartDispatcher()]),
+        (DISPATCHER, CLEAR, True, 1.0, []),
+        (DISPATCHER, CLEAR, False, 1.0, [act.StopDispatcher()]),
+        (NEW_ONE, CLEAR, True, 1.0, [act.LookAgain(c.DISPATCHER_READY_TIMEOUT)]),
+        (NEW_ONE, CLEAR, True, 10.0, [act.StopDispatcher("not ready within 10 s")]),
+        (NEW_ONE, CLEAR, False, 1.0, [act.LookAgain(c.DISPATCHER_READY_TIMEOUT), act.StopDispatcher()]),
+        (LEAVING_ONE, CLEAR, True, 1.0, [act.LookAgain(c.DISPATCHER_STOP_TIMEOUT)]),
+        (LEAVING_ONE, CLEAR, False, 5.0, [act.StopDispatcher("told to stop, and did not")]),
+    ],
+)
+def test_a_dispatcher_is_kept_while_it_is_needed(
+    dispatcher: DispatcherView | None, record: Record, needed: bool, now: float, steps: list[object]
+) -> None:
+    assert list(c.keep_dispatcher(dispatcher, record, needed=needed, now=now)) == steps

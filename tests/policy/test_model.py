@@ -13,9 +13,11 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.config.schema import ReloadConfig, RestartConfig, StopConfig
+from pyworker.policy import actions as act
 from pyworker.policy import converge as c
 from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, Happening, State, advance
 from pyworker.policy.restart import CLEAR
+from pyworker.policy.view import AppView, TemplateView, WorkerView, is_open
 from pyworker.record import replace
 
 NOW = 100.0
@@ -24,15 +26,15 @@ WANT = 2
 MAX_DEATHS = 3  # unexpected ends on one path: more add states, and nothing new
 MAX_CRASHES = 2
 
-START = c.AppView(
+START = AppView(
     running=True,
     want=WANT,
     generation=1,
     restart=RestartConfig(),
     stop=StopConfig(),
     reload=ReloadConfig(max_surge=2, soak=10.0),
-    workers=tuple(c.WorkerView(s, s, 1, State.READY, NOW, NOW, NOW) for s in (1, 2)),
-    templates=(c.TemplateView(1, "ready", NOW),),
+    workers=tuple(WorkerView(s, s, 1, State.READY, NOW, NOW, NOW) for s in (1, 2)),
+    templates=(TemplateView(1, "ready", NOW),),
 )
 
 
@@ -40,7 +42,7 @@ START = c.AppView(
 class World:
     """A state of the model. `serial` is the last one given out; deaths and crashes bound the search."""
 
-    view: c.AppView
+    view: AppView
     serial: int = 2
     reloads: int = 0
     deaths: int = 0
@@ -59,7 +61,7 @@ class World:
 def settle(world: World) -> World:
     """Carry out what converge says until it says nothing; assert what must hold of each action."""
     for _ in range(60):
-        actions = [a for a in c.converge(world.view, NOW) if not isinstance(a, c.LookAgain)]
+        actions = [a for a in c.converge(world.view, NOW) if not isinstance(a, act.LookAgain)]
         if not actions:
             return world
         for action in actions:
@@ -68,62 +70,62 @@ def settle(world: World) -> World:
     raise AssertionError(f"does not settle: {actions}")
 
 
-def check(v: c.AppView, action: c.Action) -> None:
+def check(v: AppView, action: act.Action) -> None:
     """No action may do harm."""
-    if isinstance(action, (c.SendDrain, c.SendStop, c.SendKill)):
+    if isinstance(action, (act.SendDrain, act.SendStop, act.SendKill)):
         victim = next(w for w in v.workers if w.serial == action.serial)
         if victim.state in (State.READY, State.UNHEALTHY):
-            others = {w.slot for w in v.workers if c.is_open(w, NOW) and w.serial != victim.serial}
+            others = {w.slot for w in v.workers if is_open(w, NOW) and w.serial != victim.serial}
             assert victim.slot in others or v.want < victim.slot, f"{action} takes the last one of its slot away"
             if v.target is not None:
                 assert victim.generation != v.generation or any(
                     w.slot == victim.slot and w.generation == v.generation and w.serial > victim.serial for w in v.workers
                 ), "the committed generation was touched before the commit"
-    if isinstance(action, c.Commit):
+    if isinstance(action, act.Commit):
         new = [w for w in v.workers if w.generation == action.generation and w.state in UNTOUCHED]
         assert {w.slot for w in new} == set(range(1, WANT + 1)), "a commit with slots missing"
         assert all(w.state is not State.STARTING for w in new), "a commit with a worker that is not ready"
         assert not v.target_failed
-    if isinstance(action, c.SendGo):
+    if isinstance(action, act.SendGo):
         worker = next(w for w in v.workers if w.serial == action.serial)
         assert worker.generation == v.generation, "a worker may accept only after the commit"
-    if isinstance(action, c.Spawn):
+    if isinstance(action, act.Spawn):
         same = [w for w in v.workers if (w.slot, w.generation) == (action.slot, action.generation) and w.state in UNTOUCHED]
         assert not same, "two workers of one slot and generation"
 
 
-def perform(world: World, action: c.Action) -> World:
+def perform(world: World, action: act.Action) -> World:
     v = world.view
     match action:
-        case c.StartTemplate(generation=g):
-            view = replace(v, templates=(*v.templates, c.TemplateView(g, "loading", NOW)))
-        case c.StopTemplate(generation=g):
+        case act.StartTemplate(generation=g):
+            view = replace(v, templates=(*v.templates, TemplateView(g, "loading", NOW)))
+        case act.StopTemplate(generation=g):
             view = replace(v, templates=tuple(t for t in v.templates if t.generation != g))
-        case c.Spawn(slot=slot, generation=g):
-            new = c.WorkerView(world.serial + 1, slot, g, State.STARTING, NOW, NOW)
+        case act.Spawn(slot=slot, generation=g):
+            new = WorkerView(world.serial + 1, slot, g, State.STARTING, NOW, NOW)
             return replace(world, serial=world.serial + 1, view=replace(v, workers=(*v.workers, new)))
-        case c.SendGo(serial=s):
+        case act.SendGo(serial=s):
             view = happen(v, s, Happening.GO)
-        case c.SendDrain(serial=s):
+        case act.SendDrain(serial=s):
             view = happen(v, s, Happening.DRAIN)
-        case c.SendStop(serial=s):
+        case act.SendStop(serial=s):
             view = happen(v, s, Happening.STOP)
-        case c.SendKill(serial=s):
+        case act.SendKill(serial=s):
             view = happen(v, s, Happening.KILL)
-        case c.Commit(generation=g):
+        case act.Commit(generation=g):
             view = replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
-        case c.AbortReload():
+        case act.AbortReload():
             view = replace(v, target=None, target_failed=False)
-        case c.RollBack(generation=g):
+        case act.RollBack(generation=g):
             view = replace(v, generation=g, previous=None)
-        case c.EndSoak():
+        case act.EndSoak():
             view = replace(v, previous=None)
         case _:
             view = v
     return replace(world, view=view)
 
 
-def happen(v: c.AppView, serial: int, happening: Happening) -> c.AppView:
+def happen(v: AppView, serial: int, happening: Happening) -> AppView:
     workers = []
     for w in v.workers:
         if w.serial == serial:
@@ -143,7 +145,7 @@ def happenings(world: World) -> Iterator[World]:
     for t in v.templates:
         rest = tuple(o for o in v.templates if o is not t)
         if t.state == "loading":
-            ready = c.TemplateView(t.generation, "ready", NOW)
+            ready = TemplateView(t.generation, "ready", NOW)
             yield replace(world, view=replace(v, templates=(*rest, ready)))
         if world.deaths < MAX_DEATHS:
             failed = v.target_failed or (t.generation == v.target and t.state == "loading")
@@ -181,7 +183,7 @@ def left_alone(world: World) -> World:
     for _ in range(60):
         world = settle(world)
         v = world.view
-        templates = tuple(c.TemplateView(t.generation, "ready", NOW) for t in v.templates)
+        templates = tuple(TemplateView(t.generation, "ready", NOW) for t in v.templates)
         v = replace(v, templates=templates, previous=None, record=CLEAR)
         busy = False
         for w in v.workers:

@@ -11,10 +11,10 @@ from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import check_tls
 from pyworker.errors import Exit
-from pyworker.policy.converge import can_go_back
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.restart import CLEAR
 from pyworker.policy.scale import MAX_WORKERS, scaled
+from pyworker.policy.view import can_go_back
 from pyworker.protocol import control as k
 
 
