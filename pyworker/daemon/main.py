@@ -6,50 +6,45 @@ Boot: fds from the guardian -> what is wanted from apps.json -> adopt what lives
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from pyworker import __version__, failpoint
-from pyworker.config.load import parsed_once
 from pyworker.daemon import desired, limits, notify, preflight, signals
 from pyworker.daemon import run as foreground
-from pyworker.daemon.adopt import Adopted, adopt, found_listeners, let_go, raw_resolved
-from pyworker.daemon.app import Listener
+from pyworker.daemon.adopt import adopt
 from pyworker.daemon.brain import Brain
+from pyworker.daemon.bringback import bring_back
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore, become_guardian
 from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.home import keep_socket, leave_with_the_home, open_again
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
-from pyworker.daemon.loop import LAZY, Loop, report_to_stderr
+from pyworker.daemon.loop import Loop, report_to_stderr
 from pyworker.daemon.pulse import Pulse
-from pyworker.daemon.requests.apps import forget
-from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again, start_again_after_boot
+from pyworker.daemon.requests.auto import start_again_after_boot
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
-from pyworker.daemon.requests.start import restore
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.schedule import Schedule
-from pyworker.daemon.shortage import step_for
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
-from pyworker.protocol.inherited import CONTROL, EVENT, LOCK
-from pyworker.protocol.names import APPS_FILE, CONTROL_SOCKET, ENV_TICK, HOME_UNUSABLE, LOCK_FILE, NOTIFY_SOCKET
+from pyworker.protocol.inherited import CONTROL, EVENT
+from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
-from pyworker.unix.files import UnsafeDirectory, is_missing, listen_unix, lock_directory, open_home, same_file
+from pyworker.unix.files import UnsafeDirectory, is_missing
 from pyworker.unix.title import set_title
 
 BECOME_AGAIN = 0.5
-OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
 HOOKS_TIME = 2.0  # seconds that hooks have at a stop to report the end
 
 
@@ -73,15 +68,8 @@ def main(argv: list[str]) -> int:
         return 1
     failpoint.hit("daemon.restored")
     spec = foreground.spec_of(store)
-    try:
-        home_fd = _open_home(home, store) if home else -1
-    except OSError as error:
-        why = f"{error.reason}; {error.hint}" if isinstance(error, UnsafeDirectory) else f"{home}: {error.strerror}"
-        stderr.write(f"{HOME_UNUSABLE}: {why}\n")
-        return 1
-    if home and home_fd < 0 and spec is None:
-        words = f"{home} was removed, and is another daemon's now: what runs goes on without one"
-        stderr.write(f"daemon: {words}; to end it: kill {store.guardian_pid}\n")
+    home_fd = _open_home(home, store, foreground=spec is not None) if home else -1
+    if home_fd is None:
         return 1
     events = EventLog(home_fd, last=_lost_event(store))
     events.on_lost = lambda seq: store.put(EVENT, unix_fds.memfd("pyworker-event", b"%d" % seq))
@@ -110,7 +98,6 @@ def main(argv: list[str]) -> int:
     found = adopt(brain, wanted.apps, complete=not note and not lost)
     if lost and found.wanted:
         stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
-    adopted = found.names
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)
     desk.preparing = lambda: hooks.preparing
@@ -118,8 +105,7 @@ def main(argv: list[str]) -> int:
     start_again_after_boot(desk, foreground=running is not None)
     Schedule(desk)
     Watch(desk)
-    with _some_kept_free(), parsed_once(), store.together():
-        _restore(desk, wanted, found)
+    bring_back(desk, wanted, found)
     store.attach(loop)
     control_fd = store.get(CONTROL)
     if control_fd is None and running is None:
@@ -128,39 +114,19 @@ def main(argv: list[str]) -> int:
     failpoint.hit("daemon.serving")
     if control_fd is not None:
         server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
-        _keep_socket(loop, store, home_fd, server)
+        keep_socket(loop, store, home_fd, server)
         if running is None:
-            _leave_with_the_home(desk, home_fd)
+            leave_with_the_home(desk, home_fd)
     notify.Notify(loop, store, home_fd, brain).listen()
     _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     limits.watch(loop, brain, sampler)
     store.on_relay = lambda text: _log_stats(brain, text)
-
-    def leave() -> None:
-        _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
-
-    manager: ServiceManager | None = None
-
-    def end() -> None:
-        if manager is not None:
-            manager.stopping()
-        _when_all_closed(loop, brain, leave)
-
-    desk.on_shutdown = end
-    if running is None:
-        manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
-
-        def stop() -> None:
-            shut_down(desk, now=False)
-
-        # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
-        orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
-        signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
+    _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
     store.hello(__version__)  # from here on the guardian passes signals on
     if running is not None:
         store.on_lost = foreground.leave
-        running.begin(adopted)
+        running.begin(found.names)
     store.on_leave = lambda: _make_room(loop, brain, desk, home)
     loop.run()
     store.flush_blocking(2.0)
@@ -177,121 +143,46 @@ def _become_quiet() -> None:
     os.chdir("/")
 
 
-def _open_home(home: str, store: FdStore) -> int:
-    """Open the home, made again where it was removed: else no daemon would start, and nobody could reach what runs.
-
-    -1: another daemon was started there meanwhile. Its apps are not ours to start, and none that it knows are ours to end.
-    """
+def _open_home(home: str, store: FdStore, *, foreground: bool) -> int | None:
+    """Open the home; None, and why is said, if that cannot be. In the foreground there may be none (-1)."""
     try:
-        fd = open_home(home, create=False)
-    except FileNotFoundError:
-        fd = open_home(home, create=True)
-    ours = os.fstat(lock) if (lock := store.get(LOCK)) is not None else None
-    if ours is None or same_file(fd, LOCK_FILE, ours.st_dev, ours.st_ino):
-        return fd
-    # it may be a new folder, which nobody has locked: our guardian has the one that was removed
-    if lock_directory(fd) or is_missing(fd, LOCK_FILE):
-        return fd
-    os.close(fd)
-    return -1
+        home_fd = open_again(home, store)
+    except OSError as error:
+        why = f"{error.reason}; {error.hint}" if isinstance(error, UnsafeDirectory) else f"{home}: {error.strerror}"
+        stderr.write(f"{HOME_UNUSABLE}: {why}\n")
+        return None
+    if home_fd >= 0 or foreground:
+        return home_fd
+    words = f"{home} was removed, and is another daemon's now: what runs goes on without one"
+    stderr.write(f"daemon: {words}; to end it: kill {store.guardian_pid}\n")
+    return None
 
 
-@contextlib.contextmanager
-def _some_kept_free() -> Iterator[None]:
-    """Leave descriptors for the daemon itself: without them it ends over its sockets, and whoever asks hears nothing."""
-    kept: list[int] = []
-    with contextlib.suppress(OSError):
-        while len(kept) < OWN_FDS:
-            kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    try:
-        yield
-    finally:
-        unix_fds.close_all(kept)
+def _take_orders(desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, foreground: bool) -> None:
+    """From here on it can be told to end; by a signal, too, which in the foreground is Run's to take."""
+    brain, loop, store = desk.brain, desk.brain.loop, desk.brain.store
+    manager: ServiceManager | None = None
+    if not foreground:
+        manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
 
+    def leave() -> None:
+        _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
 
-def _restore(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
-    """Bring back what is wanted and does not live; say so in one line.
+    def end() -> None:
+        if manager is not None:
+            manager.stopping()
+        _when_all_closed(loop, brain, leave)
 
-    What the daemon has no descriptors for is put into `desk.waiting`, and tried again.
-    """
-    failures: list[str] = []
-    restored: list[str] = []
-    for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
-        # nobody knows what it is: its fds stay where they are, and its workers serve on
-        stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
-    for name, app in {**found.wanted, **wanted.apps}.items():
-        desk.brain.store.alive()
-        there = desk.brain.apps.get(name)
-        if name in found.names and there is not None and (not there.closed or not app.running):
-            continue
-        unread = "its generation cannot be read" if there is not None and desk.brain.store.names("env", name) else ""
-        why = found.let_go.get(name, unread)
-        listeners, values = there.listeners if there else {}, {}
-        if why:
-            stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
-            env = raw_resolved(desk.brain, name).get("env", {})
-            values = {n: str(env[n]) for n in app.source.env_names if n in env}
-            listeners = listeners or found_listeners(desk.brain, name)
-            let_go(desk.brain, name)
-        elif there is not None:
-            let_go(desk.brain, name)
-        if there is not None:
-            forget(desk, there)
-        bring = functools.partial(_bring, desk, name, app, listeners, values)
-        try:
-            failure = bring()
-        except OSError as error:
-            failures.append(_try_later(desk, app, bring, error))
-            continue
-        if why:
-            words = f"started again: what ran could not be taken over by pyworker {__version__} ({why})"
-            desk.brain.note(desk.brain.apps[name], words)
-        if failure:
-            failures.append(failure)
-        elif app.running:
-            restored.append(name)
-    if restored or found.wanted:
-        desk.save()  # each is a generation further, or the file was lost
-    if restored or failures:
-        words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
-        stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
+    desk.on_shutdown = end
+    if foreground:
+        return
 
+    def stop() -> None:
+        shut_down(desk, now=False)
 
-def _bring(
-    desk: Desk, name: str, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]
-) -> str:
-    failure = restore(
-        desk,
-        name, app.source, running=app.running, generation=app.generation, scale=app.scale,
-        base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
-    )  # fmt: skip
-    there = desk.brain.apps[name]
-    there.restored = app.running
-    if failure and not there.unusable:
-        start_again(desk, there, RESTORE_AGAIN)
-    return failure
-
-
-def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], error: OSError) -> str:
-    """Note what the daemon has no descriptors for, and go on trying; return the words for it."""
-    name, reason, hint = app.name, f"cannot be restored yet: {error.strerror}", step_for(error.errno)
-    data = {"reason": reason, "traceback": "", "hint": hint, "restarts": 0, "window_s": 0.0}
-    desk.brain.events.emit_data("app_failed", name, None, data)
-    desk.waiting[name] = app, desk.brain.fail(f"{reason}; it is tried again", hint=hint)
-
-    def again() -> None:
-        if desk.shutting_down or name not in desk.waiting or name in desk.brain.apps:  # somebody has started it anew
-            return
-        try:
-            failure = bring()
-        except OSError:
-            desk.brain.loop.call_later(RESTORE_AGAIN, again)
-            return
-        stderr.write(f"{failure or f'restored {name}'}\n")
-        desk.save()
-
-    desk.brain.loop.call_later(RESTORE_AGAIN, again)
-    return f"{name}: {reason}, it is tried again. {hint}".rstrip()
+    # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
+    orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
+    signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
 
 
 def _lost_event(store: FdStore) -> int:
@@ -336,56 +227,6 @@ def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
     except Exception:  # noqa: BLE001  the upgrade goes on without
         report_to_stderr("cannot stand by")
     loop.stop()
-
-
-def _keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer) -> None:
-    """control.sock is made again when somebody has removed it. The lock is ours: whatever else is there is not."""
-
-    def identity() -> tuple[int, int] | None:
-        try:
-            found = os.stat(CONTROL_SOCKET, dir_fd=home_fd, follow_symlinks=False)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
-    known = identity()
-
-    def look() -> None:
-        nonlocal known
-        loop.call_lazily(LAZY, look)
-        if known is not None and same_file(home_fd, CONTROL_SOCKET, *known):
-            return
-        try:
-            listener = listen_unix(home_fd, CONTROL_SOCKET)
-        except OSError:  # a full disk, or the whole home is gone
-            return
-        store.put(CONTROL, os.dup(listener.fileno()))
-        server.listen_on(listener)
-        known = identity()
-        stderr.write("daemon: control.sock had been removed: made again\n")
-
-    look()
-
-
-def _leave_with_the_home(desk: Desk, home_fd: int) -> None:
-    """End when the home is removed and nothing runs: no command finds us any more, and none can start anything."""
-
-    def is_removed() -> bool:
-        found = os.fstat(home_fd)
-        try:  # there are file systems that count no links
-            return not found.st_nlink and not os.path.samestat(found, os.stat(desk.home))
-        except OSError:
-            return True
-
-    def look() -> None:
-        at_rest = all(app.closed and not app.running for app in desk.brain.apps.values()) and not desk.waiting
-        if not at_rest or desk.preparing() or not is_removed():
-            desk.brain.loop.call_lazily(LAZY, look)
-        elif not desk.shutting_down:
-            desk.shutting_down = True
-            desk.on_shutdown()
-
-    look()
 
 
 def _log_stats(brain: Brain, text: str) -> None:

@@ -1,0 +1,126 @@
+"""Daemon: start again what is wanted and does not live: after a boot, and what could not be taken over."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+
+from pyworker import __version__
+from pyworker.config.load import parsed_once
+from pyworker.daemon import desired
+from pyworker.daemon.adopt import Adopted, found_listeners, let_go, raw_resolved
+from pyworker.daemon.app import Listener
+from pyworker.daemon.requests.apps import forget
+from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
+from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.requests.start import restore
+from pyworker.daemon.shortage import step_for
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import stderr
+
+OWN_FDS = 16  # descriptors that the daemon takes for itself after what it restores
+
+
+def bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
+    """Start what is wanted and does not live; say so in one line.
+
+    What the daemon has no descriptors for is put into `desk.waiting`, and tried again.
+    """
+    with _some_kept_free(), parsed_once(), desk.brain.store.together():
+        _bring_back(desk, wanted, found)
+
+
+def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
+    failures: list[str] = []
+    restored: list[str] = []
+    for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
+        # nobody knows what it is: its fds stay where they are, and its workers serve on
+        stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
+    for name, app in {**found.wanted, **wanted.apps}.items():
+        desk.brain.store.alive()
+        there = desk.brain.apps.get(name)
+        if name in found.names and there is not None and (not there.closed or not app.running):
+            continue
+        unread = "its generation cannot be read" if there is not None and desk.brain.store.names("env", name) else ""
+        why = found.let_go.get(name, unread)
+        listeners, values = there.listeners if there else {}, {}
+        if why:
+            stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
+            env = raw_resolved(desk.brain, name).get("env", {})
+            values = {n: str(env[n]) for n in app.source.env_names if n in env}
+            listeners = listeners or found_listeners(desk.brain, name)
+            let_go(desk.brain, name)
+        elif there is not None:
+            let_go(desk.brain, name)
+        if there is not None:
+            forget(desk, there)
+        bring = functools.partial(_bring, desk, name, app, listeners, values)
+        try:
+            failure = bring()
+        except OSError as error:
+            failures.append(_try_later(desk, app, bring, error))
+            continue
+        if why:
+            words = f"started again: what ran could not be taken over by pyworker {__version__} ({why})"
+            desk.brain.note(desk.brain.apps[name], words)
+        if failure:
+            failures.append(failure)
+        elif app.running:
+            restored.append(name)
+    if restored or found.wanted:
+        desk.save()  # each is a generation further, or the file was lost
+    if restored or failures:
+        words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
+        stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
+
+
+def _bring(
+    desk: Desk, name: str, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]
+) -> str:
+    failure = restore(
+        desk,
+        name, app.source, running=app.running, generation=app.generation, scale=app.scale,
+        base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
+    )  # fmt: skip
+    there = desk.brain.apps[name]
+    there.restored = app.running
+    if failure and not there.unusable:
+        start_again(desk, there, RESTORE_AGAIN)
+    return failure
+
+
+def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], error: OSError) -> str:
+    """Note what the daemon has no descriptors for, and go on trying; return the words for it."""
+    name, reason, hint = app.name, f"cannot be restored yet: {error.strerror}", step_for(error.errno)
+    data = {"reason": reason, "traceback": "", "hint": hint, "restarts": 0, "window_s": 0.0}
+    desk.brain.events.emit_data("app_failed", name, None, data)
+    desk.waiting[name] = app, desk.brain.fail(f"{reason}; it is tried again", hint=hint)
+
+    def again() -> None:
+        if desk.shutting_down or name not in desk.waiting or name in desk.brain.apps:  # somebody has started it anew
+            return
+        try:
+            failure = bring()
+        except OSError:
+            desk.brain.loop.call_later(RESTORE_AGAIN, again)
+            return
+        stderr.write(f"{failure or f'restored {name}'}\n")
+        desk.save()
+
+    desk.brain.loop.call_later(RESTORE_AGAIN, again)
+    return f"{name}: {reason}, it is tried again. {hint}".rstrip()
+
+
+@contextlib.contextmanager
+def _some_kept_free() -> Iterator[None]:
+    """Leave descriptors for the daemon itself: without them it ends over its sockets, and whoever asks hears nothing."""
+    kept: list[int] = []
+    with contextlib.suppress(OSError):
+        while len(kept) < OWN_FDS:
+            kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        yield
+    finally:
+        unix_fds.close_all(kept)
