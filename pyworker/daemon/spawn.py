@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pyworker import failpoint
+from pyworker.config.schema import AppConfig
 from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import enter_text, runtime_zip
@@ -32,7 +33,6 @@ from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
 from pyworker.protocol.names import ENV_BIRTH, ENV_FAILPOINTS, ENV_SOFT_NOFILE, ENV_STATE, NOTIFY_SOCKET
 from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import encode
-from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.process import spawn_watched
 from pyworker.unix.title import ROOM
@@ -41,7 +41,6 @@ _SPEC_FD = 3
 _CHANNEL_FD = 4
 _RUNTIME_FD = 5
 _BOARD_FD = 6
-_FIRST_FREE_FD = 7
 
 Role = Literal["template", "script", "command"]
 
@@ -220,46 +219,30 @@ class Spawner:
         Those that are made here for it only are added to what is to be closed once they were passed on.
         """
         resolved = generation.resolved
-        table: dict[int, int] = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
-        table[_RUNTIME_FD] = self._runtime
-        table[_BOARD_FD] = app.board.fd
-        free = _FIRST_FREE_FD
-        listener_fds: list[int] = []
         config, listeners = resolved.config, generation.listeners
-        env = {**resolved.env, **appmetrics.environment(self._home, resolved, generation.number)}
         if handle is not None and handle.port:
-            config, env, listeners = (
-                proxied(config, resolved.python, handle.port),
-                {**env, "PORT": str(handle.port)},
-                (),
-            )
-        if handle is not None and is_node(config):
-            env, listeners = {**env, UNIQUE_ID: str(handle.id.slot)}, ()
-        if handle is not None and shares(config):
-            env = {**env, UNIQUE_ID: str(handle.id.slot)}
-        for index in listeners:
-            table[free] = app.listeners[index].sock.fileno()
-            listener_fds.append(free)
-            free += 1
-        stacks_fd = -1
-        if role != "command":
-            stacks_fd = free
-            table[free] = self._stacks(app)
-            free += 1
-        ipc_fd = -1
-        for fd in ipc:
-            table[free] = fd
-            ipc_fd = free
-            free += 1
-        pem_fds: list[int] = []
-        for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True):
-            if content:
-                table[free] = unix_fds.memfd(f"pyworker-{name}", content)
-                given.append(table[free])
-                pem_fds.append(free)
-                free += 1
-            else:
-                pem_fds.append(-1)
+            config, listeners = proxied(config, resolved.python, handle.port), ()
+        elif handle is not None and is_node(config):
+            listeners = ()
+        table = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
+        table |= {_RUNTIME_FD: self._runtime, _BOARD_FD: app.board.fd}
+
+        def place(fd: int) -> int:
+            number = max(table) + 1
+            table[number] = fd
+            return number
+
+        def made(name: str, content: bytes) -> int:
+            given.append(unix_fds.memfd(name, content))
+            return given[-1]
+
+        listener_fds = tuple(place(app.listeners[index].sock.fileno()) for index in listeners)
+        stacks_fd = place(self._stacks(app)) if role != "command" else -1
+        ipc_fd = place(ipc[0]) if ipc else -1
+        cert_fd, key_fd, ca_fd = (
+            place(made(f"pyworker-{name}", content)) if content else -1
+            for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True)
+        )
         spec = t.LaunchSpec(
             role=role,
             app=config,
@@ -268,7 +251,7 @@ class Spawner:
             serial=handle.id.serial if handle else 0,
             held=held,
             python=resolved.python,
-            env=env,
+            env=self._environment(role, generation, config, handle),
             uid=resolved.uid,
             gid=resolved.gid,
             groups=resolved.groups,
@@ -277,17 +260,28 @@ class Spawner:
             runtime_fd=_RUNTIME_FD,
             board_fd=_BOARD_FD,
             row=handle.row if handle else 0,
-            listener_fds=tuple(listener_fds),
+            listener_fds=listener_fds,
             ipc_fd=ipc_fd,
-            cert_fd=pem_fds[0],
-            key_fd=pem_fds[1],
-            ca_fd=pem_fds[2],
+            cert_fd=cert_fd,
+            key_fd=key_fd,
+            ca_fd=ca_fd,
             notify_socket=self.notify_socket if role == "command" else "",
             workers=app.want,
             stacks_fd=stacks_fd,
         )
-        birth = {ENV_BIRTH: str(handle.id)} if handle is not None and role == "command" else {}
-        spec = replace(spec, env={**spec.env, ENV_STATE: state.address(self._home, resolved), **birth})
-        table[_SPEC_FD] = unix_fds.memfd("pyworker-spec", encode(spec))
-        given.append(table[_SPEC_FD])
+        table[_SPEC_FD] = made("pyworker-spec", encode(spec))
         return spec, table
+
+    def _environment(
+        self, role: Role, generation: Generation, config: AppConfig, handle: WorkerHandle | None
+    ) -> dict[str, str]:
+        resolved = generation.resolved
+        env = {**resolved.env, **appmetrics.environment(self._home, resolved, generation.number)}
+        if handle is not None and handle.port:
+            env["PORT"] = str(handle.port)
+        if handle is not None and (is_node(config) or shares(config)):
+            env[UNIQUE_ID] = str(handle.id.slot)
+        env[ENV_STATE] = state.address(self._home, resolved)
+        if handle is not None and role == "command":
+            env[ENV_BIRTH] = str(handle.id)
+        return env
