@@ -26,6 +26,7 @@ from pyworker.policy.view import AppView, WorkerView, generation_is_open, slots_
 from pyworker.protocol.events import BY_ITSELF
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
+from pyworker.unix.process import ExitStatus
 
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
 
@@ -503,6 +504,17 @@ class App:
         read, written = memo.get("saved", (0, 0))
         self.saved = (int(read), int(written))
         self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}
+
+
+def note_exit(app: App, slot: int, status: ExitStatus, after_s: float, reason: str, at: str) -> None:
+    """Note the last unexpected end of a slot's worker."""
+    app.last_exits[slot] = {
+        "code": status.code,
+        "signal": status.signal,
+        "after_s": after_s,
+        "reason": reason[:300],
+        "at": at,
+    }
 
 
 def _record(memo: dict[str, Any] | None) -> Record:

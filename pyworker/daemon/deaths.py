@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, diagnosis
-from pyworker.daemon.app import App, Failure
+from pyworker.daemon.app import App, Failure, note_exit
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ
@@ -378,13 +378,7 @@ class Deaths:
             signal=status.signal, after_s=after, reason=reason, traceback=traceback, hint=hint,
         )  # fmt: skip
         if not done:
-            app.last_exits[handle.id.slot] = {
-                "code": status.code,
-                "signal": status.signal,
-                "after_s": after,
-                "reason": reason[:300],
-                "at": stamp(time.time()),
-            }
+            note_exit(app, handle.id.slot, status, after, reason, stamp(time.time()))
         if handle.failure is None and not shortage.reason:
             reason = diagnosis.with_code(reason, status)
         return self._brain.fail(reason, traceback, hint)
@@ -414,12 +408,9 @@ class Deaths:
         ):
             return
         config = app.restart_config
-        unborn = app.restored and app.starting and not handle.pid  # no process or descriptor was to be had
-        if (
-            ((handle.lost and not handle.pid) or unborn)
-            and not app.is_job
-            and restart.wants_replacement(config, clean=False)
-        ):
+        # at a boot: no process or descriptor was to be had
+        never_came = not handle.pid and (handle.lost or (app.restored and app.starting))
+        if never_came and not app.is_job and restart.wants_replacement(config, clean=False):
             self._lost(app, failure, now)
             return
         if (

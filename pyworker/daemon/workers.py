@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 from pyworker import failpoint
 from pyworker.config.address import Address
 from pyworker.daemon import signals
-from pyworker.daemon.app import App, Listener
+from pyworker.daemon.app import App, Listener, note_exit
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
@@ -219,13 +219,7 @@ class Workers:
             now = self._brain.loop.clock()
             app.failure = self._brain.fail(f"it was ended: {reason}")
             app.finished_slots.add(handle.id.slot)
-            app.last_exits[handle.id.slot] = {
-                "code": None,
-                "signal": None,
-                "after_s": round(now - handle.born_at, 3),
-                "reason": reason[:300],
-                "at": app.failure.at,
-            }
+            note_exit(app, handle.id.slot, process.UNKNOWN, round(now - handle.born_at, 3), reason, app.failure.at)
             self.stop(app, handle, reason, now)
         else:
             handle.recycle, handle.can_wait = reason, can_wait

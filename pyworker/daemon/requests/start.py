@@ -74,26 +74,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 decided[name] = ops.unless_sick(app, outcome)
             continue
         todo.append((name, source, values))
-    made: list[tuple[str, FileSource | InlineSource, Generation]] = []
-    for name, source, values in todo:  # every mistake of a config is found before anything is started
-        config, file, read = read_config(source, values)
-        number = next_generation(desk, name)
-        known = None if request.file or request.inline else desk.brain.apps[name]
-        shell = shell_of(known, request.shell_env)
-        made.append((name, source, make_generation(number, config, file, read, shell)))
-    fresh: list[App] = []
-    try:
-        for name, source, _ in made:
-            if name not in desk.brain.apps:
-                fresh.append(new_app(desk, name, source))
-        prepared = [(desk.brain.apps[name], generation) for name, _, generation in made]
-        desk.brain.add_generations(prepared)
-    except Exception:
-        for app in fresh:
-            forget(desk, app)
-        raise
-    for name, source, _ in made:
-        desk.brain.apps[name].source = source
+    prepared = _pin(desk, request, todo)
     for app, again in refilled:
         app.stopped_slots -= again
         desk.brain.poke(app)
@@ -115,6 +96,33 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         app.blocked = None
         desk.brain.poke(app)
     return goals, decided, still
+
+
+def _pin(
+    desk: Desk, request: k.Start, todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]]
+) -> list[tuple[App, Generation]]:
+    """Pin a generation of each app, new or known: every mistake of a config is found before anything is started."""
+    made: list[tuple[str, FileSource | InlineSource, Generation]] = []
+    for name, source, values in todo:
+        config, file, read = read_config(source, values)
+        number = next_generation(desk, name)
+        known = None if request.file or request.inline else desk.brain.apps[name]
+        shell = shell_of(known, request.shell_env)
+        made.append((name, source, make_generation(number, config, file, read, shell)))
+    fresh: list[App] = []
+    try:
+        for name, source, _ in made:
+            if name not in desk.brain.apps:
+                fresh.append(new_app(desk, name, source))
+        prepared = [(desk.brain.apps[name], generation) for name, _, generation in made]
+        desk.brain.add_generations(prepared)
+    except Exception:
+        for app in fresh:
+            forget(desk, app)
+        raise
+    for name, source, _ in made:
+        desk.brain.apps[name].source = source
+    return prepared
 
 
 def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
