@@ -393,14 +393,14 @@ class Brain:
     def _listen(self, app: App, generation: Generation, opened: list[tuple[App, Listener]]) -> Iterator[int]:
         for text in generation.config.bind:
             address = parse_bind(text)
-            listener = self.listening.find(app, address)
-            if listener is None:
-                try:
+            try:
+                listener = self.listening.find_named(app, address)
+                if listener is None:
                     listener = self.listening.open(app, address, generation)
-                except ListenFailed as error:
-                    error.hint += where_named(app, generation)
-                    raise
-                opened.append((app, listener))
+                    opened.append((app, listener))
+            except ListenFailed as error:
+                error.hint += where_named(app, generation)
+                raise
             yield listener.index
 
     def close(self, app: App) -> None:

@@ -105,6 +105,14 @@ def bound_to(listener: socket.socket) -> Address:
     return Address("inet6" if listener.family == socket.AF_INET6 else "inet", local[0], local[1])
 
 
+def looked_up(address: Address) -> Address:
+    """Return the address with a number for its host. Raise ListenFailed for a name that nobody knows."""
+    if not address.host or is_numeric(address.host):
+        return address
+    family, host = _resolve(address)
+    return Address("inet6" if family == socket.AF_INET6 else "inet", host, address.port)
+
+
 def url(address: Address, tls: bool = False) -> str:
     """Return what `ps` shows: "http://127.0.0.1:8000" or "unix:/run/api.sock"."""
     if address.family == "unix":

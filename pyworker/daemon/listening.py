@@ -21,6 +21,7 @@ from pyworker.daemon.listener import (
     inode,
     is_listening,
     listen_again,
+    looked_up,
     nobody_waits,
     open_listener,
     shut_down,
@@ -73,6 +74,13 @@ class Listening:
         named = (x for x in newest_first if x.address == address)
         # a script that listens on localhost has looked it up, and `bind` may have the name
         return next(named, None) or next((x for x in newest_first if bound_to(x.sock) == address), None)
+
+    def find_named(self, app: App, address: Address) -> Listener | None:
+        """The same for an address of `bind`, whose host name is looked up: it may have been written in another way before."""
+        found = self.find(app, address)
+        if found is None and any(x.address.port == address.port for x in app.listeners.values()):
+            found = self.find(app, looked_up(address))
+        return found
 
     def open(self, app: App, address: Address, generation: Generation) -> Listener:
         for other in self._brain.apps.values():

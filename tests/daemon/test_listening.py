@@ -29,6 +29,17 @@ def test_the_listener_of_a_host_name_is_found_by_the_address_that_it_stands_for(
         assert listening.find(app, replace(at, port=at.port - 1)) is None
 
 
+def test_an_address_of_bind_may_be_written_as_a_name_when_it_was_a_number() -> None:
+    with open_listener(Address("inet", "127.0.0.1", 0)) as sock:
+        at = bound_to(sock)
+        listener = Listener(0, at, sock)
+        app: Any = SimpleNamespace(listening=True, listeners={0: listener})
+        listening = Listening(SimpleNamespace())  # type: ignore[arg-type]
+        assert listening.find_named(app, replace(at, host="localhost")) is listener
+        assert listening.find(app, replace(at, host="localhost")) is None, "a worker may ask for it: no name is looked up"
+        assert listening.find_named(app, Address("unix", path="/no/such")) is None
+
+
 @pytest.mark.parametrize(("named", "step"), [(True, 'name where the program listens: bind = "127.0.0.1:8000"'), (False, "pyworker stop api")])
 def test_who_listens_beside_what_its_own_bind_names_is_told_to_name_that(named: bool, step: str) -> None:
     """To stop it and start it again would end in the same way."""
