@@ -271,7 +271,7 @@ class Guardian:
             return
         if self._all_ended:
             self._logger_told = True
-            self._logger.outbox.say(Stopping())
+            self._logger.say(Stopping())
             self._logger.kill_at = now + self._times.logger_end
             return
         self._flush(now)
@@ -300,9 +300,8 @@ class Guardian:
                 why = f"the {waiting[0]} does not take what the guardian has to say"
             why = self._upgrade.become(self._store, self._programs, why)
         say(f"upgrade: not done, {why}")
-        if self._daemon.pid:
-            self._daemon.outbox.say(UpgradeFailed(why))
-            self._flush(now)
+        self._daemon.say(UpgradeFailed(why))
+        self._flush(now)
 
     def _replace(self, now: float) -> None:
         if not self._stopping:
@@ -341,10 +340,9 @@ class Guardian:
                 return
         finally:
             os.close(lifeline)
-        logger.outbox.restore(filter(keep.is_for_logger, self._store))
-        logger.outbox.say(self._restore_done(logger))
-        if self._daemon.pid:
-            self._daemon.outbox.say(self._logger_state())
+        logger.restore(filter(keep.is_for_logger, self._store))
+        logger.say(self._restore_done(logger))
+        self._daemon.say(self._logger_state())
 
     def _start_daemon(self, now: float) -> None:
         daemon = self._daemon
@@ -353,13 +351,13 @@ class Guardian:
         failpoint.hit("guardian.start_daemon")
         if not self._start(daemon, now, {}):
             return
-        daemon.outbox.restore(self._store)
-        daemon.outbox.say(self._restore_done(daemon))
-        daemon.outbox.say(self._logger_state())
+        daemon.restore(self._store)
+        daemon.say(self._restore_done(daemon))
+        daemon.say(self._logger_state())
         if self._logger.version:
-            daemon.outbox.say(LoggerVersion(self._logger.version))
+            daemon.say(LoggerVersion(self._logger.version))
         for pid, status in self._children.ended.items():
-            daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
+            daemon.say(Exited(pid, status.code, status.signal, status.core))
 
     def _may_start(self, program: Program, now: float) -> bool:
         return not program.pid and now >= program.next_start and not self._starts_no_more(program)
@@ -417,7 +415,7 @@ class Guardian:
                 self._ended(program, now, status)
             elif self._daemon.pid:
                 failpoint.hit("guardian.exited")
-                self._daemon.outbox.say(Exited(pid, status.code, status.signal, status.core))
+                self._daemon.say(Exited(pid, status.code, status.signal, status.core))
             self._children.ended[pid] = status  # not before: what failed above is tried again
             if program is not None:
                 self._children.reap(pid)
@@ -493,7 +491,7 @@ class Guardian:
         message = wire.decode(FromDaemon, data) if program is self._daemon else None
         if isinstance(message, Store):
             # its descriptors are the daemon's alone: it sends them when that may go better
-            program.outbox.say(Missing(message.names))
+            program.say(Missing(message.names))
         elif isinstance(message, Collected):  # or they would stay zombies
             self._reap(message.pids)
 
@@ -507,12 +505,11 @@ class Guardian:
             case Store(names):
                 failpoint.hit("guardian.store")
                 keep.put(self._store, names, packet.fds)
-                if self._logger.pid:
-                    self._logger.outbox.restore(filter(keep.is_for_logger, names))
+                self._logger.restore(filter(keep.is_for_logger, names))
             case Remove(names):
                 forgotten = tuple(filter(keep.is_for_logger, keep.drop(self._store, names)))
-                if forgotten and self._logger.pid:
-                    self._logger.outbox.say(Forget(forgotten))
+                if forgotten:
+                    self._logger.say(Forget(forgotten))
             case Collected(pids):
                 failpoint.hit("guardian.collect")
                 self._reap(pids)
@@ -523,7 +520,7 @@ class Guardian:
             case Fate(code):
                 self._code = code
             case Ping(number):
-                self._daemon.outbox.say(Pong(number), droppable=True)
+                self._daemon.say(Pong(number), droppable=True)
             case Pong(number):
                 self._daemon.ponged(number)
             case Hello(version):
@@ -538,19 +535,16 @@ class Guardian:
         message: Any = wire.decode(FromLogger, packet.data)
         match message:
             case LogStats():
-                text = wire.encode(message).decode()
-                if self._daemon.pid:
-                    self._daemon.outbox.say(Relay(text), droppable=True)
+                self._daemon.say(Relay(wire.encode(message).decode()), droppable=True)
             case Closed(names):
                 dropped = keep.drop_closed(self._store, names)
-                if dropped and self._daemon.pid:
-                    self._daemon.outbox.say(Closed(dropped), droppable=True)
+                if dropped:
+                    self._daemon.say(Closed(dropped), droppable=True)
             case Pong(number):
                 self._logger.ponged(number)
             case Hello(version):
                 self._logger.version = version
-                if self._daemon.pid:
-                    self._daemon.outbox.say(LoggerVersion(version))
+                self._daemon.say(LoggerVersion(version))
 
     def _complain(self, program: Program, text: str) -> None:
         program.complaints += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from pyworker.guardian.outbox import Outbox
@@ -70,6 +71,16 @@ class Program:
         self._unanswered = self.complaints = 0
         self.kill_at = None
 
+    def say(self, message: Any, *, droppable: bool = False) -> None:
+        """Queue a message, if it runs; the next one is told all that is so by then."""
+        if self.pid:
+            self.outbox.say(message, droppable=droppable)
+
+    def restore(self, names: Iterable[str]) -> None:
+        """Queue the fds of these names, if it runs."""
+        if self.pid:
+            self.outbox.restore(names)
+
     def try_later(self, now: float) -> None:
         """It could not be started."""
         self._schedule(now, early=True)
@@ -109,7 +120,7 @@ class Program:
         self.leaving = True
         self._why_killed = "upgrade"
         self.kill_at = now + patience
-        self.outbox.say(Leave())
+        self.say(Leave())
 
     def memo(self) -> dict[str, Any]:
         """What the guardian that this process becomes by exec must know of it; its fds go along."""
@@ -172,7 +183,7 @@ class Program:
             return False
         self._ping += 1
         self._unanswered += 1
-        self.outbox.say(Ping(self._ping))
+        self.say(Ping(self._ping))
         return True
 
     def ponged(self, number: int) -> None:
