@@ -88,6 +88,26 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
     assert "raise the limit of open files" in handle.failure.hint
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_script_with_a_user_gets_what_bind_names_also_by_a_host_name(named: bool) -> None:
+    """It has looked the name up when it asks."""
+    config = AppConfig("scr", script="s.py", bind=("localhost:8000",))
+    resolved = ResolvedApp(config, 1, "python", {}, (), os.geteuid(), None, (), "", 0)
+    generation = Generation(1, resolved, listeners=(0,) if named else ())
+    ours, theirs = socketpair()
+    with ours, theirs:
+        listener = SimpleNamespace(index=0, sock=ours)
+        listening = SimpleNamespace(find=lambda app, address: listener, is_asked_for=lambda *_: None)
+        handle: Any = SimpleNamespace(id=SimpleNamespace(generation=1), ctl=ours, failure=None, waits_to_bind=("inet", "127.0.0.1", 8000))
+        app: Any = SimpleNamespace(name="scr", generations={1: generation}, listeners={0: listener})
+        Workers(SimpleNamespace(listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        packet = recv_packet(theirs, MAX_MESSAGE, 1)
+    assert packet is not None
+    for fd in packet.fds:
+        os.close(fd)
+    assert decode(w.ToWorker, packet.data).errno == (0 if named else errno.EACCES)
+
+
 @pytest.mark.parametrize("family_host", [("inet", "localhost"), ("inet6", "localhost"), ("unix", "\0x")])
 def test_no_name_that_a_script_asks_to_listen_on_is_looked_up(family_host: tuple[str, str]) -> None:
     """The resolver may take long, and the daemon is everybody's; a script of ours has looked it up itself."""
