@@ -207,13 +207,14 @@ def _options(
         if not equals and not word.startswith("--") and len(word) > 2:
             option, value, equals = word[:2], word[2:], "="
         name = short.get(option, option.lstrip("-").replace("-", "_"))
-        if option in flags or (not equals and "".join(rest[:1]).startswith("--")):  # an option is no value of another
+        is_bare = not equals and (not rest or rest[0].startswith("--"))  # an option is no value of another
+        if option in flags or (is_bare and rest and name not in _MANY and not servers.says_something(name)):
             settings[name] = True
             continue
+        if is_bare:
+            app.look(source, f"{option} has no value")
+            continue
         if not equals:
-            if not rest:
-                app.look(source, f"{option} has no value")
-                continue
             value = rest.pop(0)
         if name in _VARIABLES:
             value = _looked_up(value)

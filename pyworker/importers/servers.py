@@ -395,6 +395,12 @@ UVICORN: dict[str, Apply] = {
 }
 
 
+def says_something(name: str) -> bool:
+    """Whether a setting is translated by what it says; all others may be flags."""
+    apply = GUNICORN.get(name) or UVICORN.get(name)
+    return name in ("host", "port", "uds") or not (apply in (None, _same) or isinstance(apply, Dropped))
+
+
 def uvicorn(app: Imported, settings: dict[str, Any], prefix: str = "") -> None:
     """Translate uvicorn's options, named as in uvicorn.run()."""
     left = dict(settings)

@@ -122,6 +122,26 @@ def test_digits_without_an_end_and_halves_of_characters_are_no_bug(tmp_path: Pat
     assert found.out or "digits" in found.err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "waitress-serve --threads --call shop:app",
+        "waitress-serve --listen --call shop:app",
+        "uvicorn --reload-include --reload shop:app",
+        "uvicorn --host --port 80 shop:app",
+        "gunicorn --umask --reload shop:app",
+        "gunicorn shop:app --bind",
+    ],
+)
+def test_an_option_of_a_server_without_its_value_is_named(line: str) -> None:
+    (app,) = procfile.read(f"web: {line}\n").apps
+    assert app.table["target"] == "shop:app"
+    assert [note.reason for note in app.review if "no value" in note.reason] == [
+        f"{next(word for word in line.split() if word.startswith('--'))} has no value"
+    ]
+    assert "True" not in str(app.table.get("bind"))
+
+
 def _doubled() -> dict[str, list[object]]:
     value: list[object] = ["x"]
     for _ in range(LINES):
