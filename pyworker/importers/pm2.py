@@ -1,23 +1,23 @@
-"""pm2's ecosystem.config.js/.json/.yaml and dump.pm2 -> apps. Takes the parsed value; jsliteral.py parses the .js."""
+"""pm2's ecosystem.config.js/.json/.yaml and dump.pm2 -> apps. Takes the parsed value; jsliteral.py parses the .js.
+
+What a single setting becomes is in pm2settings.py.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
 from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
-from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, seconds, separate, unique
+from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
+from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, separate, unique
 
-_MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
-_TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
-_UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTERPRETERS = {
     **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
 }  # fmt: skip
@@ -31,23 +31,6 @@ _ALIASES = {
     "err_file": "error_file", "err_log": "error_file", "log": "log_file", "combine_logs": "merge_logs", "cron": "cron_restart",
     "user": "uid", "pm_exec_path": "script", "pm_cwd": "cwd", "pm_out_log_path": "out_file", "pm_err_log_path": "error_file",
     "pm_pid_path": "pid_file", "log_date": "log_date_format",
-}  # fmt: skip
-_DROPPED = {
-    "vizion": "no version control is looked at", "post_update": "pyworker does not deploy", "io": "pyworker metrics",
-    "pmx": "pyworker metrics", "automation": "pyworker metrics", "trace": "not here", "disable_trace": "not here", "v8": "for Node",
-    "event_loop_inspector": "for Node", "deep_monitoring": "pyworker metrics", "source_map_support": "for Node",
-    "disable_source_map_support": "for Node", "instance_var": "a worker knows its number as $PYWORKER_WORKER",
-    "increment_var": "workers share one address", "pid_file": "pyworker ps knows the pids",
-    "log_date_format": "every line has a time; pyworker logs shows it", "time": "every line has a time; pyworker logs shows it",
-    "log_type": "logs.format = \"json\" writes JSON lines", "merge_logs": "all workers write to one log, each line marked",
-    "restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
-    "exp_backoff_restart_delay": "the wait before a restart grows by itself, from 0.1 s to 30 s",
-    "kill_retry_time": "ends are noticed, not polled", "force": "names are what counts here", "treekill": "the whole process group is ended",
-    "windows_hide": "Linux only", "write": "not here", "execute_command": "not here", "username": "set user", "install_url": "not here",
-    "append_env_to_name": "names are what the file says", "watch_delay": "watch.debounce",
-    "watch_options": "the kernel says what has changed; watch.debounce",
-    "shutdown_with_message": "a stop is a signal (stop.signal); Node apps get it too", "wait_ready": "", "source_map": "for Node",
-    "disable_logs": "logs are always kept, and rotated", "namespace": "name apps alike and use globs: pyworker restart 'shop-*'",
 }  # fmt: skip
 # settings that pm2 fills in by itself: in a dump they say nothing
 _DUMPED = {
@@ -122,7 +105,7 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
             found[name]["instances"] = int(found[name].get("instances", 1)) + 1
         else:
             env = entry.get("env")
-            shell = {k for k in env if k not in _SETTINGS} if isinstance(env, dict) else set()  # it stands beside, too
+            shell = {k for k in env if k not in SETTINGS} if isinstance(env, dict) else set()  # it stands beside, too
             plain = {
                 k: v
                 for k, v in entry.items()
@@ -141,20 +124,7 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
 
 
 def _app(raw: dict[str, Any], profile: str) -> Imported:
-    settings: dict[str, Any] = {}
-    for key, value in ((str(key), value) for key, value in raw.items()):
-        plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
-        if value is not None:
-            settings[_ALIASES.get(plain, plain)] = value
-    review: list[Note] = []
-    for key, value in list(settings.items()):
-        if isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
-            plain = _DEFAULTED.sub(r"\1", value)
-            settings[key] = plain == "true" if plain in ("true", "false") else plain
-            is_known = "${" not in plain
-            review.append(Note(key, f"was {value}: " + (f"{plain} by default" if is_known else "write what that is")))
-            if not is_known:
-                del settings[key]
+    settings, review = _settings_of(raw)
     script = settings.pop("script", "") or ""
     if isinstance(script, Computed):
         raise CannotImport(str(script), _RUN, script.line)
@@ -167,27 +137,50 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     app.review += review
     _runs(app, script, settings)
     for key, value in sorted(settings.items(), key=lambda setting: setting[0] == "error_file"):  # out_file counts
-        if key == "_dumped_env":
-            if value:
-                app.look("env", f"{value} variables of the shell were in the dump and are left out: set what is needed")
-        elif key in _SETTINGS and key not in ("env", "instances") and (found := computed_in(value)) is not None:
-            app.look(key, f"{found}: set it yourself")
-        elif key.startswith("env_"):
-            if key == f"env_{profile}":
-                _environment(app, value, key)
-            else:
-                _profile(app, value, key)
-        elif key in _SETTINGS:
-            _SETTINGS[key](app, value, key)
-        elif key in _DROPPED:
-            if _DROPPED[key]:
-                app.drop(key, _DROPPED[key])
-            elif value:
-                app.set("ready", "notify", key) if "command" in app.table else app.done(key)
-                if "command" in app.table:
-                    app.look(key, 'process.send("ready") counts, and READY=1 on $NOTIFY_SOCKET')
-        else:
-            app.drop(key, "pm2 does not know it either: it was ignored")
+        _translate(app, key, value, profile)
+    _see_together(app, settings)
+    return app
+
+
+def _settings_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Note]]:
+    """Return the settings of an app by pm2's own names, and what is to be said of variables that they were taken from."""
+    settings: dict[str, Any] = {}
+    review: list[Note] = []
+    for key, value in ((str(key), value) for key, value in raw.items()):
+        plain = key if key.startswith("env_") else _CAMEL.sub(lambda m: "_" + m[1].lower(), key)
+        if value is not None:
+            settings[_ALIASES.get(plain, plain)] = value
+    for key, value in list(settings.items()):
+        if isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
+            plain = _DEFAULTED.sub(r"\1", value)
+            settings[key] = plain == "true" if plain in ("true", "false") else plain
+            is_known = "${" not in plain
+            review.append(Note(key, f"was {value}: " + (f"{plain} by default" if is_known else "write what that is")))
+            if not is_known:
+                del settings[key]
+    return settings, review
+
+
+def _translate(app: Imported, key: str, value: Any, profile: str) -> None:
+    if key == "_dumped_env":
+        if value:
+            app.look("env", f"{value} variables of the shell were in the dump and are left out: set what is needed")
+    elif key in SETTINGS and key not in ("env", "instances") and (found := computed_in(value)) is not None:
+        app.look(key, f"{found}: set it yourself")
+    elif key == f"env_{profile}":
+        environment(app, value, key)
+    elif key.startswith("env_"):
+        as_profile(app, value, key)
+    elif key in SETTINGS:
+        SETTINGS[key](app, value, key)
+    elif key in DROPPED:
+        app.drop(key, DROPPED[key])
+    else:
+        app.drop(key, "pm2 does not know it either: it was ignored")
+
+
+def _see_together(app: Imported, settings: dict[str, Any]) -> None:
+    """What several settings mean only together."""
     if settings.get("autorestart") is False and "cron" in app.table.get("reload", {}) and "target" not in app.table:
         app.table["cron"] = app.table["reload"].pop("cron")
         app.table = {name: value for name, value in app.table.items() if value != {} and name != "restart"}
@@ -204,7 +197,6 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
                 "instances",
                 "several workers of a command cannot bind one port; set bind, and take the socket (LISTEN_FDS)",
             )
-    return app
 
 
 def _cluster(app: Imported) -> None:
@@ -228,14 +220,6 @@ def _cluster(app: Imported) -> None:
 def _port_of(table: dict[str, Any]) -> int | None:
     port = int_of(table.get("env", {}).get("PORT"))
     return port if port is not None and 0 < port < 65536 else None
-
-
-def int_of(value: Any) -> int | None:
-    """Return a whole number that may be written as text, else None."""
-    try:
-        return int(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError, OverflowError):  # the last: JSON may say 1e400
-        return None
 
 
 def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
@@ -287,174 +271,3 @@ def _known(app: Imported, value: Any, key: str) -> Any:
         app.look(key, f"{value}: write it in the place of CHANGE.ME")
         return "CHANGE.ME"
     return [_known(app, v, key) for v in value] if isinstance(value, list) else value
-
-
-def _time_of(value: Any) -> float | None:
-    found = _TIME.match(str(value))
-    return float(found[1]) * _UNITS[found[2]] if found else None
-
-
-def _time(key: str) -> Callable[[Imported, Any, str], None]:
-    def apply(app: Imported, value: Any, source: str) -> None:
-        number = _time_of(value)
-        if number is None:
-            app.look(source, f"{value!r} is no time: set {key}")
-        else:
-            app.set(key, seconds(number), source)
-
-    return apply
-
-
-def _memory(app: Imported, value: Any, source: str) -> None:
-    found = _MEMORY.match(str(value))
-    if found is None:
-        app.look(source, f"{value!r} is no size: set limits.memory")
-        return
-    size = float(found[1]) * {"": 1 / 2**20, "K": 1 / 1024, "M": 1, "G": 1024}[found[2].upper()]
-    app.set("limits.memory", f"{max(1, round(size))}MB", source)
-
-
-def _instances(app: Imported, value: Any, source: str) -> None:
-    number = int_of(value)
-    if value == "max" or number == 0:
-        app.set("workers", "auto", source)
-    elif isinstance(value, Computed) and "cpus()" not in value.text:
-        app.look(source, f"{value}: set workers")
-    elif number is None or number < 0:
-        app.set("workers", "auto", source)
-        app.look(
-            source, f"{value.text if isinstance(value, Computed) else value}: auto is one worker for each usable CPU"
-        )
-    else:
-        app.copies(number, source)
-
-
-def _profile(app: Imported, value: Any, source: str) -> None:
-    """env_production is what `--env production` adds: a profile."""
-    name = clean_name(source.removeprefix("env_"))
-    other = Imported(app.name)
-    _environment(other, value, source)
-    app.review += other.review
-    if other.table:
-        app.profiles[name] = other.table
-        app.done(source)
-        app.look(source, f"is the profile {name}: pyworker start --profile {name}")
-
-
-def _environment(app: Imported, value: Any, source: str) -> None:
-    if not isinstance(value, dict):
-        app.look(source, "is no object")
-        return
-    for name, text in value.items():
-        if computed_in(text) is not None:
-            app.look(f"env.{name}", f"{computed_in(text)}: set it yourself")
-            continue
-        if isinstance(text, dict | list):
-            text = json.dumps(text)
-        plain = "" if text is None else ("true" if text else "false") if isinstance(text, bool) else str(text)
-        app.set(f"env.{name}", plain if isinstance(text, EnvironmentText) else plain.replace("$", "$$"), source)
-    app.done(source)
-
-
-def _watch(app: Imported, value: Any, source: str) -> None:
-    if not value:
-        app.done(source)
-    else:
-        paths = [value] if isinstance(value, str) else value
-        if isinstance(paths, list) and paths:
-            files = [str(p) for p in paths if os.path.splitext(str(p))[1]]
-            folders = [os.path.dirname(p) or "." if p in files else p for p in map(str, paths)]
-            app.table["watch"] = {"paths": list(dict.fromkeys(folders)), **(app.table.get("watch") or {})}
-            if files:
-                app.look(
-                    source, f"{', '.join(files)}: folders are watched; watch.include names the files in them that count"
-                )
-            app.done(source)
-        elif "watch" not in app.table:
-            app.set("watch", True, source)
-        app.look(source, "reloads (no gap) instead of restarting; for development")
-
-
-def _ignore(app: Imported, value: Any, source: str) -> None:
-    paths = [str(v).rstrip("/") for v in (value if isinstance(value, list) else [value])]
-    old = app.table.get("watch")
-    app.table["watch"] = {**(old if isinstance(old, dict) else {}), "exclude": paths}
-    app.done(source)
-
-
-def _cron(app: Imported, value: Any, source: str) -> None:
-    if not value or value == "0":
-        app.done(source)
-        return
-    app.set("reload.cron", str(value), source)
-    app.look(source, "a reload without a gap, where pm2 restarted; for a job that runs and ends: cron")
-
-
-def _autorestart(app: Imported, value: Any, source: str) -> None:
-    if value is False:
-        app.set("restart.policy", "never", source)
-    else:
-        app.done(source)
-
-
-def _autostart(app: Imported, value: Any, source: str) -> None:
-    app.done(source)
-    if value is False:
-        app.look(source, "pyworker start FILE starts all of it; leave this one out with --only")
-
-
-def _log(app: Imported, value: Any, source: str) -> None:
-    path = str(value or "")
-    if path in ("", "/dev/null", "NULL") or "/.pm2/logs/" in path:
-        app.drop(source, "logs are files of pyworker's own: pyworker logs")
-    elif "file" in app.table.get("logs", {}):
-        app.look(source, f"one log for both streams: {app.table['logs']['file']}, not also {path}")
-    else:
-        app.set("logs.file", path, source)
-
-
-def _codes(app: Imported, value: Any, source: str) -> None:
-    codes = value if isinstance(value, list) else [value]
-    if [str(c) for c in codes] == ["0"]:
-        app.set("restart.policy", "on-failure", source)
-    else:
-        app.look(
-            source, f'{value}: only 0 is a clean end (restart.policy = "on-failure"), and 78 asks not to be restarted'
-        )
-
-
-def _count(app: Imported, value: Any, source: str) -> None:
-    number = int_of(value)
-    if number is None or number < 1:
-        app.look(source, f"{value!r}: set restart.max_restarts")
-    else:
-        app.set("restart.max_restarts", min(number, 1000), source)
-
-
-def _port(app: Imported, value: Any, source: str) -> None:
-    app.set("env.PORT", str(value), source)
-
-
-_SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
-    "cwd": lambda app, value, source: app.enter(str(value), source),
-    "instances": _instances,
-    "env": _environment,
-    "filter_env": lambda app, value, source: app.done(source),  # nothing of the shell's is taken over
-    "port": _port,
-    "max_memory_restart": _memory,
-    "min_uptime": _time("restart.min_uptime"),
-    "max_restarts": _count,
-    "kill_timeout": _time("stop.kill_timeout"),
-    "listen_timeout": _time("reload.ready_timeout"),
-    "cron_restart": _cron,
-    "watch": _watch,
-    "ignore_watch": _ignore,
-    "autorestart": _autorestart,
-    "autostart": _autostart,
-    "stop_exit_codes": _codes,
-    "out_file": _log,
-    "error_file": _log,
-    "log_file": _log,
-    "uid": lambda app, value, source: app.set("user", str(value), source),
-    "gid": lambda app, value, source: app.set("group", str(value), source),
-}
