@@ -144,29 +144,15 @@ def _program(name: str, options: dict[str, str], folder: str, common: _Common) -
     is_elsewhere = directory not in ("", "%(here)s")  # a relative path is another one there
     if directory:
         options["directory"] = directory
+    known = {
+        "here": os.path.abspath(folder) if is_elsewhere else folder,
+        "program_name": name, "group_name": common.groups.get(name, name), "host_node_name": "${HOSTNAME}",
+        "numprocs": options.get("numprocs", "1"),
+    }  # fmt: skip
+    first = whole(options.get("numprocs_start", "0")) or 0
 
     def plain(text: str) -> str:
-        text = _ENV.sub(r"${\1}", text)
-        known = {
-            "here": os.path.abspath(folder) if is_elsewhere else folder,
-            "program_name": name, "group_name": common.groups.get(name, name), "host_node_name": "${HOSTNAME}",
-            "numprocs": options.get("numprocs", "1"),
-        }  # fmt: skip
-
-        def one(match: re.Match[str]) -> str:
-            if match[1] in known:
-                return known[match[1]]
-            if match[1] == "process_num":
-                start = whole(options.get("numprocs_start", "0")) or 0
-                number = "$PYWORKER_WORKER" if start == 1 else f"$((PYWORKER_WORKER {start - 1:+}))"
-                number = number if match[2] in ("d", "s") else f"$(printf %{match[2]} {number})"
-                same = f": for the same numbers write {number} in a command that a shell runs"
-                was = f"was {match[0]}, from {start} on; a worker knows its number as $PYWORKER_WORKER, 1, 2, 3 …"
-                app.look("process_num", was + ("" if number == "$PYWORKER_WORKER" else same))
-                return "$PYWORKER_WORKER"
-            return match[0]
-
-        return _OTHER.sub(one, text).replace("%%", "%")
+        return _filled_in(app, text, known, first)
 
     command = plain(options.get("command", ""))
     if not command:
@@ -195,14 +181,36 @@ def _program(name: str, options: dict[str, str], folder: str, common: _Common) -
             _PROGRAM[key](app, value, key)
         else:
             app.drop(key, "not known to be a setting of supervisor's")
-    if "autorestart" not in options:  # supervisor's default: unexpected
-        app.table.setdefault("restart", {})["policy"] = "on-failure"
-    codes = options.get("exitcodes", "0").replace(" ", "")
-    if codes != "0" and app.table["restart"].get("policy") == "on-failure":
-        app.look("exitcodes", f"{codes}: only exit code 0 is a clean end here, and 78 asks not to be restarted")
-    if app.table.get("restart", {}).get("max_restarts", 0) and "window" not in app.table["restart"]:
-        app.look("startretries", "counted within restart.window (60s) here, and probed again later")
+    _restarts(app, options)
     return app
+
+
+def _filled_in(app: Imported, text: str, known: dict[str, str], first: int) -> str:
+    """Return a text with what supervisord puts into it; its processes are counted from `first` on."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] != "process_num":
+            return known.get(match[1], match[0])
+        number = "$PYWORKER_WORKER" if first == 1 else f"$((PYWORKER_WORKER {first - 1:+}))"
+        number = number if match[2] in ("d", "s") else f"$(printf %{match[2]} {number})"
+        same = f": for the same numbers write {number} in a command that a shell runs"
+        was = f"was {match[0]}, from {first} on; a worker knows its number as $PYWORKER_WORKER, 1, 2, 3 …"
+        app.look("process_num", was + ("" if number == "$PYWORKER_WORKER" else same))
+        return "$PYWORKER_WORKER"
+
+    return _OTHER.sub(one, _ENV.sub(r"${\1}", text)).replace("%%", "%")
+
+
+def _restarts(app: Imported, options: dict[str, str]) -> None:
+    """What supervisor does where the file does not say it, or says it in several settings."""
+    if "autorestart" not in options:  # its default: unexpected
+        app.table.setdefault("restart", {})["policy"] = "on-failure"
+    restart = app.table.get("restart", {})
+    codes = options.get("exitcodes", "0").replace(" ", "")
+    if codes != "0" and restart.get("policy") == "on-failure":
+        app.look("exitcodes", f"{codes}: only exit code 0 is a clean end here, and 78 asks not to be restarted")
+    if restart.get("max_restarts", 0) and "window" not in restart:
+        app.look("startretries", "counted within restart.window (60s) here, and probed again later")
 
 
 def _seen_from(folder: str, path: str) -> str:

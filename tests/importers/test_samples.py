@@ -182,6 +182,11 @@ def test_a_program_of_supervisor_knows_the_name_of_its_group() -> None:
     assert (web.table["command"], alone.table["command"]) == (["x", "shop"], ["x", "alone"])
 
 
+def test_an_autorestart_that_is_none_of_supervisor_s_is_named_beside_its_exit_codes() -> None:
+    (one,) = supervisor.read("[program:a]\ncommand = a\nautorestart = maybe\nexitcodes = 0,2\n").apps
+    assert [(note.key, note.reason) for note in one.review] == [("autorestart", "'maybe': set restart.policy")]
+
+
 def test_supervisord_has_no_shell_and_none_is_made_of_it() -> None:
     result = supervisor.read(
         "[program:a]\ncommand=grep -e 'a|b' $5 *.txt\n"
