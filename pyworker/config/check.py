@@ -28,7 +28,6 @@ _EXPECT = re.compile(r"[1-5](?:[0-9]{2}|xx)\Z")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
 STATE_SERVERS = ("redis://", "rediss://", "unix://")
 STATE_HINT = 'for example "redis://127.0.0.1:6379/0", or "${REDIS_URL}"'
-_DEFAULT_SIGNALS = {"KILL", "STOP"}  # cannot be handled: the end is SIGKILL anyway
 
 # option -> the kinds of app it is for; what is not named here is for all
 FOR_KINDS: dict[str, tuple[Kind, ...]] = {
@@ -211,32 +210,21 @@ def _rights(app: AppConfig) -> list[Finding]:
     return found
 
 
-def _signal_number(name: str) -> int | None:
-    """Return the number of a signal by its name ("TERM" or "SIGTERM"), or None."""
-    plain = name.upper().removeprefix("SIG")
-    found = signal.Signals.__members__.get(f"SIG{plain}")
-    return None if found is None else int(found)
-
-
 def _stop(app: AppConfig) -> list[Finding]:
-    name = app.stop.signal
-    plain = name.upper().removeprefix("SIG")
-    if _signal_number(name) is None:
+    key = ("stop", "signal")
+    plain = app.stop.signal.upper().removeprefix("SIG")
+    number = signal.Signals.__members__.get(f"SIG{plain}")
+    others = "for example TERM, INT, QUIT, HUP, USR1, USR2"
+    if number is None:
         known = [m.removeprefix("SIG") for m in signal.Signals.__members__ if not m.startswith("SIGRT")]
         meant = nearest(plain, known)
-        hint = f'did you mean "{meant}"?' if meant else "for example TERM, INT, QUIT, HUP, USR1, USR2"
-        return [Finding(("stop", "signal"), f"must be the name of a signal, not {shown(name)}", hint)]
-    if _signal_number(name) == signal.SIGCHLD:
-        why = "cannot be CHLD: every program gets that when one that it has started ends"
-        return [Finding(("stop", "signal"), why, "for example TERM, INT, QUIT, HUP, USR1, USR2")]
-    if plain in _DEFAULT_SIGNALS:
-        return [
-            Finding(
-                ("stop", "signal"),
-                f"cannot be {plain}: no program can act on it",
-                'for a hard stop: kill_timeout = "0s"',
-            )
-        ]
+        hint = f'did you mean "{meant}"?' if meant else others
+        return [Finding(key, f"must be the name of a signal, not {shown(app.stop.signal)}", hint)]
+    if number is signal.SIGCHLD:
+        return [Finding(key, "cannot be CHLD: every program gets that when one that it has started ends", others)]
+    if number in (signal.SIGKILL, signal.SIGSTOP):
+        hint = 'for a hard stop: kill_timeout = "0s"'  # the end is SIGKILL anyway
+        return [Finding(key, f"cannot be {plain}: no program can act on it", hint)]
     return []
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shlex
 import stat
+from shlex import quote
 
 from pyworker.record import record
 
@@ -156,9 +156,8 @@ def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str,
     if uid and config_file and os.fstat(fd).st_uid != uid and (whose := _is_of(uid, config_file, read)):
         name = _by_uid(uid).pw_name
         message = f"root does not read {path} for a config file {whose} {name}: it is not {name}'s own"
-        raise IdentityError(
-            key, message, f"give the config file and its folder to root, or: chown {name} {shlex.quote(path)}"
-        )
+        hint = f"give the config file and its folder to root, or: chown {name} {quote(path)}"
+        raise IdentityError(key, message, hint)
 
 
 def check_log(path: str, uid: int | None, config_file: str, read: Opened | None = None) -> None:
@@ -202,13 +201,11 @@ def _check_place(
 ) -> None:
     if info.st_uid not in ({0} if uid is None else {0, uid}):
         owner = _by_uid(info.st_uid).pw_name
-        hint = f"chown root {shlex.quote(path)}" + (
-            f', or run the app as its owner: user = "{owner}"' if or_user else ""
-        )
+        hint = f"chown root {quote(path)}"
+        if or_user:
+            hint += f', or run the app as its owner: user = "{owner}"'
         raise IdentityError("", f"root does not {doing}: {what} belongs to {owner}", hint)
     sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX  # others cannot replace files in it
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
-        raise IdentityError(
-            "", f"root does not {doing}: {what} can be written by {who}", f"chmod go-w {shlex.quote(path)}"
-        )
+        raise IdentityError("", f"root does not {doing}: {what} can be written by {who}", f"chmod go-w {quote(path)}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from shlex import quote
 from typing import Any
 
 from pyworker.config import environment
@@ -206,7 +206,7 @@ def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
     path = os.path.join(cwd, os.path.expanduser(name))
     folder = os.path.realpath(os.path.dirname(path))
     if not os.path.isdir(folder):
-        hint = f"make it: mkdir -p {shlex.quote(folder)}"
+        hint = f"make it: mkdir -p {quote(folder)}"
         if folder.startswith("/run/") and not folder.startswith("/run/user/"):
             hint += (
                 f"\na boot empties /run: the line `d {folder}` in /etc/tmpfiles.d/{found.app}.conf makes it each time"
@@ -239,14 +239,10 @@ def _tls(cwd: str, tls: TlsConfig, found: _Found) -> TlsConfig:
             continue
         path = paths[name] = _file(cwd, value, ("tls", name), found)  # of a link its own: a renewal turns it
         if os.path.isfile(path) and not os.access(path, os.R_OK):
-            found.add(
-                ("tls", name),
-                f"names {value}, which this user may not read",
-                f"look at: ls -l {shlex.quote(path)}",
-                "not_found",
-            )
+            hint = f"look at: ls -l {quote(path)}"
+            found.add(("tls", name), f"names {value}, which this user may not read", hint, "not_found")
         elif name == "key" and os.path.isfile(path) and os.stat(path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
-            found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {shlex.quote(path)}")
+            found.add(("tls", "key"), f"names {value}, which everyone can read", f"chmod o-rw {quote(path)}")
     return replace(tls, **paths)
 
 
@@ -258,30 +254,25 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
             return our_python
         path = _venv_python(venv)
         if path is None:
-            hint = f"make it again: python3 -m venv --clear {shlex.quote(venv)}; or name another: python = …"
+            hint = f"make it again: python3 -m venv --clear {quote(venv)}; or name another: python = …"
             found.add(("python",), f"would be that of {venv}, which has no usable bin/python", hint, "not_found")
         return path or our_python
     given = os.path.normpath(os.path.join(cwd, os.path.expanduser(name)))
     if os.path.isdir(given):
         path = _venv_python(given)
         if path is None:
-            hint = f"a virtual environment is made by: python3 -m venv {shlex.quote(given)}"
+            hint = f"a virtual environment is made by: python3 -m venv {quote(given)}"
             found.add(("python",), f"names the folder {given}, which has no usable bin/python", hint, "not_found")
         return path or our_python
     if os.path.isfile(given):
         if not os.access(given, os.X_OK):
-            found.add(
-                ("python",), f"names {given}, which cannot be executed", f"chmod +x {shlex.quote(given)}", "not_found"
-            )
+            hint = f"chmod +x {quote(given)}"
+            found.add(("python",), f"names {given}, which cannot be executed", hint, "not_found")
         return given
     on_path = shutil.which(name) if "/" not in name else None
     if on_path is None:
-        found.add(
-            ("python",),
-            f"names {name}, which does not exist",
-            f"looked for {given}; make it: python3 -m venv {shlex.quote(given)}",
-            "not_found",
-        )
+        hint = f"looked for {given}; make it: python3 -m venv {quote(given)}"
+        found.add(("python",), f"names {name}, which does not exist", hint, "not_found")
     return on_path or our_python
 
 
@@ -372,7 +363,7 @@ def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _
         if name.endswith(".py"):
             hint += f': a Python script is script = "{name}"' + (", with args" if app.command[1:] else "")
         else:
-            hint += f': write "{os.path.join(".", name)}"' if can_be_run else f": chmod +x {shlex.quote(file)}"
+            hint += f': write "{os.path.join(".", name)}"' if can_be_run else f": chmod +x {quote(file)}"
     found.add(("command",), f"names {name}, which is no program", hint, "not_found")
 
 
