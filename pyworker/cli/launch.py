@@ -16,6 +16,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from shlex import quote
 from typing import NoReturn
 
 from pyworker.cli import render
@@ -167,7 +168,7 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
     if how == Exit.BUSY:
         return 0
     last = stderr.strip() or "it printed nothing"
-    hint = f"try it by hand: {sys.executable} -I -m pyworker.guardian --home {home}"
+    hint = f"try it by hand: {quote(sys.executable)} -I -m pyworker.guardian --home {quote(home)}"
     if "No module named 'pyworker'" in last:
         hint = (
             "it looks for pyworker neither in PYTHONPATH nor in ~/.local (pip install --user)\n"
@@ -195,7 +196,8 @@ def _ended(pid: int) -> bool:
 def _too_slow(home: str) -> PyworkerError:
     return PyworkerError(
         f"The pyworker daemon (home {home}) did not answer within {START_TIME:g} s of being started.",
-        hint="the machine may be overloaded: try again; or look who holds it: fuser " + os.path.join(home, "lock"),
+        hint="the machine may be overloaded: try again; or look who holds it: fuser "
+        + quote(os.path.join(home, LOCK_FILE)),
         code="unavailable",
         exit=Exit.UNAVAILABLE,
     )

@@ -100,12 +100,12 @@ _EXAMPLES = (
 def _no_such_command(name: str) -> PyworkerError:
     import difflib
 
-    from pyworker.cli.render import line
+    from pyworker.cli.render import argument, line
 
     if name in ELSEWHERE:
         hint = ELSEWHERE[name]
     elif ":" in name or name.endswith((".toml", ".py")):
-        hint = f"pyworker start {line(name)}"
+        hint = f"pyworker start {argument(name)}"
     else:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
         hint = f"did you mean `{ALIASES.get(near[0], near[0])}`?" if near else "pyworker -h lists the commands"

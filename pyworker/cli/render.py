@@ -343,3 +343,11 @@ def home(path: str) -> str:
     """Return a path with the user's home as ~."""
     base = os.path.expanduser("~")
     return "~" + path[len(base) :] if base != "/" and (path == base or path.startswith(base + "/")) else path
+
+
+def argument(path: str) -> str:
+    """Return a path as it is typed behind a command: in quotes where a shell needs them."""
+    from shlex import quote
+
+    shown = home(path)
+    return f"~/{quote(shown[2:])}" if shown[:2] == "~/" else quote(shown)

@@ -145,7 +145,7 @@ def _names(
             if at := _TARGET_IN_FOLDER.match(word):
                 raise _usage(
                     f"{word!r} is no target: that is a module and what is in it",
-                    f"pyworker start --cwd {at['folder']} {at['module']}:{at['attribute']}",
+                    f"pyworker start --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}",
                 )
             if os.sep in word or os.path.exists(word):
                 raise _usage(

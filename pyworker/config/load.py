@@ -12,6 +12,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from pyworker.config import syntax
@@ -71,7 +72,7 @@ def elsewhere(folder: str) -> str:
     for place in (*above, *below):
         with contextlib.suppress(OSError):
             if not os.stat(place).st_mode & 0o002 and (path := find(place, {})) is not None:
-                return f"there is one in another folder: cd {os.path.relpath(os.path.dirname(path), folder)}\n"
+                return f"there is one in another folder: cd {quote(os.path.relpath(os.path.dirname(path), folder))}\n"
     return ""
 
 

@@ -15,6 +15,7 @@ import random
 import signal
 import socket
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pyworker.config.address import Address, collide
@@ -186,7 +187,7 @@ class Dispatchers:
         if not handle.killed_because and by_somebody(status, shortage):
             again = app.dispatcher_record.tries == 1
         if app.starting and handle.ready_at is None and not again:
-            said = f"see its last words: tail {os.path.join(self._brain.home, DAEMON_LOG)}"
+            said = f"see its last words: tail {quote(os.path.join(self._brain.home, DAEMON_LOG))}"
             app.start_failure = self._brain.fail(f"the dispatcher {words}", hint=handle.step or said)
 
     # ---- what it says --------------------------------------------------------------------------------------

@@ -175,6 +175,27 @@ def test_a_home_whose_name_is_no_text_is_refused_in_words(command: str, tmp_path
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (("init", "my app"), "pyworker check --import 'my app/app.toml'\n"),
+        (("import", "my app/x.txt"), " 'my app/x.txt'\n"),
+        (("import", "my app/Procfile", "-o", "my app/a.toml"), "pyworker start 'my app/a.toml' -n\n"),
+        (("export", "systemd", "my app/a.toml"), "pyworker export systemd -f 'my app/a.toml'\n"),
+        (("my app/a.toml",), "pyworker start 'my app/a.toml'\n"),
+        (("start", "my app/shop:make()"), "pyworker start --cwd 'my app/' 'shop:make()'\n"),
+    ],
+)
+def test_a_path_with_a_blank_is_in_quotes_in_the_next_step(
+    words: tuple[str, ...], step: str, home: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my app"
+    folder.mkdir()
+    (folder / "x.txt").write_text("?")
+    (folder / "Procfile").write_text("job: true\n")
+    assert step in run(*words, home=home, cwd=str(tmp_path)).err
+
+
 def test_a_timeout_must_be_a_time(home: str) -> None:
     assert '"10s", "500ms" or "2m"' in run("ps", "--timeout", "soon", home=home).err
 

@@ -78,7 +78,7 @@ def cmd(
 
     named = next((name for name in names if name.endswith(".toml")), None)
     if named is not None:
-        hint = f"pyworker export {engine} -f {named}"
+        hint = f"pyworker export {engine} -f {render.argument(named)}"
         raise PyworkerError(
             f"{named} is no app's name; the file is named by -f", hint=hint, code="usage", exit=Exit.USAGE
         )

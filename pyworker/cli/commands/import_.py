@@ -19,7 +19,7 @@ import click
 
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import Look, home, line, look, note, out, paint, wrap
+from pyworker.cli.render import Look, argument, home, line, look, note, out, paint, wrap
 from pyworker.errors import Exit, PyworkerError
 from pyworker.importers.kinds import KINDS
 from pyworker.unix.venv import install_command
@@ -89,7 +89,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
         raise cannot("read", file, error) from None
     found = kind or kind_of(file, text)
     if not found:
-        hint = f"say it: pyworker import --from {'|'.join(KINDS)} {file}"
+        hint = f"say it: pyworker import --from {'|'.join(KINDS)} {argument(file)}"
         if "[watcher:" in text:
             hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
         elif re.search(r"^services:", text, re.MULTILINE):
@@ -299,7 +299,7 @@ def _say(result: Result, file: str, target: str, text: str, problems: list[Probl
         note(f"{where}It is not complete yet:", how)
         for problem in problems:
             _mark("  ", "!", f"line {problem.line}: {line(problem.message)}", how)
-        note(f"Edit it, then: pyworker check{'' if target == '-' else ' ' + target}", how)
+        note(f"Edit it, then: pyworker check{'' if target == '-' else ' ' + argument(target)}", how)
     elif target != "-":
         from pyworker.cli.commands.check import problems_of
 
@@ -309,7 +309,8 @@ def _say(result: Result, file: str, target: str, text: str, problems: list[Probl
         for problem in missing:
             _mark("  ", "!", f"line {problem.line}: {line(problem.message)}", how)
             note(f"    {line(problem.hint)}", how)
-        done = f"pyworker check {target}" if missing else f"pyworker start {target} -n"
+        typed = argument(target)
+        done = f"pyworker check {typed}" if missing else f"pyworker start {typed} -n"
         note(f"{'' if missing else where + 'pyworker check: ok.   '}Next: {done}", how)
 
 

@@ -13,7 +13,7 @@ import click
 
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import home, line, look, note, paint
+from pyworker.cli.render import argument, home, line, look, note, paint
 from pyworker.errors import Exit, PyworkerError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
         if schema:
             _write_schema(os.path.join(folder, _SCHEMA))
     except FileExistsError:
-        hint = f"pyworker check {home(path)}; --force overwrites it"
+        hint = f"pyworker check {argument(path)}; --force overwrites it"
         raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
     except OSError as error:
         raise cannot("write", path, error) from None
@@ -80,7 +80,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
         _say(settings, path, found)
         others = [name for name in _OTHERS if os.path.isfile(os.path.join(folder, name))]
         if others:
-            source = home(os.path.normpath(os.path.join(folder, others[0])))
+            source = argument(os.path.normpath(os.path.join(folder, others[0])))
             note(f"{others[0]} is here, too: pyworker import {line(source)} -o - shows what it comes to.")
     return 0
 
@@ -192,7 +192,7 @@ def _say(settings: Settings, path: str, found: list[Found]) -> None:
     where = home(path)
     if not found:
         note(f"Wrote {where}. No app was recognised: write its target into line {_line_of(path, 'target')}.", how)
-        note(f"Then: pyworker check --import {where}", how)
+        note(f"Then: pyworker check --import {argument(path)}", how)
         return
     first = found[0]
     text = paint(line(_words(first)), "bold", how)
@@ -200,7 +200,7 @@ def _say(settings: Settings, path: str, found: list[Found]) -> None:
     for other in found[1:4]:
         note(f"  also {other.what}: {line(_words(other))}", how)
     note(
-        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + where}",
+        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + argument(path)}",
         how,
     )
 
