@@ -1,6 +1,6 @@
 """CLI: `pyworker doctor`: what of this machine will hurt, each with what to do about it. Changes nothing.
 
-`--report` prints what a bug report needs, with the values of secrets masked.
+`--report` prints what a bug report needs: cli/bugreport.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import glob
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import click
 
 from pyworker import __version__
+from pyworker.cli import bugreport
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.commands.startup import is_possible
@@ -31,16 +31,9 @@ from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.cli.units import OPENRC_SCRIPT, starts
 from pyworker.errors import Exit, PyworkerError
-from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, DAEMON_LOG, EVENTS_FILE
+from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
 
-_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"  # the end of one
-_QUOTED = r"""(?P<q>\\*["']).*?(?<!\\)(?P=q)"""  # in JSON a quote has a backslash before it, in JSON within JSON three
-_MASKED = re.compile(rf"""(?i)({_NAME}\\*["']?\s*[=:]\s*)(?:{_QUOTED}|\\*["']?[^\s,;&"']+)""")
-_OPTION = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}\s+)(?:{_QUOTED}|\\*["']?[^\s"',]+)""")  # --token x
-_LISTED = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}(?P<q>\\*["']),\s*(?P=q)).*?(?<!\\)(?P=q)""")  # "--token", "x"
-_BEARER = re.compile(r"""(?i)(\bbearer\s+)[^\s,;"']+""")
-_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']+|[^@\s]+)(@)""")  # it may have an @, or a /
 _OLD = 10.0  # seconds of clock difference that are worth a word
 
 
@@ -66,11 +59,12 @@ def cmd(settings: Settings, report: bool) -> int:
     facts = _facts(settings)
     checks = [found for check in _CHECKS for found in check(settings, facts)]
     is_fine = not any(c.status == "fail" for c in checks)
+    text = bugreport.report(settings, facts, checks) if report else ""
     if settings.json:
         document = {"v": 1, "ok": is_fine, "checks": [c._asdict() for c in checks]}
-        out(json.dumps(document | ({"report": masked(_report(settings, facts, checks))} if report else {})))
+        out(json.dumps(document | ({"report": text} if report else {})))
     elif report:
-        out(masked(_report(settings, facts, checks)))
+        out(text)
     else:
         how = look(sys.stdout, settings.color)
         for found in checks:
@@ -383,49 +377,3 @@ def _number(path: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
-
-
-# ---- the report -----------------------------------------------------------------------------------------
-def _report(settings: Settings, facts: dict[str, Any], checks: list[Found]) -> str:
-    parts = [
-        f"pyworker {__version__}, Python {sys.version.split()[0]}, {platform.platform()}",
-        "\n".join(f"{c.status:<5} {c.id}: {c.message}" for c in checks),
-    ]
-    for app in facts["apps"]:
-        keep = ("name", "state", "kind", "gen", "balance", "workers", "restarts", "last_failure", "notes", "drops")
-        parts.append(json.dumps({k: app.get(k) for k in keep}))
-    for config in facts.get("configs") or ():
-        table = {k: v for k, v in config["config"].items() if k != "env"}
-        parts.append(json.dumps({config["name"]: table, "env": sorted(config["config"].get("env") or ())}))
-    parts.append("packages: " + _packages())
-    parts.append("last words of pyworker.log:\n" + _tail(os.path.join(settings.home, DAEMON_LOG)))
-    return "\n\n".join(parts)
-
-
-def _packages() -> str:
-    from importlib import metadata
-
-    found = []
-    for name in ("click", "uvicorn", "httptools", "uvloop", "websockets", "python-dotenv"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{name} is missing")
-    return ", ".join(found)
-
-
-def _tail(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 6000))
-            return file.read().decode("utf-8", "replace")
-    except OSError as error:
-        return f"({error.strerror})"
-
-
-def masked(text: str) -> str:
-    """Return text without what looks like the value of a secret, and with ~ for the home folder."""
-    text = _OPTION.sub(r"\1***", _LISTED.sub(r"\1***\g<q>", _MASKED.sub(r"\1***", text)))
-    text = _BEARER.sub(r"\1***", _URL_PASSWORD.sub(r"\1***\2", text))
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 1 else text
