@@ -240,10 +240,8 @@ def _target(app: Imported, alone: list[str], default: str, source: str) -> bool:
 
 def _gunicorn(app: Imported, words: list[str], source: str) -> bool:
     settings, alone = _options(words, _GUNICORN, _GUNICORN_FLAGS, app, source)
-    if not alone and "config" in settings:
-        return False  # all is in its config file
     if not _target(app, alone, "application", source):
-        return False
+        return False  # all may be in its config file
     servers.gunicorn(app, settings, "gunicorn ")
     return True
 
