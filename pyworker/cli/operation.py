@@ -31,12 +31,14 @@ _ASIDE = 1.0  # seconds for what is only said beside: a --timeout is over by the
 _MOST_NAMED = 10  # apps in a sentence; of more it says how many are in which state
 
 
-def run(settings: Settings, verb: str, request: dict[str, Any], header: Header | None = None) -> int:
+def run(
+    settings: Settings, verb: str, request: dict[str, Any], header: Header | None = None, board: Board | None = None
+) -> int:
     """Send the request, show what happens, say how it ended; return the exit code.
 
-    `header(event, tty)` may turn an app_started event into the line above the workers.
+    `header(event, tty)` may turn an app_started event into the line above the workers; `board` is told what happens.
     """
-    view = _View(settings, header)
+    view = _View(settings, header, board or Board())
     try:
         answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
         view.ended(answer)
@@ -55,10 +57,10 @@ def run(settings: Settings, verb: str, request: dict[str, Any], header: Header |
 class _View:
     """What is shown while the operation runs."""
 
-    def __init__(self, settings: Settings, header: Header | None) -> None:
+    def __init__(self, settings: Settings, header: Header | None, board: Board) -> None:
         self.err = render.look(sys.stderr, settings.color)
         self.out = render.look(sys.stdout, settings.color)
-        self.board = Board()
+        self.board = board
         self._settings = settings
         self._header = header
         self._said: set[str] = set()

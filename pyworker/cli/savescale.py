@@ -20,18 +20,20 @@ from pyworker.config.spans import Document, Path
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import STATE_DIR
 
+Scaled = dict[str, tuple[int, int]]  # app -> from, to
 
-def save_workers(settings: Settings, changes: dict[str, str]) -> None:
+
+def save_workers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> None:
     """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
-    for name, source, value in _scaled(settings, changes):
+    for name, source, value in _numbers(settings, changes, scaled):
         with _alone(settings.home):
             _save(settings, name, source, value)
 
 
-def say_what_is_written(settings: Settings, changes: dict[str, str]) -> None:
+def say_what_is_written(settings: Settings, changes: dict[str, str], scaled: Scaled) -> None:
     """Say of each of these apps whose config file has another number that it has."""
     with contextlib.suppress(PyworkerError):  # what was asked for is done
-        for name, source, value in _scaled(settings, changes):
+        for name, source, value in _numbers(settings, changes, scaled):
             file, written = source.get("file"), _written(name, source)
             if file and written is not None and written != value and value != 0:
                 short = line(os.path.basename(file))
@@ -51,16 +53,19 @@ def _written(name: str, source: dict[str, Any]) -> Any:
     return found
 
 
-def _scaled(settings: Settings, changes: dict[str, str]) -> Iterator[tuple[str, dict[str, Any], Any]]:
+def _numbers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Yield each app, what is known of its config, and its number of workers as a file would say it."""
     for selector, change in changes.items():
         apps = ask(settings.home, {"type": "ps", "selectors": [selector], "sample": False}, settings.timeout)["apps"]
         sources = ask(settings.home, {"type": "config", "selectors": [selector]}, settings.timeout)["apps"]
         files = {source["name"]: source for source in sources}
         for app in apps:
-            # what it came to is known of what runs: a job that waits for its time wants none
-            value = change if change == "auto" else int(change) if change.isdecimal() else app["workers"]["want"]
-            yield str(app["name"]), files.get(app["name"], {}), value
+            name = str(app["name"])
+            value: Any = change
+            if change != "auto":
+                # without a change it is what it was; a job that waits for its time wants none, whatever its number is
+                value = int(change) if change.isdecimal() else scaled.get(name, (0, app["workers"]["want"]))[1]
+            yield name, files.get(name, {}), value
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import pytest
 
 from pyworker.cli import operation
 from pyworker.cli.options import Settings
+from pyworker.cli.progress import Board
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.control import Refused, Reply
 from tests.cli import documents, results
@@ -90,7 +91,7 @@ def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operati
     (logs / "pyworker.log").write_text(f"2026-11-26T14:26:42Z guardian[83]: {CANNOT}\n")
     monkeypatch.setattr(operation, "ANSWER_TIME", 0.0)
     monkeypatch.setattr(operation, "_ASIDE", 0.1)
-    return lambda *, quiet=False: operation._View(Settings(False, quiet, False, None, False, None, home), None)
+    return lambda *, quiet=False: operation._View(Settings(False, quiet, False, None, False, None, home), None, Board())
 
 
 CANNOT = "the daemon cannot be started: Resource temporarily unavailable; trying again"
@@ -251,17 +252,23 @@ def test_no_workers_are_not_saved_for_a_file_cannot_say_that(home: str, tmp_path
     assert "--save" not in without.err
 
 
-def test_of_a_job_that_waits_for_its_time_the_number_that_was_typed_is_saved(home: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["job=3", "job=+2"])
+def test_of_a_job_that_waits_for_its_time_the_number_that_it_came_to_is_saved(
+    change: str, home: str, tmp_path: Path
+) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[app]\nname = "job"\ncommand = "x"\ncron = "@daily"\nworkers = 1\n')
     handlers = {
-        "scale": lambda _: [results.reply("scaled", app="job", state="scheduled", workers={"want": 0, "ready": 0}, took_s=0.1)],
+        "scale": lambda _: [
+            event("job", None, "scaled", **{"from": 1, "to": 3}),
+            results.reply("scaled", app="job", state="scheduled", workers={"want": 0, "ready": 0}, took_s=0.1),
+        ],
         "ps": replies({"apps": [{"name": "job", "state": "scheduled", "workers": {"want": 0}}]}),
         "config": replies({"apps": [{"name": "job", "file": str(file), "config": {"workers": 1}}]}),
         "saved": replies({}),
     }
     with FakeControl(home, handlers):
-        found = run("scale", "job=3", "--save", home=home)
+        found = run("scale", change, "--save", home=home)
     assert found.code == 0
     assert file.read_text().endswith("workers = 3\n")
 

@@ -8,6 +8,7 @@ import click
 
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
+from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
 from pyworker.errors import Exit, PyworkerError
 
@@ -35,16 +36,17 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     pyworker scale api=0            the port stays open: who connects waits for a worker
     """
     wanted = parse(changes)
-    code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait})
+    board = Board()
+    code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait}, board=board)
     if code and save and not settings.json and not settings.quiet:
         note("Not all is well, so no file was changed: --save again when it is.")
     if code == 0:
         from pyworker.cli.savescale import save_workers, say_what_is_written
 
         if save:
-            save_workers(settings, wanted)
+            save_workers(settings, wanted, board.scaled)
         elif not settings.json and not settings.quiet:
-            say_what_is_written(settings, wanted)
+            say_what_is_written(settings, wanted, board.scaled)
     return code
 
 
