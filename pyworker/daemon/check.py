@@ -31,6 +31,8 @@ Address = tuple[str, int] | str  # of a port, or the path of a Unix socket
 _MAX_ANSWER = 64 * 1024  # of a page or of a command's output; what follows is not waited for
 _TAIL = 300  # characters of a command's output that a reason shows
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r?\n)")
+_LOCATION = re.compile(rb"^location:[ \t]*([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
+_LONGEST_LOCATION = 100
 _LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,15})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -181,7 +183,19 @@ def _judge(answer: bytearray, config: HealthConfig, *, ended: bool) -> tuple[boo
         return None
     if expects(config.expect, status):
         return True, ""
-    return False, f"GET {config.path} answered {status}, expected {config.expect}"
+    where = _redirects_to(answer, head_end) if 300 <= status < 400 else ""
+    reason = f"GET {config.path} answered {status}{where}, expected {config.expect}"
+    if status == 400:  # which Django answers to a name that is not its own, and logs nothing
+        reason += f"; it was asked as {config.host}: set health.host to a name that the app knows (one of Django's ALLOWED_HOSTS)"
+    return False, reason
+
+
+def _redirects_to(answer: bytearray, head_end: int) -> str:
+    found = _LOCATION.search(answer, 0, head_end + 2)
+    if found is None:
+        return ""
+    text = "".join(c if c.isprintable() else "?" for c in found[1].decode("latin-1"))
+    return f" (to {text if len(text) <= _LONGEST_LOCATION else text[: _LONGEST_LOCATION - 1] + '…'})"
 
 
 def _socket_for(address: Address) -> socket.socket:

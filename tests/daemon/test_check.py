@@ -135,6 +135,26 @@ def test_other_status_is_unhealthy_and_says_what_was_expected(loop: Loop, outcom
 
 
 @pytest.mark.parametrize(
+    ("answer", "more"),
+    [
+        (b"400 Bad Request", "; it was asked as shop.example: set health.host to a name that the app knows (one of Django's ALLOWED_HOSTS)"),
+        (b"301 Moved\r\nLOCATION: https://shop.example/\x1b[2Jhealthz", " (to https://shop.example/?[2Jhealthz)"),
+        (b"302 Found\r\nlocation: /" + b"x" * 200, " (to /" + "x" * 98 + "…)"),
+        (b"302 Found", ""),
+        (b"404 Not Found\r\nLocation: /", ""),
+    ],
+)  # fmt: skip
+def test_a_name_that_the_app_does_not_know_and_a_redirect_are_said(
+    loop: Loop, outcome: Outcome, answer: bytes, more: str
+) -> None:
+    """Both are what a Django app of production says to the first check, and it logs neither."""
+    ask(loop, outcome, b"HTTP/1.1 " + answer + b"\r\nContent-Length: 0\r\n\r\n")
+    said = answer[:3].decode()
+    words = f"GET /healthz answered {said}{more}, expected 2xx" if said[0] == "3" else f"GET /healthz answered {said}, expected 2xx{more}"
+    assert outcome.calls == [(False, words)]
+
+
+@pytest.mark.parametrize(
     ("answer", "words"),
     [
         (b"", "closed without an answer"),
