@@ -350,7 +350,7 @@ def _by_whom(found: owner.Owner, own: Callable[[owner.Owner], str]) -> tuple[str
     by = f"\n  {found.sentence()}"
     guardian = owner.guardian_of(found)  # it keeps the ports of its apps: a kill frees none of them
     if not guardian:
-        return by, f"stop it (kill {found.pid})" if found.pid else "stop that program"
+        return by, f"stop it ({owner.stopped_by(found.pid)})" if found.pid else "stop that program"
     home, is_gone = owner.home_of(guardian)
     if is_gone:
         return by, f"its home {home} was deleted, so no command reaches it: end it, with its apps (kill {guardian})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import struct
 import time
@@ -95,6 +96,17 @@ def guardian_of(found: Owner) -> int:
     return 0
 
 
+def stopped_by(pid: int) -> str:
+    """Return the command that ends a process; of systemd where it is a service of that, which starts it again after a kill."""
+    groups = [line.split(":", 2) for line in _text(pid, "cgroup").splitlines() if line.count(":") > 1]
+    path = next((path for _, controllers, path in groups if controllers in ("", "name=systemd")), "")
+    unit = os.path.basename(path)
+    is_service = unit.endswith(".service") and not unit.startswith("user@")
+    if not is_service or _text(_stat(pid, 4), "comm").strip() != "systemd":  # a manager in the service has others, too
+        return f"kill {pid}"
+    return f"systemctl {'--user ' if '/user@' in path else ''}stop {shlex.quote(_printable(unit))}"
+
+
 def home_of(guardian: int) -> tuple[str, bool]:
     """Return the home that another guardian has locked ("" where that may not be seen), and whether it was deleted."""
     with contextlib.suppress(OSError), os.scandir(f"/proc/{guardian}/fd") as entries:
@@ -173,6 +185,13 @@ def _command(pid: int) -> str:
             if text:
                 return _printable(text)
     return "a process"
+
+
+def _text(pid: int, name: str) -> str:
+    """Return a file of /proc/PID, "" when the process is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
+        return file.read(4096)
+    return ""
 
 
 def _stat(pid: int, field: int) -> int:

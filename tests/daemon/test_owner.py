@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.daemon import owner
 from pyworker.daemon.owner import of_port, user_name
 
 
@@ -35,3 +36,35 @@ def test_who_listens_on_an_ipv4_address_by_an_ipv6_socket_is_found(host: str) ->
         found = of_port("127.0.0.1", listener.getsockname()[1])
     assert found is not None
     assert found.pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "parent", "step"),
+    [
+        ("0::/system.slice/gunicorn.service\n", "systemd", "systemctl stop gunicorn.service"),
+        ("3:cpu:/\n1:name=systemd:/system.slice/gunicorn@2.service\n", "systemd", "systemctl stop gunicorn@2.service"),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/shop.service\n",
+            "systemd",
+            "systemctl --user stop shop.service",
+        ),
+        ("0::/system.slice/a\\x2db.service\n", "systemd", "systemctl stop 'a\\x2db.service'"),
+        ("0::/system.slice/supervisor.service\n", "supervisord", "kill 4711"),  # it has others, too
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", "systemd", "kill 4711"),
+        ("0::/user.slice/user-1000.slice/user@1000.service\n", "systemd", "kill 4711"),
+        ("0::/system.slice/docker-1f.scope\n", "containerd-shim", "kill 4711"),
+        ("0::/\n", "systemd", "kill 4711"),
+        ("0::/system.slice/no unit\nnonsense\n", "systemd", "kill 4711"),
+        ("", "", "kill 4711"),
+    ],
+)  # fmt: skip
+def test_a_service_of_systemd_is_ended_by_systemd_which_would_start_it_again_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch, cgroup: str, parent: str, step: str
+) -> None:
+    monkeypatch.setattr(owner, "_stat", lambda _pid, _field: 1)
+    monkeypatch.setattr(owner, "_text", lambda pid, name: cgroup if (pid, name) == (4711, "cgroup") else f"{parent}\n")
+    assert owner.stopped_by(4711) == step
+
+
+def test_who_is_no_service_is_ended_by_a_kill() -> None:
+    assert owner.stopped_by(2**22 + 1) == f"kill {2**22 + 1}"
