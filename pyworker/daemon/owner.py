@@ -97,7 +97,15 @@ def guardian_of(found: Owner) -> int:
 
 
 def stopped_by(pid: int) -> str:
-    """Return the command that ends a process; of systemd where it is a service of that, which starts it again after a kill."""
+    """Return the command that ends a process; of the manager that it has, where that is known: it starts it again after a kill."""
+    above = pid
+    for _ in range(_NEAR):
+        words = _command(above).split()
+        if words[0] == "PM2":
+            return "pm2 stop NAME"
+        if any(os.path.basename(word) == "supervisord" for word in words[:2]):
+            return "supervisorctl stop NAME"
+        above = _stat(above, 4)
     groups = [line.split(":", 2) for line in _text(pid, "cgroup").splitlines() if line.count(":") > 1]
     path = next((path for _, controllers, path in groups if controllers in ("", "name=systemd")), "")
     unit = os.path.basename(path)

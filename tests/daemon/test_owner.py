@@ -66,5 +66,25 @@ def test_a_service_of_systemd_is_ended_by_systemd_which_would_start_it_again_aft
     assert owner.stopped_by(4711) == step
 
 
+@pytest.mark.parametrize(
+    ("title", "step"),
+    [
+        ("PM2 v7.0.3: God Daemon (/home/deploy/.pm2)", "pm2 stop NAME"),
+        ("/usr/bin/python3 /usr/bin/supervisord -n", "supervisorctl stop NAME"),
+        ("/bin/bash", "kill 4711"),
+    ],
+)
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_what_pm2_or_supervisor_runs_is_ended_by_that(
+    monkeypatch: pytest.MonkeyPatch, title: str, step: str, above: int
+) -> None:
+    """In a cluster of pm2's its daemon has the port, and with `npm start` there are two between."""
+    line = {4711: 4710, 4710: 4709, 4709: 1, 1: 0}
+    monkeypatch.setattr(owner, "_stat", lambda pid, _field: line.get(pid, 0))
+    monkeypatch.setattr(owner, "_text", lambda pid, _name: "")
+    monkeypatch.setattr(owner, "_command", lambda pid: title if pid == 4711 - above else "node server.js")
+    assert owner.stopped_by(4711) == step
+
+
 def test_who_is_no_service_is_ended_by_a_kill() -> None:
     assert owner.stopped_by(2**22 + 1) == f"kill {2**22 + 1}"
