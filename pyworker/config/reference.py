@@ -64,7 +64,8 @@ keeps running, unless a reload of it is under way.
 **Hooks** are commands, run as the app's user in its folder and environment with `PYWORKER_HOOK`, `PYWORKER_APP` and
 `PYWORKER_GENERATION`; one as text is split like a shell does, no shell runs. `pre_start` decides: with an exit code that is not 0
 the start fails, or the reload or restart is refused, and nothing has changed. What hooks print is shown when they fail, and kept
-nowhere else.
+nowhere else. One that calls `pyworker` has to name a home that is not the default one (`--home`), and the daemon answers its own
+user and root only.
 
 **Units.** Time spans and sizes are text with a unit: `"500ms"` `"10s"` `"2m"` `"1h"` `"1d"`, `"64KB"` `"512MB"` `"1GB"`
 (powers of 1024). A bare number is refused.
