@@ -20,7 +20,7 @@ from typing import Any
 from pyworker.cluster import handles
 from pyworker.cluster.emitter import let_exit_through, report
 from pyworker.protocol import node
-from pyworker.unix.fds import Packet, close_all, recv_packet, send_some
+from pyworker.unix.fds import Packet, close_all, recv_packet, send_into
 
 _MAX_FDS = 16  # of one read; Linux gives those of one message
 _READS = 8  # per turn of the loop, so that a chatty peer does not starve the others
@@ -100,6 +100,7 @@ class _Channel:
         self._lock = threading.RLock()
         self._reading = False  # what has come is being told
         self._end_told = False
+        self._flushing = self._again = False
         self._room: list[Callable[[], None]] = []
         self._todo: deque[Callable[[], None]] = deque()  # told when the lock is free: who is told may do anything
 
@@ -182,15 +183,28 @@ class _Channel:
 
     def _flush(self) -> int:
         """Write what the kernel takes, with the lock held; return how many bytes that were."""
+        if self._flushing:  # in the handler of a signal, which came in the middle of it: there it goes on
+            self._again = True
+            return 0
+        total, self._again = 0, True
+        while self._again:
+            self._again, self._flushing = False, True
+            try:
+                total += self._write()
+            finally:
+                self._flushing = False
+        return total
+
+    def _write(self) -> int:
         total = 0
         try:
+            self._count_gone()
             while (frame := self.link.to_write()) is not None:
-                sent = send_some(self.sock, frame.data, frame.fd)
+                send_into(self.link.gone, self.sock, frame.data, frame.fd)
+                sent = self._count_gone()
                 total += sent
                 if sent == 0:
                     break
-                for event in self.link.written(sent):
-                    self._settle(event)
             self._want_write(frame is not None)
         except OSError:
             # The peer is gone. What it had still said is read before the end is told.
@@ -203,6 +217,12 @@ class _Channel:
         if not self.connected and self.link.is_idle:
             self._close()
         return total
+
+    def _count_gone(self) -> int:
+        gone = sum(self.link.gone)
+        for event in self.link.written():
+            self._settle(event)
+        return gone
 
     def _read(self) -> bool:
         """Take one read's worth; False when there is nothing more now."""
@@ -384,6 +404,8 @@ class ThreadChannel(_Channel):
         seen, began = -1, time.monotonic()
         since = began
         while not self._closed and not self.link.is_idle:
+            with self._lock:
+                self._flush()  # the thread may not run, or not know: an exception of a signal's handler has ended a send
             now = time.monotonic()
             if self.link.backlog != seen:
                 seen, since = self.link.backlog, now

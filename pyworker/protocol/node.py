@@ -14,6 +14,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Any, NamedTuple, TypeGuard
 
 from pyworker.record import mutable, record
@@ -34,6 +35,7 @@ PEER = "PYWORKER_CHANNEL"  # "1" tells a Python child that its parent is pyworke
 INTERNAL_PREFIX = "NODE_"
 _MOST_ARRIVED = 64  # descriptors of lines that have no end yet: one is sent at a time
 _MOST_REPLIES = 1000  # acknowledgements that wait for a peer which reads nothing
+_MOST_JOINED = 1000  # messages in one write
 _HANDLES_AT_ONCE = 1  # under way or waiting: with more of them `send` says "slow down", too
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _HANDLE, _ACK, _NACK = "NODE_HANDLE", "NODE_HANDLE_ACK", "NODE_HANDLE_NACK"
@@ -127,11 +129,17 @@ class _Writing:
 
     data: memoryview
     items: list[_Item]
-    done: int = 0
+    left: int  # bytes that have not gone
+    fd: int
 
 
 class Link:
-    """One end of a channel. `tokens` are the caller's own; None means that it does not want to hear of that message."""
+    """One end of a channel. `tokens` are the caller's own; None means that it does not want to hear of that message.
+
+    Python runs the handler of a signal between two steps of whatever the main thread does: where a function begins, where a
+    call has returned, where a loop turns. It may send, too, or raise. So what belongs together is done here without any of
+    these in between, or in one call that is C.
+    """
 
     def __init__(self, *, max_line: int = MAX_LINE) -> None:
         self._max_line = max_line
@@ -144,6 +152,8 @@ class Link:
         # writing
         self._replies: deque[_Item] = deque()  # acknowledgements overtake everything
         self._queue: deque[_Item] = deque()
+        self._taken: list[_Item] = []  # out of one of them, for the next write
+        self.gone: list[int] = []  # bytes of each write; the system call itself adds them: written()
         self._writing: _Writing | None = None
         self._unacknowledged: _Item | None = None
         self._backlog = 0
@@ -174,43 +184,50 @@ class Link:
     @property
     def is_idle(self) -> bool:
         """True when all is written and acknowledged."""
-        return self._writing is None and self._unacknowledged is None and not self._queue and not self._replies
+        waits = self._queue or self._replies or self._taken
+        return self._writing is None and self._unacknowledged is None and not waits
 
     def to_write(self) -> Frame | None:
         """Return what to write now, None when there is nothing (or when an acknowledgement must come first)."""
-        if self._writing is None:
-            self._writing = self._next()
-            if self._writing is None:
-                return None
+        if self._writing is None and not self._next():
+            return None
         writing = self._writing
-        if writing.done:
-            return Frame(writing.data[writing.done :], -1)
-        return Frame(writing.data, writing.items[0].fd)
+        assert writing is not None
+        done = len(writing.data) - writing.left
+        return Frame(writing.data[done:], -1) if done else Frame(writing.data, writing.fd)
 
-    def written(self, count: int) -> list[Event]:
-        """Note that so many bytes of `to_write` have gone."""
-        writing = self._writing
-        if writing is None or count <= 0:
-            return []
-        writing.done += count
-        self._backlog -= count
-        if writing.done < len(writing.data):
-            return []
-        self._writing = None
-        if writing.items[0].fd >= 0:
-            self._unacknowledged = writing.items[0]
-            return []
-        return [Sent(item.token) for item in writing.items if item.token is not None]
+    def written(self, count: int = 0) -> list[Event]:
+        """Note that so many bytes of `to_write` have gone, and what `gone` holds."""
+        if count > 0:
+            self.gone.append(count)
+        events: list[Event] = []
+        while self.gone:
+            writing, count = self._writing, self.gone[0]
+            del self.gone[0]  # from here on in one go, see above
+            if writing is None:
+                continue
+            writing.left -= count
+            self._backlog -= count
+            if writing.left > 0:
+                continue
+            self._writing = None
+            if writing.fd >= 0:
+                self._unacknowledged = writing.items[0]
+            else:
+                events += [Sent(item.token) for item in writing.items if item.token is not None]
+        return events
 
     def abandon(self) -> tuple[list[Any], tuple[int, ...]]:
         """The channel is over: return the tokens of what was not delivered, and descriptors to close."""
         items = [*(self._writing.items if self._writing else ())]
         if self._unacknowledged is not None:
             items.insert(0, self._unacknowledged)
-        items += self._queue
+        items += [*self._taken, *self._queue]
         fds = tuple(arrived.fd for arrived in self._arrived)
         self._queue.clear()
         self._replies.clear()
+        self._taken.clear()
+        self.gone.clear()
         self._arrived.clear()
         self._writing = self._unacknowledged = None
         self._backlog = self._handles = 0
@@ -218,30 +235,47 @@ class Link:
 
     def _enqueue(self, item: _Item) -> bool:
         self._queue.append(item)
-        self._backlog += len(item.data)
+        self._count(item)
         self._handles += item.fd >= 0
         return self.is_calm
+
+    def _count(self, item: _Item) -> None:
+        size = len(item.data)
+        self._backlog += size  # the length is known before: see above
 
     def _reply(self, name: str) -> None:
         item = _Item(encode_line({"cmd": name}), None)
         self._replies.append(item)
-        self._backlog += len(item.data)
+        self._count(item)
 
-    def _next(self) -> _Writing | None:
-        if self._replies:
-            items = list(self._replies)
-            self._replies.clear()
-            return _Writing(memoryview(b"".join(item.data for item in items)), items)
-        if self._unacknowledged is not None or not self._queue:
-            return None
+    def _next(self) -> bool:
+        """Have something to write; False when there is nothing that may go now."""
+        if not self._taken:
+            if self._replies:
+                queue, count = self._replies, len(self._replies)
+            elif self._unacknowledged is None and self._queue:
+                queue, count = self._queue, self._how_many()
+            else:
+                return False
+            self._taken.extend(map(deque.popleft, repeat(queue, count)))
+        items = self._taken
+        data = items[0].data if len(items) == 1 else b"".join([item.data for item in items])
+        writing = _Writing(memoryview(data), items, len(data), items[0].fd)
+        self._writing, self._taken = writing, []
+        return True
+
+    def _how_many(self) -> int:
+        """How many messages at the head of the queue go in one write: one with a descriptor, or what fits without."""
         if self._queue[0].fd >= 0:
-            alone = self._queue.popleft()
-            return _Writing(memoryview(alone.data), [alone])
-        items, size = [], 0
-        while self._queue and self._queue[0].fd < 0 and (not items or size + len(self._queue[0].data) <= HIGH_WATER):
-            items.append(self._queue.popleft())
-            size += len(items[-1].data)
-        return _Writing(memoryview(items[0].data if len(items) == 1 else b"".join(i.data for i in items)), items)
+            return 1
+        count, size, most = 1, len(self._queue[0].data), min(len(self._queue), _MOST_JOINED)
+        while count < most:  # by index: it may grow meanwhile
+            item = self._queue[count]
+            size += len(item.data)
+            if item.fd >= 0 or size > HIGH_WATER:
+                break
+            count += 1
+        return count
 
     # ---- receiving -----------------------------------------------------------------------------------
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Event]:
@@ -325,7 +359,7 @@ class Link:
         if not arrived and item.retransmissions < MAX_RETRANSMISSIONS:
             item.retransmissions += 1
             self._queue.appendleft(item)
-            self._backlog += len(item.data)
+            self._count(item)
             return
         self._handles -= 1
         if item.token is not None:

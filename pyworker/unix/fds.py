@@ -75,16 +75,28 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
 
 def send_some(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:
     """Send what fits of a stream's next bytes, with an fd on the first of them; 0 when the buffer is full."""
+    gone: list[int] = []
+    send_into(gone, sock, data, fd)
+    return gone[0] if gone else 0
+
+
+def send_into(gone: list[int], sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> None:
+    """As send_some, but the number is added to `gone`; nothing is when the buffer is full.
+
+    It is there as soon as the bytes have gone: `extend` is C, and the handler of a signal, which may raise, runs after it.
+    """
     try:
         if fd < 0:
-            return sock.send(data, _SEND)
-        return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], _SEND)
+            gone.extend(map(sock.send, (data,), (_SEND,)))
+        else:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            gone.extend(map(sock.sendmsg, ((data,),), (rights,), (_SEND,)))
     except BlockingIOError:
-        return 0
+        pass
     except OSError as error:
+        # else too many descriptors of this user are under way, or no memory now: room comes as the peers take them
         if error.errno not in (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
             raise
-        return 0  # too many descriptors of this user are under way, or no memory now: room comes as the peers take them
 
 
 def send_whole(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -278,3 +279,57 @@ def test_a_handle_that_nobody_can_send_is_refused_and_nothing_is_left_of_it() ->
     channel.disconnect()
     theirs.close()
     assert open_fds() == before
+
+
+class _Rung(Exception):
+    """What the handler of a signal raises."""
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raises: bool) -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    sender, receiver = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, heard)
+    receiver.start()
+    rung, inside = 0, False
+
+    def ring(*_: object) -> None:
+        nonlocal rung, inside
+        if inside:
+            inside = False
+            rung += 1
+            if raises:
+                raise _Rung
+            sender.send(-rung)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    sent: list[int] = []
+    unsure: set[int] = set()  # whether it was sent, a send that did not return does not say
+    number = 0
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        while rung < 1000:
+            number += 1
+            try:
+                unsure.add(number)
+                inside = True
+                sender.send(number)
+                inside = False
+                sent.append(number)
+            except _Rung:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not heard.closed.is_set()
+    sender.wait_sent(20, 20)
+    sender.start()
+    sender.disconnect()
+    assert heard.closed.wait(20)
+    assert finished(sender)
+    assert finished(receiver)
+    own = [value for value in heard.values if value > 0]
+    assert own == sorted(set(own)), "in order, none of them twice"
+    assert set(sent) <= set(own) <= unsure, "none is lost"
+    assert [-value for value in heard.values if value < 0] == ([] if raises else [*range(1, rung + 1)])
+    assert not heard.errors
