@@ -66,6 +66,7 @@ class ChildProcess(Emitter, Receiver):
         self._pidfd = -1
         self._open = 0  # pipes whose end we wait for
         self._error: Exception | None = None
+        self._error_raised = False  # to somebody who waited
         self._exited: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._closed: asyncio.Future[ExitStatus] = self._loop.create_future()
 
@@ -147,15 +148,16 @@ class ChildProcess(Emitter, Receiver):
 
     async def wait(self) -> ExitStatus:
         """Wait for its end; raises SpawnError when it could not be started."""
-        status = await asyncio.shield(self._exited)
-        if self._error is not None:
-            raise self._error
-        return status
+        return await self._outcome_of(self._exited)
 
     async def wait_closed(self) -> ExitStatus:
         """Wait for its end and for the end of its pipes."""
-        status = await asyncio.shield(self._closed)
+        return await self._outcome_of(self._closed)
+
+    async def _outcome_of(self, end: asyncio.Future[ExitStatus]) -> ExitStatus:
+        status = await asyncio.shield(end)
         if self._error is not None:
+            self._error_raised = True
             raise self._error
         return status
 
@@ -271,6 +273,10 @@ class ChildProcess(Emitter, Receiver):
             told = self.emit("error", error)
             self.emit("close", None, None)
             if not told and not asked:
+                self._loop.call_soon(show)  # a task that waits (of gather, of wait_for) may only just begin
+
+        def show() -> None:
+            if not self._error_raised:
                 self._loop.call_exception_handler({"message": str(error), "exception": error})
 
         self._loop.call_soon(tell)

@@ -133,6 +133,10 @@ async def test_an_error_that_is_awaited_is_not_shown_besides() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
     with pytest.raises(SpawnError):
         await child_process.spawn("no-such-command-here").wait()
+    child = child_process.spawn("no-such-command-here")
+    found = await asyncio.gather(child.wait(), child.wait_closed(), return_exceptions=True)  # by tasks, which begin later
+    assert [type(each) for each in found] == [SpawnError, SpawnError]
+    await asyncio.sleep(0)
     assert shown == []
 
 
