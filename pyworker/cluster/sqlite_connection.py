@@ -38,6 +38,7 @@ class Connection:
         self.lock = threading.RLock()
         self.closed = False
         self.opened = 0  # how often: what was seen through another connection says nothing about this one
+        self.file = (0, 0)  # which one: device and inode
         self._db: sqlite3.Connection | None = None
         self._depth = 0
         self._torn = False  # forked in the middle of a transaction of another thread
@@ -51,10 +52,12 @@ class Connection:
                 raise StateUnavailable("this process was forked in the middle of an update() of the shared state")
             if self.closed:
                 raise StateUnavailable("this shared state was closed")
+            if self._db is not None and self._depth == 0 and self._was_removed():
+                self.drop()  # else we would go on alone, in a file that nobody else opens any more
             self._depth += 1
             try:
                 if self._db is None:
-                    self._db = _open(self.folder)
+                    self._db, self.file = _open(self.folder)
                     self.opened += 1
                 yield self._db
             except sqlite3.Error as error:
@@ -85,6 +88,14 @@ class Connection:
         if self._db is not None and self._depth == 0:
             db, self._db = self._db, None
             db.close()
+
+    def _was_removed(self) -> bool:
+        try:
+            return _identity(os.path.join(self.folder, FILE)) != self.file
+        except FileNotFoundError:
+            return True
+        except OSError:  # who may not look knows nothing
+            return False
 
     def before_fork(self) -> None:
         if self.lock.acquire(timeout=PATIENCE):
@@ -131,7 +142,12 @@ def open_bell(folder: str) -> int:
     return os.open(os.path.join(folder, BELL), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _open(folder: str) -> sqlite3.Connection:
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
     """Open the file, made when it is not there. One process at a time: switching to WAL does not wait by itself."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -146,6 +162,7 @@ def _open(folder: str) -> sqlite3.Connection:
         if not os.path.exists(path):
             # private from the start. Never touched again: closing any fd of it would let go the locks of our connections
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        file = _identity(path)
         db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -157,7 +174,7 @@ def _open(folder: str) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
-        return db
+        return db, file
     except OSError as error:
         raise StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}") from None
     finally:

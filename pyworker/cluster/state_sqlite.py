@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from pyworker.cluster.sqlite_connection import BELL, Connection, open_bell
-from pyworker.cluster.state_store import KEPT_MESSAGES, MAX_INTEGER, StateError, StateTooLarge, whole_number
+from pyworker.cluster.state_store import (
+    KEPT_MESSAGES,
+    MAX_INTEGER,
+    StateError,
+    StateTooLarge,
+    StateUnavailable,
+    whole_number,
+)
 from pyworker.cluster.state_watch import Interests, Thread
 from pyworker.unix import bell
 
@@ -34,6 +41,7 @@ class SqliteStore:
         self._writing = Connection(self._folder)
         self._looking = Connection(self._folder)
         self._bell = -1
+        self._bell_of = (0, 0)  # the file that it is beside
         self._purge_at = 0.0
         self._pid = 0
         self._wake_fd = self._rung_fd = -1
@@ -51,6 +59,7 @@ class SqliteStore:
         self._thread = Thread(self._look_out, self._away)
         self._sender = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._heard = 0  # number of the last message that was handed out
+        self._heard_of = (0, 0)  # the file that it is of
         self._pid = os.getpid()
 
     # ---- reading and writing -------------------------------------------------------------------------
@@ -175,9 +184,9 @@ class SqliteStore:
     def listen(self, deliver: Callable[[str, int], None]) -> Callable[[], None]:
         self._here()
         with self._looking.use() as db:
-            last = _last_message(db)
+            last, file = _last_message(db), self._looking.file
         if not self._interests.listening:
-            self._heard = last
+            self._heard, self._heard_of = last, file
         end = self._interests.listen(deliver)
         self._thread.ensure()
         self._wake()
@@ -197,9 +206,18 @@ class SqliteStore:
     def _ring(self) -> None:
         """Tell all watchers of this folder, whoever they are. Needs nobody who listens and never waits."""
         with contextlib.suppress(OSError):
-            if self._bell < 0:
-                self._bell = open_bell(self._folder)
+            if self._bell_of != self._writing.file:
+                with self._writing.lock:
+                    self._take_bell()
             bell.ring(self._bell)
+
+    def _take_bell(self) -> None:
+        file = self._writing.file
+        if self._bell_of != file:
+            before, self._bell = self._bell, open_bell(self._folder)
+            self._bell_of = file
+            if before >= 0:
+                os.close(before)
 
     def _wake(self) -> None:
         if self._wake_fd >= 0:
@@ -218,12 +236,16 @@ class SqliteStore:
             if self._rung_fd >= 0:
                 poll.register(self._rung_fd, select.POLLIN)
             seen: object = None
+            file: object = None
             expires: float | None = None
             while not self._thread.closed:
                 begun, keys = self._interests.begun, self._interests.keys()
                 messages: list[tuple[int, str, str]] = []
                 found: dict[str, str] | None = None
                 with self._looking.use() as db:
+                    if file not in (None, self._looking.file):
+                        raise StateUnavailable("the file was removed")  # the bell, too: all of it anew, in a moment
+                    file = self._looking.file
                     version = (self._looking.opened, db.execute("PRAGMA data_version").fetchone()[0], begun)
                     if version != seen or (expires is not None and expires <= time.time()):
                         seen = version
@@ -252,6 +274,8 @@ class SqliteStore:
     def _new_messages(self, db: sqlite3.Connection) -> list[tuple[int, str, str]]:
         if not self._interests.listening:
             return []
+        if self._heard_of != self._looking.file:  # that one was removed; here they are counted anew
+            self._heard, self._heard_of = 0, self._looking.file
         rows = db.execute("SELECT seq, sender, text FROM messages WHERE seq > ? ORDER BY seq", (self._heard,))
         return rows.fetchall()
 

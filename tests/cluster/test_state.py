@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -641,6 +642,35 @@ def test_sqlite_says_which_folder_cannot_be_used(tmp_path: Path) -> None:
             one.get("k")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_path: Path, what: str) -> None:
+    address = f"sqlite:{tmp_path}/state"
+    with state.open(address) as old:
+        old.set("who", "old")
+        old.broadcast("to nobody")
+        values: list[Any] = []
+        heard: list[Any] = []
+        old.watch("who", values.append)
+        old.listen(heard.append)
+        wait_until(lambda: values == ["old"])
+        if what == "folder":
+            shutil.rmtree(tmp_path / "state")
+        else:
+            (tmp_path / "state" / "state.db").unlink()
+        with state.open(address) as new:
+            assert new.get("who") is None
+            assert new.incr("hits") == 1
+            assert old.incr("hits") == 2, "both have the same one"
+            new.set("who", "new")
+            new.broadcast("hello")
+            wait_until(lambda: values[-1] == "new")
+            wait_until(lambda: heard == ["hello"])
+            began = time.monotonic()
+            new.set("who", "quick")
+            wait_until(lambda: values[-1] == "quick")
+            assert time.monotonic() - began < 0.9, "the bell is heard again"
 
 
 def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
