@@ -88,6 +88,12 @@ class Brain:
             self._poked.add(id(app))
             self.loop.call_soon(lambda: self._begin_round(app))
 
+    def write_memos(self) -> None:
+        """Put down what has been decided since policy looked last: a daemon after this one goes by it."""
+        for app in self.apps.values():
+            if id(app) in self._poked and not app.closed:
+                app.write_memo()
+
     def _begin_round(self, app: App) -> None:
         self._poked.discard(id(app))
         try:

@@ -35,6 +35,7 @@ def bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
 def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     failures: list[str] = []
     restored: list[str] = []
+    unsaved = False  # what the daemon before this one had decided when it was killed
     for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
         # nobody knows what it is: its fds stay where they are, and its workers serve on
         stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
@@ -42,6 +43,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         desk.brain.store.alive()
         there = desk.brain.apps.get(name)
         if name in found.names and there is not None and (not there.closed or not app.running):
+            unsaved |= not there.closed and there.desired() != app
             continue
         unread = "its generation cannot be read" if there is not None and desk.brain.store.names("env", name) else ""
         why = found.let_go.get(name, unread)
@@ -69,8 +71,8 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
             failures.append(failure)
         elif app.running:
             restored.append(name)
-    if restored or found.wanted:
-        desk.save()  # each is a generation further, or the file was lost
+    if restored or found.wanted or unsaved:
+        desk.save()  # each is a generation further, or the file was lost, or is not of this state
     if restored or failures:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")

@@ -669,6 +669,21 @@ def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_die
     pw.wait_steady()
 
 
+@pytest.mark.parametrize("point", ["save.before_rename", "save.after_rename"])
+def test_what_a_stop_has_decided_when_the_daemon_is_killed_over_it_holds_for_the_next_daemon_and_the_next_boot(
+    pw: Pyworker, point: str
+) -> None:
+    pw.make_failpoints()
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    path = pw.arm(point, "kill")
+    assert pw.run("stop", "api").returncode == 69
+    assert os.path.exists(path + ".hit")
+    wait_until(lambda: pw.app()["state"] == "stopped", LONG, "the stop to go on")
+    with open(os.path.join(pw.home, "apps.json")) as file:
+        assert [app["running"] for app in json.load(file)["apps"]] == [False]
+
+
 def test_the_daemon_answers_a_shutdown_when_the_apps_have_ended(pw: Pyworker) -> None:
     """`daemon stop` says by it what it still waits for."""
     start_slow(pw)

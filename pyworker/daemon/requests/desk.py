@@ -119,6 +119,7 @@ class Desk:
 
     def save(self) -> None:
         """Write apps.json; a disk that refuses is a note, not an end. It is tried again, and the note goes then."""
+        self.brain.write_memos()  # first: killed in between, the next daemon writes apps.json by them
         try:
             self.brain.save()
         except OSError as error:
