@@ -13,9 +13,11 @@ import shlex
 from collections.abc import Collection, Mapping
 
 from pyworker.importers.gunicornconf import parsed
-from pyworker.record import record
+from pyworker.record import record, replace
 
 SOCKET_IO, FLASK_SOCKET_IO = "Socket.IO", "Flask-SocketIO"  # the first goes round the app of another framework
+_MOUNTED = {"run_with": "NiceGUI", "mount_gradio_app": "Gradio"}  # in the app of another framework
+IN_MEMORY = frozenset({SOCKET_IO, *_MOUNTED.values()})  # a worker knows only the sessions that began with it
 _CLASSES = {
     "FastAPI": ("FastAPI", "asgi"), "Flask": ("Flask", "wsgi"), "Starlette": ("Starlette", "asgi"), "Quart": ("Quart", "asgi"),
     "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"), "Falcon": ("Falcon", "wsgi"),
@@ -25,7 +27,7 @@ _CLASSES = {
 }  # fmt: skip
 _FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
 _FRAMEWORK_RANK = (
-    SOCKET_IO, FLASK_SOCKET_IO, "Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar", "Streamlit", "Panel",
+    SOCKET_IO, FLASK_SOCKET_IO, *_MOUNTED.values(), "Django Channels", "Django", "FastAPI", "Starlette", "Flask", "Quart", "Litestar", "Streamlit", "Panel",
     "Bokeh",
 )  # fmt: skip
 _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
@@ -72,6 +74,9 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     for path, tree in trees.items():
         with contextlib.suppress(RecursionError):  # a condition of hundreds of terms
             found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
+    calls = {name for tree in trees.values() if _imported(tree) & {"nicegui", "gradio"} for name in _called(tree)}
+    for mounted in (_MOUNTED[name] for name in _MOUNTED if name in calls):
+        found = [replace(f, what=mounted) if f.what in ("FastAPI", "Starlette") else f for f in found]
     if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
         found += _bare_django(trees)
     return sorted(found or _only_script(trees), key=_rank)

@@ -85,6 +85,7 @@ def test_the_check_that_a_reload_of_django_needs_is_there_to_be_switched_on(tmp_
 @pytest.mark.parametrize(
     "source",
     ["app = FastAPI()\nboth = socketio.ASGIApp(server, app)\n",
+     "from nicegui import ui\napp = FastAPI()\nui.run_with(app)\n",
      "app = Flask('x')\ns = SocketIO(app)\nif __name__ == '__main__':\n    s.run(app)\n"],
 )  # fmt: skip
 def test_an_app_whose_sessions_are_in_one_process_gets_one_worker(source: str, tmp_path: Path, home: str) -> None:

@@ -83,6 +83,14 @@ def test_socketio_goes_round_the_app_of_another_framework() -> None:
     assert [(f.what, f.target) for f in found] == [("Socket.IO", "main:both"), ("FastAPI", "main:app")]
 
 
+def test_what_keeps_its_sessions_in_memory_is_told_from_the_app_it_is_mounted_in() -> None:
+    main = "import frontend\napp = FastAPI()\nfrontend.init(app)\n"
+    for library, call, what in (("nicegui", "ui.run_with(app)", "NiceGUI"), ("gradio", "gr.mount_gradio_app(app, page)", "Gradio")):
+        found = detect({"main.py": main, "frontend.py": f"import {library}\ndef init(app):\n    {call}\n"})
+        assert [(f.what, f.target) for f in found] == [(what, "main:app")]
+    assert detect({"main.py": main, "frontend.py": "def init(app):\n    app.run_with(3)\n"})[0].what == "FastAPI"
+
+
 def test_settings_that_are_no_python_of_today_are_passed_over() -> None:
     settings = 'print "for Python 2"\n' + DJANGO["shop/settings.py"]
     assert detect({"manage.py": "", "shop/settings.py": settings}) == []

@@ -122,7 +122,7 @@ def _node(folder: str) -> list[Found]:
 def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     from pyworker.config.canonical import literal
     from pyworker.config.check import clean_name
-    from pyworker.importers.detect import FLASK_SOCKET_IO, SOCKET_IO
+    from pyworker.importers.detect import FLASK_SOCKET_IO, IN_MEMORY
 
     name = clean_name(os.path.basename(os.path.realpath(folder)))
     rows: list[tuple[str, str]] = []
@@ -149,7 +149,7 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
             row("factory", True, "it is a function that returns the app")
         if chosen.cwd:
             row("cwd", chosen.cwd, "where it is imported from")
-        if chosen.what == SOCKET_IO:
+        if chosen.what in IN_MEMORY:
             row("workers", 1, _ONE)
         else:
             row("workers", "auto", "one for each usable CPU; 1 if the app keeps things in memory")
