@@ -19,6 +19,7 @@ _TASKS, _END = re.compile(r"Tasks of (\d{1,10})\Z"), "End of tasks"
 _NOT_THE_APPS = re.compile(  # Python's, or ours
     r"<|/proc/self/fd/|.*/pyworker/(cluster|template|worker)/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)"
 )
+_NO_FRAMES = frozenset({"", "...", "<no Python frame>", "<tstate is freed>", "Garbage-collecting"})  # more may follow
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)\Z')
 
 
@@ -111,7 +112,7 @@ def _stacks(lines: list[str], heads: re.Pattern[str]) -> list[tuple[re.Match[str
         if frame is not None and inside:
             number = int(frame[2]) if frame[2].isdecimal() else 0
             found[-1][1].append(Frame(frame[1], number, frame[3]))
-        elif line.strip() not in ("", "...", "<no Python frame>", "<tstate is freed>"):
+        elif line.strip() not in _NO_FRAMES:
             inside = False  # Python 3.14 adds the C stack: not ours to explain
     return [(head, tuple(reversed(frames))) for head, frames in found]
 

@@ -42,6 +42,18 @@ def test_a_dump_of_this_python_is_read_back() -> None:
     assert any(f.function == "wait" for t in threads if not t.current for f in t.frames)
 
 
+def test_a_thread_that_collects_garbage_has_a_stack_too() -> None:
+    text = """\
+Current thread 0x00007f8a1be28b80 (most recent call first):
+  Garbage-collecting
+  File "/srv/shop.py", line 3 in __del__
+  File "/srv/shop.py", line 9 in <module>
+"""
+    (mine,) = parse(text)
+    assert [f.function for f in mine.frames] == ["<module>", "__del__"]
+    assert whereabouts([mine]) == "/srv/shop.py:3 in __del__"
+
+
 def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
     tasks = (TaskStack("Task-1", 3, (Frame("/srv/a.py", 1, "outer"), Frame("/srv/a.py", 2, "inner"))), TaskStack("x\ny", 1, ()))
     others = write_tasks(2, [TaskStack("late", 1, (Frame("/srv/b.py", 1, "b"),))])
