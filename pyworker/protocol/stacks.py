@@ -117,11 +117,11 @@ def _stacks(lines: list[str], heads: re.Pattern[str]) -> list[tuple[re.Match[str
     return [(head, tuple(reversed(frames))) for head, frames in found]
 
 
-def whereabouts(stacks: Iterable[ThreadStack | TaskStack], most: int = 3) -> str:
-    """Return where threads and tasks are in code of the app's: "/srv/shop.py:12 in view"; "" where none is in any."""
+def whereabouts(stacks: Iterable[ThreadStack | TaskStack]) -> str:
+    """Return where threads and tasks are in code of the app's, at most three: "/srv/shop.py:12 in view"; "" where none is in any."""
     found: dict[str, None] = {}
     for stack in stacks:
         frame = next((f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file)), None)
         if frame is not None:
             found[f"{frame.file}:{frame.line} in {frame.function}"] = None
-    return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:most])
+    return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:3])

@@ -140,8 +140,8 @@ def open_regular(path: str) -> BinaryIO:
     return open(fd, "rb")
 
 
-def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128) -> socket.socket:
-    """Return a non-blocking listening stream socket at `name` below `dirfd`.
+def listen_unix(dirfd: int, name: str) -> socket.socket:
+    """Return a non-blocking listening stream socket at `name` below `dirfd`, for this user only.
 
     It is bound under another name and renamed, so there is no moment without a socket, and none in which
     somebody could connect before the mode is set. The caller must hold the lock that makes it the owner.
@@ -152,8 +152,8 @@ def listen_unix(dirfd: int, name: str, *, mode: int = 0o600, backlog: int = 128)
         listener.setblocking(False)
         listener.bind(f"/proc/self/fd/{dirfd}/{temporary}")
         try:
-            os.chmod(temporary, mode, dir_fd=dirfd)
-            listener.listen(backlog)
+            os.chmod(temporary, 0o600, dir_fd=dirfd)
+            listener.listen(128)
             os.rename(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.worker.say import say
 
+_MOST_TEXT = 20 * 1024  # bytes, as JSON
 _MAX_PENDING = 64  # messages kept for a daemon that does not read; a worker says a handful in its life
 
 
@@ -102,10 +103,10 @@ class Channel:
         self.sock.close()
 
 
-def clip(text: str, limit: int = 20 * 1024) -> str:
+def clip(text: str) -> str:
     """Return the end of a text (a traceback says what matters last) that surely fits a message."""
     text = text.encode("utf-8", "backslashreplace").decode()
-    end = text[-limit:]
-    while len(json.dumps(end)) > limit:  # it may need twelve bytes for a character
+    end = text[-_MOST_TEXT:]
+    while len(json.dumps(end)) > _MOST_TEXT:  # it may need twelve bytes for a character
         end = end[len(end) // 4 + 1 :]
     return end if len(end) == len(text) else f"…{end}"
