@@ -126,6 +126,27 @@ def test_a_start_of_what_was_stopped_goes_on_under_the_next_daemon(pw: Pyworker)
     assert not pw.refuses()
 
 
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_a_start_of_what_is_stopping_goes_on_under_the_next_daemon(pw: Pyworker, command: str) -> None:
+    pw.make_failpoints()
+    pw.write("app.toml", """
+[app]
+name = "api"
+command = ["sh", "-c", "trap '' TERM; while true; do sleep 1; done"]
+[app.stop]
+kill_timeout = "4s"
+""")
+    pw.ok("start", "app.toml")
+    [before] = pw.pids("api")
+    pw.ok("stop", "api", "--no-wait")
+    assert pw.app()["state"] == "stopping"
+    point = pw.arm("save.after_rename", "kill")
+    pw.run(command, "api", "--no-wait")
+    wait_until(lambda: os.path.exists(point + ".hit"), LONG, "the daemon to be killed")
+    wait_until(lambda: pw.run("ps").returncode == 0, LONG, "the next one")
+    wait_until(lambda: pw.app()["state"] == "running" and pw.pids("api") != [before], LONG, "the start to go on")
+
+
 def test_stop_now_waits_for_nobody(pw: Pyworker) -> None:
     pw.api(ASGI.replace("asyncio.sleep(1)", "asyncio.sleep(3600)"))
     pw.ok("start", "app.toml")
