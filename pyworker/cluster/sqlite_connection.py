@@ -69,6 +69,11 @@ class Connection:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection inside a transaction that no other process's overlaps."""
         with self.use() as db:
+            if db.in_transaction:
+                raise StateError(
+                    "the handler of a signal came in the middle of a change of the shared state and cannot change it, too: "
+                    "let it set a flag, or use loop.add_signal_handler"
+                )
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pyworker import state
-from pyworker.cluster import state_redis
+from pyworker.cluster import state_redis, state_sqlite
 from pyworker.cluster.state_store import MAX_INTEGER, State
 from tests.support.redis import RedisServer, redis_server
 from tests.support.wait import wait_until
@@ -642,6 +642,35 @@ def test_sqlite_says_which_folder_cannot_be_used(tmp_path: Path) -> None:
             one.get("k")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_sqlite_says_why_the_handler_of_a_signal_cannot_change_what_is_just_being_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, told = state_sqlite._put, []
+
+    def rung(*_: object) -> None:
+        try:
+            store.incr("signals")
+        except state.StateError as error:
+            told.append(str(error))
+
+    def interrupted(*args: Any) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        put(*args)
+
+    before = signal.signal(signal.SIGUSR1, rung)
+    try:
+        with state.open(f"sqlite:{tmp_path}/state") as store:
+            monkeypatch.setattr(state_sqlite, "_put", interrupted)
+            assert store.incr("hits") == 1
+            monkeypatch.undo()
+            assert store.incr("hits") == 2
+            assert store.get("signals") is None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(told) == 1
+    assert "the handler of a signal" in told[0]
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
