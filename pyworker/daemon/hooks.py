@@ -28,6 +28,12 @@ _SAID_AFTER = 3.0  # seconds that a pre_start runs before it is said what a star
 _MAX_OUTPUT = 8000  # characters of a failed pre_start that are shown
 
 
+def _last(output: str) -> str:
+    """Return the end of what a command printed, as much as is shown, from the begin of a line."""
+    end = output[-_MAX_OUTPUT:]
+    return (end.partition("\n")[2] or end) if len(output) > len(end) else end
+
+
 class Hooks:
     """All hooks of all apps; at most one `on_event` of an app runs at a time."""
 
@@ -82,7 +88,7 @@ class Hooks:
                 generation.prepared = "yes"
             else:
                 generation.prepared = "failed"
-                output = command.output[-_MAX_OUTPUT:] if command else ""
+                output = _last(command.output) if command else ""
                 first = reason.partition(": " + output[-300:])[0] if output else reason
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:

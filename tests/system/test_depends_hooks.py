@@ -194,6 +194,17 @@ def test_a_module_that_a_pre_start_misses_is_to_be_installed(pw: Pyworker) -> No
     assert f"try it in {os.path.realpath(pw.folder)}: {sys.executable} migrate.py" in failed.stderr
 
 
+def test_of_a_pre_start_that_prints_much_the_last_whole_lines_are_shown(pw: Pyworker) -> None:
+    pw.write("migrate.py", "for n in range(20_000): print('migration', n, 'of the price list')\nraise SystemExit('it is locked')\n")
+    hooked(pw, f'pre_start = "{sys.executable} migrate.py"')
+    failed = pw.run("start")
+    assert "hooks.pre_start failed: " in failed.stderr
+    shown = [line for line in failed.stderr.splitlines() if "of the price list" in line]
+    assert shown
+    assert [line for line in shown if not line.startswith("migration ")] == []
+    assert "it is locked" in failed.stderr
+
+
 def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
     pw.write("code", "0")
     hooked(pw, 'pre_start = "sh -c \'exit $(cat code)\'"')
