@@ -31,6 +31,7 @@ def test_one_success_is_enough() -> None:
 def test_failures_in_a_row_make_it_failing_and_one_success_heals() -> None:
     health = run(begin(0.0), True, False, False)
     assert (health.verdict, health.failures, health.reason) == ("ok", 2, "no")
+    assert health.next_at == 30.0  # a moment's trouble is none: not sooner than after a success
     health = run(health, False)
     assert health.verdict == "failing"
     health = run(health, True)
