@@ -15,7 +15,7 @@ import pytest
 from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
-from pyworker.daemon.deaths import BURIAL_DELAY, Deaths, open_pidfd
+from pyworker.daemon.deaths import BURIAL_DELAY, STATUS_PATIENCE, STRANGER_PATIENCE, YOUNG, Deaths, open_pidfd
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
@@ -23,6 +23,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, RestartConfig
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import AppF
+from pyworker.protocol.store import Exited
 from pyworker.unix import process
 from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
@@ -199,3 +200,149 @@ def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() ->
     deaths.unstable(app, Failure("killed by SIGKILL from outside", "", "", ""), 2.0, permanent=False)
     assert app.failure.message == f"it cannot be started as it is: {gone}"
     assert (app.record.tries, len(app.record.deaths)) == (2, 1)
+
+
+class Told:
+    """A daemon's Deaths beside a guardian, on a clock of ours: what it lets the guardian reap, and which ends it knows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, guardian: int = 0, **app: Any) -> None:
+        self.now = 100.0
+        self.collected: list[int] = []
+        self.ended: list[tuple[int, ExitStatus]] = []
+        self.loop = Loop(lambda: self.now)
+        store: Any = SimpleNamespace(collected=self.collected.append, guardian_pid=guardian)
+        self.app: Any = SimpleNamespace(**{"workers": {}, "templates": {}, "dispatcher": None} | app)
+        brain: Any = SimpleNamespace(loop=self.loop, store=store, apps={"api": self.app})
+        self.deaths = Deaths(brain)
+        monkeypatch.setattr(Deaths, "ended", self._ended)
+
+    def _ended(self, app: Any, handle: Any, status: ExitStatus) -> None:
+        handle.status = status
+        self.ended.append((handle.id.serial, status))
+
+    def worker(self, pid: int, state: State = State.READY, born_at: float = 0.0) -> WorkerHandle:
+        serial = len(self.app.workers) + 1
+        handle = WorkerHandle(WorkerId("api", 1, 1, serial), held=False, born_at=born_at, pid=pid, state=state)
+        self.app.workers[serial] = handle
+        return handle
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.loop.turn(0.0)
+
+
+def test_an_exit_is_of_the_living_worker_with_that_pid(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(monkeypatch)
+    told.worker(42, State.STOPPED)  # its pid is another one's by now
+    told.worker(41)
+    told.worker(42)
+    told.deaths.on_exited(Exited(42, 1, None, False))
+    assert (told.ended, told.collected) == ([(3, ExitStatus(1, None))], [])  # collected when its group has been killed
+
+
+@pytest.mark.parametrize(
+    ("app", "may_be_ours"),
+    [
+        ({}, False),  # a spare, or what an app has left behind
+        ({"workers": {1: SimpleNamespace(is_alive=True, pid=7)}}, False),
+        ({"workers": {1: SimpleNamespace(is_alive=False, pid=0)}}, False),
+        ({"workers": {1: SimpleNamespace(is_alive=True, pid=0)}}, True),  # nobody has named it yet
+        ({"templates": {1: SimpleNamespace(pid=7)}}, False),
+        ({"templates": {1: SimpleNamespace(pid=7), 2: SimpleNamespace(pid=42)}}, True),
+        ({"templates": {1: SimpleNamespace(pid=0)}}, True),
+        ({"dispatcher": SimpleNamespace(pid=7)}, False),
+        ({"dispatcher": SimpleNamespace(pid=42)}, True),
+        ({"dispatcher": SimpleNamespace(pid=0)}, True),
+    ],
+)
+def test_a_pid_that_nobody_claims_is_let_go_at_once_or_when_nobody_has_claimed_it_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, app: dict[str, Any], may_be_ours: bool
+) -> None:
+    told = Told(monkeypatch, **app)
+    told.deaths.on_exited(Exited(42, 3, None, False))
+    assert told.collected == ([] if may_be_ours else [42])
+    told.pass_time(STRANGER_PATIENCE - 1)
+    assert told.collected == ([] if may_be_ours else [42])
+    told.pass_time(2)
+    assert told.collected == [42]
+    assert told.deaths.unclaimed == {}  # the pid may be another process's: this end is not told of that one
+    assert told.ended == []
+
+
+def test_a_worker_that_had_ended_before_anybody_named_it_has_ended_as_the_guardian_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = subprocess.Popen(["true"])
+    told = Told(monkeypatch)
+    put: dict[str, int] = {}
+    brain: Any = told.deaths._brain
+    brain.store.put, brain.emit = put.__setitem__, lambda *args, **data: None
+    handle = told.worker(0)
+    told.deaths.on_exited(Exited(child.pid, 3, None, False))
+    try:
+        assert told.deaths.claim(told.app, handle, child.pid)
+        assert (handle.pid, told.ended) == (child.pid, [(1, ExitStatus(3, None))])
+        told.pass_time(STRANGER_PATIENCE + 1)
+        assert told.collected == []  # it is its worker's end that lets it go
+    finally:
+        child.wait()
+        for pidfd in put.values():
+            os.close(pidfd)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_of_an_end_that_was_seen_here_first_the_guardians_word_only_lets_the_pid_go(
+    monkeypatch: pytest.MonkeyPatch, released: bool
+) -> None:
+    told = Told(monkeypatch)
+    told.worker(42)
+    told.deaths._known[42] = released  # whether all is done that its pid is needed for
+    told.deaths.on_exited(Exited(42, 1, None, False))
+    assert (told.ended, told.collected, told.deaths._known) == ([], [42] if released else [], {})
+
+
+@pytest.mark.parametrize(
+    ("of_guardian", "direct", "age", "at_once", "reaped"),
+    [
+        (True, False, 60.0, True, False),  # its pid is reserved until we let it go
+        (True, True, 0.0, True, False),
+        (False, False, 0.0, True, True),  # an orphan of a guardian that is gone: anybody may reap it now
+        (False, True, 60.0, True, True),
+        (False, True, 0.0, False, True),  # the launcher's yet, and maybe the guardian's in a moment
+    ],
+)
+def test_how_a_worker_ended_is_read_before_the_guardian_says_it(
+    monkeypatch: pytest.MonkeyPatch, of_guardian: bool, direct: bool, age: float, at_once: bool, reaped: bool
+) -> None:
+    child = subprocess.Popen(["sh", "-c", "exit 3"])
+    pidfd = os.pidfd_open(child.pid)
+    told = Told(monkeypatch, guardian=os.getpid() if of_guardian else 0)
+    try:
+        assert age == 0.0 or age > YOUNG
+        handle = told.worker(child.pid, born_at=told.now - age)
+        handle.direct = direct
+        told.deaths.watch_pid(told.app, handle, pidfd)
+        wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
+        assert told.ended == ([(1, ExitStatus(3, None))] if at_once else [])
+        told.pass_time(STATUS_PATIENCE + 0.1)
+        assert told.ended == [(1, ExitStatus(3, None))]
+        assert handle.reaped is reaped
+        assert told.deaths._known == ({child.pid: False} if of_guardian else {})
+    finally:
+        child.wait()
+        os.close(pidfd)
+
+
+def test_one_of_whose_end_nobody_says_a_word_has_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(child.pid)
+    child.wait()
+    told = Told(monkeypatch)
+    monkeypatch.setattr(process, "last_status", lambda pidfd: None)  # an older kernel
+    handle = told.worker(child.pid)
+    told.deaths.watch_pid(told.app, handle, pidfd)
+    wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
+    assert told.ended == []  # the guardian's word may be on its way
+    told.pass_time(STATUS_PATIENCE + 0.1)
+    assert told.ended == [(1, process.UNKNOWN)]
+    os.close(pidfd)
