@@ -129,6 +129,13 @@ def test_failed_save_leaves_the_old_file(home: int, tmp_path: Path) -> None:
     assert load(home)[0] == Desired({"api": API})
 
 
+def test_a_save_that_cannot_be_put_in_place_raises_and_leaves_nothing_beside(home: int, tmp_path: Path) -> None:
+    (tmp_path / "apps.json").mkdir()
+    with pytest.raises(OSError):
+        save(home, Desired({"api": API}))
+    assert os.listdir(tmp_path) == ["apps.json"]
+
+
 @given(
     st.binary(max_size=200)
     | st.text(max_size=60).map(lambda t: GOOD.decode().replace("api", t).encode("utf-8", "replace"))

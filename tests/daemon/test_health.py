@@ -92,6 +92,24 @@ def test_nothing_happens_after_stop(watched: Watched) -> None:
     assert len(watched.checks) == 1
 
 
+def test_nothing_is_asked_any_more_after_a_stop_between_two_checks(watched: Watched) -> None:
+    watched.later(0)
+    watched.answer(True)
+    watched.watch.stop()
+    watched.later(1000)
+    assert len(watched.checks) == 1
+
+
+def test_the_interval_is_from_one_question_to_the_next_however_long_the_answer_took(watched: Watched) -> None:
+    watched.later(0)
+    watched.later(4)
+    watched.answer(True)
+    watched.later(5.9)
+    assert len(watched.checks) == 1
+    watched.later(0.2)
+    assert len(watched.checks) == 2
+
+
 def test_check_that_cannot_begin_is_a_failed_one(watched: Watched) -> None:
     watched.later(0)
     watched.answer(True)

@@ -91,6 +91,19 @@ def test_it_wakes_at_the_next_full_minute(monkeypatch: pytest.MonkeyPatch) -> No
     assert 0 < rig.delays[0] <= 60.05
 
 
+def test_what_is_due_is_begun_from_the_minute_after_the_daemons_start_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 1_000_000_030.0
+    clock = SimpleNamespace(time=lambda: seconds)
+    monkeypatch.setattr(schedule, "time", clock)
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
+    rig.schedule = schedule.Schedule(rig.schedule._desk)
+    rig.schedule._tick()
+    assert rig.done == []  # what was due before it is not made up for
+    seconds += 60
+    rig.schedule._tick()
+    assert rig.done == ["poke"]
+
+
 def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
 

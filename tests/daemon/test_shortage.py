@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.shortage import Shortages, step_to_write
+from pyworker.daemon.shortage import Shortage, Shortages, by_somebody, step_to_write
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
@@ -64,6 +64,73 @@ def test_a_shell_whose_program_was_killed_for_want_of_memory_says_137(monkeypatc
     assert shortages.of_death(os.getpid(), ExitStatus(1, None)).reason == ""
     found = shortages.of_death(os.getpid(), ExitStatus(137, None)).reason
     assert found.startswith("what it had started was killed by the kernel: out of memory")
+
+
+def test_a_kill_of_long_ago_is_not_taken_for_the_cause_of_a_death_also_when_it_was_long_after_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counter = {"group": 7, "machine": -1}
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(**counter))
+    loop = Lazy()
+    shortages = Shortages(cast("Loop", loop))
+    for _ in range(3):
+        look, loop.call = loop.call, lambda: None  # each is asked for by the one before
+        look()
+    counter["group"] += 1
+    for _ in range(2):
+        look, loop.call = loop.call, lambda: None
+        look()
+    assert shortages.of_death(os.getpid(), ExitStatus(None, signal.SIGKILL)).reason == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "used", "limit", "seconds"),
+    [
+        (signal.SIGXCPU, 5.0, 6, "5 s of CPU"),  # the kernel has raised it by a second
+        (signal.SIGKILL, 5.0, 5, "5 s of CPU"),
+        (signal.SIGKILL, 1.0, 5, ""),
+        (signal.SIGKILL, 1.0, None, ""),
+        (signal.SIGTERM, 5.0, 5, ""),
+    ],
+)
+def test_an_end_at_the_limit_of_cpu_time_is_told_from_another(
+    monkeypatch: pytest.MonkeyPatch, number: int, used: float, limit: int | None, seconds: str
+) -> None:
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(7, -1))
+    monkeypatch.setattr(oom, "limits", lambda pid: oom.Limits(limit, None, None))
+    monkeypatch.setattr(oom, "cpu_seconds", lambda pid: used)
+    found = Shortages(cast("Loop", Lazy())).of_death(os.getpid(), ExitStatus(None, number)).reason
+    assert seconds in found
+    assert bool(found) is bool(seconds)
+
+
+@pytest.mark.parametrize(
+    ("status", "counters", "killed_by_somebody"),
+    [
+        (ExitStatus(None, signal.SIGKILL), (7, -1), True),
+        (ExitStatus(None, signal.SIGKILL), (-1, 7), True),
+        (ExitStatus(None, signal.SIGKILL), (-1, -1), False),  # it may have been the kernel
+        (ExitStatus(None, signal.SIGSEGV), (7, -1), False),
+        (ExitStatus(1, None), (7, -1), False),
+    ],
+)
+def test_who_was_killed_by_somebody_is_known_where_the_kernel_counts_its_own_kills(
+    monkeypatch: pytest.MonkeyPatch, status: ExitStatus, counters: tuple[int, int], killed_by_somebody: bool
+) -> None:
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(*counters))
+    found = Shortages(cast("Loop", Lazy())).of_death(os.getpid(), status)
+    assert by_somebody(status, found) is killed_by_somebody
+    assert not by_somebody(status, Shortage("killed by the kernel: out of memory"))
+
+
+def test_the_smaller_of_two_limits_of_memory_is_named_beside_last_words_about_memory_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(oom, "limits", lambda pid: oom.Limits(None, 512 * 2**20, 256 * 2**20))
+    found = Shortages(cast("Loop", Lazy())).of_death(os.getpid(), ExitStatus(1, None))
+    assert found.explains("MemoryError: ") == "MemoryError (its memory is limited to 256 MB (RLIMIT_AS, ulimit -v))"
+    assert found.explains("ValueError: no") == "ValueError: no"
+    assert Shortage().explains("MemoryError") == "MemoryError"
 
 
 @pytest.mark.parametrize(
