@@ -492,6 +492,48 @@ def test_the_old_do_not_wait_for_ever_for_one_that_was_told_to_accept_and_says_n
     assert doing(view, 1.0 + waits) == leave
 
 
+GONE_SOON = (worker(1, 1, state=State.DRAINING, since=0.0), worker(2, 2, state=State.DRAINING, since=5.0))
+
+
+@pytest.mark.parametrize(
+    ("view", "now", "closes"),
+    [
+        ({"workers": GONE_SOON}, 4.9 + c.QUEUE_GRACE, False),  # the last of them may take what is queued
+        ({"workers": GONE_SOON}, 5.0 + c.QUEUE_GRACE, True),
+        ({"workers": GONE_SOON, "hurry": True}, 5.0, True),
+        ({"workers": (GONE_SOON[0], worker(2, 2))}, 5.0, False),
+        ({"workers": GONE_SOON, "keep_listening": True}, 5.0 + c.QUEUE_GRACE, False),  # it is begun again in a moment
+        ({"keep_listening": True}, 5.0, False),
+        ({"templates": (c.TemplateView(1, "retiring", 4.0),)}, 5.0, False),
+        ({}, 5.0, True),
+    ],
+)
+def test_the_port_of_what_is_stopped_is_closed_when_nobody_may_take_from_it_any_more(
+    view: dict[str, Any], now: float, closes: bool
+) -> None:
+    actions = doing(app(**{"running": False, "templates": (), "workers": ()} | view), now)
+    assert any(isinstance(action, (c.ShutListeners, c.Close)) for action in actions) is closes
+
+
+def test_a_restart_of_all_leaves_what_is_queued_to_the_next_and_asks_nobody_to_empty_it() -> None:
+    drains = [c.SendDrain(1, False, "stop"), c.SendDrain(2, False, "stop")]
+    assert doing(app(running=False, keep_listening=True, workers=BOTH, templates=())) == drains
+
+
+def test_one_that_still_starts_is_stopped_as_it_hears_nothing_yet() -> None:
+    starting = worker(3, 1, state=State.STARTING)
+    assert doing(app(running=False, workers=(starting,), templates=())) == [c.SendStop(3, "stop")]
+    given_up = app(workers=(BOTH[0], worker(4, 1, 2, State.STARTING)))  # also where a slot of today's is not open
+    assert c.SendStop(4, "its generation was given up") in doing(given_up)
+
+
+def test_one_that_has_served_well_stays_while_its_successor_is_sick() -> None:
+    tired = worker(1, 1, recycle=True, can_wait=True)
+    sick = worker(3, 1, state=State.UNHEALTHY)
+    assert doing(app(workers=(tired, BOTH[1], sick))) == []
+    assert doing(app(workers=(tired, BOTH[1], replace(sick, state=State.READY)))) == [c.SendDrain(1, False, "replaced")]
+
+
 def test_in_the_soak_a_template_of_the_generation_before_that_has_died_is_not_started_again() -> None:
     new = (worker(3, 1, 2), worker(4, 2, 2))
     only_today = (c.TemplateView(2, "ready", 0.0),)

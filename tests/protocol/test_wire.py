@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyworker.config.schema import AppConfig, HealthConfig, TlsConfig
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import control, dispatcher, store, template, worker
-from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode, tag, to_json
-from pyworker.record import MISSING, fields, is_record, mutable
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode, from_json, tag, to_json
+from pyworker.record import MISSING, field, fields, is_record, mutable, record
 
 UNIONS = (
     store.ToDaemon,
@@ -163,3 +163,48 @@ def test_a_value_within_another_is_told_as_it_is() -> None:
     value = Outer((Inner("a"), Inner((1, 2.5)), State.READY, None), {"b": Inner(True), "c": [State.HELD]})
     told = {"parts": [{"word": "a"}, {"word": [1, 2.5]}, "ready", None], "by_name": {"b": {"word": True}, "c": ["held"]}}
     assert to_json(value) == told
+
+
+@record
+class _Shapes:
+    number: int
+    names: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    word: Literal["yes", 1] = "yes"
+    either: str | int = 0
+    maybe: int | None = None
+    state: State = State.READY
+    seconds: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"number": None},
+        {"names": None},
+        {"names": 7},
+        {"names": "ab"},
+        {"names": {"a": 1}},
+        {"names": ["a", None]},
+        {"counts": None},
+        {"counts": []},
+        {"counts": {"a": "1"}},
+        {"word": "no"},
+        {"word": True},  # which equals 1
+        {"word": None},
+        {"either": None},
+        {"either": 1.5},
+        {"maybe": "7"},
+        {"state": "asleep"},
+        {"seconds": "2"},
+        {"seconds": True},
+        {"seconds": None},
+    ],
+)
+def test_a_value_of_another_shape_is_refused_as_such(wrong: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"number": 7, "names": ["a"], "counts": {"a": 1}, "word": 1}
+    assert from_json(_Shapes, good, "it") == _Shapes(7, ("a",), {"a": 1}, 1)
+    others = {"number": 7, "either": "a", "maybe": None, "state": "held", "seconds": 2}
+    assert from_json(_Shapes, others, "it") == _Shapes(7, either="a", state=State.HELD, seconds=2.0)
+    with pytest.raises(WireError, match=f"^it.{next(iter(wrong))}"):
+        from_json(_Shapes, good | wrong, "it")
