@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -50,16 +51,31 @@ class Inbox:
 
     def take(self, sock: socket.socket) -> socket.socket:
         """Take the next one; BlockingIOError when there is none."""
+        taken: tuple[Any, socket.socket] | None = None
+        try:
+            with self._lock:
+                try:
+                    heard = os.read(sock.fileno(), 1)  # not recv: it would wait as long as the program lets accept wait
+                except BlockingIOError:
+                    heard = b""
+                if not heard or not self._waiting:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                taken = self._waiting[0]
+                del self._waiting[0]
+            self._answer(taken[0], True)  # it is in the program's hands now: never offered to another
+        except BlockingIOError:
+            raise
+        except BaseException:  # of a signal's handler: a connection that nobody answers for would be the worker's last
+            self._put_back(taken)
+            raise
+        return taken[1]
+
+    def _put_back(self, taken: tuple[Any, socket.socket] | None) -> None:
         with self._lock:
-            try:
-                heard = os.read(sock.fileno(), 1)  # not recv: it would wait as long as the program lets accept wait
-            except BlockingIOError:
-                heard = b""
-            if not heard or not self._waiting:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            token, connection = self._waiting.popleft()
-        self._answer(token, True)  # it is in the program's hands now: never offered to another
-        return connection
+            if taken is not None and not self._closed:
+                self._waiting.appendleft(taken)
+            with contextlib.suppress(OSError):
+                self._bell.send(b"x")
 
     def close(self) -> None:
         """Refuse what waits and what comes."""

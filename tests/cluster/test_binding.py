@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyworker.cluster import binding
 from pyworker.cluster.binding import Address, Binding, Grant
+from pyworker.cluster.inbox import Inbox
 from tests.support.fake_daemon import tcp_listener
 
 
@@ -85,3 +87,25 @@ def test_a_link_local_address_is_asked_for_with_its_link(asked: tuple[str, int])
         found = Shared(listener)._question(sock, asked)
     assert found is not None
     assert found.host == "fe80::1%lo"
+
+
+def test_a_connection_is_there_for_the_next_accept_when_the_handler_of_a_signal_ends_this_one() -> None:
+    answers: list[Any] = []
+
+    def answer(token: Any, taken: bool) -> None:
+        answers.append((token, taken))
+        if len(answers) == 1:
+            raise KeyboardInterrupt
+
+    inbox = Inbox("name", answer)
+    one, other = socket.socketpair()
+    with socket.socket() as sock, one, other:
+        inbox.give_end(sock.fileno())
+        inbox.put(7, one)
+        with pytest.raises(KeyboardInterrupt):
+            inbox.take(sock)
+        assert inbox.take(sock) is one
+        with pytest.raises(BlockingIOError):
+            inbox.take(sock)
+    inbox._bell.close()
+    assert answers == [(7, True), (7, True)]
