@@ -504,7 +504,7 @@ GONE_SOON = (worker(1, 1, state=State.DRAINING, since=0.0), worker(2, 2, state=S
         ({"workers": (GONE_SOON[0], worker(2, 2))}, 5.0, False),
         ({"workers": GONE_SOON, "keep_listening": True}, 5.0 + c.QUEUE_GRACE, False),  # it is begun again in a moment
         ({"keep_listening": True}, 5.0, False),
-        ({"templates": (c.TemplateView(1, "retiring", 4.0),)}, 5.0, False),
+        ({"templates": (TemplateView(1, "retiring", 4.0),)}, 5.0, False),
         ({}, 5.0, True),
     ],
 )
@@ -536,7 +536,7 @@ def test_one_that_has_served_well_stays_while_its_successor_is_sick() -> None:
 
 def test_in_the_soak_a_template_of_the_generation_before_that_has_died_is_not_started_again() -> None:
     new = (worker(3, 1, 2), worker(4, 2, 2))
-    only_today = (c.TemplateView(2, "ready", 0.0),)
+    only_today = (TemplateView(2, "ready", 0.0),)
     assert doing(app(generation=2, previous=1, soak_until=30.0, templates=only_today, workers=new)) == []
 
 
