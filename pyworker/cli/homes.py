@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 
+from pyworker.cli.names import ALIASES, COMMANDS
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import APPS_FILE, BAD_APPS, ENV_HOME
+
+_OF_THE_DAEMON = "daemon (?:start|stop|status|upgrade|run)"  # "the pyworker daemon is …" is no command
+_COMMAND = re.compile(rf"\bpyworker (?=(?:{'|'.join([*(COMMANDS.keys() | ALIASES) - {'daemon'}, _OF_THE_DAEMON])})\b)")
+_options = ""  # of this command line, which a command that is to be typed next has to have, too
+
+
+def name_in_commands(home: str) -> None:
+    """Have `typed` name this home, "" for none: the default one, or that of the environment, needs no name."""
+    global _options
+    _options = f"--home {home} " if home else ""
+
+
+def typed(text: str) -> str:
+    """Return what is said with the commands in it as they have to be typed to reach the same home."""
+    return _COMMAND.sub(lambda found: found[0] + _options, text) if _options else text
 
 
 def home_of(user: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from pyworker.cli.homes import default_home
+from pyworker.cli.homes import default_home, name_in_commands
+from pyworker.cli.render import argument
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
@@ -106,6 +107,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
     home = os.path.abspath(os.path.expanduser(given.get("home") or default_home()))
     if wrong := _what_is_wrong_with(home):
         raise PyworkerError(f"the state folder {home} {wrong}", hint=f"choose another place with --home or {ENV_HOME}", code="no_home")  # fmt: skip
+    name_in_commands(argument(home) if given.get("home") else "")
     return Settings(
         json=bool(given.get("json")),
         quiet=bool(given.get("quiet")),

@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from pyworker.cli.homes import typed
+
 _STYLES = {
     "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36",
     "error": "1;31", "header": "1",
@@ -121,7 +123,7 @@ def note(text: str, how: Look | None = None) -> None:
     command goes on, and its exit code says how it ended.
     """
     try:
-        write(sys.stderr, text + "\n", how or look(sys.stderr))
+        write(sys.stderr, typed(text) + "\n", how or look(sys.stderr))
     except OSError:
         mute(sys.stderr)
 

@@ -477,3 +477,13 @@ def test_what_app_toml_is_said_to_have_it_has(hint: str, tmp_path: Path) -> None
         return not any(words in said for words in ("unknown key", "must be", " is for "))  # there is no such certificate
 
     assert is_taken('target = "a:b"') or is_taken('command = "x"')
+
+
+def test_a_command_that_is_said_names_the_home_that_was_named(home: str, tmp_path: Path) -> None:
+    other = f"{tmp_path}/the other"
+    assert "Start an app with: pyworker start app.toml\n" in run("reload", "api", home=home).err
+    said = run("--home", other, "reload", "api", home=home, HOME="/nowhere").err
+    assert said.startswith(f"The pyworker daemon is not running. Start an app with: pyworker --home '{other}' start app.toml\n")
+    with FakeControl(other, {"ps": replies(documents.ps())}):
+        said = run("ps", "--home", other, home=home, HOME="/nowhere").err
+    assert f"   → pyworker --home '{other}' logs -p mail\n" in said

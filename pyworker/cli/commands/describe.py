@@ -14,6 +14,7 @@ from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, changed_of, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
+from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
 from pyworker.config.units import duration_text
@@ -99,10 +100,10 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
         hints = render.clean(failure.get("hint") or "").split("\n")
         if has_printed(failure):
             hints.append(f"pyworker logs -p {line(app['name'])}   what it printed last")
-        lines += [f"  = help: {h}" for h in hints if h.strip()]
+        lines += [f"  = help: {typed(h)}" for h in hints if h.strip()]
     quiet = {**app, "last_failure": None}
     if more := app_notes(quiet, how) + changed_files([app], how):
-        lines += ["", *more]
+        lines += ["", *map(typed, more)]
     return lines
 
 

@@ -25,7 +25,7 @@ from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.commands.startup import is_possible
 from pyworker.cli.health import why_unwell
-from pyworker.cli.homes import lingers, user_name
+from pyworker.cli.homes import lingers, typed, user_name
 from pyworker.cli.launch import check_kernel
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
@@ -80,7 +80,7 @@ def _words(found: Found, how: Look) -> str:
     glyph, style = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}[found.status]
     steps = found.fix.splitlines() if found.status != "ok" else []
     return f"{paint(glyph, style, how)} {line(found.message)}" + "".join(
-        f"\n    {paint('=', 'cyan', how)} {line(step)}" for step in steps
+        f"\n    {paint('=', 'cyan', how)} {typed(line(step))}" for step in steps
     )
 
 
