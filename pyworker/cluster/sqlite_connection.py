@@ -38,7 +38,8 @@ class Connection:
         self.lock = threading.RLock()
         self.closed = False
         self.opened = 0  # how often: what was seen through another connection says nothing about this one
-        self.file = (0, 0)  # which one: device and inode
+        self.file = (0, 0, 0)  # which one: device, inode, and how many were removed before: its inode may be theirs
+        self._removed = 0
         self._db: sqlite3.Connection | None = None
         self._depth = 0
         self._torn = False  # forked in the middle of a transaction of another thread
@@ -54,10 +55,12 @@ class Connection:
                 raise StateUnavailable("this shared state was closed")
             if self._db is not None and self._depth == 0 and self._was_removed():
                 self.drop()  # else we would go on alone, in a file that nobody else opens any more
+                self._removed += 1
             self._depth += 1
             try:
                 if self._db is None:
-                    self._db, self.file = _open(self.folder)
+                    self._db, found = _open(self.folder)
+                    self.file = (*found, self._removed)
                     self.opened += 1
                 yield self._db
             except sqlite3.Error as error:
@@ -96,7 +99,7 @@ class Connection:
 
     def _was_removed(self) -> bool:
         try:
-            return _identity(os.path.join(self.folder, FILE)) != self.file
+            return _identity(os.path.join(self.folder, FILE)) != self.file[:2]
         except FileNotFoundError:
             return True
         except OSError:  # who may not look knows nothing

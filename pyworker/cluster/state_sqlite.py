@@ -41,7 +41,7 @@ class SqliteStore:
         self._writing = Connection(self._folder)
         self._looking = Connection(self._folder)
         self._bell = -1
-        self._bell_of = (0, 0)  # the file that it is beside
+        self._bell_of = (0, 0, 0)  # the file that it is beside
         self._purge_at = 0.0
         self._pid = 0
         self._wake_fd = self._rung_fd = -1
@@ -59,7 +59,7 @@ class SqliteStore:
         self._thread = Thread(self._look_out, self._away)
         self._sender = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._heard = 0  # number of the last message that was handed out
-        self._heard_of = (0, 0)  # the file that it is of
+        self._heard_of = (0, 0, 0)  # the file that it is of
         self._pid = os.getpid()
 
     # ---- reading and writing -------------------------------------------------------------------------

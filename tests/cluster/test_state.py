@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pyworker import state
-from pyworker.cluster import state_redis, state_sqlite
+from pyworker.cluster import sqlite_connection, state_redis, state_sqlite
 from pyworker.cluster.state_store import MAX_INTEGER, State
 from tests.support.redis import RedisServer, redis_server
 from tests.support.wait import wait_until
@@ -700,6 +700,28 @@ def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_pat
             new.set("who", "quick")
             wait_until(lambda: values[-1] == "quick")
             assert time.monotonic() - began < 0.9, "the bell is heard again"
+
+
+def test_sqlite_that_was_removed_is_heard_anew_where_the_next_file_gets_the_same_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(path: str) -> tuple[int, int]:  # as of ext4, which gives a free number away again
+        os.stat(path)
+        return 1, 1
+
+    monkeypatch.setattr(sqlite_connection, "_identity", identity)
+    folder, heard = tmp_path / "state", list[Any]()
+    with state.open(f"sqlite:{folder}") as alone:
+        alone.listen(heard.append)
+        with state.open(f"sqlite:{folder}") as other:
+            other.broadcast(1)
+            other.broadcast(2)
+        wait_until(lambda: heard == [1, 2])
+        shutil.rmtree(folder)
+        wait_until(lambda: (folder / "state.db").exists())
+        with state.open(f"sqlite:{folder}") as other:
+            other.broadcast(3)
+            wait_until(lambda: heard == [1, 2, 3])
 
 
 def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
