@@ -724,6 +724,18 @@ def test_sqlite_that_was_removed_is_heard_anew_where_the_next_file_gets_the_same
             wait_until(lambda: heard == [1, 2, 3])
 
 
+def test_sqlite_whose_file_alone_was_removed_can_be_used_while_others_have_it_open(tmp_path: Path) -> None:
+    address = f"sqlite:{tmp_path}/state"
+    code = "state.set('k', 'v' * 9000)\nprint('open', flush=True)\nsys.stdin.readline()"
+    with children(address, code) as (other,):
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        (tmp_path / "state" / "state.db").unlink()
+        with state.open(address, "test") as one:
+            assert one.incr("hits") == 1
+            assert one.incr("hits") == 2
+
+
 def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
