@@ -76,12 +76,12 @@ def _check_no_way_back() -> None:
 
 
 def closed_folder(folder: str) -> str:
-    """Return the first folder on the way to this one, or this one, that the user may not enter; links are followed."""
+    """Return the first folder on the way to this one, or this one, that is there and closed to the user; links are followed."""
     way = ""
     for part in os.path.realpath(folder).split("/")[1:]:
         way += f"/{part}"
         if not os.access(way, os.X_OK):
-            return way
+            return way if os.path.exists(way) else ""
     return ""
 
 

@@ -227,13 +227,17 @@ def test_missing_folder_is_told(daemon: Any, folder: Path) -> None:
     assert d.reap(worker.pid) == 78
 
 
-def test_missing_interpreter_is_told(daemon: Any, folder: Path) -> None:
+@pytest.mark.parametrize("was_removed", [False, True])
+def test_missing_interpreter_is_told(daemon: Any, folder: Path, was_removed: bool) -> None:
+    if was_removed:  # the one that the venv was made of
+        (folder / "python").symlink_to(folder / "python3.11" / "bin" / "python")
     d = daemon()
     d.python = str(folder / "python")
     template = d.launch("template")
     failed = template.expect(LoadFailed)
     assert failed.kind == "exec"
     assert "No such file" in failed.message
+    assert failed.hint == "Check `python` (a venv folder or an interpreter that this user may run)."
     assert d.reap(template.pid) == 78
 
 
