@@ -73,8 +73,8 @@ def test_neither_a_worker_that_leaves_nor_one_of_the_generation_before_fills_a_s
 
 def test_one_that_has_ended_keeps_neither_its_slot_nor_its_app_though_it_could_not_be_buried_yet() -> None:
     ended = worker(2, 2, state=State.STOPPED)
-    assert doing(app(workers=(BOTH[0], ended), overlaps=False)) == [c.Spawn(2, 1, False)]
-    assert doing(app(running=False, workers=(ended,), templates=())) == [c.Close()]
+    assert doing(app(workers=(BOTH[0], ended), overlaps=False)) == [act.Spawn(2, 1, False)]
+    assert doing(app(running=False, workers=(ended,), templates=())) == [act.Close()]
 
 
 def test_backoff_waits_and_says_until_when() -> None:
@@ -96,14 +96,14 @@ def test_after_an_unstable_death_one_worker_is_tried_at_a_time() -> None:
 def test_of_an_app_that_asked_not_to_be_started_again_nothing_is() -> None:
     refused = Record(1, permanent=True)
     assert doing(app(record=refused, workers=BOTH[:1], forks=False, templates=()), 1000.0) == []
-    assert doing(app(record=refused, workers=BOTH[:1]), 1000.0) == [c.StopTemplate(1)]
+    assert doing(app(record=refused, workers=BOTH[:1]), 1000.0) == [act.StopTemplate(1)]
 
 
 def test_one_is_replaced_while_the_one_before_it_in_another_slot_drains_but_not_in_the_middle_of_a_reload() -> None:
     tired = worker(2, 2, recycle=True)
     drains = worker(1, 1, state=State.DRAINING)
-    assert doing(app(workers=(drains, worker(3, 1), tired))) == [c.Spawn(2, 1, False)]
-    assert doing(app(workers=(drains, worker(3, 1), tired), target=2)) == [c.StartTemplate(2)]
+    assert doing(app(workers=(drains, worker(3, 1), tired))) == [act.Spawn(2, 1, False)]
+    assert doing(app(workers=(drains, worker(3, 1), tired), target=2)) == [act.StartTemplate(2)]
 
 
 def test_failed_app_is_probed_with_one_worker() -> None:
@@ -401,32 +401,32 @@ def test_commit_when_all_are_held() -> None:
         worker(4, 2, 2, State.HELD, checked=False),
     ],
 )
-def test_no_commit_while_one_is_not_ready_or_not_checked(late: c.WorkerView) -> None:
+def test_no_commit_while_one_is_not_ready_or_not_checked(late: WorkerView) -> None:
     assert doing(app(workers=(*BOTH, worker(3, 1, 2, State.HELD), late), **RELOADING)) == []
 
 
 def test_the_canary_goes_alone_and_the_rest_max_surge_at_a_time() -> None:
     many = {**RELOADING, "want": 5, "reload": ReloadConfig(max_surge=3)}
     old = tuple(worker(slot, slot) for slot in range(1, 6))
-    assert doing(app(workers=old, **many)) == [c.Spawn(1, 2, True)]
+    assert doing(app(workers=old, **many)) == [act.Spawn(1, 2, True)]
     assert doing(app(workers=(*old, worker(6, 1, 2, State.STARTING)), **many)) == []
     canary = worker(6, 1, 2, State.HELD)
-    assert doing(app(workers=(*old, canary), **many)) == [c.Spawn(slot, 2, True) for slot in (2, 3, 4)]
-    assert doing(app(workers=(*old, canary, worker(7, 2, 2, State.STARTING)), **many)) == [c.Spawn(slot, 2, True) for slot in (3, 4)]
+    assert doing(app(workers=(*old, canary), **many)) == [act.Spawn(slot, 2, True) for slot in (2, 3, 4)]
+    assert doing(app(workers=(*old, canary, worker(7, 2, 2, State.STARTING)), **many)) == [act.Spawn(slot, 2, True) for slot in (3, 4)]
 
 
 def test_nothing_is_started_of_a_generation_whose_pre_start_is_at_work() -> None:
     commands = {"forks": False, "target_forks": False, "templates": ()}
     assert doing(app(gated=frozenset({1}), **commands)) == []
     assert doing(app(gated=frozenset({2}), target=2, workers=BOTH, **commands)) == []
-    assert doing(app(target=2, workers=BOTH, **commands)) == [c.Spawn(1, 2, True)]
+    assert doing(app(target=2, workers=BOTH, **commands)) == [act.Spawn(1, 2, True)]
 
 
 def test_a_stop_in_the_middle_of_a_reload_starts_and_lets_in_nobody() -> None:
     stopped = app(running=False, target=2, forks=False, target_forks=False, templates=(), workers=(*BOTH, worker(3, 1, 2, State.HELD)))
-    assert {type(action) for action in doing(stopped)} == {c.SendDrain, c.SendStop}
+    assert {type(action) for action in doing(stopped)} == {act.SendDrain, act.SendStop}
     held = app(running=False, workers=(worker(1, 1, state=State.HELD),), templates=())
-    assert doing(held) == [c.SendStop(1, "stop")]
+    assert doing(held) == [act.SendStop(1, "stop")]
 
 
 def test_after_the_commit_the_new_go_and_the_old_stay_until_they_accept() -> None:
@@ -482,11 +482,11 @@ def test_one_that_was_told_to_accept_is_looked_at_when_it_counts_as_accepting_an
 @pytest.mark.parametrize(
     ("waits", "leave"),
     [
-        (c.OPENING_GRACE - 0.1, []),
-        (c.OPENING_GRACE, [c.SendDrain(1, False, "replaced by generation 2"), c.SendDrain(2, False, "replaced by generation 2")]),
+        (OPENING_GRACE - 0.1, []),
+        (OPENING_GRACE, [act.SendDrain(1, False, "replaced by generation 2"), act.SendDrain(2, False, "replaced by generation 2")]),
     ],
 )
-def test_the_old_do_not_wait_for_ever_for_one_that_was_told_to_accept_and_says_nothing(waits: float, leave: list[c.Action]) -> None:
+def test_the_old_do_not_wait_for_ever_for_one_that_was_told_to_accept_and_says_nothing(waits: float, leave: list[act.Action]) -> None:
     new = (worker(3, 1, 2, State.READY), worker(4, 2, 2, State.OPENING, since=1.0))
     view = app(generation=2, previous=1, soak_until=30.0, templates=RELOADING["templates"], workers=(*BOTH, *new))
     assert doing(view, 1.0 + waits) == leave
@@ -512,26 +512,26 @@ def test_the_port_of_what_is_stopped_is_closed_when_nobody_may_take_from_it_any_
     view: dict[str, Any], now: float, closes: bool
 ) -> None:
     actions = doing(app(**{"running": False, "templates": (), "workers": ()} | view), now)
-    assert any(isinstance(action, (c.ShutListeners, c.Close)) for action in actions) is closes
+    assert any(isinstance(action, (act.ShutListeners, act.Close)) for action in actions) is closes
 
 
 def test_a_restart_of_all_leaves_what_is_queued_to_the_next_and_asks_nobody_to_empty_it() -> None:
-    drains = [c.SendDrain(1, False, "stop"), c.SendDrain(2, False, "stop")]
+    drains = [act.SendDrain(1, False, "stop"), act.SendDrain(2, False, "stop")]
     assert doing(app(running=False, keep_listening=True, workers=BOTH, templates=())) == drains
 
 
 def test_one_that_still_starts_is_stopped_as_it_hears_nothing_yet() -> None:
     starting = worker(3, 1, state=State.STARTING)
-    assert doing(app(running=False, workers=(starting,), templates=())) == [c.SendStop(3, "stop")]
+    assert doing(app(running=False, workers=(starting,), templates=())) == [act.SendStop(3, "stop")]
     given_up = app(workers=(BOTH[0], worker(4, 1, 2, State.STARTING)))  # also where a slot of today's is not open
-    assert c.SendStop(4, "its generation was given up") in doing(given_up)
+    assert act.SendStop(4, "its generation was given up") in doing(given_up)
 
 
 def test_one_that_has_served_well_stays_while_its_successor_is_sick() -> None:
     tired = worker(1, 1, recycle=True, can_wait=True)
     sick = worker(3, 1, state=State.UNHEALTHY)
     assert doing(app(workers=(tired, BOTH[1], sick))) == []
-    assert doing(app(workers=(tired, BOTH[1], replace(sick, state=State.READY)))) == [c.SendDrain(1, False, "replaced")]
+    assert doing(app(workers=(tired, BOTH[1], replace(sick, state=State.READY)))) == [act.SendDrain(1, False, "replaced")]
 
 
 def test_in_the_soak_a_template_of_the_generation_before_that_has_died_is_not_started_again() -> None:
@@ -542,12 +542,12 @@ def test_in_the_soak_a_template_of_the_generation_before_that_has_died_is_not_st
 
 def test_one_that_was_told_to_accept_and_has_not_for_long_is_killed() -> None:
     view = app(workers=(worker(1, 1), worker(2, 2, state=State.OPENING, since=1.0)))
-    assert c.SendKill(2, "did not accept when told to") not in doing(view, 0.9 + c.OPENING_TIMEOUT)
-    assert c.SendKill(2, "did not accept when told to") in doing(view, 1.0 + c.OPENING_TIMEOUT)
+    assert act.SendKill(2, "did not accept when told to") not in doing(view, 0.9 + c.OPENING_TIMEOUT)
+    assert act.SendKill(2, "did not accept when told to") in doing(view, 1.0 + c.OPENING_TIMEOUT)
 
 
 def test_an_app_of_which_nothing_is_to_run_is_not_open() -> None:
-    assert not c.generation_is_open(app(finished_slots=frozenset({1, 2})), 1.0)  # else its failure would be forgotten
+    assert not generation_is_open(app(finished_slots=frozenset({1, 2})), 1.0)  # else its failure would be forgotten
 
 
 def test_too_many_deaths_in_the_soak_roll_back() -> None:
