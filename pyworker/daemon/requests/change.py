@@ -84,7 +84,6 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
             if not (serves and generation.config.hooks.pre_start):  # else they stop when that has succeeded
                 app.wanted, app.running, app.keep_listening = True, False, True
                 app.previous = None
-            app.write_memo()  # as in begin
             desk.brain.poke(app)
         goals[app.name] = ops.started("restarted", generation.number)
     replaced: dict[str, tuple[set[int], set[int]]] = {}

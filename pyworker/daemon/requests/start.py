@@ -87,7 +87,6 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             app.wanted, app.running, app.keep_listening = True, False, True
             app.delete_when_closed = False  # not by a later stop, either
             app.restart_to = generation.number
-            app.write_memo()  # as in begin
             desk.brain.poke(app)
         if lost:
             what = f"{lost}, whose Python it had, is gone: now it has ours. Again: python3 -m venv {shlex.quote(lost)}"
