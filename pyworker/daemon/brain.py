@@ -91,7 +91,7 @@ class Brain:
     def write_memos(self) -> None:
         """Put down what has been decided since policy looked last: a daemon after this one goes by it."""
         for app in self.apps.values():
-            if id(app) in self._poked and not app.closed:
+            if id(app) in self._poked:
                 app.write_memo()
 
     def _begin_round(self, app: App) -> None:

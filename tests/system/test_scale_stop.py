@@ -16,7 +16,7 @@ from pyworker.cli.client import Answer, Call
 from pyworker.unix import process
 from tests.support.control import ask
 from tests.support.load import Load
-from tests.support.pyworker import KERNEL, LONG, Pyworker, alive
+from tests.support.pyworker import KERNEL, LONG, Pyworker, alive, kill
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WAITS, version
 from tests.support.wait import wait_until
@@ -703,6 +703,23 @@ def test_what_a_stop_has_decided_when_the_daemon_is_killed_over_it_holds_for_the
     wait_until(lambda: pw.app()["state"] == "stopped", LONG, "the stop to go on")
     with open(os.path.join(pw.home, "apps.json")) as file:
         assert [app["running"] for app in json.load(file)["apps"]] == [False]
+
+
+def test_what_failed_and_was_stopped_stays_so_under_the_next_daemon(pw: Pyworker) -> None:
+    pw.write("app.toml", """
+[app]
+name = "api"
+command = ["false"]
+""")
+    assert pw.run("start", "app.toml").returncode == 1
+    pw.ok("stop", "api")
+    kill(pw.role("daemon"))
+    wait_until(lambda: pw.run("ps").returncode == 0, LONG, "the next one")
+    assert pw.app()["state"] == "stopped"
+    pw.write("other.toml", '[app]\nname = "other"\ncommand = ["sleep", "1000"]\n')
+    pw.ok("start", "other.toml")  # which writes apps.json
+    with open(os.path.join(pw.home, "apps.json")) as file:
+        assert {app["name"]: app["running"] for app in json.load(file)["apps"]} == {"api": False, "other": True}
 
 
 def test_the_daemon_answers_a_shutdown_when_the_apps_have_ended(pw: Pyworker) -> None:

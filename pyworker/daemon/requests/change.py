@@ -55,11 +55,9 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
     app.hurry = app.hurry or now
     app.failure = None
     app.record = CLEAR
-    if app.closed:
-        return
-    if was_running:
+    desk.brain.poke(app)  # one that has failed, too: its memo says that it is wanted
+    if was_running and not app.closed:
         desk.brain.emit(app, "app_stopping", None)
-    desk.brain.poke(app)
 
 
 def restart(desk: Desk, client: Client, request: k.Restart) -> None:
