@@ -50,9 +50,8 @@ def listening_inode(file: os.stat_result) -> int:
                 answer, at = netlink.recv(65536), 0
                 while at + _HEADER.size <= len(answer):
                     length, kind, *_ = _HEADER.unpack_from(answer, at)
-                    if (
-                        kind != _SOCK_DIAG_BY_FAMILY or length < _HEADER.size + _ANSWER.size
-                    ):  # it was the last, or an error
+                    # it was the last, or an error
+                    if kind != _SOCK_DIAG_BY_FAMILY or length < _HEADER.size + _ANSWER.size:
                         return 0
                     message, at = answer[at : at + length], at + ((length + 3) & ~3)
                     if (found := _attribute(message, _UNIX_DIAG_VFS, _VFS)) is not None and found == place:
