@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, assert_never
 
 from pyworker import failpoint
-from pyworker.config.address import parse_bind
+from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import INHERIT
 from pyworker.daemon import appmetrics, diagnosis, state
 from pyworker.daemon.app import App, Failure, Generation, Listener
@@ -397,6 +397,7 @@ class Brain:
         failpoint.hit("start.pinned")
 
     def _listen(self, app: App, generation: Generation, opened: list[tuple[App, Listener]]) -> Iterator[int]:
+        seen: dict[int, Address] = {}
         for text in generation.config.bind:
             address = parse_bind(text)
             try:
@@ -404,9 +405,13 @@ class Brain:
                 if listener is None:
                     listener = self.listening.open(app, address, generation)
                     opened.append((app, listener))
+                elif (other := seen.get(listener.index, address)) != address:  # by another name
+                    message = f"cannot listen on {address}: that is {other}, which `bind` names, too"
+                    raise ListenFailed(message, hint="remove one of them", code="port_in_use")
             except ListenFailed as error:
                 error.hint += where_named(app, generation)
                 raise
+            seen[listener.index] = address
             yield listener.index
 
     def close(self, app: App) -> None:

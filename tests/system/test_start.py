@@ -193,6 +193,17 @@ def test_a_port_in_use_by_a_program_of_ours_is_no_reason_to_kill_that(pw: Pywork
     assert "pyworker stop own" in done.stderr
 
 
+def test_an_address_that_bind_has_twice_under_two_names_is_refused(pw: Pyworker) -> None:
+    pw.write("web.py", ASGI)
+    bind = [f"localhost:{pw.port}", f"127.0.0.1:{pw.port}"]
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nbind = {bind}\n')
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert f"cannot listen on {bind[1]}: that is {bind[0]}, which `bind` names, too" in done.stderr
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nbind = "{bind[0]}"\n')
+    pw.ok("start", "app.toml")
+
+
 def test_a_port_that_the_kernel_has_chosen_is_shown(pw: Pyworker) -> None:
     pw.write("web.py", ASGI)
     pw.write("app.toml", '[app]\nname = "api"\ntarget = "web:app"\nbind = "127.0.0.1:0"\n')
