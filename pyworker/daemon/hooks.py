@@ -88,8 +88,9 @@ class Hooks:
                 generation.prepared = "yes"
             else:
                 generation.prepared = "failed"
-                output = _last(command.output) if command else ""
-                first = reason.partition(": " + output[-300:])[0] if output else reason
+                whole = command.output if command else ""
+                first = reason.partition(": " + whole[-300:])[0] if whole else reason
+                output = _last(whole)
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:
                     first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output

@@ -205,6 +205,13 @@ def test_of_a_pre_start_that_prints_much_the_last_whole_lines_are_shown(pw: Pywo
     assert "it is locked" in failed.stderr
 
 
+def test_why_a_pre_start_failed_is_said_without_the_one_long_line_before_it(pw: Pyworker) -> None:
+    """A progress bar, say, whose states are parted by no end of a line."""
+    pw.write("migrate.py", "print('12% ' * 3000, flush=True)\nraise SystemExit('it is locked')\n")
+    hooked(pw, f'pre_start = "{sys.executable} migrate.py"')
+    assert "exit code 1: it is locked\n" in pw.run("start").stderr
+
+
 def test_a_restart_whose_pre_start_fails_stops_nobody(pw: Pyworker) -> None:
     pw.write("code", "0")
     hooked(pw, 'pre_start = "sh -c \'exit $(cat code)\'"')
