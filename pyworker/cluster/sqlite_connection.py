@@ -101,7 +101,10 @@ class Connection:
         try:
             return _identity(os.path.join(self.folder, FILE)) != self.file[:2]
         except FileNotFoundError:
-            return True
+            # the folder of an app with a `user` is the daemon's to make: until it is there all go on with what they have
+            with contextlib.suppress(OSError):
+                os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            return os.path.isdir(self.folder)
         except OSError:  # who may not look knows nothing
             return False
 

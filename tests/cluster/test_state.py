@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -755,6 +756,25 @@ def test_sqlite_that_was_removed_is_heard_anew_where_the_next_file_gets_the_same
         with state.open(f"sqlite:{folder}") as other:
             other.broadcast(3)
             wait_until(lambda: heard == [1, 2, 3])
+
+
+def test_sqlite_whose_folder_was_removed_is_used_on_where_it_cannot_be_made_again_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of an app with `user` is made by the daemon."""
+    folder = tmp_path / "state"
+
+    def refuse(path: str, **_: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with state.open(f"sqlite:{folder}") as one, state.open(f"sqlite:{folder}") as other:
+        assert (one.incr("hits"), other.incr("hits")) == (1, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "makedirs", refuse)
+            shutil.rmtree(folder)
+            assert (one.incr("hits"), other.incr("hits")) == (3, 4)
+        folder.mkdir(0o700)
+        assert (one.incr("hits"), other.incr("hits")) == (1, 2)
 
 
 def test_sqlite_whose_file_alone_was_removed_can_be_used_while_others_have_it_open(tmp_path: Path) -> None:
