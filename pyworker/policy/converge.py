@@ -155,11 +155,8 @@ def keep_dispatcher(dispatcher: DispatcherView | None, record: Record, *, needed
     match dispatcher.state:
         case "starting":
             deadline = dispatcher.since + DISPATCHER_READY_TIMEOUT
-            yield (
-                StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
-                if now >= deadline
-                else LookAgain(deadline)
-            )
+            stuck = StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
+            yield stuck if now >= deadline else LookAgain(deadline)
         case "stopping":
             deadline = dispatcher.since + DISPATCHER_STOP_TIMEOUT
             yield StopDispatcher("told to stop, and did not") if now >= deadline else LookAgain(deadline)
