@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,6 +14,7 @@ from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F
 from pyworker.unix.fds import recv_packet
 from tests.dispatcher.rig import LONG, Rig, Slot, in_inbox, queued, taken
+from tests.support.pyworker import open_fds
 from tests.support.wait import wait_until
 
 
@@ -116,6 +118,11 @@ def test_a_slot_that_is_scaled_away_gives_its_connections_back(one: Rig) -> None
     assert taken(slots[:1], 6) == [6]
 
 
+def test_one_that_is_not_known_any_more_has_nothing_left(one: Rig) -> None:
+    one.tell(d.Shut(7))
+    assert one.hear(d.Empty).serial == 7
+
+
 def test_a_slot_that_is_scaled_away_while_nobody_serves_loses_nothing(one: Rig) -> None:
     slots = one.add_slots(2)
     one.listen()
@@ -142,6 +149,15 @@ def test_what_the_others_cannot_take_stays_in_the_inbox_of_the_dead_worker(one: 
     begin_again(one, slots)
     taken(slots, 400)
     assert all(echo(slots, client, b"%d" % at) for at, client in enumerate(clients[::40]))
+
+
+def test_what_stays_there_goes_to_the_others_when_they_have_room(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    one.connect(400)
+    wait_until(lambda: sum(map(queued, slots)) == 400, LONG)
+    one.tell(d.Gone(1))
+    assert taken(slots[1:], 400) == [400]
 
 
 def test_a_worker_that_stands_still_keeps_no_connection_from_the_others(one: Rig) -> None:
@@ -173,6 +189,19 @@ def test_a_worker_that_goes_on_is_given_connections_again(one: Rig) -> None:
         return seen[1] > 0
 
     wait_until(look, LONG, "the second worker's turn")
+
+
+def test_where_all_stand_still_the_one_with_the_fewest_is_given_connections_again(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    one.connect(2)
+    assert taken(slots[1:], 2) == [2]  # what the first was given came over; then neither looks
+
+    def look() -> bool:
+        one.connect(1)
+        return in_inbox(slots[0])
+
+    wait_until(look, LONG, "one for the first worker: it would stand still for ever")
 
 
 def test_nothing_is_accepted_while_nobody_takes_connections(one: Rig) -> None:
@@ -214,6 +243,11 @@ def test_what_waits_for_each_worker_still_does_after_a_dispatcher_was_killed(one
 def test_what_a_new_daemon_does_not_mention_is_over(one: Rig) -> None:
     slots = one.add_slots(2)
     one.listen()
+    other = socket.create_server(("127.0.0.1", 0))
+    one.tell(d.Listen(1), other.fileno())
+    one.settle()
+    other_address = other.getsockname()
+    other.close()
     one.tell(d.Begin())
     one.tell(d.Inbox(1), slots[0].writer.fileno(), slots[0].reader.fileno())
     one.tell(d.Open(1, 1, 1, "inbox"))
@@ -221,6 +255,32 @@ def test_what_a_new_daemon_does_not_mention_is_over(one: Rig) -> None:
     one.tell(d.Settled())
     one.connect(3)
     assert taken(slots, 3) == [3, 0]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(other_address)
+
+
+def test_what_a_new_daemon_says_again_costs_no_descriptors(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    one.settle()
+    before = open_fds(one.pid)
+    one.tell(d.Begin())
+    one.listen()
+    for slot in slots:
+        one.tell(d.Inbox(slot.slot), slot.writer.fileno(), slot.reader.fileno())
+        one.tell(d.Open(slot.slot, slot.slot, slot.row, "inbox"))
+    one.tell(d.Settled())
+    one.settle()
+    assert open_fds(one.pid) == before
+
+
+def test_connections_go_on_to_workers_also_if_a_new_daemon_does_not_come_to_its_end(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.listen()
+    one.tell(d.Begin())
+    one.tell(d.Open(1, 1, slots[0].row, "inbox"))
+    one.connect(4)
+    assert taken(slots, 4) == [2, 2]
 
 
 def test_at_the_end_all_that_waits_is_handed_out_and_then_said_to_be_all(one: Rig) -> None:
@@ -237,6 +297,19 @@ def test_at_the_end_all_that_waits_is_handed_out_and_then_said_to_be_all(one: Ri
     one.settle()
     assert not slot.take()
     assert len(slot.open) == 5
+
+
+def test_an_inbox_without_room_for_the_word_that_nothing_follows_ends_no_dispatcher(one: Rig) -> None:
+    slots = one.add_slots(2)
+    one.settle()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            slots[0].writer.send(b".", socket.MSG_DONTWAIT)
+    one.tell(d.Finish())
+    one.settle()
+    last = recv_packet(slots[1].reader, 16, 1)
+    assert last is not None
+    assert last.data == d.LAST
 
 
 def test_more_connections_than_an_inbox_holds_wait_and_arrive(one: Rig) -> None:

@@ -1,19 +1,22 @@
-"""dispatcher/main.py: what it says of want. What it does with connections is in test_inbox.py and test_relay.py."""
+"""dispatcher/main.py: what it says of want, and what time does. What it does with connections is in test_inbox.py and test_relay.py."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import socket
 from collections.abc import Callable
 
 import pytest
 
 from pyworker.dispatcher.main import CALM, Dispatcher
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.scoreboard import SIZE
+from pyworker.protocol.scoreboard import SIZE, F, row_slice
 from pyworker.protocol.wire import MAX_MESSAGE, decode
 from pyworker.unix.fds import recv_packet, socketpair
+from tests.support.pyworker import open_fds
 
 
 def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +49,105 @@ def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: p
         waits.pop()()
         assert said() == [d.Over]
         assert waits == []
+
+
+class Still:
+    """A dispatcher for which time passes when it is told to look, and its workers."""
+
+    def __init__(self, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+        ends = (*socketpair(), *socket.socketpair())
+        self._given = [stack.enter_context(end) for end in ends][-1]
+        self._board = memoryview(mmap.mmap(-1, SIZE)).cast("Q")
+        self.dispatcher = Dispatcher(ends[0], self._board)
+        monkeypatch.setattr(self.dispatcher.loop, "later", lambda delay, callback: None)
+        for slot in range(1, workers + 1):
+            self.dispatcher._take(d.Inbox(slot), [end.detach() for end in socketpair()])
+            self.dispatcher._take(d.Open(slot, slot, slot, "inbox"), [])
+            stack.callback(self.dispatcher._inboxes[slot].close)
+            stack.callback(self.take, slot)
+
+    def give(self, count: int) -> None:
+        for _ in range(count):
+            self.dispatcher._deal(os.dup(self._given.fileno()))
+
+    def take(self, slot: int) -> None:
+        """Have a worker take all that it was given, and end it."""
+        while (fd := self.dispatcher._inboxes[slot].take_back()) is not None:
+            os.close(fd)
+            self.accepted(slot)
+
+    def accepted(self, slot: int) -> None:
+        self._board[row_slice(slot)][F.ACCEPTED] += 1
+
+    @property
+    def queued(self) -> list[int]:
+        return [inbox.queued() for inbox in self.dispatcher._inboxes.values()]
+
+
+def test_a_worker_that_stands_still_is_given_nothing_until_it_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        still.give(2)
+        assert still.queued == [1, 1]
+        for _ in range(3):
+            still.take(1)
+            still.dispatcher._look()
+        assert still.queued == [0, 0], "what it had was given to the other"
+        for _ in range(3):
+            still.give(1)
+            assert still.queued == [1, 0]
+            still.take(1)
+            still.dispatcher._look()
+        still.accepted(2)  # it goes on
+        still.dispatcher._look()
+        still.give(1)
+        assert still.queued == [0, 1]
+
+
+def test_what_nobody_else_could_take_stays_with_a_worker_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 1)
+        still.give(3)
+        for _ in range(3):
+            still.dispatcher._look()
+        assert (still.queued, [*still.dispatcher._waiting]) == ([3], [])
+
+
+def test_what_cannot_be_placed_again_and_again_costs_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        still.give(400)
+        still.dispatcher._take(d.Gone(1), [])
+        before = open_fds(os.getpid())
+        for _ in range(10):
+            still.dispatcher._retry()
+        assert sum(still.queued) == 400
+        assert open_fds(os.getpid()) <= before
+
+
+def test_a_worker_and_its_successor_in_the_slot_are_given_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        still.dispatcher._take(d.Open(3, 1, 3, "inbox"), [])
+        still.give(6)
+        assert still.queued == [3, 3]
+
+
+def test_one_that_is_let_in_again_has_no_connections_that_others_took_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        still.give(4)
+        still.dispatcher._take(d.Shut(1), [])
+        assert still.queued == [0, 4]
+        still.dispatcher._take(d.Open(1, 1, 1, "inbox"), [])
+        assert [worker.load() for worker in still.dispatcher._open] == [0, 4]
+
+
+def test_what_has_waited_for_a_worker_is_given_to_the_first_that_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 1)
+        still.dispatcher._take(d.Shut(1), [])
+        still.give(2)
+        still.dispatcher._retry()
+        still.dispatcher._take(d.Open(1, 1, 1, "inbox"), [])
+        assert still.queued == [2]

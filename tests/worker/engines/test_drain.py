@@ -120,6 +120,24 @@ def test_a_request_in_flight_is_finished_and_its_connection_closed(serve: Serve,
     assert (report.requests, report.cancelled) == (1, 0)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_request_that_has_begun_to_arrive_behind_one_in_flight_is_answered(serve: Serve, loop: str) -> None:
+    entered, go = slow_gate["/next"] = threading.Event(), threading.Event()
+    site = serve(slow, loop=loop)
+    request = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+    client = site.client().send(request + request[:20])
+    assert entered.wait(30)
+    site.running.begin_drain(10)
+    go.set()
+    first = client.recv()
+    second = client.send(request[20:]).recv()
+    assert first is not None
+    assert second is not None
+    assert (first.closes, second.closes) == (False, True)
+    client.close()
+    assert site.running.finish().requests == 2
+
+
 @pytest.mark.parametrize(("interface", "loop", "threads"), KINDS)
 def test_idle_and_silent_connections_get_one_more_answer(serve: Serve, interface: str, loop: str, threads: int) -> None:
     site = serve(getattr(hello, interface), interface, loop=loop, threads=threads)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import select
 import socket
 import threading
 from typing import Any
@@ -236,6 +238,30 @@ def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
     assert idle.closed()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_another(serve: Serve, loop: str) -> None:
+    client = serve(hello.asgi, loop=loop, header_timeout=0.3).client()
+    client.send(b"GET / HTTP/1.1\r\nHost: ")
+    for _ in range(400):
+        client.send(b"x")
+        if select.select([client.sock], [], [], 0.05)[0]:
+            break
+    else:
+        pytest.fail("it is waited for without end")
+    response = client.recv()
+    assert response is not None
+    assert response.status == 408
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("interface", APPS)
+def test_a_body_that_its_client_ends_too_early_is_not_waited_for(serve: Serve, interface: str, loop: str) -> None:
+    client = serve(getattr(echo, interface), interface, loop=loop).client()
+    client.send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10\r\n\r\nabc")
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.closed()
+
+
 def test_a_wsgi_body_that_stalls_is_not_waited_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyworker.worker.engines.connection.BODY_STALL", 0.2)
     site = serve(hello.wsgi, "wsgi", header_timeout=0.4)
@@ -297,13 +323,57 @@ def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     assert response.status == 413
 
 
+UPLOAD = H + b"Content-Length: 5000000\r\n\r\n"
+SENDS_ON = {
+    "answer of a connection that goes on": b"POST / HTTP/1.1\r\n" + UPLOAD,
+    "last answer": b"POST /last HTTP/1.1\r\n" + UPLOAD,
+}
+
+
+async def last(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    headers = [(b"connection", b"close")] if scope["path"] == "/last" else []
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body"})
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(serve: Serve, loop: str) -> None:
-    client = serve(hello.asgi, loop=loop).client()
-    client.send(b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 5000000\r\n\r\n")
+@pytest.mark.parametrize("said", SENDS_ON.values(), ids=SENDS_ON)
+def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(
+    serve: Serve, loop: str, said: bytes
+) -> None:
+    client = serve(last, loop=loop).client().send(said)
     assert client.recv() is not None
     client.send(b"x" * 2_000_000)
     assert client.sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/", b"/last"])
+def test_a_large_body_that_nobody_took_is_read_on_behind_its_answer(serve: Serve, loop: str, path: bytes) -> None:
+    go = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        while not go.is_set():
+            await asyncio.sleep(0.01)
+        await last(scope, receive, send)
+
+    site = serve(app, loop=loop)
+    client = site.client().send(b"POST %b HTTP/1.1\r\n" % path + H + b"Content-Length: 900000\r\n\r\n" + bytes(300_000))
+    wait_until(lambda: any(each.hold_body for each in list(site.running.server._connections)))
+    go.set()
+    assert client.recv() is not None
+    client.send(bytes(600_000))
+    assert client.sock.recv(1) == b"" if path == b"/last" else client.get() is not None
+
+
+def test_each_body_of_a_connection_may_be_as_large_as_one(serve: Serve) -> None:
+    client = serve(hello.asgi, max_body_size=1_000_000).client()
+    for _ in range(4):  # of which the app takes nothing
+        answer = client.post("/", bytes(900_000))
+        assert answer is not None
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize("interface", APPS)
@@ -315,7 +385,8 @@ def test_as_many_upgrades_that_nobody_takes_as_there_are_are_answered(serve: Ser
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_head_that_waits_behind_slow_requests_is_not_too_late(serve: Serve, loop: str) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_head_that_waits_behind_slow_requests_has_its_time_behind_them(serve: Serve, loop: str, whole: bool) -> None:
     go = threading.Event()
 
     def app(environ: Any, start_response: Any) -> Any:
@@ -326,12 +397,11 @@ def test_a_head_that_waits_behind_slow_requests_is_not_too_late(serve: Serve, lo
     request = b"GET / HTTP/1.1\r\n" + H + b"\r\n"
     (client,) = site.clients_that_said(request * 2 + request[:20])
     wait_until(lambda: site.running.call(lambda: [c.deadline for c in site.running.server._connections]) == [NEVER])
-    client.send(request[20:])
+    if whole:
+        client.send(request[20:])
     go.set()
-    for _ in range(3):
-        response = client.recv()
-        assert response is not None
-        assert response.status == 200
+    answers = [client.recv() for _ in range(3)]
+    assert [answer and answer.status for answer in answers] == [200, 200, 200 if whole else 408]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
