@@ -20,7 +20,7 @@ from pyworker.guardian.main import Guardian, Times
 from pyworker.guardian.say import say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
-from pyworker.protocol.names import ENV_TICK, GUARDIAN_TITLE
+from pyworker.protocol.names import ENV_TICK, GUARDIAN_DIED, GUARDIAN_TITLE
 from pyworker.record import record
 from pyworker.unix import files, process
 from pyworker.unix.leave import leave
@@ -80,7 +80,7 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
         store = FdStore({inherited.LOCK: boot.take_lock(home)})
         boot.open_own_log(home)
         _prepare(home, store)
-    reason = "boot" if options.adopt is None else "upgrade" if taken_over else "guardian died"
+    reason = "boot" if options.adopt is None else "upgrade" if taken_over else GUARDIAN_DIED
     say(f"started ({reason}), version {__version__}, {len(store)} fds")
     guardian = Guardian(
         store,

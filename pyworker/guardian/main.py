@@ -25,7 +25,7 @@ from pyworker.guardian.watch import Watch
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import stood_still
 from pyworker.protocol import inherited, run, wire
-from pyworker.protocol.names import NOT_STARTED
+from pyworker.protocol.names import GUARDIAN_DIED, NOT_STARTED
 from pyworker.protocol.store import (
     LIFELINE_FD,
     TICK,
@@ -115,6 +115,7 @@ class Guardian:
         self._stopping = False
         self._all_ended = False  # by the daemon's word, before it ended
         self._logger_told = False
+        self._relieves = False  # a logger of the guardian before us is there until ours has its descriptors
         self._look_at_children = True
         self._signals = Signals(foreground=foreground)
         self._watch = Watch()
@@ -340,6 +341,7 @@ class Guardian:
                 return
         finally:
             os.close(lifeline)
+        self._relieves |= logger.reason == GUARDIAN_DIED
         logger.restore(filter(keep.is_for_logger, self._store))
         logger.say(self._restore_done(logger))
         self._daemon.say(self._logger_state())
@@ -398,6 +400,14 @@ class Guardian:
             self._store.put(inherited.LIFELINE, write_end)
             return read_end
         return os.open(f"/proc/self/fd/{write_end}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _relieve(self) -> None:
+        """Let the logger go that the guardian before us has left: it could have ended all that has no end of its own."""
+        self._relieves = False
+        lifeline = self._store.get(inherited.LIFELINE)
+        if lifeline is not None:
+            with contextlib.suppress(OSError):  # it has gone
+                os.write(lifeline, b"\n")
 
     def _restore_done(self, program: Program) -> RestoreDone:
         return RestoreDone(0, program.reason, os.getpid(), __version__)
@@ -562,6 +572,8 @@ class Guardian:
             flushed = program.outbox.flush(program.channel)
             if flushed == "later":
                 self._retry_sends_at = now + self._times.too_many_fds
+            if self._relieves and program is self._logger and flushed != "gone":
+                self._relieve()  # also when there is more than fits: it waits for its place before it reads on
             self._watch.until_writable(program.channel.fileno(), wanted=flushed == "full")
 
     def _watch_channel(self, program: Program) -> None:

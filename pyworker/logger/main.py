@@ -46,7 +46,7 @@ WAIT_FOR_NAMES = 2.0  # seconds a pipe waits for its pid and its app's log file 
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
-ORPHANED = 0.3  # seconds from the guardian's end until this logger makes room for the next one
+BEGIN_AGAIN = 0.3  # seconds until it leaves over a pipe that it has not got
 MESSAGES_A_TURN = 64
 BUSY = 2 * 1024  # bytes that came in one turn
 NAP = 0.0005  # seconds between two busy turns: a chatty program then costs a wake-up per 50 KB, not one per 8 KB
@@ -76,7 +76,7 @@ class Logger:
         self._read_bytes = 0  # in this turn
         self._quiet_at: float | None = None  # Stopping was said: leave when this is reached
         self._stop_by = 0.0  # ... which is no later than this
-        self._leave_at: float | None = None  # the guardian is gone: leave, unless the daemon is gone, too
+        self._leave_at: float | None = None  # for the next one, unless guardian and daemon are both gone
         self._sweep: Sweep | None = None
 
     def run(self) -> int:
@@ -285,7 +285,7 @@ class Logger:
         """Some pipe has no reader now, and its writer would wait for one: the next logger is given all of them."""
         if self._leave_at is None:
             say(f"leaves, to be started again with every pipe: {why}")
-            self._leave_at = time.monotonic() + ORPHANED
+            self._leave_at = time.monotonic() + BEGIN_AGAIN
 
     def _obey(self, message: ToLogger, received: list[int]) -> None:
         match message:
@@ -365,6 +365,8 @@ class Logger:
                 pass
 
     def _flush(self) -> None:
+        if self._channel is None:
+            self._outbox.clear()
         while self._outbox and self._channel is not None:
             try:
                 if not fds.send_packet(self._channel, wire.encode(self._outbox[0])):
@@ -375,18 +377,27 @@ class Logger:
 
     # ---- the end of the others ----------------------------------------------------------------------
     def _guardian_gone(self) -> None:
+        """Go on until the next guardian has a logger: who prints needs a reader, and nobody else would end what is left."""
         assert self._channel is not None
         self._epoll.unregister(self._channel.fileno())
         self._channel.close()
         self._channel = None
-        if self._sweep is None:
-            self._leave_at = time.monotonic() + ORPHANED
+
+    def _is_orphaned(self) -> bool:
+        if self._channel is None:
+            return True
+        poll = select.poll()
+        poll.register(self._channel, 0)  # its end is told always, also before what is unread
+        return bool(poll.poll(0))
 
     def _on_lifeline(self) -> None:
         try:
-            if os.read(self._lifeline, 1):
-                return  # nobody has a reason to write to it
+            word = os.read(self._lifeline, 1)
         except BlockingIOError:
+            return
+        if word:
+            if self._is_orphaned():  # else it was meant for the one before us, which had ended
+                self._leave_at = time.monotonic()
             return
         self._epoll.unregister(self._lifeline)
         self._leave_at = self._quiet_at = None

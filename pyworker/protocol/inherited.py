@@ -22,7 +22,8 @@ WANTED = "wanted"  # in the foreground: the memfd that stands for apps.json
 PROBE = "probe"  # in the foreground: the listener of the probe endpoint
 EVENT = "event"  # the number of the last event that could not be written to disk
 STANDBY = "standby"  # in an upgrade: the channel to the guardian that stands by (guardian/standby.py)
-LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone
+LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone,
+#                        a byte tells the one of a dead guardian that the next guardian's has its descriptors
 
 
 @record

@@ -29,5 +29,6 @@ STATE_DIR = "state"
 ROTATED = r"\.([1-9][0-9]{0,3})(\.gz)?"  # what follows a log's own name in those of the files rotated out of it
 DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small, for bug reports
 GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize its pid
+GUARDIAN_DIED = "guardian died"  # why a daemon and a logger were started: the daemon before became the guardian
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
 HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends

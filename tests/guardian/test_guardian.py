@@ -459,6 +459,8 @@ def test_daemon_without_guardian_becomes_one_by_exec_and_keeps_all_fds(start: OP
     daemon.close()
     os.close(state)
     successor, _ = heir.both("guardian died")
+    assert select.select([logger.lifeline], [], [], 30)[0], "the logger before is let go"
+    assert os.read(logger.lifeline, 1) == b"\n"
     assert os.read(successor.fds["board.api"], 10) == b"kept"
     third = start(wait=False)
     assert json.loads(third.answer())["error"] == "already running"

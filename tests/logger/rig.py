@@ -100,6 +100,10 @@ class Rig:
         self.say(protocol.Ping(7))
         self.hear_until(protocol.Pong)
 
+    def relieve(self) -> None:
+        """As the guardian after one that has died, when its own logger has everything."""
+        os.write(self.life_writes, b"\n")
+
     def kill(self) -> None:
         """Kill -9, and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -502,12 +503,39 @@ def test_orphaned_logger_leaves_room_for_the_next_one_without_losing_a_byte(rig:
     rig.channel.close()  # its guardian dies; the daemon becomes the guardian and starts another logger at once
     write_all(out, b"one\ntw")
     rig.start()
+    rig.relieve()
     write_all(out, b"o\nthree\n")
     _, status = os.waitpid(old, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     os.close(out)
     rig.hear_until(protocol.Closed)
     assert lines(records(path)) == [b"one", b"two", b"three"]
+
+
+def test_the_logger_of_a_dead_guardian_reads_on_until_the_next_one_has_a_logger(rig: Rig, worker: int) -> None:
+    path = rig.configure("api")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    rig.settle()
+    rig.channel.close()
+    number, end = 0, time.monotonic() + 1.0
+    while time.monotonic() < end:
+        number += 1
+        write_all(out, b"line\n")
+        wait_for(path, number)
+    rig.relieve()
+    assert rig.wait() == 0
+    os.close(out)
+
+
+def test_a_logger_whose_guardian_lives_is_not_relieved(rig: Rig, worker: int) -> None:
+    rig.configure("api")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    rig.relieve()  # the one before it has died, and it reads what was meant for that one
+    rig.settle()
+    rig.settle()
+    os.close(out)
 
 
 def test_logger_of_a_dead_guardian_and_daemon_stops_what_is_left(rig: Rig) -> None:

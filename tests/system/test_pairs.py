@@ -151,3 +151,15 @@ def test_a_stopped_template_that_was_told_to_leave_is_ended_by_the_next_daemon(p
     stopping.communicate(timeout=LONG)
     wait_until(lambda: not alive(template), LONG, "its end")
     wait_until(lambda: pw.app()["state"] == "stopped", LONG, "the end of the app")
+
+
+@pytest.mark.parametrize("point", ["guardian.start_logger", "guardian.start_daemon"])
+def test_nothing_stays_when_a_daemon_that_became_the_guardian_late_dies_before_it_has_started(pw: Pyworker, point: str) -> None:
+    pw.make_failpoints()
+    pw.write("job.py", "import time\ntime.sleep(600)\n")  # it does not see the end of any channel
+    pw.write("app.toml", '[app]\nname = "job"\nscript = "job.py"\nstop.drain_timeout = "1s"\n')
+    pw.ok("start", "app.toml")
+    pw.arm("guardian.adopted", "sleep:1")
+    pw.arm(point, "kill")
+    kill(pw.role("guardian"))
+    wait_until(lambda: not pw.processes(), LONG, lambda: f"all to be gone: {pw.titles()}")
