@@ -280,7 +280,7 @@ class Link:
     # ---- receiving -----------------------------------------------------------------------------------
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Event]:
         """Take what one read returned; the descriptors are the Link's until an event hands them on."""
-        events: list[Event] = []
+        events = self.written()  # else an acknowledgement may be of what nobody knows to have gone
         end, self.offset = self.offset, self.offset + len(data)
         if fds:
             fds = tuple(fds)

@@ -216,6 +216,17 @@ def test_what_follows_a_descriptor_waits_for_its_acknowledgement() -> None:
     assert link.is_idle
 
 
+def test_an_acknowledgement_is_of_what_has_gone_also_where_the_send_was_ended_before_it_was_noted() -> None:
+    """By an exception of a signal's handler; another thread reads the acknowledgement."""
+    link = Link()
+    link.send_handle("a", "net.Native", 5, "token")
+    frame = link.to_write()
+    assert frame is not None
+    link.gone.append(len(frame.data))
+    assert link.feed(ACK) == [Sent("token")]
+    assert link.is_idle
+
+
 def test_an_acknowledgement_of_ours_overtakes_what_waits() -> None:
     link = Link()
     link.send_handle("mine", "net.Socket", 7)
