@@ -243,7 +243,7 @@ class _Channel:
         try:
             with self._lock:
                 events = self.link.feed(packet.data, packet.fds)
-                if self._room or not self.connected or self.link.to_write() is not None:
+                if self._room or not self.connected or not self.link.is_idle:
                     self._flush()  # acknowledgements go before the program is told: it may take its time, or block
             for event in events:
                 match event:

@@ -6,9 +6,11 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -333,3 +335,40 @@ def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raise
     assert set(sent) <= set(own) <= unsure, "none is lost"
     assert [-value for value in heard.values if value < 0] == ([] if raises else [*range(1, rung + 1)])
     assert not heard.errors
+
+
+def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way() -> None:
+    """At each call in the middle of a read: the profiler's function is run where the handler of a signal would be."""
+    for at in range(1000):
+        ours, theirs = socket.socketpair()
+        here, there = ThreadChannel(ours, Heard()), ThreadChannel(theirs, Heard())
+        told: list[Exception | None] = []
+        with numbered(1) as file:
+            there.send("a file", file, keep_open=True, callback=told.append)
+            left = at
+
+            def ring(_frame: FrameType, event: str, _argument: object, here: ThreadChannel = here) -> None:
+                nonlocal left
+                if event in ("call", "c_return"):
+                    left -= 1
+                    if left == 0:
+                        here.send("rung")
+
+            before = sys.getprofile()
+            sys.setprofile(ring)
+            try:
+                here._read()
+            finally:
+                sys.setprofile(before)
+            there._read()
+            assert told == [None]
+            if left <= 0 < at:
+                assert there.receiver.values == ["rung"]
+            assert not there.receiver.errors
+        for channel in (here, there):
+            channel.disconnect()
+        ours.close()
+        theirs.close()
+        if left > 0:
+            return
+    raise AssertionError("a read takes more calls than that")
