@@ -53,6 +53,8 @@ def test_number_without_a_name_needs_a_group() -> None:
         (None, "no-such-group", "group"),
         ("99999999999", None, "user"),
         (None, "99999999999", "group"),
+        ("4294967295", "1", "user"),  # -1, for which the kernel changes nothing: root
+        (None, "4294967295", "group"),
     ],
 )
 def test_unknown_names_are_refused(user: str | None, group: str | None, key: str) -> None:
@@ -112,6 +114,9 @@ def test_root_obeys_files_of_root_and_of_the_apps_user_only(tmp_path: Path) -> N
         check_owner(str(file), None)
     os.chmod(folder, 0o1777)
     check_owner(str(file), None)
+    os.chmod(file, 0o1666)  # of a file it means nothing
+    with pytest.raises(IdentityError, match="it can be written by everyone"):
+        check_owner(str(file), None)
 
 
 @needs_root
@@ -151,6 +156,7 @@ def test_a_config_file_of_the_apps_user_gives_no_group_that_the_user_is_no_membe
     config = tmp_path / "app.toml"
     config.touch()
     check_group(identify("nobody", "0", is_root=True), "0", str(config))  # root's file says so
+    check_group(identify(None, "12345", is_root=True), "12345", str(config))
     os.chown(config, NOBODY.pw_uid, 0)
     own = str(NOBODY.pw_gid)
     check_group(identify("nobody", own, is_root=True), own, str(config))
@@ -249,3 +255,15 @@ def test_root_writes_no_log_where_others_could_put_a_link(tmp_path: Path) -> Non
     os.chown(folder / "link", NOBODY.pw_uid, 0, follow_symlinks=False)
     with pytest.raises(IdentityError, match="link is a link of nobody's"):
         check_log(str(folder / "link" / "api.log"), None, "")
+    os.chown(folder / "link", 0, 0, follow_symlinks=False)
+    os.chmod(folder, 0o755)
+    os.chown(folder, NOBODY.pw_uid, 0)  # who can put another link there
+    with pytest.raises(IdentityError, match="logs belongs to nobody"):
+        check_log(str(folder / "link" / "api.log"), NOBODY.pw_uid, str(config))
+    os.chown(folder, 0, 0)
+    home = tmp_path / "home"
+    (home / "logs").mkdir(parents=True)
+    os.chown(home, NOBODY.pw_uid, 0)  # ... another folder
+    (folder / "away").symlink_to(home / "logs")
+    with pytest.raises(IdentityError, match="home belongs to nobody"):
+        check_log(str(folder / "away" / "api.log"), NOBODY.pw_uid, str(config))

@@ -11,7 +11,8 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -461,26 +462,90 @@ def test_a_client_for_whom_no_descriptor_is_left_stays_with_the_dispatcher(one: 
     cells.release()
 
 
+class Alone:
+    """A relay in a loop that turns until something is so."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.loop, self.again = Loop(), list[object]()
+        self.client, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        stub: Any = SimpleNamespace(port=worker.port, proxy_protocol=False, lost=self.again.append)
+        self.relay = Relay(self.loop, Pipes(), theirs, stub, lambda *what: self.again.append(what))
+        self.relay.begin()
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LONG
+
+        def look() -> None:
+            assert time.monotonic() < deadline
+            self.loop.running = not is_so()
+            self.loop.later(0.001, look)
+
+        self.loop.running = True
+        look()
+        self.loop.run()
+        self.loop._timers.clear()
+
+    def end(self) -> None:
+        self.relay.cut()
+        self.client.close()
+        self.loop._epoll.close()
+
+
 def test_the_connect_timeout_leaves_a_relay_alone_whose_worker_has_said_all_and_reads_slowly(worker: Worker) -> None:
-    loop, again = Loop(), list[object]()
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    stub: Any = SimpleNamespace(port=worker.port, proxy_protocol=False, lost=again.append)
-    relay = Relay(loop, Pipes(), theirs, stub, lambda *what: again.append(what))
-    relay.begin()
+    alone = Alone(worker)
     there = worker.accept()
     there.shutdown(socket.SHUT_WR)
-    ours.setblocking(False)
+    alone.client.setblocking(False)
 
-    def look() -> None:
+    def is_held() -> bool:
         with contextlib.suppress(BlockingIOError):
-            ours.send(bytes(1 << 20))
-        loop.running = not (relay._server.eof and relay._server.held)
-        loop.later(0.001, look)
+            alone.client.send(bytes(1 << 20))
+        return bool(alone.relay._server.eof and alone.relay._server.held)
 
-    look()
-    loop.run()
-    relay._too_late()
-    assert again == []
-    relay.cut()
-    ours.close()
+    alone.until(is_held)
+    alone.relay._too_late()
+    assert alone.again == []
+    alone.end()
+
+
+def test_a_relay_in_which_nothing_moves_costs_no_time(worker: Worker) -> None:
+    alone = Alone(worker)
+    there = worker.accept()
+    alone.client.setblocking(False)
+    sent = 0
+
+    def is_held() -> bool:
+        nonlocal sent
+        with contextlib.suppress(BlockingIOError):
+            sent += alone.client.send(bytes(1 << 20))
+        return bool(alone.relay._server.held)
+
+    alone.until(is_held)
+    there.setblocking(False)
+
+    def is_read() -> bool:
+        nonlocal sent
+        with contextlib.suppress(BlockingIOError):
+            sent -= len(there.recv(1 << 20))
+        return not sent
+
+    alone.until(is_read)
+    assert alone.loop._epoll.poll(0) == []
+    alone.client.shutdown(socket.SHUT_WR)
+    alone.until(lambda: alone.relay._server.shut)
+    assert alone.loop._epoll.poll(0) == []
+    alone.end()
+
+
+def test_a_client_whose_worker_does_not_answer_in_time_is_given_to_another_once(worker: Worker) -> None:
+    alone = Alone(worker)
+    fd = alone.relay._server.fd
+    for _ in range(2):  # also when it was refused before that
+        alone.relay._too_late()
+        alone.relay.cut()
+    lost, (given, _) = alone.again
+    assert lost is alone.relay
+    assert not alone.loop.watches(fd)
+    os.close(given)
+    alone.end()

@@ -189,6 +189,26 @@ def test_a_client_that_has_closed_its_sending_side_is_answered(serve: Serve, int
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("interface", APPS)
+def test_one_that_closes_its_sending_side_after_its_answer_is_let_go(serve: Serve, interface: str, loop: str) -> None:
+    client = serve(getattr(echo, interface), interface, loop=loop, keepalive_timeout=300.0).client()
+    assert client.get() is not None
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.closed()
+
+
+@pytest.mark.parametrize("interface", APPS)
+def test_what_came_before_a_head_does_not_count_as_its_size(serve: Serve, interface: str) -> None:
+    client = serve(getattr(hello, interface), interface, max_header_size=4096).client()
+    request = b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10000\r\n\r\n" + bytes(10000)
+    client.send(request + request[:20])
+    assert client.recv() is not None
+    answer = client.send(request[20:]).recv()
+    assert answer is not None
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_nonsense_behind_a_request_takes_no_answer_from_it_when_the_sending_side_is_closed(
     serve: Serve, loop: str
 ) -> None:
