@@ -28,6 +28,7 @@ from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
 from pyworker.unix.process import ExitStatus
 
+DROPS_SHOWN = 3600.0  # seconds after the last line that could not be written, once they can be again
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
 
 
@@ -139,7 +140,8 @@ class App:
     compared: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
-    dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows
+    dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows; see `drops`
+    dropped_at: float = 0.0
     dropped_seen: int = 0  # of them, what the logger that runs now has counted
     dropped_by: int = 0  # its pid
     log_error: str = ""
@@ -148,6 +150,25 @@ class App:
     def is_unusable(self) -> bool:
         """Whether it, or one of its workers, has said by exit code 78 that another try would fail in the same way."""
         return self.unusable or any(last["code"] == UNUSABLE for last in self.last_exits.values())
+
+    # ---- its log ------------------------------------------------------------------------------------
+    def note_drops(self, now: float, logger: int, count: int, error: str) -> None:
+        """Take the word of the logger with this pid: how many lines it could not write so far, and what it meets now."""
+        # each logger counts from its own start; what its predecessors have lost stays lost
+        seen = self.dropped_seen if self.dropped_by == logger else 0
+        if count > seen:
+            self.dropped_lines = self.drops(now, logger) + count - seen
+            self.dropped_at = now
+        self.dropped_by, self.dropped_seen, self.log_error = logger, count, error
+
+    def drops(self, now: float, logger: int) -> int:
+        """Return how many lines are missing, as long as that is news."""
+        is_news = self.log_trouble(logger) or now < self.dropped_at + DROPS_SHOWN
+        return self.dropped_lines if is_news else 0
+
+    def log_trouble(self, logger: int) -> str:
+        """Why lines are lost now, or the file grows past its size; what an earlier logger said is over."""
+        return self.log_error if self.dropped_by == logger else ""
 
     # ---- what kind it is -----------------------------------------------------------------------------
     @property

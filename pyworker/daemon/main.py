@@ -234,12 +234,7 @@ def _log_stats(brain: Brain, text: str) -> None:
         stats = json.loads(text)
         app = brain.apps.get(stats["app"])
         if app is not None:
-            # each logger counts from its own start; what its predecessors have lost stays lost
-            if app.dropped_by != brain.store.logger_pid:
-                app.dropped_by, app.dropped_seen = brain.store.logger_pid, 0
-            app.dropped_lines += max(0, int(stats["dropped"]) - app.dropped_seen)
-            app.dropped_seen = int(stats["dropped"])
-            app.log_error = str(stats["error"])[:200]
+            app.note_drops(brain.loop.clock(), brain.store.logger_pid, int(stats["dropped"]), str(stats["error"])[:200])
 
 
 def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:

@@ -122,7 +122,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         },
         "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
         "notes": [*app.all_notes(), *_log_trouble(brain, app), *_sockets_without_file(app)],
-        "drops": app.dropped_lines,
+        "drops": app.drops(now, brain.store.logger_pid),
         "pool": pool,
     }
 
@@ -149,8 +149,8 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
 
 
 def _log_trouble(brain: Brain, app: App) -> list[str]:
-    """Why lines are lost now, or the file grows past its size; what an earlier logger said is over."""
-    return [f"log: {app.log_error}"] if app.log_error and app.dropped_by == brain.store.logger_pid else []
+    trouble = app.log_trouble(brain.store.logger_pid)
+    return [f"log: {trouble}"] if trouble else []
 
 
 def _sockets_without_file(app: App) -> list[str]:
