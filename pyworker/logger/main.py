@@ -46,6 +46,7 @@ WAIT_FOR_NAMES = 2.0  # seconds a pipe waits for its pid and its app's log file 
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
+ORPHANED = 10.0  # seconds from the guardian's end: by then its successor has a logger, told or not
 BEGIN_AGAIN = 0.3  # seconds until it leaves over a pipe that it has not got
 MESSAGES_A_TURN = 64
 BUSY = 2 * 1024  # bytes that came in one turn
@@ -84,7 +85,7 @@ class Logger:
         channel = self._channel
         assert channel is not None
         self._epoll.register(channel.fileno(), select.EPOLLIN)
-        self._epoll.register(self._lifeline, select.EPOLLIN)
+        self._epoll.register(self._lifeline, 0)  # its end; a word on it is for the logger of a dead guardian
         self._outbox.append(Hello(__version__))
         now = time.monotonic()
         was_busy = False
@@ -382,22 +383,16 @@ class Logger:
         self._epoll.unregister(self._channel.fileno())
         self._channel.close()
         self._channel = None
-
-    def _is_orphaned(self) -> bool:
-        if self._channel is None:
-            return True
-        poll = select.poll()
-        poll.register(self._channel, 0)  # its end is told always, also before what is unread
-        return bool(poll.poll(0))
+        if self._sweep is None:
+            self._epoll.modify(self._lifeline, select.EPOLLIN)
+            self._leave_at = time.monotonic() + ORPHANED
 
     def _on_lifeline(self) -> None:
         try:
-            word = os.read(self._lifeline, 1)
-        except BlockingIOError:
-            return
-        if word:
-            if self._is_orphaned():  # else it was meant for the one before us, which had ended
-                self._leave_at = time.monotonic()
+            while os.read(self._lifeline, 64):
+                pass
+        except BlockingIOError:  # a word, and not its end: the next guardian's logger has everything
+            self._leave_at = time.monotonic()
             return
         self._epoll.unregister(self._lifeline)
         self._leave_at = self._quiet_at = None
