@@ -352,4 +352,4 @@ def argument(path: str) -> str:
     from shlex import quote
 
     shown = home(path)
-    return f"~/{quote(shown[2:])}" if shown[:2] == "~/" else quote(shown)
+    return f"~/{quote(shown[2:])}" if shown[:2] == "~/" else shown if shown == "~" else quote(shown)

@@ -13,6 +13,7 @@ from pyworker.cli.live import fit
 from pyworker.cli.render import (
     Column,
     Look,
+    argument,
     clean,
     cut,
     latency,
@@ -177,3 +178,11 @@ def test_a_state_has_its_colour_in_a_pipe_too_where_colour_is_asked_for() -> Non
 def test_a_row_that_is_cut_keeps_its_colours() -> None:
     assert fit("  api.1  \x1b[32m✓\x1b[0m ready  0.61s", 20) == "  api.1  \x1b[32m✓\x1b[0m ready  0…"
     assert fit("  api.1  \x1b[32m✓\x1b[0m ready", 9) == "  api.1 …"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("/h", "~"), ("/h/a", "~/a"), ("/h/a b", "~/'a b'"), ("/ha", "/ha"), ("/h a", "'/h a'")]
+)
+def test_a_path_is_said_as_a_shell_takes_it(monkeypatch: pytest.MonkeyPatch, path: str, said: str) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    assert argument(path) == said
