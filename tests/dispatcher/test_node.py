@@ -90,6 +90,12 @@ def test_a_listener_that_comes_after_all_when_nobody_waits_for_it_is_closed(one:
         one.connect()
 
 
+def test_one_that_asks_for_udp_is_told_that_there_is_none(one: Rig) -> None:
+    worker = NodeWorker(one, 1)
+    worker.say(act="queryServer", address=None, port=0, addressType="udp4", fd=None, index=0, data=None, seq=1)
+    assert worker.hear()["errno"] == -errno.EOPNOTSUPP
+
+
 @pytest.mark.parametrize("old_has_one", [False, True])
 def test_between_the_last_old_worker_and_the_first_new_one_connections_wait(one: Rig, old_has_one: bool) -> None:
     old, new = NodeWorker(one, 1), NodeWorker(one, 2)

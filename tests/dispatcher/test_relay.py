@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
 import os
@@ -506,6 +507,22 @@ def test_the_connect_timeout_leaves_a_relay_alone_whose_worker_has_said_all_and_
     alone.until(is_held)
     alone.relay._too_late()
     assert alone.again == []
+    pipe = alone.relay._server.pipe
+    assert pipe is not None
+    alone.end()
+    assert not any(os.path.exists(f"/proc/self/fd/{fd}") for fd in pipe)
+
+
+def test_a_relay_for_which_no_pipe_is_left_ends(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pipe() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    alone = Alone(worker)
+    monkeypatch.setattr(alone.relay.pipes, "borrow", no_pipe)
+    alone.client.send(b"x")
+    alone.until(lambda: alone.again == [alone.relay])
+    with pytest.raises(ConnectionResetError):
+        alone.client.recv(1)
     alone.end()
 
 
