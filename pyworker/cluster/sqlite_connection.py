@@ -171,10 +171,8 @@ def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         fcntl.flock(gate, fcntl.LOCK_EX)
         path = os.path.join(folder, FILE)
         if not os.path.exists(path):
-            for rest in (
-                "-wal",
-                "-shm",
-            ):  # of one that was removed alone: who has it open goes on in them until he looks
+            # of one that was removed alone: who has it open goes on in them until he looks
+            for rest in ("-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path + rest)
             # private from the start. Never touched again: closing any fd of it would let go the locks of our connections
