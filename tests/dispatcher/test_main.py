@@ -151,3 +151,11 @@ def test_what_has_waited_for_a_worker_is_given_to_the_first_that_is_let_in(monke
         still.dispatcher._retry()
         still.dispatcher._take(d.Open(1, 1, 1, "inbox"), [])
         assert still.queued == [2]
+
+
+def test_what_an_inbox_that_is_broken_does_not_take_goes_to_another_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        still.dispatcher._inboxes[1]._reader.shutdown(socket.SHUT_RD)
+        still.give(3)
+        assert still.queued == [0, 3]

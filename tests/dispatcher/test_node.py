@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol import dispatcher as d
+from pyworker.protocol.node import MAX_RETRANSMISSIONS
 from pyworker.protocol.nodecluster import CMD
 from tests.dispatcher.rig import LONG, Rig
 
@@ -88,6 +89,23 @@ def test_a_listener_that_comes_after_all_when_nobody_waits_for_it_is_closed(one:
     one.listener.close()
     with pytest.raises(ConnectionRefusedError):
         one.connect()
+
+
+def test_a_connection_that_a_worker_could_not_receive_goes_to_another(one: Rig) -> None:
+    workers = NodeWorker(one, 1), NodeWorker(one, 2)
+    for worker in workers:
+        worker.listen(one.address[1], 1)
+    one.tell(d.Bound(one.hear(d.Wants).key, 0), one.listener.fileno())
+    for worker in workers:
+        assert worker.hear()["errno"] == 0
+        one.tell(d.Open(worker.serial, worker.serial, worker.serial, "node"))
+    one.connect()
+    ready = select.select([worker.channel for worker in workers], [], [], LONG)[0]
+    first, other = workers if workers[0].channel in ready else workers[::-1]
+    for _ in range(1 + MAX_RETRANSMISSIONS):
+        assert first.hear()["msg"]["act"] == "newconn"
+        first.channel.sendall(b'{"cmd":"NODE_HANDLE_NACK"}\n')
+    assert other.hear()["msg"]["act"] == "newconn"
 
 
 def test_one_that_asks_for_udp_is_told_that_there_is_none(one: Rig) -> None:

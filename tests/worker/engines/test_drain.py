@@ -440,7 +440,8 @@ def test_all_websockets_are_closed_within_half_of_the_drain_timeout(count: int, 
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve: Serve, loop: str) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve: Serve, loop: str, late: bool) -> None:
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
 
@@ -455,11 +456,16 @@ def test_a_websocket_that_is_just_opening_is_accepted_and_then_told_to_go(serve:
         assert await receive() == {"type": "websocket.disconnect", "code": 1012}
 
     site = serve(app, loop=loop)
+    sock = site.client().sock
+    wait_until(lambda: site.row[F.ACCEPTED] == 1)
     opened: list[Any] = []
-    opening = threading.Thread(target=lambda: opened.append(connect(f"ws://127.0.0.1:{site.address[1]}/")))
+    opening = threading.Thread(target=lambda: opened.append(connect("ws://127.0.0.1/", sock=sock)))
+    if late:
+        site.running.begin_drain(10)
     opening.start()
     assert entered.wait(30)
-    site.running.begin_drain(10)
+    if not late:
+        site.running.begin_drain(10)
     go.set()
     opening.join(30)
     with opened[0] as websocket, pytest.raises(ConnectionClosed) as caught:

@@ -106,6 +106,14 @@ class Storage:
         self.file.close()
 
 
+class Deciphered(Storage):
+    """One that reads other bytes than the file in it holds."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.read = lambda size=-1: file.read(size).upper()
+
+
 def test_what_a_file_as_the_answer_holds(
     serve: Serve, loop: str, threads: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +134,8 @@ def test_what_a_file_as_the_answer_holds(
                 return Upper(io.FileIO(path))
             case "storage":
                 return Storage(path.open("rb"))
+            case "deciphered":
+                return Deciphered(path.open("rb"))
             case "temporary":
                 file: Any = tempfile.TemporaryFile()  # noqa: SIM115
                 file.write(content)
@@ -157,7 +167,7 @@ def test_what_a_file_as_the_answer_holds(
     for target, body in (
         ("/whole", content), (f"/whole/{len(content)}", content), ("/from", content[100_000:]), ("/from/120000", content[100_000:220_000]),
         ("/from/10", content[100_000:100_010]), ("/small", b"small"), ("/small/2", b"sm"), ("/small/0", b""), ("/whole/0", b""), ("/storage", content),
-        ("/gzip", content), ("/buffered", content), ("/upper", content.upper()), ("/temporary", content), ("/proc", Path("/proc/version").read_bytes()),
+        ("/gzip", content), ("/buffered", content), ("/upper", content.upper()), ("/deciphered", content.upper()), ("/temporary", content), ("/proc", Path("/proc/version").read_bytes()),
     ):  # fmt: skip
         response = client.get(target)
         assert response is not None, target
