@@ -51,6 +51,22 @@ def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: p
         assert waits == []
 
 
+def test_the_listeners_of_node_workers_rest_too_for_want_of_descriptors() -> None:
+    ours, theirs = socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with ours, theirs, listener:
+        dispatcher = Dispatcher(theirs, memoryview(mmap.mmap(-1, SIZE)).cast("Q"))
+        node, loop = dispatcher._node, dispatcher.loop
+        node._listeners["key"] = listener
+        node._set_watched("key", on=True)
+        assert loop.watches(listener.fileno())
+        dispatcher.out_of_files(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        node._set_watched("key", on=True)
+        assert not loop.watches(listener.fileno())
+        dispatcher._resume()
+        assert loop.watches(listener.fileno())
+
+
 class Still:
     """A dispatcher for which time passes when it is told to look, and its workers."""
 
