@@ -344,6 +344,7 @@ class Guardian:
         self._relieves |= logger.reason == GUARDIAN_DIED
         logger.restore(filter(keep.is_for_logger, self._store))
         logger.say(self._restore_done(logger))
+        self._flush(now)  # before anything can happen to us: without them it could end nothing
         self._daemon.say(self._logger_state())
 
     def _start_daemon(self, now: float) -> None:

@@ -153,13 +153,18 @@ def test_a_stopped_template_that_was_told_to_leave_is_ended_by_the_next_daemon(p
     wait_until(lambda: pw.app()["state"] == "stopped", LONG, "the end of the app")
 
 
-@pytest.mark.parametrize("point", ["guardian.start_logger", "guardian.start_daemon"])
-def test_nothing_stays_when_a_daemon_that_became_the_guardian_late_dies_before_it_has_started(pw: Pyworker, point: str) -> None:
+@pytest.mark.parametrize(
+    ("point", "others"), [("guardian.start_logger", ()), ("guardian.start_daemon", ()), ("guardian.start_daemon", ("logger",))]
+)
+def test_nothing_stays_when_a_daemon_that_became_the_guardian_late_dies_before_it_has_started(
+    pw: Pyworker, point: str, others: tuple[str, ...]
+) -> None:
     pw.make_failpoints()
     pw.write("job.py", "import time\ntime.sleep(600)\n")  # it does not see the end of any channel
     pw.write("app.toml", '[app]\nname = "job"\nscript = "job.py"\nstop.drain_timeout = "1s"\n')
     pw.ok("start", "app.toml")
     pw.arm("guardian.adopted", "sleep:1")
     pw.arm(point, "kill")
-    kill(pw.role("guardian"))
+    for pid in [pw.role(role) for role in ("guardian", *others)]:
+        kill(pid)
     wait_until(lambda: not pw.processes(), LONG, lambda: f"all to be gone: {pw.titles()}")
