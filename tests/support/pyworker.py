@@ -53,6 +53,10 @@ class Pyworker:
         self._ports.append(port)
         return port
 
+    def until_blocked(self) -> None:
+        """Wait until a worker is in the /block of tests/support/sources.py."""
+        wait_until(lambda: os.path.exists(os.path.join(self.folder, "blocked")), LONG, "a worker to be blocked")
+
     def write(self, name: str, text: str) -> str:
         """Write a file of the app."""
         path = os.path.join(self.folder, name)

@@ -18,6 +18,7 @@ async def app(scope, receive, send):
     if path == "/slow":
         await asyncio.sleep(1)
     elif path == "/block":
+        open("blocked", "w").close()
         while not os.path.exists("unblock"):
             time.sleep(0.01)
     elif path == "/grow":
@@ -38,6 +39,7 @@ def app(environ, start_response):
     if path == "/slow":
         time.sleep(1)
     elif path == "/block":
+        open("blocked", "w").close()
         while not os.path.exists("unblock"):
             time.sleep(0.01)
     body = f"{VERSION} {os.getpid()}".encode()

@@ -15,7 +15,6 @@ from tests.support.pyworker import LONG, Pyworker
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WSGI
 from tests.support.turns import assert_turns
-from tests.support.wait import wait_until
 
 WORKERS = 4
 RUNTIMES = [
@@ -71,7 +70,7 @@ def test_a_blocked_worker_delays_nobody(pw: Pyworker, source: str, loop: str) ->
     blocked: list[str] = []
     thread = threading.Thread(target=lambda: blocked.append(pw.get("/block")))
     thread.start()
-    wait_until(lambda: sum(w["open_connections"] for w in pw.app()["pool"]) == 1, LONG, "the request to be in")
+    pw.until_blocked()
     others = Counter(pw.get() for _ in range(200))
     assert not blocked
     pw.write("unblock", "")

@@ -129,6 +129,7 @@ def test_a_blocked_worker_keeps_no_connection_from_the_others(pw: Pyworker) -> N
     least(pw)
     with Client(("127.0.0.1", pw.port), timeout=LONG) as stuck:
         stuck.send(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")
+        pw.until_blocked()  # till then it takes what it is given
         answers = set()
         for _ in range(6):
             answers.add(pw.get(timeout=LONG))
