@@ -1,7 +1,8 @@
-"""Logger: what it does before its loop. Opens nothing, reads no pipe."""
+"""Logger: what it does before its loop. Opens nothing, reads no pipe of an app."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -30,5 +31,13 @@ def wait_for_predecessor(lifeline: int, seconds: float, wait: Callable[[float], 
         except BlockingIOError:
             wait(0.01)
         else:
+            _take_words(lifeline)
             return
     say(f"another logger has not ended within {seconds:g} s; going on beside it")
+
+
+def _take_words(lifeline: int) -> None:
+    """Read what was meant for a logger that has gone before it could: we would leave over it once our guardian dies."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(lifeline, 64):
+            pass

@@ -538,6 +538,23 @@ def test_a_logger_whose_guardian_lives_is_not_relieved(rig: Rig, worker: int) ->
     os.close(out)
 
 
+def test_a_word_that_the_logger_before_has_not_read_is_not_taken_for_ones_own(rig: Rig, worker: int) -> None:
+    path = rig.configure("api")
+    rig.relieve()  # guardian and logger were killed at once, so nobody has read it
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    rig.settle()
+    rig.channel.close()
+    number, end = 0, time.monotonic() + 1.0
+    while time.monotonic() < end:
+        number += 1
+        write_all(out, b"line\n")
+        wait_for(path, number)
+    rig.relieve()
+    assert rig.wait() == 0
+    os.close(out)
+
+
 def test_logger_of_a_dead_guardian_and_daemon_stops_what_is_left(rig: Rig) -> None:
     path = rig.configure("api", drain_timeout=2.0)
     stubborn = "import signal,time\nsignal.signal(15, lambda *_: print('TERM', flush=True))\nprint('up', flush=True)\nwhile True: time.sleep(60)"
