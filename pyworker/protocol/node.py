@@ -234,19 +234,17 @@ class Link:
         return [item.token for item in items if item.token is not None], fds
 
     def _enqueue(self, item: _Item) -> bool:
-        self._queue.append(item)
-        self._count(item)
+        size = len(item.data)  # known before: see above
+        self._backlog += size
         self._handles += item.fd >= 0
+        self._queue.append(item)
         return self.is_calm
-
-    def _count(self, item: _Item) -> None:
-        size = len(item.data)
-        self._backlog += size  # the length is known before: see above
 
     def _reply(self, name: str) -> None:
         item = _Item(encode_line({"cmd": name}), None)
+        size = len(item.data)
+        self._backlog += size
         self._replies.append(item)
-        self._count(item)
 
     def _next(self) -> bool:
         """Have something to write; False when there is nothing that may go now."""
@@ -355,11 +353,12 @@ class Link:
         if item is None:
             events.append(Malformed("an acknowledgement of nothing"))
             return
+        size = len(item.data)
         self._unacknowledged = None
         if not arrived and item.retransmissions < MAX_RETRANSMISSIONS:
             item.retransmissions += 1
+            self._backlog += size
             self._queue.appendleft(item)
-            self._count(item)
             return
         self._handles -= 1
         if item.token is not None:

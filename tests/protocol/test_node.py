@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -285,6 +287,39 @@ def test_a_full_queue_says_slow_down() -> None:
     assert link.send("x" * 70_000) is False
     drain(link)
     assert link.backlog == 0
+
+
+class _Rung(Exception):
+    """What the handler of a signal raises."""
+
+
+def test_what_waits_is_counted_right_wherever_a_send_was_ended() -> None:
+    """At each call in the middle of a send: the profiler's function is run where the handler of a signal would be."""
+    for at in range(1, 1000):
+        link, left = Link(), at
+
+        def ring(_frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal left
+            if event in ("call", "c_return"):
+                left -= 1
+                if left == 0:
+                    raise _Rung
+
+        before = sys.getprofile()
+        try:
+            sys.setprofile(ring)
+            link.send_handle("x" * 70_000, "net.Native", 5)
+        except _Rung:
+            pass
+        finally:
+            sys.setprofile(before)
+        drain(link)
+        link.feed(ACK)
+        assert link.backlog == 0
+        assert [link.send_handle(number, "net.Native", 5) for number in (1, 2)] == [True, False]
+        if left > 0:
+            return
+    raise AssertionError("a send takes more calls than that")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes", object()])
