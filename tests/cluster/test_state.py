@@ -715,7 +715,7 @@ def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_pat
         old.listen(heard.append)
         wait_until(lambda: values == ["old"])
         if what == "folder":
-            shutil.rmtree(tmp_path / "state")
+            (tmp_path / "state").rename(tmp_path / "gone")  # in one step: it may be made again before rmtree has ended
         else:
             (tmp_path / "state" / "state.db").unlink()
         with state.open(address) as new:
@@ -751,7 +751,7 @@ def test_sqlite_that_was_removed_is_heard_anew_where_the_next_file_gets_the_same
             other.broadcast(1)
             other.broadcast(2)
         wait_until(lambda: heard == [1, 2])
-        shutil.rmtree(folder)
+        folder.rename(tmp_path / "gone")  # in one step: it may be made again before rmtree has ended
         wait_until(lambda: (folder / "state.db").exists())
         with state.open(f"sqlite:{folder}") as other:
             other.broadcast(3)
