@@ -55,16 +55,15 @@ class _Delivery:
 
     __slots__ = ("callback", "copy", "handle", "keep_open")
 
-    def __init__(self, handle: Any, copy: int, keep_open: bool, callback: Callback | None) -> None:
+    def __init__(self, handle: Any, keep_open: bool, callback: Callback | None) -> None:
         self.handle = handle
-        self.copy = copy
+        self.copy: list[int] = []  # one at most
         self.keep_open = keep_open
         self.callback = callback
 
     def close_copy(self) -> None:
-        if self.copy >= 0:
-            os.close(self.copy)
-            self.copy = -1
+        if self.copy:
+            os.close(self.copy.pop())
 
 
 class Receiver:
@@ -140,15 +139,19 @@ class _Channel:
                 self._todo.append(lambda: callback(error))
                 calm = False
             elif handle is None:
-                calm = self.link.send(value, _Delivery(None, -1, True, callback) if callback else None)
+                calm = self.link.send(value, _Delivery(None, True, callback) if callback else None)
             else:
                 name, notes = kind or handles.kind_of(handle)
-                fd = os.dup(handle.fileno()) if copy else handle.fileno()
-                delivery = _Delivery(handle, fd if copy else -1, keep_open, callback)
+                delivery = _Delivery(handle, keep_open, callback)
                 try:
+                    fd = handle.fileno()
+                    if copy:
+                        delivery.copy.extend(map(os.dup, (fd,)))  # C, as in send_into
+                        fd = delivery.copy[0]
                     calm = self.link.send_handle(value, name, fd, delivery, notes)
-                except ValueError:
-                    delivery.close_copy()
+                except BaseException:  # of a signal's handler, too: nobody else would close it
+                    if not self.link.has(delivery):
+                        delivery.close_copy()
                     raise
             self._flush()
             calm = calm or self.link.is_calm

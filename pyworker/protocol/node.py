@@ -217,12 +217,13 @@ class Link:
                 events += [Sent(item.token) for item in writing.items if item.token is not None]
         return events
 
+    def has(self, token: Any) -> bool:
+        """True while the message of this token waits, or is under way."""
+        return any(item.token is token for item in self._items())
+
     def abandon(self) -> tuple[list[Any], tuple[int, ...]]:
         """The channel is over: return the tokens of what was not delivered, and descriptors to close."""
-        items = [*(self._writing.items if self._writing else ())]
-        if self._unacknowledged is not None:
-            items.insert(0, self._unacknowledged)
-        items += [*self._taken, *self._queue]
+        items = self._items()
         fds = tuple(arrived.fd for arrived in self._arrived)
         self._queue.clear()
         self._replies.clear()
@@ -232,6 +233,12 @@ class Link:
         self._writing = self._unacknowledged = None
         self._backlog = self._handles = 0
         return [item.token for item in items if item.token is not None], fds
+
+    def _items(self) -> list[_Item]:
+        items = [*(self._writing.items if self._writing else ())]
+        if self._unacknowledged is not None:
+            items.insert(0, self._unacknowledged)
+        return [*items, *self._taken, *self._queue]
 
     def _enqueue(self, item: _Item) -> bool:
         size = len(item.data)  # known before: see above

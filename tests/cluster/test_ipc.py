@@ -340,6 +340,44 @@ def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raise
     assert not heard.errors
 
 
+def test_no_copy_of_a_handle_is_left_wherever_a_send_was_ended() -> None:
+    """At each call in the middle of a send: the profiler's function is run where the handler of a signal would be."""
+    for at in range(1, 1000):
+        ours, theirs = socket.socketpair()
+        here, there = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, Heard())
+        with numbered(1) as file:
+            open_before, left = open_fds(), at
+
+            def ring(_frame: FrameType, event: str, _argument: object) -> None:
+                nonlocal left
+                if event in ("call", "c_return"):
+                    left -= 1
+                    if left == 0:
+                        raise _Rung
+
+            before = sys.getprofile()
+            try:
+                sys.setprofile(ring)
+                here.send("a file", file, keep_open=True)
+            except _Rung:
+                pass
+            finally:
+                sys.setprofile(before)
+            with here._lock:
+                here._flush()
+            there._read()
+            here._read()
+            assert here.link.is_idle
+            assert open_fds() == open_before
+        for channel in (here, there):
+            channel.disconnect()
+        ours.close()
+        theirs.close()
+        if left > 0:
+            return
+    raise AssertionError("a send takes more calls than that")
+
+
 def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way() -> None:
     """At each call in the middle of a read: the profiler's function is run where the handler of a signal would be."""
     for at in range(1000):
