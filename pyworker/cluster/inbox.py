@@ -15,7 +15,8 @@ from typing import Any
 class Inbox:
     """Connections that somebody hands us one by one, as a thing that can be waited for like a listener.
 
-    `put` is called by a thread, `take` by the program. `answer(token, taken)` is told of each, once.
+    `put` is called by a thread, `take` by the program. `answer(token, taken)` is told of each, once; again of
+    one that was put back, which a primary ignores if it has heard the first.
     """
 
     def __init__(self, sockname: Any, answer: Callable[[Any, bool], None]) -> None:
@@ -72,10 +73,14 @@ class Inbox:
 
     def _put_back(self, taken: tuple[Any, socket.socket] | None) -> None:
         with self._lock:
-            if taken is not None and not self._closed:
+            closed = self._closed
+            if taken is not None and not closed:
                 self._waiting.appendleft(taken)
             with contextlib.suppress(OSError):
                 self._bell.send(b"x")
+        if taken is not None and closed:
+            taken[1].close()
+            self._answer(taken[0], False)
 
     def close(self) -> None:
         """Refuse what waits and what comes."""

@@ -109,3 +109,24 @@ def test_a_connection_is_there_for_the_next_accept_when_the_handler_of_a_signal_
             inbox.take(sock)
     inbox._bell.close()
     assert answers == [(7, True), (7, True)]
+
+
+def test_a_connection_that_a_signal_has_put_back_after_the_end_of_the_inbox_is_refused() -> None:
+    answers: list[Any] = []
+
+    def answer(token: Any, taken: bool) -> None:
+        if taken:
+            inbox.close()  # by another thread: the primary has told the worker to leave
+            raise KeyboardInterrupt
+        answers.append(token)
+
+    inbox = Inbox("name", answer)
+    one, other = socket.socketpair()
+    with socket.socket() as sock, one, other:
+        inbox.give_end(sock.fileno())
+        inbox.put(7, one)
+        with pytest.raises(KeyboardInterrupt):
+            inbox.take(sock)
+        assert one.fileno() == -1
+    inbox._bell.close()
+    assert answers == [7], "the primary gives it to another worker"
