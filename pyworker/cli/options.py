@@ -107,7 +107,6 @@ def settings_of(given: dict[str, Any]) -> Settings:
     home = os.path.abspath(os.path.expanduser(given.get("home") or default_home()))
     if wrong := _what_is_wrong_with(home):
         raise PyworkerError(f"the state folder {home} {wrong}", hint=f"choose another place with --home or {ENV_HOME}", code="no_home")  # fmt: skip
-    name_in_commands(argument(home) if given.get("home") else "")
     return Settings(
         json=bool(given.get("json")),
         quiet=bool(given.get("quiet")),
@@ -132,7 +131,10 @@ def common(fn: Callable[..., Any]) -> Callable[..., Any]:
         here = {name: kwargs.pop(name, None) for name in NAMES}
         given = {name: before.get(name) if here[name] is None else here[name] for name in NAMES}
         ctx.obj = given  # for a command that this one invokes
-        return fn(settings_of(given), *args, **kwargs)
+        settings = settings_of(given)
+        # not in JSON: that is the daemon's, unchanged
+        name_in_commands(argument(settings.home) if given["home"] and not settings.json else "")
+        return fn(settings, *args, **kwargs)
 
     parameters: list[click.Parameter] = getattr(run, "__click_params__", None) or []
     run.__click_params__ = [HELP, *options()[::-1], *parameters]  # type: ignore[attr-defined]

@@ -487,3 +487,5 @@ def test_a_command_that_is_said_names_the_home_that_was_named(home: str, tmp_pat
     with FakeControl(other, {"ps": replies(documents.ps())}):
         said = run("ps", "--home", other, home=home, HOME="/nowhere").err
     assert f"   → pyworker --home '{other}' logs -p mail\n" in said
+    quoted = f'{tmp_path}/"'
+    assert "--home" not in json.loads(run("--home", quoted, "reload", "api", "--json", home=home).err)["error"]["hint"]
