@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import contextlib
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from pyworker.cluster.ipc import (
     ThreadChannel,
 )
 from tests.cluster.helpers import open_fds
+from tests.support.steps import Rung, acts_at, no_collection
 
 
 class Heard(Receiver):
@@ -59,6 +59,17 @@ def numbered(number: int) -> Any:
     file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  whoever it is sent by closes it
     file.write(b"%d" % number)
     return file
+
+
+@contextlib.contextmanager
+def channels() -> Iterator[tuple[ThreadChannel, ThreadChannel]]:
+    """Both ends of a channel, which nobody but the test turns."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ends = ThreadChannel(ours, Heard()), ThreadChannel(theirs, Heard())
+        yield ends
+        for end in ends:
+            end.disconnect()
 
 
 # what one end does: a message of some size, a handle (kept, given away, or closed by its owner at once), a moment's rest
@@ -284,10 +295,6 @@ def test_a_handle_that_nobody_can_send_is_refused_and_nothing_is_left_of_it() ->
     assert open_fds() == before
 
 
-class _Rung(Exception):
-    """What the handler of a signal raises."""
-
-
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raises: bool) -> None:
     ours, theirs = socket.socketpair()
@@ -302,30 +309,29 @@ def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raise
             inside = False
             rung += 1
             if raises:
-                raise _Rung
+                raise Rung
             sender.send(-rung)
 
     before = signal.signal(signal.SIGALRM, ring)
     sent: list[int] = []
     unsure: set[int] = set()  # whether it was sent, a send that did not return does not say
     number = 0
-    gc.disable()  # what is raised in a callback of its own, as Hypothesis has one, nobody gets
-    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-    try:
-        while rung < 1000:
-            number += 1
-            try:
-                unsure.add(number)
-                inside = True
-                sender.send(number)
-                inside = False
-                sent.append(number)
-            except _Rung:
-                pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        gc.enable()
+    with no_collection():
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            while rung < 1000:
+                number += 1
+                try:
+                    unsure.add(number)
+                    inside = True
+                    sender.send(number)
+                    inside = False
+                    sent.append(number)
+                except Rung:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
     assert not heard.closed.is_set()
     sender.wait_sent(20, 20)
     sender.start()
@@ -341,75 +347,31 @@ def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raise
 
 
 def test_no_copy_of_a_handle_is_left_wherever_a_send_was_ended() -> None:
-    """At each call in the middle of a send: the profiler's function is run where the handler of a signal would be."""
-    for at in range(1, 1000):
-        ours, theirs = socket.socketpair()
-        here, there = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, Heard())
-        with numbered(1) as file:
-            open_before, left = open_fds(), at
-
-            def ring(_frame: FrameType, event: str, _argument: object) -> None:
-                nonlocal left
-                if event in ("call", "c_return"):
-                    left -= 1
-                    if left == 0:
-                        raise _Rung
-
-            before = sys.getprofile()
-            try:
-                sys.setprofile(ring)
-                here.send("a file", file, keep_open=True)
-            except _Rung:
-                pass
-            finally:
-                sys.setprofile(before)
+    for step in range(1, 1000):
+        with channels() as (here, there), numbered(1) as file:
+            open_before = open_fds()
+            has_come = acts_at(step, partial(here.send, "a file", file, keep_open=True))
             with here._lock:
                 here._flush()
             there._read()
             here._read()
             assert here.link.is_idle
             assert open_fds() == open_before
-        for channel in (here, there):
-            channel.disconnect()
-        ours.close()
-        theirs.close()
-        if left > 0:
+        if not has_come:
             return
     raise AssertionError("a send takes more calls than that")
 
 
 def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way() -> None:
-    """At each call in the middle of a read: the profiler's function is run where the handler of a signal would be."""
-    for at in range(1000):
-        ours, theirs = socket.socketpair()
-        here, there = ThreadChannel(ours, Heard()), ThreadChannel(theirs, Heard())
+    for step in range(1, 1000):
         told: list[Exception | None] = []
-        with numbered(1) as file:
+        with channels() as (here, there), numbered(1) as file:
             there.send("a file", file, keep_open=True, callback=told.append)
-            left = at
-
-            def ring(_frame: FrameType, event: str, _argument: object, here: ThreadChannel = here) -> None:
-                nonlocal left
-                if event in ("call", "c_return"):
-                    left -= 1
-                    if left == 0:
-                        here.send("rung")
-
-            before = sys.getprofile()
-            sys.setprofile(ring)
-            try:
-                here._read()
-            finally:
-                sys.setprofile(before)
+            has_come = acts_at(step, here._read, partial(here.send, "rung"))
             there._read()
             assert told == [None]
-            if left <= 0 < at:
-                assert there.receiver.values == ["rung"]
             assert not there.receiver.errors
-        for channel in (here, there):
-            channel.disconnect()
-        ours.close()
-        theirs.close()
-        if left > 0:
-            return
+            if not has_come:
+                return
+            assert there.receiver.values == ["rung"]
     raise AssertionError("a read takes more calls than that")

@@ -24,6 +24,7 @@ from pyworker import state
 from pyworker.cluster import sqlite_connection, state_redis, state_sqlite
 from pyworker.cluster.state_store import MAX_INTEGER, State
 from tests.support.redis import RedisServer, redis_server
+from tests.support.steps import Rung, no_collection
 from tests.support.wait import wait_until
 
 STORES = ["sqlite", "redis"]
@@ -676,10 +677,6 @@ def test_sqlite_says_why_the_handler_of_a_signal_cannot_change_what_is_just_bein
 
 def test_sqlite_has_no_change_left_open_when_the_handler_of_a_signal_raises_in_the_middle_of_it(tmp_path: Path) -> None:
     """As by a library that limits the time of a function with an alarm."""
-
-    class Rung(Exception):
-        pass
-
     rung, inside = 0, False
 
     def ring(*_: object) -> None:
@@ -689,7 +686,7 @@ def test_sqlite_has_no_change_left_open_when_the_handler_of_a_signal_raises_in_t
             raise Rung
 
     before = signal.signal(signal.SIGALRM, ring)
-    with state.open(f"sqlite:{tmp_path}/state") as store:
+    with state.open(f"sqlite:{tmp_path}/state") as store, no_collection():
         signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
         try:
             while rung < 300:

@@ -512,12 +512,8 @@ def test_orphaned_logger_leaves_room_for_the_next_one_without_losing_a_byte(rig:
     assert lines(records(path)) == [b"one", b"two", b"three"]
 
 
-def test_the_logger_of_a_dead_guardian_reads_on_until_the_next_one_has_a_logger(rig: Rig, worker: int) -> None:
-    path = rig.configure("api")
-    rig.start()
-    out = rig.pipe("out.api.1.1.1", worker)
-    rig.settle()
-    rig.channel.close()
+def reads_on_until_relieved(rig: Rig, out: int, path: Path) -> None:
+    rig.channel.close()  # its guardian dies
     number, end = 0, time.monotonic() + 1.0
     while time.monotonic() < end:
         number += 1
@@ -525,6 +521,14 @@ def test_the_logger_of_a_dead_guardian_reads_on_until_the_next_one_has_a_logger(
         wait_for(path, number)
     rig.relieve()
     assert rig.wait() == 0
+
+
+def test_the_logger_of_a_dead_guardian_reads_on_until_the_next_one_has_a_logger(rig: Rig, worker: int) -> None:
+    path = rig.configure("api")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    rig.settle()
+    reads_on_until_relieved(rig, out, path)
     os.close(out)
 
 
@@ -544,14 +548,7 @@ def test_a_word_that_the_logger_before_has_not_read_is_not_taken_for_ones_own(ri
     rig.start()
     out = rig.pipe("out.api.1.1.1", worker)
     rig.settle()
-    rig.channel.close()
-    number, end = 0, time.monotonic() + 1.0
-    while time.monotonic() < end:
-        number += 1
-        write_all(out, b"line\n")
-        wait_for(path, number)
-    rig.relieve()
-    assert rig.wait() == 0
+    reads_on_until_relieved(rig, out, path)
     os.close(out)
 
 

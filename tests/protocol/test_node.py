@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import FrameType
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from pyworker.protocol.node import (
     Stray,
     check_message,
 )
+from tests.support.steps import acts_at
 
 ACK = b'{"cmd":"NODE_HANDLE_ACK"}\n'
 NACK = b'{"cmd":"NODE_HANDLE_NACK"}\n'
@@ -289,35 +289,15 @@ def test_a_full_queue_says_slow_down() -> None:
     assert link.backlog == 0
 
 
-class _Rung(Exception):
-    """What the handler of a signal raises."""
-
-
 def test_what_waits_is_counted_right_wherever_a_send_was_ended() -> None:
-    """At each call in the middle of a send: the profiler's function is run where the handler of a signal would be."""
-    for at in range(1, 1000):
-        link, left = Link(), at
-
-        def ring(_frame: FrameType, event: str, _argument: object) -> None:
-            nonlocal left
-            if event in ("call", "c_return"):
-                left -= 1
-                if left == 0:
-                    raise _Rung
-
-        before = sys.getprofile()
-        try:
-            sys.setprofile(ring)
-            link.send_handle("x" * 70_000, "net.Native", 5)
-        except _Rung:
-            pass
-        finally:
-            sys.setprofile(before)
+    for step in range(1, 1000):
+        link = Link()
+        has_come = acts_at(step, partial(link.send_handle, "x" * 70_000, "net.Native", 5))
         drain(link)
         link.feed(ACK)
         assert link.backlog == 0
         assert [link.send_handle(number, "net.Native", 5) for number in (1, 2)] == [True, False]
-        if left > 0:
+        if not has_come:
             return
     raise AssertionError("a send takes more calls than that")
 
