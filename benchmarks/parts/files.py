@@ -57,7 +57,7 @@ def wait_beside(server: Running) -> float:
         for _ in range(64):
             conn = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 5))
             conn.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(1.0)
+        time.sleep(1.0)  # by then the server has filled all that its clients' sockets hold
         for _ in range(10):
             began = time.monotonic()
             with contextlib.suppress(OSError):
