@@ -24,6 +24,7 @@ from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
 from pyworker.protocol.events import Event
 from pyworker.unix import inotify
+from pyworker.unix.user import acting_as
 
 ALWAYS_EXCLUDED = (
     ".git", ".hg", ".svn", ".venv", "venv", "env", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache",
@@ -33,6 +34,7 @@ _COMMANDS = ("*.js", "*.mjs", "*.cjs", "*.ts")  # what counts of a command, too,
 MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
 _LOOK = 2.0  # seconds between looks whether the folders are the same: of one that a process is in no event says it
 _GONE = (0, 0)  # the identity of no folder
+Rights = tuple[int | None, int | None, tuple[int, ...]]  # uid, gid and groups of the app
 Top = tuple[str, tuple[int, int] | None]  # a folder of watch.paths, its device and inode: None when it is not there
 _NEWS = {"app_started", "app_running", "reload_done", "reload_rolled_back", "app_stopped", "app_failed", "app_deleted"}
 
@@ -54,7 +56,12 @@ class Watch:
     def _sync(self, name: str) -> None:
         app = self._desk.brain.apps.get(name)
         config = app.config if app is not None and app.wanted else None
-        wanted = (config.cwd, config.watch, _tops(config.cwd, config.watch)) if config and config.watch else None
+        wanted = None
+        if app is not None and app.current is not None and config and config.watch:
+            resolved = app.current.resolved
+            rights = resolved.uid, resolved.gid, resolved.groups
+            with acting_as(*rights):
+                wanted = config.cwd, config.watch, _tops(config.cwd, config.watch), rights
         old = self._trees.get(name)
         if old is not None and old.made_of == wanted:
             return
@@ -74,12 +81,20 @@ class Watch:
 
 
 class _Tree:
-    """The folders of one app, and the wait until nothing more changes."""
+    """The folders of one app, seen as its user sees them, and the wait until nothing more changes."""
 
     def __init__(
-        self, desk: Desk, app: App, cwd: str, config: WatchConfig, tops: tuple[Top, ...], look: Callable[[], None]
+        self,
+        desk: Desk,
+        app: App,
+        cwd: str,
+        config: WatchConfig,
+        tops: tuple[Top, ...],
+        rights: Rights,
+        look: Callable[[], None],
     ) -> None:
-        self.made_of = (cwd, config, tops)
+        self.made_of = (cwd, config, tops, rights)
+        self._rights = rights
         self._desk = desk
         self._app = app
         self._config = config
@@ -104,7 +119,8 @@ class _Tree:
             if identity is not None:
                 self._add(folder)
             else:
-                self._note(f"watch.paths names {path}, which is no folder now")
+                unseen = "" if rights[0] is None else ", or none that the app's user may see"
+                self._note(f"watch.paths names {path}, which is no folder now{unseen}")
 
     def close(self) -> None:
         for timer in (self._timer, self._look_timer):
@@ -137,13 +153,17 @@ class _Tree:
                 self._note(f"more than {MAX_FOLDERS} folders: the rest is not watched; name some in watch.paths")
                 return
             try:
-                self._folders[inotify.watch(self._fd, folder)] = folder
-                with os.scandir(folder) as entries:
-                    below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+                # hooks are told what has changed: root must not see for them what they may not
+                with acting_as(*self._rights):
+                    self._folders[inotify.watch(self._fd, folder)] = folder
+                    with os.scandir(folder) as entries:
+                        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     self._note("not all files are watched: raise fs.inotify.max_user_watches (sysctl)")
                     return
+                if error.errno == errno.EACCES and folder == top:
+                    self._note(f"{folder} is not watched: the app's user may not read it")
                 continue  # it is gone, or not ours to see
             folders.extend(path for path in below if not self._is_excluded(path))
 
@@ -178,7 +198,7 @@ class _Tree:
                 del self._folders[change.watch]
                 # one that is made in its place may get its inode
                 tops = tuple((top, _GONE if top == folder else identity) for top, identity in self.tops)
-                self.made_of = (*self.made_of[:2], tops)
+                self.made_of = (*self.made_of[:2], tops, self._rights)
                 continue
             path = os.path.join(folder, change.name)
             if self._is_excluded(path):
@@ -194,12 +214,13 @@ class _Tree:
 
     def touch_if_any(self, folder: str) -> None:
         """A folder that came with its files in it: they were written before it was watched."""
-        for where, below, files in os.walk(folder):
-            below[:] = [name for name in below if not self._is_excluded(os.path.join(where, name))]
-            for name in files:
-                if self._counts(os.path.join(where, name)):
-                    self.touch(os.path.join(where, name))
-                    return
+        with acting_as(*self._rights):
+            for where, below, files in os.walk(folder):
+                below[:] = [name for name in below if not self._is_excluded(os.path.join(where, name))]
+                for name in files:
+                    if self._counts(os.path.join(where, name)):
+                        self.touch(os.path.join(where, name))
+                        return
 
     def _counts(self, path: str) -> bool:
         return _matches(path, self._cwd, self._include) and not self._is_excluded(path)

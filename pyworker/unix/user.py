@@ -1,12 +1,14 @@
-"""Change to another user for good, and prove that there is no way back. Decides nothing."""
+"""Change to another user: for good, and prove that there is no way back, or for a moment. Decides nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import resource
 import sys
+from collections.abc import Iterator
 
 from pyworker.unix.process import PR_SET_NO_NEW_PRIVS, prctl
 
@@ -73,6 +75,27 @@ def _check_no_way_back() -> None:
     except PermissionError:
         return
     raise CannotDrop("root's rights could be taken back after they were given up")
+
+
+@contextlib.contextmanager
+def acting_as(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> Iterator[None]:
+    """Have the kernel look at files as it does for this user, until the end of the block; None, or our own: as ever.
+
+    All threads of the process do so meanwhile.
+    """
+    if uid is None or uid == os.geteuid():
+        yield
+        return
+    before = os.geteuid(), os.getegid(), os.getgroups()
+    try:
+        os.setgroups(groups)
+        os.setresgid(-1, -1 if gid is None else gid, -1)
+        os.setresuid(-1, uid, -1)
+        yield
+    finally:
+        os.setresuid(-1, before[0], -1)
+        os.setresgid(-1, before[1], -1)
+        os.setgroups(before[2])
 
 
 def closed_folder(folder: str) -> str:

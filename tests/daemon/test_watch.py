@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from pyworker.daemon import watch
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.unix import inotify
+from tests.support.pyworker import open_to_all
 
 from .test_loop import Clock
 
@@ -24,14 +26,20 @@ class Watched:
     """An app with a `watch` table in the folder `app`, and what a reload was asked for."""
 
     def __init__(
-        self, folder: Path, config: WatchConfig, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        config: WatchConfig,
+        monkeypatch: pytest.MonkeyPatch,
+        command: tuple[str, ...] = (),
+        uid: int | None = None,
     ) -> None:
         self.folder = folder
         self.clock = Clock()
         self.loop = Loop(self.clock, pytest.fail)
         self.reloads: list[str] = []
         self.notes: list[str] = []
-        self.app: Any = SimpleNamespace(name="api", wanted=True)
+        rights = SimpleNamespace(uid=uid, gid=uid, groups=())
+        self.app: Any = SimpleNamespace(name="api", wanted=True, current=SimpleNamespace(resolved=rights))
         target = None if command else "a:b"
         self.app.config = AppConfig("api", target=target, command=command, cwd=str(folder), watch=config)
         brain = SimpleNamespace(
@@ -226,3 +234,25 @@ def test_that_there_are_too_many_folders_is_said_once_and_not_for_each_that_is_m
     assert watched.notes == ["watch: more than 1 folders: the rest is not watched; name some in watch.paths"]
     watched.close()
     assert watched.notes == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
+def test_what_the_apps_user_may_not_see_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hooks are told the names of what has changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_to_all(folder)
+        app, closed = Path(folder, "app"), Path(folder, "closed")
+        (closed / "below").mkdir(parents=True)
+        app.mkdir(mode=0o755)
+        closed.chmod(0o700)
+        watched = Watched(app, WatchConfig(paths=(".", "../closed", "../closed/below")), monkeypatch, uid=65534)
+        (closed / "secret.py").write_text("")
+        (closed / "below" / "secret.py").write_text("")
+        assert watched.later() == []
+        assert watched.notes == [
+            f"watch: {closed} is not watched: the app's user may not read it",
+            "watch: watch.paths names ../closed/below, which is no folder now, or none that the app's user may see",
+        ]
+        watched.write("a.py")
+        assert watched.later() == ["a.py changed"]
+        watched.close()

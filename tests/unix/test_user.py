@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,22 @@ def test_a_python_of_32_bits_does_not_use_the_numbers_of_its_kernel(monkeypatch:
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
     monkeypatch.setattr(user._libc, "syscall", syscall)
     user._leave_keyring()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_files_are_looked_at_as_another_user_for_a_moment(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o700)
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    with user.acting_as(65534, 65534, (65534, 12)):
+        assert (os.geteuid(), os.getegid(), os.getgroups()) == (65534, 65534, [12, 65534])
+    with pytest.raises(PermissionError), user.acting_as(65534, 65534, ()):
+        os.listdir(tmp_path)
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+    os.listdir(tmp_path)
+
+
+def test_who_acts_as_itself_needs_no_right_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "setgroups")
+    for uid in (None, os.geteuid()):
+        with user.acting_as(uid, None, ()):
+            pass
