@@ -133,7 +133,7 @@ def check_owner(file: str, uid: int | None, read: Opened | None = None) -> None:
 
 def check_group(who: Identity, group: str, config_file: str, read: Opened | None = None) -> None:
     """For root: refuse a group that the user is no member of, when it is the user's own config file that asks for it."""
-    if not (who.uid and (whose := _is_of(who.uid, config_file, read))):
+    if not (who.uid and (whose := is_of(who.uid, config_file, read))):
         return
     entry = _by_uid(who.uid)
     if entry.pw_gid < 0 or who.gid not in os.getgrouplist(entry.pw_name, entry.pw_gid):
@@ -153,7 +153,7 @@ def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str,
     Root reads it and hands it to the app: a config file of the app's own user must not have root read others' files.
     It is asked of the descriptor, for by its path another file could be put there between the look and the reading.
     """
-    if uid and config_file and os.fstat(fd).st_uid != uid and (whose := _is_of(uid, config_file, read)):
+    if uid and config_file and os.fstat(fd).st_uid != uid and (whose := is_of(uid, config_file, read)):
         name = _by_uid(uid).pw_name
         message = f"root does not read {path} for a config file {whose} {name}: it is not {name}'s own"
         hint = f"give the config file and its folder to root, or: chown {name} {quote(path)}"
@@ -163,7 +163,7 @@ def check_named(fd: int, path: str, key: str, uid: int | None, config_file: str,
 def check_log(path: str, uid: int | None, config_file: str, read: Opened | None = None) -> None:
     """For root: refuse a log file that the app's user could turn into another one. Root writes and renames it by its path."""
     name = _by_uid(uid).pw_name if uid else ""
-    if uid and config_file and (whose := _is_of(uid, config_file, read)):
+    if uid and config_file and (whose := is_of(uid, config_file, read)):
         message = f"root does not write to {path} for a config file {whose} {name}"
         hint = "leave it out (pyworker logs shows the log), or give the config file and its folder to root"
         raise IdentityError("logs.file", message, hint)
@@ -181,7 +181,7 @@ def _and_above(folder: str) -> list[str]:
     return [folder] if folder == "/" else [folder, *_and_above(os.path.dirname(folder))]
 
 
-def _is_of(uid: int, file: str, read: Opened | None) -> str:
+def is_of(uid: int, file: str, read: Opened | None) -> str:
     """Return in words how a config file is in the hands of a user; "" when it is not."""
     read = read or opened(file)
     if read.info.st_uid == uid:

@@ -28,6 +28,7 @@ from pyworker.config.identity import (
     check_log,
     check_owner,
     identify,
+    is_of,
 )
 from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
@@ -62,7 +63,7 @@ def resolve(
     """
     found = _Found(app.name, file, profile)
     shell_env = shell = _Shell(shell_env)
-    who = _identity(app, file, is_root, found, read)
+    who, users_own = _identity(app, file, is_root, found, read)
     config, python = _paths(app, read.real if read else file, our_python, found)
     if is_root and config.logs.named_file is not None:
         _log_file(config.logs.named_file, file, who, found, read)
@@ -89,6 +90,7 @@ def resolve(
         from_shell=shell.asked,
         crc=read.crc if read else 0,
         env_files=env_files,
+        users_own=users_own,
     )
 
 
@@ -139,23 +141,26 @@ class _Found:
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line, p.column)))
 
 
-def _identity(app: AppConfig, file: str, is_root: bool, found: _Found, read: Opened | None) -> Identity:
+def _identity(app: AppConfig, file: str, is_root: bool, found: _Found, read: Opened | None) -> tuple[Identity, bool]:
+    """Return who the app runs as, and whether root obeys a config file that is in the hands of that user."""
     nobody = Identity(None, None, (), "", "", "")
+    users_own = False
     try:
         who = identify(app.user, app.group, is_root=is_root)
     except IdentityError as error:
         found.add((error.key,), error.message, error.hint, "identity")
-        return nobody
+        return nobody, users_own
     try:
         if is_root and file:
             check_owner(file, who.uid, read)
             if app.group is not None:
                 check_group(who, app.group, file, read)
+            users_own = bool(who.uid and is_of(who.uid, file, read))
     except IdentityError as error:
         found.add((error.key,) if error.key else (), error.message, error.hint, "identity")
     except OSError as error:
         found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
-    return who
+    return who, users_own
 
 
 def _log_file(path: str, file: str, who: Identity, found: _Found, read: Opened | None) -> None:

@@ -424,3 +424,4 @@ class ResolvedApp:
     from_shell: dict[str, str] = field(default_factory=dict)  # what ${VAR} was filled in with from the shell
     crc: int = 0  # of the source's content; 0: not known
     env_files: dict[str, int] = field(default_factory=dict)  # path -> CRC of what was read there; 0: nothing was
+    users_own: bool = False  # the config file is in the hands of `user`: root makes for it only what that one may make

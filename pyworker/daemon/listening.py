@@ -30,6 +30,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.owner import Owner
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds
+from pyworker.unix.user import acting_as
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
@@ -103,15 +104,26 @@ class Listening:
                 raise ListenFailed(text, hint=hint, code="port_in_use")
         named = (i for g in app.generations.values() for i in g.listeners)  # a dispatcher may know one that was shut
         index = max([*app.listeners, *named], default=-1) + 1
-        config, uid, gid = generation.config, generation.resolved.uid, generation.resolved.gid
-        sock = open_listener(
-            address,
-            backlog=config.backlog,
-            mode=UNIX_MODE & ~int(config.umask or "0", 8),
-            uid=-1 if uid is None else uid,
-            gid=-1 if gid is None else gid,
-            own=self._own,
-        )
+        config, resolved = generation.config, generation.resolved
+        uid, gid = resolved.uid, resolved.gid
+        # in whose folder root would make or replace a socket, a config file of the user's must not say
+        as_user = uid if resolved.users_own and address.family == "unix" else None
+        try:
+            with acting_as(as_user, gid, resolved.groups):
+                sock = open_listener(
+                    address,
+                    backlog=config.backlog,
+                    mode=UNIX_MODE & ~int(config.umask or "0", 8),
+                    uid=-1 if uid is None else uid,
+                    gid=-1 if gid is None else gid,
+                    own=self._own,
+                )
+        except ListenFailed as error:
+            if as_user is not None and error.code == "no_permission":
+                error.hint = (
+                    f"choose a folder that {config.user} may write to, or give the config file and its folder to root"
+                )
+            raise
         if address.family == "unix" and config.target is not None:
             refuse_fds(sock)  # HTTP knows none, and a client's could hold up whoever closes them
         try:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pyworker.unix.fds import refuse_fds, send_packet, socketpair
-from tests.support.pyworker import LONG, Pyworker
+from tests.support.pyworker import LONG, Pyworker, open_to_all
 from tests.support.sources import ASGI, WSGI
 from tests.support.wait import wait_until
 
@@ -251,3 +251,24 @@ def test_a_unix_socket_belongs_to_the_user_of_its_app(pw: Pyworker) -> None:
     pw.write("app.toml", f'{app}bind = "unix:{pw.folder}/t.sock"\n')
     pw.ok("start")
     assert os.stat(os.path.join(pw.folder, "t.sock")).st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+@ROOT_ONLY
+def test_a_config_file_of_the_apps_user_gets_no_unix_socket_where_that_user_may_make_none(pw: Pyworker) -> None:
+    """Root would make it, or put it in the place of one that nobody listens on, in whatever folder the file says."""
+    open_to_all(pw.folder)
+    app = '[app]\nname = "tick"\ncommand = "sleep 1000"\nuser = "nobody"\ncwd = "/"\n'
+    own = os.path.join(pw.folder, "own")
+    os.mkdir(own)
+    nobody = pwd.getpwnam("nobody")
+    for folder in (pw.folder, own):
+        os.chown(pw.write("app.toml", f'{app}bind = "unix:{folder}/t.sock"\n'), nobody.pw_uid, -1)
+        os.chown(own, nobody.pw_uid, nobody.pw_gid)
+        done = pw.run("start")
+        assert os.path.exists(os.path.join(folder, "t.sock")) == (folder == own), done.stderr
+    assert os.stat(os.path.join(own, "t.sock")).st_gid == nobody.pw_gid
+    pw.write("app.toml", f'{app}bind = "unix:{pw.folder}/t.sock"\n')
+    os.chown(os.path.join(pw.folder, "app.toml"), nobody.pw_uid, -1)
+    done = pw.run("reload")
+    assert f"no right to make a socket in {pw.folder}" in done.stderr
+    assert "choose a folder that nobody may write to, or give the config file and its folder to root" in done.stderr
