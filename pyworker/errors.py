@@ -42,19 +42,41 @@ MEANING: dict[Exit, str] = {
 }
 
 
+# the codes with an exit code of their own; all others have 1
+_EXITS = {
+    "usage": Exit.USAGE,
+    "no_such_file": Exit.USAGE,
+    "not_running": Exit.NOT_RUNNING,
+    "no_such_app": Exit.NO_SUCH_APP,
+    "unavailable": Exit.UNAVAILABLE,
+    "daemon_not_started": Exit.UNAVAILABLE,
+    "protocol": Exit.UNAVAILABLE,
+    "busy": Exit.BUSY,
+    "timeout": Exit.BUSY,
+    "no_permission": Exit.NO_PERMISSION,
+    "config_invalid": Exit.BAD_CONFIG,
+    "no_file": Exit.BAD_CONFIG,
+}
+
+
+def exit_of(code: str) -> Exit:
+    """Return what a command exits with that failed for this."""
+    return _EXITS.get(code, Exit.FAILED)
+
+
 class PyworkerError(Exception):
     """A failure with its cause (`message`), the next step (`hint`) and a stable `code` word.
 
-    `message` is one sentence (may have further lines of detail), `hint` says what to do, in words; `traceback` are the
-    app's own last lines, where they are the cause.
+    `message` is one sentence (may have further lines of detail), `hint` says what to do, in words; `exit` is the code's
+    unless it is said; `traceback` are the app's own last lines, where they are the cause.
     """
 
     def __init__(
-        self, message: str, *, hint: str = "", code: str = "failed", exit: Exit = Exit.FAILED, traceback: str = ""
+        self, message: str, *, hint: str = "", code: str = "failed", exit: Exit | None = None, traceback: str = ""
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.traceback = traceback
         self.code = code
-        self.exit = exit
+        self.exit = exit_of(code) if exit is None else exit

@@ -23,12 +23,7 @@ def need_names(settings: Settings, verb: str, names: tuple[str, ...]) -> None:
         return
     known = app_names(settings)
     listed = f"the apps are: {', '.join(line(n) for n in known)}" if known else "there are no apps"
-    raise PyworkerError(
-        f"{verb} what? {listed}",
-        hint=f"pyworker {verb} NAME, or: pyworker {verb} all",
-        code="usage",
-        exit=Exit.USAGE,
-    )
+    raise PyworkerError(f"{verb} what? {listed}", hint=f"pyworker {verb} NAME, or: pyworker {verb} all", code="usage")
 
 
 def confirm(settings: Settings, what: str, command: str) -> None:
@@ -41,12 +36,7 @@ def confirm(settings: Settings, what: str, command: str) -> None:
         if click.confirm(f"{what} Continue?", err=True):
             return
         raise Shown(int(Exit.FAILED))
-    raise PyworkerError(
-        f"{what} There is no terminal to ask on.",
-        hint=f"if you mean it: {command} -y",
-        code="usage",
-        exit=Exit.USAGE,
-    )
+    raise PyworkerError(f"{what} There is no terminal to ask on.", hint=f"if you mean it: {command} -y", code="usage")
 
 
 def confirm_all(settings: Settings, verb: str, names: tuple[str, ...]) -> None:

@@ -76,7 +76,7 @@ class Silent(PyworkerError):
         if said := guardian_said(home):
             message += f"\n  {said}"
             hint = step_for(said)
-        super().__init__(message, hint=hint, code="unavailable", exit=Exit.UNAVAILABLE)
+        super().__init__(message, hint=hint, code="unavailable")
 
 
 class RefusedError(PyworkerError):
@@ -153,7 +153,6 @@ def _hidden(home: str) -> PyworkerError:
         f"A pyworker daemon runs, but its files were removed from {home}: no command reaches it now.",
         hint="it makes its control.sock again within 11 s: try again then",
         code="unavailable",
-        exit=Exit.UNAVAILABLE,
     )
 
 
@@ -165,7 +164,6 @@ def _away(home: str) -> DaemonAway:
         f"The pyworker daemon is not running. Start an app with: {DaemonAway.step}\n  (no daemon answers at {home})",
         hint=hint,
         code="unavailable",
-        exit=Exit.UNAVAILABLE,
     )
 
 
@@ -198,7 +196,6 @@ def _not_ours(home: str) -> PyworkerError:
         f"The pyworker daemon of {home} belongs to {whose}, and this is user {os.geteuid()}.",
         hint=f"{become}, or name a home of your own: --home DIR",
         code="no_permission",
-        exit=Exit.NO_PERMISSION,
     )
 
 
@@ -284,9 +281,7 @@ class Call:
         except UnicodeEncodeError as error:  # a word of the command line, or this folder
             text = error.object
             word = text[text.rfind('"', 0, error.start) + 1 : text.find('"', error.start)]
-            raise PyworkerError(
-                f"{word} is not UTF-8", hint="give it another name", code="usage", exit=Exit.USAGE
-            ) from None
+            raise PyworkerError(f"{word} is not UTF-8", hint="give it another name", code="usage") from None
         try:
             self._sock.sendall(data)
         except TimeoutError:
@@ -335,7 +330,6 @@ class Call:
                     f"The pyworker daemon (home {self.home}) went away before it had answered.",
                     hint="its guardian starts it again at once; pyworker ps shows what runs",
                     code="unavailable",
-                    exit=Exit.UNAVAILABLE,
                 )
             self._buffer += data
             if len(self._buffer) > MAX_ANSWER:
@@ -358,7 +352,6 @@ class Call:
             f"The pyworker daemon (home {self.home}) speaks another language than this command ({__version__}): {what}.",
             hint="bring it to this command's version, no request is lost: pyworker daemon upgrade",
             code="protocol",
-            exit=Exit.UNAVAILABLE,
         )
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 
 from pyworker.cli.render import home
-from pyworker.errors import FULL_DISK, Exit, PyworkerError
+from pyworker.errors import FULL_DISK, PyworkerError
 
 
 def cannot(do: str, path: str, error: OSError | UnicodeDecodeError, instead: str = "") -> PyworkerError:
@@ -19,9 +19,7 @@ def cannot(do: str, path: str, error: OSError | UnicodeDecodeError, instead: str
 
 def no_file(path: str, step: str = "") -> PyworkerError:
     """Return the error about a file that a command was told to take and that is not there; `step`: when no name is near."""
-    return PyworkerError(
-        f"there is no file {path}", hint=_near(path) or step or _look(path), code="no_such_file", exit=Exit.USAGE
-    )
+    return PyworkerError(f"there is no file {path}", hint=_near(path) or step or _look(path), code="no_such_file")
 
 
 def _why(path: str, error: OSError | UnicodeDecodeError) -> tuple[str, str]:

@@ -80,7 +80,6 @@ def check_kernel() -> None:
             f"pyworker cannot run here: {why}",
             hint="it needs Linux 5.4 or newer, /proc, and a sandbox (a container's seccomp profile, gVisor) that lets this call through",
             code="unavailable",
-            exit=Exit.UNAVAILABLE,
         )
 
 
@@ -178,7 +177,6 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
         f"The pyworker daemon did not start: its guardian ended with {'code' if how >= 0 else 'signal'} {abs(how)}.\n{last}",
         hint=hint,
         code="daemon_not_started",
-        exit=Exit.UNAVAILABLE,
     )
 
 
@@ -199,5 +197,4 @@ def _too_slow(home: str) -> PyworkerError:
         hint="the machine may be overloaded: try again; or look who holds it: fuser "
         + quote(os.path.join(home, LOCK_FILE)),
         code="unavailable",
-        exit=Exit.UNAVAILABLE,
     )

@@ -15,7 +15,7 @@ from pyworker.cli import eventlog, logfiles, render
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, local, merge
 from pyworker.cli.options import Settings
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event, names_in_words
 from pyworker.protocol.names import EVENTS_FILE
 
@@ -323,6 +323,4 @@ def _unknown(name: str, apps: list[str], home: str) -> PyworkerError:
     near = difflib.get_close_matches(name.partition(".")[0], apps, n=1)
     hint = f"did you mean {near[0]}?\n" if near else ""
     hint += f"there are logs of: {names_in_words(apps)}" if apps else "nothing has been logged there yet"
-    return PyworkerError(
-        f"no logs of an app named {render.line(name)!r} in {home}", hint=hint, code="no_such_app", exit=Exit.NO_SUCH_APP
-    )
+    return PyworkerError(f"no logs of an app named {render.line(name)!r} in {home}", hint=hint, code="no_such_app")

@@ -109,7 +109,7 @@ def _no_such_command(name: str) -> PyworkerError:
     else:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
         hint = f"did you mean `{ALIASES.get(near[0], near[0])}`?" if near else "pyworker -h lists the commands"
-    return PyworkerError(f"no such command `{line(name)}`", hint=hint, code="usage", exit=Exit.USAGE)
+    return PyworkerError(f"no such command `{line(name)}`", hint=hint, code="usage")
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -241,4 +241,4 @@ def _usage(error: click.ClickException) -> PyworkerError:
     elif possibilities:
         message = error.message.rstrip(".")
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(possibilities)) + f"?\n{hint}"
-    return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage", exit=Exit.USAGE)
+    return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage")

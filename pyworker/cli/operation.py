@@ -102,7 +102,7 @@ class _View:
         if time.monotonic() >= self._gives_up_at:
             raise PyworkerError(
                 f"no daemon can be started. One that can be later may still carry this out.\n  {line(said)}",
-                hint=step_for(said), code="unavailable", exit=Exit.UNAVAILABLE,
+                hint=step_for(said), code="unavailable",
             )  # fmt: skip
         if self._has_said_why:
             return
@@ -169,7 +169,6 @@ def _timed_out(settings: Settings, verb: str, board: Board) -> PyworkerError:
         f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings, board)}",
         hint="pyworker ps shows how far it is",
         code="timeout",
-        exit=Exit.BUSY,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.files import no_file
 from pyworker.cli.here import absolute, here
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.protocol.events import workers_in_words
 
 if TYPE_CHECKING:
@@ -250,4 +250,4 @@ def _after_hint(what: tuple[str, ...]) -> str:
 
 
 def _usage(message: str, hint: str) -> PyworkerError:
-    return PyworkerError(message, hint=hint, code="usage", exit=Exit.USAGE)
+    return PyworkerError(message, hint=hint, code="usage")

@@ -6,7 +6,7 @@ import difflib
 import sys
 
 from pyworker.cli.render import line, out
-from pyworker.errors import MEANING, Exit, PyworkerError
+from pyworker.errors import MEANING, PyworkerError
 
 TOPICS: dict[str, tuple[str, str]] = {
     "config": (
@@ -110,7 +110,7 @@ def show(name: str) -> int:
 
         near = difflib.get_close_matches(name, [*TOPICS, *COMMANDS], n=1)
         hint = f"did you mean: pyworker help {near[0]}?" if near else f"topics: {' '.join(TOPICS)}"
-        raise PyworkerError(f"there is no help on {line(name)}", hint=hint, code="usage", exit=Exit.USAGE)
+        raise PyworkerError(f"there is no help on {line(name)}", hint=hint, code="usage")
     out(TOPICS[name][1].rstrip("\n"))
     sys.stdout.flush()
     return 0

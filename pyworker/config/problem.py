@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.record import record
 
 
@@ -33,7 +33,7 @@ class ConfigError(PyworkerError):
     def __init__(self, problems: tuple[Problem, ...] | list[Problem]) -> None:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(first.message + more, hint=first.hint, code="config_invalid", exit=Exit.BAD_CONFIG)
+        super().__init__(first.message + more, hint=first.hint, code="config_invalid")
         self.problems = tuple(problems)
 
     def as_json(self) -> tuple[dict[str, Any], ...]:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
-from pyworker.errors import CANNOT_ACCEPT, Exit
-from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older
+from pyworker.errors import CANNOT_ACCEPT
+from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older, refusal
 from pyworker.protocol.wire import MAX_REQUEST, WireError, decode_value, encode, parse_json
 
 MAX_CLIENTS = 64
@@ -101,12 +101,12 @@ class ControlServer:
         if uid not in (0, self._own_uid):
             message = f"this pyworker daemon belongs to uid {self._own_uid}; uid {uid} may not use it"
             hint = "run the command as that user (sudo -u), or start a daemon of your own"
-            _turn_away(sock, Refused("no_permission", Exit.NO_PERMISSION, message, hint))
+            _turn_away(sock, refusal("no_permission", message, hint))
             return
         if len(self._clients) >= self._max_clients and not self._make_room():
             message = f"the daemon is serving {self._max_clients} commands at once already"
             hint = "end some of them (events -f, logs -f, commands that wait), then try again"
-            _turn_away(sock, Refused("busy", Exit.BUSY, message, hint))
+            _turn_away(sock, refusal("busy", message, hint))
             return
         client = Client(self._loop, sock, pid, uid, self._on_line)
         self._clients[client] = None
@@ -139,7 +139,7 @@ class ControlServer:
             else:
                 sock.setblocking(False)
                 message = "the daemon has no file descriptor left for this command"
-                _turn_away(sock, Refused("busy", Exit.BUSY, message, "raise the limit (ulimit -Hn) or try again"))
+                _turn_away(sock, refusal("busy", message, "raise the limit (ulimit -Hn) or try again"))
         self._loop.modify(self._listener.fileno(), 0)
         self._loop.call_later(_PAUSE, self._resume)
 
@@ -166,7 +166,7 @@ class ControlServer:
             self._report(f"a request failed: {type(request).__name__}")
             message = f"the daemon failed at this request: {type(error).__name__}: {error}"
             hint = "this is a bug of pyworker; the apps are not affected. Please report it with logs/pyworker.log"
-            client.refuse(Refused("failed", Exit.FAILED, message, hint))
+            client.refuse(refusal("failed", message, hint))
 
 
 def _understand(client: Client, line: bytes) -> Request | Refused:
@@ -182,7 +182,7 @@ def _understand(client: Client, line: bytes) -> Request | Refused:
     except WireError as error:
         if client.version not in ("", __version__) and isinstance(raw, dict):
             return _of_another_version(raw.get("request"), client.version)  # new in its version, or gone in ours
-        return Refused("usage", Exit.USAGE, f"this is not a request: {error}", "use the pyworker command")
+        return refusal("usage", f"this is not a request: {error}", "use the pyworker command")
     return request
 
 
@@ -199,7 +199,7 @@ def _of_another_version(raw: object, version: str) -> Request | Refused:
         hint = "bring the daemon to this command's version, no request is lost: pyworker daemon upgrade"
         if is_older(version, __version__):
             hint = f"this command is the older one: use (or install here) pyworker {__version__}"
-        return Refused("protocol", Exit.UNAVAILABLE, message, hint)
+        return refusal("protocol", message, hint)
     return simple
 
 

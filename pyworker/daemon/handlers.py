@@ -21,7 +21,6 @@ from pyworker.daemon.requests.stack import stack
 from pyworker.daemon.requests.start import start
 from pyworker.daemon.requests.upgrade import upgrade
 from pyworker.daemon.shortage import step_for
-from pyworker.errors import Exit
 from pyworker.protocol import control as k
 from pyworker.protocol.events import BY_ITSELF
 
@@ -62,7 +61,7 @@ class Handlers:
         """Answer a request, now or later."""
         desk = self._desk
         if desk.shutting_down and isinstance(request, BRINGS_UP):
-            client.refuse(k.Refused("busy", Exit.BUSY, "the daemon is stopping", _STOPPING))
+            client.refuse(k.refusal("busy", "the daemon is stopping", _STOPPING))
             return
         desk.seq = desk.brain.events.seq
         try:
@@ -72,9 +71,9 @@ class Handlers:
             ):
                 HANDLERS[type(request)](desk, client, request)
         except ConfigError as error:
-            client.refuse(k.Refused("config_invalid", Exit.BAD_CONFIG, error.message, error.hint, error.as_json()))
+            client.refuse(k.refusal("config_invalid", error.message, error.hint, error.as_json()))
         except ListenFailed as error:
-            client.refuse(k.Refused(error.code, error.exit, error.message, error.hint))
+            client.refuse(k.refusal(error.code, error.message, error.hint))
         except Refuse as refuse:
             client.refuse(refuse.answer)
         except Exception as error:
@@ -82,4 +81,4 @@ class Handlers:
                 desk.brain.poke(app)  # what was changed before it failed is wanted now
             if not isinstance(error, OSError) or not (step := step_for(error.errno)):
                 raise
-            client.refuse(k.Refused("busy", Exit.BUSY, f"the daemon cannot do this now: {error.strerror}", step))
+            client.refuse(k.refusal("busy", f"the daemon cannot do this now: {error.strerror}", step))

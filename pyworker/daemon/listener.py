@@ -19,7 +19,7 @@ from typing import Any, Self
 from pyworker.config.address import Address, is_numeric
 from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.record import replace
 from pyworker.unix.sockdiag import unix_queue
 
@@ -32,10 +32,6 @@ _UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 class ListenFailed(PyworkerError):
     """An address that cannot be listened on. code: port_in_use, no_permission, bad_address or failed."""
-
-    def __init__(self, message: str, *, hint: str, code: str) -> None:
-        status = Exit.NO_PERMISSION if code == "no_permission" else Exit.FAILED
-        super().__init__(message, hint=hint, code=code, exit=status)
 
     @property
     def errno(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Union
 
+from pyworker.errors import exit_of
 from pyworker.record import field, record
 
 PROTOCOL = 1  # raised when an old peer would misunderstand; the same number = they understand each other
@@ -243,6 +244,11 @@ class Refused:
 
 
 Answer = Union[Progress, Reply, Refused]
+
+
+def refusal(code: str, message: str, hint: str, problems: tuple[dict[str, Any], ...] = ()) -> Refused:
+    """Return a refusal with the exit code that its code has."""
+    return Refused(code, int(exit_of(code)), message, hint, problems)
 
 
 def is_older(version: str, than: str) -> bool:

@@ -14,7 +14,7 @@ import click
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import note, out
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 _BASH = """\
 _pyworker() {
@@ -72,7 +72,7 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
     name = shell or os.path.basename(os.environ.get("SHELL", ""))
     if name not in _SCRIPTS:
         hint = "pyworker completion bash, zsh or fish"
-        raise PyworkerError("for which shell?", hint=hint, code="usage", exit=Exit.USAGE)
+        raise PyworkerError("for which shell?", hint=hint, code="usage")
     if not install:
         script = _SCRIPTS[name]
         out(json.dumps({"v": 1, "shell": name, "script": script}) if settings.json else script.rstrip("\n"))

@@ -13,7 +13,7 @@ from pyworker.cli.client import ask
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import NO_APP, line, look, note, out
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.record import replace
 
 
@@ -35,12 +35,10 @@ def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, p
     """
     if what[:1] == ("env",):
         if len(what) != 2:
-            raise PyworkerError(
-                "the environment of which app?", hint="pyworker config env NAME", code="usage", exit=Exit.USAGE
-            )
+            raise PyworkerError("the environment of which app?", hint="pyworker config env NAME", code="usage")
         return _environment(settings, what[1], origin, reveal)
     if len(what) > 1:
-        raise PyworkerError("config takes one file or name", hint="pyworker config -h", code="usage", exit=Exit.USAGE)
+        raise PyworkerError("config takes one file or name", hint="pyworker config -h", code="usage")
     word = what[0] if what else ""
     apps = _of_file(word, profile) if not word or word.endswith(".toml") or os.sep in word else _running(settings, word)
     if settings.json:
@@ -62,7 +60,7 @@ def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
     found = absolute(path) if path else find(here(), os.environ)
     if found is None:
         hint = "name one, or an app that runs: pyworker config NAME"
-        raise PyworkerError("there is no config file here", hint=hint, code="no_file", exit=Exit.BAD_CONFIG)
+        raise PyworkerError("there is no config file here", hint=hint, code="no_file")
     loaded = load(found, environ=os.environ, profile=profile)
     apps = []
     for app in loaded.apps:

@@ -125,7 +125,6 @@ def stop(settings: Settings, now: bool) -> int:
             "OpenRC keeps this daemon, and would start it again",
             hint=f"{'' if os.geteuid() == 0 else 'sudo '}rc-service pyworker stop",
             code="kept",
-            exit=Exit.FAILED,
         )
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
@@ -249,7 +248,7 @@ def _status(home: str) -> dict[str, Any]:
 
 def _check_there(home: str, status: dict[str, Any]) -> None:
     if not status and not _answers(home):
-        raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start", exit=Exit.FAILED)
+        raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start")
 
 
 def _versions(status: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +267,6 @@ def _not_upgraded(now: dict[str, Any], to: str, seconds: float) -> PyworkerError
         f"The upgrade to {to} is not complete after {seconds:g} s: {there}. The workers serve on.",
         hint="pyworker daemon status shows how far it is; pyworker daemon upgrade tries again",
         code="timeout",
-        exit=Exit.BUSY,
     )
 
 
@@ -321,7 +319,6 @@ def _still_there(settings: Settings, timeout: float) -> PyworkerError:
         f"The daemon (home {settings.home}) is still stopping after {timeout:g} s; it goes on.",
         hint="pyworker ps shows what it waits for; pyworker daemon stop --now cuts open requests",
         code="timeout",
-        exit=Exit.BUSY,
     )
 
 
@@ -343,7 +340,6 @@ def _guardian_hangs(settings: Settings, guardian: int | None) -> PyworkerError:
         "their addresses open.",
         hint=f"kill -CONT {guardian} lets it end",
         code="timeout",
-        exit=Exit.BUSY,
     )
 
 

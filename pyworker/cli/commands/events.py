@@ -14,7 +14,7 @@ from pyworker.cli.client import Call, Lost, check_readable, patience, waiting
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common, option
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
 _QUIET = 0.1  # seconds without an event after which a reader that leaves is waited for, too
@@ -62,7 +62,7 @@ def cmd(
     if unknown:
         message = f"nothing has happened to {', '.join(map(render.line, unknown))}, as far as is known"
         if len(unknown) == len(names) and not shown:
-            raise PyworkerError(message, hint="pyworker ps lists the apps", code="no_such_app", exit=Exit.NO_SUCH_APP)
+            raise PyworkerError(message, hint="pyworker ps lists the apps", code="no_such_app")
         if not settings.json and not settings.quiet:
             render.note(message, render.look(sys.stderr, settings.color))
     return 0

@@ -14,7 +14,7 @@ from pyworker.cli.files import cannot
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 _REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 _MADE = b"# Made by `pyworker export "
@@ -29,7 +29,7 @@ class _Engine(click.Choice[str]):
             raise PyworkerError(
                 f"there is no export for {line(value)}; for these: {', '.join(ENGINES)}",
                 hint="what starts programs can start this one, which stays in the foreground: pyworker run app.toml",
-                code="usage", exit=Exit.USAGE,
+                code="usage",
             )  # fmt: skip
         return value
 
@@ -79,14 +79,10 @@ def cmd(
     named = next((name for name in names if name.endswith(".toml")), None)
     if named is not None:
         hint = f"pyworker export {engine} -f {render.argument(named)}"
-        raise PyworkerError(
-            f"{named} is no app's name; the file is named by -f", hint=hint, code="usage", exit=Exit.USAGE
-        )
+        raise PyworkerError(f"{named} is no app's name; the file is named by -f", hint=hint, code="usage")
     path = absolute(file) if file else find(here(), os.environ)
     if path is None:
-        raise PyworkerError(
-            "there is no config file in this folder", hint="name one: -f FILE.toml", code="usage", exit=Exit.USAGE
-        )
+        raise PyworkerError("there is no config file in this folder", hint="name one: -f FILE.toml", code="usage")
     loaded = load(path, only=names, profile=profile)
     folder = os.path.dirname(path)
     options = Options(

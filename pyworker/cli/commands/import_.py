@@ -20,7 +20,7 @@ import click
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, argument, home, line, look, note, out, paint, wrap
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.importers.kinds import KINDS
 from pyworker.unix.venv import install_command
 
@@ -94,9 +94,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
             hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
         elif re.search(r"^services:", text, re.MULTILINE):
             hint = "Compose files are not read: a Procfile is, with a line for each service's command, like web: gunicorn shop:app"
-        raise PyworkerError(
-            f"{file}: it cannot be told which program this is of", hint=hint, code="usage", exit=Exit.USAGE
-        )
+        raise PyworkerError(f"{file}: it cannot be told which program this is of", hint=hint, code="usage")
     try:
         try:
             return _parse(found, file, text, profile, execute)
@@ -104,9 +102,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
             raise CannotImport("it is nested too deeply") from None
     except CannotImport as error:
         where = f"{file}:{error.line}" if error.line and not error.message.startswith("line") else file
-        raise PyworkerError(
-            f"{where}: {error.message}", hint=error.hint or _BY_HAND, code="cannot_import", exit=Exit.FAILED
-        ) from None
+        raise PyworkerError(f"{where}: {error.message}", hint=error.hint or _BY_HAND, code="cannot_import") from None
 
 
 def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Result:
@@ -273,7 +269,7 @@ def _write(target: str, text: str, force: bool) -> None:
             file.write(text)
     except FileExistsError:
         hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
-        raise PyworkerError(f"{target} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
+        raise PyworkerError(f"{target} is there already", hint=hint, code="exists") from None
     except OSError as error:
         raise cannot("write", target, error, "name another with -o FILE, or see it with -o -") from None
 

@@ -14,7 +14,7 @@ import click
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import argument, home, line, look, note, paint
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 if TYPE_CHECKING:
     from pyworker.importers.detect import Found
@@ -59,7 +59,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
 
     if not os.path.isdir(folder):
         hint = "name the folder of the app: pyworker init DIR"
-        raise PyworkerError(f"{folder} is no folder", hint=hint, code="no_such_file", exit=Exit.USAGE)
+        raise PyworkerError(f"{folder} is no folder", hint=hint, code="no_such_file")
     found = detect(_sources(folder)) or _node(folder)
     path = os.path.normpath(os.path.join(folder, "app.toml"))
     chosen = found[0] if found else None
@@ -71,7 +71,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
             _write_schema(os.path.join(folder, _SCHEMA))
     except FileExistsError:
         hint = f"pyworker check {argument(path)}; --force overwrites it"
-        raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists", exit=Exit.FAILED) from None
+        raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists") from None
     except OSError as error:
         raise cannot("write", path, error) from None
     if settings.json:

@@ -17,7 +17,7 @@ from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
 from pyworker.cli.moment import Moment
 from pyworker.cli.options import Settings, common, option
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event, names_in_words
 
 if TYPE_CHECKING:
@@ -177,7 +177,6 @@ def _previous(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, ..
             f"no worker{whose} has ended yet",
             hint="pyworker events lists what happened; pyworker logs shows what is printed",
             code="not_running",
-            exit=Exit.NOT_RUNNING,
         )
     who = f"{ended.app}.{ended.worker or 'template'}"
     if not settings.json and not settings.quiet:

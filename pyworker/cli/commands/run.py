@@ -18,7 +18,7 @@ from pyworker.cli.client import shell_env
 from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.startable import Startable, find_startable
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 _DOCKER_GRACE = 10.0  # seconds that docker and podman give by default
 _MARGIN = 5.0
@@ -67,7 +67,7 @@ def cmd(
     if not found.apps:
         raise PyworkerError(
             "run takes a file, MODULE:APP, a script or a command; names are those of a daemon",
-            hint="pyworker start NAME starts an app that the daemon knows", code="usage", exit=Exit.USAGE,
+            hint="pyworker start NAME starts an app that the daemon knows", code="usage",
         )  # fmt: skip
     if not any(app.inherit_env for app in found.apps):  # the environment of a container is meant for the app
         table = found.request.setdefault("inline" if found.request.get("inline") else "overrides", {})

@@ -10,7 +10,7 @@ from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
 _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
@@ -64,7 +64,7 @@ def parse(words: tuple[str, ...]) -> dict[str, str]:
         if re.match(r"[^.]+\.[0-9]+\Z", name):
             app = name.partition(".")[0]
             message = f"{line(name)} is a worker: this is done with whole apps"
-            raise PyworkerError(message, hint=f"name the app: {line(app)}", code="no_such_app", exit=Exit.NO_SUCH_APP)
+            raise PyworkerError(message, hint=f"name the app: {line(app)}", code="no_such_app")
         if not _NAME.match(name):
             raise _wrong(f"{line(name)!r} is no app's name")
         if not change:
@@ -81,4 +81,4 @@ def parse(words: tuple[str, ...]) -> dict[str, str]:
 
 def _wrong(message: str) -> PyworkerError:
     hint = "pyworker scale api=8, pyworker scale api +2, pyworker scale api=auto"
-    return PyworkerError(message, hint=hint, code="usage", exit=Exit.USAGE)
+    return PyworkerError(message, hint=hint, code="usage")

@@ -37,17 +37,17 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     data = sys.stdin.buffer.read(_MOST + 1) if message == "-" else os.fsencode(message)
     if len(data) > _MOST:
         hint = "put the data into a file or a store, and send its name"
-        raise PyworkerError(f"the message has more than {_MOST} bytes", hint=hint, code="usage", exit=Exit.USAGE)
+        raise PyworkerError(f"the message has more than {_MOST} bytes", hint=hint, code="usage")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         hint = "bytes travel in a text: base64, say"
-        raise PyworkerError(f"the message is not UTF-8: {error}", hint=hint, code="usage", exit=Exit.USAGE) from None
+        raise PyworkerError(f"the message is not UTF-8: {error}", hint=hint, code="usage") from None
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         hint = f"pyworker send {line(name)} '{{\"flush\": true}}'   a text needs its quotes: '\"hello\"'"
-        raise PyworkerError(f"the message is no JSON: {error}", hint=hint, code="usage", exit=Exit.USAGE) from None
+        raise PyworkerError(f"the message is no JSON: {error}", hint=hint, code="usage") from None
     body = ask(settings.home, {"type": "send", "selectors": [name], "text": text}, settings.timeout)
     workers: list[dict[str, Any]] = body.get("workers") or []
     how = render.look(sys.stdout, settings.color)

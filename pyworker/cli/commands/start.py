@@ -19,7 +19,7 @@ from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
 from pyworker.cli.startable import Startable, find_startable, hint_to_module, split_environment
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 
 class StartCommand(click.Command):
@@ -153,7 +153,7 @@ def _dry_run(settings: Settings, found: Startable) -> int:
             "-n looks at a file, MODULE:APP, script or command",
             "what a reload would change: pyworker diff NAME",
         )
-        raise PyworkerError(f"{message}; names are the daemon's", hint=hint, code="usage", exit=Exit.USAGE)
+        raise PyworkerError(f"{message}; names are the daemon's", hint=hint, code="usage")
     from pyworker.cli.commands.check import refused_here
 
     running = _running(settings)

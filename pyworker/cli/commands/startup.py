@@ -20,7 +20,7 @@ from pyworker.cli.homes import default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
 _NAME = "pyworker.service"
@@ -58,7 +58,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         hint = (
             "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
         )
-        raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint, code="failed", exit=Exit.FAILED)
+        raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint, code="failed")
     if kind == "openrc" and is_user and scope is None:
         is_user = False
     if kind == "openrc":
@@ -70,9 +70,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return 0
     if not is_user and os.geteuid() != 0:
         hint = f"sudo {_command()[0]} startup --system; or for you alone: pyworker startup --user"
-        raise PyworkerError(
-            "writing a system service needs root", hint=hint, code="no_permission", exit=Exit.NO_PERMISSION
-        )
+        raise PyworkerError("writing a system service needs root", hint=hint, code="no_permission")
     running, other = _apps(settings)
     if remove:
         return _remove(settings, kind, plan, is_user)
@@ -109,9 +107,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
 def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
     if kind == "openrc":
         if is_user:
-            raise PyworkerError(
-                "OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage", exit=Exit.USAGE
-            )
+            raise PyworkerError("OpenRC has no services of users", hint="sudo pyworker startup --system", code="usage")
         return _Plan(units.OPENRC_SCRIPT, units.openrc(_command(), settings.home, _owner()), 0o755, [])
     text = units.systemd(
         _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
@@ -157,7 +153,6 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
             "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go",
             hint="rc-service pyworker stop && pyworker startup --remove -y && pyworker daemon start",
             code="kept",
-            exit=Exit.FAILED,
         )
     systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
     first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else [*systemctl, "disable", _NAME]
@@ -199,7 +194,7 @@ def _run(command: list[str], *, must: bool) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     if failure and must:
-        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command), code="failed", exit=Exit.FAILED)
+        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command), code="failed")
 
 
 def _way_on(command: list[str]) -> str:

@@ -16,7 +16,7 @@ from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
 from pyworker.cli.fail import is_said
 from pyworker.cli.health import why_unwell
 from pyworker.cli.options import Settings, common, option
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 
 _PAUSE = 0.1
 
@@ -60,12 +60,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
             first = render.line(open_apps[0]["name"])
             step = f"pyworker start {stopped[0]}" if stopped else f"pyworker describe {first}   says why"
-            raise PyworkerError(
-                f"not {goal} within {settings.timeout:g} s: {left}",
-                hint=step,
-                code="timeout",
-                exit=Exit.BUSY,
-            )
+            raise PyworkerError(f"not {goal} within {settings.timeout:g} s: {left}", hint=step, code="timeout")
         time.sleep(_PAUSE)
     if settings.json:
         for app in apps:
@@ -92,7 +87,7 @@ def _look(
                 raise
             if settings.timeout is not None and now - began > settings.timeout:
                 message = f"not {goal} within {settings.timeout:g} s: {error.message}"
-                raise PyworkerError(message, hint=error.hint, code="timeout", exit=Exit.BUSY) from None
+                raise PyworkerError(message, hint=error.hint, code="timeout") from None
             if not has_said:
                 has_said = True
                 render.note(waiting(error), render.look(sys.stderr, settings.color))

@@ -10,7 +10,7 @@ import sys
 import click
 
 from pyworker.cli.options import Settings, common, option
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import PyworkerError
 from pyworker.unix.venv import install_command
 
 
@@ -43,14 +43,12 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
             f"--no-token on {host} would let everybody who can reach this machine stop its apps.",
             hint="leave --no-token out, or listen on 127.0.0.1",
             code="usage",
-            exit=Exit.USAGE,
         )
     if importlib.util.find_spec("starlette") is None:
         raise PyworkerError(
             "the dashboard needs starlette, which is not installed",
             hint=install_command(sys.executable, "starlette>=0.40"),
             code="missing",
-            exit=Exit.FAILED,
         )
     argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
     argv += [word for name in allow_host for word in ("--allow-host", name)]

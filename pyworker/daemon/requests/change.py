@@ -10,7 +10,6 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import check_tls
-from pyworker.errors import Exit
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.restart import CLEAR
 from pyworker.policy.scale import MAX_WORKERS, scaled
@@ -41,7 +40,7 @@ def stop(desk: Desk, client: Client, request: k.Stop) -> None:
             goals[name] = ops.stopped(frozenset(numbers))
     if not goals and decided:
         names = ", ".join(decided)
-        raise Refuse("not_running", Exit.NOT_RUNNING, f"{names}: not running", "pyworker ps shows what is")
+        raise Refuse("not_running", f"{names}: not running", "pyworker ps shows what is")
     desk.save()
     desk.wait(client, goals, decided, wait=request.wait)
 
@@ -115,7 +114,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
         if not app.wanted:  # stopped, or on the way to it
             if len(names) > 1:
                 continue  # `reload all` means all that runs
-            raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
+            raise Refuse("not_running", f"{name} is not running", f"pyworker start {name}")
         generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
     desk.brain.add_generations(generations)
     for app, generation in generations:
@@ -171,7 +170,7 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
         desk.brain.poke(app)
     if not goals:
         text = f"{', '.join(names) or 'no app'}: no reload is under way, and none can be taken back (that is possible in its soak)"
-        raise Refuse("no_reload", Exit.FAILED, text, ops.GO_BACK)
+        raise Refuse("no_reload", text, ops.GO_BACK)
     desk.wait(client, goals, {}, wait=request.wait)
 
 
@@ -181,13 +180,13 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     for app, change in ((a, c) for selector, c in request.changes.items() for a in desk.apps((selector,))):
         name = app.name
         if app.current is None or not (app.running or app.restart_to is not None):
-            raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} is not running", f"pyworker start {name}")
+            raise Refuse("not_running", f"{name} is not running", f"pyworker start {name}")
         count = scaled(app.want, change, usable_cpus())
         if count is None:
-            raise Refuse("usage", Exit.USAGE, f"cannot scale to {change!r}", 'for example: 8, +2, -1 or "auto"')
+            raise Refuse("usage", f"cannot scale to {change!r}", 'for example: 8, +2, -1 or "auto"')
         if count > MAX_WORKERS:
             text = f"{name} cannot have {count} workers: {MAX_WORKERS} are the most"
-            raise Refuse("usage", Exit.USAGE, text, f"it has {app.want} now")
+            raise Refuse("usage", text, f"it has {app.want} now")
         changes.append((app, count))
     goals: dict[str, ops.Goal] = {}
     for app, count in changes:

@@ -17,7 +17,6 @@ from pyworker.daemon.desired import FileSource
 from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.errors import Exit
 from pyworker.protocol import control as k
 
 
@@ -39,7 +38,7 @@ def _known(desk: Desk, selectors: tuple[str, ...]) -> list[App]:
     if selectors and unread:
         name, failed = unread[0].name, unread[0].failure is not None
         text = f"{name} {'has failed' if failed else 'is stopped'}, and has not been started since the daemon was: its config was not read"
-        raise Refuse("not_running", Exit.NOT_RUNNING, text, f"pyworker start {name}")
+        raise Refuse("not_running", text, f"pyworker start {name}")
     return [app for app in apps if app.current is not None]
 
 

@@ -14,7 +14,6 @@ from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
 from pyworker.daemon.shortage import step_to_write
-from pyworker.errors import Exit
 from pyworker.protocol import control as k
 from pyworker.protocol.events import names_in_words
 
@@ -72,7 +71,7 @@ class Desk:
         for selected in self.existing(selectors):
             if selected.slot is not None and whole:
                 message = f"{selected.app}.{selected.slot} is a worker: this is done with whole apps"
-                raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"name the app: {selected.app}")
+                raise Refuse("no_such_app", message, f"name the app: {selected.app}")
             found.setdefault(selected.app, set()).add(selected.slot)
         return [
             (self.brain.apps[name], frozenset(s for s in slots if s is not None and None not in slots))
@@ -82,7 +81,7 @@ class Desk:
     def existing(self, selectors: tuple[str, ...]) -> list[Selected]:
         """Like `select`; Refuse also: one of them is a worker that is not there. Nothing has been done by then."""
         if not selectors:
-            raise Refuse("usage", Exit.USAGE, "no app is named", "name one, or all")
+            raise Refuse("usage", "no app is named", "name one, or all")
         found = self.select(selectors)
         for selected in found:
             if selected.slot is not None:
@@ -95,7 +94,7 @@ class Desk:
         found, unknown = select(selectors, names)
         if unknown and unknown[0] in self.waiting:
             failure = self.waiting[unknown[0]][1]
-            raise Refuse("busy", Exit.BUSY, f"{unknown[0]} {failure.message}", failure.hint)
+            raise Refuse("busy", f"{unknown[0]} {failure.message}", failure.hint)
         if unknown:
             meant = nearest(unknown[0], names)
             user = user_name(os.getuid())
@@ -107,7 +106,7 @@ class Desk:
                 hint = f"did you mean {meant}?"
             else:
                 hint = "is it in another user's daemon, or another PYWORKER_HOME?"
-            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, hint)
+            raise Refuse("no_such_app", message, hint)
         return found
 
     def check_slot(self, app: App, selected: Selected) -> None:
@@ -115,7 +114,7 @@ class Desk:
         if not app.running or selected.slot not in range(1, app.want + 1):
             there = "it has 1 only" if app.want == 1 else f"they are 1 to {app.want}" if app.want else "it has none"
             message = f"{app.name} has no worker {selected.slot}: {there if app.running else 'it is not running'}"
-            raise Refuse("no_such_app", Exit.NO_SUCH_APP, message, f"pyworker ps -w {selected.app}")
+            raise Refuse("no_such_app", message, f"pyworker ps -w {selected.app}")
 
     def save(self) -> None:
         """Write apps.json; a disk that refuses is a note, not an end. It is tried again, and the note goes then."""
@@ -143,6 +142,6 @@ class Desk:
 class Refuse(Exception):
     """A request that is not carried out; nothing was changed."""
 
-    def __init__(self, code: str, exit_code: int, message: str, hint: str) -> None:
+    def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)
-        self.answer = k.Refused(code, int(exit_code), message, hint)
+        self.answer = k.refusal(code, message, hint)

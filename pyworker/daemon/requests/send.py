@@ -8,7 +8,6 @@ from typing import Any
 from pyworker.daemon.client import Client
 from pyworker.daemon.messages import NotSent
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.errors import Exit
 from pyworker.policy.lifecycle import SERVING, State
 from pyworker.protocol import control as k
 from pyworker.protocol.node import MAX_TEXT
@@ -38,7 +37,7 @@ def send(desk: Desk, client: Client, request: k.Send) -> None:
             }
     if not found:
         name = request.selectors[0]
-        raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} has no worker that serves now", f"pyworker ps -w {name}")
+        raise Refuse("not_running", f"{name} has no worker that serves now", f"pyworker ps -w {name}")
     client.reply(all(each["error"] is None for each in found.values()), {"v": 1, "workers": list(found.values())})
 
 
@@ -46,10 +45,8 @@ def _parse(text: str) -> Any:
     size = len(text.encode())
     if size > MAX_TEXT:
         message = f"the message has {size} bytes; {MAX_TEXT} are the most that is taken"
-        raise Refuse("usage", Exit.USAGE, message, "put the data into a file or a store, and send its name")
+        raise Refuse("usage", message, "put the data into a file or a store, and send its name")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refuse(
-            "usage", Exit.USAGE, f"the message is no JSON: {error}", "a text needs its quotes: '\"hello\"'"
-        ) from None
+        raise Refuse("usage", f"the message is no JSON: {error}", "a text needs its quotes: '\"hello\"'") from None

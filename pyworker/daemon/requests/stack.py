@@ -7,7 +7,6 @@ from typing import Any
 from pyworker.daemon.client import Client
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.errors import Exit
 from pyworker.protocol import control as k
 from pyworker.protocol.stacks import parse, parse_tasks
 from pyworker.protocol.wire import to_json
@@ -25,7 +24,7 @@ def stack(desk: Desk, client: Client, request: k.Stack) -> None:
         ]
     if not wanted:
         name = request.selectors[0]
-        raise Refuse("not_running", Exit.NOT_RUNNING, f"{name} has no worker now", f"pyworker ps -w {name}")
+        raise Refuse("not_running", f"{name} has no worker now", f"pyworker ps -w {name}")
     found: list[dict[str, Any]] = []
     wanted = list({handle.id: (app, handle) for app, handle in wanted}.values())
     for app, handle in wanted:

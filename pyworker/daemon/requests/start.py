@@ -23,7 +23,6 @@ from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app
 from pyworker.daemon.requests.compare import compare
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
-from pyworker.errors import Exit
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.protocol import control as k
 
@@ -56,7 +55,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             if not _same_origin(app.source, source):
                 named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
                 raise Refuse(
-                    "failed", Exit.FAILED, f"there is an app named {name} already, from {_origin(app.source)}",
+                    "failed", f"there is an app named {name} already, from {_origin(app.source)}",
                     f"choose another name ({named}), or: pyworker delete {name}",
                 )  # fmt: skip
             again = app.stopped_slots & slots.get(name, app.stopped_slots)

@@ -9,7 +9,6 @@ from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.preflight import Preflight, content_of
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.errors import Exit
 from pyworker.protocol import control as k
 from pyworker.protocol.names import APPS_FILE
 
@@ -20,22 +19,20 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     """Check the version that is installed, have the guardian become it; it then has daemon and logger replaced."""
     if desk.brain.logs_to_stdout:
         message = "`pyworker run` is upgraded by being started anew"
-        raise Refuse("usage", Exit.USAGE, message, "restart its container or service")
+        raise Refuse("usage", message, "restart its container or service")
     if desk.upgrading or desk.shutting_down:
         what = "stopping" if desk.shutting_down else "being upgraded already"
-        raise Refuse("busy", Exit.BUSY, f"the daemon is {what}", "try again in a moment")
+        raise Refuse("busy", f"the daemon is {what}", "try again in a moment")
     waiting = desk.operations.under_way()
     if waiting:
         message = f"a command on {', '.join(waiting)} is under way, and would lose its answer"
-        raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
+        raise Refuse("busy", message, "try again when it has ended")
     if preparing := desk.preparing():
         message = f"hooks.pre_start of {', '.join(preparing)} is under way, and would be begun again beside itself"
-        raise Refuse("busy", Exit.BUSY, message, "try again when it has ended")
+        raise Refuse("busy", message, "try again when it has ended")
     python = request.python or sys.executable
     if not os.path.isabs(python):
-        raise Refuse(
-            "usage", Exit.USAGE, f"not the absolute path of an interpreter: {python!r:.200}", "name it from / on"
-        )
+        raise Refuse("usage", f"not the absolute path of an interpreter: {python!r:.200}", "name it from / on")
     try:
         with open(os.path.join(desk.home, APPS_FILE), "rb") as file:
             wanted = file.read()
@@ -84,4 +81,4 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
 def _refuse(desk: Desk, client: Client, message: str, hint: str) -> None:
     desk.upgrading = False
     desk.before_leaving = lambda: None
-    client.refuse(k.Refused("upgrade_refused", Exit.FAILED, message, hint))
+    client.refuse(k.refusal("upgrade_refused", message, hint))
