@@ -30,6 +30,13 @@ from pyworker.unix.process import ExitStatus
 
 DROPS_SHOWN = 3600.0  # seconds after the last line that could not be written, once they can be again
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
+# what the memo has of an app as it is, by these names
+_REMEMBERED = (
+    "generation", "last_generation", "last_serial", "wanted", "running", "target", "reload_from", "reload_started_at",
+    "reload_why", "reload_base", "previous", "soak_until", "soak_deaths", "scale_before", "starting", "started_at", "restored",
+    "hurry", "listening", "keep_listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "last_exits", "saved",
+    "slot_restarts",
+)  # fmt: skip
 
 
 @mutable
@@ -440,43 +447,17 @@ class App:
         """Put down what fd names and scoreboard cannot say."""
         memo: dict[str, Any] = {
             "v": MEMO_VERSION,
+            **{name: getattr(self, name) for name in _REMEMBERED},
             "source": to_json(self.source),
-            "generation": self.generation,
-            "last_generation": self.last_generation,
-            "last_serial": self.last_serial,
-            "wanted": self.wanted,
-            "running": self.running,
+            "scale": (self.scale, self.scale_base),  # for when apps.json is lost
             "stopped_slots": sorted(self.stopped_slots),
             "finished_slots": sorted(self.finished_slots),
-            "target": self.target,
-            "reload_from": self.reload_from,
-            "reload_started_at": self.reload_started_at,
-            "reload_why": self.reload_why,
-            "reload_base": self.reload_base,
-            "previous": self.previous,
-            "soak_until": self.soak_until,
-            "soak_deaths": self.soak_deaths,
-            "scale": (self.scale, self.scale_base),  # for when apps.json is lost
-            "scale_before": self.scale_before,
-            "starting": self.starting,
-            "started_at": self.started_at,
-            "restored": self.restored,
-            "hurry": self.hurry,
-            "listening": self.listening,
-            "keep_listening": self.keep_listening,
-            "restart_to": self.restart_to,
-            "delete_when_closed": self.delete_when_closed,
-            "delete_logs": self.delete_logs,
             "record": to_json(self.record),
+            "template_record": to_json(self.template_record),
+            "dispatcher_record": to_json(self.dispatcher_record),
             "failure": dict(vars(self.failure)) if self.failure else None,
             "notes": self.notes[-20:],
             "dispatcher": self.dispatcher.memo() if self.dispatcher else None,
-            "dispatcher_record": to_json(self.dispatcher_record),
-            "template_record": to_json(self.template_record),
-            "codes": {str(number): code for number, code in self.codes.items()},
-            "last_exits": {str(slot): last for slot, last in self.last_exits.items()},
-            "saved": self.saved,
-            "slot_restarts": {str(slot): count for slot, count in self.slot_restarts.items()},
             "listeners": {str(x.index): dict(vars(x.address)) for x in self.listeners.values()},
             "asked": {str(x.index): sorted(x.asked) for x in self.listeners.values()},
             "workers": {str(w.id): w.memo() for w in self.workers.values() if w.is_alive},
@@ -489,42 +470,22 @@ class App:
         """Take over the app's part of a memo. It may be of an older version: what is new here is read with `get`."""
         if int(memo.get("v", 1)) > MEMO_VERSION:
             raise ValueError(f"a memo of version {memo['v']}, and this pyworker reads up to {MEMO_VERSION}")
-        self.generation = int(memo["generation"])
-        self.last_generation = int(memo["last_generation"])
-        self.last_serial = int(memo["last_serial"])
-        self.wanted = bool(memo["wanted"])
-        self.running = bool(memo["running"])
+        for name in _REMEMBERED:
+            if name in memo:
+                setattr(self, name, memo[name])
         self.stopped_slots = set(memo["stopped_slots"])
         self.finished_slots = set(memo["finished_slots"])
-        self.target = memo.get("target")
-        self.reload_from = memo.get("reload_from")
-        self.reload_started_at = float(memo.get("reload_started_at", 0.0))
-        self.reload_why = str(memo.get("reload_why", ""))
-        base = memo.get("reload_base")
-        self.reload_base = (int(base[0]), int(base[1])) if base is not None else None
-        self.previous = memo["previous"]
-        self.soak_until = float(memo["soak_until"])
-        self.soak_deaths = int(memo["soak_deaths"])
+        self.reload_base = tuple(memo["reload_base"]) if memo.get("reload_base") else None
         self.scale_before = tuple(memo.get("scale_before", (None, None)))
-        self.starting = bool(memo["starting"])
-        self.started_at = float(memo["started_at"])
-        self.restored = bool(memo.get("restored", False))
-        self.hurry = bool(memo["hurry"])
-        self.listening = bool(memo["listening"])
-        self.keep_listening = bool(memo["keep_listening"])
-        self.restart_to = memo["restart_to"]
-        self.delete_when_closed = bool(memo["delete_when_closed"])
-        self.delete_logs = bool(memo.get("delete_logs", False))
+        self.saved = tuple(memo.get("saved", (0, 0)))
         self.record = _record(memo["record"])
         self.template_record = _record(memo.get("template_record"))
         self.dispatcher_record = _record(memo.get("dispatcher_record"))
         self.failure = Failure(**memo["failure"]) if memo["failure"] else None
-        self.notes = [str(n) for n in memo["notes"]]
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
-        self.slot_restarts = {int(slot): int(count) for slot, count in memo["slot_restarts"].items()}
-        read, written = memo.get("saved", (0, 0))
-        self.saved = (int(read), int(written))
-        self.codes = {int(number): str(code) for number, code in memo.get("codes", {}).items()}
+        self.slot_restarts = {int(slot): count for slot, count in memo["slot_restarts"].items()}
+        self.codes = {int(number): code for number, code in memo.get("codes", {}).items()}
+        self.notes = list(memo["notes"])
 
 
 def note_exit(app: App, slot: int, status: ExitStatus, after_s: float, reason: str, at: str) -> None:

@@ -20,6 +20,12 @@ from pyworker.protocol.worker import Drained, Failed
 from pyworker.record import field, mutable
 from pyworker.unix.process import ExitStatus
 
+# what the memo has of a worker as it is, by these names
+_REMEMBERED = (
+    "since", "born_at", "ready_at", "row", "held", "pid", "recycle", "can_wait", "checked", "gone_go", "bound", "waits_to_bind",
+    "leaving_at", "port", "queries", "asked_by", "version",
+)  # fmt: skip
+
 
 @mutable
 class WorkerHandle:
@@ -91,50 +97,17 @@ class WorkerHandle:
 
     def memo(self) -> dict[str, Any]:
         """What a daemon after this one must know of it."""
-        return {
-            "state": self.state.value,
-            "since": self.since,
-            "born_at": self.born_at,
-            "ready_at": self.ready_at,
-            "row": self.row,
-            "held": self.held,
-            "pid": self.pid,
-            "recycle": self.recycle,
-            "can_wait": self.can_wait,
-            "checked": self.checked,
-            "gone_go": self.gone_go,
-            "bound": self.bound,
-            "waits_to_bind": self.waits_to_bind,
-            "because": self.leaving_because,
-            "leaving_at": self.leaving_at,
-            "port": self.port,
-            "queries": self.queries,
-            "asked_by": self.asked_by,
-            "version": self.version,
-        }
+        facts = {name: getattr(self, name) for name in _REMEMBERED}
+        return {**facts, "state": self.state.value, "because": self.leaving_because}
 
     def recall(self, memo: dict[str, Any]) -> None:
         """Take over a memo (of our own making: a sealed-size memfd that only daemons write)."""
+        for name in _REMEMBERED:
+            if name in memo:
+                setattr(self, name, memo[name])
         self.state = State(memo["state"])
-        self.since = float(memo["since"])
-        self.born_at = float(memo["born_at"])
-        self.ready_at = memo["ready_at"]
-        self.row = int(memo["row"])
-        self.held = bool(memo["held"])
-        self.pid = int(memo["pid"])
-        self.recycle = str(memo["recycle"])
-        self.can_wait = bool(memo.get("can_wait"))
-        self.checked = bool(memo["checked"])
-        self.gone_go = bool(memo["gone_go"])
-        self.bound = bool(memo["bound"])
-        family, host, port = memo.get("waits_to_bind") or ("", "", 0)
-        self.waits_to_bind = (str(family), str(host), int(port)) if family else None
-        self.leaving_because = str(memo["because"])
-        self.leaving_at = memo.get("leaving_at")
-        self.port = int(memo.get("port", 0))
-        self.queries = [str(query) for query in memo.get("queries", [])]
-        self.asked_by = int(memo.get("asked_by", 0))
-        self.version = str(memo.get("version", ""))
+        self.waits_to_bind = tuple(memo["waits_to_bind"]) if memo.get("waits_to_bind") else None
+        self.leaving_because = memo["because"]
 
 
 @mutable
