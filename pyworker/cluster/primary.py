@@ -16,7 +16,7 @@ import signal as signals
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
@@ -27,7 +27,7 @@ from pyworker.cluster.members import Scheduling, Settings, Worker
 from pyworker.cluster.parent import ChildProcess
 from pyworker.config.cpus import usable_cpus
 from pyworker.config.option import option_of
-from pyworker.config.schema import RestartConfig
+from pyworker.config.schema import Policy, RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node
 from pyworker.protocol.nodecluster import (
@@ -503,11 +503,12 @@ def _restart(said: Mapping[str, Any]) -> RestartConfig:
         option = options.get(name)
         if option is None:
             raise ValueError(f"there is no restart.{name}; there are: {', '.join(options)}")
-        if option.choices and value not in option.choices:
-            raise ValueError(f"restart.{name} is one of {', '.join(option.choices)}, not {value!r}")
+        words = get_args(Policy) if name == "policy" else ()
+        if words and value not in words:
+            raise ValueError(f"restart.{name} is one of {', '.join(words)}, not {value!r}")
         if option.unit:
             _check_seconds(f"restart.{name}", value)
-        elif not option.choices and type(value) is not int:
+        elif not words and type(value) is not int:
             raise ValueError(f"restart.{name} is a whole number, not {value!r}")
         if option.minimum is not None and value < option.minimum:
             raise ValueError(f"restart.{name} is at least {option.minimum:g}, not {value!r}")

@@ -221,7 +221,7 @@ def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
         return _environment(value)
     if origin is tuple:
         return _texts(name, value)
-    if not _fits(hint, value) or (option.choices and value not in option.choices):
+    if not _fits(hint, value):
         raise _Wrong(f"must be {expected(hint, option)}, not {shown(value)}", _hint_for(name, hint, option, value))
     _limits(option, value, shown)
     return value
@@ -366,7 +366,7 @@ def expected(hint: Any, option: Option) -> str:
 
 
 def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
-    choices = [c for c in typing.get_args(hint) if isinstance(c, str)] or list(option.choices)
+    choices = [c for c in typing.get_args(hint) if isinstance(c, str)]
     if name == "workers":
         numeral = isinstance(value, str) and value.strip().isdecimal()
         return (

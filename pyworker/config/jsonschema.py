@@ -133,8 +133,6 @@ def _kind(hint: Any, option: Option) -> Schema:
         if option.maximum is not None:
             found["maximum"] = int(option.maximum)
         return found
-    if option.choices:
-        return {"enum": list(option.choices)}
     return {"type": "string"}
 
 

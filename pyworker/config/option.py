@@ -1,4 +1,4 @@
-"""The metadata of one option: default, help, unit, choices. Read by loading, checking, docs and JSON Schema."""
+"""The metadata of one option: default, help, unit, limits. Read by loading, checking, docs and JSON Schema."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class Option:
 
     help: str
     unit: Unit = ""  # "duration": text like "10s" -> float seconds; "size": text like "512MB" -> int bytes
-    choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     example: str = ""
@@ -28,7 +27,6 @@ def option(
     *,
     help: str,
     unit: Unit = "",
-    choices: tuple[str, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     example: str = "",
@@ -36,12 +34,19 @@ def option(
     factory: Any = MISSING,
 ) -> Any:
     """Declare one option as a record's field. Everything that is true of it is said here, once."""
-    metadata = {"option": Option(help, unit, choices, minimum, maximum, example, apply)}
+    metadata = {"option": Option(help, unit, minimum, maximum, example, apply)}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def duration(
+    default: float, help: str, *, minimum: float = 0, maximum: float | None = None, apply: Apply = "reload"
+) -> Any:
+    """Declare an option that is a span of time; unless more is said, 0 is the least."""
+    return option(default, help=help, unit="duration", minimum=minimum, maximum=maximum, apply=apply)
 
 
 def option_of(field: Field[Any]) -> Option:

@@ -6,6 +6,7 @@ A test compares the committed page with this output.
 from __future__ import annotations
 
 import sys
+import typing
 from typing import Any
 
 from pyworker.config.convert import expected, hints_of, literals, table_class
@@ -151,13 +152,7 @@ def _table(cls: Any, title: str, lead: str = "") -> str:
         if table_class(hint) is not None:
             continue
         option = option_of(field)
-        cells = (
-            f"`{field.name}`",
-            _kind(hint, option),
-            _default(field, option),
-            option.apply,
-            _help(option),
-        )
+        cells = (f"`{field.name}`", _kind(hint, option), _default(field, option), option.apply, _help(option))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -166,19 +161,19 @@ def _kind(hint: Any, option: Option) -> str:
     if option.unit:
         text = "time span" if option.unit == "duration" else "size"
         text += "".join(f' or `"{word}"`' for word in literals(hint))
-    elif option.choices:
-        text = " ".join(f"`{shown(c)}`" for c in option.choices)
+    elif (words := typing.get_args(hint)) and all(isinstance(word, str) for word in words):
+        text = " ".join(f"`{shown(word)}`" for word in words)
     elif "tuple" in str(hint):
         text = "text or list"
     elif "dict" in str(hint):
         text = "table of texts"
     else:
         text = expected(hint, option)
-    words = _in_units(option)
+    number = _in_units(option)
     if option.minimum is not None and option.maximum is not None:
-        return f"{text}, {words(option.minimum)} to {words(option.maximum)}"
+        return f"{text}, {number(option.minimum)} to {number(option.maximum)}"
     if option.minimum:
-        return f"{text}, at least {words(option.minimum)}"
+        return f"{text}, at least {number(option.minimum)}"
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pyworker.config.option import option
+from pyworker.config.option import duration, option
 from pyworker.record import field, record
 
 Balance = Literal["round-robin", "shared", "least-connections", "proxy"]
@@ -26,39 +26,16 @@ DEFAULT_UMASK = 0o022  # as under systemd; what the daemon has (0077) is for its
 class RestartConfig:
     """[app.restart]: what happens when a worker dies by itself."""
 
-    policy: Policy = option(
-        "always",
-        help="restart a worker that ended by itself",
-        choices=("always", "on-failure", "never"),
-        apply="live",
-    )
-    min_uptime: float = option(
-        10.0,
-        help="lived this long after ready: replaced at once, record cleared",
-        unit="duration",
-        minimum=0,
-        apply="live",
-    )
+    policy: Policy = option("always", help="restart a worker that ended by itself", apply="live")
+    min_uptime: float = duration(10.0, "lived this long after ready: replaced at once, record cleared", apply="live")
     max_restarts: int = option(
-        10,
-        help="so many unstable deaths in a row within `window`: failed",
-        minimum=1,
-        maximum=1000,
-        apply="live",
+        10, help="so many unstable deaths in a row within `window`: failed", minimum=1, maximum=1000, apply="live"
     )
-    window: float = option(
-        60.0,
-        help="the window of `max_restarts`; what is waited between restarts does not count",
-        unit="duration",
-        minimum=1,
-        apply="live",
+    window: float = duration(
+        60.0, "the window of `max_restarts`; what is waited between restarts does not count", minimum=1, apply="live"
     )
-    retry: float = option(
-        60.0,
-        help='an app that failed after its start, or at a boot, is probed this often; "0s" = never',
-        unit="duration",
-        minimum=0,
-        apply="live",
+    retry: float = duration(
+        60.0, 'an app that failed after its start, or at a boot, is probed this often; "0s" = never', apply="live"
     )
 
 
@@ -66,17 +43,9 @@ class RestartConfig:
 class StopConfig:
     """[app.stop]: how a worker is asked to leave."""
 
-    drain_timeout: float = option(
-        30.0, help="no new connections; open requests may finish", unit="duration", minimum=0, apply="live"
-    )
+    drain_timeout: float = duration(30.0, "no new connections; open requests may finish", apply="live")
     signal: str = option("TERM", help="sent to the worker after the drain", example="INT", apply="live")
-    kill_timeout: float = option(
-        10.0,
-        help="SIGKILL to the whole process group this long after the signal",
-        unit="duration",
-        minimum=0,
-        apply="live",
-    )
+    kill_timeout: float = duration(10.0, "SIGKILL to the whole process group this long after the signal", apply="live")
 
 
 @record
@@ -84,26 +53,12 @@ class ReloadConfig:
     """[app.reload]: new code without a lost request."""
 
     max_surge: int = option(
-        1,
-        help="how many new workers may be starting at once during a reload",
-        minimum=1,
-        maximum=1000,
-        apply="live",
+        1, help="how many new workers may be starting at once during a reload", minimum=1, maximum=1000, apply="live"
     )
-    ready_timeout: float = option(
-        60.0,
-        help="a new worker (import included) must be ready within this",
-        unit="duration",
-        minimum=0.1,
-        apply="live",
+    ready_timeout: float = duration(
+        60.0, "a new worker (import included) must be ready within this", minimum=0.1, apply="live"
     )
-    soak: float = option(
-        10.0,
-        help="the old template is kept this long; too many deaths roll back from it",
-        unit="duration",
-        minimum=0,
-        apply="live",
-    )
+    soak: float = duration(10.0, "the old template is kept this long; too many deaths roll back from it", apply="live")
     cron: str | None = option(
         None, help="reload by itself at these times (five cron fields, local time)", example="0 4 * * *", apply="live"
     )
@@ -122,9 +77,7 @@ class WatchConfig:
     exclude: tuple[str, ...] = option(
         (), help="paths or names (globs) that do not count, beside .git, .venv, __pycache__ and the like", apply="live"
     )
-    debounce: float = option(
-        0.3, help="nothing has changed for this long: reload", unit="duration", minimum=0.01, maximum=60, apply="live"
-    )
+    debounce: float = duration(0.3, "nothing has changed for this long: reload", minimum=0.01, maximum=60, apply="live")
 
 
 @record
@@ -141,10 +94,9 @@ class HooksConfig:
     post_fork: str | None = option(
         None, help="module:function called in each new worker of an asgi or wsgi app", example="shop.hooks:post_fork"
     )
-    timeout: float = option(
+    timeout: float = duration(
         60.0,
-        help="a command may take this long; once a daemon that stops has ended its apps, 2 s",
-        unit="duration",
+        "a command may take this long; once a daemon that stops has ended its apps, 2 s",
         minimum=0.1,
         apply="live",
     )
@@ -154,7 +106,7 @@ class HooksConfig:
 class HealthConfig:
     """[app.health]: asked of each worker, not of the port."""
 
-    type: Literal["http", "tcp", "exec"] = option("http", help="kind of check", choices=("http", "tcp", "exec"))
+    type: Literal["http", "tcp", "exec"] = option("http", help="kind of check")
     path: str = option("/", help="path of the http check", example="/healthz")
     host: str = option("localhost", help="Host header of the http check (Django's ALLOWED_HOSTS must have it)")
     expect: str = option("2xx", help='expected status: "2xx", "200", "2xx,3xx"')
@@ -162,10 +114,10 @@ class HealthConfig:
         None, help="port of the check, for commands that bind their own", minimum=1, maximum=65535
     )
     command: tuple[str, ...] = option((), help="command of the exec check")
-    interval: float = option(10.0, help="time between checks", unit="duration", minimum=0.1)
-    timeout: float = option(3.0, help="time one check may take", unit="duration", minimum=0.1)
+    interval: float = duration(10.0, "time between checks", minimum=0.1)
+    timeout: float = duration(3.0, "time one check may take", minimum=0.1)
     retries: int = option(3, help="failures in a row before the worker is replaced", minimum=1)
-    start_period: float = option(0.0, help="failures during this do not count", unit="duration", minimum=0)
+    start_period: float = duration(0.0, "failures during this do not count")
 
 
 @record
@@ -184,15 +136,8 @@ class LimitsConfig:
     max_requests_jitter: int = option(
         0, help="up to this many more, at random, so that workers do not leave together", minimum=0
     )
-    max_age: float = option(
-        0.0, help='age at which a worker is replaced; "0s" = off', unit="duration", minimum=0, apply="live"
-    )
-    request_timeout: float = option(
-        0.0,
-        help='a request stuck longer: stacks to the log, worker replaced; "0s" = off',
-        unit="duration",
-        minimum=0,
-    )
+    max_age: float = duration(0.0, 'age at which a worker is replaced; "0s" = off', apply="live")
+    request_timeout: float = duration(0.0, 'a request stuck longer: stacks to the log, worker replaced; "0s" = off')
     nofile: int | None = option(None, help="soft and hard limit of open files of a worker", minimum=16)
 
 
@@ -207,9 +152,7 @@ class LogsConfig:
         None,
         help='log file; default, and meant by "inherit": the stdout of `pyworker run`, else logs/NAME.log in pyworker\'s home',
     )
-    format: Literal["text", "json"] = option(
-        "text", help="text lines, or one JSON object per line", choices=("text", "json")
-    )
+    format: Literal["text", "json"] = option("text", help="text lines, or one JSON object per line")
     max_size: int = option(50 * MB, help="a file past this size is rotated", unit="size", minimum=4096, apply="live")
     max_files: int = option(5, help="how many rotated files are kept", minimum=0, maximum=1000, apply="live")
     compress: bool = option(False, help="compress rotated files with gzip", apply="live")
@@ -251,7 +194,7 @@ class HttpConfig:
     """[app.http]: what the web server of asgi and wsgi apps does."""
 
     access_log: Literal["off", "text", "json"] = option(
-        "off", help="one line to the app's log for each request that reaches the app", choices=("off", "text", "json")
+        "off", help="one line to the app's log for each request that reaches the app"
     )
     request_id: bool = option(True, help="take X-Request-ID from a trusted proxy or make one; sent back in the answer")
     forwarded_allow_ips: tuple[str, ...] = option(
@@ -259,12 +202,8 @@ class HttpConfig:
         help='peers whose X-Forwarded-* headers are believed; addresses, networks, "unix" or "*"',
     )
     root_path: str = option("", help="path prefix the app is mounted at (ASGI root_path, WSGI SCRIPT_NAME)")
-    keepalive_timeout: float = option(
-        5.0, help="an idle keep-alive connection is closed after this", unit="duration", minimum=0
-    )
-    header_timeout: float = option(
-        15.0, help="a request's header must be complete within this (408)", unit="duration", minimum=0.1
-    )
+    keepalive_timeout: float = duration(5.0, "an idle keep-alive connection is closed after this")
+    header_timeout: float = duration(15.0, "a request's header must be complete within this (408)", minimum=0.1)
     max_header_size: int = option(64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024)
     max_body_size: int = option(0, help='larger bodies are refused (413); "0B" = no limit', unit="size", minimum=0)
     server_header: bool = option(False, help="send `Server: pyworker`")
@@ -278,18 +217,15 @@ class RunConfig:
     probe: str | None = option(
         None, help="serve /livez, /readyz, /readyz/APP and /metrics on this address", example=":8081", apply="restart"
     )
-    lame_duck: float = option(
+    lame_duck: float = duration(
         0.0,
-        help="after SIGTERM, say not ready and serve on for this long, then drain: load balancers need to notice",
-        unit="duration",
-        minimum=0,
+        "after SIGTERM, say not ready and serve on for this long, then drain: load balancers need to notice",
         maximum=600,
         apply="restart",
     )
     logs: Literal["short", "json", "plain"] = option(
         "short",
         help='what stdout gets: "api.2 | line", a JSON object per line, or what the app printed and nothing else',
-        choices=("short", "json", "plain"),
         apply="restart",
     )
 
@@ -306,7 +242,7 @@ class AppConfig:
     args: tuple[str, ...] = option((), help="arguments of the script")
     command: tuple[str, ...] = option((), help="any command: a list (no shell) or one text split like a shell does")
     factory: bool = option(False, help="target is a function that returns the app")
-    interface: Interface = option("auto", help="auto looks at the target", choices=("auto", "asgi", "wsgi"))
+    interface: Interface = option("auto", help="auto looks at the target")
     threads: int = option(
         1,
         help="threads of a wsgi worker; 1 = requests run in the loop itself, one after the other",
@@ -314,9 +250,7 @@ class AppConfig:
         maximum=1024,
     )
     loop: Literal["auto", "asyncio", "uvloop"] = option(
-        "auto",
-        help="event loop; auto = uvloop when it can be imported",
-        choices=("auto", "asyncio", "uvloop"),
+        "auto", help="event loop; auto = uvloop when it can be imported"
     )
     cwd: str = option(".", help="working directory; relative to the config file")
     python: str | None = option(
@@ -328,24 +262,16 @@ class AppConfig:
         1, help='number of workers, or "auto" = usable CPUs', minimum=1, maximum=1000, apply="live"
     )
     bind: tuple[str, ...] = option(
-        (),
-        help='one address or a list: "host:port" ":8000" "[::1]:8000" "unix:/run/api.sock"',
-        apply="reload",
+        (), help='one address or a list: "host:port" ":8000" "[::1]:8000" "unix:/run/api.sock"'
     )
-    balance: Balance = option(
-        "round-robin",
-        help="who gets the next connection",
-        choices=("round-robin", "shared", "least-connections", "proxy"),
-    )
+    balance: Balance = option("round-robin", help="who gets the next connection")
     proxy_protocol: bool = option(
         False, help='tell workers of balance = "proxy" who their client is (PROXY protocol, version 2)'
     )
     backlog: int = option(2048, help="listen() queue", minimum=1, maximum=65535)
     preload: Literal["auto", False] = option("auto", help="auto: import once, then fork; false: import in each worker")
     ready: Literal["auto", "notify"] = option(
-        "auto",
-        help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready",
-        choices=("auto", "notify"),
+        "auto", help="notify: a command says READY=1 on $NOTIFY_SOCKET before it counts as ready"
     )
     ipc: Literal["auto", True, False] = option(
         "auto",
