@@ -175,8 +175,8 @@ class Guardian:
             self._pass_on(signal.SIGHUP)
 
     def _pass_on(self, number: int) -> None:
-        """To the daemon, once it has said that it can take it."""
-        if self._daemon.version:
+        """To the daemon, once it has said that it can take it; a reload is for the one that does not make room."""
+        if self._daemon.version and not (number == run.RELOAD and self._upgrade.is_to_replace(self._daemon)):
             self._daemon.signal(number)
         elif number not in self._orders:
             self._orders.append(number)

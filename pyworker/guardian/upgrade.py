@@ -66,11 +66,15 @@ class Upgrade:
         """Whether a program of the version before is still to be replaced."""
         return bool(self._to_replace)
 
+    def is_to_replace(self, program: Program) -> bool:
+        """Whether this process of a program makes room for the next one, or will."""
+        return program in self._to_replace and program.pid == self._taken_over[program.name]["pid"]
+
     def replace(self, now: float, patience: Mapping[str, float]) -> None:
         """Ask the first of those that are to be replaced to leave; go on to the next when its successor runs."""
         while self._to_replace:
             program = self._to_replace[0]
-            if program.pid == self._taken_over[program.name]["pid"]:
+            if self.is_to_replace(program):
                 if not program.leaving:
                     failpoint.hit("guardian.leave")
                     say(f"upgrade: the {program.name} (pid {program.pid}) makes room")

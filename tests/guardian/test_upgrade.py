@@ -148,6 +148,29 @@ def test_sigterm_in_the_middle_of_an_upgrade_stops_everything(rig: Rig) -> None:
     assert not (rig.home / "control.sock").exists()
 
 
+def test_a_service_managers_reload_in_the_middle_of_an_upgrade_is_the_next_daemons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
+    rig = Rig(tmp_path)
+    try:
+        daemon, _ = rig.both()
+        daemon.say(protocol.Hello("1"))
+        daemon.say(protocol.Upgrade(sys.executable))
+        daemon.hear_until(protocol.Leave)
+        rig.process.send_signal(signal.SIGHUP)
+        daemon.say(protocol.Ping(1))
+        daemon.hear_until(protocol.Pong)
+        assert alive(daemon.pid), "it would have ended by it"
+        daemon.leave()
+        successor = rig.peer("daemon")
+        successor.hear_until(protocol.RestoreDone)
+        successor.say(protocol.Hello("9"))
+        wait_until(lambda: not alive(successor.pid), what="SIGHUP to reach the next daemon")
+    finally:
+        rig.close()
+
+
 def test_program_that_does_not_make_room_is_killed_and_replaced(rig: Rig) -> None:
     daemon, _ = rig.both()
     daemon.say(protocol.Upgrade(sys.executable))
