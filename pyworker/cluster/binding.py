@@ -246,7 +246,10 @@ class Binding:
                 if left <= 0:
                     raise TimeoutError("timed out") from None
                 poll = select.poll()
-                poll.register(sock, select.POLLIN)
+                try:
+                    poll.register(sock, select.POLLIN)
+                except ValueError:  # the handler of a signal has closed it: the next try says so
+                    continue
                 poll.register(self._wake_reader, select.POLLIN)
                 if any(fd == self._wake_reader for fd, _ in poll.poll(left * 1000)):
                     self.draining = True  # in what the program has forked nobody else says so

@@ -23,7 +23,7 @@ class Inbox:
         self.sockname = sockname
         self._answer = answer
         self._waiting: deque[tuple[Any, socket.socket]] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may close it in the middle of a take
         self._closed = False
         # a stream socket, so that socket options and getsockopt(SO_TYPE) work on it; one byte for each connection
         ours, theirs = socket.socketpair()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pyworker.cluster import binding
 from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.cluster.inbox import Inbox
 from tests.support.fake_daemon import tcp_listener
+from tests.support.steps import acts_at
 
 
 class Shared(Binding):
@@ -47,6 +50,27 @@ def test_a_program_that_shuts_down_one_listener_in_the_middle_of_an_accept_keeps
             shared.accept(sock)
         assert raised.value.errno == errno.EINVAL
         assert not shared.draining
+        for fd in (shared._wake_reader, shared._wake_writer):
+            os.close(fd)
+
+
+def test_an_accept_says_that_the_handler_of_a_signal_has_closed_its_listener_in_the_middle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accept_now = binding._accept_now
+
+    def is_overtaken(sock: socket.socket) -> tuple[socket.socket, object]:
+        try:
+            return accept_now(sock)
+        finally:
+            sock.close()
+
+    with tcp_listener() as listener, socket.socket() as sock:
+        shared = Shared(listener)
+        assert shared.adopt(sock, listener.getsockname())
+        monkeypatch.setattr(binding, "_accept_now", is_overtaken)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            shared.accept(sock)
         for fd in (shared._wake_reader, shared._wake_writer):
             os.close(fd)
 
@@ -109,6 +133,33 @@ def test_a_connection_is_there_for_the_next_accept_when_the_handler_of_a_signal_
             inbox.take(sock)
     inbox._bell.close()
     assert answers == [(7, True), (7, True)]
+
+
+def test_the_handler_of_a_signal_may_close_the_inbox_in_the_middle_of_an_accept() -> None:
+    for step in range(1, 100):
+        answers: list[Any] = []
+        inbox = Inbox("name", lambda token, taken, answers=answers: answers.append(taken))
+        one, other = socket.socketpair()
+        with socket.socket() as sock, one, other, contextlib.closing(inbox._bell):
+            inbox.give_end(sock.fileno())
+            inbox.put(7, one)
+            has_come: list[bool] = []
+
+            def accept(sock: socket.socket = sock, inbox: Inbox = inbox) -> None:
+                with contextlib.suppress(OSError):
+                    inbox.take(sock)
+
+            def run(step: int = step, inbox: Inbox = inbox, has_come: list[bool] = has_come) -> None:
+                has_come.append(acts_at(step, accept, inbox.close))
+
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert has_come, "it waits for the lock that it has"
+            assert answers == [one.fileno() >= 0], "whose it is was said once"
+            if not has_come[0]:
+                return
+    raise AssertionError("an accept takes more calls than that")
 
 
 def test_a_connection_that_a_signal_has_put_back_after_the_end_of_the_inbox_is_refused() -> None:
