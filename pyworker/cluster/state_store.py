@@ -92,14 +92,21 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-def check_key(key: object) -> str:
-    """Return the key, or say what is wrong with it."""
+def check_prefix(key: object) -> str:
+    """Return a key, or how some begin; or say what no store could take in it."""
     if not isinstance(key, str):
         raise TypeError(f"a key is a text, not {type(key).__name__}")
     try:
-        size = len(key.encode())
+        key.encode()
     except UnicodeEncodeError:
         raise StateError("a key must be valid Unicode (it has half of a surrogate pair)") from None
+    return key
+
+
+def check_key(key: object) -> str:
+    """Return the key, or say what is wrong with it."""
+    key = check_prefix(key)
+    size = len(key.encode())
     if not key or "\0" in key:
         raise StateError("a key must not be empty and must not contain NUL")
     if size > MAX_KEY:
@@ -167,7 +174,7 @@ class State:
 
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with `prefix`, sorted."""
-        return self._store.keys(prefix)
+        return self._store.keys(check_prefix(prefix))
 
     def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Put a value. With `ttl` it is gone after so many seconds; without, it stays."""

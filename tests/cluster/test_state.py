@@ -165,7 +165,15 @@ def test_a_key_that_cannot_be_one_is_refused_by_every_function(one: State, key: 
             call()
 
 
+def test_half_a_surrogate_pair_begins_no_key_and_that_is_said(one: State) -> None:
+    with pytest.raises(state.StateError, match="valid Unicode"):
+        one.keys("\ud800")
+    assert one.keys("k" * (state.MAX_KEY + 1)) == []
+
+
 def test_a_key_of_another_type_is_a_type_error(one: State) -> None:
+    with pytest.raises(TypeError, match="a key is a text, not int"):
+        one.keys(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a key is a text, not int"):
         one.get(5)  # type: ignore[arg-type]
 
