@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from pyworker.cli.client import ask
+from pyworker.cli.client import ANSWER_TIME, ask
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings
 from pyworker.cli.render import home, line, note
@@ -19,6 +19,9 @@ from pyworker.config.problem import ConfigError
 from pyworker.config.spans import Document, Path
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import STATE_DIR
+from pyworker.unix.files import lock_directory
+
+_AGAIN = 0.05  # seconds
 
 Scaled = dict[str, tuple[int, int]]  # app -> from, to
 
@@ -26,7 +29,7 @@ Scaled = dict[str, tuple[int, int]]  # app -> from, to
 def save_workers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> None:
     """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
     for name, source, value in _numbers(settings, changes, scaled):
-        with _alone(settings.home):
+        with _alone(settings, name):
             _save(settings, name, source, value)
 
 
@@ -69,13 +72,20 @@ def _numbers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> Ite
 
 
 @contextlib.contextmanager
-def _alone(home: str) -> Iterator[None]:
+def _alone(settings: Settings, name: str) -> Iterator[None]:
     """One command at a time: of two that read a file before either has replaced it, the number of one would be lost."""
+    patience = ANSWER_TIME if settings.timeout is None else settings.timeout
+    deadline = time.monotonic() + patience
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # `pyworker run` may have no such folder
-            fd = os.open(os.path.join(home, STATE_DIR), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(os.path.join(settings.home, STATE_DIR), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             held.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            while not lock_directory(fd):
+                if time.monotonic() >= deadline:
+                    message = f"{name} was scaled, but not saved: another scale --save has not ended for {patience:g} s"
+                    hint = f"pyworker scale {name}=N --save   once that one has ended; it may be stopped, or wait for a disk"
+                    raise PyworkerError(message, hint=hint, code="failed", exit=Exit.FAILED)
+                time.sleep(_AGAIN)
         yield
 
 

@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli import savescale
+from pyworker.cli.options import Settings
+from pyworker.errors import PyworkerError
+
+
+def test_who_cannot_be_alone_in_time_says_so(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    settings = Settings(False, False, False, None, False, 0.0, str(tmp_path))
+    with savescale._alone(settings, "api"), pytest.raises(PyworkerError, match="api was scaled, but not saved: another"):
+        savescale._alone(settings, "api").__enter__()
+    with savescale._alone(settings, "api"):
+        pass
 
 
 def test_nobody_can_open_the_new_file_before_it_has_the_rights_of_the_old(
