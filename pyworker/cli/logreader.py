@@ -216,17 +216,28 @@ class Reader:
     def _last(self, log: logfiles.Log, count: int) -> list[Entry]:
         """Return the last `count` lines of a log that are wanted, oldest first, parts joined."""
         found: list[Entry] = []
-        ended = size = 0
+        ended = size = looked = 0
+        begun: set[tuple[bytes, bytes, bytes]] = set()  # whose oldest line may have parts before it
         for line in log.backwards() if count else ():
             one = entry(line)
             if one is None or not self._choice.wants(one):
                 if one is not None and self._choice.is_before(one):
                     break
                 continue
-            ended += not one.partial
+            key = (one.name, one.pid, one.stream)
+            if ended < count:
+                ended += not one.partial
+                begun.add(key)
+            else:  # what others have printed meanwhile stands between the parts of a line
+                looked += 1
+                if not one.partial:
+                    begun.discard(key)
+                if not begun or looked > _WINDOW:
+                    break
+                if key not in begun or not one.partial:
+                    continue
             size += len(one.msg)
-            # one line more than is needed: the parts of the oldest one are then all there
-            if ended > count or (size > _MOST_OF_PAST and one.partial):
+            if size > _MOST_OF_PAST and one.partial:
                 break
             found.append(one)
         return list(self._joined(reversed(found)))[-count:]

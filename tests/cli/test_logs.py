@@ -144,6 +144,14 @@ def test_parts_of_a_line_are_one_line_again(home: Path) -> None:
     assert logs(home, "-n", "2", "--no-prefix") == "loading… done\nstill\n"
 
 
+def test_the_last_line_is_whole_also_where_others_printed_between_its_parts(home: Path) -> None:
+    log(home, record(1, "before"), record(2, "loading… ", partial=True))
+    log(home, *(record(3, f"{n}", 2) for n in range(30)), record(4, "50%, ", partial=True), record(5, "other", 2))
+    log(home, record(6, "done"))
+    assert logs(home, "-n", "1", "--no-prefix") == "loading… 50%, done\n"
+    assert logs(home, "-n", "2", "--no-prefix") == "other\nloading… 50%, done\n"
+
+
 def test_escapes_of_an_app_cannot_touch_the_terminal(home: Path) -> None:
     evil = b"\x1b[2J\x1b]0;owned\x07 \x9b31m \xc2\x9b31m a\rb \x00\x7f\x08\ttab" + "\u202e".encode()
     log(home, record(1, evil))
