@@ -158,6 +158,55 @@ def test_a_failed_app_shows_why(page: Page) -> None:
     assert window.text("#events") == "nothing has happened yet"
 
 
+def test_what_ps_says_of_an_app_is_on_the_page_too(page: Page) -> None:
+    window = page.open()
+    # in one go: the next look at the daemon brings its own back
+    failure, notes, facts, running = window.script("""
+      const job = {...state.doc.apps[2], state: "scheduled", next_run_at: "2026-11-30T03:00:00.000Z", backoff: null, drops: 1,
+        notes: ["waits for db, which failed"], last_failure: {message: "disk is full", traceback: "", hint: ""}};
+      drawDetail(job);
+      const texts = ["failure", "notes", "facts"].map((id) => document.getElementById(id).innerText);
+      drawDetail(state.doc.apps[0]);
+      return [...texts, document.getElementById("notes").hidden];""")
+    assert failure.strip() == "failed at its last run: disk is full"
+    assert notes == "waits for db, which failed\n1 line of its log could not be written → pyworker doctor"
+    assert "next\u00a0run\u00a0" in facts
+    assert running
+    late = window.script("""
+      const app = state.doc.apps[0], worker = {...app.pool[1], state: "starting", reason: "GET / answered 500"};
+      drawDetail({...app, state: "starting", pool: [worker]});
+      return document.getElementById("failure").innerText;""")
+    assert late.strip() == "api.2 has not passed its health check yet: GET / answered 500"
+    assert "try 3 of 10 in 4s" in window.script("drawDetail(state.doc.apps[3]); return document.getElementById('notes').innerText")
+
+
+def test_a_key_does_nothing_that_its_button_does_not(page: Page) -> None:
+    window = page.open()
+    asked = window.script("""
+      const asked = {};
+      for (const app of state.doc.apps.slice(-2)) {
+        choose(app.name);
+        for (const key of ["r", "+"]) {
+          document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+          asked[app.name + key] = document.getElementById("confirm").open;
+          document.getElementById("confirm").close();
+        }
+      }
+      return asked;""")
+    assert asked == {"hooksr": True, "hooks+": True, "mailr": False, "mail+": False}
+
+
+def test_a_line_that_came_in_parts_is_one_line(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.script("""
+      const part = (worker, msg, partial) => ({ts: '', worker, pid: worker, stream: 'out', msg, partial});
+      addLines([part(1, 'loading… ', true), part(2, 'other', false)]);
+      addLines([part(1, 'done', false), part(1, 'next', false)]);""")
+    window.wait("document.querySelectorAll('#log div').length === 57")
+    assert window.script("return state.lines.slice(-3).map((line) => line.msg)") == ["loading… done", "other", "next"]
+
+
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (390, True), (768, False), (1280, True), (2200, False)])
 def test_no_width_scrolls_sideways_and_dark_is_dark(page: Page, width: int, dark: bool) -> None:
     page.window.emulate(width=width, height=900, dark=dark)

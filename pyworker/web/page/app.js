@@ -1,7 +1,7 @@
 "use strict";
 // The dashboard's page: no framework, no build. What the server says is put into the page as text, never as HTML.
 const $ = (id) => document.getElementById(id);
-const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250;
+const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250, LONGEST_LINE = 256 * 1024;
 const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", held: "◐",
                 opening: "◐", degraded: "▲", backoff: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
 const CHARTS = [
@@ -12,7 +12,7 @@ const CHARTS = [
   {key: "restarts", title: "Restarts", lines: [["restarts", "restarts"]], least: 1, show: (v) => v === null ? "–" : String(v), sum: true},
 ];
 const FIELDS = ["t", "cpu", "memory", "rate", "p50", "p99", "errors", "restarts", "ready"];
-const state = {token: "", doc: null, away: "", app: "", points: [], events: [], lines: [], logAbort: null, busy: new Set(), failures: 0};
+const state = {token: "", doc: null, away: "", app: "", points: [], events: [], lines: [], unfinished: new Map(), logAbort: null, busy: new Set(), failures: 0};
 
 // ---- words -----------------------------------------------------------------------------------------
 function known(v) { return v !== null && v !== undefined; }
@@ -136,6 +136,8 @@ function drawDetail(app) {
   const facts = [listens && app.listen.join(", "), listens && app.balance, `gen ${app.gen}`, known(app.uptime_s) && `up ${span(app.uptime_s)}`,
                  `${w.ready}/${w.want ?? "–"} workers ready`];
   if (app.http) facts.push(`${app.in_flight} in flight`, many(app.open_connections, "connection"), `${queue} waiting`, `5xx ${share(app.http.error_share)}`);
+  if (app.next_run_at) facts.push("next run " + clock(app.next_run_at));
+  if (app.next_reload_at) facts.push("next reload " + clock(app.next_reload_at));
   if (app.config?.changed) facts.push("config file changed since");
   // a fact stays on one line; a command may be long and breaks where it has spaces
   set($("facts"), [app.target, ...facts.map((fact) => fact && fact.replaceAll(" ", "\u00a0"))].filter(Boolean).join(" · "));
@@ -145,15 +147,25 @@ function drawDetail(app) {
     button.hidden = act === "start" ? !stopped : act === "scale" || act === "stop" ? stopped : false;
     button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
   }
-  const sick = (app.pool || []).find((worker) => worker.health === "failing");
-  const unwell = sick ? {message: `${app.name}.${sick.worker} fails its health check: ${sick.reason}`} : null;
-  const failure = app.last_failure && inTrouble(app) ? app.last_failure : unwell;
+  const pool = app.pool || [], sick = pool.find((worker) => worker.health === "failing");
+  const late = sick || pool.find((worker) => ["starting", "held"].includes(worker.state) && worker.reason);
+  const unwell = late ? {message: `${app.name}.${late.worker} ${sick ? "fails" : "has not passed"} its health check${sick ? "" : " yet"}: ${late.reason}`} : null;
+  const job = app.state === "scheduled";
+  const failure = app.last_failure && (inTrouble(app) || app.backoff || job) ? app.last_failure : unwell;
   $("failure").hidden = !failure;
   if (failure) {
-    set($("failure").children[0], failure.message + (failure.hint ? ` → ${failure.hint}` : ""));
+    set($("failure").children[0], (failure === app.last_failure && job ? "failed at its last run: " : "") + failure.message + (failure.hint ? ` → ${failure.hint}` : ""));
     set($("failure").children[1], failure.traceback || "");
     $("failure").children[1].hidden = !failure.traceback || failure.traceback === failure.message;
   }
+  const notes = [...app.notes || []];
+  if (app.backoff) {
+    const {try: count, max, in_s} = app.backoff;
+    notes.unshift(`try ${count}${count <= max ? " of " + max : ""} ${in_s >= 1 ? "in " + span(in_s) : "now"}`);
+  }
+  if (app.drops) notes.push(`${many(app.drops, "line")} of its log could not be written → pyworker doctor`);
+  set($("notes"), notes.join("\n"));
+  $("notes").hidden = !notes.length;
   const body = $("workers").tBodies[0];
   (app.pool || []).forEach((worker, i) => {
     const counts = Boolean(app.http);
@@ -267,8 +279,19 @@ function shown(lines, filter) {
         && (!filter.regex || record.lines.some((l) => { filter.regex.lastIndex = 0; return filter.regex.test(l.msg); }))))
     .flatMap((record) => record.lines);
 }
+// a line may come in parts
+function joinLines(batch) {
+  for (const line of batch) {
+    if (line.skipped) state.unfinished.clear();
+    const key = line.worker + line.stream + line.pid, before = state.unfinished.get(key);
+    if (before) before.msg += line.msg;
+    else state.lines.push(line);
+    if (!line.partial || (before || line).msg.length > LONGEST_LINE) state.unfinished.delete(key);
+    else if (!before) state.unfinished.set(key, line);
+  }
+}
 function addLines(batch) {
-  state.lines.push(...batch);
+  joinLines(batch);
   if (state.lines.length > 2 * KEPT_LINES) {  // what the filter looks for outlives what it hides
     const filter = wanted(), old = state.lines.slice(0, -KEPT_LINES);
     state.lines = (filter.err || filter.regex ? shown(old, filter).slice(-KEPT_LINES) : []).concat(state.lines.slice(-KEPT_LINES));
@@ -371,12 +394,13 @@ async function followLog(app) {
   state.logAbort?.abort();
   const abort = state.logAbort = new AbortController();
   state.lines = [];
+  state.unfinished.clear();
   drawLog();
   while (!abort.signal.aborted) {
     try {
       let fresh = true;
       await listen(`/api/apps/${encodeURIComponent(app)}/logs`, {lines: (batch) => {
-        if (fresh) { state.lines = []; fresh = false; }
+        if (fresh) { state.lines = []; state.unfinished.clear(); fresh = false; }
         addLines(batch);
       }}, abort);
     } catch { /* again below */ }
@@ -418,7 +442,9 @@ const ASK = {
 };
 function ask(action, by) {
   const app = current();
-  if (!app || state.busy.has(app.name) || $("confirm").open) return;
+  if (!app || $("confirm").open) return;
+  const button = $("actions").querySelector(`[data-act="${action}"]`);
+  if (button.hidden || button.disabled) return;  // a key does what its button does
   const [question, consequence, yes] = ASK[action](app);
   set($("question"), question);
   set($("consequence"), consequence);
