@@ -6,13 +6,22 @@ from typing import Any
 
 from pyworker.cli.render import line
 
+NOT_YET = "has not passed its health check yet"
+
 
 def failing(app: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the workers that fail their checks; what is to replace one has not passed yet, or that one would leave."""
     return [worker for worker in app["pool"] if worker["health"] == "failing"]
 
 
+def not_passed_yet(app: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the workers that start and whose checks have failed so far."""
+    return [worker for worker in app["pool"] if worker["state"] in {"starting", "held"} and worker["reason"]]
+
+
 def why_unwell(app: dict[str, Any]) -> str:
     """Return in words which worker fails its check and how; "" when none does."""
-    first = next(iter(failing(app)), None)
-    return f"{line(app['name'])}.{first['worker']} fails its health check: {line(first['reason'])}" if first else ""
+    for workers, words in ((failing(app), "fails its health check"), (not_passed_yet(app), NOT_YET)):
+        for worker in workers[:1]:
+            return f"{line(app['name'])}.{worker['worker']} {words}: {line(worker['reason'])}"
+    return ""

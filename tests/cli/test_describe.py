@@ -58,6 +58,17 @@ def test_the_card_is_plain_in_a_pipe(home: str) -> None:
     assert (found.code, re.sub(r"\d+d \d+h ago|\d+d ago", "AGO", found.out), found.err) == (0, PIPED, "")
 
 
+def test_a_worker_that_has_not_passed_its_check_is_not_ok_and_the_check_is_named(home: str) -> None:
+    body = documents.describe()
+    app = body["apps"][0]
+    app["health"] = {"type": "exec", "path": "/", "command": ["sh", "-c", "exit 1"], "interval": 10.0}
+    app["pool"][0] |= {"state": "starting", "reason": "sh: exit code 1: no heart"}
+    with FakeControl(home, {"describe": replies(body)}):
+        found = run("describe", "api", home=home)
+    assert "  health      exec sh -c 'exit 1' every 10s, 3 ok, 0 failing, 1 not passed yet\n" in found.out
+    assert "\napi.1 has not passed its health check yet: sh: exit code 1: no heart   → pyworker events api\n" in found.out
+
+
 def test_the_card_has_every_limit(home: str) -> None:
     body = documents.describe()
     every = {"memory": "auto", "max_requests": 1000, "max_age": 3600.0, "request_timeout": 0.5, "nofile": 1024}

@@ -14,6 +14,7 @@ from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, changed_of, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
+from pyworker.cli.health import failing, not_passed_yet
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
@@ -186,9 +187,11 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
     if cron := (app.get("reload") or {}).get("cron"):
         facts.append(("reload", f"at {cron}{_next(app.get('next_reload_at'))}"))
     if health:
-        what = " ".join(str(health[k]) for k in ("type", "path") if health.get(k))
-        found = [worker["health"] for worker in app["pool"] if worker["pid"]]
-        counts = f"{found.count('ok')} ok, {found.count('failing')} failing"
+        of = {"http": str(health.get("path")), "exec": shlex.join(map(str, health.get("command") or ()))}
+        what = " ".join(filter(None, (str(health["type"]), of.get(health["type"]))))
+        waiting = len(not_passed_yet(app))
+        counts = f"{sum(worker['state'] == 'ready' for worker in app['pool'])} ok, {len(failing(app))} failing"
+        counts += f", {waiting} not passed yet" if waiting else ""
         facts.append(("health", f"{what} every {health['interval']:g}s, {counts}"))
     if app.get("dispatcher"):
         dispatcher = app["dispatcher"]
