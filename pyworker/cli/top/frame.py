@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pyworker.cli import render
 from pyworker.cli.client import MENDED
+from pyworker.cli.commands.ps import trouble
 from pyworker.cli.eventlog import clock, words
 from pyworker.cli.health import why_unwell
 from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, width
@@ -199,10 +200,10 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     ]
     lines = ["", _rule(" · ".join(f for f in facts if f), how, "bold")]
     failure = app.get("last_failure")
-    if failure and app["state"] in {"failed", "degraded", "scheduled"}:
+    if failure and trouble(app):
         lines.append("  " + paint(cut(line(failure.get("message") or ""), how.width - 2), "red", how))
-    elif unwell := why_unwell(app):
-        lines.append("  " + paint(cut(unwell, how.width - 2), "yellow", how))
+    elif worry := why_unwell(app) or line(next(iter(app.get("notes") or ()), "")):
+        lines.append("  " + paint(cut(worry, how.width - 2), "yellow", how))
     points = model.points(app["name"])
     if not points:
         return lines

@@ -102,6 +102,14 @@ def test_why_an_app_is_degraded_is_said() -> None:
     assert "  api.2 fails its health check: GET / answered 500, expected 2xx" in frame(made, AROUND, look(80), 24)
 
 
+def test_what_an_app_waits_for_is_said() -> None:
+    document = documents.ps()
+    document["apps"] = [documents.app("api", state="starting", notes=["waits for db, which failed"])]
+    made = Model()
+    made.feed(document, 0.0)
+    assert "  waits for db, which failed" in frame(made, AROUND, look(80), 24)
+
+
 def test_hostile_names_and_reasons_cannot_steer_the_terminal() -> None:
     document = documents.ps()
     evil = "x\x1b]0;title\x07\x1b[2J\n"
