@@ -10,21 +10,9 @@ from pyworker.cli.names import ALIASES, COMMANDS
 
 # what a command's words are
 _NAMES = {
-    "stop",
-    "restart",
-    "reload",
-    "delete",
-    "ps",
-    "describe",
-    "logs",
-    "events",
-    "wait",
-    "diff",
-    "top",
-    "stack",
-    "send",
+    "stop", "restart", "reload", "delete", "ps", "describe", "logs", "events", "wait", "diff", "top", "stack", "send",
     "metrics",
-}
+}  # fmt: skip
 _FILES = {"start", "run", "check", "import", "init"}
 _WORDS = {
     "completion": ("bash", "zsh", "fish"),

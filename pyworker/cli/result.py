@@ -45,22 +45,9 @@ def finish(settings: Settings, verb: str, answer: Answer, board: Board) -> int:
 
 def _for_json(result: dict[str, Any]) -> dict[str, Any]:
     names = (
-        "ok",
-        "app",
-        "action",
-        "state",
-        "gen",
-        "workers",
-        "listen",
-        "took_s",
-        "reason",
-        "traceback",
-        "hint",
-        "notes",
-        "changes",
-        "requests",
-        "failed",
-    )
+        "ok", "app", "action", "state", "gen", "workers", "listen", "took_s", "reason", "traceback", "hint", "notes",
+        "changes", "requests", "failed",
+    )  # fmt: skip
     return {k: result[k] for k in names if k in result and result[k] not in ("", None)}
 
 

@@ -28,22 +28,9 @@ from pyworker.cluster.parent import ChildProcess, Signal, SpawnError, Stdio
 from pyworker.unix.process import ExitStatus
 
 __all__ = [
-    "ChannelClosedError",
-    "ChildProcess",
-    "Event",
-    "ExecError",
-    "ExecTimeoutError",
-    "Execution",
-    "ExitStatus",
-    "HandleNotDeliveredError",
-    "OutputTooLongError",
-    "Result",
-    "SpawnError",
-    "exec",
-    "exec_file",
-    "fork",
-    "spawn",
-]
+    "ChannelClosedError", "ChildProcess", "Event", "ExecError", "ExecTimeoutError", "Execution", "ExitStatus",
+    "HandleNotDeliveredError", "OutputTooLongError", "Result", "SpawnError", "exec", "exec_file", "fork", "spawn",
+]  # fmt: skip
 
 _JS = (".js", ".mjs", ".cjs")
 

@@ -12,18 +12,9 @@ from pyworker.daemon.brain import Brain
 from pyworker.protocol.events import Event
 
 _NEWS = {
-    "app_started",
-    "app_running",
-    "app_failed",
-    "app_stopped",
-    "app_deleted",
-    "reload_done",
-    "worker_ready",
-    "worker_healthy",
-    "worker_exited",
-    "worker_stopping",
-    "scaled",
-}
+    "app_started", "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "worker_ready",
+    "worker_healthy", "worker_exited", "worker_stopping", "scaled",
+}  # fmt: skip
 
 
 class Depends:

@@ -21,17 +21,9 @@ from pyworker.export.plan import (
 )
 
 _IGNORED = (
-    ".git",
-    ".venv",
-    "__pycache__",
-    "*.pyc",
-    ".env",
-    ".env.*",
-    ".mypy_cache",
-    ".pytest_cache",
-    ".ruff_cache",
+    ".git", ".venv", "__pycache__", "*.pyc", ".env", ".env.*", ".mypy_cache", ".pytest_cache", ".ruff_cache",
     "node_modules",
-)
+)  # fmt: skip
 _WHEEL = "pyworker-*.whl"
 # pip has no option for it: what the project needs, without the project
 _FROM_PYPROJECT = (

@@ -256,13 +256,9 @@ def _uvicorn(app: Imported, words: list[str], source: str) -> bool:
 
 def _hypercorn(app: Imported, words: list[str], source: str) -> bool:
     names = {
-        "-b": "bind",
-        "-w": "workers",
-        "-k": "worker_class",
-        "--access-logfile": "accesslog",
-        "-c": "config",
+        "-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config",
         "--keep-alive": "keepalive",
-    }
+    }  # fmt: skip
     settings, alone = _options(words, names, {"--reload", "--debug"}, app, source)
     settings.pop("worker_class", None)
     if not _target(app, alone, "app", source):

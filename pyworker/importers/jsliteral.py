@@ -31,29 +31,9 @@ _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 # a line that begins or ends with one of these goes on
 _GOES_ON = {
-    ".",
-    ",",
-    "?",
-    ":",
-    "||",
-    "??",
-    "+",
-    "-",
-    "*",
-    "/",
-    "=",
-    "=>",
-    "===",
-    "&",
-    "|",
-    "<",
-    ">",
-    "!",
-    "(",
-    "[",
-    "else",
+    ".", ",", "?", ":", "||", "??", "+", "-", "*", "/", "=", "=>", "===", "&", "|", "<", ">", "!", "(", "[", "else",
     "catch",
-}
+}  # fmt: skip
 _CALLS = ("String", "Number", "parseInt", "parseFloat")
 
 

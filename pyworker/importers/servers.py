@@ -192,23 +192,10 @@ _TIMEOUT = (
 )
 _HOOK = "a function of gunicorn's, not carried over"
 _HOOKS = [
-    "on_starting",
-    "on_reload",
-    "when_ready",
-    "pre_fork",
-    "post_fork",
-    "post_worker_init",
-    "worker_int",
-    "worker_abort",
-    "pre_exec",
-    "pre_request",
-    "post_request",
-    "child_exit",
-    "worker_exit",
-    "nworkers_changed",
-    "on_exit",
+    "on_starting", "on_reload", "when_ready", "pre_fork", "post_fork", "post_worker_init", "worker_int", "worker_abort",
+    "pre_exec", "pre_request", "post_request", "child_exit", "worker_exit", "nworkers_changed", "on_exit",
     "ssl_context",
-]
+]  # fmt: skip
 
 _IN_WORKER = "a function of gunicorn's with its own arguments; hooks.post_fork takes a function without any"
 _AT_EXIT = f"{_HOOK}; what a worker does at its end is the app's: atexit, or its lifespan's shutdown"
@@ -258,6 +245,10 @@ _DIRTY = (
     "dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout", "on_dirty_starting",
     "dirty_post_fork", "dirty_worker_init", "dirty_worker_exit",
 )  # fmt: skip
+_SAME_OF_GUNICORN = (
+    "preload_app", "capture_output", "disable_redirect_access_to_syslog", "sendfile", "reload_engine", "initgroups",
+    "enable_stdio_inheritance",
+)  # fmt: skip
 _TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_handshake_on_connect")
 
 GUNICORN: dict[str, Apply] = {
@@ -275,7 +266,7 @@ GUNICORN: dict[str, Apply] = {
     "group": lambda app, v, s: app.set("group", str(v), s),
     "umask": _umask,
     "raw_env": _environment,
-    "preload_app": _same,
+    **dict.fromkeys(_SAME_OF_GUNICORN, _same),
     "reload": _reload,
     "accesslog": _access_log,
     "wsgi_app": _wsgi_app,
@@ -288,38 +279,30 @@ GUNICORN: dict[str, Apply] = {
     "errorlog": _drop("what the app prints is in its log: pyworker logs"),
     "loglevel": _drop("the level is the app's own business"),
     "access_log_format": _drop('http.access_log = "json" has every field'),
-    "capture_output": _same,
-    "disable_redirect_access_to_syslog": _same,
     "pidfile": _drop("pyworker ps knows the pids"),
     "daemon": _drop(_OWN_WAY),
     "proc_name": _name,
     "worker_tmp_dir": _drop("no heartbeat files are used"),
     "worker_connections": _drop("asgi workers take what the system allows"),
     "reuse_port": _drop("workers share one socket and take turns"),
-    "statsd_host": _drop("pyworker metrics is for Prometheus"),
-    "logconfig": _drop("configure logging in the app"),
-    "logconfig_dict": _drop("configure logging in the app"),
-    "sendfile": _same,
+    **dict.fromkeys(("statsd_host", "statsd_prefix", "dogstatsd_tags"), _drop("pyworker metrics is for Prometheus")),
+    **dict.fromkeys(
+        ("logconfig", "logconfig_dict", "logger_class", "logconfig_json"), _drop("configure logging in the app")
+    ),
     "secure_scheme_headers": _drop("X-Forwarded-Proto of a trusted proxy counts: http.forwarded_allow_ips"),
-    "limit_request_line": _drop("http.max_header_size bounds the whole header"),
-    "limit_request_fields": _drop("http.max_header_size bounds the whole header"),
-    "limit_request_field_size": _drop("http.max_header_size bounds the whole header"),
+    **dict.fromkeys(
+        ("limit_request_line", "limit_request_fields", "limit_request_field_size"),
+        _drop("http.max_header_size bounds the whole header"),
+    ),
     "reload_extra_files": _drop("watch.include names the files that count"),
-    "reload_engine": _same,
-    "statsd_prefix": _drop("pyworker metrics is for Prometheus"),
-    "dogstatsd_tags": _drop("pyworker metrics is for Prometheus"),
-    "syslog": _drop("logs.journald, or what the app's own logging does"),
-    "syslog_addr": _drop("logs.journald, or what the app's own logging does"),
+    **dict.fromkeys(
+        ("syslog", "syslog_addr", "syslog_prefix", "syslog_facility"),
+        _drop("logs.journald, or what the app's own logging does"),
+    ),
     "default_proc_name": _drop("processes are named after the app"),
     "tmp_upload_dir": _drop("TMPDIR in env is what Python takes"),
-    "initgroups": _same,
     "proxy_protocol": _proxy_protocol,
     "proxy_allow_ips": _drop("PROXY headers are not read"),
-    "logger_class": _drop("configure logging in the app"),
-    "logconfig_json": _drop("configure logging in the app"),
-    "syslog_prefix": _drop("logs.journald, or what the app's own logging does"),
-    "syslog_facility": _drop("logs.journald, or what the app's own logging does"),
-    "enable_stdio_inheritance": _same,
     "forwarder_headers": _drop("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
     "paste": lambda app, v, s: app.look(s, "PasteDeploy files are not read: target names a module that loads it"),
     "root_path": _to("http.root_path"),
@@ -356,6 +339,9 @@ def _interface(app: Imported, value: Any, source: str) -> None:
         app.look(source, f"interface {value} is not served here")
 
 
+_SAME_OF_UVICORN = (
+    "proxy_headers", "no_access_log", "no_use_colors", "lifespan", "http", "ws", "no_server_header", "date_header",
+)  # fmt: skip
 UVICORN: dict[str, Apply] = {
     "workers": _workers,
     "reload": _reload,
@@ -367,7 +353,7 @@ UVICORN: dict[str, Apply] = {
     "loop": _loop,
     "env_file": _to("env_file"),
     "root_path": _to("http.root_path"),
-    "proxy_headers": _same,
+    **dict.fromkeys(_SAME_OF_UVICORN, _same),
     "forwarded_allow_ips": _names("http.forwarded_allow_ips"),
     "timeout_keep_alive": _time("http.keepalive_timeout"),
     "timeout_graceful_shutdown": _time("stop.drain_timeout"),
@@ -380,18 +366,11 @@ UVICORN: dict[str, Apply] = {
     "ssl_ca_certs": _to("tls.ca"),
     "app_dir": _to("cwd"),
     "access_log": _access_log,
-    "no_access_log": _same,
     "log_level": _drop("the level is the app's own business"),
     "log_config": _drop("configure logging in the app"),
     "use_colors": _drop("colours are the terminal's business"),
-    "no_use_colors": _same,
     "fd": _drop("pyworker opens the socket: bind"),
-    "lifespan": _same,
-    "http": _same,
-    "ws": _same,
     "server_header": lambda app, v, s: app.set("http.server_header", True, s),
-    "no_server_header": _same,
-    "date_header": _same,
 }
 
 

@@ -12,96 +12,59 @@ from typing import Any
 
 from pyworker.record import field, record
 
-# type -> the keys of `data` (all JSON values); every event of the program is listed here
-TYPES: dict[str, tuple[str, ...]] = {
-    "daemon_started": ("pid", "reason"),
-    "daemon_stopped": (),
-    "app_started": ("generation", "workers", "scheduled", "listen", "by"),
-    "app_running": ("generation", "workers", "took_s"),
-    "app_stopping": ("by",),
-    "app_stopped": (),
-    "app_deleted": (),
-    "app_failed": ("reason", "traceback", "hint", "restarts", "window_s"),  # also the limiter's giveup
-    "app_note": ("text",),
-    "template_starting": ("generation",),
-    "template_ready": ("generation", "took_s", "preload", "why"),
-    "template_exited": ("generation", "reason"),
-    "dispatcher_ready": ("pid",),
-    "dispatcher_exited": ("pid", "reason"),
-    "worker_starting": ("generation", "pid"),
-    "worker_held": ("generation", "pid", "took_s"),  # ready, accepts nothing yet
-    "worker_ready": ("generation", "pid", "took_s"),
-    "worker_unhealthy": ("generation", "pid", "reason"),
-    "worker_healthy": ("generation", "pid"),
-    "worker_stopping": ("by",),
-    "worker_draining": ("generation", "pid", "reason"),
+# type -> the keys of `data` (all JSON values) and when it is said; every event of the program is listed here
+_EVENTS = {
+    "daemon_started": ("pid reason", "a daemon began; `reason`: boot, killed by KILL, hung …"),
+    "daemon_stopped": ("", "it ended because it was told to"),
+    "app_started": ("generation workers scheduled listen by", "an app is being started"),
+    "app_running": (
+        "generation workers took_s",
+        "every slot accepts, and its first check (`[app.health]`) has come out",
+    ),
+    "app_stopping": ("by", "a stop began"),
+    "app_stopped": ("", "nothing of it lives"),
+    "app_deleted": ("", "it is forgotten"),
+    "app_failed": ("reason traceback hint restarts window_s", "the start failed, or the limiter gave up"),
+    "app_note": ("text", "something the operator should know"),
+    "template_starting": ("generation", "a template begins to import"),
+    "template_ready": (
+        "generation took_s preload why",
+        "it has imported; `preload` false and `why`: workers import for themselves",
+    ),
+    "template_exited": ("generation reason", "it ended unasked"),
+    "dispatcher_ready": ("pid", "the process that hands out the app's connections runs"),
+    "dispatcher_exited": ("pid reason", "… and ended; it is started again"),
+    "worker_starting": ("generation pid", "a process is there"),
+    "worker_held": ("generation pid took_s", "ready, waits for the commit"),
+    "worker_ready": ("generation pid took_s", "accepts"),
+    "worker_unhealthy": ("generation pid reason", "its checks fail; it will be replaced"),
+    "worker_healthy": ("generation pid", "its check passes, for the first time or again"),
+    "worker_stopping": ("by", "a stop of this slot alone began"),
+    "worker_draining": ("generation pid reason", "told to leave"),
     "worker_stopped": (
-        "generation",
-        "pid",
-        "took_s",
-        "requests",
-        "cancelled",
-        "killed",
-    ),  # ended because it was told to
-    "worker_exited": (
-        "generation",
-        "pid",
-        "code",
-        "signal",
-        "after_s",
-        "reason",
-        "traceback",
-        "hint",
-    ),  # ended by itself
-    "worker_message": ("generation", "pid", "message", "size", "cut"),  # it sent one (process.send)
-    "worker_recycled": ("generation", "pid", "reason"),
-    "worker_backoff": ("try", "max", "delay_s"),
-    "reload_started": ("from", "to", "by"),
-    "reload_committed": ("from", "to"),
-    "reload_done": ("from", "to", "took_s", "requests", "failed"),  # answered meanwhile, with 5xx; null: it counts none
-    "reload_refused": ("from", "to", "reason", "traceback", "hint"),  # before the commit: nothing was touched
-    "reload_rolled_back": ("from", "to", "reason"),  # after it, in the soak
-    "scaled": ("from", "to", "by"),
+        "generation pid took_s requests cancelled killed",
+        "ended because it was told to; `killed`: by SIGKILL at `stop.kill_timeout`",
+    ),
+    "worker_exited": ("generation pid code signal after_s reason traceback hint", "ended by itself"),
+    "worker_message": (
+        "generation pid message size cut",
+        "a worker sent a message (`process.send`); one of more than 4096 characters is shown as a text, `cut` and with its `size`",
+    ),
+    "worker_recycled": ("generation pid reason", "over a limit; it will be replaced, or is ended if it runs once"),
+    "worker_backoff": ("try max delay_s", "the next try is put off"),
+    "reload_started": ("from to by", "a new generation is being brought up"),
+    "reload_committed": ("from to", "it counts from now on"),
+    "reload_done": (
+        "from to took_s requests failed",
+        "all of it accepts; `requests` were answered since it was asked for, `failed` of them with 5xx (null: it counts none)",
+    ),
+    "reload_refused": ("from to reason traceback hint", "given up before the commit: nothing was touched"),
+    "reload_rolled_back": ("from to reason", "the old generation came back in the soak"),
+    "scaled": ("from to by", "the number of workers was changed"),
 }
-
+TYPES: dict[str, tuple[str, ...]] = {kind: tuple(keys.split()) for kind, (keys, _) in _EVENTS.items()}
+WHEN: dict[str, str] = {kind: when for kind, (_, when) in _EVENTS.items()}  # docs/json.md is made of it
 BY_ITSELF = "the daemon"  # who began it (`by`), when no command did and no timetable, no changed file
-
-# type -> when it is said; docs/json.md is made from both
-WHEN: dict[str, str] = {
-    "daemon_started": "a daemon began; `reason`: boot, killed by KILL, hung …",
-    "daemon_stopped": "it ended because it was told to",
-    "app_started": "an app is being started",
-    "app_running": "every slot accepts, and its first check (`[app.health]`) has come out",
-    "app_stopping": "a stop began",
-    "app_stopped": "nothing of it lives",
-    "app_deleted": "it is forgotten",
-    "app_failed": "the start failed, or the limiter gave up",
-    "app_note": "something the operator should know",
-    "template_starting": "a template begins to import",
-    "template_ready": "it has imported; `preload` false and `why`: workers import for themselves",
-    "template_exited": "it ended unasked",
-    "dispatcher_ready": "the process that hands out the app's connections runs",
-    "dispatcher_exited": "… and ended; it is started again",
-    "worker_starting": "a process is there",
-    "worker_held": "ready, waits for the commit",
-    "worker_ready": "accepts",
-    "worker_unhealthy": "its checks fail; it will be replaced",
-    "worker_healthy": "its check passes, for the first time or again",
-    "worker_stopping": "a stop of this slot alone began",
-    "worker_draining": "told to leave",
-    "worker_stopped": "ended because it was told to; `killed`: by SIGKILL at `stop.kill_timeout`",
-    "worker_exited": "ended by itself",
-    "worker_message": "a worker sent a message (`process.send`); one of more than 4096 characters is shown as a text, "
-    "`cut` and with its `size`",
-    "worker_recycled": "over a limit; it will be replaced, or is ended if it runs once",
-    "worker_backoff": "the next try is put off",
-    "reload_started": "a new generation is being brought up",
-    "reload_committed": "it counts from now on",
-    "reload_done": "all of it accepts; `requests` were answered since it was asked for, `failed` of them with 5xx (null: it counts none)",
-    "reload_refused": "given up before the commit: nothing was touched",
-    "reload_rolled_back": "the old generation came back in the soak",
-    "scaled": "the number of workers was changed",
-}
 
 
 @record

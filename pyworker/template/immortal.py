@@ -19,20 +19,10 @@ from typing import Any
 
 # found among the objects that the collector knows
 _CODE = (
-    type,
-    types.FunctionType,
-    types.ModuleType,
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.GetSetDescriptorType,
-    types.MemberDescriptorType,
-    types.ClassMethodDescriptorType,
-    types.CellType,
-    property,
-    staticmethod,
-    classmethod,
-)
+    type, types.FunctionType, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType,
+    types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
+    types.ClassMethodDescriptorType, types.CellType, property, staticmethod, classmethod,
+)  # fmt: skip
 # found behind those; of these exactly: what derives from them is data of the app
 _PARTS = frozenset({types.CodeType, tuple, frozenset, str, bytes, int, float, complex})
 _FOREVER = sys.getrefcount(None)

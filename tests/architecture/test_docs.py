@@ -75,12 +75,6 @@ def test_what_is_made_from_the_code_is_current(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made[name](), "run: make docs"
 
 
-def test_every_event_says_when_it_is_said() -> None:
-    from pyworker.protocol.events import TYPES, WHEN
-
-    assert set(WHEN) == set(TYPES)
-
-
 def anchors(document: pathlib.Path) -> set[str]:
     """The places that a link may point at: headings, as GitHub and MkDocs name them."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
