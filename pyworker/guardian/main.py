@@ -25,34 +25,8 @@ from pyworker.guardian.watch import Watch
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import stood_still
 from pyworker.protocol import inherited, run, wire
+from pyworker.protocol import store as m
 from pyworker.protocol.names import GUARDIAN_DIED, NOT_STARTED
-from pyworker.protocol.store import (
-    LIFELINE_FD,
-    TICK,
-    Closed,
-    Collected,
-    Exited,
-    Fate,
-    Forget,
-    FromDaemon,
-    FromLogger,
-    Hello,
-    Leave,
-    LoggerState,
-    LoggerVersion,
-    LogStats,
-    Missing,
-    Ping,
-    Pong,
-    Relay,
-    Remove,
-    RestoreDone,
-    StandsBy,
-    Stopping,
-    Store,
-    Upgrade,
-    UpgradeFailed,
-)
 from pyworker.record import record
 from pyworker.unix import fds, process, stderr
 
@@ -70,7 +44,7 @@ MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 class Times:
     """Seconds. Tests make them short."""
 
-    tick: float = TICK  # pings, and a look at the children in case a signal was missed
+    tick: float = m.TICK  # pings, and a look at the children in case a signal was missed
     logger_end: float = 30.0  # how long the logger may write what it has read, on a slow disk
     half_dead: float = 2.0  # from the end of a channel to SIGKILL
     leave: float = 5.0  # an upgrade: how long the daemon may take to make room
@@ -272,7 +246,7 @@ class Guardian:
             return
         if self._all_ended:
             self._logger_told = True
-            self._logger.say(Stopping())
+            self._logger.say(m.Stopping())
             self._logger.kill_at = now + self._times.logger_end
             return
         self._flush(now)
@@ -301,7 +275,7 @@ class Guardian:
                 why = f"the {waiting[0]} does not take what the guardian has to say"
             why = self._upgrade.become(self._store, self._programs, why)
         say(f"upgrade: not done, {why}")
-        self._daemon.say(UpgradeFailed(why))
+        self._daemon.say(m.UpgradeFailed(why))
         self._flush(now)
 
     def _replace(self, now: float) -> None:
@@ -323,7 +297,7 @@ class Guardian:
         channel = self._store.get(inherited.STANDBY)
         if channel is not None:
             with contextlib.suppress(OSError):
-                os.write(channel, wire.encode(Leave()))
+                os.write(channel, wire.encode(m.Leave()))
 
     # ---- starting -----------------------------------------------------------------------------------
     def _start_logger(self, now: float) -> None:
@@ -337,7 +311,7 @@ class Guardian:
             self._not_started(logger, now, error)
             return
         try:
-            if not self._start(logger, now, {LIFELINE_FD: lifeline}):
+            if not self._start(logger, now, {m.LIFELINE_FD: lifeline}):
                 return
         finally:
             os.close(lifeline)
@@ -358,9 +332,9 @@ class Guardian:
         daemon.say(self._restore_done(daemon))
         daemon.say(self._logger_state())
         if self._logger.version:
-            daemon.say(LoggerVersion(self._logger.version))
+            daemon.say(m.LoggerVersion(self._logger.version))
         for pid, status in self._children.ended.items():
-            daemon.say(Exited(pid, status.code, status.signal, status.core))
+            daemon.say(m.Exited(pid, status.code, status.signal, status.core))
 
     def _may_start(self, program: Program, now: float) -> bool:
         return not program.pid and now >= program.next_start and not self._starts_no_more(program)
@@ -410,11 +384,11 @@ class Guardian:
             with contextlib.suppress(OSError):  # it has gone
                 os.write(lifeline, b"\n")
 
-    def _restore_done(self, program: Program) -> RestoreDone:
-        return RestoreDone(0, program.reason, os.getpid(), __version__)
+    def _restore_done(self, program: Program) -> m.RestoreDone:
+        return m.RestoreDone(0, program.reason, os.getpid(), __version__)
 
-    def _logger_state(self) -> LoggerState:
-        return LoggerState(self._logger.pid, max(0, self._logger.starts - 1), self._logger.reason)
+    def _logger_state(self) -> m.LoggerState:
+        return m.LoggerState(self._logger.pid, max(0, self._logger.starts - 1), self._logger.reason)
 
     # ---- ended children -----------------------------------------------------------------------------
     def _find_ended(self, now: float) -> None:
@@ -426,7 +400,7 @@ class Guardian:
                 self._ended(program, now, status)
             elif self._daemon.pid:
                 failpoint.hit("guardian.exited")
-                self._daemon.say(Exited(pid, status.code, status.signal, status.core))
+                self._daemon.say(m.Exited(pid, status.code, status.signal, status.core))
             self._children.ended[pid] = status  # not before: what failed above is tried again
             if program is not None:
                 self._children.reap(pid)
@@ -499,11 +473,11 @@ class Guardian:
 
     def _make_good(self, program: Program, data: bytes) -> None:
         """See to what the daemon says once and a failure has left undone."""
-        message = wire.decode(FromDaemon, data) if program is self._daemon else None
-        if isinstance(message, Store):
+        message = wire.decode(m.FromDaemon, data) if program is self._daemon else None
+        if isinstance(message, m.Store):
             # its descriptors are the daemon's alone: it sends them when that may go better
-            program.say(Missing(message.names))
-        elif isinstance(message, Collected):  # or they would stay zombies
+            program.say(m.Missing(message.names))
+        elif isinstance(message, m.Collected):  # or they would stay zombies
             self._reap(message.pids)
 
     def _reap(self, pids: tuple[int, ...]) -> None:
@@ -511,51 +485,51 @@ class Guardian:
             self._children.reap(pid)
 
     def _daemon_said(self, packet: fds.Packet) -> None:
-        message = wire.decode(FromDaemon, packet.data)
+        message = wire.decode(m.FromDaemon, packet.data)
         match message:
-            case Store(names):
+            case m.Store(names):
                 failpoint.hit("guardian.store")
                 keep.put(self._store, names, packet.fds)
                 self._logger.restore(filter(keep.is_for_logger, names))
-            case Remove(names):
+            case m.Remove(names):
                 forgotten = tuple(filter(keep.is_for_logger, keep.drop(self._store, names)))
                 if forgotten:
-                    self._logger.say(Forget(forgotten))
-            case Collected(pids):
+                    self._logger.say(m.Forget(forgotten))
+            case m.Collected(pids):
                 failpoint.hit("guardian.collect")
                 self._reap(pids)
-            case StandsBy():
+            case m.StandsBy():
                 self._set_aside()
-            case Stopping():
+            case m.Stopping():
                 self._stopping = self._all_ended = True
-            case Fate(code):
+            case m.Fate(code):
                 self._code = code
-            case Ping(number):
-                self._daemon.say(Pong(number), droppable=True)
-            case Pong(number):
+            case m.Ping(number):
+                self._daemon.say(m.Pong(number), droppable=True)
+            case m.Pong(number):
                 self._daemon.ponged(number)
-            case Hello(version):
+            case m.Hello(version):
                 self._daemon.version = version
                 orders, self._orders = self._orders, []
                 for number in orders:
                     self._daemon.signal(number)
-            case Upgrade(python):
+            case m.Upgrade(python):
                 self._upgrade.ask(python, time.monotonic() + self._times.leave)
 
     def _logger_said(self, packet: fds.Packet) -> None:
-        message: Any = wire.decode(FromLogger, packet.data)
+        message: Any = wire.decode(m.FromLogger, packet.data)
         match message:
-            case LogStats():
-                self._daemon.say(Relay(wire.encode(message).decode()), droppable=True)
-            case Closed(names):
+            case m.LogStats():
+                self._daemon.say(m.Relay(wire.encode(message).decode()), droppable=True)
+            case m.Closed(names):
                 dropped = keep.drop_closed(self._store, names)
                 if dropped:
-                    self._daemon.say(Closed(dropped), droppable=True)
-            case Pong(number):
+                    self._daemon.say(m.Closed(dropped), droppable=True)
+            case m.Pong(number):
                 self._logger.ponged(number)
-            case Hello(version):
+            case m.Hello(version):
                 self._logger.version = version
-                self._daemon.say(LoggerVersion(version))
+                self._daemon.say(m.LoggerVersion(version))
 
     def _complain(self, program: Program, text: str) -> None:
         program.complaints += 1

@@ -23,22 +23,10 @@ from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import FD as STDOUT_FD
 from pyworker.logger.sweep import Sweep
+from pyworker.protocol import store as m
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
 from pyworker.protocol.logs import LogsSpec
-from pyworker.protocol.store import (
-    BATCH,
-    Closed,
-    Forget,
-    Hello,
-    Leave,
-    Ping,
-    Pong,
-    Restore,
-    RestoreDone,
-    Stopping,
-    ToLogger,
-)
 from pyworker.unix import fds
 
 HOLD = 0.2  # seconds an unfinished line is held
@@ -86,7 +74,7 @@ class Logger:
         assert channel is not None
         self._epoll.register(channel.fileno(), select.EPOLLIN)
         self._epoll.register(self._lifeline, 0)  # its end; a word on it is for the logger of a dead guardian
-        self._outbox.append(Hello(__version__))
+        self._outbox.append(m.Hello(__version__))
         now = time.monotonic()
         was_busy = False
         while not self._is_over(now):
@@ -129,8 +117,8 @@ class Logger:
             pipe.holding_since = None
         self._output.write()
         while self._closed:
-            self._outbox.append(Closed(tuple(self._closed[:BATCH])))
-            del self._closed[:BATCH]
+            self._outbox.append(m.Closed(tuple(self._closed[: m.BATCH])))
+            del self._closed[: m.BATCH]
         if now >= self._next_stats:
             self._next_stats = now + STATS_EVERY
             self._outbox += self._output.news()
@@ -247,7 +235,7 @@ class Logger:
                 if packet.truncated:
                     self._begin_again("a message was cut")
                     raise wire.WireError("cut: too long, or the logger is out of file descriptors")
-                self._obey(wire.decode(ToLogger, packet.data), packet.fds)
+                self._obey(wire.decode(m.ToLogger, packet.data), packet.fds)
             except wire.WireError as error:
                 say(f"the guardian sent nonsense, ignored: {error}")
             except OSError as error:
@@ -257,7 +245,7 @@ class Logger:
 
     def _next_packet(self, channel: socket.socket) -> fds.Packet | None:
         try:
-            return fds.recv_packet(channel, wire.MAX_MESSAGE, BATCH)
+            return fds.recv_packet(channel, wire.MAX_MESSAGE, m.BATCH)
         except OSError:
             return fds.Packet(b"", [], 0, False)
 
@@ -274,8 +262,8 @@ class Logger:
             if packet is None:
                 continue
             with contextlib.suppress(wire.WireError):
-                if isinstance(message := wire.decode(ToLogger, packet.data), Ping):
-                    self._outbox.append(Pong(message.number))
+                if isinstance(message := wire.decode(m.ToLogger, packet.data), m.Ping):
+                    self._outbox.append(m.Pong(message.number))
                     self._flush()
                     continue
             self._put_off.append(packet)
@@ -288,25 +276,25 @@ class Logger:
             say(f"leaves, to be started again with every pipe: {why}")
             self._leave_at = time.monotonic() + BEGIN_AGAIN
 
-    def _obey(self, message: ToLogger, received: list[int]) -> None:
+    def _obey(self, message: m.ToLogger, received: list[int]) -> None:
         match message:
-            case Restore(names):
+            case m.Restore(names):
                 if len(names) != len(received):
                     raise wire.WireError(f"restore: {len(names)} names with {len(received)} fds")
                 failpoint.hit("logger.take")
                 for name in names:
                     self._take(name, received.pop(0))
-            case Forget(names):
+            case m.Forget(names):
                 for name in names:
                     self._forget(name)
-            case Ping(number):
-                self._outbox.append(Pong(number))
-            case Stopping():
+            case m.Ping(number):
+                self._outbox.append(m.Pong(number))
+            case m.Stopping():
                 self._quiet_at, self._stop_by = time.monotonic() + STOP_QUIET, time.monotonic() + STOP_LONGEST
-            case Leave():
+            case m.Leave():
                 failpoint.hit("logger.leave")
                 self._leave_at = time.monotonic()  # what the pipes hold by now is the next one's
-            case RestoreDone():
+            case m.RestoreDone():
                 pass
 
     def _take(self, text: str, fd: int) -> None:

@@ -13,27 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyworker.policy.actions import (
-    AbortReload,
-    Action,
-    ClearRecord,
-    Close,
-    Commit,
-    EndSoak,
-    FailStart,
-    LookAgain,
-    RollBack,
-    SendDrain,
-    SendGo,
-    SendKill,
-    SendStop,
-    ShutListeners,
-    Spawn,
-    StartDispatcher,
-    StartTemplate,
-    StopDispatcher,
-    StopTemplate,
-)
+from pyworker.policy import actions as act
 from pyworker.policy.lifecycle import LEAVING, UNTOUCHED, State
 from pyworker.policy.restart import Record
 from pyworker.policy.view import (
@@ -60,69 +40,73 @@ DISPATCHER_STOP_TIMEOUT = 5.0
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 
 
-def converge(app: AppView, now: float) -> list[Action]:
+def converge(app: AppView, now: float) -> list[act.Action]:
     """Return what is to be done now, and (LookAgain) when to ask again if nothing happens before."""
-    actions: list[Action] = []
+    actions: list[act.Action] = []
     ending: set[int] = set()  # one that has no process yet has ended with the first of these
     for part in (_deadlines, _outcomes, _dispatcher, _templates, _reload, _go, _fill, _leave, _close):
         for action in part(app, now):
-            if isinstance(action, (Commit, AbortReload, RollBack, FailStart)):
+            if isinstance(action, (act.Commit, act.AbortReload, act.RollBack, act.FailStart)):
                 # the view changes under our feet: carry this out, then be asked again
-                return [*(a for a in actions if not isinstance(a, LookAgain)), action, LookAgain(now)]
-            if isinstance(action, (SendDrain, SendStop, SendKill)):
+                return [*(a for a in actions if not isinstance(a, act.LookAgain)), action, act.LookAgain(now)]
+            if isinstance(action, (act.SendDrain, act.SendStop, act.SendKill)):
                 if action.serial in ending:
                     continue
                 ending.add(action.serial)
             actions.append(action)
-    looks = [a.at for a in actions if isinstance(a, LookAgain)]
-    rest: list[Action] = [a for a in actions if not isinstance(a, LookAgain)]
-    return [*rest, LookAgain(min(looks))] if looks else rest
+    looks = [a.at for a in actions if isinstance(a, act.LookAgain)]
+    rest: list[act.Action] = [a for a in actions if not isinstance(a, act.LookAgain)]
+    return [*rest, act.LookAgain(min(looks))] if looks else rest
 
 
 # ---- the parts, in the order in which they are asked --------------------------------------------------
-def _deadlines(app: AppView, now: float) -> Iterator[Action]:
+def _deadlines(app: AppView, now: float) -> Iterator[act.Action]:
     """Escalate: drain -> stop signal -> SIGKILL; and what does not get ready in time is killed."""
     for w in alive(app):
         match w.state:
             case State.DRAINING:
                 deadline = w.since + (0 if app.hurry else app.stop.drain_timeout + CANCEL_GRACE)
-                yield SendStop(w.serial, DRAIN_TIMEOUT) if now >= deadline else LookAgain(deadline)
+                yield act.SendStop(w.serial, DRAIN_TIMEOUT) if now >= deadline else act.LookAgain(deadline)
             case State.STOPPING:
                 deadline = w.since + app.stop.kill_timeout
-                yield SendKill(w.serial, "kill time-out") if now >= deadline else LookAgain(deadline)
+                yield act.SendKill(w.serial, "kill time-out") if now >= deadline else act.LookAgain(deadline)
             case State.STARTING:
                 deadline = w.since + app.reload.ready_timeout
                 reason = f"not ready within {app.reload.ready_timeout:g} s"
-                yield SendKill(w.serial, reason) if now >= deadline else LookAgain(deadline)
+                yield act.SendKill(w.serial, reason) if now >= deadline else act.LookAgain(deadline)
             case State.OPENING:
                 deadline = w.since + OPENING_TIMEOUT
-                yield (SendKill(w.serial, "did not accept when told to") if now >= deadline else LookAgain(deadline))
+                yield (
+                    act.SendKill(w.serial, "did not accept when told to")
+                    if now >= deadline
+                    else act.LookAgain(deadline)
+                )
                 if now < w.since + OPENING_GRACE:
-                    yield LookAgain(w.since + OPENING_GRACE)
+                    yield act.LookAgain(w.since + OPENING_GRACE)
             case _:
                 pass
     for t in app.templates:
         if t.state == "loading":
             deadline = t.since + app.reload.ready_timeout
             reason = f"the import took more than {app.reload.ready_timeout:g} s"
-            yield StopTemplate(t.generation, reason) if now >= deadline else LookAgain(deadline)
+            yield act.StopTemplate(t.generation, reason) if now >= deadline else act.LookAgain(deadline)
 
 
-def _outcomes(app: AppView, now: float) -> Iterator[Action]:
+def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
     """End what has been decided: a start or reload that failed, a soak, a record that is forgiven."""
     if app.target is not None and app.target_failed:
-        yield AbortReload()
+        yield act.AbortReload()
     if app.starting and app.start_failed:
-        yield FailStart()
+        yield act.FailStart()
     if app.previous is not None:
         if can_go_back(app) and (app.given_up or app.soak_deaths * 2 > app.want):
             many = "s" if app.soak_deaths != 1 else ""
             died = f"{app.soak_deaths} worker{many} of generation {app.generation} died in the soak"
-            yield RollBack(app.previous, app.given_up or died)
+            yield act.RollBack(app.previous, app.given_up or died)
         elif now >= app.soak_until:
-            yield EndSoak()
+            yield act.EndSoak()
         else:
-            yield LookAgain(app.soak_until)
+            yield act.LookAgain(app.soak_until)
     if not app.record.is_clear and not app.record.permanent:
         last = app.record.deaths[-1] if app.record.deaths else 0.0
         serve = [w for w in alive(app, app.generation) if w.state is State.READY]
@@ -136,38 +120,40 @@ def _outcomes(app: AppView, now: float) -> Iterator[Action]:
         ready_at = min((w.ready_at for w in tried if w.ready_at is not None), default=None)
         if ready_at is not None:
             stable_at = ready_at + app.restart.min_uptime
-            yield ClearRecord() if now >= stable_at else LookAgain(stable_at)
+            yield act.ClearRecord() if now >= stable_at else act.LookAgain(stable_at)
 
 
-def _dispatcher(app: AppView, now: float) -> Iterator[Action]:
+def _dispatcher(app: AppView, now: float) -> Iterator[act.Action]:
     """Keep a dispatcher for as long as anybody takes connections from it."""
     finished = app.dispatcher is not None and app.dispatcher.finished  # by a stop that was taken back: another one then
     needed = app.dispatches and (app.running or (app.keep_listening and not finished) or bool(alive(app)))
     yield from keep_dispatcher(app.dispatcher, app.dispatcher_record, needed=needed, now=now)
 
 
-def keep_dispatcher(dispatcher: DispatcherView | None, record: Record, *, needed: bool, now: float) -> Iterator[Action]:
+def keep_dispatcher(
+    dispatcher: DispatcherView | None, record: Record, *, needed: bool, now: float
+) -> Iterator[act.Action]:
     """Have one while it is needed: started again at once after a death, later when it dies again and again."""
     if dispatcher is None:
         if needed:
-            yield StartDispatcher() if now >= record.next_at else LookAgain(record.next_at)
+            yield act.StartDispatcher() if now >= record.next_at else act.LookAgain(record.next_at)
         return
     match dispatcher.state:
         case "starting":
             deadline = dispatcher.since + DISPATCHER_READY_TIMEOUT
-            stuck = StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
-            yield stuck if now >= deadline else LookAgain(deadline)
+            stuck = act.StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
+            yield stuck if now >= deadline else act.LookAgain(deadline)
         case "stopping":
             deadline = dispatcher.since + DISPATCHER_STOP_TIMEOUT
-            yield StopDispatcher("told to stop, and did not") if now >= deadline else LookAgain(deadline)
+            yield act.StopDispatcher("told to stop, and did not") if now >= deadline else act.LookAgain(deadline)
             return
         case "ready":
             pass
     if not needed:
-        yield StopDispatcher()
+        yield act.StopDispatcher()
 
 
-def _templates(app: AppView, now: float) -> Iterator[Action]:
+def _templates(app: AppView, now: float) -> Iterator[act.Action]:
     """Keep one template for each generation that may still have to fork."""
     needed: set[int] = set()
     if app.running:
@@ -181,18 +167,18 @@ def _templates(app: AppView, now: float) -> Iterator[Action]:
     for t in app.templates:
         deadline = t.since + RETIRE_TIMEOUT
         if t.state == "retiring" and now < deadline:
-            yield LookAgain(deadline)
+            yield act.LookAgain(deadline)
         elif t.state == "retiring" or t.generation not in needed:
-            yield StopTemplate(t.generation)
+            yield act.StopTemplate(t.generation)
     for generation in sorted(needed - existing - app.gated):
         if generation == app.target:
-            yield StartTemplate(generation)
+            yield act.StartTemplate(generation)
         elif generation == app.generation:
             at = max(app.record.next_at, app.template_record.next_at)
-            yield StartTemplate(generation) if now >= at else LookAgain(at)
+            yield act.StartTemplate(generation) if now >= at else act.LookAgain(at)
 
 
-def _reload(app: AppView, now: float) -> Iterator[Action]:
+def _reload(app: AppView, now: float) -> Iterator[act.Action]:
     """Bring the target generation up, held; commit when all of it is ready and healthy."""
     target = app.target
     if target is None or not app.running or target in app.gated:
@@ -204,7 +190,7 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
     if not app.overlaps or app.target_job:
         # no two of its workers can live side by side: the old leave first, which the CLI has said before; or nothing of it
         # runs before its time has come
-        yield Commit(target)
+        yield act.Commit(target)
         return
     new = [w for w in alive(app, target) if w.state in UNTOUCHED]
     able = [w for w in new if w.state is not State.STARTING and w.checked]
@@ -213,20 +199,20 @@ def _reload(app: AppView, now: float) -> Iterator[Action]:
         room = min(app.reload.max_surge, FORKS_AT_ONCE) if able else 1  # the canary goes alone
         starting = sum(w.state is State.STARTING for w in new)
         for slot in missing[: max(0, room - starting)]:
-            yield Spawn(slot, target, held=app.target_holds)
+            yield act.Spawn(slot, target, held=app.target_holds)
     elif not missing and len(able) == len(new) and len(draining) < MAX_DRAINING:
-        yield Commit(target)
+        yield act.Commit(target)
 
 
-def _go(app: AppView, now: float) -> Iterator[Action]:
+def _go(app: AppView, now: float) -> Iterator[act.Action]:
     """Whoever is held and of the committed generation may accept."""
     if app.running:
         for w in alive(app, app.generation):
             if w.state is State.HELD:
-                yield SendGo(w.serial)
+                yield act.SendGo(w.serial)
 
 
-def _fill(app: AppView, now: float) -> Iterator[Action]:
+def _fill(app: AppView, now: float) -> Iterator[act.Action]:
     """Start what is missing in the committed generation, and successors of what must be replaced."""
     if not app.running or app.record.permanent or app.generation in app.gated:
         return
@@ -249,11 +235,11 @@ def _fill(app: AppView, now: float) -> Iterator[Action]:
         if not calm and (trying or (app.record.failed and _probe_is_out(app, current))):
             continue  # after an unstable death one worker is tried at a time, until it is ready
         if not calm and now < app.record.next_at:
-            yield LookAgain(app.record.next_at)
+            yield act.LookAgain(app.record.next_at)
             continue
         if app.forks and starting >= FORKS_AT_ONCE:
             break
-        yield Spawn(slot, app.generation, held=False)
+        yield act.Spawn(slot, app.generation, held=False)
         trying, starting = True, starting + 1
         succession = succession or bool(mine)
 
@@ -275,7 +261,7 @@ def _is_succession(app: AppView, slot: int) -> bool:
     return len(mine) > 1
 
 
-def _leave(app: AppView, now: float) -> Iterator[Action]:
+def _leave(app: AppView, now: float) -> Iterator[act.Action]:
     """Tell those to leave that are not wanted any more."""
     slots = set(slots_of(app))
     current_open = generation_is_open(app, now)
@@ -286,9 +272,9 @@ def _leave(app: AppView, now: float) -> Iterator[Action]:
         if reason is None:
             continue
         if w.state in (State.STARTING, State.HELD) or not w.hears or app.hurry:
-            yield SendStop(w.serial, reason)
+            yield act.SendStop(w.serial, reason)
         else:
-            yield SendDrain(w.serial, to_empty=not app.running and not app.keep_listening, reason=reason)
+            yield act.SendDrain(w.serial, to_empty=not app.running and not app.keep_listening, reason=reason)
 
 
 def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open: bool, now: float) -> str | None:
@@ -318,7 +304,7 @@ def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open:
     return None
 
 
-def _close(app: AppView, now: float) -> Iterator[Action]:
+def _close(app: AppView, now: float) -> Iterator[act.Action]:
     """Close the port when nobody is queued, or the last worker has taken who was; forget the app when the last has gone."""
     if app.running or app.keep_listening:
         return
@@ -326,9 +312,9 @@ def _close(app: AppView, now: float) -> Iterator[Action]:
     if app.listening and left and all(w.state in LEAVING for w in left):
         shut_at = max(w.since for w in left) + QUEUE_GRACE
         if now >= shut_at or app.hurry or app.nobody_waits or all(w.left for w in left):
-            yield ShutListeners()
+            yield act.ShutListeners()
         else:
             can_tell = all(w.left is not None for w in left)
-            yield LookAgain(min(shut_at, now + LOOK_WHETHER_LEFT) if can_tell else shut_at)
+            yield act.LookAgain(min(shut_at, now + LOOK_WHETHER_LEFT) if can_tell else shut_at)
     if not left and not app.templates and app.dispatcher is None:
-        yield Close()
+        yield act.Close()

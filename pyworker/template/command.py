@@ -12,19 +12,8 @@ import stat
 
 from pyworker.errors import Exit
 from pyworker.protocol import node, wire
+from pyworker.protocol import worker as w
 from pyworker.protocol.template import LaunchSpec
-from pyworker.protocol.worker import (
-    MAX_WORKER_MESSAGE,
-    Accepting,
-    Bound,
-    Check,
-    Drain,
-    Failed,
-    Go,
-    Kick,
-    Ready,
-    ToWorker,
-)
 from pyworker.unix.process import dup_above
 from pyworker.worker.birth import default_signals, name_slot, worker_env
 from pyworker.worker.channel import Channel, Closed
@@ -42,13 +31,13 @@ def run(spec: LaunchSpec, channel: Channel) -> int:
     except OSError as error:
         return _fail(channel, argv[0], error)
     if spec.held:
-        channel.send(Ready())
+        channel.send(w.Ready())
         if not _wait_for_go(channel):
             return Exit.OK
-        channel.send(Accepting())
+        channel.send(w.Accepting())
     else:
         if spec.app.ready != "notify":
-            channel.send(Ready(serving=True))
+            channel.send(w.Ready(serving=True))
     wanted = [*spec.listener_fds, *([spec.ipc_fd] if spec.ipc_fd >= 0 else [])]  # in the order that `environment` says
     above = FIRST + len(wanted)
     try:
@@ -109,11 +98,11 @@ def _wait_for_go(channel: Channel) -> bool:
         if isinstance(found, Closed):
             return False
         match found.message:
-            case Go():
+            case w.Go():
                 return True
-            case Drain():
+            case w.Drain():
                 return False
-            case Kick() | Check() | Bound():
+            case w.Kick() | w.Check() | w.Bound():
                 if found.fd >= 0:
                     os.close(found.fd)
 
@@ -124,8 +113,8 @@ def is_given_up(channel: Channel) -> bool:
     What else there is stays in the channel, for the one that it is for.
     """
     try:
-        first = channel.sock.recv(MAX_WORKER_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        given_up = not first or isinstance(wire.decode(ToWorker, first, limit=MAX_WORKER_MESSAGE), Drain)
+        first = channel.sock.recv(w.MAX_WORKER_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        given_up = not first or isinstance(wire.decode(w.ToWorker, first, limit=w.MAX_WORKER_MESSAGE), w.Drain)
     except (BlockingIOError, wire.WireError):
         return False
     except OSError:
@@ -158,6 +147,6 @@ def _fail(channel: Channel, name: str, error: OSError, *, is_there: bool = False
         case _:
             hint = "Check `command`."
     message = f"cannot run {name}: {error.strerror}"
-    channel.send(Failed("other", message, "", hint))
+    channel.send(w.Failed("other", message, "", hint))
     say(f"{message}")
     return Exit.BAD_CONFIG

@@ -27,21 +27,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker import __version__, failpoint
 from pyworker.errors import Exit
+from pyworker.protocol import template as t
 from pyworker.protocol import wire
-from pyworker.protocol.template import (
-    Fork,
-    Forked,
-    ForkFailed,
-    FromTemplate,
-    LaunchSpec,
-    Loaded,
-    LoadFailed,
-    Parked,
-    Ping,
-    Pong,
-    Retire,
-    ToTemplate,
-)
 from pyworker.protocol.worker import STACKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
 from pyworker.record import compile_init
 from pyworker.template import bytecode, forksafe, lazy
@@ -73,7 +60,7 @@ _FREE = {"asyncio": 10, "uvloop": 15}  # descriptors that a worker needs until i
 class _Ready(NamedTuple):
     """What the template holds for its workers."""
 
-    loaded: Loaded
+    loaded: t.Loaded
     server: Any  # of the app; None: each worker imports that itself
     ssl_context: ssl.SSLContext | None
     takes_turns: bool = False  # the loop of the workers was tried
@@ -113,20 +100,20 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     ending.end(worker_main.run(birth))
 
 
-def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], started: float) -> _Ready:
+def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], started: float) -> _Ready:
     """Import engine and app, say what failed and exit, or return what workers will need."""
     again = next((a.removeprefix(_AGAIN) for a in argv if a.startswith(_AGAIN)), "")
     try:
         finder.install(spec.engine)
         engine = prepare.prepare(spec.app, spec.engine)
     except prepare.EngineMissing as error:
-        fail(channel, LoadFailed("engine", error.message, "", error.hint))
+        fail(channel, t.LoadFailed("engine", error.message, "", error.hint))
     try:
         ssl_context = tls_context(spec)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         fail(
             channel,
-            LoadFailed("config", f"cannot use the TLS certificate: {error}", "", "Check `tls.cert` and `tls.key`."),
+            t.LoadFailed("config", f"cannot use the TLS certificate: {error}", "", "Check `tls.cert` and `tls.key`."),
         )
     if spec.app.metrics.prometheus:
         multiproc.prepare()
@@ -136,21 +123,21 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     bytecode.install()
     if again:
         end_what_the_import_has_started()
-        return _Ready(wire.decode(Loaded, again.encode()), None, ssl_context)
+        return _Ready(wire.decode(t.Loaded, again.encode()), None, ssl_context)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where
     try:
         target = load(spec.app)
     except TargetError as error:
-        fail(channel, LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
+        fail(channel, t.LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
-        fail(channel, LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
+        fail(channel, t.LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
     if spec.app.preload is not False:
         lazy.import_now()
     needed = _FREE[engine.loop]
     if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         why = f"too many open files: after the import of the app fewer than {needed} of {limit} are left for its worker"
-        fail(channel, LoadFailed("import", why, "", "does it open them all at import? else raise `limits.nofile`"))
+        fail(channel, t.LoadFailed("import", why, "", "does it open them all at import? else raise `limits.nofile`"))
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
         share_websockets()
     why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
@@ -158,7 +145,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     version = sys.version.split(" ", 1)[0]
     code, newest = imported_code()
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
-    loaded = Loaded(
+    loaded = t.Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
         __version__, code, clip(newest), *(valid or ()),
     )  # fmt: skip
@@ -167,7 +154,7 @@ def prepare_app(spec: LaunchSpec, channel: socket.socket, argv: list[str], start
     )
 
 
-def ready_for_forks(spec: LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> bool:
+def ready_for_forks(spec: t.LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> bool:
     """Do here, once, what each worker would do first, as a fork keeps it; return whether their loop can take turns."""
     faulthandler.unregister(STACKS_SIGNAL)  # it would not see that its handler is set back
     reset_signals()
@@ -213,14 +200,14 @@ def imported_code() -> tuple[str, str]:
     return f"{zlib.crc32(chr(10).join(sorted(content)).encode('utf-8', 'surrogateescape')):08x}", path
 
 
-def replace_self(spec: LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: Loaded) -> NoReturn:
+def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: t.Loaded) -> NoReturn:
     """Become a template that has not imported the app: same process, same channel, no threads, and none of what it started."""
     for fd in forksafe.open_fds() - {0, 1, 2}:
         with contextlib.suppress(OSError):  # the one of the listing
             os.set_inheritable(fd, False)  # what C code has opened may be, and would keep its lock
     pass_on(fds, inheritable=True)
     role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
-    text = json.dumps({"type": wire.tag(Loaded), **wire.to_json(loaded)})
+    text = json.dumps({"type": wire.tag(t.Loaded), **wire.to_json(loaded)})
     flush()
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
@@ -232,7 +219,7 @@ def end_what_the_import_has_started() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def tls_context(spec: LaunchSpec) -> ssl.SSLContext | None:
+def tls_context(spec: t.LaunchSpec) -> ssl.SSLContext | None:
     """Make the context from the PEM files that the daemon has read, and forget those."""
     if spec.app.tls is None:
         return None
@@ -245,7 +232,7 @@ def _path(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | None:
+def serve(spec: t.LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | None:
     """Fork workers until told to retire or left alone; return a Birth in each child, None in the template."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -259,7 +246,7 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 return wait_for_need(spec, channel, ready, parked, youngest)
             if spares.fileno() >= 0:
                 poll.register(spares.fileno(), 0)  # only its end
-                send(channel, Parked(spares.pid))
+                send(channel, t.Parked(spares.pid))
             continue
         if any(fd == spares.fileno() for fd, _ in found):
             poll.unregister(spares.fileno())
@@ -276,25 +263,25 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
             spares.close()
             return None
         try:
-            message = wire.decode(ToTemplate, packet.data)
+            message = wire.decode(t.ToTemplate, packet.data)
         except wire.WireError as error:
             say(f"ignored a message of the daemon: {error}")
             close_all(packet.fds)
             continue
         match message:
-            case Retire():
+            case t.Retire():
                 close_all(packet.fds)
                 spares.close()
                 flush()
                 os._exit(Exit.OK)  # what the app registered for its end is for processes that served
-            case Ping(number):
+            case t.Ping(number):
                 spares.end_stopped()
-                send(channel, Pong(number))
-            case Fork():
+                send(channel, t.Pong(number))
+            case t.Fork():
                 failpoint.hit("template.fork")
                 if len(packet.fds) != 3 + message.ipc + message.inbox or packet.truncated:
                     close_all(packet.fds)
-                    send(channel, ForkFailed(message.serial, errno.EMFILE))  # the kernel could not hand them all over
+                    send(channel, t.ForkFailed(message.serial, errno.EMFILE))  # the kernel could not hand them all over
                     continue
                 if spares.fileno() >= 0:
                     poll.unregister(spares.fileno())
@@ -304,11 +291,11 @@ def serve(spec: LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | No
                 youngest = max(pid, 0)
                 close_all(packet.fds)
                 failpoint.hit("template.forked")
-                send(channel, Forked(message.serial, pid) if pid > 0 else ForkFailed(message.serial, -pid))
+                send(channel, t.Forked(message.serial, pid) if pid > 0 else t.ForkFailed(message.serial, -pid))
 
 
 def wait_for_need(
-    spec: LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket, youngest: int
+    spec: t.LaunchSpec, channel: socket.socket, ready: _Ready, parked: socket.socket, youngest: int
 ) -> Birth | None:
     """Be the spare; return a Birth when it is needed, else end."""
     name_spare(spec.app.name, spec.generation)
@@ -320,7 +307,7 @@ def wait_for_need(
     if packet is None:
         os._exit(Exit.OK)  # what the app registered for its end is for processes that served
     failpoint.hit("spare.order")
-    fork = wire.decode(Fork, packet.data)
+    fork = wire.decode(t.Fork, packet.data)
     if len(packet.fds) != 3 + fork.ipc + fork.inbox or packet.truncated:
         os._exit(Exit.FAILED)  # out of descriptors: it counts as a worker that died at birth
     return become_worker(spec, channel, ready, fork, packet.fds, runner)
@@ -365,10 +352,10 @@ def python_fork() -> int:
 
 
 def become_worker(
-    spec: LaunchSpec,
+    spec: t.LaunchSpec,
     channel: socket.socket,
     ready: _Ready,
-    fork: Fork,
+    fork: t.Fork,
     fds: list[int],
     runner: asyncio.Runner | None = None,
 ) -> Birth:
@@ -409,7 +396,7 @@ def become_worker(
     )
 
 
-def send(channel: socket.socket, message: FromTemplate) -> None:
+def send(channel: socket.socket, message: t.FromTemplate) -> None:
     """Send, waiting for a daemon that does not read just now. One that is gone is noticed by the next receive."""
     poll = _new_poll()
     poll.register(channel, select.POLLOUT)
@@ -418,7 +405,7 @@ def send(channel: socket.socket, message: FromTemplate) -> None:
             poll.poll()
 
 
-def fail(channel: socket.socket, failure: LoadFailed) -> NoReturn:
+def fail(channel: socket.socket, failure: t.LoadFailed) -> NoReturn:
     """Report and exit: 78 unless a later try may go better (an import that needs a database, say)."""
     send(channel, failure)
     flush()

@@ -20,22 +20,8 @@ from pyworker import __version__
 from pyworker.cluster import given
 from pyworker.config.schema import AppConfig
 from pyworker.errors import Exit
+from pyworker.protocol import worker as w
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.worker import (
-    TASKS_SIGNAL,
-    Accepting,
-    Bound,
-    Check,
-    Drain,
-    Drained,
-    Failed,
-    Go,
-    Hello,
-    Kick,
-    Notice,
-    Ready,
-    Recycle,
-)
 from pyworker.unix.fds import Socket
 from pyworker.worker import api, tasks
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
@@ -58,7 +44,7 @@ _CRASHED = 70  # EX_SOFTWARE
 
 def run(birth: Birth) -> int:
     """Live as this worker and return its exit code; ending.py then ends the process."""
-    birth.channel.send(Hello(__version__))
+    birth.channel.send(w.Hello(__version__))
     if birth.ipc_fd >= 0:
         given.give(birth.ipc_fd)
     server = birth.server
@@ -66,7 +52,7 @@ def run(birth: Birth) -> int:
         try:
             target = load(birth.app)
         except TargetError as error:
-            birth.channel.send(Failed("import", error.message, clip(error.traceback), error.hint))
+            birth.channel.send(w.Failed("import", error.message, clip(error.traceback), error.hint))
             say(error.traceback or error.message)
             return Exit.FAILED
         server = new_server(birth.app, target.application, target.interface, birth.ssl_context)
@@ -74,7 +60,7 @@ def run(birth: Birth) -> int:
         try:
             call_hook(birth.app.hooks.post_fork)
         except TargetError as error:
-            birth.channel.send(Failed("other", error.message, clip(error.traceback), error.hint))
+            birth.channel.send(w.Failed("other", error.message, clip(error.traceback), error.hint))
             say(error.traceback or error.message)
             return Exit.FAILED
     kind, runner = birth.loop, birth.runner
@@ -86,12 +72,14 @@ def run(birth: Birth) -> int:
                 return runner.get_loop().run_until_complete(worker.live())
         except NotSupported:
             # rather the slower loop than workers that do not share their connections evenly
-            birth.channel.send(Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead"))
+            birth.channel.send(
+                w.Notice(f"this {kind} cannot take turns in accepting; the asyncio loop is used instead")
+            )
             kind, runner = "asyncio", None
             server = new_server(birth.app, server.application, server.interface, birth.ssl_context)
         except Exception as error:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
             if "can't start new thread" in str(error):  # a limit, and no fault of any line
-                birth.channel.send(Failed("other", f"no thread for its requests: {error}", "", ""))
+                birth.channel.send(w.Failed("other", f"no thread for its requests: {error}", "", ""))
                 return Exit.FAILED
             traceback.print_exc()
             return _CRASHED
@@ -144,7 +132,7 @@ class _Worker:
         self._channel: Channel = birth.channel
         self._row = Row.mapped(birth.board_fd, birth.row)
         self._going = not birth.held
-        self._drain: asyncio.Future[Drain] | None = None
+        self._drain: asyncio.Future[w.Drain] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready = False
@@ -164,8 +152,8 @@ class _Worker:
             loop.add_signal_handler(number, self._on_signal, name)
         ours = set(signals.values())
         if server.interface == "asgi" and birth.stacks_fd >= 0:
-            loop.add_signal_handler(TASKS_SIGNAL, tasks.write, birth.stacks_fd)
-            ours.add(TASKS_SIGNAL)
+            loop.add_signal_handler(w.TASKS_SIGNAL, tasks.write, birth.stacks_fd)
+            ours.add(w.TASKS_SIGNAL)
         keep_from_children(ours)
         loop.add_reader(self._channel.fileno(), self._on_channel)
         # the listeners are not ours to accept on when somebody hands the connections out
@@ -177,31 +165,31 @@ class _Worker:
             self._accepts = AcceptLoop(loop, listeners, server.serve, exclusive=exclusive)
         server.on_saturation = self._accepts.hold
         self._tick()
-        starting = loop.create_task(server.start(self._row, lambda reason: self._channel.send(Recycle(reason))))
+        starting = loop.create_task(server.start(self._row, lambda reason: self._channel.send(w.Recycle(reason))))
         waits: list[asyncio.Future[Any]] = [starting, self._drain]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()  # told to leave before the app was up
             await asyncio.wait([starting])
-            self._channel.send(Drained(0, 0))
+            self._channel.send(w.Drained(0, 0))
             return Exit.OK
         try:
             starting.result()
         except LifespanFailed as error:
-            self._channel.send(Failed("lifespan", str(error.message), clip(error.traceback)))
+            self._channel.send(w.Failed("lifespan", str(error.message), clip(error.traceback)))
             say(error.traceback or error.message)
             return Exit.FAILED
         self._ready = True
         if not self._drain.done():
             if self._going:
                 await self._accepts.start()
-                self._channel.send(Ready(serving=True))
+                self._channel.send(w.Ready(serving=True))
             else:
-                self._channel.send(Ready())
+                self._channel.send(w.Ready())
         order = await self._drain
         return await self._leave(order)
 
-    async def _leave(self, order: Drain) -> int:
+    async def _leave(self, order: w.Drain) -> int:
         called: asyncio.Future[None] = self._loop.create_future()
         self._loop.call_soon(self._call_stops, called)
         await called
@@ -213,7 +201,7 @@ class _Worker:
             await asyncio.wait(self._tasks, timeout=max(1.0, order.timeout))
         if self._ticking is not None:
             self._ticking.cancel()
-        self._channel.send(Drained(report.requests, report.cancelled))
+        self._channel.send(w.Drained(report.requests, report.cancelled))
         self._loop.remove_reader(self._channel.fileno())
         return Exit.OK
 
@@ -246,7 +234,7 @@ class _Worker:
         self._accepts.try_once()
         self._ticking = self._loop.call_later(_TICK, self._tick)
 
-    def _begin(self, order: Drain) -> None:
+    def _begin(self, order: w.Drain) -> None:
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(order)
 
@@ -261,7 +249,7 @@ class _Worker:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._begin(Drain(self._birth.app.stop.drain_timeout, to_empty=False))
+        self._begin(w.Drain(self._birth.app.stop.drain_timeout, to_empty=False))
 
     def _on_channel(self) -> None:
         while True:
@@ -270,26 +258,26 @@ class _Worker:
                 return
             if isinstance(found, Closed):
                 self._loop.remove_reader(self._channel.fileno())
-                self._begin(Drain(self._birth.app.stop.drain_timeout, to_empty=True))
+                self._begin(w.Drain(self._birth.app.stop.drain_timeout, to_empty=True))
                 return
             self._on_message(found.message, found.fd)
 
     def _on_message(self, message: Any, fd: int) -> None:
         match message:
-            case Go():
+            case w.Go():
                 self._going = True
                 if self._ready:
                     task = self._loop.create_task(self._accept_now())
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
-            case Kick():
+            case w.Kick():
                 self._accepts.try_once()
-            case Drain():
+            case w.Drain():
                 self._begin(message)
-            case Check():
+            case w.Check():
                 self._serve_check(fd)
                 return
-            case Bound():
+            case w.Bound():
                 pass  # an answer that only scripts ask for
             case _:
                 assert_never(message)
@@ -301,11 +289,11 @@ class _Worker:
         try:
             if not self._accepts.accepting and not self._drain.done():
                 await self._accepts.start()
-            self._channel.send(Accepting())
+            self._channel.send(w.Accepting())
         except NotSupported as error:  # the self-test has passed, so this is a shortage, of fds for instance
             say(f"cannot take turns in accepting ({error}); accepting without")
             await self._accepts.start_shared()
-            self._channel.send(Accepting())
+            self._channel.send(w.Accepting())
 
     def _serve_check(self, fd: int) -> None:
         if fd < 0:
