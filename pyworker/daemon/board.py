@@ -34,13 +34,9 @@ class WorkerStats:
 
     in_flight: int
     open: int
-    accepted: int
     requests: int
-    status: tuple[int, int, int, int, int]  # answers 1xx to 5xx
     progress_at: float
     oldest_at: float
-    latency_sum_us: int
-    latency: tuple[int, ...]  # by protocol.scoreboard.latency_bucket
 
 
 class Board:
@@ -132,19 +128,9 @@ class Board:
         return WorkerStats(
             in_flight=cells[F.IN_FLIGHT],
             open=cells[F.OPEN],
-            accepted=cells[F.ACCEPTED],
             requests=cells[F.REQUESTS],
-            status=(
-                cells[F.STATUS_1XX],
-                cells[F.STATUS_2XX],
-                cells[F.STATUS_3XX],
-                cells[F.STATUS_4XX],
-                cells[F.STATUS_5XX],
-            ),
             progress_at=cells[F.PROGRESS_AT] / 1e9,
             oldest_at=cells[F.OLDEST_AT] / 1e9,
-            latency_sum_us=cells[F.LATENCY_SUM_US],
-            latency=tuple(cells[F.LATENCY_0 : F.LATENCY_0 + LATENCY_BUCKETS]),
         )
 
     def has_left(self, serial: int) -> bool:
@@ -199,4 +185,4 @@ class Board:
             cells[field] = 0
 
 
-NO_STATS = WorkerStats(0, 0, 0, 0, (0, 0, 0, 0, 0), 0.0, 0.0, 0, (0,) * LATENCY_BUCKETS)
+NO_STATS = WorkerStats(0, 0, 0, 0.0, 0.0)

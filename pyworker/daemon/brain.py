@@ -186,8 +186,16 @@ class Brain:
             self._saves_soon = True
             self.loop.call_later(SAVE_WITHIN, save)
 
-    def emit(self, app: App, type: str, slot: int | None, **data: object) -> None:
-        self.events.emit_data(type, app.name, slot, data)
+    def emit(self, app: App, type: str, of: WorkerHandle | int | None, **data: object) -> None:
+        """`of`: the worker, which adds its generation and pid; a slot alone, or None: the whole app."""
+        if isinstance(of, WorkerHandle):
+            data = {"generation": of.id.generation, "pid": of.pid, **data}
+            of = of.id.slot
+        self.events.emit_data(type, app.name, of, data)
+
+    def emit_failed(self, name: str, failure: Failure, restarts: int = 0, window: float = 0.0) -> None:
+        told = {"reason": failure.message, "traceback": failure.traceback, "hint": failure.hint}
+        self.events.emit_data("app_failed", name, None, {**told, "restarts": restarts, "window_s": window})
 
     def fail(self, message: str, traceback: str = "", hint: str = "") -> Failure:
         return Failure(message, traceback, hint, stamp(time.time()))
@@ -338,9 +346,7 @@ class Brain:
         if app.target is not None:  # asked for meanwhile
             number, app.target = app.target, None
             self.refuse(app, number, failure)
-        self.emit(
-            app, "app_failed", None, reason=failure.message, traceback=failure.traceback, hint=failure.hint, restarts=0, window_s=0.0
-        )  # fmt: skip
+        self.emit_failed(app.name, failure)
 
     # ---- starting and ending an app ----------------------------------------------------------------------------
     def begin(self, app: App, number: int) -> None:

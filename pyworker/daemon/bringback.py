@@ -11,7 +11,7 @@ from pyworker import __version__
 from pyworker.config.load import parsed_once
 from pyworker.daemon import desired
 from pyworker.daemon.adopt import Adopted, found_listeners, let_go, raw_resolved
-from pyworker.daemon.app import Listener
+from pyworker.daemon.app import Failure, Listener
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
 from pyworker.daemon.requests.desk import Desk
@@ -96,8 +96,7 @@ def _bring(
 def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], error: OSError) -> str:
     """Note what the daemon has no descriptors for, and go on trying; return the words for it."""
     name, reason, hint = app.name, f"cannot be restored yet: {error.strerror}", step_for(error.errno)
-    data = {"reason": reason, "traceback": "", "hint": hint, "restarts": 0, "window_s": 0.0}
-    desk.brain.events.emit_data("app_failed", name, None, data)
+    desk.brain.emit_failed(name, Failure(reason, hint=hint))
     desk.waiting[name] = app, desk.brain.fail(f"{reason}; it is tried again", hint=hint)
 
     def again() -> None:

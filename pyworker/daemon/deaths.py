@@ -79,7 +79,7 @@ class Deaths:
             self.ended(app, handle, known or process.UNKNOWN)
             return True
         self._brain.store.put(worker_fd("pid", handle.id), pidfd)
-        self._brain.emit(app, "worker_starting", handle.id.slot, generation=handle.id.generation, pid=pid)
+        self._brain.emit(app, "worker_starting", handle)
         if known is not None:
             self.ended(app, handle, known)
         else:
@@ -274,15 +274,12 @@ class Deaths:
         cut = app.board.stats(handle.id.serial).in_flight if before is State.KILLED else 0
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
-        slot, number = handle.id.slot, handle.id.generation
         if before in LEAVING and handle.failure is None:
             drained = handle.drained or w.Drained(0, cut)
             took = now - handle.leaving_at if handle.leaving_at is not None else 0.0
-            self._brain.emit(
-                app, "worker_stopped", slot, generation=number, pid=handle.pid,
-                took_s=round(took, 3), requests=drained.requests, cancelled=drained.cancelled,
-                killed=before is State.KILLED,
-            )  # fmt: skip
+            counts = {"requests": drained.requests, "cancelled": drained.cancelled}
+            killed = before is State.KILLED
+            self._brain.emit(app, "worker_stopped", handle, took_s=round(took, 3), **counts, killed=killed)
         else:
             self._died(app, handle, status, before, shortage)
         self._brain.poke(app)
@@ -374,8 +371,8 @@ class Deaths:
             reason = traceback = hint = ""  # it has done its work: nothing to explain
         after = round((handle.ended_at or now) - handle.born_at, 3)
         self._brain.emit(
-            app, "worker_exited", handle.id.slot, generation=handle.id.generation, pid=handle.pid, code=status.code,
-            signal=status.signal, after_s=after, reason=reason, traceback=traceback, hint=hint,
+            app, "worker_exited", handle, code=status.code, signal=status.signal, after_s=after,
+            reason=reason, traceback=traceback, hint=hint,
         )  # fmt: skip
         if not done:
             note_exit(app, handle.id.slot, status, after, reason, stamp(time.time()))
@@ -470,16 +467,7 @@ class Deaths:
                 words = f"gave up after {config.max_restarts} restarts in {max(1, now - app.record.deaths[0]):.0f} s"
             app.failure = Failure(f"{words}: {failure.message}", failure.traceback, failure.hint, failure.at)
             if not had_failed:
-                self._brain.emit(
-                    app,
-                    "app_failed",
-                    None,
-                    reason=app.failure.message,
-                    traceback=failure.traceback,
-                    hint=failure.hint,
-                    restarts=config.max_restarts,
-                    window_s=config.window,
-                )
+                self._brain.emit_failed(app.name, app.failure, config.max_restarts, config.window)
         elif app.record.tries:
             data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
             self._brain.events.emit_data("worker_backoff", app.name, None, data)

@@ -208,10 +208,7 @@ class Messages:
         """A message (of a longer one its beginning) as JSON."""
         cut = len(text) < size
         value = text if cut else json.loads(text)
-        self._brain.emit(
-            app, "worker_message", handle.id.slot,
-            generation=handle.id.generation, pid=handle.pid, message=value, size=size, cut=cut,
-        )  # fmt: skip
+        self._brain.emit(app, "worker_message", handle, message=value, size=size, cut=cut)
         generation = app.generations.get(handle.id.generation)
         if value == "ready" and generation is not None and generation.config.ready == "notify":
             self._brain.readiness.says_ready(app, handle)

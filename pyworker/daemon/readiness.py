@@ -258,8 +258,7 @@ class Readiness:
                 self._comes_up(app, handle)
             else:
                 handle.happen(Happening.WELL, now)
-                data = {"generation": handle.id.generation, "pid": handle.pid}
-                self._brain.events.emit_data("worker_healthy", app.name, handle.id.slot, data)
+                self._brain.emit(app, "worker_healthy", handle)
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
         elif not self._is_another_late(app, handle):
@@ -278,8 +277,7 @@ class Readiness:
             names = worker_fd("out", handle.id), worker_fd("err", handle.id)
             self._brain.when_written(app, names, lambda: self._is_refused(app, handle, reason))
         elif handle.happen(Happening.SICK, now) is State.UNHEALTHY and handle.since == now:
-            data = {"generation": handle.id.generation, "pid": handle.pid, "reason": reason}
-            self._brain.events.emit_data("worker_unhealthy", app.name, handle.id.slot, data)
+            self._brain.emit(app, "worker_unhealthy", handle, reason=reason)
 
     def _is_refused(self, app: App, handle: WorkerHandle, reason: str) -> None:
         if handle.state in UNTOUCHED and not handle.checked and handle.id.generation == app.target:
@@ -291,10 +289,7 @@ class Readiness:
         if handle.state is State.STARTING:
             handle.happen(Happening.IS_READY, now)
             self._note_ready(app, handle, now)
-            took = round(now - handle.born_at, 3)
-            self._brain.emit(
-                app, "worker_held", handle.id.slot, generation=handle.id.generation, pid=handle.pid, took_s=took
-            )
+            self._brain.emit(app, "worker_held", handle, took_s=round(now - handle.born_at, 3))
 
     def accepts(self, app: App, handle: WorkerHandle) -> None:
         now = self._brain.loop.clock()
@@ -303,9 +298,7 @@ class Readiness:
             if handle.ready_at is None:
                 self._note_ready(app, handle, now)
             took = round(handle.ready_at - handle.born_at, 3) if handle.ready_at else 0.0
-            self._brain.emit(
-                app, "worker_ready", handle.id.slot, generation=handle.id.generation, pid=handle.pid, took_s=took
-            )
+            self._brain.emit(app, "worker_ready", handle, took_s=took)
             generation = app.generations.get(handle.id.generation)
             if generation is None or handle.port or not generation.listeners or not asks(generation.config):
                 return

@@ -141,8 +141,7 @@ class Workers:
     def _say_draining(self, app: App, handle: WorkerHandle, reason: str) -> None:
         if handle.health is not None:
             handle.health.stop()
-        generation = handle.id.generation
-        self._brain.emit(app, "worker_draining", handle.id.slot, generation=generation, pid=handle.pid, reason=reason)
+        self._brain.emit(app, "worker_draining", handle, reason=reason)
 
     def kill(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         ask_where = False
@@ -212,9 +211,7 @@ class Workers:
         """
         if handle.state not in UNTOUCHED or handle.recycle:
             return
-        self._brain.emit(
-            app, "worker_recycled", handle.id.slot, pid=handle.pid, generation=handle.id.generation, reason=reason
-        )
+        self._brain.emit(app, "worker_recycled", handle, reason=reason)
         if app.runs_once and not again:
             now = self._brain.loop.clock()
             app.failure = self._brain.fail(f"it was ended: {reason}")

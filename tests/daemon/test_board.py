@@ -47,9 +47,9 @@ def test_what_a_worker_counts_is_read(board: Board) -> None:
         mine = cells[row_slice(row)]
         mine[F.REQUESTS], mine[F.OPEN], mine[F.STATUS_5XX], mine[F.PROGRESS_AT] = 7, 3, 1, 2_500_000_000
         mine[F.LATENCY_0 + 31] = 4
-    stats = board.stats(1)
-    assert (stats.requests, stats.open, stats.status, stats.progress_at) == (7, 3, (0, 0, 0, 0, 1), 2.5)
-    assert stats.latency[31] == 4
+    stats, totals = board.stats(1), board.totals()
+    assert (stats.requests, stats.open, stats.progress_at) == (7, 3, 2.5)
+    assert (totals.requests, totals.status, totals.latency[31]) == (7, (0, 0, 0, 0, 1), 4)
     assert board.stats(9) == NO_STATS
 
 

@@ -137,7 +137,7 @@ def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "
     """One worker that was ready and has ended by itself; return its app."""
     failure = Failure("it said why")
     monkeypatch.setattr(Deaths, "_tell", lambda self, app, handle, status, shortage: failure)
-    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), emit=lambda *args, **data: None)
+    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), emit=lambda *args, **data: None, emit_failed=lambda *args: None)
     brain.events = SimpleNamespace(emit_data=lambda *args: None)
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), lost=False, pid=42, ready_at=99.0, ended_at=100.0)
     handle.failure = None
@@ -189,10 +189,9 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
 
 
 def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() -> None:
-    events = SimpleNamespace(emit_data=lambda *args: None)
-    brain: Any = SimpleNamespace(loop=Loop(), emit=lambda *args, **data: None, events=events)
+    brain: Any = SimpleNamespace(loop=Loop(), emit_failed=lambda *args: None)
     app: Any = SimpleNamespace(
-        restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0), record=CLEAR, failure=None
+        name="api", restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0), record=CLEAR, failure=None
     )
     deaths = Deaths(brain)
     gone = "cannot run the interpreter /srv/.venv/bin/python: No such file or directory"

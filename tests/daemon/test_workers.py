@@ -33,7 +33,7 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
     said: list[Any] = []
     brain: Any = SimpleNamespace(
         loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: None,
-        emit=lambda app, kind, slot, **data: said.append((kind, slot, data["reason"])),
+        emit=lambda app, kind, worker, **data: said.append((kind, worker.id.slot, data["reason"])),
     )  # fmt: skip
     app: Any = SimpleNamespace(generations={1: object()}, runs_once=False)
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)

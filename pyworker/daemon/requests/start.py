@@ -198,14 +198,11 @@ def restore(
         made = make_generation(generation + 1, config, file, read, dict(os.environ) if shell_env is None else shell_env)
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
-        message = error.message
-        app.failure = Failure(message, "", error.hint, stamp(time.time()))
+        app.failure = Failure(error.message, "", error.hint, stamp(time.time()))
         app.unusable = isinstance(error, ConfigError)  # an address may be free later, or be there only then
         app.record = after_refusal(CLEAR)
-        desk.brain.emit(
-            app, "app_failed", None, reason=message, traceback="", hint=error.hint, restarts=0, window_s=0.0
-        )
-        return f"{name}: {message}"
+        desk.brain.emit_failed(name, app.failure)
+        return f"{name}: {error.message}"
     except OSError:
         forget(desk, app)
         raise
