@@ -7,6 +7,7 @@ here but the environment: no file, no socket.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from pyworker.cli.homes import default_home, name_in_commands
-from pyworker.cli.render import argument
+from pyworker.cli.render import argument, note, out
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
@@ -116,6 +117,15 @@ def settings_of(given: dict[str, Any]) -> Settings:
         timeout=given.get("timeout"),
         home=home,
     )
+
+
+def say(settings: Settings, document: dict[str, Any], text: str) -> int:
+    """Say what was done, as JSON or in words; return the exit code."""
+    if settings.json:
+        out(json.dumps({"v": 1, **document}))
+    elif not settings.quiet:
+        note(text)
+    return 0
 
 
 def common(fn: Callable[..., Any]) -> Callable[..., Any]:

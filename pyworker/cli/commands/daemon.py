@@ -14,7 +14,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, ask, connect, guardian_without_daemon, perform
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.units import openrc_keeps
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import workers_in_words
@@ -114,8 +114,7 @@ def stop(settings: Settings, now: bool) -> int:
     try:
         apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)["apps"]
     except DaemonAway:
-        _said(settings, "The daemon is not running.")
-        return 0
+        return say(settings, {"running": False}, "The daemon is not running.")
     except PyworkerError as error:
         if pid := guardian_without_daemon(settings.home):
             error.hint += f"\nto stop all of it: kill {pid}"
@@ -157,8 +156,7 @@ def stop(settings: Settings, now: bool) -> int:
     if pidfd is not None:  # in a container its pid may be another's here
         select.select([pidfd], [], [], _END_TIME)  # its socket is closed a moment before its files
         os.close(pidfd)
-    _said(settings, "The daemon has stopped.")
-    return 0
+    return say(settings, {"running": False}, "The daemon has stopped.")
 
 
 @cmd.command(short_help="Replace all but the workers by this pyworker.", context_settings=_HELP)
@@ -274,13 +272,6 @@ def _other(body: dict[str, Any], part: str) -> str:
     """Name the version of a part that is not the daemon's."""
     version = body.get(f"{part}_version")
     return f", version {version} (pyworker daemon upgrade)" if version and version != body.get("version") else ""
-
-
-def _said(settings: Settings, text: str) -> None:
-    if settings.json:
-        render.out(json.dumps({"v": 1, "running": False}))
-    elif not settings.quiet:
-        render.note(text)
 
 
 def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:

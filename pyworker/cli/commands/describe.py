@@ -19,6 +19,7 @@ from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
 from pyworker.config.units import duration_text
+from pyworker.protocol.events import Event
 
 _SHOWN_ENV = 12  # without -v or --reveal
 # what `ps -w` shows, and the worker's fair share of the memory it has in common with the others
@@ -81,13 +82,11 @@ def _exits(app: dict[str, Any], how: Look) -> list[str]:
     found = [event for event in map(parse, app.get("exits") or ()) if event is not None]
     if not found:
         return []
-    rows = [(ago(e.time), f"{line(e.app)}.{e.worker}", words(e)) for e in found]
-    when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
-    texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
-    step = f"  → pyworker logs -p {line(app['name'])}   what the last of them printed"
+    lines = ["", paint("Last exits", "bold", how), *_told(found, how)]
     if found[-1].type == "worker_exited":
-        texts.append(step)
-    return ["", paint("Last exits", "bold", how), *_wrapped(texts, how)]
+        step = f"  → pyworker logs -p {line(app['name'])}   what the last of them printed"
+        lines += render.wrap(step, how.width, 6)
+    return lines
 
 
 def _reason(app: dict[str, Any], how: Look) -> list[str]:
@@ -271,16 +270,12 @@ def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
 
 def _events(app: dict[str, Any], how: Look) -> list[str]:
     found = [event for event in map(parse, app.get("events") or ()) if event is not None]
-    if not found:
-        return []
-    rows = []
-    for event in found:
-        who = event.app if event.worker is None else f"{event.app}.{event.worker}"
-        rows.append((ago(event.time), line(who), words(event)))
+    return ["", paint("Events", "bold", how), *_told(found, how)] if found else []
+
+
+def _told(events: list[Event], how: Look) -> list[str]:
+    """Return events as lines: when, who, what."""
+    rows = [(ago(e.time), line(e.app if e.worker is None else f"{e.app}.{e.worker}"), words(e)) for e in events]
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
-    return ["", paint("Events", "bold", how), *_wrapped(texts, how)]
-
-
-def _wrapped(texts: list[str], how: Look) -> list[str]:
     return [part for text in texts for part in render.wrap(text, how.width, 6)]

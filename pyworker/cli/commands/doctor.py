@@ -34,6 +34,7 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.names import APPS_FILE, BAD_APPS, CONTROL_SOCKET, EVENTS_FILE
 from pyworker.unix.files import is_open_to_others
 
+_ANOTHER_HOME = "name another: --home DIR or $PYWORKER_HOME"
 _OLD = 10.0  # seconds of clock difference that are worth a word
 
 
@@ -107,9 +108,8 @@ def _daemon(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     elif status is None:
         yield Found("daemon", "ok", f"no daemon runs here ({settings.home})")
         if os.path.exists(os.path.join(settings.home, CONTROL_SOCKET)):
-            yield Found(
-                "stale", "warn", f"{CONTROL_SOCKET} is left over from one", "the next pyworker start replaces it"
-            )
+            message = f"{CONTROL_SOCKET} is left over from one"
+            yield Found("stale", "warn", message, "the next pyworker start replaces it")
     elif status["version"] != __version__:
         message = f"the daemon is version {status['version']}, this command is {__version__}"
         yield Found("version", "warn", message, "pyworker daemon upgrade   (no request is lost)")
@@ -129,46 +129,30 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
             yield Found("home", "ok", f"the state folder {home} is made at the first start")
         else:
             message = f"the state folder {home} cannot be made: {above} cannot be written to"
-            yield Found("home", "fail", message, "name another: --home DIR or $PYWORKER_HOME")
+            yield Found("home", "fail", message, _ANOTHER_HOME)
         return
     except OSError as error:
-        yield Found(
-            "home", "fail", f"the state folder {home}: {error.strerror}", "name another: --home DIR or $PYWORKER_HOME"
-        )
+        yield Found("home", "fail", f"the state folder {home}: {error.strerror}", _ANOTHER_HOME)
         return
     if info.st_uid != os.geteuid():
-        yield Found(
-            "home",
-            "fail",
-            f"{home} belongs to uid {info.st_uid}, and this is {os.geteuid()}",
-            "run it as that user, or use another --home",
-        )
+        message = f"{home} belongs to uid {info.st_uid}, and this is {os.geteuid()}"
+        yield Found("home", "fail", message, "run it as that user, or use another --home")
     elif is_open_to_others(info):
-        yield Found(
-            "home", "fail", f"{home} is open to others (mode {info.st_mode & 0o777:o})", f"chmod 700 {quote(home)}"
-        )
+        message = f"{home} is open to others (mode {info.st_mode & 0o777:o})"
+        yield Found("home", "fail", message, f"chmod 700 {quote(home)}")
     elif not os.access(home, os.W_OK | os.X_OK):
-        yield Found(
-            "home", "fail", f"{home} cannot be written to", f"chmod 700 {quote(home)}, if its disk is not read-only"
-        )
+        fix = f"chmod 700 {quote(home)}, if its disk is not read-only"
+        yield Found("home", "fail", f"{home} cannot be written to", fix)
     else:
         yield Found("home", "ok", f"the state folder {home} is yours alone")
     bad = sorted(glob.glob(os.path.join(glob.escape(home), f"{BAD_APPS}*")))
     if bad:
-        yield Found(
-            "stale",
-            "warn",
-            f"{len(bad)} unreadable apps.json put aside, the last {os.path.basename(bad[-1])}",
-            f"look at it, then: rm {quote(home)}/{BAD_APPS}*",
-        )
+        message = f"{len(bad)} unreadable apps.json put aside, the last {os.path.basename(bad[-1])}"
+        yield Found("stale", "warn", message, f"look at it, then: rm {quote(home)}/{BAD_APPS}*")
     usage = shutil.disk_usage(home)
     if usage.free < 200 * 2**20:
-        yield Found(
-            "disk",
-            "fail" if usage.free < 20 * 2**20 else "warn",
-            f"{size(usage.free)} left for logs in {home}",
-            "free some space, or set logs.max_size and logs.max_files",
-        )
+        status, message = "fail" if usage.free < 20 * 2**20 else "warn", f"{size(usage.free)} left for logs in {home}"
+        yield Found("disk", status, message, "free some space, or set logs.max_size and logs.max_files")
     else:
         yield Found("disk", "ok", f"{size(usage.free)} left for logs")
     inodes = os.statvfs(home)
@@ -179,27 +163,16 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 def _files(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     soft, hard = _open_files(_daemon_pid(facts))
     if hard != resource.RLIM_INFINITY and hard < 4096:
-        yield Found(
-            "nofile",
-            "warn",
-            f"at most {hard} open files (soft {soft})",
-            "raise it: LimitNOFILE= of the unit, or /etc/security/limits.conf",
-        )
+        fix = "raise it: LimitNOFILE= of the unit, or /etc/security/limits.conf"
+        yield Found("nofile", "warn", f"at most {hard} open files (soft {soft})", fix)
     else:
-        yield Found(
-            "nofile",
-            "ok",
-            f"open files: {soft}, can be raised to {'any number' if hard == resource.RLIM_INFINITY else hard}",
-        )
+        most = "any number" if hard == resource.RLIM_INFINITY else hard
+        yield Found("nofile", "ok", f"open files: {soft}, can be raised to {most}")
     watches = _number("/proc/sys/fs/inotify/max_user_watches")
-    if (
-        watches is not None
-        and watches < 8192
-        and any((c["config"].get("watch") is not None) for c in facts.get("configs") or ())
-    ):
-        yield Found(
-            "inotify", "warn", f"only {watches} folders can be watched", "sysctl fs.inotify.max_user_watches=65536"
-        )
+    is_wanted = any(c["config"].get("watch") is not None for c in facts.get("configs") or ())
+    if watches is not None and watches < 8192 and is_wanted:
+        fix = "sysctl fs.inotify.max_user_watches=65536"
+        yield Found("inotify", "warn", f"only {watches} folders can be watched", fix)
 
 
 def _daemon_pid(facts: dict[str, Any]) -> int:
@@ -220,12 +193,8 @@ def _backlog(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         return
     wants = max([int(c["config"].get("backlog") or 0) for c in facts.get("configs") or ()], default=0) or 2048
     if most < wants:
-        yield Found(
-            "somaxconn",
-            "warn",
-            f"the kernel queues {most} connections, and backlog asks for {wants}",
-            f"sysctl net.core.somaxconn={wants}",
-        )
+        message = f"the kernel queues {most} connections, and backlog asks for {wants}"
+        yield Found("somaxconn", "warn", message, f"sysctl net.core.somaxconn={wants}")
     else:
         yield Found("somaxconn", "ok", f"the kernel queues up to {most} connections a socket")
 
@@ -256,19 +225,11 @@ def _memory(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
 
             limits += parse_size(text) * int(app["workers"]["want"] or 0)
     if limits > limit:
-        yield Found(
-            "memory",
-            "warn",
-            f"limits.memory allows all workers {size(limits)} together, the cgroup {size(limit)}",
-            "fewer workers, or a lower limits.memory: else the kernel kills first",
-        )
+        message = f"limits.memory allows all workers {size(limits)} together, the cgroup {size(limit)}"
+        yield Found("memory", "warn", message, "fewer workers, or a lower limits.memory: else the kernel kills first")
     elif used is not None and used > limit * 0.9:
-        yield Found(
-            "memory",
-            "warn",
-            f"{size(used)} of the cgroup's {size(limit)} are in use",
-            "raise it, or set limits.memory so that workers are replaced before the kernel kills",
-        )
+        fix = "raise it, or set limits.memory so that workers are replaced before the kernel kills"
+        yield Found("memory", "warn", f"{size(used)} of the cgroup's {size(limit)} are in use", fix)
     else:
         yield Found("memory", "ok", f"the cgroup allows {size(limit)}")
 
@@ -281,16 +242,11 @@ def _clock(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         except OSError:
             continue
     if newest > time.time() + _OLD:
-        yield Found(
-            "clock",
-            "warn",
-            f"the clock went back: files are {newest - time.time():.0f} s in the future",
-            "is NTP on? timedatectl",
-        )
+        message = f"the clock went back: files are {newest - time.time():.0f} s in the future"
+        yield Found("clock", "warn", message, "is NTP on? timedatectl")
     elif time.time() < 1_700_000_000:
-        yield Found(
-            "clock", "fail", f"the clock says {time.strftime('%Y-%m-%d')}", "set it: TLS and timetables need it"
-        )
+        message = f"the clock says {time.strftime('%Y-%m-%d')}"
+        yield Found("clock", "fail", message, "set it: TLS and timetables need it")
     else:
         yield Found("clock", "ok", f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}")
 
@@ -347,12 +303,8 @@ def _apps(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     for app in facts["apps"]:
         failure = app.get("last_failure") or {}
         if app["state"] == "failed":
-            yield Found(
-                "app",
-                "fail",
-                f"{app['name']} has failed: {failure.get('message', '')}",
-                failure.get("hint") or f"pyworker describe {app['name']}",
-            )
+            message = f"{app['name']} has failed: {failure.get('message', '')}"
+            yield Found("app", "fail", message, failure.get("hint") or f"pyworker describe {app['name']}")
         elif app["state"] == "degraded":
             ready = f"{app['workers']['ready']} of {app['workers']['want']} workers are ready"
             why = failure.get("message") or why_unwell(app) or ready

@@ -158,37 +158,19 @@ def worker_rows(app: dict[str, Any], how: Look) -> list[list[Cell]]:
                 Cell(render.rate(worker.get("requests_per_s"), thousands="," if how.tty else "", none=none)),
                 Cell(none if worker.get("open_connections") is None else str(worker["open_connections"])),
                 Cell(str(worker.get("restarts") or 0)),
-                Cell(render.span(worker.get("uptime_s", _age(worker)), gap=" " if how.tty else "", none=none)),
+                Cell(render.span(worker.get("uptime_s"), gap=" " if how.tty else "", none=none)),
                 Cell(_last_exit(worker.get("last_exit")) or none),
             ]
         )
     return rows
 
 
-def _age(worker: dict[str, Any]) -> float | None:
-    """Seconds since the worker started, from its `started_at`."""
-    started = worker.get("started_at")
-    if not started:
-        return None
-    import time
-    from datetime import datetime
-
-    try:
-        return max(0.0, time.time() - datetime.fromisoformat(started).timestamp())
-    except ValueError:
-        return None
-
-
-def _last_exit(last: Any) -> str:
-    """A worker's last exit as words: the daemon sends text, or an object with reason, code and signal."""
-    if isinstance(last, dict):
-        if last.get("reason"):
-            last = last["reason"]
-        elif last.get("signal") is not None:
-            last = f"signal {last['signal']}"
-        else:
-            last = f"code {last.get('code')}"
-    return render.line(last or "")
+def _last_exit(last: dict[str, Any] | None) -> str:
+    """A worker's last exit as words."""
+    if not last:
+        return ""
+    how = f"code {last['code']}" if last["signal"] is None else f"signal {last['signal']}"
+    return render.line(last["reason"] or how)
 
 
 def _memory(count: int | None, how: Look) -> str:
@@ -246,13 +228,8 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         who = f"{name}.{waiting[0]}" if waiting else name
         lines.append(f"{who} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
     if app.get("drops"):
-        lines.append(
-            _step(
-                f"{name}: {app['drops']} line{'s' * (app['drops'] != 1)} of its log could not be written",
-                "pyworker doctor",
-                how,
-            )
-        )
+        text = f"{name}: {app['drops']} line{'s' * (app['drops'] != 1)} of its log could not be written"
+        lines.append(_step(text, "pyworker doctor", how))
     lines += [f"{name}: {render.line(text)}" for text in app.get("notes") or ()]
     return lines
 

@@ -8,8 +8,8 @@ import os
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import home, note, out
+from pyworker.cli.options import Settings, common, option, say
+from pyworker.cli.render import home, out
 
 
 @click.command()
@@ -35,9 +35,6 @@ def cmd(settings: Settings, output: str | None) -> int:
             file.write(text + "\n")
     except OSError as error:
         raise cannot("write", output, error) from None
-    if settings.json:
-        out(json.dumps({"v": 1, "ok": True, "written": output}))
-    elif not settings.quiet:
-        path = output if os.path.isabs(output) else f"./{output}"
-        note(f"Wrote {home(output)}; first line of app.toml: #:schema {path}")
-    return 0
+    path = output if os.path.isabs(output) else f"./{output}"
+    text = f"Wrote {home(output)}; first line of app.toml: #:schema {path}"
+    return say(settings, {"ok": True, "written": output}, text)

@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -17,7 +17,7 @@ from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask, other_daemon
 from pyworker.cli.files import cannot
 from pyworker.cli.homes import default_home, home_of, lingers, user_name
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
 from pyworker.errors import PyworkerError
@@ -96,12 +96,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         note("This will\n" + "\n".join(lines))
     confirm(settings, "It starts the daemon at boot.", "pyworker startup")
     _carry_out(plan)
-    _say(
-        settings,
-        {"v": 1, "ok": True, "written": plan.path},
-        f"Done. pyworker startup --remove undoes it ({short(plan.path)}).",
-    )
-    return 0
+    text = f"Done. pyworker startup --remove undoes it ({short(plan.path)})."
+    return say(settings, {"ok": True, "written": plan.path}, text)
 
 
 def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
@@ -146,8 +142,7 @@ def _start(kind: str, is_user: bool) -> list[str]:
 
 def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     if not os.path.exists(plan.path):
-        _say(settings, {"v": 1, "ok": True, "removed": None}, f"Nothing to remove: there is no {short(plan.path)}.")
-        return 0
+        return say(settings, {"ok": True, "removed": None}, f"Nothing to remove: there is no {short(plan.path)}.")
     if kind == "openrc" and units.openrc_keeps(settings.home):
         raise PyworkerError(
             "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go",
@@ -166,8 +161,7 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
         raise cannot("remove", plan.path, error) from None
     if kind == "systemd":
         _run([*systemctl, "daemon-reload"], must=False)
-    _say(settings, {"v": 1, "ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
-    return 0
+    return say(settings, {"ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
 
 
 def _carry_out(plan: _Plan) -> None:
@@ -267,10 +261,3 @@ def _apps(settings: Settings) -> tuple[int | None, str]:
         return int(ask(settings.home, {"type": "status"}, settings.timeout)["apps"]), ""
     except DaemonAway:
         return None, other_daemon(settings.home)
-
-
-def _say(settings: Settings, document: dict[str, Any], text: str) -> None:
-    if settings.json:
-        out(json.dumps(document))
-    elif not settings.quiet:
-        note(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import click
@@ -10,8 +9,10 @@ import click
 from pyworker.cli.asking import confirm, need_names
 from pyworker.cli.client import ask
 from pyworker.cli.files import cannot
-from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import line, note, out
+from pyworker.cli.options import Settings, common, option, say
+from pyworker.cli.render import line, note
+
+_OK = {"ok": True}
 
 
 @click.command(hidden=True)
@@ -19,8 +20,7 @@ from pyworker.cli.render import line, note, out
 @common
 def save(settings: Settings, force: bool) -> int:
     """Nothing to do: what runs is saved at every change, and restored when the daemon starts."""
-    _said(settings, "Nothing to do: what runs is saved at every change, and restored when the daemon starts.")
-    return 0
+    return say(settings, _OK, "Nothing to do: what runs is saved at every change, and restored when the daemon starts.")
 
 
 @click.command(hidden=True)
@@ -30,8 +30,8 @@ def resurrect(settings: Settings) -> int:
     from pyworker.cli.launch import ensure_daemon
 
     pid = ensure_daemon(settings.home)
-    _said(settings, "The daemon is started; it restores what ran: pyworker ps" if pid else "The daemon runs already.")
-    return 0
+    text = "The daemon is started; it restores what ran: pyworker ps" if pid else "The daemon runs already."
+    return say(settings, _OK, text)
 
 
 @click.command(hidden=True)
@@ -52,8 +52,8 @@ def flush(settings: Settings, names: tuple[str, ...]) -> int:
             continue
         except OSError as error:
             raise cannot("empty", path, error) from None
-    _said(settings, f"Emptied the log of {', '.join(line(a['name']) for a in apps)}." if apps else "Nothing to do.")
-    return 0
+    text = f"Emptied the log of {', '.join(line(a['name']) for a in apps)}." if apps else "Nothing to do."
+    return say(settings, _OK, text)
 
 
 @click.command(hidden=True)
@@ -75,10 +75,3 @@ def unstartup(settings: Settings) -> int:
 
     code: int = click.get_current_context().invoke(cmd, remove=True)
     return code
-
-
-def _said(settings: Settings, text: str) -> None:
-    if settings.json:
-        out(json.dumps({"v": 1, "ok": True}))
-    elif not settings.quiet:
-        note(text)
