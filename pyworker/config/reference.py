@@ -53,8 +53,9 @@ name with `--profile NAME` or `$PYWORKER_PROFILE`; the app keeps its profile thr
 
 **Order.** `depends_on` names apps of the same file: a start waits until they are ready (with `[app.health]`: until a check
 has passed), and goes on by itself when one that failed is mended. Apps that run are not touched when a dependency dies. A
-script or command whose `restart.policy` lets it end, and that has ended with code 0, is as good as ready: a migration, say.
-`--only NAME` brings what NAME depends on.
+script or command whose `restart.policy` lets it end, and that has ended with code 0, is as good as ready; one with `"never"` that
+listens nowhere, without `[app.health]` and `ready = "notify"`, only then: a migration, say. `--only NAME` brings what NAME
+depends on.
 
 **Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`. A run that is
 still at work when its next time comes is not doubled, a reload leaves it alone, and one that is over a limit is ended, as is a

@@ -1,5 +1,6 @@
 """Daemon: `depends_on`: an app whose dependencies are not ready yet is held back, and goes on by itself when they are.
-One that may end (restart.policy) and has, with code 0, is as good as ready: a migration before the site.
+One that may end (restart.policy) and has, with code 0, is as good as ready; one that runs once is ready by nothing else: a
+migration before the site.
 
 Level-triggered like all of it: the gate is asked in each round, and an app that waits has a round whenever something
 happened to what it waits for. Only a start waits; an app that runs is not touched when a dependency dies.
@@ -56,7 +57,7 @@ class Depends:
             return False
         if _has_ended(other):
             return all(last["code"] == 0 for last in other.last_exits.values())
-        return not other.starting and bool(other.well_slots())
+        return not other.starting and not _has_to_end(other) and bool(other.well_slots())
 
     def _in_vain(self, name: str) -> tuple[str, str]:
         """Return why nothing will come of waiting unless somebody does something, and what; ("", "") = just wait."""
@@ -100,3 +101,9 @@ def _step(blocked: Failure | None) -> str:
 def _has_ended(app: App) -> bool:
     """Whether all of it has ended by itself, and its policy says that this is that."""
     return bool(app.finished_slots) and not app.slots() and not app.is_job
+
+
+def _has_to_end(app: App) -> bool:
+    """Whether its work is done at its end only: it is never begun again, and would say in no way that it serves."""
+    config = app.config
+    return app.runs_once and config is not None and config.health is None and config.ready != "notify"

@@ -15,7 +15,7 @@ def an_app(name: str, *depends_on: str, wanted: bool = True) -> Any:
     return SimpleNamespace(
         name=name, config=SimpleNamespace(depends_on=depends_on), generation=1, running=wanted, starting=True, wanted=wanted,
         blocked=None, failure=None, record=CLEAR, finished_slots=set(), restart_to=None, is_job=False, is_empty=lambda: True,
-        slots=lambda: [1],
+        slots=lambda: [1], runs_once=False,
     )  # fmt: skip
 
 

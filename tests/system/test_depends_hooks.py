@@ -117,6 +117,17 @@ def test_what_has_ended_with_code_0_is_waited_for_when_it_is_started_once_more(p
     assert pw.get() == "one"
 
 
+def test_what_runs_once_is_waited_for_until_it_has_ended_however_long_it_takes(pw: Pyworker) -> None:
+    two(pw, 'command = ["sh", "-c", "while [ ! -e go ]; do sleep 0.05; done"]\nrestart = "never"')
+    starting = pw.popen("start")
+    wait_until(lambda: pw.status() and any(e["type"] == "worker_ready" for e in events(pw)), LONG, "db to count as ready")
+    pw.write("go", "")
+    assert starting.wait(LONG) == 0, starting.communicate()
+    starting.communicate()
+    order = [(e["app"], e["type"]) for e in events(pw)]
+    assert order.index(("db", "worker_exited")) < order.index(("web", "template_starting"))
+
+
 def test_a_dependency_that_ended_with_another_code_is_named(pw: Pyworker) -> None:
     two(pw, 'command = ["sh", "-c", "echo no disk; exit 3"]\nrestart = "never"')
     failed = pw.run("start")
