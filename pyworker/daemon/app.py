@@ -369,6 +369,11 @@ class App:
         """Somebody of the committed generation serves, or is on the way to."""
         return any(w.state in UNTOUCHED and w.id.generation == self.generation for w in self.workers.values())
 
+    def has_ended_badly(self) -> bool:
+        """A worker that its policy does not begin again has ended, and not with code 0. The next run of a job comes by itself."""
+        ends = [self.last_exits[slot] for slot in self.finished_slots if slot in self.last_exits]
+        return not self.is_job and any(last["code"] != 0 for last in ends)
+
     def is_empty(self) -> bool:
         if self.dispatcher is not None and self.dispatcher.finished:
             return False
@@ -391,6 +396,8 @@ class App:
         if self.target is not None or self.reload_from is not None:
             return "reloading"
         wanted = self.slots()
+        if self.has_ended_badly():
+            return "degraded" if wanted else "failed"
         if not wanted:
             return "scheduled" if self.is_job else "stopped"
         if self.is_job and self.has_untouched():

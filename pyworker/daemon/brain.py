@@ -170,7 +170,7 @@ class Brain:
             app.reload_from = None
             app.board.add_app(AppF.RELOADS)
             self.events.emit_data("reload_done", app.name, None, data)
-        elif not app.starting and app.record.is_clear and app.is_open(now):
+        elif not app.starting and app.record.is_clear and app.is_open(now) and not app.has_ended_badly():
             app.failure = None
 
     def _save_soon(self) -> None:

@@ -420,8 +420,10 @@ class Deaths:
             return
         if (status.code != 78 or app.is_job) and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
-            if app.is_job:
-                app.failure = failure if status.code != 0 else None
+            if status.code != 0:
+                app.failure = failure
+            elif app.is_job:
+                app.failure = None
             return
         if status.code != 78:  # which asks not to be started again
             app.board.add_app(AppF.RESTARTS)

@@ -137,6 +137,21 @@ def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State 
 
 
 @pytest.mark.parametrize(
+    ("codes", "word"), [({1: 0, 2: 0}, "stopped"), ({1: 0, 2: 1}, "failed"), ({1: None}, "degraded"), ({1: 0}, "running")]
+)
+def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(codes: dict[int, int | None], word: str) -> None:
+    no: Any = None
+    app = App("migrate", no, no, no, generation=1, running=True, closed=False, scale=2)
+    generation: Any = SimpleNamespace(config=AppConfig("migrate", command=("true",), restart=RestartConfig("never")))
+    app.generations[1] = generation
+    worker: Any = SimpleNamespace(id=WorkerId("migrate", 1, 2, 7), state=State.READY, checked=True)
+    app.workers = {} if 2 in codes else {7: worker}
+    app.finished_slots = set(codes)
+    app.last_exits = {slot: {"code": code} for slot, code in codes.items()}
+    assert app.state_word() == word
+
+
+@pytest.mark.parametrize(
     ("changes", "listens", "once"),
     [
         ({"command": ("x",), "cron": "0 4 * * *"}, False, True),

@@ -164,9 +164,13 @@ def test_a_job_that_has_ended_shows_how_its_last_run_ended(
     assert (ended.failure.message if ended.failure else None) == why
 
 
-def test_what_is_no_job_and_may_end_is_no_failure_of_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = a_death(monkeypatch, ExitStatus(1, None), "never")
-    assert (ended.finished_slots, ended.failure) == ({1}, None)
+@pytest.mark.parametrize(("code", "why"), [(0, None), (1, "it said why")])
+def test_what_is_never_restarted_shows_why_it_has_not_ended_with_code_0(
+    monkeypatch: pytest.MonkeyPatch, code: int, why: str | None
+) -> None:
+    ended = a_death(monkeypatch, ExitStatus(code, None), "never")
+    assert ended.finished_slots == {1}
+    assert (ended.failure.message if ended.failure else None) == why
 
 
 def test_who_asks_not_to_be_restarted_has_ended_by_itself_and_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
