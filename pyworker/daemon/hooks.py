@@ -40,7 +40,7 @@ class Hooks:
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
         self._preparing: dict[tuple[str, int], Command] = {}
-        self._queues: dict[str, collections.deque[Event]] = {}
+        self._queues: dict[str, collections.deque[tuple[App, Generation, Event]]] = {}
         self._busy: set[str] = set()
         self._reporting: set[Command] = set()  # post_reload, on_event: nobody else waits for these
         brain.events.subscribe(self._on_event)
@@ -135,10 +135,8 @@ class Hooks:
     # ---- post_reload, on_event ---------------------------------------------------------------------------
     def _on_event(self, event: Event) -> None:
         app = self._brain.apps.get(event.app)
-        if app is None:
-            return
-        generation = app.current
-        if generation is None:
+        generation = app.current if app is not None else None
+        if app is None or generation is None:
             return
         hooks = generation.config.hooks
         if event.type == "reload_done" and hooks.post_reload:
@@ -153,7 +151,7 @@ class Hooks:
         if hooks.on_event and not is_our_own:
             queue = self._queues.setdefault(app.name, collections.deque())
             if len(queue) < _MAX_QUEUED:
-                queue.append(event)
+                queue.append((app, generation, event))
             else:
                 self._say(
                     app, "on_event", False, f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
@@ -161,16 +159,13 @@ class Hooks:
             self._next(app.name)
 
     def _next(self, name: str) -> None:
-        queue, app = self._queues.get(name), self._brain.apps.get(name)
+        queue = self._queues.get(name)
         if name in self._busy:
             return
         if not queue:
             self._queues.pop(name, None)
             return
-        generation = app.current if app is not None else None
-        if app is None or generation is None or not generation.config.hooks.on_event:
-            del self._queues[name]
-            return
+        app, generation, event = queue.popleft()
         self._busy.add(name)
 
         def done(ok: bool, why: str) -> None:
@@ -178,8 +173,8 @@ class Hooks:
             self._say(app, "on_event", ok, why)
             self._brain.loop.call_soon(lambda: self._next(name))
 
-        event = json.dumps(to_json(queue.popleft())).encode() + b"\n"
-        self._report(app, generation, "on_event", generation.config.hooks.on_event, done, event)
+        stdin = json.dumps(to_json(event)).encode() + b"\n"
+        self._report(app, generation, "on_event", generation.config.hooks.on_event, done, stdin)
 
     def _say(self, app: App, hook: str, ok: bool, why: str) -> None:
         if not ok:

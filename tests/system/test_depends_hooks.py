@@ -331,6 +331,8 @@ def test_post_reload_post_fork_and_on_event_run(pw: Pyworker) -> None:
     wait_until(lambda: '"reload_done"' in text(pw, "said"), LONG, "on_event")
     said = [json.loads(line)["seq"] for line in text(pw, "said").split("\n")[:-1]]  # the last may be under way
     assert said == sorted(said)
+    pw.ok("delete", "api", "-y")
+    wait_until(lambda: '"app_deleted"' in text(pw, "said"), LONG, "the last event of all")
 
 
 def test_a_post_fork_that_fails_is_a_failed_start(pw: Pyworker) -> None:

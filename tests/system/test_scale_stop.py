@@ -329,6 +329,21 @@ def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
     assert [x for x in os.listdir(f"{pw.home}/logs") if x.startswith("talks")] == ["talks.log.old"]  # not ours
 
 
+def test_delete_with_logs_leaves_a_pipe_and_a_log_that_another_app_has_too(pw: Pyworker) -> None:
+    os.mkfifo(f"{pw.folder}/pipe")
+    pw.write("says.sh", "echo hello; exec sleep 3600")
+    defaults = '[defaults]\ncommand = "sh says.sh"\nlogs.file = "all.log"\n'
+    pw.write("app.toml", defaults + '[apps.a]\n[apps.b]\n[apps.c]\nlogs.file = "pipe"\n')
+    pw.ok("start", "app.toml")
+    wait_until(lambda: "hello" in pw.run("logs", "b").stdout, LONG, "its first line")
+    left = pw.ok("delete", "a", "c", "--logs", "-y").stderr
+    assert "its log was not removed: it is that of b, too" in left
+    assert "hello" in pw.ok("logs", "b").stdout
+    assert os.path.exists(f"{pw.folder}/pipe")
+    pw.ok("delete", "b", "--logs", "-y")
+    assert not os.path.exists(f"{pw.folder}/all.log")
+
+
 def test_an_app_that_has_failed_is_deleted_like_another(pw: Pyworker) -> None:
     assert pw.run("start", "--name", "bad", "--", "false").returncode == 1
     assert pw.ok("delete", "bad", "-y").stdout == "bad deleted\n"

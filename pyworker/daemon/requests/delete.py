@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App
@@ -45,26 +46,34 @@ def delete_closed(desk: Desk) -> None:
     gone = [app for app in desk.brain.apps.values() if app.closed and app.delete_when_closed]
     if not gone:  # done for another one that closed in the same turn, or started again meanwhile
         return
+    names = {app.name for app in gone}
+    kept = {log_file(a, desk.home): a.name for a in desk.brain.apps.values() if a.name not in names}
     for app in gone:
         path = log_file(app, desk.home)
-        forget(desk, app)
-        if app.delete_logs:
+        if app.delete_logs and path in kept:
+            desk.brain.emit(app, "app_note", None, text=f"its log was not removed: it is that of {kept[path]}, too")
+        elif app.delete_logs:
             try:
                 _delete_logs(path)
             except OSError as error:  # no reason not to answer
                 text = f"its logs were not all removed: {error.strerror}: {error.filename}"
                 desk.brain.emit(app, "app_note", None, text=text)
-        desk.brain.emit(app, "app_deleted", None)
+        desk.brain.emit(app, "app_deleted", None)  # while its hooks are known
+        forget(desk, app)
     desk.save()
     for app in gone:
         desk.operations.look(app)
 
 
 def _delete_logs(path: str) -> None:
-    """Remove a log and what was rotated out of it: file.log.1, file.log.2.gz…"""
+    """Remove a log and what was rotated out of it: file.log.1, file.log.2.gz… A device (/dev/null) or a pipe is nobody's log."""
     folder, name = os.path.split(path)
     ours = re.compile(re.escape(name) + f"({ROTATED})?")
-    with contextlib.suppress(FileNotFoundError):
-        for found in os.listdir(folder):
-            if ours.fullmatch(found):
-                os.unlink(os.path.join(folder, found))
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and not _is_special(entry.stat(follow_symlinks=False).st_mode):
+                os.unlink(entry.path)
+
+
+def _is_special(mode: int) -> bool:
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
