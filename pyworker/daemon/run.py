@@ -205,8 +205,11 @@ class Run:
     def _look(self) -> None:
         if self._ending or self._stops:
             return
-        code = fate(_end_of(app) for app in self._desk.brain.apps.values())
+        apps = self._desk.brain.apps.values()
+        code = fate(_end_of(app) for app in apps)
         if code is not None:
+            for name, blocked in [(app.name, app.blocked) for app in apps if app.blocked is not None]:
+                _say(f"{name} {blocked.message}")
             self._end(code)
 
     def _end(self, code: int) -> None:
@@ -227,7 +230,7 @@ class Run:
         good = not self._stops
         for each in [apps[name]] if name else apps.values():
             ready, want = each.ready_count(), len(each.slots())
-            ok = each.running and (ready > 0 or (want == 0 and not each.starting))
+            ok = each.running and (ready > 0 or (want == 0 and not each.starting and not each.has_ended_badly()))
             good = good and ok
             lines.append(f"{each.name} {'ready' if ok and not self._stops else 'not ready'} {ready}/{want}\n")
         if self._stops:
@@ -241,6 +244,8 @@ class Run:
 
 
 def _end_of(app: App) -> AppEnd:
+    if app.starting and app.blocked is not None:
+        return AppEnd("waits")
     if app.starting or app.target is not None or app.has_untouched() or any(w.is_alive for w in app.workers.values()):
         return AppEnd("going")
     codes = tuple(_code(last) for _, last in sorted(app.last_exits.items()))

@@ -16,22 +16,23 @@ BY_SIGNAL = 128
 class AppEnd:
     """One app as it is now. `codes`: how each worker of a finished app ended; a signal counts as 128 + its number."""
 
-    state: Literal["going", "finished", "failed", "unusable"]
+    state: Literal["going", "finished", "failed", "unusable", "waits"]  # waits: in vain, for another (depends_on)
     codes: tuple[int, ...] = ()
 
 
 def fate(apps: Iterable[AppEnd]) -> int | None:
     """Return the exit code once nothing goes on any more, else None.
 
-    One failed app among others that serve is no end: readyz says it, and the limiter goes on trying. A single job's
-    exit code is passed on as it is; of several, any that is not 0 makes 1.
+    One failed app among others that serve, or that wait for it, is no end: readyz says it, and the limiter goes on trying. A
+    single job's exit code is passed on as it is; of several, any that is not 0 makes 1.
     """
     ends = list(apps)
-    if any(end.state == "going" for end in ends):
+    states = {end.state for end in ends}
+    if "going" in states or states >= {"waits", "failed"}:
         return None
-    if any(end.state == "unusable" for end in ends):
+    if "unusable" in states:
         return UNUSABLE
-    if any(end.state == "failed" for end in ends):
+    if states & {"failed", "waits"}:
         return FAILED
     codes = [code for end in ends for code in end.codes]
     if len(codes) == 1:

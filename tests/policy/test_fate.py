@@ -9,6 +9,7 @@ from pyworker.policy.fate import AppEnd, fate
 GOING = AppEnd("going")
 FAILED = AppEnd("failed")
 UNUSABLE = AppEnd("unusable")
+WAITS = AppEnd("waits")
 
 
 def finished(*codes: int) -> AppEnd:
@@ -31,6 +32,11 @@ def finished(*codes: int) -> AppEnd:
         ([finished(0, 3)], 1),
         ([finished(3), finished(0)], 1),
         ([finished()], 0),
+        ([WAITS, GOING], None),
+        ([WAITS, FAILED], None),  # it is tried again
+        ([WAITS, finished(3)], 1),
+        ([WAITS, WAITS, finished(0)], 1),
+        ([WAITS, UNUSABLE], 78),
         ([], 0),
     ],
 )

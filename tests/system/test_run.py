@@ -496,15 +496,19 @@ def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
     with open(os.path.join(pw.folder, "app.toml")) as file:
         table = file.read().replace("[app]", "[apps.api]").replace('name = "api"\n', "")
     bad = '[apps.bad]\nrestart.retry = "500ms"\ncommand = ["sh", "-c", "test -e up && exec sleep 1000"]\n'
-    pw.write("app.toml", f'{table}\n{bad}[run]\nprobe = "127.0.0.1:{port}"\n')
+    once = '[apps.once]\ncommand = ["sh", "-c", "while [ ! -e up ]; do sleep 0.1; done; exit 3"]\nrestart = "never"\n'
+    pw.write("app.toml", f'{table}\n{bad}{once}[run]\nprobe = "127.0.0.1:{port}"\n')
     with foreground(pw, "app.toml") as one:
         one.wait_for("bad failed")
         one.running()
         assert pw.get() == "1 "
         assert probe(port, "/readyz")[0] == 503
         assert probe(port, "/readyz/api")[0] == 200
+        one.wait_for("once running")
+        assert probe(port, "/readyz/once")[0] == 200
         pw.write("up", "")
-        wait_until(lambda: probe(port, "/readyz")[0] == 200, LONG, "it to be tried again")
+        wait_until(lambda: probe(port, "/readyz/bad")[0] == 200, LONG, "it to be tried again")
+        wait_until(lambda: probe(port, "/readyz/once") == (503, "once not ready 0/0\n"), LONG, "what has failed as it ended")
         assert one.stop() == 0
 
 
@@ -595,6 +599,14 @@ def test_a_script_that_serves_nothing_is_told_so_at_its_first_end(homeless: Pywo
         one.wait_for("start shop:app, not shop.py")
         assert "gave up" not in one.err
         assert one.stop() == 0
+
+
+def test_it_ends_when_all_wait_in_vain_for_a_migration_that_has_failed(homeless: Pyworker) -> None:
+    jobs = '[apps.db]\ncommand = ["sh", "-c", "exit 3"]\nrestart = "never"\n'
+    homeless.write("app.toml", jobs + '[apps.web]\ncommand = "sleep 3600"\ndepends_on = "db"\n')
+    with foreground(homeless, "app.toml") as one:
+        assert one.ends() == 1
+        assert "web waits for db, which failed: " in one.err
 
 
 def test_it_ends_soon_after_its_app(homeless: Pyworker) -> None:
