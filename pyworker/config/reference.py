@@ -60,8 +60,9 @@ depends on.
 **Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`. A run that is
 still at work when its next time comes is not doubled, a reload leaves it alone, and one that is over a limit is ended, as is a
 script or command with `restart.policy = "never"` that listens nowhere. Times are local: what summer time leaves out runs once at
-the jump, what it repeats runs once (a job of every hour or every few minutes goes on as ever). `reload.cron` reloads an app that
-keeps running, unless a reload of it is under way.
+the jump, what it repeats runs once (a job of every hour or every few minutes goes on as ever). What was due while pyworker did
+not run is left out; while its daemon was replaced, it is made up for. `reload.cron` reloads an app that keeps running, unless a
+reload of it is under way.
 
 **Hooks** are commands, run as the app's user in its folder and environment with `PYWORKER_HOOK`, `PYWORKER_APP` and
 `PYWORKER_GENERATION`; one as text is split like a shell does, no shell runs. `pre_start` decides: with an exit code that is not 0

@@ -1,11 +1,15 @@
 """Daemon: once a minute, by the wall clock: jobs (`cron`) and timed reloads (`reload.cron`) that are due.
 
 Which they are is policy/cron.py's. A job whose last run is still at work is not started a second time, and no reload takes the
-place of one that is under way. What was due while no daemon lived is not made up for.
+place of one that is under way. What was due between two daemons (one was killed, or upgraded) is made up for; what was while
+nothing of pyworker ran is not.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import struct
 import time
 
 from pyworker.config.timetable import CronError, parse
@@ -14,6 +18,10 @@ from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.wallclock import local_minute
 from pyworker.policy.cron import due, latest
+from pyworker.protocol.inherited import MINUTES
+from pyworker.unix.fds import memfd_fixed
+
+_MINUTES = struct.Struct("<qq")  # of the wall clock; the same without zone and summer time
 
 
 class Schedule:
@@ -24,7 +32,19 @@ class Schedule:
         seconds = time.time()
         self._last = local_minute(seconds)
         self._looked_at = _minute(seconds)
+        if (fd := desk.brain.store.get(MINUTES)) is not None:
+            with contextlib.suppress(OSError, struct.error):
+                self._last, self._looked_at = _MINUTES.unpack(os.pread(fd, _MINUTES.size, 0))
+            desk.brain.loop.call_soon(self._tick)
+            return
+        with contextlib.suppress(OSError):  # no descriptor is left
+            desk.brain.store.put(MINUTES, memfd_fixed("pyworker-minutes", _MINUTES.size))
+        self._write_down()
         self._wake()
+
+    def _write_down(self) -> None:
+        if (fd := self._desk.brain.store.get(MINUTES)) is not None:
+            os.pwrite(fd, _MINUTES.pack(self._last, self._looked_at), 0)
 
     def _wake(self) -> None:
         self._desk.brain.loop.call_later(60.05 - time.time() % 60, self._tick)
@@ -46,6 +66,7 @@ class Schedule:
                 self._start_job(app)
             if config.reload.cron is not None and _is_due(config.reload.cron, last, now, passed):
                 self._reload(app, config.reload.cron)
+        self._write_down()  # last: a daemon after this one looks again at what it has not come to
 
     def _start_job(self, app: App) -> None:
         brain = self._desk.brain

@@ -21,6 +21,7 @@ RUN = "run"  # in the foreground (`pyworker run`): what runs, protocol/run.py; s
 WANTED = "wanted"  # in the foreground: the memfd that stands for apps.json
 PROBE = "probe"  # in the foreground: the listener of the probe endpoint
 EVENT = "event"  # the number of the last event that could not be written to disk
+MINUTES = "minutes"  # when timetables were looked at last: a memfd that is written each minute (daemon/schedule.py)
 STANDBY = "standby"  # in an upgrade: the channel to the guardian that stands by (guardian/standby.py)
 LIFELINE = "lifeline"  # write end of a pipe held by guardian and daemon: its end tells the logger that both are gone,
 #                        a byte tells the one of a dead guardian that the next guardian's has its descriptors

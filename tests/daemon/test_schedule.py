@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig, ReloadConfig
 from pyworker.daemon import schedule
+from pyworker.protocol.inherited import MINUTES
 
 
 class Rig:
@@ -22,9 +24,11 @@ class Rig:
         )
         self.written: list[set[int]] = []  # the finished slots, as of each memo
         self.app.write_memo = lambda: self.written.append(set(self.app.finished_slots))
+        self.stored: dict[str, int] = {}
         brain = SimpleNamespace(
             apps={"job": self.app},
-            loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay)),
+            loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay), call_soon=lambda call: call()),
+            store=SimpleNamespace(get=self.stored.get, put=lambda name, fd: os.close(fd)),
             poke=lambda app: self.done.append("poke"),
             emit=lambda app, kind, slot, **data: self.done.append(data["text"]),
         )
@@ -102,6 +106,21 @@ def test_what_is_due_is_begun_from_the_minute_after_the_daemons_start_on(monkeyp
     seconds += 60
     rig.schedule._tick()
     assert rig.done == ["poke"]
+
+
+def test_what_was_due_between_two_daemons_is_begun_by_the_second_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 1_000_000_030.0
+    monkeypatch.setattr(schedule, "time", SimpleNamespace(time=lambda: seconds))
+    rig = Rig(monkeypatch, AppConfig("job", command=("true",), cron="* * * * *"))
+    rig.schedule._desk.brain.store.put = rig.stored.__setitem__  # type: ignore[method-assign]
+    rig.schedule = schedule.Schedule(rig.schedule._desk)
+    assert rig.done == []
+    seconds += 60
+    rig.schedule = schedule.Schedule(rig.schedule._desk)
+    assert rig.done == ["poke"]
+    rig.schedule = schedule.Schedule(rig.schedule._desk)
+    assert rig.done == ["poke"]
+    os.close(rig.stored[MINUTES])
 
 
 def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
