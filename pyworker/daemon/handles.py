@@ -121,6 +121,7 @@ class TemplateHandle:
     pid: int = 0
     channel: socket.socket | None = None
     loaded: Loaded | None = None
+    ready_at: float | None = None
     failure: LoadFailed | None = None
     killed_because: str = ""
     shortage: Shortage = field(default_factory=Shortage)  # what the system says of its end
@@ -135,13 +136,15 @@ class TemplateHandle:
     def memo(self) -> dict[str, Any]:
         """What a daemon after this one must know of it."""
         loaded = to_json(self.loaded) if self.loaded else None
-        return {"state": self.state, "since": self.since, "pid": self.pid, "loaded": loaded}
+        return {"state": self.state, "since": self.since, "ready_at": self.ready_at, "pid": self.pid, "loaded": loaded}
 
     def recall(self, memo: dict[str, Any]) -> None:
         """Take over a memo; {}: the other daemon died before it wrote one."""
         self.since = float(memo.get("since", self.since))
         self.pid = int(memo.get("pid", 0))
         self.state = memo.get("state", "loading")
+        # of an older version, which does not say it: `since` then
+        self.ready_at = memo.get("ready_at", self.since if self.state == "ready" else None)
         with contextlib.suppress(WireError):  # of another version: as if it had not said it yet
             self.loaded = from_json(Loaded, memo["loaded"], "loaded") if memo.get("loaded") else None
 

@@ -157,7 +157,7 @@ class Templates:
             case t.Loaded():
                 handle.loaded = message
                 if handle.state == "loading":
-                    handle.state, handle.since = "ready", now
+                    handle.state, handle.since, handle.ready_at = "ready", now, now
                     app.write_memo()  # said once only: a daemon after this one must know it
                 self._brain.emit(
                     app, "template_ready", None,
@@ -238,9 +238,9 @@ class Templates:
             return
         words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home)
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
-        if number == app.generation and handle.state != "loading":
+        if number == app.generation and handle.ready_at is not None:
             app.template_record = restart.after_helper_death(
-                app.template_record, handle.since, now, app.restart_config, jitter=random.random()
+                app.template_record, handle.ready_at, now, app.restart_config, jitter=random.random()
             )
         killed = not handle.killed_because and by_somebody(status, handle.shortage)
         # whoever was being forked by it dies unborn
@@ -251,7 +251,7 @@ class Templates:
                 self._brain.loop.call_later(pause, functools.partial(self._unborn, app, worker, words))
         if number == app.generation and status.code == Exit.BAD_CONFIG:
             app.unusable = True
-        if handle.state != "ready":
+        if handle.ready_at is None:  # else its app goes on without it, however it ended
             failure = self._brain.fail(words, traceback, hint)
             self._failed(app, number, failure, now, permanent=status.code == 78, killed=killed)
         self._brain.poke(app)

@@ -11,14 +11,20 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pyworker.daemon import diagnosis
+from pyworker.daemon.app import Failure
 from pyworker.daemon.deaths import Deaths
-from pyworker.daemon.handles import TemplateHandle
-from pyworker.daemon.templates import Templates
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.loop import Loop
+from pyworker.daemon.templates import UNBORN_AFTER, Templates
+from pyworker.policy.lifecycle import State
+from pyworker.policy.restart import Record, RestartConfig
 from pyworker.protocol import template as t
-from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.wire import encode
+from pyworker.protocol import worker as w
+from pyworker.protocol.inherited import WorkerId, fd_name
+from pyworker.protocol.wire import decode, encode
 from pyworker.unix import process
-from pyworker.unix.fds import pass_credentials, send_packet
+from pyworker.unix.fds import pass_credentials, recv_packet, send_packet
 from tests.support.channels import ends as ends
 
 MANY = 1000
@@ -98,3 +104,128 @@ def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypa
     assert {text.partition(": ")[2] for text in noted} == {
         "its template is another user's, and this daemon may not signal it (CAP_KILL): as root, kill -9 4711 ends it"
     }
+
+
+@pytest.mark.parametrize(
+    ("state", "loaded", "reason", "told"),
+    [
+        ("ready", True, "", [t.Retire()]),
+        ("loading", False, "", [t.Retire()]),
+        ("retiring", True, "", ["SIGKILL"]),  # it has been told, and stayed
+        ("retiring", False, "", ["SIGKILL"]),
+        ("ready", True, "it does not answer", ["SIGKILL"]),
+        ("loading", False, "the import took more than 3 s", ["where it is", "SIGKILL"]),
+    ],
+)
+def test_who_is_to_leave_is_told_so_first_and_who_hangs_in_an_import_is_asked_where_before_it_is_killed(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, state: Any, loaded: bool, reason: str, told: list[Any]
+) -> None:
+    now = [100.0]
+    loop = Loop(lambda: now[0])
+    found: list[Any] = []
+    words = {w.STACKS_SIGNAL: "where it is", signal.SIGKILL: "SIGKILL"}
+    monkeypatch.setattr(process, "send_signal", lambda pidfd, number: found.append(words[number]) or True)
+    brain: Any = SimpleNamespace(store=SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get), loop=loop)
+    handle = TemplateHandle("api", 1, 0.0, state=state, channel=ends[0], pid=4711, killed_because="" if reason else "before")
+    handle.loaded = t.Loaded(4711, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5) if loaded else None
+    app: Any = SimpleNamespace(name="api", templates={1: handle})
+    Templates(brain).stop(app, handle, reason, 100.0)
+    if told[0] == "where it is":
+        assert found == ["where it is"]  # it has a moment to say it
+    now[0] += 1
+    loop.turn(0.0)
+    while (packet := recv_packet(ends[1], 4096, 0)) is not None:
+        found.append(decode(t.ToTemplate, packet.data))
+    assert found == told
+    assert (handle.state, handle.since, handle.killed_because) == ("retiring", 100.0, reason or "before")
+    app.templates = {1: object()}  # another one by now
+    assert not Templates(brain)._signal(app, handle, signal.SIGKILL)
+    loop.close()
+
+
+@pytest.mark.parametrize(("pid", "generation", "claimed"), [(0, 1, True), (0, 2, False), (9, 1, False)])
+def test_a_template_names_the_process_of_a_worker_of_its_own_that_has_none_yet(
+    pid: int, generation: int, claimed: bool
+) -> None:
+    claims: list[int] = []
+    deaths = SimpleNamespace(claim=lambda app, worker, pid, owner: claims.append(pid) or True)
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), deaths=deaths)
+    worker = WorkerHandle(WorkerId("api", generation, 1, 7), held=False, born_at=0.0, pid=pid)
+    one = SimpleNamespace(resolved=SimpleNamespace(uid=None))
+    app: Any = SimpleNamespace(name="api", workers={7: worker}, templates={}, generations={1: one, 2: one})
+    Templates(brain)._take(app, TemplateHandle("api", 1, 0.0, state="ready"), t.Forked(7, 4711))
+    assert claims == ([4711] if claimed else [])
+
+
+@pytest.mark.parametrize(
+    ("alive", "generation", "is_ended"), [(True, 1, False), (False, 1, True), (True, 2, True)]
+)
+def test_what_an_import_has_left_is_ended_when_the_last_that_has_it_from_its_template_has(
+    monkeypatch: pytest.MonkeyPatch, alive: bool, generation: int, is_ended: bool
+) -> None:
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(process, "kill_group_of", lambda pidfd, number: ended.append((pidfd, number)))
+    pidfd = os.open("/dev/null", os.O_RDONLY)
+    worker = SimpleNamespace(is_alive=alive, id=SimpleNamespace(generation=generation))
+    long_gone = SimpleNamespace(is_alive=False, id=SimpleNamespace(generation=1))
+    app: Any = SimpleNamespace(workers={7: worker, 8: long_gone}, left_behind={1: [pidfd]})
+    Templates(SimpleNamespace()).end_left_behind(app, 1)  # type: ignore[arg-type]
+    if is_ended:
+        assert (ended, app.left_behind) == ([(pidfd, signal.SIGTERM)], {})
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(pidfd)
+    else:
+        assert (ended, app.left_behind) == ([], {1: [pidfd]})
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize(
+    ("state", "ready_at", "killed_because", "number", "told", "tries", "failed"),
+    [
+        ("loading", None, "", 1, True, 3, True),
+        ("retiring", None, "the import took more than 3 s", 1, True, 3, True),
+        ("ready", 99.0, "", 1, True, 4, False),  # the app goes on: another one is made
+        ("retiring", 99.0, "it did not answer", 1, True, 4, False),
+        ("retiring", 50.0, "it did not answer", 1, True, 0, False),  # it had been good for long
+        ("ready", 99.0, "", 2, True, 3, False),
+        ("retiring", 99.0, "", 1, False, 3, False),  # as it was told
+    ],
+)
+def test_what_the_end_of_a_template_counts_for(
+    monkeypatch: pytest.MonkeyPatch, state: Any, ready_at: float | None, killed_because: str, number: int, told: bool, tries: int, failed: bool
+) -> None:
+    now = [100.0]
+    loop = Loop(lambda: now[0])
+    monkeypatch.setattr(diagnosis, "of_template", lambda *_: ("ended with code 1", "", ""))
+    said: list[str] = []
+    failures: list[str] = []
+    unborn: list[tuple[int, bool]] = []
+    closed: list[str] = []
+    store = SimpleNamespace(get=lambda name: None, remove=lambda *names: closed.extend(names), forget=lambda *names: closed.extend(names))
+    brain: Any = SimpleNamespace(
+        store=store, loop=loop, home="/", poke=lambda app: None, emit=lambda app, kind, slot, **data: said.append(kind), fail=Failure,
+        deaths=SimpleNamespace(
+            unstable=lambda app, failure, now, *, permanent: failures.append(failure.message),
+            ended=lambda app, handle, status: unborn.append((handle.id.serial, handle.lost)),
+        ),
+    )  # fmt: skip
+    handle = TemplateHandle("api", number, 100.0, state=state, ready_at=ready_at, killed_because=killed_because)
+    workers = {serial: WorkerHandle(WorkerId("api", number, 1, serial), False, 0.0) for serial in (5, 6, 7, 8)}
+    workers[6].pid = 4711
+    workers[7].state = State.STOPPING
+    workers[8].id = WorkerId("api", 3, 1, 8)
+    app: Any = SimpleNamespace(
+        name="api", generation=1, target=None, running=True, starting=False, unusable=False, templates={number: handle}, workers=workers,
+        generations={}, left_behind={}, template_record=Record(3), restart_config=RestartConfig(),
+    )  # fmt: skip
+    for _ in range(2):  # by its pidfd, and by the guardian's word
+        Templates(brain).gone(app, handle, process.ExitStatus(1, None))
+    assert said == (["template_exited"] if told else [])
+    assert failures == (["ended with code 1"] if failed else [])
+    assert app.template_record.tries == tries
+    assert sorted(closed) == [f"{kind}.api.{number}" for kind in ("spare", "template", "terr", "tout", "tpid")]
+    assert unborn == []  # it may say Hello yet
+    now[0] += UNBORN_AFTER
+    loop.turn(0.0)
+    assert unborn == ([(5, False)] if told else [])
+    loop.close()
