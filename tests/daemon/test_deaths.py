@@ -15,12 +15,20 @@ import pytest
 from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
-from pyworker.daemon.deaths import BURIAL_DELAY, STATUS_PATIENCE, STRANGER_PATIENCE, YOUNG, Deaths, open_pidfd
+from pyworker.daemon.deaths import (
+    BURIAL_DELAY,
+    LOOK_AT_GROUP,
+    STATUS_PATIENCE,
+    STRANGER_PATIENCE,
+    YOUNG,
+    Deaths,
+    open_pidfd,
+)
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
-from pyworker.policy.restart import CLEAR, RestartConfig
+from pyworker.policy.restart import CLEAR, Record, RestartConfig
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.store import Exited
@@ -107,11 +115,38 @@ def test_one_that_nobody_could_watch_is_killed_also_in_its_first_moment_when_it_
         child.wait()
 
 
+@pytest.mark.parametrize(
+    ("error", "owner"),
+    [
+        (errno.ESRCH, None),  # it has gone: its number may be anybody's by now
+        (errno.EMFILE, 1000),  # named by one that may have named another user's process
+    ],
+)
+@pytest.mark.parametrize("told", [None, ExitStatus(3, None)])
+def test_one_that_cannot_be_watched_has_ended_as_the_guardian_says_and_nobody_is_killed_by_its_number(
+    monkeypatch: pytest.MonkeyPatch, error: int, owner: int | None, told: ExitStatus | None
+) -> None:
+    def refuse(pid: int, owner: int | None) -> int:
+        raise OSError(error, os.strerror(error))
+
+    killed: list[int] = []
+    monkeypatch.setattr(deaths, "open_pidfd", refuse)
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: killed.append(pid))
+    daemon = Told(monkeypatch)
+    handle = daemon.worker(0)
+    if told is not None:
+        daemon.deaths.on_exited(Exited(42, told.code, None, False))
+    assert daemon.deaths.claim(daemon.app, handle, 42, owner=owner)
+    assert (handle.pid, daemon.ended, killed) == (42, [(1, told or process.UNKNOWN)], [])
+
+
 def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(report=lambda what: None)
-    workers = SimpleNamespace(kick_siblings=lambda app, handle: None, on_message=lambda app, handle: None)
+    workers = SimpleNamespace(kick_siblings=lambda app, handle: kicked.append(handle.state))
     brain: Any = SimpleNamespace(loop=loop, workers=workers, store={}, poke=lambda app: poked.append(app.name))
     poked: list[str] = []
+    kicked: list[State] = []
     befores: list[State] = []
 
     def release(self: Deaths, app: Any, handle: Any) -> None:
@@ -129,11 +164,14 @@ def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch
         Deaths(brain).finish(app, handle, ExitStatus(1, None))
     wait_until(lambda: loop.turn(0.01) or poked, what="another try")
     assert (app.workers, befores) == ({}, [State.STARTING, State.STARTING])
+    assert kicked == [State.STOPPED]  # it may have been woken for a connection
     app.board.close()
     loop.close()
 
 
-def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "always", **fields: Any) -> Any:
+def a_death(
+    monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "always", before: State = State.READY, **fields: Any
+) -> Any:
     """One worker that was ready and has ended by itself; return its app."""
     failure = Failure("it said why")
     monkeypatch.setattr(Deaths, "_tell", lambda self, app, handle, status, shortage: failure)
@@ -141,18 +179,133 @@ def a_death(monkeypatch: pytest.MonkeyPatch, status: ExitStatus, policy: Any = "
     brain.events = SimpleNamespace(emit_data=lambda *args: None)
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), lost=False, pid=42, ready_at=99.0, ended_at=100.0)
     handle.failure = None
+    vars(handle).update(fields.pop("worker", {}))
     board = Board.create("api")
     app: Any = SimpleNamespace(
         name="api", generation=1, target=None, previous=None, running=True, starting=False, restored=False, is_job=False,
         kind="script", workers={}, board=board, slot_restarts={}, finished_slots=set(), failure=None, record=CLEAR,
-        restart_config=RestartConfig(policy, 10.0, 10, 60.0, 60.0),
+        restart_config=RestartConfig(policy, 10.0, 10, 60.0, 60.0), target_failure=None, start_failure=None, soak_deaths=0,
     )  # fmt: skip
     vars(app).update(fields)
-    Deaths(brain)._died(app, handle, status, State.READY, Shortage())
+    Deaths(brain)._died(app, handle, status, before, Shortage())
     app.restarts = (board.app(AppF.RESTARTS), app.slot_restarts)  # replaced, ended by themselves
     board.close()
     brain.loop.close()
     return app
+
+
+NEVER_READY: dict[str, Any] = {"ready_at": None}
+NEVER_CAME: dict[str, Any] = {"ready_at": None, "pid": 0}
+SERVES: Any = SimpleNamespace(id=WorkerId("api", 1, 2, 8), ready_at=50.0)
+OF_BEFORE: Any = SimpleNamespace(id=WorkerId("api", 0, 2, 8), ready_at=50.0)
+COMES_UP: Any = SimpleNamespace(id=WorkerId("api", 1, 2, 8), ready_at=None)
+FAILED, REFUSED, KILLED, DONE = ExitStatus(1, None), ExitStatus(78, None), ExitStatus(None, 9), ExitStatus(0, None)
+TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
+
+
+@pytest.mark.parametrize(
+    ("follows", "status", "case"),
+    [
+        ("counted", FAILED, {}),
+        ("the reload fails", FAILED, {"generation": 0, "target": 1}),
+        ("nothing", FAILED, {"generation": 2}),
+        ("nothing", FAILED, {"running": False}),
+        ("nothing", FAILED, {"before": State.DRAINING}),  # it was to leave
+        ("counted", KILLED, {"before": State.KILLED, "worker": NEVER_READY}),  # for that it did not get ready
+        ("cleared", FAILED, {"record": TRIED, "worker": {"ready_at": 50.0}}),  # it had proved stable
+        ("counted", FAILED, {"record": TRIED}),
+        ("permanent", REFUSED, {"worker": {"ready_at": 50.0}}),
+        ("permanent", REFUSED, {"policy": "never"}),
+        ("finished", REFUSED, {"policy": "never", "is_job": True}),
+        ("finished", DONE, {"policy": "on-failure"}),
+        ("counted", FAILED, {"policy": "on-failure"}),
+        # a first start
+        ("the start fails", FAILED, {"starting": True}),
+        ("the start fails", FAILED, {"starting": True, "worker": NEVER_CAME}),
+        ("the start fails", FAILED, {"starting": True, "workers": {8: OF_BEFORE}}),
+        ("the start fails", FAILED, {"starting": True, "workers": {8: COMES_UP}}),
+        ("counted", FAILED, {"starting": True, "workers": {8: SERVES, 9: COMES_UP}}),
+        ("the start fails", DONE, {"starting": True, "worker": NEVER_READY}),
+        ("counted", DONE, {"starting": True}),
+        ("finished", DONE, {"starting": True, "worker": NEVER_READY, "policy": "on-failure"}),
+        ("counted", KILLED, {"starting": True}),  # by somebody: that says nothing of the code
+        ("the start fails", KILLED, {"starting": True, "record": TRIED}),
+        ("the start fails", KILLED, {"starting": True, "policy": "never"}),
+        ("the start fails", KILLED, {"starting": True, "worker": {"failure": object()}}),  # by us
+        # one that never came: no process or descriptor was to be had
+        ("counted", process.UNKNOWN, {"starting": True, "restored": True, "worker": NEVER_CAME}),
+        ("nothing", process.UNKNOWN, {"starting": True, "restored": True, "worker": NEVER_CAME, "record": TRIED}),
+        ("the start fails", process.UNKNOWN, {"starting": True, "restored": True, "worker": NEVER_READY}),
+        ("counted", process.UNKNOWN, {"restored": True, "worker": NEVER_CAME, "record": TRIED}),
+        ("nothing", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "record": TRIED}),  # with others
+        ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}}),
+        ("counted", process.UNKNOWN, {"worker": NEVER_READY | {"lost": True}, "record": TRIED}),
+        ("finished", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never"}),
+    ],
+)  # fmt: skip
+def test_what_follows_from_a_death(
+    monkeypatch: pytest.MonkeyPatch, follows: str, status: ExitStatus, case: dict[str, Any]
+) -> None:
+    before = case.get("record", CLEAR)
+    app = a_death(monkeypatch, status, **case)
+    found = {
+        "the reload fails": app.target_failure is not None,
+        "the start fails": app.start_failure is not None,
+        "finished": app.finished_slots == {1},
+        "permanent": app.record.permanent,
+        "counted": app.record.tries == before.tries + 1 and not app.record.permanent,
+        "cleared": bool(before.tries) and app.record.tries == 0,
+    }
+    assert [name for name, is_so in found.items() if is_so] == ([] if follows == "nothing" else [follows])
+
+
+@pytest.mark.parametrize(
+    ("at_once", "status", "case"),
+    [
+        (True, FAILED, {}),
+        (True, KILLED, {"before": State.UNHEALTHY}),
+        (True, DONE, {}),
+        (False, FAILED, {"before": State.DRAINING}),
+        (False, FAILED, {"before": State.HELD}),
+        (False, FAILED, {"generation": 2}),  # it is of the one before
+        (False, FAILED, {"running": False}),
+        (False, FAILED, {"starting": True}),
+        (False, FAILED, {"is_job": True}),
+        (False, REFUSED, {}),
+        (False, DONE, {"policy": "on-failure"}),
+        (False, FAILED, {"ready_at": 95.0}),  # it counts against the limit first
+        (False, FAILED, {"ready_at": None}),
+    ],
+)
+def test_only_one_that_had_proved_stable_and_of_an_app_that_goes_on_is_replaced_before_its_end_is_told(
+    at_once: bool, status: ExitStatus, case: dict[str, Any]
+) -> None:
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), ready_at=case.get("ready_at", 50.0), ended_at=100.0)
+    app: Any = SimpleNamespace(
+        generation=case.get("generation", 1), running=case.get("running", True), starting=case.get("starting", False),
+        is_job=case.get("is_job", False), restart_config=RestartConfig(case.get("policy", "always"), 10.0, 10, 60.0, 60.0),
+    )  # fmt: skip
+    brain: Any = SimpleNamespace(loop=Loop())
+    before = case.get("before", State.READY)
+    assert Deaths(brain)._is_replaced_at_once(app, handle, status, before) is at_once
+    brain.loop.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "reaped", "by_number"),
+    [(ExitStatus(1, None), False, True), (ExitStatus(1, None), True, False), (process.UNKNOWN, False, False)],
+)
+def test_what_a_worker_has_left_behind_is_killed_by_its_number_only_while_that_is_reserved(
+    monkeypatch: pytest.MonkeyPatch, status: ExitStatus, reaped: bool, by_number: bool
+) -> None:
+    killed: list[tuple[str, int]] = []
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: killed.append(("number", pid)))
+    monkeypatch.setattr(process, "kill_group_of", lambda pidfd: killed.append(("pidfd", pidfd)))
+    brain: Any = SimpleNamespace(loop=Loop(), store={"pid.api.1.1.7": 5})
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=status, reaped=reaped)
+    Deaths(brain)._end_group(handle)
+    assert killed == [("number", 42) if by_number else ("pidfd", 5)]
+    brain.loop.close()
 
 
 @pytest.mark.parametrize(("code", "why"), [(0, None), (1, "it said why"), (78, "it said why")])
@@ -348,4 +501,108 @@ def test_one_of_whose_end_nobody_says_a_word_has_ended_all_the_same(monkeypatch:
     assert told.ended == []  # the guardian's word may be on its way
     told.pass_time(STATUS_PATIENCE + 0.1)
     assert told.ended == [(1, process.UNKNOWN)]
+    os.close(pidfd)
+
+
+def test_an_end_is_gone_through_once_and_after_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    workers = SimpleNamespace(on_message=lambda app, handle: done.append("its last words"))
+    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), workers=workers)
+    monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: done.append(status))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=State.DRAINING, ready_at=1.0, pid=42)
+    app: Any = SimpleNamespace(kind="asgi")
+    ends = Deaths(brain)
+    for status in (ExitStatus(3, None), process.UNKNOWN):  # by its pidfd, and then by the guardian's word, say
+        ends.ended(app, handle, status)
+    assert done == ["its last words", ExitStatus(3, None)]
+    assert (handle.status, handle.ended_at) == (ExitStatus(3, None), 100.0)
+    brain.loop.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "reaped", "pid", "ends_at_once"),
+    [
+        ("command", State.STOPPING, False, 42, False),
+        ("script", State.STOPPING, False, 42, False),
+        ("asgi", State.STOPPING, False, 42, True),
+        ("command", State.KILLED, False, 42, True),  # ... and so is its group
+        ("command", State.STOPPING, True, 42, True),  # its number, and so its group's, may be another's
+        ("command", State.STOPPING, False, 43, True),  # it has left nobody
+    ],
+)
+def test_a_command_that_was_stopped_has_ended_when_those_of_its_group_have_and_they_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, kind: str, state: State, reaped: bool, pid: int, ends_at_once: bool
+) -> None:
+    now, told, finished = [100.0], list[tuple[int, int]](), list[int]()
+    groups = {42}
+    loop = Loop(lambda: now[0])
+    brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=lambda app, handle: None))
+    monkeypatch.setattr(process, "groups_with_others", lambda: set(groups))
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: told.append((pid, number)))
+    monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(handle.pid))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=state, ready_at=1.0, pid=pid)
+    handle.reaped = reaped
+    config = SimpleNamespace(stop=SimpleNamespace(signal="INT"))
+    app: Any = SimpleNamespace(kind=kind, generations={1: SimpleNamespace(config=config)})
+    Deaths(brain).ended(app, handle, ExitStatus(None, signal.SIGINT))
+    assert (told, finished) == (([], [pid]) if ends_at_once else ([(42, signal.SIGINT)], []))
+    for _ in range(2):
+        now[0] += 2 * LOOK_AT_GROUP
+        loop.turn(0.0)
+    assert finished == ([pid] if ends_at_once else [])
+    groups.clear()
+    now[0] += 2 * LOOK_AT_GROUP
+    loop.turn(0.0)
+    assert (finished, len(told)) == ([pid], 0 if ends_at_once else 1)
+    loop.close()
+
+
+@pytest.mark.parametrize("seen_here_first", [False, True])
+def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
+    monkeypatch: pytest.MonkeyPatch, seen_here_first: bool
+) -> None:
+    done: list[str] = []
+    store: Any = SimpleNamespace(
+        get=lambda name: None,
+        remove=lambda name: done.append(f"close {name.partition('.')[0]}"),
+        forget=lambda *names: done.append(f"forget {' '.join(name.partition('.')[0] for name in names)}"),
+        collected=lambda pid: done.append("let go"),
+    )
+    brain: Any = SimpleNamespace(
+        loop=Loop(), store=store, messages=SimpleNamespace(forget=lambda app, handle: None),
+        templates=SimpleNamespace(end_left_behind=lambda app, number: None),
+    )  # fmt: skip
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=ExitStatus(1, None))
+    app: Any = SimpleNamespace(board=Board.create("api"), generations={}, workers={7: handle})
+    ends = Deaths(brain)
+    if seen_here_first:
+        ends._known[42] = False
+    ends._release(app, handle)
+    # the logger has not read the pipes to their end: the guardian keeps those
+    said = ["end of group 42", "close ctl", "forget out err", "close pid"]
+    assert done == (said if seen_here_first else [*said, "let go"])  # else the guardian, which has not said it, would not hear
+    assert ends._known == ({42: True} if seen_here_first else {})
+    assert app.workers == {}
+    app.board.close()
+    brain.loop.close()
+
+
+def test_a_helper_ended_as_the_guardian_has_said_or_says_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(child.pid)
+    child.wait()  # somebody else's: the daemon before this one has started it
+    told = Told(monkeypatch, templates={1: SimpleNamespace(pid=child.pid)})
+    monkeypatch.setattr(told.deaths, "shortages", SimpleNamespace(of_death=lambda pid, status: Shortage()))
+    ends: list[ExitStatus] = []
+    for told_before in (True, False, None):
+        if told_before:
+            told.deaths.on_exited(Exited(child.pid, 3, None, False))
+        told.deaths.of_helper(child.pid, pidfd, lambda status, shortage: ends.append(status))
+        if told_before is False:
+            assert len(ends) == 1
+            told.deaths.on_exited(Exited(child.pid, 4, None, False))
+        told.pass_time(STATUS_PATIENCE + 0.1)
+    assert ends == [ExitStatus(3, None), ExitStatus(4, None), process.UNKNOWN]
+    assert told.collected == [child.pid, child.pid]  # each is let go, once
     os.close(pidfd)

@@ -68,6 +68,101 @@ def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
     assert handle.told == {"settled", ("open", 9)}
 
 
+class Handed:
+    """An app whose connections are handed out through inboxes, and its dispatcher, which hears nothing but us."""
+
+    def __init__(self, ends: tuple[socket.socket, socket.socket]) -> None:
+        self._ends = ends
+        self.store = {f"{kind}.api.{slot}": end.fileno() for slot in (1, 2) for kind, end in zip(("feed", "inbox"), ends, strict=True)}
+        names = lambda kind, app: [SimpleNamespace(numbers=(slot,)) for slot in (1, 2) if f"{kind}.api.{slot}" in self.store]  # noqa: E731
+        store = SimpleNamespace(names=names, get=self.store.get, remove=lambda *names: [self.store.pop(name) for name in names])
+        self.refused: list[int] = []
+        listening = SimpleNamespace(refuse=lambda app, index: self.refused.append(index))
+        generation: Any = SimpleNamespace(config=AppConfig("api", target="a:b", balance="least-connections"), listeners=(0, 1, 2))
+        self.wanted = [1, 2]
+        self.app: Any = SimpleNamespace(
+            name="api", running=True, listening=True, keep_listening=False, restart_to=None, current=generation,
+            generations={1: generation}, slots=lambda: self.wanted, workers={},
+            listeners={index: SimpleNamespace(sock=ends[0]) for index in (0, 1)},
+            dispatcher=DispatcherHandle(0.0, state="ready", channel=ends[0]),
+        )  # fmt: skip
+        brain: Any = SimpleNamespace(store=store, listening=listening)
+        self.dispatchers = Dispatchers(brain)
+
+    def worker(self, serial: int, slot: int, state: State, ready_at: float | None = 1.0) -> None:
+        handle = WorkerHandle(WorkerId("api", 1, slot, serial), False, 0.0, state=state, ready_at=ready_at)
+        handle.row = serial
+        self.app.workers[serial] = handle
+
+    def said(self) -> list[Any]:
+        self.dispatchers.sync(self.app)
+        said = []
+        while (packet := fds.recv_packet(self._ends[1], 4096, 2)) is not None:
+            fds.close_all(packet.fds)
+            said.append(decode(d.ToDispatcher, packet.data))
+        return said
+
+
+def test_a_dispatcher_is_told_all_that_is_so_and_from_then_on_what_changes(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed = Handed(ends)
+    handed.worker(5, 1, State.STOPPED)
+    handed.worker(6, 1, State.DRAINING)
+    handed.worker(7, 1, State.READY)
+    handed.worker(8, 2, State.STARTING, ready_at=None)
+    handed.worker(9, 2, State.HELD)
+    at_once = [
+        d.Begin(), d.Listen(0), d.Listen(1), d.Inbox(1), d.Inbox(2), d.Shut(6), d.Open(7, 1, 7, "inbox", 0, False), d.Settled()
+    ]  # fmt: skip
+    assert handed.said() == at_once
+    assert handed.said() == []
+    handed.app.workers[9].state = State.OPENING
+    assert handed.said() == [d.Open(9, 2, 9, "inbox", 0, False)]
+    handed.app.workers[7].state = State.DRAINING
+    assert handed.said() == [d.Shut(7)]
+    del handed.app.workers[6], handed.app.workers[7]
+    handed.app.current.listeners = (1,)
+    handed.wanted = [2]
+    del handed.app.workers[5]
+    assert handed.said() == [d.Gone(6), d.Gone(7), d.CloseInbox(1), d.Unlisten(0)]
+    assert (sorted(handed.store), handed.refused) == (["feed.api.2", "inbox.api.2"], [0])
+    handed.wanted = []  # scaled down: who starts, or serves, in a slot reads its inbox yet
+    assert handed.said() == []
+    del handed.app.workers[8]
+    handed.app.workers[9].state = State.DRAINING
+    assert handed.said() == [d.Shut(9), d.CloseInbox(2)]
+    assert (handed.said(), handed.store) == ([], {})
+
+
+def test_before_the_app_has_a_port_and_after_it_was_closed_there_is_none_to_accept_from(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    handed = Handed(ends)
+    handed.app.listening = False
+    assert handed.said() == [d.Begin(), d.Inbox(1), d.Inbox(2), d.Settled()]
+    handed.app.listening = True
+    assert handed.said() == [d.Listen(0), d.Listen(1)]
+    handed.app.current = None
+    assert handed.said() == [d.Unlisten(0), d.Unlisten(1)]
+
+
+@pytest.mark.parametrize(("keep_listening", "restart_to", "stops"), [(False, None, True), (True, None, False), (False, 2, False)])
+def test_at_a_stop_what_was_accepted_is_handed_out_to_the_end(
+    ends: tuple[socket.socket, socket.socket], keep_listening: bool, restart_to: int | None, stops: bool
+) -> None:
+    """By the workers that leave: they read their inboxes empty."""
+    handed = Handed(ends)
+    handed.worker(7, 1, State.READY)
+    assert handed.said()[-1] == d.Settled()
+    handed.app.running, handed.app.keep_listening, handed.app.restart_to = False, keep_listening, restart_to
+    handed.app.current, handed.wanted = None, []
+    handed.app.workers[7].state = State.DRAINING
+    assert (handed.said()[-1] == d.Finish()) is stops
+    assert handed.said() == []
+    assert (("shut", 7) in handed.app.dispatcher.told) is not stops
+    assert (("inbox", 1) in handed.app.dispatcher.told) is stops
+    assert (("listen", 0) in handed.app.dispatcher.told) is stops
+
+
 def test_one_that_was_being_made_when_the_daemon_before_died_is_made_again_and_no_failure(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:

@@ -18,6 +18,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.workers import Workers
+from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
@@ -257,3 +258,183 @@ def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypa
     (text,) = noted
     assert text.startswith("worker 2 runs as ")
     assert text.endswith(f"may not signal it (CAP_KILL): as root, kill {os.getpid()} ends it")
+
+
+class Asked:
+    """The Workers of a daemon, and what they have asked of one worker: by its channel, by a signal, by its stacks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, config: AppConfig, state: State, *, hears: bool = True) -> None:
+        self.asked: list[Any] = []
+        brain: Any = SimpleNamespace(
+            loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None,
+            stacks=SimpleNamespace(take=lambda app, handle, then: self.asked.append(then)),
+            messages=SimpleNamespace(disconnect=lambda app, handle: bool(config.env.get("CHANNEL"))),
+            listening=SimpleNamespace(drops=lambda app, number: set()), direct=SimpleNamespace(end_untold=lambda app, handle: self.asked.append("end untold")),
+            deaths=SimpleNamespace(ended=lambda app, handle, status: self.asked.append("ended")),
+        )  # fmt: skip
+        brain.readiness = Readiness(brain)
+        self.workers = Workers(brain)
+        self.handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=4242, state=state)
+        sibling = WorkerHandle(WorkerId("api", 1, 2, 2), held=False, born_at=0.0, pid=4243, state=State.READY)
+        unready = WorkerHandle(WorkerId("api", 1, 3, 3), held=False, born_at=0.0, pid=4244, state=State.HELD)
+        resolved = ResolvedApp(config, 1, "python", {}, (), None, None, (), "", 0)
+        workers = {1: self.handle, 2: sibling, 3: unready}
+        self.app: Any = SimpleNamespace(
+            name="api", kind="asgi" if config.target else "command", hurry=False, generations={1: Generation(1, resolved)}, workers=workers, templates={}
+        )
+        self.kicked: list[int] = []
+        self.stopped: set[int] = set()
+
+        def say(handle: WorkerHandle, message: Any, fd: int | None = None) -> bool:
+            if isinstance(message, w.Kick):
+                self.kicked.append(handle.id.slot)
+            else:
+                self.asked.append(message)
+            return hears
+
+        monkeypatch.setattr(self.workers, "say", say)
+        monkeypatch.setattr(self.workers, "signal", lambda app, handle, number: self.asked.append(signal.Signals(number).name))
+        monkeypatch.setattr(process, "is_stopped", self.stopped.__contains__)
+        monkeypatch.setattr(process, "kill_group", lambda pid, number: self.asked.append(f"end of group {pid}"))
+
+
+ASGI = AppConfig("api", target="a:b")
+COMMAND = AppConfig("api", command=("x",), balance="shared")
+
+
+@pytest.mark.parametrize(
+    ("config", "hears", "asked", "kicks"),
+    [
+        (ASGI, True, [w.Drain(30.0, to_empty=False)], [2]),
+        (ASGI, False, [w.Drain(30.0, to_empty=False), "SIGTERM"], [2]),  # its channel is full, or has ended
+        (AppConfig("api", command=("x",), balance="proxy"), True, [], []),  # it is the dispatcher that gives it no more
+        (AppConfig("api", command=("x",), balance="round-robin"), True, [], []),
+        (AppConfig("api", command=("x",), balance="shared", env={"CHANNEL": "1"}), True, [], []),
+        (COMMAND, False, [w.Drain(30.0, to_empty=False), "SIGTERM"], [2]),
+        (AppConfig("api", target="a:b", env={"CHANNEL": "1"}), True, [w.Drain(30.0, to_empty=False)], [2]),
+    ],
+)
+def test_who_drains_is_told_so_in_a_way_that_it_hears(
+    monkeypatch: pytest.MonkeyPatch, config: AppConfig, hears: bool, asked: list[Any], kicks: list[int]
+) -> None:
+    draining = Asked(monkeypatch, config, State.READY, hears=hears)
+    draining.workers.drain(draining.app, draining.handle, to_empty=False, reason="stop", now=1.0)
+    assert (draining.asked, draining.kicked, draining.handle.state) == (asked, kicks, State.DRAINING)
+    assert draining.handle.leaving_because == "stop"
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "hurry", "hears", "asked"),
+    [
+        (ASGI, State.READY, False, True, ["SIGTERM"]),
+        (ASGI, State.READY, True, True, [w.Drain(0.0, to_empty=False)]),  # it would take a signal for a wish to drain
+        (ASGI, State.READY, True, False, [w.Drain(0.0, to_empty=False), "SIGTERM"]),
+        (ASGI, State.DRAINING, True, True, ["SIGTERM"]),
+        (ASGI, State.STARTING, True, True, ["SIGTERM"]),
+        (COMMAND, State.READY, True, True, ["SIGTERM"]),
+    ],
+)
+def test_who_is_to_stop_is_told_by_the_stop_signal_unless_that_would_let_it_take_its_time(
+    monkeypatch: pytest.MonkeyPatch, config: AppConfig, state: State, hurry: bool, hears: bool, asked: list[Any]
+) -> None:
+    stopping = Asked(monkeypatch, config, state, hears=hears)
+    stopping.app.hurry = hurry
+    stopping.workers.stop(stopping.app, stopping.handle, "stop", 1.0)
+    assert (stopping.asked, stopping.handle.state) == (asked, State.STOPPING)
+    assert stopping.handle.leaving_because == ("" if state is State.DRAINING else "stop")  # else it has been said before
+    if asked == ["SIGTERM"]:
+        assert stopping.kicked == [2]  # it may have been woken for a connection
+
+
+@pytest.mark.parametrize(
+    ("config", "hurry", "is_stopped", "is_asked"),
+    [(ASGI, False, False, True), (ASGI, False, True, False), (ASGI, True, False, False), (COMMAND, False, False, False)],
+)
+def test_who_has_not_ended_within_its_time_to_drain_is_asked_where_it_is_before_it_gets_the_signal(
+    monkeypatch: pytest.MonkeyPatch, config: AppConfig, hurry: bool, is_stopped: bool, is_asked: bool
+) -> None:
+    late = Asked(monkeypatch, config, State.DRAINING)
+    late.app.hurry = hurry
+    late.stopped |= {4242} if is_stopped else set()
+    late.workers.stop(late.app, late.handle, DRAIN_TIMEOUT, 1.0)
+    if is_asked:
+        (answered,) = late.asked
+        answered("")
+        assert late.asked == [answered, "SIGTERM"]
+        late.handle.ended_at = 2.0
+        answered("")
+        assert late.asked == [answered, "SIGTERM"]  # its number may be another's
+    else:
+        assert late.asked == ["SIGTERM"]
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "failed", "is_asked"),
+    [
+        (ASGI, State.STARTING, False, True),
+        (ASGI, State.OPENING, False, True),
+        (ASGI, State.STARTING, True, False),  # it has said why
+        (ASGI, State.DRAINING, False, False),
+        (COMMAND, State.STARTING, False, False),
+    ],
+)
+def test_who_is_to_be_killed_for_not_being_ready_is_asked_where_it_is_before(
+    monkeypatch: pytest.MonkeyPatch, config: AppConfig, state: State, failed: bool, is_asked: bool
+) -> None:
+    stuck = Asked(monkeypatch, config, state)
+    stuck.handle.failure = w.Failed("other", "it said why", "") if failed else None
+    stuck.handle.leaving_because = "stop" if state is State.DRAINING else ""
+    stuck.workers.kill(stuck.app, stuck.handle, "not ready", 1.0)
+    assert stuck.handle.state is State.KILLED
+    assert stuck.handle.leaving_because == ("stop" if state is State.DRAINING else "not ready")
+    if is_asked:
+        (answered,) = stuck.asked
+        answered("")
+        assert stuck.asked == [answered, "SIGKILL", "end of group 4242"]
+        stuck.handle.ended_at = 2.0
+        answered("")
+        assert stuck.asked == [answered, "SIGKILL", "end of group 4242"]
+    else:
+        assert stuck.asked == ["SIGKILL", "end of group 4242"]
+
+
+@pytest.mark.parametrize(
+    ("asked_of_template", "untold", "at_last", "follows"),
+    [
+        (True, False, False, []),  # it is about to say the pid
+        (True, False, True, ["ended"]),
+        (False, False, False, ["ended"]),
+        (False, True, False, ["end untold", "ended"]),
+    ],
+)
+def test_one_whose_pid_nobody_has_said_ends_by_the_end_of_its_channel_and_no_process_is_signalled(
+    monkeypatch: pytest.MonkeyPatch, asked_of_template: bool, untold: bool, at_last: bool, follows: list[str]
+) -> None:
+    unborn = Asked(monkeypatch, ASGI, State.STARTING)
+    unborn.handle.pid, unborn.handle.untold = 0, untold
+    unborn.app.templates = {1: SimpleNamespace(asked={1} if asked_of_template else {9})}
+    if at_last:
+        unborn.workers.kill(unborn.app, unborn.handle, "not ready", 1.0)
+    else:
+        unborn.workers.stop(unborn.app, unborn.handle, "stop", 1.0)
+    assert unborn.asked == [w.Drain(0.0, to_empty=False), *follows]
+
+
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        (ASGI, [w.Go()]),
+        (AppConfig("api", command=("x",), balance="proxy"), ["accepts"]),  # it does already
+        (AppConfig("api", command=("x",), balance="round-robin"), ["accepts"]),
+        (AppConfig("api", script="s.py"), ["bound", "accepts"]),
+    ],
+)
+def test_who_was_held_is_told_to_go_or_counts_as_gone(
+    monkeypatch: pytest.MonkeyPatch, config: AppConfig, asked: list[Any]
+) -> None:
+    held = Asked(monkeypatch, config, State.HELD)
+    monkeypatch.setattr(Readiness, "accepts", lambda self, app, handle: held.asked.append("accepts"))
+    monkeypatch.setattr(Workers, "_answer_bind", lambda self, app, handle: held.asked.append("bound"))
+    held.workers.go(held.app, held.handle, 1.0)
+    assert held.asked == asked
+    assert (held.handle.state, held.handle.gone_go) == (State.OPENING, True)
