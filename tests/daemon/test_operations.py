@@ -42,6 +42,7 @@ def told(goal: o.Goal, app: Any) -> str:
     outcome = goal(app, 5.0)
     if outcome is None:
         return ""
+    assert outcome.ok is (outcome.action not in {"failed", "unhealthy"})  # it is what the command exits with
     why = outcome.failure.message if outcome.failure is not None else ""
     return f"{outcome.action}: {why}" if why else outcome.action
 
