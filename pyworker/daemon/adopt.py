@@ -112,7 +112,8 @@ def _as_it_was(name: str, memo: dict[str, Any]) -> DesiredApp:
     source: Source = from_json(Source, memo["source"], "source")
     scale, base = memo.get("scale", (None, None))
     generation = max(int(memo["generation"]), 1)
-    return DesiredApp(name, source, bool(memo["wanted"]), generation, scale=scale, scale_base=base)
+    stopped = tuple(map(int, memo.get("stopped_slots", ())))
+    return DesiredApp(name, source, bool(memo["wanted"]), generation, stopped, scale, base)
 
 
 def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]) -> None:

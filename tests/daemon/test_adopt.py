@@ -1,0 +1,290 @@
+"""daemon/adopt.py: what a daemon makes of what the one before has left. Whole trees are in tests/system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.address import Address
+from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.daemon import adopt
+from pyworker.daemon.app import App, Failure, Generation, Listener
+from pyworker.daemon.board import Board
+from pyworker.daemon.desired import DesiredApp, InlineSource
+from pyworker.daemon.fdstore import FdStore
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.ledger import Ledger
+from pyworker.daemon.loop import Loop
+from pyworker.policy.lifecycle import State
+from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
+from pyworker.unix.fds import memfd, socketpair
+from tests.support.channels import ends as ends
+from tests.support.wait import wait_until
+
+SOURCE = InlineSource({}, "/srv")
+
+
+class Left:
+    """What a daemon has left of one app, and the daemon that finds it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.now = 100.0
+        self.loop = Loop(lambda: self.now)
+        self.store = FdStore(channel)
+        self.done: list[Any] = []
+        note = self.done.append
+        self.brain: Any = SimpleNamespace(
+            store=self.store, loop=self.loop, apps={}, fail=Failure, poke=lambda app: None,
+            listening=SimpleNamespace(close=lambda app, listener: note(("closed", listener.index))),
+            templates=SimpleNamespace(
+                watch=lambda app, handle: None, watch_pid=lambda app, handle, pidfd: note(("watches template", handle.pid)),
+                gone=lambda app, handle, status: note(("template never came", handle.state)),
+            ),
+            deaths=SimpleNamespace(watch_pid=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
+            workers=SimpleNamespace(resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold))),
+            dispatchers=SimpleNamespace(adopt=lambda app, memo: None),
+        )  # fmt: skip
+        ledger, board = Ledger.create("api"), Board.create("api")
+        self.store.put("ledger.api", ledger)
+        self.store.put("board.api", os.dup(board.fd))
+        self.app = App("api", SOURCE, board, Ledger(ledger), generation=1, last_generation=1, wanted=True, running=True)
+        self.generation(1)
+
+    def generation(self, number: int) -> None:
+        resolved = ResolvedApp(AppConfig("api", target="a:b"), 1, "python", {}, (), None, None, (), "", 0)
+        self.store.put(fd_name("env", "api", number), memfd("env", Generation(number, resolved).pack()))
+
+    def listener(self) -> int:
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.store.put("listen.api.0", sock.detach())
+        return self.store.fds["listen.api.0"]
+
+    def adopt(self, generation: int = 1, **desired: Any) -> tuple[adopt.Adopted, App]:
+        self.app.write_memo()
+        wanted = {"api": DesiredApp("api", SOURCE, generation=generation, **desired)}
+        found = adopt.adopt(self.brain, wanted)
+        return found, self.brain.apps.get("api")
+
+    def close(self) -> None:
+        for app in {id(app): app for app in (self.app, *self.brain.apps.values())}.values():
+            for worker in app.workers.values():
+                if worker.ctl is not None:
+                    worker.ctl.close()
+            for template in app.templates.values():
+                if template.channel is not None:
+                    template.channel.close()
+            for listener in app.listeners.values():
+                listener.sock.close()
+            app.board.close()
+            app.ledger.close()
+        for fd in self.store.fds.values():
+            os.close(fd)
+        self.loop.close()
+
+
+@pytest.fixture
+def left(ends: tuple[socket.socket, socket.socket]) -> Iterator[Left]:
+    made = Left(ends[0])
+    yield made
+    made.close()
+
+
+def test_workers_go_on_as_the_other_daemon_knew_them_and_one_that_it_had_not_claimed_names_itself(left: Left) -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    known, unclaimed = WorkerId("api", 1, 1, 7), WorkerId("api", 1, 2, 8)
+    app = left.app
+    app.workers = {
+        7: WorkerHandle(known, held=False, born_at=50.0, pid=child.pid, state=State.READY, ready_at=60.0),
+        8: WorkerHandle(unclaimed, held=True, born_at=51.0, pid=4711),
+    }
+    others = []
+    for identity in (known, unclaimed):
+        ours, theirs = socketpair()
+        left.store.put(worker_fd("ctl", identity), ours.detach())
+        others.append(theirs)
+    left.store.put(worker_fd("pid", known), os.pidfd_open(child.pid))
+    app.last_serial = 6  # its memo is of the round before
+    try:
+        found, adopted = left.adopt()
+        assert (found.names, found.let_go, adopted.last_serial) == (["api"], {}, 8)
+        assert left.done == [
+            ("watches worker", child.pid), ("goes on with", 7, State.READY, child.pid, False), ("goes on with", 8, State.STARTING, 0, True)
+        ]  # fmt: skip
+        assert (adopted.workers[7].ready_at, adopted.workers[8].held) == (60.0, True)
+    finally:
+        child.kill()
+        child.wait()
+        for sock in others:
+            sock.close()
+
+
+def test_a_template_of_which_the_process_is_not_stored_never_came_and_that_is_no_failure(left: Left) -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    left.generation(2)
+    others = []
+    for number in (1, 2):
+        ours, theirs = socketpair()
+        left.store.put(fd_name("template", "api", number), ours.detach())
+        others.append(theirs)
+    left.store.put("tpid.api.1", os.pidfd_open(child.pid))
+    try:
+        left.adopt()
+        assert left.done == [("watches template", child.pid), ("template never came", "retiring")]
+    finally:
+        child.kill()
+        child.wait()
+        for sock in others:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    ("memo", "committed", "generations", "found"),
+    [
+        ({}, 1, [], {"generation": 1, "target": None}),
+        # a reload
+        ({"target": 2}, 1, [2], {"generation": 1, "target": 2}),
+        ({"target": 2}, 2, [2], {"generation": 2, "target": None}),  # committed in its last moment
+        ({"target": 2}, 1, [], {"generation": 1, "target": None}),  # before its descriptors were stored
+        ({"generation": 2, "previous": 1}, 2, [2], {"generation": 2, "previous": 1}),
+        ({"generation": 2, "previous": 0}, 2, [2], {"generation": 2, "previous": None}),
+        # begun by a boot or a restart, and not written down yet
+        ({"generation": 2}, 9, [2], {"generation": 2}),
+        ({"restart_to": 2}, 1, [2], {"generation": 1, "restart_to": 2}),
+        ({"restart_to": 2}, 1, [], {"generation": 1, "restart_to": None}),
+    ],
+)
+def test_of_what_was_half_done_goes_on_what_is_there(
+    left: Left, memo: dict[str, Any], committed: int, generations: list[int], found: dict[str, Any]
+) -> None:
+    for number in generations:
+        left.generation(number)
+    for name, value in memo.items():
+        setattr(left.app, name, value)
+    _, app = left.adopt(committed)
+    assert {name: getattr(app, name) for name in found} == found
+    assert not app.closed
+    assert app.last_generation == max(1, *generations, 1)
+    # whoever waited for it has seen the other daemon end
+    assert (app.target_failure is not None) is (app.target is not None)
+
+
+def test_an_upgrade_is_no_reason_to_give_up_a_reload(left: Left) -> None:
+    left.generation(2)
+    left.app.target = 2
+    left.store.reason = "upgrade"
+    _, app = left.adopt()
+    assert (app.target, app.target_failure) == (2, None)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_port_of_an_app_without_a_generation_stays_open_if_it_is_to_be_started_again(left: Left, running: bool) -> None:
+    left.listener()
+    left.store.remove("env.api.1")
+    left.generation(3)  # about to be started, and not what apps.json says
+    found, app = left.adopt(running=running)
+    assert (found.names, app.closed) == (["api"], True)
+    assert left.done == ([] if running else [("closed", 0)])
+    assert ("env.api.3" in left.store.fds) is running
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_listener_is_of_the_address_that_was_asked_for_and_is_known_by_whom(left: Left, known: bool) -> None:
+    sock = socket.socket(fileno=os.dup(left.listener()))
+    port = 0 if known else sock.getsockname()[1]
+    if known:
+        left.app.listeners = {0: Listener(0, Address("inet", "127.0.0.1", 0), sock, {9})}
+    else:
+        sock.close()
+    _, app = left.adopt()
+    assert app.listeners[0].address == Address("inet", "127.0.0.1", port)
+    assert app.listeners[0].asked == ({9} if known else {1})  # not known: any that live may have been given it
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [("ledger.api", "nothing says in which state it was"), ("board.api", "it has no scoreboard")],
+)
+def test_an_app_of_which_something_is_missing_is_let_go_and_one_that_nobody_wants_is_dropped(left: Left, lost: str, why: str) -> None:
+    left.app.write_memo()
+    left.store.remove(lost)
+    before = len(os.listdir("/proc/self/fd"))
+    found = adopt.adopt(left.brain, {"api": DesiredApp("api", SOURCE)})
+    assert (found.names, found.let_go, left.brain.apps) == ([], {"api": why}, {})
+    assert len(os.listdir("/proc/self/fd")) == before
+    adopt.adopt(left.brain, {})
+    assert left.store.fds == {}
+
+
+def test_without_apps_json_what_is_wanted_is_what_was_left(left: Left) -> None:
+    left.app.scale, left.app.scale_base, left.app.stopped_slots = 5, 2, {3}
+    left.app.write_memo()
+    found = adopt.adopt(left.brain, {}, complete=False)
+    assert found.names == ["api"]
+    assert found.wanted == {"api": left.app.desired()}
+
+
+@pytest.mark.parametrize("target", ["a:b", None])
+def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_killed(
+    left: Left, target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = [
+        subprocess.Popen(["sh", "-c", f"{heeds}; echo up; exec sleep 600"], stdout=subprocess.PIPE, process_group=0)
+        for heeds in ("trap '' TERM", "true")
+    ]
+    sent: list[int] = []
+    try:
+        for serial, child in enumerate(children, 7):
+            assert child.stdout is not None
+            child.stdout.readline()
+            left.store.put(worker_fd("pid", WorkerId("api", 1, 1, serial)), os.pidfd_open(child.pid))
+            left.store.put(worker_fd("out", WorkerId("api", 1, 1, serial)), os.dup(child.stdout.fileno()))
+        left.listener()
+        monkeypatch.setattr(adopt, "raw_resolved", lambda brain, name: {"config": {"target": target}})
+        real = adopt._signal
+        monkeypatch.setattr(adopt, "_signal", lambda pidfds, number, **group: sent.append(number) or real(pidfds, number, **group))
+        adopt.let_go(left.brain, "api")
+        # its port stays open, and the logger reads on
+        assert list(left.store.fds) == ["listen.api.0"]
+        at_once = [] if target else [signal.SIGTERM]  # our own workers see the end of their channels
+        assert sent == at_once
+        left.now += adopt.LEAVE_WITHIN + 0.1
+        left.loop.turn(0.0)
+        assert sent == [*at_once, signal.SIGTERM]
+        assert children[1].wait(30) == -signal.SIGTERM
+        assert children[0].poll() is None
+        left.now += adopt.THEN_KILLED + 0.1
+        left.loop.turn(0.0)
+        assert children[0].wait(30) == -signal.SIGKILL
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+
+
+def test_a_hook_that_the_other_daemon_has_left_running_is_ended_with_all_that_it_has_started(left: Left) -> None:
+    child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], process_group=0)
+    left.store.put("hook.api.1", os.pidfd_open(child.pid))
+    adopt._end_hooks(left.brain)
+    try:
+        assert child.wait(30) == -signal.SIGKILL
+        assert "hook.api.1" not in left.store.fds
+        wait_until(lambda: not group_lives(child.pid), what="the end of its group")
+    finally:
+        child.kill()
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
