@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
-from pyworker.errors import Exit, PyworkerError
+from pyworker.errors import NO_DESCRIPTOR, Exit, PyworkerError
 from pyworker.protocol.names import (
     CONTROL_SOCKET,
     DAEMON_LOG,
@@ -125,6 +125,8 @@ def connect(home: str) -> socket.socket:
         raise Silent(home, ANSWER_TIME) from None
     except OSError as error:
         sock.close()
+        if error.errno in NO_DESCRIPTOR:
+            raise
         raise _unusable(home, error) from None
     except BaseException:
         sock.close()
@@ -176,6 +178,8 @@ def check_readable(home: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise
         raise _unusable(home, error) from None
 
 

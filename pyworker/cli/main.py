@@ -20,7 +20,7 @@ from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
 from pyworker.cli.options import NAMES, options, shows
 from pyworker.cli.render import look, mute, out
-from pyworker.errors import FULL_DISK, Exit, PyworkerError
+from pyworker.errors import FULL_DISK, NO_DESCRIPTOR, Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -206,6 +206,10 @@ def _run(argv: list[str], as_json: bool) -> int:
             hint = "make room on its disk, or send it to another"
             full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")
             return fail.report(full, as_json, how)
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+            hint = "close some files, or raise the limit on them (ulimit -n; of the machine: sysctl fs.file-max)"
+            few = PyworkerError("no descriptor is left for this command", hint=hint, code="failed")
+            return fail.report(few, as_json, how)
         if isinstance(error, MemoryError):
             small = PyworkerError(
                 "no memory is left for this command",

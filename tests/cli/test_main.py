@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +230,20 @@ def test_a_want_of_memory_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, cap
     said = capsys.readouterr().err
     assert said.startswith("error: no memory is left for this command")
     assert "ulimit -v" in said
+
+
+@pytest.mark.parametrize("home", ["/short", "/" + "long" * 30], ids=["no socket", "no folder of a home with a long name"])
+def test_a_want_of_descriptors_is_no_fault_of_the_home(
+    home: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def want(*_: object) -> object:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(os if len(home) > 100 else socket.socket, "open" if len(home) > 100 else "connect", want)
+    assert cli_main.main(["ps", "--home", home]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: no descriptor is left for this command")
+    assert "ulimit -n" in said
 
 
 def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) -> None:
