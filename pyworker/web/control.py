@@ -42,10 +42,12 @@ async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
         async with asyncio.timeout(ANSWER_TIME):
             reader, writer = await asyncio.open_unix_connection(sock=await _connected(path), limit=MAX_ANSWER)
-    except (OSError, TimeoutError) as error:
-        raise Away(
-            "the pyworker daemon is not running" if not isinstance(error, TimeoutError) else "it hangs"
-        ) from None
+    except TimeoutError:
+        raise Away("the pyworker daemon hangs") from None
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        raise Away("the pyworker daemon is not running") from None
+    except OSError as error:
+        raise Away(f"the pyworker daemon of {home} cannot be asked: {error.strerror}") from None
     finally:
         if dirfd >= 0:
             os.close(dirfd)

@@ -25,3 +25,11 @@ def test_one_more_than_may_wait_to_be_let_in_waits_too(tmp_path: Path) -> None:
                 await asking
 
     asyncio.run(late())
+
+
+def test_what_keeps_from_asking_is_not_taken_for_a_daemon_that_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(Away, match="is not running"):
+        asyncio.run(ask(str(tmp_path), Status()))
+    (tmp_path / "control.sock").symlink_to("control.sock")
+    with pytest.raises(Away, match="cannot be asked: Too many levels of symbolic links"):
+        asyncio.run(ask(str(tmp_path), Status()))
