@@ -56,7 +56,7 @@ class Depends:
         if other is None or not other.running:
             return False
         if _has_ended(other):
-            return all(last["code"] == 0 for last in other.last_exits.values())
+            return not other.has_ended_badly()
         return not other.starting and not _has_to_end(other) and bool(other.well_slots())
 
     def _in_vain(self, name: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pyworker.daemon.app import Failure
+from pyworker.daemon.app import App, Failure
 from pyworker.daemon.depends import Depends
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol.events import Event
@@ -82,3 +82,17 @@ def test_an_app_does_not_wait_in_vain_for_one_that_is_about_to_be_started_anew()
     db.restart_to = None
     Depends(brain).gate(api)
     assert api.blocked.message == "waits for db, which failed: no disk"
+
+
+def test_how_a_worker_ended_that_was_scaled_away_keeps_nobody_waiting() -> None:
+    migration = an_app("migration")
+    migration.slots = list
+    migration.finished_slots, migration.last_exits = {1}, {1: {"code": 0}, 2: {"code": 1}}
+    migration.has_ended_badly = lambda: App.has_ended_badly(migration)
+    api = an_app("api", "migration")
+    brain: Any = SimpleNamespace(
+        apps={"migration": migration, "api": api}, events=SimpleNamespace(subscribe=lambda _: None)
+    )
+    assert Depends(brain).gate(api) == frozenset()
+    migration.finished_slots = {1, 2}
+    assert Depends(brain).gate(api) == {1}
