@@ -117,7 +117,8 @@ def save(home_fd: int, desired: Desired) -> None:
             os.unlink(temporary, dir_fd=home_fd)
         raise
     failpoint.hit("save.after_rename")
-    os.fsync(home_fd)  # the rename itself
+    with contextlib.suppress(OSError):  # the rename itself; it is done, and a reload that was told otherwise would go back
+        os.fsync(home_fd)
 
 
 def check_apps_file(data: bytes) -> None:

@@ -129,6 +129,21 @@ def test_failed_save_leaves_the_old_file(home: int, tmp_path: Path) -> None:
     assert load(home)[0] == Desired({"api": API})
 
 
+def test_a_file_that_is_in_place_is_saved_whatever_the_folder_says_of_it(
+    home: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refuse(fd: int) -> None:
+        if fd == home:
+            raise OSError(errno.EINVAL, "as of a folder on FUSE")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    save(home, Desired({"api": API}))
+    assert load(home)[0].apps == {"api": API}
+
+
 def test_a_save_that_cannot_be_put_in_place_raises_and_leaves_nothing_beside(home: int, tmp_path: Path) -> None:
     (tmp_path / "apps.json").mkdir()
     with pytest.raises(OSError):
