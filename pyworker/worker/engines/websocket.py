@@ -5,6 +5,7 @@ handshake is answered, and the drain (1012).
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +69,18 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.leaving = True
             # a peer that has closed is open here until it has taken our answer, and is told nothing more
             if self.handshake_complete and self.conn.state is State.OPEN:
-                self._say_goodbye()
+                self._say_goodbye(1012)
 
-    def _say_goodbye(self) -> None:
+    def end(self, code: int) -> None:
+        """Close behind the app, which has ended without: uvicorn's would cut the connection, and its peer report a failure."""
+        if self.handshake_complete and self.conn.state is State.OPEN and not self.transport.is_closing():
+            self.leaving = True
+            self._say_goodbye(code)
+
+    def _say_goodbye(self, code: int) -> None:
         self.stop_keepalive()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
-        self.conn.send_close(1012)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+        self.conn.send_close(code)
         self.transport.write(b"".join(self.conn.data_to_send()))
         if self.read_paused:
             self.read_paused = False
@@ -130,7 +137,7 @@ class WebSocket(WebSocketsSansIOProtocol):
                 self.transport.resume_reading()
             self._parse()
         if self.leaving and message["type"] == "websocket.accept" and not self.transport.is_closing():
-            self._say_goodbye()
+            self._say_goodbye(1012)
 
     def send_receive_event_to_app(self) -> None:
         if self.leaving and self.handshake_complete:
@@ -183,6 +190,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
+        del self.app  # which refers to this
         self.on_ended()
 
     def abort(self) -> None:
@@ -226,7 +234,7 @@ class WebSockets:
             ws_max_size=max_size, server_header=False, date_header=False,
         )  # fmt: skip
         self._config.loaded = True  # its load() would call the app to see whether it is a factory
-        self._config.loaded_app = self._run
+        self._config.loaded_app = None  # each websocket has its own
         self._state = ServerState()
         self._cut = False
 
@@ -241,6 +249,7 @@ class WebSockets:
     def take(self, connection: Connection, head: bytes, rest: bytes) -> None:
         """Take over the connection's transport; `head` is its upgrade request, `rest` what came after it."""
         protocol = WebSocket(self._config, self._state, self._server.state)
+        protocol.app = functools.partial(self._run, protocol)
         protocol.worker = self._server
         protocol.on_lost = self._server.websocket_lost
         protocol.on_ended = self._server.check_empty
@@ -267,17 +276,19 @@ class WebSockets:
         if self._server.draining:
             protocol.leave()
 
-    async def _run(self, scope: Any, receive: Any, send: Any) -> Any:
+    async def _run(self, protocol: WebSocket, scope: Any, receive: Any, send: Any) -> Any:
         try:
             result = await self._application(scope, receive, send)
         except BaseException as error:
             if self._server.forked:
                 end_forked(_WHERE, error)
+            protocol.end(1011)
             if self._cut and isinstance(error, asyncio.CancelledError):
                 raise ClientDisconnected from None  # as of a request that is cut, there is nothing to report
             raise
         if self._server.forked:
             end_forked(_WHERE)
+        protocol.end(1000)
         return result
 
     def drain(self, timeout: float) -> None:

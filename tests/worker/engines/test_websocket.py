@@ -103,6 +103,24 @@ def test_a_message_to_a_client_that_was_let_go_is_for_one_who_has_left(serve: Se
         asyncio.run_coroutine_threadsafe(send_behind(), site.running.loop).result(30)
 
 
+@pytest.mark.parametrize("code", [1000, 1011])
+def test_one_whose_app_ends_without_a_close_is_closed_and_not_cut(serve: Serve, loop: str, code: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "bye"})
+        if code == 1011:
+            raise RuntimeError("a mistake of the app's")
+
+    site = serve(app, loop=loop)
+    client = opened(site.client())
+    assert client._exactly(9) == b"\x81\3bye\x88\2" + code.to_bytes(2, "big")
+    # what it had still to say, and its answer
+    client.send(b"\x81\x81\0\0\0\0x" * 2 + b"\x88\x82\0\0\0\0" + code.to_bytes(2, "big"))
+    assert client.closed()
+    wait_until(lambda: site.row[F.OPEN] == 0)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
