@@ -2,11 +2,13 @@
 
 The same code that the template runs (worker/target.py) runs in the app's interpreter, folder and environment; what it
 says is what `start` would say. Nothing of the app runs in this process, and no server is started. Its `pyworker.state`
-is empty, and thrown away too; a server that its config names is that server.
+is empty, and thrown away too; a server that its config names is that server. With `user` it is another's code: it gets no
+terminal of ours, and no right.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -14,14 +16,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import IO
 
+from pyworker.cli.render import clean, look, write
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.policy.variables import of_variable
 from pyworker.protocol.names import ENV_STATE
+from pyworker.unix.user import drop_rights
+
+_LONGEST = 1024 * 1024  # bytes of an answer
+_LAST_WORDS = 1.0  # seconds for what has been printed: something that the import has started may hold the pipe for ever
 
 _CHILD = """
 import json, os, sys
@@ -82,27 +91,38 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
         {ENV_STATE: state} if state else {}
     )
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    reader, writer = os.pipe()
+    # no pipe: what the import has started may hold its end
+    answer = os.memfd_create("pyworker-answer", os.MFD_CLOEXEC)
     words = [
         ours,
-        str(writer),
+        str(answer),
         app.target or "",
         "1" if app.factory else "0",
         app.interface,
         "1" if resolved.state else "",
     ]
-    with open(reader, encoding="utf-8", errors="replace") as answer:
+
+    def become() -> None:
+        os.umask(resolved.config.file_umask)
+        drop_rights(resolved.uid, resolved.gid, resolved.groups)
+
+    with open(answer, "rb"):
         try:
             child = subprocess.Popen(
                 [resolved.python, "-c", _CHILD, *words],
-                cwd=resolved.config.cwd, env=env, pass_fds=[writer], stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(), start_new_session=True,
-                user=resolved.uid, group=resolved.gid, extra_groups=resolved.groups or None,
+                cwd=resolved.config.cwd, env=env, pass_fds=[answer], stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=become,
             )  # fmt: skip
-        except OSError as error:
-            return [_problem(app, file, profile, f"cannot run {resolved.python}: {error.strerror}", "")]
-        finally:
-            os.close(writer)
+        except (OSError, subprocess.SubprocessError) as error:
+            why = (
+                error.strerror
+                if isinstance(error, OSError)
+                else f"its rights cannot be those of {app.user or app.group}"
+            )
+            return [_problem(app, file, profile, f"cannot run {resolved.python}: {why}", "")]
+        assert child.stdout is not None
+        shown = threading.Thread(target=_show, args=(child.stdout,), daemon=True)
+        shown.start()
         timeout = app.reload.ready_timeout
         try:
             code = child.wait(timeout)
@@ -116,7 +136,8 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
             except ProcessLookupError:
                 pass
             child.wait()
-        text = answer.read()
+            shown.join(_LAST_WORDS)
+        text = os.pread(answer, _LONGEST, 0)
     if not text:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return [_problem(app, file, profile, f"importing {app.target} ended the process ({how})", "")]
@@ -130,6 +151,14 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
     hint = found["hint"] or of_variable(found["message"], found["traceback"], app.inherit_env)
     return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
+
+
+def _show(output: IO[bytes]) -> None:
+    """Print what the import prints, on stderr: it may not steer the terminal, nor read what is typed there."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    while data := os.read(output.fileno(), 64 * 1024):
+        with contextlib.suppress(OSError):
+            write(sys.stderr, clean(decoder.decode(data)), look(sys.stderr))
 
 
 def _problem(app: AppConfig, file: str, profile: str, message: str, hint: str) -> Problem:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import threading
 import tomllib
+from typing import Any
 
 import pytest
 
-from tests.support.pyworker import Pyworker
+from tests.support.pyworker import LONG, Pyworker, open_to_all
+from tests.support.wait import wait_until
+from tests.template.test_launcher import PUBLIC, needs_public, needs_root
 
 APP = """
 import os
@@ -143,6 +148,44 @@ def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     failed = pw.run("check", "--import")
     assert "ended the process (exit code 7)" in failed.stderr
     assert pw.ok("check").returncode == 0
+
+
+def test_check_import_gives_the_import_no_terminal_and_does_not_wait_for_what_it_has_started(pw: Pyworker) -> None:
+    """Root may check the app of another user."""
+    write(pw, "info")
+    end = os.path.join(pw.folder, "end")
+    pw.write(
+        "web.py",
+        "import os, time\nprint(end='\\x1b]0;mine\\x07')\nreader, writer = os.pipe()\n"
+        "if not os.fork():\n    os.setsid()\n    os.write(writer, b'.')\n"
+        f"    while not os.path.exists({end!r}):\n        time.sleep(0.01)\n    os.unlink({end!r})\n    os._exit(0)\n"
+        "os.read(reader, 1)\nfrom inner import app\n",
+    )
+    pw.write("inner.py", APP)
+    found: list[Any] = []
+    command = threading.Thread(target=lambda: found.append(pw.run("check", "--import")))
+    command.start()
+    try:
+        wait_until(lambda: found, LONG, "the command to end before what the import has started")
+    finally:
+        pw.write("end", "")
+        command.join()
+    wait_until(lambda: not os.path.exists(end), LONG, "what the import has started to end")
+    assert found[0].stdout.startswith("app.toml is fine: 1 app")
+    assert "\\x1b]0;mine\\x07" in found[0].stderr
+    assert "\x1b" not in found[0].stderr
+
+
+@needs_root
+@needs_public
+def test_check_import_gives_up_the_rights_of_root_as_a_start_does(pw: Pyworker) -> None:
+    open_to_all(pw.folder)
+    pw.write("web.py", "print(open('/proc/self/status').read())\nasync def app(scope, receive, send): ...\n")
+    pw.write("app.toml", f'[app]\nname = "api"\ntarget = "web:app"\nuser = "nobody"\npython = "{PUBLIC}"\n')
+    said = pw.ok("check", "--import").stderr
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert f"Uid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}\n" in said
+    assert "NoNewPrivs:\t1\n" in said
 
 
 def test_check_import_gives_the_app_a_state_and_warns_where_its_client_is_missing(pw: Pyworker) -> None:
