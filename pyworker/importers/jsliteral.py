@@ -7,6 +7,7 @@ statement that is none of `const NAME = …` and `module.exports = …` is passe
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from typing import Any
 
@@ -18,9 +19,10 @@ _TOKEN = re.compile(
     r"|(?P<number>0[xX][0-9a-fA-F]+|\d[\d_]*\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
     r"|(?P<text>\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)"
     r"|(?P<name>[A-Za-z_$][\w$]*)"
-    r"|(?P<mark>\|\||\?\?|=>|===|\.\.\.|[^\s\w])",
+    r"|(?P<mark>\|\||\?\?|=>|[=!]==?|\.\.\.|[^\s\w])",
     re.DOTALL,
 )
+_PATTERN = re.compile(r"/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\[\n])+/\w*")  # a regular expression
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]+)\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": ""}
 _WORDS = {"true": True, "false": False, "null": None, "undefined": None}
@@ -31,10 +33,13 @@ _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 # a line that begins or ends with one of these goes on
 _GOES_ON = {
-    ".", ",", "?", ":", "||", "??", "+", "-", "*", "/", "=", "=>", "===", "&", "|", "<", ">", "!", "(", "[", "else",
-    "catch",
+    ".", ",", "?", ":", "||", "??", "+", "-", "*", "/", "=", "=>", "==", "===", "!=", "!==", "&", "|", "<", ">", "!", "(",
+    "[", "else", "catch",
 }  # fmt: skip
 _CALLS = ("String", "Number", "parseInt", "parseFloat")
+_PATHS = ("join", "resolve", "dirname", "homedir")  # functions of the modules path and os
+# the folder of the file: what that is to an app depends on the app's own folder
+HERE = "\0here"
 
 
 class EnvironmentText(str):
@@ -81,7 +86,7 @@ class _Parser:
         self._text = text
         self._tokens: list[tuple[str, str, int, int]] = []  # kind, text, line, offset
         self._at = 0
-        self._names: dict[str, Any] = {"__dirname": "."}
+        self._names: dict[str, Any] = {"__dirname": HERE}
         self._depth = 0
         position, line = 0, 1
         while position < len(text):
@@ -89,10 +94,17 @@ class _Parser:
             if match is None:
                 raise CannotImport(f"line {line}: {text[position : position + 20]!r} is not understood", line=line)
             kind = str(match.lastgroup)
+            if match[0] == "/" and not self._is_value_before():
+                kind, match = "pattern", _PATTERN.match(text, position) or match
             if kind != "space":
                 self._tokens.append((kind, match[0], line, position))
             line += match[0].count("\n")
             position = match.end()
+
+    def _is_value_before(self) -> bool:
+        """Whether a / divides what is before it; else a regular expression begins with it."""
+        kind, text, *_ = self._tokens[-1] if self._tokens else ("", "", 0, 0)
+        return text in _CLOSING or (kind in ("name", "number", "text") and text != "return")
 
     # ---- statements ------------------------------------------------------------------------------------
     def program(self) -> Any:
@@ -101,6 +113,11 @@ class _Parser:
             if self._words("module", ".", "exports", "=") or self._words("export", "default"):
                 exported = self._held()
                 self._words(";")
+            elif self._words("module", ".", "exports", ".", "apps", "=") or self._words("exports", ".", "apps", "="):
+                exported = {"apps": self._held()}
+                self._words(";")
+            elif self._peek() == "import":
+                self._import()
             elif self._peek() in ("const", "let", "var"):
                 self._declaration()
             elif self._peek().strip("'\"`") == "use strict" or self._peek() == ";":
@@ -118,6 +135,11 @@ class _Parser:
         start = self._at
         self._next()
         while True:
+            if self._taken_from(("=", "require", "(")):
+                self._words(")")
+                if self._words(","):
+                    continue
+                break
             kind, name, *_ = self._take()
             if kind != "name" or not self._words("="):
                 self._at = start  # const { a, b } = …: what uses them is computed
@@ -125,13 +147,43 @@ class _Parser:
                 return
             if self._peek() == "require":
                 begin = self._at
-                expression = self._pass_over(begin)
-                self._names[name] = _MODULE if self._at == begin + len(("require", "(", "text", ")")) else expression
+                self._pass_over(begin)
+                is_module = self._at == begin + len(("require", "(", "text", ")"))
+                self._at = self._at if is_module else begin
+                self._names[name] = _MODULE if is_module else self._held()
+            elif name == "__dirname":
+                self._held()  # a module's own words for it
             else:
                 self._names[name] = self._held()
             if not self._words(","):
                 break
         self._words(";")
+
+    def _import(self) -> None:
+        start = self._at
+        self._next()
+        if not self._taken_from(("from",)):
+            self._words("*", "as")
+            name = self._next()
+            if self._words("from"):
+                self._names[name] = _MODULE
+        self._at = start
+        self._pass_statement()
+
+    def _taken_from(self, before: tuple[str, ...]) -> bool:
+        """Go past { join, resolve } and what is between it and the name of its module: functions to know by these names."""
+        start, end = self._at, self._at
+        if self._peek() != "{":
+            return False
+        while end < len(self._tokens) and self._tokens[end][1] != "}":
+            end += 1
+        self._at = end + 1
+        if not self._words(*before) or self._peek().strip("'\"").removeprefix("node:") not in ("path", "os"):
+            self._at = start
+            return False
+        self._at += 1
+        self._names.update((name, _Function(name)) for _, name, *_ in self._tokens[start:end] if name in _PATHS)
+        return True
 
     def _pass_statement(self) -> Computed:
         """Go behind a statement of any kind."""
@@ -194,18 +246,33 @@ class _Parser:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise CannotImport("it is nested too deeply", line=self._line())
-        left = self._sum()
+        left = self._compared()
         while self._peek() in ("||", "??"):
             nothing = (None,) if self._next() == "??" else (None, False, 0, "")
-            right = self._sum()
+            right = self._compared()
             if isinstance(left, EnvironmentText) and left.startswith("${") and ":-" not in left:
                 left = EnvironmentText(f"{left[:-1]}:-{_js_text(right)}}}")
             else:
                 left = left if left not in nothing else right
-        if self._peek() in ("?", "===", "=>", "(", "&"):
+        if isinstance(left, bool) and self._words("?"):
+            first = self._value()
+            self._expect(":")
+            second = self._value()
+            left = first if left else second
+        if self._peek() in ("?", "=>", "(", "&"):
             self._fail("this is computed when the file runs")
         self._depth -= 1
         return left
+
+    def _compared(self) -> Any:
+        left = self._sum()
+        if self._peek() not in ("==", "===", "!=", "!=="):
+            return left
+        is_equal = self._next() in ("==", "===")
+        right = self._sum()
+        if not (type(left) is str and type(right) is str):
+            self._fail("this is computed when the file runs")
+        return (left == right) is is_equal
 
     def _sum(self) -> Any:
         left = self._product()
@@ -238,7 +305,8 @@ class _Parser:
         if text == "{":
             return self._object()
         if text == "[":
-            return self._array()
+            found = self._array()
+            return self._joined(found) if self._words(".", "join") else found
         if text == "(":
             value = self._value()
             self._expect(")")
@@ -265,17 +333,65 @@ class _Parser:
                 return EnvironmentText(f"${{{key}}}")
         if name == "process" and self._words(".", "cwd", "(", ")"):
             return "."
+        if name == "process" and self._words(".", "platform"):
+            return "linux"
+        if name == "Object" and self._words(".", "assign"):
+            return self._assigned()
         if name in _CALLS and self._peek() == "(" and len(found := self._call_arguments()) >= 1:
             return found[0]
         value = self._names.get(name)
-        if value is _MODULE and (self._words(".", "join") or self._words(".", "resolve")):
-            parts = [_js_text(v) for v in self._call_arguments()]
-            return self._bounded("/".join(p.strip("/") if i else p for i, p in enumerate(parts) if p))
+        if name == "require" and self._words("("):
+            value = _MODULE
+            self._next()
+            self._expect(")")
+        if value is _MODULE and self._words("."):
+            value = _Function(self._next())
+        if isinstance(value, _Function) and value.name in _PATHS:
+            return self._path(value.name)
         while isinstance(value, dict) and self._words("."):
             value = value.get(self._next(), _MODULE)
-        if name not in self._names or value is _MODULE or isinstance(value, Computed):
+        is_known = value is not None or name in self._names
+        if not is_known or value is _MODULE or isinstance(value, Computed | _Function):
             self._fail(f"{name} is computed when the file runs")
         return value
+
+    def _path(self, function: str) -> str:
+        values = self._call_arguments()
+        is_env = function == "homedir" or any(isinstance(v, EnvironmentText) for v in values)
+        parts = [_js_text(v) for v in values if v != ""]
+        match function:
+            case "homedir":
+                path = "${HOME}"
+            case "dirname":
+                path = "/".join(parts)
+                path = posixpath.join(path, "..") if path.endswith((".", HERE)) else posixpath.dirname(path)
+            case "resolve":
+                path = posixpath.join(*parts) if parts else "."
+            case _:
+                path = "/".join(p.strip("/") if i else p for i, p in enumerate(parts))
+        path = self._bounded(path)
+        if is_env:
+            return EnvironmentText(path)
+        return path if HERE in path else posixpath.normpath(path)
+
+    def _joined(self, values: list[Any]) -> str:
+        separator = self._call_arguments() or [","]
+        if computed_in(values) is not None:
+            self._fail("this is computed when the file runs")
+        text = self._bounded(_js_text(separator[0]).join("" if v is None else _js_text(v) for v in values))
+        return EnvironmentText(text) if any(isinstance(v, EnvironmentText) for v in values) else text
+
+    def _assigned(self) -> dict[str, Any]:
+        self._expect("(")
+        found: dict[str, Any] = {}
+        while not self._words(")"):
+            value = self._value()
+            if not isinstance(value, dict):
+                self._fail("this is computed when the file runs")
+            found |= value
+            if not self._words(",") and self._peek() != ")":
+                self._fail("a , or ) is expected here")
+        return found
 
     def _call_arguments(self) -> list[Any]:
         self._expect("(")
@@ -307,7 +423,7 @@ class _Parser:
                     found[key] = self._held()
                 elif kind == "name" and self._peek() in (",", "}"):
                     value = self._names.get(key, _MODULE)
-                    found[key] = Computed(key, line) if value is _MODULE else value
+                    found[key] = Computed(key, line) if value is _MODULE or isinstance(value, _Function) else value
                 else:
                     self._fail("a : is expected here")
             if not self._words(",") and self._peek() != "}":
@@ -319,9 +435,9 @@ class _Parser:
         while not self._words("]"):
             if self._words("..."):
                 spread = self._held()
-                if not isinstance(spread, list):
+                if not isinstance(spread, list | Computed):
                     self._fail("... stands before something that is no list")
-                found += spread
+                found += [spread] if isinstance(spread, Computed) else spread
             else:
                 found.append(self._held())
             if not self._words(",") and self._peek() != "]":
@@ -393,6 +509,13 @@ class _Parser:
 
 class _Module:
     """What require() returned: only a few of its functions are known."""
+
+
+@record
+class _Function:
+    """One of its functions."""
+
+    name: str
 
 
 _MODULE = _Module()

@@ -6,6 +6,7 @@ What a single setting becomes is in pm2settings.py.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shlex
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
+from pyworker.importers.jsliteral import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
 from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, separate, unique
 
@@ -21,6 +22,8 @@ _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _INTERPRETERS = {
     **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
 }  # fmt: skip
+_PROGRAM = re.compile(r"\w[\w-]*\Z")
+_NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _MOST = 1_000_000  # values; a file has 4 MB at most
@@ -47,8 +50,10 @@ _STATE = {
 }  # fmt: skip
 
 
-def read(value: Any, profile: str = "", passed: Sequence[Computed] = ()) -> Result:
-    """Return the apps; `profile` picks env_PROFILE as pm2's --env does; `passed`: what the reader of a .js left out."""
+def read(value: Any, profile: str = "", passed: Sequence[Computed] = (), folder: str = ".") -> Result:
+    """Return the apps; `profile` picks env_PROFILE as pm2's --env does; `passed`: what the reader of a .js left out;
+    `folder`: what its __dirname means.
+    """
     _bounded(value)
     result = Result("pm2", [])
     result.dropped = [Note(f"line {found.line}", _passed(found.text)) for found in passed]
@@ -64,15 +69,49 @@ def read(value: Any, profile: str = "", passed: Sequence[Computed] = ()) -> Resu
                 result.dropped.append(Note(key, "pm2 does not know it either"))
     else:
         apps = _merged(value) if isinstance(value, list) else []
-    computed = next((a for a in (apps if isinstance(apps, list) else [apps]) if isinstance(a, Computed)), None)
-    if computed is not None:
-        raise CannotImport(str(computed), _RUN, computed.line)
-    if not isinstance(apps, list) or not all(isinstance(a, dict) for a in apps) or not apps:
+    entries = apps if isinstance(apps, list) else [apps]
+    computed = [found for found in map(_computed, entries) if found is not None]
+    apps = [entry for entry in entries if _computed(entry) is None]
+    if computed and not apps:
+        raise CannotImport(str(computed[0]), _RUN, computed[0].line)
+    if not apps or not all(isinstance(a, dict) for a in apps):
         raise CannotImport("there are no apps in it", "pm2's files have: { apps: [ { script: … } ] }")
-    result.apps = [_app(app, profile) for app in apps]
+    result.dropped += [
+        Note(f"line {found.line}", f"{found.text}: only running the file tells which app that is; {_RUN}")
+        for found in computed
+    ]
+    result.apps = [_app(_placed(app, folder), profile) for app in apps]
     unique(result.apps)
     separate(result.apps)
     return result
+
+
+def _computed(entry: Any) -> Computed | None:
+    """Return why nobody can tell what an entry of apps runs."""
+    found = entry.get("script") if isinstance(entry, dict) else entry
+    return found if isinstance(found, Computed) else None
+
+
+def _placed(raw: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return the settings with the folder of the file in the place of __dirname, as it is seen from the app's own."""
+    own = _from_here(raw.get("cwd", "."), folder)
+    if isinstance(own, str) and not folder.startswith("/"):
+        seen = os.path.abspath(folder) if own.startswith(("/", "~", "$")) else os.path.relpath(folder, own)
+    else:
+        seen = folder
+    return {key: own if key == "cwd" else _from_here(value, seen) for key, value in raw.items()}
+
+
+def _from_here(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _from_here(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_from_here(inner, folder) for inner in value]
+    if not isinstance(value, str) or HERE not in value:
+        return value
+    text = value.replace(HERE, folder)
+    is_path = value.startswith(HERE) and "$" not in value
+    return type(value)(posixpath.normpath(text) if is_path else text)
 
 
 def _bounded(value: Any) -> None:
@@ -125,10 +164,7 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
 
 def _app(raw: dict[str, Any], profile: str) -> Imported:
     settings, review = _settings_of(raw)
-    script = settings.pop("script", "") or ""
-    if isinstance(script, Computed):
-        raise CannotImport(str(script), _RUN, script.line)
-    script = str(script)
+    script = str(settings.pop("script", "") or "")
     default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script.strip() else "app"
     name = settings.pop("name", "") or default
     app = Imported(clean_name(default if isinstance(name, Computed) else str(name)))
@@ -169,10 +205,10 @@ def _translate(app: Imported, key: str, value: Any, profile: str) -> None:
         app.look(key, f"{found}: set it yourself")
     elif key == f"env_{profile}":
         environment(app, value, key)
-    elif key.startswith("env_"):
-        as_profile(app, value, key)
     elif key in SETTINGS:
         SETTINGS[key](app, value, key)
+    elif key.startswith("env_"):
+        as_profile(app, value, key)
     elif key in DROPPED:
         app.drop(key, DROPPED[key])
     else:
@@ -236,11 +272,18 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         return
     if script == "serve" and "PM2_SERVE_" in str(settings.get("env")):
         app.look("script", "pm2's own server of files is not here: nginx, or python3 -m http.server")
-    base = os.path.basename(interpreter)
-    if ending == ".py" and not interpreter:
+    folder, base = os.path.split(interpreter)
+    is_python = base.startswith("python")
+    if not before and (script in _NODE_PROGRAMS if base == "node" else is_python and _PROGRAM.match(script)):
+        # a program, which pm2 looks for in PATH; its own first line has its interpreter
+        beside = is_python and not folder.startswith("/usr")
+        understand(app, [os.path.join(folder, script) if beside else script, *args], "script")
+    elif ending == ".py" and not interpreter:
         understand(app, ["python3", script, *args], "script")
-    elif base.startswith("python"):
+    elif is_python:
         understand(app, [interpreter, *before, script, *args], "script")
+    elif interpreter and interpreter != "none" and before[:1] == ["-c"]:
+        understand(app, [interpreter, *before[:2]], "script")  # what follows are its $0 and $1
     elif interpreter and interpreter != "none":
         app.set("command", [interpreter, *before, script, *args], "script")
     elif own and not interpreter:

@@ -14,6 +14,7 @@ from pyworker.importers.result import Imported, seconds
 
 _MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
+_READY_TIMEOUT = 60.0  # reload.ready_timeout, where nothing is said
 _UNITS = {"ms": 0.001, "": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DROPPED = {
     "vizion": "no version control is looked at", "post_update": "pyworker does not deploy", "io": "pyworker metrics",
@@ -185,11 +186,32 @@ def _count(app: Imported, value: Any, source: str) -> None:
 
 
 def _wait_ready(app: Imported, value: Any, source: str) -> None:
-    if value and "command" in app.table:
+    command = app.table.get("command", [""])
+    if value and os.path.basename(command[0]) == "node":
         app.set("ready", "notify", source)
-        app.look(source, 'process.send("ready") counts, and READY=1 on $NOTIFY_SOCKET')
-    elif value:
+        app.look(
+            source,
+            'process.send("ready") counts, and READY=1 on $NOTIFY_SOCKET; pm2 went on without it, here the start fails',
+        )
+    elif value and "command" in app.table:
+        app.drop(source, 'pm2 went on when nothing said "ready"; what says READY=1 on $NOTIFY_SOCKET: ready = "notify"')
+    else:
         app.done(source)
+
+
+def _listen_timeout(app: Imported, value: Any, source: str) -> None:
+    """After which pm2 goes on as if it were ready; here it is a limit, and most that are written would be too short."""
+    number = _time_of(value)
+    if number is not None and number > _READY_TIMEOUT:
+        app.set("reload.ready_timeout", seconds(number), source)
+    else:
+        app.drop(source, "pm2 went on after it; here a start that is not ready within reload.ready_timeout (60s) fails")
+
+
+def _env_file(app: Imported, value: Any, source: str) -> None:
+    files = [f"{str(file).removesuffix('?')}?" for file in (value if isinstance(value, list) else [value])]
+    app.set("env_file", files[0] if len(files) == 1 else files, source)
+    app.look(source, "pm2 ignored it; here its variables are in [env]; the ? says that it need not be there")
 
 
 def _port(app: Imported, value: Any, source: str) -> None:
@@ -200,6 +222,7 @@ SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
     "cwd": lambda app, value, source: app.enter(str(value), source),
     "instances": _instances,
     "env": environment,
+    "env_file": _env_file,
     "filter_env": lambda app, value, source: app.done(source),  # nothing of the shell's is taken over
     "port": _port,
     "max_memory_restart": _memory,
@@ -207,7 +230,7 @@ SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
     "max_restarts": _count,
     "kill_timeout": _time("stop.kill_timeout"),
     "wait_ready": _wait_ready,
-    "listen_timeout": _time("reload.ready_timeout"),
+    "listen_timeout": _listen_timeout,
     "cron_restart": _cron,
     "watch": _watch,
     "ignore_watch": _ignore,

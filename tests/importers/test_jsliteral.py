@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.importers import pm2
-from pyworker.importers.jsliteral import Computed, parse
+from pyworker.importers.jsliteral import HERE, Computed, EnvironmentText, parse
 from pyworker.importers.result import CannotImport
 
 SAME = [
@@ -22,6 +22,13 @@ SAME = [
     "const a = 1, b = 2;\nconst c = {x: a};\nmodule.exports = {...c, a, b, y: `t${a}`, z: 'p' + 2 * 3}",
     "'use strict';\n// one\n/* two\n */ module.exports = { /* here */ k: // and here\n 1 };",
     "module.exports = {a: 1 + 2 * 3, b: (1 + 2) * 3, c: 'x' + 1 + 2, d: '' || 'y', e: 0 ?? 5, f: null ?? 0 ?? 5}",
+    "const f = l => l.replace(/^[\"'`/](.*)[\"'`]$/, '$1').split(/\\s*=\\//);\nmodule.exports = {a: 1}",
+    "const isMac = process.platform === 'darwin';\nmodule.exports = {a: isMac ? 'x' : 'y', b: 'a' != 'b' ? [1] : 2}",
+    "module.exports = {a: Object.assign({}, {x: 1, y: 2}, {y: 3}), b: ['a', 1, null, true].join(' '), c: [1, 2].join()}",
+    "const { join, resolve } = require('node:path');\nmodule.exports = {a: join('a', 'b', '..'), b: require('path').resolve('/a', 'b', '/c')}",
+    "const path = require('path');\nmodule.exports = {a: path.dirname('/a/b/c'), b: path.dirname('a'), c: path.join('')}",
+    "module.exports.apps = [{script: 'a.py'}];",
+    "exports.apps = [{script: 'a.py'}]",
 ]
 
 
@@ -122,6 +129,23 @@ module.exports.apps.push(f(1, 2))
 def test_names_are_followed_into_objects() -> None:
     text = "const c = {env: {A: 1}, list: ['x']};\nmodule.exports = {e: c.env, a: c.env.A, l: [...c.list], n: Number(c.env.A)}"
     assert parse(text) == {"e": {"A": 1}, "a": 1, "l": ["x"], "n": 1}
+
+
+def test_a_module_of_javascript_knows_its_own_folder_and_the_functions_that_it_imports() -> None:
+    text = """import path from 'path';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'url';
+const __dirname = dirname(fileURLToPath(import.meta.url));
+export default { a: join('x', 'y'), b: path.join(__dirname, 'z'), c: path.dirname(__dirname) }"""
+    assert parse(text) == {"a": "x/y", "b": f"{HERE}/z", "c": f"{HERE}/.."}
+
+
+def test_a_path_that_is_made_of_a_variable_stays_one() -> None:
+    text = """const { homedir } = require('os'), path = require('path'), home = require('os').homedir();
+module.exports = [path.join(process.env.HOME, '..', 'a'), path.join(homedir(), 'b'), `${home}/c`]"""
+    found = parse(text)
+    assert found == ["${HOME}/../a", "${HOME}/b", "${HOME}/c"]
+    assert all(isinstance(value, EnvironmentText) for value in found)
 
 
 def test_a_number_that_is_too_large_for_any_setting_is_said_to_be_looked_at() -> None:

@@ -671,3 +671,56 @@ def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
     assert [a.table["bind"] for a in result.apps] == ["127.0.0.1:8001", "127.0.0.1:8000"]
     result = procfile.read("a: uvicorn m:a --port $PORT\nb: uvicorn m:b --port 8000\n")
     assert "bind" not in result.apps[0].table
+
+
+def test_the_folder_of_a_pm2_file_is_seen_from_that_of_each_app() -> None:
+    text = """const path = require("path"), root = __dirname; module.exports = {apps: [
+        {name: "a", script: path.join(root, "venv/bin/uvicorn"), args: "m:a", cwd: path.join(root, "api"), out_file: `${root}/a.log`},
+        {name: "b", script: "b.py", cwd: path.resolve(root, ".."), env: {PYTHONPATH: root}},
+        {name: "c", script: path.join(root, "c.py"), cwd: "/srv"},
+        {name: "d", script: root + "/d.py"}]}"""
+    value = jsliteral.parse(text)
+    here = os.path.basename(os.getcwd())
+    a, b, c, d = (app.table for app in pm2.read(value).apps)
+    assert a == {"target": "m:a", "python": "../venv", "cwd": "api", "logs": {"file": "../a.log"}}
+    assert b == {"script": "b.py", "cwd": "..", "env": {"PYTHONPATH": here}}
+    assert c == {"script": f"{os.getcwd()}/c.py", "cwd": "/srv"}
+    assert d == {"script": "d.py"}
+    a, b, *_ = (app.table for app in pm2.read(value, folder="/opt/x").apps)
+    assert (a["python"], a["cwd"], b["cwd"], b["env"]["PYTHONPATH"]) == ("/opt/x/venv", "/opt/x/api", "/opt", "/opt/x")
+
+
+def test_apps_that_only_running_a_pm2_file_tells_are_named_and_the_others_are_read() -> None:
+    text = "module.exports = {apps: [{script: 'a.py'}, f(1),\n ...more, {script: g()}, ...(x ? [] : [])]}"
+    result = pm2.read(jsliteral.parse(text))
+    assert [app.table for app in result.apps] == [{"script": "a.py"}]
+    assert [(n.key, n.reason.partition(":")[0]) for n in result.dropped] == [
+        ("line 1", "f(1)"), ("line 2", "more"), ("line 2", "g()"), ("line 2", "(x ? [] ")
+    ]  # fmt: skip
+    assert "pyworker import --run" in result.dropped[0].reason
+
+
+def test_a_program_of_pm2_that_is_no_file_is_no_argument_of_its_interpreter() -> None:
+    apps = [
+        {"script": "celery", "args": "-A shop worker", "interpreter": "/srv/venv/bin/python"},
+        {"script": "celery", "interpreter": "/usr/bin/python3"},
+        {"script": "npm", "args": "start", "interpreter": "node"},
+        {"script": "-m", "args": "bot", "interpreter": "v/bin/python"},
+    ]
+    commands = [app.table["command"] for app in pm2.read({"apps": apps}).apps]
+    assert commands == [["/srv/venv/bin/celery", "-A", "shop", "worker"], ["celery"], ["npm", "start"], ["v/bin/python", "-m", "bot"]]
+
+
+def test_an_env_file_of_a_pm2_file_is_read_here_and_is_no_profile() -> None:
+    (app,) = pm2.read({"apps": [{"script": "a.py", "env_file": "../.env"}]}).apps
+    assert (app.table["env_file"], app.profiles) == ("../.env?", {})
+    assert [n.key for n in app.review] == ["env_file"]
+
+
+def test_what_pm2_does_not_insist_on_is_no_condition_of_a_start_here() -> None:
+    settings = {"wait_ready": True, "listen_timeout": 3000}
+    python, node = pm2.read({"apps": [{"script": "a.sh", **settings}, {"script": "b.js", **settings, "listen_timeout": 90000}]}).apps
+    assert python.table == {"command": ["bash", "a.sh"]}
+    assert [n.key for n in python.dropped] == ["wait_ready", "listen_timeout"]
+    assert node.table == {"command": ["node", "b.js"], "ready": "notify", "reload": {"ready_timeout": "90s"}}
+    assert "here the start fails" in node.review[0].reason

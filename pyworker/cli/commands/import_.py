@@ -112,7 +112,7 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
             from pyworker.importers import pm2
 
             passed: list[Computed] = []
-            return pm2.read(_value(file, text, execute, passed), profile, passed)
+            return pm2.read(_value(file, text, execute, passed), profile, passed, _here(file))
         case "supervisor":
             from pyworker.importers import supervisor
 
