@@ -69,10 +69,10 @@ def read(text: str, name: str = "web", file: str = "./gunicorn.conf.py") -> Resu
     settings: dict[str, Any] = {}
     for node in tree.body:
         match node:
-            case (
-                ast.Assign(targets=[ast.Name(id=key)], value=value)
-                | ast.AnnAssign(target=ast.Name(id=key), value=ast.expr() as value)
-            ):
+            case ast.Assign(targets=targets, value=value) if all(isinstance(target, ast.Name) for target in targets):
+                for target in targets:
+                    _setting(app, ast.unparse(target), value, known, settings)
+            case ast.AnnAssign(target=ast.Name(id=key), value=ast.expr() as value):
                 _setting(app, key, value, known, settings)
             case ast.FunctionDef(name=key) | ast.AsyncFunctionDef(name=key):
                 if key in GUNICORN:
