@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import posixpath
 import re
 import shlex
 from typing import Any
@@ -13,10 +15,26 @@ from pyworker.importers.result import Imported, needs_shell, whole
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
 _WANTED = re.compile(r"\$\{?([A-Za-z_]\w*)")
-_CHANGE = re.compile(r"cd\s+([\w./~-]+)\s*&&\s*(.+)\Z", re.DOTALL)
+_COMMENT = re.compile(r"\s#[^'\"]*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
 _SHELLS = {"sh", "bash", "dash", "zsh"}
+# what changes the shell that the rest of a line runs in
+_OF_THE_SHELL = {
+    "cd",
+    "source",
+    ".",
+    "export",
+    "set",
+    "unset",
+    "ulimit",
+    "umask",
+    "eval",
+    "exec",
+    "alias",
+    "pushd",
+    "conda",
+}
 _RUNNERS = (("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("pdm", "run"), ("hatch", "run"))
 
 # option -> (setting, takes a value)
@@ -54,10 +72,8 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     A list is what is executed, without a shell; `variables`: a $ in it is one all the same.
     """
     if isinstance(command, str):
-        change = _CHANGE.match(command.strip())
-        if change is not None and not needs_shell(change[2]) and not change[1].startswith("~"):
-            understand(app, change[2], source)
-            app.enter(change[1], source)
+        command = _COMMENT.sub("", command.strip())
+        if _steps(app, command, source):
             return
         try:
             words = shlex.split(command)
@@ -68,6 +84,8 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     else:
         words = list(command)
     is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
+    if is_shell and _steps(app, words[2], source, is_wrapped=True):
+        return
     if is_shell or (isinstance(command, str) and needs_shell(command)):
         app.set("command", words if is_shell else ["sh", "-c", command], source)
         line = words[2] if is_shell else str(command)
@@ -89,6 +107,61 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
         _interpreter(app, words[0], source)
     else:
         _command(app, words, source, text, variables=variables)
+
+
+def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -> bool:
+    """Fill in what a line of steps runs in the end, when its steps need no shell: cd, variables, a virtual environment, and
+    commands before a server. False when it has none; `is_wrapped`: the argument of sh -c, which needs none to be one.
+    """
+    *first, last = _COMMENT.sub("", line.strip()).split("&&")
+    if (not first and not is_wrapped) or any(map(needs_shell, (*first, last))):
+        return False
+    found = copy.deepcopy(app)
+    folder = venv = ""
+    before: list[str] = []
+    try:
+        for step in map(str.strip, first):
+            match shlex.split(step):
+                case ["cd", path] if not before and re.fullmatch(r"[\w./-]+", path):
+                    folder = posixpath.join(folder, path)
+                case ["source" | ".", path] if not before and re.fullmatch(r"[~\w./-]+/bin/activate", path):
+                    venv = posixpath.join(folder, path.removesuffix("/bin/activate"))
+                case ["export", *pairs] if not before and all(map(_ASSIGNMENT.match, pairs)):
+                    for name, _, text in (pair.partition("=") for pair in pairs):
+                        found.variable(name, _looked_up(text), source)
+                case [program, *_] if program not in _OF_THE_SHELL and not _ASSIGNMENT.match(program):
+                    before.append(step)
+                case _:
+                    return False
+        shlex.split(last)
+    except ValueError:  # a && in quotes
+        return False
+    understand(found, last.strip(), source)
+    if before and ("target" not in found.table or "cwd" in found.table):
+        return False
+    if is_wrapped and not {"target", "script"} & found.table.keys() and not (first and re.fullmatch(r"[^*?~]*", last)):
+        return False
+    if folder:
+        found.enter(folder, source)
+    inner = found.table.get("cwd", "")
+    if venv and "python" not in found.table:
+        if not venv.startswith(("/", "~")) and inner.startswith("/"):
+            return False
+        is_seen = not inner or venv.startswith(("/", "~"))
+        found.set("python", venv if is_seen else posixpath.relpath(venv, inner), source)
+    if before:
+        found.set("hooks.pre_start", hook(" && ".join(before)), source)
+        found.look(
+            source, f"{' && '.join(before)}: runs before a start and a reload (hooks.pre_start), not before each worker"
+        )
+    app.name, app.table = found.name, found.table
+    app.translated, app.review, app.dropped = found.translated, found.review, found.dropped
+    return True
+
+
+def hook(line: str) -> str | list[str]:
+    """Return a line as an option of [hooks] takes it: without a shell where it needs none."""
+    return ["sh", "-c", line] if needs_shell(line) or "$" in line else line
 
 
 def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:
@@ -294,9 +367,11 @@ def _waitress(app: Imported, words: list[str], source: str) -> bool:
         return False
     if is_factory:
         app.set("factory", True, source)
-    if (threads := whole(settings.get("threads", "4"))) is not None:
-        settings.pop("threads", None)
+    text = settings.pop("threads", "4")
+    if (threads := whole(text)) is not None:
         app.set("threads", threads, source)
+    else:
+        app.look(source, f"threads was {text}: write what that is")
     listen = settings.pop("listen", None)
     if listen is not None:
         servers.addresses(app, [a.replace("*", "0.0.0.0") for text in listen for a in text.split()], "waitress listen")

@@ -6,8 +6,8 @@ import re
 
 from pyworker.config.canonical import literal
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import understand
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result, needs_shell, separate, unique
+from pyworker.importers.commandline import hook, understand
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result, separate, unique
 
 _LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
 
@@ -19,12 +19,12 @@ def read(text: str) -> Result:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         found = _LINE.match(line.strip())
-        if found is None:
-            raise CannotImport(f"line {number} is not NAME: COMMAND", "a Procfile has one process a line", number)
+        if found is None:  # as Heroku, foreman and honcho do
+            result.dropped.append(Note(f"line {number}", "is not NAME: COMMAND, and passed over"))
+            continue
         if found[1] == "release":
             line = found[2].strip()
-            words = ["sh", "-c", line] if needs_shell(line) or "$" in line else line
-            reason = f"runs once at a deploy; the nearest here: hooks.pre_start = {literal(words)} of the web app"
+            reason = f"runs once at a deploy; the nearest here: hooks.pre_start = {literal(hook(line))} of the web app"
             result.dropped.append(Note("release", reason))
             continue
         app = Imported(clean_name(found[1]))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -342,7 +343,7 @@ def test_shells_and_variables_of_a_pm2_file() -> None:
     assert bot.table["command"] == ["sh", "-c", "exec python3 bot.py --token $TOKEN"]
     assert bot.table["watch"] == {"exclude": ["logs", "*.db"]}
     assert flask.table["env"]["SECRET"] == "a$$b$$$$c"
-    assert site.table["command"] == ["bash", "-c", "cd web && npm start"]
+    assert (site.table["command"], site.table["cwd"]) == (["npm", "start"], "web")
 
 
 def test_a_dump_that_has_the_shell_beside_the_settings() -> None:
@@ -724,3 +725,60 @@ def test_what_pm2_does_not_insist_on_is_no_condition_of_a_start_here() -> None:
     assert [n.key for n in python.dropped] == ["wait_ready", "listen_timeout"]
     assert node.table == {"command": ["node", "b.js"], "ready": "notify", "reload": {"ready_timeout": "90s"}}
     assert "here the start fails" in node.review[0].reason
+
+
+def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -> None:
+    lines = [
+        "source venv/bin/activate && cd api && gunicorn a:b",
+        "cd api && . ../v/bin/activate && python -m bot",
+        "export A=1 B=$X && uvicorn a:b # one day two",
+        "python manage.py migrate && flask db upgrade && gunicorn a:b",
+        "cd api && alembic upgrade head && uvicorn a:b",
+    ]
+    apps = procfile.read("".join(f"a{n}: {line}\n" for n, line in enumerate(lines))).apps
+    for app in apps:
+        app.table.pop("bind", None)
+    assert [app.table for app in apps] == [
+        {"target": "a:b", "cwd": "api", "python": "../venv"},
+        {"command": ["python", "-m", "bot"], "cwd": "api", "python": "../v"},
+        {"target": "a:b", "env": {"A": "1", "B": "${X:-}"}},
+        {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "python manage.py migrate && flask db upgrade"]}},
+        {"target": "a:b", "cwd": "api", "hooks": {"pre_start": "alembic upgrade head"}},
+    ]
+    assert any("hooks.pre_start" in n.reason for n in apps[3].review)
+
+
+def test_a_line_that_a_shell_alone_understands_stays_in_one() -> None:
+    lines = [
+        "source activate x && python -m bot",
+        "cd a && npm i && cd ../b && gunicorn a:b",
+        "A=1 && gunicorn a:b",
+        "flask db upgrade && celery -A x worker",
+        "flask db upgrade && gunicorn --chdir web a:b",
+        "echo 'a && b' && gunicorn a:b",
+        "source v/bin/activate && cd /srv && python -m bot",
+    ]
+    for line in lines:
+        for app in procfile.read(f"a: {line}\nb: bash -c {shlex.quote(line)}\n").apps:
+            assert app.table["command"][-2:] == ["-c", line]
+
+
+def test_a_server_in_a_shell_that_it_does_not_need_is_the_apps_own() -> None:
+    text = "[program:a]\ncommand=/bin/bash -c \"source /v/bin/activate && exec gunicorn a:b -b :$PORT\"\n[program:b]\ncommand=sh -c 'ls *.py'\n"
+    a, b = supervisor.read(text).apps
+    assert {k: v for k, v in a.table.items() if k != "restart"} == {"target": "a:b", "python": "/v"}
+    assert b.table["command"] == ["sh", "-c", "ls *.py"]
+    (c,) = pm2.read({"apps": [{"script": "bash", "args": "app:app", "interpreter": "bash", "interpreter_args": "-c 'uvicorn x:y'"}]}).apps
+    assert c.table == {"target": "x:y"}
+
+
+def test_a_line_of_a_procfile_that_is_no_process_is_passed_over_and_named() -> None:
+    result = procfile.read("web: gunicorn a:b\npython manage.py migrate\nheroku ps:scale web=1\n")
+    assert [app.name for app in result.apps] == ["web"]
+    assert [n.key for n in result.dropped][:2] == ["line 2", "line 3"]
+
+
+def test_a_gunicorn_file_may_give_one_value_to_several_settings() -> None:
+    (app,) = gunicornconf.read('wsgi_app = "a:b"\naccesslog = errorlog = "-"\n', "shop").apps
+    assert app.table == {"target": "a:b", "http": {"access_log": "text"}}
+    assert [n.key for n in app.dropped] == ["errorlog"]
