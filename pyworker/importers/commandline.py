@@ -155,7 +155,7 @@ def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -
             source, f"{' && '.join(before)}: runs before a start and a reload (hooks.pre_start), not before each worker"
         )
     app.name, app.table = found.name, found.table
-    app.translated, app.review, app.dropped = found.translated, found.review, found.dropped
+    app.translated, app.review, app.dropped, app.reads = found.translated, found.review, found.dropped, found.reads
     return True
 
 
@@ -239,7 +239,11 @@ def _command(app: Imported, words: list[str], source: str, text: str, *, variabl
         app.look(source, "flask run is Flask's development server; in production: target = …")
     inside = next((w for w in words if os.path.basename(w) in (*_SERVERS, "uwsgi")), None)
     if inside is not None:
-        app.look(source, f"{inside} has processes of its own; target = … makes its app's workers ours")
+        file = next(
+            (w.rpartition("=")[2] for w in words if w.endswith((".ini", ".conf.py", "_conf.py", "_config.py"))), ""
+        )
+        ours = f"pyworker import {file} -o -, or target = …," if file else "target = …"
+        app.look(source, f"{inside} has processes of its own; {ours} makes its app's workers ours")
 
 
 def _inherit(app: Imported, text: str, source: str) -> None:
@@ -315,6 +319,8 @@ def _gunicorn(app: Imported, words: list[str], source: str) -> bool:
     settings, alone = _options(words, _GUNICORN, _GUNICORN_FLAGS, app, source)
     if not _target(app, alone, "application", source):
         return False  # all may be in its config file
+    if "config" not in settings:
+        app.reads = "gunicorn.conf.py"
     servers.gunicorn(app, settings, "gunicorn ")
     return True
 

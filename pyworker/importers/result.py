@@ -47,6 +47,7 @@ class Imported:
     translated: list[str] = field(default_factory=list)  # settings with the same meaning here, defaults included
     review: list[Note] = field(default_factory=list)  # translated, and worth a look
     dropped: list[Note] = field(default_factory=list)  # nothing here does that, or nothing has to
+    reads: str = ""  # a file that its server reads unasked, if it is there
 
     def set(self, key: str, value: Any, source: str) -> None:
         """Write an option, dotted ("stop.signal"), and count its source as translated."""

@@ -67,3 +67,41 @@ def test_of_a_compose_file_it_is_said_what_is_read_instead(tmp_path: Path, home:
     found = run("import", "compose.yml", home=home, cwd=str(tmp_path))
     assert found.code == 2
     assert "= help: Compose files are not read: a Procfile is" in found.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("shop.service", "[Service]\nExecStart=/v/bin/gunicorn shop:app\n", "units of systemd are not read: a Procfile is"),
+        ("shop.yaml", "uwsgi:\n  module: shop\n", "of uWSGI's files the .ini is read"),
+        ("shop.xml", "<uwsgi><module>shop</module></uwsgi>\n", "of uWSGI's files the .ini is read"),
+    ],
+)
+def test_of_a_kind_of_file_that_is_not_read_it_is_said_which_is(tmp_path: Path, home: str, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = run("import", name, home=home, cwd=str(tmp_path))
+    assert found.code == 2
+    assert f"= help: {told}" in found.err
+
+
+def test_a_file_that_gunicorn_reads_unasked_is_named_where_it_is_there(tmp_path: Path, home: str) -> None:
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "gunicorn.conf.py").write_text("workers = 3\n")
+    (tmp_path / "Procfile").write_text("a: cd api && gunicorn a:b\nb: gunicorn -c x.py a:b\nc: gunicorn a:b\n")
+    found = run("import", "Procfile", "-o", "-", home=home, cwd=str(tmp_path))
+    assert found.err.count("unasked") == 1
+    assert "pyworker import api/gunicorn.conf.py --from gunicorn -o -" in found.err
+
+
+def test_apps_are_started_where_they_were_though_the_config_file_is_elsewhere(tmp_path: Path, home: str) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "Procfile").write_text("a: python a.py\nb: cd x && python b.py\nc: cd /srv && python c.py\n")
+    found = run("import", "shop/Procfile", "-o", "-", home=home, cwd=str(tmp_path))
+    assert [line.partition("= ")[2] for line in found.out.splitlines() if line.startswith("cwd")] == [
+        f'"{tmp_path}/shop"', f'"{tmp_path}/shop/x"', '"/srv"'
+    ]  # fmt: skip
+    (tmp_path / "ecosystem.json").write_text('{"apps": [{"script": "a.py", "name": "a", "cwd": "x"}]}')
+    run("import", "ecosystem.json", "-o", "shop/app.toml", home=home, cwd=str(tmp_path))
+    assert f'cwd    = "{tmp_path}/x"' in (tmp_path / "shop" / "app.toml").read_text()
+    found = run("import", "ecosystem.json", "-o", "-", home=home, cwd=str(tmp_path))
+    assert 'cwd    = "x"' in found.out

@@ -663,6 +663,8 @@ def test_a_program_of_supervisor_s_keeps_its_name_and_a_module_that_is_gunicorn_
     assert next(n.reason for n in web.review if "gconf" in n.reason).endswith("pyworker import shop/gconf.py --from gunicorn -o -")
     (own,) = supervisor.read("[program:web]\ncommand=uwsgi --http :80 --module shop\n").apps
     assert "uwsgi has processes of its own" in own.review[0].reason
+    (own,) = supervisor.read("[program:web]\ncommand=uwsgi --ini=/etc/shop.ini\n").apps
+    assert "pyworker import /etc/shop.ini -o -" in own.review[0].reason
 
 
 def test_a_port_that_is_made_up_is_no_other_app_s() -> None:

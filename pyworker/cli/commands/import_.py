@@ -58,6 +58,7 @@ def cmd(
 
     result = _read(file, kind, profile, execute)
     target = output or "app.toml"
+    _settle(result, file, "" if target == "-" else os.path.dirname(os.path.abspath(target)))
     text = document(result, os.path.basename(file))
     problems = _check(text, "app.toml" if target == "-" else target)
     if target == "-":
@@ -92,6 +93,10 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
         hint = f"say it: pyworker import --from {'|'.join(KINDS)} {argument(file)}"
         if "[watcher:" in text:
             hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
+        elif "<uwsgi" in text or re.search(r"^uwsgi:", text, re.MULTILINE):
+            hint = "of uWSGI's files the .ini is read: [uwsgi], and a line KEY = VALUE for each setting"
+        elif "ExecStart=" in text:
+            hint = "units of systemd are not read: a Procfile is, with the command of ExecStart= behind a name, like web: gunicorn shop:app"
         elif re.search(r"^services:", text, re.MULTILINE):
             hint = "Compose files are not read: a Procfile is, with a line for each service's command, like web: gunicorn shop:app"
         raise PyworkerError(f"{file}: it cannot be told which program this is of", hint=hint, code="usage")
@@ -130,6 +135,20 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
             from pyworker.importers import procfile
 
             return procfile.read(text)
+
+
+def _settle(result: Result, file: str, folder: str) -> None:
+    """Write down where the apps are started when that is not the folder of the config file, and name what lies there unread."""
+    where = os.path.dirname(os.path.abspath(file)) if result.kind == "Procfile" else os.getcwd()
+    for app in result.apps:
+        own = app.table.get("cwd", ".")
+        if where != (folder or os.getcwd()) and not own.startswith("~"):
+            app.table["cwd"] = os.path.normpath(os.path.join(where, own))
+        path = os.path.join(where, os.path.expanduser(own), app.reads)
+        if app.reads and os.path.isfile(path):
+            named = os.path.relpath(path) if os.path.isabs(path) and path.startswith(os.getcwd()) else path
+            reason = f"gunicorn reads {named} unasked, and its settings are not in this"
+            app.look("gunicorn config", f"{reason}: pyworker import {argument(named)} --from gunicorn -o -")
 
 
 def _here(file: str) -> str:
