@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyworker.cli.render import Look, clean, line, pad, paint, wrap
+from pyworker.cli.render import Look, clean, line, pad, paint, plain, wrap
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.names import EVENTS_FILE
 
@@ -123,7 +123,9 @@ class Printer:
         self._names = max(self._names, len(who))
         text = f"{clock(event.time)}  {pad(who, self._names)}  {words(event)}"
         style = next((s for word, s in _STYLES.items() if word in event.type), "")
-        return "\n".join(paint(part, style, self._how) for part in wrap(text, self._how.width, _INDENT))
+        return "\n".join(
+            paint(part, style, self._how) for part in wrap(plain(text, self._how), self._how.width, _INDENT)
+        )
 
 
 def clock(stamp: str) -> str:

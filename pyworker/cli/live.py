@@ -11,7 +11,7 @@ import time
 from typing import TextIO
 
 from pyworker.cli.progress import Board
-from pyworker.cli.render import ANSI, Look, cut, look, width, write
+from pyworker.cli.render import ANSI, Look, cut, look, plain, width, write
 
 _CLEAR_DOWN = "\x1b[J"
 
@@ -29,7 +29,7 @@ class Live:
         """Draw the rows as they are now over those drawn before."""
         how = look(self._stream, self._how.color)  # the window may have another size by now
         rows = self._board.lines(time.monotonic(), how, max(3, _height(self._stream) - 4))
-        lines = [fit(row, how.width - 1) for row in rows]
+        lines = [fit(plain(row, how), how.width - 1, how.mark) for row in rows]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         write(self._stream, f"{up}\r{_CLEAR_DOWN}" + "".join(row + "\n" for row in lines), how)
         self._drawn = len(lines)
@@ -43,15 +43,15 @@ class Live:
         self.draw()
 
 
-def fit(text: str, columns: int) -> str:
+def fit(text: str, columns: int, mark: str = "…") -> str:
     """Cut a row that is too wide: a wrapped row would take two lines and the next drawing would miss."""
     if width(text) <= columns:
         return text
     # the styles of a row are all in its first words
     styled = max((match.end() for match in ANSI.finditer(text)), default=0)
     if width(text[:styled]) < columns:
-        return text[:styled] + cut(text[styled:], columns - width(text[:styled]))
-    return cut(ANSI.sub("", text), columns)
+        return text[:styled] + cut(text[styled:], columns - width(text[:styled]), mark=mark)
+    return cut(ANSI.sub("", text), columns, mark=mark)
 
 
 def _height(stream: TextIO) -> int:

@@ -171,7 +171,7 @@ def _row(row: Row, names: int, frame: str, now: float, how: Look) -> str:
     moved = f"{row.old} → {row.generation}  " if row.old else ""
     pid = f"pid {row.pid}" if row.pid else ""
     rest = "   ".join(part for part in (f"{seconds:<6}", pid, row.more) if part.strip())
-    name = cut(f"{row.app}.{row.worker}", names, f".{row.worker}").ljust(names)
+    name = cut(f"{row.app}.{row.worker}", names, f".{row.worker}", how.mark).ljust(names)
     return f"  {name}  {moved}{paint(glyph, style, how)} {row.state:<9} {rest}".rstrip()
 
 

@@ -47,6 +47,11 @@ class Look(NamedTuple):
     ascii: bool  # no glyphs
     width: int  # columns; 0 = unlimited (not a terminal)
 
+    @property
+    def mark(self) -> str:
+        """What stands where something was cut; one column."""
+        return "~" if self.ascii else "…"
+
 
 def look(stream: TextIO, color: bool | None = None) -> Look:
     """Return what this stream can show. `color`: True, False, or None = as the stream and NO_COLOR have it."""
@@ -86,6 +91,11 @@ def _columns(stream: TextIO) -> int:
         return 80
 
 
+def plain(text: str, how: Look) -> str:
+    """Return text as it will be written: → is wider without glyphs, and what is to fit has to be measured so."""
+    return text.translate(_ASCII) if how.ascii else text
+
+
 def can_rewrite(how: Look) -> bool:
     """Return whether a line may be written over another."""
     return how.tty and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
@@ -93,8 +103,7 @@ def can_rewrite(how: Look) -> bool:
 
 def write(stream: TextIO, text: str, how: Look) -> None:
     """Write text (newlines included as given) so that no encoding can make it fail, and flush."""
-    if how.ascii:
-        text = text.translate(_ASCII)
+    text = plain(text, how)
     encoding = getattr(stream, "encoding", None) or "ascii"
     try:
         text.encode(encoding)
@@ -177,8 +186,8 @@ def width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in bare)
 
 
-def cut(text: str, columns: int, end: str = "") -> str:
-    """Return text (without styles) cut to so many columns, with … where something is gone; columns <= 0: not at all.
+def cut(text: str, columns: int, end: str = "", mark: str = "…") -> str:
+    """Return text (without styles) cut to so many columns, with `mark` where something is gone; columns <= 0: not at all.
 
     `end` is what it ends with and what stays.
     """
@@ -191,7 +200,7 @@ def cut(text: str, columns: int, end: str = "") -> str:
         if room < 0:
             break
         kept += c
-    return f"{kept}…{end}"
+    return f"{kept}{mark}{end}"
 
 
 def wrap(text: str, columns: int, indent: int) -> list[str]:
@@ -238,6 +247,7 @@ class Cell(NamedTuple):
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]], how: Look, indent: str = "") -> list[str]:
     """Return the lines of a table. On a terminal it fits the width; elsewhere nothing is cut or dropped."""
     cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+    cells = [[c._replace(text=plain(c.text, how)) for c in row] for row in cells] if how.ascii else cells
     shown = list(range(len(columns)))
     need = [max([width(c.title), *(width(row[i].text) for row in cells)]) for i, c in enumerate(columns)]
     while how.width and _total(need, shown, indent) > how.width:
@@ -265,7 +275,7 @@ def _total(need: list[int], shown: list[int], indent: str) -> int:
 def _row(row: list[Cell], shown: list[int], columns: Sequence[Column], need: list[int], how: Look, indent: str) -> str:
     parts = []
     for cell, i in zip(row, shown, strict=True):
-        text = cut(cell.text, need[i], cell.end) if how.width else cell.text
+        text = cut(cell.text, need[i], cell.end, how.mark) if how.width else cell.text
         blanks = " " * (need[i] - width(text))
         styled = paint(text, cell.style, how)
         parts.append(blanks + styled if columns[i].right else styled + blanks)

@@ -55,6 +55,14 @@ def test_reload_shows_old_and_new_of_each_worker(home: str) -> None:
     assert (shown.code, shown.screen.text) == (0, RELOAD_SCREEN)
 
 
+def test_rows_fit_a_terminal_without_glyphs_where_an_arrow_is_wider(home: str) -> None:
+    with FakeControl(home, {"reload": results.reload}):
+        shown = run_on_terminal("reload", "api", home=home, columns=76, LC_ALL="C")
+    rows = [text for text in shown.screen.text.splitlines() if text.startswith("  api.")]
+    assert [(text[:16], text[-1]) for text in rows] == [("  api.1  7 -> 8 ", "~"), ("  api.2  7 -> 8 ", "s")]
+    assert max(map(len, rows)) < 76  # a wrapped one would be drawn again and again
+
+
 def test_a_refused_reload_says_that_the_old_serve_and_why(home: str) -> None:
     reason = "importing shop.main failed"
     noted = [f"not reloaded (main.py changed): {reason}", "it is slow"]  # the first of which is said once

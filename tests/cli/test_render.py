@@ -22,6 +22,7 @@ from pyworker.cli.render import (
     out_json,
     pad,
     pause,
+    plain,
     rate,
     ready,
     size,
@@ -148,6 +149,12 @@ def test_a_table_fits_the_terminal(rows: list[list[str]], columns: int) -> None:
     )
     for text in table(shape, rows, PLAIN._replace(width=columns)):
         assert width(text) <= columns
+
+
+def test_a_table_keeps_its_columns_where_there_are_no_glyphs() -> None:
+    how = PLAIN._replace(width=16, ascii=True)
+    lines = table((Column("NAME", shrink=8), Column("WHAT")), [["payments-of", "a → b"], ["mail", "–"]], how)
+    assert [plain(text, how) for text in lines] == ["NAME      WHAT", "payment~  a -> b", "mail      -"]
 
 
 def test_outside_a_terminal_nothing_is_cut() -> None:

@@ -242,7 +242,7 @@ def _facts(left: list[tuple[str, str]], right: list[tuple[str, str]], how: Look)
         left += [("", "")] * (rows - len(left))
         right += [("", "")] * (rows - len(right))
         return [f"  {render.pad(cell(a), column)}{cell(b)}".rstrip() for a, b in zip(left, right, strict=True)]
-    return [render.cut(f"  {cell(fact)}", how.width) for fact in left + right]
+    return [render.cut(f"  {cell(fact)}", how.width, mark=how.mark) for fact in left + right]
 
 
 def _environment(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
@@ -278,4 +278,4 @@ def _told(events: list[Event], how: Look) -> list[str]:
     rows = [(ago(e.time), line(e.app if e.worker is None else f"{e.app}.{e.worker}"), words(e)) for e in events]
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
-    return [part for text in texts for part in render.wrap(text, how.width, 6)]
+    return [part for text in texts for part in render.wrap(render.plain(text, how), how.width, 6)]

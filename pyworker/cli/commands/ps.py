@@ -282,5 +282,5 @@ def changed_of(app: dict[str, Any]) -> list[str]:
 
 def _step(text: str, command: str, how: Look) -> str:
     """Return a note and the command to give next, which has a line of its own where the terminal would break it."""
-    row = f"{text}   → {command}"
+    row = render.plain(f"{text}   → {command}", how)
     return row if not how.width or render.width(row) <= how.width else f"{text}\n  → {command}"

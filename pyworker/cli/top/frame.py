@@ -15,7 +15,7 @@ from pyworker.cli.client import MENDED
 from pyworker.cli.commands.ps import trouble
 from pyworker.cli.eventlog import clock, words
 from pyworker.cli.health import why_unwell
-from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, width
+from pyworker.cli.render import ANSI, Cell, Column, Look, cut, latency, line, pad, paint, plain, width
 from pyworker.cli.top.model import Model, Point
 from pyworker.protocol.figures import memory_of
 
@@ -74,7 +74,7 @@ def frame(model: Model, around: Surroundings, how: Look, rows: int) -> list[str]
     lines = [_title(model, around, inner), *lines][: max(0, rows - 1)]
     lines += [""] * (rows - 1 - len(lines))
     lines.append(_bottom(model, around, inner))
-    return [_fit(text, how.width) for text in lines[-rows:]]
+    return [_fit(text, how) for text in lines[-rows:]]
 
 
 def spark(values: Sequence[float | None], columns: int, how: Look, *, least: float) -> str:
@@ -104,7 +104,7 @@ def _title(model: Model, around: Surroundings, how: Look) -> str:
 
 def _rule(title: str, how: Look, style: str = "") -> str:
     dash = "-" if how.ascii else "─"
-    title = cut(title, how.width - 5)
+    title = _cut(title, how.width - 5, how)
     rest = max(0, how.width - width(title) - 4)
     return f"{paint(dash, 'dim', how)} {paint(title, style, how)} {paint(dash * (rest + 1), 'dim', how)}"
 
@@ -201,15 +201,15 @@ def _details(model: Model, app: dict[str, Any], how: Look) -> list[str]:
     lines = ["", _rule(" · ".join(f for f in facts if f), how, "bold")]
     failure = app.get("last_failure")
     if failure and trouble(app):
-        lines.append("  " + paint(cut(line(failure.get("message") or ""), how.width - 2), "red", how))
+        lines.append("  " + paint(_cut(line(failure.get("message") or ""), how.width - 2, how), "red", how))
     elif worry := why_unwell(app) or line(next(iter(app.get("notes") or ()), "")):
-        lines.append("  " + paint(cut(worry, how.width - 2), "yellow", how))
+        lines.append("  " + paint(_cut(worry, how.width - 2, how), "yellow", how))
     points = model.points(app["name"])
     if not points:
         return lines
     if how.width < 80:
         busy = [f"  {_quality(points[-1])}", f"  {_busy(app)}"] if app.get("http") is not None else []
-        return [*lines, *(cut(text, how.width) for text in busy)]
+        return [*lines, *(_cut(text, how.width, how) for text in busy)]
     half = (how.width - 4) // 2
     last = points[-1]
 
@@ -294,8 +294,10 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
         if len(lines) >= rows:
             break
         slot = "" if event.worker is None else f".{event.worker}"
-        who = cut(line(event.app + slot) or "pyworker", max(16, how.width // 3), slot)  # what happened has to be seen
-        text = cut(f"  {clock(event.time)}  {pad(who, 10)}  {words(event)}", how.width)
+        who = _cut(
+            line(event.app + slot) or "pyworker", max(16, how.width // 3), how, slot
+        )  # what happened has to be seen
+        text = _cut(f"  {clock(event.time)}  {pad(who, 10)}  {words(event)}", how.width, how)
         bad = any(word in event.type for word in ("failed", "exited", "refused"))
         wary = any(word in event.type for word in ("backoff", "unhealthy", "recycled", "rolled"))
         lines.append(paint(text, "red" if bad else "yellow" if wary else "", how))
@@ -323,17 +325,19 @@ def _help(how: Look) -> list[str]:
 
 def _bottom(model: Model, around: Surroundings, how: Look) -> str:
     if model.question is not None:
-        return paint(cut(_ask(model), how.width), "bold", how)
+        return paint(_cut(_ask(model), how.width, how), "bold", how)
     if model.typing:
         return paint(
-            cut(f" filter: {line(model.filter)}_   {_key('⏎', how)} keeps it, Esc shows all", how.width), "bold", how
+            _cut(f" filter: {line(model.filter)}_   {_key('⏎', how)} keeps it, Esc shows all", how.width, how),
+            "bold",
+            how,
         )
     if model.away_since is not None:
         seconds = around.now - model.away_since
         text = f" no answer since {seconds:.0f} s; {MENDED}"  # 80 columns hold it
-        return paint(cut(text, how.width), "yellow", how)
+        return paint(_cut(text, how.width, how), "yellow", how)
     if model.message and around.now < model.message_until:
-        return paint(cut(" " + line(model.message), how.width), model.message_style, how)
+        return paint(_cut(" " + line(model.message), how.width, how), model.message_style, how)
     shown = [(_key(name, how), what) for name, what in _KEYS]
     while shown and sum(width(k) + width(t) + 3 for k, t in shown) > how.width:
         del shown[max(0, len(shown) - 3)]  # ? and q stay to the last
@@ -368,6 +372,11 @@ def _share(share: float | None) -> str:
     return "0%" if share == 0 else f"{share * 100:.2f}%" if share < 0.1 else f"{share * 100:.0f}%"
 
 
-def _fit(text: str, columns: int) -> str:
+def _cut(text: str, columns: int, how: Look, end: str = "") -> str:
+    return cut(plain(text, how), columns, end, how.mark)
+
+
+def _fit(text: str, how: Look) -> str:
     """Cut a line that is still too wide; a wrapped one would push the rest off the screen."""
-    return text if width(text) <= columns else cut(ANSI.sub("", text), columns)
+    text = plain(text, how)
+    return text if width(text) <= how.width else _cut(ANSI.sub("", text), how.width, how)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyworker.cli.render import ANSI, Look, width
+from pyworker.cli.render import ANSI, Look, plain, width
 from pyworker.cli.top.frame import frame, spark
 from pyworker.cli.top.model import Model
 from pyworker.record import replace
@@ -55,10 +55,10 @@ def test_a_long_name_leaves_room_for_what_happened() -> None:
     assert text.split("  ")[2] == "payments-of-the-….12"
 
 
-def test_colour_changes_no_text_and_ascii_no_layout() -> None:
-    plain = frame(MADE, AROUND, look(120), 30)
+def test_colour_changes_no_text() -> None:
+    bare = frame(MADE, AROUND, look(120), 30)
     coloured = frame(MADE, AROUND, look(120, color=True), 30)
-    assert [ANSI.sub("", text) for text in coloured] == plain
+    assert [ANSI.sub("", text) for text in coloured] == bare
     assert any("\x1b[" in text for text in coloured)
 
 
@@ -79,6 +79,8 @@ def test_a_frame_always_fits_the_window(columns: int, rows: int, keys: list[str]
     lines = frame(made, AROUND, look(columns, ascii=ascii, color=True), rows)
     assert len(lines) == rows
     assert max(width(text) for text in lines) <= columns
+    if ascii:
+        assert [plain(text, look(columns, ascii=True)) for text in lines] == lines  # as wide as it was measured
 
 
 def test_the_selected_worker_is_always_in_the_picture() -> None:
