@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,12 @@ def test_the_card_is_plain_in_a_pipe(home: str) -> None:
     with FakeControl(home, {"describe": replies(documents.describe())}):
         found = run("describe", "api", home=home)
     assert (found.code, re.sub(r"\d+d \d+h ago|\d+d ago", "AGO", found.out), found.err) == (0, PIPED, "")
+
+
+def test_its_commands_name_the_home_that_was_named(home: str, tmp_path: Path) -> None:
+    with FakeControl(home, {"describe": replies(documents.describe())}):
+        found = run("describe", "api", "--home", home, home=str(tmp_path / "another"), HOME="/nowhere")
+    assert f"  → pyworker --home {home} logs -p api   what the last of them printed" in found.out
 
 
 def test_a_worker_that_has_not_passed_its_check_is_not_ok_and_the_check_is_named(home: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tests.support.cli import run, run_on_terminal
@@ -20,6 +21,14 @@ def test_apps_that_are_the_same_are_one_line_beside_those_that_are_not(home: str
     assert found.code == 1
     assert found.out.splitlines()[-1] == "The same: db, web"
     assert "db: the same (generation 1)" in named.out
+
+
+def test_its_commands_name_the_home_that_was_named(home: str, tmp_path: Path) -> None:
+    change = {"key": "workers", "old": 2, "new": 4, "apply": "live", "secret": False}
+    body = {"v": 1, "same": False, "changes": [], "apps": [compared("api", change)]}
+    with FakeControl(home, {"diff": replies(body)}):
+        found = run("diff", "--home", home, home=str(tmp_path / "another"), HOME="/nowhere")
+    assert f"pyworker --home {home} reload api   applies" in found.out
 
 
 def test_where_nothing_was_started_since_a_boot_no_app_is_said_to_be_unknown(home: str) -> None:

@@ -84,8 +84,8 @@ def _exits(app: dict[str, Any], how: Look) -> list[str]:
         return []
     lines = ["", paint("Last exits", "bold", how), *_told(found, how)]
     if found[-1].type == "worker_exited":
-        step = f"  → pyworker logs -p {line(app['name'])}   what the last of them printed"
-        lines += render.wrap(step, how.width, 6)
+        step = typed(f"  → pyworker logs -p {line(app['name'])}   what the last of them printed")
+        lines += render.wrap(render.plain(step, how), how.width, 6)
     return lines
 
 

@@ -11,6 +11,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.client import ask, shell_env
+from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, out, paint
 
@@ -60,10 +61,10 @@ def _words(app: dict[str, Any], how: Look) -> str:
     lines = [f"{paint(name, 'bold', how)}: {where}, compared with what runs (generation {app['gen']})"]
     lines += change_lines(changes, how)
     if not app["running"]:
-        lines.append(f"pyworker start {name}   starts it with all of this")
+        lines.append(typed(f"pyworker start {name}   starts it with all of this"))
     else:
         gap = " without a gap" if app["overlaps"] else ": the old workers stop first"
-        lines.append(f"pyworker reload {name}   applies all of this{gap}")
+        lines.append(typed(f"pyworker reload {name}   applies all of this{gap}"))
     if app.get("scaled") is not None:
         text = f"({name} was scaled to {app['scaled']}; a reload keeps that unless `workers` was changed)"
         lines += render.wrap(text, how.width, 2)
