@@ -117,7 +117,8 @@ def save(home_fd: int, desired: Desired) -> None:
             os.unlink(temporary, dir_fd=home_fd)
         raise
     failpoint.hit("save.after_rename")
-    with contextlib.suppress(OSError):  # the rename itself; it is done, and a reload that was told otherwise would go back
+    # the rename itself; it is done, and a reload that was told otherwise would go back
+    with contextlib.suppress(OSError):
         os.fsync(home_fd)
 
 
