@@ -84,7 +84,7 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
                 if time.monotonic() >= deadline:
                     message = f"{name} was scaled, but not saved: another scale --save has not ended for {patience:g} s"
                     hint = f"pyworker scale {name}=N --save   once that one has ended; it may be stopped, or wait for a disk"
-                    raise PyworkerError(message, hint=hint, code="failed", exit=Exit.FAILED)
+                    raise PyworkerError(message, hint=hint)
                 time.sleep(_AGAIN)
         yield
 
