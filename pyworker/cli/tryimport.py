@@ -57,17 +57,17 @@ os._exit(0)  # threads of the app's must not hold us
 """
 
 
+def resolved_here(app: AppConfig, file: str, profile: str) -> ResolvedApp:
+    """Resolve an app as it would be on this machine, for this user; raises ConfigError. `file`: "" without one."""
+    return resolve(
+        app, file=file, shell_env=os.environ, base_env=os.environ, our_python=sys.executable,
+        is_root=os.geteuid() == 0, profile=profile,
+    )  # fmt: skip
+
+
 def try_import(app: AppConfig, file: str, profile: str) -> list[Problem]:
     """Return what is wrong, or nothing; raises ConfigError when its environment cannot be resolved."""
-    resolved = resolve(
-        app,
-        file=file,
-        shell_env=os.environ,
-        base_env=os.environ,
-        our_python=sys.executable,
-        is_root=os.geteuid() == 0,
-        profile=profile,
-    )
+    resolved = resolved_here(app, file, profile)
     with _empty_state(resolved.uid) as state:
         return _try(app, file, profile, resolved, resolved.state or state)
 

@@ -71,9 +71,8 @@ def parse_bind(text: str) -> Address:
         raise AddressError(f'"{text}": inherited sockets are not available in this version', 'use "host:port"')
     scheme, separator, rest = text.partition("://")
     if separator:
-        raise AddressError(
-            f'"{text}" is a URL, not an address', f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else ""
-        )
+        message = f'"{text}" is a URL, not an address'
+        raise AddressError(message, f'did you mean "{rest.split("/")[0]}"?' if rest and scheme else "")
     if "${" in text:
         hint = "no variables are filled in here; without bind an app listens on $PORT; or: pyworker start -b ADDRESS"
         raise AddressError(f'"{text}" is not an address', hint)
@@ -110,9 +109,8 @@ def _internet(text: str, host: str, port: int) -> Address:
     if not host:
         return Address("inet", "0.0.0.0", port)
     if host == "*":
-        raise AddressError(
-            f'"{text}" is not an address', f'all IPv4 addresses are ":{port}", all IPv6 ones "[::]:{port}"'
-        )
+        message = f'"{text}" is not an address'
+        raise AddressError(message, f'all IPv4 addresses are ":{port}", all IPv6 ones "[::]:{port}"')
     if host.startswith("[") and host.endswith("]"):
         try:
             ipv6 = ipaddress.IPv6Address(host[1:-1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import signal
+from collections.abc import Iterator
 from typing import Literal
 
 from pyworker.config.address import Address, AddressError, collide, parse_bind
@@ -68,24 +69,19 @@ def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     kind = kind_of(app)
     if kind is not None:
         found += [*_only_for(app, kind, given), *_balance(app, kind), *_health(app, kind, given)]
-    found += _trusted(app.http.forwarded_allow_ips)
-    if app.http.root_path and (not app.http.root_path.startswith("/") or app.http.root_path.endswith("/")):
-        found.append(
-            Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(app.http.root_path)}")
-        )
-    return found
+    return [*found, *_http(app.http.forwarded_allow_ips, app.http.root_path)]
 
 
-def _trusted(peers: tuple[str, ...]) -> list[Finding]:
-    found: list[Finding] = []
+def _http(peers: tuple[str, ...], root_path: str) -> Iterator[Finding]:
     for index, text in enumerate(peers):
         try:
             if text not in ("*", "unix"):
                 ipaddress.ip_network(text, strict=False)
         except ValueError:
             message = f'must be an address, a network such as "10.0.0.0/8", "unix" or "*", not {shown(text)}'
-            found.append(Finding(("http", "forwarded_allow_ips", index), message))
-    return found
+            yield Finding(("http", "forwarded_allow_ips", index), message)
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        yield Finding(("http", "root_path"), f"must begin with / and not end with one, not {shown(root_path)}")
 
 
 def _name(app: AppConfig) -> list[Finding]:
@@ -93,14 +89,8 @@ def _name(app: AppConfig) -> list[Finding]:
         return [Finding(("name",), f'must not be "{app.name}": {RESERVED[app.name]}', "choose another name")]
     if NAME.match(app.name):
         return []
-    meant = clean_name(app.name)
-    return [
-        Finding(
-            ("name",),
-            f"must be small letters, digits, - and _ (64 at most), not {shown(app.name)}",
-            f'did you mean "{meant}"?',
-        )
-    ]
+    message = f"must be small letters, digits, - and _ (64 at most), not {shown(app.name)}"
+    return [Finding(("name",), message, f'did you mean "{clean_name(app.name)}"?')]
 
 
 def clean_name(text: str) -> str:
@@ -109,28 +99,22 @@ def clean_name(text: str) -> str:
     return "pyworker-app" if name == "pyworker" else name
 
 
-def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
-    found: list[Finding] = []
+def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> Iterator[Finding]:
     stated = [k for k in KINDS if (k,) in given]
     if len(stated) > 1:
-        found.append(
-            Finding(
-                (stated[1],), f"and `{stated[0]}` are both set; an app is one of them", "remove one", "key", "conflict"
-            )
+        yield Finding(
+            (stated[1],), f"and `{stated[0]}` are both set; an app is one of them", "remove one", "key", "conflict"
         )
     elif not stated:
         hint = 'add target = "module:app" (a web app), script = "server.py" or command = ["…"]'
-        found.append(
-            Finding((), "says nothing to run: one of target, script and command is needed", hint, code="missing_key")
-        )
+        yield Finding((), "says nothing to run: one of target, script and command is needed", hint, code="missing_key")
     if app.target is not None:
-        found += _target(app.target)
+        yield from _target(app.target)
     if app.script is not None and not app.script.strip():
-        found.append(Finding(("script",), "is empty", 'for example script = "server.py"'))
+        yield Finding(("script",), "is empty", 'for example script = "server.py"')
     if ("command",) in given and not (app.command and app.command[0]):
-        found.append(Finding(("command",), "is empty", 'for example command = ["node", "server.js"]'))
-    found += _one_word(("command",), app.command)
-    return found
+        yield Finding(("command",), "is empty", 'for example command = ["node", "server.js"]')
+    yield from _one_word(("command",), app.command)
 
 
 def _target(target: str) -> list[Finding]:
@@ -155,38 +139,34 @@ def _target(target: str) -> list[Finding]:
     return [Finding(("target",), f"must be module:attribute, not {shown(target)}", hint)]
 
 
-def _addresses(app: AppConfig) -> list[Finding]:
-    found = []
+def _addresses(app: AppConfig) -> Iterator[Finding]:
     seen: list[Address] = []
     for index, text in enumerate(app.bind):
         key: Key = ("bind", index)
         try:
             address = parse_bind(text)
         except AddressError as error:
-            found.append(Finding(key, f"is no address: {error}", error.hint))
+            yield Finding(key, f"is no address: {error}", error.hint)
             continue
         before = next((there for there in seen if collide(there, address)), None)
         if before is not None:
             within = "" if before == address else f": {shown(str(before))} is part of it, or it of that"
-            found.append(Finding(key, f"has {shown(str(address))} twice{within}", "remove one", code="conflict"))
+            yield Finding(key, f"has {shown(str(address))} twice{within}", "remove one", code="conflict")
         seen.append(address)
-    return found
 
 
-def _environment(app: AppConfig) -> list[Finding]:
-    found: list[Finding] = []
+def _environment(app: AppConfig) -> Iterator[Finding]:
     for name, text in app.env.items():
         if name.startswith(("PYWORKER_", "LISTEN_")):
-            found.append(Finding(("env", name), "is set by pyworker itself", "choose another name", "key"))
+            yield Finding(("env", name), "is set by pyworker itself", "choose another name", "key")
         try:
             check_syntax(text)
         except InterpolationError as error:
-            found.append(Finding(("env", name), str(error), error.hint))
-    found += _state(app.state)
+            yield Finding(("env", name), str(error), error.hint)
+    yield from _state(app.state)
     if app.logs.file == "":
-        found.append(Finding(("logs", "file"), "is empty", 'for example file = "/var/log/api.log"'))
-    found += [Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? ")]
-    return found
+        yield Finding(("logs", "file"), "is empty", 'for example file = "/var/log/api.log"')
+    yield from (Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? "))
 
 
 def _state(text: str) -> list[Finding]:
@@ -199,15 +179,13 @@ def _state(text: str) -> list[Finding]:
     return [Finding(("state",), f'must be "sqlite" or the address of a Redis server, not {shown(text)}', STATE_HINT)]
 
 
-def _rights(app: AppConfig) -> list[Finding]:
-    found = []
+def _rights(app: AppConfig) -> Iterator[Finding]:
     for key, name in (("user", app.user), ("group", app.group)):
         if name is not None and not _USER.match(name):
             hint = "user and group are two options" if ":" in name else ""
-            found.append(Finding((key,), f"must be a name or a number, not {shown(name)}", hint))
+            yield Finding((key,), f"must be a name or a number, not {shown(name)}", hint)
     if app.umask is not None and not re.fullmatch(r"(0o?)?[0-7]{1,3}", app.umask):
-        found.append(Finding(("umask",), f'must be octal digits such as "0022", not {shown(app.umask)}'))
-    return found
+        yield Finding(("umask",), f'must be octal digits such as "0022", not {shown(app.umask)}')
 
 
 def _stop(app: AppConfig) -> list[Finding]:
@@ -228,8 +206,7 @@ def _stop(app: AppConfig) -> list[Finding]:
     return []
 
 
-def _times(app: AppConfig) -> list[Finding]:
-    found: list[Finding] = []
+def _times(app: AppConfig) -> Iterator[Finding]:
     keys: list[tuple[Key, str | None]] = [(("cron",), app.cron), (("reload", "cron"), app.reload.cron)]
     for key, text in keys:
         if text is None:
@@ -237,48 +214,43 @@ def _times(app: AppConfig) -> list[Finding]:
         try:
             parse_cron(text)
         except CronError as error:
-            found.append(Finding(key, error.message, error.hint))
+            yield Finding(key, error.message, error.hint)
     if app.cron is not None:
         if app.reload.cron is not None:
             hint = "a job reads its code anew each time it runs; remove reload.cron"
-            found.append(Finding(("reload", "cron"), "is for apps that keep running; this one is a job (cron)", hint))
+            yield Finding(("reload", "cron"), "is for apps that keep running; this one is a job (cron)", hint)
         if app.health is not None:
-            found.append(Finding(("health",), "is for apps that keep running; this one is a job (cron)", "remove it"))
-    return found
+            yield Finding(("health",), "is for apps that keep running; this one is a job (cron)", "remove it")
 
 
-def _hooks(app: AppConfig) -> list[Finding]:
-    found: list[Finding] = []
+def _hooks(app: AppConfig) -> Iterator[Finding]:
     hook = app.hooks.post_fork
     if hook is not None:
         module, colon, attribute = hook.partition(":")
         parts = [*module.split("."), *attribute.split(".")]
         if not colon or not all(p.isidentifier() for p in parts):
             hint = 'for example "shop.hooks:post_fork"'
-            found.append(Finding(("hooks", "post_fork"), f"must be module:function, not {shown(hook)}", hint))
+            yield Finding(("hooks", "post_fork"), f"must be module:function, not {shown(hook)}", hint)
         elif kind_of(app) in ("script", "command"):
             hint = "remove it: a script or command can do this itself when it starts"
-            found.append(Finding(("hooks", "post_fork"), "is for ASGI and WSGI apps (target)", hint, "key", "conflict"))
+            yield Finding(("hooks", "post_fork"), "is for ASGI and WSGI apps (target)", hint, "key", "conflict")
     for key in ("pre_start", "post_reload", "on_event"):
         command = getattr(app.hooks, key)
-        found += _one_word(("hooks", key), command)
+        yield from _one_word(("hooks", key), command)
         if command and not command[0]:
-            found.append(Finding(("hooks", key), "is empty"))
+            yield Finding(("hooks", key), "is empty")
     if app.watch is not None and not app.watch.paths:
-        found.append(Finding(("watch", "paths"), "is empty", 'for example paths = ["src"]'))
-    return found
+        yield Finding(("watch", "paths"), "is empty", 'for example paths = ["src"]')
 
 
-def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:
-    found: list[Finding] = []
+def _only_for(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> Iterator[Finding]:
     for key, kinds in FOR_KINDS.items():
         if kind not in kinds and (key,) in given:
             words = {"target": "ASGI and WSGI apps (target)", "script": "scripts", "command": "commands"}
             whose = " and ".join(words[each] for each in kinds)
-            found.append(Finding((key,), f"is for {whose}; this app is a {kind}", "remove it", "key", "conflict"))
+            yield Finding((key,), f"is for {whose}; this app is a {kind}", "remove it", "key", "conflict")
     if kind == "target" and app.threads > 1 and app.interface == "asgi":
-        found.append(Finding(("threads",), "is for WSGI apps; this one is ASGI", "use more workers", "key", "conflict"))
-    return found
+        yield Finding(("threads",), "is for WSGI apps; this one is ASGI", "use more workers", "key", "conflict")
 
 
 def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
@@ -311,39 +283,34 @@ def runs_node(app: AppConfig) -> bool:
     return bool(app.command) and app.command[0].rpartition("/")[2] in ("node", "nodejs")
 
 
-def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> list[Finding]:
+def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> Iterator[Finding]:
     health = app.health
     if health is None:
-        return []
-    found: list[Finding] = []
+        return
     owners = {"path": "http", "host": "http", "expect": "http", "command": "exec"}
     for key, owner in owners.items():
         if ("health", key) in given and health.type != owner:
-            found.append(
-                Finding(
-                    ("health", key), f'is for type = "{owner}", not "{health.type}"', "remove it", "key", "conflict"
-                )
+            yield Finding(
+                ("health", key), f'is for type = "{owner}", not "{health.type}"', "remove it", "key", "conflict"
             )
     if health.type == "http":
-        found += _health_request(health)
+        yield from _health_request(health)
     elif health.type == "exec":
-        found += _health_command(health, is_given=("health", "command") in given)
-    return found + _health_port(app, kind, health)
+        yield from _health_command(health, is_given=("health", "command") in given)
+    yield from _health_port(app, kind, health)
 
 
-def _health_request(health: HealthConfig) -> list[Finding]:
-    found: list[Finding] = []
+def _health_request(health: HealthConfig) -> Iterator[Finding]:
     if not health.path.startswith("/"):
         hint = f'did you mean "/{health.path}"?' if _HEADER_SAFE.match("/" + health.path) else "no spaces, ASCII only"
-        found.append(Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint))
+        yield Finding(("health", "path"), f"must begin with /, not {shown(health.path)}", hint)
     elif not _HEADER_SAFE.match(health.path):
-        found.append(Finding(("health", "path"), f"must have no spaces, and ASCII only, not {shown(health.path)}"))
+        yield Finding(("health", "path"), f"must have no spaces, and ASCII only, not {shown(health.path)}")
     if not _HEADER_SAFE.match(health.host):
-        found.append(Finding(("health", "host"), f"must be a host name, not {shown(health.host)}"))
+        yield Finding(("health", "host"), f"must be a host name, not {shown(health.host)}")
     if not all(_EXPECT.match(p.strip()) for p in health.expect.split(",")):
         message = f'must be statuses such as "2xx", "200" or "2xx,3xx", not {shown(health.expect)}'
-        found.append(Finding(("health", "expect"), message))
-    return found
+        yield Finding(("health", "expect"), message)
 
 
 def _health_command(health: HealthConfig, *, is_given: bool) -> list[Finding]:

@@ -296,27 +296,28 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
                 if name == "command"
                 else "sh -c '…'"
             )
-            raise _Wrong(
-                f"has {its} in it, and no shell runs it: the program would get it as an argument",
-                f"for a shell: {run}; as an argument: in quotes, '{its}'",
-            )
+            message = f"has {its} in it, and no shell runs it: the program would get it as an argument"
+            raise _Wrong(message, f"for a shell: {run}; as an argument: in quotes, '{its}'")
         return words
     if not isinstance(value, list):
         hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
         if name == "inherit_env" and value is True:
             hint = 'everything: inherit_env = ["*"]'
         raise _Wrong(f"must be text or a list of texts, not {shown(value)}", hint)
-    wrong: list[_Wrong] = []
-    for index, item in enumerate(value):
-        if not isinstance(item, str):
-            hint = f'text needs quotes: "{shown(item)}"' if _is_plain(item) else ""
-            wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (index,)))
-        elif unfit := _unfit(item):
-            wrong.append(_Wrong(unfit, "", (index,)))
+    wrong = [no_text for index, item in enumerate(value) if (no_text := _no_text(item, index))]
     if wrong:
         bad = {w.below[0] for w in wrong}
         raise _WrongItems(wrong, tuple("" if i in bad else item for i, item in enumerate(value)))
     return tuple(value)
+
+
+def _no_text(item: Any, at: str | int, before: str = "") -> _Wrong | None:
+    """Return what is wrong with what is to be a text."""
+    if not isinstance(item, str):
+        hint = f'text needs quotes: {before}"{shown(item)}"' if _is_plain(item) else ""
+        return _Wrong(f"must be text, not {shown(item)}", hint, (at,))
+    unfit = _unfit(item)
+    return _Wrong(unfit, "", (at,)) if unfit else None
 
 
 def _environment(value: Any) -> dict[str, str]:
@@ -326,11 +327,8 @@ def _environment(value: Any) -> dict[str, str]:
     for name, item in value.items():
         if not name or "=" in name or _unfit(name):
             wrong.append(_Wrong("cannot be the name of a variable", "letters, digits and _", (name,), "key"))
-        elif not isinstance(item, str):
-            hint = f'text needs quotes: {dotted((name,))} = "{shown(item)}"' if _is_plain(item) else ""
-            wrong.append(_Wrong(f"must be text, not {shown(item)}", hint, (name,)))
-        elif unfit := _unfit(item):
-            wrong.append(_Wrong(unfit, "", (name,)))
+        elif no_text := _no_text(item, name, f"{dotted((name,))} = "):
+            wrong.append(no_text)
     if wrong:
         bad = {w.below[0] for w in wrong}
         raise _WrongItems(wrong, {k: v for k, v in value.items() if k not in bad})

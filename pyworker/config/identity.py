@@ -47,9 +47,8 @@ def identify(user: str | None, group: str | None, *, is_root: bool) -> Identity:
         me = _by_uid(os.geteuid())
         return Identity(None, gid, () if gid is None else (gid,), me.pw_name, me.pw_dir, me.pw_shell)
     if entry.pw_gid < 0 and gid is None:
-        raise IdentityError(
-            "user", f"names {user}, which has no entry in the user database: its group is unknown", "set group too"
-        )
+        message = f"names {user}, which has no entry in the user database: its group is unknown"
+        raise IdentityError("user", message, "set group too")
     primary = entry.pw_gid if gid is None else gid
     known = entry.pw_gid >= 0
     groups = tuple(sorted(set(os.getgrouplist(entry.pw_name, primary)))) if known else (primary,)
@@ -70,14 +69,7 @@ def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        _could_look()
-    if not name.isdecimal():
-        raise IdentityError(
-            "user", f"names {name}, which is no user of this machine", f"make it: useradd --system {name}"
-        )
-    if int(name) >= 2**32 - 1:
-        raise IdentityError("user", f"names {name}, which is no user number")
-    return _by_uid(int(name))
+        return _by_uid(_number("user", name))
 
 
 def _by_uid(uid: int) -> pwd.struct_passwd:
@@ -91,19 +83,19 @@ def _group(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        _could_look()
-    if not name.isdecimal():
-        raise IdentityError(
-            "group", f"names {name}, which is no group of this machine", f"make it: groupadd --system {name}"
-        )
-    if int(name) >= 2**32 - 1:
-        raise IdentityError("group", f"names {name}, which is no group number")
-    return int(name)
+        return _number("group", name)
 
 
-def _could_look() -> None:
-    """Raise OSError when there is no descriptor left to look anything up with: Python then says that nobody has the name."""
+def _number(kind: str, name: str) -> int:
+    """Return the number that stands for a user or group of no name."""
+    # OSError where no descriptor is left to look anything up with: Python then says that nobody has the name
     os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    if not name.isdecimal():
+        message = f"names {name}, which is no {kind} of this machine"
+        raise IdentityError(kind, message, f"make it: {kind}add --system {name}")
+    if int(name) >= 2**32 - 1:
+        raise IdentityError(kind, f"names {name}, which is no {kind} number")
+    return int(name)
 
 
 @record

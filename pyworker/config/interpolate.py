@@ -95,10 +95,8 @@ def _join(parts: Iterator[str]) -> str:
     for part in parts:
         size += len(part)
         if size >= MAX_STRING:
-            raise InterpolationError(
-                f"is more than {MAX_STRING - 1} characters with its variables filled in, which the kernel takes",
-                "put the value into a file, and the name of the file into the variable",
-            )
+            message = f"is more than {MAX_STRING - 1} characters with its variables filled in, which the kernel takes"
+            raise InterpolationError(message, "put the value into a file, and the name of the file into the variable")
         taken.append(part)
     return "".join(taken)
 
@@ -134,9 +132,8 @@ def _variable(inside: str, lookup: Lookup | None, depth: int) -> str:
             raise InterpolationError(f"needs {name}: {message}", f"set {name} in env_file, or list it in inherit_env")
         return value or ""
     if rest:
-        raise InterpolationError(
-            f"has ${{{inside[:40]}}}, which is none of ${{{name}}} ${{{name}:-default}} ${{{name}:?message}}"
-        )
+        message = f"has ${{{inside[:40]}}}, which is none of ${{{name}}} ${{{name}:-default}} ${{{name}:?message}}"
+        raise InterpolationError(message)
     if value is None and lookup is not None:
         hint = f"set {name} in env_file or the shell, or give a default: ${{{name}:-}}"
         raise InterpolationError(f"needs {name}, which is not set", hint)

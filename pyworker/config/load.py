@@ -92,9 +92,8 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
         if name not in names:
             meant = nearest(name, names)
             hint = f"did you mean `{meant}`?" if meant else "it has: " + ", ".join(names)
-            raise ConfigError(
-                [Problem(f"no app `{name}` in {os.path.basename(path)}", hint, file=path, code="no_such_app")]
-            )
+            message = f"no app `{name}` in {os.path.basename(path)}"
+            raise ConfigError([Problem(message, hint, file=path, code="no_such_app")])
     chosen = tuple(a for a in apps if not only or a.name in only)
     return Loaded(chosen, path, replace(opened, profile=profile))
 

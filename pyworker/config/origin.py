@@ -51,7 +51,8 @@ def origins(
     keys = [*canonical.flat(app), *(f"env.{name}" for name in app.env)]
     given = set(dict(canonical.flatten(dict(overrides or {}), "")))
     if not file:
-        return {k: Origin("option" if k in given or k in _stated(app) else "default") for k in keys}
+        given |= set(dict(canonical.flatten(canonical.table(app), "")))
+        return {k: Origin("option" if k in given else "default") for k in keys}
     _, document = read(file)
     report = Report(file, document)
     report.root, report.profile = root_of(file), profile
@@ -80,7 +81,3 @@ def _in_file(place: Path, root: Path, line: int) -> Origin:
     if below[:1] == ("profiles",):
         return Origin("profile", line, f"profile {below[1]}")
     return Origin("file", line)
-
-
-def _stated(app: AppConfig) -> set[str]:
-    return set(dict(canonical.flatten(canonical.table(app), "")))

@@ -16,20 +16,10 @@ from shlex import quote
 from typing import Any
 
 from pyworker.config import environment
+from pyworker.config import identity as ids
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS
 from pyworker.config.cpus import usable_cpus
-from pyworker.config.identity import (
-    Identity,
-    IdentityError,
-    Opened,
-    check_env_file,
-    check_group,
-    check_log,
-    check_owner,
-    identify,
-    is_of,
-)
 from pyworker.config.interpolate import InterpolationError, interpolate
 from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
@@ -51,7 +41,7 @@ def resolve(
     base_env: Mapping[str, str],
     our_python: str,
     is_root: bool,
-    read: Opened | None = None,
+    read: ids.Opened | None = None,
     profile: str = "",
 ) -> ResolvedApp:
     """Look everything up; raise ConfigError with all that cannot be had.
@@ -141,33 +131,35 @@ class _Found:
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line, p.column)))
 
 
-def _identity(app: AppConfig, file: str, is_root: bool, found: _Found, read: Opened | None) -> tuple[Identity, bool]:
+def _identity(
+    app: AppConfig, file: str, is_root: bool, found: _Found, read: ids.Opened | None
+) -> tuple[ids.Identity, bool]:
     """Return who the app runs as, and whether root obeys a config file that is in the hands of that user."""
-    nobody = Identity(None, None, (), "", "", "")
+    nobody = ids.Identity(None, None, (), "", "", "")
     users_own = False
     try:
-        who = identify(app.user, app.group, is_root=is_root)
-    except IdentityError as error:
+        who = ids.identify(app.user, app.group, is_root=is_root)
+    except ids.IdentityError as error:
         found.add((error.key,), error.message, error.hint, "identity")
         return nobody, users_own
     try:
         if is_root and file:
-            check_owner(file, who.uid, read)
+            ids.check_owner(file, who.uid, read)
             if app.group is not None:
-                check_group(who, app.group, file, read)
-            users_own = bool(who.uid and is_of(who.uid, file, read))
-    except IdentityError as error:
+                ids.check_group(who, app.group, file, read)
+            users_own = bool(who.uid and ids.is_of(who.uid, file, read))
+    except ids.IdentityError as error:
         found.add((error.key,) if error.key else (), error.message, error.hint, "identity")
     except OSError as error:
         found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
     return who, users_own
 
 
-def _log_file(path: str, file: str, who: Identity, found: _Found, read: Opened | None) -> None:
+def _log_file(path: str, file: str, who: ids.Identity, found: _Found, read: ids.Opened | None) -> None:
     with contextlib.suppress(OSError):  # what is not there is said where its path is looked up
         try:
-            check_log(path, who.uid, file, read)
-        except IdentityError as error:
+            ids.check_log(path, who.uid, file, read)
+        except ids.IdentityError as error:
             found.add(("logs", "file"), f"is refused: {error.message}", error.hint, "identity")
 
 
@@ -293,12 +285,12 @@ def _environment(
     app: AppConfig,
     config: AppConfig,
     python: str,
-    who: Identity,
+    who: ids.Identity,
     shell_env: Mapping[str, str],
     base_env: Mapping[str, str],
     found: _Found,
     roots: str | None,
-    read: Opened | None,
+    read: ids.Opened | None,
 ) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
     """Return the environment, for each name where its value comes from, and what was read of the env files.
 
@@ -307,7 +299,7 @@ def _environment(
 
     def check(fd: int, path: str) -> None:
         if roots is not None:
-            check_env_file(fd, path, who.uid, roots, read)
+            ids.check_env_file(fd, path, who.uid, roots, read)
 
     origins: dict[str, str] = {}
     files: dict[str, int] = {}
@@ -329,7 +321,7 @@ def _environment(
         try:
             crc = environment.add_file(env, path, ("env_file", index), shell_env, check)
             files[path.removesuffix("?")] = crc
-        except IdentityError as error:
+        except ids.IdentityError as error:
             found.add((), error.message, error.hint, "identity")
         except environment.EnvironmentProblem as problem:
             found.add(problem.key, problem.message, problem.hint, "environment")

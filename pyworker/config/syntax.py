@@ -35,19 +35,8 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
     try:
         return tomllib.loads(text), text
     except RecursionError:
-        raise ConfigError(
-            [
-                Problem(
-                    "nested too deeply",
-                    "a config needs no more than four tables in one another",
-                    file=file,
-                    line=1,
-                    column=1,
-                    end_column=2,
-                    code="syntax",
-                )
-            ]
-        ) from None
+        hint = "a config needs no more than four tables in one another"
+        raise ConfigError([Problem("nested too deeply", hint, "", file, 1, 1, 2, code="syntax")]) from None
     except ValueError as error:  # TOMLDecodeError; and int() of a number of 5,000 digits
         raise ConfigError([_problem(str(error), text, file)]) from None
 

@@ -31,17 +31,9 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
     """
     missing = [name for name in source.env_names if name not in values]
     if missing:
-        names = ", ".join(missing)
-        raise ConfigError(
-            [
-                Problem(
-                    f"the value of {names} was given with -e and cannot be restored",
-                    "start the app again with -e, or put the value into an env_file",
-                    "env",
-                    code="environment",
-                )
-            ]
-        )
+        message = f"the value of {', '.join(missing)} was given with -e and cannot be restored"
+        hint = "start the app again with -e, or put the value into an env_file"
+        raise ConfigError([Problem(message, hint, "env", code="environment")])
     env = {"env": {name: values[name] for name in source.env_names}} if source.env_names else {}
     if isinstance(source, InlineSource):
         return load_inline(literal_env({**source.table, **env}), source.cwd), "", None
@@ -103,15 +95,8 @@ def read_tls(
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
                 raise
-            raise ConfigError(
-                [
-                    Problem(
-                        f"cannot read {path}: {error.strerror}",
-                        "it must be a PEM file that pyworker may read",
-                        f"tls.{name}",
-                    )
-                ]
-            ) from None
+            hint = "it must be a PEM file that pyworker may read"
+            raise ConfigError([Problem(f"cannot read {path}: {error.strerror}", hint, f"tls.{name}")]) from None
     return parts[0], parts[1], parts[2]
 
 

@@ -155,21 +155,13 @@ def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> li
 
 def refused_here(apps: Iterable[AppConfig], path: str, profile: str = "") -> list[Problem]:
     """Return what `start` would refuse on this machine, as this user, of files without mistakes. `path`: "" without a file."""
+    from pyworker.cli.tryimport import resolved_here
     from pyworker.config.problem import ConfigError
-    from pyworker.config.resolve import resolve
 
     found: list[Problem] = []
     for app in apps:
         try:
-            resolved = resolve(
-                app,
-                file=path and os.path.abspath(path),
-                shell_env=os.environ,
-                base_env=os.environ,
-                our_python=sys.executable,
-                is_root=os.geteuid() == 0,
-                profile=profile,
-            )
+            resolved = resolved_here(app, path and os.path.abspath(path), profile)
             found += _unusable_tls(resolved.config, path, profile)
         except ConfigError as error:
             found += error.problems
