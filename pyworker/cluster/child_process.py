@@ -59,17 +59,7 @@ def spawn(
     if shell:
         line = [shell if isinstance(shell, str) else "/bin/sh", "-c", " ".join(line)]
     child = ChildProcess(line, own_group=detached)
-    child._start(
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=cwd,
-        env=env,
-        pass_fds=pass_fds,
-        user=user,
-        group=group,
-        new_session=detached,
-    )
+    child._start((stdin, stdout, stderr), cwd, env, user, group, pass_fds=pass_fds, new_session=detached)
     return child
 
 
@@ -140,18 +130,9 @@ def fork(
     path = os.fspath(script)
     interpreter, is_node = interpreter_of(path, exec_path)
     child = ChildProcess([interpreter, *as_list(exec_args), path, *as_list(args)], own_group=detached)
+    standard = stdin, stdout, stderr
     child._start(
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=cwd,
-        env=env,
-        channel=True,
-        python=not is_node,
-        pass_fds=pass_fds,
-        user=user,
-        group=group,
-        new_session=detached,
+        standard, cwd, env, user, group, channel=True, python=not is_node, pass_fds=pass_fds, new_session=detached
     )
     return child
 

@@ -187,15 +187,7 @@ def execute(
     if options.encoding is not None:
         codecs.lookup(options.encoding)
     child = Execution(line, command, options)
-    child._start(
-        stdin="pipe" if options.input else "ignore",
-        stdout="pipe",
-        stderr="pipe",
-        cwd=cwd,
-        env=env,
-        user=user,
-        group=group,
-    )
+    child._start(("pipe" if options.input else "ignore", "pipe", "pipe"), cwd, env, user, group)
     child._begin()
     return child
 

@@ -19,9 +19,7 @@ class Listeners:
     """By key. Each connection goes to `accepted(key, connection)`; `later(delay, function)` is how a pause ends."""
 
     def __init__(
-        self,
-        accepted: Callable[[str, socket.socket], None],
-        later: Callable[[float, Callable[[], None]], None],
+        self, accepted: Callable[[str, socket.socket], None], later: Callable[[float, Callable[[], None]], None]
     ) -> None:
         self._accepted = accepted
         self._later = later

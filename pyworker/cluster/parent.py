@@ -183,18 +183,16 @@ class ChildProcess(Emitter, Receiver):
     # ---- starting ------------------------------------------------------------------------------------
     def _start(
         self,
-        *,
-        stdin: Stdio,
-        stdout: Stdio,
-        stderr: Stdio,
+        standard: tuple[Stdio, Stdio, Stdio],
         cwd: str | os.PathLike[str] | None,
         env: Mapping[str, str] | None,
+        user: str | int | None = None,
+        group: str | int | None = None,
+        *,
         channel: bool = False,
         python: bool = False,
         unique_id: str | None = None,
         pass_fds: Sequence[int] = (),
-        user: str | int | None = None,
-        group: str | int | None = None,
         new_session: bool = False,
     ) -> None:
         environment = {k: v for k, v in (os.environ if env is None else env).items() if k not in _OURS}
@@ -213,19 +211,14 @@ class ChildProcess(Emitter, Receiver):
                     environment[node.PEER] = "1"
                 if unique_id is not None:
                     environment[node.UNIQUE_ID] = unique_id
-            standard = [
-                _stdio(wanted, ours, theirs, writable=place == 0)
-                for place, wanted in enumerate((stdin, stdout, stderr))
-            ]
+            files = [_stdio(wanted, ours, theirs, writable=place == 0) for place, wanted in enumerate(standard)]
             pid = _run(
                 self.args,
                 environment,
                 cwd,
                 user,
                 group,
-                stdin=standard[0],
-                stdout=standard[1],
-                stderr=standard[2],
+                **dict(zip(("stdin", "stdout", "stderr"), files, strict=True)),
                 pass_fds=inherited,
                 process_group=0 if self._own_group and not new_session else None,
                 start_new_session=new_session,
@@ -244,7 +237,7 @@ class ChildProcess(Emitter, Receiver):
         finally:
             for fd in theirs:
                 os.close(fd)
-        self._adopt_pipes(ours, (stdin, stdout, stderr))
+        self._adopt_pipes(ours, standard)
         if sock is not None:
             self._channel = LoopChannel(sock, self, files=python)
         self._loop.add_reader(self._pidfd, self._on_exit)
@@ -297,9 +290,8 @@ class ChildProcess(Emitter, Receiver):
         self.signal_code = None if status.signal is None else _signal_name(status.signal)
         if self.stdin is not None:
             self.stdin.abort()
-        for reader in (self.stdout, self.stderr):
-            if reader is not None:
-                reader.child_exited()
+        for reader in filter(None, (self.stdout, self.stderr)):
+            reader.child_exited()
         if self._channel is not None:
             # what it said last is read before its exit is told: the channel's end comes after all of it
             self._drain_channel(self._channel)
@@ -327,9 +319,8 @@ class ChildProcess(Emitter, Receiver):
     def _close_pipes(self) -> None:
         if self.stdin is not None:
             self.stdin.abort()
-        for reader in (self.stdout, self.stderr):
-            if reader is not None:
-                reader.close()
+        for reader in filter(None, (self.stdout, self.stderr)):
+            reader.close()
 
     def _close_pidfd(self) -> None:
         fd, self._pidfd = self._pidfd, -1

@@ -30,19 +30,7 @@ from pyworker.config.option import option_of
 from pyworker.config.schema import Policy, RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node
-from pyworker.protocol.nodecluster import (
-    Action,
-    Close,
-    Drop,
-    Leaving,
-    Listening,
-    Online,
-    Open,
-    Primary,
-    Release,
-    Say,
-    Watch,
-)
+from pyworker.protocol import nodecluster as nc
 from pyworker.record import fields
 
 _BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
@@ -85,7 +73,7 @@ class Cluster(Emitter):
         self._next_id = 1
         self._record: Record = CLEAR
         self._wanted = 0  # managed workers
-        self._primary = Primary()
+        self._primary = nc.Primary()
         self._listeners = Listeners(self._accepted, self._after)
         self._timers: set[asyncio.TimerHandle] = set()
         self._changed: set[asyncio.Event] = set()  # of those who wait until no worker is left
@@ -127,7 +115,7 @@ class Cluster(Emitter):
             raise RuntimeError("scheduling cannot change while there are workers")
         self.settings = wanted
         if not self.workers and not self._listeners:
-            self._primary = Primary(round_robin=wanted.scheduling == "round-robin", hold=True)
+            self._primary = nc.Primary(round_robin=wanted.scheduling == "round-robin", hold=True)
         self._set_up = True
         self.emit("setup", wanted)
         return wanted
@@ -257,11 +245,9 @@ class Cluster(Emitter):
         mask = signals.pthread_sigmask(signals.SIG_BLOCK, () if is_node else (signals.SIGINT,))
         try:
             child._start(
-                stdin=settings.stdin,
-                stdout=settings.stdout,
-                stderr=settings.stderr,
-                cwd=settings.cwd,
-                env=whole,
+                (settings.stdin, settings.stdout, settings.stderr),
+                settings.cwd,
+                whole,
                 channel=True,
                 python=not is_node,
                 unique_id=str(number),
@@ -391,24 +377,24 @@ class Cluster(Emitter):
             self._fill()
 
     # ---- listeners and connections -------------------------------------------------------------------
-    def _carry_out(self, actions: Sequence[Action]) -> None:
+    def _carry_out(self, actions: Sequence[nc.Action]) -> None:
         for action in actions:
             match action:
-                case Open():
+                case nc.Open():
                     self._open(action)
-                case Close(key):
+                case nc.Close(key):
                     self._listeners.close(key)
-                case Watch(key, on):
+                case nc.Watch(key, on):
                     self._listeners.watch(key, on=on)
-                case Say():
+                case nc.Say():
                     self._say(action)
-                case Release(connection) | Drop(connection):
+                case nc.Release(connection) | nc.Drop(connection):
                     connection.close()
-                case Online(number):
+                case nc.Online(number):
                     self._tell(number, "online")
-                case Listening(number):
+                case nc.Listening(number):
                     self._tell(number, "listening", action)
-                case Leaving(number):
+                case nc.Leaving(number):
                     if (worker := self.workers.get(_int(number))) is not None:
                         self._leaves(worker)
 
@@ -425,7 +411,7 @@ class Cluster(Emitter):
         worker.emit(event, *args)
         self.emit(event, worker, *args)
 
-    def _open(self, action: Open) -> None:
+    def _open(self, action: nc.Open) -> None:
         try:
             name = self._listeners.open(action.key, action.query)
         except (OSError, TypeError, ValueError) as error:  # the last two: a text that can be no host
@@ -437,7 +423,7 @@ class Cluster(Emitter):
     def _accepted(self, key: str, connection: socket.socket) -> None:
         self._carry_out(self._primary.accepted(key, connection))
 
-    def _say(self, action: Say) -> None:
+    def _say(self, action: nc.Say) -> None:
         number = _int(action.worker)
         worker = self.workers.get(number)
         channel = worker.process._channel if worker is not None else None

@@ -164,9 +164,8 @@ def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         gate = open_bell(folder)
     except OSError as error:
-        raise StateUnavailable(
-            f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
-        ) from None
+        message = f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
+        raise StateUnavailable(message) from None
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)
         path = os.path.join(folder, FILE)
@@ -210,9 +209,8 @@ def _explain(error: sqlite3.Error, folder: str) -> StateError:
                 "When it is smaller: its disk is full, and no key can be deleted until there is room"
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return StateUnavailable(
-                f"{path} is damaged: {error}. Stop the app and remove the file to begin with an empty state"
-            )
+            message = f"{path} is damaged: {error}. Stop the app and remove the file to begin with an empty state"
+            return StateUnavailable(message)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return StateUnavailable(f"{path} cannot be written: {error}. Which user owns it?")
     return StateUnavailable(f"the shared state in {path}: {error}")

@@ -75,9 +75,8 @@ class RedisStore:
         except errors.AuthenticationError as error:
             raise StateUnavailable(f"{self._where} refuses the password: {error}") from error
         except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
-            raise StateUnavailable(
-                f"{self._where} does not answer: {self._quote or error}. Does the server run?"
-            ) from error
+            message = f"{self._where} does not answer: {self._quote or error}. Does the server run?"
+            raise StateUnavailable(message) from error
         except errors.OutOfMemoryError as error:
             raise StateTooLarge(f"{self._where} is full: {error}") from error
         except errors.RedisError as error:

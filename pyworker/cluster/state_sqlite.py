@@ -298,8 +298,7 @@ def _read(db: sqlite3.Connection, keys: Iterable[str], now: float | None = None)
         part = names[start : start + 500]
         marks = ",".join("?" * len(part))
         rows = db.execute(
-            f"SELECT key, value FROM state WHERE key IN ({marks}) AND (expires IS NULL OR expires > ?)",
-            (*part, now),
+            f"SELECT key, value FROM state WHERE key IN ({marks}) AND (expires IS NULL OR expires > ?)", (*part, now)
         )
         found.update(rows)
     return found

@@ -123,9 +123,8 @@ def to_text(value: object, what: str, limit: int = MAX_VALUE) -> str:
     except (TypeError, ValueError) as error:
         raise StateError(f"{what} is not JSON: {error}. Texts, numbers, lists, dicts, true, false, None are") from None
     if len(text) > limit:
-        raise StateTooLarge(
-            f"{what} has {len(text)} bytes as JSON, {limit} are allowed. Keep it elsewhere and share where it is"
-        )
+        message = f"{what} has {len(text)} bytes as JSON, {limit} are allowed. Keep it elsewhere and share where it is"
+        raise StateTooLarge(message)
     return text
 
 
@@ -134,9 +133,8 @@ def from_text(text: str, key: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise StateError(
-            f"the value of {key!r} is not JSON: {text[:60]!r}. Only pyworker.state should write it"
-        ) from None
+        message = f"the value of {key!r} is not JSON: {text[:60]!r}. Only pyworker.state should write it"
+        raise StateError(message) from None
 
 
 def whole_number(text: str, key: str) -> int:
