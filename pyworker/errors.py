@@ -44,18 +44,13 @@ MEANING: dict[Exit, str] = {
 
 # the codes with an exit code of their own; all others have 1
 _EXITS = {
-    "usage": Exit.USAGE,
-    "no_such_file": Exit.USAGE,
+    **dict.fromkeys(("usage", "no_such_file"), Exit.USAGE),
     "not_running": Exit.NOT_RUNNING,
     "no_such_app": Exit.NO_SUCH_APP,
-    "unavailable": Exit.UNAVAILABLE,
-    "daemon_not_started": Exit.UNAVAILABLE,
-    "protocol": Exit.UNAVAILABLE,
-    "busy": Exit.BUSY,
-    "timeout": Exit.BUSY,
+    **dict.fromkeys(("unavailable", "daemon_not_started", "protocol"), Exit.UNAVAILABLE),
+    **dict.fromkeys(("busy", "timeout"), Exit.BUSY),
     "no_permission": Exit.NO_PERMISSION,
-    "config_invalid": Exit.BAD_CONFIG,
-    "no_file": Exit.BAD_CONFIG,
+    **dict.fromkeys(("config_invalid", "no_file"), Exit.BAD_CONFIG),
 }
 
 

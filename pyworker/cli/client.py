@@ -151,11 +151,9 @@ def is_emptied(home: str) -> bool:
 
 
 def _hidden(home: str) -> PyworkerError:
-    return PyworkerError(
-        f"A pyworker daemon runs, but its files were removed from {home}: no command reaches it now.",
-        hint="it makes its control.sock again within 11 s: try again then",
-        code="unavailable",
-    )
+    message = f"A pyworker daemon runs, but its files were removed from {home}: no command reaches it now."
+    hint = "it makes its control.sock again within 11 s: try again then"
+    return PyworkerError(message, hint=hint, code="unavailable")
 
 
 def _away(home: str) -> DaemonAway:
@@ -196,11 +194,8 @@ def _not_ours(home: str) -> PyworkerError:
         uid = -1
     whose = "another user" if uid < 0 else "root" if uid == 0 else f"user {uid}"
     become = "run the command as that user" if uid else "run it with sudo"
-    return PyworkerError(
-        f"The pyworker daemon of {home} belongs to {whose}, and this is user {os.geteuid()}.",
-        hint=f"{become}, or name a home of your own: --home DIR",
-        code="no_permission",
-    )
+    message = f"The pyworker daemon of {home} belongs to {whose}, and this is user {os.geteuid()}."
+    return PyworkerError(message, hint=f"{become}, or name a home of your own: --home DIR", code="no_permission")
 
 
 def other_daemon(home: str) -> str:

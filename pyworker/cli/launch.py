@@ -112,9 +112,8 @@ def _start(home: str, deadline: float) -> int:
         try:
             pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
         except OSError as error:
-            raise PyworkerError(
-                f"cannot start the pyworker daemon: {error.strerror}", hint="check ulimit -Hn and -u"
-            ) from None
+            message = f"cannot start the pyworker daemon: {error.strerror}"
+            raise PyworkerError(message, hint="check ulimit -Hn and -u") from None
         os.close(writes)
         writes = -1
         answer = _read(reads, deadline)

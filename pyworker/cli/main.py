@@ -145,11 +145,7 @@ def _group() -> Commands:
         shows(["-h", "--help"], _show_help, "Show this."),
     ]
     return Commands(
-        "pyworker",
-        params=[*options(), *flags],
-        callback=_top,
-        invoke_without_command=True,
-        add_help_option=False,
+        "pyworker", params=[*options(), *flags], callback=_top, invoke_without_command=True, add_help_option=False
     )
 
 
@@ -204,18 +200,15 @@ def _run(argv: list[str], as_json: bool) -> int:
         if isinstance(error, OSError) and error.filename is None and error.errno in FULL_DISK:
             mute(sys.stdout)
             hint = "make room on its disk, or send it to another"
-            full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint, code="failed")
+            full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint)
             return fail.report(full, as_json, how)
         if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
             hint = "close some files, or raise the limit on them (ulimit -n; of the machine: sysctl fs.file-max)"
             few = PyworkerError("no descriptor is left for this command", hint=hint, code="failed")
             return fail.report(few, as_json, how)
         if isinstance(error, MemoryError):
-            small = PyworkerError(
-                "no memory is left for this command",
-                hint="free some, or raise the limit on it (ulimit -v)",
-                code="failed",
-            )
+            hint = "free some, or raise the limit on it (ulimit -v)"
+            small = PyworkerError("no memory is left for this command", hint=hint)
             return fail.report(small, as_json, how)
         return fail.bug(error, as_json, how)
 

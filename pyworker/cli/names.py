@@ -41,15 +41,9 @@ GROUPS = {
     "Machine": ("daemon", "startup", "doctor", "completion"),
 }
 ALIASES = {
-    "ls": "ps",
-    "list": "ps",
-    "status": "ps",
-    "show": "describe",
-    "info": "describe",
-    "monit": "top",
-    "rm": "delete",
+    "ls": "ps", "list": "ps", "status": "ps", "show": "describe", "info": "describe", "monit": "top", "rm": "delete",
     "del": "delete",
-}
+}  # fmt: skip
 # pm2's words that do here what they did there; not in the list of commands
 HIDDEN = {
     "save": _HERE + "words:save",

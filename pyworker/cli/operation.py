@@ -100,10 +100,8 @@ class _View:
         if not said or self._answers():
             return
         if time.monotonic() >= self._gives_up_at:
-            raise PyworkerError(
-                f"no daemon can be started. One that can be later may still carry this out.\n  {line(said)}",
-                hint=step_for(said), code="unavailable",
-            )  # fmt: skip
+            message = f"no daemon can be started. One that can be later may still carry this out.\n  {line(said)}"
+            raise PyworkerError(message, hint=step_for(said), code="unavailable")
         if self._has_said_why:
             return
         self._has_said_why = True
@@ -165,11 +163,8 @@ def _starting(app: str, data: dict[str, Any], *, tty: bool) -> str:
 
 
 def _timed_out(settings: Settings, verb: str, board: Board) -> PyworkerError:
-    return PyworkerError(
-        f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings, board)}",
-        hint="pyworker ps shows how far it is",
-        code="timeout",
-    )
+    message = f"the {verb} was not done within {settings.timeout:g} s; it goes on{_known(settings, board)}"
+    return PyworkerError(message, hint="pyworker ps shows how far it is", code="timeout")
 
 
 def _lost(settings: Settings, verb: str, lost: Lost, board: Board) -> PyworkerError:

@@ -6,10 +6,10 @@ Text from the file cannot touch the terminal: what is no printable character is 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 from pyworker.cli.here import here
+from pyworker.cli.render import width
 from pyworker.config.problem import Problem
 
 _TAB = "    "
@@ -39,18 +39,18 @@ def _block(problem: Problem, color: bool) -> Iterator[str]:
     first, *more = problem.message.split("\n")
     yield f"{paint(_BOLD_RED, 'error')}{paint(_BOLD, ': ' + _printable(first))}"
     yield from (_printable(line) for line in more)
-    width = len(str(problem.line)) if problem.line else 1
-    gutter = " " * width + " " + paint(_BLUE, "|")
+    digits = len(str(problem.line)) if problem.line else 1
+    gutter = " " * digits + " " + paint(_BLUE, "|")
     if problem.file:
         where = _printable(_relative(problem.file))
         place = f"{where}:{problem.line}:{problem.column}" if problem.line else where
-        yield f"{' ' * width}{paint(_BLUE, '-->')} {place}"
+        yield f"{' ' * digits}{paint(_BLUE, '-->')} {place}"
     if problem.line and problem.source:
         text, before, length = _window(problem)
         yield gutter
         yield f"{paint(_BLUE, f'{problem.line} |')} {text}".rstrip()
         yield f"{gutter} {' ' * before}{paint(_BOLD_RED, '^' * length)}"
-    indent = " " * (width + 1) if problem.file else "  "
+    indent = " " * (digits + 1) if problem.file else "  "
     for index, line in enumerate(problem.hint.split("\n") if problem.hint else ()):
         lead = paint(_CYAN, "= help:") if index == 0 else " " * len("= help:")
         yield f"{indent}{lead} {_printable(line)}"
@@ -90,14 +90,7 @@ def _escaped(character: str) -> str:
 
 
 def _width(cells: list[str]) -> int:
-    """Return how many columns these take on a terminal."""
-    total = 0
-    for character in "".join(cells):
-        if character.isascii():
-            total += 1
-        elif not unicodedata.combining(character):
-            total += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    return total
+    return width("".join(cells))
 
 
 def _printable(text: str) -> str:

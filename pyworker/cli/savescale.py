@@ -93,11 +93,11 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
     file = source.get("file")
     if not file:
         hint = "it was started without one; pyworker init writes one"
-        raise PyworkerError(f"{name} has no config file to save to", hint=hint, code="failed")
+        raise PyworkerError(f"{name} has no config file to save to", hint=hint)
     if value == 0:  # a file that said so would be refused, and with it all of its apps at the next boot
         message = "a config file has at least 1 worker"
         hint = f"pyworker scale {name}=N --save; 0 is kept without that, by a reload and over a boot"
-        raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint, code="failed")
+        raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint)
     real = os.path.realpath(file)  # a link stays a link
     _, document = read(real)
     table = _table(source, name, document)
@@ -113,7 +113,7 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
                 ask(settings.home, told, settings.timeout)
     except CannotEdit as error:
         hint = f"write it yourself: workers = {literal(value)}"
-        raise PyworkerError(f"{name} was scaled, but not saved: {error}", hint=hint, code="failed") from None
+        raise PyworkerError(f"{name} was scaled, but not saved: {error}", hint=hint) from None
     except OSError as error:
         failed = cannot("write", file, error, f"write it yourself: workers = {literal(value)}")
         failed.message = f"{name} was scaled, but not saved: {failed.message}"

@@ -86,9 +86,8 @@ def find_startable(
         if after is not None:
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
         if first.endswith("()"):
-            raise _usage(
-                f"{first} is a call, and an app is named", f"a function that returns it: {first[:-2]} --factory"
-            )
+            message = f"{first} is a call, and an app is named"
+            raise _usage(message, f"a function that returns it: {first[:-2]} --factory")
         return _inline({"target": first}, name, only, overrides)
     if not what:
         return _file(_config_here(), only, after, name, overrides, profile)
@@ -143,10 +142,8 @@ def _names(
     for word in what:
         if (_FILE.search(word) and os.path.isfile(word)) or not _NAMES.match(word):
             if at := _TARGET_IN_FOLDER.match(word):
-                raise _usage(
-                    f"{word!r} is no target: that is a module and what is in it",
-                    f"pyworker start --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}",
-                )
+                hint = f"pyworker start --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}"
+                raise _usage(f"{word!r} is no target: that is a module and what is in it", hint)
             if os.sep in word or os.path.exists(word):
                 raise _usage(
                     f"{word!r} is no config file and no Python script",
@@ -155,10 +152,8 @@ def _names(
                 )
             raise _usage(f"{word!r} is nothing that can be started", _a_command(word) or f"start takes {_KINDS}")
         if _DOTTED.search(word):
-            raise _usage(
-                f"{word!r} is no file that is here, and no name of an app",
-                f"an app in a module stands behind a colon, like shop.wsgi:application\nstart takes {_KINDS}",
-            )
+            hint = f"an app in a module stands behind a colon, like shop.wsgi:application\nstart takes {_KINDS}"
+            raise _usage(f"{word!r} is no file that is here, and no name of an app", hint)
     if after is not None:
         hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
@@ -221,10 +216,8 @@ def _config_here() -> str:
 
     found = load.find(here(), os.environ)
     if found is None:
-        raise _usage(
-            f"nothing to start: there is no app.toml in this folder ({os.getcwd()})",
-            f"{load.elsewhere(os.getcwd())}start takes {_KINDS}\npyworker init writes an app.toml",
-        )
+        message = f"nothing to start: there is no app.toml in this folder ({os.getcwd()})"
+        raise _usage(message, f"{load.elsewhere(os.getcwd())}start takes {_KINDS}\npyworker init writes an app.toml")
     return found
 
 

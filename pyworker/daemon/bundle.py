@@ -17,16 +17,9 @@ from collections.abc import Iterator
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FOLDERS = ("protocol", "policy", "unix", "worker", "template", "cluster")
 _FILES = (
-    "__init__.py",
-    "errors.py",
-    "failpoint.py",
-    "record.py",
-    "config/__init__.py",
-    "config/option.py",
-    "config/schema.py",
-    "config/address.py",
-    "config/cpus.py",
-)
+    "__init__.py", "errors.py", "failpoint.py", "record.py", "config/__init__.py", "config/option.py",
+    "config/schema.py", "config/address.py", "config/cpus.py",
+)  # fmt: skip
 _U32 = 0xFFFF_FFFF
 _UNCHECKED = (1).to_bytes(4, "little")  # PEP 552: a hash-based pyc that is never compared with its source
 _FACTS = struct.Struct("<5H3I2H")  # of a zip: what both the head of a file and the directory at the end say of it

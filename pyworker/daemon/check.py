@@ -68,13 +68,7 @@ class _Exchange:
     """Connect (if need be), send, read the answer to its end."""
 
     def __init__(
-        self,
-        loop: Loop,
-        sock: socket.socket,
-        address: Address | None,
-        request: bytes,
-        config: HealthConfig,
-        done: Done,
+        self, loop: Loop, sock: socket.socket, address: Address | None, request: bytes, config: HealthConfig, done: Done
     ) -> None:
         self._loop = loop
         self._socket = sock

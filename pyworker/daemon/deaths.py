@@ -188,8 +188,7 @@ class Deaths:
         if not handle.pid and handle.is_alive:
             direct = self._brain.direct
             self._brain.loop.call_later(
-                STATUS_PATIENCE,
-                lambda: direct.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN)),
+                STATUS_PATIENCE, lambda: direct.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN))
             )
 
     def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:

@@ -87,11 +87,9 @@ class Listening:
         for other in self._brain.apps.values():
             for theirs in other.listeners.values():
                 if other is not app and collide(theirs.address, address):
-                    raise ListenFailed(
-                        f"cannot listen on {address}: already in use by your app {other.name}",
-                        hint=f"pyworker stop {other.name}   or choose another address",
-                        code="port_in_use",
-                    )
+                    message = f"cannot listen on {address}: already in use by your app {other.name}"
+                    hint = f"pyworker stop {other.name}   or choose another address"
+                    raise ListenFailed(message, hint=hint, code="port_in_use")
         for left in self.unused(app):
             if collide(left.address, address):  # kept open for the new code, which listens here instead
                 self.close(app, left)

@@ -93,12 +93,13 @@ class Sampler:
         if mine is None:
             self._readings.pop(pid, None)
             return None
-        family = [mine, *self._others(pid)]
+        family = [mine, *(stat for other in self._members(pid) if (stat := _stat(other)) is not None)]
         cpu, rss = sum(s.cpu for s in family), sum(s.rss for s in family)
         if before is not None and before.started == mine.started and 0 < now - before.at < _KEEP:
             took, spent, served = now - before.at, cpu - before.cpu, requests - before.requests
         else:  # the mean of its life is what can be said
-            took, spent, served = max(0.01, _since_boot() - mine.started / _TICKS), cpu, requests
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - mine.started / _TICKS
+            took, spent, served = max(0.01, age), cpu, requests
         figures = Figures(max(0.0, round(100 * spent / took, 1)), rss, max(0.0, round(served / took, 1)), round(cpu, 2))
         self._readings[pid] = _Reading(now, mine.started, cpu, requests, figures)
         return figures
@@ -151,9 +152,6 @@ class Sampler:
                 break
         return {pid: known[pid][1] for pid in pids if pid in known}
 
-    def _others(self, pid: int) -> list[_Stat]:
-        return [stat for other in self._members(pid) if (stat := _stat(other)) is not None]
-
     def _members(self, pid: int) -> list[int]:
         """Return the other processes of a session leader's session; nobody for a process that leads none."""
         now = self._clock()
@@ -199,7 +197,3 @@ def _pss(pid: int) -> int | None:
 def _quantile(totals: Totals, share: float) -> float | None:
     found = quantile(totals.latency, share)
     return None if found is None else round(found, 6)
-
-
-def _since_boot() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -21,14 +21,8 @@ from pyworker.protocol.events import Event
 NOTIFY = "NOTIFY_SOCKET"
 _STATUS_EVERY = 2.0
 _SETTLED = {
-    "app_running",
-    "app_failed",
-    "app_stopped",
-    "app_deleted",
-    "reload_done",
-    "reload_refused",
-    "reload_rolled_back",
-}
+    "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "reload_refused", "reload_rolled_back",
+}  # fmt: skip
 
 
 class ServiceManager:

@@ -338,7 +338,7 @@ class Workers:
                 message = (
                     f"cannot listen on {address}: this app has {len(app.listeners)} listeners, the most there can be"
                 )
-                raise ListenFailed(message, hint="close what is not needed", code="failed")
+                raise ListenFailed(message, hint="close what is not needed")
             listener = listener or self._brain.listening.open(app, address, generation)
         except ListenFailed as error:
             handle.waits_to_bind = None

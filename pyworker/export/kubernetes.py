@@ -172,10 +172,7 @@ def _measures(plan: Plan, options: Options) -> list[dict[str, Any]]:
     wsgi = plan.app.interface == "wsgi" or plan.app.threads > 1
     in_flight = f"{round(1000 * FULL * workers * plan.app.threads)}m" if wsgi else str(PER_WORKER * workers)
     return [
-        {
-            "type": "Pods",
-            "pods": {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": value}},
-        }
+        {"type": "Pods", "pods": {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": value}}}
         for name, value in ((IN_FLIGHT, in_flight), (QUEUE, str(workers)))
     ]
 

@@ -8,18 +8,7 @@ import re
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import (
-    LAME_DUCK,
-    READYZ,
-    USER_ID,
-    Options,
-    Plan,
-    comment,
-    file_key,
-    header,
-    plans,
-    tls_loss,
-)
+from pyworker.export.plan import LAME_DUCK, READYZ, USER_ID, Options, Plan, comment, file_key, header, plans, tls_loss
 
 Block = tuple[str, dict[str, Any]]  # 'service', or 'job "api"'; a value that is a list of Blocks is nested
 _CLIENTS_MOST = 30  # seconds: max_kill_timeout of a client that says nothing
@@ -75,10 +64,7 @@ def job(plan: Plan, options: Options) -> Block:
             *_templates(plan),
         ],
     }
-    check: Block = (
-        "check",
-        {"type": "http", "path": READYZ, "port": "probe", "interval": "5s", "timeout": "3s"},
-    )
+    check: Block = ("check", {"type": "http", "path": READYZ, "port": "probe", "interval": "5s", "timeout": "3s"})
     service = {"name": name, "port": f"p{plan.ports[0]}" if plan.ports else "probe", "provider": "nomad", "_": [check]}
     group: dict[str, Any] = {
         "count": max(1, plan.replicas),

@@ -406,11 +406,6 @@ def _fastapi(app: Imported, words: list[str], source: str) -> bool:
 
 
 _SERVERS = {
-    "gunicorn": _gunicorn,
-    "uvicorn": _uvicorn,
-    "hypercorn": _hypercorn,
-    "granian": _granian,
-    "daphne": _daphne,
-    "waitress-serve": _waitress,
-    "fastapi": _fastapi,
-}
+    "gunicorn": _gunicorn, "uvicorn": _uvicorn, "hypercorn": _hypercorn, "granian": _granian, "daphne": _daphne,
+    "waitress-serve": _waitress, "fastapi": _fastapi,
+}  # fmt: skip

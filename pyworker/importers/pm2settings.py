@@ -214,17 +214,13 @@ def _env_file(app: Imported, value: Any, source: str) -> None:
     app.look(source, "pm2 ignored it; here its variables are in [env]; the ? says that it need not be there")
 
 
-def _port(app: Imported, value: Any, source: str) -> None:
-    app.set("env.PORT", str(value), source)
-
-
 SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
     "cwd": lambda app, value, source: app.enter(str(value), source),
     "instances": _instances,
     "env": environment,
     "env_file": _env_file,
     "filter_env": lambda app, value, source: app.done(source),  # nothing of the shell's is taken over
-    "port": _port,
+    "port": lambda app, value, source: app.set("env.PORT", str(value), source),
     "max_memory_restart": _memory,
     "min_uptime": _time("restart.min_uptime"),
     "max_restarts": _count,

@@ -313,10 +313,6 @@ def _size(app: Imported, value: str, source: str) -> None:
     app.set("logs.max_size", text if unit else f"{max(4, int(found[1]) // 1024)}KB", source)
 
 
-def _text(key: str) -> Callable[[Imported, str, str], None]:
-    return lambda app, value, source: app.set(key, value, source)
-
-
 def _user(app: Imported, value: str, source: str) -> None:
     user, _, group = value.partition(":")
     app.set("user", user, source)
@@ -355,7 +351,7 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
     "stopsignal": _signal,
     "stopwaitsecs": _number("stop.kill_timeout", "s"),
-    "umask": _text("umask"),
+    "umask": lambda app, value, source: app.set("umask", value, source),
     "stdout_logfile": _log,
     "stderr_logfile": _log,
     "stdout_logfile_maxbytes": _size,

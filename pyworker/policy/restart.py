@@ -51,13 +51,7 @@ def after_unstable_death(record: Record, now: float, config: RestartConfig, *, j
         delay = config.retry
     else:
         delay = _delay(tries, jitter)
-    return Record(
-        tries,
-        deaths,
-        now + delay,
-        failed,
-        record.permanent or (failed and config.retry == 0),
-    )
+    return Record(tries, deaths, now + delay, failed, record.permanent or (failed and config.retry == 0))
 
 
 def after_helper_death(

@@ -182,25 +182,9 @@ class Upgrade:
 
 
 Request = Union[
-    Start,
-    Stop,
-    Restart,
-    Reload,
-    Abort,
-    Scale,
-    Saved,
-    Delete,
-    Ps,
-    Describe,
-    Diff,
-    Config,
-    Stack,
-    Send,
-    Follow,
-    Status,
-    Shutdown,
-    Upgrade,
-]
+    Start, Stop, Restart, Reload, Abort, Scale, Saved, Delete, Ps, Describe, Diff,
+    Config, Stack, Send, Follow, Status, Shutdown, Upgrade,
+]  # fmt: skip
 
 
 @record

@@ -207,19 +207,7 @@ def exit_words(code: int | None, signal: int | None) -> str:
 
 
 _SIGNALS = {
-    1: " (HUP)",
-    2: " (INT)",
-    3: " (QUIT)",
-    4: " (ILL)",
-    6: " (ABRT)",
-    7: " (BUS)",
-    8: " (FPE)",
-    9: " (KILL)",
-    11: " (SEGV)",
-    13: " (PIPE)",
-    14: " (ALRM)",
-    15: " (TERM)",
-    24: " (XCPU: CPU time limit)",
-    25: " (XFSZ: file size limit)",
-    31: " (SYS: forbidden system call)",
-}
+    1: " (HUP)", 2: " (INT)", 3: " (QUIT)", 4: " (ILL)", 6: " (ABRT)", 7: " (BUS)", 8: " (FPE)", 9: " (KILL)",
+    11: " (SEGV)", 13: " (PIPE)", 14: " (ALRM)", 15: " (TERM)", 24: " (XCPU: CPU time limit)",
+    25: " (XFSZ: file size limit)", 31: " (SYS: forbidden system call)",
+}  # fmt: skip

@@ -210,9 +210,7 @@ def memfd(name: str, content: bytes | bytearray, *, seal: bool = True) -> int:
             view = view[os.write(fd, view) :]
         if seal:
             fcntl.fcntl(
-                fd,
-                fcntl.F_ADD_SEALS,
-                fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
+                fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
             )
     except OSError:
         os.close(fd)

@@ -37,9 +37,8 @@ def open_home(path: str, create: bool) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
     if os.path.islink(path):
-        raise UnsafeDirectory(
-            f"{path} is a symbolic link", f"use the folder that it points to: {os.path.realpath(path)}"
-        )
+        message = f"{path} is a symbolic link"
+        raise UnsafeDirectory(message, f"use the folder that it points to: {os.path.realpath(path)}")
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _check_private(path, os.fstat(fd), ours=create)
@@ -52,16 +51,12 @@ def open_home(path: str, create: bool) -> int:
 def _check_private(path: str, found: os.stat_result, *, ours: bool) -> None:
     me = os.geteuid()
     if found.st_uid != me and (ours or me != 0):
-        raise UnsafeDirectory(
-            f"{path} belongs to user {found.st_uid}, and this is user {me}",
-            f"run as that user, or use a folder of your own; to take it over: chown {me} {_quoted(path)}",
-        )
+        hint = f"run as that user, or use a folder of your own; to take it over: chown {me} {_quoted(path)}"
+        raise UnsafeDirectory(f"{path} belongs to user {found.st_uid}, and this is user {me}", hint)
     if is_open_to_others(found):
         mode = stat.S_IMODE(found.st_mode)
-        raise UnsafeDirectory(
-            f"{path} is open to other users (mode {mode:04o})",
-            f"if nobody else needs it: chmod 700 {_quoted(path)}; else use a folder of your own",
-        )
+        hint = f"if nobody else needs it: chmod 700 {_quoted(path)}; else use a folder of your own"
+        raise UnsafeDirectory(f"{path} is open to other users (mode {mode:04o})", hint)
 
 
 def _quoted(path: str) -> str:

@@ -11,11 +11,7 @@ from typing import NamedTuple
 from pyworker.unix.procfs import read_all
 
 _ROOT = "/sys/fs/cgroup"
-_LIMITS = {
-    "cpu": "Max cpu time",
-    "address_space": "Max address space",
-    "data": "Max data size",
-}
+_LIMITS = {"cpu": "Max cpu time", "address_space": "Max address space", "data": "Max data size"}
 
 
 class OomKills(NamedTuple):

@@ -62,9 +62,8 @@ def validity(cert_path: str, key_path: str) -> tuple[float, float] | None:
 
 
 def _no_phrase() -> str:
-    raise ValueError(
-        "the key is encrypted, and nobody is there to type its pass phrase (openssl pkey -in KEY -out PLAIN)"
-    )
+    message = "the key is encrypted, and nobody is there to type its pass phrase (openssl pkey -in KEY -out PLAIN)"
+    raise ValueError(message)
 
 
 def _why(error: ssl.SSLError, cert_path: str) -> str:

@@ -247,10 +247,6 @@ def _same_name(module: str) -> str:
     return ""
 
 
-def _is_below(folder: str, module: Any) -> bool:
-    return str(getattr(module, "__file__", "")).startswith(folder + os.sep)
-
-
 def _attribute(module: Any, module_name: str, path: str) -> Any:
     found = module
     for part in path.split("."):
@@ -265,7 +261,8 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
     names = [name for name in vars(module) if not name.startswith("_")]
     near = difflib.get_close_matches(path, names, n=1)
     apps = [name for name in names if _looks_like_an_app(getattr(module, name), module_name)]
-    if not _is_below(os.getcwd(), module) and (same := _same_name(module_name)):
+    is_here = str(getattr(module, "__file__", "")).startswith(os.getcwd() + os.sep)
+    if not is_here and (same := _same_name(module_name)):
         hint = same
     elif near:
         hint = f'did you mean "{module_name}:{near[0]}"?'
@@ -298,11 +295,8 @@ def _from_factory(found: Any, spec: str) -> Any:
         raise TargetError("import", headline.of(error), user_traceback(error), hint) from None
     if inspect.iscoroutine(made):
         made.close()
-        raise TargetError(
-            "target",
-            f'"{spec}" is a coroutine function',
-            hint="a factory must be a plain function that returns the app",
-        )
+        message = f'"{spec}" is a coroutine function'
+        raise TargetError("target", message, hint="a factory must be a plain function that returns the app")
     return made
 
 
@@ -319,17 +313,13 @@ def _arguments(function: Any) -> int:
 
 def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
     if not callable(found):
-        raise TargetError(
-            "target",
-            f'"{spec}" is {_article(found)}, which cannot be called',
-            hint="name the app object, like main:app",
-        )
+        message = f'"{spec}" is {_article(found)}, which cannot be called'
+        raise TargetError("target", message, hint="name the app object, like main:app")
     library = type(found).__module__.partition(".")[0]
     if library in _OWN_SERVERS:
-        raise TargetError(
-            "target", f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI',
-            hint=f'script = "FILE.py", the file that calls {_OWN_SERVERS[library]}, instead; its workers share the port',
-        )  # fmt: skip
+        message = f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI'
+        hint = f'script = "FILE.py", the file that calls {_OWN_SERVERS[library]}, instead; its workers share the port'
+        raise TargetError("target", message, hint=hint)
     looks = _detect(found, spec, app)
     wanted = app.interface
     if wanted == "auto":
@@ -345,17 +335,11 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
     if isinstance(found, type):
         needed = _arguments(found)
         if inspect.iscoroutinefunction(getattr(found, "__await__", None)) or needed == 1:
-            raise TargetError(
-                "target",
-                f'"{spec}" is a class of the old ASGI 2 kind',
-                hint="wrap it: asgiref.compatibility.guarantee_single_callable(app)",
-            )
+            message = f'"{spec}" is a class of the old ASGI 2 kind'
+            raise TargetError("target", message, hint="wrap it: asgiref.compatibility.guarantee_single_callable(app)")
         if needed == 0:
-            raise TargetError(
-                "target",
-                f'"{spec}" is a class, not an app',
-                hint="to have it called once: factory = true, or --factory",
-            )
+            message = f'"{spec}" is a class, not an app'
+            raise TargetError("target", message, hint="to have it called once: factory = true, or --factory")
         return "asgi" if needed == 3 else "wsgi"
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(_call(found)):
         return "asgi"
@@ -363,16 +347,11 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
     if needed == 3:
         return "asgi"
     if needed == 0 and not app.factory:
-        raise TargetError(
-            "target",
-            f'"{spec}" takes no arguments, so it is not an app',
-            hint="if it returns the app: factory = true, or --factory",
-        )
+        message = f'"{spec}" takes no arguments, so it is not an app'
+        raise TargetError("target", message, hint="if it returns the app: factory = true, or --factory")
     if needed == 1:
-        raise TargetError(
-            "target", f'"{spec}" takes one argument: neither ASGI 3 nor WSGI',
-            hint="an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)",
-        )  # fmt: skip
+        hint = "an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)"
+        raise TargetError("target", f'"{spec}" takes one argument: neither ASGI 3 nor WSGI', hint=hint)
     return "wsgi"
 
 

@@ -42,7 +42,8 @@ def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, p
     word = what[0] if what else ""
     apps = _of_file(word, profile) if not word or word.endswith(".toml") or os.sep in word else _running(settings, word)
     if settings.json:
-        out(json.dumps({"v": 1, "apps": apps if origin else [_without_origins(a) for a in apps]}))
+        shown = [{k: v for k, v in app.items() if origin or k != "origins"} for app in apps]
+        out(json.dumps({"v": 1, "apps": shown}))
         return 0
     if not apps:
         note(NO_APP)
@@ -92,10 +93,6 @@ def _running(settings: Settings, name: str) -> list[dict[str, Any]]:
                 f"{line(app['name'])}: {line(file)} was changed since; this is what runs (pyworker diff {line(app['name'])})"
             )
     return apps
-
-
-def _without_origins(app: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in app.items() if k != "origins"}
 
 
 def _toml(apps: list[dict[str, Any]], origin: bool) -> str:

@@ -120,11 +120,8 @@ def stop(settings: Settings, now: bool) -> int:
             error.hint += f"\nto stop all of it: kill {pid}"
         raise
     if openrc_keeps(settings.home):
-        raise PyworkerError(
-            "OpenRC keeps this daemon, and would start it again",
-            hint=f"{'' if os.geteuid() == 0 else 'sudo '}rc-service pyworker stop",
-            code="kept",
-        )
+        hint = f"{'' if os.geteuid() == 0 else 'sudo '}rc-service pyworker stop"
+        raise PyworkerError("OpenRC keeps this daemon, and would start it again", hint=hint, code="kept")
     running = [render.line(a["name"]) for a in apps if a["state"] not in {"stopped", "failed"}]
     if running:
         confirm(settings, f"This stops {', '.join(running)}.", "pyworker daemon stop")
@@ -184,15 +181,22 @@ def upgrade(settings: Settings, force: bool) -> int:
         except TimeoutError:
             raise _not_upgraded(before, str(before.get("version")), seconds) from None
     to = str(body.get("to"))
-    if lost and set(_versions(before).values()) != {to}:  # all of it is new by now, perhaps
-        body |= {"changed": True, "from": before.get("version"), "versions": _versions(before), "pids": _pids(before)}
+    if lost and set(_of_parts(before, "version").values()) != {to}:  # all of it is new by now, perhaps
+        body |= {
+            "changed": True,
+            "from": before.get("version"),
+            "versions": _of_parts(before, "version"),
+            "pids": _of_parts(before, "pid"),
+        }
     if not body.get("changed"):
         return _upgraded(settings, body, before, f"All of it runs {to} already. Replace it all the same: --force")
     old = {name: pid for name, pid in dict(body["pids"]).items() if name != "guardian"}  # which keeps its pid
     while True:
         now = _status(settings.home)
-        pids = _pids(now)
-        if set(_versions(now).values()) == {to} and all(pids[name] not in (None, pid) for name, pid in old.items()):
+        pids = _of_parts(now, "pid")
+        if set(_of_parts(now, "version").values()) == {to} and all(
+            pids[name] not in (None, pid) for name, pid in old.items()
+        ):
             break
         _check_there(settings.home, now)
         if time.monotonic() > deadline:
@@ -208,7 +212,7 @@ def upgrade(settings: Settings, force: bool) -> int:
 
 
 def _upgraded(settings: Settings, body: dict[str, Any], now: dict[str, Any], words: str) -> int:
-    versions, pids = _versions(now), _pids(now)
+    versions, pids = _of_parts(now, "version"), _of_parts(now, "pid")
     parts = [
         {
             "name": name,
@@ -249,23 +253,18 @@ def _check_there(home: str, status: dict[str, Any]) -> None:
         raise PyworkerError("The daemon was stopped meanwhile.", hint="pyworker daemon start")
 
 
-def _versions(status: dict[str, Any]) -> dict[str, Any]:
-    names = {"guardian": "guardian_version", "daemon": "version", "logger": "logger_version"}
-    return {part: status.get(name) for part, name in names.items()}
-
-
-def _pids(status: dict[str, Any]) -> dict[str, Any]:
-    names = {"guardian": "guardian_pid", "daemon": "pid", "logger": "logger_pid"}
-    return {part: status.get(name) for part, name in names.items()}
+def _of_parts(status: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the `version` or `pid` of each part."""
+    return {part: status.get(what if part == "daemon" else f"{part}_{what}") for part in _PARTS}
 
 
 def _not_upgraded(now: dict[str, Any], to: str, seconds: float) -> PyworkerError:
-    there = ", ".join(f"{part} {version or 'of unknown version'}" for part, version in _versions(now).items())
-    return PyworkerError(
-        f"The upgrade to {to} is not complete after {seconds:g} s: {there}. The workers serve on.",
-        hint="pyworker daemon status shows how far it is; pyworker daemon upgrade tries again",
-        code="timeout",
+    there = ", ".join(
+        f"{part} {version or 'of unknown version'}" for part, version in _of_parts(now, "version").items()
     )
+    message = f"The upgrade to {to} is not complete after {seconds:g} s: {there}. The workers serve on."
+    hint = "pyworker daemon status shows how far it is; pyworker daemon upgrade tries again"
+    return PyworkerError(message, hint=hint, code="timeout")
 
 
 def _other(body: dict[str, Any], part: str) -> str:
@@ -306,11 +305,9 @@ def _answers(home: str) -> bool:
 
 
 def _still_there(settings: Settings, timeout: float) -> PyworkerError:
-    return PyworkerError(
-        f"The daemon (home {settings.home}) is still stopping after {timeout:g} s; it goes on.",
-        hint="pyworker ps shows what it waits for; pyworker daemon stop --now cuts open requests",
-        code="timeout",
-    )
+    message = f"The daemon (home {settings.home}) is still stopping after {timeout:g} s; it goes on."
+    hint = "pyworker ps shows what it waits for; pyworker daemon stop --now cuts open requests"
+    return PyworkerError(message, hint=hint, code="timeout")
 
 
 def _watched(guardian: int | None) -> int | None:

@@ -114,7 +114,7 @@ def _left(app: dict[str, Any]) -> list[tuple[str, str]]:
     up = app.get("uptime_s")
     counted = f"{restarts.get('total', 0)} total"
     if (most := restarts.get("max")) is not None:
-        counted = f"{restarts.get('window', 0)} of {most} in the last {_span(restarts.get('window_s'))} ({counted})"
+        counted = f"{restarts.get('window', 0)} of {most} in the last {render.span(restarts.get('window_s'), gap='')} ({counted})"
     return [
         _what(app),
         ("listening", listen or "–"),
@@ -221,10 +221,6 @@ def _logs(app: dict[str, Any]) -> str:
     written = app.get("log_bytes")
     size = f" ({render.size(written)})" if written is not None else ""
     return render.home(str(app.get("log_file") or "–")) + size
-
-
-def _span(seconds: float | None) -> str:
-    return render.span(seconds, gap="")
 
 
 def _facts(left: list[tuple[str, str]], right: list[tuple[str, str]], how: Look) -> list[str]:

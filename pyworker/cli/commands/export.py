@@ -26,11 +26,9 @@ class _Engine(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in ENGINES:
-            raise PyworkerError(
-                f"there is no export for {line(value)}; for these: {', '.join(ENGINES)}",
-                hint="what starts programs can start this one, which stays in the foreground: pyworker run app.toml",
-                code="usage",
-            )  # fmt: skip
+            message = f"there is no export for {line(value)}; for these: {', '.join(ENGINES)}"
+            hint = "what starts programs can start this one, which stays in the foreground: pyworker run app.toml"
+            raise PyworkerError(message, hint=hint, code="usage")
         return value
 
 
@@ -123,10 +121,8 @@ def _write(folder: str, files: dict[str, str], force: bool) -> None:
         os.makedirs(folder, exist_ok=True)
         theirs = [path for path in paths if not force and os.path.lexists(path) and not _is_ours(path)]
         if theirs:
-            raise PyworkerError(
-                f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written",
-                hint="another folder: -o DIR; or overwrite it: --force", code="exists",
-            )  # fmt: skip
+            message = f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written"
+            raise PyworkerError(message, hint="another folder: -o DIR; or overwrite it: --force", code="exists")
         for path, text in paths.items():
             with open(path, "w", encoding="utf-8") as out:
                 out.write(text)

@@ -256,9 +256,8 @@ def _by_node(file: str) -> Any:
         errors.seek(0)
         said = errors.read(2000).decode(errors="replace").strip()
     if code or not text:
-        raise CannotImport(
-            f"node could not read it (exit code {code}): {said}", "without --run it is read, not executed"
-        )
+        message = f"node could not read it (exit code {code}): {said}"
+        raise CannotImport(message, "without --run it is read, not executed")
     return json.loads(text)
 
 

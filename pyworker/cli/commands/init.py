@@ -199,10 +199,7 @@ def _say(settings: Settings, path: str, found: list[Found]) -> None:
     note(f"Found {first.what}: {text} ({line(first.file)}, line {first.line}).", how)
     for other in found[1:4]:
         note(f"  also {other.what}: {line(_words(other))}", how)
-    note(
-        f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + argument(path)}",
-        how,
-    )
+    note(f"Wrote {where}.   Next: pyworker start{'' if where == 'app.toml' else ' ' + argument(path)}", how)
 
 
 def _words(found: Found) -> str:

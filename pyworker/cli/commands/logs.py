@@ -138,7 +138,6 @@ def _check_kept(settings: Settings, names: tuple[str, ...]) -> None:
                 f"there is no log in {settings.home}: the output of {names_in_words([a['name'] for a in apps])} goes to that "
                 "of pyworker run",
                 hint="look there: docker logs, kubectl logs, journalctl -u UNIT\nlogs.file gives an app a file of its own",
-                code="failed",
             )
 
 
@@ -173,11 +172,8 @@ def _previous(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, ..
             break
     if ended is None:
         whose = f" of {', '.join(map(render.line, names))}" if names else ""
-        raise PyworkerError(
-            f"no worker{whose} has ended yet",
-            hint="pyworker events lists what happened; pyworker logs shows what is printed",
-            code="not_running",
-        )
+        hint = "pyworker events lists what happened; pyworker logs shows what is printed"
+        raise PyworkerError(f"no worker{whose} has ended yet", hint=hint, code="not_running")
     who = f"{ended.app}.{ended.worker or 'template'}"
     if not settings.json and not settings.quiet:
         words = " ".join(eventlog.words(ended).split())

@@ -65,10 +65,8 @@ def cmd(
     overrides = _overrides(options, once=once) | ({"cron": ""} if once and is_file else {})
     found = find_startable(what, after, only, name, overrides, profile)
     if not found.apps:
-        raise PyworkerError(
-            "run takes a file, MODULE:APP, a script or a command; names are those of a daemon",
-            hint="pyworker start NAME starts an app that the daemon knows", code="usage",
-        )  # fmt: skip
+        message = "run takes a file, MODULE:APP, a script or a command; names are those of a daemon"
+        raise PyworkerError(message, hint="pyworker start NAME starts an app that the daemon knows", code="usage")
     if not any(app.inherit_env for app in found.apps):  # the environment of a container is meant for the app
         table = found.request.setdefault("inline" if found.request.get("inline") else "overrides", {})
         table["inherit_env"] = ["*"]

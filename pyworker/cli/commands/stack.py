@@ -17,14 +17,9 @@ from pyworker.errors import Exit
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _OURS = (_PACKAGE + os.sep, "/proc/self/fd/", "<frozen ")  # pyworker's runtime, and what runs it
-_WAITING = frozenset(
-    {
-        ("selectors.py", "select"),
-        ("runners.py", "run"),
-        ("base_events.py", "run_until_complete"),
-        ("runners.py", "_run"),
-    }
-)
+_WAITING = {
+    ("selectors.py", "select"), ("base_events.py", "run_until_complete"), ("runners.py", "run"), ("runners.py", "_run"),
+}  # fmt: skip
 _BEGINS = frozenset({("threading.py", "_bootstrap"), ("threading.py", "_bootstrap_inner"), ("threading.py", "run")})
 
 

@@ -58,7 +58,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         hint = (
             "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
         )
-        raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint, code="failed")
+        raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint)
     if kind == "openrc" and is_user and scope is None:
         is_user = False
     if kind == "openrc":
@@ -144,11 +144,9 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     if not os.path.exists(plan.path):
         return say(settings, {"ok": True, "removed": None}, f"Nothing to remove: there is no {short(plan.path)}.")
     if kind == "openrc" and units.openrc_keeps(settings.home):
-        raise PyworkerError(
-            "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go",
-            hint="rc-service pyworker stop && pyworker startup --remove -y && pyworker daemon start",
-            code="kept",
-        )
+        message = "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go"
+        hint = "rc-service pyworker stop && pyworker startup --remove -y && pyworker daemon start"
+        raise PyworkerError(message, hint=hint, code="kept")
     systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
     first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else [*systemctl, "disable", _NAME]
     if not settings.json:
@@ -188,7 +186,7 @@ def _run(command: list[str], *, must: bool) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     if failure and must:
-        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command), code="failed")
+        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command))
 
 
 def _way_on(command: list[str]) -> str:

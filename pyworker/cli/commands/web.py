@@ -39,17 +39,11 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     if not port.isdecimal() or int(port) > 65535:
         raise click.BadParameter(f"{listen!r} is no address: write 127.0.0.1:8700")
     if no_token and host not in {"127.0.0.1", "::1", "localhost"}:
-        raise PyworkerError(
-            f"--no-token on {host} would let everybody who can reach this machine stop its apps.",
-            hint="leave --no-token out, or listen on 127.0.0.1",
-            code="usage",
-        )
+        message = f"--no-token on {host} would let everybody who can reach this machine stop its apps."
+        raise PyworkerError(message, hint="leave --no-token out, or listen on 127.0.0.1", code="usage")
     if importlib.util.find_spec("starlette") is None:
-        raise PyworkerError(
-            "the dashboard needs starlette, which is not installed",
-            hint=install_command(sys.executable, "starlette>=0.40"),
-            code="missing",
-        )
+        message = "the dashboard needs starlette, which is not installed"
+        raise PyworkerError(message, hint=install_command(sys.executable, "starlette>=0.40"), code="missing")
     argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
     argv += [word for name in allow_host for word in ("--allow-host", name)]
     argv += ["--json"] * settings.json + ["--new-token"] * new_token + ["--no-token"] * no_token

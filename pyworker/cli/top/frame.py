@@ -122,25 +122,17 @@ def _body(model: Model, how: Look, rows: int) -> list[str]:
     # the apps get what they need, up to a third; the workers get the rest
     app_lines = _apps(model, apps, how)
     lines = _scrolled(
-        app_lines, 1 + _index(apps, app), max(3, min(len(app_lines), max(rows // 3, room - len(table) - 1)))
+        app_lines, 1 + apps.index(app), max(3, min(len(app_lines), max(rows // 3, room - len(table) - 1)))
     )
     lines += details
     left = rows - len(lines) - least_events
-    selected = next((i for i, text in enumerate(table) if i and _is_marked(text)), 1)
+    selected = next((i for i, text in enumerate(table) if i and ANSI.sub("", text)[:1] in {"▸", ">"}), 1)
     if table:
         lines.append("")
         lines += _scrolled(table, selected, min(len(table), max(2, left - 1)))
     if least_events:
         lines += _events(model, how, rows - len(lines))
     return lines
-
-
-def _index(apps: list[dict[str, Any]], app: dict[str, Any]) -> int:
-    return next((i for i, other in enumerate(apps) if other["name"] == app["name"]), 0)
-
-
-def _is_marked(text: str) -> bool:
-    return ANSI.sub("", text)[:1] in {"▸", ">"}
 
 
 def _scrolled(table: list[str], selected: int, rows: int) -> list[str]:

@@ -54,10 +54,8 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
             if not _same_origin(app.source, source):
                 named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
-                raise Refuse(
-                    "failed", f"there is an app named {name} already, from {_origin(app.source)}",
-                    f"choose another name ({named}), or: pyworker delete {name}",
-                )  # fmt: skip
+                message = f"there is an app named {name} already, from {_origin(app.source)}"
+                raise Refuse("failed", message, f"choose another name ({named}), or: pyworker delete {name}")
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
                 refilled.append((app, again))
