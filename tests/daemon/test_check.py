@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -13,13 +14,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pyworker.config.schema import AppConfig, HealthConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.loop import READ, Loop
-from pyworker.unix import fds
+from pyworker.unix import fds, process
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 HTTP = HealthConfig(path="/healthz", host="shop.example", timeout=5.0)
 
@@ -267,7 +270,7 @@ def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
 
 
 def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeout: float = 15.0) -> tuple[bool, str]:
-    before = children()
+    before, descriptors = children(), os.listdir("/proc/self/fd")
     check.execute(loop, app, HealthConfig(type="exec", command=command, timeout=timeout), outcome)
     result = turn_until(loop, outcome)
     end = time.monotonic() + 10
@@ -275,6 +278,7 @@ def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeo
         assert time.monotonic() < end
         loop.turn(0.1)
     assert children() <= before
+    assert os.listdir("/proc/self/fd") == descriptors
     return result
 
 
@@ -351,6 +355,7 @@ def test_command_that_leaves_a_child_with_its_output_does_not_hold_the_check(
 
 def test_cancelled_command_is_killed_and_reaped(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     config = HealthConfig(type="exec", command=("sleep", "100"), timeout=60)
+    before, descriptors = children(), os.listdir("/proc/self/fd")
     running = check.execute(loop, resolved(tmp_path), config, outcome)
     running.cancel()
     running.cancel()
@@ -359,6 +364,20 @@ def test_cancelled_command_is_killed_and_reaped(loop: Loop, outcome: Outcome, tm
         assert time.monotonic() < end
         loop.turn(0.1)
     assert outcome.calls == []
+    assert children() <= before
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+@pytest.mark.parametrize("missing", ["memfd", "pipe", "process"])
+def test_command_for_which_there_is_no_room_is_no_success_and_leaves_no_descriptor(
+    loop: Loop, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    where, name = {"memfd": (fds, "memfd"), "pipe": (os, "pipe2"), "process": (process, "spawn_watched")}[missing]
+    monkeypatch.setattr(where, name, refuse)
+    assert execute(loop, outcome, resolved(tmp_path), "true") == (False, f"cannot start the check: {TOO_MANY_OPEN_FILES}")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up rights")

@@ -25,7 +25,7 @@ from pyworker.daemon.deaths import (
     open_pidfd,
 )
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.loop import Loop
+from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record, RestartConfig
@@ -33,6 +33,7 @@ from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.store import Exited
 from pyworker.unix import process
+from pyworker.unix.fds import socketpair
 from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
@@ -562,29 +563,111 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
     monkeypatch: pytest.MonkeyPatch, seen_here_first: bool
 ) -> None:
     done: list[str] = []
+    pidfd = os.pidfd_open(os.getpid())
+    ours, theirs = socketpair()
+    copy = ours.dup()  # the store's
     store: Any = SimpleNamespace(
-        get=lambda name: None,
+        get={"pid.api.1.1.7": pidfd}.get,
         remove=lambda name: done.append(f"close {name.partition('.')[0]}"),
         forget=lambda *names: done.append(f"forget {' '.join(name.partition('.')[0] for name in names)}"),
         collected=lambda pid: done.append("let go"),
     )
+    loop = Loop()
+    for fd in (pidfd, ours.fileno()):
+        loop.add(fd, READ, lambda _: None)
     brain: Any = SimpleNamespace(
-        loop=Loop(), store=store, messages=SimpleNamespace(forget=lambda app, handle: None),
-        templates=SimpleNamespace(end_left_behind=lambda app, number: None),
+        loop=loop, store=store, messages=SimpleNamespace(forget=lambda app, handle: done.append("forget its messages")),
+        templates=SimpleNamespace(end_left_behind=lambda app, number: done.append(f"left behind of {number}")),
     )  # fmt: skip
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
-    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=ExitStatus(1, None))
+    health = SimpleNamespace(stop=lambda: done.append("end of its checks"))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=ExitStatus(1, None), ctl=ours)
+    handle.health = health  # type: ignore[assignment]
     app: Any = SimpleNamespace(board=Board.create("api"), generations={}, workers={7: handle})
+    app.board.allocate(handle.id)
     ends = Deaths(brain)
     if seen_here_first:
         ends._known[42] = False
     ends._release(app, handle)
     # the logger has not read the pipes to their end: the guardian keeps those
-    said = ["end of group 42", "close ctl", "forget out err", "close pid"]
+    said = ["end of its checks", "end of group 42", "close ctl", "forget out err", "close pid", "forget its messages", "left behind of 1"]
     assert done == (said if seen_here_first else [*said, "let go"])  # else the guardian, which has not said it, would not hear
     assert ends._known == ({42: True} if seen_here_first else {})
-    assert app.workers == {}
+    assert (app.workers, app.board.row_of(7), handle.ctl, ours.fileno()) == ({}, 0, None, -1)
+    assert not loop.watches(pidfd)
+    with pytest.raises(BrokenPipeError):  # also while somebody has a copy
+        theirs.send(b"x")
     app.board.close()
+    loop.close()
+    copy.close()
+    theirs.close()
+    os.close(pidfd)
+
+
+def test_who_is_claimed_is_kept_watched_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(monkeypatch)
+    said: list[Any] = []
+    brain: Any = told.deaths._brain
+    brain.store.put = lambda name, fd: said.append((name, fd))
+    brain.emit = lambda app, kind, slot, **data: said.append((kind, slot, data))
+    told.deaths._known[os.getpid()] = True  # of another process that had this number
+    handle = told.worker(0)
+    assert told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid())
+    assert not told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid() + 1)
+    (name, pidfd), event = said
+    assert (name, event) == ("pid.api.1.1.1", ("worker_starting", 1, {"generation": 1, "pid": os.getpid()}))
+    assert told.loop.watches(pidfd)
+    assert (told.ended, told.deaths._known) == ([], {})
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("refused", ["of_death", "_release", "_tell"])
+def test_a_burial_that_fails_is_done_again_and_what_is_counted_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    loop = Loop(report=lambda what: None)
+    done: list[str] = []
+
+    def step(name: str) -> Any:
+        def do(*_: object) -> None:
+            done.append(name)
+            if name == refused and done.count(name) == 1:
+                raise ValueError("of no kind that anybody expects")
+
+        return do
+
+    for name in ("_release", "_tell", "_count_restart"):
+        monkeypatch.setattr(Deaths, name, step(name))
+    monkeypatch.setattr(deaths, "AGAIN", 0.0)
+    brain: Any = SimpleNamespace(loop=loop, poke=lambda app: done.append("poke"))
+    ends = Deaths(brain)
+    monkeypatch.setattr(ends, "shortages", SimpleNamespace(of_death=step("of_death")))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42)
+    app: Any = object()
+    ends._unburied[id(handle)] = app, handle, FAILED
+    with pytest.raises(ValueError, match="expects"):
+        ends._bury(app, handle, FAILED)
+    wait_until(lambda: loop.turn(0.01) or "poke" in done, what="another try")
+    ends._bury(app, handle, FAILED)
+    all_of_it = ["of_death", "_release", "_tell"]
+    assert done == [*all_of_it[: all_of_it.index(refused) + 1], *all_of_it, "_count_restart", "poke"]
+    assert ends._unburied == {}
+    loop.close()
+
+
+def test_that_an_app_is_given_up_is_said_once_and_before_that_each_try() -> None:
+    said: list[Any] = []
+    events = SimpleNamespace(emit_data=lambda kind, name, slot, data: said.append((kind, data["try"], data["max"])))
+    brain: Any = SimpleNamespace(loop=Loop(), emit=lambda app, kind, slot, **data: said.append((kind, data["reason"])), events=events)
+    app: Any = SimpleNamespace(name="api", restart_config=RestartConfig("always", 10.0, 2, 60.0, 60.0), record=CLEAR, failure=None)
+    ends = Deaths(brain)
+    for now in (1.0, 2.0, 3.0):
+        ends.unstable(app, Failure(f"it ended at {now}"), now, permanent=False)
+    why = "gave up after 2 restarts in 1 s: it ended at"
+    assert said == [("worker_backoff", 1, 2), ("app_failed", f"{why} 2.0")]
+    assert app.failure.message == f"{why} 3.0"
+    ends.unstable(app, Failure("it asked for it"), 4.0, permanent=True, asked=True)
+    assert len(said) == 2
     brain.loop.close()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.guardian.outbox import Outbox
+from pyworker.guardian.outbox import MAX_WAITING, Outbox
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
@@ -74,3 +74,27 @@ def test_a_new_peer_is_told_nothing_that_was_meant_for_the_one_before(
     packet = fds.recv_packet(ends[1], wire.MAX_MESSAGE, protocol.BATCH)
     assert packet is not None
     assert isinstance(wire.decode(protocol.ToLogger, packet.data), protocol.Stopping)
+
+
+def test_however_much_waits_only_what_is_said_again_is_dropped(outbox: Outbox) -> None:
+    for number in range(MAX_WAITING):
+        outbox.say(protocol.Ping(number), droppable=True)
+    assert len(outbox) == MAX_WAITING
+    outbox.say(protocol.Exited(4711, 1, None, False))  # said once: nobody would be told of that death
+    assert len(outbox) == MAX_WAITING + 1
+
+
+def test_each_peer_is_told_how_many_descriptors_it_was_given_itself(
+    outbox: Outbox, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    counts = []
+    for _ in range(2):
+        assert outbox.flush(ends[0]) == "done"
+        while (packet := fds.recv_packet(ends[1], wire.MAX_MESSAGE, protocol.BATCH)) is not None:
+            fds.close_all(packet.fds)
+            message = wire.decode(protocol.ToDaemon, packet.data)
+            counts += [message.count] if isinstance(message, protocol.RestoreDone) else []
+        outbox.clear()
+        outbox.restore(["board.api"])
+        outbox.say(protocol.RestoreDone(0, "killed by KILL", 1, "1"))
+    assert counts == [1, 1]
