@@ -18,7 +18,7 @@ from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon import nodeshared
 from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
-from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node
+from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listening import Listening
@@ -33,6 +33,7 @@ from pyworker.unix import fds, process
 from pyworker.unix.fds import send_packet, socketpair
 from pyworker.unix.process import ExitStatus
 from tests.support.channels import ends as ends
+from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
 
 
@@ -48,6 +49,11 @@ def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(m
         for _ in range(50):
             dispatchers.sync(app)
         assert len(loop._timers) == 1
+        for _ in range(2):  # again, for as long as there is no room
+            wait_until(lambda: loop.turn(0.01) or app.dispatcher.syncs_later, what="another try")
+        while fds.recv_packet(theirs, 4096, 0) is not None:
+            pass
+        wait_until(lambda: loop.turn(0.01) or fds.recv_packet(theirs, 4096, 0), what="what there was no room for")
     loop.close()
 
 
@@ -131,6 +137,64 @@ def test_a_dispatcher_is_told_all_that_is_so_and_from_then_on_what_changes(ends:
     handed.app.workers[9].state = State.DRAINING
     assert handed.said() == [d.Shut(9), d.CloseInbox(2)]
     assert (handed.said(), handed.store) == ([], {})
+
+
+def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: tuple[socket.socket, socket.socket]) -> None:
+    """For want of descriptors: it says that it is up, again."""
+    handed = Handed(ends)
+    handed.app.running = False
+    first = handed.said()
+    assert first[-1] == d.Finish()
+    handed.dispatchers._brain.loop = SimpleNamespace(clock=lambda: 1.0)  # type: ignore[assignment]
+    handed.dispatchers._take(handed.app, handed.app.dispatcher, d.Up("0.1.0"))
+    assert handed.said() == first
+
+
+def test_a_message_is_for_a_node_worker_whose_channel_the_dispatcher_has(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed = Handed(ends)
+    handed.said()
+    tell = handed.dispatchers.tell
+    assert not tell(handed.app, 7, "{}")
+    handed.app.dispatcher.told.add(("attach", 7))
+    assert tell(handed.app, 7, "{}")
+    assert handed.said() == [d.Tell(7, "{}"), d.Gone(7)]
+    handed.app.dispatcher.state = "stopping"
+    assert not tell(handed.app, 7, "{}")
+    handed.app.dispatcher = None
+    assert not tell(handed.app, 7, "{}")
+
+
+def test_a_worker_may_be_given_connections_until_the_dispatcher_has_read_that_it_is_not_to(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    handed = Handed(ends)
+    handed.worker(7, 1, State.READY)
+    worker = handed.app.workers[7]
+    handed.said()
+    may = handed.dispatchers.may_give_to
+    assert may(handed.app, worker)
+    worker.state = State.DRAINING
+    handed.dispatchers.sync(handed.app)
+    assert may(handed.app, worker)  # it is said, and not read
+    assert handed.said() == [d.Shut(7)]
+    assert not may(handed.app, worker)
+    handed.app.dispatcher.told.clear()
+    handed.app.dispatcher.ended = True
+    assert not may(handed.app, worker)
+
+
+def test_a_slot_has_one_inbox_whoever_its_worker_is(ends: tuple[socket.socket, socket.socket]) -> None:
+    store = FdStore(ends[0])
+    reader = make_inbox(store, "api", 1)
+    assert make_inbox(store, "api", 1) == reader
+    assert store.fds == {"inbox.api.1": reader, "feed.api.1": store.fds["feed.api.1"]}
+    os.write(store.fds["feed.api.1"], b"a connection")
+    assert os.read(reader, 100) == b"a connection"
+    store.remove("feed.api.1")  # half of it is of no use
+    with pytest.raises(BlockingIOError):
+        os.read(make_inbox(store, "api", 1), 100)
+    for fd in store.fds.values():
+        os.close(fd)
 
 
 def test_before_the_app_has_a_port_and_after_it_was_closed_there_is_none_to_accept_from(

@@ -218,8 +218,10 @@ def test_what_the_end_of_a_template_counts_for(
         name="api", generation=1, target=None, running=True, starting=False, unusable=False, templates={number: handle}, workers=workers,
         generations={}, left_behind={}, template_record=Record(3), restart_config=RestartConfig(),
     )  # fmt: skip
+    by_somebody = not killed_because and state == "ready"
+    status = process.ExitStatus(None, signal.SIGKILL) if by_somebody else process.ExitStatus(78, None)
     for _ in range(2):  # by its pidfd, and by the guardian's word
-        Templates(brain).gone(app, handle, process.ExitStatus(1, None))
+        Templates(brain).gone(app, handle, status)
     assert said == (["template_exited"] if told else [])
     assert failures == (["ended with code 1"] if failed else [])
     assert app.template_record.tries == tries
@@ -227,5 +229,80 @@ def test_what_the_end_of_a_template_counts_for(
     assert unborn == []  # it may say Hello yet
     now[0] += UNBORN_AFTER
     loop.turn(0.0)
-    assert unborn == ([(5, False)] if told else [])
+    assert unborn == ([(5, by_somebody)] if told else [])
+    assert app.unusable is (told and not by_somebody)
     loop.close()
+
+
+@pytest.mark.parametrize(("stopped", "worker", "killed"), [(True, 9, True), (True, 4711, False), (False, 9, False)])
+def test_a_spare_that_somebody_has_stopped_is_killed_unless_it_has_become_a_worker(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool, worker: int, killed: bool
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(process, "pidfd_pid", lambda pidfd: 4711)
+    monkeypatch.setattr(process, "is_stopped", lambda pid: stopped and pid == 4711)
+    monkeypatch.setattr(process, "send_signal", lambda pidfd, number: sent.append(number) or True)
+    brain: Any = SimpleNamespace(store={fd_name("spare", "api", 1): 5})
+    app: Any = SimpleNamespace(name="api", workers={7: SimpleNamespace(pid=worker), 8: SimpleNamespace(pid=10)})
+    Templates(brain)._end_stopped_spare(app, 1)
+    assert sent == ([signal.SIGKILL] if killed else [])
+
+
+@pytest.mark.parametrize(
+    ("app", "follows"),
+    [
+        ({"generation": 0, "target": 1}, "the reload fails"),
+        ({"starting": True}, "the start fails, killed: True"),
+        ({"starting": True, "generation": 2}, "nothing"),
+        ({}, "counted, permanent: True"),
+        ({"running": False}, "nothing"),
+        ({"generation": 2}, "nothing"),  # of a roll-back that is over
+    ],
+)
+def test_what_a_template_that_failed_is_a_failure_of(app: dict[str, Any], follows: str) -> None:
+    found: list[str] = []
+    poked: list[Any] = []
+    deaths = SimpleNamespace(
+        start_failed=lambda app, failure, now, *, killed: found.append(f"the start fails, killed: {killed}"),
+        unstable=lambda app, failure, now, *, permanent: found.append(f"counted, permanent: {permanent}"),
+    )
+    brain: Any = SimpleNamespace(deaths=deaths, poke=poked.append)
+    of: Any = SimpleNamespace(**{"generation": 1, "target": None, "running": True, "starting": False, "target_failure": None} | app)
+    Templates(brain)._failed(of, 1, Failure("why"), 1.0, permanent=True, killed=True)
+    found += ["the reload fails"] if of.target_failure is not None else []
+    assert found == ([] if follows == "nothing" else [follows])
+    assert poked == [of]
+
+
+@pytest.mark.parametrize(
+    ("error", "starting", "restored", "is_tried_again"),
+    [
+        (OSError(errno.EAGAIN, "no process is left"), True, True, True),
+        (OSError(errno.EAGAIN, "no process is left"), True, False, False),
+        (OSError(errno.EAGAIN, "no process is left"), False, True, False),
+        (ValueError("a mistake"), True, False, False),
+    ],
+)
+def test_one_that_cannot_be_made_fails_a_start_and_is_tried_again_at_a_boot(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, starting: bool, restored: bool, is_tried_again: bool
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise error
+
+    found: list[str] = []
+    closed: list[str] = []
+    monkeypatch.setattr(Templates, "_failed", lambda self, app, number, failure, now: found.append(failure.message))
+    brain: Any = SimpleNamespace(
+        spawner=SimpleNamespace(template=refuse), emit=lambda *args, **data: None, fail=Failure,
+        store=SimpleNamespace(remove=lambda *names: closed.extend(names), forget=lambda *names: closed.extend(names)),
+        deaths=SimpleNamespace(unstable=lambda app, failure, now, *, permanent: found.append(f"again, {permanent}: {failure.message}")),
+    )  # fmt: skip
+    app: Any = SimpleNamespace(name="api", generation=1, generations={1: object()}, starting=starting, restored=restored, templates={})
+    if isinstance(error, OSError):
+        Templates(brain).start(app, 1, 1.0)
+    else:
+        with pytest.raises(ValueError, match="a mistake"):  # it is told of in the daemon's log, too
+            Templates(brain).start(app, 1, 1.0)
+    why = f"cannot start a process: {error.args[-1]}"
+    assert found == ([f"again, False: {why}"] if is_tried_again else [why])
+    assert (app.templates, len(closed)) == ({}, 5)
