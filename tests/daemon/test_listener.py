@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ from pyworker.protocol.names import GUARDIAN_TITLE
 from pyworker.unix.sockdiag import listening_inode
 
 ANY = parse_bind("127.0.0.1:0")
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.fixture
@@ -321,8 +328,9 @@ def test_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("put", [os.symlink, os.link])
 def test_what_was_put_in_the_place_of_a_new_unix_socket_keeps_its_rights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path, Path], None]
 ) -> None:
     """The folder may be the app's user's, and it is root who sets the rights of the socket."""
     precious = tmp_path / "precious"
@@ -333,7 +341,7 @@ def test_what_was_put_in_the_place_of_a_new_unix_socket_keeps_its_rights(
 
     def replaced(where: Any, name: str, *rights: int) -> None:
         os.unlink(folder / name)
-        os.symlink(precious, folder / name)
+        put(precious, folder / name)
         give(where, name, *rights)
 
     monkeypatch.setattr(listener_module, "_give", replaced)
