@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyworker.daemon.fdstore import RETRY, FdStore
+from pyworker.daemon.fdstore import RETRY, STORE_AGAIN, FdStore
 from pyworker.daemon.loop import Loop
 from pyworker.protocol import store as protocol
+from pyworker.protocol.inherited import STANDBY
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import fds
 from tests.daemon.test_loop import Clock
@@ -192,3 +193,126 @@ def test_a_daemon_that_has_no_descriptor_for_all_that_it_is_handed_says_so(ends:
         os.close(null)
     assert "no descriptor is left for what the guardian hands over" in str(caught.value)
     assert "raise the limit of open files" in str(caught.value)
+
+
+def null() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def said(end: socket.socket) -> list[object]:
+    """Return what the store has said, without the descriptors."""
+    found: list[object] = []
+    while (packet := fds.recv_packet(end, MAX_MESSAGE, protocol.BATCH)) is not None:
+        fds.close_all(packet.fds)
+        found.append(decode(protocol.FromDaemon, packet.data))
+    return found
+
+
+def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_somebody_listens(
+    loop: Loop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    fd = null()
+    before = len(os.listdir("/proc/self/fd"))
+    for message, count in (
+        (encode(protocol.Restore(("board.api", "ledger.api"))), 2), (encode(protocol.Exited(4711, 1, None, False)), 0),
+        (b'{"type":"of another version"}', 1), (encode(protocol.LoggerState(42, 0, "boot")), 0),
+        (encode(protocol.Restore(("env.api.1",))), 1), (encode(protocol.RestoreDone(3, "exited with code 3", 4712, "0.1.0")), 0),
+        (encode(protocol.Exited(4713, 0, None, False)), 0),
+    ):  # fmt: skip
+        assert fds.send_packet(ends[1], message, [fd] * count)
+    store = FdStore(ends[0])
+    exited: list[int] = []
+    store.on_exited = lambda message: exited.append(message.pid)
+    store.restore()
+    assert (list(store.fds), len(os.listdir("/proc/self/fd"))) == (["board.api", "ledger.api", "env.api.1"], before + 3)
+    assert (store.guardian_pid, store.guardian_version, store.reason) == (4712, "0.1.0", "exited with code 3")
+    assert (exited, store.logger_pid) == ([], 0)
+    store.ping(1)
+    store.attach(loop)
+    assert (exited, store.logger_pid) == ([4711], 42)
+    wait_until(lambda: loop.turn(0) or len(exited) == 2, what="the next word")
+    assert exited == [4711, 4713]
+    assert said(ends[1]) == [protocol.Ping(1)]
+    store.remove(*store.fds)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("count", "why"), [(1, "1 fds came for 2 names"), (None, "the guardian is gone")])
+def test_a_daemon_that_is_not_handed_everything_does_not_begin(
+    ends: tuple[socket.socket, socket.socket], count: int | None, why: str
+) -> None:
+    fd = null()
+    if count is not None:
+        fds.send_packet(ends[1], encode(protocol.Restore(("board.api", "ledger.api"))), [fd] * count)
+    ends[1].close()
+    with pytest.raises(EOFError, match=why):
+        FdStore(ends[0]).restore()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_guardian_that_stands_by_is_let_go_once_all_is_here_if_it_can_hear_that(
+    loop: Loop, ends: tuple[socket.socket, socket.socket], stopped: bool
+) -> None:
+    """The end of its channel, before it has heard, says that it is needed."""
+    ours, theirs = fds.socketpair()
+    while stopped and fds.send_packet(ours, encode(protocol.Ping(0)), []):
+        pass
+    fds.send_packet(ends[1], encode(protocol.Restore((STANDBY,))), [ours.fileno()])
+    fds.send_packet(ends[1], encode(protocol.RestoreDone(1, "upgrade", 4712, "0.1.0")), [])
+    ours.close()
+    store = FdStore(ends[0])
+    store.restore()
+    if stopped:
+        assert (list(store.fds), said(ends[1])) == ([STANDBY], [])
+        store.remove(STANDBY)
+    else:
+        packet = fds.recv_packet(theirs, MAX_MESSAGE, 0)
+        assert packet is not None
+        assert decode(protocol.ToDaemon, packet.data) == protocol.Leave()
+        store.attach(loop)
+        assert (store.fds, said(ends[1])) == ({}, [protocol.Remove((STANDBY,))])
+    theirs.close()
+
+
+def test_what_the_guardian_had_no_descriptor_for_is_sent_again_unless_it_was_removed(
+    loop: Loop, clock: Clock, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    store = FdStore(ends[0])
+    store.attach(loop)
+    store.put_all({"board.api": null(), "ledger.api": null()})
+    store.remove("board.api")
+    said(ends[1])
+    fds.send_packet(ends[1], encode(protocol.Missing(("board.api", "ledger.api"))), [])
+    wait_until(lambda: loop.turn(0) or loop._timers, what="the message")
+    assert said(ends[1]) == []
+    clock.now += STORE_AGAIN
+    loop.turn(0)
+    assert said(ends[1]) == [protocol.Store(("ledger.api",))]
+    store.remove("ledger.api")
+
+
+def test_a_descriptor_is_closed_when_another_takes_its_name_and_not_when_it_is_stored_again(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    store = FdStore(ends[0])
+    first, second = null(), null()
+    store.put("board.api", first)
+    store.put("board.api", first)
+    os.fstat(first)
+    store.put("board.api", second)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(first)
+    store.forget("board.api", "not there")
+    assert store.fds == {}
+
+
+def test_a_daemon_that_ends_waits_a_moment_for_a_guardian_that_does_not_read(ends: tuple[socket.socket, socket.socket]) -> None:
+    store = FdStore(ends[0])
+    while fds.send_packet(ends[0], encode(protocol.Ping(0)), []):
+        pass
+    store.stopping()
+    store.flush_blocking(0.2)
+    assert protocol.Stopping() not in said(ends[1])
+    store.flush_blocking(30.0)  # there is room now
+    assert said(ends[1]) == [protocol.Stopping()]
