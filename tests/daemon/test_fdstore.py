@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyworker.daemon.fdstore import RETRY, STORE_AGAIN, FdStore
+from pyworker.daemon.fdstore import RETRY, STORE_AGAIN, FdStore, become_guardian
 from pyworker.daemon.loop import Loop
 from pyworker.protocol import store as protocol
 from pyworker.protocol.inherited import STANDBY
@@ -316,3 +317,36 @@ def test_a_daemon_that_ends_waits_a_moment_for_a_guardian_that_does_not_read(end
     assert protocol.Stopping() not in said(ends[1])
     store.flush_blocking(30.0)  # there is room now
     assert said(ends[1]) == [protocol.Stopping()]
+
+
+def test_what_does_not_fit_into_the_channel_is_sent_when_it_is_read(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> None:
+    store = FdStore(ends[0])
+    store.attach(loop)
+    while fds.send_packet(ends[0], encode(protocol.Ping(0)), []):
+        pass
+    store.collected(4711)
+    loop.turn(0)
+    said(ends[1])
+    wait_until(lambda: loop.turn(0) or protocol.Collected((4711,)) in said(ends[1]), what="the message")
+    fds.send_packet(ends[1], encode(protocol.Ping(7)), [])
+    wait_until(lambda: loop.turn(0) or protocol.Pong(7) in said(ends[1]), what="an answer")  # it goes on listening
+
+
+def test_a_daemon_that_cannot_become_the_guardian_yet_keeps_its_descriptors_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it starts before the next try would hold every port open."""
+    fd = null()
+    before = os.listdir("/proc/self/fd")
+    passed: list[tuple[bool, dict[str, int]]] = []
+
+    def refuse(path: str, argv: list[str]) -> None:
+        memo = int(argv[argv.index("--adopt") + 1])
+        passed.append((os.get_inheritable(fd) and os.get_inheritable(memo), json.loads(fds.read_whole(memo))["names"]))
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(os, "execv", refuse)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        become_guardian("/home", {"listen.api.0": fd})
+    assert passed == [(True, {"listen.api.0": fd})]
+    assert not os.get_inheritable(fd)
+    assert os.listdir("/proc/self/fd") == before
+    os.close(fd)
