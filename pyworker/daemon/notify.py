@@ -1,10 +1,15 @@
-"""Daemon: sd_notify of commands: datagrams whose sender the kernel names."""
+"""Daemon: sd_notify of commands: datagrams whose sender the kernel names.
+
+Under root any user may send some. Descriptors that come along (systemd-notify sends one, and waits until it is closed) are
+closed by a process of its own: whoever does that can be held up for ever, by a file of a FUSE mount beyond SIGKILL.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import sys
 
 from pyworker.config.address import MAX_UNIX_PATH
 from pyworker.daemon.brain import Brain
@@ -13,7 +18,13 @@ from pyworker.daemon.loop import LAZY, READ, Loop
 from pyworker.protocol.inherited import NOTIFY
 from pyworker.protocol.names import NOTIFY_SOCKET
 from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
 from pyworker.unix.files import is_missing
+
+TAKE = (sys.executable, "-I", "-S", "-c", "import os\ntry: os.read(0, 1)\nexcept OSError: pass")
+TAKEN_WITHIN = 10.0  # seconds; who has not ended then is held up, and the next datagram is looked at
+MOST_HELD_UP = 16  # processes; then nothing is read until one of them ends
+AGAIN = 1.0  # seconds until another try to start one
 
 
 class Notify:
@@ -22,6 +33,7 @@ class Notify:
     def __init__(self, loop: Loop, store: FdStore, home_fd: int, brain: Brain) -> None:
         self._loop, self._store, self._home_fd, self._brain = loop, store, home_fd, brain
         self._sock: socket.socket
+        self._takers = 0
 
     def listen(self) -> None:
         """Make it, or go on with the one that the daemon before this one had."""
@@ -57,12 +69,45 @@ class Notify:
 
     def _on_readable(self, _: int) -> None:
         for _turn in range(16):
-            packet = unix_fds.recv_packet(self._sock, 4096, 0)
+            packet = unix_fds.peek_packet(self._sock, 4096)
             if packet is None:
                 return
+            if packet.truncated:
+                self._have_it_taken(self._sock)
+            else:
+                with contextlib.suppress(BlockingIOError):  # one that was late has taken it
+                    self._sock.recv(1)
             if packet.pid:
                 said = packet.data.decode("utf-8", "replace")
                 self._brain.readiness.on_notified(packet.pid, packet.uid, said)
+            if packet.truncated:
+                return
+
+    def _have_it_taken(self, sock: socket.socket) -> None:
+        """Have another process read the next datagram, and with it close what came along. Nothing is read until it has."""
+        self._loop.remove(sock.fileno())
+        try:
+            _, pidfd = process.spawn_watched([*TAKE], {}, {0: sock.fileno(), 1: 2, 2: 2})
+        except OSError:
+            self._loop.call_later(AGAIN, lambda: self._go_on(sock))
+            return
+        self._takers += 1
+        timer = self._loop.call_later(TAKEN_WITHIN, lambda: self._go_on(sock))
+
+        def ended(_: int) -> None:
+            timer.cancel()
+            self._loop.remove(pidfd)
+            process.collect(pidfd)
+            os.close(pidfd)
+            self._takers -= 1
+            self._go_on(sock)
+
+        self._loop.add(pidfd, READ, ended)
+
+    def _go_on(self, sock: socket.socket) -> None:
+        is_current = sock is self._sock and not self._loop.watches(sock.fileno())
+        if is_current and self._takers < MOST_HELD_UP:
+            self._loop.add(sock.fileno(), READ, self._on_readable)
 
 
 def _bound(home_fd: int) -> socket.socket:

@@ -27,6 +27,7 @@ _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _ONE_BUFFER = 32 * 1024  # bytes of a stream that the kernel takes whole or not at all (UNIX_SKB_FRAGS_SZ)
 _RIGHTS = int(socket.SCM_RIGHTS)
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _RECEIVE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
@@ -146,6 +147,19 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
     let_go(extra)
     cut = bool(flags & _CUT) or bool(extra)
     return Packet(data, fds[:max_fds], pid, cut, uid)
+
+
+def peek_packet(sock: socket.socket, size: int) -> Packet | None:
+    """Return the next packet, which stays there, as do the fds that came with it (`truncated`); None when there is none now.
+
+    The socket has SO_PASSCRED.
+    """
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size), _PEEK)
+    except BlockingIOError:
+        return None
+    pid, uid, _ = _CREDENTIALS.unpack_from(ancillary[0][2]) if ancillary else (0, -1, -1)
+    return Packet(data, [], pid, bool(flags & socket.MSG_CTRUNC), uid)
 
 
 @functools.cache
