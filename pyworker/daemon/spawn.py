@@ -70,6 +70,7 @@ class Spawner:
         handle = TemplateHandle(app.name, number, now)
         ours, theirs = unix_fds.socketpair()
         unix_fds.pass_credentials(ours)
+        unix_fds.refuse_fds(ours)  # of a FUSE file it is beyond SIGKILL that whoever closes it can be held up
         stored: dict[str, int] = {}
         given: list[int] = []
         try:
@@ -125,6 +126,7 @@ class Spawner:
         identity = handle.id
         ours, theirs = unix_fds.socketpair()
         unix_fds.pass_credentials(ours)
+        unix_fds.refuse_fds(ours)  # as a template's
         config = generation.config
         ipc: list[int] = []
         stored: dict[str, int] = {}
@@ -135,7 +137,9 @@ class Spawner:
                 handle.ctl = ours
                 stored[worker_fd("ctl", identity)] = os.dup(ours.fileno())
                 if wants_channel(config):
-                    ipc = [self._ipc(identity, stored)]
+                    # a dispatcher, which reads those of Node's, has no more rights than the app
+                    is_strange = generation.resolved.uid not in (None, os.geteuid()) and not is_node(config)
+                    ipc = [self._ipc(identity, stored, is_strange)]
                     given += ipc
             finally:
                 self._store.put_all(stored)
@@ -169,9 +173,11 @@ class Spawner:
             theirs.close()
             unix_fds.close_all(given)
 
-    def _ipc(self, identity: WorkerId, stored: dict[str, int]) -> int:
+    def _ipc(self, identity: WorkerId, stored: dict[str, int], is_strange: bool) -> int:
         """Make the worker's message channel; return its end, and add ours to what is to be stored."""
         ours, theirs = socket.socketpair()
+        if is_strange:
+            unix_fds.refuse_fds(ours)  # as above
         ours.setblocking(False)
         theirs.setblocking(False)
         stored[worker_fd("ipc", identity)] = ours.detach()
