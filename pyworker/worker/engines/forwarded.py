@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 SCHEMES = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
+_WORD = re.compile(r"[!#-~]{1,64}\Z")  # what is none could pose as further fields of the access log
 
 
 class Trust:
@@ -28,7 +30,10 @@ class Trust:
         return address is not None and any(address in network for network in self._networks)
 
     def client(self, values: list[bytes]) -> tuple[str, int] | None:
-        """Return the client that X-Forwarded-For names: the last hop that is not one of ours, else the first."""
+        """Return the client that X-Forwarded-For names: the last hop that is not one of ours, else the first.
+
+        None: it names nobody; a proxy may pass on what its client has said.
+        """
         hops = [hop.strip() for hop in b",".join(values).decode("latin-1").split(",") if hop.strip()]
         if not hops:
             return None
@@ -38,7 +43,7 @@ class Trust:
                 if len(hop) > 64 or not self.host(split_port(hop)[0]):
                     chosen = hop
                     break
-        return split_port(chosen)
+        return split_port(chosen) if _WORD.match(chosen) else None
 
 
 def split_port(hop: str) -> tuple[str, int]:

@@ -71,6 +71,8 @@ def test_addresses_are_understood() -> None:
     assert not trust.unix
     assert trust.client([b"", b" , "]) is None
     assert trust.client([b"a, b", b"[2001:db8::1]:80"]) == ("b", 0)
+    for forged in (b'1.2.3.4 "GET /admin HTTP/1.1" 200 5 0.1ms -', b"x" * 65, b"\x9b2J"):
+        assert trust.client([forged]) is Trust(("*",)).client([forged]) is None
     assert [split_port(hop) for hop in ("1.2.3.4:80", "[::1]:80", "::1", "a:b:c", "x:99999999")] == [
         ("1.2.3.4", 80), ("::1", 80), ("::1", 0), ("a:b:c", 0), ("x", 0),
     ]  # fmt: skip
