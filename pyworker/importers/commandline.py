@@ -10,7 +10,7 @@ import shlex
 from typing import Any
 
 from pyworker.importers import servers
-from pyworker.importers.result import Imported, needs_shell, whole
+from pyworker.importers.result import Imported, at_home, needs_shell, whole
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
@@ -213,7 +213,7 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
 
 def _interpreter(app: Imported, program: str, source: str) -> None:
     """/srv/app/venv/bin/gunicorn says which virtual environment the app has, /usr/bin/python3 that it has none."""
-    folder, bin_dir = os.path.split(os.path.dirname(program))
+    folder, bin_dir = os.path.split(os.path.dirname(at_home(program)))
     if bin_dir == "bin" and folder in ("/usr", "/", "/usr/local"):
         if _PYTHON.match(os.path.basename(program)):
             app.set("python", program, source)  # the machine's own, with the packages that it has

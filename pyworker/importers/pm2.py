@@ -16,7 +16,7 @@ from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
 from pyworker.importers.jsliteral import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
-from pyworker.importers.result import CannotImport, Imported, Note, Result, needs_shell, separate, unique
+from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, separate, unique
 
 _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _INTERPRETERS = {
@@ -26,6 +26,7 @@ _PROGRAM = re.compile(r"\w[\w-]*\Z")
 _NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
+_PATHS = ("cwd", "out_file", "error_file", "log_file", "env_file")
 _MOST = 1_000_000  # values; a file has 4 MB at most
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _ALIASES = {
@@ -187,7 +188,9 @@ def _settings_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Note]]:
         if value is not None:
             settings[_ALIASES.get(plain, plain)] = value
     for key, value in list(settings.items()):
-        if isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
+        if isinstance(value, EnvironmentText) and key in _PATHS and "$" not in at_home(value):
+            settings[key] = at_home(value)
+        elif isinstance(value, EnvironmentText) and key not in _WITH_VARIABLES:
             plain = _DEFAULTED.sub(r"\1", value)
             settings[key] = plain == "true" if plain in ("true", "false") else plain
             is_known = "${" not in plain

@@ -111,6 +111,7 @@ def environment(app: Imported, value: Any, source: str) -> None:
 
 
 def _watch(app: Imported, value: Any, source: str) -> None:
+    value = value == "true" if value in ("true", "false") else value
     if not value:
         app.done(source)
     else:

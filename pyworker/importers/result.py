@@ -11,6 +11,7 @@ from typing import Any
 from pyworker.record import field, mutable, record
 
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
+_HOME = re.compile(r"\$(HOME|\{HOME\})(?=/|\Z)")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
 
 
@@ -109,6 +110,11 @@ PORT_IS_TAKEN = "without bind pyworker listens on 0.0.0.0:$PORT when PORT is set
 def needs_shell(text: str) -> bool:
     """Whether a command line means something that only a shell does."""
     return bool(_SHELL.search(text))
+
+
+def at_home(path: str) -> str:
+    """Return a path that begins with $HOME as app.toml writes it."""
+    return f"~{path[found.end() :]}" if (found := _HOME.match(path)) is not None else path
 
 
 def whole(text: str) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import PORT_IS_TAKEN, Imported, seconds
+from pyworker.importers.result import PORT_IS_TAKEN, Imported, at_home, seconds
 
 _OWN_WAY = "pyworker does this itself"
 _DEFAULTED = re.compile(r"\$\{(\w+):-([^}]+)\}")
@@ -20,6 +20,7 @@ Apply = Callable[[Imported, Any, str], None]
 # ---- small translators -----------------------------------------------------------------------------
 def _to(key: str) -> Apply:
     def apply(app: Imported, value: Any, source: str) -> None:
+        value = at_home(value) if isinstance(value, str) else value
         if not isinstance(value, str) or "$" in value:
             app.look(source, f"was {value}: write it into {key}")
         else:

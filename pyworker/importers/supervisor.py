@@ -17,6 +17,7 @@ from pyworker.importers.result import (
     Imported,
     Note,
     Result,
+    at_home,
     seconds,
     separate,
     unique,
@@ -171,6 +172,7 @@ def _program(name: str, options: dict[str, str], folder: str, common: _Common) -
             if is_elsewhere and not raw.startswith(_FIXED):
                 app.look(key, "supervisor takes a relative path from where supervisord runs; here it is from cwd")
         value = plain(raw.strip())
+        value = at_home(value) if key in ("directory", *_LOGS) else value
         if key in _PROGRAM and ("${" in value or "$PYWORKER_WORKER" in value):
             app.look(key, f"was {raw.strip()}: write what that is")
         elif key in _PROGRAM:

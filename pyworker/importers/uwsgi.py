@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, seconds, whole
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, at_home, seconds, whole
 from pyworker.importers.servers import addresses
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
@@ -200,6 +200,7 @@ def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
 
 def _text(key: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
+        value = at_home(value)
         if "${" in value:
             app.look(source, f"was {value}: write it into {key}")
         else:

@@ -635,17 +635,17 @@ def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missin
         {name: "g", script: `${process.env.HOME}/v/bin/gunicorn`, args: "a:b --chdir $X"}]}"""
     bot, web = pm2.read(jsliteral.parse(text)).apps
     assert (bot.name, bot.table) == ("bot-x", {
-        "script": "a.py", "workers": 2, "env": {"A": "${A}", "PORT": "${P:-3000}"}, "restart": {"policy": "never"}
+        "script": "a.py", "python": "~/v", "workers": 2, "env": {"A": "${A}", "PORT": "${P:-3000}"},
+        "restart": {"policy": "never"},
     })  # fmt: skip
     assert [(n.key, n.reason) for n in bot.review] == [
         ("name", "was ${N:-bot}-x: bot-x by default"),
         ("cwd", "was ${DIR}: write what that is"),
         ("instances", "was ${W:-2}: 2 by default"),
         ("autorestart", "was ${R:-false}: false by default"),
-        ("script", "${HOME}/v is a virtual environment: write it into python"),
     ]
-    assert web.table == {"target": "a:b"}
-    assert [n.key for n in web.review] == ["gunicorn chdir", "script"]
+    assert web.table == {"target": "a:b", "python": "~/v"}
+    assert [n.key for n in web.review] == ["gunicorn chdir"]
 
 
 def test_an_option_that_nobody_knows_does_not_take_the_next_one_for_its_value() -> None:
@@ -784,3 +784,21 @@ def test_a_gunicorn_file_may_give_one_value_to_several_settings() -> None:
     (app,) = gunicornconf.read('wsgi_app = "a:b"\naccesslog = errorlog = "-"\n', "shop").apps
     assert app.table == {"target": "a:b", "http": {"access_log": "text"}}
     assert [n.key for n in app.dropped] == ["errorlog"]
+
+
+def test_a_path_that_begins_with_the_home_of_its_owner_still_does() -> None:
+    text = "[program:a]\ncommand=%(ENV_HOME)s/v/bin/gunicorn a:b\ndirectory=%(ENV_HOME)s/site\nstdout_logfile=%(ENV_HOME)s/a.log\n"
+    (a,) = supervisor.read(text).apps
+    (b,) = procfile.read("b: $HOME/v/bin/gunicorn --chdir ${HOME}/site a:b\n").apps
+    (c,) = uwsgi.read("[uwsgi]\nchdir = $(HOME)/site\nvenv = $(HOME)/v\nmodule = a:b\n").apps
+    (d,) = pm2.read(jsliteral.parse("module.exports = {script: 'v/bin/uvicorn', args: 'a:b', cwd: process.env.HOME + '/site'}")).apps
+    assert [app.table["cwd"] for app in (a, b, c, d)] == ["~/site"] * 4
+    assert [app.table["python"] for app in (a, b, c, d)] == ["~/v"] * 3 + ["v"]
+    assert a.table["logs"] == {"file": "~/a.log"}
+    (e,) = supervisor.read("[program:e]\ncommand=x\ndirectory=%(ENV_HOMES)s/x\n").apps
+    assert "cwd" not in e.table
+
+
+def test_watch_of_a_pm2_file_may_be_a_word() -> None:
+    on, off = pm2.read({"apps": [{"script": "a.py", "watch": "true"}, {"script": "b.py", "watch": "false"}]}).apps
+    assert (on.table["watch"], "watch" in off.table) == (True, False)
