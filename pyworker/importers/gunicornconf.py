@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import operator
 import posixpath
+import re
 import warnings
 from typing import Any
 
@@ -22,6 +23,7 @@ _OPERATORS: dict[type, Any] = {
 }
 _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
 _SAME_PATH = ("resolve", "absolute", "as_posix")  # of a pathlib.Path
+_PERCENT, _BRACES = re.compile(r"%[sd]"), re.compile(r"\{(?P<name>\w*)\}")
 _MAX_SHOWN = 60
 _MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
@@ -146,6 +148,14 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
             return _of_path(_value(inner, known), "parent")
         case ast.Call(func=ast.Attribute(value=inner, attr=attribute), args=[]) if attribute in _SAME_PATH:
             return _of_path(_value(inner, known), attribute)
+        case ast.BinOp(left=ast.Constant(value=str(template)), op=ast.Mod(), right=right):
+            items = right.elts if isinstance(right, ast.Tuple) else [right]
+            return _filled(template, _PERCENT, [str(_item(item, known)) for item in items], {})
+        case ast.Call(
+            func=ast.Attribute(value=ast.Constant(value=str(template)), attr="format"), args=args, keywords=named
+        ):
+            texts = {str(word.arg): str(_item(word.value, known)) for word in named}
+            return _filled(template, _BRACES, [str(_item(arg, known)) for arg in args], texts)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _arithmetic(op, _value(left, known), _value(right, known))
         case ast.BoolOp(op=ast.Or(), values=[first, second]):
@@ -234,6 +244,25 @@ def _bounded(text: str) -> str:
     if len(text) > _MAX_TEXT:
         raise _Unknown
     return text
+
+
+def _filled(template: str, places: re.Pattern[str], values: list[str], named: dict[str, str]) -> str:
+    """Return what "…" % (…) and "…".format(…) make of plain places: %s, %d, {}, {0}, {name}."""
+    left = iter(values)
+    if any(len(text) > _MAX_SHOWN for text in (template, *values, *named.values())):
+        raise _Unknown
+
+    def one(match: re.Match[str]) -> str:
+        key = match.groupdict().get("name", "")
+        by_place = dict(enumerate(values))
+        found = by_place.get(int(key)) if key.isdecimal() else named.get(key) if key else next(left, None)
+        if found is None:
+            raise _Unknown
+        return found
+
+    if re.search(r"[%{}]", places.sub("", template)):
+        raise _Unknown
+    return places.sub(one, template)
 
 
 def _plain(value: Any) -> Any:

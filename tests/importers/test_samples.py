@@ -802,3 +802,22 @@ def test_a_path_that_begins_with_the_home_of_its_owner_still_does() -> None:
 def test_watch_of_a_pm2_file_may_be_a_word() -> None:
     on, off = pm2.read({"apps": [{"script": "a.py", "watch": "true"}, {"script": "b.py", "watch": "false"}]}).apps
     assert (on.table["watch"], "watch" in off.table) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "bind"),
+    [
+        ('"%s:%d" % (host, 9000)', "127.0.0.1:9000"),
+        ('":%s" % os.getenv("WEB_PORT", 9000)', ":9000"),
+        ('"{}:{}".format(host, 9000)', "127.0.0.1:9000"),
+        ('"{1}:{port}".format(1, host, port=9000)', "127.0.0.1:9000"),
+        ('"{:>9}".format(host)', None),
+        ('"%05d%%" % 1', None),
+        ('"127.0.0.1:%d" % os.cpu_count()', None),
+        ('"{} {}".format(host)', None),
+    ],
+)
+def test_an_address_of_a_gunicorn_file_may_be_put_together(value: str, bind: str | None) -> None:
+    (app,) = gunicornconf.read(f'import os\nhost = "127.0.0.1"\nbind = {value}\n', "shop").apps
+    assert app.table.get("bind") == bind
+    assert ("bind" in {n.key for n in app.review}) == (bind in (None, ":9000"))
