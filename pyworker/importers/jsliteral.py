@@ -40,6 +40,7 @@ _CALLS = ("String", "Number", "parseInt", "parseFloat")
 _PATHS = ("join", "resolve", "dirname", "homedir")  # functions of the modules path and os
 # the folder of the file: what that is to an app depends on the app's own folder
 HERE = "\0here"
+_FILE = f"{HERE}/ecosystem.config.js"
 
 
 class EnvironmentText(str):
@@ -86,7 +87,7 @@ class _Parser:
         self._text = text
         self._tokens: list[tuple[str, str, int, int]] = []  # kind, text, line, offset
         self._at = 0
-        self._names: dict[str, Any] = {"__dirname": HERE}
+        self._names: dict[str, Any] = {"__dirname": HERE, "__filename": _FILE}
         self._depth = 0
         position, line = 0, 1
         while position < len(text):
@@ -333,6 +334,8 @@ class _Parser:
                 return EnvironmentText(f"${{{key}}}")
         if name == "process" and self._words(".", "cwd", "(", ")"):
             return "."
+        if name == "fileURLToPath" and self._words("(", "import", ".", "meta", ".", "url", ")"):
+            return _FILE
         if name == "process" and self._words(".", "platform"):
             return "linux"
         if name == "Object" and self._words(".", "assign"):

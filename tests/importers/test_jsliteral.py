@@ -135,9 +135,10 @@ def test_a_module_of_javascript_knows_its_own_folder_and_the_functions_that_it_i
     text = """import path from 'path';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'url';
-const __dirname = dirname(fileURLToPath(import.meta.url));
-export default { a: join('x', 'y'), b: path.join(__dirname, 'z'), c: path.dirname(__dirname) }"""
-    assert parse(text) == {"a": "x/y", "b": f"{HERE}/z", "c": f"{HERE}/.."}
+const __dirname = new URL('.', import.meta.url).pathname;
+const here = dirname(fileURLToPath(import.meta.url));
+export default { a: join('x', 'y'), b: path.join(__dirname, 'z'), c: path.dirname(__dirname), d: here }"""
+    assert parse(text) == {"a": "x/y", "b": f"{HERE}/z", "c": f"{HERE}/..", "d": HERE}
 
 
 def test_a_path_that_is_made_of_a_variable_stays_one() -> None:
