@@ -76,6 +76,9 @@ class Run:
         self._ending = False
         self._stops = 0
         self._shown: set[str] = set()
+        # `--once --only NAME`: what NAME depends on serves it, and ends with it
+        is_once = (spec.request.get("overrides") or {}).get("cron") == ""
+        self._jobs = frozenset(spec.request.get("only") or ()) if is_once else frozenset()
         brain = desk.brain
         brain.save = self._save
         brain.logs_to_stdout = spec.logs
@@ -206,7 +209,9 @@ class Run:
         if self._ending or self._stops:
             return
         apps = self._desk.brain.apps.values()
-        code = fate(_end_of(app) for app in apps)
+        ends = {app.name: _end_of(app) for app in apps}
+        jobs = [end for name, end in ends.items() if name in self._jobs]
+        code = fate(ends.values() if not jobs or AppEnd("waits") in jobs else jobs)
         if code is not None:
             for name, blocked in [(app.name, app.blocked) for app in apps if app.blocked is not None]:
                 _say(f"{name} {blocked.message}")

@@ -374,6 +374,14 @@ command = "sleep 1000"
         assert "nightly.1 | at work" in one.out
 
 
+def test_once_ends_with_its_job_whatever_that_depends_on(homeless: Pyworker) -> None:
+    db = '[apps.db]\ncommand = "sleep 1000"\n'
+    job = '[apps.nightly]\ncommand = ["sh", "-c", "exit 9"]\ncron = "0 4 1 1 *"\ndepends_on = "db"\n'
+    homeless.write("app.toml", db + job)
+    with foreground(homeless, "app.toml", "--only", "nightly", "--once") as one:
+        assert one.ends() == 9
+
+
 def test_once_is_once_also_for_a_job_that_is_over_a_limit(homeless: Pyworker) -> None:
     pw = homeless
     pw.write("work.py", "import time\nprint('at work', flush=True)\ntime.sleep(600)\n")
