@@ -206,6 +206,16 @@ def started(action: str, generation: int) -> Goal:
     return goal
 
 
+def noted(goal: Goal, note: str) -> Goal:
+    """The same, and this is said when it has come out."""
+
+    def told(app: App, now: float) -> Outcome | None:
+        outcome = goal(app, now)
+        return replace(outcome, note=outcome.note or note) if outcome is not None else None
+
+    return told
+
+
 def unless_sick(app: App, outcome: Outcome, slots: Collection[int] | None = None) -> Outcome:
     """What has been reached (in these slots) is well, or the command says which worker is not."""
     sick = app.sick(slots) if outcome.ok else None

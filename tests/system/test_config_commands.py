@@ -128,6 +128,8 @@ def test_a_start_of_what_runs_says_what_it_does_not_take_over(pw: Pyworker) -> N
         again = pw.ok("start", *option)
         assert again.stdout.startswith("api running already 1/1")
         assert f"api: it runs {what}, and a reload keeps that; to change it: pyworker stop api" in again.stderr
+    pw.ok("daemon", "stop", "-y")
+    assert "api: it runs without a profile" in pw.ok("start", "--profile", "loud").stderr, "restored by the daemon that it started"
     pw.ok("stop", "api")
     pw.ok("start", "--profile", "loud")
     assert pw.get() == "loud"

@@ -56,16 +56,16 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
                 message = f"there is an app named {name} already, from {_origin(app.source)}"
                 raise Refuse("failed", message, f"choose another name ({named}), or: pyworker delete {name}")
+            not_taken = _not_taken(app.source, source, name)
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
                 refilled.append((app, again))
-            if app.starting:  # another command has just started it: both get the same answer
-                goals[name] = ops.started("already_running", app.generation)
+            if app.starting:  # by another command, or restored by the daemon that this one has started: the same answer
+                goals[name] = ops.noted(ops.started("already_running", app.generation), not_taken)
                 still.append(app)
             elif again:
-                goals[name] = ops.filled(again)
+                goals[name] = ops.noted(ops.filled(again), not_taken)
             else:
-                not_taken = _not_taken(app.source, source, name)
                 note, changes = (not_taken, ()) if not_taken else _changed(desk, app, request.shell_env)
                 outcome = ops.Outcome(True, "already_running", note=note, changes=changes)
                 decided[name] = ops.unless_sick(app, outcome)
