@@ -173,6 +173,8 @@ def _judge(answer: bytearray, config: HealthConfig, *, ended: bool) -> tuple[boo
         del answer[: head_end + 4]  # an interim answer, like 103: the real one follows
     length = _LENGTH.search(answer, 0, head_end + 2)
     whole = head_end + 4 + int(length[1]) if length else None
+    if status in (204, 304):  # without a body, whoever leaves the connection open
+        whole = head_end + 4
     if not ended and len(answer) < min(_MAX_ANSWER, whole if whole is not None else _MAX_ANSWER):
         return None
     if expects(config.expect, status):

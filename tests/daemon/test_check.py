@@ -121,8 +121,9 @@ def test_good_answer_is_healthy_and_the_request_is_what_apps_expect(loop: Loop, 
     assert "Connection: close" in lines
 
 
-def test_answer_of_known_length_need_not_be_followed_by_a_close(loop: Loop, outcome: Outcome) -> None:
-    ask(loop, outcome, OK, close=False)
+@pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 204 No Content\r\n\r\n"])
+def test_answer_of_known_length_need_not_be_followed_by_a_close(loop: Loop, outcome: Outcome, answer: bytes) -> None:
+    ask(loop, outcome, answer, close=False)
     assert outcome.calls == [(True, "")]
 
 
