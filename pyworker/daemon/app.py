@@ -413,6 +413,7 @@ class App:
             *self._notes_of_template(),
             *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
             *self._note_of_no_workers(),
+            *self._note_of_late_check(),
         ]
 
     def _note_of_no_workers(self) -> Iterator[str]:
@@ -424,6 +425,14 @@ class App:
             yield f"it is scaled to 0{waits}: pyworker scale {self.name}=1 starts a worker"
         elif self.want and self.stopped_slots.issuperset(range(1, self.want + 1)):
             yield f"each of its workers was stopped{waits}: pyworker start {self.name}, or pyworker stop {self.name}"
+
+    def _note_of_late_check(self) -> Iterator[str]:
+        """Of one worker: what ails one mostly ails all."""
+        for w in self.workers.values():
+            health = w.health.health if w.health is not None else None
+            if health is not None and health.is_late and w.state in UNTOUCHED - {State.UNHEALTHY}:
+                yield not_passed_yet(w.id.slot, health.reason)
+                return
 
     def _notes_of_template(self) -> Iterator[str]:
         template = self.templates.get(self.generation)
@@ -493,6 +502,11 @@ class App:
         self.slot_restarts = {int(slot): count for slot, count in memo["slot_restarts"].items()}
         self.codes = {int(number): code for number, code in memo.get("codes", {}).items()}
         self.notes = list(memo["notes"])
+
+
+def not_passed_yet(slot: int, reason: str) -> str:
+    """Return what is said of a worker that waits for the first check that it passes."""
+    return f"worker {slot} has not passed its health check yet: {reason}"
 
 
 def note_exit(app: App, slot: int, status: ExitStatus, after_s: float, reason: str, at: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.daemon import check, diagnosis
-from pyworker.daemon.app import App, Generation
+from pyworker.daemon.app import App, Generation, not_passed_yet
 from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
@@ -262,8 +262,7 @@ class Readiness:
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
         elif not self._is_another_late(app, handle):
-            text = f"worker {handle.id.slot} has not passed its health check yet: {reason}"
-            self._brain.emit(app, "app_note", None, text=text)  # no note of the app's: it may pass any moment
+            self._brain.emit(app, "app_note", None, text=not_passed_yet(handle.id.slot, reason))
         self._brain.poke(app)
 
     def _is_another_late(self, app: App, handle: WorkerHandle) -> bool:

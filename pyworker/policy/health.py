@@ -30,6 +30,11 @@ class Health:
     counted_at: float | None = None  # the last failure that counted
     reason: str = ""  # of the last failure; "" after a success
 
+    @property
+    def is_late(self) -> bool:
+        """It has had the time to pass once, and has not."""
+        return not self.passed and self.verdict in ("late", "failing")
+
 
 def begin(now: float) -> Health:
     """Return the health of a worker that has not been checked: the first check is due at once."""

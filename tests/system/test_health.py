@@ -168,3 +168,14 @@ def test_a_check_that_never_passes_is_named_as_what_keeps_an_app_from_being_read
     assert "api: worker 1 has not passed its health check yet: " in done.stderr  # told before it is given up
     assert "not ready within 2 s: it fails its health check: " in done.stderr
     assert "no disk" in done.stderr
+
+
+def test_ps_says_what_a_start_waits_for_while_a_check_has_not_passed(pw: Pyworker) -> None:
+    check = f'[app.health]\ntype = "exec"\ncommand = ["sh", "-c", "test -e up || (echo no disk; exit 3)"]\n{OFTEN}'
+    pw.write("app.toml", f'[app]\nname = "api"\ncommand = ["sleep", "1000"]\n{check}')
+    pw.ok("start", "app.toml", "--no-wait")
+    wait_until(lambda: pw.app()["notes"], LONG, "the note")
+    assert "api: worker 1 has not passed its health check yet: sh: exit code 3: no disk" in pw.ok("ps").stderr
+    pw.write("up", "")
+    pw.wait_steady()
+    assert pw.app()["notes"] == []
