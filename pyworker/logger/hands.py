@@ -42,7 +42,7 @@ class Hands:
         self._owed: dict[str, int] = {}
 
     def hold(self, app: str, lines: int) -> None:
-        """Note lines that are being taken out of a pipe. Before a read nobody knows how many: say one, then the rest."""
+        """Note lines that are being taken out of a pipe. Before a read nobody knows how many: say UNCOUNTED, then the rest."""
         count = self._held[app] = self._held.get(app, 0) + lines
         self._note(app, app, count)
 

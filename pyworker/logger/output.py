@@ -17,7 +17,7 @@ from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import Stdout
-from pyworker.protocol.logs import IN_HAND, STDOUT, Format, LogsSpec
+from pyworker.protocol.logs import IN_HAND, STDOUT, UNCOUNTED, Format, LogsSpec
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import LogStats
 
@@ -49,12 +49,12 @@ class Output:
         """Note that a chunk is read, before its bytes are out of the pipe; return how many they may be."""
         if not self._hands.has_room(app):
             self.write()
-        self._hands.hold(app, 1)
+        self._hands.hold(app, UNCOUNTED)
         return CHUNK - self._in_hand
 
     def has_taken(self, app: str, chunk: bytes | None) -> None:
         """Note what the chunk was."""
-        self._hands.hold(app, (chunk.count(b"\n") if chunk else 0) - 1)
+        self._hands.hold(app, (chunk.count(b"\n") if chunk else 0) - UNCOUNTED)
         self._in_hand += len(chunk or b"")
 
     def put(self, app: str, records: bytes) -> None:
@@ -97,7 +97,9 @@ class Output:
         if self._home and spec.file != STDOUT:
             point_to(self._home, app, spec.file)
         if count := self._hands.left.pop(app, 0):
-            self._file(app).missed(count, "the logger was killed with them in its hands (at most)")
+            how_many = "or more: it had not counted the last" if count >= UNCOUNTED else "at most"
+            lines = count % UNCOUNTED or 1
+            self._file(app).missed(lines, f"the logger was killed with them in its hands ({how_many})")
         count = self._hands.unsaid.pop(app, 0)
         if count and isinstance(owed := self._file(app), LogFile):
             owed.owe(count, "the logger before this one could not write them")

@@ -25,6 +25,7 @@ JOURNAL = "/run/systemd/journal/socket"
 STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not opened, rotated or looked at
 MAX_LINE = 64 * 1024  # a longer line is written in parts
 IN_HAND = ".in-hand"  # in the logs folder: what the logger has taken out of pipes and not written yet
+UNCOUNTED = 1 << 40  # is added to an app's lines while a chunk of it is read: how many they are is seen after that
 HAND = struct.Struct("=64sq")  # of that file: an app, and its lines; less than 0: lost, and its log does not say so yet
 
 
@@ -57,7 +58,7 @@ class LogRecord:
 
 
 def in_hand(content: bytes) -> dict[str, int]:
-    """Return app -> lines that the logger has in its hands, of the content of IN_HAND."""
+    """Return app -> lines that the logger has in its hands (and UNCOUNTED), of the content of IN_HAND."""
     return {app: count for app, count in _hands(content) if count > 0}
 
 

