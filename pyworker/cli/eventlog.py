@@ -46,9 +46,15 @@ def parse(raw: Any) -> Event | None:
 
 
 def past(
-    home: str, count: int, since_seq: int, selectors: tuple[str, ...], types: frozenset[str], since: str = ""
+    home: str,
+    count: int,
+    since_seq: int,
+    selectors: tuple[str, ...],
+    types: frozenset[str],
+    since: str = "",
+    until: str = "",
 ) -> list[Event]:
-    """Return the last `count` events after `since_seq` and the UTC stamp `since` that match, oldest first.
+    """Return the last `count` events after `since_seq` and between two UTC stamps that match, oldest first.
 
     Files are read from their end.
 
@@ -65,7 +71,8 @@ def past(
                 continue
             if event.seq <= since_seq or len(found) >= count:
                 return found[::-1]
-            if event.time >= since and matches(event, selectors, types):
+            is_then = event.time >= since and (not until or event.time <= until)
+            if is_then and matches(event, selectors, types):
                 found.append(event)
     return found[:count][::-1]
 

@@ -26,7 +26,6 @@ _POLL = 0.1  # seconds between looks at files that did not grow
 _RECORD_ENDS = 0.3  # seconds without a line after which -f takes a record for complete
 _SHOW_UNFINISHED = 1.0  # seconds until an unfinished line is shown by -f
 _WINDOW = 20_000  # lines that are looked at together for records
-_MOST_EVENTS = 500
 _MOST_OF_PAST = 64 * 1024 * 1024  # bytes that are looked through for the beginning of one endless line
 
 
@@ -306,9 +305,8 @@ class Reader:
     # ---- events -------------------------------------------------------------------------------------
     def _past_events(self, count: int | None, since: str, until: str) -> list[Event]:
         """Return the last `count` events: who prints little has seen hundreds since the first of so many lines."""
-        found = eventlog.past(self._home, _MOST_EVENTS, 0, self._names, frozenset())
-        of_the_time = [e for e in found if e.time >= since and (not until or e.time <= until)]
-        return of_the_time[-(count or 0) :]  # all without a count
+        most = sys.maxsize if count is None else count
+        return eventlog.past(self._home, most, 0, self._names, frozenset(), since, until)
 
     def _event(self, line: bytes) -> Event | None:
         if not self._events:

@@ -124,6 +124,15 @@ def test_streams_and_times_pick_lines(home: Path) -> None:
     ]
 
 
+def test_events_of_the_time_that_is_asked_for_are_there_however_many_came_later(home: Path) -> None:
+    log(home, record(1, "line"))
+    event(home, 2, 1, "then")
+    for seq in range(2, 600):
+        event(home, 3, seq, "later")
+    assert "then" in logs(home, "--until", "2026-01-02T14:00:02Z")
+    assert "then" in logs(home, "--since", "2026-01-02T14:00:01Z")
+
+
 @pytest.mark.parametrize("value", ["yesterday", "25:00", "15 m", "2026-13-01"])
 def test_time_that_is_none_is_refused_with_examples(home: Path, value: str) -> None:
     result = run("logs", "--since", value, home=str(home))
