@@ -43,7 +43,7 @@ def main() -> int:
     try:
         listener = _listen(given.host, given.port)
     except OSError as error:
-        hint = "choose another address: pyworker web --listen 127.0.0.1:8701"
+        hint = "give another address: --listen 127.0.0.1:8701"
         return _failed(f"cannot listen on {_shown(given.host)}:{given.port}: {error.strerror}", hint, given.json)
     raise_nofile()
     token = "" if given.no_token else token_of(given.home, new=given.new_token)

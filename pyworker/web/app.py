@@ -99,7 +99,7 @@ class _Walls:
 
         request = Request(scope)
         if not self._guard.knows_host(request.headers.get("host", "")):
-            text = "this name is not known here; start with: pyworker web --allow-host NAME\n"
+            text = "this name is not known here; start pyworker web with --allow-host NAME\n"
             await PlainTextResponse(text, 421)(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)

@@ -295,6 +295,7 @@ def test_a_port_that_is_taken_is_said(home: str) -> None:
         told = run("web", "--json", "--listen", f"127.0.0.1:{web.port}", home=home)
     assert found.code == told.code == 1
     assert "cannot listen on" in found.err
+    assert "pyworker web" not in found.err  # typed as it is, it would show another home
     assert "--listen" in found.err
     assert "cannot listen on" in json.loads(told.err)["error"]["message"]
 
