@@ -234,6 +234,7 @@ def test_known_app_that_has_printed_nothing_is_no_error(home: Path) -> None:
     assert logs(home, "quiet", "-q") == logs(home, "quiet", "--json") == ""
     log(home, record(1, "calm"))
     assert run("logs", "api", "-l", "error", home=str(home)).err == "There is nothing like that in the log of api.\n"
+    assert run("logs", "-l", "error", home=str(home)).err == "There is nothing like that in the logs.\n"
 
 
 def test_home_that_does_not_exist_has_no_logs_and_is_not_made(tmp_path: Path) -> None:

@@ -113,15 +113,15 @@ def cmd(
                 ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
         if not (reader.has_shown or settings.json or settings.quiet):
             err = render.look(sys.stderr, settings.color)
+            like_that = " like that" if since or until or stream or include or exclude or level else ""
             if previous:
                 render.note("It has printed nothing that is still in the log.", err)
-            elif names and count != 0:
-                like_that = " like that" if since or until or stream or include or exclude or level else ""
-                render.note(
-                    f"There is nothing{like_that} in the log of {names_in_words([*map(render.line, names)])}.", err
-                )
-            elif not (names or follow or logfiles.find(settings.home)):
-                render.note(f"Nothing has been logged in {settings.home} yet.", err)
+            elif not (names or logfiles.find(settings.home)):
+                if not follow:
+                    render.note(f"Nothing has been logged in {settings.home} yet.", err)
+            elif count != 0 and (names or like_that):
+                where = f"log of {names_in_words([*map(render.line, names)])}" if names else "logs"
+                render.note(f"There is nothing{like_that} in the {where}.", err)
         if follow:
             reader.follow()
     finally:
