@@ -60,7 +60,8 @@ class Watch:
         if app is not None and app.current is not None and config and config.watch:
             resolved = app.current.resolved
             rights = resolved.uid, resolved.gid, resolved.groups
-            with acting_as(*rights):
+            # a root that may not become another user starts no worker of it either, which is said
+            with contextlib.suppress(PermissionError), acting_as(*rights):
                 wanted = config.cwd, config.watch, _tops(config.cwd, config.watch), rights
         old = self._trees.get(name)
         if old is not None and old.made_of == wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -256,3 +257,18 @@ def test_what_the_apps_user_may_not_see_is_not_watched(monkeypatch: pytest.Monke
         watched.write("a.py")
         assert watched.later() == ["a.py changed"]
         watched.close()
+
+
+def test_nothing_is_watched_for_a_user_that_this_root_may_not_become(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a user namespace without setgroups: its workers cannot be started, and why is said of them."""
+
+    def setgroups(_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "setgroups", setgroups)
+    watched = Watched(tmp_path, WatchConfig(), monkeypatch, uid=os.geteuid() + 1)
+    watched.write("a.py")
+    assert watched.later() == []
+    watched.close()
