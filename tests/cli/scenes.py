@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
-import string
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -283,9 +282,8 @@ class Stage:
 @contextlib.contextmanager
 def stage(scene: Scene) -> Iterator[Stage]:
     """Set the scene up, its daemon too, and take it down again."""
-    letters = "".join(random.choices(string.ascii_lowercase, k=len(SHOWN) - len(_PREFIX)))
-    folder = _PREFIX + letters
-    os.mkdir(folder, 0o700)
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    assert len(folder) == len(SHOWN)
     try:
         made = Stage(scene, folder)
         with FakeControl(made.home, {**HANDLERS, **scene.handlers}) if scene.daemon else contextlib.nullcontext():
