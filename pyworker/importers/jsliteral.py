@@ -189,7 +189,7 @@ class _Parser:
     def _pass_statement(self) -> Computed:
         """Go behind a statement of any kind."""
         start = self._at
-        while True:
+        while not self._end():
             self._pass_over(self._at)
             if self._end() or self._peek() in _CLOSING or self._words(";"):
                 break

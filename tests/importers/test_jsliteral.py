@@ -71,6 +71,7 @@ def test_the_environment_stays_a_variable() -> None:
         ("module.exports = {a: f(1}", 1),
         ("", 0),
         ("const x = 1", 0),
+        ("name: 'a',", 0),
         ("module.exports = {a: 'open\n'}", 1),
         ("module.exports = " + "[" * 500, 1),
     ],
