@@ -151,9 +151,8 @@ def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -
         found.set("python", venv if is_seen else posixpath.relpath(venv, inner), source)
     if before:
         found.set("hooks.pre_start", hook(" && ".join(before)), source)
-        found.look(
-            source, f"{' && '.join(before)}: runs before a start and a reload (hooks.pre_start), not before each worker"
-        )
+        when = "runs before a start and a reload (hooks.pre_start), not before each worker; it has a minute (hooks.timeout)"
+        found.look(source, f"{' && '.join(before)}: {when}")
     app.name, app.table = found.name, found.table
     app.translated, app.review, app.dropped, app.reads = found.translated, found.review, found.dropped, found.reads
     return True
@@ -161,7 +160,7 @@ def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -
 
 def hook(line: str) -> str | list[str]:
     """Return a line as an option of [hooks] takes it: without a shell where it needs none."""
-    return ["sh", "-c", line] if needs_shell(line) or "$" in line else line
+    return ["sh", "-c", line] if needs_shell(line) or re.search(r"[$*?~\[]", line) else line
 
 
 def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:

@@ -736,6 +736,7 @@ def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -
         "export A=1 B=$X && uvicorn a:b # one day two",
         "python manage.py migrate && flask db upgrade && gunicorn a:b",
         "cd api && alembic upgrade head && uvicorn a:b",
+        "rm -f *.pid && uvicorn a:b",
     ]
     apps = procfile.read("".join(f"a{n}: {line}\n" for n, line in enumerate(lines))).apps
     for app in apps:
@@ -746,6 +747,7 @@ def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -
         {"target": "a:b", "env": {"A": "1", "B": "${X:-}"}},
         {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "python manage.py migrate && flask db upgrade"]}},
         {"target": "a:b", "cwd": "api", "hooks": {"pre_start": "alembic upgrade head"}},
+        {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "rm -f *.pid"]}},
     ]
     assert any("hooks.pre_start" in n.reason for n in apps[3].review)
 
