@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,11 @@ import pytest
 
 from pyworker.guardian import __main__ as program
 from pyworker.guardian.main import AHEAD, Guardian, Times
+from pyworker.guardian.program import HUNG
 from pyworker.guardian.store import FdStore
+from pyworker.policy.faults import Faults
+from pyworker.protocol.inherited import CONTROL, LIFELINE, LOCK
+from pyworker.protocol.store import Stopping
 
 
 @pytest.mark.parametrize("now", [0.0, 0.2, 4.98, 4.991, 5.0, 1e6 + 0.3])
@@ -47,3 +52,118 @@ def test_a_stop_that_is_asked_for_again_while_the_logger_writes_its_last_lines_l
     guardian: Any = SimpleNamespace(_daemon=nobody, _orders=[signal.SIGTERM], _all_ended=True, _left=False)
     Guardian._order(guardian, signal.SIGINT)
     assert not guardian._left
+
+
+class Child:
+    """A program of the guardian's that runs, and has or has not answered."""
+
+    def __init__(self, name: str = "daemon", *, answers: bool = True, starts: bool = False, pid: int = 4711) -> None:
+        self.name, self.pid, self.kill_at, self.leaving = name, pid, None, False
+        self.channel: Any = object()
+        self.asked = 0
+        self.killed: list[str] = []
+        self._answers, self._starts = answers, starts
+
+    def may_be_asked(self, now: float) -> bool:
+        return not self._starts
+
+    def ping(self) -> bool:
+        self.asked += 1
+        return self._answers
+
+    def kill(self, why: str) -> None:
+        self.killed.append(why)
+
+
+@pytest.mark.parametrize(
+    ("late", "child", "asked", "killed"),
+    [
+        (0.0, Child(), 1, []),
+        (0.0, Child(answers=False), 1, [HUNG]),
+        (60.0, Child(answers=False), 0, []),  # the machine stood still, and so did the child
+        (0.0, Child(answers=False, starts=True), 0, []),
+    ],
+)
+def test_who_gives_no_sign_of_life_is_killed_but_not_for_a_moment_in_which_nobody_could(
+    late: float, child: Child, asked: int, killed: list[str]
+) -> None:
+    guardian: Any = SimpleNamespace(
+        _next_tick=100.0, _times=Times(tick=5.0), _faults=Faults(), _programs=[child], _stopping=False, _look_at_children=False
+    )
+    guardian._schedule_tick = partial(Guardian._schedule_tick, guardian)
+    Guardian._tick(guardian, 99.9)
+    assert (child.asked, guardian._look_at_children) == (0, False)
+    Guardian._tick(guardian, 100.0 + late)
+    assert (child.asked, child.killed) == (asked, killed)
+    assert guardian._look_at_children  # a signal may have been missed
+    assert guardian._next_tick > 100.0 + late
+    child.channel = None
+    Guardian._tick(guardian, guardian._next_tick)
+    assert child.asked == asked  # there is no way to ask it
+
+
+@pytest.mark.parametrize(
+    ("stopping", "leaving", "why"),
+    [(False, False, "closed its channel and stayed"), (False, True, "upgrade"), (True, False, "did not end in time")],
+)
+def test_who_has_not_ended_in_its_time_is_killed_once_and_its_successor_is_told_why(stopping: bool, leaving: bool, why: str) -> None:
+    child: Any = Child()
+    child.kill_at, child.leaving = 100.0, leaving
+    guardian: Any = SimpleNamespace(_programs=[child, Child("logger")], _stopping=stopping)
+    for now, killed in ((99.9, []), (100.0, [why]), (200.0, [why])):
+        Guardian._kill_late(guardian, now)
+        assert child.killed == killed
+
+
+@pytest.mark.parametrize(
+    ("stopping", "all_ended", "logger_told", "daemon_starts", "logger_starts"),
+    [
+        (False, False, False, True, True),
+        (True, False, False, False, True),  # it ends the workers that the daemon has not
+        (True, True, False, False, False),
+        (True, False, True, False, False),
+    ],
+)
+def test_the_logger_is_started_for_as_long_as_anybody_may_print(
+    stopping: bool, all_ended: bool, logger_told: bool, daemon_starts: bool, logger_starts: bool
+) -> None:
+    daemon, logger = Child(pid=0), Child("logger", pid=0)
+    guardian: Any = SimpleNamespace(
+        _daemon=daemon, _logger=logger, _programs=(daemon, logger), _left=False,
+        _stopping=stopping, _all_ended=all_ended, _logger_told=logger_told,
+    )  # fmt: skip
+    guardian._starts_no_more = partial(Guardian._starts_no_more, guardian)
+    starts = [not guardian._starts_no_more(program) for program in (daemon, logger)]
+    assert starts == [daemon_starts, logger_starts]
+    assert Guardian._finished(guardian) is not any(starts)
+    logger.pid = 4712
+    assert not Guardian._finished(guardian)  # it writes its last lines
+    guardian._left = True
+    assert Guardian._finished(guardian)
+
+
+@pytest.mark.parametrize(("all_ended", "waits"), [(True, False), (False, False), (False, True)])
+def test_a_logger_that_has_to_end_what_the_daemon_has_left_keeps_what_it_needs_for_that(all_ended: bool, waits: bool) -> None:
+    names = [LOCK, CONTROL, "ctl.api.1.1.7", "listen.api.0", "pid.api.1.1.7", "out.api.1.1.7", LIFELINE]
+    store = FdStore({name: os.open(os.devnull, os.O_RDONLY) for name in names})
+    told: list[object] = []
+    logger: Any = Child("logger")
+    logger.say, logger.outbox = told.append, ["what it has not been given yet"] if waits else []
+    guardian: Any = SimpleNamespace(
+        _stopping=True, _daemon=Child(pid=0), _logger=logger, _logger_told=False, _all_ended=all_ended, _times=Times(), _store=store,
+        _flush=lambda now: None, _dismiss=lambda: told.append("nobody is to go on"),
+    )  # fmt: skip
+    Guardian._stop_logger(guardian, 100.0)
+    if all_ended:
+        assert (told, logger.kill_at, len(store)) == ([Stopping()], 130.0, len(names))
+    elif waits:
+        assert (told, logger.kill_at, len(store), guardian._logger_told) == ([], None, len(names), False)
+    else:
+        # workers leave when nobody has their channels any more
+        assert list(store) == [LOCK, CONTROL, "pid.api.1.1.7", "out.api.1.1.7"]
+        assert (told, logger.kill_at) == (["nobody is to go on"], None)
+    if not waits:
+        Guardian._stop_logger(guardian, 101.0)
+        assert len(told) == 1
+    for name in store:
+        store.remove(name)
