@@ -96,6 +96,7 @@ def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypa
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    monkeypatch.setattr(process, "owner", lambda pid: None)  # a process of that number may happen to be there
     noted: list[str] = []
     store = SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get)
     brain: Any = SimpleNamespace(store=store, note=lambda app, text: noted.append(text))
