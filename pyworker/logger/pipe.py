@@ -57,7 +57,9 @@ class Life:
         self.pid = max(0, process.pidfd_pid(fd))
 
     def signal(self, signum: int, *, group: bool = False) -> None:
-        """Signal it if it still runs; with `group` also what it started (it leads a process group of its own)."""
+        """Signal it if it still runs; with `group` also what it started (it leads a process group of its own) and has left."""
+        if group:
+            process.kill_group_of(self.fd, signum)
         if self.pid and not process.is_gone(self.fd):
             with contextlib.suppress(ProcessLookupError):  # reaped this moment
                 if group and os.getpgid(self.pid) == self.pid:
