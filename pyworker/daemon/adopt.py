@@ -176,9 +176,9 @@ def let_go(brain: Brain, name: str) -> None:
 
 def _signal(pidfds: list[int], number: signal.Signals, *, group: bool = False) -> None:
     for pidfd in pidfds:
+        if group:
+            process.kill_group_of(pidfd)  # also what one that has ended has left
         if not process.is_gone(pidfd):
-            if group:
-                process.kill_group_of(pidfd)
             with contextlib.suppress(PermissionError):  # of a root without CAP_KILL
                 process.send_signal(pidfd, number)
 

@@ -24,6 +24,7 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
+from pyworker.unix import process
 from pyworker.unix.fds import memfd, socketpair
 from tests.support.channels import ends as ends
 from tests.support.wait import wait_until
@@ -231,19 +232,19 @@ def test_without_apps_json_what_is_wanted_is_what_was_left(left: Left) -> None:
 
 
 @pytest.mark.parametrize("target", ["a:b", None])
-def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_killed(
+def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_killed_with_what_they_have_left(
     left: Left, target: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    children = [
-        subprocess.Popen(["sh", "-c", f"{heeds}; echo up; exec sleep 600"], stdout=subprocess.PIPE, process_group=0)
-        for heeds in ("trap '' TERM", "true")
-    ]
+    stays, goes = "trap '' TERM; echo up; exec sleep 600", "echo up; exec sleep 600"
+    commands = [stays, goes, f"({stays}) & wait"]  # the last one leaves another
+    children = [subprocess.Popen(["sh", "-c", each], stdout=subprocess.PIPE, process_group=0) for each in commands]
     sent: list[int] = []
     try:
         for serial, child in enumerate(children, 7):
             assert child.stdout is not None
             child.stdout.readline()
-            left.store.put(worker_fd("pid", WorkerId("api", 1, 1, serial)), os.pidfd_open(child.pid))
+            signals_groups = process.kill_group_of(pidfd := os.pidfd_open(child.pid), 0)  # not a kernel before 6.9
+            left.store.put(worker_fd("pid", WorkerId("api", 1, 1, serial)), pidfd)
             left.store.put(worker_fd("out", WorkerId("api", 1, 1, serial)), os.dup(child.stdout.fileno()))
         left.listener()
         monkeypatch.setattr(adopt, "raw_resolved", lambda brain, name: {"config": {"target": target}})
@@ -258,11 +259,16 @@ def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_kille
         left.loop.turn(0.0)
         assert sent == [*at_once, signal.SIGTERM]
         assert children[1].wait(30) == -signal.SIGTERM
-        assert children[0].poll() is None
+        assert children[2].wait(30) == -signal.SIGTERM
+        assert (children[0].poll(), group_lives(children[2].pid)) == (None, True)
         left.now += adopt.THEN_KILLED + 0.1
         left.loop.turn(0.0)
         assert children[0].wait(30) == -signal.SIGKILL
+        if signals_groups:
+            wait_until(lambda: not group_lives(children[2].pid), what="the end of what it has left")
     finally:
+        if group_lives(children[2].pid):
+            os.killpg(children[2].pid, signal.SIGKILL)
         for child in children:
             child.kill()
             child.wait()
@@ -283,8 +289,5 @@ def test_a_hook_that_the_other_daemon_has_left_running_is_ended_with_all_that_it
 
 
 def group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether it has others than its leader; who has ended, and whom nobody has reaped, does not count."""
+    return group in process.groups_with_others()
