@@ -138,6 +138,21 @@ def test_a_scoreboard_that_a_sibling_has_written_over_costs_no_request(serve: Se
     assert response is not None
 
 
+def test_the_end_of_a_body_may_come_alone(serve: Serve, loop: str) -> None:
+    heard = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        while (message := await receive())["more_body"]:
+            heard.append(message["body"])
+        await hello.asgi(scope, receive, send)
+
+    client = serve(app, loop=loop).client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    wait_until(lambda: heard == [b"a"])
+    assert client.send(b"0\r\n\r\n").recv() is not None
+
+
 def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
     told: list[str] = []
     entered = threading.Event()

@@ -23,6 +23,10 @@ from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
 
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 KINDS = [
     pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
     pytest.param("asgi", "uvloop", 1, id="asgi-uvloop"),
@@ -348,24 +352,77 @@ def test_a_slow_reader_gets_its_last_answer_whole(serve: Serve, loop: str, monke
     assert len(response.body) == 20_000_000
 
 
-def test_work_after_the_answer_is_waited_for(serve: Serve) -> None:
+@pytest.mark.parametrize("kind", ["answered", "refused", "left", "thread left", "websocket left"])
+def test_work_that_nobody_waits_for_is_waited_for_and_no_longer(serve: Serve, kind: str) -> None:
     entered, go, done = threading.Event(), threading.Event(), threading.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await hello.asgi(scope, receive, send)
+        assert scope["type"] != "lifespan"
+        if kind == "answered":
+            await hello.asgi(scope, receive, send)
+        elif kind == "websocket left":
+            await receive()
+            await send({"type": "websocket.accept"})
         entered.set()
         await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
         done.set()
 
-    site = serve(app)
-    client = site.client()
-    assert client.get("/", "Connection: close") is not None
+    def thread(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        entered.set()
+        go.wait(20)
+        done.set()
+        return []
+
+    site = serve(thread, "wsgi", threads=2) if kind == "thread left" else serve(app)
+    server = site.running.server
+    upload = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client = site.client().send(UPGRADE if kind == "websocket left" else upload + b"0\r\n\r\n" * (kind != "refused"))
     assert entered.wait(30)
+    if kind == "refused":
+        client.send(b"no size\r\n")
+    if kind in ("answered", "refused"):
+        assert client.recv() is not None
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    site.running.begin_drain(10)
+    wait_until(lambda: server.open_connections == 0, what="the client to be gone")
+    site.running.begin_drain(300)
+    wait_until(lambda: server._empty is not None)
+    assert server._empty is not None
+    assert not server._empty.done()
     go.set()
     assert site.running.finish().cancelled == 0
     assert done.is_set()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_at_the_time_out_work_after_the_answer_is_cut(serve: Serve, loop: str) -> None:
+    cut: list[bool] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await hello.asgi(scope, receive, send)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cut.append(True)
+            raise
+
+    site = serve(app, loop=loop)
+    assert site.client().get("/", "Connection: close") is not None
+    site.running.begin_drain(0.1)
+    assert site.running.finish().cancelled == 1
+    assert cut == [True]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_at_the_time_out_an_upload_that_has_not_ended_is_answered_503(serve: Serve, loop: str) -> None:
+    site = serve(hello.wsgi, "wsgi", loop=loop)
+    client = site.client().send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345")
+    wait_until(lambda: any(each.parsing for each in list(site.running.server._connections)), what="the head to be read")
+    site.running.begin_drain(0.1)
+    response = client.recv()
+    assert response is not None
+    assert (response.status, response.closes) == (503, True)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -396,15 +453,16 @@ def test_websockets_are_closed_with_1012(serve: Serve, loop: str) -> None:
     assert site.row[F.OPEN] == 0
 
 
+@pytest.mark.parametrize("pause", [3600, 0.01])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_of_many_websockets_some_are_closed_later_and_serve_until_then(
-    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, loop: str, pause: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from websockets.sync.client import connect
 
     from pyworker.worker.engines import websocket as engine
 
-    monkeypatch.setattr(engine, "PAUSE", 3600)
+    monkeypatch.setattr(engine, "PAUSE", pause)
     monkeypatch.setattr(engine, "closed_at_once", lambda count, timeout: 2)
     told: set[str] = set()
 
@@ -421,12 +479,13 @@ def test_of_many_websockets_some_are_closed_later_and_serve_until_then(
         paths = [f"/{n}" for n in range(5)]
         clients = {path: stack.enter_context(connect(f"ws://127.0.0.1:{site.address[1]}{path}")) for path in paths}
         site.running.begin_drain(10)
-        wait_until(lambda: len(told) == 2, 30, "two to be told")
+        many = 2 if pause > 1 else 5
+        wait_until(lambda: len(told) == many, 30, "them to be told")
         for path in set(paths) - told:
             clients[path].send("there?")
             assert clients[path].recv(timeout=30) == "there?"
     assert site.running.finish().cancelled == 0
-    assert len(told) == 2
+    assert len(told) == many
 
 
 @pytest.mark.parametrize(
@@ -488,10 +547,7 @@ def test_a_websocket_peer_that_goes_on_sending_is_not_reset(serve: Serve, loop: 
 
     site = serve(app, loop=loop)
     client = site.client()
-    client.send(
-        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
+    client.send(UPGRADE)
     response = client.recv(head_only=True)
     assert response is not None
     assert response.status == 101
@@ -522,10 +578,7 @@ def test_a_websocket_that_is_cut_is_no_mistake_of_the_app(
 
     site = serve(app, loop=loop)
     client = site.client()
-    client.send(
-        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
+    client.send(UPGRADE)
     assert client.recv(head_only=True) is not None
     site.running.begin_drain(0.1)
     assert site.running.finish().cancelled == 1

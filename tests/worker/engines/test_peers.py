@@ -89,6 +89,9 @@ def test_request_ids_are_made_passed_on_and_never_forged(serve: Serve, interface
     assert second is not None
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
     assert json.loads(first.body)["headers"]["x-request-id"] == first.headers["x-request-id"]
+    failed = serve(None, interface).client().get()
+    assert failed is not None
+    assert (failed.status, "x-request-id" in failed.headers) == (500, True)
     passed = client.get("/", "X-Request-ID: from-the-proxy")
     assert passed is not None
     assert passed.headers["x-request-id"] == "from-the-proxy"

@@ -7,10 +7,12 @@ import json
 import select
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pyworker.protocol.scoreboard import F
 from pyworker.worker.engines import environ
 from pyworker.worker.engines.connection import NEVER, Connection
 from tests.support.apps import echo, hello
@@ -42,6 +44,8 @@ REFUSED = {
     "not HTTP": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "chunked in HTTP/1.0": (400, b"POST / HTTP/1.0\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     "unknown expectation": (417, b"POST / HTTP/1.1\r\n" + H + b"Expect: tea\r\nContent-Length: 1\r\n\r\nx"),
+    "a coding that nobody knows": (501, b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "version": (505, b"GET / HTTP/2.0\r\n" + H + b"\r\n"),
     "CONNECT": (501, b"CONNECT a:1 HTTP/1.1\r\n" + H + b"\r\n"),
     "body too large": (413, b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 2001\r\n\r\n"),
     "chunks too large": (
@@ -68,6 +72,8 @@ def test_a_bad_request_is_refused_and_its_connection_closed(serve: Serve, interf
     response = client.send(data).recv()
     assert response is not None
     assert (response.status, response.closes) == (status, True)
+    assert "date" in response.headers
+    wait_until(lambda: site.row[F.STATUS_1XX + status // 100 - 1] == 1)
     client.sock.shutdown(socket.SHUT_WR)
     assert client.closed()
     assert site.client().get("/fine") is not None  # and nobody else has noticed
@@ -197,6 +203,25 @@ def test_one_that_closes_its_sending_side_after_its_answer_is_let_go(serve: Serv
     assert client.closed()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_one_that_closes_its_sending_side_within_its_answer_is_let_go_behind_it(serve: Serve, loop: str) -> None:
+    go = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        assert go.wait(30)
+        yield b"two"
+
+    site = serve(app, "wsgi", loop=loop, threads=2, keepalive_timeout=300.0)
+    client = site.client().send(b"GET / HTTP/1.1\r\n" + H + b"\r\n")
+    assert client._until(b"one\r\n") is not None
+    client.sock.shutdown(socket.SHUT_WR)
+    wait_until(lambda: next(iter(site.running.server._connections)).eof)
+    go.set()
+    assert client.rest() == b"3\r\ntwo\r\n0\r\n\r\n"
+
+
 @pytest.mark.parametrize("interface", APPS)
 def test_what_came_before_a_head_does_not_count_as_its_size(serve: Serve, interface: str) -> None:
     client = serve(getattr(hello, interface), interface, max_header_size=4096).client()
@@ -233,9 +258,10 @@ def test_nonsense_behind_a_request_takes_no_answer_from_it_when_the_sending_side
 
 
 @pytest.mark.parametrize("interface", APPS)
-def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interface: str) -> None:
+@pytest.mark.parametrize("error", [b"\r\n", H + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n"], ids=["head", "body"])
+def test_an_error_behind_a_good_request_waits_for_its_turn(serve: Serve, interface: str, error: bytes) -> None:
     client = serve(getattr(echo, interface), interface).client()
-    client.send(b"GET /good HTTP/1.1\r\n" + H + b"\r\nGET / HTTP/1.1\r\n\r\n")
+    client.send(b"GET /good HTTP/1.1\r\n" + H + b"\r\nPOST / HTTP/1.1\r\n" + error)
     first, second = client.recv(), client.recv()
     assert first is not None
     assert second is not None
@@ -362,7 +388,7 @@ async def last(scope: Any, receive: Any, send: Any) -> None:
 def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(
     serve: Serve, loop: str, said: bytes
 ) -> None:
-    client = serve(last, loop=loop).client().send(said)
+    client = serve(last, loop=loop, keepalive_timeout=300.0).client().send(said)
     assert client.recv() is not None
     client.send(b"x" * 2_000_000)
     assert client.sock.recv(1) == b""

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from pyworker.protocol.scoreboard import F
-from pyworker.worker.engines import prepare, stall
+from pyworker.worker.engines import prepare, stall, websocket
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -45,6 +45,28 @@ def opened(client: Client, behind: bytes = b"") -> Client:
 def test_a_ping_behind_the_handshake_is_answered_behind_it(serve: Serve, loop: str) -> None:
     client = opened(serve(said, loop=loop).client(), b"\x89\x80\0\0\0\0")
     assert client._exactly(2) == b"\x8a\0"
+
+
+def test_of_what_comes_before_the_handshake_is_answered_no_more_is_read(serve: Serve, loop: str) -> None:
+    go: list[asyncio.Event] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        go.append(asyncio.Event())
+        await go[0].wait()
+        await said(scope, receive, send)
+
+    site = serve(app, loop=loop)
+    ping = b"\x89\x80\0\0\0\0"
+    client = site.client().send(UPGRADE + ping)
+    wait_until(lambda: go and site.running.server._websockets.open == 1)
+    (protocol,) = site.running.server._websockets._all()
+    # uvloop takes one more read: it was told within connection_made
+    client.send(ping)
+    wait_until(lambda: not protocol.transport.is_reading())
+    site.running.call(go[0].set)
+    assert client.recv(head_only=True) is not None
+    assert client._until(b"\x8a\0") is not None
 
 
 def test_nonsense_behind_the_handshake_is_refused_with_1002(serve: Serve, loop: str) -> None:
@@ -104,19 +126,31 @@ def test_a_message_to_a_client_that_was_let_go_is_for_one_who_has_left(serve: Se
 
 
 @pytest.mark.parametrize("code", [1000, 1011])
-def test_one_whose_app_ends_without_a_close_is_closed_and_not_cut(serve: Serve, loop: str, code: int) -> None:
+def test_one_whose_app_ends_without_a_close_is_closed_and_not_cut(
+    serve: Serve, loop: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 300)
+    go: list[asyncio.Event] = []
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        go.append(asyncio.Event())
         await receive()
         await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": "bye"})
+        await go[0].wait()
         if code == 1011:
             raise RuntimeError("a mistake of the app's")
 
     site = serve(app, loop=loop)
     client = opened(site.client())
-    assert client._exactly(9) == b"\x81\3bye\x88\2" + code.to_bytes(2, "big")
-    # what it had still to say, and its answer
-    client.send(b"\x81\x81\0\0\0\0x" * 2 + b"\x88\x82\0\0\0\0" + code.to_bytes(2, "big"))
+    text = b"\x81\x81\0\0\0\0x"
+    client.send(text)
+    (protocol,) = site.running.server._websockets._all()
+    wait_until(lambda: protocol.read_paused, what="a message that nobody takes")
+    site.running.call(go[0].set)
+    close = b"\x88\2" + code.to_bytes(2, "big")
+    assert client._exactly(4) == close
+    client.send(text * 2 + close[:1] + b"\x82\0\0\0\0" + close[2:])
     assert client.closed()
     wait_until(lambda: site.row[F.OPEN] == 0)
 
@@ -164,6 +198,7 @@ def test_a_client_is_told_that_websockets_cannot_be_served(
     response = site.client().send(UPGRADE).recv()
     assert response is not None
     assert response.status == 501
+    assert site.clients[0].closed()
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
