@@ -19,7 +19,7 @@ import httptools
 from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
-from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.exchange import BadTarget, Exchange, split_target
 from pyworker.worker.engines.stall import Stall, bytes_taken, has_left, unread, unsent
 
 if TYPE_CHECKING:
@@ -325,7 +325,11 @@ class Connection(asyncio.Protocol):
         if upgrade and server.takes_websockets and method == "GET" and parser.should_upgrade():
             if self.current is not None:
                 self._stop(400)
-            self.upgrade = method, url, headers
+            try:
+                path, query = split_target(url)
+            except BadTarget:
+                self._stop(400)
+            self.upgrade = method, path + b"?" + query if query else path, headers
             self.upgraded_client, self.upgraded_scheme = client, scheme
             return
         if method == "CONNECT":

@@ -208,6 +208,18 @@ def test_a_root_path_may_have_any_letters(serve: Serve, loop: str) -> None:
     assert client._exactly(2 + len(text)) == bytes((0x81, len(text))) + text
 
 
+def test_a_target_with_a_host_in_it_is_the_path_behind_that(serve: Serve, loop: str) -> None:
+    site = serve(said, loop=loop)
+    asked = UPGRADE.replace(b"/chat", b"http://a/chat?x", 1)
+    response = site.client().send(asked).recv(head_only=True)
+    assert response is not None
+    text = b" /chat b'/chat'"
+    assert site.clients[0]._exactly(2 + len(text)) == bytes((0x81, len(text))) + text
+    refused = site.client().send(asked.replace(b"http://a", b"http://a:99999999")).recv()
+    assert refused is not None
+    assert refused.status == 400
+
+
 def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall, "SEND_STALL", 0.2)
 
