@@ -79,6 +79,7 @@ class Client:
         if head is None:
             return None
         line, *rest = head.decode("latin-1").split("\r\n")
+        assert line.startswith("HTTP/1."), f"what was behind the answer before: {line[:60]!r}"
         headers: dict[str, str] = {}
         for field in rest:
             name, _, value = field.partition(": ")

@@ -153,7 +153,23 @@ def test_the_end_of_a_body_may_come_alone(serve: Serve, loop: str) -> None:
     assert client.send(b"0\r\n\r\n").recv() is not None
 
 
-def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_is_sent_without(serve: Serve, loop: str, status: int) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": b"abc", "more_body": True})
+        await send({"type": "http.response.body", "body": b"def"})
+
+    client = serve(app, loop=loop).client()
+    for _ in range(2):
+        response = client.get()
+        assert response is not None
+        assert ("content-length" in response.headers) == (status == 304)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str, half: bool) -> None:
     told: list[str] = []
     entered = threading.Event()
 
@@ -162,12 +178,16 @@ def test_a_client_that_leaves_is_a_disconnect(serve: Serve, loop: str) -> None:
         await receive()
         entered.set()
         told.append((await receive())["type"])
-        await hello.asgi(scope, receive, send)  # ignored
+        await hello.asgi(scope, receive, send)  # ignored, unless it was half of a close
 
     site = serve(app, loop=loop)
     client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert entered.wait(30)
-    client.close()
+    if half:
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.recv() is not None
+    else:
+        client.close()
     wait_until(lambda: told == ["http.disconnect"], what="the disconnect")
     wait_until(lambda: site.row[F.OPEN] == site.row[F.IN_FLIGHT] == 0, what="the end")
 
