@@ -210,6 +210,10 @@ class AcceptLoop:
                 self._rearm(listener.fd)  # before it is served: that may take a while
             except FileNotFoundError:
                 pass  # _take_turns has not come yet, and will
+            except (
+                OSError
+            ) as error:  # this user may wait for no more descriptors (fs.epoll.max_user_watches), or no memory
+                self._pause(error)
         self._serve(connection, listener.unix, addresses, True)
 
     def _take(self, listener: _Listener, limit: int) -> int:
@@ -248,7 +252,11 @@ class AcceptLoop:
     def _resume(self) -> None:
         self._paused = None
         if self.accepting and not self._registered and not self._held:
-            self._register()
+            try:
+                self._register()
+            except OSError as error:  # as after an accept
+                self._pause(error)
+                return
             if self._epoll is not None:
                 self._loop.call_soon(self._take_turns, 10)
             self.try_once()
@@ -263,6 +271,8 @@ class AcceptLoop:
         except FileNotFoundError:
             if tries:
                 self._loop.call_later(0.001, self._take_turns, tries - 1)
+        except OSError as error:
+            self._pause(error)
 
 
 def _own_address(listener: socket.socket) -> Any:

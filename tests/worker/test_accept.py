@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import encodings.idna  # noqa: F401  uvloop wants it for its first address, which must not be when no file can be opened
+import errno
 import os
 import resource
 import signal
@@ -189,6 +190,46 @@ def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: py
     said = capsys.readouterr().err
     assert said.count(TOO_MANY_OPEN_FILES) == 1  # however often it was tried
     assert "limits.nofile" in said
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_worker_that_finds_no_place_in_the_queue_again_serves_what_it_took_and_tries_once_more(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[socket.socket] = []
+    rearm = AcceptLoop._rearm
+    full = 0
+
+    def fails(self: AcceptLoop, fd: int) -> None:
+        nonlocal full
+        if full:
+            full -= 1
+            assert self._epoll is not None
+            self._epoll.unregister(fd)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rearm(self, fd)
+
+    monkeypatch.setattr(AcceptLoop, "_rearm", fails)
+
+    async def scenario() -> None:
+        nonlocal full
+        listener = tcp_listener()
+        accepts = AcceptLoop(
+            asyncio.get_running_loop(), [listener], lambda connection, *_: served.append(connection), exclusive=True
+        )
+        await accepts.start()
+        await asyncio.sleep(0)  # what was queued before
+        full = 2  # after the accept, and when it comes back
+        for number in 1, 2, 3:
+            with socket.create_connection(listener.getsockname()):
+                await settled(lambda number=number: len(served) == number)
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+    for connection in served:
+        os.close(connection.detach())
+    assert "cannot accept connections: No space left on device; trying again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loop", LOOPS)
