@@ -19,7 +19,7 @@ import httptools
 from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
 from pyworker.worker.engines.early import Early
-from pyworker.worker.engines.exchange import BadTarget, Exchange, split_target
+from pyworker.worker.engines.exchange import BadTarget, Exchange, authority, split_target
 from pyworker.worker.engines.stall import Stall, bytes_taken, has_left, unread, unsent
 
 if TYPE_CHECKING:
@@ -309,6 +309,11 @@ class Connection(asyncio.Protocol):
             keep_alive = parser.should_keep_alive()
         else:
             self._stop(505)
+        if url[:1] != b"/" and b"://" in url:  # it names the host itself, and that counts (RFC 9112, 3.2.2)
+            host = authority(url)
+            if not _is_host(host):
+                self._stop(400)
+            headers = [(b"host", host), *(pair for pair in headers if pair[0] != b"host")]
         if forwarded is not None:
             client = server.trust.client(forwarded) or client
         if server.request_ids is not None:

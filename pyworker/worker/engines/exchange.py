@@ -5,6 +5,7 @@ Parses nothing and writes nothing by itself: `connection` does the one, `asgi` a
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Iterable
@@ -39,6 +40,12 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     except httptools.HttpParserError as error:
         raise BadTarget(str(error)) from None
     return parsed.path or b"/", parsed.query or b""
+
+
+def authority(target: bytes) -> bytes:
+    """Return host and port of a target with a scheme, as a Host header has them."""
+    rest = target.partition(b"://")[2]
+    return re.split(rb"[/?#]", rest, maxsplit=1)[0]
 
 
 class Exchange:

@@ -55,6 +55,7 @@ REFUSED = {
     "header too large": (431, b"GET / HTTP/1.1\r\n" + H + b"X-A: %b\r\n\r\n" % (b"x" * 5000)),
     "URL too large": (431, b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000) + H + b"\r\n"),
     "port out of range": (400, b"GET http://test:99999999/ HTTP/1.1\r\n" + H + b"\r\n"),
+    "a target with a user": (400, b"GET http://me@test/ HTTP/1.1\r\n" + H + b"\r\n"),
     "endless trailer": (
         431,
         b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: %b" % (b"x" * 1_000_000),
@@ -125,6 +126,10 @@ def test_good_requests_of_every_kind_on_one_connection(serve: Serve, interface: 
     response = client.get("http://test/absolute?q")
     assert response is not None
     assert (json.loads(response.body)["path"], json.loads(response.body)["query"]) == ("/absolute", "q")
+    for version in b"1.1", b"1.0":  # a Host header beside it does not count (RFC 9112, 3.2.2)
+        response = client.send(b"GET http://[::1]:80?q HTTP/%b\r\nHost: other\r\nConnection: keep-alive\r\n\r\n" % version).recv()
+        assert response is not None
+        assert json.loads(response.body)["headers"]["host"] == "[::1]:80"
     for host in b"", b"[::1]:80", b"a_b.c-d~:1", b"%C3%A9!$&'()*+,;=":
         response = client.send(b"GET /h HTTP/1.1\r\nHost: %b\r\n\r\n" % host).recv()
         assert response is not None
