@@ -63,9 +63,10 @@ def prepare(app: AppConfig, engine: Engine) -> EngineInfo:
         if name not in _WEBSOCKETS:
             try:
                 importlib.import_module(name)
-            except ImportError as error:
+            except Exception as error:  # noqa: BLE001  one made for another Python may raise anything (uvloop 0.21 under 3.14)
                 if name in needed:
-                    raise _missing([name], engine, f": {error}") from None
+                    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+                    raise _missing([name], engine, f": {kind}{error}") from None
                 continue
         sources[name] = found
     if missing:

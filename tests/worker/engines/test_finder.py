@@ -146,6 +146,17 @@ def test_the_loop_is_the_one_that_was_asked_for(empty: str, tmp_path: Path) -> N
     assert "'uvloop>=" in refused["hint"]
 
 
+def test_a_loop_that_does_not_know_this_python_is_done_without_unless_it_was_asked_for(tmp_path: Path) -> None:
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    python = str(tmp_path / "bin" / "python")
+    (site(python) / "uvloop").mkdir()
+    (site(python) / "uvloop" / "__init__.py").write_text("import asyncio\nasyncio.NoSuchWatcher\n")
+    (site(python) / "uvloop-0.21.0.dist-info").mkdir()
+    (site(python) / "uvloop-0.21.0.dist-info" / "METADATA").write_text("Name: uvloop\nVersion: 0.21.0\n")
+    assert prepared(python)["loop"] == "asyncio"
+    assert "uvloop cannot be imported: AttributeError: module 'asyncio'" in prepared(python, loop="uvloop")["message"]
+
+
 def test_uvicorn_is_imported_for_websockets_only_and_versions_are_read_off_the_folders() -> None:
     found = prepared(sys.executable)
     assert "uvicorn 0.54." in found["description"]
