@@ -25,7 +25,7 @@ from pyworker.cluster.ipc import (
     ThreadChannel,
 )
 from tests.cluster.helpers import open_fds
-from tests.support.steps import Rung, acts_at, no_collection
+from tests.support.steps import Rung, acts_at, keeps_locks, no_collection
 
 
 class Heard(Receiver):
@@ -297,6 +297,8 @@ def test_a_handle_that_nobody_can_send_is_refused_and_nothing_is_left_of_it() ->
 
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_handler_of_a_signal_may_send_or_raise_in_the_middle_of_a_send(raises: bool) -> None:
+    if raises and keeps_locks():
+        pytest.skip("this Python leaves a lock locked where a handler raises: docs/reliability.md")
     ours, theirs = socket.socketpair()
     heard = Heard()
     sender, receiver = ThreadChannel(ours, Receiver()), ThreadChannel(theirs, heard)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -48,3 +51,35 @@ def acts_at(step: int, call: Callable[[], object], act: Callable[[], object] = r
         finally:
             sys.setprofile(before)
     return left <= 0
+
+
+@functools.cache
+def keeps_locks() -> bool:
+    """Whether this Python leaves a lock locked where a handler raises right after a `with` has taken it, as 3.14 does."""
+    lock = threading.RLock()
+    armed, kept = False, 0
+
+    def raise_once(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Rung
+
+    before = signal.signal(signal.SIGALRM, raise_once)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        with no_collection():
+            for _ in range(100):
+                try:
+                    armed = True
+                    while True:
+                        with lock:
+                            pass
+                except Rung:
+                    while lock._is_owned():  # type: ignore[attr-defined]  # what Condition asks it
+                        lock.release()
+                        kept += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return kept > 0
