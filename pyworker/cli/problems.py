@@ -71,8 +71,9 @@ def _window(problem: Problem) -> tuple[str, int, int]:
     while last < len(cells) and used + _width(cells[last : last + 1]) <= _WIDEST:
         used += _width(cells[last : last + 1])
         last += 1
-    left = "… " if first else ""
-    right = " …" if last < len(cells) else ""
+    # not …, which a terminal without glyphs gets as wide as this: the caret would stand elsewhere
+    left = "... " if first else ""
+    right = " ..." if last < len(cells) else ""
     before = len(left) + _width(cells[first:start])
     length = max(1, _width(cells[start : min(end, last)]))
     return left + "".join(cells[first:last]) + right, before, length

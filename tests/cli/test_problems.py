@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyworker.cli.problems import render
+from pyworker.cli.render import Look, plain
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError, Problem
 
@@ -93,6 +94,8 @@ def test_long_line_is_cut_around_the_mistake() -> None:
     lines = render([problem(source, column, column + 1)]).splitlines()
     assert max(map(len, lines)) < 160
     assert lines[3][lines[4].index("^")] == "x"
+    *_, written, caret = plain("\n".join(lines[:5]), Look(tty=True, color=False, ascii=True, width=80)).splitlines()
+    assert written[caret.index("^")] == "x"
 
 
 def test_problem_without_a_place_is_message_and_help() -> None:
