@@ -15,8 +15,8 @@ def failing(app: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def not_passed_yet(app: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the workers that start and whose checks have failed so far."""
-    return [worker for worker in app["pool"] if worker["state"] in {"starting", "held"} and worker["reason"]]
+    """Return the workers that start and whose checks have failed so far; of one that is held the reason may be another."""
+    return [worker for worker in app["pool"] if worker["state"] == "starting" and worker["reason"]]
 
 
 def why_unwell(app: dict[str, Any]) -> str:

@@ -148,7 +148,7 @@ function drawDetail(app) {
     button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
   }
   const pool = app.pool || [], sick = pool.find((worker) => worker.health === "failing");
-  const late = sick || pool.find((worker) => ["starting", "held"].includes(worker.state) && worker.reason);
+  const late = sick || pool.find((worker) => worker.state === "starting" && worker.reason);
   const unwell = late ? {message: `${app.name}.${late.worker} ${sick ? "fails" : "has not passed"} its health check${sick ? "" : " yet"}: ${late.reason}`} : null;
   const job = app.state === "scheduled";
   const failure = app.last_failure && (inTrouble(app) || app.backoff || job) ? app.last_failure : unwell;
