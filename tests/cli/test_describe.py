@@ -93,6 +93,7 @@ def test_the_card_has_every_limit(home: str) -> None:
 def test_the_card_has_two_columns_where_they_fit_and_never_wraps(home: str) -> None:
     body = documents.describe()
     body["apps"][0]["env"] += [{"name": n, "value": "1", "origin": n} for n in ("pyworker", "inherit_env", "venv")]
+    body["apps"][0]["notes"] = ["waits for base, which failed; mend it, then: pyworker restart base"]
     with FakeControl(home, {"describe": replies(body)}):
         wide = run_on_terminal("describe", "api", home=home, columns=120).screen
         narrow = run_on_terminal("describe", "api", home=home, columns=60).screen

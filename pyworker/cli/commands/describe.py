@@ -103,7 +103,7 @@ def _reason(app: dict[str, Any], how: Look) -> list[str]:
         lines += [f"  = help: {typed(h)}" for h in hints if h.strip()]
     quiet = {**app, "last_failure": None}
     if more := app_notes(quiet, how) + changed_files([app], how):
-        lines += ["", *map(typed, more)]
+        lines += ["", *_wrapped([part for text in more for part in typed(text).split("\n")], how)]
     return lines
 
 
