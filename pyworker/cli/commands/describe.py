@@ -85,7 +85,7 @@ def _exits(app: dict[str, Any], how: Look) -> list[str]:
     lines = ["", paint("Last exits", "bold", how), *_told(found, how)]
     if found[-1].type == "worker_exited":
         step = typed(f"  → pyworker logs -p {line(app['name'])}   what the last of them printed")
-        lines += render.wrap(render.plain(step, how), how.width, 6)
+        lines += _wrapped([step], how)
     return lines
 
 
@@ -274,4 +274,8 @@ def _told(events: list[Event], how: Look) -> list[str]:
     rows = [(ago(e.time), line(e.app if e.worker is None else f"{e.app}.{e.worker}"), words(e)) for e in events]
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
+    return _wrapped(texts, how)
+
+
+def _wrapped(texts: list[str], how: Look) -> list[str]:
     return [part for text in texts for part in render.wrap(render.plain(text, how), how.width, 6)]
