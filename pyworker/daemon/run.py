@@ -29,6 +29,7 @@ from pyworker.daemon.shortage import step_for
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.errors import PyworkerError
 from pyworker.policy.fate import BY_SIGNAL, FAILED, UNUSABLE, AppEnd, fate
+from pyworker.policy.restart import wants_replacement
 from pyworker.protocol import control, wire
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.inherited import RUN, WANTED
@@ -259,10 +260,19 @@ def _end_of(app: App) -> AppEnd:
             return AppEnd("unusable")
         if codes and app.restart_config.policy == "never":
             return AppEnd("finished", codes)  # it has run, and that is how it ended
-        return AppEnd("failed")
+        return AppEnd("failing" if _is_tried_again(app) else "failed")
     if app.is_job or not app.finished_slots or app.slots():
         return AppEnd("going")
     return AppEnd("finished", codes or (0,))
+
+
+def _is_tried_again(app: App) -> bool:
+    """By the limiter, or as a start that failed is (requests/auto.py)."""
+    if app.running:
+        return not app.record.permanent
+    if app.config is None:  # its address was not free
+        return True
+    return app.restart_config.retry > 0 and wants_replacement(app.restart_config, clean=False)
 
 
 def _code(last: dict[str, Any]) -> int:

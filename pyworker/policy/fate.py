@@ -16,23 +16,24 @@ BY_SIGNAL = 128
 class AppEnd:
     """One app as it is now. `codes`: how each worker of a finished app ended; a signal counts as 128 + its number."""
 
-    state: Literal["going", "finished", "failed", "unusable", "waits"]  # waits: in vain, for another (depends_on)
+    # failing: it is tried again; waits: in vain, for another (depends_on)
+    state: Literal["going", "finished", "failing", "failed", "unusable", "waits"]
     codes: tuple[int, ...] = ()
 
 
 def fate(apps: Iterable[AppEnd]) -> int | None:
     """Return the exit code once nothing goes on any more, else None.
 
-    One failed app among others that serve, or that wait for it, is no end: readyz says it, and the limiter goes on trying. A
-    single job's exit code is passed on as it is; of several, any that is not 0 makes 1.
+    One failed app among others that serve is no end, nor is one that others wait for and that is tried again: readyz says it.
+    A single job's exit code is passed on as it is; of several, any that is not 0 makes 1.
     """
     ends = list(apps)
     states = {end.state for end in ends}
-    if "going" in states or states >= {"waits", "failed"}:
+    if "going" in states or states >= {"waits", "failing"}:
         return None
     if "unusable" in states:
         return UNUSABLE
-    if states & {"failed", "waits"}:
+    if states & {"failing", "failed", "waits"}:
         return FAILED
     codes = [code for end in ends for code in end.codes]
     if len(codes) == 1:

@@ -7,6 +7,7 @@ import pytest
 from pyworker.policy.fate import AppEnd, fate
 
 GOING = AppEnd("going")
+FAILING = AppEnd("failing")
 FAILED = AppEnd("failed")
 UNUSABLE = AppEnd("unusable")
 WAITS = AppEnd("waits")
@@ -21,6 +22,7 @@ def finished(*codes: int) -> AppEnd:
     [
         ([GOING], None),
         ([GOING, FAILED], None),
+        ([FAILING], 1),
         ([GOING, UNUSABLE, finished(0)], None),
         ([FAILED], 1),
         ([FAILED, finished(0)], 1),
@@ -33,7 +35,8 @@ def finished(*codes: int) -> AppEnd:
         ([finished(3), finished(0)], 1),
         ([finished()], 0),
         ([WAITS, GOING], None),
-        ([WAITS, FAILED], None),  # it is tried again
+        ([WAITS, FAILING], None),
+        ([WAITS, FAILED], 1),
         ([WAITS, finished(3)], 1),
         ([WAITS, WAITS, finished(0)], 1),
         ([WAITS, UNUSABLE], 78),

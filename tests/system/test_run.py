@@ -609,8 +609,9 @@ def test_a_script_that_serves_nothing_is_told_so_at_its_first_end(homeless: Pywo
         assert one.stop() == 0
 
 
-def test_it_ends_when_all_wait_in_vain_for_a_migration_that_has_failed(homeless: Pyworker) -> None:
-    jobs = '[apps.db]\ncommand = ["sh", "-c", "exit 3"]\nrestart = "never"\n'
+@pytest.mark.parametrize("restart", ['restart = "never"', 'restart.retry = "0s"'])
+def test_it_ends_when_all_wait_in_vain_for_what_has_failed_and_is_not_tried_again(homeless: Pyworker, restart: str) -> None:
+    jobs = f'[apps.db]\ncommand = ["sh", "-c", "exit 3"]\n{restart}\n'
     homeless.write("app.toml", jobs + '[apps.web]\ncommand = "sleep 3600"\ndepends_on = "db"\n')
     with foreground(homeless, "app.toml") as one:
         assert one.ends() == 1
