@@ -40,7 +40,7 @@ class Hooks:
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
         self._preparing: dict[tuple[str, int], Command] = {}
-        self._queues: dict[str, collections.deque[tuple[App, Generation, Event]]] = {}
+        self._queues: dict[str, collections.deque[tuple[App, Event]]] = {}
         self._busy: set[str] = set()
         self._reporting: set[Command] = set()  # post_reload, on_event: nobody else waits for these
         brain.events.subscribe(self._on_event)
@@ -151,7 +151,7 @@ class Hooks:
         if hooks.on_event and not is_our_own:
             queue = self._queues.setdefault(app.name, collections.deque())
             if len(queue) < _MAX_QUEUED:
-                queue.append((app, generation, event))
+                queue.append((app, event))
             else:
                 self._say(
                     app, "on_event", False, f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
@@ -160,18 +160,21 @@ class Hooks:
 
     def _next(self, name: str) -> None:
         queue = self._queues.get(name)
-        if name in self._busy:
-            return
+        while queue and name not in self._busy:
+            app, event = queue.popleft()
+            generation = app.current  # as it is by now: a reload may have mended the hook, or removed it
+            if generation is not None and generation.config.hooks.on_event:
+                self._tell(app, generation, event)
         if not queue:
             self._queues.pop(name, None)
-            return
-        app, generation, event = queue.popleft()
-        self._busy.add(name)
+
+    def _tell(self, app: App, generation: Generation, event: Event) -> None:
+        self._busy.add(app.name)
 
         def done(ok: bool, why: str) -> None:
-            self._busy.discard(name)
+            self._busy.discard(app.name)
             self._say(app, "on_event", ok, why)
-            self._brain.loop.call_soon(lambda: self._next(name))
+            self._brain.loop.call_soon(lambda: self._next(app.name))
 
         stdin = json.dumps(to_json(event)).encode() + b"\n"
         self._report(app, generation, "on_event", generation.config.hooks.on_event, done, stdin)

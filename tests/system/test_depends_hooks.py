@@ -363,6 +363,17 @@ def test_a_hook_that_fails_at_an_event_is_a_note_and_no_circle(pw: Pyworker) -> 
     assert "hooks." not in pw.run("delete", "api").stderr, "of an app that is gone"
 
 
+def test_an_event_that_waits_for_a_slow_hook_is_told_to_the_one_that_a_reload_has_put_in_its_place(pw: Pyworker) -> None:
+    hooked(pw, 'on_event = "sh -c \'touch begun; while [ ! -e go ]; do sleep 0.05; done\'"')
+    pw.ok("start")
+    wait_until(lambda: os.path.exists(os.path.join(pw.folder, "begun")), LONG, "the slow one")
+    hooked(pw, 'on_event = "sh -c \'cat >> said\'"')
+    pw.ok("reload")
+    pw.write("go", "")
+    wait_until(lambda: '"reload_done"' in text(pw, "said"), LONG, "what waited")
+    assert '"app_running"' in text(pw, "said")
+
+
 def test_a_daemon_that_stops_leaves_no_hook_that_hangs(pw: Pyworker) -> None:
     hangs = "echo $$ > new; mv new pid; exec sleep 3600"
     pw.write("app.toml", f"[app]\nname = 'api'\ncommand = 'sleep 3600'\nhooks.on_event = ['sh', '-c', '{hangs}']\n")
