@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
-from pyworker.config.timetable import CronError, next_after, parse
+from pyworker.config.timetable import CronError, Timetable, next_after, parse
+from pyworker.policy.cron import due, latest
+
+_AROUND = 3 * 3600  # s: who is as far from a change to or from summer time has no part in it
 
 
 def local_minute(seconds: float) -> int:
@@ -16,10 +19,34 @@ def local_minute(seconds: float) -> int:
 def next_at(text: str, seconds: float) -> float | None:
     """Return when (Unix time) a timetable comes next after a Unix time."""
     try:
-        minute = next_after(parse(text), local_minute(seconds))
+        table = parse(text)
     except CronError:  # checked when the file was read
         return None
-    if minute is None:
-        return None
-    found = time.mktime((*time.gmtime(minute * 60)[:8], -1))
-    return found if found > seconds else found + 3600  # the hour that comes twice when summer time ends
+    # an hour that comes again has minutes that have been before
+    found = _near(table, seconds, seconds) if _jumps(seconds) else None
+    minute = local_minute(seconds)
+    while found is None:
+        following = next_after(table, minute)
+        if following is None:
+            return None
+        minute = following
+        at = time.mktime((*time.gmtime(minute * 60)[:8], -1))
+        found = _near(table, at, seconds) if _jumps(at) else at
+    return found
+
+
+def _near(table: Timetable, at: float, seconds: float) -> float | None:
+    """Return the first run after `seconds` in the hours around `at`: what the schedule will find, minute by minute."""
+    begin = at - at % 60 - _AROUND
+    last = local_minute(begin)
+    for minute in range(1, 2 * _AROUND // 60):
+        found = begin + minute * 60
+        now = local_minute(found)
+        if due(table, last, now, 1) and found > seconds:
+            return found
+        last = latest(last, now)
+    return None
+
+
+def _jumps(at: float) -> bool:
+    return time.localtime(at - _AROUND).tm_gmtoff != time.localtime(at + _AROUND).tm_gmtoff
