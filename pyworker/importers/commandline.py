@@ -16,25 +16,15 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
 _WANTED = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _COMMENT = re.compile(r"\s#[^'\"]*\Z")
+_NO_SHELL = re.compile(r"(?!\w+=)[\w\s./:=,@%+-]*\Z")  # whatever reads it, these characters are what they are
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 # what changes the shell that the rest of a line runs in
 _OF_THE_SHELL = {
-    "cd",
-    "source",
-    ".",
-    "export",
-    "set",
-    "unset",
-    "ulimit",
-    "umask",
-    "eval",
-    "exec",
-    "alias",
-    "pushd",
-    "conda",
-}
+    "cd", "pushd", "popd", "source", ".", "export", "readonly", "declare", "typeset", "set", "unset", "shopt", "trap",
+    "ulimit", "umask", "eval", "exec", "alias", "conda", "mamba", "micromamba", "workon", "pyenv", "nvm", "module",
+}  # fmt: skip
 _RUNNERS = (("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("pdm", "run"), ("hatch", "run"))
 
 # option -> (setting, takes a value)
@@ -150,9 +140,11 @@ def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -
         is_seen = not inner or venv.startswith(("/", "~"))
         found.set("python", venv if is_seen else posixpath.relpath(venv, inner), source)
     if before:
-        found.set("hooks.pre_start", hook(" && ".join(before)), source)
+        steps = " && ".join(before)
+        found.set("hooks.pre_start", hook(steps), source)
         when = "runs before a start and a reload (hooks.pre_start), not before each worker; it has a minute (hooks.timeout)"
-        found.look(source, f"{' && '.join(before)}: {when}")
+        found.look(source, f"{steps}: {when}")
+        _inherit(found, steps, source)
     app.name, app.table = found.name, found.table
     app.translated, app.review, app.dropped, app.reads = found.translated, found.review, found.dropped, found.reads
     return True
@@ -160,7 +152,7 @@ def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -
 
 def hook(line: str) -> str | list[str]:
     """Return a line as an option of [hooks] takes it: without a shell where it needs none."""
-    return ["sh", "-c", line] if needs_shell(line) or re.search(r"[$*?~\[]", line) else line
+    return line if _NO_SHELL.match(line) else ["sh", "-c", line]
 
 
 def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]:
@@ -238,10 +230,10 @@ def _command(app: Imported, words: list[str], source: str, text: str, *, variabl
         app.look(source, "flask run is Flask's development server; in production: target = …")
     inside = next((w for w in words if os.path.basename(w) in (*_SERVERS, "uwsgi")), None)
     if inside is not None:
-        file = next(
-            (w.rpartition("=")[2] for w in words if w.endswith((".ini", ".conf.py", "_conf.py", "_config.py"))), ""
-        )
-        ours = f"pyworker import {file} -o -, or target = …," if file else "target = …"
+        ending = ".ini" if os.path.basename(inside) == "uwsgi" else (".conf.py", "_conf.py", "_config.py")
+        is_paste = any("paste" in word for word in words)
+        file = next((w.rpartition("=")[2] for w in words if w.endswith(ending)), "") if not is_paste else ""
+        ours = f"pyworker import {shlex.quote(file)} -o -, or target = …," if file else "target = …"
         app.look(source, f"{inside} has processes of its own; {ours} makes its app's workers ours")
 
 

@@ -307,7 +307,10 @@ def settings_of(name: str) -> dict[str, set[str]]:
 
 
 def test_a_release_of_a_procfile_is_named_as_a_hook_takes_it() -> None:
-    for line, hook in (("./a b", '"./a b"'), ("./a && ./b", '["sh", "-c", "./a && ./b"]'), ("a $B", '["sh", "-c", "a $B"]')):
+    for line, hook in (
+        ("./a b", '"./a b"'), ("./a && ./b", '["sh", "-c", "./a && ./b"]'), ("a $B", '["sh", "-c", "a $B"]'),
+        ("rm *.pid", '["sh", "-c", "rm *.pid"]'), ("A=1 b", '["sh", "-c", "A=1 b"]'), ("a ~/b", '["sh", "-c", "a ~/b"]'),
+    ):  # fmt: skip
         dropped = procfile.read(f"web: python a.py\nrelease: {line}\n").dropped
         assert f"hooks.pre_start = {hook} of" in dropped[0].reason
 
@@ -665,6 +668,9 @@ def test_a_program_of_supervisor_s_keeps_its_name_and_a_module_that_is_gunicorn_
     assert "uwsgi has processes of its own" in own.review[0].reason
     (own,) = supervisor.read("[program:web]\ncommand=uwsgi --ini=/etc/shop.ini\n").apps
     assert "pyworker import /etc/shop.ini -o -" in own.review[0].reason
+    for line in ("gunicorn --paste shop.ini", "uwsgi --ini-paste shop.ini"):
+        (own,) = supervisor.read(f"[program:web]\ncommand={line}\n").apps
+        assert "pyworker import" not in own.review[0].reason
 
 
 def test_a_port_that_is_made_up_is_no_other_app_s() -> None:
@@ -736,7 +742,7 @@ def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -
         "export A=1 B=$X && uvicorn a:b # one day two",
         "python manage.py migrate && flask db upgrade && gunicorn a:b",
         "cd api && alembic upgrade head && uvicorn a:b",
-        "rm -f *.pid && uvicorn a:b",
+        "rm -f *.pid && ./warm $HOW && uvicorn a:b",
     ]
     apps = procfile.read("".join(f"a{n}: {line}\n" for n, line in enumerate(lines))).apps
     for app in apps:
@@ -747,7 +753,7 @@ def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -
         {"target": "a:b", "env": {"A": "1", "B": "${X:-}"}},
         {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "python manage.py migrate && flask db upgrade"]}},
         {"target": "a:b", "cwd": "api", "hooks": {"pre_start": "alembic upgrade head"}},
-        {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "rm -f *.pid"]}},
+        {"target": "a:b", "hooks": {"pre_start": ["sh", "-c", "rm -f *.pid && ./warm $HOW"]}, "inherit_env": ["HOW"]},
     ]
     assert any("hooks.pre_start" in n.reason for n in apps[3].review)
 
@@ -755,6 +761,7 @@ def test_a_line_that_prepares_a_server_is_that_server_with_what_was_prepared() -
 def test_a_line_that_a_shell_alone_understands_stays_in_one() -> None:
     lines = [
         "source activate x && python -m bot",
+        "workon x && gunicorn a:b",
         "cd a && npm i && cd ../b && gunicorn a:b",
         "A=1 && gunicorn a:b",
         "flask db upgrade && celery -A x worker",
