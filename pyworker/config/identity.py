@@ -169,6 +169,15 @@ def check_log(path: str, uid: int | None, config_file: str, read: Opened | None 
         _check_place(doing, folder, os.stat(folder), folder, None)
 
 
+def check_probe(path: str, config_file: str, read: Opened) -> None:
+    """For root: refuse the probe's Unix socket where others say where it is. No user is named whose rights it could be made with."""
+    try:
+        _check_writers(f"make the socket {path} for {config_file}", read.real, read.info, 0)
+    except IdentityError as error:
+        error.hint += f", or name it yourself: --probe unix:{quote(path)}"
+        raise
+
+
 def _and_above(folder: str) -> list[str]:
     return [folder] if folder == "/" else [folder, *_and_above(os.path.dirname(folder))]
 

@@ -20,7 +20,7 @@ from pyworker.config.address import collide, parse_bind
 from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
 from pyworker.config.convert import build, given, partial
-from pyworker.config.identity import Opened
+from pyworker.config.identity import IdentityError, Opened, check_probe
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import Report
 from pyworker.config.schema import KINDS, AppConfig, RunConfig
@@ -128,21 +128,32 @@ def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) 
     return tuple(apps)
 
 
-def run_config(path: str, options: Mapping[str, Any], apps: Sequence[AppConfig] = ()) -> RunConfig:
+def run_config(
+    path: str, options: Mapping[str, Any], apps: Sequence[AppConfig] = (), *, is_root: bool = False
+) -> RunConfig:
     """Return what [run] of a file says ("" = no file), with options of the command instead where they are not None.
 
-    ConfigError also: one of the apps listens where the probe is to.
+    ConfigError also: one of the apps listens where the probe is to, or root is to make a socket where the file of another says.
     """
     given_by = {name: value for name, value in options.items() if value is not None}
     raw: dict[str, Any] = {}
     report = Report()
     at = root_of(path)
+    opened = None
     if path:
-        raw, document = read(path)
-        report = Report(path, document)
+        data, opened = _content(path)
+        raw, text = syntax.parse(data, path)
+        report = Report(path, scan(text))
         raw = _ours(path, raw)
     found = run_of(raw, at, report, given_by)
     report.stop_if_wrong()
+    if is_root and opened and found.probe and "probe" not in given_by:
+        where = parse_bind(found.probe)
+        try:
+            if where.family == "unix":
+                check_probe(where.path, path, opened)
+        except IdentityError as error:
+            report.add((*at, "run", "probe"), f"`run.probe` is refused: {error.message}", error.hint, code="identity")
     for app in apps:
         for text in app.bind:
             if found.probe and collide(parse_bind(text), parse_bind(found.probe)):

@@ -272,3 +272,20 @@ def test_a_config_file_of_the_apps_user_gets_no_unix_socket_where_that_user_may_
     done = pw.run("reload")
     assert f"no right to make a socket in {pw.folder}" in done.stderr
     assert "choose a folder that nobody may write to, or give the config file and its folder to root" in done.stderr
+
+
+@ROOT_ONLY
+def test_a_config_file_of_another_user_does_not_say_where_root_makes_the_socket_of_its_probe(pw: Pyworker) -> None:
+    open_to_all(pw.folder)
+    probe = f"{pw.folder}/p.sock"
+    app = '[app]\nname = "tick"\ncommand = "true"\nuser = "nobody"\ncwd = "/"\nrestart.policy = "never"\n'
+    file = pw.write("app.toml", f'{app}[run]\nprobe = "unix:{probe}"\n')
+    os.chown(file, pwd.getpwnam("nobody").pw_uid, -1)
+    done = pw.run("run", "app.toml")
+    assert done.returncode == 78, done.stderr
+    assert f"root does not make the socket {probe} for {file}: it belongs to nobody" in done.stderr
+    assert f"chown root {file}, or name it yourself: --probe unix:{probe}" in done.stderr
+    assert not os.path.lexists(probe)
+    assert pw.run("run", "app.toml", "--probe", f"unix:{probe}").returncode == 0
+    os.chown(file, 0, -1)
+    assert pw.run("run", "app.toml").returncode == 0

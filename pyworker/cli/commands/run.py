@@ -73,7 +73,7 @@ def cmd(
     from pyworker.config.load import run_config
 
     given = {"logs": logs or ("json" if settings.json else None), "probe": probe, "lame_duck": lame_duck}
-    config = run_config(found.request.get("file") or "", given, found.apps)
+    config = run_config(found.request.get("file") or "", given, found.apps, is_root=os.geteuid() == 0)
     if not settings.quiet:
         _say_how_long(found, config.lame_duck)
         _say_what_does_not_fit(found)
