@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyworker.cli.client import ANSWER_TIME, ask
@@ -102,13 +102,9 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
     _, document = read(real)
     table = _table(source, name, document)
     try:
-        with open(real, encoding="utf-8", newline="") as old:
-            before = old.read()
-        after = set_value(before, table, "workers", value)
-        if after != before:
-            known = os.stat(real).st_mtime_ns
-            _replace(real, after)
-            told = {"type": "saved", "path": file, "before": known, "after": os.stat(real).st_mtime_ns}
+        changed = _change(real, lambda before: set_value(before, table, "workers", value))
+        if changed is not None:
+            told = {"type": "saved", "path": file, "before": changed[0], "after": changed[1]}
             with contextlib.suppress(PyworkerError):  # a daemon of before: `ps` says then that the file was changed
                 ask(settings.home, told, settings.timeout)
     except CannotEdit as error:
@@ -131,24 +127,40 @@ def _table(source: dict[str, Any], name: str, document: Document) -> Path:
     return over if profile and (*over, "workers") in document.spans else own
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)  # it may hold passwords, and gets the old one's mode only once it is written
+def _change(path: str, edit: Callable[[str], str]) -> tuple[int, int] | None:
+    """Write by rename, with the old file's mode and owner: a reader sees the old text or the new. Return the mtimes of both; None
+    without a change.
 
+    All is done in the folder that was opened. By its path root might come to write in one of its own: the file's owner,
+    who may be another user, could have put a link in the folder's place after the file was read.
+    """
+    folder, name = os.path.split(path)
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-def _replace(path: str, text: str) -> None:
-    """Write by rename, with the old file's mode and owner: a reader sees the old text or the new."""
-    info = os.stat(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    def opener(name: str, flags: int) -> int:
+        # it may hold passwords, and gets the old one's mode only once it is written
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=at)
+
+    temporary = f"{name}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "x", encoding="utf-8", newline="", opener=_private) as new:
-            new.write(text)
-            os.fchmod(new.fileno(), info.st_mode & 0o7777)
-            with contextlib.suppress(PermissionError):
-                os.fchown(new.fileno(), info.st_uid, info.st_gid)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        with open(name, encoding="utf-8", newline="", opener=opener) as old:
+            info, before = os.fstat(old.fileno()), old.read()
+        after = edit(before)
+        if after == before:
+            return None
+        with open(temporary, "x", encoding="utf-8", newline="", opener=opener) as new:
+            try:
+                new.write(after)
+                os.fchmod(new.fileno(), info.st_mode & 0o7777)
+                with contextlib.suppress(PermissionError):
+                    os.fchown(new.fileno(), info.st_uid, info.st_gid)
+                new.flush()
+                os.fsync(new.fileno())
+                os.replace(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=at)
+                raise
+            return info.st_mtime_ns, os.fstat(new.fileno()).st_mtime_ns
+    finally:
+        os.close(at)

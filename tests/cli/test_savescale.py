@@ -38,10 +38,26 @@ def test_nobody_can_open_the_new_file_before_it_has_the_rights_of_the_old(
     monkeypatch.setattr(os, "fchmod", spy)
     before = os.umask(0)
     try:
-        savescale._replace(str(config), "new" * 10_000)
+        savescale._change(str(config), lambda _: "new" * 10_000)
     finally:
         os.umask(before)
     assert modes == [0o600]
     assert config.read_text() == "new" * 10_000
     assert stat.S_IMODE(config.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["app.toml"]
+
+
+def test_a_folder_that_is_replaced_by_a_link_meanwhile_leads_to_no_other_file(tmp_path: Path) -> None:
+    for folder in ("apps", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "app.toml").write_text(folder)
+
+    def edit(before: str) -> str:
+        (tmp_path / "apps").rename(tmp_path / "were")
+        (tmp_path / "apps").symlink_to("other")
+        return before + " changed"
+
+    savescale._change(str(tmp_path / "apps" / "app.toml"), edit)
+    assert (tmp_path / "other" / "app.toml").read_text() == "other"
+    assert (tmp_path / "were" / "app.toml").read_text() == "apps changed"
+    assert [len(os.listdir(tmp_path / folder)) for folder in ("other", "were")] == [1, 1]
