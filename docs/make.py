@@ -151,8 +151,13 @@ def shapes() -> str:
     lines: list[str] = []
     for path in sorted(SCHEMAS.glob("*.json")):
         schema = json.loads(path.read_text(encoding="utf-8"))
-        lines += ["", f"### {path.stem}.json", "", schema["title"] + ".", "", "| key | value |", "|---|---|"]
-        lines += [f"| `{key}` | {value} |" for key, value in _keys(schema, "")]
+        lines += ["", f"### {path.stem}.json", "", schema["title"] + ".", ""]
+        rows = [f"| `{key}` | {value} |" for key, value in _keys(schema, "")]
+        if path.stem == "describe":
+            inherited = {f"| `{key}` | {value} |" for key, value in _keys(json.loads((SCHEMAS / "ps.json").read_text()), "")}
+            rows = [row for row in rows if row not in inherited]
+            lines += ["`apps[]` has all that it has in [ps.json](#psjson), and besides:", ""]
+        lines += ["| key | value |", "|---|---|", *rows]
     return "\n".join(lines[1:])
 
 
