@@ -47,62 +47,77 @@ In `pyproject.toml` the same tables stand under `[tool.pyworker]`: `[tool.pywork
 **Which file.** The one that is named; else `$PYWORKER_CONFIG`; else `app.toml`, `pyworker.toml`, or a `pyproject.toml`
 with `[tool.pyworker]` in this folder. `pyworker check` shows every mistake in it and starts nothing.
 
-**Profiles.** `[profiles.NAME.app]`, `[profiles.NAME.apps.APP]` and `[profiles.NAME.defaults]` are laid on the tables of the same
-name with `--profile NAME` or `$PYWORKER_PROFILE`; the app keeps its profile through reloads and boots.
-`check` looks at all of them.
-
-**Order.** `depends_on` names apps of the same file: a start waits until they are ready (with `[app.health]`: until a check
-has passed), and goes on by itself when one that failed is mended. Apps that run are not touched when a dependency dies. A
-script or command whose `restart.policy` lets it end, and that has ended with code 0, is as good as ready; one with `"never"` that
-listens nowhere, without `[app.health]` and `ready = "notify"`, only then: a migration, say. `--only NAME` brings what NAME
-depends on.
-
-**Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`. A run that is
-still at work when its next time comes is not doubled, a reload leaves it alone, and one that is over a limit is ended, as is a
-script or command with `restart.policy = "never"` that listens nowhere. Times are local: what summer time leaves out runs once at
-the jump, what it repeats runs once (a job of every hour or every few minutes goes on as ever). What was due while pyworker did
-not run is left out; while its daemon was replaced, it is made up for. `reload.cron` reloads an app that keeps running, unless a
-reload of it is under way.
-
-**Hooks** are commands, run as the app's user in its folder and environment with `PYWORKER_HOOK`, `PYWORKER_APP` and
-`PYWORKER_GENERATION`; one as text is split like a shell does, no shell runs. `pre_start` decides: with an exit code that is not 0
-the start fails, or the reload or restart is refused, and nothing has changed. What hooks print is shown when they fail, and kept
-nowhere else. One that calls `pyworker` has to name a home that is not the default one (`--home`), and the daemon answers its own
-user and root only.
-
 **Units.** Time spans and sizes are text with a unit: `"500ms"` `"10s"` `"2m"` `"1h"` `"1d"`, `"64KB"` `"512MB"` `"1GB"`
 (powers of 1024). A bare number is refused.
 
-**Paths** are relative to `cwd`, and `cwd` is relative to the file's folder. All are looked up again at each start and
-reload, symlinks included.
+**Paths** are relative to `cwd`, and `cwd` is relative to the file's folder. Each start and reload looks them up again,
+symlinks included.
 
-**Short forms.** `bind`, `env_file` and the other lists take one text too; `args` and `command` as one text are split
-like a shell does; no shell runs, so what is for one (`&&`, `|`, `>`, `$NAME`, `~`) is refused
-unless it is in quotes. `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`;
-`logs = "inherit"` is `logs.file`, and takes back a file that `[defaults]` names.
-`watch = true` is all its defaults. In `[apps.NAME]`, `health = false` and `tls = false` take back what `[defaults]` says.
+**Short forms.**
+
+- `bind`, `env_file` and the other lists take one text, too.
+- `args` and `command` as one text are split as a shell does. No shell runs, so what is for one (`&&`, `|`, `>`, `$NAME`,
+  `~`) is refused outside of quotes.
+- `health = "/healthz"` is `health.path`; `restart = "never"` is `restart.policy`; `watch = true` is all its defaults.
+- To take back what `[defaults]` says, write in `[apps.NAME]`: `health = false`, `tls = false`, `logs = "inherit"` (no `logs.file`).
 
 **Addresses.** `"127.0.0.1:8000"`, `"localhost:8000"`, `":8000"` (every IPv4 address of the machine), `"[::1]:8000"`,
-`"[::]:8000"` (every IPv6 one; a list of the two for both), `"[fe80::1%eth0]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI
-apps without `bind` listen on `127.0.0.1:8000`, or on `0.0.0.0:$PORT` when the command's environment has `PORT`; without
+`"[::]:8000"` (every IPv6 address; a list of the two for both), `"[fe80::1%eth0]:8000"`, `"unix:/run/api.sock"`. ASGI and WSGI
+apps without `bind` listen on `127.0.0.1:8000`, or on `0.0.0.0:$PORT` when the command's environment has `PORT`. Without
 `workers` they take `$WEB_CONCURRENCY`, else 1.
 
-**Environment of a worker**, in this order, later wins: PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR,
-with the virtual environment's bin folder first on PATH; `inherit_env` from the shell that typed the command
-(what the last one gave stays where none did: in the dashboard, by `cron`, by `watch`); `env_file`
-(a name that ends with `?` need not exist); `env`; what is given with `-e`. In `env`, `${VAR}` must be set somewhere,
-`${VAR:-default}` need not, `${VAR:?message}` says why it must, `$$` is a dollar sign. pyworker adds PYWORKER_APP, PYWORKER_WORKER
-(the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands NOTIFY_SOCKET and, with `bind`, LISTEN_FDS. An app without a file gets
-all of the shell's variables, and when a daemon restores it those of whoever started that daemon: what it needs belongs in a file.
+**Environment of a worker.** In this order; what comes later wins:
 
-**Takes effect** says when a changed value does: *live*, for all workers at once when `pyworker reload` is
-committed, those that still drain too (the reload brings new workers all the same: code may have changed; the number of
-workers alone is `pyworker scale`); *reload*, with the new workers of `pyworker reload`; *restart*, when it is started anew
-(an app of another `name` is another app).
+1. PATH (with the virtual environment's bin folder first), HOME, USER, LOGNAME, SHELL, LANG, LC_\\*, TZ and TMPDIR;
+2. `inherit_env`: from the shell that typed the last command; reloads by the dashboard, `cron` and `watch` keep these values;
+3. `env_file`; a name that ends with `?` need not exist;
+4. `env`; in it `${VAR}` must be set somewhere, `${VAR:-default}` need not be, `${VAR:?message}` says why it must be, and `$$` is
+   a dollar sign;
+5. what is given with `-e`.
 
-**Logs** go to files. To have them on stdout, for a container or a unit of systemd's, use `pyworker run` and `--logs`, which has
-them there unless `logs.file` names a file (`"inherit"` is none; `"./inherit"` would be one);
-`logs.journald` sends each line to the journal beside the file.
+pyworker adds PYWORKER_APP, PYWORKER_WORKER (the slot), PYWORKER_WORKERS (how many), PYWORKER_GENERATION, and for commands
+NOTIFY_SOCKET and, with `bind`, LISTEN_FDS. An app without a file gets all variables of the shell, and when a daemon
+restores it those of whoever started that daemon: if it needs any, give it a file.
+
+**Profiles.** `--profile NAME` or `$PYWORKER_PROFILE` lays `[profiles.NAME.app]`, `[profiles.NAME.apps.APP]` and
+`[profiles.NAME.defaults]` on the tables of the same name. The app keeps its profile through reloads and boots. `check` looks at
+all profiles.
+
+**Order.** `depends_on` names apps of the same file.
+
+- A start waits until they are ready (with `[app.health]`: until a check has passed). When one has failed, the start goes on as soon
+  as it is mended.
+- A script or command that may end by its `restart.policy`, and has ended with code 0, counts as ready.
+- A migration is a script or command with `restart.policy = "never"` that listens nowhere, without `[app.health]` and
+  `ready = "notify"`: it counts as ready only when it has ended with code 0.
+- Apps that run are not touched when a dependency dies. `--only NAME` starts what NAME depends on, too.
+
+**Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`.
+
+- A run that is not over when its next time comes goes on, and no second one starts. A reload leaves it alone. One that is over a limit is
+  ended, not replaced; so is a script or command with `restart.policy = "never"` that listens nowhere.
+- Times are local. At the change to summer time, runs of the missing hour happen once, at the jump; in autumn, runs of the repeated hour
+  happen once. Jobs of every hour or every few minutes go on as always.
+- Runs that were due while pyworker did not run are left out; those due while its daemon was replaced are made up for.
+- `reload.cron` reloads an app that keeps running, unless a reload of it is under way.
+
+**Hooks** are commands. They run as the app's user, in its folder and environment, with `PYWORKER_HOOK`, `PYWORKER_APP` and
+`PYWORKER_GENERATION`.
+
+- When `pre_start` exits with another code than 0, the start fails, or the reload or restart is refused, and nothing has changed.
+- What hooks print is shown when they fail, and kept nowhere else.
+- A hook that calls `pyworker` must name a home that is not the default one (`--home`). The daemon answers its own user and root
+  only.
+
+**Takes effect** says when a changed value does:
+
+- *live*: for all workers, those that drain too, when `pyworker reload` is committed. (It brings new workers all the same, as
+  code may have changed. `pyworker scale` changes the number of workers alone.)
+- *reload*: with the new workers of `pyworker reload`.
+- *restart*: when the app is started anew. (An app of another `name` is another app.)
+
+**Logs** go to files. `pyworker run` has them on stdout, for containers and systemd units, unless `logs.file` names a file
+(`"inherit"` means none; `"./inherit"` is a file). `logs.journald` sends each line to the journal, too.
 """
 
 _FOOTER = """## Rules
@@ -114,21 +129,20 @@ _FOOTER = """## Rules
   `least-connections` is for `target`; `proxy` for scripts and commands that listen on `$PORT`, and needs `bind`; `round-robin`
   also for `command = ["node", …]`. See [balancing.md](balancing.md).
 - `limits.max_requests` and `limits.request_timeout` are for `target`: nobody counts the requests of scripts and commands.
-- `limits.request_timeout`: an app's time for one request. While it waits for its client (a slow upload, a slow reader) nothing is
-  counted; a stream that has no end is as old as its last such wait. Who sends or takes nothing for a minute is cut.
-- A script is ready when it has bound its port, a command when its health check passes or, with `ready = "notify"`, when it says so.
-  Where nothing says it, a script counts as ready after 3 s, a command after 1 s; what it waits for a CPU on a busy machine comes
-  on top of it, up to half of `reload.ready_timeout`.
+- `limits.request_timeout` is an app's time for one request. The time in which it waits for its client (a slow upload, a slow reader)
+  does not count; an endless stream is as old as its last such wait. A client that sends or takes nothing for a minute is cut.
+- A script is ready when it has bound its port. A command is ready when its health check passes or, with `ready = "notify"`, when it
+  says so. Otherwise a script counts as ready after 3 s, and a command after 1 s. On a busy machine the time that it waits for a CPU is
+  added, up to half of `reload.ready_timeout`.
 - Health checks of a `target` are `http` or `exec`; `http` and `tcp` checks of a script or command need `health.port`, or a TCP address in `bind`.
 - `user` and `group` need a daemon that runs as root. Root starts apps only from files that nobody but root and the
-  app's user can write, and for a file of that user's with no group that the user is no member of.
-- A Unix socket of `bind` keeps its owner and mode until the app is stopped; a script that removes its file, as servers do before
-  they bind, leaves it where it is. Its folder has to be there; of one below `/run`, which a boot empties, a line `d /run/shop` in
-  `/etc/tmpfiles.d/shop.conf` makes it each time. The sockets that a command gets by LISTEN_FDS do not
-  block (O_NONBLOCK), as they are shared.
-- `tls.ca`: who shows no such certificate is closed without a word (curl: "Empty reply from server"). No handshake that fails is
-  logged, as none is by uvicorn, or by nginx above `info`: scanners make them all day. The client's side tells why:
-  `openssl s_client -connect HOST:PORT`.
+  app's user can write. A file of that user's may name only groups that the user is a member of.
+- A Unix socket of `bind` keeps its owner and mode until the app is stopped, also when a script tries to remove its file, as servers do
+  before they bind. Its folder has to be there. A boot empties `/run`: a line `d /run/shop` in `/etc/tmpfiles.d/shop.conf` makes a folder
+  there each time.
+- The sockets that a command gets by LISTEN_FDS do not block (O_NONBLOCK), as they are shared.
+- `tls.ca`: a client without such a certificate is closed without a word (curl: "Empty reply from server"). Failed handshakes are not
+  logged, since scanners make them all day. To see why one fails: `openssl s_client -connect HOST:PORT`.
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 
