@@ -30,7 +30,7 @@ from pyworker.daemon.nodeshared import shares
 from pyworker.daemon.owner import Owner
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds
-from pyworker.unix.user import acting_as
+from pyworker.unix.user import CannotDrop, acting_as
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
@@ -116,6 +116,9 @@ class Listening:
                     gid=-1 if gid is None else gid,
                     own=self._own,
                 )
+        except CannotDrop as error:
+            hint = "only root that has CAP_SETUID and CAP_SETGID can start an app as another user"
+            raise ListenFailed(f"cannot listen on {address}: {error}", hint=hint, code="no_permission") from None
         except ListenFailed as error:
             if as_user is not None and error.code == "no_permission":
                 error.hint = (

@@ -24,7 +24,7 @@ from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
 from pyworker.protocol.events import Event
 from pyworker.unix import inotify
-from pyworker.unix.user import acting_as
+from pyworker.unix.user import CannotDrop, acting_as
 
 ALWAYS_EXCLUDED = (
     ".git", ".hg", ".svn", ".venv", "venv", "env", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache",
@@ -61,7 +61,7 @@ class Watch:
             resolved = app.current.resolved
             rights = resolved.uid, resolved.gid, resolved.groups
             # a root that may not become another user starts no worker of it either, which is said
-            with contextlib.suppress(PermissionError), acting_as(*rights):
+            with contextlib.suppress(CannotDrop), acting_as(*rights):
                 wanted = config.cwd, config.watch, _tops(config.cwd, config.watch), rights
         old = self._trees.get(name)
         if old is not None and old.made_of == wanted:

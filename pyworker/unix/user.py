@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CannotDrop(Exception):
-    """A right could not be given up; the process must not go on."""
+    """A right could not be given up; what was to be done without it must not be done."""
 
 
 def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> None:
@@ -47,7 +47,7 @@ def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> No
             os.setresuid(uid, uid, uid)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
-        raise CannotDrop(f"cannot become user {uid}, group {gid}: {error.strerror}") from None
+        raise CannotDrop(_cannot_become(uid, gid, error)) from None
     if gid is not None and os.getresgid() != (gid, gid, gid):
         raise CannotDrop(f"the group is {os.getresgid()} after the change to {gid}")
     if sorted(os.getgroups()) != sorted(groups):
@@ -81,21 +81,27 @@ def _check_no_way_back() -> None:
 def acting_as(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> Iterator[None]:
     """Have the kernel look at files as it does for this user, until the end of the block; None, or our own: as ever.
 
-    All threads of the process do so meanwhile.
+    All threads of the process do so meanwhile. Raises CannotDrop where root has not the right to.
     """
     if uid is None or uid == os.geteuid():
         yield
         return
     before = os.geteuid(), os.getegid(), os.getgroups()
-    try:
-        os.setgroups(groups)
-        os.setresgid(-1, -1 if gid is None else gid, -1)
-        os.setresuid(-1, uid, -1)
+    with contextlib.ExitStack() as back:
+        try:
+            os.setgroups(groups)
+            back.callback(os.setgroups, before[2])
+            os.setresgid(-1, -1 if gid is None else gid, -1)
+            back.callback(os.setresgid, -1, before[1], -1)
+            os.setresuid(-1, uid, -1)
+            back.callback(os.setresuid, -1, before[0], -1)
+        except OSError as error:
+            raise CannotDrop(_cannot_become(uid, gid, error)) from None
         yield
-    finally:
-        os.setresuid(-1, before[0], -1)
-        os.setresgid(-1, before[1], -1)
-        os.setgroups(before[2])
+
+
+def _cannot_become(uid: int | None, gid: int | None, error: OSError) -> str:
+    return f"cannot become user {uid}, group {gid}: {error.strerror}"
 
 
 def closed_folder(folder: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,3 +51,20 @@ def test_who_listens_beside_what_its_own_bind_names_is_told_to_name_that(named: 
     with pytest.raises(ListenFailed) as caught:
         Listening(SimpleNamespace(apps={"api": app})).open(app, Address("inet", "127.0.0.1", 8000), generation)  # type: ignore[arg-type]
     assert caught.value.hint.startswith(step)
+
+
+def test_a_root_that_may_not_become_the_user_of_a_config_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container without CAP_SETUID, or a user namespace that has not that user."""
+
+    def setgroups(_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "setgroups", setgroups)
+    resolved = SimpleNamespace(uid=os.geteuid() + 1, gid=1, groups=(), users_own=True)
+    generation: Any = SimpleNamespace(config=None, resolved=resolved, listeners=())
+    app: Any = SimpleNamespace(name="api", generations={}, listeners={})
+    listening = Listening(SimpleNamespace(apps={}))  # type: ignore[arg-type]
+    monkeypatch.setattr(listening, "unused", lambda _: [])
+    with pytest.raises(ListenFailed, match=r"cannot listen on unix:/no/such: cannot become user \d+") as caught:
+        listening.open(app, Address("unix", path="/no/such"), generation)
+    assert caught.value.code == "no_permission"

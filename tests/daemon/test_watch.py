@@ -259,13 +259,14 @@ def test_what_the_apps_user_may_not_see_is_not_watched(monkeypatch: pytest.Monke
         watched.close()
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
 def test_nothing_is_watched_for_a_user_that_this_root_may_not_become(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """As in a user namespace without setgroups: its workers cannot be started, and why is said of them."""
+    """As in a user namespace without setgroups, or that user: its workers cannot be started, and why is said of them."""
 
     def setgroups(_: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "setgroups", setgroups)
     watched = Watched(tmp_path, WatchConfig(), monkeypatch, uid=os.geteuid() + 1)

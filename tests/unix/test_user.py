@@ -69,6 +69,18 @@ def test_files_are_looked_at_as_another_user_for_a_moment(tmp_path: Path) -> Non
     os.listdir(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_who_may_not_act_as_another_user_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def setresuid(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    monkeypatch.setattr(os, "setresuid", setresuid)
+    with pytest.raises(user.CannotDrop, match="cannot become user 65534, group 65534: "), user.acting_as(65534, 65534, (12,)):
+        pytest.fail("it acts as somebody else")
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
 def test_who_acts_as_itself_needs_no_right_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "setgroups")
     for uid in (None, os.geteuid()):
