@@ -609,13 +609,13 @@ def test_who_is_claimed_is_kept_watched_and_told_of(monkeypatch: pytest.MonkeyPa
     said: list[Any] = []
     brain: Any = told.deaths._brain
     brain.store.put = lambda name, fd: said.append((name, fd))
-    brain.emit = lambda app, kind, slot, **data: said.append((kind, slot, data))
+    brain.emit = lambda app, kind, worker: said.append((kind, worker.id.slot, worker.pid))
     told.deaths._known[os.getpid()] = True  # of another process that had this number
     handle = told.worker(0)
     assert told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid())
     assert not told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid() + 1)
     (name, pidfd), event = said
-    assert (name, event) == ("pid.api.1.1.1", ("worker_starting", 1, {"generation": 1, "pid": os.getpid()}))
+    assert (name, event) == ("pid.api.1.1.1", ("worker_starting", 1, os.getpid()))
     assert told.loop.watches(pidfd)
     assert (told.ended, told.deaths._known) == ([], {})
     os.close(pidfd)
@@ -658,13 +658,13 @@ def test_a_burial_that_fails_is_done_again_and_what_is_counted_is_counted_once(
 def test_that_an_app_is_given_up_is_said_once_and_before_that_each_try() -> None:
     said: list[Any] = []
     events = SimpleNamespace(emit_data=lambda kind, name, slot, data: said.append((kind, data["try"], data["max"])))
-    brain: Any = SimpleNamespace(loop=Loop(), emit=lambda app, kind, slot, **data: said.append((kind, data["reason"])), events=events)
+    brain: Any = SimpleNamespace(loop=Loop(), emit_failed=lambda name, failure, *_: said.append((name, failure.message)), events=events)
     app: Any = SimpleNamespace(name="api", restart_config=RestartConfig("always", 10.0, 2, 60.0, 60.0), record=CLEAR, failure=None)
     ends = Deaths(brain)
     for now in (1.0, 2.0, 3.0):
         ends.unstable(app, Failure(f"it ended at {now}"), now, permanent=False)
     why = "gave up after 2 restarts in 1 s: it ended at"
-    assert said == [("worker_backoff", 1, 2), ("app_failed", f"{why} 2.0")]
+    assert said == [("worker_backoff", 1, 2), ("api", f"{why} 2.0")]
     assert app.failure.message == f"{why} 3.0"
     ends.unstable(app, Failure("it asked for it"), 4.0, permanent=True, asked=True)
     assert len(said) == 2

@@ -37,7 +37,7 @@ class Coming:
         )
         brain: Any = SimpleNamespace(
             loop=self.loop, apps={"api": self.app}, poke=lambda app: None,
-            emit=lambda app, kind, slot, **data: self.said.append((kind, slot)),
+            emit=lambda app, kind, worker, **data: self.said.append((kind, worker.id.slot)),
         )  # fmt: skip
         self.readiness = Readiness(brain)
 
