@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pyworker.cli import operation
+from pyworker.cli import operation, savescale
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.errors import Exit, PyworkerError
@@ -297,39 +298,26 @@ def test_a_number_is_saved_by_a_link_whose_name_says_what_kind_of_file_it_is(hom
     assert file.read_text().endswith("workers = 6\n")
 
 
-def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path) -> None:
+def test_of_two_that_save_at_once_each_waits_for_the_other(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[apps.api]\ncommand = "x"\nworkers = 4\n[apps.web]\ncommand = "x"\nworkers = 4\n')
     os.makedirs(f"{home}/state")
+    settings = Settings(False, True, False, None, False, None, home)
+
+    def meanwhile(_seconds: float) -> None:
+        file.write_text(file.read_text().replace('[apps.web]\ncommand = "x"\nworkers = 4', '[apps.web]\ncommand = "x"\nworkers = 5'))
+        other.close()
+
     handlers = {
-        "scale": lambda _: [results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)],
         "ps": replies({"apps": [{"name": "api", "workers": {"want": 6}}]}),
         "config": replies({"apps": [{"name": "api", "file": str(file), "config": {"workers": 4}}]}),
         "saved": replies({}),
     }
-    with FakeControl(home, handlers), open_folder(f"{home}/state") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        argv = [sys.executable, "-m", "pyworker", "scale", "api=6", "--save"]
-        with subprocess.Popen(argv, env=environment(home), stderr=subprocess.PIPE) as process:
-            wait_until(lambda: f"WRITE {process.pid} " in " ".join(locks_waited_for()), what="the lock to be waited for")
-            file.write_text(file.read_text().replace('[apps.web]\ncommand = "x"\nworkers = 4', '[apps.web]\ncommand = "x"\nworkers = 5'))
-            fcntl.flock(other, fcntl.LOCK_UN)
-            process.communicate(timeout=30)
-    assert process.returncode == 0
+    with FakeControl(home, handlers), contextlib.ExitStack() as other:
+        other.enter_context(savescale._alone(settings, "web"))
+        monkeypatch.setattr(savescale, "time", SimpleNamespace(monotonic=time.monotonic, sleep=meanwhile))
+        savescale.save_workers(settings, {"api": "6"}, {})
     assert [line for line in file.read_text().splitlines() if "workers" in line] == ["workers = 6", "workers = 5"]
-
-
-def locks_waited_for() -> list[str]:
-    return [" ".join(line.split()) for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
-
-
-@contextlib.contextmanager
-def open_folder(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.parametrize("args", [("api",), ("api", "--foo"), ("api=x",), ("=4",), (), ("api=1", "api=2"), ("A B=1",)])
