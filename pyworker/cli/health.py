@@ -6,8 +6,6 @@ from typing import Any
 
 from pyworker.cli.render import line
 
-NOT_YET = "has not passed its health check yet"
-
 
 def failing(app: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the workers that fail their checks; what is to replace one has not passed yet, or that one would leave."""
@@ -21,7 +19,8 @@ def not_passed_yet(app: dict[str, Any]) -> list[dict[str, Any]]:
 
 def why_unwell(app: dict[str, Any]) -> str:
     """Return in words which worker fails its check and how; "" when none does."""
-    for workers, words in ((failing(app), "fails its health check"), (not_passed_yet(app), NOT_YET)):
-        for worker in workers[:1]:
-            return f"{line(app['name'])}.{worker['worker']} {words}: {line(worker['reason'])}"
+    sick = failing(app)
+    for worker in (*sick, *not_passed_yet(app)):
+        words = "fails its health check" if sick else "has not passed its health check yet"
+        return f"{line(app['name'])}.{worker['worker']} {words}: {line(worker['reason'])}"
     return ""

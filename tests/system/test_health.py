@@ -175,7 +175,9 @@ def test_ps_says_what_a_start_waits_for_while_a_check_has_not_passed(pw: Pyworke
     pw.write("app.toml", f'[app]\nname = "api"\ncommand = ["sleep", "1000"]\n{check}')
     pw.ok("start", "app.toml", "--no-wait")
     wait_until(lambda: pw.app()["notes"], LONG, "the note")
-    assert "api: worker 1 has not passed its health check yet: sh: exit code 3: no disk" in pw.ok("ps").stderr
+    said = pw.ok("ps").stderr
+    assert "api: worker 1 has not passed its health check yet: sh: exit code 3: no disk" in said
+    assert said.count("no disk") == 1
     pw.write("up", "")
     pw.wait_steady()
     assert pw.app()["notes"] == []

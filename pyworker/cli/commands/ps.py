@@ -15,7 +15,7 @@ from pyworker import __version__
 from pyworker.cli import render
 from pyworker.cli.client import ask
 from pyworker.cli.fail import without_causes
-from pyworker.cli.health import failing, not_passed_yet, why_unwell
+from pyworker.cli.health import failing
 from pyworker.cli.homes import unreadable
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look
@@ -219,8 +219,6 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         who += f" and {len(sick) - 3} more" if len(sick) > 3 else ""
         head = render.paint(f"{who} unhealthy:", "yellow", how)
         lines.append(_step(f"{head} {render.line(sick[0]['reason'])}", f"pyworker events {name}", how))
-    elif not_passed_yet(app):
-        lines.append(_step(why_unwell(app), f"pyworker events {name}", how))
     if backoff := app.get("backoff"):
         from pyworker.protocol.events import try_in_words
 

@@ -147,9 +147,8 @@ function drawDetail(app) {
     button.hidden = act === "start" ? !stopped : act === "scale" || act === "stop" ? stopped : false;
     button.disabled = state.busy.has(app.name) || Boolean(state.away) || (stopped && act === "reload");
   }
-  const pool = app.pool || [], sick = pool.find((worker) => worker.health === "failing");
-  const late = sick || pool.find((worker) => worker.state === "starting" && worker.reason);
-  const unwell = late ? {message: `${app.name}.${late.worker} ${sick ? "fails" : "has not passed"} its health check${sick ? "" : " yet"}: ${late.reason}`} : null;
+  const sick = (app.pool || []).find((worker) => worker.health === "failing");
+  const unwell = sick ? {message: `${app.name}.${sick.worker} fails its health check: ${sick.reason}`} : null;
   const job = app.state === "scheduled";
   const failure = app.last_failure && (inTrouble(app) || app.backoff || job) ? app.last_failure : unwell;
   $("failure").hidden = !failure;
