@@ -286,9 +286,8 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
         if len(lines) >= rows:
             break
         slot = "" if event.worker is None else f".{event.worker}"
-        who = _cut(
-            line(event.app + slot) or "pyworker", max(16, how.width // 3), how, slot
-        )  # what happened has to be seen
+        # what happened has to be seen
+        who = _cut(line(event.app + slot) or "pyworker", max(16, how.width // 3), how, slot)
         text = _cut(f"  {clock(event.time)}  {pad(who, 10)}  {words(event)}", how.width, how)
         bad = any(word in event.type for word in ("failed", "exited", "refused"))
         wary = any(word in event.type for word in ("backoff", "unhealthy", "recycled", "rolled"))
