@@ -203,7 +203,14 @@ class _Channel:
         try:
             self._count_gone()
             while (frame := self.link.to_write()) is not None:
-                send_into(self.link.gone, self.sock, frame.data, frame.fd)
+                try:
+                    send_into(self.link.gone, self.sock, frame.data, frame.fd)
+                except PermissionError:  # a peer of other rights may have none sent to it (SO_PASSRIGHTS)
+                    if frame.fd < 0:
+                        raise
+                    for event in self.link.refused():
+                        self._settle(event)
+                    continue
                 sent = self._count_gone()
                 total += sent
                 if sent == 0:

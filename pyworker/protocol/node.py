@@ -217,6 +217,17 @@ class Link:
                 events += [Sent(item.token) for item in writing.items if item.token is not None]
         return events
 
+    def refused(self) -> list[Event]:
+        """Note that the kernel takes no descriptor for this peer: the message of `to_write` does not go."""
+        writing = self._writing
+        if writing is None:
+            return []
+        size, token = len(writing.data), writing.items[0].token
+        self._writing = None  # as in `written`
+        self._backlog -= size
+        self._handles -= 1
+        return [] if token is None else [NotReceived(token)]
+
     def has(self, token: Any) -> bool:
         """True while the message of this token waits, or is under way."""
         return any(item.token is token for item in self._items())

@@ -24,6 +24,7 @@ from pyworker.cluster.ipc import (
     Receiver,
     ThreadChannel,
 )
+from pyworker.unix.fds import refuse_fds
 from tests.cluster.helpers import open_fds
 from tests.support.steps import Rung, acts_at, keeps_locks, no_collection
 
@@ -377,3 +378,22 @@ def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way
                 return
             assert there.receiver.values == ["rung"]
     raise AssertionError("a read takes more calls than that")
+
+
+def test_a_peer_that_may_be_sent_no_handles_gets_all_else() -> None:
+    """So it is for a worker of another user's, whose peer is the daemon."""
+    with channels() as (ours, theirs), numbered(1) as file:
+        refuse_fds(theirs.sock)
+        told: list[Exception | None] = []
+        ours.send("one", file, callback=told.append)
+        ours.send("two", callback=told.append)
+        for end in (theirs, ours, theirs, ours):
+            end._read()
+        heard = theirs.receiver
+        assert isinstance(heard, Heard)
+        if heard.values != [("one", "1"), "two"]:  # Linux 6.16 and later
+            assert heard.values == ["two"]
+            assert isinstance(told[0], HandleNotDeliveredError)
+            assert told[1:] == [None]
+        assert ours.connected
+        assert not file.closed
