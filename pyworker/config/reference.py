@@ -98,7 +98,8 @@ all profiles.
   ended, not replaced; so is a script or command with `restart.policy = "never"` that listens nowhere.
 - Times are local. At the change to summer time, runs of the missing hour happen once, at the jump; in autumn, runs of the repeated hour
   happen once. Jobs of every hour or every few minutes go on as always.
-- Runs that were due while pyworker did not run are left out; those due while its daemon was replaced are made up for.
+- Runs that were due while pyworker did not run are left out. Of those due while its daemon was replaced, or while the job's start waited
+  for what it depends on, one is made up for.
 - `reload.cron` reloads an app that keeps running, unless a reload of it is under way.
 
 **Hooks** are commands. They run as the app's user, in its folder and environment, with `PYWORKER_HOOK`, `PYWORKER_APP` and
