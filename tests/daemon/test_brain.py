@@ -51,6 +51,24 @@ def test_apps_that_restart_together_are_written_down_once(
     loop.close()
 
 
+def test_an_event_of_a_worker_says_which_generation_and_process_of_its_slot_that_is(ends: tuple[socket.socket, socket.socket]) -> None:
+    spawner: Any = SimpleNamespace()
+    brain = Brain(loop := Loop(), FdStore(ends[0]), spawner, EventLog(-1), "")
+    told: list[Any] = []
+    brain.events.subscribe(lambda event: told.append((event.type, event.app, event.worker, event.data)))
+    app: Any = SimpleNamespace(name="api")
+    worker = WorkerHandle(WorkerId("api", 3, 2, 9), held=False, born_at=0.0, pid=42)
+    brain.emit(app, "worker_ready", worker, took_s=1.5)
+    brain.emit(app, "worker_backoff", 2, attempt=1)
+    brain.emit_failed("api", Failure("no disk", hint="buy one"), restarts=10, window=60.0)
+    assert told == [
+        ("worker_ready", "api", 2, {"generation": 3, "pid": 42, "took_s": 1.5}),
+        ("worker_backoff", "api", 2, {"attempt": 1}),
+        ("app_failed", "api", None, {"reason": "no disk", "traceback": "", "hint": "buy one", "restarts": 10, "window_s": 60.0}),
+    ]
+    loop.close()
+
+
 def test_an_app_has_its_round_though_one_of_its_name_that_was_deleted_is_looked_at_in_the_same_turn(
     ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
