@@ -45,7 +45,7 @@ reloading   new workers come up beside the old
 degraded    serves, but lacks workers, or one fails its health check, or could not be replaced: the reason is shown
 failed      given up, and tried again every restart.retry; or the start failed: the reason is shown
 scheduled   a job (cron): runs when its time comes
-stopping    finishes its requests
+stopping    finishes its requests; or it serves on until those that depend on it have stopped
 stopped     by you; pyworker start NAME
 """,
     ),

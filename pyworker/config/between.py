@@ -5,6 +5,7 @@ The rules of one app are in check.py, whose Finding says what is wrong here, too
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Container, Iterable
 
@@ -14,6 +15,8 @@ from pyworker.config.report import shown
 from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
 from pyworker.record import replace
+
+BETWEEN_STOPS = 3.0  # seconds that an end may take beside its time-outs, before what it depends on is told to stop
 
 
 def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> list[tuple[AppConfig, Finding]]:
@@ -55,6 +58,18 @@ def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str
             found.add(name)
             todo += by_name[name].depends_on
     return found
+
+
+def longest_stop(apps: Iterable[AppConfig]) -> float:
+    """Return how long a stop of all of these may take: who depends on another is stopped first; a run of a job keeps nobody."""
+    by_name = {app.name: app for app in apps}
+
+    @functools.cache
+    def ends_at(name: str) -> float:
+        before = [ends_at(a.name) + BETWEEN_STOPS for a in by_name.values() if name in a.depends_on and a.cron is None]
+        return max(before, default=0.0) + by_name[name].stop.drain_timeout + by_name[name].stop.kill_timeout
+
+    return max(map(ends_at, by_name), default=0.0)
 
 
 def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:

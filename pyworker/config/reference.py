@@ -91,6 +91,9 @@ all profiles.
 - A migration is a script or command with `restart.policy = "never"` that listens nowhere, without `[app.health]` and
   `ready = "notify"`: it counts as ready only when it has ended with code 0.
 - Apps that run are not touched when a dependency dies. `--only NAME` starts what NAME depends on, too.
+- Of apps that are stopped together (`stop all`, `daemon stop`, SIGTERM), one serves on until those that depend on it have gone: their
+  last requests find it. A worker of it that dies meanwhile is not replaced. The time-outs of these apps add up.
+- `stop --now` and a second SIGTERM end all at once. A run of a job keeps nobody waiting. `restart` stops all at once, too.
 
 **Jobs.** With `cron` a script or command runs at those times and is not restarted in between; `ps` says `scheduled`.
 

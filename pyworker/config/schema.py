@@ -285,7 +285,10 @@ class AppConfig:
         (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all but its terminal\'s'
     )
     depends_on: tuple[str, ...] = option(
-        (), help="apps of the same file that must be ready before this one starts", example="db", apply="live"
+        (),
+        help="apps of the same file that must be ready before this one starts, and stop after it",
+        example="db",
+        apply="live",
     )
     cron: str | None = option(
         None,

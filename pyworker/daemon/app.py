@@ -23,7 +23,7 @@ from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.policy.view import AppView, WorkerView, generation_is_open, slots_of
-from pyworker.protocol.events import BY_ITSELF
+from pyworker.protocol.events import BY_ITSELF, names_in_words
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
 from pyworker.unix.process import ExitStatus
@@ -108,6 +108,7 @@ class App:
     finished_slots: set[int] = field(default_factory=set)
     gated: frozenset[int] = frozenset()  # generations that wait for another app, or for hooks.pre_start
     blocked: Failure | None = None  # what it waits for has failed
+    stops_after: tuple[str, ...] = ()  # it serves on until these have gone, which depend on it
     target: int | None = None
     target_failure: Failure | None = None
     previous: int | None = None
@@ -271,6 +272,7 @@ class App:
             starting=self.starting,
             start_failed=self.start_failure is not None,
             hurry=self.hurry,
+            stops_later=bool(self.stops_after),
             listening=self.listening and bool(self.listeners),
             forks=config.target is not None,
             target_forks=target is not None and target.target is not None,
@@ -374,6 +376,11 @@ class App:
         ends = [self.last_exits[slot] for slot in self.finished_slots if slot in self.last_exits]
         return not self.is_job and any(last["code"] != 0 for last in ends)
 
+    @property
+    def is_stopping(self) -> bool:
+        """All of it is to leave, and nothing comes after it."""
+        return not (self.closed or self.running or self.keep_listening or self.restart_to is not None)
+
     def is_empty(self) -> bool:
         if self.dispatcher is not None and self.dispatcher.finished:
             return False
@@ -412,6 +419,7 @@ class App:
             *self.notes,
             *self._notes_of_template(),
             *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
+            *([stops_after_in_words(self.stops_after)] if self.stops_after else []),
             *self._note_of_no_workers(),
             *self._note_of_late_check(),
         ]
@@ -502,6 +510,10 @@ class App:
         self.slot_restarts = {int(slot): count for slot, count in memo["slot_restarts"].items()}
         self.codes = {int(number): code for number, code in memo.get("codes", {}).items()}
         self.notes = list(memo["notes"])
+
+
+def stops_after_in_words(names: tuple[str, ...]) -> str:
+    return f"stops after {names_in_words(names)}"
 
 
 def not_passed_yet(slot: int, reason: str) -> str:

@@ -18,7 +18,7 @@ from pyworker import failpoint
 from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import INHERIT
 from pyworker.daemon import appmetrics, diagnosis, state
-from pyworker.daemon.app import App, Failure, Generation, Listener
+from pyworker.daemon.app import App, Failure, Generation, Listener, stops_after_in_words
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers
@@ -67,6 +67,7 @@ class Brain:
         self.logs_to_stdout: Literal["", "short", "json", "plain"] = ""  # in the foreground: how, instead of files
         self.on_closed: Callable[[App], None] = lambda app: None
         self.gate: Callable[[App], frozenset[int]] = lambda app: frozenset()  # generations to be started later
+        self.stops_after: Callable[[App], tuple[str, ...]] = lambda app: ()  # apps that have to go before it is stopped
         self._poked: set[int] = set()  # ids: one that was deleted may have the name of another
         self._looks: dict[str, Timer] = {}
         self._saves_soon = False
@@ -110,6 +111,9 @@ class Brain:
         now = self.loop.clock()
         for _ in range(100):
             app.gated = self.gate(app)
+            before, app.stops_after = app.stops_after, self.stops_after(app)
+            if app.stops_after and not before:
+                self.emit(app, "app_note", None, text=stops_after_in_words(app.stops_after))
             if app.running and app.restart_to is not None and app.restart_to not in app.gated:
                 app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
                 app.target = app.previous = None

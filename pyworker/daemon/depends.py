@@ -1,15 +1,18 @@
-"""Daemon: `depends_on`: an app whose dependencies are not ready yet is held back, and goes on by itself when they are.
+"""Daemon: `depends_on`: an app whose dependencies are not ready yet is held back, and goes on by itself when they are;
+one that is stopped together with those that depend on it serves on until these have gone.
 One that may end (restart.policy) and has, with code 0, is as good as ready; one that runs once is ready by nothing else: a
 migration before the site.
 
 Level-triggered like all of it: the gate is asked in each round, and an app that waits has a round whenever something
-happened to what it waits for. Only a start waits; an app that runs is not touched when a dependency dies.
+happened to what it waits for. Only a start and a stop wait; an app that runs is not touched when a dependency dies.
 """
 
 from __future__ import annotations
 
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
+from pyworker.policy import order
+from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.protocol.events import Event
 
 _NEWS = {
@@ -23,7 +26,7 @@ class Depends:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
-        self._waiting: dict[str, tuple[str, ...]] = {}  # whose gate was shut when it was asked last -> depends_on
+        self._waiting: dict[str, tuple[str, ...]] = {}  # who had to wait when it was asked last -> for whom
         brain.events.subscribe(self._on_event)
 
     def gate(self, app: App) -> frozenset[int]:
@@ -33,6 +36,18 @@ class Depends:
         if _step(app.blocked) != _step(before):  # not the whole text: in a circle it would grow without end
             self._look_again(app.name)  # who waits for it waits in vain now, too, or no more, or for something else
         return gated
+
+    def stops_after(self, app: App) -> tuple[str, ...]:
+        """Return those that depend on an app and leave as it does, as long as somebody of it may still serve them."""
+        if not app.is_stopping or app.hurry or not any(w.state in UNTOUCHED for w in app.workers.values()):
+            return ()
+        apps = self._brain.apps
+        depends_on = {n: c.depends_on for n, a in apps.items() if (c := a.config) is not None and c.depends_on}
+        leaving = {n for n in depends_on if apps[n].is_stopping and not apps[n].is_job and not apps[n].is_empty()}
+        names = order.stops_after(app.name, depends_on, leaving)
+        if names:
+            self._waiting[app.name] = names
+        return names
 
     def _gated(self, app: App) -> frozenset[int]:
         self._waiting.pop(app.name, None)

@@ -356,7 +356,7 @@ class Dispatchers:
         """Return (message, fds, what has been told by it) for all that it does not know yet."""
         news: list[tuple[Any, ...]] = []
         store, told = self._brain.store, handle.told
-        stopping = not app.running and not app.keep_listening and app.restart_to is None
+        stopping = app.is_stopping and not self._brain.stops_after(app)
         if not handle.begun:
             news.append((d.Begin(), (), None))
         current = app.current

@@ -102,6 +102,7 @@ def main(argv: list[str]) -> int:
     depends, hooks = Depends(brain), Hooks(brain)
     desk.preparing = lambda: hooks.preparing
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
+    brain.stops_after = depends.stops_after
     start_again_after_boot(desk, foreground=running is not None)
     Schedule(desk)
     Watch(desk)

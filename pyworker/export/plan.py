@@ -8,6 +8,7 @@ import posixpath
 import re
 
 from pyworker.config.address import parse_bind
+from pyworker.config.between import longest_stop, with_dependencies
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
 from pyworker.policy.memory import whole
@@ -39,6 +40,7 @@ class Options:
         "cpu"  # kubernetes: "in-flight" is pyworker's own metric through an adapter; "none" is no autoscaler
     )
     several: bool = True  # the file has several apps: which one is meant must be said
+    every: tuple[AppConfig, ...] = ()  # app of the file, also those that are not exported
     named: bool = True  # the file says the app's name; else it is that of the folder, which is another one in an image
     requirements: str = (
         "requirements.txt"  # docker: the file of the folder that names what the app needs; "" = there is none
@@ -75,7 +77,9 @@ def plans(apps: tuple[AppConfig, ...], run: RunConfig, options: Options, *, cont
         name = dns_name(app.name)
         while any(name == other.name for other in found):
             name += "-2"
-        found.append(_plan(app, name, probe, run, options, contained=contained))
+        together = with_dependencies(options.every, (app.name,))  # `--only` brings them
+        stop = longest_stop([app, *(each for each in options.every if each.name in together)])
+        found.append(_plan(app, name, probe, stop, run, options, contained=contained))
     return found
 
 
@@ -93,7 +97,9 @@ def _probe_port(apps: tuple[AppConfig, ...], run: RunConfig) -> int:
     return next(port for port in range(PROBE_PORT, 1 << 16) if port not in taken)
 
 
-def _plan(app: AppConfig, name: str, probe: int, run: RunConfig, options: Options, *, contained: bool) -> Plan:
+def _plan(
+    app: AppConfig, name: str, probe: int, stop: float, run: RunConfig, options: Options, *, contained: bool
+) -> Plan:
     ports: list[int] = []
     lost: list[str] = []
     binds: list[str] = []
@@ -143,11 +149,10 @@ def _plan(app: AppConfig, name: str, probe: int, run: RunConfig, options: Option
             lost.append(f"env_file {path}: need not be there, and is not: its variables must come with the container")
         else:
             files[_inside(app, path)] = at_hand(app, path)
-    stop = app.stop.drain_timeout + app.stop.kill_timeout + run.lame_duck
     memory = _memory(app, per_pod, lost)
     lost += _common_losses(app, options, contained=contained)
     return Plan(
-        app, name, tuple(command), tuple(dict.fromkeys(ports)), probe, replicas, per_pod, math.ceil(stop + MARGIN), memory,
+        app, name, tuple(command), tuple(dict.fromkeys(ports)), probe, replicas, per_pod, math.ceil(stop + run.lame_duck + MARGIN), memory,
         needed, defaults, files, (*which, "--once"), tuple(text for text in lost if text),
     )  # fmt: skip
 

@@ -279,7 +279,7 @@ def _leave(app: AppView, now: float) -> Iterator[act.Action]:
 
 def _reason_to_leave(app: AppView, w: WorkerView, slots: set[int], current_open: bool, now: float) -> str | None:
     if not app.running:
-        return "stop"
+        return None if app.stops_later else "stop"
     if app.starting and app.record.permanent:
         return "the start failed"
     if w.generation != app.generation:

@@ -73,6 +73,7 @@ class AppView:
     starting: bool = False  # a first start whose outcome is open: one failure ends it
     start_failed: bool = False
     hurry: bool = False  # `stop --now`: no drain
+    stops_later: bool = False  # who depends on it is stopped, too, and has not gone yet
     listening: bool = True  # the listeners are open
     # of the committed generation; a reload may make another kind of app of it
     forks: bool = True  # workers are forked from a template (asgi, wsgi)

@@ -34,7 +34,7 @@ APP_FROM_ELSEWHERE = {
     "name": "apps.json", "source": "apps.json", "scale": "apps.json", "scale_base": "apps.json",
     "board": "the store", "ledger": "the store", "generations": "the store", "listeners": "the store", "workers": "the store",
     "templates": "the store", "dispatcher": "the store",
-    "closed": "seen anew", "gated": "seen anew", "blocked": "seen anew", "compared": "seen anew",
+    "closed": "seen anew", "gated": "seen anew", "blocked": "seen anew", "stops_after": "seen anew", "compared": "seen anew",
     "target_failure": "a reload that was under way is given up", "start_failure": "carried out in the turn that found it",
     "given_up": "carried out in the turn that was told", "refused": "for those who wait, and they wait for this daemon",
     "unusable": "`pyworker run` ends for it", "dropped_lines": "the logger tells it", "dropped_at": "the logger tells it", "dropped_seen": "the logger tells it",

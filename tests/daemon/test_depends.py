@@ -7,6 +7,7 @@ from typing import Any
 
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.depends import Depends
+from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR
 from pyworker.protocol.events import Event
 
@@ -96,3 +97,41 @@ def test_how_a_worker_ended_that_was_scaled_away_keeps_nobody_waiting() -> None:
     assert Depends(brain).gate(api) == frozenset()
     migration.finished_slots = {1, 2}
     assert Depends(brain).gate(api) == {1}
+
+
+def test_an_app_stops_after_those_that_depend_on_it_and_leave_as_it_does() -> None:
+    web, db = an_app("web", "db"), an_app("db")
+    for app in (web, db):
+        app.is_stopping, app.hurry, app.is_empty = True, False, lambda: False
+        app.workers = {1: SimpleNamespace(state=State.READY)}
+    poked: list[str] = []
+    subscribers: list[Any] = []
+    brain: Any = SimpleNamespace(
+        apps={"web": web, "db": db},
+        events=SimpleNamespace(subscribe=subscribers.append),
+        poke=lambda app: poked.append(app.name),
+    )
+    depends = Depends(brain)
+    assert depends.stops_after(web) == ()
+    assert depends.stops_after(db) == ("web",)
+    subscribers[0](Event(1, "", "web", None, "app_stopped", {}))
+    assert poked == ["db"]
+
+    def without(app: Any, **changes: Any) -> bool:
+        """Whether db waits no more when this is so of an app."""
+        before = vars(app).copy()
+        vars(app).update(changes)
+        waits = depends.stops_after(db)
+        vars(app).update(before)
+        assert depends.stops_after(db) == ("web",)
+        return not waits
+
+    assert without(web, is_stopping=False)  # it goes on, or is restarted
+    assert without(web, is_empty=lambda: True)  # it has failed, or never started
+    assert without(web, is_job=True)
+    assert without(web, config=None)
+    assert without(db, is_stopping=False)
+    assert without(db, hurry=True)
+    assert without(db, config=SimpleNamespace(depends_on=("web",)))  # a circle, of a file that was half reloaded
+    assert without(db, workers={1: SimpleNamespace(state=State.DRAINING)})  # it is too late
+    assert not without(web, workers={1: SimpleNamespace(state=State.DRAINING)})

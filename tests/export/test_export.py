@@ -114,6 +114,7 @@ def made(tmp_path: pathlib.Path) -> pathlib.Path:
 def export(path: pathlib.Path, engine: str, *names: str, **options: Any) -> dict[str, str]:
     module = importlib.import_module(f"pyworker.export.{engine}")
     options.setdefault("folder", "/srv/shop")
+    options.setdefault("every", load(str(path)).apps)
     found: dict[str, str] = module.export(
         load(str(path), only=names).apps, run_config(str(path), {}), Options(**options)
     )
@@ -257,6 +258,13 @@ def test_a_name_that_is_the_folder_s_is_not_asked_for_in_an_image(made: pathlib.
     text = export(made, "kubernetes", "api", several=False, named=False)["api.yaml"]
     assert "--only" not in text
     assert 'the name: the file does not say it, and the image\'s folder is /app: write name = "api"' in text
+
+
+def test_what_an_app_depends_on_runs_beside_it_and_has_its_time_after_it(made: pathlib.Path) -> None:
+    for names in (("auto",), ()):
+        services = parsed(export(made, "compose", *names)["compose.yaml"])[0]["services"]
+        # both with their drain (30 s, 20 s) and kill time-outs (10 s), 3 s between them, lame_duck and a margin
+        assert services["auto"]["stop_grace_period"] == f"{30 + 10 + 3 + 20 + 10 + 2 + 5}s"
 
 
 def test_compose_is_yaml_that_says_the_same(made: pathlib.Path) -> None:

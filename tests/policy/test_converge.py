@@ -233,6 +233,13 @@ def test_a_stop_shuts_the_port_in_a_moment_in_which_nobody_would_be_reset() -> N
     assert doing(replace(view, workers=leaving, nobody_waits=False), 0.0) == []
 
 
+def test_what_stops_later_serves_on_and_nothing_of_it_is_started() -> None:
+    assert doing(app(running=False, stops_later=True, workers=BOTH)) == [act.StopTemplate(1)]
+    assert doing(app(running=False, stops_later=True, workers=BOTH[:1], templates=())) == []
+    assert act.SendDrain(1, True, "stop") in doing(app(running=False, workers=BOTH))
+    assert doing(app(running=False, stops_later=True, templates=())) == [act.Close()]  # nobody is left who could serve
+
+
 def test_stop_now_skips_the_drain() -> None:
     assert act.SendStop(1, "stop") in doing(app(running=False, hurry=True, workers=BOTH))
 

@@ -82,6 +82,7 @@ def cmd(
     if path is None:
         raise PyworkerError("there is no config file in this folder", hint="name one: -f FILE.toml", code="usage")
     loaded = load(path, only=names, profile=profile)
+    every = load(path, profile=profile).apps
     folder = os.path.dirname(path)
     options = Options(
         file=os.path.basename(path),
@@ -92,7 +93,8 @@ def cmd(
         pyworker=shutil.which("pyworker") or f"{os.path.dirname(sys.executable)}/pyworker",
         profile=profile,
         autoscale=autoscale,
-        several=len(load(path, profile=profile).apps) > 1,
+        several=len(every) > 1,
+        every=every,
         named=says_name(path),
         requirements=next((n for n in _REQUIREMENTS if os.path.isfile(os.path.join(folder, n))), ""),
     )

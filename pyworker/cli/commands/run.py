@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,6 +19,9 @@ from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.startable import Startable, find_startable
 from pyworker.errors import PyworkerError
+
+if TYPE_CHECKING:
+    from pyworker.config.schema import AppConfig
 
 _DOCKER_GRACE = 10.0  # seconds that docker and podman give by default
 _MARGIN = 5.0
@@ -127,10 +130,25 @@ def _say_what_does_not_fit(found: Startable) -> None:
 def _say_how_long(found: Startable, lame_duck: float) -> None:
     if os.environ.get("INVOCATION_ID"):  # a unit of systemd, which waits 90 s unless it says otherwise
         return
-    longest = max(app.stop.drain_timeout + app.stop.kill_timeout for app in found.apps) + lame_duck
+    from pyworker.config.between import longest_stop
+
+    longest = longest_stop(_with_what_they_need(found)) + lame_duck
     if longest > _DOCKER_GRACE:
         needed = f"{longest + _MARGIN:g}"
         render.note(
             f"pyworker: a stop takes up to {longest:g} s; give docker --stop-timeout {needed}, "
             f"or terminationGracePeriodSeconds: {needed}"
         )
+
+
+def _with_what_they_need(found: Startable) -> list[AppConfig]:
+    """Return all that runs: of a file, with `--only`, also what these depend on."""
+    from pyworker.config.between import with_dependencies
+    from pyworker.config.load import load
+
+    own = {app.name: app for app in found.apps}
+    if not found.request.get("only"):
+        return list(found.apps)
+    every = load(found.request["file"], environ=os.environ, profile=found.request["profile"]).apps
+    together = with_dependencies(every, own)
+    return [own.get(app.name, app) for app in every if app.name in together]
