@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group
+from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group, command_of
 from pyworker.cli.manpage import page as manual
 from pyworker.cli.options import SHARED, options
 from pyworker.config.reference import page as configuration
@@ -113,13 +113,23 @@ def _command(name: str, command: click.Command, short: str) -> list[str]:
     head, _, rest = re.sub(r" *\x08\n", "", command.help or "").partition("\n")
     lines = [f"## {name}", "", head or short, "", "```text", " ".join(command.get_usage(context).split()[1:])]
     lines += ["", *textwrap.dedent(rest).strip("\n").split("\n")] if rest.strip() else []
-    lines += ["```", "", *_options([p for p in command.params if p.name not in SHARED])]
+    own = [p for p in command.params if p.name not in SHARED]
+    same = [p for p in own if name == "run" and isinstance(p, click.Option) and p.name in _names_of("start")]
+    lines += ["```", "", *_options([p for p in own if p not in same])]
+    if same:
+        lines += [f"As for [start](#start): {', '.join(f'`{p.opts[-1]}`' for p in same)}.", ""]
     if isinstance(command, click.Group) and not isinstance(command, Commands):
         for child in command.list_commands(context):
             inner = command.get_command(context, child)
             assert inner is not None
             lines += [line.replace("## ", "### ", 1) for line in _command(f"{name} {child}", inner, "")]
     return lines
+
+
+def _names_of(name: str) -> set[str | None]:
+    command = command_of(name)
+    assert command is not None
+    return {p.name for p in command.params}
 
 
 def _options(params: list[click.Parameter]) -> list[str]:
