@@ -59,11 +59,11 @@ def test_an_event_of_a_worker_says_which_generation_and_process_of_its_slot_that
     app: Any = SimpleNamespace(name="api")
     worker = WorkerHandle(WorkerId("api", 3, 2, 9), held=False, born_at=0.0, pid=42)
     brain.emit(app, "worker_ready", worker, took_s=1.5)
-    brain.emit(app, "worker_backoff", 2, attempt=1)
+    brain.emit(app, "app_note", 2, text="slow")
     brain.emit_failed("api", Failure("no disk", hint="buy one"), restarts=10, window=60.0)
     assert told == [
         ("worker_ready", "api", 2, {"generation": 3, "pid": 42, "took_s": 1.5}),
-        ("worker_backoff", "api", 2, {"attempt": 1}),
+        ("app_note", "api", 2, {"text": "slow"}),
         ("app_failed", "api", None, {"reason": "no disk", "traceback": "", "hint": "buy one", "restarts": 10, "window_s": 60.0}),
     ]
     loop.close()
