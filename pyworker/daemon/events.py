@@ -12,6 +12,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from heapq import merge
+from operator import attrgetter
 from typing import Any
 
 from pyworker.daemon.loop import report_to_stderr
@@ -22,7 +24,9 @@ from pyworker.unix import stderr
 from pyworker.unix.files import same_file
 
 MAX_FILE = 4 * 1024 * 1024
-KEPT = 500  # events in memory
+KEPT = 500  # events in memory, and as many of what workers say
+_SAID = "worker_message"
+_MESSAGE = f'"type":"{_SAID}"'.encode()  # as it is written
 _TAIL = 1024 * 1024  # read of each file at the start
 
 Subscriber = Callable[[Event], None]
@@ -53,14 +57,18 @@ class EventLog:
         self._report = report
         self._subscribers: dict[object, Subscriber] = {}
         self._recent: deque[Event] = deque(maxlen=KEPT)
+        self._said: deque[Event] = deque(maxlen=KEPT)  # by workers: however much that is, what has happened stays known
         self._fd = -1
         self._size = 0
         lines = self._read_tail(EVENTS_FILE + ".1") + self._read_tail(EVENTS_FILE)
         while lines and len(self._recent) < KEPT:  # the last ones only: to read all would take a third of a second
-            event = _parse(lines.pop())
+            line = lines.pop()
+            if len(self._said) == KEPT and _MESSAGE in line:
+                continue
+            event = _parse(line)
             if event is not None:
-                self._recent.appendleft(event)
-        self.seq = max((event.seq for event in self._recent), default=0)
+                self._kept(event.type).appendleft(event)
+        self.seq = max((event.seq for event in (*self._recent, *self._said)), default=0)
         self.seq = max(self.seq, last)  # of the last event
 
     def emit(self, type: str, app: str = "", worker: int | None = None, **data: Any) -> Event:
@@ -75,7 +83,7 @@ class EventLog:
             raise ValueError(f"event {type} has the data {sorted(TYPES[type])}, not {sorted(data)}")
         self.seq += 1
         event = Event(self.seq, stamp(self._clock()), app, worker, type, _clean(data))
-        self._recent.append(event)
+        self._kept(type).append(event)
         self._write(json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n")
         for subscriber in list(self._subscribers.values()):
             try:
@@ -84,10 +92,14 @@ class EventLog:
                 self._report(f"a subscriber failed at event {type}")
         return event
 
-    def recent(self, app: str = "", count: int = KEPT, *, since_seq: int = 0) -> list[Event]:
+    def recent(self, app: str = "", count: int = 2 * KEPT, *, since_seq: int = 0) -> list[Event]:
         """Return the last events in memory, the oldest first; of one app only, if it is named."""
-        found = [e for e in self._recent if e.seq > since_seq and (not app or e.app == app)]
+        events = merge(self._recent, self._said, key=attrgetter("seq"))
+        found = [e for e in events if e.seq > since_seq and (not app or e.app == app)]
         return found[-count:] if count else []
+
+    def _kept(self, type: str) -> deque[Event]:
+        return self._said if type == _SAID else self._recent
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call `subscriber` with each event from now on, until the function returned here is called."""

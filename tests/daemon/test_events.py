@@ -101,6 +101,17 @@ def test_memory_holds_the_last_ones_only(open_log: Callable[..., EventLog]) -> N
     assert log.recent()[0].seq == 11
 
 
+def test_what_workers_say_drives_nothing_that_happened_out_of_memory(open_log: Callable[..., EventLog]) -> None:
+    log = open_log()
+    first = note(log)
+    for number in range(KEPT + 1):
+        log.emit("worker_message", "other", 1, generation=1, pid=2, message=number, size=1, cut=False)
+    last = note(log)
+    for each in (log, open_log()):  # the second reads them from disk
+        assert each.recent("api") == [first, last]
+        assert [e.seq for e in each.recent()] == [1, *range(3, KEPT + 4)]
+
+
 def test_file_is_rotated_once_it_is_large_and_both_halves_are_read_again(
     open_log: Callable[..., EventLog], tmp_path: Path
 ) -> None:
