@@ -60,7 +60,7 @@ class EventLog:
         self._said: deque[Event] = deque(maxlen=KEPT)  # by workers: however much that is, what has happened stays known
         self._fd = -1
         self._size = 0
-        lines = self._read_tail(EVENTS_FILE + ".1") + self._read_tail(EVENTS_FILE)
+        lines = [line for end in (".2", ".1", "") for line in self._read_tail(EVENTS_FILE + end)]
         while lines and len(self._recent) < KEPT:  # the last ones only: to read all would take a third of a second
             line = lines.pop()
             if len(self._said) == KEPT and _MESSAGE in line:
@@ -134,7 +134,8 @@ class EventLog:
             if self._fd < 0 or not self._has_its_name():
                 self._open()
             elif self._size + len(line) > self._max_file and self._size:
-                os.replace(EVENTS_FILE, EVENTS_FILE + ".1", src_dir_fd=self._home_fd, dst_dir_fd=self._home_fd)
+                self._keep_on()
+                self._rename(EVENTS_FILE, EVENTS_FILE + ".1")
                 self._open()
             written = os.write(self._fd, line)
             if written < len(line):  # the disk is full: half a line must not be joined to the next one
@@ -146,6 +147,28 @@ class EventLog:
             if not self.lost:
                 stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
             self._lose()
+
+    def _keep_on(self) -> None:
+        """Keep on, in a file of its own, what has happened of the file that goes. A worker that says much fills one in seconds."""
+        lines = self._read_tail(EVENTS_FILE + ".1", self._max_file)
+        happened = [line + b"\n" for line in lines if _MESSAGE not in line]
+        before = [line + b"\n" for line in self._read_tail(EVENTS_FILE + ".2", self._max_file)]
+        if not before and len(happened) == len(lines):
+            return
+        text = b"".join([*before, *happened])
+        if len(text) > self._max_file:
+            text = text[-self._max_file :].partition(b"\n")[2]
+        new = EVENTS_FILE + ".new"
+        with contextlib.suppress(OSError):  # a full disk: it is the older ones that are lost
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=self._home_fd)
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._home_fd)
+            with open(fd, "wb") as file:
+                file.write(text)
+            self._rename(new, EVENTS_FILE + ".2")
+
+    def _rename(self, old: str, new: str) -> None:
+        os.replace(old, new, src_dir_fd=self._home_fd, dst_dir_fd=self._home_fd)
 
     def _lose(self) -> None:
         self.lost += 1
@@ -165,7 +188,7 @@ class EventLog:
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":  # cut short by a crash
             self._size += os.write(self._fd, b"\n")
 
-    def _read_tail(self, name: str) -> list[bytes]:
+    def _read_tail(self, name: str, most: int = _TAIL) -> list[bytes]:
         if self._home_fd < 0:
             return []
         try:
@@ -174,7 +197,7 @@ class EventLog:
             return []
         try:
             size = os.fstat(fd).st_size
-            data = os.pread(fd, _TAIL, max(0, size - _TAIL))
+            data = os.pread(fd, most, max(0, size - most))
         except OSError:
             return []
         finally:

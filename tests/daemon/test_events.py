@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.cli.eventlog import past
 from pyworker.daemon.events import KEPT, EventLog, stamp
 from pyworker.protocol.events import Event
 
@@ -122,6 +123,28 @@ def test_file_is_rotated_once_it_is_large_and_both_halves_are_read_again(
     old, new = lines(tmp_path / "events.jsonl.1"), lines(tmp_path / "events.jsonl")
     assert old[-1]["seq"] == int(str(new[0]["seq"])) - 1
     assert [e.seq for e in open_log().recent()] == [line["seq"] for line in old + new]
+
+
+def test_what_workers_say_drives_nothing_that_happened_out_of_the_files(
+    open_log: Callable[..., EventLog], tmp_path: Path
+) -> None:
+    log = open_log(max_file=1000)
+    numbers = []
+    for number in range(100):
+        if number % 25 == 0:
+            numbers.append(note(log).seq)
+        log.emit("worker_message", "other", 1, generation=1, pid=2, message=number, size=1, cut=False)
+    assert [e.seq for e in past(str(tmp_path), 99, 0, ("api",), frozenset())] == numbers
+    happened = lines(tmp_path / "events.jsonl.2")
+    assert {line["type"] for line in happened} == {"app_note"}
+    assert [e.seq for e in open_log().recent("api")] == numbers
+    for _ in range(20):
+        note(log)
+        for number in range(9):
+            log.emit("worker_message", "other", 1, generation=1, pid=2, message=number, size=1, cut=False)
+    assert lines(tmp_path / "events.jsonl.2")[0]["seq"] != 1
+    assert {path.stat().st_size <= 1000 for path in tmp_path.iterdir()} == {True}
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_half_a_line_left_by_a_crash_is_skipped_and_not_joined_to_the_next(
