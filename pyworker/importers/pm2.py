@@ -277,8 +277,9 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         app.look("script", "pm2's own server of files is not here: nginx, or python3 -m http.server")
     folder, base = os.path.split(interpreter)
     is_python = base.startswith("python")
-    if not before and (script in _NODE_PROGRAMS if base == "node" else is_python and _PROGRAM.match(script)):
-        # a program, which pm2 looks for in PATH; its own first line has its interpreter
+    is_program = script in _NODE_PROGRAMS if base == "node" else is_python and _PROGRAM.match(script)
+    if is_program and not before and not os.path.exists(os.path.join(str(settings.get("cwd") or ""), script)):
+        # no file, and so a program, which pm2 looks for in PATH; its own first line has its interpreter
         beside = is_python and not folder.startswith("/usr")
         understand(app, [os.path.join(folder, script) if beside else script, *args], "script")
     elif ending == ".py" and not interpreter:

@@ -720,6 +720,12 @@ def test_a_program_of_pm2_that_is_no_file_is_no_argument_of_its_interpreter() ->
     assert commands == [["/srv/venv/bin/celery", "-A", "shop", "worker"], ["celery"], ["npm", "start"], ["v/bin/python", "-m", "bot"]]
 
 
+def test_a_script_without_an_ending_is_no_program_where_its_file_is_there(tmp_path: Path) -> None:
+    (tmp_path / "serve").touch()
+    (app,) = pm2.read({"apps": [{"script": "serve", "interpreter": "python3", "cwd": str(tmp_path)}]}).apps
+    assert app.table["command"] == ["python3", "serve"]
+
+
 def test_an_env_file_of_a_pm2_file_is_read_here_and_is_no_profile() -> None:
     (app,) = pm2.read({"apps": [{"script": "a.py", "env_file": "../.env"}]}).apps
     assert (app.table["env_file"], app.profiles) == ("../.env?", {})
