@@ -23,8 +23,7 @@ def matches(event: Event, selectors: tuple[str, ...], types: frozenset[str] = fr
         return False
     if not selectors or "all" in selectors:
         return True
-    names = [event.app] if event.worker is None else [event.app, f"{event.app}.{event.worker}"]
-    return any(fnmatchcase(name, selector) for name in names for selector in selectors)
+    return any(fnmatchcase(name, selector) for name in {event.app, event.who} for selector in selectors)
 
 
 def parse(raw: Any) -> Event | None:
@@ -125,8 +124,7 @@ class Printer:
 
     def line(self, event: Event) -> str:
         """Return an event as a line: local time, who, what."""
-        who = event.app if event.worker is None else f"{event.app}.{event.worker}"
-        who = line(who) or "pyworker"
+        who = line(event.who) or "pyworker"
         self._names = max(self._names, len(who))
         text = f"{clock(event.time)}  {pad(who, self._names)}  {words(event)}"
         style = next((s for word, s in _STYLES.items() if word in event.type), "")

@@ -318,8 +318,7 @@ class Reader:
         return found if found is not None and eventlog.matches(found, self._names) else None
 
     def _print_event(self, event: Event) -> None:
-        who = event.app if event.worker is None else f"{event.app}.{event.worker}"
-        self._write(self._view.event(event.time, who or "pyworker", " ".join(eventlog.words(event).split())))
+        self._write(self._view.event(event.time, event.who or "pyworker", " ".join(eventlog.words(event).split())))
 
     def _write(self, data: bytes) -> None:
         self.has_shown = self.has_shown or bool(data)

@@ -197,8 +197,7 @@ class Run:
     def _show(self, event: Event) -> None:
         if event.type in _QUIET:
             return
-        name = event.app if event.worker is None else f"{event.app}.{event.worker}"
-        _say(f"{name} {sentence(event)}" if name else sentence(event))
+        _say(f"{event.who} {sentence(event)}" if event.who else sentence(event))
         for key in ("traceback", "hint"):
             text = str(event.data.get(key) or "")
             if text and text not in self._shown:

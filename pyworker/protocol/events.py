@@ -79,6 +79,11 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
     v: int = 1
 
+    @property
+    def who(self) -> str:
+        """Whom it is about, as commands name it: "api", or "api.2"; "" is the daemon itself."""
+        return self.app if self.worker is None else f"{self.app}.{self.worker}"
+
 
 def _pid(data: dict[str, Any]) -> str:
     """The pid, once it is known: a worker may be told to stop before."""

@@ -271,7 +271,7 @@ def _events(app: dict[str, Any], how: Look) -> list[str]:
 
 def _told(events: list[Event], how: Look) -> list[str]:
     """Return events as lines: when, who, what."""
-    rows = [(ago(e.time), line(e.app if e.worker is None else f"{e.app}.{e.worker}"), words(e)) for e in events]
+    rows = [(ago(e.time), line(e.who), words(e)) for e in events]
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]
     return _wrapped(texts, how)
