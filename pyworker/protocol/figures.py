@@ -1,6 +1,6 @@
 """What numbers of the scoreboard come to: shares, quantiles out of a histogram. Pure.
 
-The histogram is that of `scoreboard.latency_bucket`: bucket i counts requests that took less than 2**i microseconds
+The histogram is the scoreboard's: bucket i counts requests that took less than 2**i microseconds
 (and not less than 2**(i-1)); the last one all that took longer. Every reader of the counters (ps, top, the dashboard,
 metrics) works out its own interval: it keeps the last `Totals` and takes the difference.
 """

@@ -33,7 +33,6 @@ class F(enum.IntEnum):
     STATUS_5XX = 16
     PROGRESS_AT = 17  # the loop came round
     OLDEST_AT = 18  # start of the oldest request in flight, 0 = none
-    BUSY_THREADS = 19
     LATENCY_SUM_US = 20
     LEFT_AT = 21  # it accepts nothing any more
     LATENCY_0 = 24  # 32 buckets: bucket i counts requests of < 2**i microseconds; the last one all above
@@ -53,11 +52,6 @@ class AppF(enum.IntEnum):
 
 
 LATENCY_BUCKETS = 32
-
-
-def latency_bucket(microseconds: int) -> int:
-    """Return the histogram bucket of one request."""
-    return min(microseconds.bit_length(), LATENCY_BUCKETS - 1)
 
 
 def row_slice(row: int) -> slice:

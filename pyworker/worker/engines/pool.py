@@ -24,9 +24,9 @@ MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
 
 
 class ThreadPool:
-    """A fixed number of threads. `on_change(busy)` is called in the loop when jobs come and go."""
+    """A fixed number of threads. `on_change` is called in the loop when jobs come and go."""
 
-    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop, on_change: Callable[[int], None]) -> None:
+    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None]) -> None:
         self.size = threads
         self.pending = 0  # jobs that wait or run; the loop's number
         self._loop = loop
@@ -50,7 +50,7 @@ class ThreadPool:
         exchange.room = None
         exchange.written = exchange.taken = 0
         self.pending += 1
-        self._on_change(min(self.pending, self.size))
+        self._on_change()
         self._jobs.put(exchange)
 
     def deliver(self, exchange: ThreadExchange | None, data: bytes, end: Any) -> None:
@@ -80,7 +80,7 @@ class ThreadPool:
             exchange.on_output(data, end)
         if freed:
             self.pending -= freed
-            self._on_change(min(self.pending, self.size))
+            self._on_change()
 
     def _work(self) -> None:
         while (exchange := self._jobs.get()) is not None:

@@ -147,7 +147,7 @@ class Server:
             await self._lifespan.startup()
             self.state = self._lifespan.state
         elif self._threads > 1:
-            self.pool = ThreadPool(self._threads, self.loop, self._on_busy)
+            self.pool = ThreadPool(self._threads, self.loop, self._on_jobs)
         else:
             self.pool = Inline(self.loop, self._context, self._tell_saturation)
 
@@ -440,8 +440,7 @@ class Server:
         if self.on_saturation is not None:
             self.on_saturation(self.saturated)
 
-    def _on_busy(self, busy: int) -> None:
-        self._cells[F.BUSY_THREADS] = busy
+    def _on_jobs(self) -> None:
         self._tell_saturation()
         if self.draining:
             self.check_empty()

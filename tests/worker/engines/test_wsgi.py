@@ -202,7 +202,7 @@ def test_a_client_that_leaves_ends_the_iteration(serve: Serve, loop: str, thread
     wait_until(lambda: bool(made), what="the app")
     client.close()
     assert made[0].closed.wait(30)
-    wait_until(lambda: site.row[F.IN_FLIGHT] == site.row[F.OPEN] == site.row[F.BUSY_THREADS] == 0, what="all to end")
+    wait_until(lambda: site.row[F.IN_FLIGHT] == site.row[F.OPEN] == site.running.server.pool.pending == 0, what="all to end")
 
 
 def test_the_body_of_a_request(serve: Serve, loop: str, threads: int) -> None:
