@@ -63,7 +63,7 @@ class Generation:
     def unpack(cls, number: int, data: bytes) -> Generation:
         value = json.loads(data)
         resolved: ResolvedApp = from_json(ResolvedApp, value["resolved"], "resolved")
-        cert, key, ca = (str(text).encode("latin-1") for text in value.get("tls", ("", "", "")))
+        cert, key, ca = (str(text).encode("latin-1") for text in value["tls"])
         return cls(number, resolved, tuple(int(i) for i in value["listeners"]), tls=(cert, key, ca))
 
 

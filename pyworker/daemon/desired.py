@@ -134,8 +134,6 @@ def _decode(data: bytes) -> Desired:
     apps: dict[str, DesiredApp] = {}
     for number, value in enumerate(raw["apps"]):
         where = f"apps[{number}]"
-        if isinstance(value, dict):
-            value.pop("serial_hint", None)  # of the version before; nobody reads it
         app: DesiredApp = from_json(DesiredApp, value, where)
         if not APP_NAME.match(app.name) or app.name in apps:
             raise WireError(f"{where}.name: {app.name!r:.80} is no name, or there twice")

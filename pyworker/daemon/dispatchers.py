@@ -63,7 +63,6 @@ class DispatcherHandle:
     killed_because: str = ""
     step: str = ""  # what to do about that
     ended: bool = False
-    answers: bool = True  # to pings; one that a daemon of an older version has started may not
     unanswered: int = 0  # pings
     syncs_later: bool = False
 
@@ -71,18 +70,11 @@ class DispatcherHandle:
         return DispatcherView(self.state, self.since, self.finished)
 
     def memo(self) -> dict[str, Any]:
-        return {
-            "since": self.since,
-            "state": self.state,
-            "pid": self.pid,
-            "ready_at": self.ready_at,
-            "answers": self.answers,
-        }
+        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
 
     @classmethod
     def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
-        answers = bool(memo.get("answers", False))
-        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"], answers=answers)
+        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
 
 
 class Dispatchers:

@@ -92,7 +92,7 @@ class Pulse:
 
     def _ask_dispatcher(self, app: App) -> None:
         dispatcher = app.dispatcher
-        if dispatcher is None or dispatcher.state != "ready" or not dispatcher.answers:
+        if dispatcher is None or dispatcher.state != "ready":
             return
         if dispatcher.unanswered >= MISSED:
             _say(f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again")

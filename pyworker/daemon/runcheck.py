@@ -29,8 +29,7 @@ def main(argv: list[str]) -> int:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them: `yes | head` would not end
             signal.signal(number, signal.SIG_DFL)
         # over the exec: who has started it may be gone before it is its time to end it (a killed daemon, an upgrade)
-        if "timeout" in spec:  # not from a daemon of the version before, which runs on until it is upgraded
-            signal.alarm(math.ceil(spec["timeout"]) + GRACE)
+        signal.alarm(math.ceil(spec["timeout"]) + GRACE)
         os.umask(spec["umask"])
         drop_rights(spec["uid"], spec["gid"], tuple(spec["groups"]))
         os.chdir(spec["cwd"])

@@ -46,7 +46,7 @@ def ps() -> dict[str, Any]:
         app(
             "admin", state="reloading", workers={"want": 2, "ready": 2, "total": 3}, cpu_percent=4.1,
             rss_bytes=188743680, requests_per_s=12.0, listen=["unix:/run/admin.sock"], uptime_s=522000.0,
-            config={"file": "/srv/shop/app.toml", "changed": True}, pool=[worker(1, 41300), worker(2, 41301)],
+            config={"file": "/srv/shop/app.toml", "changed": True, "changed_files": ["/srv/shop/app.toml"]}, pool=[worker(1, 41300), worker(2, 41301)],
         ),
         app(
             "jobs", workers={"want": 8, "ready": 8, "total": 8}, cpu_percent=71.0, rss_bytes=1181116006,

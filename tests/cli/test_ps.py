@@ -62,7 +62,7 @@ def test_in_a_pipe_cells_have_no_blanks_and_notes_go_to_stderr(home: str) -> Non
 def test_a_changed_file_of_many_apps_is_said_once(home: str) -> None:
     document = documents.ps()
     for app in document["apps"]:
-        app["config"] = {"file": "/srv/shop/app.toml", "changed": True}
+        app["config"] = {"file": "/srv/shop/app.toml", "changed": True, "changed_files": ["/srv/shop/app.toml"]}
     with fake(home, document):
         found = run("ps", home=home)
     said = [line for line in found.err.splitlines() if "changed on disk" in line]

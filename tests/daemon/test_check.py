@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -337,15 +335,6 @@ def test_command_that_hangs_is_killed_with_all_it_started(loop: Loop, outcome: O
 def test_command_ends_by_itself_where_nobody_is_left_to_end_it(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     script = "import signal; left = signal.alarm(0); raise SystemExit(0 if 15 < left <= 20 else 1)"
     assert execute(loop, outcome, resolved(tmp_path), sys.executable, "-c", script, timeout=14.5) == (True, "")
-
-
-def test_command_of_a_daemon_of_the_version_before_runs_though_it_is_not_said_for_how_long(tmp_path: Path) -> None:
-    spec = {"argv": ["true"], "env": dict(os.environ), "cwd": str(tmp_path), "umask": 0o77, "uid": None, "gid": None, "groups": []}
-    fd = fds.memfd("spec", json.dumps(spec).encode())
-    command = [sys.executable, "-I", "-m", "pyworker.daemon.runcheck", str(fd)]
-    done = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, timeout=60, check=False)
-    os.close(fd)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_command_that_leaves_a_child_with_its_output_does_not_hold_the_check(

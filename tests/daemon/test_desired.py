@@ -55,13 +55,6 @@ def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
     assert list(load(home)[0].apps) == ["mail"]
 
 
-def test_a_file_of_the_version_before_is_read(home: int, tmp_path: Path) -> None:
-    save(home, Desired({"api": API}))
-    file = tmp_path / "apps.json"
-    file.write_text(file.read_text().replace('"name": "api"', '"name": "api", "serial_hint": 12'))
-    assert load(home) == (Desired({"api": API}), "")
-
-
 def test_values_of_the_environment_are_split_off() -> None:
     table = {"target": "m:app", "env": {"TOKEN": "s3cret", "A": "b"}}
     assert without_env_values(table) == ({"target": "m:app"}, {"TOKEN": "s3cret", "A": "b"})

@@ -272,10 +272,8 @@ def changed_files(apps: list[dict[str, Any]], how: Look) -> list[str]:
 
 
 def changed_of(app: dict[str, Any]) -> list[str]:
-    """Return the files of an app's config that are not what was read; a daemon of before knows of one only."""
-    config = app.get("config") or {}
-    found = config.get("changed_files")
-    return found if found is not None else [config.get("file") or "its config"] if config.get("changed") else []
+    """Return the files of an app's config that are not what was read."""
+    return (app.get("config") or {}).get("changed_files") or []
 
 
 def _step(text: str, command: str, how: Look) -> str:
