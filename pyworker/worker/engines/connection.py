@@ -301,19 +301,15 @@ class Connection(asyncio.Protocol):
         if version == "1.1":
             if hosts != 1:
                 self._stop(400)
-            keep_alive = parser.should_keep_alive()
         elif version == "1.0":
             if hosts > 1 or coded:
                 self._stop(400)
             expects = False
-            keep_alive = parser.should_keep_alive()
         else:
             self._stop(505)
-        if url[:1] != b"/" and b"://" in url:  # it names the host itself, and that counts (RFC 9112, 3.2.2)
-            host = authority(url)
-            if not _is_host(host):
-                self._stop(400)
-            headers = [(b"host", host), *(pair for pair in headers if pair[0] != b"host")]
+        keep_alive = parser.should_keep_alive()
+        if url[:1] != b"/" and b"://" in url:
+            headers = self._of_named_host(url, headers)
         if forwarded is not None:
             client = server.trust.client(forwarded) or client
         if server.request_ids is not None:
@@ -328,14 +324,7 @@ class Connection(asyncio.Protocol):
             counted = all(name != server.check_header for name, _ in headers)
         method: str = parser.get_method().decode("ascii")
         if upgrade and server.takes_websockets and method == "GET" and parser.should_upgrade():
-            if self.current is not None:
-                self._stop(400)
-            try:
-                path, query = split_target(url)
-            except BadTarget:
-                self._stop(400)
-            self.upgrade = method, path + b"?" + query if query else path, headers
-            self.upgraded_client, self.upgraded_scheme = client, scheme
+            self._note_upgrade(method, url, headers, client, scheme)
             return
         if method == "CONNECT":
             self._stop(501)
@@ -356,6 +345,26 @@ class Connection(asyncio.Protocol):
             if not self.hold_queue:
                 self.hold_queue = True
                 self._update_reading()
+
+    def _of_named_host(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The target names the host itself, and that counts (RFC 9112, 3.2.2): return the headers with it."""
+        host = authority(url)
+        if not _is_host(host):
+            self._stop(400)
+        return [(b"host", host), *(pair for pair in headers if pair[0] != b"host")]
+
+    def _note_upgrade(
+        self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, scheme: str
+    ) -> None:
+        """The request is to become a websocket: the parser pauses behind it."""
+        if self.current is not None:
+            self._stop(400)
+        try:
+            path, query = split_target(url)
+        except BadTarget:
+            self._stop(400)
+        self.upgrade = method, path + b"?" + query if query else path, headers
+        self.upgraded_client, self.upgraded_scheme = client, scheme
 
     def on_body(self, body: bytes) -> None:
         exchange = self.parsing
