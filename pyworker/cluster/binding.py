@@ -22,33 +22,24 @@ import os
 import select
 import socket
 import stat
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pyworker.cluster import uvloop_servers
+from pyworker.cluster import stand_ins
 from pyworker.cluster.inbox import Inbox
+from pyworker.cluster.stand_ins import FOR_EVER
 from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
 
-_FOR_EVER = 2_000_000.0  # seconds; the longest time-out a socket takes is 24 days
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
 
 _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it hands descriptors around (its forkserver)
 
-_bind = socket.socket.bind
-_listen = socket.socket.listen
 _accept = socket.socket.accept
 _setblocking = socket.socket.setblocking
-_settimeout = socket.socket.settimeout
-_getsockname = socket.socket.getsockname
-_setsockopt = socket.socket.setsockopt
-_shutdown = socket.socket.shutdown
-_close = socket.socket.close
-_unlink = os.unlink
 
 
 class Address(NamedTuple):
@@ -80,7 +71,7 @@ class Binding:
         self.adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.inboxes: weakref.WeakKeyDictionary[socket.socket, Inbox] = weakref.WeakKeyDictionary()
         self.draining = False
-        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self.accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._taking: set[int] = set()  # threads inside an accept that returns at once
         self._wake_reader, self._wake_writer = -1, -1  # readable = draining
         self._pid = os.getpid()
@@ -99,76 +90,8 @@ class Binding:
 
     # ---- for the runtime -----------------------------------------------------------------------------
     def install(self) -> None:
-        """Put our methods in place of socket.socket's."""
-        binding = self
-
-        def bind(self: socket.socket, address: Any) -> None:
-            if not binding.adopt(self, address):
-                _bind(self, address)
-
-        def listen(self: socket.socket, *backlog: int) -> None:
-            if self not in binding.adopted:
-                _listen(self, *backlog)
-            else:
-                binding.on_listen(self)
-
-        def accept(self: socket.socket) -> tuple[socket.socket, Any]:
-            if self not in binding.adopted:
-                return _accept(self)
-            return binding.accept(self)
-
-        def setblocking(self: socket.socket, flag: bool) -> None:
-            if flag and self in binding.adopted:
-                settimeout(self, None)
-            else:
-                _setblocking(self, flag)
-
-        def settimeout(self: socket.socket, value: float | None) -> None:
-            if value is None and self in binding.adopted:
-                # the real call would make the listener block for every worker that shares it
-                if self.gettimeout() is not None:
-                    _settimeout(self, _FOR_EVER)
-            else:
-                _settimeout(self, value)
-
-        def getsockname(self: socket.socket) -> Any:
-            inbox = binding.inboxes.get(self)
-            return _getsockname(self) if inbox is None else inbox.sockname
-
-        def setsockopt(self: socket.socket, *args: Any) -> None:
-            if self not in binding.inboxes:
-                _setsockopt(self, *args)  # an inbox has no TCP: its listener is elsewhere
-
-        def shutdown(self: socket.socket, how: int) -> None:
-            if self in binding.adopted:
-                binding.shut(self)
-            else:
-                _shutdown(self, how)
-
-        def close(self: socket.socket) -> None:
-            inbox = binding.inboxes.get(self)
-            _close(self)
-            if inbox is not None and self.fileno() < 0 and binding.is_own_process:
-                inbox.close()  # what it has not taken is another worker's
-
-        methods = [bind, listen, accept, setblocking, settimeout, getsockname, setsockopt, shutdown, close]
-        for method in methods:
-            method.__doc__ = getattr(socket.socket, method.__name__).__doc__
-            setattr(socket.socket, method.__name__, method)
-
-        def unlink(path: Any, *, dir_fd: int | None = None) -> None:
-            if dir_fd is not None or not binding.keeps(path):
-                _unlink(path, dir_fd=dir_fd)
-
-        unlink.__doc__ = _unlink.__doc__
-        unlink.__module__, unlink.__qualname__ = "os", "unlink"  # it is pickled by its name, for a pool of processes
-        os.unlink = os.remove = unlink
-        os.supports_dir_fd.add(unlink)  # shutil.rmtree looks whether it is safe from links
-        if "ssl" in sys.modules:
-            _teach_ssl(sys.modules["ssl"], self)
-        else:
-            _when_imported("ssl", lambda module: _teach_ssl(module, self))
-        _when_imported("uvloop", lambda module: uvloop_servers.teach(module, self))
+        """Put our methods in place of socket.socket's, for good."""
+        stand_ins.install(self)
 
     def adopt(self, sock: socket.socket, address: Any) -> bool:
         """Make `sock` the listener that we are given for this address; False when it is none of ours. OSError as bind's."""
@@ -217,7 +140,7 @@ class Binding:
     def accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept on an adopted socket, waiting as its time-out says."""
         waits = sock.gettimeout()
-        for_ever = waits is None or waits >= _FOR_EVER
+        for_ever = waits is None or waits >= FOR_EVER
         inbox = self.inboxes.get(sock)
         deadline = 0.0 if for_ever or waits is None else time.monotonic() + waits
         while sock in self.adopted:
@@ -237,7 +160,7 @@ class Binding:
                 else:
                     connection = inbox.take(sock)
                     address = _peer(connection)
-                self._open.add(connection)
+                self.accepted.add(connection)
             except BlockingIOError:
                 if waits == 0:
                     raise
@@ -304,7 +227,7 @@ class Binding:
 
     def count_open(self) -> int:
         """How many connections that were accepted here are open."""
-        return sum(1 for connection in list(self._open) if connection.fileno() >= 0)
+        return sum(1 for connection in list(self.accepted) if connection.fileno() >= 0)
 
     def stop_accepting(self) -> None:
         """Accept nothing more, whatever loop the program runs."""
@@ -378,43 +301,3 @@ def _peer(connection: socket.socket) -> Any:
         return connection.getpeername()
     except OSError:  # it has gone already; accept() would have known its name
         return ("", 0) if connection.family != socket.AF_INET6 else ("", 0, 0, 0)
-
-
-def _teach_ssl(ssl: Any, binding: Binding) -> None:
-    """A socket that is wrapped is another object; ours stay ours. (asyncio wraps no sockets.)"""
-    original = ssl.SSLContext.wrap_socket
-
-    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **options: Any) -> Any:
-        if sock in binding.adopted:
-            return binding.exchange(sock, lambda blank: original(self, blank, *args, **options))
-        is_open = sock in binding._open
-        made = original(self, sock, *args, **options)
-        if is_open:
-            binding._open.add(made)
-        return made
-
-    wrap_socket.__doc__ = original.__doc__
-    ssl.SSLContext.wrap_socket = wrap_socket
-
-
-def _when_imported(name: str, then: Callable[[Any], None]) -> None:
-    """Call `then(module)` right after each import of `name` by the script; who only looks for it changes nothing."""
-
-    class Finder:
-        @staticmethod
-        def find_spec(fullname: str, path: Any, target: Any = None) -> Any:
-            if fullname != name:
-                return None
-            others = [each for each in sys.meta_path if each is not Finder and hasattr(each, "find_spec")]
-            spec = next(filter(None, (each.find_spec(name, path, target) for each in others)), None)
-            if spec is not None and spec.loader is not None:
-                real = spec.loader.exec_module
-
-                def exec_module(module: Any) -> None:
-                    real(module)
-                    then(module)
-
-                spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-            return spec
-
-    sys.meta_path.insert(0, Finder)
