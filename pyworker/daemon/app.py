@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pyworker.config.address import Address
@@ -14,21 +13,20 @@ from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
+from pyworker.daemon.drops import Drops
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.listener import nobody_waits
 from pyworker.daemon.nodeshared import shares
-from pyworker.policy import certificate
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.policy.view import AppView, WorkerView, generation_is_open, slots_of
-from pyworker.protocol.events import BY_ITSELF, names_in_words
+from pyworker.protocol.events import BY_ITSELF
 from pyworker.protocol.wire import from_json, shallow_json, to_json
 from pyworker.record import field, mutable, replace
 from pyworker.unix.process import ExitStatus
 
-DROPS_SHOWN = 3600.0  # seconds after the last line that could not be written, once they can be again
 MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would misread it
 # what the memo has of an app as it is, by these names
 _REMEMBERED = (
@@ -148,35 +146,12 @@ class App:
     compared: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
-    dropped_lines: int = 0  # that are missing in its log, as far as this daemon knows; see `drops`
-    dropped_at: float = 0.0
-    dropped_seen: int = 0  # of them, what the logger that runs now has counted
-    dropped_by: int = 0  # its pid
-    log_error: str = ""
+    drops: Drops = field(default_factory=Drops)
 
     @property
     def is_unusable(self) -> bool:
         """Whether it, or one of its workers, has said by exit code 78 that another try would fail in the same way."""
         return self.unusable or any(last["code"] == UNUSABLE for last in self.last_exits.values())
-
-    # ---- its log ------------------------------------------------------------------------------------
-    def note_drops(self, now: float, logger: int, count: int, error: str) -> None:
-        """Take the word of the logger with this pid: how many lines it could not write so far, and what it meets now."""
-        # each logger counts from its own start; what its predecessors have lost stays lost
-        seen = self.dropped_seen if self.dropped_by == logger else 0
-        if count > seen:
-            self.dropped_lines = self.drops(now, logger) + count - seen
-            self.dropped_at = now
-        self.dropped_by, self.dropped_seen, self.log_error = logger, count, error
-
-    def drops(self, now: float, logger: int) -> int:
-        """Return how many lines are missing, as long as that is news."""
-        is_news = self.log_trouble(logger) or now < self.dropped_at + DROPS_SHOWN
-        return self.dropped_lines if is_news else 0
-
-    def log_trouble(self, logger: int) -> str:
-        """Why lines are lost now, or the file grows past its size; what an earlier logger said is over."""
-        return self.log_error if self.dropped_by == logger else ""
 
     # ---- what kind it is -----------------------------------------------------------------------------
     @property
@@ -386,74 +361,6 @@ class App:
             return False
         return not any(w.is_alive for w in self.workers.values()) and not self.templates
 
-    def state_word(self) -> str:
-        """The roll-up that `ps` shows."""
-        if not self.running:
-            if self.keep_listening or self.restart_to is not None:
-                return "starting"
-            if self.closed or self.is_empty():
-                return "failed" if self.failure is not None and self.record.permanent else "stopped"
-            return "stopping"
-        if self.record.permanent and not self.has_untouched():
-            return "failed"
-        if self.record.failed:
-            return "failed" if self.ready_count() == 0 else "degraded"
-        if self.starting:
-            return "starting"
-        if self.target is not None or self.reload_from is not None:
-            return "reloading"
-        wanted = self.slots()
-        if self.has_ended_badly():
-            return "degraded" if wanted else "failed"
-        if not wanted:
-            return "scheduled" if self.is_job else "stopped"
-        if self.is_job and self.has_untouched():
-            return "running"  # as soon as its run has begun: it serves nobody that would have to wait
-        if self.record.permanent:  # all are there, and the next that dies is not replaced
-            return "degraded"
-        return "running" if self.ready_count() >= len(wanted) and self.sick() is None else "degraded"
-
-    def all_notes(self) -> list[str]:
-        """What the operator should know: what was noted, and what is so by now."""
-        return [
-            *self.notes,
-            *self._notes_of_template(),
-            *([f"{self.blocked.message}; {self.blocked.hint}"] if self.blocked is not None else []),
-            *([stops_after_in_words(self.stops_after)] if self.stops_after else []),
-            *self._note_of_no_workers(),
-            *self._note_of_late_check(),
-        ]
-
-    def _note_of_no_workers(self) -> Iterator[str]:
-        """The port stays open, as for a moment without workers: somebody may hold requests back that way."""
-        waits = "; who connects waits" if self.listeners else ""
-        if not self.running or self.is_job:
-            return
-        if self.scale == 0:
-            yield f"it is scaled to 0{waits}: pyworker scale {self.name}=1 starts a worker"
-        elif self.want and self.stopped_slots.issuperset(range(1, self.want + 1)):
-            yield f"each of its workers was stopped{waits}: pyworker start {self.name}, or pyworker stop {self.name}"
-
-    def _note_of_late_check(self) -> Iterator[str]:
-        """Of one worker: what ails one mostly ails all."""
-        for w in self.workers.values():
-            health = w.health.health if w.health is not None else None
-            if health is not None and health.is_late and w.state in UNTOUCHED - {State.UNHEALTHY}:
-                yield not_passed_yet(w.id.slot, health.reason)
-                return
-
-    def _notes_of_template(self) -> Iterator[str]:
-        template = self.templates.get(self.generation)
-        loaded = template.loaded if template is not None else None
-        if loaded is None:
-            return
-        if loaded.why and (self.current is None or self.current.config.preload):
-            yield f"{loaded.why}: each worker imports the app for itself, unless that is left to the lifespan or hooks.post_fork"
-        if loaded.cert_until:
-            what, step = certificate.trouble(loaded.cert_from, loaded.cert_until, time.time())
-            if what:
-                yield f"its TLS certificate {what}; {step}"
-
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:
         """What apps.json says of it."""
@@ -510,15 +417,6 @@ class App:
         self.slot_restarts = {int(slot): count for slot, count in memo["slot_restarts"].items()}
         self.codes = {int(number): code for number, code in memo.get("codes", {}).items()}
         self.notes = list(memo["notes"])
-
-
-def stops_after_in_words(names: tuple[str, ...]) -> str:
-    return f"stops after {names_in_words(names)}"
-
-
-def not_passed_yet(slot: int, reason: str) -> str:
-    """Return what is said of a worker that waits for the first check that it passes."""
-    return f"worker {slot} has not passed its health check yet: {reason}"
 
 
 def note_exit(app: App, slot: int, status: ExitStatus, after_s: float, reason: str, at: str) -> None:

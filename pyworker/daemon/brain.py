@@ -17,8 +17,8 @@ from typing import Literal, assert_never
 from pyworker import failpoint
 from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import INHERIT
-from pyworker.daemon import appmetrics, diagnosis, state
-from pyworker.daemon.app import App, Failure, Generation, Listener, stops_after_in_words
+from pyworker.daemon import appmetrics, diagnosis, shown, state
+from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers
@@ -113,7 +113,7 @@ class Brain:
             app.gated = self.gate(app)
             before, app.stops_after = app.stops_after, self.stops_after(app)
             if app.stops_after and not before:
-                self.emit(app, "app_note", None, text=stops_after_in_words(app.stops_after))
+                self.emit(app, "app_note", None, text=shown.stops_after(app.stops_after))
             if app.running and app.restart_to is not None and app.restart_to not in app.gated:
                 app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
                 app.target = app.previous = None

@@ -235,7 +235,7 @@ def _log_stats(brain: Brain, text: str) -> None:
         stats = json.loads(text)
         app = brain.apps.get(stats["app"])
         if app is not None:
-            app.note_drops(brain.loop.clock(), brain.store.logger_pid, int(stats["dropped"]), str(stats["error"])[:200])
+            app.drops.note(brain.loop.clock(), brain.store.logger_pid, int(stats["dropped"]), str(stats["error"])[:200])
 
 
 def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, url
+from pyworker.daemon.shown import all_notes, state_word
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
@@ -143,7 +144,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "app": app.name,
         "action": outcome.action,
         "ok": outcome.ok,
-        "state": app.state_word(),
+        "state": state_word(app),
         "gen": app.generation,
         "workers": {"want": len(app.slots()), "ready": app.ready_count()},
         "listen": [url(actual(x.address, x.sock), secure) for x in app.listeners.values()],
@@ -154,7 +155,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         **({"changes": list(outcome.changes)} if outcome.changes else {}),
         **(app.answered_since_reload() if outcome.action == "reloaded" else {}),
         # what is said of an app that is gone helps nobody
-        "notes": [*(app.all_notes() if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
+        "notes": [*(all_notes(app) if outcome.action != "deleted" else []), *([outcome.note] if outcome.note else [])],
     }
 
 

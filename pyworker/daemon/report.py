@@ -21,6 +21,7 @@ from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, has_no_file, is_listening, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
+from pyworker.daemon.shown import all_notes, state_word
 from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
@@ -83,7 +84,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
     if waiting and record.tries and not record.failed and not record.permanent and config is not None:
         in_s = max(0.0, round(record.next_at - now, 1))
         backoff = {"try": record.tries, "max": config.restart.max_restarts, "in_s": in_s}
-    state = app.state_word()
+    state = state_word(app)
     cannot_replace = state == "degraded" and not waiting and app.sick() is None
     why = "a worker that dies cannot be replaced: " if cannot_replace else ""
     return {
@@ -121,8 +122,8 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
             "changed_files": changed,
         },
         "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
-        "notes": [*app.all_notes(), *_log_trouble(brain, app), *_sockets_without_file(app)],
-        "drops": app.drops(now, brain.store.logger_pid),
+        "notes": [*all_notes(app), *_log_trouble(brain, app), *_sockets_without_file(app)],
+        "drops": app.drops.lines(now, brain.store.logger_pid),
         "pool": pool,
     }
 
@@ -149,7 +150,7 @@ def waiting_document(app: DesiredApp, failure: Failure) -> dict[str, Any]:
 
 
 def _log_trouble(brain: Brain, app: App) -> list[str]:
-    trouble = app.log_trouble(brain.store.logger_pid)
+    trouble = app.drops.trouble(brain.store.logger_pid)
     return [f"log: {trouble}"] if trouble else []
 
 

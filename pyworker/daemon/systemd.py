@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pyworker.daemon.app import App
 from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.shown import state_word
 from pyworker.protocol.events import Event
 
 NOTIFY = "NOTIFY_SOCKET"
@@ -108,7 +109,7 @@ class ServiceManager:
     def _words(self) -> str:
         apps = [app for app in self._desk.brain.apps.values() if app.wanted]
         ready, want = sum(a.ready_count() for a in apps), sum(len(a.slots()) for a in apps)
-        bad = [a.name for a in apps if a.state_word() in ("failed", "degraded")]
+        bad = [a.name for a in apps if state_word(a) in ("failed", "degraded")]
         plural = "s" if len(apps) != 1 else ""
         return f"{len(apps)} app{plural}, {ready}/{want} workers ready" + (f"; look at {', '.join(bad)}" if bad else "")
 

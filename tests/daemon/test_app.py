@@ -1,4 +1,4 @@
-"""daemon/app.py and handles.py: the one word for an app, and what the next daemon knows of it. Whole trees are in tests/system."""
+"""daemon/app.py and handles.py: what the next daemon knows of an app. Whole trees are in tests/system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
-from pyworker.daemon.app import DROPS_SHOWN, App, Failure, Generation
+from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.desired import InlineSource
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
@@ -37,8 +37,7 @@ APP_FROM_ELSEWHERE = {
     "closed": "seen anew", "gated": "seen anew", "blocked": "seen anew", "stops_after": "seen anew", "compared": "seen anew",
     "target_failure": "a reload that was under way is given up", "start_failure": "carried out in the turn that found it",
     "given_up": "carried out in the turn that was told", "refused": "for those who wait, and they wait for this daemon",
-    "unusable": "`pyworker run` ends for it", "dropped_lines": "the logger tells it", "dropped_at": "the logger tells it", "dropped_seen": "the logger tells it",
-    "dropped_by": "the logger tells it", "log_error": "the logger tells it",
+    "unusable": "`pyworker run` ends for it", "drops": "the logger tells it",
     "left_behind": "nobody: what the import of a template that has ended had started would stay",
 }  # fmt: skip
 WORKER: dict[str, Any] = {
@@ -117,41 +116,6 @@ def test_the_next_daemon_has_the_same_generation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "state", "word"),
-    [
-        ("* * * * *", State.STARTING, "running"), ("* * * * *", State.READY, "running"),
-        ("* * * * *", None, "scheduled"), (None, State.STARTING, "degraded"),
-    ],
-)  # fmt: skip
-def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State | None, word: str) -> None:
-    no: Any = None
-    app = App("job", no, no, no, generation=1, running=True, closed=False, scale=1)
-    generation: Any = SimpleNamespace(config=AppConfig("job", command=("true",), cron=cron))
-    app.generations[1] = generation
-    app.fill_slots()
-    if state is not None:
-        worker: Any = SimpleNamespace(id=WorkerId("job", 1, 1, 7), state=state)
-        app.workers[7] = worker
-        app.finished_slots.clear()
-    assert app.state_word() == word
-
-
-@pytest.mark.parametrize(
-    ("codes", "word"), [({1: 0, 2: 0}, "stopped"), ({1: 0, 2: 1}, "failed"), ({1: None}, "degraded"), ({1: 0}, "running")]
-)
-def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(codes: dict[int, int | None], word: str) -> None:
-    no: Any = None
-    app = App("migrate", no, no, no, generation=1, running=True, closed=False, scale=2)
-    generation: Any = SimpleNamespace(config=AppConfig("migrate", command=("true",), restart=RestartConfig("never")))
-    app.generations[1] = generation
-    worker: Any = SimpleNamespace(id=WorkerId("migrate", 1, 2, 7), state=State.READY, checked=True)
-    app.workers = {} if 2 in codes else {7: worker}
-    app.finished_slots = set(codes)
-    app.last_exits = {slot: {"code": code} for slot, code in codes.items()}
-    assert app.state_word() == word
-
-
-@pytest.mark.parametrize(
     ("changes", "listens", "once"),
     [
         ({"command": ("x",), "cron": "0 4 * * *"}, False, True),
@@ -170,17 +134,3 @@ def test_what_is_over_a_limit_is_replaced_where_it_serves_and_else_ended_if_it_i
     app.generations[1] = Generation(1, ResolvedApp(AppConfig("api", **changes), 1, "python", {}, (), None, None, (), "", 0))
     app.listeners = {0: listener} if listens else {}
     assert app.runs_once == once
-
-
-def test_lines_missing_in_a_log_are_told_for_an_hour_after_the_last_one_or_while_it_cannot_be_written() -> None:
-    no: Any = None
-    app = App("job", no, no, no)
-    app.note_drops(10.0, 7, 3, "full")
-    assert app.drops(10.0 + 2 * DROPS_SHOWN, 7) == 3, "it is full still"
-    app.note_drops(9000.0, 7, 5, "full")
-    app.note_drops(9001.0, 7, 5, "")
-    assert [app.drops(now, 7) for now in (9001.0, 9000.0 + DROPS_SHOWN)] == [5, 0]
-    app.note_drops(9002.0, 8, 1, "")
-    assert app.drops(9003.0, 8) == 6, "of the logger before as well"
-    app.note_drops(9002.0 + DROPS_SHOWN, 8, 3, "")
-    assert app.drops(9003.0 + DROPS_SHOWN, 8) == 2, "those that are news"

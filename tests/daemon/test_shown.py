@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyworker.config.schema import AppConfig, RestartConfig
+from pyworker.daemon.app import App
+from pyworker.daemon.shown import state_word
+from pyworker.policy.lifecycle import State
+from pyworker.protocol.inherited import WorkerId
+
+
+@pytest.mark.parametrize(
+    ("cron", "state", "word"),
+    [
+        ("* * * * *", State.STARTING, "running"), ("* * * * *", State.READY, "running"),
+        ("* * * * *", None, "scheduled"), (None, State.STARTING, "degraded"),
+    ],
+)  # fmt: skip
+def test_a_job_runs_as_soon_as_its_run_has_begun(cron: str | None, state: State | None, word: str) -> None:
+    no: Any = None
+    app = App("job", no, no, no, generation=1, running=True, closed=False, scale=1)
+    generation: Any = SimpleNamespace(config=AppConfig("job", command=("true",), cron=cron))
+    app.generations[1] = generation
+    app.fill_slots()
+    if state is not None:
+        worker: Any = SimpleNamespace(id=WorkerId("job", 1, 1, 7), state=state)
+        app.workers[7] = worker
+        app.finished_slots.clear()
+    assert state_word(app) == word
+
+
+@pytest.mark.parametrize(
+    ("codes", "word"), [({1: 0, 2: 0}, "stopped"), ({1: 0, 2: 1}, "failed"), ({1: None}, "degraded"), ({1: 0}, "running")]
+)
+def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(codes: dict[int, int | None], word: str) -> None:
+    no: Any = None
+    app = App("migrate", no, no, no, generation=1, running=True, closed=False, scale=2)
+    generation: Any = SimpleNamespace(config=AppConfig("migrate", command=("true",), restart=RestartConfig("never")))
+    app.generations[1] = generation
+    worker: Any = SimpleNamespace(id=WorkerId("migrate", 1, 2, 7), state=State.READY, checked=True)
+    app.workers = {} if 2 in codes else {7: worker}
+    app.finished_slots = set(codes)
+    app.last_exits = {slot: {"code": code} for slot, code in codes.items()}
+    assert state_word(app) == word
