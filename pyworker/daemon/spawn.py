@@ -104,9 +104,7 @@ class Spawner:
         command = t.boot_command(spec, _SPEC_FD, ROOM)
         how = [app.cwd, app.file_umask, own.get(ENV_SOFT_NOFILE, ""), _SPEC_FD, len(command), *command]
         text = "".join(f"{word}\0" for word in (*how, *(f"{n}={v}" for n, v in (spec.env | armed).items())))
-        fd = max(table) + 1
-        table[fd] = unix_fds.memfd("pyworker-enter", text.encode("utf-8", "surrogateescape"))
-        given.append(table[fd])
+        fd = _place(table, _made(given, "pyworker-enter", text.encode("utf-8", "surrogateescape")))
         return [sys.executable, "-I", "-S", "-c", self._enter, str(fd)]
 
     # ---- workers -------------------------------------------------------------------------------------
@@ -225,28 +223,14 @@ class Spawner:
         Those that are made here for it only are added to what is to be closed once they were passed on.
         """
         resolved = generation.resolved
-        config, listeners = resolved.config, generation.listeners
-        if handle is not None and handle.port:
-            config, listeners = proxied(config, resolved.python, handle.port), ()
-        elif handle is not None and is_node(config):
-            listeners = ()
+        config, listeners = _what_it_runs(generation, handle)
         table = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
         table |= {_RUNTIME_FD: self._runtime, _BOARD_FD: app.board.fd}
-
-        def place(fd: int) -> int:
-            number = max(table) + 1
-            table[number] = fd
-            return number
-
-        def made(name: str, content: bytes) -> int:
-            given.append(unix_fds.memfd(name, content))
-            return given[-1]
-
-        listener_fds = tuple(place(app.listeners[index].sock.fileno()) for index in listeners)
-        stacks_fd = place(self._stacks(app)) if role != "command" else -1
-        ipc_fd = place(ipc[0]) if ipc else -1
+        listener_fds = tuple(_place(table, app.listeners[index].sock.fileno()) for index in listeners)
+        stacks_fd = _place(table, self._stacks(app)) if role != "command" else -1
+        ipc_fd = _place(table, ipc[0]) if ipc else -1
         cert_fd, key_fd, ca_fd = (
-            place(made(f"pyworker-{name}", content)) if content else -1
+            _place(table, _made(given, f"pyworker-{name}", content)) if content else -1
             for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True)
         )
         spec = t.LaunchSpec(
@@ -275,7 +259,7 @@ class Spawner:
             workers=app.want,
             stacks_fd=stacks_fd,
         )
-        table[_SPEC_FD] = made("pyworker-spec", encode(spec))
+        table[_SPEC_FD] = _made(given, "pyworker-spec", encode(spec))
         return spec, table
 
     def _environment(
@@ -291,3 +275,26 @@ class Spawner:
         if handle is not None and role == "command":
             env[ENV_BIRTH] = str(handle.id)
         return env
+
+
+def _what_it_runs(generation: Generation, handle: WorkerHandle | None) -> tuple[AppConfig, tuple[int, ...]]:
+    """Return the config of a process, and which listeners it is given: none where a dispatcher hands out connections."""
+    config = generation.config
+    if handle is not None and handle.port:
+        return proxied(config, generation.resolved.python, handle.port), ()
+    if handle is not None and is_node(config):
+        return config, ()
+    return config, generation.listeners
+
+
+def _place(table: dict[int, int], fd: int) -> int:
+    """Give a process an fd more; return the number that it will have there."""
+    number = max(table) + 1
+    table[number] = fd
+    return number
+
+
+def _made(given: list[int], name: str, content: bytes) -> int:
+    """Make an fd that is to be closed once it was passed on."""
+    given.append(unix_fds.memfd(name, content))
+    return given[-1]
