@@ -37,13 +37,22 @@ MEANING = {
 }
 
 
+# what may end any worker: drawn once, as the way of one that serves
+ENDS = {
+    Happening.DRAIN: {State.READY},
+    Happening.STOP: {State.DRAINING},
+    Happening.KILL: {State.STOPPING},
+    Happening.EXIT: {State.DRAINING, State.STOPPING, State.KILLED},
+}
+
+
 def lifecycle() -> str:
     """Return docs/lifecycle.md."""
     edges = [
         f"    {state.value} --> {after.value}: {happening.value}"
         for state, row in TABLE.items()
         for happening, after in row.items()
-        if after is not state
+        if after is not state and state in ENDS.get(happening, {state})
     ]
     meanings = [f"| `{state.value}` | {MEANING[state]} |" for state in State]
     head = "| state | " + " | ".join(h.value for h in Happening) + " |"
@@ -68,11 +77,13 @@ def lifecycle() -> str:
             "    stopped --> [*]",
             "```",
             "",
+            "A worker may be drained, stopped or killed, or end, in nearly every state: the last table has all of it.",
+            "",
             "| state | meaning |",
             "|---|---|",
             *meanings,
             "",
-            "Every pair has an answer; `·` means that nothing changes, so that the late words of a dying worker do no harm.",
+            "`·`: nothing changes, so that a late message of a dying worker does no harm.",
             "",
             head,
             rule,
@@ -173,10 +184,16 @@ def shapes() -> str:
 
 def _keys(schema: dict[str, Any], before: str) -> Iterator[tuple[str, str]]:
     required = schema.get("required", [])
+    told: dict[str, str] = {}
     for key, value in schema.get("properties", {}).items():
         if key == "v":
             continue
-        yield f"{before}{key}", _value(value) + ("" if key in required else "; may be missing")
+        items = json.dumps(value.get("items") if isinstance(value, dict) else None)
+        same = f" like `{told[items]}`" if "properties" in items and items in told else ""
+        told.setdefault(items, f"{before}{key}")
+        yield f"{before}{key}", _value(value) + same + ("" if key in required else "; may be missing")
+        if same:
+            continue
         inner = value
         name = f"{before}{key}"
         while isinstance(inner, dict) and "items" in inner:
