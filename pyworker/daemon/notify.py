@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 
@@ -22,7 +23,7 @@ from pyworker.unix import process
 from pyworker.unix.files import is_missing
 
 TAKE = (sys.executable, "-I", "-S", "-c", "import os\ntry: os.read(0, 1)\nexcept OSError: pass")
-TAKEN_WITHIN = 10.0  # seconds; who has not ended then is held up, and the next datagram is looked at
+TAKEN_WITHIN = 10.0  # seconds; who has not ended then is killed, or held up: the next datagram is looked at
 MOST_HELD_UP = 16  # processes; then nothing is read until one of them ends
 AGAIN = 1.0  # seconds until another try to start one
 
@@ -34,6 +35,7 @@ class Notify:
         self._loop, self._store, self._home_fd, self._brain = loop, store, home_fd, brain
         self._sock: socket.socket
         self._takers = 0
+        self._awaited = -1  # the pidfd of the one who is to take the next datagram
 
     def listen(self) -> None:
         """Make it, or go on with the one that the daemon before this one had."""
@@ -92,21 +94,33 @@ class Notify:
             self._loop.call_later(AGAIN, lambda: self._go_on(sock))
             return
         self._takers += 1
-        timer = self._loop.call_later(TAKEN_WITHIN, lambda: self._go_on(sock))
+        self._awaited = pidfd
+
+        def late() -> None:
+            with contextlib.suppress(OSError):  # or it would take the next one, and what that says
+                process.send_signal(pidfd, signal.SIGKILL)
+            self._is_over(pidfd, sock)
+
+        timer = self._loop.call_later(TAKEN_WITHIN, late)
 
         def ended(_: int) -> None:
             timer.cancel()
             self._loop.remove(pidfd)
             process.collect(pidfd)
-            os.close(pidfd)
             self._takers -= 1
-            self._go_on(sock)
+            self._is_over(pidfd, sock)
+            os.close(pidfd)
 
         self._loop.add(pidfd, READ, ended)
 
+    def _is_over(self, pidfd: int, sock: socket.socket) -> None:
+        if self._awaited == pidfd:
+            self._awaited = -1
+        self._go_on(sock)
+
     def _go_on(self, sock: socket.socket) -> None:
         is_current = sock is self._sock and not self._loop.watches(sock.fileno())
-        if is_current and self._takers < MOST_HELD_UP:
+        if is_current and self._awaited < 0 and self._takers < MOST_HELD_UP:
             self._loop.add(sock.fileno(), READ, self._on_readable)
 
 

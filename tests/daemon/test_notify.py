@@ -16,6 +16,7 @@ import pytest
 from pyworker.daemon import notify as module
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.notify import Notify, _bound
+from pyworker.unix import process
 from pyworker.unix.fds import close_all
 from tests.support.wait import wait_until
 
@@ -58,7 +59,8 @@ class Heard:
 
     def __init__(self, folder: Path) -> None:
         self.texts: list[str] = []
-        self.loop = Loop()
+        self.now = 0.0
+        self.loop = Loop(lambda: self.now)
         self._kept: dict[str, int] = {}
         self._home = os.open(folder, os.O_RDONLY)
         store: Any = SimpleNamespace(get=self._kept.get, put=self._kept.__setitem__)
@@ -115,18 +117,34 @@ def test_who_is_held_up_by_what_came_along_holds_up_nobody_until_they_are_many(
     heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr(module, "TAKE", late(tmp_path / "go", reads_first=True))
-    monkeypatch.setattr(module, "TAKEN_WITHIN", 0.2)
+    monkeypatch.setattr(process, "send_signal", lambda *_: True)  # beyond SIGKILL
     monkeypatch.setattr(module, "MOST_HELD_UP", most)
     reader, writer = os.pipe()
     socket.send_fds(heard.program, [b"READY=1"], [writer])
     os.close(writer)
     wait_until(lambda: heard.loop.turn(0) or select.select([reader], [], [], 0)[0], what="it to be taken")
-    heard.program.send(b"STATUS=well")
     os.close(reader)
+    heard.program.send(b"STATUS=well")
+    heard.now += module.TAKEN_WITHIN
     if most == 1:
-        waited = heard.loop.clock() + 0.4
-        wait_until(lambda: heard.loop.turn(0) or heard.loop.clock() > waited, what="its time to be over")
+        heard.loop.turn(0)
         assert heard.texts == ["READY=1"]
         (tmp_path / "go").touch()
     wait_until(lambda: heard.loop.turn(0) or len(heard.texts) > 1, what="the next word")
+    assert heard.texts == ["READY=1", "STATUS=well"]
     (tmp_path / "go").touch()
+
+
+def test_who_is_late_and_has_not_taken_it_takes_nothing_any_more(
+    heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would take the next one, and what that says."""
+    monkeypatch.setattr(module, "TAKE", late(tmp_path / "never", reads_first=False))
+    with open(os.devnull, "rb") as file:
+        socket.send_fds(heard.program, [b"READY=1"], [file.fileno()])
+    wait_until(lambda: heard.loop.turn(0) or heard.texts, what="its word")
+    monkeypatch.undo()
+    heard.now += module.TAKEN_WITHIN
+    heard.program.send(b"STATUS=well")
+    wait_until(lambda: heard.loop.turn(0) or "STATUS=well" in heard.texts, what="the next word")
+    wait_until(lambda: heard.loop.turn(0) or not heard._notify._takers, what="both to end")
