@@ -33,7 +33,7 @@ _REMEMBERED = (
     "generation", "last_generation", "last_serial", "wanted", "running", "target", "reload_from", "reload_started_at",
     "reload_why", "reload_base", "previous", "soak_until", "soak_deaths", "scale_before", "starting", "started_at", "restored",
     "hurry", "listening", "keep_listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "last_exits", "saved",
-    "slot_restarts",
+    "slot_restarts", "unusable",
 )  # fmt: skip
 
 
@@ -152,6 +152,11 @@ class App:
     def is_unusable(self) -> bool:
         """Whether it, or one of its workers, has said by exit code 78 that another try would fail in the same way."""
         return self.unusable or any(last["code"] == UNUSABLE for last in self.last_exits.values())
+
+    @property
+    def stays_failed(self) -> bool:
+        """Its start has failed, and who asked for it knows: nobody asked for another try. What a boot began is tried again."""
+        return self.closed and self.wanted and not self.running and self.failure is not None and not self.restored
 
     # ---- what kind it is -----------------------------------------------------------------------------
     @property

@@ -42,7 +42,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     for name, app in {**found.wanted, **wanted.apps}.items():
         desk.brain.store.alive()
         there = desk.brain.apps.get(name)
-        if name in found.names and there is not None and (not there.closed or not app.running):
+        if name in found.names and there is not None and (not there.closed or not app.running or there.stays_failed):
             unsaved |= not there.closed and there.desired() != app
             continue
         unread = "its generation cannot be read" if there is not None and desk.brain.store.names("env", name) else ""

@@ -112,7 +112,8 @@ class Run:
             self._end(UNUSABLE)
             return
         for source, name, values in found:
-            if name in adopted and not self._desk.brain.apps[name].closed:
+            there = self._desk.brain.apps.get(name)
+            if name in adopted and there is not None and (not there.closed or there.stays_failed):
                 continue
             try:
                 failure = restore(
@@ -257,8 +258,9 @@ def _end_of(app: App) -> AppEnd:
     if app.record.permanent or app.record.failed:
         if app.is_unusable:
             return AppEnd("unusable")
-        if codes and app.restart_config.policy == "never":
-            return AppEnd("finished", codes)  # it has run, and that is how it ended
+        # it has run, and that is how it ended; without a config: of another daemon, which was not to try it again either
+        if codes and (app.config is None or app.restart_config.policy == "never"):
+            return AppEnd("finished", codes)
         return AppEnd("failing" if _is_tried_again(app) else "failed")
     if app.is_job or not app.finished_slots or app.slots():
         return AppEnd("going")

@@ -135,6 +135,27 @@ def test_a_stop_goes_on_when_the_daemon_dies_over_it(homeless: Pyworker) -> None
         assert not pw.processes()
 
 
+def test_what_did_not_start_is_not_run_again_when_the_daemon_dies(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.write("app.toml", """
+        [apps.once]
+        command = ["sh", "-c", "echo >> ran; exit 3"]
+        restart = "never"
+        [apps.tick]
+        command = ["sh", "-c", "echo up; exec sleep 3600"]
+    """)
+    with foreground(pw, "app.toml") as one:
+        one.wait_for("once failed")
+        one.wait_out("up")
+        kill(one.children()["pyworker daemon"])
+        kill(one.children()["sleep 3600"])
+        wait_until(lambda: one.out.count("up") == 2, LONG, "the next daemon to do its work")
+        one.signal(signal.SIGTERM)
+        one.ends()
+        assert "Error" not in one.err
+    assert os.path.getsize(os.path.join(pw.folder, "ran")) == 1
+
+
 def test_a_request_under_way_is_answered_before_it_ends(homeless: Pyworker) -> None:
     pw = homeless
     web(pw, workers=1)  # type: ignore[arg-type]

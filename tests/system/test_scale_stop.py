@@ -431,6 +431,30 @@ def test_what_a_boot_could_not_start_is_tried_again(pw: Pyworker) -> None:
     assert {app["last_failure"] for app in pw.ps()["apps"]} == {None}
 
 
+def test_what_did_not_start_is_run_by_no_daemon_again(pw: Pyworker) -> None:
+    """A migration that had failed was run once more when the daemon was killed or upgraded; a boot runs it, once."""
+    pw.write("app.toml", '[app]\nname = "once"\ncommand = ["sh", "-c", "echo >> ran; exit 3"]\nrestart = "never"\n')
+    ran = Path(pw.folder, "ran")
+
+    def replace_daemon() -> None:
+        old = pw.role("daemon")
+        kill(old)
+        wait_until(lambda: pw.status().get("pid", old) != old, LONG, "another daemon")
+
+    assert pw.run("start", "app.toml").returncode == 1
+    failed = pw.app("once")
+    replace_daemon()
+    again = pw.app("once")
+    assert [again[key] for key in ("state", "gen", "last_failure")] == ["failed", 1, failed["last_failure"]]
+    pw.ok("daemon", "stop", "-y")
+    pw.ok("daemon", "start")
+    wait_until(lambda: pw.app("once")["state"] == "failed", LONG, "it to fail again")
+    replace_daemon()
+    assert (pw.app("once")["gen"], len(ran.read_text())) == (2, 2)
+    assert pw.run("start", "once").returncode == 1
+    assert len(ran.read_text()) == 3
+
+
 def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyworker) -> None:
     pw.write("stubborn.sh", "trap '' TERM\nsleep 3600 &\nwhile :; do wait; done\n")
     pw.write(

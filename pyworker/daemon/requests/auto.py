@@ -46,10 +46,11 @@ def start_again_after_boot(desk: Desk, *, foreground: bool) -> None:
 
     def on_event(event: Event) -> None:
         app = desk.brain.apps.get(event.app) if event.type == "app_failed" else None
-        if app is None or app.running or app.config is None or app.is_unusable:
+        if app is None or app.running or app.config is None:
             return
-        if (app.restored or foreground) and wants_replacement(app.restart_config, clean=False):
-            app.restored = True
+        is_left = app.is_unusable or not wants_replacement(app.restart_config, clean=False)
+        app.restored = (app.restored or foreground) and not is_left  # the next daemon goes by that, too
+        if app.restored:
             start_again(desk, app, app.restart_config.retry)
 
     desk.brain.events.subscribe(on_event)
