@@ -81,7 +81,7 @@ _OPTIONS = (
     Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
     Option(["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."),
     Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
-    Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer (exit 75)."),
+    Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer than this (exit 75)."),
     Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
 )
 HELP = shows(["-h", "--help"], _show_help, "Show this message and exit.")

@@ -34,7 +34,7 @@ _OUT_OF_DATE, _NO_CLIENT = "certificate", "state"  # the codes of warnings about
 @click.command()
 @click.argument("file", required=False)
 @option("--import", "imports", is_flag=True, help="Import each target too, in a throw-away process.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
 @common
 def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> None:
     """Check a config file; start nothing.

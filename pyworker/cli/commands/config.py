@@ -21,7 +21,7 @@ from pyworker.record import replace
 @click.argument("what", nargs=-1, metavar="[FILE | NAME | env NAME]")
 @option("--origin", is_flag=True, help="Say where each value comes from.")
 @option("--reveal", is_flag=True, help="With env: show secrets too.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
 @common
 def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, profile: str) -> int:
     """Show a config as pyworker understands it: TOML, every default filled in.

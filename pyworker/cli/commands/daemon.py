@@ -157,7 +157,7 @@ def stop(settings: Settings, now: bool) -> int:
 
 
 @cmd.command(short_help="Replace all but the workers by this pyworker.", context_settings=_HELP)
-@option("--force", is_flag=True, help="Replace them though the version is the same.")
+@option("--force", is_flag=True, help="Replace them even if the version is the same.")
 @common
 def upgrade(settings: Settings, force: bool) -> int:
     """Replace guardian, daemon and logger by this pyworker. No worker is touched, no request lost.

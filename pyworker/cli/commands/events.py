@@ -23,10 +23,10 @@ _AGAIN = 0.1  # seconds between looks whether the daemon is back
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@option("-f", "--follow", is_flag=True, help="Go on with what happens.")
-@option("-n", "count", type=click.IntRange(min=0), metavar="N", help="So many of the past (50; with -f 10).")
-@option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All after this one.")
-@option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
+@option("-f", "--follow", is_flag=True, help="Go on with new events.")
+@option("-n", "count", type=click.IntRange(min=0), metavar="N", help="How many of the past (50; with -f 10).")
+@option("--since-seq", type=click.IntRange(min=0), default=None, metavar="SEQ", help="All events after this one.")
+@option("--since", type=Moment(), default=None, metavar="TIME", help='Since when: "15m", "13:00", a date.')
 @option("--type", "kinds", metavar="TYPE,...", help="Only these types.")
 @common
 def cmd(

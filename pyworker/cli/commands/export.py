@@ -47,7 +47,7 @@ class _Engine(click.Choice[str]):
     help="kubernetes: what the autoscaler looks at; in-flight needs a metrics adapter.",
 )
 @option("--force", is_flag=True, help="With -o: overwrite files that `pyworker export` has not made.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME].")
+@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
 @common
 def cmd(
     settings: Settings,

@@ -37,7 +37,7 @@ _MAX_INCLUDED = 500
 @click.command()
 @click.argument("file")
 @option("-o", "--output", metavar="FILE", help="Write it there; default: app.toml, or stdout with -o -.")
-@option("--from", "kind", type=click.Choice(KINDS), help="What the file is of, when its name does not say.")
+@option("--from", "kind", type=click.Choice(KINDS), help="Program that the file is of, when its name does not say.")
 @option("--env", "profile", default="", metavar="NAME", help="Take env_NAME of a pm2 file too.")
 @option("--run", "execute", is_flag=True, help="Let Node execute an ecosystem.config.js.")
 @option("--force", is_flag=True, help="Overwrite the output.")

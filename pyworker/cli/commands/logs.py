@@ -34,13 +34,13 @@ _WORKER = re.compile(r"\.[0-9]+\Z")
     "count",
     type=click.IntRange(min=0),
     metavar="N",
-    help="So many lines of the past, and no more events (50; with -f 10); with -i, -e, -l: records.",
+    help="How many past lines, and events at most (50; with -f 10); with -i, -e, -l: records.",
 )
-@option("--since", type=Moment(), default=None, metavar="TIME", help='From then on: "15m", "13:00", a date.')
-@option("--until", type=Moment(), default=None, metavar="TIME", help="Up to then.")
-@option("-i", "--include", multiple=True, metavar="RE", help="Only records that this pattern meets.")
-@option("-e", "--exclude", multiple=True, metavar="RE", help="Not those that this one meets.")
-@option("-H", "--highlight", multiple=True, metavar="RE", help="Mark what this pattern meets; hide nothing.")
+@option("--since", type=Moment(), default=None, metavar="TIME", help='Since when: "15m", "13:00", a date.')
+@option("--until", type=Moment(), default=None, metavar="TIME", help="Until when.")
+@option("-i", "--include", multiple=True, metavar="RE", help="Only records that match this pattern.")
+@option("-e", "--exclude", multiple=True, metavar="RE", help="No records that match this one.")
+@option("-H", "--highlight", multiple=True, metavar="RE", help="Mark what matches this pattern; hide nothing.")
 @option("-l", "--level", metavar="LEVEL", help="Only from this level: debug, info, warning, error, critical.")
 @option("-p", "--previous", is_flag=True, help="What the worker that died last has printed.")
 @option("--stdout", "only_out", is_flag=True, help="Only stdout.")

@@ -31,7 +31,7 @@ _MARGIN = 5.0
 @click.argument("what", nargs=-1, metavar="[FILE.toml | MODULE:APP | SCRIPT.py] [-- COMMAND...]")
 @what_it_is
 @option("--restart", metavar="POLICY", help="always, on-failure or never (a job: its exit code is ours).")
-@option("--once", is_flag=True, help="Now and once, whatever its cron and restart say: its exit code is ours.")
+@option("--once", is_flag=True, help="Run it now and once, whatever its cron and restart say; exit with its code.")
 @option("--logs", type=click.Choice(("short", "json", "plain")), help='"api.2 | line", JSON, or as printed.')
 @option("--probe", metavar="ADDR", help="Serve /livez /readyz /metrics there, for example :8081.")
 @option("--lame-duck", metavar="TIME", help="Serve on for this long after SIGTERM, not ready any more.")

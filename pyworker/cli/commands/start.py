@@ -60,8 +60,8 @@ _WHAT_IT_IS = (
     option("--interface", metavar="KIND", help="auto, asgi or wsgi."),
     option("--cwd", metavar="DIR", help="Working directory."),
     option("--python", metavar="PATH", help="Virtual environment or interpreter of the app."),
-    option("--only", multiple=True, metavar="NAME", help="Of a file with several apps; repeatable."),
-    option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Of the file: [profiles.NAME]."),
+    option("--only", multiple=True, metavar="NAME", help="Only this app of the file, and what it needs; repeatable."),
+    option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file."),
     option("--watch", is_flag=True, default=None, help="Reload when a file changes (development)."),
 )
 

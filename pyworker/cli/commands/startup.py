@@ -41,7 +41,7 @@ class _Plan(NamedTuple):
 @option("--user", "scope", flag_value="user", help="For this user, without root (default for ordinary users).")
 @option("--system", "scope", flag_value="system", help="For the machine (default for root).")
 @option("--print", "only_print", is_flag=True, help="Print the service file; change nothing.")
-@option("--remove", is_flag=True, help="Take it away again.")
+@option("--remove", is_flag=True, help="Remove the service again.")
 @option("--init", "init", type=click.Choice(("systemd", "openrc")), help="Default: what this machine runs.")
 @common
 def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, init: str | None) -> int:

@@ -32,8 +32,8 @@ _PAST_EVENTS = 50
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@option("-i", "--interval", type=Duration(), default=1.0, metavar="TIME", help="Between two readings (1s).")
-@option("--once", is_flag=True, help="One table of all workers, then leave.")
+@option("-i", "--interval", type=Duration(), default=1.0, metavar="TIME", help="Time between two readings (1s).")
+@option("--once", is_flag=True, help="Print one table of all workers, and exit.")
 @option("--sort", type=click.Choice(["worker", "cpu", "mem", "req/s"]), default="worker", help="Order of workers.")
 @common
 def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool, sort: str) -> int:

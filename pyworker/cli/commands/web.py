@@ -15,9 +15,14 @@ from pyworker.unix.venv import install_command
 
 
 @click.command()
-@option("--listen", default="127.0.0.1:8700", metavar="HOST:PORT", help="Where (127.0.0.1:8700); port 0: any.")
+@option(
+    "--listen",
+    default="127.0.0.1:8700",
+    metavar="HOST:PORT",
+    help="Address to listen on (127.0.0.1:8700); port 0: any.",
+)
 @option("--allow-host", multiple=True, metavar="NAME", help="A name under which a proxy calls it.")
-@option("--new-token", is_flag=True, help="Make a new token; the old one is worth nothing then.")
+@option("--new-token", is_flag=True, help="Make a new token; the old one is refused from then on.")
 @option(
     "--no-token",
     is_flag=True,
