@@ -272,7 +272,7 @@ def _is_tried_again(app: App) -> bool:
     if app.running:
         return not app.record.permanent
     if app.config is None:  # its address was not free
-        return True
+        return app.restored
     return app.restart_config.retry > 0 and wants_replacement(app.restart_config, clean=False)
 
 

@@ -16,7 +16,7 @@ import pytest
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon import nodeshared
-from pyworker.daemon.app import Failure, Generation
+from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
@@ -87,12 +87,13 @@ class Handed:
         generation: Any = SimpleNamespace(config=AppConfig("api", target="a:b", balance="least-connections"), listeners=(0, 1, 2))
         self.wanted = [1, 2]
         self.app: Any = SimpleNamespace(
-            name="api", running=True, listening=True, keep_listening=False, restart_to=None, current=generation,
+            name="api", running=True, closed=False, listening=True, keep_listening=False, restart_to=None, current=generation,
             generations={1: generation}, slots=lambda: self.wanted, workers={},
             listeners={index: SimpleNamespace(sock=ends[0]) for index in (0, 1)},
             dispatcher=DispatcherHandle(0.0, state="ready", channel=ends[0]),
         )  # fmt: skip
-        brain: Any = SimpleNamespace(store=store, listening=listening)
+        self.stops_after: tuple[str, ...] = ()
+        brain: Any = SimpleNamespace(store=store, listening=listening, stops_after=lambda app: self.stops_after)
         self.dispatchers = Dispatchers(brain)
 
     def worker(self, serial: int, slot: int, state: State, ready_at: float | None = 1.0) -> None:
@@ -101,6 +102,7 @@ class Handed:
         self.app.workers[serial] = handle
 
     def said(self) -> list[Any]:
+        self.app.is_stopping = App.is_stopping.fget(self.app)  # type: ignore[attr-defined]
         self.dispatchers.sync(self.app)
         said = []
         while (packet := fds.recv_packet(self._ends[1], 4096, 2)) is not None:
@@ -225,6 +227,16 @@ def test_at_a_stop_what_was_accepted_is_handed_out_to_the_end(
     assert (("shut", 7) in handed.app.dispatcher.told) is not stops
     assert (("inbox", 1) in handed.app.dispatcher.told) is stops
     assert (("listen", 0) in handed.app.dispatcher.told) is stops
+
+
+def test_what_stops_after_others_hands_out_until_these_have_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed = Handed(ends)
+    handed.worker(7, 1, State.READY)
+    assert handed.said()[-1] == d.Settled()
+    handed.app.running, handed.stops_after = False, ("web",)
+    assert handed.said() == []
+    handed.stops_after = ()
+    assert handed.said()[-1] == d.Finish()
 
 
 def test_one_that_was_being_made_when_the_daemon_before_died_is_made_again_and_no_failure(
