@@ -134,3 +134,14 @@ def test_what_is_over_a_limit_is_replaced_where_it_serves_and_else_ended_if_it_i
     app.generations[1] = Generation(1, ResolvedApp(AppConfig("api", **changes), 1, "python", {}, (), None, None, (), "", 0))
     app.listeners = {0: listener} if listens else {}
     assert app.runs_once == once
+
+
+def test_one_stops_that_neither_runs_nor_is_to_run_on_or_again() -> None:
+    no: Any = None
+    app = App("api", no, no, no, closed=False)
+    assert app.is_stopping
+    for name, value in (("closed", True), ("running", True), ("keep_listening", True), ("restart_to", 2)):
+        before = getattr(app, name)
+        setattr(app, name, value)
+        assert not app.is_stopping, name
+        setattr(app, name, before)

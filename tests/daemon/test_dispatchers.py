@@ -16,7 +16,7 @@ import pytest
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon import nodeshared
-from pyworker.daemon.app import App, Failure, Generation
+from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
 from pyworker.daemon.dispatchers import DispatcherHandle, Dispatchers, dispatches, is_node, make_inbox
 from pyworker.daemon.fdstore import FdStore
@@ -64,7 +64,7 @@ def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
     brain: Any = SimpleNamespace(store=store)
     handle = DispatcherHandle(0.0, state="ready", channel=ends[0], begun=True)
     handle.told = {"settled", ("shut", 7), ("open", 8), ("attach", 8), ("open", 9)}  # 7: told to leave while it started
-    app: Any = SimpleNamespace(name="api", dispatcher=handle, running=True, current=None, generations={})
+    app: Any = SimpleNamespace(name="api", dispatcher=handle, is_stopping=False, current=None, generations={})
     app.workers = {9: SimpleNamespace(id=SimpleNamespace(serial=9, generation=1))}
     Dispatchers(brain).sync(app)
     said = []
@@ -87,13 +87,13 @@ class Handed:
         generation: Any = SimpleNamespace(config=AppConfig("api", target="a:b", balance="least-connections"), listeners=(0, 1, 2))
         self.wanted = [1, 2]
         self.app: Any = SimpleNamespace(
-            name="api", running=True, closed=False, listening=True, keep_listening=False, restart_to=None, current=generation,
+            name="api", is_stopping=False, listening=True, current=generation,
             generations={1: generation}, slots=lambda: self.wanted, workers={},
             listeners={index: SimpleNamespace(sock=ends[0]) for index in (0, 1)},
             dispatcher=DispatcherHandle(0.0, state="ready", channel=ends[0]),
         )  # fmt: skip
-        self.stops_after: tuple[str, ...] = ()
-        brain: Any = SimpleNamespace(store=store, listening=listening, stops_after=lambda app: self.stops_after)
+        self.dependents: tuple[str, ...] = ()
+        brain: Any = SimpleNamespace(store=store, listening=listening, stops_after=lambda app: self.dependents)
         self.dispatchers = Dispatchers(brain)
 
     def worker(self, serial: int, slot: int, state: State, ready_at: float | None = 1.0) -> None:
@@ -102,7 +102,6 @@ class Handed:
         self.app.workers[serial] = handle
 
     def said(self) -> list[Any]:
-        self.app.is_stopping = App.is_stopping.fget(self.app)  # type: ignore[attr-defined]
         self.dispatchers.sync(self.app)
         said = []
         while (packet := fds.recv_packet(self._ends[1], 4096, 2)) is not None:
@@ -144,7 +143,7 @@ def test_a_dispatcher_is_told_all_that_is_so_and_from_then_on_what_changes(ends:
 def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: tuple[socket.socket, socket.socket]) -> None:
     """For want of descriptors: it says that it is up, again."""
     handed = Handed(ends)
-    handed.app.running = False
+    handed.app.is_stopping = True
     first = handed.said()
     assert first[-1] == d.Finish()
     handed.dispatchers._brain.loop = SimpleNamespace(clock=lambda: 1.0)  # type: ignore[assignment]
@@ -211,15 +210,15 @@ def test_before_the_app_has_a_port_and_after_it_was_closed_there_is_none_to_acce
     assert handed.said() == [d.Unlisten(0), d.Unlisten(1)]
 
 
-@pytest.mark.parametrize(("keep_listening", "restart_to", "stops"), [(False, None, True), (True, None, False), (False, 2, False)])
+@pytest.mark.parametrize(("stopping", "dependents", "stops"), [(True, (), True), (False, (), False), (True, ("web",), False)])
 def test_at_a_stop_what_was_accepted_is_handed_out_to_the_end(
-    ends: tuple[socket.socket, socket.socket], keep_listening: bool, restart_to: int | None, stops: bool
+    ends: tuple[socket.socket, socket.socket], stopping: bool, dependents: tuple[str, ...], stops: bool
 ) -> None:
     """By the workers that leave: they read their inboxes empty."""
     handed = Handed(ends)
     handed.worker(7, 1, State.READY)
     assert handed.said()[-1] == d.Settled()
-    handed.app.running, handed.app.keep_listening, handed.app.restart_to = False, keep_listening, restart_to
+    handed.app.is_stopping, handed.dependents = stopping, dependents
     handed.app.current, handed.wanted = None, []
     handed.app.workers[7].state = State.DRAINING
     assert (handed.said()[-1] == d.Finish()) is stops
@@ -227,16 +226,6 @@ def test_at_a_stop_what_was_accepted_is_handed_out_to_the_end(
     assert (("shut", 7) in handed.app.dispatcher.told) is not stops
     assert (("inbox", 1) in handed.app.dispatcher.told) is stops
     assert (("listen", 0) in handed.app.dispatcher.told) is stops
-
-
-def test_what_stops_after_others_hands_out_until_these_have_gone(ends: tuple[socket.socket, socket.socket]) -> None:
-    handed = Handed(ends)
-    handed.worker(7, 1, State.READY)
-    assert handed.said()[-1] == d.Settled()
-    handed.app.running, handed.stops_after = False, ("web",)
-    assert handed.said() == []
-    handed.stops_after = ()
-    assert handed.said()[-1] == d.Finish()
 
 
 def test_one_that_was_being_made_when_the_daemon_before_died_is_made_again_and_no_failure(
@@ -278,7 +267,7 @@ def test_a_node_worker_is_asked_to_leave_by_one_dispatcher(ends: tuple[socket.so
     dispatchers = Dispatchers(SimpleNamespace(store=store, loop=SimpleNamespace(clock=lambda: 0.0)))  # type: ignore[arg-type]
     worker = WorkerHandle(WorkerId("api", 1, 1, 7), False, 0.0, state=State.DRAINING)
     generation: Any = SimpleNamespace(config=AppConfig("api", command=("node", "a.js"), balance="round-robin"))
-    app: Any = SimpleNamespace(name="api", running=True, current=None, generations={1: generation}, workers={7: worker})
+    app: Any = SimpleNamespace(name="api", is_stopping=False, current=None, generations={1: generation}, workers={7: worker})
 
     def told(handle: DispatcherHandle) -> list[Any]:
         app.dispatcher = handle

@@ -29,6 +29,7 @@ PID = re.compile(r'(pid[= ]|"pid": ?|guardian pid )(\d+)')
 LOOKS = ("pyworker ps", "pyworker events", "pyworker logs", "pyworker describe", "curl", "for i in", "cat", "pyworker top --once")
 OLD_ONE_LEFT = re.compile(r"\S+ gen=\d+ worker=\d+ stopped ")  # before the end of a reload, or after it
 BLURRED = (
+    (re.compile(r"\b(\d+)/1m\b"), r"\1"),  # restarts: more than a minute may have gone by
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?"), "TIMESTAMP"),
     (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?\b"), "CLOCK"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|m|h|d)\b"), "SPAN"),
