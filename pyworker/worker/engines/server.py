@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 import traceback
+from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from pyworker.worker.row import Row
 __all__ = ["DrainReport", "LifespanFailed", "Server"]
 
 MARGIN = 1.0  # an idle connection is kept this much longer than its time-out while draining
+TLS_READ = 64 * 1024  # bytes that asyncio has room for, for each connection: its own 256 KiB are most of what one costs
 TLS_END = 86400.0  # the loops cut a TLS client after so many seconds of closing; ours is the one that knows the slow from the dead
 AFTER_CUT = 1.0  # seconds between cancelling requests and cutting what is left
 
@@ -80,6 +82,8 @@ class Server:
         self.application = application
         self.interface = interface
         self._ssl = ssl_context
+        if ssl_context is not None:
+            sslproto.SSLProtocol.max_size = TLS_READ
         self._threads = app.threads if interface == "wsgi" else 1
         self._limits = app.limits
         self._recycle_at = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -47,6 +49,26 @@ def secure(serve: Serve, certificate: tuple[str, str]) -> Any:
         return site, site.client(context=ssl.create_default_context(cafile=certificate[0]))
 
     return start
+
+
+def test_a_connection_that_waits_costs_little_memory(serve: Serve, certificate: tuple[str, str], loop: str) -> None:
+    if loop == "uvloop":
+        pytest.skip("its room is counted, and takes no memory before it is used")
+    site = serve(hello.asgi, context=tls.context(*certificate, None), loop=loop)
+    context = ssl.create_default_context(cafile=certificate[0])
+    with contextlib.closing(site.client(context=context)) as first:
+        first.get()
+        tracemalloc.start()
+        try:
+            clients = [site.client(context=context) for _ in range(10)]
+            for client in clients:
+                client.get()
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        for client in clients:
+            client.close()
+    assert taken < 10 * 128 * 1024
 
 
 def test_a_client_that_does_not_answer_the_close_holds_no_drain(
