@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 
 from pyworker.cluster import stand_ins
 from pyworker.cluster.inbox import Inbox
-from pyworker.cluster.stand_ins import FOR_EVER
 from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
 
@@ -140,7 +139,7 @@ class Binding:
     def accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept on an adopted socket, waiting as its time-out says."""
         waits = sock.gettimeout()
-        for_ever = waits is None or waits >= FOR_EVER
+        for_ever = waits is None or waits >= stand_ins.FOR_EVER
         inbox = self.inboxes.get(sock)
         deadline = 0.0 if for_ever or waits is None else time.monotonic() + waits
         while sock in self.adopted:
