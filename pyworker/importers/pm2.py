@@ -14,7 +14,7 @@ from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.jsliteral import HERE, Computed, EnvironmentText, computed_in
+from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
 from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, separate, unique
 

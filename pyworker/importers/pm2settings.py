@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.jsliteral import Computed, EnvironmentText, computed_in
+from pyworker.importers.jsvalues import Computed, EnvironmentText, computed_in
 from pyworker.importers.result import Imported, seconds
 
 _MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)

@@ -11,7 +11,8 @@ import pytest
 
 from pyworker.importers import gunicornconf, pm2, procfile
 from pyworker.importers.detect import detect
-from pyworker.importers.jsliteral import Computed, parse
+from pyworker.importers.jsliteral import parse
+from pyworker.importers.jsvalues import Computed
 from pyworker.importers.result import CannotImport
 from pyworker.importers.write import document
 from tests.support.cli import run

@@ -1,4 +1,4 @@
-"""importers/jsliteral.py: the plain part of JavaScript, as Node reads it; the rest has its line."""
+"""importers/jsliteral.py, jsexpression.py, jstokens.py, jsvalues.py: the plain part of JavaScript, as Node reads it; the rest has its line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.importers import pm2
-from pyworker.importers.jsliteral import HERE, Computed, EnvironmentText, parse
+from pyworker.importers.jsliteral import parse
+from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText
 from pyworker.importers.result import CannotImport
 
 SAME = [

@@ -17,7 +17,7 @@ import yaml
 from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
-from pyworker.importers import gunicornconf, jsliteral, pm2, procfile, supervisor, uwsgi
+from pyworker.importers import gunicornconf, jsliteral, jsvalues, pm2, procfile, supervisor, uwsgi
 from pyworker.importers.kinds import kind_of
 from pyworker.importers.result import CannotImport, Imported, Result
 from pyworker.importers.write import document, report
@@ -31,7 +31,7 @@ def read(name: str, profile: str = "", text: str = "") -> Result:
         case "pm2" if name.endswith(".yaml"):
             return pm2.read(yaml.safe_load(text), profile)
         case "pm2" if name.endswith((".js", ".cjs")):
-            passed: list[jsliteral.Computed] = []
+            passed: list[jsvalues.Computed] = []
             return pm2.read(jsliteral.parse(text, passed), profile, passed)
         case "pm2":
             return pm2.read(jsliteral.parse("module.exports = " + text), profile)

@@ -26,7 +26,7 @@ from pyworker.unix.venv import install_command
 
 if TYPE_CHECKING:
     from pyworker.config.problem import Problem
-    from pyworker.importers.jsliteral import Computed
+    from pyworker.importers.jsvalues import Computed
     from pyworker.importers.result import Result
 
 _BY_HAND = "mend it; or write an app.toml by hand: pyworker init begins one"
