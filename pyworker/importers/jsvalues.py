@@ -128,11 +128,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "undefined"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise NotPlain  # null and undefined, which are one here; an array, an object
 
 
 def _put_together(text: str, parts: list[Any]) -> str:

@@ -96,6 +96,11 @@ def test_what_only_running_it_could_tell_is_an_error_with_its_line(text: str, li
         ("`a${f(1)}`", "`a${f(1)}`"),
         ("unknown", "unknown"),
         ("parsed.a", "parsed.a"),
+        ("'a' + null", "'a' + null"),
+        ("`a${[1, 2]}`", "`a${[1, 2]}`"),
+        ("process.env.A || null", "process.env.A || null"),
+        ("process.env.A ?? {}", "process.env.A ?? {}"),
+        ("[[1, 2]].join('')", "[[1, 2]].join('')"),
     ],
 )
 def test_a_value_that_is_computed_is_named_and_what_is_around_it_is_read(value: str, told: str) -> None:
