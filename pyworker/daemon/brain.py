@@ -29,6 +29,7 @@ from pyworker.daemon.listener import ListenFailed, actual, url
 from pyworker.daemon.listening import NOT_BOUND, Listening, where_named
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
+from pyworker.daemon.pids import Pids
 from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.shortage import step_to_write
 from pyworker.daemon.spawn import Spawner
@@ -76,11 +77,12 @@ class Brain:
         self.workers = Workers(self)
         self.readiness = Readiness(self)
         self.direct = Direct(self)
+        self.pids = Pids(self)
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)
         self.messages = Messages(self)
         self.stacks = Stacks(self)
-        store.on_exited = self.deaths.on_exited
+        store.on_exited = self.pids.on_exited
 
     # ---- rounds ------------------------------------------------------------------------------------------
     def poke(self, app: App) -> None:

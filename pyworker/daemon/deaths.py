@@ -1,13 +1,7 @@
-"""Daemon: which process is which worker, how each ended, and what that counts for.
-
-A worker is the guardian's child: it stays a zombie, and its pid reserved, until `collected` is said here.
-"""
+"""Daemon: what follows from a worker's death, and what it counts for. Who has died, and how, is known in pids.py."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import random
 import signal
 import time
@@ -19,12 +13,10 @@ from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, note_exit
 from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.loop import READ
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
-from pyworker.protocol import store as store_messages
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.protocol.scoreboard import AppF
@@ -34,162 +26,21 @@ from pyworker.unix import process
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
-STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
 LAST_WORDS = 1.0  # seconds before its end in which a worker that served says why it ends
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
-YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
-STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 LOOK_AT_GROUP = 0.05  # seconds between two looks at what a command that has been stopped has left
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 
 
 class Deaths:
-    """Claims pids, and carries out what policy says of a death."""
+    """Carries out what policy says of a death."""
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
         self.shortages = Shortages(brain.loop)
-        self.unclaimed: dict[int, process.ExitStatus] = {}  # exits of pids that nobody has named yet
-        # pids whose end was seen here first, the guardian's word is still to come: whether nothing is left to do for them
-        self._known: dict[int, bool] = {}
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
         self._groups: set[int] = set()  # that have others than their leader, when all were looked at last
         self._looked_at = -LOOK_AT_GROUP
-
-    def claim(self, app: App, handle: WorkerHandle, pid: int, *, owner: int | None = None) -> bool:
-        """This process is that worker. The pid is the guardian's child and stays reserved until `collected`.
-
-        False: it was named by one whose word counts for processes of `owner` only, and is another user's.
-        """
-        try:
-            failpoint.hit("spawn.claim")
-            pidfd = open_pidfd(pid, owner)
-        except OSError as error:
-            pidfd = -1
-            if error.errno != errno.ESRCH and owner is None:  # no descriptor left: nobody could watch or stop it
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
-                process.kill_group(pid, signal.SIGKILL)
-        if pidfd is None:
-            return False
-        handle.pid = pid
-        known = self.unclaimed.pop(pid, None)
-        self._known.pop(pid, None)
-        if pidfd < 0:
-            self.ended(app, handle, known or process.UNKNOWN)
-            return True
-        self._brain.store.put(worker_fd("pid", handle.id), pidfd)
-        self._brain.emit(app, "worker_starting", handle)
-        if known is not None:
-            self.ended(app, handle, known)
-        else:
-            self.watch_pid(app, handle, pidfd)
-        return True
-
-    def watch_pid(self, app: App, handle: WorkerHandle, pidfd: int) -> None:
-        """Wait for the end of a worker."""
-
-        def ended(_: int) -> None:
-            self._brain.loop.remove(pidfd)
-            if handle.status is None:
-                handle.ended_at = self._brain.loop.clock()
-                if not self._ask_kernel(app, handle, pidfd) and not self._look_at_zombie(app, handle, pidfd):
-                    self._brain.loop.call_later(STATUS_PATIENCE, without_word)
-
-        def without_word() -> None:
-            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps, or the launcher's yet
-            if handle.status is not None or not handle.is_alive or self._ask_kernel(app, handle, pidfd):
-                return
-            if not self._look_at_zombie(app, handle, pidfd, at_last=True):
-                self.ended(app, handle, process.UNKNOWN)
-
-        self._brain.loop.add(pidfd, READ, ended)
-
-    def _ask_kernel(self, app: App, handle: WorkerHandle, pidfd: int) -> bool:
-        status = process.last_status(pidfd)
-        if status is None:
-            return False
-        handle.reaped = True  # by somebody else: its pid may be used again
-        self.ended(app, handle, status)
-        return True
-
-    def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int, *, at_last: bool = False) -> bool:
-        """Read how it ended before the guardian has said it: a wake-up less between a death and its successor."""
-        found = process.zombie_status(handle.pid, pidfd)
-        if found is None or not handle.is_alive:
-            return False
-        status, parent = found
-        if parent == self._brain.store.guardian_pid:
-            self._known[handle.pid] = False
-        elif not at_last and handle.direct and self._brain.loop.clock() - handle.born_at < YOUNG:
-            return False
-        else:
-            handle.reaped = True  # any moment, by somebody else: an orphan of a guardian that is gone
-        self.ended(app, handle, status)
-        return True
-
-    def on_exited(self, message: store_messages.Exited) -> None:
-        """The guardian says how one of its children ended."""
-        released = self._known.pop(message.pid, None)
-        if released is not None:
-            if released:  # else its pid is still needed, for its group; `_release` lets it go
-                self._brain.store.collected(message.pid)
-            return
-        status = process.ExitStatus(message.code, message.signal, message.core)
-        for app in self._brain.apps.values():
-            for handle in app.workers.values():
-                if handle.pid == message.pid and handle.is_alive:
-                    self.ended(app, handle, status)
-                    return
-        pid = message.pid
-        if not self._may_be_claimed(pid):
-            self._brain.store.collected(pid)  # a spare, or an orphan of an app
-            return
-        self.unclaimed[pid] = status
-
-        def forget() -> None:
-            self._take_unclaimed(pid)
-
-        self._brain.loop.call_later(STRANGER_PATIENCE, forget)
-
-    def _take_unclaimed(self, pid: int) -> process.ExitStatus:
-        """Return what the guardian has said of a pid, which is then anybody's; once, as it may soon be another process's."""
-        status = self.unclaimed.pop(pid, None)
-        if status is not None:
-            self._brain.store.collected(pid)
-        return status or process.UNKNOWN
-
-    def of_helper(self, pid: int, pidfd: int, then: Callable[[process.ExitStatus, Shortage], None]) -> None:
-        """Call back with how a template or dispatcher ended: our child, or, as the daemon before this one started it, the guardian's."""
-        status = process.collect(pidfd, reap=False) or process.UNKNOWN
-        found = process.zombie_status(pid, pidfd) if status == process.UNKNOWN else None
-        if found is not None:
-            status = found[0]
-        if pid in self.unclaimed:
-            status = self._take_unclaimed(pid)
-        shortage = self.shortages.of_death(pid, status)  # while it is not reaped
-        process.collect(pidfd)
-        if status != process.UNKNOWN:
-            then(status, shortage)
-        else:
-            self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid), shortage))
-
-    def _may_be_claimed(self, pid: int) -> bool:
-        """Whether this may yet turn out to be one of ours: a worker whose pid has not been said, a template, a dispatcher."""
-        return any(
-            any(worker.is_alive and not worker.pid for worker in app.workers.values())
-            or any(template.pid in (0, pid) for template in app.templates.values())
-            or (app.dispatcher is not None and app.dispatcher.pid in (0, pid))
-            for app in self._brain.apps.values()
-        )
-
-    def channel_closed(self, app: App, handle: WorkerHandle) -> None:
-        """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
-        if not handle.pid and handle.is_alive:
-            direct = self._brain.direct
-            self._brain.loop.call_later(
-                STATUS_PATIENCE, lambda: direct.find(app, handle, lambda: self.ended(app, handle, process.UNKNOWN))
-            )
 
     def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if handle.status is not None or not handle.is_alive:
@@ -211,8 +62,7 @@ class Deaths:
         """Whether a command or script ended by its stop signal, and others of its group, which may take their time, have not."""
         if handle.state is not State.STOPPING or app.kind not in ("script", "command"):
             return False
-        reserved = handle.pid and handle.status != process.UNKNOWN and not handle.reaped
-        if not reserved:
+        if not handle.pid_is_reserved:
             return False
         now = self._brain.loop.clock()
         if now - self._looked_at >= LOOK_AT_GROUP:  # once for hundreds that are stopped together
@@ -323,9 +173,9 @@ class Deaths:
                 self._bury(app, handle, status)
 
     def _end_group(self, handle: WorkerHandle) -> None:
-        """SIGKILL to what it has left behind in its process group; its pid is reserved until `collected`."""
+        """SIGKILL to what it has left behind in its process group."""
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
-        if handle.pid and handle.status != process.UNKNOWN and not handle.reaped:
+        if handle.pid_is_reserved:
             process.kill_group(handle.pid, signal.SIGKILL)
         elif pidfd is not None:
             process.kill_group_of(pidfd)
@@ -352,10 +202,7 @@ class Deaths:
             generation = app.generations.get(handle.id.generation)
             if generation is not None:
                 appmetrics.process_gone(self._brain.home, generation.resolved, handle.pid)
-            if handle.pid in self._known:  # the guardian does not know it as ended, and would ignore us
-                self._known[handle.pid] = True
-            else:
-                self._brain.store.collected(handle.pid)
+            self._brain.pids.let_go(handle.pid)
         app.workers.pop(handle.id.serial, None)
 
     def _tell(self, app: App, handle: WorkerHandle, status: process.ExitStatus, shortage: Shortage) -> Failure:
@@ -477,27 +324,3 @@ class Deaths:
 def _may_have_said_why(status: process.ExitStatus) -> bool:
     """True for one that ended by itself, and not well."""
     return status.code not in (None, 0) or status.signal not in (None, signal.SIGKILL)
-
-
-def open_pidfd(pid: int, owner: int | None) -> int | None:
-    """Return a pidfd; None when the process is not the `owner`'s. OSError: it has gone, or no descriptor is left.
-
-    OverflowError: that is no pid of a worker's.
-    """
-    if pid <= 1:  # 0 and -1 stand for many processes where one is signalled
-        raise OverflowError(f"{pid} as a pid")
-    pidfd = os.pidfd_open(pid)
-    if owner is None:
-        return pidfd
-    found = process.owner(pid)
-    try:
-        gone = process.pidfd_pid(pidfd) != pid  # reaped meanwhile: what was found may be of another process
-    except OSError:
-        os.close(pidfd)
-        raise
-    if not gone and found == owner:
-        return pidfd
-    os.close(pidfd)
-    if gone:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return None

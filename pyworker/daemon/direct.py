@@ -52,7 +52,7 @@ class Direct:
             return
         if generation is not None and not is_direct(generation, handle):
             if handle.is_alive:  # its Hello is on the way; without one at least its end is told
-                self._brain.deaths.claim(app, handle, pid)
+                self._brain.pids.claim(app, handle, pid)
                 self._brain.poke(app)
             return
         if not handle.is_alive or generation is None:
@@ -64,7 +64,7 @@ class Direct:
             self._give_up(app, handle, "the daemon was killed over it")
             return
         handle.version, handle.direct = __version__, True
-        self._brain.deaths.claim(app, handle, pid)
+        self._brain.pids.claim(app, handle, pid)
         if generation.config.ready != "notify":
             self._brain.readiness.is_ready(app, handle, generation, serving=True)
         elif self._brain.readiness.was_early(pid):

@@ -154,7 +154,7 @@ class Dispatchers:
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        self._brain.deaths.of_helper(handle.pid, pidfd, functools.partial(self.gone, app, handle))
+        self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self.gone, app, handle))
 
     def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus, shortage: Shortage) -> None:
         if handle.ended:

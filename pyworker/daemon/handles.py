@@ -18,7 +18,7 @@ from pyworker.protocol.template import Loaded, LoadFailed
 from pyworker.protocol.wire import WireError, from_json, to_json
 from pyworker.protocol.worker import Drained, Failed
 from pyworker.record import field, mutable
-from pyworker.unix.process import ExitStatus
+from pyworker.unix.process import UNKNOWN, ExitStatus
 
 # what the memo has of a worker as it is, by these names
 _REMEMBERED = (
@@ -67,6 +67,11 @@ class WorkerHandle:
     @property
     def is_alive(self) -> bool:
         return self.state in ALIVE
+
+    @property
+    def pid_is_reserved(self) -> bool:
+        """Of one that has ended: whether its pid, and so its group's, is still its own."""
+        return bool(self.pid) and self.status != UNKNOWN and not self.reaped
 
     def happen(self, happening: Happening, now: float) -> State:
         """Advance by the table; return the new state."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, assert_never
 
 from pyworker.daemon import appmetrics, diagnosis, signals
 from pyworker.daemon.app import App, Failure
-from pyworker.daemon.deaths import open_pidfd
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
+from pyworker.daemon.pids import open_pidfd
 from pyworker.daemon.shortage import Shortage, by_somebody, step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
@@ -172,7 +172,7 @@ class Templates:
                 worker = app.workers.get(serial)
                 if worker is None or worker.id.generation != handle.generation or worker.pid:
                     return
-                if not self._brain.deaths.claim(app, worker, pid, owner=self._owner(app, handle)):
+                if not self._brain.pids.claim(app, worker, pid, owner=self._owner(app, handle)):
                     self._named_a_stranger(app, handle, pid)
                     worker.failure = w.Failed("other", f"its template was killed: {handle.killed_because}", "")
             case t.Parked(pid=pid):
@@ -202,7 +202,7 @@ class Templates:
     def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
         self._on_message(app, handle)  # its last words first
-        self._brain.deaths.of_helper(handle.pid, pidfd, functools.partial(self._explained, app, handle))
+        self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self._explained, app, handle))
 
     def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus, shortage: Shortage) -> None:
         handle.shortage = shortage

@@ -237,7 +237,7 @@ class Workers:
                 return
             if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
                 self._brain.loop.remove(handle.ctl.fileno())
-                self._brain.deaths.channel_closed(app, handle)
+                self._brain.pids.channel_closed(app, handle)
                 return
             try:
                 if packet.truncated:
@@ -271,7 +271,7 @@ class Workers:
         if generation is None:
             return
         if not handle.pid and sender > 0:  # Hello, or what follows it if a daemon died over it
-            self._brain.deaths.claim(app, handle, sender)
+            self._brain.pids.claim(app, handle, sender)
         match message:
             case w.Hello(version=version):
                 handle.version = version[:40]

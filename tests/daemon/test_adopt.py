@@ -48,7 +48,7 @@ class Left:
                 watch=lambda app, handle: None, watch_pid=lambda app, handle, pidfd: note(("watches template", handle.pid)),
                 gone=lambda app, handle, status: note(("template never came", handle.state)),
             ),
-            deaths=SimpleNamespace(watch_pid=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
+            pids=SimpleNamespace(watch=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
             workers=SimpleNamespace(resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold))),
             dispatchers=SimpleNamespace(adopt=lambda app, memo: None),
         )  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import subprocess
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +13,7 @@ import pytest
 from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
-from pyworker.daemon.deaths import (
-    BURIAL_DELAY,
-    LOOK_AT_GROUP,
-    STATUS_PATIENCE,
-    STRANGER_PATIENCE,
-    YOUNG,
-    Deaths,
-    open_pidfd,
-)
+from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_GROUP, Deaths
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
@@ -31,12 +21,10 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record, RestartConfig
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.scoreboard import AppF
-from pyworker.protocol.store import Exited
 from pyworker.unix import process
 from pyworker.unix.fds import socketpair
 from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
-from tests.support.words import TOO_MANY_OPEN_FILES
 
 
 @pytest.mark.parametrize("status", [ExitStatus(None, 9), ExitStatus(None, 15), ExitStatus(1, None)])
@@ -56,7 +44,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
-        id=WorkerId("api", 1, 1, 7), pid=42, reaped=False, status=None, is_alive=True, state=State.READY, failure=None,
+        id=WorkerId("api", 1, 1, 7), pid=42, pid_is_reserved=True, status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
@@ -77,7 +65,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
-        id=WorkerId("api", 1, 1, 7), pid=0, status=None, is_alive=True, state=State.READY, failure=None,
+        id=WorkerId("api", 1, 1, 7), pid=0, pid_is_reserved=False, status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
@@ -94,52 +82,6 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     loop.call_later(BURIAL_DELAY, lambda: later.append("the time of its burial is over"))
     wait_until(lambda: loop.turn(0.01) or later, what="a moment")
     assert app.slot_restarts == {1: 1}
-
-
-def test_one_that_nobody_could_watch_is_killed_also_in_its_first_moment_when_it_leads_no_group_yet(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def no_descriptor(pid: int, owner: int | None) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(deaths, "open_pidfd", no_descriptor)
-    monkeypatch.setattr(Deaths, "ended", lambda self, app, handle, status: None)
-    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0)
-    app: Any = None
-    brain: Any = SimpleNamespace(loop=Loop(), workers=None)
-    child = subprocess.Popen(["sleep", "600"])
-    try:
-        assert Deaths(brain).claim(app, handle, child.pid)
-        assert child.wait(10) == -signal.SIGKILL
-    finally:
-        child.kill()
-        child.wait()
-
-
-@pytest.mark.parametrize(
-    ("error", "owner"),
-    [
-        (errno.ESRCH, None),  # it has gone: its number may be anybody's by now
-        (errno.EMFILE, 1000),  # named by one that may have named another user's process
-    ],
-)
-@pytest.mark.parametrize("told", [None, ExitStatus(3, None)])
-def test_one_that_cannot_be_watched_has_ended_as_the_guardian_says_and_nobody_is_killed_by_its_number(
-    monkeypatch: pytest.MonkeyPatch, error: int, owner: int | None, told: ExitStatus | None
-) -> None:
-    def refuse(pid: int, owner: int | None) -> int:
-        raise OSError(error, os.strerror(error))
-
-    killed: list[int] = []
-    monkeypatch.setattr(deaths, "open_pidfd", refuse)
-    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
-    monkeypatch.setattr(process, "kill_group", lambda pid, number: killed.append(pid))
-    daemon = Told(monkeypatch)
-    handle = daemon.worker(0)
-    if told is not None:
-        daemon.deaths.on_exited(Exited(42, told.code, None, False))
-    assert daemon.deaths.claim(daemon.app, handle, 42, owner=owner)
-    assert (handle.pid, daemon.ended, killed) == (42, [(1, told or process.UNKNOWN)], [])
 
 
 def test_an_end_that_could_not_be_gone_through_is_gone_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,17 +277,6 @@ def test_who_asks_not_to_be_restarted_has_ended_by_itself_and_is_not_replaced(mo
     assert refused.failure.message == "it asked not to be restarted (exit code 78): it said why"
 
 
-def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(pidfd: int) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(process, "pidfd_pid", refuse)
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
-        open_pidfd(os.getpid(), os.geteuid())
-    assert len(os.listdir("/proc/self/fd")) == len(before)
-
-
 def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() -> None:
     brain: Any = SimpleNamespace(loop=Loop(), emit_failed=lambda *args: None)
     app: Any = SimpleNamespace(
@@ -357,152 +288,6 @@ def test_why_nothing_is_tried_any_more_is_not_hidden_by_who_dies_afterwards() ->
     deaths.unstable(app, Failure("killed by SIGKILL from outside", "", "", ""), 2.0, permanent=False)
     assert app.failure.message == f"it cannot be started as it is: {gone}"
     assert (app.record.tries, len(app.record.deaths)) == (2, 1)
-
-
-class Told:
-    """A daemon's Deaths beside a guardian, on a clock of ours: what it lets the guardian reap, and which ends it knows."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, guardian: int = 0, **app: Any) -> None:
-        self.now = 100.0
-        self.collected: list[int] = []
-        self.ended: list[tuple[int, ExitStatus]] = []
-        self.loop = Loop(lambda: self.now)
-        store: Any = SimpleNamespace(collected=self.collected.append, guardian_pid=guardian)
-        self.app: Any = SimpleNamespace(**{"workers": {}, "templates": {}, "dispatcher": None} | app)
-        brain: Any = SimpleNamespace(loop=self.loop, store=store, apps={"api": self.app})
-        self.deaths = Deaths(brain)
-        monkeypatch.setattr(Deaths, "ended", self._ended)
-
-    def _ended(self, app: Any, handle: Any, status: ExitStatus) -> None:
-        handle.status = status
-        self.ended.append((handle.id.serial, status))
-
-    def worker(self, pid: int, state: State = State.READY, born_at: float = 0.0) -> WorkerHandle:
-        serial = len(self.app.workers) + 1
-        handle = WorkerHandle(WorkerId("api", 1, 1, serial), held=False, born_at=born_at, pid=pid, state=state)
-        self.app.workers[serial] = handle
-        return handle
-
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.loop.turn(0.0)
-
-
-def test_an_exit_is_of_the_living_worker_with_that_pid(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(monkeypatch)
-    told.worker(42, State.STOPPED)  # its pid is another one's by now
-    told.worker(41)
-    told.worker(42)
-    told.deaths.on_exited(Exited(42, 1, None, False))
-    assert (told.ended, told.collected) == ([(3, ExitStatus(1, None))], [])  # collected when its group has been killed
-
-
-@pytest.mark.parametrize(
-    ("app", "may_be_ours"),
-    [
-        ({}, False),  # a spare, or what an app has left behind
-        ({"workers": {1: SimpleNamespace(is_alive=True, pid=7)}}, False),
-        ({"workers": {1: SimpleNamespace(is_alive=False, pid=0)}}, False),
-        ({"workers": {1: SimpleNamespace(is_alive=True, pid=0)}}, True),  # nobody has named it yet
-        ({"templates": {1: SimpleNamespace(pid=7)}}, False),
-        ({"templates": {1: SimpleNamespace(pid=7), 2: SimpleNamespace(pid=42)}}, True),
-        ({"templates": {1: SimpleNamespace(pid=0)}}, True),
-        ({"dispatcher": SimpleNamespace(pid=7)}, False),
-        ({"dispatcher": SimpleNamespace(pid=42)}, True),
-        ({"dispatcher": SimpleNamespace(pid=0)}, True),
-    ],
-)
-def test_a_pid_that_nobody_claims_is_let_go_at_once_or_when_nobody_has_claimed_it_for_a_while(
-    monkeypatch: pytest.MonkeyPatch, app: dict[str, Any], may_be_ours: bool
-) -> None:
-    told = Told(monkeypatch, **app)
-    told.deaths.on_exited(Exited(42, 3, None, False))
-    assert told.collected == ([] if may_be_ours else [42])
-    told.pass_time(STRANGER_PATIENCE - 1)
-    assert told.collected == ([] if may_be_ours else [42])
-    told.pass_time(2)
-    assert told.collected == [42]
-    assert told.deaths.unclaimed == {}  # the pid may be another process's: this end is not told of that one
-    assert told.ended == []
-
-
-def test_a_worker_that_had_ended_before_anybody_named_it_has_ended_as_the_guardian_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    child = subprocess.Popen(["true"])
-    told = Told(monkeypatch)
-    put: dict[str, int] = {}
-    brain: Any = told.deaths._brain
-    brain.store.put, brain.emit = put.__setitem__, lambda *args, **data: None
-    handle = told.worker(0)
-    told.deaths.on_exited(Exited(child.pid, 3, None, False))
-    try:
-        assert told.deaths.claim(told.app, handle, child.pid)
-        assert (handle.pid, told.ended) == (child.pid, [(1, ExitStatus(3, None))])
-        told.pass_time(STRANGER_PATIENCE + 1)
-        assert told.collected == []  # it is its worker's end that lets it go
-    finally:
-        child.wait()
-        for pidfd in put.values():
-            os.close(pidfd)
-
-
-@pytest.mark.parametrize("released", [False, True])
-def test_of_an_end_that_was_seen_here_first_the_guardians_word_only_lets_the_pid_go(
-    monkeypatch: pytest.MonkeyPatch, released: bool
-) -> None:
-    told = Told(monkeypatch)
-    told.worker(42)
-    told.deaths._known[42] = released  # whether all is done that its pid is needed for
-    told.deaths.on_exited(Exited(42, 1, None, False))
-    assert (told.ended, told.collected, told.deaths._known) == ([], [42] if released else [], {})
-
-
-@pytest.mark.parametrize(
-    ("of_guardian", "direct", "age", "at_once", "reaped"),
-    [
-        (True, False, 60.0, True, False),  # its pid is reserved until we let it go
-        (True, True, 0.0, True, False),
-        (False, False, 0.0, True, True),  # an orphan of a guardian that is gone: anybody may reap it now
-        (False, True, 60.0, True, True),
-        (False, True, 0.0, False, True),  # the launcher's yet, and maybe the guardian's in a moment
-    ],
-)
-def test_how_a_worker_ended_is_read_before_the_guardian_says_it(
-    monkeypatch: pytest.MonkeyPatch, of_guardian: bool, direct: bool, age: float, at_once: bool, reaped: bool
-) -> None:
-    child = subprocess.Popen(["sh", "-c", "exit 3"])
-    pidfd = os.pidfd_open(child.pid)
-    told = Told(monkeypatch, guardian=os.getpid() if of_guardian else 0)
-    try:
-        assert age == 0.0 or age > YOUNG
-        handle = told.worker(child.pid, born_at=told.now - age)
-        handle.direct = direct
-        told.deaths.watch_pid(told.app, handle, pidfd)
-        wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
-        assert told.ended == ([(1, ExitStatus(3, None))] if at_once else [])
-        told.pass_time(STATUS_PATIENCE + 0.1)
-        assert told.ended == [(1, ExitStatus(3, None))]
-        assert handle.reaped is reaped
-        assert told.deaths._known == ({child.pid: False} if of_guardian else {})
-    finally:
-        child.wait()
-        os.close(pidfd)
-
-
-def test_one_of_whose_end_nobody_says_a_word_has_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = subprocess.Popen(["true"])
-    pidfd = os.pidfd_open(child.pid)
-    child.wait()
-    told = Told(monkeypatch)
-    monkeypatch.setattr(process, "last_status", lambda pidfd: None)  # an older kernel
-    handle = told.worker(child.pid)
-    told.deaths.watch_pid(told.app, handle, pidfd)
-    wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
-    assert told.ended == []  # the guardian's word may be on its way
-    told.pass_time(STATUS_PATIENCE + 0.1)
-    assert told.ended == [(1, process.UNKNOWN)]
-    os.close(pidfd)
 
 
 def test_an_end_is_gone_through_once_and_after_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,10 +343,7 @@ def test_a_command_that_was_stopped_has_ended_when_those_of_its_group_have_and_t
     loop.close()
 
 
-@pytest.mark.parametrize("seen_here_first", [False, True])
-def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
-    monkeypatch: pytest.MonkeyPatch, seen_here_first: bool
-) -> None:
+def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     pidfd = os.pidfd_open(os.getpid())
     ours, theirs = socketpair()
@@ -570,7 +352,6 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
         get={"pid.api.1.1.7": pidfd}.get,
         remove=lambda name: done.append(f"close {name.partition('.')[0]}"),
         forget=lambda *names: done.append(f"forget {' '.join(name.partition('.')[0] for name in names)}"),
-        collected=lambda pid: done.append("let go"),
     )
     loop = Loop()
     for fd in (pidfd, ours.fileno()):
@@ -578,6 +359,7 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
     brain: Any = SimpleNamespace(
         loop=loop, store=store, messages=SimpleNamespace(forget=lambda app, handle: done.append("forget its messages")),
         templates=SimpleNamespace(end_left_behind=lambda app, number: done.append(f"left behind of {number}")),
+        pids=SimpleNamespace(let_go=lambda pid: done.append(f"let go {pid}")),
     )  # fmt: skip
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
     health = SimpleNamespace(stop=lambda: done.append("end of its checks"))
@@ -585,14 +367,10 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
     handle.health = health  # type: ignore[assignment]
     app: Any = SimpleNamespace(board=Board.create("api"), generations={}, workers={7: handle})
     app.board.allocate(handle.id)
-    ends = Deaths(brain)
-    if seen_here_first:
-        ends._known[42] = False
-    ends._release(app, handle)
+    Deaths(brain)._release(app, handle)
     # the logger has not read the pipes to their end: the guardian keeps those
-    said = ["end of its checks", "end of group 42", "close ctl", "forget out err", "close pid", "forget its messages", "left behind of 1"]
-    assert done == (said if seen_here_first else [*said, "let go"])  # else the guardian, which has not said it, would not hear
-    assert ends._known == ({42: True} if seen_here_first else {})
+    closed = ["close ctl", "forget out err", "close pid"]
+    assert done == ["end of its checks", "end of group 42", *closed, "forget its messages", "left behind of 1", "let go 42"]
     assert (app.workers, app.board.row_of(7), handle.ctl, ours.fileno()) == ({}, 0, None, -1)
     assert not loop.watches(pidfd)
     with pytest.raises(BrokenPipeError):  # also while somebody has a copy
@@ -601,23 +379,6 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(
     loop.close()
     copy.close()
     theirs.close()
-    os.close(pidfd)
-
-
-def test_who_is_claimed_is_kept_watched_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(monkeypatch)
-    said: list[Any] = []
-    brain: Any = told.deaths._brain
-    brain.store.put = lambda name, fd: said.append((name, fd))
-    brain.emit = lambda app, kind, worker: said.append((kind, worker.id.slot, worker.pid))
-    told.deaths._known[os.getpid()] = True  # of another process that had this number
-    handle = told.worker(0)
-    assert told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid())
-    assert not told.deaths.claim(told.app, handle, os.getpid(), owner=os.geteuid() + 1)
-    (name, pidfd), event = said
-    assert (name, event) == ("pid.api.1.1.1", ("worker_starting", 1, os.getpid()))
-    assert told.loop.watches(pidfd)
-    assert (told.ended, told.deaths._known) == ([], {})
     os.close(pidfd)
 
 
@@ -671,21 +432,3 @@ def test_that_an_app_is_given_up_is_said_once_and_before_that_each_try() -> None
     brain.loop.close()
 
 
-def test_a_helper_ended_as_the_guardian_has_said_or_says_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = subprocess.Popen(["true"])
-    pidfd = os.pidfd_open(child.pid)
-    child.wait()  # somebody else's: the daemon before this one has started it
-    told = Told(monkeypatch, templates={1: SimpleNamespace(pid=child.pid)})
-    monkeypatch.setattr(told.deaths, "shortages", SimpleNamespace(of_death=lambda pid, status: Shortage()))
-    ends: list[ExitStatus] = []
-    for told_before in (True, False, None):
-        if told_before:
-            told.deaths.on_exited(Exited(child.pid, 3, None, False))
-        told.deaths.of_helper(child.pid, pidfd, lambda status, shortage: ends.append(status))
-        if told_before is False:
-            assert len(ends) == 1
-            told.deaths.on_exited(Exited(child.pid, 4, None, False))
-        told.pass_time(STATUS_PATIENCE + 0.1)
-    assert ends == [ExitStatus(3, None), ExitStatus(4, None), process.UNKNOWN]
-    assert told.collected == [child.pid, child.pid]  # each is let go, once
-    os.close(pidfd)

@@ -13,9 +13,9 @@ import pytest
 
 from pyworker.daemon import diagnosis
 from pyworker.daemon.app import Failure
-from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.pids import Pids
 from pyworker.daemon.templates import UNBORN_AFTER, Templates
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import Record, RestartConfig
@@ -62,7 +62,7 @@ def test_a_number_that_is_no_worker_s_pid_or_no_errno_ends_the_template_that_has
     pass_credentials(ours)
     loop = SimpleNamespace(clock=lambda: 0.0, call_lazily=lambda delay, call: None)
     brain: Any = SimpleNamespace(loop=loop, poke=lambda app: None, store={})
-    brain.deaths = Deaths(brain)
+    brain.pids = Pids(brain)
     handle = TemplateHandle("api", 1, 0.0, state="ready", channel=ours, asked={1})
     worker = SimpleNamespace(pid=0, id=SimpleNamespace(generation=1), is_alive=True)
     generation = SimpleNamespace(resolved=SimpleNamespace(uid=None))
@@ -149,8 +149,8 @@ def test_a_template_names_the_process_of_a_worker_of_its_own_that_has_none_yet(
     pid: int, generation: int, claimed: bool
 ) -> None:
     claims: list[int] = []
-    deaths = SimpleNamespace(claim=lambda app, worker, pid, owner: claims.append(pid) or True)
-    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), deaths=deaths)
+    pids = SimpleNamespace(claim=lambda app, worker, pid, owner: claims.append(pid) or True)
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), pids=pids)
     worker = WorkerHandle(WorkerId("api", generation, 1, 7), held=False, born_at=0.0, pid=pid)
     one = SimpleNamespace(resolved=SimpleNamespace(uid=None))
     app: Any = SimpleNamespace(name="api", workers={7: worker}, templates={}, generations={1: one, 2: one})
