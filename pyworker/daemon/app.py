@@ -12,12 +12,12 @@ from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
-from pyworker.daemon.dispatchers import DispatcherHandle, dispatches, is_node
+from pyworker.daemon.dispatchers import dispatches
 from pyworker.daemon.drops import Drops
-from pyworker.daemon.handles import TemplateHandle, WorkerHandle
+from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.listener import nobody_waits
-from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.nodeshared import is_node, shares
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from pyworker import __version__
 from pyworker.daemon import lost
 from pyworker.daemon.app import App, Generation
-from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd

@@ -7,74 +7,39 @@ difference. A dispatcher that is new has been told nothing. The processes themse
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import json
 import os
 import random
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
 
-from pyworker.config.address import Address, collide
-from pyworker.config.schema import AppConfig
-from pyworker.daemon import signals
+from pyworker.daemon import nodeshared, signals
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
-from pyworker.daemon.handles import WorkerHandle, copy_socket
-from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
+from pyworker.daemon.handles import DispatcherHandle, WorkerHandle, copy_socket
 from pyworker.daemon.loop import READ
+from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import Shortage, by_somebody, step_to_start
 from pyworker.policy import restart
 from pyworker.policy.lifecycle import LEAVING, SERVING, State
-from pyworker.policy.view import DispatcherView
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol import nodecluster as nc
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.inherited import fd_name, worker_fd
 from pyworker.protocol.names import DAEMON_LOG
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
-from pyworker.record import field, mutable
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, title
-from pyworker.unix.files import real_file
 
 if TYPE_CHECKING:
-    from pyworker.daemon.app import App, Generation, Listener
+    from pyworker.daemon.app import App, Generation
     from pyworker.daemon.brain import Brain
 
 AGAIN = 0.02  # seconds until a message is tried again that the dispatcher has no room for
 _OF_WORKER = ("open", "attach", "shut")  # what is told of a worker, and forgotten with it
-
-
-@mutable
-class DispatcherHandle:
-    """An app's dispatcher. Channel and pidfd are in the store; `channel` is a copy."""
-
-    since: float
-    state: Literal["starting", "ready", "stopping"] = "starting"
-    pid: int = 0
-    channel: socket.socket | None = None
-    ready_at: float | None = None
-    told: set[object] = field(default_factory=set)  # "settled", ("listen", i), ("inbox", slot), (_OF_WORKER, serial)
-    begun: bool = False  # Begin has been said by this daemon
-    finished: bool = False
-    killed_because: str = ""
-    step: str = ""  # what to do about that
-    ended: bool = False
-    unanswered: int = 0  # pings
-    syncs_later: bool = False
-
-    def view(self) -> DispatcherView:
-        return DispatcherView(self.state, self.since, self.finished)
-
-    def memo(self) -> dict[str, Any]:
-        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
-
-    @classmethod
-    def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
-        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
+_News: TypeAlias = tuple[d.ToDispatcher, tuple[int, ...], object]  # a message, its fds, what has been told by it
 
 
 class Dispatchers:
@@ -225,7 +190,7 @@ class Dispatchers:
                 worker = app.workers.get(serial)
                 if worker is not None and len(worker.queries) < d.MAX_QUERIES and text not in worker.queries:
                     worker.queries.append(text)
-                    self._note_asked(app, worker, text)
+                    nodeshared.note_asked(self._brain, app, worker, text)
             case d.Listening(serial=serial):
                 worker = app.workers.get(serial)
                 if worker is not None:
@@ -245,59 +210,10 @@ class Dispatchers:
                 assert_never(message)
 
     def _find_listener(self, app: App, handle: DispatcherHandle, message: d.Wants) -> None:
-        found, error = self.listener_for(app, message.kind, message.address, message.port)
+        found, error = nodeshared.for_whoever_asked(self._brain, app, message)
         fds = (found.sock.fileno(),) if found is not None else ()
-        if found is not None:
-            workers = app.workers.values()
-            by = {w.id.generation for w in workers if message.key in [nc.key_of(_question(q)) for q in w.queries]}
-            for number in by or set(app.generations):  # what is asked beyond MAX_QUERIES is not known
-                self._brain.listening.is_asked_for(app, found, number)
         if not self._say(app, handle, d.Bound(message.key, error), fds):
             self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
-
-    def _note_asked(self, app: App, worker: WorkerHandle, text: str) -> None:
-        """A Node worker listens on what the dispatcher may have been given for another one."""
-        query = nc.parse_query(_question(text))
-        if not isinstance(query, int) and not query.is_udp:
-            found = self._known(app, _address_of(query.kind, query.address or "", query.port or 0))
-            if found is not None:
-                self._brain.listening.is_asked_for(app, found, worker.id.generation)
-
-    def _known(self, app: App, address: Address) -> Listener | None:
-        """The listener of this address, else that of its port that `bind` names: it says on which of the machine's addresses.
-
-        Or that beside which there can be none of this address.
-        """
-        found = self._brain.listening.find(app, address)
-        if found is None and address.port and app.listening:
-            named = {i for g in app.generations.values() for i in g.listeners}
-            unused = self._brain.listening.unused(app)
-            same_port = [x for x in app.listeners.values() if x.address.port == address.port and x not in unused]
-            same_port = [x for x in same_port if x.index in named or collide(x.address, address)]
-            found = same_port[0] if len(same_port) == 1 else None
-        return found
-
-    def listener_for(self, app: App, kind: str, host: str, port: int) -> tuple[Listener | None, int]:
-        """A Node worker listens: the listener that is there for it, else a new one; or an errno."""
-        generation = app.generations.get(app.target or 0) or app.current
-        assert generation is not None
-        address = _address_of(kind, host, port)
-        found = self._known(app, address)
-        if found is not None:
-            return found, 0
-        if len(app.listeners) >= MAX_LISTENERS:
-            return None, errno.EMFILE
-        try:
-            check_asked(address)
-            if generation.resolved.uid is not None:
-                text = f'with `user` set a program may only listen on what the file names: bind = "{address}"'
-                raise ListenFailed(text, hint="add it to bind in the file", code="no_permission")
-            return self._brain.listening.open(app, address, generation), 0
-        except ListenFailed as failed:
-            self._brain.note(app, failed.message)
-            return None, failed.errno
-        except OSError as failed:  # no descriptor is left
-            return None, failed.errno or errno.EMFILE
 
     def tell(self, app: App, serial: int, text: str) -> bool:
         """A message for a Node worker, whose channel the dispatcher has; False when that is not possible now."""
@@ -318,7 +234,7 @@ class Dispatchers:
         if handle is None or handle.state != "ready":
             return
         for _ in range(3):  # what is said may call for more: an inbox has to be known before it is closed
-            news = self._news(app, handle)
+            news = list(self._news(app, handle))
             if not all(self._say(app, handle, *each) for each in news):
                 self._sync_later(app, handle)
                 return
@@ -344,53 +260,62 @@ class Dispatchers:
 
         self._brain.loop.call_later(AGAIN, again)
 
-    def _news(self, app: App, handle: DispatcherHandle) -> list[tuple[Any, ...]]:
-        """Return (message, fds, what has been told by it) for all that it does not know yet."""
-        news: list[tuple[Any, ...]] = []
-        store, told = self._brain.store, handle.told
+    def _news(self, app: App, handle: DispatcherHandle) -> Iterator[_News]:
+        """Find all that it does not know yet."""
+        told = handle.told
         stopping = app.is_stopping and not self._brain.stops_after(app)
-        if not handle.begun:
-            news.append((d.Begin(), (), None))
         current = app.current
         listens: set[int] = set()
         if current is not None and app.listening and dispatches(current) and not is_node(current.config):
             listens = set(current.listeners)  # Node workers ask for theirs
-        unheard = sorted(i for i in listens if ("listen", i) not in told and i in app.listeners)
-        news += [(d.Listen(i), (app.listeners[i].sock.fileno(),), ("listen", i)) for i in unheard]
-        slots = {n.numbers[0] for n in store.names("inbox", app.name)}
-        for slot in sorted(s for s in slots if ("inbox", s) not in told):
-            ends = [store.get(fd_name(kind, app.name, slot)) for kind in ("feed", "inbox")]
-            if None not in ends:
-                news.append((d.Inbox(slot), tuple(ends), ("inbox", slot)))
+        if not handle.begun:
+            yield d.Begin(), (), None
+        for index in sorted(i for i in listens if ("listen", i) not in told and i in app.listeners):
+            yield d.Listen(index), (app.listeners[index].sock.fileno(),), ("listen", index)
+        yield from self._new_inboxes(app, told)
         for worker in sorted(app.workers.values(), key=lambda w: w.id.serial):
-            via, serial = _via(app, worker), worker.id.serial
-            if via is None or worker.asked_by not in (0, handle.pid):
-                continue  # a Node worker that the one before has asked to leave: it needs no other
-            generation = app.generations[worker.id.generation]
-            if via == "node" and worker.is_alive and ("attach", serial) not in told:
-                fd = store.get(worker_fd("ipc", worker.id))
-                if fd is not None:
-                    news.append((d.Attach(serial, tuple(worker.queries)), (fd,), ("attach", serial)))
-            if worker.state in SERVING and worker.ready_at is not None:
-                if ("open", serial) not in told:
-                    proxied = generation.config.proxy_protocol
-                    opened = d.Open(serial, worker.id.slot, worker.row, via, worker.port, proxied)
-                    news.append((opened, (), ("open", serial)))
-            elif worker.state in LEAVING and ("shut", serial) not in told and (via != "inbox" or not stopping):
-                news.append((d.Shut(serial), (), ("shut", serial)))
+            yield from self._news_of(app, handle, worker, stopping)
         if "settled" not in told:
-            news.append((d.Settled(), (), "settled"))
+            yield d.Settled(), (), "settled"
         known = {what[1] for what in told if isinstance(what, tuple) and what[0] in _OF_WORKER}
-        news += [(d.Gone(serial), (), None) for serial in sorted(known - set(app.workers))]
+        for serial in sorted(known - set(app.workers)):
+            yield d.Gone(serial), (), None
+        if not stopping:
+            yield from self._withdrawn(app, told, listens)
+        elif not handle.finished:
+            yield d.Finish(), (), "finished"
+
+    def _new_inboxes(self, app: App, told: set[object]) -> Iterator[_News]:
+        store = self._brain.store
+        slots = {name.numbers[0] for name in store.names("inbox", app.name)}
+        for slot in sorted(s for s in slots if ("inbox", s) not in told):
+            feed, inbox = (store.get(fd_name(kind, app.name, slot)) for kind in ("feed", "inbox"))
+            if feed is not None and inbox is not None:
+                yield d.Inbox(slot), (feed, inbox), ("inbox", slot)
+
+    def _news_of(self, app: App, handle: DispatcherHandle, worker: WorkerHandle, stopping: bool) -> Iterator[_News]:
+        via, serial, told = _via(app, worker), worker.id.serial, handle.told
+        if via is None or worker.asked_by not in (0, handle.pid):
+            return  # a Node worker that the one before has asked to leave: it needs no other
+        if via == "node" and worker.is_alive and ("attach", serial) not in told:
+            fd = self._brain.store.get(worker_fd("ipc", worker.id))
+            if fd is not None:
+                yield d.Attach(serial, tuple(worker.queries)), (fd,), ("attach", serial)
+        if worker.state in SERVING and worker.ready_at is not None:
+            if ("open", serial) not in told:
+                proxied = app.generations[worker.id.generation].config.proxy_protocol
+                yield d.Open(serial, worker.id.slot, worker.row, via, worker.port, proxied), (), ("open", serial)
+        elif worker.state in LEAVING and ("shut", serial) not in told and (via != "inbox" or not stopping):
+            yield d.Shut(serial), (), ("shut", serial)
+
+    def _withdrawn(self, app: App, told: set[object], listens: set[int]) -> Iterator[_News]:
+        """Find what it has and is to have no more."""
         for what in sorted((t for t in told if isinstance(t, tuple)), key=str):
             match what:
-                case ("listen", int(index)) if index not in listens and not stopping:
-                    news.append((d.Unlisten(index), (), what))
-                case ("inbox", int(slot)) if not stopping and slot not in self._wanted_slots(app):
-                    news.append((d.CloseInbox(slot), (), what))
-        if stopping and not handle.finished:
-            news.append((d.Finish(), (), "finished"))
-        return news
+                case ("listen", int(index)) if index not in listens:
+                    yield d.Unlisten(index), (), what
+                case ("inbox", int(slot)) if slot not in self._wanted_slots(app):
+                    yield d.CloseInbox(slot), (), what
 
     def _wanted_slots(self, app: App) -> set[int]:
         """Slots whose inbox is, or will be, read by somebody."""
@@ -453,29 +378,6 @@ def make_inbox(store: FdStore, app: str, slot: int) -> int:
 def dispatches(generation: Generation) -> bool:
     """Whether the connections of this generation are handed out."""
     return generation.config.balance in ("least-connections", "proxy") or is_node(generation.config)
-
-
-def is_node(config: AppConfig) -> bool:
-    """Whether its workers are Node programs that share a port by Node's own cluster."""
-    return bool(config.command) and config.balance == "round-robin"
-
-
-def _address_of(kind: str, host: str, port: int) -> Address:
-    """Return what a Node worker asks to listen on; without an address: all of this machine's."""
-    if kind == "unix":
-        return Address("unix", path=host if "\0" in host else real_file(host))  # as it is of `bind`
-    if kind == "tcp6":
-        return Address("inet6", host, port)
-    return Address("inet", host if kind == "tcp4" else "0.0.0.0", port)
-
-
-def _question(text: str) -> dict[str, Any]:
-    """Return what a Node worker has Asked; {} for what cannot be read."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port", "node"] | None:

@@ -1,4 +1,4 @@
-"""Daemon: what it knows of one worker and of one template. The processes themselves are worker/ and template/."""
+"""Daemon: what it knows of one worker, template or dispatcher. The processes themselves are worker/, template/, dispatcher/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyworker.daemon.loop import Timer
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import ALIVE, LEAVING, Happening, State, advance
 from pyworker.policy.talk import Allowance
-from pyworker.policy.view import TemplateView, WorkerView
+from pyworker.policy.view import DispatcherView, TemplateView, WorkerView
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.template import Loaded, LoadFailed
 from pyworker.protocol.wire import WireError, from_json, to_json
@@ -152,6 +152,35 @@ class TemplateHandle:
         self.ready_at = memo.get("ready_at", self.since if self.state == "ready" else None)
         with contextlib.suppress(WireError):  # of another version: as if it had not said it yet
             self.loaded = from_json(Loaded, memo["loaded"], "loaded") if memo.get("loaded") else None
+
+
+@mutable
+class DispatcherHandle:
+    """An app's dispatcher as the daemon sees it. Channel and pidfd are in the store; `channel` is a copy."""
+
+    since: float
+    state: Literal["starting", "ready", "stopping"] = "starting"
+    pid: int = 0
+    channel: socket.socket | None = None
+    ready_at: float | None = None
+    told: set[object] = field(default_factory=set)  # "settled", ("listen", i), ("inbox", slot), ("open", serial)…
+    begun: bool = False  # Begin has been said by this daemon
+    finished: bool = False
+    killed_because: str = ""
+    step: str = ""  # what to do about that
+    ended: bool = False
+    unanswered: int = 0  # pings
+    syncs_later: bool = False
+
+    def view(self) -> DispatcherView:
+        return DispatcherView(self.state, self.since, self.finished)
+
+    def memo(self) -> dict[str, Any]:
+        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
+
+    @classmethod
+    def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
+        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
 
 
 def copy_socket(fd: int) -> socket.socket:

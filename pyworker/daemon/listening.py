@@ -12,7 +12,6 @@ from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.desired import FileSource
-from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.listener import (
     UNIX_MODE,
     ListenFailed,
@@ -26,7 +25,7 @@ from pyworker.daemon.listener import (
     open_listener,
     shut_down,
 )
-from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.nodeshared import is_node, shares
 from pyworker.daemon.owner import Owner
 from pyworker.protocol.inherited import fd_name
 from pyworker.unix.fds import refuse_fds

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import nodeshared
-from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
+from pyworker.daemon.nodeshared import is_node
 from pyworker.policy import talk
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import node

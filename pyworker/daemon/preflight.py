@@ -19,8 +19,7 @@ from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import check_apps_file
-from pyworker.daemon.dispatchers import DispatcherHandle
-from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.handles import DispatcherHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import WireError

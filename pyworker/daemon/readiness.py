@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
-from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
 from pyworker.daemon.listening import asks, not_bound
-from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.nodeshared import is_node, shares
 from pyworker.daemon.shown import not_passed_yet
 from pyworker.policy.health import Verdict
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED, Happening, State

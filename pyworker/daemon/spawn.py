@@ -21,12 +21,12 @@ from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import enter_text, runtime_zip
 from pyworker.daemon.direct import is_direct
-from pyworker.daemon.dispatchers import is_node, make_inbox
+from pyworker.daemon.dispatchers import make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.launcher import PYTHON, Failed, Launcher, Started, environ
 from pyworker.daemon.messages import wants_channel
-from pyworker.daemon.nodeshared import shares
+from pyworker.daemon.nodeshared import is_node, shares
 from pyworker.daemon.ports import free_port, proxied
 from pyworker.protocol import template as t
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd

@@ -16,10 +16,10 @@ from pyworker.config.address import Address
 from pyworker.daemon import signals
 from pyworker.daemon.app import App, Listener, note_exit
 from pyworker.daemon.board import BoardFull
-from pyworker.daemon.dispatchers import is_node
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
 from pyworker.daemon.loop import READ
+from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import step_for, step_to_start
 from pyworker.policy import restart
