@@ -17,7 +17,7 @@ from typing import Literal, assert_never
 from pyworker import failpoint
 from pyworker.config.address import Address, parse_bind
 from pyworker.config.schema import INHERIT
-from pyworker.daemon import appmetrics, diagnosis, shown, state
+from pyworker.daemon import appmetrics, diagnosis, shown
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
@@ -26,12 +26,12 @@ from pyworker.daemon.events import EventLog, stamp
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import ListenFailed, actual, url
-from pyworker.daemon.listening import NOT_BOUND, Listening, where_named
+from pyworker.daemon.listening import Listening, where_named
 from pyworker.daemon.loop import Loop, Timer
 from pyworker.daemon.messages import Messages
 from pyworker.daemon.pids import Pids
 from pyworker.daemon.readiness import Readiness
-from pyworker.daemon.shortage import step_to_write
+from pyworker.daemon.reloads import Reloads
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.stacks import Stacks
 from pyworker.daemon.templates import Templates
@@ -41,14 +41,11 @@ from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.logs import JOURNAL, STDOUT, LogsSpec
-from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
 LEFT_WITHIN = 1.0  # seconds that a command waits for old workers to accept no more, who may stand still
 LONGEST_NOTE = 500
-NOT_RELOADED = "not reloaded"
-TOO_LOW = "its workers are over limits.memory as soon as they run, and are replaced time and again: "
 SAVE_WITHIN = 0.1  # seconds
 AGAIN = 0.5  # seconds until an app is looked at again after a round that failed
 
@@ -81,6 +78,7 @@ class Brain:
         self.deaths = Deaths(self)
         self.dispatchers = Dispatchers(self)
         self.messages = Messages(self)
+        self.reloads = Reloads(self)
         self.stacks = Stacks(self)
         store.on_exited = self.pids.on_exited
 
@@ -165,18 +163,9 @@ class Brain:
             self.emit(app, "app_running", None, generation=app.generation, workers=len(app.slots()), took_s=took)
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
-        serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
-        replaced = app.reload_from is not None and serves  # all of the old ones have been told to leave
-        done = replaced and not self.may_old_ones_accept(app, now)
-        if replaced:
-            self.listening.refuse_dropped(app, at_once=done)
-        if done:
-            took = round(now - app.reload_started_at, 3)
-            data = {"from": app.reload_from, "to": app.generation, "took_s": took, **app.answered_since_reload()}
-            app.reload_from = None
-            app.board.add_app(AppF.RELOADS)
-            self.events.emit_data("reload_done", app.name, None, data)
-        elif not app.starting and app.record.is_clear and app.is_open(now) and not app.has_ended_badly():
+        if self.reloads.complete(app, now):
+            return
+        if not app.starting and app.record.is_clear and app.is_open(now) and not app.has_ended_badly():
             app.failure = None
 
     def _save_soon(self) -> None:
@@ -224,11 +213,11 @@ class Brain:
             case act.SendKill(serial=serial, reason=reason):
                 self.workers.kill(app, app.workers[serial], reason, now)
             case act.Commit(generation=number):
-                self._commit(app, number, now)
+                self.reloads.commit(app, number, now)
             case act.AbortReload():
-                self._abort_reload(app)
+                self.reloads.abort(app)
             case act.RollBack(generation=number, reason=reason):
-                self._roll_back(app, number, reason)
+                self.reloads.roll_back(app, number, reason)
             case act.EndSoak():
                 app.previous = None
             case act.FailStart():
@@ -252,35 +241,6 @@ class Brain:
             case _:
                 assert_never(action)
 
-    def _commit(self, app: App, number: int, now: float) -> None:
-        failpoint.hit("reload.before_commit")
-        old, old_previous = app.generation, app.previous
-        config = app.generations[number].config
-        app.previous = old if config.reload.soak > 0 and app.view().overlaps and old in app.generations else None
-        scale = app.scale, app.scale_base
-        if app.scale_base != config.workers:
-            app.scale = app.scale_base = None
-        app.generation, app.target = number, None
-        try:
-            self.save()
-        except OSError as error:
-            app.scale, app.scale_base = scale
-            app.generation, app.target, app.previous = old, number, old_previous
-            app.target_failure = self.fail(
-                f"cannot write apps.json: {error.strerror}", hint=step_to_write(error, self.home)
-            )
-            return
-        failpoint.hit("reload.committed")
-        app.soak_until = now + config.reload.soak
-        app.soak_deaths, app.given_up = 0, ""
-        app.scale_before = scale
-        app.record = app.template_record = restart.CLEAR
-        app.fill_slots()
-        app.reload_from = old
-        _forget_notes(app)
-        self.write_logs_spec(app)
-        self.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
-
     def may_old_ones_accept(self, app: App, now: float) -> bool:
         """Whether the next connection may be one of an old worker's: a reload, scale or restart of a worker is done after that."""
         for worker in app.workers.values():
@@ -295,54 +255,6 @@ class Brain:
             return not app.board.has_left(worker.id.serial)
         return self.dispatchers.may_give_to(app, worker)  # of a command that accepts for itself nobody can know
 
-    def _abort_reload(self, app: App) -> None:
-        assert app.target is not None
-        failure = app.target_failure or self.fail("it was given up")
-        number, app.target, app.target_failure = app.target, None, None
-        self.refuse(app, number, failure)
-        if app.reload_why:
-            self.note_not_reloaded(app, app.reload_why, failure.message)
-
-    def refuse(self, app: App, number: int, failure: Failure) -> None:
-        """A generation that was to come does not, and nothing was touched: say so to whoever waits for it."""
-        app.refused[number] = failure
-        data = {
-            "from": app.generation,
-            "to": number,
-            "reason": failure.message,
-            "traceback": failure.traceback,
-            "hint": failure.hint,
-        }
-        self._give_state_back(app)
-        self.events.emit_data("reload_refused", app.name, None, data)
-
-    def _roll_back(self, app: App, number: int, reason: str) -> None:
-        given_up = app.generation
-        app.generation, app.previous = number, None
-        if app.scale is None:
-            app.scale, app.scale_base = app.scale_before
-        app.given_up = ""
-        app.record = app.template_record = restart.CLEAR
-        app.fill_slots()  # what has finished was the other's
-        app.reload_from = None
-        failure = self.fail(
-            reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""
-        )
-        app.refused[given_up] = failure
-        self.write_logs_spec(app)
-        self._give_state_back(app)
-        with contextlib.suppress(OSError):
-            self.save()
-        self.note(app, f"generation {given_up} was rolled back: {failure.message}")
-        self.events.emit_data(
-            "reload_rolled_back", app.name, None, {"from": number, "to": given_up, "reason": failure.message}
-        )
-
-    def _give_state_back(self, app: App) -> None:
-        """The generation that was given up may have been another user's: what was made that one's is today's again."""
-        if app.current is not None:
-            state.address(self.home, app.current.resolved)
-
     def _fail_start(self, app: App) -> None:
         failure = app.start_failure or self.fail("the start failed")
         app.start_failure = None
@@ -351,7 +263,7 @@ class Brain:
         app.running = app.starting = False  # its port is closed again: nobody would answer there
         if app.target is not None:  # asked for meanwhile
             number, app.target = app.target, None
-            self.refuse(app, number, failure)
+            self.reloads.refuse(app, number, failure)
         self.emit_failed(app.name, failure)
 
     # ---- starting and ending an app ----------------------------------------------------------------------------
@@ -496,20 +408,9 @@ class Brain:
             del app.notes[:-20]
             self.emit(app, "app_note", None, text=text)
 
-    def note_not_reloaded(self, app: App, why: str, message: str) -> None:
-        """A reload that nobody typed was refused: nobody else is told. Until one is committed."""
-        app.notes = [note for note in app.notes if not note.startswith(NOT_RELOADED)]
-        self.note(app, f"{NOT_RELOADED} ({why}): {message}")
-
     def note_is_over(self, app: App, text: str) -> None:
         """What was noted is not so any more."""
         app.notes = [note for note in app.notes if note != text[:LONGEST_NOTE]]
-
-
-def _forget_notes(app: App) -> None:
-    """What was said of the generations before this one and of their workers is over: it is another's code by now."""
-    of_before = ("generation ", "worker ", "a worker ", NOT_RELOADED, TOO_LOW, NOT_BOUND)
-    app.notes = [note for note in app.notes if not note.startswith(of_before)]
 
 
 def _is_over(app: App) -> bool:

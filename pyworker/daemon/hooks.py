@@ -103,7 +103,7 @@ class Hooks:
                     app.start_failure = failure
                 elif app.running and app.restart_to == generation.number:
                     app.restart_to = None
-                    self._brain.refuse(app, generation.number, failure)
+                    self._brain.reloads.refuse(app, generation.number, failure)
             self._brain.poke(app)
 
         command = self._preparing[key] = self._run(app, generation, "pre_start", words, done)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from pyworker.config.schema import LimitsConfig
 from pyworker.daemon.app import App
-from pyworker.daemon.brain import TOO_LOW, Brain
+from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import LAZY, Loop, Timer
 from pyworker.daemon.pulse import OwnTime
+from pyworker.daemon.reloads import TOO_LOW
 from pyworker.daemon.sample import Sampler
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.memory import share

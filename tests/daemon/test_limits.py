@@ -9,9 +9,9 @@ import pytest
 
 from pyworker.config.schema import AppConfig, LimitsConfig, RestartConfig
 from pyworker.daemon import limits
-from pyworker.daemon.brain import TOO_LOW
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.reloads import TOO_LOW
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.stacks import Frame, TaskStack, write_tasks
 

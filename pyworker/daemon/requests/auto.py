@@ -31,10 +31,10 @@ def _reload(desk: Desk, app: App, why: str) -> None:
         generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
-        desk.brain.note_not_reloaded(app, why, error.message)
+        desk.brain.reloads.note_not_reloaded(app, why, error.message)
         return
     except OSError as error:
-        desk.brain.note_not_reloaded(app, why, f"{error.strerror}. {step_for(error.errno)}".rstrip())
+        desk.brain.reloads.note_not_reloaded(app, why, f"{error.strerror}. {step_for(error.errno)}".rstrip())
         return
     reload_app(desk, app, generation, why=why)
     desk.save()
