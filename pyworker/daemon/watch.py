@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import itertools
 import os
 import re
 import stat
@@ -214,9 +215,9 @@ class _Tree:
                 self.touch(path)
 
     def touch_if_any(self, folder: str) -> None:
-        """A folder that came with its files in it: they were written before it was watched."""
+        """A folder that came with its files in it: they were written before it was watched. No more are looked at than could be."""
         with acting_as(*self._rights):
-            for where, below, files in os.walk(folder):
+            for where, below, files in itertools.islice(os.walk(folder), MAX_FOLDERS):
                 below[:] = [name for name in below if not self._is_excluded(os.path.join(where, name))]
                 for name in files:
                     if self._counts(os.path.join(where, name)):

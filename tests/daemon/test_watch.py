@@ -238,6 +238,17 @@ def test_that_there_are_too_many_folders_is_said_once_and_not_for_each_that_is_m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
+def test_a_tree_that_comes_with_more_folders_than_are_watched_is_not_walked_to_its_end(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watch, "MAX_FOLDERS", 3)
+    (tmp_path / "data" / "1" / "2" / "3" / "4").mkdir(parents=True)
+    (tmp_path / "data" / "1" / "2" / "3" / "4" / "x.py").write_text("")
+    (tmp_path / "data").rename(watched.folder / "src" / "data")
+    assert watched.later() == []
+    assert len(watched.notes) == 1
+
+
 def test_what_the_apps_user_may_not_see_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hooks are told the names of what has changed."""
     with tempfile.TemporaryDirectory() as folder:
