@@ -21,6 +21,7 @@ _WORDS = {
     "help": ("config", "reload", "states", "signals", "environment", "exit-codes", "files"),
 }
 _SHARED_VALUES = {"--home", "--timeout", "--color"}
+_CHOICES = {"--for": ("ready", "stopped", "gen="), "--level": ("debug", "info", "warning", "error", "critical")}
 _CONFIG_CHOICES = {"--balance", "--interface", "--restart"}
 _FILE_VALUES = {"FILE", "FILE.toml", "DIR", "PATH"}
 _ANSWER = 0.25  # seconds: a shell that waits longer than this feels broken
@@ -117,15 +118,24 @@ def _values(before: list[str], option: str, typed: str) -> list[tuple[str, str]]
     command = command_of(before[0]) if before else command_of("")
     for param in command.params if command is not None else ():
         if isinstance(param, click.Option) and option in param.opts and not param.is_flag and not param.count:
-            choices = param.type.choices if isinstance(param.type, click.Choice) else _choices_of_config(option)
+            choices = (
+                param.type.choices if isinstance(param.type, click.Choice) else _choices_of_text(param.opts[-1], typed)
+            )
             if choices:
                 return [(str(c), "") for c in choices if str(c).startswith(typed)]
             return [("__files__", "")] if (param.metavar or "") in _FILE_VALUES else []
     return None
 
 
-def _choices_of_config(option: str) -> Sequence[str]:
-    """Return the values of an option that is one of the config file's, such as --balance."""
+def _choices_of_text(option: str, typed: str) -> Sequence[str]:
+    """Return the values of an option that click takes for any text; of one of the config file's, such as --balance, too."""
+    if option == "--type":
+        from pyworker.protocol.events import TYPES
+
+        given = typed[: typed.rfind(",") + 1]
+        return [given + name for name in TYPES]
+    if option in _CHOICES:
+        return _CHOICES[option]
     import typing
 
     from pyworker.config.convert import hints_of

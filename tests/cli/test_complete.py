@@ -55,6 +55,9 @@ def test_what_follows_an_option_is_its_value() -> None:
 
     assert after("startup", "--init", "") == ["systemd", "openrc"]
     assert after("start", "--balance", "l") == ["least-connections"]
+    assert after("wait", "--for", "") == ["ready", "stopped", "gen="]
+    assert after("logs", "-l", "w") == ["warning"]
+    assert after("events", "--type", "worker_exited,app_del") == ["worker_exited,app_deleted"]
     assert after("run", "--restart", "n") == ["never"]
     assert after("start", "-e", "") == []
     assert after("import", "-o", "x") == ["__files__"]
