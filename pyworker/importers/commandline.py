@@ -75,6 +75,10 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
         words = list(command)
     is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
     if is_shell and _steps(app, words[2], source, is_wrapped=True):
+        if words[1] == "-lc":
+            app.look(
+                source, f"{words[0]} -l is left out: what ~/.profile sets, such as a longer PATH, is to be said in env"
+            )
         return
     if is_shell or (isinstance(command, str) and needs_shell(command)):
         app.set("command", words if is_shell else ["sh", "-c", command], source)

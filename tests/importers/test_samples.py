@@ -789,6 +789,14 @@ def test_a_server_in_a_shell_that_it_does_not_need_is_the_apps_own() -> None:
     assert c.table == {"target": "x:y"}
 
 
+def test_a_login_shell_that_is_left_out_is_said_with_what_it_may_have_set() -> None:
+    (app,) = procfile.read('web: bash -lc "gunicorn a:b"\n').apps
+    assert app.table == {"target": "a:b"}
+    assert [n.reason for n in app.review] == [
+        "bash -l is left out: what ~/.profile sets, such as a longer PATH, is to be said in env"
+    ]
+
+
 def test_a_line_of_a_procfile_that_is_no_process_is_passed_over_and_named() -> None:
     result = procfile.read("web: gunicorn a:b\npython manage.py migrate\nheroku ps:scale web=1\n")
     assert [app.name for app in result.apps] == ["web"]

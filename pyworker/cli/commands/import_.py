@@ -93,7 +93,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
         hint = f"say it: pyworker import --from {'|'.join(KINDS)} {argument(file)}"
         if "[watcher:" in text:
             hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
-        elif "<uwsgi" in text or re.search(r"^uwsgi:", text, re.MULTILINE):
+        elif re.search(r'<uwsgi|^uwsgi:|^\s*\{?\s*"uwsgi"\s*:', text, re.MULTILINE):
             hint = "of uWSGI's files the .ini is read: [uwsgi], and a line KEY = VALUE for each setting"
         elif "ExecStart=" in text:
             hint = "units of systemd are not read: a Procfile is, with the command of ExecStart= behind a name, like web: gunicorn shop:app"
