@@ -121,8 +121,8 @@ def _sentence(app: str, action: str, result: dict[str, Any], board: Board, how: 
             what = app if app in board.started else _slots(app, board, {"ready"}) or app
             return f"{what} restarted: gen {gen}, {kept}, {took}"
         case "scaled":
-            old = board.scaled.get(app)
-            return f"{app}: {f'{old[0]} → ' if old else ''}{workers_in_words(old[1] if old else want)}, {count} ready in {took}"
+            old, new = board.scaled.get(app, (want, want))
+            return f"{app}: {f'{old} → ' if old != new else ''}{workers_in_words(new)}, {count} ready in {took}"
         case "stopped" if state != "stopped":  # single workers of it
             gone = _slots(app, board, {"stopped", "failed"})
             return f"{gone or 'nothing was'} stopped; {app} is {state}: {count} ready"

@@ -66,7 +66,6 @@ def _numbers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> Ite
             name = str(app["name"])
             value: Any = change
             if change != "auto":
-                # without a change it is what it was; a job that waits for its time wants none, whatever its number is
                 value = int(change) if change.isdecimal() else scaled.get(name, (0, app["workers"]["want"]))[1]
             yield name, files.get(name, {}), value
 

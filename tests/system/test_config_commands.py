@@ -260,6 +260,17 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     assert pw.wait_steady()["workers"]["want"] == 2
 
 
+def test_scale_save_without_a_change_saves_the_number_that_is_wanted_whoever_of_them_runs_now(pw: Pyworker) -> None:
+    text = '[apps.job]\ncommand = "true"\ncron = "@yearly"\n[apps.loop]\ncommand = "sleep 1000"\nworkers = 3\n'
+    path = pw.write("app.toml", text)
+    pw.ok("start")
+    pw.ok("stop", "loop.3")
+    assert pw.ok("scale", "job=+0", "loop=+0", "--save").stdout.startswith("job: 1 worker, ")
+    with open(path, "rb") as file:
+        written = tomllib.load(file)["apps"]
+    assert [written[app]["workers"] for app in ("job", "loop")] == [1, 3]
+
+
 def test_check_import_needs_no_folder_that_can_be_written(pw: Pyworker, monkeypatch: pytest.MonkeyPatch) -> None:
     write(pw, "info")
     none = "import tempfile\ndef gettempdir():\n    raise FileNotFoundError(2, 'No usable temporary directory found')\ntempfile.gettempdir = gettempdir\n"

@@ -176,7 +176,7 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
 
 def scale(desk: Desk, client: Client, request: k.Scale) -> None:
     """An override of `workers`, kept in apps.json."""
-    changes: list[tuple[App, int]] = []
+    changes: list[tuple[App, str, int]] = []
     for app, change in ((a, c) for selector, c in request.changes.items() for a in desk.apps((selector,))):
         name = app.name
         if app.current is None or not (app.running or app.restart_to is not None):
@@ -187,9 +187,9 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
         if count > MAX_WORKERS:
             text = f"{name} cannot have {count} workers: {MAX_WORKERS} are the most"
             raise Refuse("usage", text, f"it has {app.want} now")
-        changes.append((app, count))
+        changes.append((app, change, count))
     goals: dict[str, ops.Goal] = {}
-    for app, count in changes:
+    for app, change, count in changes:
         before = app.want
         assert app.config is not None
         coming = next((app.generations.get(n) for n in (app.target, app.restart_to) if n is not None), None)
@@ -202,7 +202,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
             app.finished_slots |= set(range(before + 1, count + 1))
         if app.record.failed:
             app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
-        if before != count:
+        if before != count or change.strip()[0] in "+-":  # `scale api=+0 --save` learns the number by it
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
         goals[app.name] = ops.scaled(desk.brain, range(before + 1, count + 1))
         desk.brain.poke(app)
