@@ -38,7 +38,7 @@ def run(
 
     `header(event, tty)` may turn an app_started event into the line above the workers; `board` is told what happens.
     """
-    view = _View(settings, header, board or Board())
+    view = View(settings, header, board)
     try:
         answer = perform(settings.home, request, view.event, view.tick, settings.timeout)
         view.ended(answer)
@@ -54,13 +54,13 @@ def run(
     return finish(settings, verb, answer, view.board)
 
 
-class _View:
+class View:
     """What is shown while the operation runs."""
 
-    def __init__(self, settings: Settings, header: Header | None, board: Board) -> None:
+    def __init__(self, settings: Settings, header: Header | None = None, board: Board | None = None) -> None:
         self.err = render.look(sys.stderr, settings.color)
         self.out = render.look(sys.stdout, settings.color)
-        self.board = board
+        self.board = board or Board()
         self._settings = settings
         self._header = header
         self._said: set[str] = set()

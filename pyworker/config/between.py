@@ -5,7 +5,6 @@ The rules of one app are in check.py, whose Finding says what is wrong here, too
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Container, Iterable
 
@@ -63,13 +62,19 @@ def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str
 def longest_stop(apps: Iterable[AppConfig]) -> float:
     """Return how long a stop of all of these may take: who depends on another is stopped first; a run of a job keeps nobody."""
     by_name = {app.name: app for app in apps}
-
-    @functools.cache
-    def ends_at(name: str) -> float:
-        before = [ends_at(a.name) + BETWEEN_STOPS for a in by_name.values() if name in a.depends_on and a.cron is None]
-        return max(before, default=0.0) + by_name[name].stop.drain_timeout + by_name[name].stop.kill_timeout
-
-    return max(map(ends_at, by_name), default=0.0)
+    own = {name: app.stop.drain_timeout + app.stop.kill_timeout for name, app in by_name.items()}
+    ends_at = own
+    for _ in (
+        by_name
+    ):  # each round takes in those before one more; of a circle, whose halves are of two times, it is too long
+        before, ends_at = ends_at, dict(own)
+        for app in by_name.values():
+            for name in app.depends_on if app.cron is None else ():
+                if name in own:
+                    ends_at[name] = max(ends_at[name], before[app.name] + BETWEEN_STOPS + own[name])
+        if ends_at == before:
+            break
+    return max(ends_at.values(), default=0.0)
 
 
 def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:

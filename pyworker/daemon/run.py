@@ -159,7 +159,7 @@ class Run:
             shut_down(self._desk, now=True)
             return
         if self._manager is not None:
-            self._manager.stopping()
+            self._manager.stopping(self._spec.lame_duck)
         if self._spec.lame_duck:
             _say(f"stopping: not ready any more, serves on for {self._spec.lame_duck:g} s")
             self._desk.brain.loop.call_later(self._spec.lame_duck, self._drain)

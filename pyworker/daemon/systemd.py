@@ -1,4 +1,5 @@
-"""Daemon: what a service manager is told (sd_notify): READY, RELOADING, STOPPING, STATUS, WATCHDOG, MAINPID.
+"""Daemon: what a service manager is told (sd_notify): READY, RELOADING, STOPPING, STATUS, WATCHDOG, MAINPID,
+EXTEND_TIMEOUT.
 
 Only when it asked ($NOTIFY_SOCKET). The daemon speaks, since it knows; the guardian is the main process, and is named
 again when a successor took its place. SIGHUP (passed on by the guardian) reloads every app that runs, as `pyworker
@@ -21,6 +22,7 @@ from pyworker.protocol.events import Event
 
 NOTIFY = "NOTIFY_SOCKET"
 _STATUS_EVERY = 2.0
+_LEAVING = 40.0  # seconds for what comes after the apps: the last hooks, the last lines of the logs
 _SETTLED = {
     "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "reload_refused", "reload_rolled_back",
 }  # fmt: skip
@@ -80,9 +82,10 @@ class ServiceManager:
             self._is_ready = True
             self.tell("READY=1", f"STATUS={self._words()}")
 
-    def stopping(self) -> None:
-        """Everything is about to end."""
-        self.tell("STOPPING=1", "STATUS=stopping")
+    def stopping(self, after: float = 0.0) -> None:
+        """Everything is about to end, in so many seconds. What the apps' time-outs allow is asked for: the unit knows none of them."""
+        needed = after + self._desk.longest_stop() + _LEAVING
+        self.tell("STOPPING=1", "STATUS=stopping", f"EXTEND_TIMEOUT_USEC={int(needed * 1e6)}")
 
     def _on_event(self, event: Event) -> None:
         if event.type in _SETTLED:

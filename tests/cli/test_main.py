@@ -16,16 +16,18 @@ import pytest
 
 from pyworker import __main__, __version__
 from pyworker.cli import main as cli_main
+from pyworker.cli.commands import daemon as daemon_command
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.names import OPTIONS_ELSEWHERE
 from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
+from pyworker.protocol.control import Reply
 from pyworker.web.__main__ import TOKEN_FILE
 from tests.cli import documents, results
 from tests.support.cli import environment, run
-from tests.support.fake_control import FakeControl, Handler, refuses, replies
+from tests.support.fake_control import FakeControl, Handler, event, refuses, replies
 
 
 def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
@@ -255,6 +257,26 @@ def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) 
         assert "its logger (pid 1234) has still to write what they printed" in process.stderr.readline()
     assert process.communicate(timeout=30)[1] == "The daemon has stopped.\n"
     assert process.returncode == 0
+
+
+def test_daemon_stop_waits_for_as_long_as_the_apps_may_take() -> None:
+    assert daemon_command._patience({}) == daemon_command._patience({"stop_s": 40.0}) == 120
+    assert daemon_command._patience({"stop_s": 600.0}) > 630
+
+
+def test_daemon_stop_shows_how_far_it_is(home: str) -> None:
+    stopped = event("api", 1, "worker_stopped", generation=1, pid=77, took_s=61.5, requests=3, cancelled=0, killed=False)
+    handlers: dict[str, Handler] = {
+        "ps": replies({"apps": []}),
+        "status": replies({}),
+        "shutdown": lambda _request: [stopped, Reply(True, {"apps": []})],
+    }
+    with FakeControl(home, handlers):
+        argv = [sys.executable, "-m", "pyworker", "daemon", "stop"]
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, env=environment(home), text=True)
+        assert process.stderr is not None
+        assert process.stderr.readline() == "api.1 stopped 61.5s pid=77 requests=3\n"
+    assert process.communicate(timeout=30)[1].endswith("The daemon has stopped.\n")
 
 
 def test_options_of_every_command_stand_between_daemon_and_its_command_too(tmp_path: Path, home: str) -> None:

@@ -93,21 +93,21 @@ def test_a_scale_that_gives_up_says_that_what_was_asked_for_stays_wanted(home: s
 
 
 @pytest.fixture
-def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operation._View]:
+def waiting(home: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., operation.View]:
     """Makes the view of an operation that no daemon takes: the guardian says that it can start none."""
     logs = Path(home) / "logs"
     logs.mkdir(parents=True)
     (logs / "pyworker.log").write_text(f"2026-11-26T14:26:42Z guardian[83]: {CANNOT}\n")
     monkeypatch.setattr(operation, "ANSWER_TIME", 0.0)
     monkeypatch.setattr(operation, "_ASIDE", 0.1)
-    return lambda *, quiet=False: operation._View(Settings(False, quiet, False, None, False, None, home), None, Board())
+    return lambda *, quiet=False: operation.View(Settings(False, quiet, False, None, False, None, home), None, Board())
 
 
 CANNOT = "the daemon cannot be started: Resource temporarily unavailable; trying again"
 
 
 def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
-    waiting: Callable[..., operation._View], capsys: pytest.CaptureFixture[str]
+    waiting: Callable[..., operation.View], capsys: pytest.CaptureFixture[str]
 ) -> None:
     view = waiting()
     view.event(None)
@@ -123,7 +123,7 @@ def test_an_operation_that_no_daemon_takes_says_the_guardians_word(
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_an_operation_that_no_daemon_takes_for_a_minute_is_given_up(
-    quiet: bool, waiting: Callable[..., operation._View], monkeypatch: pytest.MonkeyPatch
+    quiet: bool, waiting: Callable[..., operation.View], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = waiting(quiet=quiet)
     view.event(None)
@@ -134,7 +134,7 @@ def test_an_operation_that_no_daemon_takes_for_a_minute_is_given_up(
 
 
 def test_what_the_guardian_said_of_a_daemon_before_is_not_said_of_one_that_answers(
-    home: str, waiting: Callable[..., operation._View], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: str, waiting: Callable[..., operation.View], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(operation, "_NO_DAEMON", 0.0)
     monkeypatch.setattr(operation, "_ASIDE", 10.0)

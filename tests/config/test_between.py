@@ -24,6 +24,10 @@ def test_nobody_waits_for_the_run_of_a_job() -> None:
     assert longest_stop([an_app("nightly", 60, "db", cron="0 3 * * *"), an_app("db", 10)]) == 61
 
 
+def test_a_circle_of_two_times_has_an_end() -> None:
+    assert longest_stop([an_app("a", 5, "b"), an_app("b", 10, "a")]) >= 6 + BETWEEN_STOPS + 11
+
+
 def test_many_that_depend_on_one_another_are_no_work() -> None:
     names = [f"a{n}" for n in range(60)]
     assert longest_stop(an_app(name, 1, *names[:n]) for n, name in enumerate(names)) == 60 * 2 + 59 * BETWEEN_STOPS

@@ -112,6 +112,19 @@ def test_a_stop_that_somebody_has_typed_is_told_too(pw: Pyworker, manager: Manag
     assert manager.process.wait(LONG) == 0
 
 
+def test_a_stop_asks_for_the_time_that_the_apps_may_take_one_after_another(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    text = '[apps.db]\ncommand = "sleep 1000"\nstop.kill_timeout = "2m"\n[apps.job]\ncommand = "sleep 1000"\ndepends_on = "db"\n'
+    pw.write("two.toml", text + 'stop.kill_timeout = "5m"\n')
+    pw.ok("start", "two.toml")
+    needed = 30 + 120 + 30 + 300
+    assert pw.status()["stop_s"] >= needed
+    manager.process.send_signal(signal.SIGTERM)
+    manager.wait_for("STOPPING=1")
+    (asked,) = [int(line.partition("=")[2]) for line in manager.lines() if line.startswith("EXTEND_TIMEOUT_USEC=")]
+    assert asked >= needed * 1_000_000
+
+
 def test_a_successor_of_the_main_process_is_named(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
     daemon = pw.role("daemon")

@@ -28,7 +28,8 @@ _END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
 _LOOK = 0.5  # seconds for an answer of whoever may be there
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
-_STOP_TIME = 120.0  # seconds for all apps to drain, unless --timeout says more
+_STOP_TIME = 120.0  # seconds for a stop whose apps need no more
+_MARGIN = 40.0  # beside the apps' time-outs: the logger has 30 to write what they printed
 
 
 @click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
@@ -128,7 +129,7 @@ def stop(settings: Settings, now: bool) -> int:
     status = _status(settings.home)
     guardian = status.get("guardian_pid")
     pidfd = _watched(guardian)
-    timeout = settings.timeout or _STOP_TIME
+    timeout = settings.timeout or _patience(status)
     deadline = time.monotonic() + timeout
     told = status.get("pid")
     have_ended = _shut_down(settings, now, deadline, timeout)
@@ -273,11 +274,20 @@ def _other(body: dict[str, Any], part: str) -> str:
     return f", version {version} (pyworker daemon upgrade)" if version and version != body.get("version") else ""
 
 
+def _patience(status: dict[str, Any]) -> float:
+    """Return how long a stop is waited for: the time-outs of apps that stop one after another add up."""
+    return max(_STOP_TIME, float(status.get("stop_s") or 0) + _MARGIN)
+
+
 def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:
     """Have the daemon stop all; return whether it has said that the apps have ended."""
+    from pyworker.cli.operation import View
+
+    view = View(settings)
+    show = _nothing if settings.json else view.event
     try:
         left = max(0.0, deadline - time.monotonic())
-        perform(settings.home, {"type": "shutdown", "now": now}, _nothing, None, left)
+        view.ended(perform(settings.home, {"type": "shutdown", "now": now}, show, view.tick, left))
     except (Lost, DaemonAway):
         return False  # it may be gone before its answer was written; what counts is who is there then
     except TimeoutError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from pyworker.config.between import longest_stop
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
@@ -53,6 +54,10 @@ class Desk:
         """
         since = self.seq if since_seq is None else since_seq
         self.operations.wait(client, goals, decided, wait=wait, since_seq=since)
+
+    def longest_stop(self) -> float:
+        """Return how many seconds the time-outs of what runs allow its end."""
+        return longest_stop(c for app in self.brain.apps.values() if not app.closed and (c := app.config) is not None)
 
     def sampling(self) -> Sampler:
         """Return the sampler, for somebody who asks now."""

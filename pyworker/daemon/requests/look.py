@@ -76,5 +76,6 @@ def status_document(desk: Desk) -> dict[str, Any]:
         "logger_pid": store.logger_pid,
         "logger_version": store.logger_version,
         "apps": len(desk.brain.apps),
+        "stop_s": desk.longest_stop(),
         "rss_bytes": resident(os.getpid()),
     }
