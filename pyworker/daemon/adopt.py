@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import socket
+import time
 from typing import Any
 
 from pyworker import failpoint
@@ -287,6 +288,8 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         handle = WorkerHandle(identity, held=False, born_at=now, since=now)
         if memo is not None:
             handle.recall(memo)
+        # of an older version, which does not say it
+        handle.started_at = handle.started_at or time.time() - (now - handle.born_at)
         app.last_serial = max(app.last_serial, identity.serial)
         handle.row = app.board.row_of(identity.serial)
         fd = store.get(worker_fd("ctl", identity))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Iterable
 
 from pyworker.protocol.figures import Totals
@@ -54,15 +53,13 @@ class Board:
 
     @classmethod
     def create(cls, app: str) -> Board:
-        """Make an empty board; the app counts as started now."""
+        """Make an empty board."""
         fd = memfd_fixed(f"pyworker-board-{app}", SIZE)
         try:
-            board = cls(fd)
+            return cls(fd)
         except OSError:
             os.close(fd)
             raise
-        board.set_app(AppF.STARTED_AT, time.time_ns() // 1_000_000)
-        return board
 
     @classmethod
     def adopt(cls, fd: int, serials: Iterable[int]) -> Board:

@@ -281,6 +281,7 @@ class Brain:
         app.fill_slots()
         app.blocked = None
         app.started_at, app.restored = self.loop.clock(), False
+        app.board.set_app(AppF.STARTED_AT, time.time_ns() // 1_000_000)
         app.notes.clear()
         app.unusable = False
         app.last_exits.clear()

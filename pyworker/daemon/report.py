@@ -193,7 +193,7 @@ def _worker_document(app: App, sampler: Sampler | None, w: WorkerHandle, now: fl
         "requests": stats.requests,
         "requests_per_s": figures.requests_per_s if figures and counts else None,
         "restarts": app.slot_restarts.get(w.id.slot, 0),
-        "started_at": stamp(time.time() - (now - w.born_at)),
+        "started_at": stamp(w.started_at),
         "uptime_s": round(now - (w.ready_at if w.ready_at is not None else w.born_at), 1),
         "last_exit": app.last_exits.get(w.id.slot),
         "reason": (w.health.health.reason if w.health else "") or w.recycle or w.leaving_because,

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import sysconfig
+import time
 from collections.abc import Sequence
 from typing import Literal
 
@@ -112,7 +113,7 @@ class Spawner:
         """Return the handle of a worker that is about to be made, its serial and row given out."""
         app.last_serial += 1
         identity = WorkerId(app.name, generation, slot, app.last_serial)
-        handle = WorkerHandle(identity, held, now, since=now)
+        handle = WorkerHandle(identity, held, now, time.time(), since=now)
         handle.row = app.board.allocate(identity)
         return handle
 

@@ -113,3 +113,18 @@ def test_an_app_is_not_described_with_the_exits_of_another_one_that_had_its_name
     pw.ok("delete", "api", "-y")
     pw.ok("start", "app.toml")
     assert json.loads(pw.ok("describe", "api", "--json").stdout)["apps"][0]["exits"] == []
+
+
+def test_a_start_has_one_time_however_often_it_is_told_and_the_next_daemon_knows_it(pw: Pyworker) -> None:
+    """Prometheus counts every other value of a start time as a restart."""
+    pw.api(APP)
+    pw.ok("start", "app.toml")
+    before = {w["started_at"] for _ in range(20) for w in pw.app()["pool"] if w["worker"] == 1}
+    kill(pw.role("daemon"))
+    after = {w["started_at"] for _ in range(5) for w in pw.app()["pool"] if w["worker"] == 1}
+    assert before == after
+    assert len(after) == 1
+    began = pw.app()["started_at"]
+    pw.ok("stop", "api")
+    pw.ok("start", "api")
+    assert pw.app()["started_at"] > began
