@@ -6,9 +6,13 @@ import time
 from collections.abc import Iterator
 
 from pyworker.daemon.app import App
+from pyworker.daemon.listener import is_listening, queue_depth
 from pyworker.policy import certificate
 from pyworker.policy.lifecycle import UNTOUCHED, State
 from pyworker.protocol.events import names_in_words
+
+# seconds that a request may take before it is told: what gunicorn gives one
+LONG = 30.0
 
 
 def state_word(app: App) -> str:
@@ -48,6 +52,7 @@ def all_notes(app: App) -> list[str]:
         *([stops_after(app.stops_after)] if app.stops_after else []),
         *_note_of_no_workers(app),
         *_note_of_late_check(app),
+        *_note_of_long_request(app),
     ]
 
 
@@ -69,6 +74,24 @@ def _note_of_late_check(app: App) -> Iterator[str]:
         if health is not None and health.is_late and w.state in UNTOUCHED - {State.UNHEALTHY}:
             yield not_passed_yet(w.id.slot, health.reason)
             return
+
+
+def _note_of_long_request(app: App) -> Iterator[str]:
+    """Where nothing limits it, a request that never ends takes its worker away, or all of them, and all look ready."""
+    waiting = sum((queue_depth(x.sock) or (0, 0))[0] for x in app.listeners.values() if is_listening(x.sock))
+    now = time.monotonic()
+    ages = {}
+    for w in app.workers.values():
+        stats = app.board.stats(w.id.serial)
+        # where its loop goes on it serves others, too, unless somebody waits to be accepted
+        since = (waiting and stats.oldest_at) or stats.progress_at
+        if w.state in UNTOUCHED and stats.in_flight and since and now - since > LONG:
+            ages[w.id.slot] = now - since
+    if ages:
+        who = f"worker {next(iter(ages))} has" if len(ages) == 1 else f"{len(ages)} workers have"
+        name = f"{app.name}.{next(iter(ages))}" if len(ages) == 1 else app.name
+        wait = f", and {waiting} connection{'s wait' if waiting != 1 else ' waits'} to be accepted" if waiting else ""
+        yield f"{who} been in a request for {max(ages.values()):.0f} s{wait}: pyworker stack {name} shows where"
 
 
 def _notes_of_template(app: App) -> Iterator[str]:

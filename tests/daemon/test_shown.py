@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyworker.config.schema import AppConfig, RestartConfig
-from pyworker.daemon.app import App
-from pyworker.daemon.shown import state_word
+from pyworker.daemon.app import App, Listener
+from pyworker.daemon.board import WorkerStats
+from pyworker.daemon.shown import LONG, all_notes, state_word
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
 
@@ -45,3 +48,29 @@ def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(c
     app.finished_slots = set(codes)
     app.last_exits = {slot: {"code": code} for slot, code in codes.items()}
     assert state_word(app) == word
+
+
+@pytest.mark.parametrize(
+    ("progress", "oldest", "waits", "note"),
+    [
+        (42, 0, 0, "worker 1 has been in a request for 42 s: pyworker stack api.1 shows where"),
+        (0, 42, 0, ""),
+        (0, 42, 1, "worker 1 has been in a request for 42 s, and 1 connection waits to be accepted: pyworker stack api.1 shows where"),
+        (1, 1, 1, ""),
+    ],
+)  # fmt: skip
+def test_a_worker_that_a_request_has_taken_away_is_told(progress: float, oldest: float, waits: int, note: str) -> None:
+    no: Any = None
+    now = time.monotonic()
+    assert LONG < 42
+    board: Any = SimpleNamespace(stats=lambda serial: WorkerStats(1, 1, 0, now - progress, now - oldest if oldest else 0.0))
+    app = App("api", no, board, no, generation=1, running=True, closed=False)
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), state=State.READY, health=None)
+    app.workers[7] = worker
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.listeners[0] = Listener(0, no, sock)
+        clients = [socket.create_connection(sock.getsockname()) for _ in range(waits)]
+        notes = all_notes(app)
+        for client in clients:
+            client.close()
+    assert notes == ([note] if note else [])
