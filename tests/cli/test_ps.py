@@ -241,3 +241,16 @@ def test_ps_imports_next_to_nothing(home: str) -> None:
 def test_a_failure_of_which_nothing_was_printed_leads_to_its_hint(failure: dict[str, str], step: str) -> None:
     (note,) = app_notes(documents.app("api", state="failed", last_failure=failure), Look(False, False, 0, False))
     assert note.endswith(f"→ {step}")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "step"),
+    [
+        ("GET / answered 500, expected 2xx", "asgi", "pyworker logs api"), ("no answer within 3 s", "asgi", "pyworker stack api.2"),
+        ("no answer within 3 s", "command", "pyworker logs api"),
+    ],
+)  # fmt: skip
+def test_a_failed_check_leads_to_what_says_why(reason: str, kind: str, step: str) -> None:
+    sick = documents.worker(2, 41209, "unhealthy", health="failing", reason=reason)
+    (note,) = app_notes(documents.app("api", state="degraded", kind=kind, pool=[sick]), Look(False, False, 0, False))
+    assert note.endswith(f"→ {step}")

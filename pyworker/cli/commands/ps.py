@@ -218,7 +218,10 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
         who = ", ".join(dict.fromkeys(f"{name}.{worker['worker']}" for worker in sick[:3]))
         who += f" and {len(sick) - 3} more" if len(sick) > 3 else ""
         head = render.paint(f"{who} unhealthy:", "yellow", how)
-        lines.append(_step(f"{head} {render.line(sick[0]['reason'])}", f"pyworker events {name}", how))
+        # a check's words are all that events know of it; why it fails is in what the worker printed, or where it is
+        hangs = "answer within" in sick[0]["reason"] and app.get("kind") != "command"
+        step = f"pyworker stack {name}.{sick[0]['worker']}" if hangs else f"pyworker logs {name}"
+        lines.append(_step(f"{head} {render.line(sick[0]['reason'])}", step, how))
     if backoff := app.get("backoff"):
         from pyworker.protocol.events import try_in_words
 
