@@ -146,7 +146,8 @@ _FOOTER = """## Rules
   there each time.
 - The sockets that a command gets by LISTEN_FDS do not block (O_NONBLOCK), as they are shared.
 - `tls.ca`: a client without such a certificate is closed without a word (curl: "Empty reply from server"). Failed handshakes are not
-  logged, since scanners make them all day. To see why one fails: `openssl s_client -connect HOST:PORT`.
+  logged, since scanners make them all day. `openssl verify -purpose sslclient -CAfile CA -untrusted CERT CERT` says what is wrong with a
+  client's certificate (CERT: the file that it sends, with what is between it and the CA).
 - No two apps of a file may have the same address, or one that is part of the other (`:80` and `127.0.0.1:80`).
 """
 
