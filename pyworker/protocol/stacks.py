@@ -117,11 +117,19 @@ def _stacks(lines: list[str], heads: re.Pattern[str]) -> list[tuple[re.Match[str
     return [(head, tuple(reversed(frames))) for head, frames in found]
 
 
+def _held_up_at_end(stack: ThreadStack | TaskStack) -> Frame | None:
+    callers = zip(stack.frames, stack.frames[1:], strict=False)
+    return next((held for ours, held in callers if ours.file.endswith("/pyworker/worker/ending.py")), None)
+
+
 def whereabouts(stacks: Iterable[ThreadStack | TaskStack]) -> str:
-    """Return where threads and tasks are in code of the app's, at most three: "/srv/shop.py:12 in view"; "" where none is in any."""
+    """Return where threads and tasks are in code of the app's, at most three: "/srv/shop.py:12 in view"; "" where none is in any.
+
+    A worker at its end may be held up in the library only: by a process that the app has made with multiprocessing.
+    """
     found: dict[str, None] = {}
     for stack in stacks:
-        frame = next((f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file)), None)
+        frame = next((f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file)), None) or _held_up_at_end(stack)
         if frame is not None:
             found[f"{frame.file}:{frame.line} in {frame.function}"] = None
     return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:3])

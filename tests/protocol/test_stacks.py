@@ -74,6 +74,17 @@ def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
     assert [f.function for f in working.frames] == ["outer", "inner"]
 
 
+def test_a_worker_that_its_end_does_not_let_go_is_in_what_that_waits_for() -> None:
+    text = """\
+Thread 0x1 (most recent call first):
+  File "/usr/lib/python3.12/multiprocessing/process.py", line 149 in join
+  File "/usr/lib/python3.12/multiprocessing/util.py", line 357 in _exit_function
+  File "/proc/self/fd/5/pyworker/worker/ending.py", line 37 in end
+  File "/proc/self/fd/5/pyworker/template/main.py", line 100 in main
+"""
+    assert whereabouts(parse(text)) == "/usr/lib/python3.12/multiprocessing/util.py:357 in _exit_function"
+
+
 def test_threads_are_where_the_apps_own_code_is() -> None:
     text = """\
 Thread 0x1 (most recent call first):
