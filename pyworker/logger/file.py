@@ -30,6 +30,7 @@ class LogFile:
         self.error = ""  # why lines are lost now; "" while all is well
         self.unsaid = 0  # lost lines that the file does not mention yet
         self._why = ""
+        self._torn = False  # the file ends in the middle of a record
         self._fd = -1
         self._size = 0
         self._rotation = rotation_of(spec.file)
@@ -89,25 +90,30 @@ class LogFile:
             self._fd = -1
 
     def _append(self, records: bytes, *, count: bool = True) -> bool:
-        """Write it all, or whole records only: what was torn by a full disk is cut off again."""
-        view = memoryview(records)
+        """Write it all, or whole records only: what was torn by a full disk is cut off again, or ended before the next."""
+        data = b"\n" + records if self._torn else records
+        view = memoryview(data)
         done = 0
         try:
-            while done < len(records):
+            while done < len(data):
                 done += os.write(self._fd, view[done:])
         except OSError as error:
             self.error = self._why = error.strerror or str(error)
-            whole = records.rfind(b"\n", 0, done) + 1
+            whole = data.rfind(b"\n", 0, done) + 1
+            if count:
+                self._lose(data[max(whole, len(data) - len(records)) :])
+            self._torn = self._torn and not whole
             if whole < done:
-                with contextlib.suppress(OSError):
+                try:
                     os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - whole))
+                except OSError:  # nothing is cut off a file with chattr +a, or a named pipe
+                    self._torn = True
             self._size += whole
             self.written += whole
-            if count:
-                self._lose(records[whole:])
             return False
         self._size += done
         self.written += done
+        self._torn = False
         self.error = ""
         return True
 
@@ -133,8 +139,9 @@ class LogFile:
             return False
         self._size = found.st_size
         self._next_look = now + LOOK_EVERY
-        if self._size and stat.S_ISREG(found.st_mode) and not _ends_with_newline(path, found):
-            self._append(b"\n", count=False)  # a logger was killed, or a disk full, in the middle of a record
+        is_file = stat.S_ISREG(found.st_mode)
+        # a logger was killed, or a disk full, in the middle of a record
+        self._torn = self._size > 0 and is_file and not _ends_with_newline(path, found)
         return True
 
     def _look(self, now: float) -> None:

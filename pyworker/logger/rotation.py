@@ -7,6 +7,7 @@ in the middle of a compression does not confuse it. Errors of compression leave 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import threading
@@ -29,10 +30,14 @@ class Rotation:
         """Move file.log out of the way: it becomes file.log.1, or is removed when no rotated file is to be kept."""
         failpoint.hit("rotate.before_rename")
         with self._names:
-            for number, name in sorted(self._rotated(), reverse=True):
-                if number >= max_files:
+            rotated = sorted(self._rotated(), reverse=True)
+            numbers = {number for number, _ in rotated}
+            # what is beyond it need not move: a shift that fails at its end, again and again, must not cost all of them
+            free = next(number for number in itertools.count(1) if number not in numbers)
+            for number, name in rotated:
+                if number > max_files or number == max_files < free:
                     os.unlink(name)
-                else:
+                elif number < free:
                     suffix = ".gz" if name.endswith(".gz") else ""
                     os.rename(name, f"{self._path}.{number + 1}{suffix}")
             if max_files > 0:
@@ -45,16 +50,18 @@ class Rotation:
         """Start to compress what is not yet; one thread at a time."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._compress_all, daemon=True, name="compress")
-            self._thread.start()
+            with contextlib.suppress(RuntimeError):  # there are too many: at the next rotation
+                self._thread.start()
 
     def _compress_all(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)  # of a logger that was killed
-        while True:
-            with self._names:
-                plain = [name for _, name in sorted(self._rotated(), reverse=True) if not name.endswith(".gz")]
-            if not plain or not self._compress_one(plain[0]):
-                return
+        with contextlib.suppress(OSError):  # not now: at the next rotation
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)  # of a logger that was killed
+            while True:
+                with self._names:
+                    plain = [name for _, name in sorted(self._rotated(), reverse=True) if not name.endswith(".gz")]
+                if not plain or not self._compress_one(plain[0]):
+                    return
 
     def _compress_one(self, name: str) -> bool:
         try:
@@ -87,13 +94,9 @@ class Rotation:
     def _rotated(self) -> list[tuple[int, str]]:
         folder, name = os.path.split(self._path)
         pattern = re.compile(re.escape(name) + ROTATED + r"\Z")
-        found = []
-        with contextlib.suppress(OSError):
-            for entry in os.listdir(folder):
-                match = pattern.match(entry)
-                if match:
-                    found.append((int(match[1]), os.path.join(folder, entry)))
-        return found
+        # raises OSError: who took an unread folder for an empty one would rename the log over another
+        matches = [(pattern.match(entry), entry) for entry in os.listdir(folder)]
+        return [(int(match[1]), os.path.join(folder, entry)) for match, entry in matches if match]
 
 
 _all: weakref.WeakValueDictionary[str, Rotation] = weakref.WeakValueDictionary()

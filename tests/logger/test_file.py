@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,26 @@ def test_write_that_fits_only_in_part_leaves_whole_records_and_counts_the_rest(f
     assert file.error == ""
 
 
+def test_what_a_full_disk_has_torn_and_nobody_can_cut_off_is_joined_to_no_record(
+    file: LogFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append_only(fd: int, size: int) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "ftruncate", append_only)
+    with disk_full_at(1000):
+        file.write(block(0, 50), 0.0, STAMP)
+        lost = file.lost
+        file.write(block(50, 2), 0.0, STAMP)
+    assert file.lost == lost + 2
+    file.write(block(52, 2), 0.0, STAMP)
+    lines = (tmp_path / "api.log").read_bytes().split(b"\n")
+    assert [line.endswith(b"| %d" % n) for n, line in enumerate(lines[: 50 - lost])] == [True] * (50 - lost)
+    assert block(50 - lost, 1).startswith(lines[50 - lost])  # what was torn
+    assert lines[51 - lost].endswith(b"%d lines were lost here: File too large" % (lost + 2))
+    assert [line[-4:] for line in lines[52 - lost :]] == [b"| 52", b"| 53", b""]
+
+
 def test_one_lost_line_is_said_as_one(file: LogFile, tmp_path: Path) -> None:
     file.unsaid = 1
     file.write(block(0, 1), 0.0, STAMP)
@@ -117,6 +138,59 @@ def test_rotation_that_fails_lets_the_file_grow_and_says_so(tmp_path: Path) -> N
     assert file.error == ""
     file.close()
     assert [r.msg for r in records(tmp_path / "api.log.1")] == [b"%d" % n for n in range(300)]
+
+
+def test_rotation_that_cannot_list_its_folder_takes_no_place_of_a_rotated_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 3, compress=True), "api")
+    file._rotation.compress = lambda: None  # type: ignore[method-assign]
+    file.write(block(0, 100), 0.0, STAMP)
+
+    def no_more(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", no_more)
+        file.write(block(100, 100), 0.0, STAMP)
+        file._rotation._compress_all()  # says nothing, and comes to an end
+        assert file.error == f"cannot rotate {tmp_path}/api.log: Too many open files"
+    file.close()
+    assert [r.msg for r in records(tmp_path / "api.log.1", tmp_path / "api.log")] == [b"%d" % n for n in range(200)]
+
+
+def test_rotation_that_always_fails_at_the_log_itself_keeps_the_rotated_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, rename = str(tmp_path / "api.log"), os.rename
+    for number in (1, 2, 3):
+        Path(f"{log}.{number}").write_text(f"{number}")
+
+    def append_only(old: str, new: str) -> None:
+        if old == log:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        rename(old, new)
+
+    file = LogFile(LogsSpec(log, "text", 4096, 4, compress=False), "api")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", append_only)
+        for n in range(5):
+            file.write(block(n * 100, 100), 0.0, STAMP)
+    file.write(block(500, 1), 0.0, STAMP)
+    file.close()
+    assert [Path(f"{log}.{number}").read_text() for number in (2, 3, 4)] == ["1", "2", "3"]
+    assert [r.msg for r in records(tmp_path / "api.log.1", tmp_path / "api.log")] == [b"%d" % n for n in range(501)]
+
+
+def test_rotation_goes_on_when_there_can_be_no_thread_to_compress(
+    file: LogFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    file._rotation.compress()
+    file._rotation.compress()
 
 
 def test_no_rotated_file_is_kept_when_none_is_wanted(tmp_path: Path) -> None:
