@@ -64,9 +64,8 @@ def longest_stop(apps: Iterable[AppConfig]) -> float:
     by_name = {app.name: app for app in apps}
     own = {name: app.stop.drain_timeout + app.stop.kill_timeout for name, app in by_name.items()}
     ends_at = own
-    for _ in (
-        by_name
-    ):  # each round takes in those before one more; of a circle, whose halves are of two times, it is too long
+    # each round takes in those before one more; of a circle, whose halves are of two times, it is too long
+    for _ in by_name:
         before, ends_at = ends_at, dict(own)
         for app in by_name.values():
             for name in app.depends_on if app.cron is None else ():
