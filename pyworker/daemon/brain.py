@@ -41,6 +41,7 @@ from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.logs import JOURNAL, STDOUT, LogsSpec
+from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds
 
