@@ -52,7 +52,7 @@ def all_notes(app: App) -> list[str]:
         *([stops_after(app.stops_after)] if app.stops_after else []),
         *_note_of_no_workers(app),
         *_note_of_late_check(app),
-        *_note_of_long_request(app),
+        *long_request_note(app),
     ]
 
 
@@ -76,15 +76,17 @@ def _note_of_late_check(app: App) -> Iterator[str]:
             return
 
 
-def _note_of_long_request(app: App) -> Iterator[str]:
+def long_request_note(app: App) -> Iterator[str]:
     """Where nothing limits it, a request that never ends takes its worker away, or all of them, and all look ready."""
     waiting = sum((queue_depth(x.sock) or (0, 0))[0] for x in app.listeners.values() if is_listening(x.sock))
     now = time.monotonic()
+    threads = app.config.threads if app.config is not None else 1
     ages = {}
     for w in app.workers.values():
         stats = app.board.stats(w.id.serial)
-        # where its loop goes on it serves others, too, unless somebody waits to be accepted
-        since = (waiting and stats.oldest_at) or stats.progress_at
+        # where its loop goes on it serves others, too, unless all its threads are taken
+        full = waiting and 1 < threads <= stats.in_flight
+        since = stats.oldest_at if full else stats.progress_at
         if w.state in UNTOUCHED and stats.in_flight and since and now - since > LONG:
             ages[w.id.slot] = now - since
     if ages:

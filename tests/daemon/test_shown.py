@@ -10,7 +10,7 @@ import pytest
 from pyworker.config.schema import AppConfig, RestartConfig
 from pyworker.daemon.app import App, Listener
 from pyworker.daemon.board import WorkerStats
-from pyworker.daemon.shown import LONG, all_notes, state_word
+from pyworker.daemon.shown import LONG, long_request_note, state_word
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
 
@@ -51,26 +51,30 @@ def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(c
 
 
 @pytest.mark.parametrize(
-    ("progress", "oldest", "waits", "note"),
+    ("threads", "progress", "oldest", "waits", "note"),
     [
-        (42, 0, 0, "worker 1 has been in a request for 42 s: pyworker stack api.1 shows where"),
-        (0, 42, 0, ""),
-        (0, 42, 1, "worker 1 has been in a request for 42 s, and 1 connection waits to be accepted: pyworker stack api.1 shows where"),
-        (1, 1, 1, ""),
+        (1, 42, 0, 0, "worker 1 has been in a request for 42 s: pyworker stack api.1 shows where"),
+        (1, 0, 42, 1, ""),
+        (2, 0, 42, 0, ""),
+        (2, 0, 42, 1, "worker 1 has been in a request for 42 s, and 1 connection waits to be accepted: pyworker stack api.1 shows where"),
+        (3, 0, 42, 1, ""),
+        (2, 1, 1, 1, ""),
     ],
 )  # fmt: skip
-def test_a_worker_that_a_request_has_taken_away_is_told(progress: float, oldest: float, waits: int, note: str) -> None:
+def test_a_worker_that_a_request_has_taken_away_is_told(threads: int, progress: float, oldest: float, waits: int, note: str) -> None:
     no: Any = None
     now = time.monotonic()
     assert LONG < 42
-    board: Any = SimpleNamespace(stats=lambda serial: WorkerStats(1, 1, 0, now - progress, now - oldest if oldest else 0.0))
+    board: Any = SimpleNamespace(stats=lambda serial: WorkerStats(2, 2, 0, now - progress, now - oldest if oldest else 0.0))
     app = App("api", no, board, no, generation=1, running=True, closed=False)
+    generation: Any = SimpleNamespace(config=AppConfig("api", target="main:app", threads=threads))
+    app.generations[1] = generation
     worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), state=State.READY, health=None)
     app.workers[7] = worker
     with socket.create_server(("127.0.0.1", 0)) as sock:
         app.listeners[0] = Listener(0, no, sock)
         clients = [socket.create_connection(sock.getsockname()) for _ in range(waits)]
-        notes = all_notes(app)
+        notes = list(long_request_note(app))
         for client in clients:
             client.close()
     assert notes == ([note] if note else [])
