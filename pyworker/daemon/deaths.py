@@ -47,7 +47,15 @@ class Deaths:
             return
         handle.status = status
         handle.ended_at = self._brain.loop.clock()
-        self._brain.workers.on_message(app, handle)  # its last words first
+        try:
+            self._brain.workers.on_message(app, handle)  # its last words first
+        except Exception:
+            # its end is told once: whatever went wrong with what it has said must not leave it here as one that lives
+            self._brain.loop.call_later(AGAIN, lambda: self._has_spoken(app, handle, status))
+            raise
+        self._has_spoken(app, handle, status)
+
+    def _has_spoken(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if self._is_explained_first(app, handle, status):
             self._brain.workers.kick_siblings(app, handle)
             self._when_written(app, handle, lambda: self.finish(app, handle, status))

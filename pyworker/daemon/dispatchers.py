@@ -118,8 +118,10 @@ class Dispatchers:
 
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
-        self._on_message(app, handle)  # its last words first
-        self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self.gone, app, handle))
+        try:
+            self._on_message(app, handle)  # its last words first
+        finally:
+            self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self.gone, app, handle))
 
     def gone(self, app: App, handle: DispatcherHandle, status: process.ExitStatus, shortage: Shortage) -> None:
         if handle.ended:

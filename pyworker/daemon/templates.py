@@ -201,8 +201,10 @@ class Templates:
 
     def _ended(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
-        self._on_message(app, handle)  # its last words first
-        self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self._explained, app, handle))
+        try:
+            self._on_message(app, handle)  # its last words first
+        finally:
+            self._brain.pids.of_helper(handle.pid, pidfd, functools.partial(self._explained, app, handle))
 
     def _explained(self, app: App, handle: TemplateHandle, status: process.ExitStatus, shortage: Shortage) -> None:
         handle.shortage = shortage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -54,6 +55,23 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     deaths.ended(app, handle, status)
     wait_until(lambda: loop.turn(0.01) or "bury" in done, what="the burial")
     assert done == ["end of group 42", "successor", "kick", "bury"]
+
+
+def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    finished: list[ExitStatus] = []
+    monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(status))
+    monkeypatch.setattr(deaths, "AGAIN", 0.0)
+    loop = Loop()
+    brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=fail))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, state=State.READY, ready_at=1.0)
+    app: Any = SimpleNamespace(kind="asgi")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        Deaths(brain).ended(app, handle, ExitStatus(0, None))
+    wait_until(lambda: loop.turn(0.01) or finished, what="its end")
+    assert finished == [ExitStatus(0, None)]
 
 
 def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:

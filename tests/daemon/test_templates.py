@@ -13,6 +13,7 @@ import pytest
 
 from pyworker.daemon import diagnosis
 from pyworker.daemon.app import Failure
+from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.pids import Pids
@@ -87,6 +88,24 @@ def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descript
     app: Any = SimpleNamespace(name="api", templates={1: handle}, workers={}, generations={}, left_behind={})
     Templates(brain).gone(app, handle, process.ExitStatus(0, None))
     assert (app.templates, poked) == ({}, [app])
+
+
+@pytest.mark.parametrize("kind", [Templates, Dispatchers])
+def test_a_failure_in_its_last_words_does_not_keep_a_helper_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Templates | Dispatchers]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    ended: list[int] = []
+    monkeypatch.setattr(kind, "_on_message", fail)
+    helpers = SimpleNamespace(of_helper=lambda pid, pidfd, then: ended.append(pid))
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(remove=lambda fd: None), pids=helpers)
+    handle: Any = SimpleNamespace(pid=42)
+    app: Any = None
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        kind(brain)._ended(app, handle, 3)
+    assert ended == [42]
 
 
 def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
