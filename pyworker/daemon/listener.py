@@ -276,7 +276,7 @@ def _resolve(address: Address) -> tuple[int, str]:
     if address.family == "inet6":
         return socket.AF_INET6, address.host
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(_asked(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         message = f"cannot listen on {address}: the host name is not known ({error})"
         raise ListenFailed(message, hint=f'use an address: "127.0.0.1:{address.port}"', code="bad_address") from None
@@ -284,11 +284,19 @@ def _resolve(address: Address) -> tuple[int, str]:
     return family, str(where[0])
 
 
+def _asked(host: str) -> str | bytes:
+    """Return a host for `getaddrinfo`. For text Python imports a codec, and never again once that has failed for want of a
+    descriptor or of memory: each start was refused until the daemon ended."""
+    return host.encode() if host.isascii() else host
+
+
 def _in_full(host: str, port: int) -> tuple[Any, ...]:
     """Return the address for `bind`, which would not look at the interface of "fe80::1%eth0"."""
     if "%" not in host:
         return host, port
-    return socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]
+    return socket.getaddrinfo(_asked(host), port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][
+        4
+    ]
 
 
 def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.Owner], str]) -> ListenFailed:

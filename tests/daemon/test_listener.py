@@ -81,6 +81,14 @@ def test_url_names_where_to_find_it(listener: socket.socket) -> None:
     assert url(parse_bind("unix:/run/api.sock")) == "unix:/run/api.sock"
 
 
+def test_nothing_is_imported_to_listen_which_might_fail_for_good() -> None:
+    code = (
+        "import sys; from pyworker.config.address import parse_bind; from pyworker.daemon.listener import open_listener;"
+        "open_listener(parse_bind('127.0.0.1:0')); sys.exit('encodings.idna' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
 def test_host_name_is_resolved() -> None:
     with open_listener(parse_bind("localhost:0")) as sock:
         assert sock.getsockname()[0] in ("127.0.0.1", "::1")
