@@ -6,12 +6,15 @@ Laws:
 2. `remove` comes before close. The guardian holds a copy of most fds, and epoll forgets a *file* only when its last
    copy is closed. An fd that was closed first is noticed, and the epoll instance replaced.
 3. No event reaches a registration that is younger than the event: fd numbers are used again at once.
+4. An fd that there is no room for in the epoll now (memory, the user's share of watches) rests, too: it is not forgotten.
 
 It starts no thread, installs no signal handler and knows nothing of what the fds are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import heapq
 import itertools
 import select
@@ -33,6 +36,7 @@ _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
 _FEW_TIMERS = 1000
+_NO_ROOM = (errno.ENOMEM, errno.ENOSPC)
 LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 
@@ -110,8 +114,8 @@ class Loop:
         """Call `callback(events)` whenever the fd is ready (level-triggered). The fd stays the caller's."""
         if fd in self._registrations:
             raise ValueError(f"fd {fd} is registered already")
-        self._epoll.register(fd, mask)
-        self._registrations[fd] = _Registration(mask, callback, self._polls)
+        self._registrations[fd] = registration = _Registration(mask, callback, self._polls)
+        self._register(fd, registration)
 
     def modify(self, fd: int, mask: int) -> None:
         """Wait for other events; with 0 only a hang-up or an error is reported."""
@@ -240,29 +244,37 @@ class Loop:
             self._epoll.unregister(fd)
         except OSError:  # closed under us
             self._replace_epoll()
+        self._wake_later(fd, registration)
 
+    def _wake_later(self, fd: int, registration: _Registration) -> None:
         def wake() -> None:
             if self._registrations.get(fd) is registration:
                 registration.resting = False
-                try:
-                    self._epoll.register(fd, registration.mask)
-                except OSError:  # it was closed meanwhile
-                    del self._registrations[fd]
+                with contextlib.suppress(OSError):  # it was closed meanwhile
+                    self._register(fd, registration)
 
         self.call_later(registration.rest, wake)
         registration.rest = min(_LONGEST_REST, registration.rest * 2)
 
-    def _replace_epoll(self) -> None:
-        fresh = select.epoll()
-        for fd, registration in list(self._registrations.items()):
-            if registration.resting:
-                continue
-            try:
-                fresh.register(fd, registration.mask)
-            except OSError:
+    def _register(self, fd: int, registration: _Registration) -> None:
+        """Have the epoll wait for it, later if there is no room now; forget one for which that cannot be."""
+        try:
+            self._epoll.register(fd, registration.mask)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
                 del self._registrations[fd]
-        self._epoll.close()
-        self._epoll = fresh
+                raise
+            self._report("no room to wait for an fd, trying again")
+            registration.resting = True
+            self._wake_later(fd, registration)
+
+    def _replace_epoll(self) -> None:
+        self._epoll.close()  # first: there may be no descriptor for another
+        self._epoll = select.epoll()
+        for fd, registration in list(self._registrations.items()):
+            if not registration.resting:
+                with contextlib.suppress(OSError):  # closed
+                    self._register(fd, registration)
 
 
 def _is_due(timer: Timer, now: float) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -209,6 +211,41 @@ def test_failing_callback_is_reported_rests_and_is_tried_again(
     for _ in range(50):
         loop.turn(0)
     assert len(calls) == 2
+
+
+class Full:
+    """An epoll that has no room for one more, for as long as `error` says why."""
+
+    def __init__(self, epoll: Any, error: OSError) -> None:
+        self.epoll = epoll
+        self.error: OSError | None = error
+
+    def register(self, fd: int, mask: int) -> None:
+        if self.error is not None:
+            raise self.error
+        self.epoll.register(fd, mask)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.epoll, name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+def test_an_fd_that_there_is_no_room_for_is_waited_for_once_there_is(
+    loop: Loop, clock: Clock, reports: list[str], pipe: tuple[int, int], number: int
+) -> None:
+    seen: list[int] = []
+    loop._epoll = full = Full(loop._epoll, OSError(number, os.strerror(number)))  # type: ignore[assignment]
+    loop.add(pipe[0], READ, seen.append)
+    os.write(pipe[1], b"x")
+    for _ in range(2):
+        clock.now += 10
+        loop.turn(0)
+    assert (seen, len(reports)) == ([], 3)
+    full.error = None  # type: ignore[attr-defined]
+    clock.now += 10
+    loop.turn(0)
+    loop.turn(0)
+    assert len(seen) == 1
 
 
 def test_timers_that_are_asked_for_and_cancelled_again_and_again_do_not_pile_up(loop: Loop, clock: Clock) -> None:
