@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.daemon.loop import READ, WRITE, Loop, Timer
+from pyworker.errors import WANTING
 from pyworker.protocol.control import Answer, Progress, Refused, Reply
 from pyworker.protocol.wire import MAX_REQUEST, encode
 
 REQUEST_TIMEOUT = 10.0  # seconds from the connection to a whole request
 FAREWELL_TIMEOUT = 10.0  # seconds in which the final line must be taken
+RETRY = 0.05  # seconds until a send that there was no memory for is tried again
 MAX_PENDING = 4 * 1024 * 1024  # bytes of progress a client may leave unread; the final line has a deadline instead
 _CHUNK = 64 * 1024  # read from one client in one turn of the loop
 
@@ -40,6 +42,7 @@ class Client:
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._reading = True
+        self._writes_at: Timer | None = None
         self._timer: Timer = loop.call_later(REQUEST_TIMEOUT, self._too_slow)
         loop.add(sock.fileno(), READ, self._on_events)
 
@@ -153,14 +156,21 @@ class Client:
                 del self._outgoing[:sent]
         except BlockingIOError:
             pass
-        except OSError:
-            self.close()
-            return
+        except OSError as error:
+            if error.errno in WANTING:  # of memory: it goes by itself, and the socket is writable all the time
+                self._writes_at = self._writes_at or self._loop.call_later(RETRY, self._write_again)
+            else:
+                self.close()
+                return
         if self._answered and not self._outgoing:
             self.close()
         else:
             self._update_mask()
 
+    def _write_again(self) -> None:
+        self._writes_at = None
+        self._flush()
+
     def _update_mask(self) -> None:
-        mask = (READ if self._reading else 0) | (WRITE if self._outgoing else 0)
+        mask = (READ if self._reading else 0) | (WRITE if self._outgoing and not self._writes_at else 0)
         self._loop.modify(self._socket.fileno(), mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -314,6 +315,23 @@ def test_answer_larger_than_the_socket_buffer_arrives_whole(daemon: Daemon, size
             except BlockingIOError:
                 pass
         assert len(json.loads(data)["body"]["text"]) == size
+
+
+def test_an_answer_that_there_is_no_memory_for_comes_when_there_is(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def want(*_: object) -> int:
+        tries.append(daemon.clock.now)
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    with daemon.connect(PS) as sock, monkeypatch.context() as without:
+        without.setattr(socket.socket, "send", want)
+        daemon.turn()
+        assert len(tries) < 5, "it spins"
+        without.undo()
+        daemon.clock.now += 1
+        daemon.turn()
+        assert [answer["type"] for answer in read_all(sock)] == ["progress", "reply"]
 
 
 def test_final_answer_that_is_not_taken_is_given_up(daemon: Daemon) -> None:
