@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.shortage import Shortage, Shortages, by_somebody, step_to_write
+from pyworker.daemon.shortage import Shortage, Shortages, by_somebody, step_for, step_to_write
 from pyworker.unix import oom
 from pyworker.unix.process import ExitStatus
 
@@ -147,3 +147,7 @@ def test_what_could_not_be_written_has_a_step(
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_files=100, f_favail=inodes_left))
     assert step_to_write(OSError(number, ""), "/srv/my home") == step
+
+
+def test_descriptors_on_their_way_are_limited_as_open_ones_are() -> None:
+    assert step_for(errno.ETOOMANYREFS) == step_for(errno.EMFILE)
