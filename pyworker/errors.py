@@ -7,9 +7,10 @@ import errno
 
 # what an OSError says that is no fault of the file at hand
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BROKEN_DISK = (errno.EIO, errno.ESTALE)  # or one of the network that is gone; of a terminal: it was closed
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-# what keeps us from an accept; all else it says is of the client that it has taken
-CANNOT_ACCEPT = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
+# what the system lacks now and may have the next time; of an accept, all else is about the client that it has taken
+WANTING = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Exit(enum.IntEnum):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
-from pyworker.errors import NO_DESCRIPTOR, Exit, PyworkerError
+from pyworker.errors import WANTING, Exit, PyworkerError
 from pyworker.protocol.names import (
     CONTROL_SOCKET,
     DAEMON_LOG,
@@ -125,7 +125,7 @@ def connect(home: str) -> socket.socket:
         raise Silent(home, ANSWER_TIME) from None
     except OSError as error:
         sock.close()
-        if error.errno in NO_DESCRIPTOR:
+        if error.errno in WANTING:
             raise
         raise _unusable(home, error) from None
     except BaseException:
@@ -176,7 +176,7 @@ def check_readable(home: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        if error.errno in NO_DESCRIPTOR:
+        if error.errno in WANTING:
             raise
         raise _unusable(home, error) from None
 

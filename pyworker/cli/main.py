@@ -20,7 +20,7 @@ from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
 from pyworker.cli.options import NAMES, options, shows
 from pyworker.cli.render import look, mute, out
-from pyworker.errors import FULL_DISK, NO_DESCRIPTOR, Exit, PyworkerError
+from pyworker.errors import BROKEN_DISK, FULL_DISK, NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -197,20 +197,37 @@ def _run(argv: list[str], as_json: bool) -> int:
         if isinstance(error, FileNotFoundError) and is_gone():
             gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
             return fail.report(gone, as_json, how)
-        if isinstance(error, OSError) and error.filename is None and error.errno in FULL_DISK:
-            mute(sys.stdout)
-            hint = "make room on its disk, or send it to another"
-            full = PyworkerError(f"the output cannot be written: {error.strerror}", hint=hint)
-            return fail.report(full, as_json, how)
-        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
-            hint = "close some files, or raise the limit on them (ulimit -n; of the machine: sysctl fs.file-max)"
-            few = PyworkerError("no descriptor is left for this command", hint=hint, code="failed")
-            return fail.report(few, as_json, how)
-        if isinstance(error, MemoryError):
-            hint = "free some, or raise the limit on it (ulimit -v)"
-            small = PyworkerError("no memory is left for this command", hint=hint)
-            return fail.report(small, as_json, how)
+        if (refused := _of_the_system(error)) is not None:
+            return fail.report(refused, as_json, how)
         return fail.bug(error, as_json, how)
+
+
+def _of_the_system(error: Exception) -> PyworkerError | None:
+    """Return in words what the system lacks or what fails in it, None for what is a mistake of ours."""
+    number, name = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    message = hint = ""
+    if name is None and (number in FULL_DISK or (number in BROKEN_DISK and not _is_stdout_well())):
+        mute(sys.stdout)
+        step = "make room on its disk" if number in FULL_DISK else "its terminal is gone, or its disk is broken (dmesg)"
+        message, hint = f"the output cannot be written: {os.strerror(number)}", f"{step}, or send it to another"
+    elif number in BROKEN_DISK:
+        message = f"{name or 'a file that this command needs'} cannot be read: {os.strerror(number)}"
+        hint = "its disk is broken, or not there any more: dmesg"
+    elif number in NO_DESCRIPTOR:
+        message = "no descriptor is left for this command"
+        hint = "close some files, or raise the limit on them (ulimit -n; of the machine: sysctl fs.file-max)"
+    elif isinstance(error, MemoryError) or number in WANTING:
+        message, hint = "no memory is left for this command", "free some, or raise the limit on it (ulimit -v)"
+    return PyworkerError(message, hint=hint) if message else None
+
+
+def _is_stdout_well() -> bool:
+    """Whether it can be written to: what it did not take is still in its buffer."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _color(argv: list[str]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
-from pyworker.errors import NO_DESCRIPTOR
+from pyworker.errors import WANTING
 
 MAX_ENV_FILE = 1024 * 1024
 MAX_ALL = (
@@ -119,7 +119,7 @@ def add_file(
         hint = f'looked for {path}; if it need not be there: "{name}?"'
         raise EnvironmentProblem(key, f"names {name}, which does not exist", hint) from None
     except OSError as error:
-        if error.errno in NO_DESCRIPTOR:  # no fault of the file's: who reads it is told what is missing
+        if error.errno in WANTING:  # no fault of the file's: who reads it is told what is missing
             raise
         raise EnvironmentProblem(key, f"names {name}, which cannot be read: {error.strerror or error}", path) from None
     except IdentityError:

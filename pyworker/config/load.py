@@ -26,7 +26,7 @@ from pyworker.config.report import Report
 from pyworker.config.schema import KINDS, AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
-from pyworker.errors import NO_DESCRIPTOR
+from pyworker.errors import WANTING
 from pyworker.record import record, replace
 
 MAX_FILE = 1024 * 1024
@@ -269,7 +269,7 @@ def _content(path: str) -> tuple[bytes, Opened]:
         hint = f"did you mean {os.path.join(path, inside)}?"
         raise refuse(f"{shown_name} is a folder, not a config file", hint) from None
     except OSError as error:
-        if error.errno in NO_DESCRIPTOR:  # no fault of the file's: who reads it is told what is missing
+        if error.errno in WANTING:  # no fault of the file's: who reads it is told what is missing
             raise
         step = f"let this user read {path}" if isinstance(error, PermissionError) else f"looked for {path}"
         raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None

@@ -25,6 +25,7 @@ from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import dotted
 from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
+from pyworker.errors import WANTING
 from pyworker.record import replace
 
 Key = tuple[str | int, ...]
@@ -151,6 +152,8 @@ def _identity(
     except ids.IdentityError as error:
         found.add((error.key,) if error.key else (), error.message, error.hint, "identity")
     except OSError as error:
+        if error.errno in WANTING:  # no fault of the file's
+            raise
         found.add((), f"cannot look at {file}: {error.strerror}", code="unreadable")
     return who, users_own
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
-from pyworker.errors import CANNOT_ACCEPT
+from pyworker.errors import WANTING
 from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older, refusal
 from pyworker.protocol.wire import MAX_REQUEST, WireError, decode_value, encode, parse_json
 
@@ -89,7 +89,7 @@ class ControlServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in CANNOT_ACCEPT:
+                if error.errno in WANTING:
                     self._turn_away_without_fds()
                     return
                 continue  # ECONNABORTED and its like: the client gave up while it queued

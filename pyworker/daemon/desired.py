@@ -7,13 +7,13 @@ put aside and said so; it never keeps the daemon from starting.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import time
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
+from pyworker.errors import WANTING
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE, BAD_APPS
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
@@ -21,7 +21,6 @@ from pyworker.record import field, record
 
 VERSION = 1
 _MAX_FILE = 16 * 1024 * 1024
-_WANTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # descriptors, memory: no fault of a file
 
 
 @record
@@ -89,7 +88,7 @@ def load(home_fd: int) -> tuple[Desired, str]:
     except FileNotFoundError:
         return Desired(), ""
     except OSError as error:
-        if error.errno in _WANTS:
+        if error.errno in WANTING:
             raise
         why = error.strerror or str(error)
     except WireError as error:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection
 
 from pyworker.config.schema import AppConfig
-from pyworker.errors import NO_DESCRIPTOR
+from pyworker.errors import WANTING
 from pyworker.record import replace
 
 _FIRST, _LAST = 20000, 32767
@@ -41,7 +41,7 @@ def _is_free(port: int) -> bool:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind((host, port))
         except OSError as error:
-            if error.errno in NO_DESCRIPTOR:  # it says nothing of the port
+            if error.errno in WANTING:  # it says nothing of the port
                 raise
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # a machine without IPv6
                 return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pyworker.config.address import parse_bind
 from pyworker.daemon import listener
 from pyworker.daemon.loop import READ, WRITE, Loop, Timer
-from pyworker.errors import CANNOT_ACCEPT
+from pyworker.errors import WANTING
 from pyworker.protocol.inherited import PROBE
 from pyworker.protocol.metrics import CONTENT_TYPE
 
@@ -59,7 +59,7 @@ class Probe:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in CANNOT_ACCEPT:  # it stays readable, and the loop would spin on it
+                if error.errno in WANTING:  # it stays readable, and the loop would spin on it
                     self._loop.modify(self._listener.fileno(), 0)
                     self._loop.call_later(_PAUSE, self._resume)
                     return

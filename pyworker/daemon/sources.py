@@ -16,7 +16,7 @@ from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
-from pyworker.errors import NO_DESCRIPTOR
+from pyworker.errors import WANTING
 from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import open_regular
@@ -93,7 +93,7 @@ def read_tls(
         except IdentityError as error:
             raise ConfigError([Problem(error.message, error.hint, error.key, config_file, code="identity")]) from None
         except OSError as error:
-            if error.errno in NO_DESCRIPTOR:
+            if error.errno in WANTING:
                 raise
             hint = "it must be a PEM file that pyworker may read"
             raise ConfigError([Problem(f"cannot read {path}: {error.strerror}", hint, f"tls.{name}")]) from None
@@ -106,12 +106,13 @@ def check_tls(generation: Generation) -> None:
         return
     from pyworker.unix import tls  # the only need of OpenSSL here, and 4 MB
 
-    memfds = [unix_fds.memfd("pyworker-pem", content) for content in generation.tls if content]
-    paths = [f"/proc/self/fd/{fd}" for fd in memfds]
+    memfds: list[int] = []
     try:
+        memfds.extend(unix_fds.memfd("pyworker-pem", content) for content in generation.tls if content)
+        paths = [f"/proc/self/fd/{fd}" for fd in memfds]
         tls.context(paths[0], paths[1], paths[2] if generation.tls[2] else None)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+        if type(error) is OSError and error.errno in WANTING:  # an SSLError's number is one of OpenSSL's
             raise
         problem = f"cannot use the TLS certificate: {error}"
         hint = "Check `tls.cert` and `tls.key`."

@@ -22,7 +22,7 @@ from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
 from pyworker.dispatcher.relay import Pipes
 from pyworker.dispatcher.workers import InboxWorker, PortWorker, Worker
-from pyworker.errors import CANNOT_ACCEPT
+from pyworker.errors import WANTING
 from pyworker.policy.balance import least_loaded
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import row_slice
@@ -81,7 +81,7 @@ class Dispatcher:
                 except BlockingIOError:
                     return
                 except OSError as error:
-                    if error.errno in CANNOT_ACCEPT:
+                    if error.errno in WANTING:
                         self.out_of_files(error)
                     return  # also ECONNABORTED and its like: this client has left, the next one may not
                 if self._told_no_files:

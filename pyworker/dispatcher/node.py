@@ -16,7 +16,7 @@ import time
 from typing import Any, Protocol
 
 from pyworker.dispatcher.loop import IN, Loop
-from pyworker.errors import CANNOT_ACCEPT
+from pyworker.errors import WANTING
 from pyworker.policy.talk import A_SECOND, Allowance
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
@@ -247,7 +247,7 @@ class NodeCluster:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in CANNOT_ACCEPT:
+                if error.errno in WANTING:
                     self._owner.out_of_files(error)
                 return
             self._owner.files_again()

@@ -13,7 +13,7 @@ import signal
 import struct
 from typing import NamedTuple
 
-from pyworker.errors import NO_DESCRIPTOR
+from pyworker.errors import WANTING
 from pyworker.unix import procfs
 
 PR_SET_PDEATHSIG = 1
@@ -135,7 +135,7 @@ def lacking() -> str:
     except ChildProcessError:  # it knows pidfds, then: nobody is a child of his own
         return ""
     except OSError as error:
-        return "" if error.errno in NO_DESCRIPTOR else f"{step}: {error.strerror}"
+        return "" if error.errno in WANTING else f"{step}: {error.strerror}"
     finally:
         if pidfd >= 0:
             os.close(pidfd)

@@ -24,7 +24,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pyworker.errors import CANNOT_ACCEPT
+from pyworker.errors import WANTING
 from pyworker.policy.faults import Faults
 from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
@@ -230,7 +230,7 @@ class AcceptLoop:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            if error.errno in CANNOT_ACCEPT:
+            if error.errno in WANTING:
                 self._pause(error)
             return None  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
         if self._must_unblock:

@@ -223,29 +223,43 @@ def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
     assert "this is a bug of pyworker" in found.err
 
 
-def test_a_want_of_memory_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "message", "step"),
+    [
+        (MemoryError(), "no memory is left for this command", "ulimit -v"),
+        (OSError(errno.ENOBUFS, "?"), "no memory is left for this command", "ulimit -v"),
+        (OSError(errno.EIO, "?", "/h/events.jsonl"), "/h/events.jsonl cannot be read: Input/output error", "dmesg"),
+        (OSError(errno.ESTALE, "?"), "a file that this command needs cannot be read: Stale file handle", "dmesg"),
+    ],
+)
+def test_a_want_of_memory_or_of_a_disk_that_is_well_is_no_bug_of_ours(
+    wanted: Exception, message: str, step: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def want(*_: object) -> object:
-        raise MemoryError
+        raise wanted
 
     monkeypatch.setattr(cli_main, "_group", want)
     assert cli_main.main(["ps"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: no memory is left for this command")
-    assert "ulimit -v" in said
+    assert said.startswith(f"error: {message}\n  = help: ")
+    assert step in said
 
 
+@pytest.mark.parametrize(
+    ("number", "said_of_it"), [(errno.ENFILE, ("no descriptor", "-n")), (errno.ENOMEM, ("no memory", "-v"))]
+)
 @pytest.mark.parametrize("home", ["/short", "/" + "long" * 30], ids=["no socket", "no folder of a home with a long name"])
-def test_a_want_of_descriptors_is_no_fault_of_the_home(
-    home: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_want_of_descriptors_or_memory_is_no_fault_of_the_home(
+    home: str, number: int, said_of_it: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def want(*_: object) -> object:
-        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os if len(home) > 100 else socket.socket, "open" if len(home) > 100 else "connect", want)
     assert cli_main.main(["ps", "--home", home]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: no descriptor is left for this command")
-    assert "ulimit -n" in said
+    assert said.startswith(f"error: {said_of_it[0]} is left for this command")
+    assert f"ulimit {said_of_it[1]}" in said
 
 
 def test_daemon_stop_says_what_it_waits_for_when_the_apps_have_ended(home: str) -> None:
@@ -423,6 +437,21 @@ def test_a_full_disk_behind_stdout_is_said(home: str, command: str) -> None:
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written: No space left on device\n  = help: ")
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_terminal_that_was_closed_behind_stdout_is_said(home: str) -> None:
+    terminal, closed = os.openpty()
+    os.close(terminal)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyworker", "--version"],
+            env=environment(home), timeout=60, check=False, stdout=closed, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(closed)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written: Input/output error\n  = help: ")
     assert done.stderr.count("\n") == 2
 
 

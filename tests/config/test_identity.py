@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pyworker.config import identity
 from pyworker.config.environment import add_file
 from pyworker.config.identity import IdentityError, check_env_file, check_group, check_log, check_owner, identify
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
+from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig, TlsConfig
 from pyworker.daemon.desired import FileSource
 from pyworker.daemon.sources import make_generation, read_config, read_tls
@@ -82,6 +86,30 @@ def test_a_want_of_descriptors_is_no_mistake_of_the_config(tmp_path: Path, what:
             look[what]()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("what", ["config", "its owner", "env_file", "tls"])
+def test_a_want_of_memory_is_no_mistake_of_the_config(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text("A=1\n")
+    tls = AppConfig("api", target="a:b", tls=TlsConfig(str(file), str(file)))
+    look: dict[str, Callable[[], object]] = {
+        "config": lambda: load(str(file)),
+        "its owner": lambda: resolve(
+            AppConfig("api", target="a:b", cwd=str(tmp_path)),
+            file=str(file), shell_env={}, base_env={}, our_python=sys.executable, is_root=True,
+        ),
+        "env_file": lambda: add_file({}, str(file), (), {}),
+        "tls": lambda: read_tls(tls),
+    }
+
+    def want(*_: object, **__: object) -> object:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(os, "open", want)
+    monkeypatch.setattr(identity, "check_owner", want)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        look[what]()
 
 
 def test_others_may_name_themselves_only() -> None:
