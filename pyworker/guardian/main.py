@@ -17,6 +17,7 @@ from typing import Any
 from pyworker import __version__, failpoint
 from pyworker.guardian import keep, upgrade
 from pyworker.guardian.children import Children
+from pyworker.guardian.orders import Orders
 from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.say import say
 from pyworker.guardian.signals import Signals
@@ -24,7 +25,7 @@ from pyworker.guardian.store import FdStore
 from pyworker.guardian.watch import Watch
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import stood_still
-from pyworker.protocol import inherited, run, wire
+from pyworker.protocol import inherited, wire
 from pyworker.protocol import store as m
 from pyworker.protocol.names import GUARDIAN_DIED, NOT_STARTED
 from pyworker.record import record
@@ -74,9 +75,6 @@ class Guardian:
         self.unstarted: OSError | None = None  # why the daemon could not be started the last time
         self._code = 0
         self._left = False
-        self._hung_up = False
-        self._told_to_stop = False  # in the foreground, by a signal
-        self._orders: list[int] = []  # signals that came before a daemon was there who could take them
         self._store = store
         self._times = times or Times()
         backoff = backoff or Backoff()
@@ -92,6 +90,7 @@ class Guardian:
         self._relieves = False  # a logger of the guardian before us is there until ours has its descriptors
         self._look_at_children = True
         self._signals = Signals(foreground=foreground)
+        self._orders = Orders(self._daemon, self._signals, self._upgrade)
         self._watch = Watch()
         self._next_tick = 0.0
         self._retry_sends_at: float | None = None
@@ -140,39 +139,14 @@ class Guardian:
         self._look_at_children = True
         if self._foreground:
             for number in numbers:
-                self._order(number)
+                if number != signal.SIGCHLD and not self._all_ended:  # ... of that nothing is left to be done
+                    self._left |= not self._orders.take(number)
         elif signal.SIGTERM in numbers:
             say("SIGTERM: asking the daemon to stop everything")
             self._stopping = True
-            self._pass_on(signal.SIGTERM)
+            self._orders.pass_on(signal.SIGTERM)
         elif signal.SIGHUP in numbers:
-            self._pass_on(signal.SIGHUP)
-
-    def _pass_on(self, number: int) -> None:
-        """To the daemon, once it has said that it can take it; a reload is for the one that does not make room."""
-        if self._daemon.version and not (number == run.RELOAD and self._upgrade.is_to_replace(self._daemon)):
-            self._daemon.signal(number)
-        elif number not in self._orders:
-            self._orders.append(number)
-
-    def _order(self, number: int) -> None:
-        """In the foreground: do what a signal asks for."""
-        if number == signal.SIGCHLD or self._all_ended:  # ... of that nothing is left to be done
-            return
-        if number == signal.SIGHUP and self._signals.has_lost_its_terminal():
-            if self._hung_up:  # the kernel and the shell both say it, and a second stop would be one at once
-                return
-            self._hung_up, number = True, signal.SIGTERM
-        number = signal.SIGTERM if number in run.STOPS else number
-        if number == signal.SIGTERM and not self._daemon.version:
-            if number in self._orders:
-                say("told to stop again, and there is no daemon that could do it: leaving, and so does all of it")
-                self._left = True
-            elif not self._daemon.starts:
-                say("told to stop before a daemon could be started: leaving")
-                self._left = True
-        self._told_to_stop |= number == signal.SIGTERM
-        self._pass_on(number)
+            self._orders.pass_on(signal.SIGHUP)
 
     # ---- one turn -----------------------------------------------------------------------------------
     def _turn(self, now: float) -> bool:
@@ -416,8 +390,8 @@ class Guardian:
             self._watch.remove(program.channel.fileno())
         pid = program.pid
         program.ended(now, status)
-        if program is self._daemon and self._told_to_stop:
-            self._pass_on(signal.SIGTERM)  # the next one goes on with it
+        if program is self._daemon:
+            self._orders.remind()
         if program is self._logger and status.signal is not None and not self._all_ended:
             self._logger_told = False  # the next one is, and ends what is left
         how = "made room" if program.reason == "upgrade" else program.reason
@@ -510,9 +484,7 @@ class Guardian:
                 self._daemon.ponged(number)
             case m.Hello(version):
                 self._daemon.version = version
-                orders, self._orders = self._orders, []
-                for number in orders:
-                    self._daemon.signal(number)
+                self._orders.pass_on_all()
             case m.Upgrade(python):
                 self._upgrade.ask(python, time.monotonic() + self._times.leave)
 

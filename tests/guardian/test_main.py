@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,14 +43,6 @@ def test_each_try_to_take_over_gives_back_what_it_had_opened(monkeypatch: pytest
     home = program._prepare_patiently(str(tmp_path), FdStore({}))
     os.close(home)
     assert opened == [home] * 4  # the same number each time
-
-
-def test_a_stop_that_is_asked_for_again_while_the_logger_writes_its_last_lines_leaves_it_to_that() -> None:
-    """In the foreground: without a daemon to take it, a second one has all left at once."""
-    nobody: Any = SimpleNamespace(version="", starts=1)
-    guardian: Any = SimpleNamespace(_daemon=nobody, _orders=[signal.SIGTERM], _all_ended=True, _left=False)
-    Guardian._order(guardian, signal.SIGINT)
-    assert not guardian._left
 
 
 class Child:
