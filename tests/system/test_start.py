@@ -50,6 +50,19 @@ def test_a_second_start_with_another_file_shows_what_a_reload_would_change_and_c
     assert "shows what is wrong" in pw.ok("start", "api").stderr
 
 
+def test_what_runs_and_is_in_its_file_no_more_is_named_by_a_start_of_the_file(pw: Pyworker) -> None:
+    text = '[apps.one]\ncommand = "sleep 1000"\n[apps.two]\ncommand = "sleep 1000"\n'
+    pw.write("app.toml", text)
+    pw.ok("start")
+    pw.write("app.toml", text.replace("two", "three"))
+    told = "two: app.toml has no such app any more; is it to go? pyworker delete two"
+    assert told in pw.ok("start").stderr
+    assert pw.app("two")["state"] == "running"
+    assert told not in pw.ok("start", "--only", "one").stderr
+    pw.ok("stop", "two")
+    assert told not in pw.ok("start").stderr
+
+
 def test_what_another_folder_has_by_the_same_name_is_not_taken_for_what_runs(pw: Pyworker) -> None:
     """Two projects with a main.py: the second was said to run already."""
     pw.write("main.py", ASGI)

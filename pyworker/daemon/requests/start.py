@@ -49,7 +49,11 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     refilled: list[tuple[App, set[int]]] = []
     still: list[App] = []
     slots = _slots(desk, request)
-    for source, name, values in sources(desk, request):
+    found = sources(desk, request)
+    for name in _gone_from(desk, request, {name for _, name, _ in found}):
+        note = f"{os.path.basename(request.file)} has no such app any more; is it to go? pyworker delete {name}"
+        decided[name] = ops.Outcome(True, "unchanged", note=note)
+    for source, name, values in found:
         app = desk.brain.apps.get(name)
         if app is not None and app.running and (app.starting or app.is_job or app.has_untouched()):
             if not _same_origin(app.source, source):
@@ -93,6 +97,17 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
         app.blocked = None
         desk.brain.poke(app)
     return goals, decided, still
+
+
+def _gone_from(desk: Desk, request: k.Start, names: set[str]) -> list[str]:
+    """Return what runs from the file that is started, and is not in it any more: it may have another name by now."""
+    whole = request.file if not request.only else ""
+    sources = {app.name: app.source for app in desk.brain.apps.values() if app.wanted and app.name not in names}
+    return [
+        name
+        for name, source in sources.items()
+        if isinstance(source, FileSource) and (source.path, source.profile) == (whole, request.profile)
+    ]
 
 
 def _pin(
