@@ -39,10 +39,13 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
         "KillMode=mixed",
         # a worker that is killed for its memory is replaced; the others serve on
         "OOMPolicy=continue",
-        "Restart=on-failure",
+        "Restart=always",
         "RestartSec=2",
-        # 0: `daemon stop` is one, also when the guardian had been killed before, which the unit counts as a failure until its end
+        # 0: `daemon stop`
         "RestartPreventExitStatus=0 75 78",
+        # of a guardian, whose place the daemon takes: as failures they would stay the unit's result, for which the end of
+        # the next reload stops all of it
+        "SuccessExitStatus=1 ABRT BUS FPE ILL KILL SEGV SYS TRAP",
         "LimitNOFILE=524288",
         "TasksMax=infinity",
         "",

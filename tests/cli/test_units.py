@@ -43,6 +43,13 @@ def test_a_daemon_that_was_stopped_stays_so_even_if_a_guardian_had_been_killed_b
     assert "0" in text.split("\nRestartPreventExitStatus=")[1].split("\n")[0].split()
 
 
+@pytest.mark.parametrize("version", [247, 257])
+def test_a_guardian_that_was_killed_is_no_failure_for_which_the_next_reload_would_end_the_service(version: int) -> None:
+    text = units.systemd(COMMAND, "/home/a", user=False, stop_seconds=90, version=version)
+    assert {"1", "KILL", "SEGV"} <= set(text.split("\nSuccessExitStatus=")[1].split("\n")[0].split())
+    assert "\nRestart=always\n" in text, "one that died with all others is started again"
+
+
 @pytest.mark.parametrize("user", [False, True])
 def test_systemd_accepts_it(user: bool, tmp_path: Path) -> None:
     verify = shutil.which("systemd-analyze")
