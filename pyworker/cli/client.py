@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
 from pyworker.cli.homes import apps_wanted, home_of
-from pyworker.errors import WANTING, Exit, PyworkerError
+from pyworker.errors import NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 from pyworker.protocol.names import (
     CONTROL_SOCKET,
     DAEMON_LOG,
@@ -244,6 +244,8 @@ def step_for(said: str) -> str:
         return _TOO_SMALL
     if "MemoryError" in said or os.strerror(errno.ENOMEM) in said:
         return _NO_MEMORY
+    if any(os.strerror(number) in said for number in NO_DESCRIPTOR):  # as a traceback, too
+        return _WANTING
     if HOME_UNUSABLE in said:
         return "mend that: the daemon is started by itself then"
     broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said

@@ -137,6 +137,9 @@ def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: s
             log.write(f"{ends}\nMemoryError\n")
         assert "ulimit -v" in run("ps", "--timeout", "100ms", home=home).err
         with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
+            log.write(f"{ends}\nOSError: [Errno 24] Too many open files\n")
+        assert "ulimit -u and -Hn" in run("ps", "--timeout", "100ms", home=home).err
+        with open(os.path.join(home, "logs", "pyworker.log"), "a") as log:
             log.write(f"{ends}\npython3: No module named pyworker\n")
         said = run("daemon", "stop", "--timeout", "100ms", home=home).err
         assert "mend the installation" in said
